@@ -1,0 +1,63 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Floors as in Sources/README.md: a target names the floors below that it imports, and nothing more.
+// The kernel is built from the same package for a bare machine (`make kernel`), which asks for its
+// target by STRATA_KERNEL; a host build never sees it.
+
+let bare = Context.environment["STRATA_KERNEL"] != nil
+
+let core: [SwiftSetting] = [
+  .enableExperimentalFeature("RawLayout"),
+  .enableExperimentalFeature("BuiltinModule"),
+]
+
+var package = Package(
+  name: "strata",
+  products: [
+    .library(name: "KernelMemory", targets: ["KernelMemory"]),
+  ],
+  targets: [
+    .target(name: "CPlatform"),
+    .target(name: "MemoryPrimitives", dependencies: ["CPlatform"], swiftSettings: core),
+    .target(name: "Magazines", dependencies: ["MemoryPrimitives"]),
+    .target(name: "PhysicalMemory", dependencies: ["MemoryPrimitives"]),
+    .target(name: "PageTables", dependencies: ["MemoryPrimitives"]),
+    .target(name: "Vmem", dependencies: ["MemoryPrimitives", "Magazines"]),
+    .target(name: "KernelSpace", dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem"]),
+    .target(
+      name: "Kmem", dependencies: ["MemoryPrimitives", "Magazines", "PhysicalMemory", "Vmem", "KernelSpace"]),
+    .target(
+      name: "KernelMemory",
+      dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem"]),
+    .target(name: "Workloads", dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem", "KernelMemory"]),
+  ]
+)
+
+if bare {
+  package.targets.append(
+    .target(
+      name: "Kernel",
+      dependencies: [
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
+        "KernelMemory", "Workloads",
+      ]))
+} else {
+  package.products += [
+    .library(name: "HostMachine", targets: ["HostMachine"]),
+    .executable(name: "strata", targets: ["strata"]),
+  ]
+  package.dependencies.append(
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"))
+  package.targets += [
+    .target(
+      name: "HostMachine",
+      dependencies: ["CPlatform", "MemoryPrimitives"]),
+    .executableTarget(
+      name: "strata",
+      dependencies: [
+        "MemoryPrimitives", "PhysicalMemory", "Kmem", "KernelMemory", "Workloads", "HostMachine",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ]),
+  ]
+}

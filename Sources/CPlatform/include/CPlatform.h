@@ -1,0 +1,188 @@
+// The seam between the core and the machine that it runs on: static inline primitives, one set for
+// bare x86-64 and one for an ordinary process, and the C types that cross an upcall.
+//
+// Nothing here holds state of an instance: a processor's own words are the only state, reached by gs
+// on bare metal and by thread-local storage on the host, in the same struct.
+
+#ifndef CPLATFORM_H
+#define CPLATFORM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if __STDC_HOSTED__
+#include <sched.h>
+#endif
+
+#include "boot_information.h"
+
+#pragma clang assume_nonnull begin
+
+#define CP_INLINE static inline __attribute__((always_inline))
+
+// ---------------------------------------------------------------------------------------------
+// The words of one processor
+
+/// What code may touch without a lock because only one processor can reach it.
+struct cp_processor {
+  struct cp_processor *self;       // 0: gs:0 gives the address of the block
+  uint32_t index;                  // 8
+  uint32_t held_rank;              // 12: rank of the innermost spin lock held, 0 for none
+  uint32_t interrupts_off;         // 16: host only: the simulated interrupt flag, 1 is off
+  uint32_t handling;               // 20: host only: a simulated interrupt handler is running
+  /// Host only: called when interrupts are switched on again; null when nothing is pending.
+  void (*_Nullable pending)(void *_Nullable context);
+  void *_Nullable pending_context;
+  /// Host only: told of each invalidation on this processor; null when nobody models a TLB.
+  void (*_Nullable invalidate)(void *_Nullable context, uint64_t address);
+  void *_Nullable invalidate_context;
+};
+
+_Static_assert(offsetof(struct cp_processor, index) == 8, "gs:8");
+_Static_assert(offsetof(struct cp_processor, held_rank) == 12, "gs:12");
+
+#if __STDC_HOSTED__
+
+extern _Thread_local struct cp_processor cp_this_processor __attribute__((tls_model("initial-exec")));
+
+CP_INLINE struct cp_processor *cp_processor(void) { return &cp_this_processor; }
+CP_INLINE uint32_t cp_processor_index(void) { return cp_this_processor.index; }
+
+/// Switches interrupts off on this processor and returns what `cp_interrupts_restore` needs.
+CP_INLINE uint64_t cp_interrupts_disable(void) {
+  uint32_t before = cp_this_processor.interrupts_off;
+  cp_this_processor.interrupts_off = 1;
+  __asm__ volatile("" ::: "memory");
+  return before;
+}
+
+CP_INLINE void cp_interrupts_restore(uint64_t before) {
+  __asm__ volatile("" ::: "memory");
+  cp_this_processor.interrupts_off = (uint32_t)before;
+  if (__builtin_expect(cp_this_processor.pending != NULL, 0) && before == 0) {
+    cp_this_processor.pending(cp_this_processor.pending_context);
+  }
+}
+
+CP_INLINE bool cp_interrupts_enabled(void) { return cp_this_processor.interrupts_off == 0; }
+
+/// Waits a moment inside a spin loop. `spins` counts the turns: on the host, where the holder of a
+/// lock may have been preempted, a long wait gives the core away.
+CP_INLINE void cp_pause(uint32_t spins) {
+  if (spins % 64 == 63) {
+    sched_yield();
+  } else {
+    __builtin_ia32_pause();
+  }
+}
+
+/// Forgets the translation of one page on this processor.
+CP_INLINE void cp_invalidate_page(uint64_t address) {
+  if (cp_this_processor.invalidate != NULL) {
+    cp_this_processor.invalidate(cp_this_processor.invalidate_context, address);
+  }
+}
+
+#else
+
+CP_INLINE struct cp_processor *cp_processor(void) {
+  struct cp_processor *self;
+  __asm__ volatile("movq %%gs:0, %0" : "=r"(self));
+  return self;
+}
+
+CP_INLINE uint32_t cp_processor_index(void) {
+  uint32_t index;
+  __asm__ volatile("movl %%gs:8, %0" : "=r"(index));
+  return index;
+}
+
+CP_INLINE uint64_t cp_interrupts_disable(void) {
+  uint64_t flags;
+  __asm__ volatile("pushfq\n\tpopq %0\n\tcli" : "=r"(flags) : : "memory");
+  return flags;
+}
+
+CP_INLINE void cp_interrupts_restore(uint64_t flags) {
+  if (flags & 0x200u) {
+    __asm__ volatile("sti" : : : "memory");
+  } else {
+    __asm__ volatile("" : : : "memory");
+  }
+}
+
+CP_INLINE bool cp_interrupts_enabled(void) {
+  uint64_t flags;
+  __asm__ volatile("pushfq\n\tpopq %0" : "=r"(flags) : : "memory");
+  return (flags & 0x200u) != 0;
+}
+
+CP_INLINE void cp_pause(uint32_t spins) {
+  (void)spins;
+  __builtin_ia32_pause();
+}
+
+CP_INLINE void cp_invalidate_page(uint64_t address) {
+  __asm__ volatile("invlpg (%0)" : : "r"(address) : "memory");
+}
+
+#endif
+
+/// A counter that only rises: cycles, or instructions under QEMU's `-icount shift=0`.
+CP_INLINE uint64_t cp_cycles(void) {
+  uint32_t low, high;
+  __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+  return ((uint64_t)high << 32) | low;
+}
+
+/// The address of the code that this was inlined into: a call site that costs one instruction.
+CP_INLINE uint64_t cp_here(void) {
+  uint64_t here;
+  __asm__ volatile("leaq 0(%%rip), %0" : "=r"(here));
+  return here;
+}
+
+/// Where the enclosing function will return to.
+CP_INLINE uint64_t cp_return_address(void) { return (uint64_t)(uintptr_t)__builtin_return_address(0); }
+
+/// Writes back and drops one cache line (SDM vol. 2A, CLFLUSH).
+CP_INLINE void cp_flush_line(const void *address) { __builtin_ia32_clflush(address); }
+
+// ---------------------------------------------------------------------------------------------
+// Answers that cross an upcall
+
+/// How a sleep ended.
+typedef enum __attribute__((enum_extensibility(closed))) cp_wake : uint8_t {
+  cp_wake_woken,     // the queue was woken, or had been before the sleep began
+  cp_wake_deadline,  // the deadline passed
+  cp_wake_nobody,    // nothing on this machine could ever wake the sleeper
+} cp_wake;
+
+/// What became of a new value for a tunable.
+typedef enum __attribute__((enum_extensibility(closed))) cp_setting : uint8_t {
+  cp_setting_accepted,
+  cp_setting_out_of_range,
+  cp_setting_read_only,
+} cp_setting;
+
+/// What the executive, or a host process in its place, does for the core. `context` comes first in
+/// every call. None is made with a spin lock held, except `report_fault` on the way to a stop.
+struct cp_upcalls {
+  void *_Nullable context;
+  /// Takes a `FaultReport` (floor 1). Returns only where a test is to see what happens next.
+  void (*report_fault)(void *_Nullable context, const void *report);
+  uint64_t (*tick)(void *_Nullable context);
+  /// Makes every processor forget `pages` pages from `address` on; returns when all have.
+  void (*shoot_down)(void *_Nullable context, uint64_t address, uint64_t pages);
+  /// Runs `body` on another processor, or on this one, with interrupts off; returns when it has run.
+  void (*run_on)(void *_Nullable context, uint32_t processor, void (*body)(void *), void *argument);
+  /// Sleeps until `*sequence` differs from `seen` or the tick reaches `deadline`.
+  cp_wake (*sleep)(void *_Nullable context, const uint64_t *sequence, uint64_t seen, uint64_t deadline);
+  /// Wakes who sleeps on `sequence`, which has changed.
+  void (*wake)(void *_Nullable context, const uint64_t *sequence);
+};
+
+#pragma clang assume_nonnull end
+
+#endif

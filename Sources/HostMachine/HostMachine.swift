@@ -1,0 +1,219 @@
+// A machine inside an ordinary process: simulated RAM, processors, interrupts and a fault reporter,
+// behind the same seam as the executive on bare metal.
+//
+// RAM is one anonymous mapping without reservation, so 64 GiB cost nothing until touched; its base is
+// the direct map's. A processor is a thread that took an index. A pending interrupt runs on the thread
+// that switches interrupts on again, so re-entry is tested without threads, in seeded order.
+
+import CPlatform
+import Foundation
+import MemoryPrimitives
+import Synchronization
+
+/// One simulated machine. Several live side by side.
+public final class HostMachine: @unchecked Sendable {
+  public let memorySize: ByteCount
+  public let processorCount: Int
+  private let ram: UnsafeMutableRawPointer
+  private let upcalls = UnsafeMutablePointer<cp_upcalls>.allocate(capacity: 1)
+  private let condition = NSCondition()
+  private var collected: [FaultReport] = []
+  private var ticks: UInt64 = 0
+  private var expectsFaults = false
+
+
+  /// A machine with `memory` of RAM from physical address 0 on, which reads as zero.
+  public init(memory: ByteCount, processors: Int = 1) {
+    memorySize = memory
+    processorCount = processors
+    let huge = Int(bitPattern: 2 << 20)
+    let length = Int(memory.rawValue) + huge
+    let mapping = mmap(
+      nil, length, PROT_READ | PROT_WRITE, Int32(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE), -1, 0)
+    guard let mapping, mapping != MAP_FAILED else { fatalError("no address space for simulated RAM") }
+    reservation = UnsafeMutableRawBufferPointer(start: mapping, count: length)
+    ram = UnsafeMutableRawPointer(bitPattern: (UInt(bitPattern: mapping) + UInt(huge - 1)) & ~UInt(huge - 1))!
+    upcalls.initialize(
+      to: cp_upcalls(
+        context: nil,
+        report_fault: { HostMachine.from($0).receive($1.load(as: FaultReport.self)) },
+        tick: { HostMachine.from($0).nextTick() },
+        shoot_down: { _, address, pages in
+          for page in 0..<pages { cp_invalidate_page(address + page * Page.size) }
+        },
+        run_on: { HostMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
+        sleep: { HostMachine.from($0).sleep($1, seen: $2, until: $3) },
+        wake: { context, _ in HostMachine.from(context).wakeAll() }))
+    upcalls.pointee.context = Unmanaged.passUnretained(self).toOpaque()
+  }
+
+  private let reservation: UnsafeMutableRawBufferPointer
+
+  deinit {
+    munmap(reservation.baseAddress!, reservation.count)
+    upcalls.deallocate()
+  }
+
+  private static func from(_ context: UnsafeMutableRawPointer?) -> HostMachine {
+    Unmanaged<HostMachine>.fromOpaque(context!).takeUnretainedValue()
+  }
+
+  /// The machine as an instance sees it. The instance must not outlive this object.
+  public var machine: Machine {
+    Machine(
+      directMap: DirectMap(base: UInt64(UInt(bitPattern: ram))), processorCount: processorCount,
+      upcalls: UnsafePointer(upcalls))
+  }
+
+  // MARK: Faults
+
+  /// Runs `body` and returns what it reported. Outside of this a report ends the process.
+  public func faults(in body: () throws -> Void) rethrows -> [FaultReport] {
+    condition.withLock { expectsFaults = true }
+    defer { condition.withLock { expectsFaults = false } }
+    try body()
+    return condition.withLock {
+      defer { collected = [] }
+      return collected
+    }
+  }
+
+  private func receive(_ report: FaultReport) {
+    let expected = condition.withLock {
+      collected.append(report)
+      return expectsFaults
+    }
+    if !expected {
+      fatalError(
+        "fault report nobody expected: \(report.kind): \(report.what), subject \(String(report.subject, radix: 16)), "
+          + "given \(report.given), expected \(report.expected)")
+    }
+  }
+
+  // MARK: Time and waiting
+
+  private func nextTick() -> UInt64 { condition.withLock { ticks } }
+
+  /// Lets time pass.
+  public func advance(ticks count: UInt64 = 1) {
+    condition.withLock {
+      ticks += count
+      condition.broadcast()
+    }
+  }
+
+  /// Called when a sleeper finds nothing to wait for yet: runs the devices of a machine without
+  /// threads. Nil means that other threads will wake it.
+  public var runDevices: (@Sendable () -> Bool)?
+  /// Whether other threads may wake a sleeper; if not, a sleep without devices ends at once.
+  public var hasOtherThreads = false
+
+  private func sleep(_ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: UInt64) -> cp_wake {
+    func changed() -> Bool {
+      sequence.withMemoryRebound(to: Atomic<UInt64>.self, capacity: 1) {
+        $0.pointee.load(ordering: .acquiring) != seen
+      }
+    }
+    while true {
+      if changed() { return .woken }
+      if let runDevices {
+        if !runDevices() { return changed() ? .woken : .nobody }
+        continue
+      }
+      guard hasOtherThreads else { return .nobody }
+      condition.lock()
+      defer { condition.unlock() }
+      if changed() { return .woken }
+      if ticks >= deadline { return .deadline }
+      condition.wait()
+    }
+  }
+
+  private func wakeAll() { condition.withLock { condition.broadcast() } }
+
+  // MARK: Processors
+
+  /// Makes the calling thread the processor `index` while `body` runs. No two threads may be the same
+  /// processor at once.
+  public func runAs<R>(processor index: Int, _ body: () throws -> R) rethrows -> R {
+    precondition(index < processorCount)
+    let before = cp_processor().pointee.index
+    cp_processor().pointee.index = UInt32(index)
+    defer { cp_processor().pointee.index = before }
+    return try body()
+  }
+
+  /// Runs `body` as each of `count` processors at once, on threads of their own.
+  public func onThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+    let group = DispatchGroup()
+    for index in 0..<count {
+      group.enter()
+      let thread = Thread {
+        self.runAs(processor: index) { body(index) }
+        group.leave()
+      }
+      thread.stackSize = 8 << 20
+      thread.start()
+    }
+    group.wait()
+  }
+
+  /// Work for another processor: carried out at its next poll, or at once when no thread is it.
+  private func run(
+    on processor: ProcessorIndex, _ body: @convention(c) (UnsafeMutableRawPointer) -> Void,
+    _ argument: UnsafeMutableRawPointer
+  ) {
+    let interrupts = cp_interrupts_disable()
+    let before = cp_processor().pointee.index
+    cp_processor().pointee.index = processor.rawValue
+    body(argument)
+    cp_processor().pointee.index = before
+    cp_interrupts_restore(interrupts)
+  }
+
+  // MARK: Interrupts
+
+  /// Runs `body` with `handler` pending: it runs with interrupts off at points where interrupts are
+  /// switched on again, chosen by `seed`, about one in `oneIn` of them.
+  public func withInterrupts<R>(
+    seed: UInt64, oneIn: UInt64, handler: @escaping () -> Void, _ body: () throws -> R
+  ) rethrows -> R {
+    let source = PendingInterrupt(seed: seed, oneIn: oneIn, handler: handler)
+    let processor = cp_processor()
+    processor.pointee.pending_context = Unmanaged.passUnretained(source).toOpaque()
+    processor.pointee.pending = { context in
+      let processor = cp_processor()
+      guard processor.pointee.handling == 0 else { return }
+      processor.pointee.handling = 1
+      let interrupts = cp_interrupts_disable()
+      let rank = processor.pointee.held_rank
+      processor.pointee.held_rank = 0
+      Unmanaged<PendingInterrupt>.fromOpaque(context!).takeUnretainedValue().point()
+      processor.pointee.held_rank = rank
+      cp_interrupts_restore(interrupts == 0 ? 0 : 1)
+      processor.pointee.handling = 0
+    }
+    defer {
+      processor.pointee.pending = nil
+      processor.pointee.pending_context = nil
+    }
+    return try withExtendedLifetime(source, body)
+  }
+}
+
+private final class PendingInterrupt {
+  var state: UInt64
+  let oneIn: UInt64
+  let handler: () -> Void
+
+  init(seed: UInt64, oneIn: UInt64, handler: @escaping () -> Void) {
+    state = seed
+    self.oneIn = oneIn
+    self.handler = handler
+  }
+
+  func point() {
+    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+    if (state >> 33) % oneIn == 0 { handler() }
+  }
+}

@@ -1,0 +1,167 @@
+// A line of text, built in place: the console, the fault reports and the replay's summary are written
+// with it on bare metal and on the host, where they must come out the same.
+//
+// `String` needs an allocator; this is a fixed buffer that an interpolated literal fills. What does not
+// fit is cut off.
+
+/// Up to 320 bytes of text, built by interpolation: `"frames \(count) free, at \(hex: base)"`.
+public struct Line: ExpressibleByStringInterpolation {
+  public static var capacity: Int { 320 }
+  var storage: InlineArray<320, UInt8> = .init(repeating: 0)
+  public private(set) var count = 0
+
+  public init() {}
+
+  public init(stringLiteral text: StaticString) { append(text) }
+
+  public init(stringInterpolation: StringInterpolation) { self = stringInterpolation.line }
+
+  public struct StringInterpolation: StringInterpolationProtocol {
+    public var line = Line()
+    public init(literalCapacity: Int, interpolationCount: Int) {}
+    @inline(never) public mutating func appendLiteral(_ text: StaticString) { line.append(text) }
+    public mutating func appendInterpolation(_ text: StaticString) { line.append(text) }
+    public mutating func appendInterpolation(_ name: Name) { line.append(name) }
+    public mutating func appendInterpolation(_ text: Line) { line.append(line: text) }
+    /// Plain decimal digits.
+    public mutating func appendInterpolation(_ value: UInt64) { line.append(decimal: value) }
+    public mutating func appendInterpolation(_ value: UInt32) { line.append(decimal: UInt64(value)) }
+    public mutating func appendInterpolation(_ value: Int) { line.append(signed: value) }
+    public mutating func appendInterpolation(_ frame: FrameNumber) {
+      line.append(decimal: UInt64(frame.rawValue))
+    }
+    /// Decimal with a comma after each thousand.
+    public mutating func appendInterpolation(count value: UInt64) { line.append(grouped: value) }
+    /// Three significant digits and a unit: `3.62 MiB`.
+    public mutating func appendInterpolation(_ size: ByteCount) { line.append(size: size) }
+    /// `0x` and as many groups of four digits as `digits` asks for, more if needed.
+    public mutating func appendInterpolation(hex value: UInt64, digits: Int = 4) {
+      line.append(hex: value, digits: digits)
+    }
+    /// 16 digits in four groups.
+    public mutating func appendInterpolation(_ address: VirtualAddress) {
+      line.append(hex: address.rawValue, digits: 16)
+    }
+    /// 12 digits in three groups, or as many as needed.
+    public mutating func appendInterpolation(_ address: PhysicalAddress) {
+      line.append(hex: address.rawValue, digits: 12)
+    }
+    /// `text` with blanks in front up to `width`.
+    public mutating func appendInterpolation(right text: Line, _ width: Int) {
+      line.append(blanks: width - text.count)
+      line.append(line: text)
+    }
+    /// `text` with blanks behind up to `width`.
+    public mutating func appendInterpolation(left text: Line, _ width: Int) {
+      line.append(line: text)
+      line.append(blanks: width - text.count)
+    }
+  }
+
+  public subscript(index: Int) -> UInt8 {
+    precondition(index >= 0 && index < count)
+    return storage[index]
+  }
+
+  /// Runs `body` on the bytes of the text.
+  public func withBytes<R>(_ body: (UnsafeBufferPointer<UInt8>) -> R) -> R {
+    withUnsafePointer(to: storage) {
+      $0.withMemoryRebound(to: UInt8.self, capacity: Self.capacity) {
+        body(UnsafeBufferPointer(start: $0, count: count))
+      }
+    }
+  }
+
+  public mutating func append(byte: UInt8) {
+    guard count < Self.capacity else { return }
+    storage[count] = byte
+    count += 1
+  }
+
+  @inline(never) public mutating func append(_ text: StaticString) {
+    for byte in UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount) {
+      append(byte: byte)
+    }
+  }
+
+  public mutating func append(_ name: Name) {
+    for i in 0..<name.count { append(byte: name[i]) }
+  }
+
+  @inline(never) public mutating func append(line other: Line) {
+    for i in 0..<other.count { append(byte: other.storage[i]) }
+  }
+
+  public mutating func append(bytes: UnsafeBufferPointer<UInt8>) {
+    for byte in bytes { append(byte: byte) }
+  }
+
+  public mutating func append(blanks: Int) {
+    guard blanks > 0 else { return }
+    for _ in 0..<blanks { append(byte: UInt8(ascii: " ")) }
+  }
+
+  @inline(never) public mutating func append(decimal value: UInt64) { append(digits: value, comma: false) }
+
+  @inline(never) public mutating func append(grouped value: UInt64) { append(digits: value, comma: true) }
+
+  public mutating func append(signed value: Int) {
+    if value < 0 { append(byte: UInt8(ascii: "-")) }
+    append(decimal: UInt64(value.magnitude))
+  }
+
+  private mutating func append(digits value: UInt64, comma: Bool) {
+    var power: UInt64 = 1
+    var position = 0
+    while value / power >= 10 {
+      power *= 10
+      position += 1
+    }
+    while true {
+      append(byte: UInt8(ascii: "0") + UInt8(value / power % 10))
+      if position == 0 { return }
+      if comma && position % 3 == 0 { append(byte: UInt8(ascii: ",")) }
+      position -= 1
+      power /= 10
+    }
+  }
+
+  @inline(never) public mutating func append(hex value: UInt64, digits: Int) {
+    append("0x")
+    let needed = max(1, (64 - value.leadingZeroBitCount + 3) / 4)
+    let shown = min(16, (max(digits, needed) + 3) / 4 * 4)
+    for position in stride(from: shown - 1, through: 0, by: -1) {
+      let digit = UInt8(truncatingIfNeeded: value >> UInt64(position * 4)) & 15
+      append(byte: digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") - 10 + digit)
+      if position % 4 == 0 && position != 0 { append(byte: UInt8(ascii: "_")) }
+    }
+  }
+
+  /// Three significant digits, trailing zeroes of the fraction dropped when it is whole.
+  @inline(never) public mutating func append(size: ByteCount) {
+    var shift: UInt64 = 0
+    while shift < 40 && size.rawValue >> (shift + 10) != 0 { shift += 10 }
+    if shift > 0 {
+      let (whole, rest) = (size.rawValue >> shift, size.rawValue & ((1 << shift) - 1))
+      let places: UInt64 = whole >= 100 ? 1 : whole >= 10 ? 10 : 100
+      // Rounded to the places shown; 999.7 may carry into the whole part, which is fine.
+      let scaled = whole * places + ((rest >> (shift - 10)) * places + 512) >> 10
+      append(decimal: scaled / places)
+      if rest != 0 && places > 1 {
+        append(byte: UInt8(ascii: "."))
+        let fraction = scaled % places
+        if places == 100 && fraction < 10 { append(byte: UInt8(ascii: "0")) }
+        append(decimal: fraction)
+      }
+    } else {
+      append(decimal: size.rawValue)
+    }
+    switch shift {
+    case 0: append(" B")
+    case 10: append(" KiB")
+    case 20: append(" MiB")
+    case 30: append(" GiB")
+    default: append(" TiB")
+    }
+  }
+}

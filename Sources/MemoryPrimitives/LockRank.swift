@@ -1,0 +1,18 @@
+// The order in which spin locks may be taken: only a lock of a higher rank than any that this processor
+// holds. Ranks are checked where assertions are (tests, and the kernel as built by the Makefile).
+
+/// The place of a spin lock in the order. A gap is left between neighbours for the floors to come.
+@frozen public struct LockRank: Equatable, Sendable {
+  public let rawValue: UInt32
+  @inlinable public init(_ rawValue: UInt32) { self.rawValue = rawValue }
+
+  @inlinable public static var kernelSpace: Self { Self(20) }
+  @inlinable public static var vmemArena: Self { Self(30) }
+  @inlinable public static var vmemTags: Self { Self(35) }
+  @inlinable public static var pageTables: Self { Self(40) }
+  @inlinable public static var kmemDepot: Self { Self(50) }
+  @inlinable public static var kmemSlabs: Self { Self(55) }
+  @inlinable public static var physicalDomain: Self { Self(60) }
+  @inlinable public static var registry: Self { Self(70) }
+  @inlinable public static var console: Self { Self(90) }
+}

@@ -1,0 +1,41 @@
+// Plain data that is reached only under its lock: one of the two shapes of shared state.
+//
+// `mutating` methods belong to the data inside; the closure sees it `inout`, so exclusive access
+// lasts as long as the lock and no longer.
+
+import Builtin
+
+/// Storage for one value whose address never changes and which a borrow may write through.
+@frozen @_rawLayout(like: Value) public struct Cell<Value: ~Copyable>: ~Copyable {
+  @_alwaysEmitIntoClient @_transparent public init(_ value: consuming Value) {
+    address.initialize(to: value)
+  }
+
+  @_alwaysEmitIntoClient @_transparent public var address: UnsafeMutablePointer<Value> {
+    UnsafeMutablePointer<Value>(Builtin.unprotectedAddressOfBorrow(self))
+  }
+
+  deinit { address.deinitialize(count: 1) }
+}
+
+extension Cell: @unchecked Sendable where Value: ~Copyable {}
+
+/// A value behind a spin lock, with interrupts off while it is reached.
+public struct Locked<Value: ~Copyable>: ~Copyable {
+  @usableFromInline let lock: SpinLock
+  @usableFromInline let cell: Cell<Value>
+
+  @inlinable public init(_ rank: LockRank, _ value: consuming Value) {
+    lock = SpinLock(rank)
+    cell = Cell(value)
+  }
+
+  /// Runs `body` on the value with the lock held: bounded work, no upcall.
+  @inline(always)
+  public borrowing func withLock<R, E>(_ body: (inout Value) throws(E) -> R) throws(E) -> R {
+    let interrupts = lock.lock()
+    defer { lock.unlock(interrupts) }
+    let value = cell.address
+    return try body(&value.pointee)
+  }
+}

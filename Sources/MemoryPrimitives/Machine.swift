@@ -1,0 +1,73 @@
+// What an instance knows of the machine under it: where physical memory can be reached, how many
+// processors there are, and whom to ask for what only an executive can do.
+//
+// A `Machine` is a value that each floor keeps in its state, so two systems over different memory
+// live side by side.
+
+import CPlatform
+
+/// Where physical memory appears in the address space: all of it, one offset.
+@frozen public struct DirectMap: Sendable {
+  public let base: UInt64
+  @inlinable public init(base: UInt64) { self.base = base }
+
+  @inline(always) public func pointer(to address: PhysicalAddress) -> UnsafeMutableRawPointer {
+    UnsafeMutableRawPointer(bitPattern: UInt(base &+ address.rawValue)).unsafelyUnwrapped
+  }
+  @inline(always) public func pointer(to frame: FrameNumber) -> UnsafeMutableRawPointer {
+    pointer(to: frame.address)
+  }
+  @inline(always) public func virtualAddress(of address: PhysicalAddress) -> VirtualAddress {
+    VirtualAddress(base &+ address.rawValue)
+  }
+  /// The physical address behind an address of the direct map; meaningless for any other.
+  @inline(always) public func physicalAddress(of address: VirtualAddress) -> PhysicalAddress {
+    PhysicalAddress(address.rawValue &- base)
+  }
+}
+
+/// The machine under one instance.
+public struct Machine {
+  public let directMap: DirectMap
+  /// Processors that may ever run: per-processor state is made for so many.
+  public let processorCount: Int
+  let upcalls: UnsafePointer<cp_upcalls>
+
+  /// `upcalls` must outlive every instance that uses this machine.
+  public init(directMap: DirectMap, processorCount: Int, upcalls: UnsafePointer<cp_upcalls>) {
+    self.directMap = directMap
+    self.processorCount = processorCount
+    self.upcalls = upcalls
+  }
+
+  /// Reports a bug of a caller. Where it returns (on the host), the operation ends and changes nothing.
+  public func report(_ fault: FaultReport) {
+    withUnsafePointer(to: fault) { upcalls.pointee.report_fault(upcalls.pointee.context, $0) }
+  }
+
+  public var now: Tick { Tick(upcalls.pointee.tick(upcalls.pointee.context)) }
+
+  /// Makes every processor forget the translations of `pages` pages from `first` on.
+  public func shootDown(_ first: VirtualAddress, _ pages: PageCount) {
+    assert(holdsNoSpinLock(), "an upcall with a spin lock held")
+    upcalls.pointee.shoot_down(upcalls.pointee.context, first.rawValue, pages.rawValue)
+  }
+
+  /// Runs `body` on `processor` with interrupts off there, and returns when it has run.
+  public func run(
+    on processor: ProcessorIndex, _ argument: UnsafeMutableRawPointer,
+    _ body: @convention(c) (UnsafeMutableRawPointer) -> Void
+  ) {
+    assert(holdsNoSpinLock(), "an upcall with a spin lock held")
+    upcalls.pointee.run_on(upcalls.pointee.context, processor.rawValue, body, argument)
+  }
+
+  func sleep(_ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: Tick) -> cp_wake {
+    assert(holdsNoSpinLock(), "a sleep with a spin lock held")
+    return upcalls.pointee.sleep(upcalls.pointee.context, sequence, seen, deadline.rawValue)
+  }
+
+  func wake(_ sequence: UnsafePointer<UInt64>) {
+    upcalls.pointee.wake(upcalls.pointee.context, sequence)
+  }
+}

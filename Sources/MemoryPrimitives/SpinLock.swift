@@ -1,0 +1,67 @@
+// A spin lock that switches interrupts off on its processor while it is held, and knows its rank.
+//
+// While one is held: bounded work, no fault, no upcall, no sleep. The rank of the innermost lock held
+// is a word of the processor; each lock remembers the rank that it covered, so release restores it
+// without a list. This takes locks to be released in the opposite order, which `assert` checks.
+
+import CPlatform
+import Synchronization
+
+/// A spin lock with interrupts off. Non-copyable; lives in place.
+public struct SpinLock: ~Copyable {
+  @usableFromInline let word = Atomic<UInt32>(0)
+  @usableFromInline let covered = Atomic<UInt32>(0)
+  @usableFromInline let rank: LockRank
+
+  @inlinable public init(_ rank: LockRank) { self.rank = rank }
+
+  /// Takes the lock. Returns the interrupt state that `unlock` restores.
+  @inline(always) public borrowing func lock() -> UInt64 {
+    let interrupts = cp_interrupts_disable()
+    if !word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged { spin() }
+    assert(noteTaken(), "a spin lock was taken against its rank")
+    return interrupts
+  }
+
+  @inline(always) public borrowing func unlock(_ interrupts: UInt64) {
+    assert(noteReleased(), "spin locks were released out of order")
+    word.store(0, ordering: .releasing)
+    cp_interrupts_restore(interrupts)
+  }
+
+  /// Whether somebody holds the lock: for assertions of the holder only.
+  @inline(always) public var isHeld: Bool { word.load(ordering: .relaxed) != 0 }
+
+  @usableFromInline @inline(never) borrowing func spin() {
+    var spins: UInt32 = 0
+    repeat {
+      while word.load(ordering: .relaxed) != 0 {
+        cp_pause(spins)
+        spins &+= 1
+      }
+    } while !word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
+  }
+
+  @usableFromInline borrowing func noteTaken() -> Bool {
+    let held = cp_processor().pointee.held_rank
+    covered.store(held, ordering: .relaxed)
+    cp_processor().pointee.held_rank = rank.rawValue
+    return held < rank.rawValue
+  }
+
+  @usableFromInline borrowing func noteReleased() -> Bool {
+    let held = cp_processor().pointee.held_rank
+    cp_processor().pointee.held_rank = covered.load(ordering: .relaxed)
+    return held == rank.rawValue
+  }
+}
+
+/// Whether this processor holds no spin lock, so that it may make an upcall or sleep.
+@inlinable public func holdsNoSpinLock() -> Bool { cp_processor().pointee.held_rank == 0 }
+
+/// Runs `body` with interrupts off on this processor: a few dozen instructions, for per-processor state.
+@inline(always) public func withInterruptsOff<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
+  let interrupts = cp_interrupts_disable()
+  defer { cp_interrupts_restore(interrupts) }
+  return try body()
+}

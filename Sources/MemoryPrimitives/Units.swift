@@ -1,0 +1,173 @@
+// The quantities of the house as types: no bare integer crosses a public call, so that a frame number
+// can't be taken for an address, nor pages for bytes.
+//
+// A frame number has 32 bits and all ones means none: physical memory is used below 16 TiB less one
+// page. Ranges of addresses have inclusive ends where they may touch the top of the space, and a count
+// otherwise.
+
+/// Bytes in a page, and in a frame.
+public enum Page {
+  @inlinable public static var size: UInt64 { 4096 }
+  @inlinable public static var shift: UInt64 { 12 }
+}
+
+/// An address on the memory bus.
+@frozen public struct PhysicalAddress: Equatable, Comparable, Sendable {
+  public var rawValue: UInt64
+  @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inline(always) public init(_ frame: FrameNumber) { rawValue = UInt64(frame.rawValue) << Page.shift }
+
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  @inline(always) public static func + (a: Self, b: ByteCount) -> Self { Self(a.rawValue + b.rawValue) }
+
+  /// The frame that holds this address. Traps at 16 TiB less one page and above.
+  @inline(always) public var frame: FrameNumber { FrameNumber(UInt32(rawValue >> Page.shift)) }
+  /// Bytes from the start of the page.
+  @inline(always) public var offsetInPage: UInt64 { rawValue & (Page.size - 1) }
+}
+
+/// An address as the processor's instructions use it.
+@frozen public struct VirtualAddress: Equatable, Comparable, Sendable {
+  public var rawValue: UInt64
+  @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inline(always) public init(_ pointer: UnsafeRawPointer) { rawValue = UInt64(UInt(bitPattern: pointer)) }
+
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  @inline(always) public static func + (a: Self, b: ByteCount) -> Self { Self(a.rawValue + b.rawValue) }
+  @inline(always) public static func + (a: Self, b: PageCount) -> Self {
+    Self(a.rawValue + b.bytes.rawValue)
+  }
+
+  /// The memory behind the address. Sound only where the address is mapped.
+  @inline(always) public var pointer: UnsafeMutableRawPointer? {
+    UnsafeMutableRawPointer(bitPattern: UInt(rawValue))
+  }
+  /// Bytes from the start of the page.
+  @inline(always) public var offsetInPage: UInt64 { rawValue & (Page.size - 1) }
+  /// The start of the page that holds this address.
+  @inline(always) public var page: Self { Self(rawValue & ~(Page.size - 1)) }
+}
+
+/// A number of bytes.
+@frozen public struct ByteCount: Equatable, Comparable, Sendable {
+  public var rawValue: UInt64
+  @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
+
+  @inline(always) public static var zero: Self { Self(UInt64(0)) }
+  @inline(always) public static func kibibytes(_ n: UInt64) -> Self { Self(n << 10) }
+  @inline(always) public static func mebibytes(_ n: UInt64) -> Self { Self(n << 20) }
+  @inline(always) public static func gibibytes(_ n: UInt64) -> Self { Self(n << 30) }
+
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  @inline(always) public static func + (a: Self, b: Self) -> Self { Self(a.rawValue + b.rawValue) }
+  @inline(always) public static func - (a: Self, b: Self) -> Self { Self(a.rawValue - b.rawValue) }
+
+  /// Whole pages that hold this many bytes.
+  @inline(always) public var pagesRoundedUp: PageCount {
+    PageCount((rawValue >> Page.shift) + (rawValue & (Page.size - 1) == 0 ? 0 : 1))
+  }
+}
+
+/// A number of pages, or of frames.
+@frozen public struct PageCount: Equatable, Comparable, Sendable {
+  public var rawValue: UInt64
+  @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
+
+  @inline(always) public static var zero: Self { Self(UInt64(0)) }
+  @inline(always) public static var one: Self { Self(UInt64(1)) }
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  @inline(always) public static func + (a: Self, b: Self) -> Self { Self(a.rawValue + b.rawValue) }
+  @inline(always) public static func - (a: Self, b: Self) -> Self { Self(a.rawValue - b.rawValue) }
+
+  @inline(always) public var bytes: ByteCount { ByteCount(rawValue << Page.shift) }
+}
+
+/// The number of a frame: its physical address over 4096.
+@frozen public struct FrameNumber: Equatable, Comparable, Sendable {
+  public var rawValue: UInt32
+  @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
+
+  /// No frame: all ones.
+  @inline(always) public static var none: Self { Self(UInt32.max) }
+  /// The first number that no frame can have.
+  @inline(always) public static var limit: UInt32 { UInt32.max }
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  @inline(always) public static func + (a: Self, b: PageCount) -> Self {
+    Self(a.rawValue + UInt32(b.rawValue))
+  }
+  @inline(always) public static func - (a: Self, b: Self) -> PageCount {
+    PageCount(UInt64(a.rawValue - b.rawValue))
+  }
+
+  @inline(always) public var address: PhysicalAddress { PhysicalAddress(self) }
+}
+
+/// Frames that follow each other.
+@frozen public struct FrameRun: Equatable, Sendable {
+  public var first: FrameNumber
+  public var count: PageCount
+  @inline(always) public init(first: FrameNumber, count: PageCount) {
+    self.first = first
+    self.count = count
+  }
+  /// The frame behind the last one.
+  @inline(always) public var end: FrameNumber { first + count }
+  @inline(always) public func contains(_ frame: FrameNumber) -> Bool { frame >= first && frame < end }
+}
+
+/// The binary logarithm of a buddy block's size in frames: 0 to 18 (4 KiB to 1 GiB).
+@frozen public struct Order: Equatable, Comparable, Sendable {
+  public var rawValue: UInt8
+  @inline(always) public init(_ rawValue: UInt8) { self.rawValue = rawValue }
+
+  @inline(always) public static var highest: Self { Self(18) }
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+
+  @inline(always) public var frames: PageCount { PageCount(UInt64(1) << UInt64(rawValue)) }
+  /// The smallest order whose blocks hold `count` frames, which must not be zero; it may exceed
+  /// `highest`.
+  @inline(always) public static func holding(_ count: PageCount) -> Self {
+    Self(UInt8(truncatingIfNeeded: 64 - (count.rawValue - 1).leadingZeroBitCount))
+  }
+}
+
+/// A power of two, in bytes.
+@frozen public struct Alignment: Equatable, Comparable, Sendable {
+  public let rawValue: UInt64
+  /// Nil unless `bytes` is a power of two.
+  @inline(always) public init?(_ bytes: UInt64) {
+    guard bytes != 0, bytes & (bytes - 1) == 0 else { return nil }
+    rawValue = bytes
+  }
+  @inlinable init(powerOfTwo bytes: UInt64) { rawValue = bytes }
+  @inline(always) public static var byte: Self { Self(powerOfTwo: 1) }
+  @inline(always) public static var page: Self { Self(powerOfTwo: Page.size) }
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+}
+
+/// The number of a processor, from 0.
+@frozen public struct ProcessorIndex: Equatable, Sendable {
+  public var rawValue: UInt32
+  @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
+}
+
+/// Time, as the machine's timer counts it.
+@frozen public struct Tick: Equatable, Comparable, Sendable {
+  public var rawValue: UInt64
+  @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  /// Later than everything: a wait without a deadline.
+  @inline(always) public static var never: Self { Self(UInt64.max) }
+}
+
+/// How far down towards the last frame a request may reach, and whether it may wait.
+@frozen public enum Level: UInt8, Sendable {
+  /// Leaves the reserve alone.
+  case normal
+  /// May use most of the reserve: work that will free memory soon.
+  case system
+  /// May use the last frame, and never waits: interrupt handlers and page-out.
+  case interrupt
+}

@@ -1,0 +1,46 @@
+// Waiting, the one primitive: a queue is a sequence number that changes whenever something happened
+// that a sleeper may wait for.
+//
+// A caller reads the number under the lock that guards its condition, drops the lock, and sleeps until
+// the number is another; so a wake between the two is never lost. The machine carries the sleep out:
+// threads, or on one processor without threads the devices, run until woken.
+
+import CPlatform
+import Synchronization
+
+/// A place to sleep. Lives in place; nobody may sleep on it when it goes.
+public struct WaitQueue: ~Copyable {
+  let sequence = Atomic<UInt64>(0)
+  @usableFromInline let sleepers = Atomic<UInt32>(0)
+
+  public init() {}
+
+  /// What to hand to `sleep`; taken under the lock that guards the condition.
+  public struct Ticket { let seen: UInt64 }
+
+  public borrowing func ticket() -> Ticket {
+    Ticket(seen: sequence.load(ordering: .acquiring))
+  }
+
+  /// Whether `wake` would reach anybody: one load for those who free something.
+  @inline(always) public var hasSleepers: Bool { sleepers.load(ordering: .acquiring) != 0 }
+
+  /// Sleeps until the queue was woken after `ticket` was taken. False when that can't happen: the
+  /// deadline passed, or nothing runs that could wake it.
+  public borrowing func sleep(_ ticket: Ticket, until deadline: Tick = .never, on machine: Machine) -> Bool {
+    sleepers.add(1, ordering: .sequentiallyConsistent)
+    defer { sleepers.subtract(1, ordering: .releasing) }
+    return withUnsafePointer(to: sequence) { atomic in
+      atomic.withMemoryRebound(to: UInt64.self, capacity: 1) {
+        machine.sleep($0, seen: ticket.seen, until: deadline) == .woken
+      }
+    }
+  }
+
+  public borrowing func wake(on machine: Machine) {
+    sequence.add(1, ordering: .sequentiallyConsistent)
+    withUnsafePointer(to: sequence) { atomic in
+      atomic.withMemoryRebound(to: UInt64.self, capacity: 1) { machine.wake($0) }
+    }
+  }
+}
