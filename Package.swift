@@ -60,4 +60,19 @@ if bare {
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
   ]
+
+  let floors = [
+    "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
+    "KernelMemory", "Workloads",
+  ]
+  for module in floors.dropFirst() {
+    package.targets.append(
+      .testTarget(
+        name: module + "Tests", dependencies: (floors + ["HostMachine"]).map { .byName(name: $0) }))
+  }
+  package.targets += [
+    .testTarget(name: "HouseTests"),
+    .testTarget(name: "BootTests", dependencies: ["Workloads"]),
+    .testTarget(name: "StrataTests", dependencies: ["strata", "Workloads", "HostMachine"]),
+  ]
 }

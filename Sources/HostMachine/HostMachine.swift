@@ -44,6 +44,7 @@ public final class HostMachine: @unchecked Sendable {
         run_on: { HostMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
         sleep: { HostMachine.from($0).sleep($1, seen: $2, until: $3) },
         wake: { context, _ in HostMachine.from(context).wakeAll() }))
+    failures.initialize(to: FailureInjection())
     upcalls.pointee.context = Unmanaged.passUnretained(self).toOpaque()
   }
 
@@ -52,6 +53,7 @@ public final class HostMachine: @unchecked Sendable {
   deinit {
     munmap(reservation.baseAddress!, reservation.count)
     upcalls.deallocate()
+    failures.deallocate()
   }
 
   private static func from(_ context: UnsafeMutableRawPointer?) -> HostMachine {
@@ -62,8 +64,11 @@ public final class HostMachine: @unchecked Sendable {
   public var machine: Machine {
     Machine(
       directMap: DirectMap(base: UInt64(UInt(bitPattern: ram))), processorCount: processorCount,
-      upcalls: UnsafePointer(upcalls))
+      upcalls: UnsafePointer(upcalls), failures: failures)
   }
+
+  /// The allocation points that this machine's instances passed, and the one that is to fail.
+  public let failures = UnsafeMutablePointer<FailureInjection>.allocate(capacity: 1)
 
   // MARK: Faults
 

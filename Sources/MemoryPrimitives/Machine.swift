@@ -32,12 +32,23 @@ public struct Machine {
   /// Processors that may ever run: per-processor state is made for so many.
   public let processorCount: Int
   let upcalls: UnsafePointer<cp_upcalls>
+  @usableFromInline let failures: UnsafeMutablePointer<FailureInjection>?
 
-  /// `upcalls` must outlive every instance that uses this machine.
-  public init(directMap: DirectMap, processorCount: Int, upcalls: UnsafePointer<cp_upcalls>) {
+  /// `upcalls` (and `failures`, for tests) must outlive every instance that uses this machine.
+  public init(
+    directMap: DirectMap, processorCount: Int, upcalls: UnsafePointer<cp_upcalls>,
+    failures: UnsafeMutablePointer<FailureInjection>? = nil
+  ) {
     self.directMap = directMap
     self.processorCount = processorCount
     self.upcalls = upcalls
+    self.failures = failures
+  }
+
+  /// Whether the allocation about to be tried is to fail. Asked at each place that can run out of
+  /// something, before anything was changed.
+  @inline(always) public func failsHere(_ point: FailurePoint) -> Bool {
+    failures != nil && failures.unsafelyUnwrapped.pointee.pass(point)
   }
 
   /// Reports a bug of a caller. Where it returns (on the host), the operation ends and changes nothing.
