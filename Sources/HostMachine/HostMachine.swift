@@ -16,7 +16,8 @@ public final class HostMachine: @unchecked Sendable {
   public let processorCount: Int
   private let ram: UnsafeMutableRawPointer
   private let upcalls = UnsafeMutablePointer<cp_upcalls>.allocate(capacity: 1)
-  private let condition = NSCondition()
+  let condition = NSCondition()
+  let processors: [HostProcessor]
   private var collected: [FaultReport] = []
   private var ticks: UInt64 = 0
   private var expectsFaults = false
@@ -26,6 +27,7 @@ public final class HostMachine: @unchecked Sendable {
   public init(memory: ByteCount, processors: Int = 1) {
     memorySize = memory
     processorCount = processors
+    self.processors = (0..<processors).map { HostProcessor(index: $0) }
     let huge = Int(bitPattern: 2 << 20)
     let length = Int(memory.rawValue) + huge
     let mapping = mmap(
@@ -135,90 +137,4 @@ public final class HostMachine: @unchecked Sendable {
   }
 
   private func wakeAll() { condition.withLock { condition.broadcast() } }
-
-  // MARK: Processors
-
-  /// Makes the calling thread the processor `index` while `body` runs. No two threads may be the same
-  /// processor at once.
-  public func runAs<R>(processor index: Int, _ body: () throws -> R) rethrows -> R {
-    precondition(index < processorCount)
-    let before = cp_processor().pointee.index
-    cp_processor().pointee.index = UInt32(index)
-    defer { cp_processor().pointee.index = before }
-    return try body()
-  }
-
-  /// Runs `body` as each of `count` processors at once, on threads of their own.
-  public func onThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
-    let group = DispatchGroup()
-    for index in 0..<count {
-      group.enter()
-      let thread = Thread {
-        self.runAs(processor: index) { body(index) }
-        group.leave()
-      }
-      thread.stackSize = 8 << 20
-      thread.start()
-    }
-    group.wait()
-  }
-
-  /// Work for another processor: carried out at its next poll, or at once when no thread is it.
-  private func run(
-    on processor: ProcessorIndex, _ body: @convention(c) (UnsafeMutableRawPointer) -> Void,
-    _ argument: UnsafeMutableRawPointer
-  ) {
-    let interrupts = cp_interrupts_disable()
-    let before = cp_processor().pointee.index
-    cp_processor().pointee.index = processor.rawValue
-    body(argument)
-    cp_processor().pointee.index = before
-    cp_interrupts_restore(interrupts)
-  }
-
-  // MARK: Interrupts
-
-  /// Runs `body` with `handler` pending: it runs with interrupts off at points where interrupts are
-  /// switched on again, chosen by `seed`, about one in `oneIn` of them.
-  public func withInterrupts<R>(
-    seed: UInt64, oneIn: UInt64, handler: @escaping () -> Void, _ body: () throws -> R
-  ) rethrows -> R {
-    let source = PendingInterrupt(seed: seed, oneIn: oneIn, handler: handler)
-    let processor = cp_processor()
-    processor.pointee.pending_context = Unmanaged.passUnretained(source).toOpaque()
-    processor.pointee.pending = { context in
-      let processor = cp_processor()
-      guard processor.pointee.handling == 0 else { return }
-      processor.pointee.handling = 1
-      let interrupts = cp_interrupts_disable()
-      let rank = processor.pointee.held_rank
-      processor.pointee.held_rank = 0
-      Unmanaged<PendingInterrupt>.fromOpaque(context!).takeUnretainedValue().point()
-      processor.pointee.held_rank = rank
-      cp_interrupts_restore(interrupts == 0 ? 0 : 1)
-      processor.pointee.handling = 0
-    }
-    defer {
-      processor.pointee.pending = nil
-      processor.pointee.pending_context = nil
-    }
-    return try withExtendedLifetime(source, body)
-  }
-}
-
-private final class PendingInterrupt {
-  var state: UInt64
-  let oneIn: UInt64
-  let handler: () -> Void
-
-  init(seed: UInt64, oneIn: UInt64, handler: @escaping () -> Void) {
-    state = seed
-    self.oneIn = oneIn
-    self.handler = handler
-  }
-
-  func point() {
-    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-    if (state >> 33) % oneIn == 0 { handler() }
-  }
 }

@@ -1,0 +1,174 @@
+// Simulated processors: a thread that took an index, with an interrupt flag and a mailbox.
+//
+// What bare metal does with interrupts happens here at the points where a thread switches interrupts
+// on again: it first carries out what other processors asked of it (the mailbox: an inter-processor
+// interrupt), then perhaps a pending device interrupt, chosen by a seed. So nothing ever enters a
+// stretch with interrupts off, and the order without threads is the seed's.
+
+import CPlatform
+import Foundation
+import MemoryPrimitives
+import Synchronization
+
+final class HostProcessor: @unchecked Sendable {
+  struct Job {
+    let body: @convention(c) (UnsafeMutableRawPointer) -> Void
+    let argument: UnsafeMutableRawPointer
+    let done: UnsafeMutablePointer<Atomic<Bool>>
+  }
+
+  let index: Int
+  private let lock = NSLock()
+  private var jobs: [Job] = []
+  private var isLive = false
+  private let hasJobs = Atomic<Bool>(false)
+  /// Touched by the processor's own thread only.
+  var device: PendingInterrupt?
+
+  init(index: Int) { self.index = index }
+
+  /// Makes the calling thread this processor while `body` runs.
+  func enter<R>(_ body: () throws -> R) rethrows -> R {
+    let words = cp_processor()
+    let before = words.pointee
+    words.pointee.index = UInt32(index)
+    words.pointee.pending_context = Unmanaged.passUnretained(self).toOpaque()
+    words.pointee.pending = { Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().poll() }
+    lock.withLock { isLive = true }
+    defer {
+      carryOut(lock.withLock { takeJobs(stayLive: false) })
+      words.pointee = before
+    }
+    return try body()
+  }
+
+  /// Runs `job` here: through the mailbox when a thread is this processor, in its place when none is.
+  func post(
+    _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer,
+    from asker: HostProcessor?
+  ) {
+    if asker === self { return interruptsOff { body(argument) } }
+    let done = UnsafeMutablePointer<Atomic<Bool>>.allocate(capacity: 1)
+    done.initialize(to: Atomic(false))
+    defer { done.deallocate() }
+    let posted = lock.withLock {
+      if isLive {
+        jobs.append(Job(body: body, argument: argument, done: done))
+        hasJobs.store(true, ordering: .releasing)
+      } else {
+        impersonate { body(argument) }
+      }
+      return isLive
+    }
+    while posted && !done.pointee.load(ordering: .acquiring) {
+      asker?.poll()
+      sched_yield()
+    }
+  }
+
+  private func impersonate(_ body: () -> Void) {
+    let words = cp_processor()
+    let before = words.pointee.index
+    words.pointee.index = UInt32(index)
+    interruptsOff(body)
+    words.pointee.index = before
+  }
+
+  private func takeJobs(stayLive: Bool) -> [Job] {
+    defer {
+      jobs = []
+      isLive = stayLive
+      hasJobs.store(false, ordering: .relaxed)
+    }
+    return jobs
+  }
+
+  private func carryOut(_ jobs: [Job]) {
+    for job in jobs {
+      interruptsOff { job.body(job.argument) }
+      job.done.pointee.store(true, ordering: .releasing)
+    }
+  }
+
+  /// An interrupt window: what is pending runs now, with interrupts off and as if no lock were held.
+  func poll() {
+    let words = cp_processor()
+    guard words.pointee.handling == 0 else { return }
+    guard device != nil || hasJobs.load(ordering: .relaxed) else { return }
+    words.pointee.handling = 1
+    let rank = words.pointee.held_rank
+    words.pointee.held_rank = 0
+    if hasJobs.load(ordering: .acquiring) { carryOut(lock.withLock { takeJobs(stayLive: true) }) }
+    if let device { interruptsOff { device.point() } }
+    words.pointee.held_rank = rank
+    words.pointee.handling = 0
+  }
+
+  private func interruptsOff(_ body: () -> Void) {
+    let words = cp_processor()
+    let before = words.pointee.interrupts_off
+    words.pointee.interrupts_off = 1
+    body()
+    words.pointee.interrupts_off = before
+  }
+}
+
+/// A device interrupt that may come at any interrupt window, about once in `oneIn` of them.
+final class PendingInterrupt {
+  private var state: UInt64
+  private let oneIn: UInt64
+  private let handler: () -> Void
+
+  init(seed: UInt64, oneIn: UInt64, handler: @escaping () -> Void) {
+    state = seed
+    self.oneIn = oneIn
+    self.handler = handler
+  }
+
+  func point() {
+    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+    if (state >> 33) % oneIn == 0 { handler() }
+  }
+}
+
+extension HostMachine {
+  /// Makes the calling thread the processor `index` while `body` runs. No two threads may be the same
+  /// processor at once.
+  public func runAs<R>(processor index: Int, _ body: () throws -> R) rethrows -> R {
+    try processors[index].enter(body)
+  }
+
+  /// Runs `body` as each of `count` processors at once, on threads of their own; returns when all have.
+  public func onThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+    let group = DispatchGroup()
+    for index in 0..<count {
+      group.enter()
+      let thread = Thread {
+        self.runAs(processor: index) { body(index) }
+        group.leave()
+      }
+      thread.stackSize = 8 << 20
+      thread.start()
+    }
+    group.wait()
+  }
+
+  /// Runs `body` as processor 0 with a device interrupt pending: `handler` runs with interrupts off at
+  /// points where interrupts are switched on again, chosen by `seed`, about one in `oneIn` of them.
+  public func withInterrupts<R>(
+    seed: UInt64, oneIn: UInt64, handler: @escaping () -> Void, _ body: () throws -> R
+  ) rethrows -> R {
+    let processor = processors[Int(cp_processor_index())]
+    processor.device = PendingInterrupt(seed: seed, oneIn: oneIn, handler: handler)
+    defer { processor.device = nil }
+    return try processor.enter(body)
+  }
+
+  func run(
+    on target: ProcessorIndex, _ body: @convention(c) (UnsafeMutableRawPointer) -> Void,
+    _ argument: UnsafeMutableRawPointer
+  ) {
+    let asker = processors[Int(cp_processor_index())]
+    processors[Int(target.rawValue)].post(body, argument, from: asker)
+  }
+}

@@ -1,0 +1,41 @@
+import CPlatform
+import HostMachine
+import MemoryPrimitives
+import Synchronization
+import XCTest
+
+final class HostProcessorTests: XCTestCase {
+  func testAnInterruptRunsOnlyWhereInterruptsAreSwitchedOnAgain() {
+    let host = HostMachine(memory: .mebibytes(1))
+    var entered = 0
+    var inside = false
+    host.withInterrupts(seed: 1, oneIn: 2, handler: { XCTAssertFalse(inside); entered += 1 }) {
+      for _ in 0..<100 {
+        withInterruptsOff {
+          inside = true
+          withInterruptsOff {}
+          inside = false
+        }
+      }
+    }
+    XCTAssertTrue((20...80).contains(entered), "\(entered) of 100 windows")
+  }
+
+  func testTwoProcessorsAskEachOtherWithoutWaitingForEver() {
+    let host = HostMachine(memory: .mebibytes(1), processors: 3)
+    let ran = UnsafeMutablePointer<Atomic<Int>>.allocate(capacity: 1)
+    ran.initialize(to: Atomic(0))
+    defer { ran.deallocate() }
+    nonisolated(unsafe) let argument = UnsafeMutableRawPointer(ran)
+    nonisolated(unsafe) let machine = host.machine
+    host.onThreads(2) { me in
+      for turn in 0..<200 {
+        machine.run(on: ProcessorIndex(UInt32(turn % 3)), argument) {
+          XCTAssertFalse(cp_interrupts_enabled())
+          $0.assumingMemoryBound(to: Atomic<Int>.self).pointee.add(1, ordering: .relaxed)
+        }
+      }
+    }
+    XCTAssertEqual(ran.pointee.load(ordering: .relaxed), 400)
+  }
+}
