@@ -15,7 +15,7 @@ let core: [SwiftSetting] = [
 var package = Package(
   name: "strata",
   products: [
-    .library(name: "KernelMemory", targets: ["KernelMemory"]),
+    .library(name: "KernelMemory", targets: ["KernelMemory"])
   ],
   targets: [
     .target(name: "CPlatform"),
@@ -30,7 +30,11 @@ var package = Package(
     .target(
       name: "KernelMemory",
       dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem"]),
-    .target(name: "Workloads", dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem", "KernelMemory"]),
+    .target(
+      name: "Workloads",
+      dependencies: [
+        "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem", "KernelMemory",
+      ]),
   ]
 )
 
@@ -62,7 +66,8 @@ if bare {
   ]
 
   let floors = [
-    "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
+    "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace",
+    "Kmem",
     "KernelMemory", "Workloads",
   ]
   for module in floors.dropFirst() {

@@ -22,7 +22,6 @@ public final class HostMachine: @unchecked Sendable {
   private var ticks: UInt64 = 0
   private var expectsFaults = false
 
-
   /// A machine with `memory` of RAM from physical address 0 on, which reads as zero.
   public init(memory: ByteCount, processors: Int = 1) {
     memorySize = memory

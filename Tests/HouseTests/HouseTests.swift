@@ -40,7 +40,8 @@ final class HouseTests: XCTestCase {
 
   func testImportsGoDownOnly() throws {
     let floors = try floors()
-    XCTAssertGreaterThan(floors.count, 5, "Sources/README.md no longer lists the floors as this test reads them")
+    XCTAssertGreaterThan(
+      floors.count, 5, "Sources/README.md no longer lists the floors as this test reads them")
     for (position, module) in floors.enumerated() {
       for imported in try imports(of: module) {
         guard let below = floors.firstIndex(of: imported) else { continue }
@@ -73,7 +74,9 @@ final class HouseTests: XCTestCase {
   func testTheCoreImportsNoLibraryOfTheHost() throws {
     let hostOnly: Set<String> = ["HostMachine", "strata"]
     for module in try floors() where !hostOnly.contains(module) {
-      let foreign = try imports(of: module).subtracting(try floors()).subtracting(["Synchronization", "Builtin"])
+      let foreign = try imports(of: module).subtracting(try floors()).subtracting([
+        "Synchronization", "Builtin",
+      ])
       XCTAssertEqual(foreign, [], "of \(module)")
     }
   }

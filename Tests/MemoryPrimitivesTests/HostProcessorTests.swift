@@ -9,7 +9,12 @@ final class HostProcessorTests: XCTestCase {
     let host = HostMachine(memory: .mebibytes(1))
     var entered = 0
     var inside = false
-    host.withInterrupts(seed: 1, oneIn: 2, handler: { XCTAssertFalse(inside); entered += 1 }) {
+    host.withInterrupts(
+      seed: 1, oneIn: 2,
+      handler: {
+        XCTAssertFalse(inside); entered += 1
+      }
+    ) {
       for _ in 0..<100 {
         withInterruptsOff {
           inside = true

@@ -23,9 +23,11 @@ final class LineTests: XCTestCase {
   func text(_ line: Line) -> String { line.withBytes { String(decoding: $0, as: UTF8.self) } }
 
   func testFigures() {
-    XCTAssertEqual(text("\(count: 1_234_567) and \(hex: 0xffff_8000_0fc9_6c40, digits: 16)"),
+    XCTAssertEqual(
+      text("\(count: 1_234_567) and \(hex: 0xffff_8000_0fc9_6c40, digits: 16)"),
       "1,234,567 and 0xffff_8000_0fc9_6c40")
-    XCTAssertEqual(text("\(ByteCount(3_796_000)) \(ByteCount.kibibytes(4)) \(ByteCount(639))"),
+    XCTAssertEqual(
+      text("\(ByteCount(3_796_000)) \(ByteCount.kibibytes(4)) \(ByteCount(639))"),
       "3.62 MiB 4 KiB 639 B")
     XCTAssertEqual(text("|\(right: "\(42 as UInt64)", 6)|\(left: "ab", 4)|"), "|    42|ab  |")
     XCTAssertEqual(text("\(Name("kmem-64")) \(0 as UInt64)"), "kmem-64 0")
