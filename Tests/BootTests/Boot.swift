@@ -128,7 +128,9 @@ final class Session: @unchecked Sendable {
 
   /// Waits until the machine prints `text`, from where the last search ended on.
   @discardableResult
-  func expect(_ text: String, within seconds: TimeInterval = 30, file: StaticString = #filePath, line: UInt = #line)
+  func expect(
+    _ text: String, within seconds: TimeInterval = 30, file: StaticString = #filePath, line: UInt = #line
+  )
     -> Bool
   {
     let deadline = Date(timeIntervalSinceNow: seconds)

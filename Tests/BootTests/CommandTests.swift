@@ -1,0 +1,69 @@
+import XCTest
+
+/// What the commands print, for a person and with `-j`.
+final class CommandTests: XCTestCase {
+  static let commands = [
+    "memmap", "frames", "buddy", "map", "map 0x100000+2M", "pagetable", "pagetable 0xffffffff80100000",
+    "vmem",
+    "vmem kernel_va", "kmem", "vmstat -m", "whatis frame 300", "whatis 0xffff800000100000", "why 2M align=2M",
+    "failures", "snapshot before", "diff before", "sysctl", "help",
+  ]
+
+  func testEveryCommandPrintsSomething() throws {
+    let log = try Boot().run(Self.commands.joined(separator: "; "))
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    for command in Self.commands { XCTAssertTrue(log.text.contains("strata> \(command)\n"), command) }
+    for line in log.text.split(separator: "\n") {
+      XCTAssertLessThanOrEqual(line.count, 80, String(line))
+      XCTAssertTrue(line.utf8.allSatisfy { $0 >= 0x20 && $0 < 0x7f }, String(line))
+    }
+  }
+
+  func testEveryCommandHasRowsForTools() throws {
+    for command in Self.commands where command != "help" && !command.hasPrefix("snapshot") {
+      let log = try Boot().run(
+        command.hasPrefix("diff") ? "snapshot before; diff -j before" : insertJ(command))
+      XCTAssertEqual(log.status, Boot.Status.success, log.text)
+      var rows = 0
+      for line in log.text.split(separator: "\n") where line.hasPrefix("{") {
+        let row = try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any]
+        XCTAssertNotNil(row?["kind"], String(line))
+        XCTAssertTrue(line.hasPrefix("{\"kind\":"), String(line))
+        rows += 1
+      }
+      if command != "failures" { XCTAssertGreaterThan(rows, 0, command) }
+    }
+  }
+
+  private func insertJ(_ command: String) -> String {
+    var words = command.split(separator: " ").map(String.init)
+    words.insert("-j", at: 1)
+    return words.joined(separator: " ")
+  }
+
+  func testFramesAddUp() throws {
+    let log = try Boot().run("memmap -j; frames -j")
+    let taken = log.rows("memmap").compactMap { $0["taken"] as? Int }.reduce(0, +)
+    let roles = log.rows("frames").compactMap { $0["frames"] as? Int }.reduce(0, +)
+    XCTAssertGreaterThan(taken, 60_000)
+    XCTAssertEqual(taken, roles, log.text)
+  }
+
+  func testUnknownCommandFailsWithAHint() throws {
+    let log = try Boot().run("frame")
+    XCTAssertEqual(log.status, Boot.Status.failed, log.text)
+    XCTAssertTrue(log.text.contains("Did you mean frames?"), log.text)
+  }
+
+  func testUnknownTunableFails() throws {
+    let log = try Boot(line: "vm.nothing=3").run("memmap")
+    XCTAssertEqual(log.status, Boot.Status.failed, log.text)
+    XCTAssertTrue(log.text.contains("vm.nothing"), log.text)
+  }
+
+  func testALogHoldsNoEscapes() throws {
+    let log = try Boot().run("tour", within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertFalse(log.text.contains("\u{1b}"))
+  }
+}

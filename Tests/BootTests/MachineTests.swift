@@ -1,0 +1,63 @@
+import XCTest
+
+/// Strata comes up on small and large machines, old and new processors, either loader, either board.
+final class MachineTests: XCTestCase {
+  /// Memory that the host need not have: pages come when they are touched.
+  func sparse(_ size: String, _ boot: Boot = Boot()) -> Boot {
+    var boot = boot
+    boot.memory = size
+    boot.extra += [
+      "-object", "memory-backend-ram,id=m,size=\(size),reserve=off", "-machine", "memory-backend=m",
+    ]
+    return boot
+  }
+
+  func comesUp(
+    _ boot: Boot, within seconds: TimeInterval = 60, file: StaticString = #filePath, line: UInt = #line
+  )
+    throws
+  {
+    let log = try boot.run("memmap; frames; selftest invariants", within: seconds)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text, file: file, line: line)
+    XCTAssertTrue(log.text.contains("Strata "), file: file, line: line)
+    XCTAssertFalse(log.text.contains("FAULT"), log.text, file: file, line: line)
+  }
+
+  func test32MiB() throws { try comesUp(Boot(memory: "32M")) }
+  func test256MiB() throws { try comesUp(Boot()) }
+  func test4GiB() throws { try comesUp(sparse("4G")) }
+  func test20GiBWithoutLargestPages() throws { try comesUp(sparse("20G")) }
+  func test20GiBWithLargestPages() throws { try comesUp(sparse("20G", Boot(processor: "max"))) }
+  func testNewProcessorOnQ35() throws { try comesUp(Boot(processor: "max", board: "q35")) }
+  func testOldProcessorOnQ35() throws { try comesUp(Boot(board: "q35")) }
+  func testGrub() throws { try comesUp(Boot(loader: .grub)) }
+  func testGrubOnQ35With20GiB() throws {
+    try comesUp(sparse("20G", Boot(loader: .grub, processor: "max", board: "q35")))
+  }
+  func testGrub32MiB() throws { try comesUp(Boot(loader: .grub, memory: "32M")) }
+
+  func testMachineTooSmallSaysSo() throws {
+    let log = try Boot(memory: "4M").finish()
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+    XCTAssertTrue(log.text.contains("too small"), log.text)
+  }
+
+  func testProcessorWithoutLongModeIsRefused() throws {
+    let log = try Boot(processor: "qemu32").finish()
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+    XCTAssertTrue(log.text.contains("long mode"), log.text)
+  }
+
+  func testProcessorWithoutNoExecuteIsRefused() throws {
+    let log = try Boot(processor: "qemu64,-nx").finish()
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+    XCTAssertTrue(log.text.contains("NX"), log.text)
+  }
+
+  func testLoadersAgree() throws {
+    let pvh = try Boot().run("memmap -j").rows("memmap")
+    let grub = try Boot(loader: .grub).run("memmap -j").rows("memmap")
+    XCTAssertFalse(pvh.isEmpty)
+    XCTAssertEqual(pvh.count, grub.count)
+  }
+}
