@@ -3,27 +3,41 @@
 //
 // A machine in production carries no injection: the question is then one load of a nil, in slow halves.
 
+import Synchronization
+
 /// A module whose allocation points are counted and made to fail.
 @frozen public enum FailurePoint: UInt8, CaseIterable, Sendable {
   case physicalMemory, pageTables, vmem, kernelSpace, magazines, kmem
 }
 
-/// Counts allocation points as they are passed, and fails one of them. For one thread.
-public struct FailureInjection {
-  /// Points still to pass before the one that fails; negative for none.
-  public var countdown: Int64 = -1
-  /// Points passed in each module, by `FailurePoint.rawValue`.
-  public var reached: InlineArray<8, UInt64> = .init(repeating: 0)
-  /// Whether a point was made to fail since `countdown` was set.
-  public var hasFailed = false
+/// Counts allocation points as they are passed, and fails one of them. Processors may pass points at
+/// once; set it up when none does.
+public struct FailureInjection: ~Copyable {
+  let remaining = Atomic<Int64>(-1)
+  let failed = Atomic<Bool>(false)
+  let counts: InlineArray<8, Counter> = .init { _ in Counter() }
 
   public init() {}
 
-  @usableFromInline mutating func pass(_ point: FailurePoint) -> Bool {
-    reached[Int(point.rawValue)] += 1
-    guard countdown >= 0 else { return false }
-    countdown -= 1
-    guard countdown < 0 else { return false }
+  /// Points still to pass before the one that fails; negative for none.
+  public var countdown: Int64 {
+    get { remaining.load(ordering: .relaxed) }
+    nonmutating set { remaining.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Whether a point was made to fail since this was last set to false.
+  public var hasFailed: Bool {
+    get { failed.load(ordering: .relaxed) }
+    nonmutating set { failed.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Points passed in each module, by `FailurePoint.rawValue`. Exact when one thread passed them.
+  public var reached: InlineArray<8, UInt64> { .init { counts[$0].value } }
+
+  @usableFromInline borrowing func pass(_ point: FailurePoint) -> Bool {
+    counts[Int(point.rawValue)].add()
+    guard remaining.load(ordering: .relaxed) >= 0 else { return false }
+    guard remaining.subtract(1, ordering: .relaxed).oldValue == 0 else { return false }
     hasFailed = true
     return true
   }
