@@ -1,1 +1,295 @@
+import CPlatform
+import HostMachine
+import MemoryPrimitives
+import Workloads
 import XCTest
+
+@testable import Magazines
+
+/// A depot with its slots and magazines in ordinary memory.
+final class Bench {
+  let host: HostMachine
+  let magazines: Magazines
+  private var pieces: [UnsafeMutableRawPointer] = []
+
+  init(processors: Int = 1, rounds: Int = 4, fullLimit: Int = 3, given: Int = 0) {
+    host = HostMachine(memory: .mebibytes(1), processors: processors)
+    let depot = UnsafeMutableRawPointer.allocate(byteCount: Int(Magazines.size.rawValue), alignment: 64)
+    let slots = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(Magazines.slotsSize(processors: processors).rawValue), alignment: 64)
+    pieces = [depot, slots]
+    magazines = Magazines.create(
+      in: depot, slots: slots, rounds: rounds, fullLimit: fullLimit, machine: host.machine)
+    for _ in 0..<given { addMagazine() }
+  }
+
+  func addMagazine() {
+    let piece = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(Magazines.magazineSize(rounds: magazines.rounds).rawValue), alignment: 64)
+    pieces.append(piece)
+    magazines.add(piece)
+  }
+
+  deinit { for piece in pieces { piece.deallocate() } }
+
+  func held() -> [UInt] {
+    var words: [UInt] = []
+    magazines.forEachWord { word, _ in words.append(word) }
+    return words.sorted()
+  }
+}
+
+final class MagazinesTests: XCTestCase {
+  func testASlotIsOneCacheLine() {
+    XCTAssertEqual(MemoryLayout<MagazineSlot>.stride, 64)
+    XCTAssertEqual(Magazines.magazineSize(rounds: 63).rawValue, 512)
+    XCTAssertEqual(Magazines.rounds(inMagazineOf: ByteCount(128)), 15)
+  }
+
+  func testWithoutMagazinesEveryPushIsRefusedAndEveryPopEmpty() {
+    let bench = Bench()
+    XCTAssertNil(bench.magazines.pop())
+    XCTAssertEqual(bench.magazines.push(7), .noMagazine)
+    XCTAssertEqual(bench.magazines.wordCount, 0)
+    XCTAssertNil(bench.magazines.checkInvariants())
+  }
+
+  func testWordsComeBackLastInFirstOut() {
+    let bench = Bench(given: 3)
+    for word in 1...9 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    XCTAssertNil(bench.magazines.checkInvariants())
+    XCTAssertEqual(bench.magazines.pop(), 9)
+    // The previous one is full, the depot's is the oldest: 5 to 8, then 1 to 4.
+    XCTAssertEqual((0..<8).map { _ in bench.magazines.pop()! }, [8, 7, 6, 5, 4, 3, 2, 1])
+    XCTAssertNil(bench.magazines.pop())
+    XCTAssertNil(bench.magazines.checkInvariants())
+  }
+
+  func testZeroIsAWordLikeAnyOther() {
+    let bench = Bench(given: 1)
+    XCTAssertEqual(bench.magazines.push(0), .pushed)
+    XCTAssertEqual(bench.magazines.pop(), 0)
+    XCTAssertNil(bench.magazines.pop())
+  }
+
+  func testAlternatingAtTheEdgeOfAMagazineDoesNotReachTheDepot() {
+    let bench = Bench(given: 4)
+    for word in 1...6 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    let before = bench.magazines.exchanges
+    for _ in 0..<100 {
+      for _ in 0..<4 { XCTAssertNotNil(bench.magazines.pop()) }
+      for word in 0..<4 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    }
+    XCTAssertEqual(bench.magazines.exchanges, before)
+  }
+
+  func testADepotThatKeepsEnoughRefusesAndASpillMakesRoom() {
+    let bench = Bench(rounds: 4, fullLimit: 1, given: 5)
+    for word in 0..<12 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    XCTAssertEqual(bench.magazines.push(12), .full)
+    var words = [UInt](repeating: 0, count: 4)
+    let spilled = words.withUnsafeMutableBufferPointer { bench.magazines.spill(into: $0.baseAddress!) }
+    XCTAssertEqual(spilled, 4)
+    XCTAssertEqual(words, [4, 5, 6, 7])
+    XCTAssertEqual(bench.magazines.push(12), .pushed)
+    XCTAssertNil(bench.magazines.checkInvariants())
+    XCTAssertEqual(bench.held(), [0, 1, 2, 3, 8, 9, 10, 11, 12])
+  }
+
+  func testRefillTakesHalfAMagazineFromTheSupply() {
+    let bench = Bench(rounds: 7, given: 1)
+    var next: UInt = 100
+    let outcome = bench.magazines.refill { words, most in
+      for i in 0..<most {
+        words[i] = next
+        next += 1
+      }
+      return most
+    }
+    guard case .word(103) = outcome else { return XCTFail("\(outcome)") }
+    XCTAssertEqual(bench.held(), [100, 101, 102])
+    guard
+      case .word(102) = bench.magazines.refill({ _, _ in
+        XCTFail("not needed"); return 0
+      })
+    else {
+      return XCTFail()
+    }
+    XCTAssertEqual(bench.magazines.refills, 1)
+  }
+
+  func testARefillWithoutSupplyOrMagazineSaysSo() {
+    let bench = Bench()
+    guard case .noMagazine = bench.magazines.refill({ _, _ in 0 }) else { return XCTFail() }
+    bench.addMagazine()
+    guard case .empty = bench.magazines.refill({ _, _ in 0 }) else { return XCTFail() }
+    bench.magazines.switchOff { _ in XCTFail() }
+    guard case .off = bench.magazines.refill({ _, _ in 0 }) else { return XCTFail() }
+  }
+
+  func testDrainReachesEveryProcessorAndTheDepot() {
+    let bench = Bench(processors: 3, given: 12)
+    for processor in 0..<3 {
+      bench.host.runAs(processor: processor) {
+        for word in 0..<10 { XCTAssertEqual(bench.magazines.push(UInt(processor * 100 + word)), .pushed) }
+      }
+    }
+    XCTAssertEqual(bench.magazines.wordCount, 30)
+    var drained: [UInt] = []
+    bench.magazines.drain { drained.append($0) }
+    XCTAssertEqual(drained.sorted(), [0, 100, 200].flatMap { base in (0..<10).map { UInt(base + $0) } })
+    XCTAssertEqual(bench.magazines.wordCount, 0)
+    XCTAssertEqual(bench.magazines.emptyCount, 12)
+    XCTAssertNil(bench.magazines.checkInvariants())
+  }
+
+  func testSwitchedOffMagazinesHoldNothingAndComeBack() {
+    let bench = Bench(given: 3)
+    for word in 0..<6 { _ = bench.magazines.push(UInt(word)) }
+    var drained = 0
+    bench.magazines.switchOff { _ in drained += 1 }
+    XCTAssertEqual(drained, 6)
+    XCTAssertEqual(bench.magazines.push(1), .off)
+    XCTAssertNil(bench.magazines.pop())
+    XCTAssertNil(bench.magazines.checkInvariants())
+    bench.magazines.switchOn()
+    XCTAssertEqual(bench.magazines.push(1), .pushed)
+    XCTAssertEqual(bench.magazines.pop(), 1)
+  }
+
+  func testMagazinesGoBackToWhoGaveThem() {
+    let bench = Bench(given: 2)
+    _ = bench.magazines.push(1)
+    XCTAssertNotNil(bench.magazines.takeEmpty())
+    XCTAssertNil(bench.magazines.takeEmpty(), "the other one is loaded")
+    XCTAssertEqual(bench.magazines.magazineCount, 1)
+    bench.magazines.drain { _ in }
+    XCTAssertNotNil(bench.magazines.takeEmpty())
+    XCTAssertEqual(bench.magazines.magazineCount, 0)
+    XCTAssertNil(bench.magazines.checkInvariants())
+  }
+
+  func testAFailedMagazineLeavesEverythingAsItWas() {
+    let bench = Bench(given: 4)
+    for word in 0..<8 { _ = bench.magazines.push(UInt(word)) }
+    let before = bench.held()
+    bench.host.failures.pointee.countdown = 0
+    XCTAssertEqual(bench.magazines.push(8), .noMagazine)
+    XCTAssertTrue(bench.host.failures.pointee.hasFailed)
+    XCTAssertEqual(bench.held(), before)
+    XCTAssertNil(bench.magazines.checkInvariants())
+    XCTAssertEqual(bench.magazines.push(8), .pushed)
+  }
+
+  /// Every word is in the model or in the magazines, never in both, whatever is done in which order on
+  /// which processor.
+  func testRandomHistoryLosesAndDoublesNothing() {
+    let seed = seedFromEnvironment(3)
+    var random = SeededRandom(seed: seed)
+    for round in 0..<20 {
+      let rounds = [1, 3, 7][Int(random.below(3))]
+      let bench = Bench(
+        processors: 3, rounds: rounds, fullLimit: Int(random.below(4)), given: Int(random.below(12)))
+      var outside = Set((0..<200).map { UInt($0) })
+      var inside = Set<UInt>()
+      func gave(_ word: UInt) {
+        XCTAssertNotNil(inside.remove(word), "seed \(seed), round \(round): \(word) was not held")
+        outside.insert(word)
+      }
+      for step in 0..<500 {
+        bench.host.runAs(processor: Int(random.below(3))) {
+          switch random.below(40) {
+          case 0: bench.magazines.drain { gave($0) }
+          case 1: bench.magazines.drainDepot { gave($0) }
+          case 2:
+            bench.magazines.switchOff { gave($0) }
+            XCTAssertTrue(inside.isEmpty)
+          case 3...5: bench.magazines.switchOn()
+          case 6:
+            var words = [UInt](repeating: 0, count: rounds)
+            let count = words.withUnsafeMutableBufferPointer {
+              bench.magazines.spill(into: $0.baseAddress!)
+            }
+            for word in words.prefix(count) { gave(word) }
+          case 7...9:
+            let supply = outside.sorted()
+            let outcome = bench.magazines.refill { words, most in
+              let count = min(most, supply.count)
+              for i in 0..<count {
+                words[i] = supply[i]
+                inside.insert(supply[i])
+                outside.remove(supply[i])
+              }
+              return count
+            }
+            if case .word(let word) = outcome { gave(word) }
+          case 10...24:
+            if let word = bench.magazines.pop() { gave(word) }
+          default:
+            guard let word = outside.min() else { break }
+            if bench.magazines.push(word) == .pushed {
+              outside.remove(word)
+              inside.insert(word)
+            }
+          }
+        }
+        XCTAssertNil(bench.magazines.checkInvariants(), "seed \(seed), round \(round), step \(step)")
+        XCTAssertEqual(Set(bench.held()), inside, "seed \(seed), round \(round), step \(step)")
+        XCTAssertEqual(bench.magazines.wordCount, inside.count)
+      }
+    }
+  }
+
+  func testAnInterruptThatTakesAndGivesLosesNothing() {
+    let seed = seedFromEnvironment(11)
+    let bench = Bench(rounds: 3, fullLimit: 2, given: 6)
+    var free = Array((1...40).map { UInt($0) })
+    var held: [UInt] = []
+    func step(_ give: Bool) {
+      if give {
+        guard let word = free.popLast() else { return }
+        if bench.magazines.push(word) != .pushed { free.append(word) }
+      } else if let word = bench.magazines.pop() {
+        held.append(word)
+      }
+    }
+    var random = SeededRandom(seed: seed)
+    var interrupts = SeededRandom(seed: seed &+ 1)
+    bench.host.withInterrupts(seed: seed, oneIn: 2, handler: { step(interrupts.oneIn(2)) }) {
+      for _ in 0..<2000 {
+        step(random.oneIn(2))
+        while let word = held.popLast() { free.append(word) }
+      }
+    }
+    XCTAssertEqual((free + held + bench.held()).sorted(), Array((1...40).map { UInt($0) }), "seed \(seed)")
+    XCTAssertNil(bench.magazines.checkInvariants())
+  }
+
+  func testTwoProcessorsAndADrainLoseNothing() {
+    let bench = Bench(processors: 2, rounds: 5, fullLimit: 4, given: 12)
+    let perThread = 200
+    nonisolated(unsafe) var left: [[UInt]] = [[], []]
+    nonisolated(unsafe) let magazines = bench.magazines
+    let lock = NSLock()
+    bench.host.onThreads(2) { me in
+      var random = SeededRandom(seed: UInt64(me) + 5)
+      var mine = (0..<perThread).map { UInt(me * perThread + $0) }
+      for step in 0..<20_000 {
+        if random.oneIn(2), let word = mine.popLast() {
+          if magazines.push(word) != .pushed { mine.append(word) }
+        } else if let word = magazines.pop() {
+          mine.append(word)
+        }
+        if me == 0 && step % 500 == 0 { magazines.drain { mine.append($0) } }
+      }
+      lock.withLock { left[me] = mine }
+    }
+    XCTAssertEqual((left[0] + left[1] + bench.held()).sorted(), (0..<UInt(2 * perThread)).map { $0 })
+    XCTAssertNil(bench.magazines.checkInvariants())
+  }
+}
+
+/// The seed of a random history: the test's own, or what STRATA_SEED says.
+func seedFromEnvironment(_ own: UInt64) -> UInt64 {
+  ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? own
+}

@@ -1,0 +1,66 @@
+// The depot: magazines that no processor has at the moment, by what is in them.
+
+import MemoryPrimitives
+
+/// What all processors share. Behind the handle `Magazines`.
+@usableFromInline struct Depot: ~Copyable {
+  let lists: Locked<DepotLists>
+  @usableFromInline let slots: UnsafeMutableRawPointer
+  @usableFromInline let stride: Int
+  let rounds: Int
+  let fullLimit: Int
+  let machine: Machine
+}
+
+/// The lists under the depot's lock.
+struct DepotLists {
+  var full = MagazineList()
+  var partial = MagazineList()
+  var empty = MagazineList()
+  /// Magazines in lists and slots together.
+  var total = 0
+  var isOn = true
+
+  mutating func put(_ words: UnsafeMutablePointer<UInt>, rounds: Int, capacity: Int) {
+    if rounds == 0 {
+      empty.put(words)
+    } else if rounds == capacity {
+      full.put(words)
+    } else {
+      words[capacity - 1] = UInt(rounds)
+      partial.put(words)
+    }
+  }
+}
+
+/// A stack of magazines, linked through the word in front of each one's rounds.
+struct MagazineList {
+  private(set) var first: UnsafeMutablePointer<UInt>?
+  private(set) var count = 0
+
+  static func link(_ words: UnsafeMutablePointer<UInt>) -> UnsafeMutablePointer<UInt>? {
+    UnsafeMutablePointer(bitPattern: words[-1])
+  }
+
+  mutating func put(_ words: UnsafeMutablePointer<UInt>) {
+    words[-1] = UInt(bitPattern: first)
+    first = words
+    count += 1
+  }
+
+  mutating func take() -> UnsafeMutablePointer<UInt>? {
+    guard let words = first else { return nil }
+    first = Self.link(words)
+    count -= 1
+    return words
+  }
+
+  var isSound: Bool {
+    var (next, seen) = (first, 0)
+    while let words = next, seen <= count {
+      seen += 1
+      next = Self.link(words)
+    }
+    return seen == count
+  }
+}

@@ -1,0 +1,71 @@
+// One processor's two magazines: a cache line, touched by its processor alone with interrupts off.
+//
+// The hot halves of whoever keeps objects in magazines work on a slot directly, so that its own
+// counting shares the one stretch with interrupts off.
+
+import MemoryPrimitives
+
+/// The magazines of one processor. 64 bytes; valid when initialised by `Magazines.create`.
+@frozen public struct MagazineSlot: ~Copyable {
+  /// Words of the loaded magazine; without one, an address that nothing is read from.
+  @usableFromInline var loaded: UnsafeMutablePointer<UInt>
+  /// Words in it.
+  @usableFromInline var rounds: Int
+  /// Words that fit; zero when there is no magazine.
+  @usableFromInline var capacity: Int
+  @usableFromInline var previous: UnsafeMutablePointer<UInt>?
+  @usableFromInline var previousRounds: Int
+  @usableFromInline let exchanges: Counter
+  @usableFromInline let refills: Counter
+  @usableFromInline let spills: Counter
+
+  init() {
+    loaded = UnsafeMutablePointer(bitPattern: 8).unsafelyUnwrapped
+    rounds = 0
+    capacity = 0
+    previous = nil
+    previousRounds = 0
+    exchanges = Counter()
+    refills = Counter()
+    spills = Counter()
+  }
+
+  /// The word given last, or nil when the loaded magazine has none.
+  @inline(always) public mutating func take() -> UInt? {
+    let rounds = self.rounds
+    guard rounds != 0 else { return nil }
+    self.rounds = rounds &- 1
+    return loaded[rounds &- 1]
+  }
+
+  /// Puts a word into the loaded magazine; false when there is no room.
+  @inline(always) public mutating func put(_ word: UInt) -> Bool {
+    let rounds = self.rounds
+    guard rounds != capacity else { return false }
+    loaded[rounds] = word
+    self.rounds = rounds &+ 1
+    return true
+  }
+
+  /// Loads the previous magazine, which the slot has, and puts the loaded one, if any, aside.
+  mutating func swap(capacity full: Int) {
+    let (words, count) = (loaded, rounds)
+    let hadLoaded = capacity != 0
+    load(previous.unsafelyUnwrapped, rounds: previousRounds, capacity: full)
+    previous = hadLoaded ? words : nil
+    previousRounds = count
+  }
+
+  mutating func load(_ words: UnsafeMutablePointer<UInt>, rounds: Int, capacity: Int) {
+    loaded = words
+    self.rounds = rounds
+    self.capacity = capacity
+  }
+
+  /// Back to no magazines; the counters stay.
+  mutating func unload() {
+    load(UnsafeMutablePointer(bitPattern: 8).unsafelyUnwrapped, rounds: 0, capacity: 0)
+    previous = nil
+    previousRounds = 0
+  }
+}
