@@ -1,0 +1,310 @@
+// Looking at the tables: the translation of an address, the entries on the way to it, all mappings as
+// runs, the structural check, and the proof that nothing is writable and executable.
+
+import MemoryPrimitives
+
+/// One entry on the way to an address.
+public struct WalkStep {
+  public let level: TableLevel
+  /// The entry's place in its table, 0 to 511.
+  public let index: Int
+  public let entryAddress: PhysicalAddress
+  public let entry: PageTableEntry
+}
+
+/// Leaves of one size and kind that follow each other in both address spaces.
+public struct MappedRun {
+  public var address: VirtualAddress
+  public var physical: PhysicalAddress
+  public var count: PageCount
+  public var level: TableLevel
+  public var protection: Protection
+  public var attribute: CacheAttribute
+
+  /// The last byte, inclusive.
+  var last: UInt64 { address.rawValue + (count.rawValue << Page.shift - 1) }
+}
+
+/// A frame that could be written through one mapping and executed through another.
+public struct WriteExecuteViolation {
+  public let frame: PhysicalAddress
+  public let executableAt: VirtualAddress
+  /// Nil when the frame is one of the tables.
+  public let writableAt: VirtualAddress?
+}
+
+extension PageTables {
+  /// Where `address` leads, or nil when it is not mapped.
+  public func translate(_ address: VirtualAddress) -> Translation? {
+    guard isCanonical(address) else { return nil }
+    return withTree { tree in
+      let path = tree.descend(address.rawValue)
+      let entry = path.slot.entry
+      guard entry.isPresent else { return nil }
+      let offset = address.rawValue & (1 << TableTree.shift(path.level) - 1)
+      return Translation(
+        physical: PhysicalAddress(entry.address(at: path.level) + offset), level: TableLevel(path.level),
+        protection: entry.protection, attribute: entry.attribute(at: path.level))
+    }
+  }
+
+  /// Shows the entries on the way to `address`, from the root down to the first that is no table.
+  /// Nothing is shown for an address that is not canonical. `visit` runs with no lock held.
+  public func walk<E>(_ address: VirtualAddress, _ visit: (WalkStep) throws(E) -> Void) throws(E) {
+    guard isCanonical(address) else { return }
+    var entries: InlineArray<6, UInt64> = .init(repeating: 0)
+    var places: InlineArray<6, UInt64> = .init(repeating: 0)
+    let (levels, reached) = withTree { tree in
+      let path = tree.descend(address.rawValue)
+      for level in path.level...tree.levels {
+        entries[level] = path[level].entry.rawValue
+        let place = VirtualAddress(UnsafeRawPointer(path[level].pointer))
+        places[level] = tree.directMap.physicalAddress(of: place).rawValue
+      }
+      return (tree.levels, path.level)
+    }
+    for level in stride(from: levels, through: reached, by: -1) {
+      try visit(
+        WalkStep(
+          level: TableLevel(level), index: TableTree.index(address.rawValue, level),
+          entryAddress: PhysicalAddress(places[level]), entry: PageTableEntry(entries[level])))
+    }
+  }
+
+  func isCanonical(_ address: VirtualAddress) -> Bool {
+    TableTree.canonical(address.rawValue, state.pointee.levels) == address.rawValue
+  }
+
+  /// Tables in use, the root included, without the spare ones.
+  public var tableCount: PageCount { withTree { PageCount($0.tableCount) } }
+  /// Tables put by for divisible leaves.
+  public var spareCount: PageCount { withTree { PageCount($0.spares.count) } }
+  /// Leaves of a size: level 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB.
+  public func leafCount(_ size: TableLevel) -> PageCount {
+    withTree { PageCount($0.leafCount[Int(size.rawValue)]) }
+  }
+  /// Pages that are mapped, counted once for each mapping.
+  public var mappedCount: PageCount {
+    withTree { tree in
+      var pages: UInt64 = 0
+      for level in 1...3 { pages += tree.leafCount[level] * TableTree.span(level) }
+      return PageCount(pages)
+    }
+  }
+
+  /// Shows all mappings in the order of their addresses, as runs within one table. `visit` runs with no
+  /// lock held; what changes meanwhile may or may not be seen.
+  public func forEachRun<E>(_ visit: (MappedRun) throws(E) -> Void) throws(E) {
+    var at: UInt64? = 0
+    while let address = at {
+      let (run, next) = withTree { $0.nextRun(from: address) }
+      if let run { try visit(run) }
+      at = next
+    }
+  }
+
+  /// Shows the frame of each table, the root first. `visit` runs with no lock held.
+  public func forEachTable<E>(_ visit: (FrameNumber, TableLevel) throws(E) -> Void) throws(E) {
+    try visitTables(state.pointee.levels, 0, visit)
+  }
+
+  private func visitTables<E>(
+    _ level: Int, _ address: UInt64, _ visit: (FrameNumber, TableLevel) throws(E) -> Void
+  ) throws(E) {
+    guard let table = withTree({ $0.table(of: level, for: address) }) else { return }
+    try visit(table, TableLevel(level))
+    guard level > 1 else { return }
+    let children = withTree { $0.children(of: level, for: address) }
+    for i in 0..<512 where children[i / 64] >> UInt64(i % 64) & 1 != 0 {
+      try visitTables(level - 1, withTree { $0.address(address, level, i) }, visit)
+    }
+  }
+
+  // MARK: The proof
+
+  /// Looks for a frame that one mapping lets be written and another, or the same, executed, and for a
+  /// table that can be executed. Nil means there is none.
+  ///
+  /// Two passes over all runs for each 16 stretches of executable memory: a kernel has one.
+  public func proveWriteXorExecute() -> WriteExecuteViolation? {
+    var at: UInt64? = 0
+    while at != nil {
+      // Executable memory in up to 16 stretches, each with an address that executes it.
+      var starts: InlineArray<16, UInt64> = .init(repeating: 0)
+      var ends: InlineArray<16, UInt64> = .init(repeating: 0)
+      var places: InlineArray<16, UInt64> = .init(repeating: 0)
+      var count = 0
+      while let address = at, count < 16 {
+        let (run, next) = withTree { $0.nextRun(from: address) }
+        at = next
+        guard let run, run.protection.contains(.executable) else { continue }
+        let end = run.physical.rawValue + run.count.bytes.rawValue
+        if count > 0, ends[count - 1] == run.physical.rawValue,
+          places[count - 1] + (ends[count - 1] - starts[count - 1]) == run.address.rawValue
+        {
+          ends[count - 1] = end
+          continue
+        }
+        starts[count] = run.physical.rawValue
+        ends[count] = end
+        places[count] = run.address.rawValue
+        count += 1
+      }
+      var found: WriteExecuteViolation?
+      func look(_ start: UInt64, _ end: UInt64, writableAt: UInt64?) {
+        for i in 0..<count where found == nil && start < ends[i] && starts[i] < end {
+          let frame = max(start, starts[i])
+          found = WriteExecuteViolation(
+            frame: PhysicalAddress(frame),
+            executableAt: VirtualAddress(places[i] + (frame - starts[i])),
+            writableAt: writableAt.map { VirtualAddress($0 + (frame - start)) })
+        }
+      }
+      forEachRun { run in
+        guard run.protection.contains(.writable) else { return }
+        let start = run.physical.rawValue
+        look(start, start + run.count.bytes.rawValue, writableAt: run.address.rawValue)
+      }
+      forEachTable { frame, _ in
+        look(frame.address.rawValue, frame.address.rawValue + Page.size, writableAt: nil)
+      }
+      if found != nil { return found }
+    }
+    return nil
+  }
+
+  // MARK: The check
+
+  /// Which law is broken, or nil. One pass over all entries; counts are exact when nothing runs.
+  public func checkInvariants() -> StaticString? {
+    var sums = Sums()
+    if let broken = check(state.pointee.levels, 0, &sums) { return broken }
+    return withTree { tree in
+      if sums.tables != tree.tableCount { return "page tables: law 6, the count of tables is wrong" }
+      for level in 1...3 where sums.leaves[level] != tree.leafCount[level] {
+        return "page tables: law 6, a count of leaves is wrong"
+      }
+      if sums.divisible != UInt64(tree.spares.count) {
+        return "page tables: law 5, spare tables and divisible leaves differ in number"
+      }
+      return nil
+    }
+  }
+
+  private func check(_ level: Int, _ address: UInt64, _ sums: inout Sums) -> StaticString? {
+    let (broken, children) = withTree { $0.check(level, address, &sums) }
+    if let broken { return broken }
+    for i in 0..<512 where children[i / 64] >> UInt64(i % 64) & 1 != 0 {
+      if let broken = check(level - 1, withTree { $0.address(address, level, i) }, &sums) { return broken }
+    }
+    return nil
+  }
+}
+
+/// What the check counts.
+struct Sums {
+  var tables: UInt64 = 0
+  var divisible: UInt64 = 0
+  var leaves: InlineArray<4, UInt64> = .init(repeating: 0)
+}
+
+extension TableTree {
+  /// The first run at or above `from` in the lowest table for it, and where to look next; no run when
+  /// the rest of that table has none.
+  func nextRun(from: UInt64) -> (MappedRun?, UInt64?) {
+    let path = descend(from)
+    let level = path.level
+    let span = Self.span(level)
+    var i = Self.index(from, level)
+    var base = from & ~(1 << Self.shift(level) - 1)
+    while i < 512 {
+      let slot = path[level] + (i - Self.index(from, level))
+      let entry = slot.entry
+      if entry.isTable(at: level) { return (nil, base) }
+      if entry.isPresent {
+        let start = entry.address(at: level)
+        var run = MappedRun(
+          address: VirtualAddress(base), physical: PhysicalAddress(start), count: PageCount(span),
+          level: TableLevel(level), protection: entry.protection, attribute: entry.attribute(at: level))
+        let step = UInt64(1) << Self.shift(level)
+        var n = 1
+        while i + n < 512, (slot + n).entry.rawValue == entry.rawValue + UInt64(n) * step { n += 1 }
+        run.count = PageCount(UInt64(n) * span)
+        return (run, canonical(behind: base, UInt64(n) * span))
+      }
+      guard let next = canonical(behind: base, span) else { return (nil, nil) }
+      base = next
+      i += 1
+    }
+    return (nil, base)
+  }
+
+  /// The table of `level` that translates `address`.
+  func table(of level: Int, for address: UInt64) -> FrameNumber? {
+    if level == levels { return root }
+    let path = descend(address, to: level + 1)
+    guard path.level == level + 1, path.slot.entry.isTable(at: level + 1) else { return nil }
+    return path.slot.entry.tableFrame
+  }
+
+  /// A bit for each entry of that table that points to a table.
+  func children(of level: Int, for address: UInt64) -> InlineArray<8, UInt64> {
+    var bits: InlineArray<8, UInt64> = .init(repeating: 0)
+    guard let table = table(of: level, for: address) else { return bits }
+    for i in 0..<512 where slot(table, i).entry.isTable(at: level) {
+      bits[i / 64] |= 1 << UInt64(i % 64)
+    }
+    return bits
+  }
+
+  /// Where entry `index` of the table of `level` for `address` begins to translate.
+  func address(_ address: UInt64, _ level: Int, _ index: Int) -> UInt64 {
+    let below: UInt64 = 1 << (Self.shift(level) + 9) - 1
+    let start = address & ~below | UInt64(index) << Self.shift(level)
+    return Self.canonical(start, levels)
+  }
+
+  /// Checks one table, adds to `sums` and answers its entries that point to tables.
+  func check(
+    _ level: Int, _ address: UInt64, _ sums: inout Sums
+  ) -> (StaticString?, InlineArray<8, UInt64>) {
+    let none = InlineArray<8, UInt64>(repeating: 0)
+    guard let table = table(of: level, for: address) else { return (nil, none) }
+    sums.tables += 1
+    var used: UInt64 = 0
+    for i in 0..<512 {
+      let entry = slot(table, i).entry
+      if entry.isEmpty { continue }
+      used += 1
+      if entry.isTable(at: level) { continue }
+      if entry == .preparedMark && level == 1 { continue }
+      guard entry.isPresent || entry.isRetired, level <= largestLeaf else {
+        return ("page tables: law 3, an entry is neither leaf nor table nor mark", none)
+      }
+      sums.leaves[level] += 1
+      if entry.isDivisible { sums.divisible += 1 }
+      if entry.isDivisible && level != 2 {
+        return ("page tables: law 5, only leaves of 2 MiB are divisible", none)
+      }
+      // The bits that must be zero lie between the attribute's and the address.
+      let reserved =
+        level == 1 ? 0 : PageTableEntry.Bit.address & (1 << Self.shift(level) - 1) & ~UInt64(1 << 12)
+      if entry.rawValue & (reserved | PageTableEntry.Bit.used) != 0 {
+        return ("page tables: law 3, a reserved bit of a leaf is set", none)
+      }
+      if entry.isWritable && entry.isExecutable {
+        return ("page tables: law 4, a leaf is writable and executable", none)
+      }
+      if entry.isDirty && !entry.isWritable {
+        return ("page tables: law 3, a leaf that can't be written is dirty", none)
+      }
+    }
+    if level < levels {
+      if used == 0 { return ("page tables: law 2, an empty table is in the tree", none) }
+      if descend(address, to: level + 1).slot.entry.used != used {
+        return ("page tables: law 1, the number of entries in use is wrong", none)
+      }
+    }
+    return (nil, children(of: level, for: address))
+  }
+}

@@ -1,0 +1,139 @@
+// The entries of x86-64 tables, each bit once.
+//
+// Intel SDM vol. 3, 4.5.4 and tables 4-15 to 4-20. Bits that the processor ignores hold what this floor
+// has to remember, so that no table needs a record beside it:
+//
+//   in an entry that points to a table    52-61  how many entries of that table are not zero
+//   in a leaf                             9      divisible: a spare table is put by for it (2 MiB only)
+//                                         10     prepared: unmapping leaves the mark behind
+//   in an entry without "present"         10     prepared: the place is kept for a map that can't fail
+//                                         11     retired: unmapped, frame still to be collected
+//
+// Accessed is set from the start, and dirty in what is writable, so that the processor never writes to
+// a table. Dirty without writable would mean a shadow stack (SDM vol. 3, 4.6.1) and is never made.
+
+import MemoryPrimitives
+
+/// A level of the tables: 1 has leaves of 4 KiB, 2 of 2 MiB, 3 of 1 GiB; 4 or 5 is the root's.
+@frozen public struct TableLevel: Equatable, Comparable, Sendable {
+  public let rawValue: UInt8
+  init(_ level: Int) { rawValue = UInt8(truncatingIfNeeded: level) }
+  @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  /// Pages that one entry of this level covers.
+  public var span: PageCount { PageCount(UInt64(1) << (9 * (UInt64(rawValue) - 1))) }
+}
+
+/// One entry of a table.
+public struct PageTableEntry: Equatable, Sendable {
+  public let rawValue: UInt64
+  @inline(__always) init(_ rawValue: UInt64) { self.rawValue = rawValue }
+
+  enum Bit {
+    @inline(__always) static var present: UInt64 { 1 << 0 }
+    @inline(__always) static var writable: UInt64 { 1 << 1 }
+    @inline(__always) static var writeThrough: UInt64 { 1 << 3 }
+    @inline(__always) static var cacheDisable: UInt64 { 1 << 4 }
+    @inline(__always) static var accessed: UInt64 { 1 << 5 }
+    @inline(__always) static var dirty: UInt64 { 1 << 6 }
+    /// Levels 2 and 3: this is a leaf. At level 1 the same bit is the third of the attribute.
+    @inline(__always) static var large: UInt64 { 1 << 7 }
+    @inline(__always) static var smallAttribute: UInt64 { 1 << 7 }
+    @inline(__always) static var global: UInt64 { 1 << 8 }
+    @inline(__always) static var divisible: UInt64 { 1 << 9 }
+    @inline(__always) static var prepared: UInt64 { 1 << 10 }
+    @inline(__always) static var retired: UInt64 { 1 << 11 }
+    @inline(__always) static var largeAttribute: UInt64 { 1 << 12 }
+    @inline(__always) static var address: UInt64 { 0x000f_ffff_ffff_f000 }
+    @inline(__always) static var usedShift: UInt64 { 52 }
+    @inline(__always) static var used: UInt64 { 0x3ff << 52 }
+    @inline(__always) static var executeDisable: UInt64 { 1 << 63 }
+  }
+
+  @inline(__always) static var empty: Self { Self(0) }
+  @inline(__always) static var preparedMark: Self { Self(Bit.prepared) }
+
+  public var isPresent: Bool { rawValue & Bit.present != 0 }
+  public var isWritable: Bool { rawValue & Bit.writable != 0 }
+  public var isExecutable: Bool { rawValue & Bit.executeDisable == 0 }
+  public var isGlobal: Bool { rawValue & Bit.global != 0 }
+  public var isAccessed: Bool { rawValue & Bit.accessed != 0 }
+  public var isDirty: Bool { rawValue & Bit.dirty != 0 }
+  @inline(__always) var isEmpty: Bool { rawValue == 0 }
+  @inline(__always) var isDivisible: Bool { rawValue & Bit.divisible != 0 }
+  @inline(__always) var isPrepared: Bool { rawValue & Bit.prepared != 0 }
+  @inline(__always) var isRetired: Bool { rawValue & (Bit.retired | Bit.present) == Bit.retired }
+
+  /// Whether the processor walks on through this entry.
+  @inline(__always) func isTable(at level: Int) -> Bool {
+    level > 1 && rawValue & (Bit.present | Bit.large) == Bit.present
+  }
+  /// Whether this entry points to a table.
+  public func isTable(at level: TableLevel) -> Bool { isTable(at: Int(level.rawValue)) }
+  @inline(__always) func isLeaf(at level: Int) -> Bool { isPresent && !isTable(at: level) }
+
+  // MARK: Tables
+
+  /// An entry for a table with no entries in use. Rights are narrowed by leaves only.
+  @inline(__always) static func table(_ frame: FrameNumber) -> Self {
+    Self(frame.address.rawValue | Bit.present | Bit.writable | Bit.accessed)
+  }
+  @inline(__always) var tableFrame: FrameNumber {
+    FrameNumber(UInt32(truncatingIfNeeded: (rawValue & Bit.address) >> Page.shift))
+  }
+  /// Entries of the table pointed to that are not zero.
+  @inline(__always) var used: UInt64 { (rawValue & Bit.used) >> Bit.usedShift }
+  @inline(__always) func withUsed(_ count: UInt64) -> Self {
+    Self(rawValue & ~Bit.used | count << Bit.usedShift)
+  }
+
+  // MARK: Leaves
+
+  /// A leaf's bits without its address.
+  static func leafBits(_ protection: Protection, _ attribute: CacheAttribute, at level: Int) -> UInt64 {
+    var bits = Bit.present | Bit.accessed
+    if protection.contains(.writable) { bits |= Bit.writable | Bit.dirty }
+    if protection.contains(.global) { bits |= Bit.global }
+    if !protection.contains(.executable) { bits |= Bit.executeDisable }
+    let index = attribute.index
+    if index & 1 != 0 { bits |= Bit.writeThrough }
+    if index & 2 != 0 { bits |= Bit.cacheDisable }
+    if level > 1 { bits |= Bit.large }
+    if index & 4 != 0 { bits |= level > 1 ? Bit.largeAttribute : Bit.smallAttribute }
+    return bits
+  }
+
+  /// Where a leaf at `level` leads to.
+  @inline(__always) func address(at level: Int) -> UInt64 {
+    rawValue & Bit.address & ~(UInt64(1) << (3 + 9 * UInt64(level)) - 1)
+  }
+  /// Where a leaf of `level` leads to.
+  public func address(at level: TableLevel) -> PhysicalAddress {
+    isTable(at: level) ? tableFrame.address : PhysicalAddress(address(at: Int(level.rawValue)))
+  }
+
+  public var protection: Protection {
+    var protection: Protection = []
+    if isWritable { protection.insert(.writable) }
+    if isExecutable { protection.insert(.executable) }
+    if isGlobal { protection.insert(.global) }
+    return protection
+  }
+
+  func attribute(at level: Int) -> CacheAttribute {
+    var index: UInt64 = 0
+    if rawValue & Bit.writeThrough != 0 { index |= 1 }
+    if rawValue & Bit.cacheDisable != 0 { index |= 2 }
+    if rawValue & (level > 1 ? Bit.largeAttribute : Bit.smallAttribute) != 0 { index |= 4 }
+    return CacheAttribute(index: index)
+  }
+  /// How a leaf of `level` is cached.
+  public func attribute(at level: TableLevel) -> CacheAttribute { attribute(at: Int(level.rawValue)) }
+
+  /// A leaf that leads to `address` and is otherwise like this one, one level further down.
+  func piece(at address: UInt64, below level: Int) -> Self {
+    Self(Self.leafBits(protection, attribute(at: level), at: level - 1) | address)
+  }
+
+  @inline(__always) var retired: Self { Self(rawValue & ~Bit.present | Bit.retired) }
+  @inline(__always) var revived: Self { Self(rawValue & ~Bit.retired | Bit.present) }
+}

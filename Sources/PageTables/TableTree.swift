@@ -1,0 +1,466 @@
+// The tree of tables as plain data under its lock: each operation here is one step, a few hundred
+// entries at most in one table, and calls nothing outside. PageTables.swift holds the theory.
+
+import MemoryPrimitives
+
+/// What to write into a range that is vacant.
+enum Filling {
+  /// Leaves for consecutive physical addresses, from this one on.
+  case run(UInt64, Protection, CacheAttribute, LeafSizes)
+  /// Leaves of 4 KiB for frames in any order.
+  case frames(UnsafePointer<FrameNumber>, Protection, CacheAttribute)
+  /// Marks that keep the places for a later map.
+  case marks
+}
+
+/// What to write over a range that is mapped.
+enum Change {
+  case protection(Protection)
+  case attribute(CacheAttribute)
+}
+
+/// How a step ended.
+enum Step {
+  /// So many pages from the start of the step are done.
+  case done(UInt64)
+  /// Nothing was changed: so many tables must be in hand.
+  case needs(Int)
+  /// Nothing was changed: the page so many pages from the start is not as it should be.
+  case conflict(UInt64)
+}
+
+/// Which entry was passed at each level.
+struct Path {
+  private var slots: InlineArray<6, UInt> = .init(repeating: 0)
+  /// Where the walk ended.
+  var level = 0
+
+  subscript(level: Int) -> Slot {
+    get { Slot(UnsafeMutableRawPointer(bitPattern: slots[level]).unsafelyUnwrapped) }
+    set { slots[level] = UInt(bitPattern: newValue.pointer) }
+  }
+  var slot: Slot { self[level] }
+}
+
+/// Frames that a step took out of the tree, as runs.
+struct Collected {
+  static var capacity: Int { 64 }
+  var count = 0
+  var starts: InlineArray<64, UInt64> = .init(repeating: 0)
+  var lengths: InlineArray<64, UInt64> = .init(repeating: 0)
+
+  /// False when there is no room.
+  mutating func add(_ address: UInt64, pages: UInt64) -> Bool {
+    if count > 0, starts[count - 1] + lengths[count - 1] << Page.shift == address {
+      lengths[count - 1] += pages
+      return true
+    }
+    guard count < Self.capacity else { return false }
+    starts[count] = address
+    lengths[count] = pages
+    count += 1
+    return true
+  }
+}
+
+struct TableTree {
+  let directMap: DirectMap
+  let levels: Int
+  let largestLeaf: Int
+  let root: FrameNumber
+  var source: FrameSource
+  /// Tables in the tree, the root included.
+  var tableCount: UInt64 = 1
+  /// Leaves present or retired, by level.
+  var leafCount: InlineArray<4, UInt64> = .init(repeating: 0)
+  /// One for each divisible leaf.
+  var spares: FrameStack
+
+  // MARK: Walking
+
+  @inline(__always) static func shift(_ level: Int) -> UInt64 { 3 + 9 * UInt64(level) }
+  /// Pages that an entry of `level` covers.
+  @inline(__always) static func span(_ level: Int) -> UInt64 { 1 << (9 * UInt64(level - 1)) }
+  @inline(__always) static func index(_ address: UInt64, _ level: Int) -> Int {
+    Int(truncatingIfNeeded: address >> shift(level)) & 511
+  }
+  @inline(__always) static func isAligned(_ address: UInt64, _ level: Int) -> Bool {
+    address & (1 << shift(level) - 1) == 0
+  }
+
+  /// `address` with the bits above those that `levels` levels translate like the highest of them.
+  @inline(__always) static func canonical(_ address: UInt64, _ levels: Int) -> UInt64 {
+    let unused = 64 - (shift(levels) + 9)
+    return UInt64(bitPattern: Int64(bitPattern: address << unused) >> Int64(unused))
+  }
+
+  @inline(__always) func slot(_ table: FrameNumber, _ index: Int) -> Slot {
+    Slot(directMap.pointer(to: table)) + index
+  }
+
+  /// Walks towards `address` down to level `lowest`, or to the first entry that is no table.
+  func descend(_ address: UInt64, to lowest: Int = 1) -> Path {
+    var path = Path()
+    var level = levels
+    var table = root
+    while true {
+      let slot = slot(table, Self.index(address, level))
+      path[level] = slot
+      path.level = level
+      let entry = slot.entry
+      if level == lowest || !entry.isTable(at: level) { return path }
+      table = entry.tableFrame
+      level -= 1
+    }
+  }
+
+  /// The next address in the form that the processor takes; nil behind the last one.
+  func canonical(behind address: UInt64, _ pages: UInt64) -> UInt64? {
+    let next = address &+ pages << Page.shift
+    if next < address || next == 0 { return nil }
+    let half = UInt64(1) << (Self.shift(levels) + 8)
+    return next == half ? ~(half - 1) : next
+  }
+
+  // MARK: Counting
+
+  /// Counts entries that came into use, or went out of it, in the table of `level` on `path`.
+  private func adjustUsed(_ path: Path, _ level: Int, by change: Int) {
+    guard level < levels else { return }
+    let slot = path[level + 1]
+    slot.store(slot.entry.withUsed(UInt64(Int(slot.entry.used) + change)))
+  }
+
+  /// Takes tables without entries out of the tree, from `level` up.
+  private mutating func unlinkEmpty(_ path: Path, from level: Int, into freed: inout FrameStack) {
+    var level = level
+    while level < levels, path[level + 1].entry.used == 0 {
+      let slot = path[level + 1]
+      let table = slot.entry.tableFrame
+      slot.store(.empty)
+      freed.push(table)
+      tableCount -= 1
+      level += 1
+      adjustUsed(path, level, by: -1)
+    }
+  }
+
+  // MARK: Filling
+
+  /// Whether the pages from `address` on are vacant, as far as one table tells.
+  func checkVacant(_ address: UInt64, _ pages: UInt64, for filling: Filling) -> Step {
+    let path = descend(address)
+    let level = path.level
+    let first = Self.index(address, level)
+    if level > 1 {
+      guard path.slot.entry.isEmpty else { return .conflict(0) }
+      let rest = Self.span(level) - (address >> Page.shift) % Self.span(level)
+      return .done(min(rest, pages))
+    }
+    let count = min(UInt64(512 - first), pages)
+    for i in 0..<Int(count) where !Self.isVacant((path.slot + i).entry, for: filling) {
+      return .conflict(UInt64(i))
+    }
+    return .done(count)
+  }
+
+  /// Whether the pages from `address` on are prepared and not mapped, as far as one table tells.
+  func checkMarked(_ address: UInt64, _ pages: UInt64) -> Step {
+    let path = descend(address)
+    guard path.level == 1 else { return .conflict(0) }
+    let count = min(UInt64(512 - Self.index(address, 1)), pages)
+    for i in 0..<Int(count) where (path.slot + i).entry != .preparedMark { return .conflict(UInt64(i)) }
+    return .done(count)
+  }
+
+  private static func isVacant(_ entry: PageTableEntry, for filling: Filling) -> Bool {
+    if case .marks = filling { return entry.isEmpty }
+    return entry.isEmpty || entry == .preparedMark
+  }
+
+  /// The level of the largest leaf that may stand at `address`.
+  private func leafLevel(_ address: UInt64, _ pages: UInt64, _ filling: Filling, _ done: UInt64) -> Int {
+    guard case .run(let start, _, _, let sizes) = filling else { return 1 }
+    let physical = start + done << Page.shift
+    var level = min(largestLeaf, sizes.largest)
+    while level > 1 {
+      if Self.isAligned(address | physical, level) && pages >= Self.span(level) { return level }
+      level -= 1
+    }
+    return 1
+  }
+
+  /// Fills from `address` on as much as one table takes, of `pages` that are left after `done`.
+  mutating func fill(
+    _ address: UInt64, _ pages: UInt64, with filling: Filling, done: UInt64, hand: inout FrameStack
+  ) -> Step {
+    var path = descend(address)
+    let found = path.level
+    let entry = path.slot.entry
+    guard found == 1 ? Self.isVacant(entry, for: filling) : entry.isEmpty else { return .conflict(0) }
+    let level = min(leafLevel(address, pages, filling, done), found)
+    let missing = found - level
+    let span = Self.span(level)
+    let first = Self.index(address, level)
+    var count = min(512 - first, Int(truncatingIfNeeded: min(pages / span, 512)))
+
+    var spare = 0
+    if case .run(_, _, _, .divisible) = filling, level > 1 {
+      count = min(count, 32)
+      spare = count
+    }
+    if missing == 0 {
+      for i in 1..<max(count, 1) {
+        let entry = (path.slot + i).entry
+        if level == 1 {
+          guard Self.isVacant(entry, for: filling) else { return .conflict(UInt64(i)) }
+        } else if !entry.isEmpty {
+          count = i
+          break
+        }
+      }
+    }
+    guard hand.count >= missing + spare else { return .needs(missing + spare) }
+
+    for upper in stride(from: found, to: level, by: -1) {
+      let table = hand.pop()
+      path[upper].store(.table(table))
+      tableCount += 1
+      adjustUsed(path, upper, by: 1)
+      path[upper - 1] = slot(table, Self.index(address, upper - 1))
+    }
+    let came = write(filling, done, at: path[level], level, count)
+    adjustUsed(path, level, by: came)
+    if case .marks = filling { return .done(UInt64(count)) }
+    leafCount[level] += UInt64(count)
+    if spare > 0 {
+      for _ in 0..<count { spares.push(hand.pop()) }
+    }
+    return .done(UInt64(count) * span)
+  }
+
+  /// Writes `count` entries, the first of them for page `done` of what is filled in. Answers how many
+  /// of the places were empty; the others were prepared and stay so.
+  private func write(_ filling: Filling, _ done: UInt64, at slot: Slot, _ level: Int, _ count: Int) -> Int {
+    var came = 0
+    @inline(__always) func put(_ i: Int, _ entry: UInt64) {
+      let place = slot + i
+      let mark = place.entry.rawValue
+      if mark == 0 { came += 1 }
+      place.store(PageTableEntry(entry | mark))
+    }
+    switch filling {
+    case .run(let start, let protection, let attribute, let sizes):
+      var entry = PageTableEntry.leafBits(protection, attribute, at: level)
+      if sizes == .divisible && level > 1 { entry |= PageTableEntry.Bit.divisible }
+      entry |= start + done << Page.shift
+      for i in 0..<count {
+        put(i, entry)
+        entry &+= 1 << Self.shift(level)
+      }
+    case .frames(let frames, let protection, let attribute):
+      let bits = PageTableEntry.leafBits(protection, attribute, at: level)
+      for i in 0..<count { put(i, bits | frames[Int(done) + i].address.rawValue) }
+    case .marks:
+      for i in 0..<count { put(i, PageTableEntry.Bit.prepared) }
+    }
+    return came
+  }
+
+  // MARK: Unmapping
+
+  /// What `visitLeaves` does with each.
+  enum Visit { case check, retire, revive }
+
+  /// Checks, retires or revives the leaves from `address` on, as far as one table goes. Splits a
+  /// divisible leaf that is covered in part.
+  mutating func visitLeaves(_ address: UInt64, _ pages: UInt64, _ visit: Visit) -> Step {
+    let path = descend(address)
+    let level = path.level
+    let entry = path.slot.entry
+    guard visit == .revive ? entry.isRetired : entry.isPresent else { return .conflict(0) }
+    let span = Self.span(level)
+    if !Self.isAligned(address, level) || pages < span {
+      guard entry.isDivisible else { return .conflict(0) }
+      if visit == .check {
+        return .done(min(pages, span - (address >> Page.shift) % span))
+      }
+      split(path, with: spares.pop())
+      return .done(0)
+    }
+    let first = Self.index(address, level)
+    let count = min(512 - first, Int(truncatingIfNeeded: min(pages / span, 512)))
+    var ready = 1
+    while ready < count {
+      let entry = (path.slot + ready).entry
+      guard visit == .revive ? entry.isRetired : entry.isLeaf(at: level) else {
+        // At level 1 the rest of the range can't be right either.
+        if level == 1 { return .conflict(UInt64(ready)) }
+        break
+      }
+      ready += 1
+    }
+    if visit != .check {
+      for i in 0..<ready {
+        let slot = path.slot + i
+        slot.store(visit == .retire ? slot.entry.retired : slot.entry.revived)
+      }
+    }
+    return .done(UInt64(ready) * span)
+  }
+
+  /// Takes retired leaves, or marks, from `address` on out of the tree, as far as one table and
+  /// `collected` go.
+  mutating func collect(
+    _ address: UInt64, _ pages: UInt64, marks: Bool, into collected: inout Collected,
+    freed: inout FrameStack
+  ) -> Step {
+    let path = descend(address)
+    let level = path.level
+    let span = Self.span(level)
+    let first = Self.index(address, level)
+    let most = min(512 - first, Int(truncatingIfNeeded: min(pages / span, 512)))
+    var count = 0
+    var gone = 0
+    while count < most {
+      let slot = path.slot + count
+      let entry = slot.entry
+      if marks {
+        guard level == 1, entry == .preparedMark else { break }
+        slot.store(.empty)
+        gone += 1
+      } else {
+        guard entry.isRetired, collected.add(entry.address(at: level), pages: span) else { break }
+        if entry.isDivisible { freed.push(spares.pop()) }
+        slot.store(entry.isPrepared ? .preparedMark : .empty)
+        gone += entry.isPrepared ? 0 : 1
+        leafCount[level] -= 1
+      }
+      count += 1
+    }
+    guard count > 0 else { return .conflict(0) }
+    adjustUsed(path, level, by: -gone)
+    unlinkEmpty(path, from: level, into: &freed)
+    return .done(UInt64(count) * span)
+  }
+
+  // MARK: Splitting and joining
+
+  /// Replaces a leaf by a table of 512 leaves that say the same.
+  private mutating func split(_ path: Path, with table: FrameNumber) {
+    let level = path.level
+    let leaf = path.slot.entry
+    let start = leaf.address(at: level)
+    for i in 0..<512 {
+      let address = start + UInt64(i) << Self.shift(level - 1)
+      slot(table, i).store(leaf.piece(at: address, below: level))
+    }
+    path.slot.store(PageTableEntry.table(table).withUsed(512))
+    tableCount += 1
+    leafCount[level] -= 1
+    leafCount[level - 1] += 512
+  }
+
+  /// Tables that it takes to have a boundary between leaves at `edge`, not counting those that a
+  /// boundary at `other` takes anyway.
+  private func tablesToSplit(at edge: UInt64, besides other: UInt64?) -> Int {
+    let path = descend(edge)
+    guard path.level > 1, path.slot.entry.isPresent, !path.slot.entry.isDivisible else { return 0 }
+    var count = 0
+    for level in stride(from: path.level, to: 1, by: -1) where !Self.isAligned(edge, level) {
+      if let other, !Self.isAligned(other, level), (edge ^ other) >> Self.shift(level) == 0 { continue }
+      count += 1
+    }
+    return count
+  }
+
+  /// Splits leaves so that one begins at `first` and one behind the last of `pages`.
+  mutating func splitEdges(_ first: UInt64, _ pages: UInt64, hand: inout FrameStack) -> Step {
+    let end = first &+ pages << Page.shift
+    let hasEnd = end != 0 && end == canonical(behind: first, pages)
+    let needed =
+      tablesToSplit(at: first, besides: nil) + (hasEnd ? tablesToSplit(at: end, besides: first) : 0)
+    guard hand.count >= needed else { return .needs(needed) }
+    split(at: first, hand: &hand)
+    if hasEnd { split(at: end, hand: &hand) }
+    return .done(0)
+  }
+
+  private mutating func split(at edge: UInt64, hand: inout FrameStack) {
+    while true {
+      let path = descend(edge)
+      guard path.level > 1, path.slot.entry.isPresent, !Self.isAligned(edge, path.level) else { return }
+      split(path, with: path.slot.entry.isDivisible ? spares.pop() : hand.pop())
+    }
+  }
+
+  /// Whether the pages from `address` on are mapped, by leaves of any size.
+  func checkMapped(_ address: UInt64, _ pages: UInt64) -> Step {
+    let path = descend(address)
+    let level = path.level
+    let span = Self.span(level)
+    var covered: UInt64 = 0
+    for i in 0..<(512 - Self.index(address, level)) {
+      let entry = (path.slot + i).entry
+      guard entry.isLeaf(at: level) else {
+        if covered == 0 || level == 1 { return .conflict(covered) }
+        break
+      }
+      covered += i == 0 ? span - (address >> Page.shift) % span : span
+      if covered >= pages { break }
+    }
+    return .done(min(covered, pages))
+  }
+
+  /// Changes the leaves from `address` on, as far as one table goes; a leaf ends where the range does.
+  mutating func change(_ address: UInt64, _ pages: UInt64, to change: Change) -> Step {
+    let path = descend(address)
+    let level = path.level
+    let span = Self.span(level)
+    var count = 0
+    let most = min(512 - Self.index(address, level), Int(truncatingIfNeeded: min(pages / span, 512)))
+    while count < most {
+      let slot = path.slot + count
+      let entry = slot.entry
+      guard entry.isLeaf(at: level) else { break }
+      let bits: UInt64
+      switch change {
+      case .protection(let protection):
+        bits = PageTableEntry.leafBits(protection, entry.attribute(at: level), at: level)
+      case .attribute(let attribute):
+        bits = PageTableEntry.leafBits(entry.protection, attribute, at: level)
+      }
+      let kept = entry.rawValue & (PageTableEntry.Bit.divisible | PageTableEntry.Bit.prepared)
+      slot.store(PageTableEntry(bits | kept | entry.address(at: level)))
+      count += 1
+    }
+    return count == 0 ? .conflict(0) : .done(UInt64(count) * span)
+  }
+
+  /// Makes one leaf of the table under the entry of `level` for `address`, if its leaves say the same
+  /// for consecutive addresses. Answers whether it did.
+  mutating func join(_ address: UInt64, at level: Int, freed: inout FrameStack) -> Bool {
+    guard level <= largestLeaf else { return false }
+    let path = descend(address, to: level)
+    guard path.level == level, path.slot.entry.isTable(at: level) else { return false }
+    let table = path.slot.entry.tableFrame
+    let first = slot(table, 0).entry
+    let start = first.address(at: level - 1)
+    guard path.slot.entry.used == 512, first.isLeaf(at: level - 1), Self.isAligned(start, level) else {
+      return false
+    }
+    let step = UInt64(1) << Self.shift(level - 1)
+    // Marks would be lost in the leaf; accessed and dirty are constant here.
+    guard !first.isPrepared, !first.isDivisible else { return false }
+    for i in 1..<512 where slot(table, i).entry.rawValue != first.rawValue + UInt64(i) * step {
+      return false
+    }
+    let bits = PageTableEntry.leafBits(first.protection, first.attribute(at: level - 1), at: level)
+    path.slot.store(PageTableEntry(bits | start))
+    freed.push(table)
+    tableCount -= 1
+    leafCount[level - 1] -= 512
+    leafCount[level] += 1
+    return true
+  }
+}
