@@ -1,1 +1,34 @@
+// The kernel: what is left to do around the floors below on a bare machine. Composition, no algorithms.
+//
+// Order of boot. The stub (boot/entry.asm) has mapped the first 4 GiB and the image and set gs. Here:
+// the serial port, so that everything after can speak; descriptor tables, so that everything after can
+// fault; the loader's record, copied before anything may write where it lies; the processor's features;
+// interrupts; then the memory subsystem, and the console.
+//
+// When memory is gone in the middle: nothing on this floor allocates.
+
+import CPlatform
 import MemoryPrimitives
+
+/// Called by boot/entry.asm in the higher half, on the boot stack, with interrupts off.
+@c(kernel_main)
+public func kernelMain(_ loader: UInt32, _ record: UInt64, _ image: UnsafePointer<cp_image>) -> Never {
+  SerialPort.start()
+  Image.adopt(image)
+  DescriptorTables.install(image)
+  let boot = BootRecord(image)
+  do throws(BootRecordError) {
+    try boot.copy(cp_loader(rawValue: loader).unsafelyUnwrapped, record)
+  } catch {
+    Reports.panic("a machine that Strata refuses", "\(error.words)")
+  }
+  let features = ProcessorFeatures()
+  features.enable()
+  Interrupts.start()
+  SerialPort.print(Banner.line(boot.information))
+
+  // KernelMemory is assembled here: from boot.information, the image's layout, Executive.machine and
+  // features, up to the final tables, which end the identity map.
+
+  Prompt.run(boot.information)
+}

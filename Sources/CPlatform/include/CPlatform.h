@@ -185,4 +185,6 @@ struct cp_upcalls {
 
 #pragma clang assume_nonnull end
 
+#include "bare_machine.h"
+
 #endif

@@ -1,5 +1,6 @@
-// What the stub tells the kernel, the same whichever way it was booted (multiboot2 or PVH).
-// boot/boot_information.inc holds the same offsets for NASM; both sides assert them.
+// What the loader left, in one record, the same whichever way the kernel was booted (multiboot2 or PVH).
+// Kernel/Boot/BootRecord.swift fills it in before anything else may write to memory; boot/entry.asm makes
+// room for it, and both compare its size.
 
 #ifndef BOOT_INFORMATION_H
 #define BOOT_INFORMATION_H
@@ -51,5 +52,24 @@ _Static_assert(offsetof(struct cp_boot_information, range_count) == 32, "range_c
 _Static_assert(offsetof(struct cp_boot_information, modules) == 56, "modules");
 _Static_assert(offsetof(struct cp_boot_information, line) == 184, "line");
 _Static_assert(offsetof(struct cp_boot_information, ranges) == 2232, "ranges");
+
+#pragma clang assume_nonnull begin
+
+/// The first range, module and byte of the command line: what Swift can reach by a pointer only.
+static inline __attribute__((always_inline)) struct cp_boot_range *cp_boot_ranges(
+    struct cp_boot_information *boot) {
+  return boot->ranges;
+}
+
+static inline __attribute__((always_inline)) struct cp_boot_module *cp_boot_modules(
+    struct cp_boot_information *boot) {
+  return boot->modules;
+}
+
+static inline __attribute__((always_inline)) uint8_t *cp_boot_line(struct cp_boot_information *boot) {
+  return boot->line;
+}
+
+#pragma clang assume_nonnull end
 
 #endif

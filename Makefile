@@ -1,0 +1,69 @@
+# Strata: build the kernel, pack it into an ISO, boot it. `make help` tells.
+
+# What a person may set. ARGS is taken as typed: a dollar, a quote or a semicolon means itself.
+override export ARGS := $(value ARGS)
+export MEM ?= 256M
+export CPUS ?= 1
+export KERNEL ?= grub
+export TRACE ?= $(wildcard traces/sample.trace)
+export SWAP ?=
+export QEMUFLAGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: run kernel iso clean help tools
+
+triple := x86_64-unknown-none-elf
+objects := .build-kernel/$(triple)/release
+stubs := $(patsubst boot/%.asm,build/%.o,$(wildcard boot/*.asm))
+
+run: tools
+	@$(MAKE) --no-print-directory $(if $(filter pvh,$(KERNEL)),kernel,iso)
+	@Scripts/run
+
+kernel: build/strata
+
+iso: build/strata.iso
+
+# SwiftPM knows best what is up to date; the link follows when an object is newer.
+.PHONY: objects
+objects:
+	@STRATA_KERNEL=1 swift build -c release --triple $(triple) --toolset toolset.json \
+	  --scratch-path .build-kernel --target Kernel 2>&1 | \
+	  sed -E '/^(Building for|Build of target|\[0\/1\])/d'
+
+build/strata: objects $(stubs) linker.ld Scripts/link Scripts/symbols
+	@Scripts/link $@ $(stubs)
+
+build/%.o: boot/%.asm | build
+	@nasm -f elf64 -Wall -Werror -o $@ $<
+
+build/strata.iso: build/strata Scripts/iso
+	@Scripts/iso $@ $<
+
+build:
+	@mkdir -p $@
+
+# What a run needs beyond the Swift toolchain; installs what is missing.
+tools:
+	@Scripts/install-tools
+
+clean:
+	@rm -rf build .build .build-*
+
+help:
+	@sed -n 's/^#: \{0,1\}//p' Makefile
+
+#: make run      build, boot in QEMU, console on this terminal; Ctrl-A X leaves
+#:               (without a terminal: the tour, or the run= in ARGS, then power off)
+#: make kernel   build/strata, an ELF for multiboot2 and PVH; build/strata.debug for gdb
+#: make iso      build/strata.iso, which boots by GRUB
+#: make clean    remove everything that was built
+#:
+#: ARGS='run="memmap; frames"'   kernel command line
+#: MEM=256M CPUS=1               the machine
+#: KERNEL=grub|pvh               boot the ISO, or the ELF directly
+#: TRACE=FILE                    packed trace for replay, as boot module
+#: SWAP=3G                       an empty swap device of that size
+#: QEMUFLAGS=...                 more flags for QEMU

@@ -1,0 +1,155 @@
+// What only bare x86-64 has: ports, control registers, descriptor tables, and the records in which the
+// stub in boot/ hands over the image and each interrupt. The Kernel module alone uses it; a host build
+// sees nothing of it.
+
+#ifndef BARE_MACHINE_H
+#define BARE_MACHINE_H
+
+#if !__STDC_HOSTED__
+
+#pragma clang assume_nonnull begin
+
+// ---------------------------------------------------------------------------------------------
+// Records shared with boot/*.asm
+
+/// What an interrupt found, as boot/interrupts.asm pushes it: lowest address first.
+struct cp_trap_frame {
+  uint64_t r15, r14, r13, r12, r11, r10, r9, r8;
+  uint64_t rbp, rdi, rsi, rdx, rcx, rbx, rax;
+  uint64_t vector;
+  uint64_t error;  // as the processor pushed it, 0 for vectors without one
+  uint64_t rip, cs, rflags, rsp, ss;
+};
+_Static_assert(sizeof(struct cp_trap_frame) == 22 * 8, "boot/interrupts.asm pushes 22 words");
+
+/// Addresses `first` up to `end`, both at page boundaries.
+struct cp_span {
+  uint64_t first;
+  uint64_t end;
+};
+
+/// One kernel stack of the image. The page right below `memory` is its guard.
+enum { CP_STACK_BOOT = 0, CP_STACK_DOUBLE_FAULT = 1, CP_STACK_NMI = 2, CP_STACKS = 3 };
+
+/// Where the linker put what, as boot/entry.asm lists it. Addresses are virtual unless said otherwise.
+struct cp_image {
+  uint64_t virtual_offset;          // 0: virtual less physical address, for all but `boot`
+  struct cp_span physical;          // 8: the whole image, physical
+  struct cp_span boot;              // 24: the stub and its page tables, physical; of no use after boot
+  struct cp_span stacks;            // 40: stacks and guard pages
+  struct cp_span text;              // 56: execute and read
+  struct cp_span rodata;            // 72: read
+  struct cp_span data;              // 88: read and write: .data and .bss
+  struct cp_span symbols;           // 104: read: names of functions and of traps
+  struct cp_span stack[CP_STACKS];  // 120: without their guards, which are the pages below
+  uint64_t vectors;                 // 168: 256 interrupt entries, 16 bytes apart
+  uint64_t interrupt_table;         // 176: room for 256 gates
+  uint64_t processor;               // 184: struct cp_processor_block of processor 0
+  uint64_t boot_information;        // 192: room for struct cp_boot_information
+  uint64_t storage;                 // 200: struct cp_kernel_storage
+};
+_Static_assert(sizeof(struct cp_image) == 208, "boot/entry.asm lists 26 words");
+_Static_assert(sizeof(struct cp_boot_information) == 2232 + 4096 * 24, "boot/entry.asm makes this much room");
+
+/// What one processor has to itself: the words behind gs and its descriptor tables.
+struct cp_processor_block {
+  struct cp_processor processor;
+  uint64_t segments[6];      // null, code, data, null, task state (two words)
+  uint8_t task_state[104];   // SDM vol. 3A, 64-bit TSS
+};
+
+_Static_assert(sizeof(struct cp_processor_block) <= 256, "boot/entry.asm makes this much room");
+
+/// Buffers of the kernel that are too large to be fields of anything. Zeroes at boot.
+struct cp_kernel_storage {
+  uint8_t serial_input[4096];  // a ring: SerialPort
+  uint8_t trap_message[256];   // what a Swift trap said: TrapMessage
+  uint8_t acpi_root[40];       // a copy of the ACPI root pointer: BootRecord
+};
+_Static_assert(sizeof(struct cp_kernel_storage) <= 8192, "boot/entry.asm makes this much room");
+
+CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }
+CP_INLINE uint8_t *cp_trap_message(struct cp_kernel_storage *storage) { return storage->trap_message; }
+CP_INLINE uint8_t *cp_acpi_root(struct cp_kernel_storage *storage) { return storage->acpi_root; }
+
+CP_INLINE uint64_t *cp_segments(struct cp_processor_block *block) { return block->segments; }
+CP_INLINE uint8_t *cp_task_state(struct cp_processor_block *block) { return block->task_state; }
+
+/// What `lgdt` and `lidt` take.
+struct __attribute__((packed)) cp_table_register {
+  uint16_t limit;
+  uint64_t base;
+};
+
+/// Loads both tables, the task register, and every segment register (boot/interrupts.asm). The base
+/// of gs survives.
+void cp_load_tables(const struct cp_table_register *segments, const struct cp_table_register *interrupts);
+
+// ---------------------------------------------------------------------------------------------
+// Instructions
+
+CP_INLINE void cp_out8(uint16_t port, uint8_t value) {
+  __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
+}
+
+CP_INLINE uint8_t cp_in8(uint16_t port) {
+  uint8_t value;
+  __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
+  return value;
+}
+
+CP_INLINE void cp_interrupts_enable(void) { __asm__ volatile("sti" : : : "memory"); }
+
+/// Switches interrupts on and stops until one has been handled: none can slip in between.
+CP_INLINE void cp_enable_and_wait(void) { __asm__ volatile("sti\n\thlt" : : : "memory"); }
+
+/// Stops. Only an NMI brings it back.
+CP_INLINE void cp_halt(void) { __asm__ volatile("cli\n\thlt" : : : "memory"); }
+
+CP_INLINE uint64_t cp_read_cr0(void) { uint64_t v; __asm__ volatile("movq %%cr0, %0" : "=r"(v)); return v; }
+CP_INLINE uint64_t cp_read_cr2(void) { uint64_t v; __asm__ volatile("movq %%cr2, %0" : "=r"(v)); return v; }
+CP_INLINE uint64_t cp_read_cr3(void) { uint64_t v; __asm__ volatile("movq %%cr3, %0" : "=r"(v)); return v; }
+CP_INLINE uint64_t cp_read_cr4(void) { uint64_t v; __asm__ volatile("movq %%cr4, %0" : "=r"(v)); return v; }
+
+CP_INLINE void cp_write_cr0(uint64_t v) { __asm__ volatile("movq %0, %%cr0" : : "r"(v) : "memory"); }
+CP_INLINE void cp_write_cr3(uint64_t v) { __asm__ volatile("movq %0, %%cr3" : : "r"(v) : "memory"); }
+CP_INLINE void cp_write_cr4(uint64_t v) { __asm__ volatile("movq %0, %%cr4" : : "r"(v) : "memory"); }
+
+CP_INLINE uint64_t cp_read_msr(uint32_t number) {
+  uint32_t low, high;
+  __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(number));
+  return ((uint64_t)high << 32) | low;
+}
+
+CP_INLINE void cp_write_msr(uint32_t number, uint64_t value) {
+  __asm__ volatile("wrmsr" : : "c"(number), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
+}
+
+struct cp_cpuid {
+  uint32_t eax, ebx, ecx, edx;
+};
+
+CP_INLINE struct cp_cpuid cp_cpuid(uint32_t leaf, uint32_t subleaf) {
+  struct cp_cpuid r;
+  __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(subleaf));
+  return r;
+}
+
+/// Makes the compiler believe that somebody looks at `value`.
+CP_INLINE void cp_keep(void *value) { __asm__ volatile("" : : "r"(value) : "memory"); }
+
+/// Calls what may be no code, for the fault that follows.
+CP_INLINE void cp_call(uint64_t address) { __asm__ volatile("call *%0" : : "r"(address) : "memory"); }
+
+/// Divides by zero, which the compiler would rather not do.
+CP_INLINE void cp_divide_by_zero(void) {
+  __asm__ volatile("divl %0" : : "r"(0), "a"(1), "d"(0) : "cc");
+}
+
+/// The frame pointer of the function that this was inlined into.
+CP_INLINE uint64_t cp_frame_pointer(void) { return (uint64_t)(uintptr_t)__builtin_frame_address(0); }
+
+#pragma clang assume_nonnull end
+
+#endif
+#endif

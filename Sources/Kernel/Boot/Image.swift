@@ -1,0 +1,39 @@
+// The kernel's own image in memory: where the linker put what.
+
+import CPlatform
+
+/// The image that runs. Valid from the first line of `kernelMain` on.
+enum Image {
+  nonisolated(unsafe) private static var record: UnsafePointer<cp_image>?
+
+  static func adopt(_ image: UnsafePointer<cp_image>) { record = image }
+
+  /// Where the linker put what, as the stub lists it.
+  static var layout: cp_image { record.unsafelyUnwrapped.pointee }
+
+  /// Virtual less physical address, for all of the image but the stub.
+  static var virtualOffset: UInt64 { record.unsafelyUnwrapped.pointee.virtual_offset }
+
+  /// Buffers that the stub made room for.
+  static var storage: UnsafeMutablePointer<cp_kernel_storage> {
+    UnsafeMutablePointer(bitPattern: UInt(layout.storage)).unsafelyUnwrapped
+  }
+
+  static func isCode(_ address: UInt64) -> Bool {
+    guard let record else { return false }
+    return address >= record.pointee.text.first && address < record.pointee.text.end
+  }
+
+  /// The stack whose guard page holds `address`.
+  static func stack(guardedAt address: UInt64) -> cp_span? {
+    let stacks = layout.stack
+    if guards(stacks.0, address) { return stacks.0 }
+    if guards(stacks.1, address) { return stacks.1 }
+    if guards(stacks.2, address) { return stacks.2 }
+    return nil
+  }
+
+  private static func guards(_ stack: cp_span, _ address: UInt64) -> Bool {
+    address < stack.first && address >= stack.first - 4096
+  }
+}

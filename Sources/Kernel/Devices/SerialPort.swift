@@ -1,0 +1,125 @@
+// The serial port COM1, 115200 8N1: a 16550 (National Semiconductor PC16550D data sheet).
+//
+// Input comes by interrupt into a ring, so none is lost while a command runs. When the ring is full the
+// interrupt is switched off and the bytes wait in the port, whose other side then holds back; reading
+// switches it on again. Output is polled: it must work in a fault, with interrupts off, on any stack.
+
+import CPlatform
+import MemoryPrimitives
+import Synchronization
+
+/// COM1. One writer at a time; `read` from one thread.
+enum SerialPort {
+  private static var base: UInt16 { 0x3f8 }
+  private static var fifoDepth: Int { 16 }
+  private static var ringSize: UInt32 { 4096 }
+
+  /// Bytes received and bytes read so far: their difference lies in the ring.
+  private static let received = Atomic<UInt32>(0)
+  private static let taken = Atomic<UInt32>(0)
+  private static let held = Atomic<Bool>(false)
+  private static let overruns = Atomic<UInt32>(0)
+  private static var ring: UnsafeMutablePointer<UInt8> { cp_serial_input(Image.storage) }
+
+  private enum Register {
+    static var data: UInt16 { 0 }
+    static var interrupts: UInt16 { 1 }
+    static var fifo: UInt16 { 2 }
+    static var lineControl: UInt16 { 3 }
+    static var modemControl: UInt16 { 4 }
+    static var lineStatus: UInt16 { 5 }
+  }
+
+  private enum Status {
+    static var received: UInt8 { 1 << 0 }
+    static var overrun: UInt8 { 1 << 1 }
+    static var roomToSend: UInt8 { 1 << 5 }
+    static var idle: UInt8 { 1 << 6 }
+  }
+
+  private static func write(_ value: UInt8, to register: UInt16) { cp_out8(base + register, value) }
+  private static func read(_ register: UInt16) -> UInt8 { cp_in8(base + register) }
+
+  /// Sets the line up, with no interrupts.
+  static func start() {
+    write(0, to: Register.interrupts)
+    write(0x80, to: Register.lineControl)
+    write(1, to: Register.data)
+    write(0, to: Register.interrupts)
+    write(0x03, to: Register.lineControl)
+    write(0xc7, to: Register.fifo)
+    write(0x0b, to: Register.modemControl)
+  }
+
+  /// Lets received bytes interrupt.
+  static func receiveByInterrupt() { write(1, to: Register.interrupts) }
+
+  /// The interrupt's handler.
+  static func handleInterrupt() {
+    while true {
+      let status = read(Register.lineStatus)
+      if status & Status.overrun != 0 { overruns.add(1, ordering: .relaxed) }
+      guard status & Status.received != 0 else { return }
+      let count = received.load(ordering: .relaxed)
+      if count &- taken.load(ordering: .acquiring) >= ringSize {
+        held.store(true, ordering: .relaxed)
+        write(0, to: Register.interrupts)
+        return
+      }
+      ring[Int(count % ringSize)] = read(Register.data)
+      received.store(count &+ 1, ordering: .releasing)
+    }
+  }
+
+  /// The next byte that came, or nil. Never waits.
+  static func read() -> UInt8? {
+    let count = taken.load(ordering: .relaxed)
+    guard count != received.load(ordering: .acquiring) else { return nil }
+    let byte = ring[Int(count % ringSize)]
+    taken.store(count &+ 1, ordering: .releasing)
+    if held.load(ordering: .relaxed) {
+      withInterruptsOff {
+        held.store(false, ordering: .relaxed)
+        write(1, to: Register.interrupts)
+      }
+    }
+    return byte
+  }
+
+  /// Whether `read` has a byte to give.
+  static var hasInput: Bool { taken.load(ordering: .relaxed) != received.load(ordering: .acquiring) }
+
+  /// Bytes that the port dropped because nobody took them in time.
+  static var lostBytes: UInt32 { overruns.load(ordering: .relaxed) }
+
+  /// Sends bytes as they are. Returns when the last is in the port.
+  static func write(_ bytes: UnsafeBufferPointer<UInt8>) {
+    var room = 0
+    for byte in bytes {
+      if room == 0 {
+        while read(Register.lineStatus) & Status.roomToSend == 0 { cp_pause(0) }
+        room = fifoDepth
+      }
+      write(byte, to: Register.data)
+      room -= 1
+    }
+  }
+
+  /// Sends one byte.
+  static func write(_ byte: UInt8) {
+    while read(Register.lineStatus) & Status.roomToSend == 0 { cp_pause(0) }
+    write(byte, to: Register.data)
+  }
+
+  /// Sends a line and its end.
+  static func print(_ line: Line) {
+    line.withBytes { write($0) }
+    write(UInt8(ascii: "\r"))
+    write(UInt8(ascii: "\n"))
+  }
+
+  /// Waits until the last bit has left the port.
+  static func drain() {
+    while read(Register.lineStatus) & Status.idle == 0 { cp_pause(0) }
+  }
+}

@@ -1,0 +1,53 @@
+// What the floors below ask of an executive, carried out for one processor without threads.
+
+import CPlatform
+import MemoryPrimitives
+
+enum Executive {
+  static var directMap: DirectMap { DirectMap(base: 0xffff_8000_0000_0000) }
+
+  /// Who runs. There is one thread: the boot, which becomes the console.
+  static var currentThreadName: Name { Name("console") }
+
+  nonisolated(unsafe) private static var upcalls = cp_upcalls(
+    context: nil,
+    report_fault: { _, report in
+      Reports.tell(report.assumingMemoryBound(to: FaultReport.self).pointee)
+    },
+    tick: { _ in Timer.now.rawValue },
+    shoot_down: { _, address, pages in
+      for page in 0..<pages { cp_invalidate_page(address &+ page &* Page.size) }
+    },
+    run_on: { _, processor, body, argument in
+      precondition(processor == 0, "there is no such processor")
+      withInterruptsOff { body(argument) }
+    },
+    sleep: { _, sequence, seen, deadline in Executive.sleep(sequence, seen, deadline) },
+    // A sleeper looks again after each interrupt.
+    wake: { _, _ in })
+
+  /// The machine for `KernelMemory`.
+  static var machine: Machine {
+    Machine(directMap: directMap, processorCount: 1, upcalls: withUnsafePointer(to: &upcalls) { $0 })
+  }
+
+  /// Sleeps until `sequence` changes or the deadline passes. Only interrupt handlers run meanwhile, and
+  /// none of them wakes anybody yet: a sleep without a deadline would not end.
+  private static func sleep(_ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64) -> cp_wake {
+    while true {
+      // Interrupts are off from the look to the halt, or the one that counts could slip in between.
+      let interrupts = cp_interrupts_disable()
+      defer { cp_interrupts_restore(interrupts) }
+      if UnsafeRawPointer(sequence).load(as: UInt64.self) != seen { return .woken }
+      if deadline == UInt64.max { return .nobody }
+      if Timer.now.rawValue >= deadline { return .deadline }
+      cp_enable_and_wait()
+    }
+  }
+
+  /// Waits for the next interrupt, unless there is input.
+  static func rest() {
+    let interrupts = cp_interrupts_disable()
+    if SerialPort.hasInput { cp_interrupts_restore(interrupts) } else { cp_enable_and_wait() }
+  }
+}

@@ -1,0 +1,235 @@
+// Exceptions in words. None is survived yet: there is no paging, and the kernel means none of them.
+//
+// A Swift trap is an invalid opcode at an address that the trap table knows; a precondition has also sent
+// its message through `putchar` before.
+
+import CPlatform
+import MemoryPrimitives
+import Synchronization
+
+enum Exception {
+  static var nmi: Int { 2 }
+  static var invalidOpcode: Int { 6 }
+  static var doubleFault: Int { 8 }
+  static var pageFault: Int { 14 }
+
+  /// Tells what happened and stops.
+  static func report(_ frame: UnsafePointer<cp_trap_frame>) -> Never {
+    switch Int(frame.pointee.vector) {
+    case pageFault:
+      reportPageFault(frame, address: cp_read_cr2())
+    case doubleFault:
+      // What could not be delivered is most often the page fault of a stack that ran into its guard.
+      let address = cp_read_cr2()
+      if Image.stack(guardedAt: address) != nil { reportOverflow(frame, address: address) }
+      FaultBlock.open("double fault", at: frame.pointee.rip)
+      FaultBlock.field("what", "an exception could not be delivered; cr2 is \(VirtualAddress(address))")
+      finish(frame, "")
+    case invalidOpcode:
+      reportTrap(frame)
+    default:
+      FaultBlock.open("\(name(frame.pointee.vector))", at: frame.pointee.rip)
+      FaultBlock.field("what", "exception \(frame.pointee.vector), error code \(hex: frame.pointee.error)")
+      finish(frame, "")
+    }
+  }
+
+  /// The names of Intel SDM vol. 3A, table 6-1, in our words.
+  private static func name(_ vector: UInt64) -> StaticString {
+    switch vector {
+    case 0: "divide error"
+    case 1: "debug exception"
+    case 2: "non-maskable interrupt"
+    case 3: "breakpoint"
+    case 4: "overflow exception"
+    case 5: "bound range exceeded"
+    case 7: "no floating point"
+    case 10: "invalid task state"
+    case 11: "segment not present"
+    case 12: "stack segment fault"
+    case 13: "general protection"
+    case 16: "floating point error"
+    case 17: "alignment check"
+    case 18: "machine check"
+    case 19: "vector floating point error"
+    case 20: "virtualization exception"
+    case 21: "control protection"
+    default: "reserved exception"
+    }
+  }
+
+  // -- Page faults
+
+  private enum Cause {
+    static var protection: UInt64 { 1 << 0 }
+    static var write: UInt64 { 1 << 1 }
+    static var reserved: UInt64 { 1 << 3 }
+    static var fetch: UInt64 { 1 << 4 }
+  }
+
+  private static func reportPageFault(_ frame: UnsafePointer<cp_trap_frame>, address: UInt64) -> Never {
+    let error = frame.pointee.error
+    if Image.stack(guardedAt: address) != nil { reportOverflow(frame, address: address) }
+    let deed: StaticString =
+      error & Cause.fetch != 0 ? "execution of" : error & Cause.write != 0 ? "write to" : "read of"
+    let place: StaticString =
+      if error & Cause.reserved != 0 {
+        "a page whose table entry is corrupt"
+      } else if address < 1 << 16 {
+        "the null page"
+      } else if error & Cause.protection == 0 {
+        "an address that is not mapped"
+      } else if error & Cause.fetch != 0 {
+        "memory that is not code"
+      } else {
+        "memory that is read-only"
+      }
+    FaultBlock.open("\(deed) \(place)", at: frame.pointee.rip)
+    FaultBlock.field("what", "\(VirtualAddress(address)), error code \(hex: error)")
+    FaultBlock.field("whose", Whose.describe(address))
+    FaultBlock.field("walk", TableWalk(address).describe(address))
+    finish(frame, "")
+  }
+
+  /// A stack that ran into its guard page, as a page fault or, where the fault found no stack to be
+  /// delivered on, as a double fault.
+  private static func reportOverflow(_ frame: UnsafePointer<cp_trap_frame>, address: UInt64) -> Never {
+    FaultBlock.open("write to a guard page", at: frame.pointee.rip)
+    if let stack = Image.stack(guardedAt: address) {
+      FaultBlock.field(
+        "what", "\(VirtualAddress(address)), \(count: stack.first - address) bytes below the stack")
+      FaultBlock.field("whose", Whose.describe(address))
+    }
+    FaultBlock.field("walk", TableWalk(address).describe(address))
+    finish(frame, "The stack overflowed.")
+  }
+
+  // -- Traps of the language
+
+  private static func reportTrap(_ frame: UnsafePointer<cp_trap_frame>) -> Never {
+    let message = TrapMessage.take()
+    guard let site = Symbols.trap(at: frame.pointee.rip) else {
+      FaultBlock.open(message.isEmpty ? "invalid opcode" : message.title, at: frame.pointee.rip)
+      if !message.isEmpty { FaultBlock.field("what", message.text) }
+      finish(frame, "")
+    }
+    var title = Line()
+    title.append(bytes: site.message)
+    FaultBlock.open(message.isEmpty ? title : message.title, at: frame.pointee.rip)
+    var place = Line()
+    place.append(bytes: site.file)
+    place.append(line: ":\(site.line)")
+    FaultBlock.field("what", message.isEmpty ? "a check of the language failed" : message.text)
+    FaultBlock.field("where", message.place.count > 0 ? message.place : place)
+    finish(frame, "")
+  }
+
+  // -- What every exception ends with
+
+  private static func finish(_ frame: UnsafePointer<cp_trap_frame>, _ words: Line) -> Never {
+    let f = frame.pointee
+    FaultBlock.field("at", "\(Symbols.place(f.rip))   rip \(VirtualAddress(f.rip))")
+    printRegisters(("rax", f.rax), ("rbx", f.rbx), ("rcx", f.rcx))
+    printRegisters(("rdx", f.rdx), ("rsi", f.rsi), ("rdi", f.rdi))
+    printRegisters(("rsp", f.rsp), ("rbp", f.rbp), ("r8 ", f.r8))
+    printRegisters(("r9 ", f.r9), ("r10", f.r10), ("r11", f.r11))
+    printRegisters(("r12", f.r12), ("r13", f.r13), ("r14", f.r14))
+    printRegisters(("r15", f.r15), ("flg", f.rflags), ("cr2", cp_read_cr2()))
+    if printBacktrace(from: f.rbp, innermost: callerWithoutFrame(f)) && words.count > 0 {
+      FaultBlock.stop("The stack overflowed by recursion.")
+    }
+    FaultBlock.stop(words)
+  }
+
+  private static func printRegisters(
+    _ a: (StaticString, UInt64), _ b: (StaticString, UInt64), _ c: (StaticString, UInt64)
+  ) {
+    var line: Line = "  \(a.0) "
+    line.append(register: a.1)
+    line.append(line: "  \(b.0) ")
+    line.append(register: b.1)
+    line.append(line: "  \(c.0) ")
+    line.append(register: c.1)
+    SerialPort.print(line)
+  }
+
+  /// The caller of a function that had not made its frame yet: at its first instruction the return
+  /// address is on top of the stack, at the second one word deeper. Also who jumped to where no code is.
+  private static func callerWithoutFrame(_ frame: cp_trap_frame) -> UInt64? {
+    var place = frame.rsp
+    if let (_, distance) = Symbols.function(at: frame.rip) {
+      guard distance <= 1 else { return nil }
+      place += distance * 8
+    }
+    guard place & 7 == 0, TableWalk(place).isMapped,
+      let address = UnsafePointer<UInt64>(bitPattern: UInt(place))?.pointee, Image.isCode(address)
+    else { return nil }
+    return address
+  }
+}
+
+/// What Swift's own traps said on their way: `File.swift:51: Fatal error: words`.
+struct TrapMessage {
+  private var whole: Line
+
+  private static let heard = Atomic<Int>(0)
+
+  /// What was said since the last call.
+  static func take() -> TrapMessage {
+    var whole = Line()
+    whole.append(
+      bytes: UnsafeBufferPointer(
+        start: cp_trap_message(Image.storage), count: heard.exchange(0, ordering: .relaxed)))
+    return TrapMessage(whole: whole)
+  }
+
+  static func hear(_ byte: UInt8) {
+    let count = heard.load(ordering: .relaxed)
+    guard byte != UInt8(ascii: "\n"), count < 256 else { return }
+    cp_trap_message(Image.storage)[count] = byte
+    heard.store(count + 1, ordering: .relaxed)
+  }
+
+  var isEmpty: Bool { whole.count == 0 }
+
+  /// The places of the first two `: `: what stands before is the file and line, then the kind.
+  private var marks: (Int, Int)? {
+    var first = -1
+    for i in 0..<max(0, whole.count - 1)
+    where whole[i] == UInt8(ascii: ":") && whole[i + 1] == UInt8(ascii: " ") {
+      if first >= 0 { return (first, i) }
+      first = i
+    }
+    return nil
+  }
+
+  private func part(_ range: Range<Int>) -> Line {
+    var line = Line()
+    for i in range { line.append(byte: whole[i]) }
+    return line
+  }
+
+  var place: Line { marks.map { part(0..<$0.0) } ?? Line() }
+
+  var title: Line {
+    guard let marks else { return "trap" }
+    var line = Line()
+    for i in (marks.0 + 2)..<marks.1 {
+      let byte = whole[i]
+      line.append(byte: byte >= UInt8(ascii: "A") && byte <= UInt8(ascii: "Z") ? byte + 32 : byte)
+    }
+    return line
+  }
+
+  var text: Line {
+    guard let marks else { return whole }
+    return part((marks.1 + 2)..<whole.count)
+  }
+}
+
+/// Swift's traps speak through this, a byte at a time, before they trap.
+@c(putchar)
+public func putchar(_ byte: Int32) -> Int32 {
+  TrapMessage.hear(UInt8(truncatingIfNeeded: byte))
+  return byte
+}

@@ -1,0 +1,109 @@
+// The block of lines that tells of a fault, and the stop behind it.
+//
+// Everything here may run on any stack, with interrupts off, in a system that has just been shown to be
+// broken: it allocates nothing, takes no lock, and reads memory only where the tables say that there is
+// some. A fault while a fault is being told ends with one line, a third with none.
+
+import CPlatform
+import MemoryPrimitives
+import Synchronization
+
+enum FaultBlock {
+  private static let depth = Atomic<UInt32>(0)
+
+  /// Begins a block: what happened, in a few words, and where it ran. From here on nothing else runs.
+  static func open(_ title: Line, at address: UInt64) {
+    _ = cp_interrupts_disable()
+    let before = depth.add(1, ordering: .relaxed).oldValue
+    if before > 1 { Stop.fault.now() }
+    if before == 1 {
+      SerialPort.print("FAULT  \(title), while the one above was being told")
+      field("at", Symbols.place(address))
+      stop("")
+    }
+    let place: Line = "cpu \(cp_processor_index()), thread \(Executive.currentThreadName)"
+    // The line before may have been left open, by a prompt or a progress bar.
+    SerialPort.print("")
+    var line: Line = "FAULT  \(title)"
+    line.append(blanks: max(2, 80 - line.count - place.count))
+    line.append(line: place)
+    SerialPort.print(line)
+  }
+
+  /// One row of facts.
+  static func field(_ label: StaticString, _ text: Line) {
+    var line: Line = "  \(label)"
+    line.append(blanks: 12 - line.count)
+    line.append(line: text)
+    SerialPort.print(line)
+  }
+
+  /// A sentence at the end.
+  static func say(_ text: Line) { SerialPort.print("  \(text)") }
+
+  /// Ends the block and the machine.
+  static func stop(_ words: Line) -> Never {
+    SerialPort.print(words.count == 0 ? "  Stopped, exit status 37." : "  \(words) Stopped, exit status 37.")
+    Stop.fault.now()
+  }
+}
+
+/// Prints who called whom, by the chain of frame pointers. Callers that repeat, as in a recursion, are
+/// counted instead. Answers whether any did.
+@discardableResult
+func printBacktrace(from framePointer: UInt64, innermost: UInt64? = nil) -> Bool {
+  var printer = BacktracePrinter()
+  if let innermost { printer.add(innermost) }
+  var frame = framePointer
+  for _ in 0..<100_000 {
+    // A frame lies on a stack of the kernel: upper half, aligned, mapped.
+    guard frame >> 47 == 0x1ffff, frame & 7 == 0, frame & 4095 <= 4080, TableWalk(frame).isMapped,
+      let words = UnsafePointer<UInt64>(bitPattern: UInt(frame))
+    else { break }
+    let (caller, address) = (words[0], words[1])
+    guard address != 0 else { break }
+    printer.add(address)
+    guard caller > frame else { break }
+    frame = caller
+  }
+  printer.finish()
+  return printer.repeated
+}
+
+private struct BacktracePrinter {
+  private var last: UInt64 = 0
+  private var count: UInt64 = 0
+  private var lines = 0
+  private var left: UInt64 = 0
+  private(set) var repeated = false
+
+  mutating func add(_ address: UInt64) {
+    if address == last {
+      count += 1
+      return
+    }
+    flush()
+    last = address
+    count = 1
+  }
+
+  private mutating func flush() {
+    guard count > 0 else { return }
+    if lines == 24 {
+      left += 1
+      return
+    }
+    var text = Symbols.place(last, back: 1)
+    if count > 1 {
+      text.append(line: ", \(count: count) times")
+      repeated = true
+    }
+    FaultBlock.field(lines == 0 ? "by way of" : "", text)
+    lines += 1
+  }
+
+  mutating func finish() {
+    flush()
+    if left > 0 { FaultBlock.field("", "and \(count: left) more") }
+  }
+}

@@ -1,0 +1,64 @@
+// Each kind of fault that the processor or the language raises, provoked on purpose: the only way to know
+// that its report is right.
+
+import CPlatform
+import MemoryPrimitives
+
+/// A fault to provoke, by the word that `fault` takes.
+enum Provocation: UInt8 {
+  case null, guardPage, writeText, executeData, stackOverflow, divide, overflow, precondition, nonCanonical
+
+  static var count: UInt8 { 9 }
+
+  var word: StaticString {
+    switch self {
+    case .null: "null"
+    case .guardPage: "guard"
+    case .writeText: "write-text"
+    case .executeData: "execute-data"
+    case .stackOverflow: "stack-overflow"
+    case .divide: "divide"
+    case .overflow: "overflow"
+    case .precondition: "precondition"
+    case .nonCanonical: "non-canonical"
+    }
+  }
+
+  /// Does it. Returns only where the machine lets it pass.
+  @inline(never) func provoke() {
+    switch self {
+    case .null: Self.touch(16)
+    case .guardPage: Self.touch(Image.layout.stack.1.first - 8)
+    case .writeText: Self.touch(Image.layout.text.first)
+    case .nonCanonical: Self.touch(0x8000_0000_0000_0000)
+    case .executeData: cp_call(Image.layout.data.first)
+    case .stackOverflow: _ = Self.descend(1)
+    case .divide: cp_divide_by_zero()
+    case .overflow: Self.count(from: UInt8(truncatingIfNeeded: cp_cycles()) | 0xff)
+    case .precondition: Self.demand(Timer.now == .never)
+    }
+  }
+
+  @inline(never) private static func touch(_ address: UInt64) {
+    let pointer = UnsafeMutablePointer<UInt8>(bitPattern: UInt(address)).unsafelyUnwrapped
+    // The same value again: where nothing stops it, nothing is harmed.
+    pointer.pointee = pointer.pointee
+  }
+
+  @inline(never) private static func descend(_ depth: UInt64) -> UInt64 {
+    var room = InlineArray<8, UInt64>(repeating: depth)
+    cp_keep(&room)
+    // The compiler must not see that this never ends.
+    return (room[0] == 0 ? 0 : descend(depth &+ 1)) &+ room[Int(depth & 7)]
+  }
+
+  @inline(never) private static func count(from start: UInt8) {
+    var value = start
+    value += 1
+    cp_keep(&value)
+  }
+
+  @inline(never) private static func demand(_ holds: Bool) {
+    Swift.precondition(holds, "the clock must have run out")
+  }
+}

@@ -1,0 +1,55 @@
+// Fault reports of the floors below, and panics: told in the same block as exceptions.
+
+import CPlatform
+import MemoryPrimitives
+
+enum Reports {
+  /// Tells of a caller's bug and stops.
+  static func tell(_ report: FaultReport) -> Never {
+    let here = cp_frame_pointer()
+    FaultBlock.open("\(report.kind.words)", at: cp_here())
+    switch report.place {
+    case .virtualAddress:
+      FaultBlock.field("what", "\(report.what): \(VirtualAddress(report.subject))")
+    case .physicalAddress:
+      FaultBlock.field("what", "\(report.what): \(PhysicalAddress(report.subject))")
+    case .frame: FaultBlock.field("what", "\(report.what): frame \(report.subject)")
+    case .identifier: FaultBlock.field("what", "\(report.what): \(report.subject)")
+    }
+    if report.given != 0 || report.expected != 0 {
+      FaultBlock.field("", "given \(count: report.given), expected \(count: report.expected)")
+    }
+    FaultBlock.field("whose", whose(report))
+    if report.allocatedAt != .unknown { FaultBlock.field("allocated", place(report.allocatedAt)) }
+    if report.freedAt != .unknown { FaultBlock.field("freed", place(report.freedAt)) }
+    if report.reportedAt != .unknown { FaultBlock.field("and again", place(report.reportedAt)) }
+    printBacktrace(from: here)
+    FaultBlock.say("Nothing was changed.")
+    FaultBlock.stop(
+      report.allocatedAt != .unknown || report.freedAt != .unknown ? "The call sites above are the bug." : "")
+  }
+
+  private static func whose(_ report: FaultReport) -> Line {
+    var line = Line()
+    if let owner = report.owner { line.append(line: "\(owner)") }
+    if let type = report.type {
+      if line.count > 0 { line.append(", ") }
+      line.append(line: "type \(type)")
+    }
+    if line.count > 0 { return line }
+    return report.place == .virtualAddress ? Whose.describe(report.subject) : "not known"
+  }
+
+  private static func place(_ site: CallSite) -> Line {
+    Symbols.place(site.address(inImageAt: VirtualAddress(Image.virtualOffset)).rawValue)
+  }
+
+  /// Stops because something can't go on: a person's wish, or a machine that Strata refuses.
+  static func panic(_ title: Line, _ words: Line) -> Never {
+    let here = cp_frame_pointer()
+    FaultBlock.open(title, at: cp_here())
+    FaultBlock.field("what", words)
+    printBacktrace(from: here)
+    FaultBlock.stop("")
+  }
+}

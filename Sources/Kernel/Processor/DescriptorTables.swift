@@ -1,0 +1,53 @@
+// Segments, task state and interrupt gates of a processor (Intel SDM vol. 3A, chapters 3.4, 7.7, 6.14).
+//
+// Long mode needs little of all this: one code and one data segment, and a task state for the stacks of
+// the two exceptions that can't trust the one that they find: the double fault, which is how a stack that
+// ran into its guard page arrives, and the NMI, which may come at any instruction. A page fault stays on
+// the stack of the thread, for it will sleep there.
+
+import CPlatform
+
+enum DescriptorTables {
+  static var codeSelector: UInt64 { 8 }
+
+  private static var doubleFaultStack: UInt64 { 1 }
+  private static var nmiStack: UInt64 { 2 }
+
+  /// Fills in and loads the tables of processor 0.
+  static func install(_ image: UnsafePointer<cp_image>) {
+    let block = UnsafeMutablePointer<cp_processor_block>(bitPattern: UInt(image.pointee.processor))
+      .unsafelyUnwrapped
+    let segments = cp_segments(block)
+    let task = UnsafeMutableRawPointer(cp_task_state(block))
+
+    // Task state: interrupt stack n at byte 36 + 8 * (n - 1); no port permissions behind its end.
+    task.storeBytes(of: image.pointee.stack.1.end, toByteOffset: 36, as: UInt64.self)
+    task.storeBytes(of: image.pointee.stack.2.end, toByteOffset: 44, as: UInt64.self)
+    task.storeBytes(of: 104, toByteOffset: 102, as: UInt16.self)
+
+    let taskAddress = UInt64(UInt(bitPattern: task))
+    segments[1] = 0x00af_9b00_0000_ffff
+    segments[2] = 0x00cf_9300_0000_ffff
+    segments[4] = 103 | (taskAddress & 0xff_ffff) << 16 | 0x89 << 40 | (taskAddress >> 24 & 0xff) << 56
+    segments[5] = taskAddress >> 32
+
+    let gates = UnsafeMutablePointer<UInt64>(bitPattern: UInt(image.pointee.interrupt_table)).unsafelyUnwrapped
+    for vector in 0..<256 {
+      let entry = image.pointee.vectors + UInt64(vector) * 16
+      let stack =
+        switch vector {
+        case Exception.doubleFault: doubleFaultStack
+        case Exception.nmi: nmiStack
+        default: UInt64(0)
+        }
+      // Present, an interrupt gate: it comes with interrupts off.
+      let head = entry & 0xffff | codeSelector << 16 | stack << 32
+      gates[vector * 2] = head | 0x8e << 40 | (entry >> 16 & 0xffff) << 48
+      gates[vector * 2 + 1] = entry >> 32
+    }
+
+    var segmentRegister = cp_table_register(limit: 6 * 8 - 1, base: UInt64(UInt(bitPattern: segments)))
+    var gateRegister = cp_table_register(limit: 256 * 16 - 1, base: image.pointee.interrupt_table)
+    cp_load_tables(&segmentRegister, &gateRegister)
+  }
+}

@@ -1,0 +1,88 @@
+// Every interrupt and exception arrives here. Device interrupts come through the two 8259A controllers,
+// moved to vectors 32 to 47 so that they don't collide with exceptions.
+
+import CPlatform
+import MemoryPrimitives
+
+/// The pair of interrupt controllers (Intel 8259A data sheet).
+enum InterruptController {
+  static var firstVector: UInt64 { 32 }
+  private static var primary: UInt16 { 0x20 }
+  private static var secondary: UInt16 { 0xa0 }
+
+  /// Moves the lines to vectors 32 to 47 and masks all of them.
+  static func start() {
+    cp_out8(primary, 0x11)
+    cp_out8(secondary, 0x11)
+    cp_out8(primary + 1, UInt8(firstVector))
+    cp_out8(secondary + 1, UInt8(firstVector) + 8)
+    cp_out8(primary + 1, 1 << 2)
+    cp_out8(secondary + 1, 2)
+    cp_out8(primary + 1, 1)
+    cp_out8(secondary + 1, 1)
+    cp_out8(primary + 1, 0xff & ~(1 << 2))
+    cp_out8(secondary + 1, 0xff)
+  }
+
+  static func unmask(line: UInt8) {
+    let port = line < 8 ? primary + 1 : secondary + 1
+    cp_out8(port, cp_in8(port) & ~(1 << (line & 7)))
+  }
+
+  /// Whether the controller really has `line` in service: lines 7 and 15 also arrive when a request
+  /// went away before it was taken.
+  static func isInService(line: UInt8) -> Bool {
+    let port = line < 8 ? primary : secondary
+    cp_out8(port, 0x0b)
+    return cp_in8(port) & 1 << (line & 7) != 0
+  }
+
+  static func acknowledge(line: UInt8) {
+    if line >= 8 { cp_out8(secondary, 0x20) }
+    cp_out8(primary, 0x20)
+  }
+}
+
+/// The lines in use.
+enum InterruptLine {
+  static var timer: UInt8 { 0 }
+  static var serial: UInt8 { 4 }
+}
+
+enum Interrupts {
+  /// Starts the controllers and the lines in use, and switches interrupts on.
+  static func start() {
+    InterruptController.start()
+    Timer.start()
+    SerialPort.receiveByInterrupt()
+    InterruptController.unmask(line: InterruptLine.timer)
+    InterruptController.unmask(line: InterruptLine.serial)
+    cp_interrupts_enable()
+  }
+
+  fileprivate static func handle(line: UInt8) {
+    if line & 7 == 7 && !InterruptController.isInService(line: line) {
+      // A spurious line 15 was real for the first controller, which saw line 2.
+      if line == 15 { InterruptController.acknowledge(line: 2) }
+      return
+    }
+    switch line {
+    case InterruptLine.timer: Timer.handleInterrupt()
+    case InterruptLine.serial: SerialPort.handleInterrupt()
+    default: break
+    }
+    InterruptController.acknowledge(line: line)
+  }
+}
+
+/// Called by boot/interrupts.asm for every vector, with interrupts off.
+@c(kernel_interrupt)
+public func kernelInterrupt(_ frame: UnsafeMutablePointer<cp_trap_frame>) {
+  let vector = frame.pointee.vector
+  if vector < InterruptController.firstVector {
+    Exception.report(frame)
+  } else if vector < InterruptController.firstVector + 16 {
+    Interrupts.handle(line: UInt8(vector - InterruptController.firstVector))
+  }
+  // Nothing sends the other vectors; one that comes all the same is dropped.
+}
