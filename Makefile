@@ -12,7 +12,7 @@ export QEMUFLAGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run kernel iso clean help tools
+.PHONY: run test tsan kernel iso lint format clean help tools
 
 triple := x86_64-unknown-none-elf
 objects := .build-kernel/$(triple)/release
@@ -21,6 +21,21 @@ stubs := $(patsubst boot/%.asm,build/%.o,$(wildcard boot/*.asm))
 run: tools
 	@$(MAKE) --no-print-directory $(if $(filter pvh,$(KERNEL)),kernel,iso)
 	@Scripts/run
+
+# FILTER picks tests by a regular expression, STRATA_SEED replays a seed.
+test: tools
+	@$(MAKE) --no-print-directory kernel
+	@Scripts/test
+
+# What several processors share, under the thread sanitizer.
+tsan: tools
+	@Scripts/tsan
+
+lint:
+	@Scripts/lint
+
+format:
+	@swift format --in-place --parallel --recursive Sources Tests Package.swift
 
 kernel: build/strata
 
@@ -57,6 +72,9 @@ help:
 
 #: make run      build, boot in QEMU, console on this terminal; Ctrl-A X leaves
 #:               (without a terminal: the tour, or the run= in ARGS, then power off)
+#: make test     every test, on the host and in QEMU; ends with "N passed, N failed"
+#: make tsan     what several processors share, under the thread sanitizer
+#: make lint     the style, checked; make format mends most of it
 #: make kernel   build/strata, an ELF for multiboot2 and PVH; build/strata.debug for gdb
 #: make iso      build/strata.iso, which boots by GRUB
 #: make clean    remove everything that was built
@@ -66,4 +84,5 @@ help:
 #: KERNEL=grub|pvh               boot the ISO, or the ELF directly
 #: TRACE=FILE                    packed trace for replay, as boot module
 #: SWAP=3G                       an empty swap device of that size
+#: FILTER=NAME STRATA_SEED=n     only these tests; with this seed
 #: QEMUFLAGS=...                 more flags for QEMU

@@ -13,7 +13,7 @@ struct Boot {
 
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent()
-  static let sample = root.appendingPathComponent("Traces/linux-6.1-sample.trace")
+  static let sample = root.appendingPathComponent("traces/sample.trace")
 
   var loader = Loader.pvh
   var memory = "256M"
@@ -59,7 +59,7 @@ struct Boot {
     ]
     switch loader {
     case .pvh:
-      list += ["-kernel", Self.root.appendingPathComponent("build/strata.elf").path, "-append", line]
+      list += ["-kernel", Self.root.appendingPathComponent("build/strata").path, "-append", line]
       if let module { list += ["-initrd", module.path] }
     case .grub:
       list += ["-cdrom", try image().path]
@@ -67,18 +67,21 @@ struct Boot {
     return list + extra
   }
 
-  /// An ISO with this command line and module, made as `make iso` makes it.
+  /// An ISO with this command line and module, made by the script that `make iso` uses.
   private func image() throws -> URL {
     let iso = Self.root.appendingPathComponent("build/test-\(UUID().uuidString).iso")
-    let make = Process()
-    make.executableURL = URL(fileURLWithPath: "/usr/bin/make")
-    make.currentDirectoryURL = Self.root
-    make.arguments = ["-s", "iso", "ISO=\(iso.path)", "TRACE=\(module?.path ?? "")"]
-    make.environment = ProcessInfo.processInfo.environment.merging(["ARGS": line]) { $1 }
-    make.standardOutput = FileHandle.nullDevice
-    try make.run()
-    make.waitUntilExit()
-    XCTAssertEqual(make.terminationStatus, 0, "make iso")
+    let script = Process()
+    script.executableURL = Self.root.appendingPathComponent("Scripts/iso")
+    script.currentDirectoryURL = Self.root
+    script.arguments = [iso.path, "build/strata"]
+    script.environment = ProcessInfo.processInfo.environment.merging(
+      ["ARGS": line, "TRACE": module?.path ?? ""]
+    ) { $1 }
+    script.standardOutput = FileHandle.nullDevice
+    script.standardError = FileHandle.nullDevice
+    try script.run()
+    script.waitUntilExit()
+    XCTAssertEqual(script.terminationStatus, 0, "Scripts/iso")
     return iso
   }
 }
