@@ -3,62 +3,43 @@
 
 import MemoryPrimitives
 
-/// Where the loader put a part of the image.
+/// Where the loader put a part of the image, and what may be done there.
 public struct ImageSegment: Sendable {
   public var address: VirtualAddress
   public var physical: PhysicalAddress
   public var count: PageCount
+  public var protection: Protection
 
-  public init(address: VirtualAddress, physical: PhysicalAddress, count: PageCount) {
+  /// `count` pages at `address`, which lie in memory at `physical`.
+  public init(
+    address: VirtualAddress, physical: PhysicalAddress, count: PageCount, protection: Protection
+  ) {
     self.address = address
     self.physical = physical
     self.count = count
+    self.protection = protection
   }
 }
 
-/// The kernel's image: three segments, each of whole pages.
-public struct KernelImage: Sendable {
-  /// Read and execute.
-  public var text: ImageSegment
-  /// Read only.
-  public var readOnlyData: ImageSegment
-  /// Read and write: data, bss, stacks of the boot.
-  public var data: ImageSegment
-
-  public init(text: ImageSegment, readOnlyData: ImageSegment, data: ImageSegment) {
-    self.text = text
-    self.readOnlyData = readOnlyData
-    self.data = data
-  }
-}
+/// The kernel's image: segments of whole pages that don't overlap. Empty ones are passed over, and what
+/// lies between them (the guard pages of stacks) stays unmapped.
+public typealias KernelImage = UnsafeBufferPointer<ImageSegment>
 
 extension PageTables {
-  /// Maps the image, by pages of 4 KiB, so that a page of it can become a guard page. Empty segments
-  /// are passed over.
+  /// Maps the image, by pages of 4 KiB, so that a page of it can become a guard page: all or nothing.
   public func mapImage(_ image: KernelImage) throws(PageTableError) {
-    try map(image.text, .kernelText)
-    do throws(PageTableError) {
-      try map(image.readOnlyData, .kernelReadOnly)
-    } catch {
-      unmap(image.text)
-      throw error
+    for index in 0..<image.count where image[index].count > .zero {
+      let segment = image[index]
+      do throws(PageTableError) {
+        try map(
+          segment.address, to: segment.physical, count: segment.count, protection: segment.protection)
+      } catch {
+        for mapped in 0..<index where image[mapped].count > .zero {
+          unmap(image[mapped].address, count: image[mapped].count)
+        }
+        throw error
+      }
     }
-    do throws(PageTableError) {
-      try map(image.data, .kernelData)
-    } catch {
-      unmap(image.readOnlyData)
-      unmap(image.text)
-      throw error
-    }
-  }
-
-  private func map(_ segment: ImageSegment, _ protection: Protection) throws(PageTableError) {
-    guard segment.count > .zero else { return }
-    try map(segment.address, to: segment.physical, count: segment.count, protection: protection)
-  }
-
-  private func unmap(_ segment: ImageSegment) {
-    if segment.count > .zero { unmap(segment.address, count: segment.count) }
   }
 
   /// Maps a range of memory at its place in the direct map, by the largest leaves: readable, writable,
@@ -69,23 +50,29 @@ extension PageTables {
       leaves: .whole)
   }
 
-  /// Takes the right to write from the aliases that the image's text and read-only data have in the
-  /// direct map, which holds them. When it fails, nobody's rights have changed.
+  /// Takes the right to write from the aliases that the image's read-only and executable segments have
+  /// in the direct map, which holds them. When it fails, nobody's rights have changed.
   public func protectAliases(of image: KernelImage) throws(PageTableError) {
-    try protectAlias(of: image.text, .kernelReadOnly)
-    do throws(PageTableError) {
-      try protectAlias(of: image.readOnlyData, .kernelReadOnly)
-    } catch {
-      // Takes no table: the first call left boundaries at both ends.
-      try protectAlias(of: image.text, .kernelData)
-      throw error
+    for index in 0..<image.count where isProtected(image[index]) {
+      do throws(PageTableError) {
+        try protectAlias(of: image[index], .kernelReadOnly)
+      } catch {
+        for changed in 0..<index where isProtected(image[changed]) {
+          // Takes no table: the first call left boundaries at both ends.
+          try protectAlias(of: image[changed], .kernelData)
+        }
+        throw error
+      }
     }
+  }
+
+  private func isProtected(_ segment: ImageSegment) -> Bool {
+    segment.count > .zero && !segment.protection.contains(.writable)
   }
 
   private func protectAlias(
     of segment: ImageSegment, _ protection: Protection
   ) throws(PageTableError) {
-    guard segment.count > .zero else { return }
     try protect(
       machine.directMap.virtualAddress(of: segment.physical), count: segment.count, protection)
   }

@@ -96,6 +96,8 @@ final class Session: @unchecked Sendable {
   private var searched = 0
 
   init(_ boot: Boot) throws {
+    // A machine that has stopped reads no more: that is an answer, not a signal.
+    signal(SIGPIPE, SIG_IGN)
     process.executableURL = URL(fileURLWithPath: "/usr/bin/qemu-system-x86_64")
     process.arguments = try boot.arguments()
     process.standardInput = input
@@ -127,7 +129,7 @@ final class Session: @unchecked Sendable {
     String(decoding: lock.withLock { received }, as: UTF8.self).replacingOccurrences(of: "\r", with: "")
   }
 
-  func type(_ text: String) { input.fileHandleForWriting.write(Data(text.utf8)) }
+  func type(_ text: String) { try? input.fileHandleForWriting.write(contentsOf: Data(text.utf8)) }
 
   /// Waits until the machine prints `text`, from where the last search ended on.
   @discardableResult

@@ -338,11 +338,17 @@ final class PageTablesTests: XCTestCase {
     let bed = Bed()
     let machine = bed.host.machine
     let image: UInt64 = 0xffff_ffff_8000_0000
-    func segment(_ page: UInt64, _ count: UInt64) -> ImageSegment {
+    func segment(_ page: UInt64, _ count: UInt64, _ protection: Protection) -> ImageSegment {
       ImageSegment(
-        address: va(page, base: image), physical: pa(512 + page), count: PageCount(count))
+        address: va(page, base: image), physical: pa(512 + page), count: PageCount(count),
+        protection: protection)
     }
-    let kernel = KernelImage(text: segment(0, 100), readOnlyData: segment(100, 50), data: segment(150, 600))
+    let segments = [
+      segment(0, 100, .kernelText), segment(100, 50, .kernelReadOnly), segment(150, 600, .kernelData),
+    ]
+    let kernel = KernelImage(start: UnsafeMutablePointer<ImageSegment>.allocate(capacity: 3), count: 3)
+    UnsafeMutableBufferPointer(mutating: kernel).initialize(fromContentsOf: segments)
+    defer { kernel.deallocate() }
     try bed.tables.mapImage(kernel)
     try bed.tables.mapDirect(pa(1), count: PageCount(158))
     try bed.tables.mapDirect(pa(256), count: PageCount(16384 - 256))
