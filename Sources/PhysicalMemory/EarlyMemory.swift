@@ -1,0 +1,197 @@
+// Whole pages of the map, before the buddy queues exist.
+//
+// Taken from the top down, so that what stays for good lies together at the end of memory; never below
+// 1 MiB, never what the boot record, the image or a module occupies, and only below a ceiling (4 GiB)
+// until all of memory can be reached. What is taken or occupied is a short sorted list of runs with a
+// role each; `PhysicalMemory` reads it when it opens, and from then on nothing is taken here.
+//
+// One processor, before anything else runs: no lock. A take costs a pass over the list.
+
+import MemoryPrimitives
+
+/// The supply of pages during boot: a handle.
+public struct EarlyMemory {
+  struct Taken {
+    var first: UInt32
+    var end: UInt32
+    var role: FrameRole
+  }
+  struct State {
+    var map: MemoryMap
+    var ceiling: UInt32
+    var isClosed = false
+    var count = 0
+    /// Ranges of the map above this index have no page left below the ceiling.
+    var range: Int
+    var pages: UInt64 = 0
+  }
+  let state: UnsafeMutablePointer<State>
+  let taken: UnsafeMutablePointer<Taken>
+
+  /// Runs with a role of their own that can be kept apart.
+  static var capacity: Int { 250 }
+
+  /// Bytes of storage that it needs, aligned to 16.
+  public static var storage: ByteCount { ByteCount(64 + capacity * MemoryLayout<Taken>.stride) }
+
+  /// A supply over `map` that stays below `ceiling` until that is lifted.
+  public init(_ storage: UnsafeMutableRawPointer, map: MemoryMap, ceiling: PhysicalAddress) {
+    precondition(MemoryLayout<State>.size <= 64)
+    state = storage.bindMemory(to: State.self, capacity: 1)
+    state.initialize(
+      to: State(
+        map: map, ceiling: UInt32(min(UInt64(FrameNumber.limit), ceiling.rawValue >> Page.shift)),
+        range: map.count - 1))
+    taken = (storage + 64).bindMemory(to: Taken.self, capacity: Self.capacity)
+  }
+
+  /// Marks every frame that `length` bytes from `base` on touch as occupied by `role`, inside the map
+  /// or not. What another role occupies already keeps that role. Throws `noMemory` when the list is full.
+  public func occupy(
+    _ base: PhysicalAddress, _ length: ByteCount, role: FrameRole
+  ) throws(PhysicalMemoryError) {
+    let limit = UInt64(FrameNumber.limit)
+    guard length.rawValue > 0, base.rawValue >> Page.shift < limit else { return }
+    let (sum, wraps) = base.rawValue.addingReportingOverflow(length.rawValue - 1)
+    var first = UInt32(base.rawValue >> Page.shift)
+    let end = UInt32(wraps ? limit : min(limit, sum >> Page.shift + 1))
+    while first < end {
+      let i = position(first)
+      if i < state.pointee.count && taken[i].first <= first {
+        first = taken[i].end
+        continue
+      }
+      let next = i < state.pointee.count ? min(end, taken[i].first) : end
+      guard insert(i, Taken(first: first, end: next, role: role)) else { throw .noMemory }
+      first = next
+    }
+  }
+
+  /// `count` pages in a row with `role`, from as high as possible below the ceiling, or nil. The
+  /// contents are unknown.
+  public func take(_ count: PageCount, role: FrameRole = .boot) -> FrameRun? {
+    take(count, role, below: state.pointee.ceiling)
+  }
+
+  /// Like `take`, but above the ceiling too: for memory that nobody touches before it is lifted.
+  public func reserve(_ count: PageCount, role: FrameRole) -> FrameRun? {
+    take(count, role, below: FrameNumber.limit)
+  }
+
+  /// Gives one page back.
+  public func give(_ frame: FrameNumber) {
+    let i = position(frame.rawValue)
+    guard !state.pointee.isClosed, i < state.pointee.count, taken[i].first <= frame.rawValue else { return }
+    let whole = taken[i]
+    if whole.first < frame.rawValue && whole.end > frame.rawValue + 1 {
+      // The middle of a run: it stays taken when there is no place for another run in the list.
+      taken[i].end = frame.rawValue
+      let rest = Taken(first: frame.rawValue + 1, end: whole.end, role: whole.role)
+      if !insert(i + 1, rest) {
+        taken[i].end = whole.end
+        return
+      }
+    } else if whole.first < frame.rawValue {
+      taken[i].end = frame.rawValue
+    } else if whole.end > frame.rawValue + 1 {
+      taken[i].first = frame.rawValue + 1
+    } else {
+      state.pointee.count -= 1
+      for k in i..<state.pointee.count { taken[k] = taken[k + 1] }
+    }
+    state.pointee.pages -= 1
+    state.pointee.range = state.pointee.map.count - 1
+  }
+
+  /// From now on pages may lie anywhere: all of the map can be reached by the direct map.
+  public func liftCeiling() {
+    state.pointee.ceiling = FrameNumber.limit
+    state.pointee.range = state.pointee.map.count - 1
+  }
+
+  /// Pages taken so far, occupied ranges not counted.
+  public var pages: PageCount { PageCount(state.pointee.pages) }
+
+  /// Single frames with the role `pageTable`, for the tables that replace the stub's.
+  public var frameSource: FrameSource {
+    FrameSource(
+      UnsafeMutableRawPointer(state),
+      take: { context in
+        EarlyMemory(context!).take(.one, role: .pageTable)?.first.rawValue ?? FrameNumber.none.rawValue
+      },
+      give: { EarlyMemory($0!).give(FrameNumber($1)) })
+  }
+
+  // MARK: Inside
+
+  init(_ context: UnsafeMutableRawPointer) {
+    state = context.assumingMemoryBound(to: State.self)
+    taken = (context + 64).assumingMemoryBound(to: Taken.self)
+  }
+
+  func close() { state.pointee.isClosed = true }
+
+  /// The index of the first run that ends behind `frame`.
+  func position(_ frame: UInt32) -> Int {
+    var (low, high) = (0, state.pointee.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if taken[middle].end <= frame { low = middle + 1 } else { high = middle }
+    }
+    return low
+  }
+
+  /// Puts a run into the list before index `i`, joined with neighbours of the same role if it touches.
+  private func insert(_ i: Int, _ run: Taken) -> Bool {
+    let count = state.pointee.count
+    let joinsLower = i > 0 && taken[i - 1].end == run.first && taken[i - 1].role == run.role
+    let joinsUpper = i < count && taken[i].first == run.end && taken[i].role == run.role
+    if joinsLower && joinsUpper {
+      taken[i - 1].end = taken[i].end
+      state.pointee.count -= 1
+      for k in i..<count - 1 { taken[k] = taken[k + 1] }
+    } else if joinsLower {
+      taken[i - 1].end = run.end
+    } else if joinsUpper {
+      taken[i].first = run.first
+    } else {
+      guard count < Self.capacity else { return false }
+      for k in stride(from: count, to: i, by: -1) { taken[k] = taken[k - 1] }
+      taken[i] = run
+      state.pointee.count += 1
+    }
+    return true
+  }
+
+  private func take(_ pages: PageCount, _ role: FrameRole, below ceiling: UInt32) -> FrameRun? {
+    guard !state.pointee.isClosed, pages.rawValue > 0, pages.rawValue < UInt64(FrameNumber.limit) else {
+      return nil
+    }
+    let count = UInt32(pages.rawValue)
+    let map = state.pointee.map
+    let isHinted = pages == .one && ceiling == state.pointee.ceiling
+    var r = isHinted ? state.pointee.range : map.count - 1
+    while r >= 0 {
+      let run = map[r]
+      let first = max(run.first.rawValue, 256)  // 1 MiB
+      var end = min(run.end.rawValue, ceiling)
+      while end > first && end - first >= count {
+        // The highest taken run that begins below `end`.
+        var i = position(end - 1)
+        if i == state.pointee.count || taken[i].first >= end { i -= 1 }
+        let floor = i >= 0 ? max(first, taken[i].end) : first
+        if end > floor && end - floor >= count {
+          let start = end - count
+          guard insert(position(start), Taken(first: start, end: end, role: role)) else { return nil }
+          state.pointee.pages += pages.rawValue
+          if isHinted { state.pointee.range = r }
+          return FrameRun(first: FrameNumber(start), count: pages)
+        }
+        guard i >= 0, taken[i].first > first else { break }
+        end = min(end, taken[i].first)
+      }
+      r -= 1
+    }
+    return nil
+  }
+}

@@ -1,0 +1,135 @@
+// What the system knows of one frame, in 32 bytes.
+//
+//   0 next 4, previous 4    frame numbers; one list at a time: buddy, slab, paging queue
+//   8 owner 4, aux 4        index of the object or cache that has the frame; aux is the owner's
+//  16 index 8               page in its object, 40 bits, and the age
+//  24 claims 4              one atomic word, see `Claims`
+//  28 role 1
+//  29 order (5 bits), pool, zeroed
+//  30 valid, dirty, referenced, cache attribute
+//  31 queue                 which list `next` and `previous` belong to
+//
+// Whoever was given the frame owns owner, aux, index and, while `queue` is its own, the links. Role and
+// claims change hands with the frame. While a frame heads a free block, links, order and queue belong to
+// the lock of the buddy queues. The bytes from 28 on are read by neighbours that look for a buddy, so
+// they are relaxed atomics: plain moves to the processor.
+
+import MemoryPrimitives
+import Synchronization
+
+/// The claims word: who keeps a frame from being taken. "Nobody has it" is tested and taken by one
+/// compare-and-swap.
+@frozen public struct Claims: Equatable, Sendable {
+  public var rawValue: UInt32
+  @inline(always) public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+  @inline(always) public static var none: Self { Self(rawValue: 0) }
+  /// Wired once and nothing else: how a frame is handed out, and the only state it may be freed in.
+  @inline(always) public static var wiredOnce: Self { Self(rawValue: 1) }
+  /// Taken for itself by whoever frees or moves the frame.
+  @inline(always) public static var exclusive: Self { Self(rawValue: 1 << 30) }
+
+  @inline(always) public var wires: UInt32 { rawValue & 0xfff }
+  @inline(always) public var holds: UInt32 { rawValue >> 12 & 0x3ff }
+  @inline(always) public var sharers: UInt32 { rawValue >> 22 & 0xff }
+  @inline(always) public var isExclusive: Bool { rawValue & 1 << 30 != 0 }
+  @inline(always) public var hasWaiters: Bool { rawValue & 1 << 31 != 0 }
+}
+
+/// Which list a frame's links belong to.
+@frozen public enum FrameQueue: UInt8, Sendable {
+  case none
+  /// The frame heads a free block.
+  case buddy
+  /// The owner's own list: slabs, zspages.
+  case owner
+}
+
+/// The record of one frame, in place.
+@frozen public struct FrameRecordPointer {
+  @usableFromInline let raw: UnsafeMutableRawPointer
+  @inlinable init(_ raw: UnsafeMutableRawPointer) { self.raw = raw }
+
+  /// Bytes of a record.
+  @inlinable public static var size: Int { 32 }
+
+  @inline(always) public var next: FrameNumber {
+    get { FrameNumber(raw.load(as: UInt32.self)) }
+    nonmutating set { raw.storeBytes(of: newValue.rawValue, as: UInt32.self) }
+  }
+  @inline(always) public var previous: FrameNumber {
+    get { FrameNumber(raw.load(fromByteOffset: 4, as: UInt32.self)) }
+    nonmutating set { raw.storeBytes(of: newValue.rawValue, toByteOffset: 4, as: UInt32.self) }
+  }
+  /// Index of the object or cache that has the frame.
+  @inline(always) public var owner: UInt32 {
+    get { raw.load(fromByteOffset: 8, as: UInt32.self) }
+    nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 8, as: UInt32.self) }
+  }
+  /// The owner's own word.
+  @inline(always) public var aux: UInt32 {
+    get { raw.load(fromByteOffset: 12, as: UInt32.self) }
+    nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 12, as: UInt32.self) }
+  }
+  @inline(always) public var index: UInt64 {
+    get { raw.load(fromByteOffset: 16, as: UInt64.self) }
+    nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 16, as: UInt64.self) }
+  }
+  @inline(always) public var claims: Claims {
+    get { Claims(rawValue: claimsWord.pointee.load(ordering: .acquiring)) }
+    nonmutating set { claimsWord.pointee.store(newValue.rawValue, ordering: .releasing) }
+  }
+  /// Replaces `expected` by `desired`, or changes nothing and answers false.
+  @inline(always) public func exchangeClaims(_ expected: Claims, for desired: Claims) -> Bool {
+    claimsWord.pointee.compareExchange(
+      expected: expected.rawValue, desired: desired.rawValue, ordering: .acquiringAndReleasing
+    ).exchanged
+  }
+  @inline(always) public var role: FrameRole {
+    get { FrameRole(rawValue: byte(28).pointee.load(ordering: .relaxed)) ?? .absent }
+    nonmutating set { byte(28).pointee.store(newValue.rawValue, ordering: .relaxed) }
+  }
+  /// The order of the free block that this frame heads; meaningless otherwise.
+  @inline(always) public internal(set) var order: Order {
+    get { Order(byte(29).pointee.load(ordering: .relaxed) & 31) }
+    nonmutating set {
+      let rest = byte(29).pointee.load(ordering: .relaxed) & ~31
+      byte(29).pointee.store(rest | newValue.rawValue, ordering: .relaxed)
+    }
+  }
+  /// Valid, dirty, referenced and cache attribute: the owner's.
+  @inline(always) public var flags: UInt8 {
+    get { byte(30).pointee.load(ordering: .relaxed) }
+    nonmutating set { byte(30).pointee.store(newValue, ordering: .relaxed) }
+  }
+  @inline(always) public var queue: FrameQueue {
+    get { FrameQueue(rawValue: byte(31).pointee.load(ordering: .relaxed)) ?? .owner }
+    nonmutating set { byte(31).pointee.store(newValue.rawValue, ordering: .relaxed) }
+  }
+
+  @inlinable var claimsWord: UnsafeMutablePointer<Atomic<UInt32>> {
+    (raw + 24).assumingMemoryBound(to: Atomic<UInt32>.self)
+  }
+  @inlinable func byte(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt8>> {
+    (raw + offset).assumingMemoryBound(to: Atomic<UInt8>.self)
+  }
+
+  /// Writes all of a record that held rubbish.
+  @inline(always) func initialize(role: FrameRole, claims: Claims) {
+    raw.storeBytes(of: UInt64.max, as: UInt64.self)
+    raw.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
+    raw.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
+    raw.storeBytes(of: UInt64(claims.rawValue) | UInt64(role.rawValue) << 32, toByteOffset: 24, as: UInt64.self)
+  }
+
+  /// Makes a valid record that of a frame just handed out. Order and queue were reset with the buddy
+  /// lock held, and neighbours may be reading them.
+  @inline(always) func handOut(_ role: FrameRole) {
+    raw.storeBytes(of: UInt64.max, as: UInt64.self)
+    raw.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
+    raw.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
+    self.role = role
+    flags = 0
+    claims = .wiredOnce
+  }
+}

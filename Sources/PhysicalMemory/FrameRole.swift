@@ -1,0 +1,94 @@
+// What a frame is used for: every frame of memory has exactly one role, and the counts by role add up
+// to what the memory map took.
+
+/// The one use of a frame.
+@frozen public enum FrameRole: UInt8, Sendable {
+  /// In the buddy queues.
+  case free
+  /// Wired for the kernel, without a closer name.
+  case wired
+  /// A slab of small objects.
+  case slab
+  /// Pages of large kmem requests.
+  case kmem
+  case pageTable
+  case stack
+  /// Boundary tags of arenas.
+  case tags
+  /// Frame records and the other tables of this floor.
+  case records
+  /// The kernel's image.
+  case image
+  /// A file that the loader put into memory.
+  case bootModule
+  /// Taken from early memory, for good.
+  case boot
+  case statistics
+  /// Asked for as one run.
+  case contiguous
+  /// Pageable memory: what it holds can be moved elsewhere.
+  case pageable
+  /// A page of a compressed page store.
+  case zspage
+  /// Lent to a second instance, a test or a driver.
+  case lent
+  /// No memory, or memory that the map does not give us.
+  case absent
+
+  /// How many roles there are.
+  @inlinable public static var count: Int { 17 }
+
+  /// Whether what the frame holds could be moved elsewhere.
+  @inlinable public var isMovable: Bool { self == .pageable || self == .zspage }
+
+  /// Whether frames of this role are never given back.
+  @inlinable public var isPermanent: Bool {
+    self == .records || self == .image || self == .boot || self == .absent
+  }
+
+  /// The role as the console says it.
+  public var words: StaticString {
+    switch self {
+    case .free: "free"
+    case .wired: "wired"
+    case .slab: "slab"
+    case .kmem: "kmem pages"
+    case .pageTable: "page table"
+    case .stack: "stack"
+    case .tags: "tags"
+    case .records: "frame records"
+    case .image: "image"
+    case .bootModule: "boot module"
+    case .boot: "boot"
+    case .statistics: "statistics"
+    case .contiguous: "contiguous"
+    case .pageable: "pageable"
+    case .zspage: "zspage"
+    case .lent: "lent"
+    case .absent: "no memory"
+    }
+  }
+
+  /// The name of its row of statistics.
+  var statisticName: StaticString {
+    switch self {
+    case .free: "vm.frames.free"
+    case .wired: "vm.frames.wired"
+    case .slab: "vm.frames.slab"
+    case .kmem: "vm.frames.kmem"
+    case .pageTable: "vm.frames.page_table"
+    case .stack: "vm.frames.stack"
+    case .tags: "vm.frames.tags"
+    case .records: "vm.frames.records"
+    case .image: "vm.frames.image"
+    case .bootModule: "vm.frames.boot_module"
+    case .boot: "vm.frames.boot"
+    case .statistics: "vm.frames.statistics"
+    case .contiguous: "vm.frames.contiguous"
+    case .pageable: "vm.frames.pageable"
+    case .zspage: "vm.frames.zspage"
+    case .lent: "vm.frames.lent"
+    case .absent: "vm.frames.absent"
+    }
+  }
+}

@@ -1,0 +1,331 @@
+// The firmware's map of memory, made sane.
+//
+// A firmware's map may come unsorted, overlapping, unaligned, empty, wrapping around or beyond what a
+// frame number can say. What comes out is sorted, disjoint, made of whole frames, and usable for certain:
+// reserved wins over usable wherever both are said of a byte, edges are trimmed inward, and what was
+// dropped is noted with the reason, so that the console can tell.
+//
+// Rules, in this order:
+//   1. An empty range says nothing. A usable range that wraps around is dropped; a reserved one that
+//      does is taken to the top of the address space.
+//   2. Usable ranges that touch or overlap are one; only then are their edges trimmed to whole frames,
+//      so two halves of a frame in two ranges make a frame.
+//   3. Frames from 16 TiB less one page on are left.
+//   4. A frame that a reserved range touches is not ours.
+//   5. A section of 128 MiB in which less memory would be gained than its frame records cost is left.
+//
+// Cost: n log n in the number of ranges, in storage that the caller gives.
+
+import MemoryPrimitives
+
+/// A range as the firmware tells it.
+public struct FirmwareRange {
+  public enum Kind: UInt8, Sendable { case usable, reserved }
+  public var base: PhysicalAddress
+  public var length: ByteCount
+  public var kind: Kind
+
+  public init(base: PhysicalAddress, length: ByteCount, kind: Kind) {
+    self.base = base
+    self.length = length
+    self.kind = kind
+  }
+}
+
+/// Memory that the firmware called usable and that was not taken, and why.
+public struct MapNote {
+  public enum Reason: UInt8, CaseIterable, Sendable {
+    /// A usable range without a byte.
+    case empty
+    /// Base and length go beyond the address space.
+    case wraps
+    /// An edge that is no whole frame.
+    case partOfFrame
+    /// Another range calls it reserved.
+    case reserved
+    /// From 16 TiB less one page on.
+    case outOfReach
+    /// Less than its frame records would cost.
+    case tooScattered
+
+    public var words: StaticString {
+      switch self {
+      case .empty: "empty"
+      case .wraps: "wraps around"
+      case .partOfFrame: "no whole frame"
+      case .reserved: "also called reserved"
+      case .outOfReach: "beyond 16 TiB"
+      case .tooScattered: "less than its frame records cost"
+      }
+    }
+  }
+  public var reason: Reason
+  public var base: PhysicalAddress
+  public var length: ByteCount
+}
+
+/// The sanitised map: sorted, disjoint runs of whole frames. A handle on the caller's storage.
+public struct MemoryMap {
+  struct State {
+    var count = 0
+    var frames: UInt64 = 0
+    var dropped: InlineArray<6, UInt64> = .init(repeating: 0)
+    var noteCount = 0
+    var notes: InlineArray<16, MapNote>
+  }
+  struct Range {
+    var first: UInt64
+    var last: UInt64
+  }
+  let state: UnsafeMutablePointer<State>
+  let ranges: UnsafeMutablePointer<Range>
+
+  /// Bytes of storage that a map of `count` firmware ranges needs, aligned to 16.
+  public static func storage(ranges count: Int) -> ByteCount {
+    ByteCount((MemoryLayout<State>.size + 15) & ~15 + 2 * count * MemoryLayout<Range>.stride)
+  }
+
+  /// Makes the map of `count` ranges, which `range` tells one by one and in any order, in `storage`.
+  /// Throws `tooSmall` when no frame is left.
+  public init(
+    _ storage: UnsafeMutableRawPointer, count: Int, range: (Int) -> FirmwareRange
+  ) throws(PhysicalMemoryError) {
+    state = storage.bindMemory(to: State.self, capacity: 1)
+    state.initialize(
+      to: State(
+        notes: .init(repeating: MapNote(reason: .empty, base: PhysicalAddress(0), length: .zero))))
+    ranges = (storage + (MemoryLayout<State>.size + 15) & ~15)
+      .bindMemory(to: Range.self, capacity: 2 * count)
+    // Usable ranges from `count` up, reserved ones from 2 * count down; the result from 0 up.
+    let (usable, reservedEnd) = (ranges + count, ranges + 2 * count)
+    var (usableCount, reservedCount) = (0, 0)
+    for i in 0..<count {
+      let told = range(i)
+      let (base, length) = (told.base.rawValue, told.length.rawValue)
+      if length == 0 {
+        if told.kind == .usable { note(.empty, base, 0) }
+        continue
+      }
+      var (last, wraps) = base.addingReportingOverflow(length - 1)
+      if wraps {
+        if told.kind == .usable {
+          note(.wraps, base, length)
+          continue
+        }
+        last = .max
+      }
+      if told.kind == .usable {
+        usable[usableCount] = Range(first: base, last: last)
+        usableCount += 1
+      } else {
+        reservedCount += 1
+        reservedEnd[-reservedCount] = Range(first: base & ~(Page.size - 1), last: last | (Page.size - 1))
+      }
+    }
+    let reserved = reservedEnd - reservedCount
+    usableCount = Self.sortAndJoin(usable, usableCount)
+    reservedCount = Self.sortAndJoin(reserved, reservedCount)
+    usableCount = trim(usable, usableCount)
+    subtract(usable, usableCount, reserved, reservedCount)
+    dropScattered()
+    for i in 0..<state.pointee.count {
+      state.pointee.frames += (ranges[i].last - ranges[i].first + 1) >> Page.shift
+    }
+    if state.pointee.count == 0 { throw .tooSmall }
+  }
+
+  /// Runs of frames in the map.
+  public var count: Int { state.pointee.count }
+  public subscript(index: Int) -> FrameRun {
+    precondition(index >= 0 && index < count)
+    let range = ranges[index]
+    return FrameRun(
+      first: PhysicalAddress(range.first).frame,
+      count: PageCount((range.last - range.first + 1) >> Page.shift))
+  }
+  /// Frames in all runs together.
+  public var frames: PageCount { PageCount(state.pointee.frames) }
+  /// The frame behind the highest one.
+  public var end: FrameNumber { self[count - 1].end }
+
+  /// Usable bytes that were dropped for `reason`; for `empty` the number of ranges.
+  public func dropped(_ reason: MapNote.Reason) -> ByteCount {
+    ByteCount(state.pointee.dropped[Int(reason.rawValue)])
+  }
+  /// What was dropped, one by one: the first 16.
+  public var noteCount: Int { state.pointee.noteCount }
+  public func note(at index: Int) -> MapNote {
+    precondition(index >= 0 && index < noteCount)
+    return state.pointee.notes[index]
+  }
+
+  /// The index of the run that holds `frame`, or of the first one above it.
+  func index(at frame: UInt32) -> Int {
+    var (low, high) = (0, count)
+    while low < high {
+      let middle = (low + high) / 2
+      if ranges[middle].last >> Page.shift < UInt64(frame) { low = middle + 1 } else { high = middle }
+    }
+    return low
+  }
+
+  // MARK: Making it
+
+  private func note(_ reason: MapNote.Reason, _ base: UInt64, _ length: UInt64) {
+    let total = state.pointee.dropped[Int(reason.rawValue)]
+    let sum = total.addingReportingOverflow(reason == .empty ? 1 : length)
+    state.pointee.dropped[Int(reason.rawValue)] = sum.overflow ? .max : sum.partialValue
+    guard state.pointee.noteCount < 16 else { return }
+    state.pointee.notes[state.pointee.noteCount] = MapNote(
+      reason: reason, base: PhysicalAddress(base), length: ByteCount(length))
+    state.pointee.noteCount += 1
+  }
+
+  /// Sorts by first byte (heap sort: n log n whatever the order) and joins what touches or overlaps.
+  private static func sortAndJoin(_ a: UnsafeMutablePointer<Range>, _ count: Int) -> Int {
+    func sink(_ start: Int, _ end: Int) {
+      var root = start
+      while 2 * root + 1 < end {
+        var child = 2 * root + 1
+        if child + 1 < end && a[child].first < a[child + 1].first { child += 1 }
+        if a[root].first >= a[child].first { return }
+        (a[root], a[child]) = (a[child], a[root])
+        root = child
+      }
+    }
+    guard count > 0 else { return 0 }
+    for start in stride(from: count / 2, through: 0, by: -1) { sink(start, count) }
+    for end in stride(from: count - 1, to: 0, by: -1) {
+      (a[0], a[end]) = (a[end], a[0])
+      sink(0, end)
+    }
+    var kept = 0
+    for i in 1..<count where count > 1 {
+      if a[kept].last == .max || a[i].first <= a[kept].last + 1 {
+        a[kept].last = max(a[kept].last, a[i].last)
+      } else {
+        kept += 1
+        a[kept] = a[i]
+      }
+    }
+    return kept + 1
+  }
+
+  /// Cuts off what is out of reach or no whole frame.
+  private func trim(_ a: UnsafeMutablePointer<Range>, _ count: Int) -> Int {
+    let limit = UInt64(FrameNumber.limit) << Page.shift
+    var kept = 0
+    for i in 0..<count {
+      var range = a[i]
+      if range.last >= limit {
+        let from = max(range.first, limit)
+        note(.outOfReach, from, (range.last - from).addingReportingOverflow(1).partialValue)
+        if range.first >= limit { continue }
+        range.last = limit - 1
+      }
+      let first = (range.first + Page.size - 1) & ~(Page.size - 1)
+      let end = (range.last + 1) & ~(Page.size - 1)
+      if first >= end {
+        note(.partOfFrame, range.first, range.last - range.first + 1)
+        continue
+      }
+      if first > range.first { note(.partOfFrame, range.first, first - range.first) }
+      if end <= range.last { note(.partOfFrame, end, range.last - end + 1) }
+      a[kept] = Range(first: first, last: end - 1)
+      kept += 1
+    }
+    return kept
+  }
+
+  /// What is usable and not reserved, from `ranges[0]` on.
+  private func subtract(
+    _ usable: UnsafeMutablePointer<Range>, _ usableCount: Int, _ reserved: UnsafeMutablePointer<Range>,
+    _ reservedCount: Int
+  ) {
+    var r = 0
+    var made = 0
+    for u in 0..<usableCount {
+      var range = usable[u]
+      while r < reservedCount && reserved[r].last < range.first { r += 1 }
+      var i = r
+      var isLeft = true
+      while i < reservedCount && reserved[i].first <= range.last {
+        let hole = Range(first: max(range.first, reserved[i].first), last: min(range.last, reserved[i].last))
+        note(.reserved, hole.first, hole.last - hole.first + 1)
+        if hole.first > range.first {
+          ranges[made] = Range(first: range.first, last: hole.first - 1)
+          made += 1
+        }
+        if hole.last == range.last {
+          isLeft = false
+          break
+        }
+        range.first = hole.last + 1
+        i += 1
+      }
+      if isLeft {
+        ranges[made] = range
+        made += 1
+      }
+    }
+    state.pointee.count = made
+  }
+
+  /// Leaves sections out whose records and place in the section table cost as much as they would give.
+  private func dropScattered() {
+    let count = state.pointee.count
+    var (kept, next) = (0, 0)
+    var head: Range?  // what is left of the range before `next`
+    var tableEnd: UInt64 = 0
+    // At most one range comes out for each that went in, so the result never overtakes `next`.
+    func keep(_ range: Range) {
+      if kept > 0 && ranges[kept - 1].last + 1 == range.first {
+        ranges[kept - 1].last = range.last
+      } else {
+        ranges[kept] = range
+        kept += 1
+      }
+    }
+    while head != nil || next < count {
+      let first = head?.first ?? ranges[next].first
+      let section = first >> Section.shift
+      let sectionLast = (section + 1) << Section.shift - 1
+      var (frames, last, end) = (UInt64(0), UInt64(0), next)
+      var spill: UInt64 = 0
+      if let head {
+        last = min(head.last, sectionLast)
+        frames = (last - head.first + 1) >> Page.shift
+        spill = head.last
+      }
+      while end < count && ranges[end].first <= sectionLast {
+        last = min(ranges[end].last, sectionLast)
+        frames += (last - ranges[end].first + 1) >> Page.shift
+        spill = ranges[end].last
+        end += 1
+      }
+      let pieces = last >> Piece.addressShift - first >> Piece.addressShift + 1
+      let gap = section > tableEnd ? section - tableEnd : 0
+      let isKept = frames > pieces * Piece.recordPages + gap * UInt64(Section.size) / Page.size + 1
+      if isKept { tableEnd = section + 1 }
+      func settle(_ range: Range) {
+        let part = Range(first: range.first, last: min(range.last, sectionLast))
+        if isKept { keep(part) } else { note(.tooScattered, part.first, part.last - part.first + 1) }
+      }
+      if let head { settle(head) }
+      for i in next..<end { settle(ranges[i]) }
+      next = end
+      head = nil
+      if spill > sectionLast {
+        // Whole sections are always worth it.
+        let whole = ((spill + 1) >> Section.shift) << Section.shift
+        if whole > sectionLast + 1 {
+          keep(Range(first: sectionLast + 1, last: whole - 1))
+          tableEnd = whole >> Section.shift
+        }
+        let rest = max(whole, sectionLast + 1)
+        if spill >= rest { head = Range(first: rest, last: spill) }
+      }
+    }
+    state.pointee.count = kept
+  }
+}

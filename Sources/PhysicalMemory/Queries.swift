@@ -1,0 +1,264 @@
+// Looking: what is known of a frame, blocks by list and order, and visits for pictures. Nothing here
+// takes memory or changes anything; visitors run without the lock, on what was true a moment before.
+
+import MemoryPrimitives
+import Synchronization
+
+/// What is known of one frame.
+public struct FrameDescription: Sendable {
+  public var frame: FrameNumber
+  public var role: FrameRole
+  /// The index of the object or cache that has it.
+  public var owner: UInt32
+  public var claims: Claims
+  public var queue: FrameQueue
+  public var list: RangeList
+  /// The section of 128 MiB that it lies in.
+  public var section: UInt32
+  /// For a free frame: the first frame and the order of its block.
+  public var block: FrameNumber?
+  public var blockOrder: Order?
+}
+
+/// How the 512 frames of a piece of 2 MiB are used.
+public struct PieceCounts: Equatable, Sendable {
+  public var first: FrameNumber
+  public var free: PageCount
+  public var unmovable: PageCount
+  /// Allocated, but could be moved.
+  public var other: PageCount
+  /// No memory of ours.
+  public var absent: PageCount
+}
+
+extension PhysicalMemory {
+  /// What a request of `level` leaves free.
+  public func reserve(for level: Level) -> PageCount {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    return PageCount(core.pointee.floors[Int(level.rawValue)])
+  }
+
+  /// Sets what requests of `level` leave free; at most a half of memory.
+  public func setReserve(_ pages: PageCount, for level: Level) throws(PhysicalMemoryError) {
+    guard pages.rawValue <= state.pointee.total / 2 else { throw .badConstraint }
+    let interrupts = lock()
+    core.pointee.floors[Int(level.rawValue)] = pages.rawValue
+    unlock(interrupts)
+  }
+
+  /// Blocks of `order` in `list`. Constant.
+  public func blocks(in list: RangeList, of order: Order) -> UInt64 {
+    guard order <= .highest else { return 0 }
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    return queue(Int(list.rawValue), Int(order.rawValue)).pointee.count
+  }
+
+  /// What is known of `frame`, memory or not.
+  public func whatIs(_ frame: FrameNumber) -> FrameDescription {
+    let number = frame.rawValue
+    var answer = FrameDescription(
+      frame: frame, role: .absent, owner: 0, claims: .none, queue: .none,
+      list: RangeList(rawValue: UInt8(RangeList.of(number))).unsafelyUnwrapped,
+      section: number >> Section.frameShift, block: nil, blockOrder: nil)
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    guard let piece = piece(number) else { return answer }
+    if let (head, order) = block(holding: number) {
+      answer.role = .free
+      (answer.block, answer.blockOrder) = (FrameNumber(head), Order(UInt8(order)))
+      return answer
+    }
+    switch piece.state {
+    case .lazy:
+      // On its way to whoever took it.
+      (answer.role, answer.claims) = (.wired, .wiredOnce)
+    case .uniform:
+      answer.role = piece.role
+      answer.claims = piece.role == .absent ? .none : .wiredOnce
+    case .valid:
+      let record = recordUnchecked(number)
+      (answer.role, answer.claims, answer.owner) = (record.role, record.claims, record.owner)
+      answer.queue = record.queue
+    }
+    return answer
+  }
+
+  /// The counts of the piece of 2 MiB that holds `frame`, or nil where no frame has a record. Constant.
+  public func pieceCounts(at frame: FrameNumber) -> PieceCounts? {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    guard let piece = piece(frame.rawValue) else { return nil }
+    return PieceCounts(
+      first: FrameNumber(frame.rawValue & ~(Piece.frames - 1)), free: PageCount(UInt64(piece.free)),
+      unmovable: PageCount(UInt64(piece.unmovable)), other: PageCount(UInt64(piece.movable)),
+      absent: PageCount(UInt64(piece.absent)))
+  }
+
+  /// Calls `body` with the counts of each piece of 2 MiB that has records, in address order.
+  public func forEachPiece<E>(_ body: (PieceCounts) throws(E) -> Void) throws(E) {
+    for number in 0..<state.pointee.sectionCount {
+      let entry = sectionEntry(number)
+      for i in 0..<entry.frames >> Piece.shift {
+        if let counts = pieceCounts(at: FrameNumber(entry.first + i << Piece.shift)) { try body(counts) }
+      }
+    }
+  }
+
+  /// Calls `body` with each run of frames of one role in frames `low` to `high`, in address order, holes
+  /// left out (a frame of a hole that shares a piece with memory is `absent`).
+  public func forEachRole<E>(
+    from low: FrameNumber = FrameNumber(0), to high: FrameNumber = .none,
+    _ body: (FrameRun, FrameRole) throws(E) -> Void
+  ) throws(E) {
+    var at = low.rawValue
+    let top = min(high.rawValue, memoryEnd)
+    var run = FrameRun(first: low, count: .zero)
+    var role = FrameRole.absent
+    while at < top {
+      let (end, here) = roleRun(at, top)
+      if let here {
+        if here == role && run.count.rawValue > 0 && run.end.rawValue == at {
+          run.count = run.count + PageCount(UInt64(end - at))
+        } else {
+          if run.count.rawValue > 0 { try body(run, role) }
+          run = FrameRun(first: FrameNumber(at), count: PageCount(UInt64(end - at)))
+          role = here
+        }
+      }
+      at = end
+    }
+    if run.count.rawValue > 0 { try body(run, role) }
+  }
+
+  /// Frames from `at` on with one role, up to the end of a piece or a free block; no role in a hole.
+  private func roleRun(_ at: UInt32, _ top: UInt32) -> (UInt32, FrameRole?) {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    guard let piece = piece(at) else {
+      let entry = sectionEntry(Int(at >> Section.frameShift))
+      if entry.frames != 0 && at < entry.first { return (min(top, entry.first), nil) }
+      let next = UInt64(at >> Section.frameShift + 1) << UInt64(Section.frameShift)
+      return (UInt32(min(UInt64(top), next)), nil)
+    }
+    if let (head, order) = block(holding: at) {
+      return (min(top, head + (1 << UInt32(order))), .free)
+    }
+    let pieceEnd = Piece.end(at, top)
+    switch piece.state {
+    case .lazy: return (pieceEnd, .wired)
+    case .uniform: return (pieceEnd, piece.role)
+    case .valid:
+      let role = recordUnchecked(at).role
+      var end = at + 1
+      while end < pieceEnd && recordUnchecked(end).role == role && role != .free { end += 1 }
+      return (end, role)
+    }
+  }
+
+  /// Calls `body` with each free block, in address order.
+  public func forEachFreeBlock<E>(_ body: (FrameNumber, Order) throws(E) -> Void) throws(E) {
+    var at: UInt32 = 0
+    let top = memoryEnd
+    while at < top {
+      var found: (UInt32, Int)?
+      let interrupts = lock()
+      var steps = 0
+      while at < top && steps < 200 {
+        steps += 1
+        guard let section = section(at) else {
+          let entry = sectionEntry(Int(at >> Section.frameShift))
+          let next = UInt64(at >> Section.frameShift + 1) << UInt64(Section.frameShift)
+          at = entry.frames != 0 && at < entry.first ? entry.first : UInt32(min(UInt64(top), next))
+          continue
+        }
+        if section.free == 0 {
+          at = min(top - 1, section.first + (section.frames - 1)) + 1
+          continue
+        }
+        if pieceUnchecked(at).free == 0 {
+          at = Piece.end(at, top)
+          continue
+        }
+        if let (head, order) = block(holding: at) {
+          if head >= at { found = (head, order) }
+          at = head + (1 << UInt32(order))
+          break
+        }
+        at += 1
+      }
+      unlock(interrupts)
+      if let (head, order) = found { try body(FrameNumber(head), Order(UInt8(order))) }
+    }
+  }
+
+  // MARK: Statistics
+
+  /// Adds this floor's rows.
+  public func register(in statistics: Statistics) {
+    let context = UnsafeMutableRawPointer(state)
+    func gauge(
+      _ name: StaticString, _ about: StaticString,
+      _ read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+    ) {
+      statistics.add(Statistic(name, .pages, .gauge, about, context: context, read: read))
+    }
+    func counter(
+      _ name: StaticString, _ about: StaticString,
+      _ read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+    ) {
+      statistics.add(Statistic(name, .requests, .counter, about, context: context, read: read))
+    }
+    gauge("vm.frames.total", "frames that the memory map gave") { Self($0).total.rawValue }
+    for value in 0..<FrameRole.count {
+      let role = FrameRole(rawValue: UInt8(value)).unsafelyUnwrapped
+      if role == .absent { continue }
+      statistics.add(
+        Statistic(
+          role.statisticName, .pages, .gauge, "frames with this role",
+          context: UnsafeMutableRawPointer(state.pointee.counts + Int(role.rawValue)),
+          read: { $0!.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed) }))
+    }
+    statistics.add(
+      Statistic(
+        "vm.reserve.normal", .pages, .tunable, "frames that normal requests leave free", context: context,
+        read: { Self($0).reserve(for: .normal).rawValue },
+        write: { Self($0).setReserve($1, .normal) ? .accepted : .out_of_range }))
+    statistics.add(
+      Statistic(
+        "vm.reserve.system", .pages, .tunable, "frames that system requests leave free", context: context,
+        read: { Self($0).reserve(for: .system).rawValue },
+        write: { Self($0).setReserve($1, .system) ? .accepted : .out_of_range }))
+    counter("vm.allocations", "blocks and single frames given out") {
+      Self($0).state.pointee.events.pointee.allocations.value
+    }
+    counter("vm.frees", "pieces of one role given back") {
+      Self($0).state.pointee.events.pointee.frees.value
+    }
+    counter("vm.failures", "requests refused, runs not counted") {
+      Self($0).state.pointee.events.pointee.failures.value
+    }
+    counter("vm.runs", "runs given out") { Self($0).state.pointee.events.pointee.runs.value }
+    counter("vm.run_failures", "runs refused") { Self($0).state.pointee.events.pointee.runFailures.value }
+    counter("vm.run_steps", "steps of searches for runs") {
+      Self($0).state.pointee.events.pointee.runSteps.value
+    }
+    counter("vm.waits", "requests that waited for memory") {
+      Self($0).state.pointee.events.pointee.waits.value
+    }
+  }
+
+  init(_ context: UnsafeMutableRawPointer?) {
+    state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
+  }
+
+  func setReserve(_ pages: UInt64, _ level: Level) -> Bool {
+    do throws(PhysicalMemoryError) {
+      try setReserve(PageCount(pages), for: level)
+      return true
+    } catch {
+      return false
+    }
+  }
+}
