@@ -23,7 +23,7 @@ var package = Package(
     .target(name: "Magazines", dependencies: ["MemoryPrimitives"]),
     .target(name: "PhysicalMemory", dependencies: ["MemoryPrimitives"]),
     .target(name: "PageTables", dependencies: ["MemoryPrimitives"]),
-    .target(name: "Vmem", dependencies: ["MemoryPrimitives", "Magazines"]),
+    .target(name: "Vmem", dependencies: ["MemoryPrimitives"]),
     .target(name: "KernelSpace", dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem"]),
     .target(
       name: "Kmem", dependencies: ["MemoryPrimitives", "Magazines", "PhysicalMemory", "Vmem", "KernelSpace"]),

@@ -1,0 +1,50 @@
+// The figures of all arenas of a supply together, for the registry of statistics.
+
+import MemoryPrimitives
+
+extension Tags {
+  /// Adds the rows `vmem.…` to the registry: sums over all arenas of this supply, and its tags.
+  public func register(in statistics: Statistics) {
+    let context = UnsafeMutableRawPointer(state)
+    func row(
+      _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
+      _ read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+    ) {
+      statistics.add(Statistic(name, unit, kind, about, context: context, read: read))
+    }
+    row("vmem.arenas", .objects, .gauge, "arenas") { Tags.sum($0) { _ in 1 } }
+    row("vmem.segments", .objects, .gauge, "segments of all arenas, free and allocated") {
+      Tags.sum($0) { $0.segments.value }
+    }
+    row("vmem.allocations", .requests, .counter, "requests granted") { Tags.sum($0) { $0.allocations.value } }
+    row("vmem.frees", .requests, .counter, "pieces given back") { Tags.sum($0) { $0.frees.value } }
+    row("vmem.failed", .requests, .counter, "requests refused") { Tags.sum($0) { $0.failed.value } }
+    row("vmem.waits", .requests, .counter, "requests that slept") { Tags.sum($0) { $0.waits.value } }
+    row("vmem.imports", .events, .counter, "spans that came from a source") {
+      Tags.sum($0) { $0.imports.value }
+    }
+    row("vmem.releases", .events, .counter, "spans that went back to a source") {
+      Tags.sum($0) { $0.releases.value }
+    }
+    row("vmem.tags.total", .tags, .gauge, "boundary tags that exist") { Tags.of($0)?.figures.total ?? 0 }
+    row("vmem.tags.free", .tags, .gauge, "boundary tags that no arena has") { Tags.of($0)?.figures.free ?? 0 }
+    row("vmem.tags.pages", .pages, .gauge, "pages of boundary tags") {
+      Tags.of($0)?.figures.pages.rawValue ?? 0
+    }
+    row("vmem.hash.pages", .pages, .gauge, "pages of hash tables") {
+      Tags.of($0)?.figures.hashPages.rawValue ?? 0
+    }
+  }
+
+  private static func of(_ context: UnsafeMutableRawPointer?) -> Tags? {
+    context.map { Tags(state: $0.assumingMemoryBound(to: TagsState.self)) }
+  }
+
+  private static func sum(
+    _ context: UnsafeMutableRawPointer?, _ value: (borrowing ArenaState) -> UInt64
+  ) -> UInt64 {
+    var sum: UInt64 = 0
+    of(context)?.forEachArena { sum &+= value($0.state.pointee) }
+    return sum
+  }
+}
