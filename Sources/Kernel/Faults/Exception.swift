@@ -96,8 +96,10 @@ enum Exception {
   private static func reportOverflow(_ frame: UnsafePointer<cp_trap_frame>, address: UInt64) -> Never {
     FaultBlock.open("write to a guard page", at: frame.pointee.rip)
     if let stack = Image.stack(guardedAt: address) {
+      let thread = Executive.currentThreadName
       FaultBlock.field(
-        "what", "\(VirtualAddress(address)), \(count: stack.first - address) bytes below the stack")
+        "what",
+        "\(VirtualAddress(address)), \(count: stack.first - address) bytes below the stack of thread \(thread)")
       FaultBlock.field("whose", Whose.describe(address))
     }
     FaultBlock.field("walk", TableWalk(address).describe(address))
