@@ -139,6 +139,9 @@ CP_INLINE struct cp_cpuid cp_cpuid(uint32_t leaf, uint32_t subleaf) {
 /// Makes the compiler believe that somebody looks at `value`.
 CP_INLINE void cp_keep(void *value) { __asm__ volatile("" : : "r"(value) : "memory"); }
 
+/// Writes to a byte what it holds: where nothing forbids it, nothing is harmed.
+CP_INLINE void cp_touch(uint64_t address) { __asm__ volatile("orb $0, (%0)" : : "r"(address) : "memory", "cc"); }
+
 /// Calls what may be no code, for the fault that follows.
 CP_INLINE void cp_call(uint64_t address) { __asm__ volatile("call *%0" : : "r"(address) : "memory"); }
 
