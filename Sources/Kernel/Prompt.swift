@@ -22,8 +22,6 @@ enum Prompt {
     var text = Line()
     text.append(bytes: UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(b.line_length)))
     SerialPort.print("line \(b.line_length) |\(text)|")
-    let f = ProcessorFeatures()
-    SerialPort.print("smep \(f.smep ? 1 : 0) smap \(f.smap ? 1 : 0) umip \(f.umip ? 1 : 0) pge \(f.globalPages ? 1 : 0) 1g \(f.gibibytePages ? 1 : 0) bits \(f.addressBits) cr4 \(hex: cp_read_cr4())")
     SerialPort.print("tick \(Timer.now.rawValue) cycles \(count: cp_cycles())")
   }
 

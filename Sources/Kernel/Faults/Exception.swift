@@ -128,7 +128,9 @@ enum Exception {
 
   // -- What every exception ends with
 
-  private static func finish(_ frame: UnsafePointer<cp_trap_frame>, _ words: Line, overflowed: Bool = false) -> Never {
+  private static func finish(_ frame: UnsafePointer<cp_trap_frame>, _ words: Line, overflowed: Bool = false)
+    -> Never
+  {
     let f = frame.pointee
     FaultBlock.field("at", "\(Symbols.place(f.rip))   rip \(VirtualAddress(f.rip))")
     printRegisters(("rax", f.rax), ("rbx", f.rbx), ("rcx", f.rcx))
