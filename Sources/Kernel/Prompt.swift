@@ -4,29 +4,7 @@ import CPlatform
 import MemoryPrimitives
 
 enum Prompt {
-  nonisolated(unsafe) private static var record: UnsafeMutablePointer<cp_boot_information>?
-
-  private static func tellBoot() {
-    guard let boot = record else { return }
-    let b = boot.pointee
-    for i in 0..<Int(b.range_count) {
-      let r = cp_boot_ranges(boot)[i]
-      SerialPort.print("range \(PhysicalAddress(r.base)) \(ByteCount(r.length)) type \(r.type)")
-    }
-    for i in 0..<Int(b.module_count) {
-      let m = cp_boot_modules(boot)[i]
-      SerialPort.print("module \(PhysicalAddress(m.base)) \(count: m.length) bytes")
-    }
-    SerialPort.print("image \(PhysicalAddress(b.image_base)) to \(PhysicalAddress(b.image_end))")
-    SerialPort.print("acpi \(PhysicalAddress(b.acpi_root)), dropped \(b.ranges_dropped) \(b.line_dropped)")
-    var text = Line()
-    text.append(bytes: UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(b.line_length)))
-    SerialPort.print("line \(b.line_length) |\(text)|")
-    SerialPort.print("tick \(Timer.now.rawValue) cycles \(count: cp_cycles())")
-  }
-
   static func run(_ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
-    record = boot
     let text = cp_boot_line(boot)
     var given = Line()
     for i in 0..<Int(boot.pointee.line_length) {
@@ -87,10 +65,6 @@ enum Prompt {
     if line.count == 0 { return }
     if find("poweroff", in: line) == 8 { Stop.success.now() }
     if find("panic", in: line) == 5 { Reports.panic("panic", "asked for at the prompt") }
-    if find("boot", in: line) == 4 {
-      tellBoot()
-      return
-    }
     if find("fault ", in: line) == 6 {
       for raw in 0..<Provocation.count {
         if let kind = Provocation(rawValue: raw), find(kind.word, in: line) == line.count { kind.provoke() }
