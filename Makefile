@@ -19,7 +19,7 @@ objects := .build-kernel/$(triple)/release
 stubs := $(patsubst boot/%.asm,build/%.o,$(wildcard boot/*.asm))
 
 run: tools
-	@$(MAKE) --no-print-directory $(if $(filter pvh,$(KERNEL)),kernel,iso)
+	@$(MAKE) --no-print-directory kernel
 	@Scripts/run
 
 # FILTER picks tests by a regular expression, STRATA_SEED replays a seed.

@@ -34,7 +34,7 @@ PROCESSOR_BLOCK_SIZE  equ 256   ; bare_machine.h asserts that what it describes 
 BOOT_INFORMATION_SIZE equ 2232 + 4096 * 24
 STORAGE_SIZE          equ 8192
 
-extern kernel_main, interrupt_vectors
+extern kernel_main, interrupt_vectors, interrupt_return
 extern image_start, image_end_physical, image_boot_end
 extern image_stacks_start, image_stacks_end, image_text_start, image_text_end
 extern image_rodata_start, image_rodata_end, image_data_start, image_data_end
@@ -303,6 +303,7 @@ image:                                          ; struct cp_image
         dq stack_double_fault, stack_double_fault.end
         dq stack_nmi, stack_nmi.end
         dq interrupt_vectors
+        dq interrupt_return
         dq interrupt_table
         dq processor_0
         dq boot_information

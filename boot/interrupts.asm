@@ -5,7 +5,7 @@
 bits 64
 
 extern kernel_interrupt
-global interrupt_vectors, cp_load_tables
+global interrupt_vectors, interrupt_return, cp_load_tables
 
 section .text progbits alloc exec nowrite align=16
 
@@ -43,6 +43,7 @@ enter_interrupt:
         cld
         mov rdi, rsp                            ; 22 words from an aligned stack: aligned for the call
         call kernel_interrupt
+interrupt_return:
         pop r15
         pop r14
         pop r13

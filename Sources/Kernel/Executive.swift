@@ -33,7 +33,8 @@ enum Executive {
 
   /// Sleeps until `sequence` changes or the deadline passes. Only interrupt handlers run meanwhile, and
   /// none of them wakes anybody yet: a sleep without a deadline would not end.
-  private static func sleep(_ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64) -> cp_wake {
+  private static func sleep(_ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64) -> cp_wake
+  {
     while true {
       // Interrupts are off from the look to the halt, or the one that counts could slip in between.
       let interrupts = cp_interrupts_disable()

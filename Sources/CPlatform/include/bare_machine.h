@@ -43,12 +43,13 @@ struct cp_image {
   struct cp_span symbols;           // 104: read: names of functions and of traps
   struct cp_span stack[CP_STACKS];  // 120: without their guards, which are the pages below
   uint64_t vectors;                 // 168: 256 interrupt entries, 16 bytes apart
-  uint64_t interrupt_table;         // 176: room for 256 gates
-  uint64_t processor;               // 184: struct cp_processor_block of processor 0
-  uint64_t boot_information;        // 192: room for struct cp_boot_information
-  uint64_t storage;                 // 200: struct cp_kernel_storage
+  uint64_t interrupt_return;        // 176: where a handler returns to, `struct cp_trap_frame` above
+  uint64_t interrupt_table;         // 184: room for 256 gates
+  uint64_t processor;               // 192: struct cp_processor_block of processor 0
+  uint64_t boot_information;        // 200: room for struct cp_boot_information
+  uint64_t storage;                 // 208: struct cp_kernel_storage
 };
-_Static_assert(sizeof(struct cp_image) == 208, "boot/entry.asm lists 26 words");
+_Static_assert(sizeof(struct cp_image) == 216, "boot/entry.asm lists 27 words");
 _Static_assert(sizeof(struct cp_boot_information) == 2232 + 4096 * 24, "boot/entry.asm makes this much room");
 
 /// What one processor has to itself: the words behind gs and its descriptor tables.
@@ -137,6 +138,9 @@ CP_INLINE struct cp_cpuid cp_cpuid(uint32_t leaf, uint32_t subleaf) {
 
 /// Makes the compiler believe that somebody looks at `value`.
 CP_INLINE void cp_keep(void *value) { __asm__ volatile("" : : "r"(value) : "memory"); }
+
+/// Writes to a byte what it holds: where nothing forbids it, nothing is harmed.
+CP_INLINE void cp_touch(uint64_t address) { __asm__ volatile("orb $0, (%0)" : : "r"(address) : "memory", "cc"); }
 
 /// Calls what may be no code, for the fault that follows.
 CP_INLINE void cp_call(uint64_t address) { __asm__ volatile("call *%0" : : "r"(address) : "memory"); }

@@ -22,7 +22,7 @@ enum Banner {
       if ranges[i].type == 1 { total &+= ranges[i].length }
     }
     guard total > 0 else { return .zero }
-    let step = max(1, (UInt64(1) << UInt64(63 - total.leadingZeroBitCount)) >> 5)
+    let step = max(1 << 20, (UInt64(1) << UInt64(63 - total.leadingZeroBitCount)) >> 5)
     return ByteCount((total &+ step - 1) & ~(step - 1))
   }
 }

@@ -64,7 +64,9 @@ struct BootRecord {
       switch type {
       case 1: take(line: tag + 8, length: length - 8)
       case 3 where length >= 16:
-        let (first, end) = (tag.load(fromByteOffset: 8, as: UInt32.self), tag.load(fromByteOffset: 12, as: UInt32.self))
+        let (first, end) = (
+          tag.load(fromByteOffset: 8, as: UInt32.self), tag.load(fromByteOffset: 12, as: UInt32.self)
+        )
         take(moduleAt: UInt64(first), length: end >= first ? UInt64(end - first) : 0)
       case 6 where length >= 16:
         let stride = Int(tag.load(fromByteOffset: 8, as: UInt32.self))

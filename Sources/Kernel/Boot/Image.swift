@@ -1,18 +1,25 @@
 // The kernel's own image in memory: where the linker put what.
 
 import CPlatform
+import Synchronization
 
 /// The image that runs. Valid from the first line of `kernelMain` on.
 enum Image {
-  nonisolated(unsafe) private static var record: UnsafePointer<cp_image>?
+  private static let place = Atomic<UInt>(0)
 
-  static func adopt(_ image: UnsafePointer<cp_image>) { record = image }
+  static func adopt(_ image: UnsafePointer<cp_image>) {
+    place.store(UInt(bitPattern: image), ordering: .relaxed)
+  }
+
+  private static var record: UnsafePointer<cp_image> {
+    UnsafePointer(bitPattern: place.load(ordering: .relaxed)).unsafelyUnwrapped
+  }
 
   /// Where the linker put what, as the stub lists it.
-  static var layout: cp_image { record.unsafelyUnwrapped.pointee }
+  static var layout: cp_image { record.pointee }
 
   /// Virtual less physical address, for all of the image but the stub.
-  static var virtualOffset: UInt64 { record.unsafelyUnwrapped.pointee.virtual_offset }
+  static var virtualOffset: UInt64 { record.pointee.virtual_offset }
 
   /// Buffers that the stub made room for.
   static var storage: UnsafeMutablePointer<cp_kernel_storage> {
@@ -20,8 +27,7 @@ enum Image {
   }
 
   static func isCode(_ address: UInt64) -> Bool {
-    guard let record else { return false }
-    return address >= record.pointee.text.first && address < record.pointee.text.end
+    address >= record.pointee.text.first && address < record.pointee.text.end
   }
 
   /// The stack whose guard page holds `address`.

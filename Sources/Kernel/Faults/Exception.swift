@@ -21,7 +21,7 @@ enum Exception {
     case doubleFault:
       // What could not be delivered is most often the page fault of a stack that ran into its guard.
       let address = cp_read_cr2()
-      if Image.stack(guardedAt: address) != nil { reportOverflow(frame, address: address) }
+      if let stack = Image.stack(guardedAt: address) { reportGuard(frame, "write to", address, below: stack) }
       FaultBlock.open("double fault", at: frame.pointee.rip)
       FaultBlock.field("what", "an exception could not be delivered; cr2 is \(VirtualAddress(address))")
       finish(frame, "")
@@ -69,9 +69,9 @@ enum Exception {
 
   private static func reportPageFault(_ frame: UnsafePointer<cp_trap_frame>, address: UInt64) -> Never {
     let error = frame.pointee.error
-    if Image.stack(guardedAt: address) != nil { reportOverflow(frame, address: address) }
     let deed: StaticString =
       error & Cause.fetch != 0 ? "execution of" : error & Cause.write != 0 ? "write to" : "read of"
+    if let stack = Image.stack(guardedAt: address) { reportGuard(frame, deed, address, below: stack) }
     let place: StaticString =
       if error & Cause.reserved != 0 {
         "a page whose table entry is corrupt"
@@ -91,17 +91,19 @@ enum Exception {
     finish(frame, "")
   }
 
-  /// A stack that ran into its guard page, as a page fault or, where the fault found no stack to be
-  /// delivered on, as a double fault.
-  private static func reportOverflow(_ frame: UnsafePointer<cp_trap_frame>, address: UInt64) -> Never {
-    FaultBlock.open("write to a guard page", at: frame.pointee.rip)
-    if let stack = Image.stack(guardedAt: address) {
-      FaultBlock.field(
-        "what", "\(VirtualAddress(address)), \(count: stack.first - address) bytes below the stack")
-      FaultBlock.field("whose", Whose.describe(address))
-    }
+  /// A guard page was touched: by a stack that ran into it, or by a stray pointer.
+  private static func reportGuard(
+    _ frame: UnsafePointer<cp_trap_frame>, _ deed: StaticString, _ address: UInt64, below stack: cp_span
+  ) -> Never {
+    FaultBlock.open("\(deed) a guard page", at: frame.pointee.rip)
+    FaultBlock.field(
+      "what", "\(VirtualAddress(address)), \(count: stack.first - address) bytes below a stack")
+    FaultBlock.field("whose", Whose.describe(address))
     FaultBlock.field("walk", TableWalk(address).describe(address))
-    finish(frame, "The stack overflowed.")
+    let stackPointer = frame.pointee.rsp
+    let ranOnIt = stackPointer >= stack.first &- 4096 && stackPointer <= stack.end
+    if ranOnIt { finish(frame, "The stack overflowed.", overflowed: true) }
+    finish(frame, "The stack above it is not the one in use: a stray pointer.")
   }
 
   // -- Traps of the language
@@ -126,7 +128,9 @@ enum Exception {
 
   // -- What every exception ends with
 
-  private static func finish(_ frame: UnsafePointer<cp_trap_frame>, _ words: Line) -> Never {
+  private static func finish(_ frame: UnsafePointer<cp_trap_frame>, _ words: Line, overflowed: Bool = false)
+    -> Never
+  {
     let f = frame.pointee
     FaultBlock.field("at", "\(Symbols.place(f.rip))   rip \(VirtualAddress(f.rip))")
     printRegisters(("rax", f.rax), ("rbx", f.rbx), ("rcx", f.rcx))
@@ -135,10 +139,8 @@ enum Exception {
     printRegisters(("r9 ", f.r9), ("r10", f.r10), ("r11", f.r11))
     printRegisters(("r12", f.r12), ("r13", f.r13), ("r14", f.r14))
     printRegisters(("r15", f.r15), ("flg", f.rflags), ("cr2", cp_read_cr2()))
-    if printBacktrace(from: f.rbp, innermost: callerWithoutFrame(f)) && words.count > 0 {
-      FaultBlock.stop("The stack overflowed by recursion.")
-    }
-    FaultBlock.stop(words)
+    let recursed = printBacktrace(from: f.rbp, innermost: callerWithoutFrame(f))
+    FaultBlock.stop(recursed && overflowed ? "The stack overflowed by recursion." : words)
   }
 
   private static func printRegisters(

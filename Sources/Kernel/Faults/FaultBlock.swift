@@ -63,6 +63,11 @@ func printBacktrace(from framePointer: UInt64, innermost: UInt64? = nil) -> Bool
     let (caller, address) = (words[0], words[1])
     guard address != 0 else { break }
     printer.add(address)
+    if address == Image.layout.interrupt_return {
+      // Here the chain passes over who was interrupted: the words above this frame name it.
+      let interrupted = UnsafePointer<cp_trap_frame>(bitPattern: UInt(frame + 16))
+      printer.add((interrupted?.pointee.rip ?? 0) &+ 1)
+    }
     guard caller > frame else { break }
     frame = caller
   }

@@ -27,22 +27,16 @@ enum Provocation: UInt8 {
   /// Does it. Returns only where the machine lets it pass.
   @inline(never) func provoke() {
     switch self {
-    case .null: Self.touch(16)
-    case .guardPage: Self.touch(Image.layout.stack.1.first - 8)
-    case .writeText: Self.touch(Image.layout.text.first)
-    case .nonCanonical: Self.touch(0x8000_0000_0000_0000)
+    case .null: cp_touch(16)
+    case .guardPage: cp_touch(Image.layout.stack.1.first - 8)
+    case .writeText: cp_touch(Image.layout.text.first)
+    case .nonCanonical: cp_touch(0x8000_0000_0000_0000)
     case .executeData: cp_call(Image.layout.data.first)
     case .stackOverflow: _ = Self.descend(1)
     case .divide: cp_divide_by_zero()
     case .overflow: Self.count(from: UInt8(truncatingIfNeeded: cp_cycles()) | 0xff)
     case .precondition: Self.demand(Timer.now == .never)
     }
-  }
-
-  @inline(never) private static func touch(_ address: UInt64) {
-    let pointer = UnsafeMutablePointer<UInt8>(bitPattern: UInt(address)).unsafelyUnwrapped
-    // The same value again: where nothing stops it, nothing is harmed.
-    pointer.pointee = pointer.pointee
   }
 
   @inline(never) private static func descend(_ depth: UInt64) -> UInt64 {

@@ -61,7 +61,8 @@ struct TableWalk {
     let index = address >> UInt64(12 + 9 * (level - 1)) & 511
     line.append(line: "level \(level) entry \(index) at \(hex: places[depth - 1], digits: 8): ")
     guard isMapped else {
-      line.append(last == 0 ? "not present" : "not present")
+      line.append("not present")
+      if last != 0 { line.append(line: ", its other bits are \(hex: last)") }
       return line
     }
     switch level {

@@ -31,7 +31,8 @@ enum DescriptorTables {
     segments[4] = 103 | (taskAddress & 0xff_ffff) << 16 | 0x89 << 40 | (taskAddress >> 24 & 0xff) << 56
     segments[5] = taskAddress >> 32
 
-    let gates = UnsafeMutablePointer<UInt64>(bitPattern: UInt(image.pointee.interrupt_table)).unsafelyUnwrapped
+    let gates = UnsafeMutablePointer<UInt64>(bitPattern: UInt(image.pointee.interrupt_table))
+      .unsafelyUnwrapped
     for vector in 0..<256 {
       let entry = image.pointee.vectors + UInt64(vector) * 16
       let stack =

@@ -1,6 +1,7 @@
 // What the processor can do (CPUID, Intel SDM vol. 2A), and the switching on of what Strata uses.
 
 import CPlatform
+import PageTables
 
 /// Features of the processor that runs this. The stub has refused one without long mode and NX.
 struct ProcessorFeatures {
@@ -38,7 +39,7 @@ struct ProcessorFeatures {
     }
   }
 
-  /// Switches on what there is: global pages, the attribute table, SMEP, SMAP, UMIP. Each processor does
+  /// Switches on what there is: global pages, the page attribute table, SMEP, SMAP, UMIP. Each processor does
   /// this before it loads the final tables.
   func enable() {
     var control = cp_read_cr4()
@@ -47,9 +48,6 @@ struct ProcessorFeatures {
     if smep { control |= 1 << 20 }
     if smap { control |= 1 << 21 }
     cp_write_cr4(control)
-    if attributeTable { cp_write_msr(0x277, Self.attributeTableValue) }
+    if attributeTable { cp_write_msr(0x277, CacheAttribute.tableRegister) }
   }
-
-  /// WB, WT, UC-, UC, WB, WT, WC, UC from entry 0 up: as the processor wakes up, save for entry 6.
-  private static var attributeTableValue: UInt64 { 0x0001_0406_0007_0406 }
 }
