@@ -4,7 +4,7 @@
 // has to remember, so that no table needs a record beside it:
 //
 //   in an entry that points to a table    52-61  how many entries of that table are not zero
-//   in a leaf                             52-54  tag of the range that begins here, 0 inside a range
+//   in a leaf                             52-55  tag of the range that begins here, 0 inside a range
 //                                         9      divisible: a spare table is put by for it (2 MiB only)
 //                                         10     prepared: unmapping leaves the mark behind
 //   in an entry without "present"         10     prepared: the place is kept for a map that can't fail
@@ -48,7 +48,7 @@ public struct PageTableEntry: Equatable, Sendable {
     @inline(__always) static var usedShift: UInt64 { 52 }
     @inline(__always) static var used: UInt64 { 0x3ff << 52 }
     @inline(__always) static var tagShift: UInt64 { 52 }
-    @inline(__always) static var tag: UInt64 { 7 << 52 }
+    @inline(__always) static var tag: UInt64 { 15 << 52 }
     /// What a change of rights or attribute leaves alone.
     @inline(__always) static var kept: UInt64 { divisible | prepared | tag }
     @inline(__always) static var executeDisable: UInt64 { 1 << 63 }

@@ -3,11 +3,11 @@
 
 import MemoryPrimitives
 
-/// What a range is for: 1 to 7 as whoever maps it decides; `none` is a page inside a range, or no range.
+/// What a range is for: 1 to 15 as whoever maps it decides; `none` is a page inside a range, or no range.
 @frozen public struct RangeTag: Equatable, Sendable {
   public let rawValue: UInt8
-  /// Only the low three bits count.
-  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue & 7 }
+  /// Only the low four bits count.
+  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue & 15 }
   @inlinable public static var none: Self { Self(rawValue: 0) }
   @inline(__always) var bits: UInt64 { UInt64(rawValue) << PageTableEntry.Bit.tagShift }
 }
@@ -22,7 +22,7 @@ public struct TaggedRange: Equatable, Sendable {
 /// Whether a range to be unmapped is what the caller takes it for.
 public enum RangeCheck: Equatable, Sendable {
   /// It was, and is unmapped now.
-  case unmapped
+  case unmapped(RangeTag)
   /// No page is mapped there; nothing was changed.
   case notMapped
   /// The address lies inside of a range, or in no tagged one; nothing was changed.
@@ -81,15 +81,15 @@ extension PageTables {
     if retireAll(address, count) != nil { return .notMapped }
     machine.shootDown(address, count)
     collect(address, count, marks: false, visit)
-    return .unmapped
+    return .unmapped(range.tag)
   }
 }
 
 /// Tags, a bit for each.
 @frozen public struct RangeTagSet: Sendable {
-  let bits: UInt8
+  let bits: UInt16
   public init(_ tag: RangeTag) { bits = 1 << tag.rawValue }
-  init(bits: UInt8) { self.bits = bits }
+  init(bits: UInt16) { self.bits = bits }
   public func union(_ other: Self) -> Self { Self(bits: bits | other.bits) }
   public func contains(_ tag: RangeTag) -> Bool { tag != .none && bits & 1 << tag.rawValue != 0 }
 }

@@ -254,7 +254,7 @@ final class PageTablesTests: XCTestCase {
       XCTAssertEqual(
         tables.unmapRange(
           va(UInt64(page)), count: PageCount(count), accepting: RangeTagSet(tag).union(RangeTagSet(one))
-        ) { pages += $1.rawValue }, .unmapped)
+        ) { pages += $1.rawValue }, .unmapped(tag))
       XCTAssertEqual(pages, UInt64(count))
     }
     XCTAssertEqual(bed.frames.out.count, 1)
