@@ -228,7 +228,7 @@ extension TableTree {
           level: TableLevel(level), protection: entry.protection, attribute: entry.attribute(at: level))
         let step = UInt64(1) << Self.shift(level)
         var n = 1
-        while i + n < 512, (slot + n).entry.rawValue == entry.rawValue + UInt64(n) * step { n += 1 }
+        while i + n < 512, (slot + n).entry.untagged == entry.untagged + UInt64(n) * step { n += 1 }
         run.count = PageCount(UInt64(n) * span)
         return (run, canonical(behind: base, UInt64(n) * span))
       }
@@ -289,7 +289,7 @@ extension TableTree {
       // The bits that must be zero lie between the attribute's and the address.
       let reserved =
         level == 1 ? 0 : PageTableEntry.Bit.address & (1 << Self.shift(level) - 1) & ~UInt64(1 << 12)
-      if entry.rawValue & (reserved | PageTableEntry.Bit.used) != 0 {
+      if entry.untagged & (reserved | PageTableEntry.Bit.used) != 0 {
         return ("page tables: law 3, a reserved bit of a leaf is set", none)
       }
       if entry.isWritable && entry.isExecutable {

@@ -4,7 +4,8 @@
 // has to remember, so that no table needs a record beside it:
 //
 //   in an entry that points to a table    52-61  how many entries of that table are not zero
-//   in a leaf                             9      divisible: a spare table is put by for it (2 MiB only)
+//   in a leaf                             52-55  tag of the range that begins here, 0 inside a range
+//                                         9      divisible: a spare table is put by for it (2 MiB only)
 //                                         10     prepared: unmapping leaves the mark behind
 //   in an entry without "present"         10     prepared: the place is kept for a map that can't fail
 //                                         11     retired: unmapped, frame still to be collected
@@ -46,6 +47,10 @@ public struct PageTableEntry: Equatable, Sendable {
     @inline(__always) static var address: UInt64 { 0x000f_ffff_ffff_f000 }
     @inline(__always) static var usedShift: UInt64 { 52 }
     @inline(__always) static var used: UInt64 { 0x3ff << 52 }
+    @inline(__always) static var tagShift: UInt64 { 52 }
+    @inline(__always) static var tag: UInt64 { 15 << 52 }
+    /// What a change of rights or attribute leaves alone.
+    @inline(__always) static var kept: UInt64 { divisible | prepared | tag }
     @inline(__always) static var executeDisable: UInt64 { 1 << 63 }
   }
 
@@ -87,6 +92,9 @@ public struct PageTableEntry: Equatable, Sendable {
   }
 
   // MARK: Leaves
+
+  @inline(__always) var tag: RangeTag { RangeTag(rawValue: UInt8((rawValue & Bit.tag) >> Bit.tagShift)) }
+  @inline(__always) var untagged: UInt64 { rawValue & ~Bit.tag }
 
   /// A leaf's bits without its address.
   static func leafBits(_ protection: Protection, _ attribute: CacheAttribute, at level: Int) -> UInt64 {

@@ -28,6 +28,10 @@
 // unmapped whole. A change of protection or attribute may split a leaf at either end of its range; it
 // fetches the tables first.
 //
+// RANGES. The first page of a range may carry a tag: from there to the next tag, or to the next page that
+// is not mapped, is one range. So the tables are also the record of what was mapped together and what
+// for, and `unmapRange` tells a wrong size or a foreign address before anything was changed.
+//
 // LOCKS. Rank `pageTables`. A step is bounded by one table: at most 512 entries checked and written,
 // some 8 000 instructions; long ranges are many steps. A range belongs to its caller: two callers that
 // work on the same range are a bug, which is reported where it is seen, and the tables stay whole.
@@ -132,24 +136,24 @@ public struct PageTables {
   /// start of a page or not canonical: a fault report, and nothing has changed.
   public func map(
     _ address: VirtualAddress, to physical: PhysicalAddress, count: PageCount, protection: Protection,
-    attribute: CacheAttribute = .writeBack, leaves: LeafSizes = .pages
+    attribute: CacheAttribute = .writeBack, leaves: LeafSizes = .pages, tag: RangeTag = .none
   ) throws(PageTableError) {
     guard isSound(address, count), isSound(protection, address), isSound(physical, count, address) else {
       return
     }
-    try fill(address, count, with: .run(physical.rawValue, protection, attribute, leaves))
+    try fill(address, count, with: .run(physical.rawValue, protection, attribute, leaves, tag))
   }
 
   /// Maps each of `frames`, in their order, from `address` on, by leaves of 4 KiB: all or nothing.
   public func map(
     _ address: VirtualAddress, frames: UnsafeBufferPointer<FrameNumber>, protection: Protection,
-    attribute: CacheAttribute = .writeBack
+    attribute: CacheAttribute = .writeBack, tag: RangeTag = .none
   ) throws(PageTableError) {
     let count = PageCount(frames.count)
     guard isSound(address, count), isSound(protection, address), let list = frames.baseAddress else {
       return
     }
-    try fill(address, count, with: .frames(list, protection, attribute))
+    try fill(address, count, with: .frames(list, protection, attribute, tag))
   }
 
   /// Keeps the places of `count` unmapped pages, so that mapping and unmapping them by leaves of 4 KiB
@@ -231,24 +235,32 @@ public struct PageTables {
   /// The first half: takes "present" from the range. False when it reported.
   private func retire(_ address: VirtualAddress, count: PageCount) -> Bool {
     guard isSound(address, count) else { return false }
-    let first = address.rawValue
     let what: StaticString = "a page to be unmapped was not mapped, or is part of an indivisible leaf"
     // Checked as a whole even inside one table: a divisible leaf at one end must not be split in vain.
-    if let at = firstConflict(count, { $0.visitLeaves(first + $1, $2, .check) }) {
+    if let at = firstConflict(count, { $0.visitLeaves(address.rawValue + $1, $2, .check) }) {
       report(.notMapped, what, address, at)
       return false
     }
-    if let at = firstConflict(count, { $0.visitLeaves(first + $1, $2, .retire) }) {
-      // Somebody unmapped a part of it meanwhile. Ours becomes present again.
-      _ = firstConflict(PageCount(at), { $0.visitLeaves(first + $1, $2, .revive) })
+    if let at = retireAll(address, count) {
       report(.notMapped, what, address, at)
       return false
     }
     return true
   }
 
+  /// Retires a range that was checked. Answers the page that somebody unmapped meanwhile, if any; then
+  /// the others are present as before.
+  func retireAll(_ address: VirtualAddress, _ count: PageCount) -> UInt64? {
+    let first = address.rawValue
+    let conflict = firstConflict(count, { $0.visitLeaves(first + $1, $2, .retire) })
+    if let conflict {
+      _ = firstConflict(PageCount(conflict), { $0.visitLeaves(first + $1, $2, .revive) })
+    }
+    return conflict
+  }
+
   /// The second half: takes retired leaves (or marks) out, and gives back the tables that got empty.
-  private func collect(
+  func collect(
     _ address: VirtualAddress, _ count: PageCount, marks: Bool,
     _ visit: (PhysicalAddress, PageCount) -> Void
   ) {
@@ -386,16 +398,17 @@ public struct PageTables {
   }
 
   private func isSound(_ address: VirtualAddress, _ count: PageCount) -> Bool {
+    if isRange(address, count) { return true }
+    report(.badConstraint, "no range of whole pages at canonical addresses", address)
+    return false
+  }
+
+  func isRange(_ address: VirtualAddress, _ count: PageCount) -> Bool {
     let last = address.rawValue.addingReportingOverflow((count.rawValue &- 1) << Page.shift)
     let top = TableTree.shift(state.pointee.levels) + 8
     let oneHalf = address.rawValue >> top == last.partialValue >> top
-    if address.offsetInPage == 0, isCanonical(address), count > .zero, count.rawValue <= 1 << 52,
-      !last.overflow, oneHalf
-    {
-      return true
-    }
-    report(.badConstraint, "no range of whole pages at canonical addresses", address)
-    return false
+    return address.offsetInPage == 0 && isCanonical(address) && count > .zero
+      && count.rawValue <= 1 << 52 && !last.overflow && oneHalf
   }
 
   private func isSound(_ protection: Protection, _ address: VirtualAddress) -> Bool {

@@ -6,9 +6,9 @@ import MemoryPrimitives
 /// What to write into a range that is vacant.
 enum Filling {
   /// Leaves for consecutive physical addresses, from this one on.
-  case run(UInt64, Protection, CacheAttribute, LeafSizes)
+  case run(UInt64, Protection, CacheAttribute, LeafSizes, RangeTag)
   /// Leaves of 4 KiB for frames in any order.
-  case frames(UnsafePointer<FrameNumber>, Protection, CacheAttribute)
+  case frames(UnsafePointer<FrameNumber>, Protection, CacheAttribute, RangeTag)
   /// Marks that keep the places for a later map.
   case marks
 }
@@ -180,7 +180,7 @@ struct TableTree {
 
   /// The level of the largest leaf that may stand at `address`.
   private func leafLevel(_ address: UInt64, _ pages: UInt64, _ filling: Filling, _ done: UInt64) -> Int {
-    guard case .run(let start, _, _, let sizes) = filling else { return 1 }
+    guard case .run(let start, _, _, let sizes, _) = filling else { return 1 }
     let physical = start + done << Page.shift
     var level = min(largestLeaf, sizes.largest)
     while level > 1 {
@@ -205,7 +205,7 @@ struct TableTree {
     var count = min(512 - first, Int(truncatingIfNeeded: min(pages / span, 512)))
 
     var spare = 0
-    if case .run(_, _, _, .divisible) = filling, level > 1 {
+    if case .run(_, _, _, .divisible, _) = filling, level > 1 {
       count = min(count, 32)
       spare = count
     }
@@ -250,17 +250,20 @@ struct TableTree {
       place.store(PageTableEntry(entry | mark))
     }
     switch filling {
-    case .run(let start, let protection, let attribute, let sizes):
+    case .run(let start, let protection, let attribute, let sizes, let tag):
       var entry = PageTableEntry.leafBits(protection, attribute, at: level)
       if sizes == .divisible && level > 1 { entry |= PageTableEntry.Bit.divisible }
       entry |= start + done << Page.shift
       for i in 0..<count {
-        put(i, entry)
+        put(i, done == 0 && i == 0 ? entry | tag.bits : entry)
         entry &+= 1 << Self.shift(level)
       }
-    case .frames(let frames, let protection, let attribute):
+    case .frames(let frames, let protection, let attribute, let tag):
       let bits = PageTableEntry.leafBits(protection, attribute, at: level)
-      for i in 0..<count { put(i, bits | frames[Int(done) + i].address.rawValue) }
+      for i in 0..<count {
+        let entry = bits | frames[Int(done) + i].address.rawValue
+        put(i, done == 0 && i == 0 ? entry | tag.bits : entry)
+      }
     case .marks:
       for i in 0..<count { put(i, PageTableEntry.Bit.prepared) }
     }
@@ -344,6 +347,44 @@ struct TableTree {
     return .done(UInt64(count) * span)
   }
 
+  // MARK: Ranges
+
+  /// How far the range goes on at `address`, in the pages of one table: so many, and whether it ends
+  /// there. At its start `isFirst` is set, and the tag found there does not end it.
+  func extent(_ address: UInt64, isFirst: Bool) -> (pages: UInt64, ends: Bool) {
+    let path = descend(address)
+    let level = path.level
+    let span = Self.span(level)
+    let first = Self.index(address, level)
+    var pages: UInt64 = 0
+    for i in 0..<(512 - first) {
+      let entry = (path.slot + i).entry
+      if entry.isTable(at: level) { return (pages, false) }
+      if !entry.isPresent || (entry.tag != .none && !(isFirst && i == 0)) { return (pages, true) }
+      pages += i == 0 ? span - (address >> Page.shift) % span : span
+    }
+    return (pages, false)
+  }
+
+  /// Looks downwards from `address`, in one table, for the page where a range begins: found, or where
+  /// to look on, or neither when a page on the way is not mapped.
+  func rangeStart(atOrBelow address: UInt64) -> (found: UInt64?, onward: UInt64?) {
+    let path = descend(address)
+    let level = path.level
+    let index = Self.index(address, level)
+    var start = address & ~(1 << Self.shift(level) - 1)
+    for i in 0...index {
+      let entry = (path.slot + -i).entry
+      if entry.isTable(at: level) { return (nil, start + (1 << Self.shift(level) - 1)) }
+      guard entry.isPresent else { return (nil, nil) }
+      if entry.tag != .none { return (start, nil) }
+      let below = start.subtractingReportingOverflow(1 << Self.shift(level))
+      if below.overflow { return (nil, nil) }
+      start = below.partialValue
+    }
+    return (nil, start + (1 << Self.shift(level) - 1))
+  }
+
   // MARK: Splitting and joining
 
   /// Replaces a leaf by a table of 512 leaves that say the same.
@@ -353,7 +394,8 @@ struct TableTree {
     let start = leaf.address(at: level)
     for i in 0..<512 {
       let address = start + UInt64(i) << Self.shift(level - 1)
-      slot(table, i).store(leaf.piece(at: address, below: level))
+      let piece = leaf.piece(at: address, below: level)
+      slot(table, i).store(i == 0 ? PageTableEntry(piece.rawValue | leaf.tag.bits) : piece)
     }
     path.slot.store(PageTableEntry.table(table).withUsed(512))
     tableCount += 1
@@ -430,7 +472,7 @@ struct TableTree {
       case .attribute(let attribute):
         bits = PageTableEntry.leafBits(entry.protection, attribute, at: level)
       }
-      let kept = entry.rawValue & (PageTableEntry.Bit.divisible | PageTableEntry.Bit.prepared)
+      let kept = entry.rawValue & PageTableEntry.Bit.kept
       slot.store(PageTableEntry(bits | kept | entry.address(at: level)))
       count += 1
     }

@@ -207,6 +207,60 @@ final class PageTablesTests: XCTestCase {
     XCTAssertEqual(seen.pages, [kernelBase + 0x3000, kernelBase + 0x4000])
   }
 
+  func testRangesAreRecordedInTheTables() throws {
+    let bed = Bed()
+    let (one, two) = (RangeTag(rawValue: 1), RangeTag(rawValue: 2))
+    let tables = bed.tables
+    try tables.map(va(500), to: pa(2000), count: PageCount(100), protection: .kernelData, tag: one)
+    try tables.map(va(600), to: pa(3000), count: .one, protection: .kernelData, tag: one)
+    let frames = [FrameNumber(7), FrameNumber(9)]
+    try frames.withUnsafeBufferPointer {
+      try tables.map(va(601), frames: $0, protection: .kernelData, tag: two)
+    }
+    try tables.map(
+      va(1024), to: pa(1024), count: PageCount(1024), protection: .kernelData, leaves: .whole, tag: two)
+    XCTAssertEqual(
+      tables.range(at: va(500)), TaggedRange(address: va(500), count: PageCount(100), tag: one))
+    XCTAssertEqual(
+      tables.range(containing: va(599)), TaggedRange(address: va(500), count: PageCount(100), tag: one))
+    XCTAssertEqual(tables.range(containing: va(600))?.count, .one)
+    XCTAssertEqual(tables.range(containing: va(602))?.address, va(601))
+    XCTAssertEqual(tables.range(containing: va(2047))?.count, PageCount(1024))
+    XCTAssertNil(tables.range(at: va(501)))
+    XCTAssertNil(tables.range(containing: va(603)))
+    // Rights, attributes and divided leaves leave the record alone.
+    try tables.protect(va(1024), count: PageCount(3), .kernelReadOnly)
+    try tables.setAttribute(va(500), count: PageCount(2), .uncached)
+    XCTAssertEqual(tables.range(containing: va(1030))?.count, PageCount(1024))
+    XCTAssertEqual(tables.range(containing: va(530))?.count, PageCount(100))
+    bed.check()
+
+    let before = bed.picture()
+    func refused(_ page: UInt64, _ count: UInt64, _ tag: RangeTag) -> RangeCheck {
+      let check = tables.unmapRange(va(page), count: PageCount(count), accepting: RangeTagSet(tag)) { _, _ in
+        XCTFail("handed over what stays")
+      }
+      XCTAssertEqual(bed.picture(), before)
+      return check
+    }
+    XCTAssertEqual(refused(500, 99, one), .otherCount(PageCount(100)))
+    XCTAssertEqual(refused(500, 101, one), .otherCount(PageCount(100)))
+    XCTAssertEqual(refused(500, 100, two), .otherTag(one))
+    XCTAssertEqual(refused(501, 99, one), .notTheStart)
+    XCTAssertEqual(refused(499, 1, one), .notMapped)
+    XCTAssertEqual(refused(1 << 30, 1, one), .notMapped)
+    for (page, count, tag) in [(500, 100, one), (600, 1, one), (601, 2, two), (1024, 1024, two)] {
+      var pages: UInt64 = 0
+      XCTAssertEqual(
+        tables.unmapRange(
+          va(UInt64(page)), count: PageCount(count), accepting: RangeTagSet(tag).union(RangeTagSet(one))
+        ) { pages += $1.rawValue }, .unmapped(tag))
+      XCTAssertEqual(pages, UInt64(count))
+    }
+    XCTAssertEqual(bed.frames.out.count, 1)
+    bed.check()
+  }
+
   // MARK: Faults
 
   func testBugsAreReportedAndChangeNothing() throws {

@@ -1,0 +1,95 @@
+// Ranges: what was mapped together, and what for, recorded in the tables themselves by a tag on the first
+// page. The floors above need no list of what they mapped, and a free is checked against what holds.
+
+import MemoryPrimitives
+
+/// What a range is for: 1 to 15 as whoever maps it decides; `none` is a page inside a range, or no range.
+@frozen public struct RangeTag: Equatable, Sendable {
+  public let rawValue: UInt8
+  /// Only the low four bits count.
+  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue & 15 }
+  @inlinable public static var none: Self { Self(rawValue: 0) }
+  @inline(__always) var bits: UInt64 { UInt64(rawValue) << PageTableEntry.Bit.tagShift }
+}
+
+/// A range as the tables record it.
+public struct TaggedRange: Equatable, Sendable {
+  public var address: VirtualAddress
+  public var count: PageCount
+  public var tag: RangeTag
+}
+
+/// Whether a range to be unmapped is what the caller takes it for.
+public enum RangeCheck: Equatable, Sendable {
+  /// It was, and is unmapped now.
+  case unmapped(RangeTag)
+  /// No page is mapped there; nothing was changed.
+  case notMapped
+  /// The address lies inside of a range, or in no tagged one; nothing was changed.
+  case notTheStart
+  /// The range is for something else; nothing was changed.
+  case otherTag(RangeTag)
+  /// The range has so many pages; nothing was changed.
+  case otherCount(PageCount)
+}
+
+extension PageTables {
+  /// The range that begins at `address`, or nil. Costs a pass over it.
+  public func range(at address: VirtualAddress) -> TaggedRange? {
+    guard isRange(address, .one) else { return nil }
+    let tag = withTree { tree -> RangeTag in
+      let path = tree.descend(address.rawValue)
+      let isStart = path.slot.entry.isPresent && TableTree.isAligned(address.rawValue, path.level)
+      return isStart ? path.slot.entry.tag : .none
+    }
+    guard tag != .none else { return nil }
+    var count: UInt64 = 0
+    while true {
+      let at = address.rawValue &+ count << Page.shift
+      guard count == 0 || at > address.rawValue else { break }
+      let (pages, ends) = withTree { $0.extent(at, isFirst: count == 0) }
+      count += pages
+      if ends { break }
+    }
+    return TaggedRange(address: address, count: PageCount(count), tag: tag)
+  }
+
+  /// The range that holds `address`, or nil. Costs a pass over it.
+  public func range(containing address: VirtualAddress) -> TaggedRange? {
+    guard isCanonical(address) else { return nil }
+    var at = address.rawValue
+    while true {
+      let (found, onward) = withTree { $0.rangeStart(atOrBelow: at) }
+      if let found { return range(at: VirtualAddress(found)) }
+      guard let onward, onward < at, isCanonical(VirtualAddress(onward)) else { return nil }
+      at = onward
+    }
+  }
+
+  /// Unmaps the range at `address` if it has `count` pages and one of the tags in `accepting`, a bit for
+  /// each; otherwise tells what is there. `visit` as in `unmap`. Of two callers at once that name the
+  /// same range one succeeds.
+  public func unmapRange(
+    _ address: VirtualAddress, count: PageCount, accepting tags: RangeTagSet,
+    visit: (PhysicalAddress, PageCount) -> Void
+  ) -> RangeCheck {
+    guard let range = range(at: address) else {
+      return translate(address) == nil ? .notMapped : .notTheStart
+    }
+    guard tags.contains(range.tag) else { return .otherTag(range.tag) }
+    guard range.count == count else { return .otherCount(range.count) }
+    if retireAll(address, count) != nil { return .notMapped }
+    machine.shootDown(address, count)
+    collect(address, count, marks: false, visit)
+    return .unmapped(range.tag)
+  }
+}
+
+/// Tags, a bit for each.
+@frozen public struct RangeTagSet: Sendable {
+  let bits: UInt16
+  public init(_ tag: RangeTag) { bits = 1 << tag.rawValue }
+  init(bits: UInt16) { self.bits = bits }
+  public func union(_ other: Self) -> Self { Self(bits: bits | other.bits) }
+  public func contains(_ tag: RangeTag) -> Bool { tag != .none && bits & 1 << tag.rawValue != 0 }
+}
