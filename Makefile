@@ -5,7 +5,7 @@ override export ARGS := $(value ARGS)
 export MEM ?= 256M
 export CPUS ?= 1
 export KERNEL ?= grub
-export TRACE ?= $(wildcard traces/sample.trace)
+export TRACE ?= $(wildcard Traces/linux-6.1-sample.trace)
 export SWAP ?=
 export QEMUFLAGS ?=
 

@@ -13,7 +13,7 @@ struct Boot {
 
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent()
-  static let sample = root.appendingPathComponent("traces/sample.trace")
+  static let sample = root.appendingPathComponent("Traces/linux-6.1-sample.trace")
 
   var loader = Loader.pvh
   var memory = "256M"

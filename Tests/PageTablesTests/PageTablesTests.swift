@@ -401,7 +401,7 @@ final class PageTablesTests: XCTestCase {
       segment(0, 100, .kernelText), segment(100, 50, .kernelReadOnly), segment(150, 600, .kernelData),
     ]
     let kernel = KernelImage(start: UnsafeMutablePointer<ImageSegment>.allocate(capacity: 3), count: 3)
-    UnsafeMutableBufferPointer(mutating: kernel).initialize(fromContentsOf: segments)
+    _ = UnsafeMutableBufferPointer(mutating: kernel).initialize(fromContentsOf: segments)
     defer { kernel.deallocate() }
     try bed.tables.mapImage(kernel)
     try bed.tables.mapDirect(pa(1), count: PageCount(158))
