@@ -35,6 +35,7 @@ var package = Package(
       dependencies: [
         "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem", "KernelMemory",
       ]),
+    .target(name: "Console", dependencies: ["CPlatform", "MemoryPrimitives"]),
   ]
 )
 
@@ -44,7 +45,7 @@ if bare {
       name: "Kernel",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
-        "KernelMemory", "Workloads",
+        "KernelMemory", "Workloads", "Console",
       ]))
 } else {
   package.products += [
@@ -68,7 +69,7 @@ if bare {
   let floors = [
     "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace",
     "Kmem",
-    "KernelMemory", "Workloads",
+    "KernelMemory", "Workloads", "Console",
   ]
   for module in floors.dropFirst() {
     package.targets.append(

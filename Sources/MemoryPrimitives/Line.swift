@@ -14,6 +14,8 @@ public struct Line: ExpressibleByStringInterpolation {
 
   public init(stringLiteral text: StaticString) { append(text) }
 
+  public init(_ text: StaticString) { append(text) }
+
   public init(stringInterpolation: StringInterpolation) { self = stringInterpolation.line }
 
   public struct StringInterpolation: StringInterpolationProtocol {
@@ -32,6 +34,13 @@ public struct Line: ExpressibleByStringInterpolation {
     }
     /// Decimal with a comma after each thousand.
     public mutating func appendInterpolation(count value: UInt64) { line.append(grouped: value) }
+    /// A count and what is counted, which takes an `s` unless there is one of it: `2 frames`.
+    public mutating func appendInterpolation(count value: UInt64, _ noun: StaticString) {
+      line.append(grouped: value)
+      line.append(" ")
+      line.append(noun)
+      if value != 1 { line.append("s") }
+    }
     /// Three significant digits and a unit: `3.62 MiB`.
     public mutating func appendInterpolation(_ size: ByteCount) { line.append(size: size) }
     /// `0x` and as many groups of four digits as `digits` asks for, more if needed.
@@ -137,24 +146,37 @@ public struct Line: ExpressibleByStringInterpolation {
     }
   }
 
-  /// Three significant digits, trailing zeroes of the fraction dropped when it is whole.
+  /// Drops what stands behind the first `length` bytes.
+  public mutating func truncate(to length: Int) { count = min(count, max(0, length)) }
+
+  /// Three significant digits; a whole number of the unit without a point, so that `2 MiB` is exact and
+  /// `2.00 MiB` is not.
   @inline(never) public mutating func append(size: ByteCount) {
     var shift: UInt64 = 0
     while shift < 40 && size.rawValue >> (shift + 10) != 0 { shift += 10 }
-    if shift > 0 {
+    // What rounds up to 1024 of a unit is one of the next.
+    if shift > 0 && shift < 40 && size.rawValue >> shift == 1023
+      && size.rawValue >> (shift - 1) & 1 != 0
+    {
+      shift += 10
+    }
+    if shift == 0 || size.rawValue & ((1 << shift) - 1) == 0 {
+      append(decimal: size.rawValue >> shift)
+    } else {
       let (whole, rest) = (size.rawValue >> shift, size.rawValue & ((1 << shift) - 1))
-      let places: UInt64 = whole >= 100 ? 1 : whole >= 10 ? 10 : 100
-      // Rounded to the places shown; 999.7 may carry into the whole part, which is fine.
-      let scaled = whole * places + ((rest >> (shift - 10)) * places + 512) >> 10
+      var places: UInt64 = whole >= 100 ? 1 : whole >= 10 ? 10 : 100
+      var scaled = Self.rounded(whole, rest, shift, places)
+      if scaled >= 1000 && places > 1 {
+        places /= 10
+        scaled = Self.rounded(whole, rest, shift, places)
+      }
       append(decimal: scaled / places)
-      if rest != 0 && places > 1 {
+      if places > 1 {
         append(byte: UInt8(ascii: "."))
         let fraction = scaled % places
         if places == 100 && fraction < 10 { append(byte: UInt8(ascii: "0")) }
         append(decimal: fraction)
       }
-    } else {
-      append(decimal: size.rawValue)
     }
     switch shift {
     case 0: append(" B")
@@ -163,5 +185,10 @@ public struct Line: ExpressibleByStringInterpolation {
     case 30: append(" GiB")
     default: append(" TiB")
     }
+  }
+
+  /// `whole` and `rest` of `1 << shift`, in units of one `places`-th.
+  private static func rounded(_ whole: UInt64, _ rest: UInt64, _ shift: UInt64, _ places: UInt64) -> UInt64 {
+    whole * places + ((rest >> (shift - 10)) * places + 512) >> 10
   }
 }

@@ -1,0 +1,216 @@
+// A command's words, asked for one by one; what is wrong with one is told where it stands.
+//
+// An error takes at most three lines: the line as typed, a caret under the spot with what is wrong, and
+// what to do. Asking for words and complaining go together: whatever nobody asked for is a mistake too.
+
+import MemoryPrimitives
+
+/// A word of the line: its text and where it was typed.
+struct Word {
+  let bytes: Bytes
+  let column: Int
+  let width: Int
+
+  var line: Line {
+    var line = Line()
+    line.append(bytes: bytes)
+    return line
+  }
+}
+
+/// The words behind a command: a handle on the console's.
+struct Arguments {
+  let console: Console
+
+  init(_ console: Console) throws(CommandError) {
+    self.console = console
+    switch words.pointee.problem {
+    case .none: return
+    case .openQuote:
+      throw console.refuse(words.pointee.problemColumn, 1, "a quote is opened here and never closed")
+    case .tooManyWords:
+      throw console.refuse(words.pointee.problemColumn, 1, "too many words: \(Words.capacity) are the most")
+    case .tooLong:
+      throw console.refuse("The line is too long: 511 bytes are the most.")
+    }
+  }
+
+  private var words: UnsafeMutablePointer<Words> {
+    place(of: &console.state.pointee.words)
+  }
+
+  var count: Int { words.pointee.count }
+
+  subscript(index: Int) -> Word {
+    let base = UnsafeRawPointer(place(of: &words.pointee.text)).assumingMemoryBound(to: UInt8.self)
+    return Word(
+      bytes: Bytes(
+        start: base + words.pointee.begin(index),
+        count: words.pointee.length(index)),
+      column: words.pointee.column(index), width: words.pointee.width(index))
+  }
+
+  private func isTaken(_ index: Int) -> Bool { words.pointee.taken & (1 << UInt32(index)) != 0 }
+  private func take(_ index: Int) { words.pointee.taken |= 1 << UInt32(index) }
+
+  private func isFlag(_ word: Word) -> Bool { word.bytes.count > 1 && word.bytes[0] == UInt8(ascii: "-") }
+
+  /// Whether `flag`, as in `-a`, stands anywhere behind the command.
+  func takeFlag(_ flag: StaticString) -> Bool {
+    var found = false
+    for index in 1..<max(1, count) where self[index].bytes == flag {
+      take(index)
+      found = true
+    }
+    return found
+  }
+
+  /// The next word that nobody has taken and that is no flag and no NAME=VALUE.
+  func next() -> Word? {
+    for index in 0..<count where !isTaken(index) {
+      let word = self[index]
+      if index > 0 && (isFlag(word) || word.bytes.firstIndex(of: UInt8(ascii: "=")) != nil) { continue }
+      take(index)
+      return word
+    }
+    return nil
+  }
+
+  /// The next word of any form.
+  func nextOfAnyForm() -> Word? {
+    for index in 0..<count where !isTaken(index) {
+      take(index)
+      return self[index]
+    }
+    return nil
+  }
+
+  /// The value of `name=…`, which stands anywhere behind the command.
+  func value(of name: StaticString) -> Word? {
+    let length = name.utf8CodeUnitCount
+    for index in 1..<max(1, count) where !isTaken(index) {
+      let word = self[index]
+      guard word.bytes.count > length, word.bytes[length] == UInt8(ascii: "="),
+        Bytes(rebasing: word.bytes[0..<length]) == name
+      else { continue }
+      take(index)
+      // Quotes would shift the caret; it then points at the whole word.
+      let exact = word.width == word.bytes.count
+      return Word(
+        bytes: Bytes(rebasing: word.bytes[(length + 1)...]), column: word.column + (exact ? length + 1 : 0),
+        width: exact ? word.width - length - 1 : word.width)
+    }
+    return nil
+  }
+
+  /// Everything from the next word on, as typed; for commands that take a command.
+  func rest() -> Bytes? {
+    for index in 0..<count where !isTaken(index) {
+      for later in index..<count { take(later) }
+      let base = UnsafeRawPointer(place(of: &words.pointee.line)).assumingMemoryBound(to: UInt8.self)
+      let from = words.pointee.column(index)
+      return Bytes(
+        start: base + from, count: words.pointee.lineCount - from)
+    }
+    return nil
+  }
+
+  /// Complains about the first word that nobody wanted.
+  func end(_ usage: StaticString) throws(CommandError) {
+    for index in 0..<count where !isTaken(index) {
+      let word = self[index]
+      throw console.refuse(word, "not understood here; usage: \(usage)")
+    }
+  }
+
+  // MARK: Figures
+
+  func size(_ word: Word) throws(CommandError) -> ByteCount {
+    do throws(FigureError) { return try Figures.size(word.bytes) } catch { throw refuse(word, error) }
+  }
+  func number(_ word: Word) throws(CommandError) -> UInt64 {
+    do throws(FigureError) { return try Figures.number(word.bytes) } catch { throw refuse(word, error) }
+  }
+  func address(_ word: Word) throws(CommandError) -> UInt64 {
+    do throws(FigureError) { return try Figures.address(word.bytes) } catch { throw refuse(word, error) }
+  }
+  func range(_ word: Word, length: ByteCount?) throws(CommandError) -> (start: UInt64, length: ByteCount) {
+    do throws(FigureError) { return try Figures.range(word.bytes, length: length) } catch {
+      throw refuse(word, error)
+    }
+  }
+
+  private func refuse(_ word: Word, _ error: FigureError) -> CommandError {
+    guard word.width == word.bytes.count else { return console.refuse(word, Line(error.words)) }
+    return console.refuse(word.column + error.at, max(1, word.width - error.at), Line(error.words))
+  }
+}
+
+extension Console {
+  func refuse(_ word: Word, _ what: Line) -> CommandError { refuse(word.column, word.width, what) }
+
+  /// Shows the line as typed, a caret under the spot, and what is wrong there.
+  func refuse(_ column: Int, _ width: Int, _ what: Line) -> CommandError {
+    if isJSON || wantsJSON {
+      errorRow(what, column: column)
+      return .refused
+    }
+    var typed = Line()
+    for i in 0..<state.pointee.words.lineCount { typed.append(byte: state.pointee.words.line[i]) }
+    print(typed)
+    var caret = Line()
+    caret.append(blanks: column)
+    for _ in 0..<max(1, min(width, 40)) { caret.append(byte: UInt8(ascii: "^")) }
+    if caret.count + 1 + what.count <= self.width {
+      caret.append(" ")
+      caret.append(line: what)
+      print(caret)
+    } else {
+      print(caret)
+      print(what)
+    }
+    return .refused
+  }
+
+  /// Says in a sentence what is wrong; for what has no spot on the line.
+  func refuse(_ sentence: Line) -> CommandError {
+    if isJSON || wantsJSON { errorRow(sentence, column: nil) } else { print(sentence) }
+    return .refused
+  }
+
+  /// As `refuse`, for what was understood, tried, and came to nothing.
+  func fail(_ sentence: Line) -> CommandError {
+    _ = refuse(sentence)
+    return .failed
+  }
+
+  /// The line may be wrong before `-j` was looked for.
+  private var wantsJSON: Bool {
+    let count = state.pointee.words.lineCount
+    var i = 0
+    while i + 3 <= count {
+      if state.pointee.words.line[i] == UInt8(ascii: " "),
+        state.pointee.words.line[i + 1] == UInt8(ascii: "-"),
+        state.pointee.words.line[i + 2] == UInt8(ascii: "j"),
+        i + 3 == count || state.pointee.words.line[i + 3] == UInt8(ascii: " ")
+      {
+        return true
+      }
+      i += 1
+    }
+    return false
+  }
+
+  private func errorRow(_ what: Line, column: Int?) {
+    let before = state.pointee.json
+    state.pointee.json = true
+    row("error") { row in
+      row.field("what", text: what)
+      var typed = Line()
+      for i in 0..<state.pointee.words.lineCount { typed.append(byte: state.pointee.words.line[i]) }
+      row.field("line", text: typed)
+      if let column { row.field("column", UInt64(column)) }
+    }
+    state.pointee.json = before
+  }
+}

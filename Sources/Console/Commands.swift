@@ -1,0 +1,331 @@
+// The commands: one static table, which `help`, Tab, "Did you mean" and the dispatch all read.
+
+import MemoryPrimitives
+
+/// A command's number: its place in `Command.all`.
+enum Verb: UInt8 {
+  case memmap, frames, buddy, map
+  case pagetable, vmem, kmem, vmstat
+  case whatis, why, failures
+  case snapshot, diff, watch
+  case sysctl, selftest, replay, tour, fault
+  case help, panic, poweroff
+}
+
+struct Command {
+  let verb: Verb
+  let name: StaticString
+  let usage: StaticString
+  let about: StaticString
+  let example: StaticString
+
+  /// In the order of `Verb`.
+  static let all: InlineArray<22, Command> = [
+    Command(
+      verb: .memmap, name: "memmap", usage: "memmap",
+      about: """
+        The memory map as the firmware gave it, what of it is usable, and how
+        many frames were taken from each range.
+        """, example: "memmap"),
+    Command(
+      verb: .frames, name: "frames", usage: "frames [-a]",
+      about: """
+        Every frame has one role: how many have which. The total is what memmap
+        took.
+        """, example: "frames"),
+    Command(
+      verb: .buddy, name: "buddy", usage: "buddy",
+      about: """
+        Free blocks by list and order. Unusable free is the share of free memory
+        that lies in blocks too small for the order; the fragmentation index is
+        near 1 where a refusal comes of fragmentation, near 0 where of shortage.
+        """, example: "buddy"),
+    Command(
+      verb: .map, name: "map", usage: "map [ADDRESS+SIZE] [-a]",
+      about: """
+        A picture of physical memory, a character a block or a frame. Upper case
+        can't move, lower case can, a dot is free. -a repeats lines that look
+        alike.
+        """, example: "map 0x10_0000+2M"),
+    Command(
+      verb: .pagetable, name: "pagetable", usage: "pagetable [ADDRESS]",
+      about: """
+        The walk of a virtual address through the page tables, entry by entry;
+        without one, what is mapped where and how.
+        """, example: "pagetable 0xffff_ffff_8000_0000"),
+    Command(
+      verb: .vmem, name: "vmem", usage: "vmem [ARENA] [-a]",
+      about: """
+        Arenas of addresses, each under the one that it imports from; of one
+        arena, its segments.
+        """, example: "vmem heap_va"),
+    Command(
+      verb: .kmem, name: "kmem", usage: "kmem [-a]",
+      about: """
+        Object caches: objects in use and free, slabs, bytes held, the share of
+        them that is live, requests and failures.
+        """, example: "kmem -a"),
+    Command(
+      verb: .vmstat, name: "vmstat", usage: "vmstat -m | -z",
+      about: """
+        What vmstat(8) prints: -m memory by type, -z caches. Columns, order and
+        units are those that scripts know.
+        """, example: "vmstat -m"),
+    Command(
+      verb: .whatis, name: "whatis", usage: "whatis ADDRESS | frame N",
+      about: """
+        Everything that is known on an address or a frame, floor by floor. Takes
+        any address as it is printed, virtual or physical.
+        """, example: "whatis frame 300"),
+    Command(
+      verb: .why, name: "why", usage: "why SIZE [low=A] [high=A] [align=SIZE] [boundary=SIZE]",
+      about: """
+        A request for contiguous memory, without doing it: where it would be
+        granted, or what stands in the way, or why it can never be.
+        """, example: "why 2M align=2M"),
+    Command(
+      verb: .failures, name: "failures", usage: "failures",
+      about: "The last 64 requests that were refused: who asked for what, and when.",
+      example: "failures"),
+    Command(
+      verb: .snapshot, name: "snapshot", usage: "snapshot [NAME]",
+      about: "Keeps all counters under a name, for diff. There is room for four.",
+      example: "snapshot before"),
+    Command(
+      verb: .diff, name: "diff", usage: "diff [NAME] [-a]",
+      about: "What has changed since a snapshot; of the last one without a name.",
+      example: "diff before"),
+    Command(
+      verb: .watch, name: "watch", usage: "watch [SECONDS] COMMAND",
+      about: "Repeats a command until a key is pressed.", example: "watch 2 frames"),
+    Command(
+      verb: .sysctl, name: "sysctl", usage: "sysctl [NAME | PREFIX | NAME=VALUE]",
+      about: "Tunables and statistics, one tree of names: shows them, or sets one.",
+      example: "sysctl vm"),
+    Command(
+      verb: .selftest, name: "selftest", usage: "selftest [NAME]",
+      about: """
+        Checks that the system is as it says it is: the laws of each floor, and
+        the same seeded history of operations that the tests run on the host.
+        """, example: "selftest history"),
+    Command(
+      verb: .replay, name: "replay", usage: "replay [keep]",
+      about: """
+        Runs the trace of a real kernel's allocations against the allocators.
+        With keep, what the trace leaves alive stays alive.
+        """, example: "replay"),
+    Command(
+      verb: .tour, name: "tour", usage: "tour",
+      about: "A walk through all floors, a command and a sentence at a time.",
+      example: "tour"),
+    Command(
+      verb: .fault, name: "fault", usage: "fault KIND",
+      about: """
+        Does what only a bug would do, and shows how it is reported. The machine
+        stops with exit status 37. Kinds: null guard write-text execute-data
+        double-free wrong-size foreign-pointer stack-overflow divide overflow.
+        """, example: "fault double-free"),
+    Command(
+      verb: .help, name: "help", usage: "help [COMMAND]",
+      about: "This.", example: "help why"),
+    Command(
+      verb: .panic, name: "panic", usage: "panic",
+      about: "Stops the machine with a backtrace, exit status 37.", example: "panic"),
+    Command(
+      verb: .poweroff, name: "poweroff", usage: "poweroff",
+      about: "Leaves, exit status 33.", example: "poweroff"),
+  ]
+
+  static func named(_ word: Bytes) -> Command? {
+    for i in 0..<all.count where word == all[i].name { return all[i] }
+    return nil
+  }
+
+  /// The command nearest to what was typed, if it is near enough to be a slip.
+  static func nearest(to word: Bytes) -> Command? {
+    var best = 3
+    var found: Command?
+    for i in 0..<all.count {
+      let name = all[i].name
+      let spelled = Bytes(start: name.utf8Start, count: name.utf8CodeUnitCount)
+      var distance = slips(word, spelled, limit: best)
+      // A beginning is no slip of the hand but an abbreviation.
+      if word.count >= 2 && word.count < spelled.count && Bytes(rebasing: spelled[0..<word.count]) == word {
+        distance = 0
+      }
+      if distance < best {
+        best = distance
+        found = all[i]
+      }
+    }
+    return best < 3 && best < max(2, word.count) ? found : nil
+  }
+}
+
+func == (a: Bytes, b: Bytes) -> Bool {
+  guard a.count == b.count else { return false }
+  for i in 0..<a.count where a[i] != b[i] { return false }
+  return true
+}
+
+extension Console {
+  /// Finds the command and runs it.
+  func dispatch(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.nextOfAnyForm() else { return }
+    guard let command = Command.named(word.bytes) else {
+      if let near = Command.nearest(to: word.bytes) {
+        throw refuse("No command \"\(word.line)\". Did you mean \(near.name)? (help lists all)")
+      }
+      throw refuse("No command \"\(word.line)\". help lists all.")
+    }
+    state.pointee.all = arguments.takeFlag("-a")
+    func none() throws(CommandError) { try arguments.end(command.usage) }
+    switch command.verb {
+    case .memmap:
+      try none()
+      try memmap()
+    case .frames:
+      try none()
+      try frames()
+    case .buddy:
+      try none()
+      try buddy()
+    case .map: try map(arguments)
+    case .pagetable: try pagetable(arguments)
+    case .vmem: try vmem(arguments)
+    case .kmem:
+      try none()
+      try kmem()
+    case .vmstat: try vmstat(arguments)
+    case .whatis: try whatis(arguments)
+    case .why: try why(arguments)
+    case .failures:
+      try none()
+      try failures()
+    case .snapshot: try snapshot(arguments)
+    case .diff: try diff(arguments)
+    case .watch: try watch(arguments)
+    case .sysctl: try sysctl(arguments)
+    case .selftest: try selftest(arguments)
+    case .replay: try replay(arguments)
+    case .tour:
+      try none()
+      try tour()
+    case .fault: try fault(arguments)
+    case .help: try help(arguments)
+    case .panic:
+      try none()
+      state.pointee.host.panicking(state.pointee.host.context)
+    case .poweroff:
+      try none()
+      leave(.success)
+    }
+  }
+
+  // MARK: Tab
+
+  /// Completes the word at the cursor: a command in front, behind it what that command takes.
+  func complete() {
+    let start = state.pointee.editor.wordStart
+    let length = state.pointee.editor.cursor - start
+    guard length < 64 else { return }
+    var typed = InlineArray<64, UInt8>(repeating: 0)
+    for i in 0..<length { typed[i] = state.pointee.editor.byte(start + i) }
+    var common = InlineArray<64, UInt8>(repeating: 0)
+    var commonLength = -1
+    var found = 0
+    forEachCandidate(at: start) { name in
+      guard name.count >= length, name.count < 64 else { return }
+      for i in 0..<length where name[i] != typed[i] { return }
+      found += 1
+      if commonLength < 0 {
+        commonLength = name.count
+        for i in 0..<name.count { common[i] = name[i] }
+      } else {
+        var same = 0
+        while same < min(commonLength, name.count) && common[same] == name[same] { same += 1 }
+        commonLength = same
+      }
+    }
+    if found == 0 { return }
+    if commonLength > length {
+      for i in length..<commonLength { state.pointee.editor.insert(common[i]) }
+    }
+    if found == 1 { state.pointee.editor.insert(UInt8(ascii: " ")) }
+    if found == 1 || commonLength > length {
+      state.pointee.editor.show(terminal)
+      return
+    }
+    // Nothing to add: show what there is to choose from.
+    newline()
+    beginPage()
+    var line = Line()
+    forEachCandidate(at: start) { name in
+      guard name.count >= length, name.count < 64 else { return }
+      for i in 0..<length where name[i] != typed[i] { return }
+      if line.count + 2 + name.count > min(width, 300) {
+        print(line)
+        line = Line()
+      }
+      if line.count > 0 { line.append("  ") }
+      line.append(bytes: name)
+    }
+    if line.count > 0 { print(line) }
+    state.pointee.stopped = false
+    terminal.write(Line(Self.prompt))
+    state.pointee.editor.showAgain(terminal)
+  }
+
+  /// What may stand at `start` of the line.
+  private func forEachCandidate(at start: Int, _ body: (Bytes) -> Void) {
+    func word(_ text: StaticString) { body(Bytes(start: text.utf8Start, count: text.utf8CodeUnitCount)) }
+    var first = InlineArray<16, UInt8>(repeating: 0)
+    var length = 0
+    var i = 0
+    while i < start && state.pointee.editor.byte(i) == UInt8(ascii: " ") { i += 1 }
+    while i < start && length < 16 && state.pointee.editor.byte(i) != UInt8(ascii: " ") {
+      first[length] = state.pointee.editor.byte(i)
+      length += 1
+      i += 1
+    }
+    func isFirst(_ name: StaticString) -> Bool {
+      guard name.utf8CodeUnitCount == length else { return false }
+      for i in 0..<length where name.utf8Start[i] != first[i] { return false }
+      return true
+    }
+    if length == 0 || isFirst("help") || isFirst("watch") {
+      for i in 0..<Command.all.count { word(Command.all[i].name) }
+    } else if isFirst("sysctl") {
+      let statistics = state.pointee.subject.statistics
+      for i in 0..<statistics.count { word(statistics[i].name) }
+    } else if isFirst("fault") {
+      for i in 0..<Fault.all.count { word(Fault.all[i].name) }
+    } else if isFirst("diff") {
+      forEachSnapshotName { name in
+        var line = Line()
+        line.append(name)
+        line.withBytes { body($0) }
+      }
+    } else if isFirst("vmstat") {
+      word("-m")
+      word("-z")
+    } else if isFirst("why") {
+      word("low=")
+      word("high=")
+      word("align=")
+      word("boundary=")
+    } else if isFirst("whatis") {
+      word("frame")
+    } else if isFirst("replay") {
+      word("keep")
+    } else if isFirst("selftest") {
+      forEachSelfTestName { word($0) }
+    } else if isFirst("vmem") {
+      forEachArenaName { name in
+        var line = Line()
+        line.append(name)
+        line.withBytes { body($0) }
+      }
+    }
+  }
+}

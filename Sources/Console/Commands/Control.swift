@@ -1,0 +1,136 @@
+// watch, fault, tour: commands that run other commands, or stop the machine.
+
+import MemoryPrimitives
+
+extension Console {
+  /// A fault that a person may ask for.
+  public enum Fault: UInt8, Sendable {
+    case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
+    case divide, overflow
+
+    struct Named {
+      let fault: Fault
+      let name: StaticString
+    }
+
+    static let all: InlineArray<10, Named> = [
+      Named(fault: .null, name: "null"),
+      Named(fault: .guardPage, name: "guard"),
+      Named(fault: .writeText, name: "write-text"),
+      Named(fault: .executeData, name: "execute-data"),
+      Named(fault: .doubleFree, name: "double-free"),
+      Named(fault: .wrongSize, name: "wrong-size"),
+      Named(fault: .foreignPointer, name: "foreign-pointer"),
+      Named(fault: .stackOverflow, name: "stack-overflow"),
+      Named(fault: .divide, name: "divide"),
+      Named(fault: .overflow, name: "overflow"),
+    ]
+  }
+
+  func fault(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.nextOfAnyForm() else {
+      throw refuse(
+        "Which? null guard write-text execute-data double-free wrong-size foreign-pointer stack-overflow divide overflow"
+      )
+    }
+    try arguments.end("fault KIND")
+    for i in 0..<Fault.all.count where word.bytes == Fault.all[i].name {
+      state.pointee.host.provoking(state.pointee.host.context, Fault.all[i].fault.rawValue)
+      throw fail("The machine did not notice: this is a bug of Strata.")
+    }
+    throw refuse(word, "no such fault; help fault lists them")
+  }
+
+  /// Repeats a command until a key is pressed. Where nobody can press one it runs once.
+  func watch(_ arguments: Arguments) throws(CommandError) {
+    var seconds: UInt64 = 2
+    guard arguments.count > 1 else { throw refuse("Watch what? As in: watch 2 frames") }
+    let first = arguments[1]
+    if let number = try? Figures.number(first.bytes) {
+      _ = arguments.nextOfAnyForm()
+      seconds = number
+      guard seconds >= 1 && seconds <= 3600 else { throw refuse(first, "from 1 to 3600 seconds") }
+    }
+    guard let rest = arguments.rest() else { throw refuse("Watch what? As in: watch 2 frames") }
+    var line = Line()
+    line.append(bytes: rest)
+    let interactive = state.pointee.isInteractive
+    let json = isJSON
+    if json { line.append(" -j") }
+    repeat {
+      if state.pointee.isTerminal && interactive && !json { terminal.write(Line("\u{1b}[H\u{1b}[2J")) }
+      if let error = line.withBytes({ run($0) }) { throw error }
+      guard interactive, !state.pointee.interrupted else { return }
+      if !json {
+        newline()
+        put("Every \(count: seconds, "second"); any key stops.")
+        newline()
+      }
+      let deadline = terminal.milliseconds + seconds * 1000
+      while terminal.milliseconds < deadline {
+        if pollKey() != nil { return }
+        terminal.rest(milliseconds: deadline - min(deadline, terminal.milliseconds))
+      }
+    } while true
+  }
+
+  // MARK: The tour
+
+  private struct Stop {
+    let sentence: StaticString
+    let command: StaticString
+  }
+
+  private static let stops: InlineArray<11, Stop> = [
+    Stop(sentence: "what did the firmware give? Only \"usable\" may be touched.", command: "memmap"),
+    Stop(sentence: "where is it now? Every frame has one role, and they add up.", command: "frames"),
+    Stop(sentence: "the same as a picture: capitals can't move, dots are free.", command: "map"),
+    Stop(sentence: "free memory comes in blocks of 2^n frames; long ones are precious.", command: "buddy"),
+    Stop(sentence: "the processor sees addresses through tables like this one.", command: "pagetable"),
+    Stop(sentence: "addresses are handed out by arenas, each fed by the one above.", command: "vmem"),
+    Stop(sentence: "small objects live in slabs: a page cut into equal pieces.", command: "kmem"),
+    Stop(sentence: "before the work: keep all counters.", command: "snapshot before"),
+    Stop(
+      sentence: "would two megabytes in one piece be had? Asking takes nothing.", command: "why 2M align=2M"),
+    Stop(sentence: "the work: what a real kernel allocated, all of it, checked.", command: "replay"),
+    Stop(sentence: "and after: what has that left behind?", command: "diff before"),
+  ]
+
+  /// A walk: a sentence, the command as typed, its screen. On a terminal Enter goes on and `q` ends it.
+  func tour() throws(CommandError) {
+    let json = isJSON
+    var failed: CommandError?
+    for i in 0..<Self.stops.count {
+      let stop = Self.stops[i]
+      if !json {
+        newline()
+        print("-- \(count: UInt64(i + 1)) of \(count: UInt64(Self.stops.count)): \(stop.sentence)")
+        if state.pointee.interrupted { return }
+        put("\(Self.prompt)\(stop.command)")
+        newline()
+      }
+      var line = Line(stop.command)
+      if json { line.append(" -j") }
+      if let error = line.withBytes({ run($0) }) { failed = error }
+      if state.pointee.interrupted { return }
+      // A listing that was left early ends the listing, not the tour.
+      state.pointee.stopped = false
+      if state.pointee.isInteractive && !json && i + 1 < Self.stops.count {
+        terminal.write("-- Enter goes on, q ends the tour --")
+        var goesOn = true
+        while true {
+          let key = waitForKey()
+          if key == .enter || key == .character(UInt8(ascii: " ")) { break }
+          if key == .character(UInt8(ascii: "q")) || key == .interrupt || key == .endOfInput {
+            goesOn = false
+            break
+          }
+        }
+        terminal.write("\r                                    \r")
+        if !goesOn { return }
+      }
+    }
+    if !json { print("That was the tour. help tells what else there is; whatis takes any address you saw.") }
+    if let failed { throw failed }
+  }
+}

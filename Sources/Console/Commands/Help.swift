@@ -1,0 +1,58 @@
+// help: by the question that a person has, not by module.
+
+import MemoryPrimitives
+
+extension Console {
+  func help(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.nextOfAnyForm() else {
+      if isJSON {
+        for i in 0..<Command.all.count { row(for: Command.all[i]) }
+        return
+      }
+      print("Where did my memory go?  frames map kmem vmem vmstat -m|-z")
+      print("Why did it fail?         why SIZE, failures, buddy")
+      print("What is this?            whatis ADDRESS, pagetable ADDRESS, memmap")
+      print("Try it                   tour replay fault selftest")
+      print("What has changed?        snapshot diff watch")
+      print("Tune it, leave           sysctl NAME=VALUE; poweroff, panic")
+      print("help COMMAND tells more and gives an example. Tab completes. -j is for tools.")
+      return
+    }
+    try arguments.end("help [COMMAND]")
+    guard let command = Command.named(word.bytes) else {
+      if let near = Command.nearest(to: word.bytes) {
+        throw refuse("No command \"\(word.line)\". Did you mean \(near.name)?")
+      }
+      throw refuse("No command \"\(word.line)\". help lists all.")
+    }
+    if isJSON {
+      row(for: command)
+      return
+    }
+    print(Line(command.usage))
+    forEachLine(of: command.about) { text in
+      var line = Line("  ")
+      line.append(bytes: text)
+      print(line)
+    }
+    print("  Example: \(command.example)")
+  }
+
+  private func row(for command: Command) {
+    row("command") { row in
+      row.field("command", text: Line(command.name))
+      row.field("usage", text: Line(command.usage))
+      row.field("example", text: Line(command.example))
+    }
+  }
+
+  /// Calls `body` with each line of `text`.
+  func forEachLine(of text: StaticString, _ body: (Bytes) -> Void) {
+    let bytes = Bytes(start: text.utf8Start, count: text.utf8CodeUnitCount)
+    var from = 0
+    for i in 0...bytes.count where i == bytes.count || bytes[i] == 0x0a {
+      body(Bytes(rebasing: bytes[from..<i]))
+      from = i + 1
+    }
+  }
+}

@@ -1,0 +1,279 @@
+// sysctl: the tree of figures and tunables. snapshot and diff: the same figures at two moments.
+
+import CPlatform
+import MemoryPrimitives
+
+/// All figures as they were, four times over. Valid as zeroes.
+struct Snapshots {
+  static var capacity: Int { 4 }
+  static var figures: Int { 512 }
+
+  var count: Int
+  /// The slot that was written last.
+  var latest: Int
+  var names: InlineArray<4, Name>
+  var counts: InlineArray<4, Int>
+  var values: InlineArray<2048, UInt64>
+}
+
+extension Console {
+  private var statistics: Statistics { state.pointee.subject.statistics }
+
+  private func hasPrefix(_ name: StaticString, _ prefix: Bytes) -> Bool {
+    guard prefix.count <= name.utf8CodeUnitCount else { return false }
+    for i in 0..<prefix.count where name.utf8Start[i] != prefix[i] { return false }
+    return prefix.count == name.utf8CodeUnitCount || prefix.count == 0
+      || name.utf8Start[prefix.count] == UInt8(ascii: ".") || prefix[prefix.count - 1] == UInt8(ascii: ".")
+  }
+
+  private func figure(named name: Bytes) -> Statistic? {
+    for i in 0..<statistics.count where name == statistics[i].name { return statistics[i] }
+    return nil
+  }
+
+  private func noFigure(_ word: Word, _ name: Bytes) -> CommandError {
+    var typed = Line()
+    typed.append(bytes: name)
+    var best = 4
+    var near: StaticString?
+    for i in 0..<statistics.count {
+      let text = statistics[i].name
+      let distance = slips(name, Bytes(start: text.utf8Start, count: text.utf8CodeUnitCount), limit: best)
+      if distance < best {
+        best = distance
+        near = text
+      }
+    }
+    if let near { return refuse("No tunable \"\(typed)\". Did you mean \(near)?") }
+    return refuse("No tunable \"\(typed)\". sysctl lists all.")
+  }
+
+  func sysctl(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.nextOfAnyForm() else {
+      figures { _ in true }
+      return
+    }
+    try arguments.end("sysctl [NAME | PREFIX | NAME=VALUE]")
+    if let equals = word.bytes.firstIndex(of: UInt8(ascii: "=")) {
+      let name = Bytes(rebasing: word.bytes[0..<equals])
+      guard let row = figure(named: name) else { throw noFigure(word, name) }
+      let exact = word.width == word.bytes.count
+      try set(
+        row,
+        Word(
+          bytes: Bytes(rebasing: word.bytes[(equals + 1)...]), column: word.column + (exact ? equals + 1 : 0),
+          width: exact ? word.width - equals - 1 : word.width))
+      return
+    }
+    var found = false
+    for i in 0..<statistics.count where hasPrefix(statistics[i].name, word.bytes) { found = true }
+    guard found else { throw noFigure(word, word.bytes) }
+    figures { hasPrefix($0.name, word.bytes) }
+  }
+
+  private func figures(where wanted: (Statistic) -> Bool) {
+    let table = table("sysctl")
+    table.column("name", .words)
+    table.column("value", .figure)
+    table.column("unit", .words)
+    table.column("what it does", .words, key: "about")
+    for i in 0..<statistics.count {
+      let row = statistics[i]
+      guard wanted(row) else { continue }
+      table.begin()
+      table.text(row.name)
+      let value = row.value
+      switch row.unit {
+      case .choice, .switchOnOff: table.text(spelled(value, row))
+      case .bytes, .pages, .requests, .objects, .tags, .events, .ticks, .instructions, .processors:
+        table.count(value)
+      }
+      table.text(unit(of: row))
+      var about = Line()
+      if row.kind != .tunable && !isJSON { about.append("read only; ") }
+      about.append(row.about)
+      table.text(about)
+      table.end()
+    }
+    table.finish()
+  }
+
+  private func unit(of row: Statistic) -> Line {
+    switch row.unit {
+    case .bytes: "bytes"
+    case .pages: "pages"
+    case .requests: "requests"
+    case .objects: "objects"
+    case .tags: "tags"
+    case .events: "events"
+    case .ticks: "ticks"
+    case .instructions: "instructions"
+    case .processors: "processors"
+    case .switchOnOff: "on|off"
+    case .choice: row.choices.map { Line($0) } ?? "choice"
+    }
+  }
+
+  /// A value as the words that stand for it, or its digits.
+  private func spelled(_ value: UInt64, _ row: Statistic) -> Line {
+    if row.unit == .switchOnOff { return value == 0 ? "off" : "on" }
+    guard row.unit == .choice, let choices = row.choices else { return "\(value)" }
+    var found: Line = "\(value)"
+    forEachChoice(choices) { number, word in
+      guard number == value else { return }
+      found = Line()
+      found.append(bytes: word)
+    }
+    return found
+  }
+
+  private func forEachChoice(_ choices: StaticString, _ body: (UInt64, Bytes) -> Void) {
+    let bytes = Bytes(start: choices.utf8Start, count: choices.utf8CodeUnitCount)
+    var from = 0
+    var number: UInt64 = 0
+    for i in 0...bytes.count where i == bytes.count || bytes[i] == UInt8(ascii: "|") {
+      body(number, Bytes(rebasing: bytes[from..<i]))
+      from = i + 1
+      number += 1
+    }
+  }
+
+  private func set(_ row: Statistic, _ word: Word) throws(CommandError) {
+    guard row.kind == .tunable else {
+      throw refuse("\(row.name) is read only: it tells what happened.")
+    }
+    let before = row.value
+    var wanted: UInt64?
+    if row.unit == .switchOnOff {
+      if word.bytes == "on" || word.bytes == "1" { wanted = 1 }
+      if word.bytes == "off" || word.bytes == "0" { wanted = 0 }
+    } else if row.unit == .choice, let choices = row.choices {
+      forEachChoice(choices) { number, choice in if choice == word.bytes { wanted = number } }
+    } else if row.unit == .bytes {
+      wanted = try Arguments(self).size(word).rawValue
+    } else {
+      wanted = try Arguments(self).number(word)
+    }
+    guard let wanted else {
+      throw refuse(
+        "No value \"\(word.line)\" for \(row.name): \(unit(of: row)). It stays \(spelled(before, row)).")
+    }
+    switch row.set(wanted) {
+    case .accepted:
+      if isJSON {
+        figures { $0.name.utf8Start == row.name.utf8Start }
+      } else {
+        print("\(row.name): \(spelled(before, row)) -> \(spelled(row.value, row))")
+      }
+    case .out_of_range:
+      throw refuse("\(word.line) is out of range for \(row.name). It stays \(spelled(before, row)).")
+    case .read_only:
+      throw refuse("\(row.name) is read only: it tells what happened.")
+    }
+  }
+
+  /// Sets what the kernel's command line names; says what it could not. False when something was wrong.
+  public func applyTunables(of line: KernelCommandLine) -> Bool {
+    var fine = true
+    line.forEachWord { name, value in
+      if name == "run" || name == "color" { return }
+      let row = figure(named: name)
+      if row != nil && value != nil {
+        var typed = Line("sysctl ")
+        typed.append(bytes: name)
+        typed.append("=")
+        if let value { typed.append(bytes: value) }
+        let error = typed.withBytes { run($0) }
+        if error != nil { fine = false }
+        return
+      }
+      var word = Line()
+      word.append(bytes: name)
+      print("The command line has \"\(word)\", which is no tunable; it means nothing here.")
+      fine = false
+    }
+    return fine
+  }
+
+  // MARK: Two moments
+
+  func forEachSnapshotName(_ body: (Name) -> Void) {
+    for i in 0..<state.pointee.snapshots.count { body(state.pointee.snapshots.names[i]) }
+  }
+
+  func snapshot(_ arguments: Arguments) throws(CommandError) {
+    let word = arguments.nextOfAnyForm()
+    try arguments.end("snapshot [NAME]")
+    let name = word.map { Name(bytes: $0.bytes) } ?? Name("last")
+    let kept = place(of: &state.pointee.snapshots)
+    var slot = -1
+    for i in 0..<kept.pointee.count where kept.pointee.names[i] == name { slot = i }
+    if slot < 0 && kept.pointee.count < Snapshots.capacity {
+      slot = kept.pointee.count
+      kept.pointee.count += 1
+    }
+    var dropped: Name?
+    if slot < 0 {
+      // The one after the latest is the oldest: slots are filled in turn.
+      slot = (kept.pointee.latest + 1) % Snapshots.capacity
+      dropped = kept.pointee.names[slot]
+    }
+    let count = min(statistics.count, Snapshots.figures)
+    kept.pointee.names[slot] = name
+    kept.pointee.counts[slot] = count
+    kept.pointee.latest = slot
+    for i in 0..<count { kept.pointee.values[slot * Snapshots.figures + i] = statistics[i].value }
+    if isJSON {
+      row("snapshot") { row in
+        row.field("name", text: "\(name)")
+        row.field("counters", UInt64(count))
+      }
+      return
+    }
+    print("Kept \(count: UInt64(count), "counter") as \"\(name)\". Type: diff \(name)")
+    if let dropped { print("\"\(dropped)\" made room for it: four are kept.") }
+  }
+
+  func diff(_ arguments: Arguments) throws(CommandError) {
+    let word = arguments.nextOfAnyForm()
+    try arguments.end("diff [NAME] [-a]")
+    let kept = place(of: &state.pointee.snapshots)
+    guard kept.pointee.count > 0 else { throw refuse("Nothing to compare with. Type: snapshot") }
+    var slot = kept.pointee.latest
+    if let word {
+      slot = -1
+      for i in 0..<kept.pointee.count where kept.pointee.names[i] == Name(bytes: word.bytes) { slot = i }
+      if slot < 0 {
+        throw refuse(
+          "No snapshot \"\(word.line)\". The latest is \"\(kept.pointee.names[kept.pointee.latest])\".")
+      }
+    }
+    let table = table("diff", .largestFirst)
+    table.column("counter", .words)
+    table.column("before", .figure)
+    table.column("now", .figure)
+    table.column("change", .figure)
+    var unchanged: UInt64 = 0
+    for i in 0..<kept.pointee.counts[slot] {
+      let before = kept.pointee.values[slot * Snapshots.figures + i]
+      let now = statistics[i].value
+      if before == now {
+        unchanged += 1
+        continue
+      }
+      table.begin(weight: max(before, now) - min(before, now))
+      table.text(statistics[i].name)
+      table.count(before)
+      table.count(now)
+      table.change(from: before, to: now)
+      table.end()
+    }
+    if isJSON { return }
+    if unchanged == UInt64(kept.pointee.counts[slot]) {
+      print("Nothing: all \(count: unchanged, "counter") are as they were.")
+      return
+    }
+    table.finish()
+    print("\(count: unchanged) others are unchanged.")
+  }
+}

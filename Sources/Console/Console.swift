@@ -1,0 +1,337 @@
+// The console: a prompt on any terminal, and the commands behind it.
+//
+// It is for a person first. A command answers, then shows its evidence, then names a way on; a table has
+// one look everywhere; with `-j` the same command prints one JSON object a line for tools. Looking takes
+// no memory: everything the console needs is in one block that it is given at boot, and printing a
+// picture of the heap does not change the heap.
+//
+// How it fits together: bytes become keys (Key.swift), keys edit a line (LineEditor.swift), a line becomes
+// words (Words.swift), a word becomes a figure (Figures.swift) or a complaint with a caret
+// (Arguments.swift). A command declares its columns once and fills rows (Table.swift), which come out as
+// a table or as JSON (JSON.swift), a screen at a time (Output.swift). Commands.swift is the list of them
+// all; each has its own file under Commands.
+//
+// A console belongs to one thread. It takes no lock, holds none while it asks a floor, and polls the
+// terminal while a command runs: Ctrl-C is seen at each line printed and wherever a command asks
+// `shouldStop`; every other byte is kept for the prompt.
+
+import CPlatform
+import MemoryPrimitives
+
+/// What only the kernel under the console can do, as calls that cross the seam.
+public struct ConsoleHost {
+  let context: UnsafeMutableRawPointer?
+  let leaving: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
+  let panicking: @convention(c) (UnsafeMutableRawPointer?) -> Void
+  let provoking: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
+  let naming: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int
+
+  /// - `leave` ends the machine with a `Console.ExitStatus`; it returns only in a test.
+  /// - `panic` stops the machine as a panic.
+  /// - `provoke` does what a `Console.Fault` names, which ends in its report.
+  /// - `name` writes the name and offset of a code address, at most so many bytes, and answers how many
+  ///   it wrote; none when nothing is known.
+  public init(
+    _ context: UnsafeMutableRawPointer?,
+    leave: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
+    panic: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
+    provoke: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
+    name: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int
+  ) {
+    self.context = context
+    leaving = leave
+    panicking = panic
+    provoking = provoke
+    naming = name
+  }
+}
+
+/// Where a part of something behind a pointer lies. Only for what lives in place: the address of
+/// anything else ends with this call.
+@inline(__always) func place<Part>(of part: inout Part) -> UnsafeMutablePointer<Part> {
+  withUnsafeMutablePointer(to: &part) { $0 }
+}
+
+/// How a command ended for the one who typed it; what was wrong has been said already.
+enum CommandError: UInt8, Error {
+  /// The line could not be understood: unknown command, tunable, word.
+  case refused
+  /// It was understood, tried, and failed: a self-test, a replay.
+  case failed
+}
+
+/// The console of one system: a handle.
+public struct Console {
+  /// What the machine's exit status tells a script.
+  public enum ExitStatus: UInt8, Sendable {
+    case success, commandFailed, fault
+  }
+
+  /// Everything the console keeps. Valid as zeroes but for what `init` sets.
+  struct State {
+    var terminal: Terminal
+    var host: ConsoleHost
+    var subject: Subject
+    var width: Int
+    var height: Int
+    /// Somebody answers at the other end, or at least types there.
+    var isInteractive: Bool
+    /// The terminal told its size, so it understands escapes.
+    var isTerminal: Bool
+    var wantsColor: Bool
+    var json: Bool
+    /// `-a`: no row is left out or gathered.
+    var all: Bool
+    /// This command's output is no longer wanted.
+    var stopped: Bool
+    /// Ctrl-C, since the line was typed: commands that run commands end as well.
+    var interrupted: Bool
+    var hasLeft: Bool
+    var wasProbed: Bool
+    var rowsLeft: Int
+    var decoder: KeyDecoder
+    var typedFirst: Int
+    var typedCount: Int
+    var typed: InlineArray<1024, UInt8>
+    var words: Words
+    var editor: LineEditor
+    var table: Table.State
+    var snapshots: Snapshots
+  }
+
+  let state: UnsafeMutablePointer<State>
+
+  /// Bytes of memory that a console needs, aligned to 64.
+  public static var size: ByteCount { ByteCount(MemoryLayout<State>.stride) }
+
+  /// A console in `memory`, which it keeps: `size` bytes, aligned to 64.
+  public init(
+    in memory: UnsafeMutableRawPointer, terminal: Terminal, host: ConsoleHost, subject: Subject
+  ) {
+    for word in 0..<(MemoryLayout<State>.stride / 8) {
+      (memory + word * 8).storeBytes(of: 0, as: UInt64.self)
+    }
+    state = memory.bindMemory(to: State.self, capacity: 1)
+    state.pointee.terminal = terminal
+    state.pointee.host = host
+    state.pointee.subject = subject
+    state.pointee.width = 80
+    state.pointee.height = 24
+    state.pointee.wantsColor = true
+  }
+
+  var terminal: Terminal { state.pointee.terminal }
+  var width: Int { state.pointee.width }
+  var isJSON: Bool { state.pointee.json }
+  var showsAll: Bool { state.pointee.all }
+
+  // MARK: A conversation
+
+  static var prompt: StaticString { "strata> " }
+
+  /// Prompts, reads and runs until somebody leaves. On bare metal it never returns.
+  public func converse(color: ColorUse) {
+    state.pointee.isInteractive = true
+    state.pointee.wantsColor = color == .allowed
+    probe()
+    while !state.pointee.hasLeft {
+      guard readLine() else { continue }
+      runEdited()
+    }
+  }
+
+  /// Whether colour may repeat what the letters say.
+  public enum ColorUse: UInt8, Sendable { case allowed, off }
+
+  /// Runs each command of `run=`, echoed behind a prompt, and leaves with the worst status of them.
+  public func runAll(of line: KernelCommandLine) {
+    state.pointee.isInteractive = false
+    var status = ExitStatus.success
+    line.forEachCommand { command in
+      terminal.write(Line(Self.prompt))
+      terminal.write(command)
+      newline()
+      if run(command) != nil { status = .commandFailed }
+      state.pointee.interrupted = false
+      return !state.pointee.hasLeft
+    }
+    if !state.pointee.hasLeft { leave(status) }
+  }
+
+  func leave(_ status: ExitStatus) {
+    state.pointee.hasLeft = true
+    state.pointee.host.leaving(state.pointee.host.context, status.rawValue)
+  }
+
+  /// Runs one typed line. Nil when all went well.
+  func run(_ typed: UnsafeBufferPointer<UInt8>) -> CommandError? {
+    state.pointee.json = false
+    state.pointee.all = false
+    state.pointee.stopped = false
+    beginPage()
+    state.pointee.words.split(typed)
+    defer { state.pointee.json = false }
+    do throws(CommandError) {
+      let arguments = try Arguments(self)
+      guard arguments.count > 0 else { return nil }
+      state.pointee.json = arguments.takeFlag("-j")
+      try dispatch(arguments)
+      return nil
+    } catch {
+      return error
+    }
+  }
+
+  /// Runs the line just typed. A copy: the command may use the editor again, or be long at work.
+  private func runEdited() {
+    var line = Line()
+    for i in 0..<state.pointee.editor.count { line.append(byte: state.pointee.editor.byte(i)) }
+    _ = line.withBytes { run($0) }
+  }
+
+  /// Reads one line. False when there is nothing to run.
+  private func readLine() -> Bool {
+    state.pointee.stopped = false
+    state.pointee.interrupted = false
+    beginPage()
+    terminal.write(Line(Self.prompt))
+    state.pointee.editor.begin(room: width - Self.prompt.utf8CodeUnitCount)
+    while true {
+      let event = state.pointee.editor.feed(waitForKey(), terminal)
+      switch event {
+      case .none: continue
+      case .line:
+        newline()
+        return state.pointee.editor.count > 0
+      case .interrupt:
+        terminal.write("^C")
+        newline()
+        return false
+      case .leave:
+        newline()
+        print("Type poweroff to leave; help lists all commands.")
+        return false
+      case .clear:
+        if state.pointee.isTerminal { terminal.write(Line("\u{1b}[H\u{1b}[2J")) } else { newline() }
+        terminal.write(Line(Self.prompt))
+        state.pointee.editor.showAgain(terminal)
+      case .complete:
+        complete()
+      }
+    }
+  }
+
+  // MARK: What is typed
+
+  /// Asks the terminal how large it is and waits 100 ms for the answer. What a person types meanwhile is
+  /// kept; no answer means 80 by 24 and a terminal that takes no escapes.
+  private func probe() {
+    guard !state.pointee.wasProbed else { return }
+    state.pointee.wasProbed = true
+    terminal.write(Line("\u{1b}7\u{1b}[999;999H\u{1b}[6n\u{1b}8"))
+    let deadline = terminal.milliseconds + 100
+    var kept = 0
+    while true {
+      gather()
+      // The answer may stand anywhere among what was typed.
+      while kept < state.pointee.typedCount {
+        if let (row, column, length) = cursorAnswer(at: kept) {
+          removeTyped(at: kept, count: length)
+          if row >= 2 && column >= 20 {
+            state.pointee.height = Int(row)
+            state.pointee.width = min(Int(column), 200)
+            state.pointee.isTerminal = true
+          }
+          return
+        }
+        if typed(kept) == 0x1b && state.pointee.typedCount - kept < 10 { break }
+        kept += 1
+      }
+      let now = terminal.milliseconds
+      guard now < deadline else { return }
+      terminal.rest(milliseconds: deadline - now)
+    }
+  }
+
+  /// `ESC [ row ; column R` at `index` of what was typed.
+  private func cursorAnswer(at index: Int) -> (row: UInt16, column: UInt16, length: Int)? {
+    var decoder = KeyDecoder()
+    guard typed(index) == 0x1b else { return nil }
+    for i in index..<min(state.pointee.typedCount, index + 12) {
+      if let key = decoder.feed(typed(i), at: 0) {
+        if case .cursor(let row, let column) = key { return (row, column, i - index + 1) }
+        return nil
+      }
+    }
+    return nil
+  }
+
+  private func typed(_ index: Int) -> UInt8 {
+    state.pointee.typed[(state.pointee.typedFirst + index) % 1024]
+  }
+
+  private func removeTyped(at index: Int, count: Int) {
+    for i in index..<(state.pointee.typedCount - count) {
+      state.pointee.typed[(state.pointee.typedFirst + i) % 1024] = typed(i + count)
+    }
+    state.pointee.typedCount -= count
+  }
+
+  /// Moves what has arrived into memory; what does not fit stays on the line. True when Ctrl-C was
+  /// among it.
+  @discardableResult private func gather() -> Bool {
+    var interrupted = false
+    while state.pointee.typedCount < 1024, let byte = terminal.read() {
+      if byte == 0x03 { interrupted = true }
+      let end = (state.pointee.typedFirst + state.pointee.typedCount) % 1024
+      state.pointee.typed[end] = byte
+      state.pointee.typedCount += 1
+    }
+    return interrupted
+  }
+
+  private func nextTyped() -> UInt8? {
+    guard state.pointee.typedCount > 0 else { return nil }
+    let byte = typed(0)
+    state.pointee.typedFirst = (state.pointee.typedFirst + 1) % 1024
+    state.pointee.typedCount -= 1
+    return byte
+  }
+
+  /// Puts back a byte just taken.
+  func putBack(_ byte: UInt8) {
+    state.pointee.typedFirst = (state.pointee.typedFirst + 1023) % 1024
+    state.pointee.typed[state.pointee.typedFirst] = byte
+    state.pointee.typedCount += 1
+  }
+
+  func waitForKey() -> Key {
+    while true {
+      if let key = pollKey() { return key }
+      terminal.rest(milliseconds: 1000)
+    }
+  }
+
+  /// The next key, if one has been typed; waits for nothing.
+  func pollKey() -> Key? {
+    gather()
+    while let byte = nextTyped() {
+      if let key = state.pointee.decoder.feed(byte, at: terminal.milliseconds) { return key }
+    }
+    return nil
+  }
+
+  /// Whether the person, or a pager, has had enough of this command. Long commands ask now and then.
+  var shouldStop: Bool {
+    if state.pointee.stopped { return true }
+    guard gather() else { return false }
+    // What was typed before a Ctrl-C is given up with it.
+    state.pointee.typedCount = 0
+    state.pointee.stopped = true
+    state.pointee.interrupted = true
+    newline()
+    terminal.write("^C")
+    newline()
+    return true
+  }
+}

@@ -1,0 +1,111 @@
+// The kernel's command line: `run="COMMAND; COMMAND"`, `color=0`, and `NAME=VALUE` for any tunable.
+//
+// QEMU hands it over as typed. GRUB passes a word that holds blanks quoted as a whole, `"run=A; B"`,
+// with backslashes before `\`, `'` and `"`, and one without blanks bare. Both mean the same here.
+
+import MemoryPrimitives
+
+/// What a boot asked for. Reads the line in place, which must outlive it.
+public struct KernelCommandLine {
+  let line: UnsafeBufferPointer<UInt8>
+
+  public init(_ line: UnsafeBufferPointer<UInt8>) { self.line = line }
+
+  /// Calls `body` with each word, taken apart at its first `=`; quotes are gone. A word without one has
+  /// no value. Words of more than 1023 bytes lose their end.
+  public func forEachWord(
+    _ body: (_ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>?) -> Void
+  ) {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
+      var i = 0
+      while true {
+        while i < line.count && line[i] <= 0x20 { i += 1 }
+        guard i < line.count else { return }
+        var used = 0
+        var quote: UInt8 = 0
+        while i < line.count {
+          var byte = line[i]
+          if quote == 0 && byte <= 0x20 { break }
+          i += 1
+          if quote != 0 && byte == quote {
+            quote = 0
+            continue
+          }
+          if quote == 0 && (byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "'")) {
+            quote = byte
+            continue
+          }
+          if byte == UInt8(ascii: "\\") && i < line.count && Self.isEscaped(line[i]) {
+            byte = line[i]
+            i += 1
+          }
+          if used < 1023 {
+            buffer[used] = byte
+            used += 1
+          }
+        }
+        let word = UnsafeBufferPointer(start: UnsafePointer(buffer.baseAddress), count: used)
+        var equals = 0
+        while equals < used && word[equals] != UInt8(ascii: "=") { equals += 1 }
+        if equals == used {
+          body(word, nil)
+        } else {
+          body(Bytes(rebasing: word[0..<equals]), Bytes(rebasing: word[(equals + 1)...]))
+        }
+      }
+    }
+  }
+
+  private static func isEscaped(_ byte: UInt8) -> Bool {
+    byte == UInt8(ascii: "\\") || byte == UInt8(ascii: "'") || byte == UInt8(ascii: "\"")
+  }
+
+  /// Whether `run=` was given: then nobody sits at a terminal.
+  public var hasRun: Bool {
+    var found = false
+    forEachWord { name, value in if name == "run" && value != nil { found = true } }
+    return found
+  }
+
+  /// Whether `color=0` was not given.
+  public var wantsColor: Bool {
+    var wanted = true
+    forEachWord { name, value in
+      if name == "color", let value { wanted = !(value == "0") }
+    }
+    return wanted
+  }
+
+  /// Calls `body` with each command of `run=`, blanks around it gone, until it answers false.
+  public func forEachCommand(_ body: (UnsafeBufferPointer<UInt8>) -> Bool) {
+    var goes = true
+    forEachWord { name, value in
+      guard name == "run", let value, goes else { return }
+      goes = Self.split(value, body)
+    }
+  }
+
+  /// Calls `body` with each part of `list` between semicolons outside of quotes. False when it ended it.
+  static func split(_ list: Bytes, _ body: (Bytes) -> Bool) -> Bool {
+    var i = 0
+    while i < list.count {
+      var end = i
+      var quote: UInt8 = 0
+      while end < list.count && (quote != 0 || list[end] != UInt8(ascii: ";")) {
+        let byte = list[end]
+        if quote != 0 {
+          if byte == quote { quote = 0 }
+        } else if byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "'") {
+          quote = byte
+        }
+        end += 1
+      }
+      var (from, to) = (i, end)
+      while from < to && list[from] <= 0x20 { from += 1 }
+      while to > from && list[to - 1] <= 0x20 { to -= 1 }
+      if from < to && !body(Bytes(rebasing: list[from..<to])) { return false }
+      i = end + 1
+    }
+    return true
+  }
+}

@@ -1,0 +1,123 @@
+// What goes to the screen: lines, a screen at a time, colour that only repeats.
+
+import MemoryPrimitives
+
+/// What a colour stands for; the letters say it already.
+enum Tint: UInt8 { case plain, free, fixed, wrong }
+
+extension Console {
+  /// Prints a line. After a screenful a person is asked first; after Ctrl-C nothing more appears.
+  @inline(never) func print(_ line: Line) {
+    guard !shouldStop else { return }
+    pageBreak(lines: max(1, (line.count + width - 1) / width))
+    guard !state.pointee.stopped else { return }
+    if line.count > 1 && line[0] == UInt8(ascii: "!") && line[1] == UInt8(ascii: " ") {
+      tint(.wrong)
+      terminal.write(line)
+      tint(.plain)
+    } else {
+      terminal.write(line)
+    }
+    newline()
+  }
+
+  /// A line as a floor hands it out.
+  public func write(_ line: Line) { print(line) }
+
+  func newline() { terminal.write(Line("\r\n")) }
+
+  /// Text in the middle of a line that is under way.
+  func put(_ text: Line, _ color: Tint = .plain) {
+    guard !state.pointee.stopped else { return }
+    if color != .plain { tint(color) }
+    terminal.write(text)
+    if color != .plain { tint(.plain) }
+  }
+
+  private var hasColor: Bool {
+    state.pointee.isTerminal && state.pointee.wantsColor && state.pointee.isInteractive && !isJSON
+  }
+
+  func tint(_ color: Tint) {
+    guard hasColor else { return }
+    switch color {
+    case .plain: terminal.write(Line("\u{1b}[0m"))
+    case .free: terminal.write(Line("\u{1b}[32m"))
+    case .fixed: terminal.write(Line("\u{1b}[33m"))
+    case .wrong: terminal.write(Line("\u{1b}[31m"))
+    }
+  }
+
+  // MARK: The pager
+
+  private var pages: Bool { state.pointee.isInteractive && !isJSON }
+
+  func beginPage() { state.pointee.rowsLeft = max(2, state.pointee.height - 1) }
+
+  /// Asks before `lines` more lines would push the first of this screen out.
+  func pageBreak(lines: Int) {
+    guard pages else { return }
+    if state.pointee.rowsLeft < lines { askForMore() }
+    state.pointee.rowsLeft -= lines
+  }
+
+  private func askForMore() {
+    terminal.write("-- more --")
+    while true {
+      switch waitForKey() {
+      case .enter, .down:
+        state.pointee.rowsLeft = 1
+      case .character(UInt8(ascii: " ")):
+        beginPage()
+      case .character(UInt8(ascii: "q")):
+        state.pointee.stopped = true
+      case .interrupt:
+        state.pointee.stopped = true
+        state.pointee.interrupted = true
+      case .character(let byte):
+        // Whoever types a command here has seen enough.
+        putBack(byte)
+        state.pointee.stopped = true
+      default:
+        continue
+      }
+      // Overwritten rather than erased: a terminal without escapes can do that too.
+      terminal.write("\r          \r")
+      return
+    }
+  }
+
+  // MARK: What takes time
+
+  /// Draws `done` of `total` as a bar that the next one overwrites. Nothing where it could not.
+  func progress(_ what: Line, _ done: UInt64, of total: UInt64, _ tail: Line) {
+    guard state.pointee.isTerminal, state.pointee.isInteractive, !isJSON, !state.pointee.stopped else {
+      return
+    }
+    let cells: UInt64 = 20
+    let filled = total == 0 ? cells : min(cells, done * cells / total)
+    var line = Line()
+    line.append("\r")
+    line.append(line: what)
+    line.append("  [")
+    for cell in 0..<cells { line.append(byte: UInt8(ascii: cell < filled ? "#" : ".")) }
+    line.append("] ")
+    let share = Line("\(total == 0 ? 100 : done * 100 / total)")
+    line.append(blanks: 3 - share.count)
+    line.append(line: share)
+    line.append(" %   ")
+    line.append(line: tail)
+    if line.count > width { line.truncate(to: width) }
+    line.append(blanks: width - line.count)
+    terminal.write(line)
+  }
+
+  /// Takes a bar off the screen.
+  func endProgress() {
+    guard state.pointee.isTerminal, state.pointee.isInteractive, !isJSON else { return }
+    var line = Line("\r")
+    line.append(blanks: width - 1)
+    line.append("\r")
+    terminal.write(line)
+  }
+}

@@ -1,0 +1,91 @@
+// Pictures of memory: a character a block or a page. Upper case can't move, lower case can, a dot is
+// free; colour says the same again. Lines that look alike are told once.
+
+import MemoryPrimitives
+
+/// A picture under way, a line at a time.
+struct Picture {
+  static var columns: Int { 64 }
+  typealias Cells = InlineArray<64, UInt8>
+
+  let console: Console
+  private var before = Cells(repeating: 0)
+  private var alike: UInt64 = 0
+  private var pendingLabel = Line()
+  private var isFirst = true
+
+  init(_ console: Console) { self.console = console }
+
+  /// Adds a line of `cells` behind `label`.
+  mutating func add(_ label: Line, _ cells: Cells) {
+    var same = !isFirst
+    for i in 0..<Self.columns where cells[i] != before[i] { same = false }
+    isFirst = false
+    if same && !console.showsAll {
+      alike += 1
+      pendingLabel = label
+      return
+    }
+    tellAlike()
+    before = cells
+    draw(label, cells)
+  }
+
+  mutating func finish() { tellAlike() }
+
+  private mutating func tellAlike() {
+    guard alike > 0 else { return }
+    if alike == 1 {
+      draw(pendingLabel, before)
+    } else {
+      var line = Line("*")
+      line.append(blanks: pendingLabel.count)
+      line.append(line: "\(count: alike) more lines like it")
+      console.print(line)
+    }
+    alike = 0
+  }
+
+  private func draw(_ label: Line, _ cells: Cells) { console.strip(label, cells, Line()) }
+}
+
+extension Console {
+  /// One line of a picture: `label |cells| tail`.
+  func strip(_ label: Line, _ cells: Picture.Cells, _ tail: Line) {
+    guard !shouldStop else { return }
+    pageBreak(lines: 1)
+    guard !state.pointee.stopped else { return }
+    var line = label
+    line.append(" |")
+    var tinted = Tint.plain
+    for i in 0..<Picture.columns {
+      let color = Self.tint(of: cells[i])
+      if color != tinted {
+        terminal.write(line)
+        line = Line()
+        tint(.plain)
+        if color != .plain { tint(color) }
+        tinted = color
+      }
+      line.append(byte: cells[i])
+    }
+    terminal.write(line)
+    if tinted != .plain { tint(.plain) }
+    line = Line("|")
+    if tail.count > 0 {
+      line.append(" ")
+      line.append(line: tail)
+    }
+    terminal.write(line)
+    newline()
+  }
+
+  private static func tint(of cell: UInt8) -> Tint {
+    switch cell {
+    case UInt8(ascii: "."): .free
+    case UInt8(ascii: "!"): .wrong
+    case UInt8(ascii: "A")...UInt8(ascii: "Z"): .fixed
+    default: .plain
+    }
+  }
+}

@@ -1,0 +1,423 @@
+// Tables. A command declares its columns once, fills rows with figures, and gets a table for a person or
+// one JSON object a row for tools.
+//
+// Rows are kept as figures, not as text, so that small ones can be gathered into `N others` and a total
+// can be told: widths are known only when the last row has come. The largest row stands first, rows of
+// nothing are left out, figures stand right, names left, two blanks between. More rows than fit the
+// buffer: a sorted table gathers the smallest as they come, an unsorted one prints what it has, in the
+// widths found so far.
+
+import MemoryPrimitives
+
+/// What a column holds, and what happens to it in the last rows.
+enum ColumnStyle: UInt8 {
+  /// Text, left.
+  case words
+  /// A figure, right; has no sum.
+  case figure
+  /// A figure, right, summed up.
+  case sum
+  /// A part of one whole, in percent: parts add up. For people only.
+  case share
+  /// A part of a whole of its own: parts and wholes add up. For people only.
+  case ratio
+  /// A share drawn in the room that is left. For people only.
+  case bar
+}
+
+struct Table {
+  static var rowCapacity: Int { 128 }
+  static var columnCapacity: Int { 14 }
+  /// Rows that a sorted table shows before it gathers the rest, and how many must be left to do so.
+  static var shownRows: Int { 12 }
+
+  struct Column {
+    var title: StaticString
+    var key: StaticString
+    var style: ColumnStyle
+    var width: UInt8
+  }
+
+  struct Cell {
+    enum Kind: UInt8 { case empty, fixed, text, count, plain, size, share, physical, virtual, change, none }
+    var kind: Kind
+    var short: UInt8
+    var a: UInt64
+    var b: UInt64
+  }
+
+  struct Row {
+    var weight: UInt64
+    var used: Int
+    var cells: InlineArray<14, Cell>
+    var text: InlineArray<96, UInt8>
+  }
+
+  struct State {
+    var kind: StaticString
+    var sorted: Bool
+    var hasHeader: Bool
+    var columnCount: Int
+    var rowCount: Int
+    var rowsEver: UInt64
+    var filling: Int
+    var gathered: UInt64
+    var columns: InlineArray<14, Column>
+    var others: Row
+    var total: Row
+    var scratch: Row
+    var order: InlineArray<128, UInt8>
+    var rows: InlineArray<128, Row>
+  }
+
+  let console: Console
+
+  private var state: UnsafeMutablePointer<State> { place(of: &console.state.pointee.table) }
+  private var rows: UnsafeMutablePointer<Row> {
+    UnsafeMutableRawPointer(place(of: &state.pointee.rows)).assumingMemoryBound(to: Row.self)
+  }
+  private var scratch: UnsafeMutablePointer<Row> { place(of: &state.pointee.scratch) }
+
+  init(_ console: Console, _ kind: StaticString, sorted: Sorting) {
+    self.console = console
+    state.pointee.kind = kind
+    state.pointee.sorted = sorted == .largestFirst
+    state.pointee.hasHeader = false
+    state.pointee.columnCount = 0
+    state.pointee.rowCount = 0
+    state.pointee.rowsEver = 0
+    state.pointee.filling = 0
+    state.pointee.gathered = 0
+    clear(place(of: &state.pointee.others))
+    clear(place(of: &state.pointee.total))
+  }
+
+  enum Sorting: UInt8 { case largestFirst, asGiven }
+
+  private func clear(_ row: UnsafeMutablePointer<Row>) {
+    row.pointee.weight = 0
+    row.pointee.used = 0
+    for i in 0..<Self.columnCapacity { row.pointee.cells[i] = Cell(kind: .empty, short: 0, a: 0, b: 0) }
+  }
+
+  // MARK: Columns
+
+  /// A column with `title`; its JSON key is `key`, or the title.
+  func column(_ title: StaticString, _ style: ColumnStyle, key: StaticString? = nil) {
+    let index = state.pointee.columnCount
+    precondition(index < Self.columnCapacity)
+    state.pointee.columns[index] = Column(
+      title: title, key: key ?? title, style: style, width: UInt8(title.utf8CodeUnitCount))
+    state.pointee.columnCount = index + 1
+  }
+
+  // MARK: Rows
+
+  /// Starts a row. `weight` is what a sorted table sorts by; nothing of weight zero is shown.
+  func begin(weight: UInt64 = 1) {
+    clear(scratch)
+    scratch.pointee.weight = weight
+    state.pointee.filling = 0
+  }
+
+  private func add(_ kind: Cell.Kind, _ a: UInt64, _ b: UInt64 = 0, short: UInt8 = 0) {
+    let index = state.pointee.filling
+    precondition(index < state.pointee.columnCount, "more cells than columns")
+    scratch.pointee.cells[index] = Cell(kind: kind, short: short, a: a, b: b)
+    state.pointee.filling = index + 1
+  }
+
+  func text(_ words: StaticString) {
+    add(.fixed, UInt64(UInt(bitPattern: words.utf8Start)), UInt64(words.utf8CodeUnitCount))
+  }
+  @_disfavoredOverload func text(_ line: Line) {
+    let start = scratch.pointee.used
+    let length = min(line.count, 96 - start)
+    for i in 0..<length { scratch.pointee.text[start + i] = line[i] }
+    scratch.pointee.used = start + length
+    add(.text, UInt64(start), UInt64(length))
+  }
+  func text(_ name: Name) { text("\(name)") }
+  /// A count, with commas.
+  func count(_ value: UInt64) { add(.count, value) }
+  /// A number without commas: of a frame, an order.
+  func plain(_ value: UInt64) { add(.plain, value) }
+  func size(_ bytes: ByteCount) { add(.size, bytes.rawValue) }
+  func share(_ part: UInt64, of whole: UInt64) { add(.share, part, whole) }
+  func address(_ address: PhysicalAddress, digits: UInt8 = 12) {
+    add(.physical, address.rawValue, short: digits)
+  }
+  func address(_ address: VirtualAddress) { add(.virtual, address.rawValue) }
+  /// How far `now` is from `before`, with its sign.
+  func change(from before: UInt64, to now: UInt64) { add(.change, before, now) }
+  /// Nothing applies: a dash.
+  func none() { add(.none, 0) }
+  /// Nothing at all.
+  func empty() { add(.empty, 0) }
+
+  /// The row is complete.
+  func end() {
+    state.pointee.rowsEver += 1
+    if console.isJSON {
+      rowAsJSON()
+      return
+    }
+    sumUp(scratch, into: place(of: &state.pointee.total))
+    if state.pointee.sorted && scratch.pointee.weight == 0 && !console.showsAll { return }
+    if state.pointee.rowCount == Self.rowCapacity {
+      guard state.pointee.sorted else {
+        printRows()
+        state.pointee.rowCount = 0
+        keep(at: 0)
+        return
+      }
+      var smallest = 0
+      for i in 1..<Self.rowCapacity where rows[i].weight < rows[smallest].weight { smallest = i }
+      if scratch.pointee.weight <= rows[smallest].weight {
+        gather(scratch)
+      } else {
+        gather(rows + smallest)
+        (rows + smallest).update(from: scratch, count: 1)
+      }
+      return
+    }
+    keep(at: state.pointee.rowCount)
+  }
+
+  private func keep(at index: Int) {
+    (rows + index).update(from: scratch, count: 1)
+    state.pointee.rowCount = index + 1
+  }
+
+  private func gather(_ row: UnsafeMutablePointer<Row>) {
+    state.pointee.gathered += 1
+    sumUp(row, into: place(of: &state.pointee.others))
+  }
+
+  private func sumUp(_ row: UnsafeMutablePointer<Row>, into sum: UnsafeMutablePointer<Row>) {
+    for i in 0..<state.pointee.columnCount {
+      let cell = row.pointee.cells[i]
+      switch state.pointee.columns[i].style {
+      case .words, .figure: continue
+      case .sum, .share, .ratio, .bar: break
+      }
+      guard cell.kind != .none && cell.kind != .empty else { continue }
+      let style = state.pointee.columns[i].style
+      sum.pointee.cells[i].kind = cell.kind
+      sum.pointee.cells[i].short = cell.short
+      sum.pointee.cells[i].a &+= cell.a
+      if style == .ratio {
+        sum.pointee.cells[i].b &+= cell.b
+      } else {
+        sum.pointee.cells[i].b = cell.b
+      }
+    }
+  }
+
+  // MARK: As text
+
+  /// Prints the table. `total` begins the last line, which has the sums; `note` ends it.
+  func finish(total: Line? = nil, note: Line? = nil) {
+    guard !console.isJSON else { return }
+    let count = state.pointee.rowCount
+    for i in 0..<count { state.pointee.order[i] = UInt8(i) }
+    if state.pointee.sorted {
+      // By insertion: rows come nearly sorted, and equal ones stay as they came.
+      var i = 1
+      while i < count {
+        let moving = state.pointee.order[i]
+        var j = i
+        while j > 0 && rows[Int(state.pointee.order[j - 1])].weight < rows[Int(moving)].weight {
+          state.pointee.order[j] = state.pointee.order[j - 1]
+          j -= 1
+        }
+        state.pointee.order[j] = moving
+        i += 1
+      }
+      if !console.showsAll && count > Self.shownRows + 2 {
+        for i in Self.shownRows..<count { gather(rows + Int(state.pointee.order[i])) }
+        state.pointee.rowCount = Self.shownRows
+      }
+    }
+    var others = Line()
+    if state.pointee.gathered > 0 { others = "\(count: state.pointee.gathered, "other")" }
+    printRows(others: others, total: total, note: note)
+  }
+
+  private func printRows(others: Line = Line(), total: Line? = nil, note: Line? = nil) {
+    let columns = state.pointee.columnCount
+    for column in 0..<columns {
+      var width = Int(state.pointee.columns[column].width)
+      guard state.pointee.columns[column].style != .bar else { continue }
+      for row in 0..<state.pointee.rowCount {
+        width = max(width, render(rows + row, column).count)
+      }
+      if others.count > 0 {
+        width = max(
+          width, column == 0 ? others.count : render(place(of: &state.pointee.others), column).count)
+      }
+      if let total {
+        width = max(width, column == 0 ? total.count : render(place(of: &state.pointee.total), column).count)
+      }
+      state.pointee.columns[column].width = UInt8(min(width, 200))
+    }
+    fit()
+    if !state.pointee.hasHeader {
+      state.pointee.hasHeader = true
+      var header = Line()
+      for column in 0..<columns {
+        put(&header, Line(state.pointee.columns[column].title), column)
+      }
+      printTrimmed(header)
+    }
+    for i in 0..<state.pointee.rowCount {
+      let index = state.pointee.sorted ? Int(state.pointee.order[i]) : i
+      printRow(rows + index, label: nil, note: nil)
+      if console.shouldStop { return }
+    }
+    if others.count > 0 { printRow(place(of: &state.pointee.others), label: others, note: nil) }
+    if let total { printRow(place(of: &state.pointee.total), label: total, note: note) }
+  }
+
+  /// Makes the first column of words narrower when the table is wider than the screen.
+  private func fit() {
+    var sum = -2
+    for column in 0..<state.pointee.columnCount { sum += Int(state.pointee.columns[column].width) + 2 }
+    guard sum > console.width else { return }
+    for column in 0..<state.pointee.columnCount where state.pointee.columns[column].style == .words {
+      let width = Int(state.pointee.columns[column].width)
+      let narrow = max(min(width, 8), width - (sum - console.width))
+      state.pointee.columns[column].width = UInt8(narrow)
+      sum -= width - narrow
+      if sum <= console.width { return }
+    }
+  }
+
+  private func printRow(_ row: UnsafeMutablePointer<Row>, label: Line?, note: Line?) {
+    var line = Line()
+    for column in 0..<state.pointee.columnCount {
+      if column == 0, let label {
+        put(&line, label, column)
+      } else if state.pointee.columns[column].style == .bar {
+        if label != nil { continue }
+        let cell = row.pointee.cells[column]
+        let room = console.width - line.count - 2
+        guard room >= 8, cell.b > 0 else { continue }
+        let length = (cell.a * UInt64(room) + cell.b / 2) / cell.b
+        line.append("  ")
+        for _ in 0..<length { line.append(byte: UInt8(ascii: "#")) }
+      } else {
+        put(&line, render(row, column), column)
+      }
+    }
+    if let note {
+      line.append("  ")
+      line.append(line: note)
+    }
+    printTrimmed(line)
+  }
+
+  private func printTrimmed(_ line: Line) {
+    var line = line
+    while line.count > 0 && line[line.count - 1] == UInt8(ascii: " ") { line.truncate(to: line.count - 1) }
+    console.print(line)
+  }
+
+  private func put(_ line: inout Line, _ text: Line, _ column: Int) {
+    if column > 0 { line.append("  ") }
+    let width = Int(state.pointee.columns[column].width)
+    if state.pointee.columns[column].style == .words {
+      var text = text
+      text.truncate(to: width)
+      line.append(line: text)
+      line.append(blanks: width - text.count)
+    } else {
+      line.append(blanks: width - text.count)
+      line.append(line: text)
+    }
+  }
+
+  private func render(_ row: UnsafeMutablePointer<Row>, _ column: Int) -> Line {
+    let cell = row.pointee.cells[column]
+    var line = Line()
+    switch cell.kind {
+    case .empty: break
+    case .none: line.append("-")
+    case .fixed: line.append(bytes: Self.fixed(cell))
+    case .text: for i in 0..<Int(cell.b) { line.append(byte: row.pointee.text[Int(cell.a) + i]) }
+    case .count: line.append(grouped: cell.a)
+    case .plain: line.append(decimal: cell.a)
+    case .size: line.append(size: ByteCount(cell.a))
+    case .share: line.append(share: cell.a, of: cell.b)
+    case .physical: line.append(hex: cell.a, digits: Int(cell.short))
+    case .virtual: line.append(hex: cell.a, digits: 16)
+    case .change:
+      line.append(byte: UInt8(ascii: cell.b < cell.a ? "-" : "+"))
+      line.append(grouped: cell.b < cell.a ? cell.a - cell.b : cell.b - cell.a)
+    }
+    return line
+  }
+
+  private static func fixed(_ cell: Cell) -> Bytes {
+    Bytes(start: UnsafePointer<UInt8>(bitPattern: UInt(cell.a)), count: Int(cell.b))
+  }
+
+  // MARK: As JSON
+
+  private func rowAsJSON() {
+    console.row(state.pointee.kind) { row in
+      for i in 0..<state.pointee.columnCount {
+        let column = state.pointee.columns[i]
+        switch column.style {
+        case .share, .ratio, .bar: continue
+        case .words, .figure, .sum: break
+        }
+        var key = Line()
+        for byte in Bytes(start: column.key.utf8Start, count: column.key.utf8CodeUnitCount) {
+          key.append(byte: byte == UInt8(ascii: " ") ? UInt8(ascii: "_") : byte)
+        }
+        guard key.count > 0 else { continue }
+        let cell = scratch.pointee.cells[i]
+        switch cell.kind {
+        case .empty, .none: row.none(key)
+        case .fixed: row.field(key, bytes: Self.fixed(cell))
+        case .text, .physical, .virtual: row.field(key, text: render(scratch, i))
+        case .count, .plain, .size: row.field(key, cell.a)
+        case .share: continue
+        case .change:
+          var figure = Line()
+          figure.append(signed: Int(truncatingIfNeeded: cell.b &- cell.a))
+          row.field(key, figure: figure)
+        }
+      }
+    }
+  }
+}
+
+extension Console {
+  /// A table of rows of `kind`, the only one under way.
+  func table(_ kind: StaticString, _ sorted: Table.Sorting = .asGiven) -> Table {
+    Table(self, kind, sorted: sorted)
+  }
+}
+
+extension Line {
+  /// A share in percent: one place below 100, `100 %` when it is all, `-` of nothing.
+  mutating func append(share part: UInt64, of whole: UInt64) {
+    guard whole > 0 else {
+      append("-")
+      return
+    }
+    let (high, low) = part.multipliedFullWidth(by: 1000)
+    let half = low.addingReportingOverflow(whole / 2)
+    let thousandths = whole.dividingFullWidth((high + (half.overflow ? 1 : 0), half.partialValue)).quotient
+    if part == whole {
+      append("100 %")
+    } else {
+      append(decimal: thousandths / 10)
+      append(".")
+      append(decimal: thousandths % 10)
+      append(" %")
+    }
+  }
+}

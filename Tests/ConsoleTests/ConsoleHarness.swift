@@ -1,0 +1,137 @@
+import MemoryPrimitives
+import XCTest
+
+@testable import Console
+
+/// A terminal made of a script and a transcript, a clock that moves when somebody rests, and a host that
+/// notes what was asked of it.
+final class ScriptedTerminal {
+  var input: [UInt8] = []
+  /// Bytes that arrive only at their time.
+  var later: [(at: UInt64, bytes: [UInt8])] = []
+  var output: [UInt8] = []
+  var milliseconds: UInt64 = 0
+  var left: [UInt8] = []
+  var provoked: [UInt8] = []
+  var panics = 0
+  /// What to type when the console rests with nothing to read: without it, the script has ended.
+  var whenIdle: (() -> Void)?
+  var rests = 0
+
+  func type(_ text: String) { input += Array(text.utf8) }
+
+  private func deliver() {
+    while let first = later.first, first.at <= milliseconds {
+      input += first.bytes
+      later.removeFirst()
+    }
+  }
+
+  func next() -> Int32 {
+    deliver()
+    return input.isEmpty ? -1 : Int32(input.removeFirst())
+  }
+
+  func rest(_ most: UInt64) {
+    rests += 1
+    milliseconds += max(
+      1, min(most, later.first.map { $0.at > milliseconds ? $0.at - milliseconds : 0 } ?? most))
+    if input.isEmpty && later.isEmpty { whenIdle?() }
+  }
+
+  var terminal: Terminal {
+    Terminal(
+      Unmanaged.passUnretained(self).toOpaque(),
+      read: { ScriptedTerminal.from($0).next() },
+      write: { ScriptedTerminal.from($0).output += Array(UnsafeBufferPointer(start: $1, count: $2)) },
+      rest: { ScriptedTerminal.from($0).rest($1) },
+      milliseconds: { ScriptedTerminal.from($0).milliseconds })
+  }
+
+  var host: ConsoleHost {
+    ConsoleHost(
+      Unmanaged.passUnretained(self).toOpaque(),
+      leave: { ScriptedTerminal.from($0).left.append($1) },
+      panic: { ScriptedTerminal.from($0).panics += 1 },
+      provoke: { ScriptedTerminal.from($0).provoked.append($1) },
+      name: { _, _, _, _ in 0 })
+  }
+
+  static func from(_ context: UnsafeMutableRawPointer?) -> ScriptedTerminal {
+    Unmanaged<ScriptedTerminal>.fromOpaque(context!).takeUnretainedValue()
+  }
+
+  /// What was written since the last time it was asked for, line ends as a log has them.
+  func taken() -> String {
+    defer { output = [] }
+    return String(decoding: output, as: UTF8.self).replacingOccurrences(of: "\r\n", with: "\n")
+  }
+
+  /// The cells of a screen that understands what the line editor sends: text, backspace, return and
+  /// newline. The last line, and the cursor's column on it.
+  func lastLine() -> (text: String, column: Int) {
+    var line: [UInt8] = []
+    var column = 0
+    for byte in output {
+      switch byte {
+      case 0x08:
+        XCTAssertGreaterThan(column, 0, "a backspace at the left edge")
+        column = max(0, column - 1)
+      case 0x0d: column = 0
+      case 0x0a:
+        line = []
+        column = 0
+      default:
+        if column == line.count { line.append(byte) } else { line[column] = byte }
+        column += 1
+      }
+    }
+    while line.last == 0x20 { line.removeLast() }
+    return (String(decoding: line, as: UTF8.self), column)
+  }
+}
+
+/// A console over a scripted terminal.
+final class ConsoleHarness {
+  let terminal = ScriptedTerminal()
+  let memory: UnsafeMutableRawPointer
+  let registry: UnsafeMutableRawPointer
+  let console: Console
+  let statistics: Statistics
+
+  init(subject: ((Statistics) -> Subject)? = nil) {
+    registry = .allocate(byteCount: Int(Statistics.size(capacity: 64).rawValue), alignment: 64)
+    statistics = Statistics(registry, capacity: 64)
+    memory = .allocate(byteCount: Int(Console.size.rawValue), alignment: 64)
+    console = Console(
+      in: memory, terminal: terminal.terminal, host: terminal.host,
+      subject: subject?(statistics) ?? Subject(statistics: statistics))
+  }
+
+  deinit {
+    memory.deallocate()
+    registry.deallocate()
+  }
+
+  /// Runs a line as `run=` would and returns what it printed.
+  @discardableResult func run(_ line: String) -> String {
+    outcome = Array(line.utf8).withUnsafeBufferPointer { console.run($0) }
+    return terminal.taken()
+  }
+  var outcome: CommandError?
+
+  /// A conversation at a terminal: types `script`, and leaves when it has been read.
+  func converse(_ script: String, answering size: (columns: Int, rows: Int)? = nil) -> String {
+    terminal.type(script)
+    if let size { terminal.later.append((at: 5, bytes: Array("\u{1b}[\(size.rows);\(size.columns)R".utf8))) }
+    terminal.whenIdle = { [terminal] in terminal.type("\u{15}poweroff\r") }
+    console.converse(color: .off)
+    return terminal.taken()
+  }
+}
+
+func bytes<R>(_ text: String, _ body: (UnsafeBufferPointer<UInt8>) throws -> R) rethrows -> R {
+  try Array(text.utf8).withUnsafeBufferPointer { try body($0) }
+}
+
+func text(_ line: Line) -> String { line.withBytes { String(decoding: $0, as: UTF8.self) } }

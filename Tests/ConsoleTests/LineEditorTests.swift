@@ -1,0 +1,163 @@
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import Console
+
+final class KeyTests: XCTestCase {
+  func keys(_ text: String) -> [Key] {
+    var decoder = KeyDecoder()
+    return text.utf8.compactMap { decoder.feed($0, at: 0) }
+  }
+
+  func testArrowsHomeEndAndDeleteInEverySpelling() {
+    XCTAssertEqual(keys("\u{1b}[A\u{1b}[B\u{1b}[C\u{1b}[D"), [.up, .down, .right, .left])
+    XCTAssertEqual(keys("\u{1b}OA\u{1b}OD\u{1b}OH\u{1b}OF"), [.up, .left, .home, .end])
+    XCTAssertEqual(keys("\u{1b}[H\u{1b}[F\u{1b}[1~\u{1b}[4~\u{1b}[3~"), [.home, .end, .home, .end, .delete])
+    XCTAssertEqual(
+      keys("\u{1b}[1;5C\u{1b}[1;5D\u{1b}b\u{1b}f"), [.wordRight, .wordLeft, .wordLeft, .wordRight])
+  }
+
+  func testUnknownSequencesLeaveNothingBehind() {
+    XCTAssertEqual(keys("\u{1b}[15~\u{1b}[?1;2c\u{1b}[200~a"), [.character(0x61)])
+    XCTAssertEqual(keys("\u{1b}\u{1b}[Aa"), [.up, .character(0x61)])
+  }
+
+  func testAPastedLineEndsOnce() {
+    XCTAssertEqual(
+      keys("a\r\nb\nc\r"), [.character(0x61), .enter, .character(0x62), .enter, .character(0x63), .enter])
+  }
+
+  func testAnEscapeKeyPressedByHandDoesNotSwallowTheNextKey() {
+    var decoder = KeyDecoder()
+    XCTAssertNil(decoder.feed(0x1b, at: 0))
+    XCTAssertEqual(decoder.feed(UInt8(ascii: "f"), at: 300), .character(UInt8(ascii: "f")))
+  }
+}
+
+final class LineEditorTests: XCTestCase {
+  /// A line that does what the editor should, without a screen.
+  struct Model {
+    var text: [UInt8] = []
+    var cursor = 0
+    mutating func feed(_ key: Key) {
+      func isBlank(_ i: Int) -> Bool { text[i] == 0x20 }
+      switch key {
+      case .character(let byte):
+        if text.count < LineEditor.capacity {
+          text.insert(byte, at: cursor)
+          cursor += 1
+        }
+      case .backspace:
+        if cursor > 0 {
+          cursor -= 1
+          text.remove(at: cursor)
+        }
+      case .delete: if cursor < text.count { text.remove(at: cursor) }
+      case .left: cursor = max(0, cursor - 1)
+      case .right: cursor = min(text.count, cursor + 1)
+      case .home: cursor = 0
+      case .end: cursor = text.count
+      case .eraseLine:
+        text.removeSubrange(0..<cursor)
+        cursor = 0
+      case .eraseToEnd: text.removeSubrange(cursor...)
+      case .eraseWord, .wordLeft:
+        let end = cursor
+        while cursor > 0 && isBlank(cursor - 1) { cursor -= 1 }
+        while cursor > 0 && !isBlank(cursor - 1) { cursor -= 1 }
+        if key == .eraseWord { text.removeSubrange(cursor..<end) }
+      case .wordRight:
+        while cursor < text.count && isBlank(cursor) { cursor += 1 }
+        while cursor < text.count && !isBlank(cursor) { cursor += 1 }
+      default: break
+      }
+    }
+  }
+
+  func testAnyKeysLeaveTheScreenAsTheTextIs() {
+    let seed = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? 7
+    var random = SeededRandom(seed: seed)
+    for round in 0..<24 {
+      let terminal = ScriptedTerminal()
+      var editor = LineEditor()
+      var model = Model()
+      let room = round % 3 == 0 ? 12 : 72
+      editor.begin(room: room)
+      for step in 0..<400 {
+        let key: Key
+        switch random.below(14) {
+        case 0...5: key = .character(UInt8(0x61 + random.below(26)))
+        case 6: key = .character(0x20)
+        case 7: key = [.backspace, .delete][Int(random.below(2))]
+        case 8: key = .left
+        case 9: key = .right
+        case 10: key = [.home, .end][Int(random.below(2))]
+        case 11: key = [.wordLeft, .wordRight][Int(random.below(2))]
+        case 12: key = random.oneIn(4) ? [.eraseLine, .eraseToEnd, .eraseWord][Int(random.below(3))] : .left
+        default: key = .backspace
+        }
+        _ = editor.feed(key, terminal.terminal)
+        model.feed(key)
+        let typed = (0..<editor.count).map { editor.byte($0) }
+        XCTAssertEqual(typed, model.text, "seed \(seed), step \(step)")
+        XCTAssertEqual(editor.cursor, model.cursor)
+        let (shown, column) = terminal.lastLine()
+        XCTAssertLessThan(shown.utf8.count, room)
+        var end = model.text
+        while end.last == 0x20 { end.removeLast() }
+        // What is shown is the part of the text that the window lies over.
+        let first = model.cursor - column
+        XCTAssertGreaterThanOrEqual(first, 0)
+        var expected = Array(
+          model.text[min(first, model.text.count)..<min(model.text.count, first + room - 1)])
+        while expected.last == 0x20 { expected.removeLast() }
+        guard shown == String(decoding: expected, as: UTF8.self) else {
+          return XCTFail(
+            "seed \(seed) round \(round) step \(step) \(key): screen |\(shown)|, text \(expected)")
+        }
+      }
+    }
+  }
+
+  func testHistoryWalksBackAndKeepsTheDraft() {
+    let harness = ConsoleHarness()
+    let script = "help frames\rhelp map\rhelp map\rhel\u{1b}[A\u{1b}[A\u{1b}[B\u{1b}[B\u{15}"
+    _ = harness.converse(script)
+    XCTAssertEqual(harness.terminal.left, [0])
+    // Two lines stand in history, not three: a line typed twice in a row is kept once.
+    let terminal = ScriptedTerminal()
+    var editor = LineEditor()
+    func type(_ text: String) {
+      for byte in text.utf8 { _ = editor.feed(byte == 13 ? .enter : .character(byte), terminal.terminal) }
+    }
+    func line() -> String { String(decoding: (0..<editor.count).map { editor.byte($0) }, as: UTF8.self) }
+    for entry in ["one\r", "two\r", "two\r", "dra"] {
+      editor.begin(room: 70)
+      type(entry)
+    }
+    XCTAssertEqual(line(), "dra")
+    _ = editor.feed(.up, terminal.terminal)
+    XCTAssertEqual(line(), "two")
+    _ = editor.feed(.up, terminal.terminal)
+    XCTAssertEqual(line(), "one")
+    _ = editor.feed(.up, terminal.terminal)
+    XCTAssertEqual(line(), "one")
+    _ = editor.feed(.down, terminal.terminal)
+    _ = editor.feed(.down, terminal.terminal)
+    XCTAssertEqual(line(), "dra")
+  }
+
+  func testHistoryForgetsTheOldestOf33Lines() {
+    let terminal = ScriptedTerminal()
+    var editor = LineEditor()
+    for number in 0..<40 {
+      editor.begin(room: 70)
+      for byte in "\(number)".utf8 { _ = editor.feed(.character(byte), terminal.terminal) }
+      _ = editor.feed(.enter, terminal.terminal)
+    }
+    editor.begin(room: 70)
+    for _ in 0..<50 { _ = editor.feed(.up, terminal.terminal) }
+    XCTAssertEqual(String(decoding: (0..<editor.count).map { editor.byte($0) }, as: UTF8.self), "8")
+  }
+}
