@@ -81,7 +81,7 @@ final class ConversationTests: XCTestCase {
   }
 }
 
-final class CommandTests: XCTestCase {
+final class ConsoleCommandTests: XCTestCase {
   func testAnUnknownCommandGetsAHint() {
     let harness = ConsoleHarness()
     XCTAssertEqual(harness.run("frame"), "No command \"frame\". Did you mean frames? (help lists all)\n")
