@@ -69,7 +69,9 @@ extension PhysicalMemory {
     } else {
       recordUnchecked(previous.rawValue).next = next
     }
-    if next == .none { queue.pointee.last = previous.rawValue } else {
+    if next == .none {
+      queue.pointee.last = previous.rawValue
+    } else {
       recordUnchecked(next.rawValue).previous = previous
     }
     queue.pointee.count &-= 1

@@ -119,7 +119,8 @@ import Synchronization
     raw.storeBytes(of: UInt64.max, as: UInt64.self)
     raw.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
     raw.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
-    raw.storeBytes(of: UInt64(claims.rawValue) | UInt64(role.rawValue) << 32, toByteOffset: 24, as: UInt64.self)
+    raw.storeBytes(
+      of: UInt64(claims.rawValue) | UInt64(role.rawValue) << 32, toByteOffset: 24, as: UInt64.self)
   }
 
   /// Makes a valid record that of a frame just handed out. Order and queue were reset with the buddy

@@ -29,7 +29,9 @@ extension PhysicalMemory {
           }
           guard at & (1 << UInt32(order) - 1) == 0 else { return "1: a free block off its alignment" }
           let last = at + (1 << UInt32(order) - 1)
-          guard RangeList.of(at) == list, RangeList.of(last) == list else { return "1: a block in the wrong list" }
+          guard RangeList.of(at) == list, RangeList.of(last) == list else {
+            return "1: a block in the wrong list"
+          }
           guard record.previous.rawValue == previous else { return "1: links of a queue" }
           count += 1
           if count > queue.count { return "1: the count of a queue" }
@@ -96,7 +98,9 @@ extension PhysicalMemory {
               orders |= 1 << UInt16(record.order.rawValue)
               blockEnd = UInt64(frame) + 1 << UInt64(record.order.rawValue)
             }
-            if (role == .free) != (UInt64(frame) < blockEnd) { return "2: a free frame in no block, or a taken one in one" }
+            if (role == .free) != (UInt64(frame) < blockEnd) {
+              return "2: a free frame in no block, or a taken one in one"
+            }
             if role == .free || role == .absent {
               if record.claims != .none { return "7: a free frame with claims" }
             } else if record.claims == .none {
@@ -115,7 +119,8 @@ extension PhysicalMemory {
           }
           roles[0] -= UInt64(free)
         }
-        guard piece.free == free, piece.unmovable == unmovable, piece.movable == movable, piece.absent == absent
+        guard piece.free == free, piece.unmovable == unmovable, piece.movable == movable,
+          piece.absent == absent
         else { return "4: the counts of a piece" }
         guard orders & ~piece.orders == 0 else { return "4: the order bits of a piece" }
         if piece.orders & PiecePointer.stale == 0 && piece.orders != orders && orders != 0 {

@@ -133,7 +133,7 @@ extension PhysicalMemory {
   }
 
   /// Frames from `at` on with one role, up to the end of a piece or a free block; no role in a hole.
-  private func roleRun(_ at: UInt32, _ top: UInt32) -> (UInt32, FrameRole?) {
+  func roleRun(_ at: UInt32, _ top: UInt32) -> (UInt32, FrameRole?) {
     let interrupts = lock()
     defer { unlock(interrupts) }
     guard let piece = piece(at) else {

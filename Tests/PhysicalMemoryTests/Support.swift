@@ -62,7 +62,9 @@ struct Snapshot: Equatable {
   init(_ memory: PhysicalMemory) {
     memory.forEachFreeBlock { blocks.append(UInt64($0.rawValue) << 8 | UInt64($1.rawValue)) }
     memory.forEachRole { roles += [UInt64($0.first.rawValue), $0.count.rawValue, UInt64($1.rawValue)] }
-    for role in 0..<FrameRole.count { counts.append(memory.count(FrameRole(rawValue: UInt8(role))!).rawValue) }
+    for role in 0..<FrameRole.count {
+      counts.append(memory.count(FrameRole(rawValue: UInt8(role))!).rawValue)
+    }
     memory.forEachPiece { pieces.append($0) }
   }
 }

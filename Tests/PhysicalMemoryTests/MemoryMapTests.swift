@@ -1,0 +1,198 @@
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import PhysicalMemory
+
+final class MemoryMapTests: XCTestCase {
+  typealias Told = (UInt64, UInt64, FirmwareRange.Kind)
+
+  /// The runs of the map of `told` as (first, count), or nil when it is refused.
+  func map(_ told: [Told], _ body: (MemoryMap) -> Void = { _ in }) -> [[UInt64]]? {
+    let storage = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(MemoryMap.storage(ranges: told.count).rawValue), alignment: 16)
+    defer { storage.deallocate() }
+    guard
+      let map = try? MemoryMap(
+        storage, count: told.count,
+        range: { i in
+          FirmwareRange(
+            base: PhysicalAddress(told[i].0), length: ByteCount(told[i].1), kind: told[i].2)
+        })
+    else { return nil }
+    body(map)
+    return (0..<map.count).map { [UInt64(map[$0].first.rawValue), map[$0].count.rawValue] }
+  }
+
+  func testUglyMaps() {
+    let mebibyte: UInt64 = 1 << 20
+    let page: UInt64 = 4096
+    let limit: UInt64 = UInt64(UInt32.max) * page
+    let table: [(String, [Told], [[UInt64]]?)] = [
+      ("empty", [], nil),
+      ("nothing usable", [(0, mebibyte, .reserved)], nil),
+      ("zero length", [(0, 0, .usable), (mebibyte, 0, .reserved), (0, mebibyte, .usable)], [[0, 256]]),
+      ("only an empty range", [(0, 0, .usable)], nil),
+      (
+        "a PC",
+        [
+          (0, 0x9fc00, .usable), (0x9fc00, 0x400, .reserved), (0xf0000, 0x10000, .reserved),
+          (mebibyte, 0xfee0000, .usable), (0xffe0000, 0x20000, .reserved),
+        ], [[0, 159], [256, 65248]]
+      ),
+      (
+        "unsorted and touching", [(2 * mebibyte, mebibyte, .usable), (0, 2 * mebibyte, .usable)], [[0, 768]]
+      ),
+      ("overlapping", [(0, 2 * mebibyte, .usable), (mebibyte, 2 * mebibyte, .usable)], [[0, 768]]),
+      ("twice", [(0, mebibyte, .usable), (0, mebibyte, .usable)], [[0, 256]]),
+      (
+        "reserved wins", [(mebibyte, 2 * page, .reserved), (0, 2 * mebibyte, .usable)],
+        [[0, 256], [258, 254]]
+      ),
+      ("reserved over all", [(0, mebibyte, .usable), (0, 2 * mebibyte, .reserved)], nil),
+      ("reserved byte", [(0, mebibyte, .usable), (page + 5, 1, .reserved)], [[0, 1], [2, 254]]),
+      ("unaligned", [(1, 2 * mebibyte, .usable)], [[1, 511]]),
+      (
+        "halves of a frame", [(0, mebibyte + 100, .usable), (mebibyte + 100, mebibyte, .usable)], [[0, 512]]
+      ),
+      ("smaller than a frame", [(100, 2000, .usable)], nil),
+      ("usable wraps", [(UInt64.max - 100, 4096, .usable), (0, mebibyte, .usable)], [[0, 256]]),
+      ("reserved wraps", [(mebibyte, UInt64.max, .reserved), (0, 2 * mebibyte, .usable)], [[0, 256]]),
+      (
+        "up to the last byte", [(0, UInt64.max, .usable), (mebibyte, UInt64.max - mebibyte, .reserved)],
+        [[0, 256]]
+      ),
+      ("all there is", [(0, UInt64.max, .usable)], [[0, UInt64(UInt32.max)]]),
+      ("beyond 16 TiB", [(limit + page, mebibyte, .usable), (0, mebibyte, .usable)], [[0, 256]]),
+      (
+        "across 16 TiB", [(limit - 64 * mebibyte, 128 * mebibyte, .usable), (0, 4 * mebibyte, .usable)],
+        [[0, 1024], [UInt64(UInt32.max) - 16384, 16384]]
+      ),
+      ("4 MiB", [(0, 4 * mebibyte, .usable)], [[0, 1024]]),
+      ("a crumb far away", [(0, 4 * mebibyte, .usable), (1 << 43, 16 * page, .usable)], [[0, 1024]]),
+      ("a crumb in the next section", [(0, (128 << 20) + 2 * page, .usable)], [[0, 32768]]),
+      ("a crumb before a section", [((128 << 20) - page, (128 << 20) + page, .usable)], [[32768, 32768]]),
+    ]
+    for (name, told, expected) in table { XCTAssertEqual(map(told), expected, name) }
+  }
+
+  func testThousandsOfEntries() {
+    var told: [Told] = []
+    for i: UInt64 in (0..<4096).reversed() {
+      told.append((i << 20, 1 << 19, i % 5 == 4 ? .reserved : .usable))
+    }
+    let runs = map(told)!
+    XCTAssertEqual(runs.count, 4096 / 5 * 4 + 1)
+    XCTAssertEqual(runs[0], [0, 128])
+  }
+
+  func testSaysWhatWasDropped() {
+    _ = map([(0, 0x9fc00, .usable), (1 << 20, 1 << 20, .usable), (1 << 20, 4096, .reserved)]) { map in
+      XCTAssertEqual(map.dropped(.partOfFrame).rawValue, 0xc00)
+      XCTAssertEqual(map.dropped(.reserved).rawValue, 4096)
+      XCTAssertEqual(map.noteCount, 2)
+      XCTAssertEqual(map.note(at: 0).base.rawValue, 0x9f000)
+    }
+  }
+
+  func testRandomMapsAgainstBruteForce() {
+    let number = seed(21)
+    var random = SeededRandom(seed: number)
+    for round in 0..<400 {
+      var told: [Told] = []
+      for _ in 0..<1 + random.below(12) {
+        told.append(
+          (random.below(2000) << 10, random.below(600) << 10, random.oneIn(3) ? .reserved : .usable))
+      }
+      var usable = [Bool](repeating: false, count: 2600)
+      var reserved = usable
+      for (base, length, kind) in told {
+        for unit in base >> 10..<(base + length) >> 10 {
+          if kind == .usable { usable[Int(unit)] = true } else { reserved[Int(unit)] = true }
+        }
+      }
+      var expected: [[UInt64]] = []
+      for page in 0..<650 {
+        let units = page * 4..<page * 4 + 4
+        guard units.allSatisfy({ usable[$0] }), !units.contains(where: { reserved[$0] }) else { continue }
+        if let last = expected.last, last[0] + last[1] == UInt64(page) {
+          expected[expected.count - 1][1] += 1
+        } else {
+          expected.append([UInt64(page), 1])
+        }
+      }
+      let total = expected.reduce(0) { $0 + $1[1] }
+      let runs = map(told)
+      if total > 9 { XCTAssertEqual(runs, expected, "round \(round), STRATA_SEED=\(number)") }
+      if total <= 5 { XCTAssertNil(runs) }
+      // Each that is accepted comes up, or is refused as too small.
+      if runs != nil, let system = try? System(frames: expected.map { ($0[0], $0[1]) }) { system.check() }
+    }
+  }
+
+  func testTooSmallForRecordsIsRefused() {
+    XCTAssertThrowsError(try System(frames: [(0, 200)])) {
+      XCTAssertEqual($0 as? PhysicalMemoryError, .tooSmall)
+    }
+  }
+}
+
+final class EarlyMemoryTests: XCTestCase {
+  func testTakesFromTheTopAndSkipsWhatIsOccupied() throws {
+    let system = try System(
+      frames: [(0, 512), (600, 400)], opens: false, occupied: [(990, 20, .image), (980, 3, .bootModule)])
+    let early = system.early
+    XCTAssertEqual(early.take(PageCount(UInt64(7)))?.first.rawValue, 983)
+    XCTAssertEqual(early.take(PageCount(UInt64(1)))?.first.rawValue, 979)
+    XCTAssertEqual(early.take(PageCount(UInt64(400))), nil)
+    XCTAssertEqual(early.take(PageCount(UInt64(370)))?.first.rawValue, 609)
+    // Never below 1 MiB.
+    XCTAssertEqual(early.take(PageCount(UInt64(256)))?.first.rawValue, 256)
+    for frame in (600..<609).reversed() { XCTAssertEqual(early.take(.one)?.first.rawValue, UInt32(frame)) }
+    XCTAssertNil(early.take(.one))
+    early.give(FrameNumber(700))
+    early.give(FrameNumber(300))
+    XCTAssertEqual(early.take(.one)?.first.rawValue, 700)
+    XCTAssertEqual(early.take(.one)?.first.rawValue, 300)
+    XCTAssertNil(early.take(.one))
+  }
+
+  func testStaysBelowTheCeilingUntilItIsLifted() throws {
+    let system = try System(frames: [(256, 2000), (1 << 20, 1 << 16)], opens: false)
+    XCTAssertEqual(system.early.take(.one)?.first.rawValue, 2255)
+    let records = try PhysicalMemory.reserveRecords(of: system.map, from: system.early)
+    XCTAssertEqual(records.end.rawValue, (1 << 20) + (1 << 16))
+    system.early.liftCeiling()
+    XCTAssertEqual(system.early.take(.one)?.first.rawValue, records.first.rawValue - 1)
+    let memory = PhysicalMemory.open(
+      machine: system.host.machine, map: system.map, early: system.early, records: records)
+    XCTAssertNil(memory.checkInvariants())
+    XCTAssertEqual(memory.count(.boot).rawValue, 2)
+    XCTAssertNil(system.early.take(.one))
+  }
+
+  func testFramesOfEarlyTablesCanBeFreedLater() throws {
+    let system = try System(frames: [(256, 2000)], opens: false)
+    let frame = system.early.frameSource.take()!
+    try system.open()
+    let before = system.memory.freeCount
+    XCTAssertEqual(system.memory.count(.pageTable), .one)
+    system.memory.frameSource.give(frame)
+    XCTAssertEqual(system.memory.freeCount, before + .one)
+    system.check()
+  }
+
+  func testListThatIsFullRefuses() throws {
+    let system = try System(frames: [(256, 8000)], opens: false)
+    var refused = false
+    for i: UInt64 in 0..<400 where !refused {
+      do {
+        try system.early.occupy(PhysicalAddress((300 + 2 * i) << 12), ByteCount(1 as UInt64), role: .image)
+      } catch {
+        refused = true
+      }
+    }
+    XCTAssertTrue(refused)
+  }
+}
