@@ -26,7 +26,8 @@
 // So the tables themselves are the list of frames while a range is shot down, however long it is. A
 // large leaf that may be unmapped in part is *divisible* and has a spare table put by; any other is
 // unmapped whole. A change of protection or attribute may split a leaf at either end of its range; it
-// fetches the tables first.
+// fetches the tables first. `join` makes large leaves again, but never while a change is under way, which
+// relies on the boundaries that it made; it is put off until the last one ends.
 //
 // RANGES. The first page of a range may carry a tag: from there to the next tag, or to the next page that
 // is not mapped, is one range. So the tables are also the record of what was mapped together and what
@@ -322,7 +323,9 @@ public struct PageTables {
     }
     giveBack(&hand)
     let conflict = firstConflict(count, { $0.change(first + $1, $2, to: change) })
+    let later = withTree { $0.endChange() }
     machine.shootDown(address, count)
+    if let later { joinBlocks(later.0, later.1) }
     if let at = conflict {
       report(.notMapped, "a page was unmapped while it was being changed", address, at)
     }
@@ -330,17 +333,21 @@ public struct PageTables {
 
   /// Makes large leaves of small ones that say the same for consecutive addresses, in each 2 MiB and
   /// 1 GiB that the range touches. Only for ranges that are never unmapped in part, as the direct map.
+  /// While protections or attributes are being changed it is put off until they are.
   public func join(_ address: VirtualAddress, count: PageCount) {
     guard isSound(address, count) else { return }
+    joinBlocks(address.rawValue, address.rawValue + (count.rawValue - 1) << Page.shift)
+  }
+
+  private func joinBlocks(_ first: UInt64, _ last: UInt64) {
     var freed = FrameStack(machine.directMap)
-    let last = address.rawValue + (count.rawValue - 1) << Page.shift
     for level in 2...3 {
       let shift = TableTree.shift(level)
-      for block in (address.rawValue >> shift)...(last >> shift) {
+      for block in (first >> shift)...(last >> shift) {
         _ = withTree { $0.join(block << shift, at: level, freed: &freed) }
       }
     }
-    forget(&freed, at: address)
+    forget(&freed, at: VirtualAddress(first))
   }
 
   // MARK: Help

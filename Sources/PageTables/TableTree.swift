@@ -75,6 +75,10 @@ struct TableTree {
   var leafCount: InlineArray<4, UInt64> = .init(repeating: 0)
   /// One for each divisible leaf.
   var spares: FrameStack
+  /// Changes under way, which rely on the boundaries between leaves that they made.
+  var changing = 0
+  /// First and last address of what could not be joined for that reason.
+  var joinLater: (UInt64, UInt64)?
 
   // MARK: Walking
 
@@ -416,7 +420,8 @@ struct TableTree {
     return count
   }
 
-  /// Splits leaves so that one begins at `first` and one behind the last of `pages`.
+  /// Splits leaves so that one begins at `first` and one behind the last of `pages`, and keeps it so until
+  /// `endChange`.
   mutating func splitEdges(_ first: UInt64, _ pages: UInt64, hand: inout FrameStack) -> Step {
     let end = first &+ pages << Page.shift
     let hasEnd = end != 0 && end == canonical(behind: first, pages)
@@ -425,6 +430,7 @@ struct TableTree {
     guard hand.count >= needed else { return .needs(needed) }
     split(at: first, hand: &hand)
     if hasEnd { split(at: end, hand: &hand) }
+    changing += 1
     return .done(0)
   }
 
@@ -479,10 +485,23 @@ struct TableTree {
     return count == 0 ? .conflict(0) : .done(UInt64(count) * span)
   }
 
+  /// Ends what `splitEdges` began. Answers what is to be joined now.
+  mutating func endChange() -> (UInt64, UInt64)? {
+    changing -= 1
+    guard changing == 0 else { return nil }
+    defer { joinLater = nil }
+    return joinLater
+  }
+
   /// Makes one leaf of the table under the entry of `level` for `address`, if its leaves say the same
   /// for consecutive addresses. Answers whether it did.
   mutating func join(_ address: UInt64, at level: Int, freed: inout FrameStack) -> Bool {
     guard level <= largestLeaf else { return false }
+    if changing > 0 {
+      let later = joinLater ?? (address, address)
+      joinLater = (min(later.0, address), max(later.1, address))
+      return false
+    }
     let path = descend(address, to: level)
     guard path.level == level, path.slot.entry.isTable(at: level) else { return false }
     let table = path.slot.entry.tableFrame

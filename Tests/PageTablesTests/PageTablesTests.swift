@@ -509,6 +509,23 @@ final class PageTablesTests: XCTestCase {
     XCTAssertEqual(bed.frames.out.count, 1)
   }
 
+  func testTwoThreadsChangeAndJoinOneLeaf() throws {
+    let bed = Bed(largest: .gibibyte)
+    try bed.tables.map(va(0), to: pa(0), count: PageCount(1 << 18), protection: .kernelData, leaves: .whole)
+    let before = bed.picture()
+    bed.host.onThreads(2) { thread in
+      for round in UInt64(0)..<400 {
+        let place = va(200 * UInt64(thread) + round % 190)
+        try! bed.tables.setAttribute(place, count: PageCount(3), .uncached)
+        XCTAssertEqual(bed.tables.translate(place)?.attribute, .uncached)
+        try! bed.tables.setAttribute(place, count: PageCount(3), .writeBack)
+        bed.tables.join(place, count: PageCount(3))
+      }
+    }
+    bed.check()
+    XCTAssertEqual(bed.picture(), before)
+  }
+
   func testAnInterruptMapsAndUnmaps() throws {
     let bed = Bed()
     var fired: UInt64 = 0

@@ -147,7 +147,10 @@ CP_INLINE uint64_t cp_here(void) {
 CP_INLINE uint64_t cp_return_address(void) { return (uint64_t)(uintptr_t)__builtin_return_address(0); }
 
 /// Writes back and drops one cache line (SDM vol. 2A, CLFLUSH).
-CP_INLINE void cp_flush_line(const void *address) { __builtin_ia32_clflush(address); }
+/// By hand, as the compiler's own takes SSE2 to be switched on, which the kernel has not.
+CP_INLINE void cp_flush_line(const void *address) {
+  __asm__ volatile("clflush (%0)" : : "r"(address) : "memory");
+}
 
 // ---------------------------------------------------------------------------------------------
 // Answers that cross an upcall

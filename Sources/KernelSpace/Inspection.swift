@@ -1,0 +1,193 @@
+// Looking at kernel space: what an address is, all ranges, figures, the check.
+
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+import Synchronization
+import Vmem
+
+/// The part of the address space that an address lies in.
+@frozen public enum AddressRegion: UInt8, Sendable {
+  case directMap, kernel, device, elsewhere
+
+  public var words: StaticString {
+    switch self {
+    case .directMap: "direct map"
+    case .kernel: "kernel_va"
+    case .device: "device window"
+    case .elsewhere: "no region of kernel space"
+    }
+  }
+}
+
+/// Everything that this floor knows of an address.
+public struct AddressDescription {
+  public var region: AddressRegion
+  /// The lowest arena that has the address in a span, and the segment there.
+  public var arena: Name?
+  public var segment: Segment?
+  /// The range that it lies in, if it is mapped there.
+  public var range: TaggedRange?
+  public var kind: RangeKind?
+  public var translation: Translation?
+}
+
+extension KernelSpace {
+  /// Everything known of an address. Costs a pass over the arenas' spans and over the range.
+  public func whatIs(_ address: VirtualAddress) -> AddressDescription {
+    let region = region(of: address)
+    var description = AddressDescription(region: region, translation: tables.translate(address))
+    switch region {
+    case .kernel:
+      // What `kernel_va` gave to an arena that imports is described by that one.
+      _ = forEachArena { arena in
+        if let segment = arena.find(ArenaAddress(address.rawValue)) {
+          (description.arena, description.segment) = (arena.name, segment)
+        }
+        return nil
+      }
+    case .device:
+      description.segment = deviceArena.find(ArenaAddress(address.rawValue))
+      if description.segment != nil { description.arena = deviceArena.name }
+    case .directMap, .elsewhere:
+      return description
+    }
+    description.range = tables.range(containing: address)
+    description.kind = description.range.flatMap { RangeKind(rawValue: $0.tag.rawValue) }
+    return description
+  }
+
+  private func region(of address: VirtualAddress) -> AddressRegion {
+    let layout = state.pointee.layout
+    func isIn(_ base: VirtualAddress, _ size: UInt64) -> Bool {
+      address >= base && address.rawValue - base.rawValue < size
+    }
+    if isIn(layout.kernelBase, layout.kernelSize.rawValue) { return .kernel }
+    if isIn(layout.deviceBase, layout.deviceSize.rawValue) { return .device }
+    if isIn(VirtualAddress(machine.directMap.base), 1 << 46) { return .directMap }
+    return .elsewhere
+  }
+
+  /// Pages mapped for a kind of range.
+  public func pages(_ kind: RangeKind) -> PageCount {
+    PageCount(state.pointee.counts[Int(kind.rawValue)].load(ordering: .relaxed))
+  }
+  /// Ranges of a kind.
+  public func rangeCount(_ kind: RangeKind) -> UInt64 {
+    state.pointee.counts[16 + Int(kind.rawValue)].load(ordering: .relaxed)
+  }
+  /// Requests that were not granted.
+  public var failureCount: UInt64 { state.pointee.failures.load(ordering: .relaxed) }
+
+  /// Visits each range of the kernel's and the device window's arenas. `visit` runs with no lock held; what
+  /// changes meanwhile may or may not be seen.
+  public func forEachRange<E>(_ visit: (TaggedRange, RangeKind) throws(E) -> Void) throws(E) {
+    try forEachRange(in: state.pointee.heap, visit)
+    try forEachRange(in: state.pointee.metadata, visit)
+    try forEachRange(in: state.pointee.interrupt, visit)
+    try forEachRange(in: state.pointee.kernel, visit)
+    try forEachRange(in: state.pointee.device, visit)
+  }
+
+  private func forEachRange<E>(
+    in arena: Arena, _ visit: (TaggedRange, RangeKind) throws(E) -> Void
+  ) throws(E) {
+    try arena.walk { segment throws(E) in
+      guard segment.kind == .busy else { return }
+      let start = VirtualAddress(segment.first.rawValue)
+      // A stack begins behind its guard page.
+      guard let range = tables.range(at: start) ?? tables.range(at: start + PageCount.one),
+        range.address.rawValue + (range.count.bytes.rawValue - 1) <= segment.last.rawValue,
+        // What another arena imported is that one's.
+        let kind = RangeKind(rawValue: range.tag.rawValue), self.arena(kind) == arena
+      else { return }
+      try visit(range, kind)
+    }
+  }
+
+  /// Adds the rows of this floor to `registry`.
+  public func addStatistics(to registry: Statistics) {
+    func add(
+      _ name: StaticString, _ about: StaticString,
+      _ read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+    ) {
+      registry.add(Statistic(name, .pages, .gauge, about, context: state, read: read))
+    }
+    add("vm.kernel.heap", "pages of wired heap memory") { KernelSpace(from: $0).pages(.heap).rawValue }
+    add("vm.kernel.metadata", "pages of wired metadata") { KernelSpace(from: $0).pages(.metadata).rawValue }
+    add("vm.kernel.interrupt", "pages wired for interrupt handlers") {
+      KernelSpace(from: $0).pages(.interrupt).rawValue
+    }
+    add("vm.kernel.wired", "pages wired straight from kernel_va") {
+      KernelSpace(from: $0).pages(.kernel).rawValue
+    }
+    add("vm.kernel.stacks", "pages of stacks, guard pages not counted") {
+      KernelSpace(from: $0).pages(.stack).rawValue
+    }
+    add("vm.kernel.device", "pages of device registers mapped") {
+      KernelSpace(from: $0).pages(.device).rawValue
+    }
+    add("vm.kernel.contiguous", "pages of contiguous memory mapped") {
+      KernelSpace(from: $0).pages(.contiguous).rawValue
+    }
+    add("vm.kernel.given", "pages of callers' frames mapped") {
+      KernelSpace(from: $0).pages(.given).rawValue
+    }
+    registry.add(
+      Statistic(
+        "vm.kernel.failures", .requests, .counter, "requests for kernel space that were not granted",
+        context: state, read: { KernelSpace(from: $0).failureCount }))
+  }
+
+  private init(from context: UnsafeMutableRawPointer?) {
+    state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
+  }
+
+  // MARK: The check
+
+  /// Which law is broken, or nil. Exact when nothing runs.
+  public func checkInvariants() -> StaticString? {
+    if let broken = tables.checkInvariants() { return broken }
+    if let broken = forEachArena({ $0.checkInvariants() }) { return broken }
+
+    var found: InlineArray<16, UInt64> = .init(repeating: 0)
+    var ranges: InlineArray<16, UInt64> = .init(repeating: 0)
+    forEachRange { range, kind in
+      found[Int(kind.rawValue)] += range.count.rawValue
+      ranges[Int(kind.rawValue)] += 1
+    }
+    func pages(_ kind: RangeKind) -> UInt64 { found[Int(kind.rawValue)] }
+    var all: UInt64 = 0
+    for number in UInt8(1)...8 {
+      guard let kind = RangeKind(rawValue: number) else { continue }
+      all += pages(kind)
+      if pages(kind) != self.pages(kind).rawValue {
+        return "kernel space: law 2, the pages of a kind are not those of its segments"
+      }
+      if ranges[Int(kind.rawValue)] != rangeCount(kind) {
+        return "kernel space: law 1, a segment has no range, or a range no segment"
+      }
+    }
+    var mapped: UInt64 = 0
+    tables.forEachRun { run in
+      let region = region(of: run.address)
+      if region == .kernel || region == .device { mapped += run.count.rawValue }
+    }
+    if mapped != all { return "kernel space: law 2, pages are mapped that belong to no range" }
+
+    // What is allocated of an arena is what is mapped in it, and what others imported.
+    func allocated(_ arena: Arena) -> UInt64 { arena.size(.allocated).rawValue >> Page.shift }
+    func total(_ arena: Arena) -> UInt64 { arena.size(.total).rawValue >> Page.shift }
+    var kernel = total(state.pointee.heap) + total(state.pointee.metadata)
+    kernel += total(state.pointee.interrupt) + rangeCount(.stack)
+    kernel += pages(.kernel) + pages(.stack) + pages(.contiguous) + pages(.given)
+    if kernel != allocated(state.pointee.kernel) || pages(.device) != allocated(state.pointee.device)
+      || pages(.heap) != allocated(state.pointee.heap)
+      || pages(.metadata) != allocated(state.pointee.metadata)
+      || pages(.interrupt) != allocated(state.pointee.interrupt)
+    {
+      return "kernel space: law 1, addresses are allocated that nothing is mapped at"
+    }
+    return nil
+  }
+}

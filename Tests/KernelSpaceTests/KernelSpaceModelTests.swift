@@ -1,0 +1,139 @@
+import Foundation
+import HostMachine
+import KernelSpace
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+import Workloads
+import XCTest
+
+/// Random histories against a list of what is live, with the full check after each operation.
+final class KernelSpaceModelTests: XCTestCase {
+  enum Live {
+    case wired(VirtualAddress, PageCount)
+    case stack(Stack)
+    case device(VirtualAddress, ByteCount)
+    case contiguous(ContiguousRange, CacheAttribute)
+    case given(VirtualAddress, FrameRun, CacheAttribute)
+  }
+
+  func testRandomHistories() throws {
+    var seeds: [UInt64] = [1, 2, 3]
+    if let given = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap(UInt64.init) { seeds = [given] }
+    for seed in seeds { try run(seed: seed, operations: 300) }
+  }
+
+  func run(seed: UInt64, operations: Int) throws {
+    let bed = try Bed(memory: .mebibytes(8))
+    let space = bed.space
+    let before = bed.picture(tags: false)
+    var random = SeededRandom(seed: seed)
+    var live: [Live] = []
+    /// What each frame was stamped with.
+    var stamps: [UInt32: UInt64] = [:]
+    let attributes: [CacheAttribute] = [.writeBack, .writeThrough, .uncached, .writeCombining]
+
+    func stamp(_ address: VirtualAddress, _ count: PageCount) {
+      for page in 0..<count.rawValue {
+        guard let frame = bed.frame(address + PageCount(page)) else {
+          return XCTFail("seed \(seed): page \(page) is not mapped")
+        }
+        XCTAssertNil(stamps[frame.rawValue], "seed \(seed): a frame was given out twice")
+        stamps[frame.rawValue] = random.next()
+        bed.bytes(frame)[100] = stamps[frame.rawValue]!
+      }
+    }
+    func unstamp(_ address: VirtualAddress, _ count: PageCount) {
+      for page in 0..<count.rawValue {
+        guard let frame = bed.frame(address + PageCount(page)) else {
+          return XCTFail("seed \(seed): page \(page) is not mapped")
+        }
+        XCTAssertEqual(bed.bytes(frame)[100], stamps.removeValue(forKey: frame.rawValue), "seed \(seed)")
+      }
+    }
+    func size() -> PageCount { PageCount(1 + random.below(random.oneIn(10) ? 700 : 40)) }
+
+    for operation in 0..<operations {
+      do {
+        let attribute = attributes[Int(random.below(4))]
+        let level: Level = [.normal, .system, .interrupt][Int(random.below(3))]
+        switch random.below(12) {
+        case 0, 1:
+          let arena: WiredArena = [.heap, .metadata, .interrupt, .kernel][Int(random.below(4))]
+          let count = size()
+          let address = try space.allocateWired(
+            count, from: arena, level: level, contents: random.oneIn(2) ? .zero : .unknown)
+          stamp(address, count)
+          live.append(.wired(address, count))
+        case 2:
+          let stack = try space.allocateStack(PageCount(1 + random.below(8)), level: level)
+          stamp(stack.bottom, stack.count)
+          live.append(.stack(stack))
+        case 3:
+          let start = 0x1_0000_0000 + random.below(1 << 24)
+          let length = ByteCount(1 + random.below(random.oneIn(3) ? 8 << 20 : 9000))
+          live.append(
+            .device(try space.mapDevice(PhysicalAddress(start), length, attribute), length))
+        case 4:
+          let range = try space.allocateContiguous(size(), attribute: attribute, level: level)
+          stamp(range.address, range.frames.count)
+          live.append(.contiguous(range, attribute))
+        case 5:
+          let run: FrameRun
+          do {
+            run = try bed.physical.allocate(run: PageCount(1 + random.below(20)), role: .lent)
+          } catch { throw KernelSpaceError.noMemory }
+          do {
+            let address = try space.mapGiven(run, attribute, level: level)
+            stamp(address, run.count)
+            live.append(.given(address, run, attribute))
+          } catch {
+            bed.physical.free(run)
+            throw error
+          }
+        default:
+          guard !live.isEmpty else { continue }
+          let index = Int(random.below(UInt64(live.count)))
+          free(live.remove(at: index))
+        }
+      } catch let error as KernelSpaceError {
+        XCTAssertEqual(error, .noMemory, "seed \(seed), operation \(operation)")
+      }
+      bed.check("seed \(seed), operation \(operation)")
+      // Exactly the frames of what is mapped otherwise have another alias.
+      for item in live {
+        let (frame, attribute): (FrameNumber?, CacheAttribute) =
+          switch item {
+          case .wired(let address, _): (bed.frame(address), .writeBack)
+          case .stack(let stack): (bed.frame(stack.bottom), .writeBack)
+          case .device: (nil, .writeBack)
+          case .contiguous(let range, let attribute): (range.frames.first, attribute)
+          case .given(_, let run, let attribute): (run.first, attribute)
+          }
+        if let frame { XCTAssertEqual(bed.alias(frame)?.attribute, attribute, "seed \(seed)") }
+      }
+    }
+    func free(_ item: Live) {
+      switch item {
+      case .wired(let address, let count):
+        unstamp(address, count)
+        space.freeWired(address, count)
+      case .stack(let stack):
+        unstamp(stack.bottom, stack.count)
+        space.freeStack(stack)
+      case .device(let address, let length):
+        space.unmapDevice(address, length)
+      case .contiguous(let range, _):
+        unstamp(range.address, range.frames.count)
+        space.freeContiguous(range.address, range.frames.count)
+      case .given(let address, let run, _):
+        unstamp(address, run.count)
+        space.unmapGiven(address, run.count)
+        bed.physical.free(run)
+      }
+    }
+    for item in live { free(item) }
+    bed.check("seed \(seed), at the end")
+    XCTAssertEqual(bed.picture(tags: false), before, "seed \(seed)")
+  }
+}

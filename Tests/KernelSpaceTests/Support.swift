@@ -1,0 +1,96 @@
+import CPlatform
+import HostMachine
+import KernelSpace
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+import Vmem
+import XCTest
+
+/// A machine with everything up to kernel space.
+final class Bed: @unchecked Sendable {
+  let host: HostMachine
+  let physical: PhysicalMemory
+  let tables: PageTables
+  let space: KernelSpace
+  private var storage: [UnsafeMutableRawPointer] = []
+
+  init(memory: ByteCount = .mebibytes(16), largest: LargestLeaf = .mebibytes2) throws {
+    host = HostMachine(memory: memory, processors: 2)
+    let machine = host.machine
+    var storage: [UnsafeMutableRawPointer] = []
+    func place(_ size: ByteCount) -> UnsafeMutableRawPointer {
+      let pointer = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
+      pointer.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
+      storage.append(pointer)
+      return pointer
+    }
+    let map = try MemoryMap(place(MemoryMap.storage(ranges: 1)), count: 1) { _ in
+      FirmwareRange(base: PhysicalAddress(0), length: memory, kind: .usable)
+    }
+    let early = EarlyMemory(place(EarlyMemory.storage), map: map, ceiling: PhysicalAddress(4 << 30))
+    tables = try PageTables(
+      in: place(PageTables.stateSize), machine: machine, levels: .four, largestLeaf: largest,
+      frames: early.frameSource)
+    for i in 0..<map.count { try tables.mapDirect(map[i].first.address, count: map[i].count) }
+    let records = try PhysicalMemory.reserveRecords(of: map, from: early)
+    let staticTags = try XCTUnwrap(early.take(PageCount(4), role: .tags))
+    physical = PhysicalMemory.open(machine: machine, map: map, early: early, records: records)
+    tables.setSource(physical.frameSource(role: .pageTable, level: .system))
+    space = try KernelSpace.create(
+      in: place(KernelSpace.stateSize), machine: machine, physical: physical, tables: tables,
+      staticTags: machine.directMap.pointer(to: staticTags.first), staticTags.count)
+    self.storage = storage
+  }
+
+  deinit { for pointer in storage { pointer.deallocate() } }
+
+  func check(_ message: @autoclosure () -> String = "", line: UInt = #line) {
+    for broken in [space.checkInvariants(), space.tags.checkInvariants(), physical.checkInvariants()] {
+      if let broken { XCTFail("\(broken) \(message())", line: line) }
+    }
+  }
+
+  /// All that can be seen of frames, arenas and tables, but for tags and tables that are kept in stock.
+  struct Picture: Equatable {
+    var roles: [UInt64] = []
+    var arenas: [[UInt64]] = []
+    var segments: [[UInt64]] = []
+    var runs: [[UInt64]] = []
+    var counts: [UInt64] = []
+  }
+  /// Tags come in pages, and a failed request may have fetched one: `tags` tells whether that shows.
+  func picture(tags: Bool = true) -> Picture {
+    var picture = Picture()
+    for number in UInt8(0)..<UInt8(FrameRole.count) {
+      guard let role = FrameRole(rawValue: number) else { continue }
+      if !tags && (role == .tags || role == .free) { continue }
+      picture.roles.append(physical.count(role).rawValue)
+    }
+    space.tags.forEachArena { arena in
+      picture.arenas.append([arena.size(.allocated).rawValue, arena.size(.free).rawValue])
+      arena.walk {
+        picture.segments.append([$0.first.rawValue, $0.last.rawValue, UInt64($0.kind.rawValue)])
+      }
+    }
+    tables.forEachRun {
+      picture.runs.append([
+        $0.address.rawValue, $0.physical.rawValue, $0.count.rawValue, UInt64($0.level.rawValue),
+        UInt64($0.protection.rawValue), UInt64($0.attribute.rawValue),
+      ])
+    }
+    RangeKind.forEach {
+      picture.counts.append(space.pages($0).rawValue)
+      picture.counts.append(space.rangeCount($0))
+    }
+    return picture
+  }
+
+  func frame(_ address: VirtualAddress) -> FrameNumber? { tables.translate(address)?.physical.frame }
+  func bytes(_ frame: FrameNumber) -> UnsafeMutablePointer<UInt64> {
+    host.machine.directMap.pointer(to: frame).assumingMemoryBound(to: UInt64.self)
+  }
+  func alias(_ frame: FrameNumber) -> Translation? {
+    tables.translate(host.machine.directMap.virtualAddress(of: frame.address))
+  }
+}
