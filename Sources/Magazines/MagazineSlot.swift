@@ -47,6 +47,16 @@ import MemoryPrimitives
     return true
   }
 
+  /// `put` for words that are addresses: false also when the word lies on top already, given twice in a
+  /// row. An empty magazine has its link on top, which is the address of no object.
+  @inline(always) public mutating func putUnlessOnTop(_ word: UInt) -> Bool {
+    let rounds = self.rounds
+    guard rounds != capacity, loaded[rounds &- 1] != word else { return false }
+    loaded[rounds] = word
+    self.rounds = rounds &+ 1
+    return true
+  }
+
   /// Loads the previous magazine, which the slot has, and puts the loaded one, if any, aside.
   mutating func swap(capacity full: Int) {
     let (words, count) = (loaded, rounds)

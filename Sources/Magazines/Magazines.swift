@@ -200,6 +200,14 @@ public enum RefillOutcome {
     }
   }
 
+  /// Whether this processor was given `word` last and has it still.
+  public func isOnTop(_ word: UInt) -> Bool {
+    withInterruptsOff {
+      let slot = mine
+      return slot.pointee.rounds > 0 && slot.pointee.loaded[slot.pointee.rounds - 1] == word
+    }
+  }
+
   /// Gives the slot, whose magazines are full or missing, an empty one from the depot; a full previous
   /// one goes there in exchange. `.pushed` says that there is room now.
   private func equip(_ slot: UnsafeMutablePointer<MagazineSlot>) -> PushOutcome {

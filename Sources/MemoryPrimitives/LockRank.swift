@@ -10,6 +10,7 @@
   @inlinable public static var vmemArena: Self { Self(30) }
   @inlinable public static var vmemTags: Self { Self(35) }
   @inlinable public static var pageTables: Self { Self(40) }
+  @inlinable public static var kmemCaches: Self { Self(45) }
   @inlinable public static var kmemDepot: Self { Self(50) }
   @inlinable public static var kmemSlabs: Self { Self(55) }
   @inlinable public static var physicalDomain: Self { Self(60) }

@@ -1,1 +1,354 @@
+import HostMachine
+import Magazines
+import MemoryPrimitives
+import Synchronization
 import XCTest
+
+@testable import Kmem
+@testable import PhysicalMemory
+
+final class KmemTests: XCTestCase {
+  // MARK: Sizes
+
+  func testEverySizeFindsTheSmallestClassThatHoldsIt() throws {
+    let rig = try Rig()
+    for size in 1...4096 {
+      let column = rig.kmem.column(UInt64(size))
+      XCTAssertGreaterThanOrEqual(SizeClasses.size(column), size)
+      if column > 1 { XCTAssertLessThan(SizeClasses.size(column - 1), size) }
+    }
+    XCTAssertEqual(rig.kmem.column(0), Column.failed)
+    XCTAssertEqual(rig.kmem.column(4097), Column.large)
+    XCTAssertEqual(rig.kmem.column(.max), Column.large)
+    XCTAssertEqual(SizeClasses.name(1), Name("kmem-8"))
+    XCTAssertEqual(SizeClasses.name(29), Name("kmem-4096"))
+    XCTAssertEqual(MemoryLayout<AuditEntry>.size, 16)
+  }
+
+  func testObjectsAreAlignedAsTheirSizeAsks() throws {
+    let rig = try Rig(frames: 4096)
+    for size in [0, 1, 8, 16, 24, 32, 40, 64, 65, 100, 128, 192, 500, 1000, 2048, 2049, 4095, 4096] {
+      for _ in 0..<10 {
+        let object = rig.kmem.alloc(ByteCount(size), type: rig.type())!
+        let address = UInt(bitPattern: object)
+        XCTAssertEqual(address % 8, 0)
+        if size >= 64 { XCTAssertEqual(address % 64, 0, "\(size)") }
+        if size == 4096 { XCTAssertEqual(address % 4096, 0) }
+        if size > 0 && size < 64 && size & (size - 1) == 0 { XCTAssertEqual(address % UInt(size), 0) }
+      }
+    }
+    rig.check()
+  }
+
+  func testWhatIsFreedIsGivenOutAgainAndEverythingComesBack() throws {
+    let rig = try Rig()
+    let free = rig.physical.freeCount
+    let type = rig.type()
+    let first = rig.kmem.alloc(ByteCount(60), type: type)!
+    rig.kmem.free(first, size: ByteCount(60), type: type)
+    XCTAssertEqual(rig.kmem.alloc(ByteCount(64), type: type), first)
+    rig.kmem.free(first, size: ByteCount(64), type: type)
+    rig.check()
+    rig.expectEmpty()
+    XCTAssertEqual(rig.physical.freeCount + rig.physical.count(.kmem), free)
+  }
+
+  func testASizeOfZeroIsAnObjectLikeAnyOther() throws {
+    let rig = try Rig()
+    let a = rig.kmem.alloc(.zero, type: rig.type())!
+    let b = rig.kmem.alloc(.zero, type: rig.type())!
+    XCTAssertNotEqual(a, b)
+    rig.kmem.free(a, size: .zero, type: rig.type())
+    rig.kmem.free(b, size: .zero, type: rig.type())
+    rig.expectEmpty()
+  }
+
+  func testZallocClearsWhatTheLastUserLeft() throws {
+    let rig = try Rig()
+    for size in [1, 24, 64, 200, 4096] {
+      let object = rig.kmem.alloc(ByteCount(size), type: rig.type())!
+      object.initializeMemory(as: UInt8.self, repeating: 0xaa, count: size)
+      rig.kmem.free(object, size: ByteCount(size), type: rig.type())
+      let again = rig.kmem.zalloc(ByteCount(size), type: rig.type())!
+      XCTAssertEqual(again, object)
+      for i in 0..<size { XCTAssertEqual(again.load(fromByteOffset: i, as: UInt8.self), 0) }
+    }
+  }
+
+  func testLargeRequestsTakeWholePagesAndCountThem() throws {
+    let rig = try Rig()
+    let type = rig.type()
+    let object = rig.kmem.zalloc(ByteCount(10000), type: type)!
+    XCTAssertEqual(rig.large.live[UInt64(UInt(bitPattern: object))], 3)
+    XCTAssertEqual(rig.kmem.describe(type).bytes, ByteCount(3 * 4096))
+    XCTAssertEqual(rig.kmem.describe(type).inUse, 1)
+    XCTAssertNil(rig.kmem.alloc(ByteCount(UInt64.max), type: type))
+    XCTAssertNil(rig.kmem.alloc(ByteCount(4096 * 1001), type: type))
+    XCTAssertEqual(rig.kmem.describe(type).failed, 2)
+    rig.kmem.free(object, size: ByteCount(9000), type: type)
+    XCTAssertTrue(rig.large.live.isEmpty)
+    XCTAssertEqual(rig.kmem.describe(type).bytes, .zero)
+    XCTAssertEqual(rig.kmem.describe(type).requests, 1)
+  }
+
+  func testALookedUpCacheServesItsSize() throws {
+    let rig = try Rig()
+    let cache = rig.kmem.lookUp(ByteCount(100))!
+    XCTAssertNil(rig.kmem.lookUp(ByteCount(4097)))
+    let object = cache.alloc(type: rig.type())!
+    rig.kmem.free(object, size: ByteCount(100), type: rig.type())
+    let other = rig.kmem.alloc(ByteCount(100), type: rig.type())!
+    cache.free(other, type: rig.type())
+    rig.expectEmpty()
+  }
+
+  // MARK: Object caches
+
+  private struct Hooks {
+    var constructed = 0
+    var destructed = 0
+  }
+
+  func testConstructedObjectsStayConstructed() throws {
+    let rig = try Rig()
+    var hooks = Hooks()
+    try withUnsafeMutablePointer(to: &hooks) { hooks in
+      let cache = try rig.kmem.createCache(
+        name: Name("inode"), size: ByteCount(100),
+        constructor: { context, object in
+          context!.assumingMemoryBound(to: Hooks.self).pointee.constructed += 1
+          object.initializeMemory(as: UInt8.self, repeating: 0x5a, count: 100)
+        },
+        destructor: { context, object in
+          context!.assumingMemoryBound(to: Hooks.self).pointee.destructed += 1
+          for i in 0..<100 { XCTAssertEqual(object.load(fromByteOffset: i, as: UInt8.self), 0x5a) }
+        }, context: hooks)
+      let type = rig.type()
+      for _ in 0..<3 {
+        let objects = (0..<100).map { _ in cache.alloc(type: type)! }
+        for object in objects {
+          for i in 0..<100 { XCTAssertEqual(object.load(fromByteOffset: i, as: UInt8.self), 0x5a) }
+        }
+        rig.check()
+        for object in objects { cache.free(object, type: type) }
+        rig.check()
+      }
+      XCTAssertGreaterThanOrEqual(hooks.pointee.constructed, 100)
+      rig.kmem.destroy(cache)
+      XCTAssertEqual(hooks.pointee.constructed, hooks.pointee.destructed)
+      XCTAssertNil(rig.description(of: "inode"))
+    }
+    rig.expectEmpty()
+  }
+
+  func testCachesOfAllSizesAndAlignments() throws {
+    let rig = try Rig(frames: 4096)
+    for size in [1, 7, 8, 33, 100, 1184, 2080, 4096, 5000, 8328, 16384, 32768] {
+      for alignment: UInt64 in [1, 16, 64, 4096] {
+        let cache = try rig.kmem.createCache(
+          name: Name("any"), size: ByteCount(size), alignment: Alignment(alignment)!)
+        let objects = (0..<20).map { _ in cache.alloc(type: rig.type())! }
+        XCTAssertEqual(Set(objects).count, 20)
+        for object in objects {
+          XCTAssertEqual(UInt(bitPattern: object) % UInt(alignment), 0)
+          object.initializeMemory(as: UInt8.self, repeating: 0xff, count: size)
+        }
+        rig.check("\(size) \(alignment)")
+        for object in objects { cache.free(object, type: rig.type()) }
+        rig.check("\(size) \(alignment)")
+        rig.kmem.destroy(cache)
+      }
+    }
+    rig.expectEmpty()
+  }
+
+  func testAColumnIsUsedAgainWithFreshCounters() throws {
+    let rig = try Rig(frames: 2048)
+    for round in 0..<200 {
+      let cache = try rig.kmem.createCache(name: Name("short"), size: ByteCount(50))
+      let object = cache.alloc(type: rig.type())!
+      XCTAssertEqual(rig.description(of: "short")?.requests, 1, "round \(round)")
+      cache.free(object, type: rig.type())
+      rig.kmem.destroy(cache)
+    }
+    var caches: [ObjectCache] = []
+    while let cache = try? rig.kmem.createCache(name: Name("many"), size: ByteCount(50)) {
+      caches.append(cache)
+    }
+    XCTAssertEqual(caches.count, 92)
+    XCTAssertThrowsError(try rig.kmem.createCache(name: Name("more"), size: ByteCount(50))) {
+      XCTAssertEqual($0 as? KmemError, .tooManyCaches)
+    }
+    for cache in caches { rig.kmem.destroy(cache) }
+    rig.expectEmpty()
+  }
+
+  func testACacheThatCanNotBeIsRefused() throws {
+    let rig = try Rig()
+    XCTAssertThrowsError(try rig.kmem.createCache(name: Name("x"), size: .zero)) {
+      XCTAssertEqual($0 as? KmemError, .badConstraint)
+    }
+    XCTAssertThrowsError(
+      try rig.kmem.createCache(name: Name("x"), size: ByteCount(8), alignment: Alignment(8192)!)
+    ) { XCTAssertEqual($0 as? KmemError, .badConstraint) }
+    for size in [32769, UInt64.max] {
+      XCTAssertThrowsError(try rig.kmem.createCache(name: Name("x"), size: ByteCount(size))) {
+        XCTAssertEqual($0 as? KmemError, .tooLarge)
+      }
+    }
+    XCTAssertThrowsError(
+      try rig.kmem.createCache(name: Name("x"), size: ByteCount(32768), constructor: { _, _ in })
+    ) { XCTAssertEqual($0 as? KmemError, .tooLarge) }
+  }
+
+  // MARK: When memory is gone
+
+  func testMemoryRunsOutAndComesBack() throws {
+    let rig = try Rig(frames: 512)
+    let type = rig.type()
+    for size in [8, 64, 1152, 4096] {
+      var objects: [UnsafeMutableRawPointer] = []
+      for level in [Level.normal, .system, .interrupt] {
+        while let object = rig.kmem.alloc(ByteCount(size), type: type, level: level) {
+          objects.append(object)
+        }
+        rig.check()
+      }
+      XCTAssertEqual(Set(objects).count, objects.count)
+      XCTAssertGreaterThan(objects.count * size, 512 * 4096 * 7 / 10)
+      XCTAssertNil(rig.kmem.alloc(ByteCount(size), type: type))
+      for object in objects { rig.kmem.free(object, size: ByteCount(size), type: type) }
+      rig.check()
+      rig.kmem.drain()
+      XCTAssertEqual(rig.physical.count(.slab), .zero, "\(size)")
+    }
+    XCTAssertEqual(rig.description(of: "kmem-64")!.failed, 4)
+    rig.expectEmpty()
+  }
+
+  func testWhatOtherCachesKeepFreeIsGivenBackBeforeARequestFails() throws {
+    let rig = try Rig(frames: 512)
+    let type = rig.type()
+    var objects: [UnsafeMutableRawPointer] = []
+    while let object = rig.kmem.alloc(ByteCount(64), type: type) { objects.append(object) }
+    let slabs = rig.physical.count(.slab)
+    for object in objects { rig.kmem.free(object, size: ByteCount(64), type: type) }
+    XCTAssertLessThan(rig.physical.count(.slab), slabs)
+    // Another size gets nearly all of it, though magazines and kept slabs of the first hold some.
+    objects = []
+    while let object = rig.kmem.alloc(ByteCount(1024), type: type) { objects.append(object) }
+    XCTAssertGreaterThan(rig.physical.count(.slab), slabs - PageCount(UInt64(8)))
+    for object in objects { rig.kmem.free(object, size: ByteCount(1024), type: type) }
+    rig.expectEmpty()
+  }
+
+  func testSmallerSlabsServeWhereNoRunIsToBeHad() throws {
+    let rig = try Rig(frames: 512)
+    let type = rig.type()
+    // Every second frame: no two that follow each other.
+    var frames: [FrameNumber] = []
+    while let frame = try? rig.physical.allocate(Order(0), role: .wired, level: .interrupt) {
+      frames.append(frame)
+    }
+    for frame in frames where frame.rawValue % 2 == 1 { rig.physical.free(frame, Order(0)) }
+    // 1152 bytes would like two frames, seven objects.
+    let object = rig.kmem.alloc(ByteCount(1152), type: type)!
+    XCTAssertEqual(rig.kmem.whatIs(VirtualAddress(object))?.frames, .one)
+    rig.kmem.free(object, size: ByteCount(1152), type: type)
+    // Three would not fit at all.
+    let cache = try rig.kmem.createCache(name: Name("big"), size: ByteCount(8000))
+    XCTAssertNil(cache.alloc(type: type))
+    rig.check()
+    rig.kmem.destroy(cache)
+  }
+
+  // MARK: Figures
+
+  func testFiguresOfCachesAndTypes() throws {
+    let rig = try Rig()
+    let (a, b) = (rig.type("a"), rig.type("b"))
+    XCTAssertEqual(rig.type("a"), a)
+    let small = (0..<10).map { _ in rig.kmem.alloc(ByteCount(60), type: a)! }
+    let page = rig.kmem.alloc(ByteCount(4096), type: b)!
+    let cache = rig.description(of: "kmem-64")!
+    XCTAssertEqual(cache.inUse, 10 + 1, "and a magazine for kmem-4096")
+    XCTAssertEqual(cache.inUse + cache.free, cache.slabs * 64)
+    XCTAssertEqual(cache.held, ByteCount(4096))
+    XCTAssertEqual(rig.kmem.describe(a).bytes, ByteCount(640))
+    XCTAssertEqual(rig.kmem.describe(b).bytes, ByteCount(4096))
+    var sizes: [UInt64] = []
+    rig.kmem.forEachSize(of: a) { size, requests, inUse in
+      sizes.append(size!.rawValue)
+      XCTAssertEqual(requests, 10)
+      XCTAssertEqual(inUse, 10)
+    }
+    XCTAssertEqual(sizes, [64])
+    var names: [Name] = []
+    rig.kmem.forEachType { names.append($0.name) }
+    XCTAssertEqual(names, [Name("other"), Name("kmem"), Name("a"), Name("b")])
+    for object in small { rig.kmem.free(object, size: ByteCount(60), type: a) }
+    rig.kmem.free(page, size: ByteCount(4096), type: b)
+    XCTAssertEqual(rig.kmem.describe(a).inUse, 0)
+    XCTAssertEqual(rig.kmem.describe(a).requests, 10)
+    XCTAssertGreaterThan(rig.kmem.heldBytes, rig.kmem.metadataBytes)
+    rig.expectEmpty()
+    XCTAssertEqual(rig.kmem.heldBytes, rig.kmem.metadataBytes)
+  }
+
+  func testRowsOfTheRegistryAndTheAuditTunable() throws {
+    let rig = try Rig()
+    let memory = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(Statistics.size(capacity: 40).rawValue), alignment: 64)
+    defer { memory.deallocate() }
+    let statistics = Statistics(memory, capacity: 40)
+    rig.kmem.register(in: statistics)
+    _ = rig.kmem.alloc(ByteCount(60), type: rig.type())
+    var values: [String: UInt64] = [:]
+    for i in 0..<statistics.count { values[statistics[i].name.description] = statistics[i].value }
+    XCTAssertEqual(values["kmem.requests"], 2, "one of them a magazine")
+    XCTAssertEqual(values["kmem.used"], 64 + 512)
+    XCTAssertEqual(values["kmem.audit"], 0)
+    let audit = statistics[statistics.count - 1]
+    XCTAssertEqual(audit.set(2), .out_of_range)
+    XCTAssertEqual(audit.set(1), .accepted)
+    XCTAssertEqual(rig.kmem.auditing, .on)
+    XCTAssertEqual(try rig.kmem.createCache(name: Name("later"), size: ByteCount(9)).auditing, .on)
+    rig.check()
+  }
+
+  func testTooManyTypesShareOne() throws {
+    let rig = try Rig()
+    var tokens: [MemoryType] = []
+    for i in 0..<300 {
+      let name = Array("type\(i)".utf8).withUnsafeBufferPointer { Name(bytes: $0) }
+      tokens.append(rig.kmem.type(named: name))
+    }
+    XCTAssertEqual(tokens.filter { $0 != rig.kmem.otherType }.count, Kmem.typeLimit - 2)
+    let object = rig.kmem.alloc(ByteCount(8), type: tokens[299])!
+    rig.kmem.free(object, size: ByteCount(8), type: tokens[299])
+  }
+
+  func testWhatIsTellsAnObjectByAnyOfItsBytes() throws {
+    let rig = try Rig()
+    let type = rig.type()
+    let object = rig.kmem.alloc(ByteCount(60), type: type)!
+    let inside = rig.kmem.whatIs(VirtualAddress(object + 18))!
+    XCTAssertEqual(inside.cache, Name("kmem-64"))
+    XCTAssertEqual(inside.objectStart, VirtualAddress(object))
+    XCTAssertEqual(inside.offset, ByteCount(18))
+    XCTAssertEqual(inside.standing, .inUse)
+    XCTAssertEqual(inside.objects, 64)
+    XCTAssertNil(inside.audit)
+    rig.kmem.free(object, size: ByteCount(60), type: type)
+    XCTAssertEqual(
+      rig.kmem.whatIs(VirtualAddress(object))!.standing, .inMagazine(.processor(ProcessorIndex(0))))
+    rig.kmem.drain()
+    XCTAssertNil(rig.kmem.whatIs(VirtualAddress(object)), "the slab is gone")
+    let other = rig.kmem.alloc(ByteCount(1152), type: type)!
+    let second = VirtualAddress(other) + ByteCount(5000)
+    XCTAssertEqual(rig.kmem.whatIs(second)!.slabStart, rig.kmem.whatIs(VirtualAddress(other))!.slabStart)
+    XCTAssertEqual(rig.kmem.whatIs(rig.kmem.whatIs(second)!.slabStart + ByteCount(8191))!.standing, .noObject)
+    XCTAssertNil(rig.kmem.whatIs(VirtualAddress(UInt64(0xffff_c000_0000_0000))))
+    XCTAssertNil(rig.kmem.whatIs(VirtualAddress(UInt64(0))))
+  }
+}

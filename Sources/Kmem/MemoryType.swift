@@ -1,0 +1,137 @@
+// Types: who allocates. Each has, for each processor, a row of counters, one pair a size class and cache.
+//
+// malloc(9)'s types, with one increment an allocation and one a free: what is in use, its bytes, the
+// requests and the sizes all derive from the pairs. The processor that frees counts the free, so a single
+// pair may look negative; sums over processors are exact when nothing runs.
+
+import CPlatform
+import MemoryPrimitives
+import Synchronization
+
+/// The token of a type: what `Kmem.type(named:)` answers. Belongs to the instance that made it.
+@frozen public struct MemoryType: Equatable {
+  /// Processor 0's row: a header, then the counters; the other processors' rows follow it.
+  @usableFromInline let row: UnsafeMutableRawPointer
+  init(row: UnsafeMutableRawPointer) { self.row = row }
+
+  /// Bytes of one processor's row.
+  @inlinable static var stride: Int { 2048 }
+  @inlinable static var countersOffset: Int { 64 }
+
+  /// By sixteen times the column.
+  @inlinable @inline(__always)
+  func counters(_ processor: Int, place: Int) -> UnsafeMutablePointer<TypeCounters> {
+    let offset = processor &* Self.stride &+ place &+ Self.countersOffset
+    return (row + offset).assumingMemoryBound(to: TypeCounters.self)
+  }
+  func counters(_ processor: Int, _ column: Int) -> UnsafeMutablePointer<TypeCounters> {
+    counters(processor, place: column * 16)
+  }
+
+  var header: UnsafeMutablePointer<TypeHeader> { row.assumingMemoryBound(to: TypeHeader.self) }
+  /// The number of the type, in the order in which they were made.
+  public var index: UInt16 { header.pointee.index }
+  public var name: Name { header.pointee.name }
+
+  /// Counts an allocation, or a free, of `amount` in `column`.
+  func countAllocation(_ column: Int, _ amount: UInt64 = 1) {
+    withInterruptsOff { counters(Int(cp_processor_index()), column).pointee.allocations.add(amount) }
+  }
+  func countFree(_ column: Int, _ amount: UInt64 = 1) {
+    withInterruptsOff { counters(Int(cp_processor_index()), column).pointee.frees.add(amount) }
+  }
+
+  /// Allocations and frees of all processors in one column.
+  func sums(_ column: Int, processors: Int) -> (allocations: UInt64, frees: UInt64) {
+    var (allocations, frees): (UInt64, UInt64) = (0, 0)
+    // Frees first: what is freed in between was allocated before, so the difference never looks negative
+    // by more than what is under way.
+    for processor in 0..<processors { frees &+= counters(processor, column).pointee.frees.value }
+    for processor in 0..<processors { allocations &+= counters(processor, column).pointee.allocations.value }
+    return (allocations, frees)
+  }
+}
+
+/// A pair of counters that one processor writes.
+@frozen @usableFromInline struct TypeCounters: ~Copyable {
+  @usableFromInline let allocations: Counter
+  @usableFromInline let frees: Counter
+}
+
+/// In front of processor 0's counters.
+struct TypeHeader: ~Copyable {
+  let name: Name
+  let index: UInt16
+  /// The type made next, by the address of its row; 0 for none yet.
+  let next: Atomic<UInt>
+
+  var nextRow: UnsafeMutableRawPointer? {
+    UnsafeMutableRawPointer(bitPattern: next.load(ordering: .acquiring))
+  }
+}
+
+extension Kmem {
+  /// Types that an instance can tell apart; what is asked for beyond shares the type `other`.
+  public static var typeLimit: Int { 200 }
+
+  /// The type called `name`, made when it is asked for first. Never fails: when there is no memory for
+  /// another row of counters, or too many types, the answer is the type `other`. One pass over the types.
+  public func type(named name: Name) -> MemoryType {
+    if let found = findType({ $0.name == name }) { return found }
+    guard let row = carve(ByteCount(typeRowBytes), level: .normal) else { return otherType }
+    return add(type: name, row: row) ?? otherType
+  }
+
+  /// The type that stands for those without a row of their own.
+  public var otherType: MemoryType { MemoryType(row: state.pointee.otherType) }
+  /// The type of kmem's own objects: magazines.
+  var ownType: MemoryType { MemoryType(row: state.pointee.ownType) }
+
+  var typeRowBytes: Int { MemoryType.stride * state.pointee.machine.processorCount }
+
+  /// Puts a type behind the last one. Answers the one of that name when another was quicker (the row is
+  /// then lost), and nil when there are too many.
+  private func add(type name: Name, row: UnsafeMutableRawPointer) -> MemoryType? {
+    state.pointee.registry.withLock { registry -> MemoryType? in
+      var last = otherType
+      while true {
+        if last.name == name { return last }
+        guard let next = last.header.pointee.nextRow else { break }
+        last = MemoryType(row: next)
+      }
+      guard registry.types < Self.typeLimit else { return nil }
+      let type = Kmem.makeType(name, index: registry.types, row: row, bytes: typeRowBytes)
+      last.header.pointee.next.store(UInt(bitPattern: row), ordering: .releasing)
+      registry.types += 1
+      return type
+    }
+  }
+
+  static func makeType(_ name: Name, index: Int, row: UnsafeMutableRawPointer, bytes: Int) -> MemoryType {
+    row.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+    row.bindMemory(to: TypeHeader.self, capacity: 1)
+      .initialize(to: TypeHeader(name: name, index: UInt16(index), next: Atomic(0)))
+    return MemoryType(row: row)
+  }
+
+  /// The type with this number, if there is one.
+  func type(at index: UInt16) -> MemoryType? { findType { $0.index == index } }
+
+  private func findType(_ isWanted: (MemoryType) -> Bool) -> MemoryType? {
+    var next: UnsafeMutableRawPointer? = state.pointee.otherType
+    while let row = next {
+      let type = MemoryType(row: row)
+      if isWanted(type) { return type }
+      next = type.header.pointee.nextRow
+    }
+    return nil
+  }
+
+  /// Visits the tokens of all types in the order in which they were made.
+  public func forEachTypeToken(_ body: (MemoryType) -> Void) {
+    _ = findType {
+      body($0)
+      return false
+    }
+  }
+}

@@ -1,0 +1,198 @@
+// Object caches: one size, perhaps a constructor, and whatever the size classes have.
+//
+// A constructed object stays constructed while it is in the cache (Bonwick 1994): the constructor runs when
+// its slab is made, the destructor when the slab goes back; in between it is handed out as its last user
+// left it, who must have brought it back to the constructed state.
+
+import CPlatform
+import Magazines
+import MemoryPrimitives
+import PhysicalMemory
+import Synchronization
+
+/// A cache of objects of one size: a handle. Also what `Kmem.lookUp` answers.
+@frozen public struct ObjectCache {
+  @usableFromInline let kmem: Kmem
+  /// The column of its counters, times 16.
+  @usableFromInline let place: Int
+  @usableFromInline let size: UInt32
+
+  init(kmem: Kmem, column: Int, size: UInt32) {
+    self.kmem = kmem
+    place = column * 16
+    self.size = size
+  }
+  var column: Int { place >> 4 }
+
+  /// An object, counted under `type`; nil when there is no memory. Contents are as the constructor or the
+  /// last user left them. About 20 instructions when this processor has one.
+  @inline(always)
+  public func alloc(type: MemoryType, level: Level = .normal) -> UnsafeMutableRawPointer? {
+    kmem.take(place, type) ?? kmem.allocSlow(place, UInt64(size), type, level)
+  }
+
+  /// Frees an object of this cache, by the type that it was allocated under.
+  @inline(always)
+  public func free(_ object: UnsafeMutableRawPointer, type: MemoryType) {
+    if !kmem.put(object, place, type) { kmem.freeSlow(object, place, UInt64(size), type) }
+  }
+
+  var pointer: CachePointer { kmem.cache(at: column).unsafelyUnwrapped }
+
+  public var name: Name { pointer.name }
+  /// Bytes of an object as it was asked for.
+  public var objectSize: ByteCount { ByteCount(UInt64(size)) }
+
+  /// Switches the audit of this cache. Asks every processor; no spin lock may be held. One caller at a time.
+  public func setAudit(_ auditing: Auditing) { pointer.setAudit(auditing) }
+  public var auditing: Auditing { pointer.auditPeriod == nil ? .off : .on }
+
+  /// Takes all objects out of this cache's magazines, and gives back the slabs that nobody uses. Answers
+  /// the pages given back. Asks every processor; no spin lock may be held.
+  @discardableResult public func drain() -> PageCount {
+    let cache = pointer
+    let before = cache.cache.pointee.lists.withLock { $0.frames }
+    cache.magazines.drain { cache.putBackDrained($0) }
+    cache.returnMagazines()
+    cache.giveBackFree()
+    let after = cache.cache.pointee.lists.withLock { $0.frames }
+    return PageCount(before - min(after, before))
+  }
+}
+
+extension Kmem {
+  /// Makes a cache of objects of `size` bytes, 32 KiB at most, aligned as asked up to a page, to 8 bytes
+  /// at least. The hooks are called with no lock held, with `context` first; they must not come back to
+  /// this cache.
+  ///
+  /// Throws `.badConstraint` for a size of zero or an alignment above a page, `.tooLarge`,
+  /// `.tooManyCaches` (92 fit), `.noMemory`; nothing has changed then.
+  public func createCache(
+    name: Name, size: ByteCount, alignment: Alignment = .byte, constructor: ObjectHook? = nil,
+    destructor: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
+  ) throws(KmemError) -> ObjectCache {
+    guard size > .zero && alignment <= .page else { throw .badConstraint }
+    let aligned = max(8, alignment.rawValue)
+    // The word of a constructed object stands behind it.
+    let hasHooks = constructor != nil || destructor != nil
+    guard size.rawValue <= 32 << 10 else { throw .tooLarge }
+    let needed = (size.rawValue + (hasHooks ? 15 : 0) + aligned - 1) & ~(aligned - 1)
+    guard needed <= 32 << 10 else { throw .tooLarge }
+    guard let column = reserveColumn() else { throw .tooManyCaches }
+    guard prepareDescriptor(column) else {
+      releaseColumn(column)
+      throw .noMemory
+    }
+    makeCache(
+      column, name, size: Int(size.rawValue), alignment: Int(aligned), constructor: constructor,
+      destructor: destructor, context: context)
+    return ObjectCache(kmem: self, column: column, size: UInt32(size.rawValue))
+  }
+
+  /// Gives up a cache and all of its memory. Objects still in use are a fault report (`leak`, with their
+  /// number), and the cache stays. Nobody may use the cache meanwhile, or afterwards.
+  public func destroy(_ cache: ObjectCache) {
+    let pointer = cache.pointer
+    guard cache.column >= Column.firstObjectCache else {
+      var fault = FaultReport(
+        .foreignPointer, "a size class can't be destroyed", UInt64(cache.column), .identifier)
+      fault.owner = pointer.name
+      return state.pointee.machine.report(fault)
+    }
+    cache.drain()
+    let lists = pointer.cache.pointee.lists.withLock { ($0.out, $0.frames) }
+    guard lists.0 == 0 else {
+      var fault = FaultReport(
+        .leak, "a cache was destroyed while objects were in use", UInt64(cache.column), .identifier)
+      fault.given = UInt64(lists.0)
+      fault.owner = pointer.name
+      pointer.forEachSlab { slab in
+        for index in 0..<slab.objects where !pointer.isFree(slab, index) {
+          let object = pointer.object(slab, index)
+          (fault.subject, fault.place) = (VirtualAddress(object).rawValue, .virtualAddress)
+          if slab.isAudited {
+            fault.allocatedAt = slab.entry(index).pointee.allocatedAt
+            fault.type = type(at: slab.entry(index).pointee.type)?.name
+          }
+        }
+      }
+      return state.pointee.machine.report(fault)
+    }
+    pointer.cache.pointee.isLive.store(false, ordering: .releasing)
+    pointer.giveBackDamaged()
+    clearCounters(cache.column)
+    releaseColumn(cache.column)
+  }
+
+  /// Sets all counters of a column to zero: its next cache starts anew.
+  private func clearCounters(_ column: Int) {
+    forEachTypeToken { type in
+      for processor in 0..<state.pointee.machine.processorCount {
+        let counters = type.counters(processor, column)
+        counters.pointee.allocations.set(0)
+        counters.pointee.frees.set(0)
+      }
+    }
+  }
+
+  private func reserveColumn() -> Int? {
+    state.pointee.registry.withLock { registry -> Int? in
+      for column in Column.firstObjectCache..<Column.limit
+      where registry.columns[column >> 6] & 1 << UInt64(column & 63) == 0 {
+        registry.columns[column >> 6] |= 1 << UInt64(column & 63)
+        return column
+      }
+      return nil
+    }
+  }
+
+  private func releaseColumn(_ column: Int) {
+    state.pointee.registry.withLock { $0.columns[column >> 6] &= ~(1 << UInt64(column & 63)) }
+  }
+
+  /// Makes sure that the page of descriptors with this column's is there.
+  private func prepareDescriptor(_ column: Int) -> Bool {
+    if descriptor(column) != nil { return true }
+    guard let page = carve(ByteCount(8 * Cache.stride), level: .normal) else { return false }
+    page.initializeMemory(as: UInt8.self, repeating: 0, count: 8 * Cache.stride)
+    // Another may have been quicker; its page serves then, and this one is lost.
+    _ = descriptorPage(column >> 3).pointee.compareExchange(
+      expected: 0, desired: UInt(bitPattern: page), ordering: .releasing)
+    return true
+  }
+}
+
+extension CachePointer {
+  /// Gives back damaged slabs of a cache that is going.
+  func giveBackDamaged() {
+    var chain = FrameNumber.none
+    cache.pointee.lists.withLock { lists in
+      while lists.plain.full.first != .none {
+        let slab = slab(lists.plain.full.first)
+        lists.plain.full.remove(slab, physical)
+        slab.record.next = chain
+        chain = slab.frame
+      }
+    }
+    giveBack(chain)
+  }
+
+  /// Visits every slab. Only when nobody else is at the cache: no lock is held.
+  func forEachSlab(_ body: (Slab) -> Void) {
+    func visit(_ list: SlabList) {
+      var next = list.first
+      while next != .none {
+        let slab = slab(next)
+        next = slab.record.next
+        body(slab)
+      }
+    }
+    let (plain, audited) = cache.pointee.lists.withLock { ($0.plain, $0.audited) }
+    for set in (0..<2) {
+      let set = set == 0 ? plain : audited
+      visit(set.partial)
+      visit(set.full)
+      visit(set.free)
+    }
+  }
+}

@@ -1,0 +1,83 @@
+// Sizes that kmem serves from caches, and the way from a size to its cache.
+//
+// Steps of 8 bytes up to a cache line, where most requests of a kernel are; above it every class is a
+// multiple of the line, so that no two objects share one. The classes above 640 bytes are those that cut
+// 1, 2, 4 or 8 pages with less than a sixteenth left over, with the powers of two in between, because
+// callers ask for them. A constant size finds its class at compile time up to a line, with one load above.
+
+import MemoryPrimitives
+
+/// Columns of the table of counters: one for each size class, for what is larger, and for each object cache.
+@usableFromInline enum Column {
+  /// No request succeeds here: it counts those that failed. A size of zero lands here, and in the slow half.
+  @inlinable static var failed: Int { 0 }
+  @inlinable static var firstClass: Int { 1 }
+  static var lastClass: Int { 29 }
+  /// Requests above the largest class, and their pages.
+  @inlinable static var large: Int { 30 }
+  static var largePages: Int { 31 }
+  static var firstObjectCache: Int { 32 }
+  /// What a processor's row of counters holds.
+  static var limit: Int { 124 }
+}
+
+enum SizeClasses {
+  static var count: Int { 29 }
+  static var largest: Int { 4096 }
+
+  /// Bytes of an object of the class at `column`, 1 to 29.
+  static func size(_ column: Int) -> Int {
+    if column <= 8 { return column * 8 }
+    return switch column {
+    case 9: 128
+    case 10: 192
+    case 11: 256
+    case 12: 320
+    case 13: 384
+    case 14: 448
+    case 15: 512
+    case 16: 576
+    case 17: 640
+    case 18: 768
+    case 19: 896
+    case 20: 1024
+    case 21: 1152
+    case 22: 1344
+    case 23: 1600
+    case 24: 1792
+    case 25: 2048
+    case 26: 2304
+    case 27: 2688
+    case 28: 3264
+    default: 4096
+    }
+  }
+
+  /// The column of the smallest class that holds `lines` cache lines, 1 to 64.
+  static func column(holdingLines lines: Int) -> Int {
+    var column = 8
+    while size(column) < lines * 64 { column += 1 }
+    return column
+  }
+
+  /// What the caches are called.
+  static func name(_ column: Int) -> Name {
+    var digits: (UInt8, UInt8, UInt8, UInt8) = (0, 0, 0, 0)
+    var rest = size(column)
+    var length = 0
+    while rest > 0 {
+      digits = (UInt8(ascii: "0") + UInt8(rest % 10), digits.0, digits.1, digits.2)
+      rest /= 10
+      length += 1
+    }
+    return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 9) { bytes in
+      let prefix: StaticString = "kmem-"
+      for i in 0..<5 { bytes[i] = prefix.utf8Start[i] }
+      bytes[5] = digits.0
+      bytes[6] = digits.1
+      bytes[7] = digits.2
+      bytes[8] = digits.3
+      return Name(bytes: UnsafeBufferPointer(start: bytes.baseAddress, count: 5 + length))
+    }
+  }
+}

@@ -1,0 +1,355 @@
+// Where the hot halves fall: magazines, depot, slabs, frames, in this order.
+
+import CPlatform
+import Magazines
+import MemoryPrimitives
+import PhysicalMemory
+import Synchronization
+
+extension Kmem {
+  @usableFromInline @inline(never)
+  func allocSlow(_ place: Int, _ size: UInt64, _ type: MemoryType, _ level: Level)
+    -> UnsafeMutableRawPointer?
+  {
+    let site = CallSite(codeAddress: cp_return_address())
+    if place == Column.large * 16 { return allocateLarge(size, type, level, .no, site) }
+    // A size of zero is served like a size of one.
+    let column = max(place >> 4, Column.firstClass)
+    guard let cache = cache(at: column) else {
+      type.countAllocation(Column.failed)
+      return nil
+    }
+    var object = cache.take(size: Int(size), type, level, site)
+    if object == nil && level != .interrupt && reclaim() > .zero {
+      object = cache.take(size: Int(size), type, level, site)
+    }
+    guard let object else {
+      cache.cache.pointee.failed.add(1, ordering: .relaxed)
+      type.countAllocation(Column.failed)
+      return nil
+    }
+    type.countAllocation(column)
+    return object
+  }
+
+  @usableFromInline @inline(never)
+  func freeSlow(_ object: UnsafeMutableRawPointer, _ place: Int, _ size: UInt64, _ type: MemoryType) {
+    let site = CallSite(codeAddress: cp_return_address())
+    if place == Column.large * 16 { return freeLarge(object, size, type, site) }
+    let column = max(place >> 4, Column.firstClass)
+    guard let found = locate(VirtualAddress(object)) else {
+      var fault = FaultReport(
+        .foreignPointer, "freed what kmem never gave", VirtualAddress(object).rawValue, .virtualAddress)
+      fault.given = size
+      fault.type = type.name
+      fault.reportedAt = site
+      return state.pointee.machine.report(fault)
+    }
+    if let kind = found.mistake(column) {
+      return report(kind.kind, kind.what, found, object, size, type, site)
+    }
+    if found.slab.isAudited {
+      return freeAudited(object, found, size, type, site)
+    }
+    if found.cache.isFreeLocked(found.slab, found.index)
+      || found.cache.magazines.isOnTop(UInt(bitPattern: object))
+    {
+      return report(
+        .doubleFree, "freed an object that is free already", found, object, size, type, site)
+    }
+    found.cache.give(object, found, site)
+    type.countFree(column)
+  }
+
+  /// Where an address lies among the slabs; nil when it is not in any.
+  func locate(_ address: VirtualAddress) -> ObjectPlace? {
+    let machine = state.pointee.machine
+    let physical = machine.directMap.physicalAddress(of: address).rawValue
+    guard physical >> Page.shift < UInt64(FrameNumber.limit) else { return nil }
+    guard let record = state.pointee.physical.record(PhysicalAddress(physical).frame), record.role == .slab,
+      record.queue == .owner, let cache = cache(at: Slab.cache(record))
+    else { return nil }
+    let slab = cache.slab(Slab.first(record))
+    let offset = Int(address.rawValue - UInt64(UInt(bitPattern: slab.base)))
+    let index = offset / cache.chunk
+    return ObjectPlace(cache: cache, slab: slab, index: index, offset: offset - index * cache.chunk)
+  }
+
+  func report(
+    _ kind: FaultKind, _ what: StaticString, _ place: ObjectPlace, _ object: UnsafeMutableRawPointer,
+    _ size: UInt64, _ type: MemoryType?, _ site: CallSite
+  ) {
+    var fault = FaultReport(kind, what, VirtualAddress(object).rawValue, .virtualAddress)
+    fault.given = size
+    fault.expected = UInt64(place.cache.size)
+    fault.owner = place.cache.name
+    fault.type = type?.name
+    fault.reportedAt = site
+    if place.slab.isAudited && place.index < place.slab.objects {
+      let entry = place.slab.entry(place.index).pointee
+      if entry.period != 0 {
+        fault.allocatedAt = entry.allocatedAt
+        fault.freedAt = entry.freedAt
+        fault.type = self.type(at: entry.type)?.name
+        if kind != .wrongType { fault.expected = UInt64(entry.size) }
+      }
+    }
+    state.pointee.machine.report(fault)
+  }
+}
+
+/// An address by its slab.
+struct ObjectPlace {
+  let cache: CachePointer
+  let slab: Slab
+  let index: Int
+  /// Bytes into the object.
+  let offset: Int
+
+  /// What is wrong with freeing this as an object of the cache at `column`.
+  func mistake(_ column: Int) -> (kind: FaultKind, what: StaticString)? {
+    if index >= slab.objects { return (.foreignPointer, "freed an address behind the objects of a slab") }
+    if offset != 0 { return (.foreignPointer, "freed an address inside an object") }
+    if cache.column == column { return nil }
+    if cache.column < Column.firstObjectCache && column < Column.firstObjectCache {
+      return (.wrongSize, "freed by another size than it was allocated by")
+    }
+    return (.foreignPointer, "freed to another cache than it came from")
+  }
+}
+
+extension CachePointer {
+  /// An object from the magazines, the slabs, or a new slab.
+  func take(
+    size: Int, _ type: MemoryType, _ level: Level, _ site: CallSite
+  ) -> UnsafeMutableRawPointer? {
+    var mayAddMagazine = true
+    while true {
+      if let word = magazines.popSlow() { return UnsafeMutableRawPointer(bitPattern: word) }
+      if auditPeriod != nil { return takePastMagazines(size: size, type, level, site) }
+      var findings = Findings()
+      let outcome = magazines.refill { words, most in
+        cache.pointee.lists.withLock { take(&$0, into: words, most: most, &findings) }
+      }
+      report(findings)
+      switch outcome {
+      case .word(let word): return UnsafeMutableRawPointer(bitPattern: word)
+      case .noMagazine where mayAddMagazine:
+        mayAddMagazine = false
+        if addMagazine(level) { continue }
+        return takePastMagazines(size: size, type, level, site)
+      case .noMagazine, .empty, .off: return takePastMagazines(size: size, type, level, site)
+      }
+    }
+  }
+
+  /// One object straight from a slab. This is all there is when the cache is audited, and the way by which
+  /// magazines themselves are allocated.
+  func takePastMagazines(
+    size: Int, _ type: MemoryType, _ level: Level, _ site: CallSite
+  ) -> UnsafeMutableRawPointer? {
+    while true {
+      let period = auditPeriod
+      var findings = Findings()
+      func one(_ lists: inout SlabLists) -> UnsafeMutableRawPointer? {
+        if let period { return takeAudited(&lists, period, size: size, type: type.index, at: site) }
+        var word: UInt = 0
+        return take(&lists, into: &word, most: 1, &findings) == 1
+          ? UnsafeMutableRawPointer(bitPattern: word) : nil
+      }
+      let object = cache.pointee.lists.withLock { one(&$0) }
+      report(findings)
+      if let object { return object }
+      guard let slab = makeSlab(isAudited: period != nil, level: level) else { return nil }
+      let first = cache.pointee.lists.withLock { lists -> UnsafeMutableRawPointer? in
+        insert(&lists, slab)
+        return one(&lists)
+      }
+      report(findings)
+      if let first { return first }
+    }
+  }
+
+  /// Brings the depot another magazine, if it may have one.
+  func addMagazine(_ level: Level) -> Bool {
+    guard magazines.magazineCount < cache.pointee.magazineLimit else { return false }
+    let column = cache.pointee.magazineColumn
+    let size = Int(Magazines.magazineSize(rounds: magazines.rounds).rawValue)
+    guard let source = kmem.cache(at: column),
+      let magazine = source.takePastMagazines(size: size, kmem.ownType, level, .here)
+    else { return false }
+    kmem.ownType.countAllocation(column)
+    magazines.add(magazine)
+    return true
+  }
+
+  /// Gives an object, which `place` has found good, to the magazines or its slab. Never fails.
+  func give(_ object: UnsafeMutableRawPointer, _ place: ObjectPlace, _ site: CallSite) {
+    let word = UInt(bitPattern: object)
+    var mayAddMagazine = true
+    for _ in 0..<4 {
+      switch magazines.pushSlow(word) {
+      case .pushed: return
+      case .off: return putBack(place, site)
+      case .noMagazine where mayAddMagazine:
+        mayAddMagazine = false
+        if addMagazine(.normal) { continue }
+        fallthrough
+      case .noMagazine, .full:
+        if spill(site) == 0 { return putBack(place, site) }
+      }
+    }
+    // Interrupts filled the magazine each time.
+    putBack(place, site)
+  }
+
+  /// Moves a full magazine of this processor to the slabs; answers how many objects that were.
+  private func spill(_ site: CallSite) -> Int {
+    var words = InlineArray<64, UInt>(repeating: 0)
+    return withUnsafeMutablePointer(to: &words) {
+      $0.withMemoryRebound(to: UInt.self, capacity: 64) { words in
+        let count = magazines.spill(into: words)
+        putBack(words, count, site)
+        return count
+      }
+    }
+  }
+
+  /// Puts one object, known to be good, back into its slab.
+  func putBack(_ place: ObjectPlace, _ site: CallSite) {
+    var chain = FrameNumber.none
+    cache.pointee.lists.withLock { put(&$0, place.slab, place.index, at: site, &chain) }
+    giveBack(chain)
+  }
+
+  /// Puts what came out of magazines back into slabs. A caller may have put there what is no object of
+  /// this cache, which is reported, and left alone.
+  func putBack(_ words: UnsafeMutablePointer<UInt>, _ count: Int, _ site: CallSite) {
+    var chain = FrameNumber.none
+    var bad = 0
+    cache.pointee.lists.withLock { lists in
+      for i in 0..<count {
+        if let place = kmem.locate(VirtualAddress(UInt64(words[i]))), place.mistake(column) == nil,
+          !isFree(place.slab, place.index)
+        {
+          put(&lists, place.slab, place.index, at: site, &chain)
+        } else {
+          words[bad] = words[i]
+          bad += 1
+        }
+      }
+    }
+    giveBack(chain)
+    for i in 0..<bad { reportBadWord(words[i], site) }
+  }
+
+  private func reportBadWord(_ word: UInt, _ site: CallSite) {
+    let object = UnsafeMutableRawPointer(bitPattern: word).unsafelyUnwrapped
+    guard let place = kmem.locate(VirtualAddress(object)) else {
+      var fault = FaultReport(
+        .foreignPointer, "a magazine held what kmem never gave", UInt64(word), .virtualAddress)
+      fault.owner = name
+      fault.reportedAt = site
+      return machine.report(fault)
+    }
+    if let mistake = place.mistake(column) {
+      kmem.report(mistake.kind, mistake.what, place, object, UInt64(size), nil, site)
+    } else {
+      kmem.report(
+        .doubleFree, "an object was in a magazine and free in its slab", place, object, UInt64(size), nil,
+        site)
+    }
+  }
+
+  /// Whether an object that a caller wants to free is free already.
+  func isFreeLocked(_ slab: Slab, _ index: Int) -> Bool {
+    // The word of a live object is its user's; only when it looks like that of a free one, the list is asked.
+    let object = object(slab, index)
+    guard word(of: object).isMark(of: object) else { return false }
+    return cache.pointee.lists.withLock { _ in isFree(slab, index) }
+  }
+
+  func report(_ findings: Findings) {
+    guard findings.damaged != 0 else { return }
+    var fault = FaultReport(
+      .writeAfterFree, "a free object was written to; its slab gives out no more", UInt64(findings.damaged),
+      .virtualAddress)
+    fault.owner = name
+    machine.report(fault)
+  }
+}
+
+// MARK: - Giving memory back
+
+extension Kmem {
+  /// Takes all objects out of all magazines and gives every slab back that has none in use. Asks every
+  /// processor; no spin lock may be held. Answers the pages given back.
+  @discardableResult public func drain() -> PageCount {
+    let before = slabPages
+    forEach { cache in
+      cache.magazines.drain { cache.putBackDrained($0) }
+      cache.returnMagazines()
+    }
+    // After all of them: magazines are objects of other caches.
+    forEach { $0.giveBackFree() }
+    return before - min(slabPages, before)
+  }
+
+  /// Gives back what no processor has: the objects in depots, and slabs without any in use. Answers the
+  /// pages given back.
+  func reclaim() -> PageCount {
+    state.pointee.reclaims.add(1, ordering: .relaxed)
+    let before = slabPages
+    forEach { cache in
+      cache.magazines.drainDepot { cache.putBackDrained($0) }
+      cache.giveBackFree()
+    }
+    return before - min(slabPages, before)
+  }
+
+  /// Frames of all slabs.
+  var slabPages: PageCount {
+    var frames = 0
+    forEach { frames += $0.cache.pointee.lists.withLock { $0.frames } }
+    return PageCount(frames)
+  }
+}
+
+extension CachePointer {
+  func putBackDrained(_ word: UInt) {
+    var word = word
+    putBack(&word, 1, .unknown)
+  }
+
+  /// Gives empty magazines back to the caches that they came from.
+  func returnMagazines() {
+    let size = Magazines.magazineSize(rounds: magazines.rounds)
+    let column = cache.pointee.magazineColumn
+    while let magazine = magazines.takeEmpty() {
+      guard let place = kmem.locate(VirtualAddress(magazine)) else { continue }
+      assert(place.cache.column == column && size.rawValue <= UInt64(place.cache.size))
+      place.cache.putBack(place, .here)
+      kmem.ownType.countFree(column)
+    }
+  }
+
+  /// Gives back every slab without an object in use, in pieces of 32 a lock.
+  func giveBackFree() {
+    var wasLast = false
+    while !wasLast {
+      var chain = FrameNumber.none
+      cache.pointee.lists.withLock { lists in
+        for _ in 0..<32 {
+          let plain = lists.plain.free.first
+          let first = plain != .none ? plain : lists.audited.free.first
+          guard first != .none else {
+            wasLast = true
+            return
+          }
+          unlinkFree(&lists, slab(first), &chain)
+        }
+      }
+      giveBack(chain)
+    }
+  }
+}
