@@ -15,5 +15,5 @@ struct Strata: ParsableCommand {
 
       Bad input ends with one line on what and where, and a status of 64 to 78 as in sysexits(3).
       """,
-    subcommands: [Trace.self])
+    subcommands: [Trace.self, ReplayCommand.self])
 }

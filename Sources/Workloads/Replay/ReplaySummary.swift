@@ -1,0 +1,201 @@
+// What a replay found, as figures, as a table for a person and as one row of JSON for a tool. Host and
+// kernel print the same.
+
+import MemoryPrimitives
+
+/// Why an event of the trace was not carried out, other than for want of an owner.
+@frozen public enum ReplaySkip: UInt8, Sendable {
+  /// Kmem had no memory for an object.
+  case noObject
+  /// There was no block of frames of the order, where it had to lie.
+  case noPages
+  /// It frees what was skipped at its allocation.
+  case skippedBefore
+  /// The request had already failed in the traced kernel.
+  case failedInTrace
+
+  public static var count: Int { 4 }
+
+  public var words: StaticString {
+    switch self {
+    case .noObject: "no memory for an object"
+    case .noPages: "no block of frames"
+    case .skippedBefore: "free of what was skipped"
+    case .failedInTrace: "failed in the traced kernel"
+    }
+  }
+}
+
+/// What came of a replay. Plain figures, valid on either machine.
+public struct ReplaySummary: Equatable, Sendable {
+  /// Events read, by `TraceKind.rawValue`.
+  public var events: InlineArray<7, UInt64> = .init(repeating: 0)
+  /// Events that were carried out, and what the allocators took for them, as `cp_cycles` counts.
+  public var done: InlineArray<7, UInt64> = .init(repeating: 0)
+  public var cycles: InlineArray<7, UInt64> = .init(repeating: 0)
+  /// Frees of which nothing was live.
+  public var unmatchedObjectFrees: UInt64 = 0
+  public var unmatchedPageFrees: UInt64 = 0
+  /// Allocations of what was still live: its free was lost, the old one was freed first.
+  public var reused: UInt64 = 0
+  /// By `ReplaySkip.rawValue`.
+  public var skips: InlineArray<4, UInt64> = .init(repeating: 0)
+  public var liveObjects: UInt64 = 0
+  public var liveBytes: UInt64 = 0
+  public var livePages: UInt64 = 0
+  public var peakObjects: UInt64 = 0
+  /// As requested.
+  public var peakObjectBytes: UInt64 = 0
+  public var peakPages: UInt64 = 0
+  /// Live at the trace's end.
+  public var leftObjects: UInt64 = 0
+  public var leftPages: UInt64 = 0
+  /// Stamps that were not intact, memory that was not zero though asked for, frames of another role.
+  public var damaged: UInt64 = 0
+  /// The first event that saw damage, from 0; all ones for none.
+  public var firstDamage: UInt32 = .max
+  /// Frames that did not come back after what was left was freed.
+  public var lostPages: UInt64 = 0
+  /// Frames more than at the start.
+  public var gainedPages: UInt64 = 0
+  /// The trace's own peaks, for comparison.
+  public var expectedPeakObjects: UInt64 = 0
+  public var expectedPeakPages: UInt64 = 0
+  /// Whether what was left has been given back and the counts compared.
+  public var isClosed = false
+  /// `cp_cycles` over the whole run, checking of stamps included.
+  public var allCycles: UInt64 = 0
+
+  public init() {}
+
+  public var allEvents: UInt64 { sum(events) }
+  public var unmatched: UInt64 { unmatchedObjectFrees + unmatchedPageFrees }
+  public var skipped: UInt64 { skips[0] + skips[1] + skips[2] + skips[3] }
+  public var lost: UInt64 { lostPages }
+
+  /// Whether all stamps held, everything came back, and at most one in a thousand of the events that have
+  /// a live counterpart was skipped.
+  public var succeeded: Bool {
+    damaged == 0 && lostPages == 0 && gainedPages == 0 && peaksAgree
+      && (skipped - skips[Int(ReplaySkip.failedInTrace.rawValue)]) * 1000 <= allEvents - unmatched
+  }
+
+  /// A trace can't say that it needs less than it does: where nothing was skipped its peaks were reached.
+  var peaksAgree: Bool {
+    skipped > 0 || (peakObjects == expectedPeakObjects && peakPages == expectedPeakPages)
+  }
+
+  private func sum(_ values: InlineArray<7, UInt64>) -> UInt64 {
+    var total: UInt64 = 0
+    for i in 0..<TraceKind.count { total += values[i] }
+    return total
+  }
+
+  public static func == (a: ReplaySummary, b: ReplaySummary) -> Bool {
+    var isEqual = a.allEvents == b.allEvents && a.damaged == b.damaged
+    a.forEachFigure { name, value in
+      b.forEachFigure { other, otherValue in
+        if name.utf8Start == other.utf8Start && value != otherValue { isEqual = false }
+      }
+    }
+    return isEqual
+  }
+
+  // MARK: Printing
+
+  /// The figures of the row `{"kind":"replay",…}`, in their order.
+  public func forEachFigure(_ body: (StaticString, UInt64) -> Void) {
+    for i in 0..<TraceKind.count { body(TraceKind(rawValue: UInt8(i)).unsafelyUnwrapped.words, events[i]) }
+    body("unmatched_object_frees", unmatchedObjectFrees)
+    body("unmatched_page_frees", unmatchedPageFrees)
+    body("reused", reused)
+    body("skipped", skipped)
+    body("peak_object_bytes", peakObjectBytes)
+    body("peak_objects", peakObjects)
+    body("peak_pages", peakPages)
+    body("left_objects", leftObjects)
+    body("left_pages", leftPages)
+    body("lost", lost)
+  }
+
+  /// Hands out the row as pieces of one line, without a line feed.
+  public func writeJSON(_ sink: (Line) -> Void) {
+    sink("{\"kind\":\"replay\"")
+    forEachFigure { name, value in sink(",\"\(name)\":\(value)") }
+    sink("}")
+  }
+
+  /// Hands out the table line by line. `cycles` says what `cp_cycles` counts here: instructions, or cycles.
+  public func print(cycles unit: StaticString, _ sink: (Line) -> Void) {
+    sink(
+      "\(count: allEvents) events: \(count: unmatched) frees without a live counterpart, \(count: skipped) skipped, \(count: lost) lost."
+    )
+    let heading: Line = "\(unit) each"
+    sink("event                   events     done  no owner  \(right: heading, 17)")
+    var order: InlineArray<7, Int> = [0, 1, 2, 3, 4, 5, 6]
+    for i in 1..<TraceKind.count {
+      var at = i
+      while at > 0 && events[order[at - 1]] < events[order[at]] {
+        let above = order[at - 1]
+        order[at - 1] = order[at]
+        order[at] = above
+        at -= 1
+      }
+    }
+    for i in 0..<TraceKind.count where events[order[i]] > 0 {
+      let kind = TraceKind(rawValue: UInt8(order[i])).unsafelyUnwrapped
+      let each = done[order[i]] > 0 && kind != .pageFreeBatched ? grouped(cycles[order[i]] / done[order[i]]) : "-"
+      row("\(kind.words)", events[order[i]], done[order[i]], withoutOwner(kind), each, sink)
+    }
+    let repeats = events[Int(TraceKind.pageFreeBatched.rawValue)]
+    let carriedOut = sum(done) - repeats
+    let each = carriedOut > 0 ? grouped(sum(cycles) / carriedOut) : "-"
+    row("all events", allEvents, sum(done), grouped(unmatched), each, sink)
+    if repeats > 0 { sink("mm_page_free_batched repeats a mm_page_free: counted, nothing to do.") }
+    if allEvents > 0 { sink("All in all \(count: allCycles / allEvents) \(unit) an event, stamping and checking included.") }
+    for i in 0..<ReplaySkip.count where skips[i] > 0 {
+      sink("Skipped \(count: skips[i]): \(ReplaySkip(rawValue: UInt8(i)).unsafelyUnwrapped.words).")
+    }
+    if reused > 0 { sink("Allocated while still live, so the old one was freed first: \(count: reused).") }
+    sink(
+      "At most \(count: peakObjects) objects (\(count: peakObjectBytes) bytes) and \(count: peakPages) pages (\(PageCount(peakPages).bytes)) were live."
+    )
+    let since: StaticString = isClosed ? "; they are freed." : " and stay so."
+    sink("At the end \(count: leftObjects) objects and \(count: leftPages) pages were live\(since)")
+    printVerdict(sink)
+  }
+
+  private func printVerdict(_ sink: (Line) -> Void) {
+    if damaged > 0 {
+      sink("! \(count: damaged) objects or pages were damaged, seen first by event \(count: UInt64(firstDamage) + 1).")
+    }
+    if !peaksAgree {
+      sink("! The trace says at most \(count: expectedPeakObjects) objects and \(count: expectedPeakPages) pages: pack it again.")
+    }
+    guard isClosed else { return }
+    if lostPages > 0 { sink("! \(count: lostPages) frames did not come back. Type: frames") }
+    if gainedPages > 0 { sink("! \(count: gainedPages) frames more are free than at the start. Type: frames") }
+    if damaged == 0 && lostPages == 0 && gainedPages == 0 { sink("Everything is back at its starting counts.") }
+  }
+
+  private func withoutOwner(_ kind: TraceKind) -> Line {
+    switch kind {
+    case .pageFree: grouped(unmatchedPageFrees)
+    case .kfree: grouped(unmatchedKfrees)
+    case .cacheFree: grouped(unmatchedObjectFrees - unmatchedKfrees)
+    default: "-"
+    }
+  }
+
+  /// Of `unmatchedObjectFrees` those by kfree.
+  var unmatchedKfrees: UInt64 = 0
+
+  private func grouped(_ value: UInt64) -> Line { "\(count: value)" }
+
+  private func row(
+    _ name: Line, _ events: UInt64, _ done: UInt64, _ unmatched: Line, _ each: Line, _ sink: (Line) -> Void
+  ) {
+    let (events, done) = (grouped(events), grouped(done))
+    sink("\(left: name, 20)  \(right: events, 8) \(right: done, 8)  \(right: unmatched, 8)  \(right: each, 17)")
+  }
+}

@@ -1,0 +1,91 @@
+// `strata replay`: a packed trace against Strata in this process, on a simulated machine.
+
+import ArgumentParser
+import Foundation
+import MemoryPrimitives
+import Workloads
+
+struct ReplayCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "replay",
+    abstract: "Replay a packed trace against Strata's allocators, on a simulated machine.",
+    discussion: """
+      The same code as the console's `replay`, with the same figures. kmalloc and kmem_cache events go to \
+      kmem, mm_page events to physical memory; everything is stamped when it comes and checked when it \
+      goes; at the end what the trace leaves live is freed, and the machine must be as it was.
+
+      Examples:
+        strata replay build.trace
+        strata replay build.trace --memory 64M     is that enough?
+        strata replay build.trace -j | jq .peak_pages
+
+      Exit status: 0 when all went well, 65 for a bad trace, 69 for a machine that is too small, 70 when \
+      something was damaged or lost or too much had to be skipped.
+      """)
+
+  @Argument(help: "The packed trace.")
+  var file: String
+
+  @Option(name: .shortAndLong, help: "Memory of the simulated machine, as in 64M or 4G.")
+  var memory = Size(argument: "256M")!
+
+  @Flag(name: .customShort("j"), help: "Print one row of JSON instead of tables.")
+  var json = false
+
+  func run() throws {
+    try complaining {
+      let summary = try replay()
+      Terminal.standard.clearProgress()
+      if json {
+        var row = ""
+        summary.writeJSON { row += $0.text }
+        print(row)
+      } else {
+        summary.print(cycles: "cycles") { print($0.text) }
+      }
+      guard summary.succeeded else { throw Complaint("\(file): the replay failed", .software) }
+    }
+  }
+
+  private func replay() throws -> ReplaySummary {
+    let data = try load()
+    let name = Line(file)
+    return try data.withUnsafeBytes { bytes in
+      do {
+        let trace = try PackedTrace(bytes)
+        let machine = try SimulatedMachine(memory: memory.bytes)
+        let replay = try Replay.prepare(trace, on: machine.system)
+        Terminal.standard.beginProgress()
+        try replay.run(machine.access) {
+          Terminal.standard.progress(
+            "replay", $0.events, of: $0.of,
+            "\(grouped($0.events)) of \(grouped($0.of)) events   \(grouped($0.liveObjects)) live")
+        }
+        return replay.close(machine.access)
+      } catch let error as TraceError {
+        throw Complaint(error.describe(name).text, .dataError)
+      } catch let error as ReplayError {
+        if case .trace = error { throw Complaint(error.describe(name).text, .dataError) }
+        throw Complaint(error.describe(name).text + " Try --memory 1G.", .unavailable)
+      }
+    }
+  }
+
+  private func load() throws -> Data {
+    var status = stat()
+    guard stat(file, &status) == 0 else { throw Complaint.system(file, .noInput) }
+    guard status.st_mode & S_IFMT != S_IFDIR else { throw Complaint("\(file): is a directory", .noInput) }
+    do { return try Data(contentsOf: URL(fileURLWithPath: file)) } catch {
+      throw Complaint("\(file): can't be read", .noInput)
+    }
+  }
+}
+
+extension Line {
+  init(_ text: String) {
+    self.init()
+    for byte in text.utf8 { append(byte: byte) }
+  }
+
+  var text: String { withBytes { String(decoding: $0, as: UTF8.self) } }
+}

@@ -1,0 +1,209 @@
+import Kmem
+import MemoryPrimitives
+import PhysicalMemory
+import Workloads
+import XCTest
+
+final class ReplayTests: XCTestCase {
+  private func check(_ system: SmallSystem, _ file: StaticString = #filePath, _ line: UInt = #line) {
+    if let broken = system.physical.checkInvariants() { XCTFail("\(broken)", file: file, line: line) }
+  }
+
+  func testReplaysTheExample() throws {
+    let system = try SmallSystem(.mebibytes(16))
+    let before = system.physical.freeCount
+    let summary = try system.replay(WrittenTrace.example.bytes)
+    XCTAssertEqual(
+      summary.figures,
+      [
+        "kmalloc": 2, "kfree": 2, "kmem_cache_alloc": 1, "kmem_cache_free": 1, "mm_page_alloc": 2, "mm_page_free": 2,
+        "mm_page_free_batched": 1, "unmatched_object_frees": 1, "unmatched_page_frees": 0, "reused": 0, "skipped": 0,
+        "peak_object_bytes": 5356, "peak_objects": 3, "peak_pages": 4, "left_objects": 1, "left_pages": 2, "lost": 0,
+      ])
+    XCTAssertEqual(summary.damaged, 0)
+    // The trace that a test wrote does not know its peaks.
+    XCTAssertFalse(summary.succeeded)
+    XCTAssertGreaterThanOrEqual(system.physical.freeCount.rawValue + 8, before.rawValue)
+    check(system)
+  }
+
+  func testFreesWithoutOwnersDoNothing() throws {
+    var trace = WrittenTrace()
+    trace.kfree(0)
+    trace.pages(.pageFree, 0, order: 1)
+    trace.kmalloc(0, 32)
+    trace.kfree(0)
+    trace.kfree(0)
+    let summary = try SmallSystem(.mebibytes(16)).replay(trace.bytes)
+    XCTAssertEqual(summary.unmatchedObjectFrees, 2)
+    XCTAssertEqual(summary.unmatchedPageFrees, 1)
+    XCTAssertEqual(summary.lost, 0)
+  }
+
+  func testALostFreeIsMadeUpFor() throws {
+    var trace = WrittenTrace()
+    trace.kmalloc(0, 32)
+    trace.kmalloc(0, 64)
+    trace.pages(.pageAlloc, 0, order: 2)
+    trace.pages(.pageAlloc, 1)
+    trace.pages(.pageFree, 0, order: 2)
+    let summary = try SmallSystem(.mebibytes(16)).replay(trace.bytes)
+    XCTAssertEqual(summary.reused, 2)
+    XCTAssertEqual(summary.leftObjects, 1)
+    XCTAssertEqual(summary.leftPages, 0)
+    XCTAssertEqual(summary.peakPages, 4)
+    XCTAssertEqual(summary.damaged, 0)
+    XCTAssertEqual(summary.lost, 0)
+  }
+
+  func testBlocksAreFreedInPiecesAndAcrossBlocks() throws {
+    var trace = WrittenTrace()
+    for block in 0..<4 as Range<UInt32> { trace.pages(.pageAlloc, block * 4, order: 2) }
+    trace.pages(.pageFree, 1)
+    trace.pages(.pageFree, 2, order: 1)
+    trace.pages(.pageFree, 4, order: 3)
+    let system = try SmallSystem(.mebibytes(16))
+    let summary = try system.replay(trace.bytes)
+    XCTAssertEqual(summary.leftPages, 5)
+    XCTAssertEqual(summary.damaged, 0)
+    XCTAssertEqual(summary.lost, 0)
+    check(system)
+  }
+
+  func testWhatHadToLieLowDoes() throws {
+    var trace = WrittenTrace()
+    trace.pages(.pageAlloc, 0, order: 3, limit: .dma)
+    trace.pages(.pageAlloc, 8, order: 0, limit: .dma32)
+    let summary = try SmallSystem(.mebibytes(64)).replay(trace.bytes) { replay in
+      XCTAssertLessThan(replay.frame(ofPage: 0)!.rawValue, 4096)
+      XCTAssertEqual(replay.frame(ofPage: 0)!.rawValue & 7, 0)
+    }
+    XCTAssertEqual(summary.skipped, 0)
+  }
+
+  func testFailuresInTheTracedKernelAreSkipped() throws {
+    var trace = WrittenTrace()
+    trace.pages(.pageAlloc, TraceEvent.nobody, order: 9)
+    trace.kmalloc(TraceEvent.nobody, 64)
+    let summary = try SmallSystem(.mebibytes(16)).replay(trace.bytes)
+    XCTAssertEqual(summary.skips[Int(ReplaySkip.failedInTrace.rawValue)], 2)
+    XCTAssertTrue(summary.succeeded)
+  }
+
+  func testWhatFindsNoMemoryIsSkippedAndSoIsItsFree() throws {
+    var trace = WrittenTrace()
+    trace.pages(.pageAlloc, 0, order: 11)  // more in one piece than 8 MiB has left
+    trace.pages(.pageFree, 0, order: 11)
+    trace.kmalloc(0, 16 << 20)
+    trace.kfree(0)
+    trace.counts.peakPages = 0
+    let system = try SmallSystem(.mebibytes(8))
+    let summary = try system.replay(trace.bytes)
+    XCTAssertEqual(summary.skips[Int(ReplaySkip.noPages.rawValue)], 1)
+    XCTAssertEqual(summary.skips[Int(ReplaySkip.noObject.rawValue)], 1)
+    XCTAssertEqual(summary.skips[Int(ReplaySkip.skippedBefore.rawValue)], 2)
+    XCTAssertEqual(summary.unmatched, 0)
+    XCTAssertFalse(summary.succeeded)
+    XCTAssertEqual(summary.lost, 0)
+  }
+
+  func testAMachineTooSmallSaysSoBeforehand() throws {
+    let system = try SmallSystem(.mebibytes(4))
+    let free = system.physical.freeCount
+    var trace = WrittenTrace()
+    for page in 0..<2000 as Range<UInt32> { trace.pages(.pageAlloc, page) }
+    XCTAssertThrowsError(try system.replay(trace.bytes)) {
+      guard case .machineTooSmall(let needed, _)? = $0 as? ReplayError else { return XCTFail("\($0)") }
+      XCTAssertGreaterThan(needed.rawValue, 2000)
+      XCTAssertTrue(
+        ($0 as! ReplayError).describe("The boot module").string.hasPrefix("The boot module needs "),
+        ($0 as! ReplayError).describe("The boot module").string)
+    }
+    XCTAssertEqual(system.physical.freeCount, free)
+  }
+
+  func testDamageIsFoundAndToldByEvent() throws {
+    for (size, offset) in [(1, 0), (25, 24), (128, 127), (4096, 4095), (4096, 64), (9000, 8992)] as [(UInt32, Int)] {
+      var trace = WrittenTrace()
+      trace.kmalloc(0, 8)
+      trace.kmalloc(1, size)
+      trace.pages(.pageAlloc, 0)
+      let summary = try SmallSystem(.mebibytes(16)).replay(trace.bytes) { replay in
+        let address = replay.address(ofObject: 1)!
+        let pointer = SmallSystem.Access().pointer(to: address + ByteCount(offset))!
+        pointer.storeBytes(of: ~pointer.load(as: UInt8.self), as: UInt8.self)
+      }
+      XCTAssertEqual(summary.damaged, 1, "byte \(offset) of \(size)")
+      XCTAssertFalse(summary.succeeded)
+    }
+  }
+
+  func testMemoryThatDoesNotComeBackIsToldAndFails() throws {
+    var trace = WrittenTrace()
+    trace.pages(.pageAlloc, 0)
+    let system = try SmallSystem(.mebibytes(16))
+    let summary = try system.replay(trace.bytes) { _ in _ = try! system.physical.allocate(Order(1), role: .wired) }
+    XCTAssertEqual(summary.lost, 2)
+    XCTAssertFalse(summary.succeeded)
+    XCTAssertTrue(summary.text.contains("! 2 frames did not come back."), summary.text)
+  }
+
+  func testTwoReplaysEndAlike() throws {
+    let system = try SmallSystem(.mebibytes(64))
+    let bytes = try sample()
+    let first = try system.replay(bytes)
+    let second = try system.replay(bytes)
+    XCTAssertEqual(first, second)
+    XCTAssertTrue(first.succeeded && second.succeeded, second.text)
+    check(system)
+  }
+
+  func testTheSampleIsWhatItWas() throws {
+    let summary = try SmallSystem(.mebibytes(64)).replay(sample())
+    XCTAssertTrue(summary.succeeded, summary.text)
+    XCTAssertEqual(
+      summary.figures,
+      [
+        "kmalloc": 1398, "kfree": 3063, "kmem_cache_alloc": 29510, "kmem_cache_free": 33703, "mm_page_alloc": 24238,
+        "mm_page_free": 14546, "mm_page_free_batched": 13542, "unmatched_object_frees": 7367,
+        "unmatched_page_frees": 31, "reused": 1, "skipped": 0, "peak_object_bytes": 551_966, "peak_objects": 1601,
+        "peak_pages": 10420, "left_objects": 1508, "left_pages": 9772, "lost": 0,
+      ])
+  }
+
+  func testTheFullTraceIfItIsHere() throws {
+    guard let path = ProcessInfo.processInfo.environment["STRATA_TRACE"] else { throw XCTSkip("STRATA_TRACE=FILE") }
+    let bytes = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path)))
+    let summary = try SmallSystem(.mebibytes(256)).replay(bytes)
+    print(summary.text)
+    XCTAssertTrue(summary.succeeded, summary.text)
+    XCTAssertEqual(summary.unmatchedObjectFrees, 21288)
+    XCTAssertEqual(summary.unmatchedPageFrees, 115)
+    XCTAssertEqual(summary.reused, 2)
+    XCTAssertEqual(summary.leftObjects, 1448)
+    XCTAssertEqual(summary.leftPages, 10180)
+    XCTAssertEqual(summary.peakPages, 10898)
+    XCTAssertEqual(summary.peakObjectBytes, 789_468)
+  }
+
+  func testJSONHasTheKeysOfTheDesign() throws {
+    var row = ""
+    try SmallSystem(.mebibytes(16)).replay(WrittenTrace.example.bytes).writeJSON { row += $0.string }
+    XCTAssertTrue(row.hasPrefix(#"{"kind":"replay","kmalloc":2,"kfree":2,"#), row)
+    let object = try JSONSerialization.jsonObject(with: Data(row.utf8)) as? [String: Any]
+    XCTAssertEqual(object?.count, 18)
+  }
+
+  func testTablesFitTheScreen() throws {
+    let text = try SmallSystem(.mebibytes(64)).replay(sample()).text
+    let lines = text.split(separator: "\n")
+    XCTAssertLessThanOrEqual(lines.count, 24)
+    for line in lines { XCTAssertLessThanOrEqual(line.count, 80, "\(line)") }
+  }
+
+  private func sample() throws -> [UInt8] {
+    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
+    return [UInt8](try Data(contentsOf: root.appendingPathComponent("Traces/linux-6.1-sample.trace")))
+  }
+}
