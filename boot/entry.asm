@@ -204,9 +204,9 @@ refuse:
         hlt
         jmp .halt
 
-; COM1: 115200 8N1, no interrupts yet.
+; COM1: 115200 8N1, no interrupts. The FIFO is left alone: turning it on throws away what was typed.
 serial_start:
-        mov ecx, 7
+        mov ecx, 6
         mov esi, serial_settings
 .next:  lodsw
         movzx edx, al
@@ -238,9 +238,9 @@ segments:
         dw $ - segments - 1
         dd segments
 
-; Register and value: line control, divisor, line control, FIFO, modem control.
+; Register and value: interrupts, line control, divisor, line control, modem control.
 serial_settings:
-        db 1, 0x00,  3, 0x80,  0, 0x01,  1, 0x00,  3, 0x03,  2, 0xc7,  4, 0x0b
+        db 1, 0x00,  3, 0x80,  0, 0x01,  1, 0x00,  3, 0x03,  4, 0x0b
 
 guards: dd guard_0_physical, guard_1_physical, guard_2_physical
 .count: dd 3

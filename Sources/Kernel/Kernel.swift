@@ -13,8 +13,8 @@ import MemoryPrimitives
 /// Called by boot/entry.asm in the higher half, on the boot stack, with interrupts off.
 @c(kernel_main)
 public func kernelMain(_ loader: UInt32, _ record: UInt64, _ image: UnsafePointer<cp_image>) -> Never {
-  SerialPort.start()
   Image.adopt(image)
+  SerialPort.start()
   DescriptorTables.install(image)
   let boot = BootRecord(image)
   do throws(BootRecordError) {
