@@ -2,9 +2,17 @@
 
 import CPlatform
 import MemoryPrimitives
+import Synchronization
 
 enum Executive {
   static var directMap: DirectMap { DirectMap(base: 0xffff_8000_0000_0000) }
+
+  private static let entered = Atomic<UInt64>(0)
+
+  static func noteEntry(cycles: UInt64) { entered.store(cycles, ordering: .relaxed) }
+
+  /// Cycles since the loader entered the kernel: instructions, under QEMU's `-icount shift=0`.
+  static var cyclesSinceEntry: UInt64 { cp_cycles() &- entered.load(ordering: .relaxed) }
 
   /// Who runs. There is one thread: the boot, which becomes the console.
   static var currentThreadName: Name { Name("console") }

@@ -12,9 +12,12 @@ import MemoryPrimitives
 
 /// Called by boot/entry.asm in the higher half, on the boot stack, with interrupts off.
 @c(kernel_main)
-public func kernelMain(_ loader: UInt32, _ record: UInt64, _ image: UnsafePointer<cp_image>) -> Never {
-  SerialPort.start()
+public func kernelMain(
+  _ loader: UInt32, _ record: UInt64, _ image: UnsafePointer<cp_image>, _ entered: UInt64
+) -> Never {
   Image.adopt(image)
+  Executive.noteEntry(cycles: entered)
+  SerialPort.start()
   DescriptorTables.install(image)
   let boot = BootRecord(image)
   do throws(BootRecordError) {

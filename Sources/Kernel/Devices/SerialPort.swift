@@ -40,14 +40,16 @@ enum SerialPort {
   private static func write(_ value: UInt8, to register: UInt16) { cp_out8(base + register, value) }
   private static func read(_ register: UInt16) -> UInt8 { cp_in8(base + register) }
 
-  /// Sets the line up, with no interrupts.
+  /// Sets the line up, with no interrupts. `Image.adopt` comes first: the ring lies in its storage.
   static func start() {
     write(0, to: Register.interrupts)
     write(0x80, to: Register.lineControl)
     write(1, to: Register.data)
     write(0, to: Register.interrupts)
     write(0x03, to: Register.lineControl)
-    write(0xc7, to: Register.fifo)
+    // Turning the FIFO on empties the port: what was typed already is taken out first.
+    handleInterrupt()
+    write(0xc1, to: Register.fifo)
     write(0x0b, to: Register.modemControl)
   }
 

@@ -6,7 +6,8 @@ import MemoryPrimitives
 enum Reports {
   /// Tells of a caller's bug and stops.
   static func tell(_ report: FaultReport) -> Never {
-    let here = cp_frame_pointer()
+    // The callers of the upcall, which is no news itself.
+    let here = UnsafePointer<UInt64>(bitPattern: UInt(cp_frame_pointer()))?.pointee ?? 0
     FaultBlock.open("\(report.kind.words)", at: cp_here())
     switch report.place {
     case .virtualAddress:
