@@ -408,9 +408,10 @@ extension Line {
       append("-")
       return
     }
-    let (high, low) = part.multipliedFullWidth(by: 1000)
-    let half = low.addingReportingOverflow(whole / 2)
-    let thousandths = whole.dividingFullWidth((high + (half.overflow ? 1 : 0), half.partialValue)).quotient
+    // Beyond 2^53 the last bits don't show in a thousandth.
+    let shift = UInt64(max(0, 11 - max(part, whole).leadingZeroBitCount))
+    let (part, whole) = (part >> shift, max(1, whole >> shift))
+    let thousandths = (part * 1000 + whole / 2) / whole
     if part == whole {
       append("100 %")
     } else {

@@ -125,7 +125,7 @@ final class ConsoleHarness {
     terminal.type(script)
     if let size { terminal.later.append((at: 5, bytes: Array("\u{1b}[\(size.rows);\(size.columns)R".utf8))) }
     terminal.whenIdle = { [terminal] in terminal.type("\u{15}poweroff\r") }
-    console.converse(color: .off)
+    bytes("color=0") { console.serve(KernelCommandLine($0)) }
     return terminal.taken()
   }
 }
