@@ -297,7 +297,8 @@ struct Table {
     var line = Line()
     for column in 0..<state.pointee.columnCount {
       if column == 0, let label {
-        put(&line, label, column)
+        line.append(line: label)
+        line.append(blanks: Int(state.pointee.columns[0].width) - label.count)
       } else if state.pointee.columns[column].style == .bar {
         if label != nil { continue }
         let cell = row.pointee.cells[column]

@@ -8,7 +8,6 @@
 // When memory is gone in the middle: nothing on this floor allocates.
 
 import CPlatform
-import Console
 import MemoryPrimitives
 
 /// Called by boot/entry.asm in the higher half, on the boot stack, with interrupts off.
@@ -31,6 +30,5 @@ public func kernelMain(_ loader: UInt32, _ record: UInt64, _ image: UnsafePointe
   // KernelMemory is assembled here: from boot.information, the image's layout, Executive.machine and
   // features, up to the final tables, which end the identity map.
 
-  let registry = UnsafeMutableRawPointer(Executive.directMap.pointer(to: PhysicalAddress(8 << 20)))
-  SerialConsole.run(Subject(statistics: Statistics(registry, capacity: 64)), boot.information)
+  Prompt.run(boot.information)
 }

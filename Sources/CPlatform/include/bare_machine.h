@@ -67,18 +67,11 @@ struct cp_kernel_storage {
   uint8_t trap_message[256];   // what a Swift trap said: TrapMessage
   uint8_t acpi_root[40];       // a copy of the ACPI root pointer: BootRecord
 };
-enum { CP_KERNEL_STORAGE = 8192 };
-_Static_assert(sizeof(struct cp_kernel_storage) <= CP_KERNEL_STORAGE, "boot/entry.asm makes this much room");
+_Static_assert(sizeof(struct cp_kernel_storage) <= 8192, "boot/entry.asm makes this much room");
 
 CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }
 CP_INLINE uint8_t *cp_trap_message(struct cp_kernel_storage *storage) { return storage->trap_message; }
 CP_INLINE uint8_t *cp_acpi_root(struct cp_kernel_storage *storage) { return storage->acpi_root; }
-
-/// All that the console keeps lies behind the other buffers: an array so long would not be imported.
-enum { CP_CONSOLE_STATE = 131072 };
-CP_INLINE void *cp_console_state(struct cp_kernel_storage *storage) {
-  return (uint8_t *)storage + CP_KERNEL_STORAGE;
-}
 
 CP_INLINE uint64_t *cp_segments(struct cp_processor_block *block) { return block->segments; }
 CP_INLINE uint8_t *cp_task_state(struct cp_processor_block *block) { return block->task_state; }

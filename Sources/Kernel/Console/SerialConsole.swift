@@ -3,6 +3,7 @@
 import CPlatform
 import Console
 import MemoryPrimitives
+import PhysicalMemory
 
 enum SerialConsole {
   /// The serial port as a terminal.
@@ -44,13 +45,21 @@ enum SerialConsole {
 
   /// Carries `run=` out and leaves, or talks until somebody does.
   static func run(_ subject: Subject, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
-    precondition(Console.size.rawValue <= UInt64(CP_CONSOLE_STATE), "the console's room is too small")
-    let console = Console(
-      in: cp_console_state(Image.storage), terminal: terminal, host: host, subject: subject)
+    let console = Console(in: room(subject.physical), terminal: terminal, host: host, subject: subject)
     console.serve(
       KernelCommandLine(
         UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length))))
     Stop.success.now()
+  }
+
+  /// All that the console ever needs, taken once: looking takes no memory.
+  private static func room(_ physical: PhysicalMemory) -> UnsafeMutableRawPointer {
+    do throws(PhysicalMemoryError) {
+      let run = try physical.allocate(run: Console.size.pagesRoundedUp, role: .boot)
+      return Executive.directMap.pointer(to: run.first)
+    } catch {
+      Reports.panic("a machine that Strata refuses", "it is too small: the console finds no room")
+    }
   }
 
   private static func provoke(_ fault: Console.Fault) {
