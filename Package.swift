@@ -35,7 +35,7 @@ var package = Package(
       dependencies: [
         "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem", "KernelMemory",
       ]),
-    .target(name: "Console", dependencies: ["CPlatform", "MemoryPrimitives"]),
+    .target(name: "Console", dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory"]),
   ]
 )
 

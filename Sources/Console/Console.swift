@@ -129,24 +129,32 @@ public struct Console {
 
   static var prompt: StaticString { "strata> " }
 
-  /// Prompts, reads and runs until somebody leaves. On bare metal it never returns.
-  public func converse(color: ColorUse) {
-    state.pointee.isInteractive = true
-    state.pointee.wantsColor = color == .allowed
-    probe()
+  /// Does what the kernel's command line asks for: sets its tunables, then runs its commands and leaves,
+  /// or, without `run=`, talks until somebody leaves. On bare metal it never returns.
+  public func serve(_ line: KernelCommandLine) {
+    if !line.hasRun {
+      state.pointee.isInteractive = true
+      state.pointee.wantsColor = line.wantsColor
+      probe()
+      _ = setTunables(of: line)
+      converse()
+      return
+    }
+    let wasFine = setTunables(of: line)
+    runAll(of: line, after: wasFine ? .success : .commandFailed)
+  }
+
+  /// Prompts, reads and runs until somebody leaves.
+  private func converse() {
     while !state.pointee.hasLeft {
       guard readLine() else { continue }
       runEdited()
     }
   }
 
-  /// Whether colour may repeat what the letters say.
-  public enum ColorUse: UInt8, Sendable { case allowed, off }
-
   /// Runs each command of `run=`, echoed behind a prompt, and leaves with the worst status of them.
-  public func runAll(of line: KernelCommandLine) {
-    state.pointee.isInteractive = false
-    var status = ExitStatus.success
+  private func runAll(of line: KernelCommandLine, after before: ExitStatus) {
+    var status = before
     line.forEachCommand { command in
       terminal.write(Line(Self.prompt))
       terminal.write(command)

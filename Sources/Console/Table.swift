@@ -297,7 +297,8 @@ struct Table {
     var line = Line()
     for column in 0..<state.pointee.columnCount {
       if column == 0, let label {
-        put(&line, label, column)
+        line.append(line: label)
+        line.append(blanks: Int(state.pointee.columns[0].width) - label.count)
       } else if state.pointee.columns[column].style == .bar {
         if label != nil { continue }
         let cell = row.pointee.cells[column]
@@ -408,9 +409,10 @@ extension Line {
       append("-")
       return
     }
-    let (high, low) = part.multipliedFullWidth(by: 1000)
-    let half = low.addingReportingOverflow(whole / 2)
-    let thousandths = whole.dividingFullWidth((high + (half.overflow ? 1 : 0), half.partialValue)).quotient
+    // Beyond 2^53 the last bits don't show in a thousandth.
+    let shift = UInt64(max(0, 11 - max(part, whole).leadingZeroBitCount))
+    let (part, whole) = (part >> shift, max(1, whole >> shift))
+    let thousandths = (part * 1000 + whole / 2) / whole
     if part == whole {
       append("100 %")
     } else {

@@ -1,4 +1,7 @@
+import CPlatform
+import HostMachine
 import MemoryPrimitives
+import PhysicalMemory
 import XCTest
 
 @testable import Console
@@ -91,27 +94,52 @@ final class ScriptedTerminal {
   }
 }
 
-/// A console over a scripted terminal.
+/// A console over a scripted terminal, and a small machine at its feet: 64 MiB with a hole below 1 MiB.
 final class ConsoleHarness {
   let terminal = ScriptedTerminal()
-  let memory: UnsafeMutableRawPointer
-  let registry: UnsafeMutableRawPointer
   let console: Console
   let statistics: Statistics
+  let host: HostMachine
+  let physical: PhysicalMemory
+  let boot: UnsafeMutablePointer<cp_boot_information>
+  private var pieces: [UnsafeMutableRawPointer] = []
 
-  init(subject: ((Statistics) -> Subject)? = nil) {
-    registry = .allocate(byteCount: Int(Statistics.size(capacity: 64).rawValue), alignment: 64)
-    statistics = Statistics(registry, capacity: 64)
-    memory = .allocate(byteCount: Int(Console.size.rawValue), alignment: 64)
+  init(ranges: [(base: UInt64, length: UInt64, type: UInt32)] = ConsoleHarness.ranges) {
+    var pieces: [UnsafeMutableRawPointer] = []
+    func piece(_ size: ByteCount) -> UnsafeMutableRawPointer {
+      pieces.append(.allocate(byteCount: Int(size.rawValue), alignment: 64))
+      return pieces.last!
+    }
+    host = HostMachine(memory: .mebibytes(64))
+    boot = piece(ByteCount(MemoryLayout<cp_boot_information>.stride))
+      .bindMemory(to: cp_boot_information.self, capacity: 1)
+    boot.pointee.range_count = UInt32(ranges.count)
+    boot.pointee.ranges_dropped = 0
+    for (i, range) in ranges.enumerated() {
+      cp_boot_ranges(boot)[i] = cp_boot_range(
+        base: range.base, length: range.length, type: range.type, attributes: 0)
+    }
+    let map = try! MemoryMap(piece(MemoryMap.storage(ranges: ranges.count)), count: ranges.count) {
+      FirmwareRange(
+        base: PhysicalAddress(ranges[$0].base), length: ByteCount(ranges[$0].length),
+        kind: ranges[$0].type == 1 ? .usable : .reserved)
+    }
+    let early = EarlyMemory(piece(EarlyMemory.storage), map: map, ceiling: PhysicalAddress(4 << 30))
+    try! early.occupy(PhysicalAddress(1 << 20), .mebibytes(1), role: .image)
+    physical = try! PhysicalMemory.create(machine: host.machine, map: map, early: early)
+    statistics = Statistics(piece(Statistics.size(capacity: 128)), capacity: 128)
     console = Console(
-      in: memory, terminal: terminal.terminal, host: terminal.host,
-      subject: subject?(statistics) ?? Subject(statistics: statistics))
+      in: piece(Console.size), terminal: terminal.terminal, host: terminal.host,
+      subject: Subject(statistics: statistics, boot: boot, memoryMap: map, physical: physical))
+    self.pieces = pieces
   }
 
-  deinit {
-    memory.deallocate()
-    registry.deallocate()
-  }
+  static let ranges: [(base: UInt64, length: UInt64, type: UInt32)] = [
+    (0, 0x9fc00, 1), (0x9fc00, 0x400, 2), (0xf0000, 0x10000, 2), (0x100000, 63 << 20, 1),
+    (0xfffc_0000, 0x40000, 2),
+  ]
+
+  deinit { for piece in pieces { piece.deallocate() } }
 
   /// Runs a line as `run=` would and returns what it printed.
   @discardableResult func run(_ line: String) -> String {
@@ -125,7 +153,7 @@ final class ConsoleHarness {
     terminal.type(script)
     if let size { terminal.later.append((at: 5, bytes: Array("\u{1b}[\(size.rows);\(size.columns)R".utf8))) }
     terminal.whenIdle = { [terminal] in terminal.type("\u{15}poweroff\r") }
-    console.converse(color: .off)
+    bytes("color=0") { console.serve(KernelCommandLine($0)) }
     return terminal.taken()
   }
 }

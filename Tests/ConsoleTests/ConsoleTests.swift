@@ -132,15 +132,22 @@ final class ConsoleCommandTests: XCTestCase {
 
   func testRunListEchoesAndLeavesWithTheWorst() {
     let harness = ConsoleHarness()
-    bytes("run=\"help map; nonsense; help buddy\"") { harness.console.runAll(of: KernelCommandLine($0)) }
+    bytes("run=\"help map; nonsense; help buddy\"") { harness.console.serve(KernelCommandLine($0)) }
     XCTAssertEqual(harness.terminal.left, [1])
     let log = harness.terminal.taken()
     XCTAssertTrue(log.hasPrefix("strata> help map\nmap [ADDRESS+SIZE]"))
     XCTAssertTrue(log.contains("strata> help buddy\n"))
     XCTAssertFalse(log.contains("\u{1b}"))
     let fine = ConsoleHarness()
-    bytes("run=\"help; poweroff; nonsense\"") { fine.console.runAll(of: KernelCommandLine($0)) }
+    bytes("run=\"help; poweroff; nonsense\"") { fine.console.serve(KernelCommandLine($0)) }
     XCTAssertEqual(fine.terminal.left, [0])
+  }
+
+  func testWhatTheCommandLineNamesIsSetAndATypoFailsTheRun() {
+    let harness = ConsoleHarness()
+    bytes("vm.nothing=3 run=help") { harness.console.serve(KernelCommandLine($0)) }
+    XCTAssertEqual(harness.terminal.left, [1])
+    XCTAssertTrue(harness.terminal.taken().contains("\"vm.nothing\", which is no tunable"))
   }
 
   func testFaultsAreAskedForByName() {

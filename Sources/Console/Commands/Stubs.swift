@@ -1,15 +1,10 @@
 import MemoryPrimitives
 extension Console {
-  func memmap() throws(CommandError) {}
-  func frames() throws(CommandError) {}
-  func buddy() throws(CommandError) {}
-  func map(_ a: Arguments) throws(CommandError) {}
   func pagetable(_ a: Arguments) throws(CommandError) {}
   func vmem(_ a: Arguments) throws(CommandError) {}
   func kmem() throws(CommandError) {}
   func vmstat(_ a: Arguments) throws(CommandError) {}
   func whatis(_ a: Arguments) throws(CommandError) {}
-  func why(_ a: Arguments) throws(CommandError) {}
   func failures() throws(CommandError) {}
   func selftest(_ a: Arguments) throws(CommandError) {}
   func replay(_ a: Arguments) throws(CommandError) {}

@@ -173,24 +173,20 @@ extension Console {
   }
 
   /// Sets what the kernel's command line names; says what it could not. False when something was wrong.
-  public func applyTunables(of line: KernelCommandLine) -> Bool {
+  func setTunables(of line: KernelCommandLine) -> Bool {
     var fine = true
     line.forEachWord { name, value in
       if name == "run" || name == "color" { return }
-      let row = figure(named: name)
-      if row != nil && value != nil {
-        var typed = Line("sysctl ")
-        typed.append(bytes: name)
-        typed.append("=")
+      var typed = Line()
+      typed.append(bytes: name)
+      if value != nil && figure(named: name) != nil {
+        typed = "sysctl \(typed)="
         if let value { typed.append(bytes: value) }
-        let error = typed.withBytes { run($0) }
-        if error != nil { fine = false }
-        return
+        if typed.withBytes({ run($0) }) != nil { fine = false }
+      } else {
+        print("The kernel's command line has \"\(typed)\", which is no tunable.")
+        fine = false
       }
-      var word = Line()
-      word.append(bytes: name)
-      print("The command line has \"\(word)\", which is no tunable; it means nothing here.")
-      fine = false
     }
     return fine
   }

@@ -1,0 +1,234 @@
+// memmap, frames, buddy: what physical memory there is and who has it.
+
+import CPlatform
+import MemoryPrimitives
+import PhysicalMemory
+
+extension Console {
+  // MARK: memmap
+
+  func memmap() throws(CommandError) {
+    let boot = subject.pointee.boot
+    let map = subject.pointee.memoryMap
+    let count = Int(boot.pointee.range_count)
+    let ranges = cp_boot_ranges(boot)
+    var highest: UInt64 = 0
+    for i in 0..<count { highest = max(highest, ranges[i].base &+ max(1, ranges[i].length) &- 1) }
+    let digits = UInt8(max(1, (64 - highest.leadingZeroBitCount + 15) / 16) * 4)
+
+    let table = table("memmap")
+    table.column("from", .words)
+    table.column("to", .words)
+    table.column("size", .figure, key: "bytes")
+    table.column("firmware", .words)
+    table.column("frames", .words)
+    table.column("taken", .sum)
+    var usable: UInt64 = 0
+    var covered: UInt64 = 0
+    var base: UInt64 = 0
+    var done = 0
+    // In the order of addresses; the firmware may have any. As many passes as there are bases.
+    while done < count {
+      var next = UInt64.max
+      for i in 0..<count where ranges[i].base >= base { next = min(next, ranges[i].base) }
+      for i in 0..<count where ranges[i].base == next && (ranges[i].base >= base) {
+        done += 1
+        let (start, length) = (ranges[i].base, ranges[i].length)
+        let last = length == 0 ? start : start &+ length &- 1
+        var (first, end, taken) = (UInt64.max, UInt64(0), UInt64(0))
+        if ranges[i].type == 1 && length > 0 {
+          usable = usable &+ length
+          // A frame counts where its first byte lies, and once.
+          let (low, high) = (max(start, covered), last < start ? UInt64.max : last)
+          for k in 0..<map.count {
+            let run = map[k]
+            let from = max(UInt64(run.first.rawValue), (low + Page.size - 1) >> Page.shift)
+            let to = min(UInt64(run.end.rawValue), high >> Page.shift + 1)
+            guard from < to else { continue }
+            taken += to - from
+            first = min(first, from)
+            end = max(end, to)
+          }
+          covered = max(covered, high == .max ? high : high + 1)
+        }
+        table.begin()
+        table.address(PhysicalAddress(start), digits: digits)
+        table.address(PhysicalAddress(last), digits: digits)
+        table.size(ByteCount(length))
+        table.text(Self.firmwareWords(ranges[i].type))
+        if taken > 0 {
+          table.text("\(first) to \(end - 1)")
+          table.count(taken)
+        } else {
+          table.empty()
+          if isJSON { table.count(0) } else { table.empty() }
+        }
+        table.end()
+        if shouldStop { return }
+      }
+      if next == .max { break }
+      base = next + 1
+    }
+    table.finish(total: "\(count: UInt64(count), "range")")
+    if isJSON { return }
+    print("\(map.frames.bytes) in \(count: map.frames.rawValue, "frame") of \(ByteCount(usable)) usable.")
+    for i in 0..<map.noteCount {
+      let note = map.note(at: i)
+      if note.reason == .empty {
+        print("Dropped: an empty range at \(note.base).")
+      } else {
+        print("Dropped: \(note.length) at \(note.base): \(note.reason.words).")
+      }
+    }
+    if boot.pointee.ranges_dropped > 0 {
+      print(
+        "! \(count: UInt64(boot.pointee.ranges_dropped), "range") of the firmware did not fit the boot record."
+      )
+    }
+  }
+
+  private static func firmwareWords(_ type: UInt32) -> Line {
+    switch type {
+    case 1: "usable"
+    case 2: "reserved"
+    case 3: "ACPI tables"
+    case 4: "ACPI storage"
+    case 5: "bad"
+    default: "type \(type)"
+    }
+  }
+
+  // MARK: frames
+
+  func frames() throws(CommandError) {
+    let total = physical.total.rawValue
+    let table = table("frames", .largestFirst)
+    table.column("role", .words)
+    table.column("frames", .sum)
+    table.column("size", .sum, key: "bytes")
+    table.column("share", .share)
+    table.column("", .bar)
+    var sum: UInt64 = 0
+    for value in 0..<FrameRole.count {
+      guard let role = FrameRole(rawValue: UInt8(value)), role != .absent else { continue }
+      let count = physical.count(role)
+      sum += count.rawValue
+      table.begin(weight: count.rawValue)
+      table.text(role.words)
+      table.count(count.rawValue)
+      table.size(count.bytes)
+      table.share(count.rawValue, of: total)
+      table.share(count.rawValue, of: total)
+      table.end()
+    }
+    table.finish(total: "all roles", note: sum == total ? "as memmap took them" : Line())
+    if sum != total && !isJSON {
+      print("! memmap took \(count: total): a frame is counted twice or not at all. Type: selftest")
+    }
+  }
+
+  // MARK: buddy
+
+  func buddy() throws(CommandError) {
+    var blocks = InlineArray<19, UInt64>(repeating: 0)
+    var highest = 10
+    if isJSON {
+      for list in 0..<RangeList.count {
+        guard let list = RangeList(rawValue: UInt8(list)) else { continue }
+        for order in 0...18 {
+          let count = physical.blocks(in: list, of: Order(UInt8(order)))
+          row("buddy") { row in
+            row.field("list", text: Line(list.words))
+            row.field("order", UInt64(order))
+            row.field("blocks", count)
+            row.field("frames", count << UInt64(order))
+          }
+        }
+      }
+      return
+    }
+    var widths = InlineArray<19, Int>(repeating: 1)
+    for order in 0...18 {
+      for list in 0..<RangeList.count {
+        guard let list = RangeList(rawValue: UInt8(list)) else { continue }
+        blocks[order] += physical.blocks(in: list, of: Order(UInt8(order)))
+      }
+      if blocks[order] > 0 { highest = max(highest, order) }
+      widths[order] = max(order < 10 ? 1 : 2, Line("\(blocks[order])").count)
+    }
+    var free: UInt64 = 0
+    for order in 0...18 { free += blocks[order] << UInt64(order) }
+    // Shares and indices need three places, where there are any.
+    for order in 0...highest { widths[order] = max(widths[order], order == 0 ? 1 : 3) }
+    var sum = 17 + 2 + 9
+    for order in 0...highest { sum += widths[order] + 1 }
+    let gap = sum + highest <= width ? 2 : 1
+    let label = gap == 2 ? 20 : 17
+
+    func line(_ name: StaticString, _ tail: Line, _ cell: (Int) -> Line) {
+      var line = Line(name)
+      line.append(blanks: label - line.count)
+      for order in 0...highest {
+        let text = cell(order)
+        line.append(blanks: gap - 1 + widths[order] + 1 - text.count)
+        line.append(line: text)
+      }
+      line.append(blanks: 9 - tail.count)
+      line.append(line: tail)
+      var trimmed = line
+      while trimmed.count > 0 && trimmed[trimmed.count - 1] == UInt8(ascii: " ") {
+        trimmed.truncate(to: trimmed.count - 1)
+      }
+      print(trimmed)
+    }
+    func digits(_ count: UInt64) -> Line { count == 0 ? "." : "\(count)" }
+    line("order", "frames") { "\($0)" }
+    for list in 0..<RangeList.count {
+      guard let list = RangeList(rawValue: UInt8(list)) else { continue }
+      var frames: UInt64 = 0
+      for order in 0...18 { frames += physical.blocks(in: list, of: Order(UInt8(order))) << UInt64(order) }
+      if frames == 0 && !showsAll { continue }
+      line(list.words, "\(count: frames)") { digits(physical.blocks(in: list, of: Order(UInt8($0)))) }
+    }
+    line("all blocks", "\(count: free)") { digits(blocks[$0]) }
+    var total: UInt64 = 0
+    for order in 0...18 { total += blocks[order] }
+    line("unusable free, %", Line()) { order in
+      // Of all that is free, what lies in blocks below this order (Gorman and Whitcroft, 2006).
+      var below: UInt64 = 0
+      for smaller in 0..<order { below += blocks[smaller] << UInt64(smaller) }
+      return free == 0 ? "-" : "\((below * 100 + free / 2) / free)"
+    }
+    line("fragmentation", Line()) { order in
+      for larger in order...18 where blocks[larger] > 0 { return "-" }
+      guard total > 0 else { return "-" }
+      // 1 - (1 + free / wanted) / blocks, in thousandths: near 0 it is shortage, near 1 fragmentation.
+      let share = (1000 + free * 1000 >> UInt64(order)) / total
+      let index = share >= 1000 ? 0 : 1000 - share
+      var line = Line(".")
+      if index < 100 { line.append("0") }
+      if index < 10 { line.append("0") }
+      line.append(decimal: index)
+      return line
+    }
+    print(
+      "\(count: free, "frame") free in \(count: total, "block"), \(PageCount(free).bytes); the largest has \(largest(blocks))"
+    )
+    var hasLarge = false
+    for order in 9...18 where blocks[order] > 0 { hasLarge = true }
+    if !hasLarge {
+      if free >= 1024 {
+        print("! No block of 2 MiB: it is fragmentation, not shortage. Type: why 2M align=2M")
+      } else {
+        print("! No block of 2 MiB: it is shortage. Type: frames")
+      }
+    }
+  }
+
+  private func largest(_ blocks: InlineArray<19, UInt64>) -> ByteCount {
+    for order in stride(from: 18, through: 0, by: -1) where blocks[order] > 0 {
+      return Order(UInt8(order)).frames.bytes
+    }
+    return .zero
+  }
+}

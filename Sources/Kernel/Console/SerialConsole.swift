@@ -1,0 +1,78 @@
+// The console on the serial port: what the Console module asks of a machine, answered by this one.
+
+import CPlatform
+import Console
+import MemoryPrimitives
+import PhysicalMemory
+
+enum SerialConsole {
+  /// The serial port as a terminal.
+  private static var terminal: Terminal {
+    Terminal(
+      nil,
+      read: { _ in SerialPort.read().map { Int32($0) } ?? -1 },
+      write: { SerialPort.write(UnsafeBufferPointer(start: $1, count: $2)) },
+      // An interrupt ends the rest: a byte, or the clock's next tick.
+      rest: { _, _ in Executive.rest() },
+      milliseconds: { _ in Timer.now.rawValue })
+  }
+
+  private static var host: ConsoleHost {
+    ConsoleHost(
+      nil,
+      leave: { _, status in
+        switch Console.ExitStatus(rawValue: status) {
+        case .success: Stop.success.now()
+        case .commandFailed: Stop.failure.now()
+        case .fault, nil: Stop.fault.now()
+        }
+      },
+      panic: { _ in Reports.panic("panic", "asked for at the console") },
+      provoke: { _, fault in
+        if let fault = Console.Fault(rawValue: fault) { SerialConsole.provoke(fault) }
+      },
+      name: { _, address, buffer, capacity in
+        guard let (name, distance) = Symbols.function(at: address) else { return 0 }
+        var line = Line()
+        line.append(bytes: name)
+        line.append(" +")
+        line.append(offset: distance)
+        let count = min(line.count, capacity)
+        for i in 0..<count { buffer[i] = line[i] }
+        return count
+      })
+  }
+
+  /// Carries `run=` out and leaves, or talks until somebody does.
+  static func run(_ subject: Subject, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
+    let console = Console(in: room(subject.physical), terminal: terminal, host: host, subject: subject)
+    console.serve(
+      KernelCommandLine(
+        UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length))))
+    Stop.success.now()
+  }
+
+  /// All that the console ever needs, taken once: looking takes no memory.
+  private static func room(_ physical: PhysicalMemory) -> UnsafeMutableRawPointer {
+    do throws(PhysicalMemoryError) {
+      let run = try physical.allocate(run: Console.size.pagesRoundedUp, role: .boot)
+      return Executive.directMap.pointer(to: run.first)
+    } catch {
+      Reports.panic("a machine that Strata refuses", "it is too small: the console finds no room")
+    }
+  }
+
+  private static func provoke(_ fault: Console.Fault) {
+    switch fault {
+    case .null: Provocation.null.provoke()
+    case .guardPage: Provocation.guardPage.provoke()
+    case .writeText: Provocation.writeText.provoke()
+    case .executeData: Provocation.executeData.provoke()
+    case .stackOverflow: Provocation.stackOverflow.provoke()
+    case .divide: Provocation.divide.provoke()
+    case .overflow: Provocation.overflow.provoke()
+    // What a caller of kmem can do wrong, the console does itself.
+    case .doubleFree, .wrongSize, .foreignPointer: break
+    }
+  }
+}

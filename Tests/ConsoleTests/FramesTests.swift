@@ -1,0 +1,229 @@
+import Foundation
+import MemoryPrimitives
+import PhysicalMemory
+import Workloads
+import XCTest
+
+@testable import Console
+
+/// Rows that a command printed with `-j`.
+func rows(_ log: String) -> [[String: Any]] {
+  log.split(separator: "\n").compactMap {
+    try? JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]
+  }
+}
+
+final class FramesTests: XCTestCase {
+  func testMemmapTellsWhatWasTakenOfEachRange() {
+    let harness = ConsoleHarness()
+    XCTAssertEqual(
+      harness.run("memmap"),
+      """
+      from         to              size  firmware  frames         taken
+      0x0000_0000  0x0009_fbff  639 KiB  usable    0 to 158         159
+      0x0009_fc00  0x0009_ffff    1 KiB  reserved
+      0x000f_0000  0x000f_ffff   64 KiB  reserved
+      0x0010_0000  0x03ff_ffff   63 MiB  usable    256 to 16383  16,128
+      0xfffc_0000  0xffff_ffff  256 KiB  reserved
+      5 ranges                                                   16,287
+      63.6 MiB in 16,287 frames of 63.6 MiB usable.
+      Dropped: 3 KiB at 0x0000_0009_f000: no whole frame.
+
+      """)
+  }
+
+  func testMemmapAddsUpWhateverTheFirmwareSays() {
+    // Unsorted, overlapping, empty, twice the same, half frames that join.
+    let harness = ConsoleHarness(ranges: [
+      (0x200000, 0x800000, 1), (0x100000, 0x180000, 1), (0x200000, 0x800000, 1), (0x400000, 0x3800, 2),
+      (0xa00000, 0x800, 1), (0xa00800, 0x100800, 1), (0x300000, 0, 1), (0x1000000, 0x2000000, 1),
+    ])
+    let taken = rows(harness.run("memmap -j")).compactMap { $0["taken"] as? Int }.reduce(0, +)
+    XCTAssertEqual(taken, Int(harness.physical.total.rawValue))
+    let roles = rows(harness.run("frames -j")).compactMap { $0["frames"] as? Int }.reduce(0, +)
+    XCTAssertEqual(taken, roles)
+  }
+
+  func testFramesAddUpToTheMap() throws {
+    let harness = ConsoleHarness()
+    for _ in 0..<5 { _ = try harness.physical.allocate(Order(0), role: .slab) }
+    let text = harness.run("frames")
+    XCTAssertTrue(text.contains("256     1 MiB   1.6 %"), text)
+    XCTAssertTrue(text.contains("slab                5    20 KiB"), text)
+    XCTAssertTrue(text.hasSuffix("all roles      16,287  63.6 MiB   100 %  as memmap took them\n"), text)
+    XCTAssertTrue(
+      rows(harness.run("frames -j")).contains {
+        $0["role"] as? String == "slab" && $0["bytes"] as? Int == 20480
+      })
+  }
+
+  func testBuddyCountsBlocksAndTellsFragmentationFromShortage() throws {
+    let harness = ConsoleHarness()
+    XCTAssertFalse(harness.run("buddy").contains("! "))
+    // Every second frame taken: half of memory is free and no block is larger than a frame.
+    var taken: [FrameNumber] = []
+    while let frame = try? harness.physical.allocate(Order(0), role: .wired, level: .interrupt) {
+      taken.append(frame)
+    }
+    for frame in taken where frame.rawValue % 2 == 0 { harness.physical.free(frame, Order(0)) }
+    let text = harness.run("buddy")
+    XCTAssertTrue(text.contains("! No block of 2 MiB: it is fragmentation"), text)
+    XCTAssertTrue(text.contains("100"), text)
+    for line in text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
+    let free = rows(harness.run("buddy -j")).compactMap { $0["frames"] as? Int }.reduce(0, +)
+    XCTAssertEqual(free, Int(harness.physical.freeCount.rawValue))
+    for frame in taken where frame.rawValue % 2 == 1 && frame.rawValue > 1000 {
+      harness.physical.free(frame, Order(0))
+    }
+  }
+
+  func testMapShowsWhatCannotMove() throws {
+    let harness = ConsoleHarness()
+    try harness.physical.allocate(frame: FrameNumber(4096 + 64), role: .wired)
+    let text = harness.run("map")
+    XCTAssertTrue(text.hasPrefix("0x0000_0000 |"), text)
+    XCTAssertTrue(text.contains("XXXX"), text)
+    XCTAssertTrue(text.contains("a character is 64 KiB, a line 4 MiB"), text)
+    XCTAssertTrue(text.contains("0x0100_0000 |....W"), text)
+    let detail = harness.run("map 0x0100_0000+1M")
+    XCTAssertEqual(
+      detail.split(separator: "\n").first.map(String.init),
+      "0x0100_0000 |" + String(repeating: ".", count: 64) + "|")
+    XCTAssertTrue(detail.contains("0x0104_0000 |W..."), detail)
+    XCTAssertTrue(detail.contains("255 free, 1 can't move"), detail)
+    XCTAssertTrue(harness.run("map 0x1_0000_0000+1M").contains("there is no memory: it ends at 0x0400_0000"))
+    let frames = rows(harness.run("map -j")).filter { $0["role"] as? String != "no memory" }.compactMap {
+      $0["frames"] as? Int
+    }
+    XCTAssertEqual(frames.reduce(0, +), Int(harness.physical.total.rawValue))
+  }
+}
+
+final class WhyTests: XCTestCase {
+  func testYesSaysWhere() throws {
+    let harness = ConsoleHarness()
+    let text = harness.run("why 2M align=2M")
+    XCTAssertTrue(text.hasPrefix("Yes: 512 free frames at 0x0"), text)
+    let row = try XCTUnwrap(rows(harness.run("why 2M align=2M -j")).first)
+    let place = try harness.physical.allocate(
+      run: PageCount(UInt64(512)), where: RunConstraints(alignment: Alignment(2 << 20)!), role: .wired)
+    XCTAssertEqual(row["first_frame"] as? Int, Int(place.first.rawValue))
+  }
+
+  func testNeverSaysWhyNot() {
+    let harness = ConsoleHarness()
+    XCTAssertEqual(
+      harness.run("why 256K boundary=64K"),
+      "Never on this machine: a run of 256 KiB crosses a multiple of 64 KiB wherever it lies.\n")
+    XCTAssertEqual(harness.run("why 1G"), "Never on this machine: all memory of this machine is 63.6 MiB.\n")
+    XCTAssertEqual(
+      harness.run("why 2M low=0x10_0000 high=2M"),
+      "Never on this machine: from low to high there is less than 2 MiB.\n")
+    XCTAssertEqual(
+      harness.run("why 63M align=32M"),
+      "Never on this machine: no stretch of memory satisfies that, whoever gives what back.\n")
+    XCTAssertNil(harness.outcome)
+  }
+
+  func testABadConstraintIsPointedAt() {
+    let harness = ConsoleHarness()
+    XCTAssertEqual(
+      harness.run("why 2M align=3M"),
+      """
+      why 2M align=3M
+                   ^^ an alignment is a power of two: try 2M or 4M
+
+      """)
+    XCTAssertTrue(harness.run("why").hasPrefix("How much?"))
+    XCTAssertTrue(harness.run("why 2M aling=2M").contains("^^^^^^^^\nnot understood here"))
+  }
+
+  func testNotNowNamesTheBlocker() throws {
+    let harness = ConsoleHarness()
+    // One frame in the middle of each 2 MiB, but the first of which has two.
+    for piece in 1..<32 as Range<UInt32> {
+      let first = piece * 512
+      for frame in first + 100..<first + (piece == 7 ? 101 : 103)
+      where harness.physical.whatIs(FrameNumber(frame)).role == .free {
+        try harness.physical.allocate(frame: FrameNumber(frame), role: .wired)
+      }
+    }
+    let text = harness.run("why 2M align=2M")
+    XCTAssertTrue(text.hasPrefix("Not now: one frame stands in the way."), text)
+    XCTAssertTrue(text.contains("blocker  frame 3684: wired, wired once"), text)
+    XCTAssertTrue(text.contains("! Type: whatis frame 3684"), text)
+    for line in text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
+    let kinds = rows(harness.run("why 2M align=2M -j")).map { $0["kind"] as? String }
+    XCTAssertEqual(kinds, ["why", "blocker"])
+    harness.physical.free(FrameNumber(3684), Order(0))
+    XCTAssertTrue(harness.run("why 2M align=2M").hasPrefix("Yes"))
+  }
+
+  func testShortageIsCalledShortage() throws {
+    let harness = ConsoleHarness()
+    while (try? harness.physical.allocate(Order(0), role: .wired)) != nil {}
+    XCTAssertTrue(harness.run("why 2M").contains("! It is shortage. Type: frames"))
+  }
+
+  /// What `why` answers is what a request would get, and the cheapest candidate is the cheapest.
+  func testTheAnswerIsTheTruth() throws {
+    let seed = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? 11
+    var random = SeededRandom(seed: seed)
+    for round in 0..<12 {
+      let harness = ConsoleHarness()
+      let physical = harness.physical
+      let density = [3, 40, 400, 1500][round % 4] as UInt64
+      for frame in 0..<UInt32(16384) where random.oneIn(density) {
+        try? physical.allocate(frame: FrameNumber(frame), role: random.oneIn(3) ? .pageable : .wired)
+      }
+      // Who has what, read frame by frame.
+      let isFree = (0..<UInt32(16384)).map { physical.whatIs(FrameNumber($0)).role == .free }
+      var used = [0]
+      var absent = [0]
+      for frame in 0..<16384 {
+        used.append(used[frame] + (isFree[frame] ? 0 : 1))
+        absent.append(
+          absent[frame] + (physical.whatIs(FrameNumber(UInt32(frame))).role == .absent ? 1 : 0))
+      }
+      for _ in 0..<12 {
+        let count = [1, 2, 7, 64, 300, 511, 512, 700, 1024, 3000][Int(random.below(10))]
+        let alignment = [1, 1, 8, 64, 512, 1024][Int(random.below(6))]
+        let boundary = random.oneIn(3) ? [512, 1024, 4096][Int(random.below(3))] : 0
+        let low = random.oneIn(3) ? Int(random.below(8000)) : 0
+        let high = random.oneIn(3) ? 9000 + Int(random.below(7000)) : 16384
+        let constraints = RunConstraints(
+          low: PhysicalAddress(UInt64(low) << 12), high: PhysicalAddress(UInt64(high) << 12),
+          alignment: Alignment(UInt64(alignment) << 12)!,
+          boundary: boundary == 0 ? nil : Alignment(UInt64(boundary) << 12))
+        var cheapest = Int.max
+        var start = (low + alignment - 1) / alignment * alignment
+        while start + count <= high {
+          defer { start += alignment }
+          if boundary != 0 && start / boundary != (start + count - 1) / boundary { continue }
+          guard absent[start + count] == absent[start] else { continue }
+          cheapest = min(cheapest, used[start + count] - used[start])
+        }
+        let what = "seed \(seed) round \(round): \(count) at \(alignment) in \(boundary), \(low) to \(high)"
+        let place = try? physical.place(run: PageCount(UInt64(count)), where: constraints, level: .interrupt)
+        XCTAssertEqual(place != nil, cheapest == 0, what)
+        let candidate = physical.cheapestCandidate(run: PageCount(UInt64(count)), where: constraints)
+        guard let candidate else {
+          // From 2 MiB on only places at pieces of 2 MiB are compared.
+          if count < 512 { XCTAssertEqual(cheapest, Int.max, what) }
+          continue
+        }
+        let cost = Int(candidate.movable.rawValue + candidate.unmovable.rawValue)
+        if count < 512 || alignment >= 512 {
+          XCTAssertEqual(cost, cheapest, what)
+        } else {
+          XCTAssertGreaterThanOrEqual(cost, cheapest, what)
+        }
+        let first = Int(candidate.run.first.rawValue)
+        XCTAssertEqual(used[first + count] - used[first], cost, what)
+        XCTAssertEqual(first % alignment, 0)
+        XCTAssertTrue(first >= low && first + count <= high)
+        if boundary != 0 { XCTAssertEqual(first / boundary, (first + count - 1) / boundary) }
+      }
+    }
+  }
+}
