@@ -26,7 +26,7 @@ var package = Package(
     .target(name: "Vmem", dependencies: ["MemoryPrimitives"]),
     .target(name: "KernelSpace", dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem"]),
     .target(
-      name: "Kmem", dependencies: ["MemoryPrimitives", "Magazines", "PhysicalMemory", "Vmem", "KernelSpace"]),
+      name: "Kmem", dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory"]),
     .target(
       name: "KernelMemory",
       dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem"]),

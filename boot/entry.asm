@@ -31,8 +31,8 @@ DEBUG_EXIT equ 0xf4
 REFUSED    equ 0x12             ; QEMU's exit status 37
 
 PROCESSOR_BLOCK_SIZE  equ 256   ; bare_machine.h asserts that what it describes fits
-BOOT_INFORMATION_SIZE equ 2232 + 4096 * 24
-STORAGE_SIZE          equ 8192
+BOOT_INFORMATION_SIZE equ 2232 + 1024 * 24
+STORAGE_SIZE          equ 49152
 
 extern kernel_main, interrupt_vectors, interrupt_return
 extern image_start, image_end_physical, image_boot_end

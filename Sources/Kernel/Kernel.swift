@@ -8,6 +8,7 @@
 // When memory is gone in the middle: nothing on this floor allocates.
 
 import CPlatform
+import KernelMemory
 import MemoryPrimitives
 
 /// Called by boot/entry.asm in the higher half, on the boot stack, with interrupts off.
@@ -30,8 +31,6 @@ public func kernelMain(
   Interrupts.start()
   SerialPort.print(Banner.line(boot.information))
 
-  // KernelMemory is assembled here: from boot.information, the image's layout, Executive.machine and
-  // features, up to the final tables, which end the identity map.
-
-  Prompt.run(boot.information)
+  let memory = Assembly.run(boot.information, features)
+  SerialConsole.run(memory, boot.information)
 }

@@ -1,1 +1,210 @@
+// The memory of a kernel, assembled: one call that brings the floors up in order, and the handle that a
+// kernel keeps.
+//
+// ORDER (what each step may rely on)
+//   1  the firmware's map is sanitised: sorted runs of whole frames
+//   2  early memory hands out pages of it, never what somebody occupies, only below 4 GiB
+//   3  the records of all frames are reserved at the top of memory, not touched
+//   4  the final page tables are built and made current: from here all memory can be reached, and what
+//      the loader had mapped at address 0 is gone
+//   5  physical memory opens: early memory's pages and what was occupied keep their roles, all else
+//      is free
+//   6  kernel space, kmem, and the table of statistics take what they need from there
+//
+// A step that fails ends the assembly; the machine is too small then, and nothing runs on it anyway.
+// Nothing here touches each frame, so a machine of 20 GiB comes up in little more than one of 256 MiB.
+//
+// An instance is a value of handles: copying it copies nothing, and several live side by side, each
+// over memory of its own.
+
+import Kmem
+import KernelSpace
 import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+import Vmem
+
+/// Why the floors did not come up.
+@frozen public enum AssemblyError: UInt8, Error, Sendable {
+  /// The firmware's map holds no usable memory, or none in one piece for the frame records.
+  case tooSmall
+  /// More occupied ranges than boot can keep apart.
+  case tooManyRanges
+
+  public var words: StaticString {
+    switch self {
+    case .tooSmall: "the machine is too small: it has no room for the records of its own memory"
+    case .tooManyRanges: "the loader left more modules than boot can keep apart"
+    }
+  }
+}
+
+/// What a machine brings along at boot.
+public struct BootRequest {
+  public var machine: Machine
+  /// Zeroed memory of `KernelMemory.workspaceSize`, aligned to 64 bytes, that the instance keeps.
+  public var workspace: UnsafeMutableRawPointer
+  public var firmwareRangeCount: Int
+  /// What the image, modules and the loader's leftovers occupy.
+  public var occupied: UnsafeBufferPointer<OccupiedRange> = .init(start: nil, count: 0)
+  /// The image's segments; none where nothing runs from this memory.
+  public var image: KernelImage = .init(start: nil, count: 0)
+  public var levels: PagingLevels = .four
+  public var largestLeaf: LargestLeaf = .mebibytes2
+  public var layout = AddressLayout()
+
+  public init(machine: Machine, workspace: UnsafeMutableRawPointer, firmwareRangeCount: Int) {
+    self.machine = machine
+    self.workspace = workspace
+    self.firmwareRangeCount = firmwareRangeCount
+  }
+}
+
+/// Memory that is somebody's before boot has begun.
+public struct OccupiedRange: Sendable {
+  public var base: PhysicalAddress
+  public var length: ByteCount
+  public var role: FrameRole
+
+  public init(base: PhysicalAddress, length: ByteCount, role: FrameRole) {
+    self.base = base
+    self.length = length
+    self.role = role
+  }
+}
+
+/// One memory system: the floors, and the figures that they keep.
+public struct KernelMemory {
+  public let machine: Machine
+  /// The firmware's map as it was taken.
+  public let map: MemoryMap
+  public let physical: PhysicalMemory
+  public let pageTables: PageTables
+  public let space: KernelSpace
+  public let kmem: Kmem
+  public let statistics: Statistics
+
+  /// Bytes of workspace for a firmware map of `ranges` ranges.
+  public static func workspaceSize(ranges: Int) -> ByteCount {
+    earlyOffset(ranges) + EarlyMemory.storage
+  }
+
+  private static func earlyOffset(_ ranges: Int) -> ByteCount {
+    ByteCount((MemoryMap.storage(ranges: ranges).rawValue + 63) & ~63)
+  }
+
+  /// Brings up all floors. `range` tells the firmware's ranges one by one, in any order; `activate`
+  /// makes the final page tables current, given the address of their root.
+  ///
+  /// About a million instructions for 256 MiB; one processor, interrupts off or harmless.
+  public static func assemble(
+    _ request: BootRequest, firmware range: (Int) -> FirmwareRange,
+    activate: (PhysicalAddress) -> Void = { _ in }
+  ) throws(AssemblyError) -> KernelMemory {
+    let machine = request.machine
+    let map = try orTooSmall { () throws(PhysicalMemoryError) in
+      try MemoryMap(request.workspace, count: request.firmwareRangeCount, range: range)
+    }
+    let early = EarlyMemory(
+      request.workspace + Int(earlyOffset(request.firmwareRangeCount).rawValue), map: map,
+      ceiling: PhysicalAddress(1 << 32))
+    for taken in request.occupied {
+      do throws(PhysicalMemoryError) {
+        try early.occupy(taken.base, taken.length, role: taken.role)
+      } catch {
+        throw .tooManyRanges
+      }
+    }
+    let records = try orTooSmall { () throws(PhysicalMemoryError) in
+      try PhysicalMemory.reserveRecords(of: map, from: early)
+    }
+    let rooms = try Rooms(early, machine)
+    let tables = try orTooSmall { () throws(PageTableError) in
+      try buildTables(request, map, early, rooms.tables)
+    }
+    activate(tables.root)
+    early.liftCeiling()
+    let physical = PhysicalMemory.open(machine: machine, map: map, early: early, records: records)
+    tables.setSource(physical.frameSource)
+    let space = try orTooSmall { () throws(KernelSpaceError) in
+      try KernelSpace.create(
+        in: rooms.space, machine: machine, physical: physical, tables: tables, layout: request.layout,
+        staticTags: rooms.tags, Rooms.tagPages)
+    }
+    rooms.handle.initialize(to: space)
+    let kmem = Kmem.create(
+      in: rooms.kmem, physical: physical, large: KernelSpace.largePages(rooms.handle), machine: machine)
+    let statistics = Statistics(rooms.statistics, capacity: Rooms.statisticsCapacity)
+    physical.register(in: statistics)
+    tables.register(in: statistics)
+    space.register(in: statistics)
+    kmem.register(in: statistics)
+    return KernelMemory(
+      machine: machine, map: map, physical: physical, pageTables: tables, space: space, kmem: kmem,
+      statistics: statistics)
+  }
+
+  /// What goes wrong on the way up has one cause.
+  private static func orTooSmall<T, E>(_ step: () throws(E) -> T) throws(AssemblyError) -> T {
+    do throws(E) { return try step() } catch { throw .tooSmall }
+  }
+
+  /// The image, the direct map of all memory with the largest leaves, and write protection for the
+  /// aliases that the image has in it. Address 0 stays unmapped, and so does what lies between the ranges of
+  /// the map.
+  private static func buildTables(
+    _ request: BootRequest, _ map: MemoryMap, _ early: EarlyMemory, _ room: UnsafeMutableRawPointer
+  ) throws(PageTableError) -> PageTables {
+    let tables = try PageTables(
+      in: room, machine: request.machine, levels: request.levels, largestLeaf: request.largestLeaf,
+      frames: early.frameSource)
+    try tables.mapImage(request.image)
+    for index in 0..<map.count {
+      try tables.mapDirect(map[index].first.address, count: map[index].count)
+    }
+    try tables.protectAliases(of: request.image)
+    return tables
+  }
+
+  /// What this instance took for itself: every frame that is neither free nor a file of the loader's.
+  public var footprint: ByteCount {
+    (physical.total - physical.freeCount - physical.count(.bootModule)).bytes
+  }
+
+  /// The first law that is broken on any floor, or nil. Exact when nothing else runs; n log n.
+  public func checkInvariants() -> StaticString? {
+    physical.checkInvariants() ?? pageTables.checkInvariants() ?? space.checkInvariants()
+      ?? kmem.checkInvariants()
+  }
+}
+
+/// Where the floors above physical memory keep their state: early pages, so that they are there before
+/// anything can be allocated, and below 4 GiB, where boundary tags must lie.
+private struct Rooms {
+  let tables: UnsafeMutableRawPointer
+  let space: UnsafeMutableRawPointer
+  /// For the handle of kernel space, behind its state: what kmem's large requests are given through.
+  let handle: UnsafeMutablePointer<KernelSpace>
+  let kmem: UnsafeMutableRawPointer
+  let tags: UnsafeMutableRawPointer
+  let statistics: UnsafeMutableRawPointer
+
+  static var tagPages: PageCount { PageCount(UInt64(2)) }
+  static var statisticsCapacity: Int { 160 }
+
+  init(_ early: EarlyMemory, _ machine: Machine) throws(AssemblyError) {
+    func take(_ size: ByteCount, _ role: FrameRole) throws(AssemblyError) -> UnsafeMutableRawPointer {
+      guard let run = early.take(size.pagesRoundedUp, role: role) else { throw .tooSmall }
+      let room = machine.directMap.pointer(to: run.first)
+      room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(run.count.bytes.rawValue))
+      return room
+    }
+    tables = try take(PageTables.stateSize, .boot)
+    let stateSize = ByteCount((KernelSpace.stateSize.rawValue + 63) & ~63)
+    space = try take(stateSize + ByteCount(MemoryLayout<KernelSpace>.size), .boot)
+    handle = (space + Int(stateSize.rawValue)).bindMemory(to: KernelSpace.self, capacity: 1)
+    kmem = try take(Kmem.size(processors: machine.processorCount), .boot)
+    tags = try take(Self.tagPages.bytes, .tags)
+    statistics = try take(Statistics.size(capacity: Self.statisticsCapacity), .statistics)
+  }
+}

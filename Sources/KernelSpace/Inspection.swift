@@ -105,13 +105,13 @@ extension KernelSpace {
     }
   }
 
-  /// Adds the rows of this floor to `registry`.
-  public func addStatistics(to registry: Statistics) {
+  /// Adds the rows of this floor to `statistics`.
+  public func register(in statistics: Statistics) {
     func add(
       _ name: StaticString, _ about: StaticString,
       _ read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
     ) {
-      registry.add(Statistic(name, .pages, .gauge, about, context: state, read: read))
+      statistics.add(Statistic(name, .pages, .gauge, about, context: state, read: read))
     }
     add("vm.kernel.heap", "pages of wired heap memory") { KernelSpace(from: $0).pages(.heap).rawValue }
     add("vm.kernel.metadata", "pages of wired metadata") { KernelSpace(from: $0).pages(.metadata).rawValue }
@@ -133,7 +133,7 @@ extension KernelSpace {
     add("vm.kernel.given", "pages of callers' frames mapped") {
       KernelSpace(from: $0).pages(.given).rawValue
     }
-    registry.add(
+    statistics.add(
       Statistic(
         "vm.kernel.failures", .requests, .counter, "requests for kernel space that were not granted",
         context: state, read: { KernelSpace(from: $0).failureCount }))

@@ -59,15 +59,17 @@ extension KernelSpace {
     return address
   }
 
-  /// Gives back what `allocateWired` gave, all of it.
+  /// Gives back what `allocateWired` gave, all of it. False when it was not that.
   ///
   /// Another size, an address that is free, inside a range or none of ours: a fault report, and
   /// nothing has changed.
-  public func freeWired(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
+  @discardableResult
+  public func freeWired(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) -> Bool {
     let kinds = RangeTagSet(RangeKind.heap.tag).union(RangeTagSet(RangeKind.metadata.tag))
       .union(RangeTagSet(RangeKind.interrupt.tag)).union(RangeTagSet(RangeKind.kernel.tag))
-    guard let kind = unmap(address, count, kinds, site, visit: free) else { return }
+    guard let kind = unmap(address, count, kinds, site, visit: free) else { return false }
     giveBack(kind, address, count, site)
+    return true
   }
 
   /// A stack of `count` pages, its guard page not counted. Errors as `allocateWired`.

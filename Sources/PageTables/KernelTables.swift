@@ -77,17 +77,17 @@ extension PageTables {
       machine.directMap.virtualAddress(of: segment.physical), count: segment.count, protection)
   }
 
-  /// Adds the rows of this floor to `registry`.
-  public func addStatistics(to registry: Statistics) {
-    registry.add(
+  /// Adds the rows of this floor to `statistics`.
+  public func register(in statistics: Statistics) {
+    statistics.add(
       Statistic(
         "vm.pagetables.tables", .pages, .gauge, "page tables in use, the root included", context: state,
         read: { PageTables(from: $0).tableCount.rawValue }))
-    registry.add(
+    statistics.add(
       Statistic(
         "vm.pagetables.spares", .pages, .gauge, "tables put by so that large leaves can be divided",
         context: state, read: { PageTables(from: $0).spareCount.rawValue }))
-    registry.add(
+    statistics.add(
       Statistic(
         "vm.pagetables.mapped", .pages, .gauge, "pages mapped, once for each mapping", context: state,
         read: { PageTables(from: $0).mappedCount.rawValue }))

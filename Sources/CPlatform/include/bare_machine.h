@@ -50,7 +50,7 @@ struct cp_image {
   uint64_t storage;                 // 208: struct cp_kernel_storage
 };
 _Static_assert(sizeof(struct cp_image) == 216, "boot/entry.asm lists 27 words");
-_Static_assert(sizeof(struct cp_boot_information) == 2232 + 4096 * 24, "boot/entry.asm makes this much room");
+_Static_assert(sizeof(struct cp_boot_information) == 2232 + 1024 * 24, "boot/entry.asm makes this much room");
 
 /// What one processor has to itself: the words behind gs and its descriptor tables.
 struct cp_processor_block {
@@ -61,14 +61,19 @@ struct cp_processor_block {
 
 _Static_assert(sizeof(struct cp_processor_block) <= 256, "boot/entry.asm makes this much room");
 
+/// Bytes for what the memory subsystem keeps of the firmware's map.
+enum { CP_WORKSPACE = 40960 };
+
 /// Buffers of the kernel that are too large to be fields of anything. Zeroes at boot.
 struct cp_kernel_storage {
+  uint8_t workspace[CP_WORKSPACE];  // Assembly
   uint8_t serial_input[4096];  // a ring: SerialPort
   uint8_t trap_message[256];   // what a Swift trap said: TrapMessage
   uint8_t acpi_root[40];       // a copy of the ACPI root pointer: BootRecord
 };
-_Static_assert(sizeof(struct cp_kernel_storage) <= 8192, "boot/entry.asm makes this much room");
+_Static_assert(sizeof(struct cp_kernel_storage) <= 49152, "boot/entry.asm makes this much room");
 
+CP_INLINE uint8_t *cp_workspace(struct cp_kernel_storage *storage) { return storage->workspace; }
 CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }
 CP_INLINE uint8_t *cp_trap_message(struct cp_kernel_storage *storage) { return storage->trap_message; }
 CP_INLINE uint8_t *cp_acpi_root(struct cp_kernel_storage *storage) { return storage->acpi_root; }

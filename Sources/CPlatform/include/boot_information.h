@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CP_BOOT_VERSION = 1, CP_BOOT_RANGES = 4096, CP_BOOT_MODULES = 8, CP_BOOT_LINE = 2048 };
+enum { CP_BOOT_VERSION = 1, CP_BOOT_RANGES = 1024, CP_BOOT_MODULES = 8, CP_BOOT_LINE = 2048 };
 
 typedef enum __attribute__((enum_extensibility(closed))) cp_loader : uint32_t {
   cp_loader_multiboot2 = 1,

@@ -2,6 +2,7 @@
 
 import CPlatform
 import Console
+import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
@@ -44,7 +45,9 @@ enum SerialConsole {
   }
 
   /// Carries `run=` out and leaves, or talks until somebody does.
-  static func run(_ subject: Subject, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
+  static func run(_ memory: KernelMemory, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
+    let subject = Subject(
+      statistics: memory.statistics, boot: boot, memoryMap: memory.map, physical: memory.physical)
     let console = Console(in: room(subject.physical), terminal: terminal, host: host, subject: subject)
     console.serve(
       KernelCommandLine(

@@ -1,0 +1,93 @@
+// The memory subsystem of this machine: what the boot record and the image tell, handed to
+// `KernelMemory`.
+
+import CPlatform
+import KernelMemory
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+
+enum Assembly {
+  /// Brings the memory subsystem up and switches to its page tables. Stops the machine when it is too
+  /// small.
+  static func run(
+    _ information: UnsafeMutablePointer<cp_boot_information>, _ features: ProcessorFeatures
+  ) -> KernelMemory {
+    let count = Int(information.pointee.range_count)
+    precondition(
+      KernelMemory.workspaceSize(ranges: count).rawValue <= UInt64(CP_WORKSPACE),
+      "no room for the firmware's map")
+    guard information.pointee.ranges_dropped == 0 else {
+      Reports.panic("a machine that Strata refuses", "its memory map has more than \(count) ranges")
+    }
+    var request = BootRequest(
+      machine: Executive.machine, workspace: UnsafeMutableRawPointer(cp_workspace(Image.storage)),
+      firmwareRangeCount: count)
+    request.largestLeaf = features.gibibytePages ? .gibibyte : .mebibytes2
+    let ranges = cp_boot_ranges(information)
+    var segments = Self.segments
+    var occupied = Self.occupied(information)
+    do throws(AssemblyError) {
+      return try withUnsafePointer(to: &segments) { (segments) throws(AssemblyError) in
+        try withUnsafePointer(to: &occupied) { (occupied) throws(AssemblyError) in
+          request.image = segments.withMemoryRebound(to: ImageSegment.self, capacity: segmentCount) {
+            KernelImage(start: $0, count: segmentCount)
+          }
+          request.occupied = occupied.withMemoryRebound(to: OccupiedRange.self, capacity: occupiedLimit) {
+            UnsafeBufferPointer(start: $0, count: 1 + Int(information.pointee.module_count))
+          }
+          return try KernelMemory.assemble(
+            request, firmware: { FirmwareRange(ranges[$0]) }, activate: { cp_write_cr3($0.rawValue) })
+        }
+      }
+    } catch {
+      Reports.panic("a machine that Strata refuses", "\(error.words)")
+    }
+  }
+
+  private static var segmentCount: Int { 4 + Int(CP_STACKS) }
+
+  /// The image as the final tables map it. The pages between the stacks stay unmapped: their guards.
+  private static var segments: InlineArray<7, ImageSegment> {
+    let image = Image.layout
+    return [
+      segment(image.text, .kernelText), segment(image.rodata, .kernelReadOnly),
+      segment(image.data, .kernelData), segment(image.symbols, .kernelReadOnly),
+      segment(image.stack.0, .kernelData), segment(image.stack.1, .kernelData),
+      segment(image.stack.2, .kernelData),
+    ]
+  }
+
+  private static func segment(_ span: cp_span, _ protection: Protection) -> ImageSegment {
+    ImageSegment(
+      address: VirtualAddress(span.first), physical: PhysicalAddress(span.first &- Image.virtualOffset),
+      count: ByteCount(span.end - span.first).pagesRoundedUp, protection: protection)
+  }
+
+  private static var occupiedLimit: Int { 1 + Int(CP_BOOT_MODULES) }
+
+  /// The image, then the modules. The boot record itself was copied into the image.
+  private static func occupied(
+    _ information: UnsafeMutablePointer<cp_boot_information>
+  ) -> InlineArray<9, OccupiedRange> {
+    let image = Image.layout.physical
+    var list = InlineArray<9, OccupiedRange>(
+      repeating: OccupiedRange(
+        base: PhysicalAddress(image.first), length: ByteCount(image.end - image.first), role: .image))
+    for index in 0..<Int(information.pointee.module_count) {
+      let module = cp_boot_modules(information)[index]
+      list[1 + index] = OccupiedRange(
+        base: PhysicalAddress(module.base), length: ByteCount(module.length), role: .bootModule)
+    }
+    return list
+  }
+}
+
+extension FirmwareRange {
+  /// ACPI 6.5, table 15.4: type 1 is memory; everything else, reclaimable tables too, is left alone.
+  init(_ range: cp_boot_range) {
+    self.init(
+      base: PhysicalAddress(range.base), length: ByteCount(range.length),
+      kind: range.type == 1 ? .usable : .reserved)
+  }
+}

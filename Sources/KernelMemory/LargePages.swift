@@ -1,0 +1,31 @@
+// Kmem's large requests come from kernel space: wired pages behind addresses of `heap_va`, or of
+// `interrupt_va` at interrupt level.
+
+import Kmem
+import KernelSpace
+import MemoryPrimitives
+import PhysicalMemory
+
+extension KernelSpace {
+  /// Whole pages for kmem. This value of the handle must stay at `place` as long as kmem does.
+  static func largePages(_ place: UnsafeMutablePointer<KernelSpace>) -> LargePages {
+    LargePages(
+      UnsafeMutableRawPointer(place),
+      take: { context, pages, level, zeroed, site in
+        let space = context.unsafelyUnwrapped.load(as: KernelSpace.self)
+        let level = Level(rawValue: level) ?? .normal
+        do throws(KernelSpaceError) {
+          return try space.allocateWired(
+            PageCount(pages), from: level == .interrupt ? .interrupt : .heap, role: .kmem, level: level,
+            contents: zeroed ? .zero : .unknown, at: CallSite(rawValue: site)
+          ).rawValue
+        } catch {
+          return 0
+        }
+      },
+      give: { context, address, pages, site in
+        context.unsafelyUnwrapped.load(as: KernelSpace.self)
+          .freeWired(VirtualAddress(address), PageCount(pages), at: CallSite(rawValue: site))
+      })
+  }
+}
