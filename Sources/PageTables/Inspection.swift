@@ -272,10 +272,19 @@ extension TableTree {
     guard let table = table(of: level, for: address) else { return (nil, none) }
     sums.tables += 1
     var used: UInt64 = 0
+    // What the entry must be to continue a leaf that was found right.
+    var next: UInt64 = 0
+    let step = UInt64(1) << Self.shift(level)
     for i in 0..<512 {
       let entry = slot(table, i).entry
       if entry.isEmpty { continue }
       used += 1
+      if entry.untagged == next && entry.isPresent {
+        sums.leaves[level] += 1
+        if entry.isDivisible { sums.divisible += 1 }
+        next &+= step
+        continue
+      }
       if entry.isTable(at: level) { continue }
       if entry == .preparedMark && level == 1 { continue }
       guard entry.isPresent || entry.isRetired, level <= largestLeaf else {
@@ -298,6 +307,7 @@ extension TableTree {
       if entry.isDirty && !entry.isWritable {
         return ("page tables: law 3, a leaf that can't be written is dirty", none)
       }
+      next = entry.untagged &+ step
     }
     if level < levels {
       if used == 0 { return ("page tables: law 2, an empty table is in the tree", none) }

@@ -395,11 +395,11 @@ struct TableTree {
   private mutating func split(_ path: Path, with table: FrameNumber) {
     let level = path.level
     let leaf = path.slot.entry
-    let start = leaf.address(at: level)
-    for i in 0..<512 {
-      let address = start + UInt64(i) << Self.shift(level - 1)
-      let piece = leaf.piece(at: address, below: level)
-      slot(table, i).store(i == 0 ? PageTableEntry(piece.rawValue | leaf.tag.bits) : piece)
+    var piece = leaf.piece(at: leaf.address(at: level), below: level).rawValue
+    slot(table, 0).store(PageTableEntry(piece | leaf.tag.bits))
+    for i in 1..<512 {
+      piece &+= 1 << Self.shift(level - 1)
+      slot(table, i).store(PageTableEntry(piece))
     }
     path.slot.store(PageTableEntry.table(table).withUsed(512))
     tableCount += 1
@@ -467,19 +467,23 @@ struct TableTree {
     let span = Self.span(level)
     var count = 0
     let most = min(512 - Self.index(address, level), Int(truncatingIfNeeded: min(pages / span, 512)))
+    // Neighbours mostly say the same, so their new bits are worked out once.
+    let same = ~(PageTableEntry.Bit.kept | (PageTableEntry.Bit.address & ~(1 << Self.shift(level) - 1)))
+    var (before, after): (UInt64, UInt64) = (0, 0)
     while count < most {
       let slot = path.slot + count
       let entry = slot.entry
       guard entry.isLeaf(at: level) else { break }
-      let bits: UInt64
-      switch change {
-      case .protection(let protection):
-        bits = PageTableEntry.leafBits(protection, entry.attribute(at: level), at: level)
-      case .attribute(let attribute):
-        bits = PageTableEntry.leafBits(entry.protection, attribute, at: level)
+      if entry.rawValue & same != before {
+        before = entry.rawValue & same
+        switch change {
+        case .protection(let protection):
+          after = PageTableEntry.leafBits(protection, entry.attribute(at: level), at: level)
+        case .attribute(let attribute):
+          after = PageTableEntry.leafBits(entry.protection, attribute, at: level)
+        }
       }
-      let kept = entry.rawValue & PageTableEntry.Bit.kept
-      slot.store(PageTableEntry(bits | kept | entry.address(at: level)))
+      slot.store(PageTableEntry(entry.rawValue & ~same | after))
       count += 1
     }
     return count == 0 ? .conflict(0) : .done(UInt64(count) * span)

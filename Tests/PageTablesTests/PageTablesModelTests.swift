@@ -25,7 +25,7 @@ final class PageTablesModelTests: XCTestCase {
     var seeds: [UInt64] = [1, 2, 3, 4]
     if let given = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap(UInt64.init) { seeds = [given] }
     for seed in seeds {
-      try run(seed: seed, levels: seed % 2 == 0 ? .five : .four, operations: 700)
+      try run(seed: seed, levels: seed % 2 == 0 ? .five : .four, operations: 400)
     }
   }
 
