@@ -125,7 +125,7 @@ public struct KernelMemory {
     activate(tables.root)
     early.liftCeiling()
     let physical = PhysicalMemory.open(machine: machine, map: map, early: early, records: records)
-    tables.setSource(physical.frameSource)
+    tables.setSource(physical.frameSource(role: .pageTable, level: .system))
     let space = try orTooSmall { () throws(KernelSpaceError) in
       try KernelSpace.create(
         in: rooms.space, machine: machine, physical: physical, tables: tables, layout: request.layout,
