@@ -74,8 +74,8 @@ public struct Arena {
 
   /// An arena without spans in `memory`, which it keeps until it is destroyed.
   ///
-  /// Sizes are rounded up to the quantum, and every piece starts at a multiple of it. With a `source`, what is
-  /// missing is imported, in sizes rounded up to `importUnit` where that can be had.
+  /// Sizes are rounded up to the quantum, and every piece starts at a multiple of it. With a `source`,
+  /// what is missing is imported, in sizes rounded up to `importUnit` where that can be had.
   public static func create(
     in memory: UnsafeMutableRawPointer, name: Name, quantum: Alignment, contents: ArenaContents = .addresses,
     tags: Tags, source: ArenaSource? = nil, importUnit: Alignment? = nil, machine: Machine
@@ -168,8 +168,9 @@ public struct Arena {
 
   /// A piece of `size` values. Constant time with `.instantFit`.
   ///
-  /// With a deadline and a level other than `.interrupt` the call sleeps until there is space and tags, at most
-  /// until then; without one it fails at once. Errors: `.noSpace`, `.noTags`, `.badConstraint` (a size of zero).
+  /// With a deadline and a level other than `.interrupt` the call sleeps until there is space and tags,
+  /// at most until then; without one it fails at once. Errors: `.noSpace`, `.noTags`, `.badConstraint` (a
+  /// size of zero).
   public func alloc(
     _ size: ArenaSize, policy: FitPolicy = .instantFit, level: Level = .normal, until deadline: Tick? = nil,
     at site: CallSite = .here
@@ -196,8 +197,8 @@ public struct Arena {
     }
   }
 
-  /// Gives back what `alloc` gave. Never fails and needs nothing. A foreign address, one that is free already and
-  /// a wrong size are reported, and change nothing.
+  /// Gives back what `alloc` gave. Never fails and needs nothing. A foreign address, one that is free
+  /// already and a wrong size are reported, and change nothing.
   public func free(_ address: ArenaAddress, _ size: ArenaSize, at site: CallSite = .here) {
     xfree(address, size, at: site)
   }
@@ -207,12 +208,12 @@ public struct Arena {
     let mask = state.pointee.quantum - 1
     let rounded = (size.rawValue &- 1) | mask
     let outcome = state.pointee.core.withLock { core -> FreeOutcome in
-      guard let link = core.hash.find(address.rawValue) else { return .missing }
-      let extent = core.links[link].pointee.extent
+      guard let busy = core.hash.findForRemoval(address.rawValue) else { return .missing }
+      let extent = core.links[busy.link].pointee.extent
       guard size.rawValue != 0, extent == rounded else {
-        return .wrongSize(extent &+ 1, core.links[link].pointee.callSite)
+        return .wrongSize(extent &+ 1, core.links[busy.link].pointee.callSite)
       }
-      let after = core.release(link)
+      let after = core.release(busy)
       state.pointee.frees.add()
       if after.released != nil { state.pointee.releases.add() }
       state.pointee.segments.set(core.lists.count + core.hash.count)
@@ -299,8 +300,8 @@ public struct Arena {
   // MARK: Destruction
 
   /// Ends the arena: its tags go back to the supply, its memory to whoever gave it. With pieces still
-  /// allocated it is reported as a leak, first one first, and the arena stays as it is. Nobody else uses the arena
-  /// meanwhile, nor visits the arenas of the supply.
+  /// allocated it is reported as a leak, first one first, and the arena stays as it is. Nobody else uses
+  /// the arena meanwhile, nor visits the arenas of the supply.
   public func destroy(at site: CallSite = .here) {
     let busy = state.pointee.core.withLock { $0.hash.count }
     guard busy == 0 else { return reportLeak(busy, site) }
@@ -416,13 +417,11 @@ public struct Arena {
         place = importSpan(source, request, policy, level, site, need, &wantsPage)
         if place == nil { place = search(request, policy, site, need, &wantsPage) }
       }
-      if let place {
-        if wantsPage { growHash(level) }
-        return ArenaAddress(place)
-      }
-      state.pointee.core.withLock { $0.spares.hidden -= need }
+      if place == nil { state.pointee.core.withLock { $0.spares.hidden -= need } }
       finish()
-      throw .noSpace
+      guard let place else { throw .noSpace }
+      if wantsPage { growHash(level) }
+      return ArenaAddress(place)
     }
   }
 
@@ -516,8 +515,8 @@ public struct Arena {
     return place
   }
 
-  /// A span from the source and the place for the request in it: the size rounded up to the unit of import, or,
-  /// when that is not to be had or could not satisfy a constraint, just the size.
+  /// A span from the source and the place for the request in it: the size rounded up to the unit of
+  /// import, or, when that is not to be had or could not satisfy a constraint, just the size.
   private func fetch(
     _ source: ArenaSource, _ request: Request, _ level: Level, _ site: CallSite
   ) -> (start: UInt64, last: UInt64, place: UInt64)? {
@@ -582,12 +581,14 @@ public struct Arena {
     }
   }
 
-  /// Gives back spares beyond the usual.
+  /// After tags were hidden and are no longer: gives back spares beyond the usual, and wakes who missed them.
   private func finish() {
-    if state.pointee.core.withLock({ $0.returnSpares() }) {
-      state.pointee.tags.trim()
-      state.pointee.tags.wakeWaiters()
+    let (gaveTags, wereMissed) = state.pointee.core.withLock { core in
+      defer { core.spares.wereMissed = false }
+      return (core.returnSpares(), core.spares.wereMissed)
     }
+    if gaveTags { state.pointee.tags.trim() }
+    if gaveTags || wereMissed { state.pointee.tags.wakeWaiters() }
   }
 
   /// Gives back what a free set free.

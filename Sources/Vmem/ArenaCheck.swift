@@ -6,8 +6,8 @@
 import MemoryPrimitives
 
 extension Arena {
-  /// Checks every law of the arena: nil when all hold, else the one that is broken. Linear in tags, n log n in
-  /// spans. Nothing else may use the arena meanwhile.
+  /// Checks every law of the arena: nil when all hold, else the one that is broken. Linear in tags, n log
+  /// n in spans. Nothing else may use the arena meanwhile.
   public func checkInvariants() -> StaticString? { state.pointee.core.quiet.pointee.check() }
 
   /// Tags that the arena has, spares included. Nothing else may use the arena meanwhile.
@@ -151,6 +151,7 @@ extension ArenaCore {
       }
     }
     guard isRight else { return "vmem: a hash bucket holds what does not belong there" }
+    guard hash.countPages() == hash.pages else { return "vmem: pages of the hash are counted wrongly" }
     return members == count ? nil : "vmem: the hash is counted wrongly"
   }
 

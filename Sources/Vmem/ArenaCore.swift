@@ -9,9 +9,12 @@ struct SpareTags {
   var count: UInt32 = 0
   /// Of these, what operations secured that dropped the lock: not there for anybody else.
   var hidden: UInt32 = 0
+  /// Somebody found too few while some were hidden, and perhaps sleeps: to be woken when they are back.
+  var wereMissed = false
 
-  /// Above this many unhidden spares, those beyond half of it go back to the supply.
-  static var most: UInt32 { 16 }
+  /// Above this many unhidden spares, those beyond half of it go back to the supply. Few, for each of
+  /// them may keep a page of tags from going back.
+  static var most: UInt32 { 8 }
 
   var available: UInt32 { count - hidden }
 }
@@ -55,7 +58,9 @@ struct ArenaCore: ~Copyable {
   mutating func secure(_ count: UInt32) -> Bool {
     if spares.available >= count { return true }
     add(tags.state.pointee.pool.withLock { $0.take(SpareTags.most / 2) })
-    return spares.available >= count
+    if spares.available >= count { return true }
+    if spares.hidden != 0 { spares.wereMissed = true }
+    return false
   }
 
   private mutating func add(_ chain: TagChain) {
@@ -189,12 +194,12 @@ struct ArenaCore: ~Copyable {
   }
 
   /// Makes a busy segment free and joins it with its neighbours.
-  mutating func release(_ busy: Link) -> Aftermath {
+  mutating func release(_ busy: BusyHash.Place) -> Aftermath {
     var after = Aftermath()
     hash.remove(busy)
-    let tag = links[busy]
+    let tag = links[busy.link]
     allocated &-= tag.pointee.extent &+ 1
-    var link = busy
+    var link = busy.link
     tag.pointee.kind = .free
     let next = tag.pointee.nextSegment
     if next != .none, links[next].pointee.kind == .free {
@@ -240,8 +245,9 @@ struct ArenaCore: ~Copyable {
     return request.place(in: links[link].pointee.start, links[link].pointee.last)
   }
 
-  /// Instant fit: the head of the first list that surely suffices, or, where a constraint makes lists unsure, the
-  /// heads of those above; then a short look at the lists below, whose members may or may not fit.
+  /// Instant fit: the head of the first list that surely suffices, or, where a constraint makes lists
+  /// unsure, the heads of those above; then a short look at the lists below, whose members may or may not
+  /// fit.
   mutating func quick(_ request: Request) -> Found? {
     let own = FreeLists.index(quanta: request.quanta)
     var left = Self.quickLook

@@ -35,9 +35,10 @@ public struct ArenaSource {
   let importing: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Bool
   let releasing: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> Void
 
-  /// `importing` gets the context and an `ImportRequest` by address, fills in the answer and tells whether there
-  /// is one. The span may be larger than asked; it overlaps no other of the arena's. `releasing` gets the
-  /// context and the first and last value of a span that came from `importing`; it can't fail.
+  /// `importing` gets the context and an `ImportRequest` by address, fills in the answer and tells
+  /// whether there is one. The span may be larger than asked; it overlaps no other of the arena's.
+  /// `releasing` gets the context and the first and last value of a span that came from `importing`; it
+  /// can't fail.
   public init(
     _ context: UnsafeMutableRawPointer?,
     importing: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Bool,

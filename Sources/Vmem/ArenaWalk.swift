@@ -61,8 +61,9 @@ extension Arena {
   /// The segment that holds `address`, or nil when no span does. Constant time for the first value of a busy
   /// segment, a pass over the spans and over one span's segments otherwise.
   public func find(_ address: ArenaAddress) -> Segment? {
-    let busy = state.pointee.core.withLock { core in
-      core.hash.find(address.rawValue).map { Segment(core.links[$0].pointee) }
+    let busy = state.pointee.core.withLock { core -> Segment? in
+      let link = core.hash.find(address.rawValue)
+      return link == .none ? nil : Segment(core.links[link].pointee)
     }
     if let busy { return busy }
     var walker = ArenaCore.Walker()

@@ -30,6 +30,8 @@ struct BusyHash: ~Copyable {
   /// Not asked for a page again before there are so many segments: the last time there was none.
   var patience: UInt64 = 0
   var visited: UInt64 = 0
+  /// Pages that the table holds.
+  var pages: UInt64 = 0
 
   init(_ links: TagLinks, shift: UInt64, table: UnsafeMutablePointer<Link>) {
     self.links = links
@@ -41,7 +43,10 @@ struct BusyHash: ~Copyable {
   // MARK: Places
 
   @inline(always) private func hash(_ address: UInt64) -> UInt32 {
-    let product = (address >> shift) &* 0x9e37_79b9_7f4a_7c15
+    // Two rounds, so that neighbours and multiples spread alike: chains are as long with 100 segments as
+    // with 1,000,000.
+    var product = (address >> shift) &* 0x9e37_79b9_7f4a_7c15
+    product = (product ^ (product >> 32)) &* 0xbf58_476d_1ce4_e5b9
     return UInt32(truncatingIfNeeded: product >> 32)
   }
 
@@ -76,13 +81,39 @@ struct BusyHash: ~Copyable {
 
   // MARK: Content
 
-  func find(_ address: UInt64) -> Link? {
+  /// The segment that begins at `address`, or none.
+  func find(_ address: UInt64) -> Link {
     var link = bucket(index(address)).pointee
-    while link != .none {
-      if links[link].pointee.start == address { return link }
-      link = links[link].pointee.nextInHash
+    while link != .none, links[link].pointee.start != address { link = links[link].pointee.nextInHash }
+    return link
+  }
+
+  /// A segment and the one before it in its chain, so that it can be taken out.
+  struct Place {
+    var link: Link
+    var previous: Link
+  }
+
+  /// The segment that begins at `address`, on the way to taking it out.
+  mutating func findForRemoval(_ address: UInt64) -> Place? {
+    var place = Place(link: bucket(index(address)).pointee, previous: .none)
+    while place.link != .none {
+      visited += 1
+      if links[place.link].pointee.start == address { return place }
+      place.previous = place.link
+      place.link = links[place.link].pointee.nextInHash
     }
     return nil
+  }
+
+  mutating func remove(_ place: Place) {
+    let next = links[place.link].pointee.nextInHash
+    if place.previous == .none {
+      bucket(index(links[place.link].pointee.start)).pointee = next
+    } else {
+      links[place.previous].pointee.nextInHash = next
+    }
+    count -= 1
   }
 
   mutating func insert(_ link: Link) {
@@ -95,25 +126,6 @@ struct BusyHash: ~Copyable {
     // Two splits, so that a table that had to wait for a page catches up.
     if count > buckets { split() }
     if count > buckets { split() }
-  }
-
-  /// Takes the segment out. It must be there, as `find` told.
-  mutating func remove(_ link: Link) {
-    let bucket = bucket(index(links[link].pointee.start))
-    let next = links[link].pointee.nextInHash
-    visited += 1
-    count -= 1
-    guard bucket.pointee != link else {
-      bucket.pointee = next
-      return
-    }
-    var place = bucket.pointee
-    while links[place].pointee.nextInHash != link {
-      visited += 1
-      place = links[place].pointee.nextInHash
-    }
-    visited += 1
-    links[place].pointee.nextInHash = next
   }
 
   // MARK: Growing and shrinking by a bucket
@@ -164,6 +176,7 @@ struct BusyHash: ~Copyable {
       table[Int(Self.embeddedBuckets + Self.directPages + (index - Self.directPages) >> 10)] = page
       wantsPage = true
     }
+    pages += 1
     return true
   }
 
@@ -210,18 +223,19 @@ struct BusyHash: ~Copyable {
     }
   }
 
-  private func release(_ slot: UnsafeMutablePointer<Link>, _ pages: inout Link) {
+  private mutating func release(_ slot: UnsafeMutablePointer<Link>, _ pages: inout Link) {
     words(slot.pointee)[0] = pages
     pages = slot.pointee
     slot.pointee = .none
+    self.pages -= 1
   }
 
   // MARK: For the checker
 
   func first(of index: UInt32) -> Link { bucket(index).pointee }
   func belongs(_ address: UInt64, in bucket: UInt32) -> Bool { index(address) == bucket }
-  /// Pages that the table holds.
-  var pages: UInt64 {
+  /// Pages that the table holds, counted one by one.
+  func countPages() -> UInt64 {
     var pages: UInt64 = 0
     for i in Self.embeddedBuckets..<UInt32(Self.words) where table[Int(i)] != .none {
       pages += 1

@@ -36,8 +36,8 @@ struct Tag {
   /// Previous segment in bits 0 to 29 (the span for a first segment), next segment in bits 30 to 59,
   /// kind in bits 60 to 63. A span has its first segment as next.
   private var order: UInt64
-  /// Bits 0 to 29 and 30 to 59: free segment: previous and next on its list; span: previous and next span; busy
-  /// segment: next in the hash, call site; unused: -, next. Bit 60: the checker's mark.
+  /// Bits 0 to 29 and 30 to 59: free segment: previous and next on its list; span: previous and next
+  /// span; busy segment: next in the hash, call site; unused: -, next. Bit 60: the checker's mark.
   private var chain: UInt64
 
   @inline(always) private static func low(_ word: UInt64) -> UInt32 {

@@ -9,7 +9,7 @@ import XCTest
 final class Bench {
   let host: HostMachine
   let tags: Tags
-  private var nextPage: UInt64 = 16
+  private var nextPage: UInt64
   private var freePages: [UnsafeMutableRawPointer] = []
   private let lock = NSLock()
   /// Pages that the source has given out.
@@ -20,6 +20,7 @@ final class Bench {
 
   init(staticPages: UInt64 = 1, memory: ByteCount = .mebibytes(256), processors: Int = 2) {
     host = HostMachine(memory: memory, processors: processors)
+    nextPage = 1 + staticPages
     let directMap = host.machine.directMap
     let box = UnsafeMutablePointer<Unmanaged<Bench>?>.allocate(capacity: 1)
     box.initialize(to: nil)
@@ -83,13 +84,20 @@ final class Bench {
   }
 
   /// Everything of all arenas that an operation which fails must leave as it was.
-  func snapshot() -> [String] {
-    var lines: [String] = []
+  struct Snapshot: Equatable {
+    var sizes: [ArenaSize] = []
+    var segments: [Segment] = []
+    var hashed: [UInt64] = []
+  }
+
+  func snapshot() -> Snapshot {
+    var all = Snapshot()
     tags.forEachArena { arena in
-      lines.append("arena \(arena.size(.allocated)) \(arena.size(.free)) \(arena.size(.largestFree))")
-      arena.walk { lines.append("\($0)") }
+      all.sizes += [arena.size(.allocated), arena.size(.free), arena.size(.total), arena.size(.largestFree)]
+      all.segments += arena.segments()
+      all.hashed.append(arena.figures.busySegments)
     }
-    return lines
+    return all
   }
 }
 

@@ -39,8 +39,8 @@ struct Model {
     return true
   }
 
-  /// Whether some place in `range` satisfies the request: every aligned place is tried, or, in ranges too long
-  /// for that, those near the start and near the multiples of `nocross`.
+  /// Whether some place in `range` satisfies the request: every aligned place is tried, or, in ranges too
+  /// long for that, those near the start and near the multiples of `nocross`.
   static func fits(_ range: Range, _ size: UInt128, _ wish: ArenaConstraints) -> Bool {
     let low = max(UInt128(range.lowerBound), UInt128(wish.minimum.rawValue))
     let high = min(UInt128(range.upperBound), UInt128(wish.maximum.rawValue))
