@@ -53,7 +53,7 @@ final class FaultTests: XCTestCase {
     system.check()
   }
 
-  func testOfTwoRacingFreesOneIsReported() throws {
+  func testRaceOfTwoFreesIsReportedOnce() throws {
     let system = try System(frames: [(256, 2000)], processors: 2)
     let memory = system.memory!
     let before = memory.freeCount
@@ -222,7 +222,7 @@ final class ConcurrencyTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testWaitersAreServedWhenFramesAreFreed() throws {
+  func testWaitersAreServedByAnotherThread() throws {
     let system = try System(frames: [(256, 600)], processors: 2)
     system.host.hasOtherThreads = true
     nonisolated(unsafe) let memory = system.memory!
