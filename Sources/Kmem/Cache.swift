@@ -16,6 +16,8 @@ struct Cache: ~Copyable {
   let size: Int
   /// Bytes from one object to the next.
   let chunk: Int
+  /// 2^32 over it, rounded up.
+  let reciprocal: UInt64
   /// Where in a free object its word stands.
   let wordOffset: Int
   let constructor: ObjectHook?

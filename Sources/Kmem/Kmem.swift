@@ -276,6 +276,7 @@ extension Kmem {
     cache.initialize(
       to: Cache(
         name: name, column: column, size: size, chunk: chunk,
+        reciprocal: (1 << 32 + UInt64(chunk) - 1) / UInt64(chunk),
         wordOffset: isConstructed ? (size + 7) & ~7 : 0, constructor: constructor, destructor: destructor,
         context: context,
         magazineColumn: self.column(Magazines.magazineSize(rounds: rounds).rawValue),

@@ -69,9 +69,12 @@ extension Kmem {
     guard let record = state.pointee.physical.record(PhysicalAddress(physical).frame), record.role == .slab,
       record.queue == .owner, let cache = cache(at: Slab.cache(record))
     else { return nil }
-    let slab = cache.slab(Slab.first(record))
+    let frame = PhysicalAddress(physical).frame
+    let first = Slab.first(record)
+    let slab = first == frame ? Slab(frame, record, machine.directMap) : cache.slab(first)
     let offset = Int(address.rawValue - UInt64(UInt(bitPattern: slab.base)))
-    let index = offset / cache.chunk
+    // The quotient by multiplication, exact for offsets below 2^15.
+    let index = Int((UInt64(offset) &* cache.cache.pointee.reciprocal) >> 32)
     return ObjectPlace(cache: cache, slab: slab, index: index, offset: offset - index * cache.chunk)
   }
 
