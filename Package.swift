@@ -20,7 +20,7 @@ var package = Package(
   targets: [
     .target(name: "CPlatform"),
     .target(name: "MemoryPrimitives", dependencies: ["CPlatform"], swiftSettings: core),
-    .target(name: "Magazines", dependencies: ["MemoryPrimitives"]),
+    .target(name: "Magazines", dependencies: ["CPlatform", "MemoryPrimitives"]),
     .target(name: "PhysicalMemory", dependencies: ["MemoryPrimitives"]),
     .target(name: "PageTables", dependencies: ["MemoryPrimitives"]),
     .target(name: "Vmem", dependencies: ["MemoryPrimitives"]),

@@ -16,6 +16,8 @@ struct Cache: ~Copyable {
   let size: Int
   /// Bytes from one object to the next.
   let chunk: Int
+  /// 2^32 over it, rounded up.
+  let reciprocal: UInt64
   /// Where in a free object its word stands.
   let wordOffset: Int
   let constructor: ObjectHook?
@@ -23,8 +25,9 @@ struct Cache: ~Copyable {
   let context: UnsafeMutableRawPointer?
   /// The column of the class that its magazines are taken from.
   let magazineColumn: Int
-  /// Magazines that it may have.
-  let magazineLimit: Int
+  /// Full magazines that its depot keeps in any case, and beyond that at the moment.
+  let fullLimit: Int
+  let raised = Atomic<Int>(0)
   let lists: Locked<SlabLists>
   /// The period of auditing, 0 when audit is off.
   let audit = Atomic<UInt32>(0)
@@ -117,9 +120,43 @@ struct CachePointer {
     return best
   }
 
-  /// Slabs whose objects are all free that a cache keeps, so that a caller at the edge of a slab does not
-  /// go down to the frames each time.
-  func keptFree(_ slab: Slab) -> Int { slab.order.rawValue == 0 ? 2 : 1 }
+  /// Whether a slab whose objects are all free stays, so that a caller at the edge of a slab does not go
+  /// down to the frames each time: one or two of each cache, and a 64th of all slabs on top for whoever
+  /// needs it.
+  private func keeps(_ slab: Slab, beside others: Int) -> Bool {
+    if slab.isAudited && auditPeriod == nil { return false }
+    if others < (slab.order.rawValue == 0 ? 2 : 1) { return true }
+    let state = kmem.state
+    return state.pointee.spareFrames.load(ordering: .relaxed)
+      <= max(32, state.pointee.slabFrames.load(ordering: .relaxed) / 64)
+  }
+
+  /// Lets the depot keep a full magazine more, after one had to be emptied into slabs: as long as all
+  /// that goes beyond stays below a 64th of all slabs. Reclaiming takes it back.
+  func raiseFullLimit() -> Bool {
+    let state = kmem.state
+    let bytes = magazines.rounds * chunk
+    let most = max(128 << 10, state.pointee.slabFrames.load(ordering: .relaxed) * 4096 / 64)
+    let sum = state.pointee.depotBytes.add(bytes, ordering: .relaxed).newValue
+    guard sum <= most else {
+      state.pointee.depotBytes.subtract(bytes, ordering: .relaxed)
+      return false
+    }
+    let raised = cache.pointee.raised.add(1, ordering: .relaxed).newValue
+    magazines.setFullLimit(cache.pointee.fullLimit + raised)
+    return true
+  }
+
+  func lowerFullLimit() {
+    let raised = cache.pointee.raised.exchange(0, ordering: .relaxed)
+    kmem.state.pointee.depotBytes.subtract(raised * magazines.rounds * chunk, ordering: .relaxed)
+    magazines.setFullLimit(cache.pointee.fullLimit)
+  }
+
+  /// Notes that slabs without an object in use became more or fewer.
+  private func noteSpare(_ slab: Slab, _ sign: Int) {
+    kmem.state.pointee.spareFrames.add(sign * Int(slab.order.frames.rawValue), ordering: .relaxed)
+  }
 
   // MARK: Making and giving back slabs
 
@@ -218,6 +255,7 @@ struct CachePointer {
       slab.out = out
       if wasFree {
         lists.plain.free.remove(slab, physical)
+        noteSpare(slab, -1)
       } else if next == Slab.none {
         lists.plain.partial.remove(slab, physical)
       }
@@ -240,6 +278,7 @@ struct CachePointer {
     let index = Int(slab.firstFree)
     let entry = slab.entry(index)
     let next = entry.pointee.link
+    if slab.out == 0 { noteSpare(slab, -1) }
     entry.pointee.link = AuditEntry.allocated
     entry.pointee.period = period
     entry.pointee.size = UInt16(truncatingIfNeeded: size)
@@ -285,6 +324,8 @@ struct CachePointer {
     lists.frames += Int(slab.order.frames.rawValue)
     lists.objects += slab.objects
     lists.created += 1
+    kmem.state.pointee.slabFrames.add(Int(slab.order.frames.rawValue), ordering: .relaxed)
+    noteSpare(slab, 1)
   }
 
   /// Puts object `index` back into its slab; a slab that is not needed goes to the front of `chain`.
@@ -307,10 +348,9 @@ struct CachePointer {
     }
     lists.out -= 1
     if slab.out == 0 && !slab.isDamaged {
-      let keep = slab.isAudited && auditPeriod == nil ? 0 : keptFree(slab)
-      if (slab.isAudited ? lists.audited.free.count : lists.plain.free.count) > keep {
-        unlinkFree(&lists, slab, &chain)
-      }
+      noteSpare(slab, 1)
+      let others = (slab.isAudited ? lists.audited.free.count : lists.plain.free.count) - 1
+      if !keeps(slab, beside: others) { unlinkFree(&lists, slab, &chain) }
     }
   }
 
@@ -324,6 +364,8 @@ struct CachePointer {
     lists.frames -= Int(slab.order.frames.rawValue)
     lists.objects -= slab.objects
     lists.released += 1
+    kmem.state.pointee.slabFrames.subtract(Int(slab.order.frames.rawValue), ordering: .relaxed)
+    noteSpare(slab, -1)
     slab.record.next = chain
     chain = slab.frame
   }

@@ -25,6 +25,13 @@
 //      words in magazines, for each cache.
 //   5. The records of all frames of a slab name its cache and its first frame.
 //   6. A cache has no magazine in use while it is audited.
+//   7. The sums kept beside are those of all caches: frames of slabs, frames of free slabs, and the bytes
+//      by which depots may exceed what each keeps in any case.
+//
+// WHAT IS KEPT FREE. Each cache keeps one or two free slabs and up to 32 KiB in full magazines. Whoever
+// needs more takes it from two shared allowances, each a 64th of all slabs (at least 128 KiB): a burst of
+// requests meets its own frees again without going down to the frames, and what is held stays within a
+// few hundredths of what is used. A request that would fail, and a drain, take all of it back.
 //
 // LOCKS, in their order: the registry of caches and types (`kmemCaches`), a depot (`kmemDepot`), a cache's
 // slabs (`kmemSlabs`); then PhysicalMemory's. No two of one rank; constructors, destructors, other floors'
@@ -166,7 +173,12 @@ struct KmemState: ~Copyable {
   let registry: Locked<Registry>
   /// Pages taken for descriptors and rows of counters, those given at creation left out.
   let metadataPages = Atomic<UInt64>(0)
-  /// Pages of large requests at the moment are in the counters; these are the requests' failures.
+  /// Frames of all slabs, and of those without an object in use.
+  let slabFrames = Atomic<Int>(0)
+  let spareFrames = Atomic<Int>(0)
+  /// Bytes that depots may keep beyond what each has anyway.
+  let depotBytes = Atomic<Int>(0)
+  /// Times that all caches gave back what they kept free.
   let reclaims = Atomic<UInt64>(0)
   /// Whether caches made from now on are audited.
   let auditsAll = Atomic<Bool>(false)
@@ -271,15 +283,15 @@ extension Kmem {
     let rounds = Self.rounds(chunk: chunk)
     let fullLimit = max(2, 32 << 10 / (rounds * chunk))
     let memory = UnsafeMutableRawPointer(descriptor(column).unsafelyUnwrapped)
-    let processors = state.pointee.machine.processorCount
     let cache = memory.bindMemory(to: Cache.self, capacity: 1)
     cache.initialize(
       to: Cache(
         name: name, column: column, size: size, chunk: chunk,
+        reciprocal: (1 << 32 + UInt64(chunk) - 1) / UInt64(chunk),
         wordOffset: isConstructed ? (size + 7) & ~7 : 0, constructor: constructor, destructor: destructor,
         context: context,
         magazineColumn: self.column(Magazines.magazineSize(rounds: rounds).rawValue),
-        magazineLimit: 2 * processors + fullLimit + 2, lists: Locked(.kmemSlabs, SlabLists())))
+        fullLimit: fullLimit, lists: Locked(.kmemSlabs, SlabLists())))
     let magazines = Magazines.create(
       in: memory + Cache.depotOffset, slots: slotsStart(column), stride: ByteCount(Self.rowStride),
       rounds: rounds, fullLimit: fullLimit, machine: state.pointee.machine)

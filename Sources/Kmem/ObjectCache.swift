@@ -52,6 +52,7 @@ import Synchronization
   @discardableResult public func drain() -> PageCount {
     let cache = pointer
     let before = cache.cache.pointee.lists.withLock { $0.frames }
+    cache.lowerFullLimit()
     cache.magazines.drain { cache.putBackDrained($0) }
     cache.returnMagazines()
     cache.giveBackFree()
@@ -170,6 +171,7 @@ extension CachePointer {
       while lists.plain.full.first != .none {
         let slab = slab(lists.plain.full.first)
         lists.plain.full.remove(slab, physical)
+        kmem.state.pointee.slabFrames.subtract(Int(slab.order.frames.rawValue), ordering: .relaxed)
         slab.record.next = chain
         chain = slab.frame
       }

@@ -238,6 +238,21 @@ extension Kmem {
     forEach { cache in
       if broken == nil { broken = cache.checkInvariants() }
     }
+    var (frames, spare, bytes) = (0, 0, 0)
+    forEach { cache in
+      frames += cache.cache.pointee.lists.withLock { $0.frames }
+      bytes += cache.cache.pointee.raised.load(ordering: .relaxed) * cache.magazines.rounds * cache.chunk
+      cache.forEachSlab { if $0.out == 0 && !$0.isDamaged { spare += Int($0.order.frames.rawValue) } }
+    }
+    if frames != state.pointee.slabFrames.load(ordering: .relaxed) {
+      return "frames of all slabs are miscounted"
+    }
+    if spare != state.pointee.spareFrames.load(ordering: .relaxed) {
+      return "frames of free slabs are miscounted"
+    }
+    if bytes != state.pointee.depotBytes.load(ordering: .relaxed) {
+      return "what depots may keep beyond their share is miscounted"
+    }
     return broken
   }
 

@@ -69,9 +69,12 @@ extension Kmem {
     guard let record = state.pointee.physical.record(PhysicalAddress(physical).frame), record.role == .slab,
       record.queue == .owner, let cache = cache(at: Slab.cache(record))
     else { return nil }
-    let slab = cache.slab(Slab.first(record))
+    let frame = PhysicalAddress(physical).frame
+    let first = Slab.first(record)
+    let slab = first == frame ? Slab(frame, record, machine.directMap) : cache.slab(first)
     let offset = Int(address.rawValue - UInt64(UInt(bitPattern: slab.base)))
-    let index = offset / cache.chunk
+    // The quotient by multiplication, exact for offsets below 2^15.
+    let index = Int((UInt64(offset) &* cache.cache.pointee.reciprocal) >> 32)
     return ObjectPlace(cache: cache, slab: slab, index: index, offset: offset - index * cache.chunk)
   }
 
@@ -172,7 +175,9 @@ extension CachePointer {
 
   /// Brings the depot another magazine, if it may have one.
   func addMagazine(_ level: Level) -> Bool {
-    guard magazines.magazineCount < cache.pointee.magazineLimit else { return false }
+    let raised = cache.pointee.raised.load(ordering: .relaxed)
+    let limit = 2 * machine.processorCount + cache.pointee.fullLimit + raised + 2
+    guard magazines.magazineCount < limit else { return false }
     let column = cache.pointee.magazineColumn
     let size = Int(Magazines.magazineSize(rounds: magazines.rounds).rawValue)
     guard let source = kmem.cache(at: column),
@@ -187,10 +192,15 @@ extension CachePointer {
   func give(_ object: UnsafeMutableRawPointer, _ place: ObjectPlace, _ site: CallSite) {
     let word = UInt(bitPattern: object)
     var mayAddMagazine = true
-    for _ in 0..<4 {
+    var mayRaise = true
+    for _ in 0..<5 {
       switch magazines.pushSlow(word) {
       case .pushed: return
       case .off: return putBack(place, site)
+      case .full where mayRaise:
+        mayRaise = false
+        if raiseFullLimit() { continue }
+        if spill(site) == 0 { return putBack(place, site) }
       case .noMagazine where mayAddMagazine:
         mayAddMagazine = false
         if addMagazine(.normal) { continue }
@@ -287,6 +297,7 @@ extension Kmem {
   @discardableResult public func drain() -> PageCount {
     let before = slabPages
     forEach { cache in
+      cache.lowerFullLimit()
       cache.magazines.drain { cache.putBackDrained($0) }
       cache.returnMagazines()
     }
@@ -301,6 +312,7 @@ extension Kmem {
     state.pointee.reclaims.add(1, ordering: .relaxed)
     let before = slabPages
     forEach { cache in
+      cache.lowerFullLimit()
       cache.magazines.drainDepot { cache.putBackDrained($0) }
       cache.giveBackFree()
     }

@@ -8,7 +8,6 @@ import MemoryPrimitives
   @usableFromInline let slots: UnsafeMutableRawPointer
   @usableFromInline let stride: Int
   let rounds: Int
-  let fullLimit: Int
   let machine: Machine
 }
 
@@ -20,6 +19,10 @@ struct DepotLists {
   /// Magazines in lists and slots together.
   var total = 0
   var isOn = true
+  /// Full magazines that may lie here.
+  var fullLimit: Int
+
+  init(fullLimit: Int) { self.fullLimit = fullLimit }
 
   mutating func put(_ words: UnsafeMutablePointer<UInt>, rounds: Int, capacity: Int) {
     if rounds == 0 {

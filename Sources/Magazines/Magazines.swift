@@ -88,8 +88,8 @@ public enum RefillOutcome {
     let state = memory.bindMemory(to: Depot.self, capacity: 1)
     state.initialize(
       to: Depot(
-        lists: Locked(.kmemDepot, DepotLists()), slots: slots, stride: Int(stride.rawValue),
-        rounds: rounds, fullLimit: fullLimit, machine: machine))
+        lists: Locked(.kmemDepot, DepotLists(fullLimit: fullLimit)), slots: slots,
+        stride: Int(stride.rawValue), rounds: rounds, machine: machine))
     for processor in 0..<machine.processorCount {
       (slots + processor * Int(stride.rawValue)).bindMemory(to: MagazineSlot.self, capacity: 1)
         .initialize(to: MagazineSlot())
@@ -213,7 +213,6 @@ public enum RefillOutcome {
   private func equip(_ slot: UnsafeMutablePointer<MagazineSlot>) -> PushOutcome {
     // Law 2: with a loaded magazine that is full and a previous one that is not empty, that is full.
     let returned = slot.pointee.previousRounds > 0 ? slot.pointee.previous : nil
-    let limit = state.pointee.fullLimit
     let fails = state.pointee.machine.failsHere(.magazines)
     var outcome = PushOutcome.pushed
     let empty = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
@@ -221,7 +220,7 @@ public enum RefillOutcome {
         outcome = .off
         return nil
       }
-      guard returned == nil || lists.full.count < limit else {
+      guard returned == nil || lists.full.count < lists.fullLimit else {
         outcome = .full
         return nil
       }
@@ -273,6 +272,11 @@ public enum RefillOutcome {
       lists.total += 1
       lists.empty.put(words)
     }
+  }
+
+  /// Lets the depot keep so many full magazines from now on. What it has beyond stays until it is taken.
+  public func setFullLimit(_ limit: Int) {
+    state.pointee.lists.withLock { $0.fullLimit = limit }
   }
 
   /// Takes an empty magazine out of the depot for good; nil when it has none.

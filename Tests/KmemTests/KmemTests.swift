@@ -242,6 +242,24 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
+  func testABurstMeetsItsOwnFreesAgainAndADrainTakesAllBack() throws {
+    let rig = try Rig(frames: 8192)
+    let type = rig.type()
+    func burst(_ size: Int) {
+      let objects = (0..<100).map { _ in rig.kmem.alloc(ByteCount(size), type: type)! }
+      for object in objects { rig.kmem.free(object, size: ByteCount(size), type: type) }
+      rig.check()
+    }
+    for _ in 0..<3 { burst(1024) }
+    let made = rig.description(of: "kmem-1024")!.slabsMade
+    for _ in 0..<10 { burst(1024) }
+    XCTAssertEqual(rig.description(of: "kmem-1024")!.slabsMade, made)
+    for size in [64, 192, 512, 2048, 4096] { for _ in 0..<5 { burst(size) } }
+    // Within the allowances, and what each cache keeps in any case.
+    XCTAssertLessThan(rig.kmem.slabPages.bytes, ByteCount.kibibytes(2 * 128 + 8 * 100))
+    rig.expectEmpty()
+  }
+
   func testSmallerSlabsServeWhereNoRunIsToBeHad() throws {
     let rig = try Rig(frames: 512)
     let type = rig.type()
