@@ -33,7 +33,8 @@ var package = Package(
     .target(
       name: "Workloads",
       dependencies: [
-        "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem", "KernelMemory",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
+        "KernelMemory",
       ]),
     .target(name: "Console", dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory"]),
   ]
@@ -61,7 +62,7 @@ if bare {
     .executableTarget(
       name: "strata",
       dependencies: [
-        "MemoryPrimitives", "PhysicalMemory", "Kmem", "KernelMemory", "Workloads", "HostMachine",
+        "MemoryPrimitives", "PhysicalMemory", "KernelMemory", "Workloads", "HostMachine",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
   ]

@@ -27,7 +27,8 @@ public final class HostMachine: @unchecked Sendable {
     memorySize = memory
     processorCount = processors
     self.processors = (0..<processors).map { HostProcessor(index: $0) }
-    let huge = Int(bitPattern: 2 << 20)
+    // From a gibibyte on, so that the direct map takes the same page tables wherever it lies.
+    let huge = 1 << 30
     let length = Int(memory.rawValue) + huge
     let mapping = mmap(
       nil, length, PROT_READ | PROT_WRITE, Int32(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE), -1, 0)

@@ -92,7 +92,9 @@ final class CommandTests: XCTestCase {
     let trace = try Data(contentsOf: URL(fileURLWithPath: path("t.trace")))
     var garbled = trace
     garbled[garbled.count - 2] ^= 4
-    for (name, data) in [("empty", Data()), ("cut", trace.dropLast()), ("garbled", garbled), ("long", trace + [0])] {
+    for (name, data) in [
+      ("empty", Data()), ("cut", trace.dropLast()), ("garbled", garbled), ("long", trace + [0]),
+    ] {
       XCTAssertEqual(status("replay", try write(name, Data(data))), 65, name)
     }
     XCTAssertEqual(status("replay", path("missing")), 66)
@@ -102,11 +104,15 @@ final class CommandTests: XCTestCase {
   }
 
   func testSizesArePowersOf1024() {
-    for (text, bytes) in [("4096", 4096), ("64M", 64 << 20), ("1GiB", 1 << 30), ("2kb", 2048), ("1_024K", 1 << 20)]
+    for (text, bytes) in [
+      ("4096", 4096), ("64M", 64 << 20), ("1GiB", 1 << 30), ("2kb", 2048), ("1_024K", 1 << 20),
+    ]
       as [(String, UInt64)]
     {
       XCTAssertEqual(Size(argument: text)?.bytes.rawValue, bytes, text)
     }
-    for text in ["", "M", "-1", "0", "1X", "1.5G", "99999999999T"] { XCTAssertNil(Size(argument: text), text) }
+    for text in ["", "M", "-1", "0", "1X", "1.5G", "99999999999T"] {
+      XCTAssertNil(Size(argument: text), text)
+    }
   }
 }

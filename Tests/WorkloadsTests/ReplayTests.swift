@@ -6,7 +6,7 @@ import XCTest
 
 final class ReplayTests: XCTestCase {
   private func check(_ system: SmallSystem, _ file: StaticString = #filePath, _ line: UInt = #line) {
-    if let broken = system.physical.checkInvariants() { XCTFail("\(broken)", file: file, line: line) }
+    if let broken = system.memory.checkInvariants() { XCTFail("\(broken)", file: file, line: line) }
   }
 
   func testReplaysTheExample() throws {
@@ -16,9 +16,12 @@ final class ReplayTests: XCTestCase {
     XCTAssertEqual(
       summary.figures,
       [
-        "kmalloc": 2, "kfree": 2, "kmem_cache_alloc": 1, "kmem_cache_free": 1, "mm_page_alloc": 2, "mm_page_free": 2,
-        "mm_page_free_batched": 1, "unmatched_object_frees": 1, "unmatched_page_frees": 0, "reused": 0, "skipped": 0,
-        "peak_object_bytes": 5356, "peak_objects": 3, "peak_pages": 4, "left_objects": 1, "left_pages": 2, "lost": 0,
+        "kmalloc": 2, "kfree": 2, "kmem_cache_alloc": 1, "kmem_cache_free": 1, "mm_page_alloc": 2,
+        "mm_page_free": 2,
+        "mm_page_free_batched": 1, "unmatched_object_frees": 1, "unmatched_page_frees": 0, "reused": 0,
+        "skipped": 0,
+        "peak_object_bytes": 5356, "peak_objects": 3, "peak_pages": 4, "left_objects": 1, "left_pages": 2,
+        "lost": 0,
       ])
     XCTAssertEqual(summary.damaged, 0)
     // The trace that a test wrote does not know its peaks.
@@ -123,14 +126,17 @@ final class ReplayTests: XCTestCase {
   }
 
   func testDamageIsFoundAndToldByEvent() throws {
-    for (size, offset) in [(1, 0), (25, 24), (128, 127), (4096, 4095), (4096, 64), (9000, 8992)] as [(UInt32, Int)] {
+    for (size, offset) in [(1, 0), (25, 24), (128, 127), (4096, 4095), (4096, 64), (9000, 8992)]
+      as [(UInt32, Int)]
+    {
       var trace = WrittenTrace()
       trace.kmalloc(0, 8)
       trace.kmalloc(1, size)
       trace.pages(.pageAlloc, 0)
-      let summary = try SmallSystem(.mebibytes(16)).replay(trace.bytes) { replay in
+      let system = try SmallSystem(.mebibytes(16))
+      let summary = try system.replay(trace.bytes) { replay in
         let address = replay.address(ofObject: 1)!
-        let pointer = SmallSystem.Access().pointer(to: address + ByteCount(offset))!
+        let pointer = system.access.pointer(to: address + ByteCount(offset))!
         pointer.storeBytes(of: ~pointer.load(as: UInt8.self), as: UInt8.self)
       }
       XCTAssertEqual(summary.damaged, 1, "byte \(offset) of \(size)")
@@ -142,7 +148,9 @@ final class ReplayTests: XCTestCase {
     var trace = WrittenTrace()
     trace.pages(.pageAlloc, 0)
     let system = try SmallSystem(.mebibytes(16))
-    let summary = try system.replay(trace.bytes) { _ in _ = try! system.physical.allocate(Order(1), role: .wired) }
+    let summary = try system.replay(trace.bytes) { _ in
+      _ = try! system.physical.allocate(Order(1), role: .wired)
+    }
     XCTAssertEqual(summary.lost, 2)
     XCTAssertFalse(summary.succeeded)
     XCTAssertTrue(summary.text.contains("! 2 frames did not come back."), summary.text)
@@ -164,15 +172,19 @@ final class ReplayTests: XCTestCase {
     XCTAssertEqual(
       summary.figures,
       [
-        "kmalloc": 1398, "kfree": 3063, "kmem_cache_alloc": 29510, "kmem_cache_free": 33703, "mm_page_alloc": 24238,
+        "kmalloc": 1398, "kfree": 3063, "kmem_cache_alloc": 29510, "kmem_cache_free": 33703,
+        "mm_page_alloc": 24238,
         "mm_page_free": 14546, "mm_page_free_batched": 13542, "unmatched_object_frees": 7367,
-        "unmatched_page_frees": 31, "reused": 1, "skipped": 0, "peak_object_bytes": 551_966, "peak_objects": 1601,
+        "unmatched_page_frees": 31, "reused": 1, "skipped": 0, "peak_object_bytes": 551_966,
+        "peak_objects": 1601,
         "peak_pages": 10420, "left_objects": 1508, "left_pages": 9772, "lost": 0,
       ])
   }
 
   func testTheFullTraceIfItIsHere() throws {
-    guard let path = ProcessInfo.processInfo.environment["STRATA_TRACE"] else { throw XCTSkip("STRATA_TRACE=FILE") }
+    guard let path = ProcessInfo.processInfo.environment["STRATA_TRACE"] else {
+      throw XCTSkip("STRATA_TRACE=FILE")
+    }
     let bytes = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path)))
     let summary = try SmallSystem(.mebibytes(256)).replay(bytes)
     print(summary.text)

@@ -16,7 +16,9 @@ public protocol MemoryAccess {
 /// Addresses are what they are: the kernel on its own tables, and the direct map anywhere.
 @frozen public struct DirectAccess: MemoryAccess {
   @inlinable public init() {}
-  @inline(always) public func pointer(to address: VirtualAddress) -> UnsafeMutableRawPointer? { address.pointer }
+  @inline(always) public func pointer(to address: VirtualAddress) -> UnsafeMutableRawPointer? {
+    address.pointer
+  }
 }
 
 /// Addresses of the direct map as they are, all others by a walk through the instance's page tables.

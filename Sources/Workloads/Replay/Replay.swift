@@ -20,22 +20,10 @@
 // event beside what the allocators do.
 
 import CPlatform
+import KernelMemory
 import Kmem
 import MemoryPrimitives
 import PhysicalMemory
-
-/// The floors that a replay drives.
-public struct ReplaySystem {
-  public let machine: Machine
-  public let physical: PhysicalMemory
-  public let kmem: Kmem
-
-  public init(machine: Machine, physical: PhysicalMemory, kmem: Kmem) {
-    self.machine = machine
-    self.physical = physical
-    self.kmem = kmem
-  }
-}
 
 /// Why a replay did not begin. Nothing was taken.
 public enum ReplayError: Error, Equatable, Sendable {
@@ -51,7 +39,8 @@ public enum ReplayError: Error, Equatable, Sendable {
     case .trace(let error): error.describe(subject)
     case .machineTooSmall(let needed, let free):
       "\(subject) needs \(needed.bytes) of free memory at its peak, and \(free.bytes) is free."
-    case .noRun(let pages): "\(subject) needs \(pages.bytes) in one piece for its tables; memory is too fragmented."
+    case .noRun(let pages):
+      "\(subject) needs \(pages.bytes) in one piece for its tables; memory is too fragmented."
     }
   }
 }
@@ -76,12 +65,14 @@ public struct Replay {
   }
 
   struct State {
-    let system: ReplaySystem
+    let system: KernelMemory
     let trace: PackedTrace
     let run: FrameRun
     let type: MemoryType
     var summary = ReplaySummary()
     var startFree: UInt64 = 0
+    /// Objects of the type `replay` that another replay kept.
+    var startObjects: UInt64 = 0
   }
 
   let state: UnsafeMutablePointer<State>
@@ -111,7 +102,7 @@ public struct Replay {
   }
 
   /// Checks the whole trace, takes memory for tables, makes the object caches and reads the starting counts.
-  public static func prepare(_ trace: PackedTrace, on system: ReplaySystem) throws(ReplayError) -> Replay {
+  public static func prepare(_ trace: PackedTrace, on system: KernelMemory) throws(ReplayError) -> Replay {
     do throws(TraceError) { try trace.validate() } catch { throw .trace(error) }
     let needed = framesNeeded(by: trace.counts)
     system.kmem.drain()
@@ -135,6 +126,7 @@ public struct Replay {
     // What the floors keep for good once it has been asked for must not look lost in the end.
     replay.warmUp()
     replay.state.pointee.startFree = replay.settledFreeCount()
+    replay.state.pointee.startObjects = system.kmem.describe(type).inUse
     return replay
   }
 
@@ -150,7 +142,9 @@ public struct Replay {
 
   /// Where a live object is, and which frame a live page has; nil for what is not live.
   public func address(ofObject identity: UInt32) -> VirtualAddress? {
-    guard identity < state.pointee.trace.counts.objects, objects[Int(identity)].address > 1 else { return nil }
+    guard identity < state.pointee.trace.counts.objects, objects[Int(identity)].address > 1 else {
+      return nil
+    }
     return VirtualAddress(objects[Int(identity)].address)
   }
   public func frame(ofPage identity: UInt32) -> FrameNumber? {
@@ -278,11 +272,14 @@ public struct Replay {
     count(event.kind, cycles)
     let address = VirtualAddress(given)
     if isZeroed(operation) && !Stamp.isZero(address, UInt64(operation.requested), access) { damage(sequence) }
-    if !Stamp(event.identity, sequence).write(address, UInt64(operation.requested), access) { damage(sequence) }
+    if !Stamp(event.identity, sequence).write(address, UInt64(operation.requested), access) {
+      damage(sequence)
+    }
     entry.pointee = ObjectEntry(address: address.rawValue, sequence: sequence, operation: event.operation)
     state.pointee.summary.liveObjects += 1
     state.pointee.summary.liveBytes += UInt64(operation.requested)
-    state.pointee.summary.peakObjects = max(state.pointee.summary.peakObjects, state.pointee.summary.liveObjects)
+    state.pointee.summary.peakObjects = max(
+      state.pointee.summary.peakObjects, state.pointee.summary.liveObjects)
     state.pointee.summary.peakObjectBytes =
       max(state.pointee.summary.peakObjectBytes, state.pointee.summary.liveBytes)
   }
@@ -303,7 +300,9 @@ public struct Replay {
     let entry = objects[Int(identity)]
     let operation = state.pointee.trace.operation(entry.operation)
     let address = VirtualAddress(entry.address)
-    if !Stamp(identity, entry.sequence).holds(address, UInt64(operation.requested), access) { damage(sequence) }
+    if !Stamp(identity, entry.sequence).holds(address, UInt64(operation.requested), access) {
+      damage(sequence)
+    }
     objects[Int(identity)].address = 0
     state.pointee.summary.liveObjects -= 1
     state.pointee.summary.liveBytes -= UInt64(operation.requested)
@@ -466,6 +465,9 @@ public struct Replay {
     let free = settledFreeCount()
     state.pointee.summary.lostPages = state.pointee.startFree > free ? state.pointee.startFree - free : 0
     state.pointee.summary.gainedPages = free > state.pointee.startFree ? free - state.pointee.startFree : 0
+    let inUse = kmem.describe(state.pointee.type).inUse
+    let startObjects = state.pointee.startObjects
+    state.pointee.summary.lostObjects = inUse > startObjects ? inUse - startObjects : 0
     state.pointee.summary.isClosed = true
     for i in 0..<Int(counts.caches) {
       if let cache = caches[i] { kmem.destroy(cache) }

@@ -56,6 +56,8 @@ public struct ReplaySummary: Equatable, Sendable {
   public var firstDamage: UInt32 = .max
   /// Frames that did not come back after what was left was freed.
   public var lostPages: UInt64 = 0
+  /// Objects that kmem still counts as in use then.
+  public var lostObjects: UInt64 = 0
   /// Frames more than at the start.
   public var gainedPages: UInt64 = 0
   /// The trace's own peaks, for comparison.
@@ -71,12 +73,12 @@ public struct ReplaySummary: Equatable, Sendable {
   public var allEvents: UInt64 { sum(events) }
   public var unmatched: UInt64 { unmatchedObjectFrees + unmatchedPageFrees }
   public var skipped: UInt64 { skips[0] + skips[1] + skips[2] + skips[3] }
-  public var lost: UInt64 { lostPages }
+  public var lost: UInt64 { lostPages + lostObjects }
 
   /// Whether all stamps held, everything came back, and at most one in a thousand of the events that have
   /// a live counterpart was skipped.
   public var succeeded: Bool {
-    damaged == 0 && lostPages == 0 && gainedPages == 0 && peaksAgree
+    damaged == 0 && lost == 0 && gainedPages == 0 && peaksAgree
       && (skipped - skips[Int(ReplaySkip.failedInTrace.rawValue)]) * 1000 <= allEvents - unmatched
   }
 
@@ -144,7 +146,8 @@ public struct ReplaySummary: Equatable, Sendable {
     }
     for i in 0..<TraceKind.count where events[order[i]] > 0 {
       let kind = TraceKind(rawValue: UInt8(order[i])).unsafelyUnwrapped
-      let each = done[order[i]] > 0 && kind != .pageFreeBatched ? grouped(cycles[order[i]] / done[order[i]]) : "-"
+      let each =
+        done[order[i]] > 0 && kind != .pageFreeBatched ? grouped(cycles[order[i]] / done[order[i]]) : "-"
       row("\(kind.words)", events[order[i]], done[order[i]], withoutOwner(kind), each, sink)
     }
     let repeats = events[Int(TraceKind.pageFreeBatched.rawValue)]
@@ -152,7 +155,9 @@ public struct ReplaySummary: Equatable, Sendable {
     let each = carriedOut > 0 ? grouped(sum(cycles) / carriedOut) : "-"
     row("all events", allEvents, sum(done), grouped(unmatched), each, sink)
     if repeats > 0 { sink("mm_page_free_batched repeats a mm_page_free: counted, nothing to do.") }
-    if allEvents > 0 { sink("All in all \(count: allCycles / allEvents) \(unit) an event, stamping and checking included.") }
+    if allEvents > 0 {
+      sink("All in all \(count: allCycles / allEvents) \(unit) an event, stamping and checking included.")
+    }
     for i in 0..<ReplaySkip.count where skips[i] > 0 {
       sink("Skipped \(count: skips[i]): \(ReplaySkip(rawValue: UInt8(i)).unsafelyUnwrapped.words).")
     }
@@ -167,15 +172,24 @@ public struct ReplaySummary: Equatable, Sendable {
 
   private func printVerdict(_ sink: (Line) -> Void) {
     if damaged > 0 {
-      sink("! \(count: damaged) objects or pages were damaged, seen first by event \(count: UInt64(firstDamage) + 1).")
+      sink(
+        "! \(count: damaged) objects or pages were damaged, seen first by event \(count: UInt64(firstDamage) + 1)."
+      )
     }
     if !peaksAgree {
-      sink("! The trace says at most \(count: expectedPeakObjects) objects and \(count: expectedPeakPages) pages: pack it again.")
+      sink(
+        "! The trace says at most \(count: expectedPeakObjects) objects and \(count: expectedPeakPages) pages: pack it again."
+      )
     }
     guard isClosed else { return }
     if lostPages > 0 { sink("! \(count: lostPages) frames did not come back. Type: frames") }
-    if gainedPages > 0 { sink("! \(count: gainedPages) frames more are free than at the start. Type: frames") }
-    if damaged == 0 && lostPages == 0 && gainedPages == 0 { sink("Everything is back at its starting counts.") }
+    if lostObjects > 0 {
+      sink("! \(count: lostObjects) objects are still counted as in use. Type: vmstat -m")
+    }
+    if gainedPages > 0 {
+      sink("! \(count: gainedPages) frames more are free than at the start. Type: frames")
+    }
+    if damaged == 0 && lost == 0 && gainedPages == 0 { sink("Everything is back at its starting counts.") }
   }
 
   private func withoutOwner(_ kind: TraceKind) -> Line {
@@ -196,6 +210,7 @@ public struct ReplaySummary: Equatable, Sendable {
     _ name: Line, _ events: UInt64, _ done: UInt64, _ unmatched: Line, _ each: Line, _ sink: (Line) -> Void
   ) {
     let (events, done) = (grouped(events), grouped(done))
-    sink("\(left: name, 20)  \(right: events, 8) \(right: done, 8)  \(right: unmatched, 8)  \(right: each, 17)")
+    sink(
+      "\(left: name, 20)  \(right: events, 8) \(right: done, 8)  \(right: unmatched, 8)  \(right: each, 17)")
   }
 }

@@ -14,7 +14,9 @@ struct Stamp {
     seed = (UInt64(sequence) << 32 | UInt64(identity) + 1) &* 0x9e37_79b9_7f4a_7c15
   }
 
-  @inline(__always) private func word(at offset: UInt64) -> UInt64 { seed ^ (offset &* 0xbf58_476d_1ce4_e5b9) }
+  @inline(__always) private func word(at offset: UInt64) -> UInt64 {
+    seed ^ (offset &* 0xbf58_476d_1ce4_e5b9)
+  }
 
   /// Up to here all bytes are written.
   private static var filled: UInt64 { 128 }
@@ -63,7 +65,9 @@ struct Stamp {
     let step: UInt64 = size <= Self.filled ? 8 : 64
     var offset: UInt64 = 0
     while offset + 8 <= size {
-      guard let pointer = access.pointer(to: address + ByteCount(offset)), body(pointer, offset, 8) else { return false }
+      guard let pointer = access.pointer(to: address + ByteCount(offset)), body(pointer, offset, 8) else {
+        return false
+      }
       offset += step
     }
     // The rest of a small one, or the last whole word of a large one.

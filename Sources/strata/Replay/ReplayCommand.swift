@@ -54,7 +54,7 @@ struct ReplayCommand: ParsableCommand {
       do {
         let trace = try PackedTrace(bytes)
         let machine = try SimulatedMachine(memory: memory.bytes)
-        let replay = try Replay.prepare(trace, on: machine.system)
+        let replay = try Replay.prepare(trace, on: machine.memory)
         Terminal.standard.beginProgress()
         try replay.run(machine.access) {
           Terminal.standard.progress(

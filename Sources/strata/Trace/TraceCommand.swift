@@ -65,12 +65,7 @@ struct Trace: ParsableCommand {
           throw Complaint("\(input.name): no allocation event in \(grouped(packer.lines)) lines", .dataError)
         }
         let packed = packer.pack(title: title ?? Self.title(of: ftrace))
-        do {
-          try Data(packed).write(to: URL(fileURLWithPath: output), options: .atomic)
-        } catch {
-          throw Complaint(
-            "\(output): can't be written: \((error as NSError).localizedDescription)", .cannotCreate)
-        }
+        try write(packed, to: output)
         print(PackSummary(packer, packed, from: input.name, to: output).text, terminator: "")
       }
     }

@@ -1,0 +1,118 @@
+// The history of kmem: sizes of all classes and above, and object caches of its own, with a drain now and
+// then.
+
+import Kmem
+import MemoryPrimitives
+import PhysicalMemory
+
+extension SeededHistory {
+  /// Objects of a class are of this many own caches; the rest come by size.
+  private static var caches: Int { 4 }
+
+  private static func objectSize(_ cache: Int) -> UInt64 {
+    switch cache {
+    case 0: 24
+    case 1: 200
+    case 2: 1000
+    default: 6000
+    }
+  }
+
+  mutating func runKmem() {
+    let kmem = system.kmem
+    let type = kmem.type(named: Name("history"))
+    let caches = extra.bindMemory(to: ObjectCache.self, capacity: Self.caches)
+    for i in 0..<Self.caches {
+      do throws(KmemError) {
+        let cache = try kmem.createCache(
+          name: Name("history"), size: ByteCount(Self.objectSize(i)),
+          alignment: i == 2 ? Alignment(64) ?? .byte : .byte)
+        (caches + i).initialize(to: cache)
+      } catch {
+        refuse(error.rawValue)
+        for made in 0..<i { kmem.destroy(caches[made]) }
+        require(false, "there was no memory for an object cache")
+        return
+      }
+    }
+    kmem.drain()
+    kmem.drain()
+    let start = (system.physical.count(.slab), system.physical.count(.kmem))
+    repeated({ history in
+      if history.grows() {
+        history.askForObject(type, caches)
+      } else {
+        history.giveObjectBack(Int(history.random.below(UInt64(history.used))), type, caches)
+      }
+      if history.random.oneIn(2048) { history.fold(kmem.drain().rawValue) }
+    }) { $0.kmem.checkInvariants() ?? $0.physical.checkInvariants() }
+    kmem.forEachCache { cache in
+      fold(cache.objectSize.rawValue << 32 | cache.inUse)
+      fold(cache.free << 32 | cache.frames.rawValue)
+    }
+    while used > 0 { giveObjectBack(0, type, caches) }
+    require(kmem.describe(type).inUse == 0, "objects are still counted as in use")
+    for i in 0..<Self.caches { kmem.destroy(caches[i]) }
+    kmem.drain()
+    kmem.drain()
+    require(
+      system.physical.count(.slab) == start.0 && system.physical.count(.kmem) == start.1,
+      "kmem did not give all frames back")
+    examine { $0.kmem.checkInvariants() ?? $0.physical.checkInvariants() }
+  }
+
+  /// In a slot: address, size, 1 + the cache or 0, the number of its operation.
+  private mutating func askForObject(_ type: MemoryType, _ caches: UnsafeMutablePointer<ObjectCache>) {
+    let cache = random.oneIn(4) ? Int(random.below(UInt64(Self.caches))) : -1
+    let isZeroed = cache < 0 && random.oneIn(4)
+    let size = cache >= 0 ? Self.objectSize(cache) : anySize()
+    let level = level()
+    let given =
+      cache >= 0
+      ? caches[cache].alloc(type: type, level: level)
+      : isZeroed
+        ? system.kmem.zalloc(ByteCount(size), type: type, level: level)
+        : system.kmem.alloc(ByteCount(size), type: type, level: level)
+    guard let given else { return refuse(0) }
+    let address = VirtualAddress(given)
+    require(
+      address.rawValue & (size >= 4096 && cache < 0 ? 4095 : size >= 64 && cache < 0 ? 63 : 7) == 0,
+      "an object is not aligned")
+    if isReachable(size, cache) {
+      if isZeroed { require(Stamp.isZero(address, size, DirectAccess()), "an object is not zero") }
+      _ = Stamp(UInt32(truncatingIfNeeded: size), UInt32(truncatingIfNeeded: done)).write(
+        address, size, DirectAccess())
+      fold(offset(address))
+    } else {
+      fold(address.rawValue &- system.space.layout.kernelBase.rawValue)
+    }
+    keep(Slot(a: address.rawValue, b: size, c: UInt64(cache + 1), d: done))
+  }
+
+  /// Mostly up to two pages; one in 64 takes megabytes, so that memory runs out.
+  private mutating func anySize() -> UInt64 {
+    1 + (random.oneIn(64) ? random.below(16 << 20) : random.below(8 << random.below(11)))
+  }
+
+  private mutating func giveObjectBack(
+    _ index: Int, _ type: MemoryType, _ caches: UnsafeMutablePointer<ObjectCache>
+  ) {
+    let slot = slots[index]
+    let address = VirtualAddress(slot.a)
+    if isReachable(slot.b, Int(slot.c) - 1) {
+      let stamp = Stamp(UInt32(truncatingIfNeeded: slot.b), UInt32(truncatingIfNeeded: slot.d))
+      require(stamp.holds(address, slot.b, DirectAccess()), "an object had two owners")
+    }
+    fold(slot.d)
+    drop(index)
+    guard let object = address.pointer else { return }
+    if slot.c > 0 {
+      caches[Int(slot.c) - 1].free(object, type: type)
+    } else {
+      system.kmem.free(object, size: ByteCount(slot.b), type: type)
+    }
+  }
+
+  /// Slabs lie in the direct map; what is larger has an address that only the instance's own tables know.
+  private func isReachable(_ size: UInt64, _ cache: Int) -> Bool { size <= 4096 || cache >= 0 }
+}

@@ -1,0 +1,131 @@
+// The history of arenas: one that was given spans, and one that imports from it. Both draw their tags from
+// the instance's supply.
+
+import MemoryPrimitives
+import Vmem
+
+extension SeededHistory {
+  private static var base: UInt64 { 0x4000_0000 }
+  private static var spanSize: UInt64 { 256 << 20 }
+
+  mutating func runVmem() {
+    let tags = system.space.tags
+    let parent = Arena.create(
+      in: extra, name: Name("history"), quantum: .page, contents: .identifiers, tags: tags,
+      machine: system.machine)
+    let child = Arena.create(
+      in: extra + 4096, name: Name("history import"), quantum: Alignment(256) ?? .page,
+      contents: .identifiers,
+      tags: tags, source: .arena(parent), importUnit: Alignment(64 << 10), machine: system.machine)
+    add(parent, 0)
+    repeated({ history in
+      if history.grows() {
+        history.askForPiece(history.random.oneIn(2) ? parent : child, of: parent)
+      } else {
+        history.givePieceBack(parent, child)
+      }
+      if history.done % 4096 == 4095 && history.done < 64 << 10 {
+        history.add(parent, history.done / 4096 + 1)
+      }
+      history.fold(parent.size(.allocated).rawValue)
+      history.fold(child.size(.free).rawValue)
+    }) { _ in parent.checkInvariants() ?? child.checkInvariants() }
+    fold(parent.size(.largestFree).rawValue)
+    foldSegments(of: parent)
+    foldSegments(of: child)
+    while used > 0 {
+      give(slots[0], parent, child)
+      drop(0)
+    }
+    require(child.size(.total) == .zero, "an arena kept what it had imported")
+    require(parent.size(.allocated) == .zero, "an arena did not get everything back")
+    examine { _ in parent.checkInvariants() ?? child.checkInvariants() }
+    child.destroy()
+    parent.destroy()
+  }
+
+  /// Gives the arena its `number`th span; every second one touches the one before.
+  private mutating func add(_ arena: Arena, _ number: UInt64) {
+    let first = Self.base + number * Self.spanSize + (number / 2) * Self.spanSize
+    do throws(VmemError) {
+      try arena.add(ArenaAddress(first), ArenaSize(Self.spanSize))
+      fold(first)
+    } catch {
+      refuse(error.rawValue)
+    }
+  }
+
+  private mutating func foldSegments(of arena: Arena) {
+    arena.walk { segment in
+      fold(segment.first.rawValue)
+      fold(segment.last.rawValue)
+      switch segment.kind {
+      case .free: fold(0)
+      case .busy: fold(1)
+      case .addedSpan: fold(2)
+      case .importedSpan: fold(3)
+      }
+    }
+  }
+
+  /// In a slot: address, size, 1 for an `xalloc`, 1 for the child.
+  private mutating func askForPiece(_ arena: Arena, of parent: Arena) {
+    let isChild = !(arena == parent)
+    let unit = arena.quantum.rawValue
+    let size = 1 + random.below(unit << random.below(isChild ? 8 : 12))
+    let policy: FitPolicy = random.oneIn(4) ? .bestFit : .instantFit
+    var constraints = ArenaConstraints()
+    let isConstrained = random.oneIn(3)
+    if isConstrained {
+      if random.oneIn(2) { constraints.alignment = Alignment(unit << random.below(6)) ?? .page }
+      if constraints.alignment.rawValue > unit && random.oneIn(2) {
+        constraints.phase = ArenaSize(unit * random.below(constraints.alignment.rawValue / unit))
+      }
+      if random.oneIn(4) { constraints.nocross = Alignment(unit << (4 + random.below(10))) }
+      if random.oneIn(4) { constraints.minimum = ArenaAddress(Self.base + random.below(Self.spanSize)) }
+      if random.oneIn(4) {
+        constraints.maximum = ArenaAddress(constraints.minimum.rawValue + size + random.below(Self.spanSize))
+      }
+    }
+    do throws(VmemError) {
+      let address =
+        isConstrained
+        ? try arena.xalloc(ArenaSize(size), constraints, policy: policy, level: level())
+        : try arena.alloc(ArenaSize(size), policy: policy, level: level())
+      checkPiece(address.rawValue, size, constraints)
+      fold(address.rawValue)
+      keep(Slot(a: address.rawValue, b: size, c: isConstrained ? 1 : 0, d: isChild ? 1 : 0))
+    } catch {
+      refuse(error.rawValue)
+    }
+  }
+
+  private mutating func checkPiece(_ first: UInt64, _ size: UInt64, _ constraints: ArenaConstraints) {
+    let last = first + size - 1
+    require(
+      first >= constraints.minimum.rawValue && last <= constraints.maximum.rawValue,
+      "a piece lies out of its range")
+    require(
+      (first &- constraints.phase.rawValue) & (constraints.alignment.rawValue - 1) == 0,
+      "a piece has another alignment or phase")
+    if let nocross = constraints.nocross {
+      let mask = ~(nocross.rawValue - 1)
+      require(first & mask == last & mask, "a piece crosses what it must not")
+    }
+  }
+
+  private mutating func givePieceBack(_ parent: Arena, _ child: Arena) {
+    let index = Int(random.below(UInt64(used)))
+    give(slots[index], parent, child)
+    drop(index)
+  }
+
+  private func give(_ slot: Slot, _ parent: Arena, _ child: Arena) {
+    let arena = slot.d == 1 ? child : parent
+    if slot.c == 1 {
+      arena.xfree(ArenaAddress(slot.a), ArenaSize(slot.b))
+    } else {
+      arena.free(ArenaAddress(slot.a), ArenaSize(slot.b))
+    }
+  }
+}
