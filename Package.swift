@@ -22,9 +22,11 @@ var package = Package(
     .target(name: "MemoryPrimitives", dependencies: ["CPlatform"], swiftSettings: core),
     .target(name: "Magazines", dependencies: ["CPlatform", "MemoryPrimitives"]),
     .target(name: "PhysicalMemory", dependencies: ["MemoryPrimitives"]),
-    .target(name: "PageTables", dependencies: ["MemoryPrimitives"]),
+    .target(name: "PageTables", dependencies: ["CPlatform", "MemoryPrimitives"]),
     .target(name: "Vmem", dependencies: ["MemoryPrimitives"]),
-    .target(name: "KernelSpace", dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem"]),
+    .target(
+      name: "KernelSpace",
+      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem"]),
     .target(
       name: "Kmem", dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory"]),
     .target(
