@@ -38,7 +38,12 @@ var package = Package(
         "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
         "KernelMemory",
       ]),
-    .target(name: "Console", dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory"]),
+    .target(
+      name: "Console",
+      dependencies: [
+        "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace",
+        "Kmem", "KernelMemory", "Workloads",
+      ]),
   ]
 )
 

@@ -36,13 +36,13 @@ struct Arguments {
   }
 
   private var words: UnsafeMutablePointer<Words> {
-    place(of: &console.state.pointee.words)
+    inPlace(&console.state.pointee.words)
   }
 
   var count: Int { words.pointee.count }
 
   subscript(index: Int) -> Word {
-    let base = UnsafeRawPointer(place(of: &words.pointee.text)).assumingMemoryBound(to: UInt8.self)
+    let base = UnsafeRawPointer(inPlace(&words.pointee.text)).assumingMemoryBound(to: UInt8.self)
     return Word(
       bytes: Bytes(
         start: base + words.pointee.begin(index),
@@ -107,7 +107,7 @@ struct Arguments {
   func rest() -> Bytes? {
     for index in 0..<count where !isTaken(index) {
       for later in index..<count { take(later) }
-      let base = UnsafeRawPointer(place(of: &words.pointee.line)).assumingMemoryBound(to: UInt8.self)
+      let base = UnsafeRawPointer(inPlace(&words.pointee.line)).assumingMemoryBound(to: UInt8.self)
       let from = words.pointee.column(index)
       return Bytes(
         start: base + from, count: words.pointee.lineCount - from)

@@ -1,5 +1,6 @@
 // The commands: one static table, which `help`, Tab, "Did you mean" and the dispatch all read.
 
+import KernelMemory
 import MemoryPrimitives
 
 /// A command's number: its place in `Command.all`.
@@ -296,7 +297,7 @@ extension Console {
     if length == 0 || isFirst("help") || isFirst("watch") {
       for i in 0..<Command.all.count { word(Command.all[i].name) }
     } else if isFirst("sysctl") {
-      let statistics = state.pointee.subject.statistics
+      let statistics = memory.statistics
       for i in 0..<statistics.count { word(statistics[i].name) }
     } else if isFirst("fault") {
       for i in 0..<Fault.all.count { word(Fault.all[i].name) }

@@ -48,7 +48,7 @@ public struct ConsoleHost {
 
 /// Where a part of something behind a pointer lies. Only for what lives in place: the address of
 /// anything else ends with this call.
-@inline(__always) func place<Part>(of part: inout Part) -> UnsafeMutablePointer<Part> {
+@inline(__always) func inPlace<Part>(_ part: inout Part) -> UnsafeMutablePointer<Part> {
   withUnsafeMutablePointer(to: &part) { $0 }
 }
 
@@ -84,6 +84,8 @@ public struct Console {
     var all: Bool
     /// This command's output is no longer wanted.
     var stopped: Bool
+    /// Ctrl-C ends what is being printed: not before the first prompt.
+    var heedsInterrupts: Bool
     /// Ctrl-C, since the line was typed: commands that run commands end as well.
     var interrupted: Bool
     var hasLeft: Bool
@@ -118,6 +120,7 @@ public struct Console {
     state.pointee.width = 80
     state.pointee.height = 24
     state.pointee.wantsColor = true
+    state.pointee.heedsInterrupts = true
   }
 
   var terminal: Terminal { state.pointee.terminal }
@@ -132,14 +135,22 @@ public struct Console {
   /// Does what the kernel's command line asks for: sets its tunables, then runs its commands and leaves,
   /// or, without `run=`, talks until somebody leaves. On bare metal it never returns.
   public func serve(_ line: KernelCommandLine) {
+    state.pointee.heedsInterrupts = false
+    beginPage()
+    banner()
     if !line.hasRun {
       state.pointee.isInteractive = true
       state.pointee.wantsColor = line.wantsColor
-      probe()
       _ = setTunables(of: line)
+      print(
+        "Up in \(count: terminal.milliseconds) ms. Type help or tour; poweroff (in QEMU also Ctrl-A X) leaves."
+      )
+      state.pointee.heedsInterrupts = true
+      probe()
       converse()
       return
     }
+    state.pointee.heedsInterrupts = true
     let wasFine = setTunables(of: line)
     runAll(of: line, after: wasFine ? .success : .commandFailed)
   }
@@ -332,7 +343,7 @@ public struct Console {
   /// Whether the person, or a pager, has had enough of this command. Long commands ask now and then.
   var shouldStop: Bool {
     if state.pointee.stopped { return true }
-    guard gather() else { return false }
+    guard state.pointee.heedsInterrupts, gather() else { return false }
     // What was typed before a Ctrl-C is given up with it.
     state.pointee.typedCount = 0
     state.pointee.stopped = true

@@ -1,38 +1,60 @@
 // What the console looks at: one system, and what its boot knew.
 
 import CPlatform
+import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
 /// The system at the console's feet: a value of handles.
 public struct Subject {
-  public var statistics: Statistics
+  public var memory: KernelMemory
   public var boot: UnsafeMutablePointer<cp_boot_information>
-  public var memoryMap: MemoryMap
-  public var physical: PhysicalMemory
+  /// What begins at this address of the image is code; the last gibibyte of the address space.
+  public var imageBase: VirtualAddress
 
+  /// `boot` must stay where it is as long as the console does.
   public init(
-    statistics: Statistics, boot: UnsafeMutablePointer<cp_boot_information>, memoryMap: MemoryMap,
-    physical: PhysicalMemory
+    memory: KernelMemory, boot: UnsafeMutablePointer<cp_boot_information>,
+    imageBase: VirtualAddress = VirtualAddress(0xffff_ffff_8000_0000)
   ) {
-    self.statistics = statistics
+    self.memory = memory
     self.boot = boot
-    self.memoryMap = memoryMap
-    self.physical = physical
+    self.imageBase = imageBase
   }
 }
 
 extension Console {
-  var subject: UnsafeMutablePointer<Subject> { place(of: &state.pointee.subject) }
-  var physical: PhysicalMemory { state.pointee.subject.physical }
+  var subject: UnsafeMutablePointer<Subject> { inPlace(&state.pointee.subject) }
+  var memory: KernelMemory { state.pointee.subject.memory }
+  var physical: PhysicalMemory { state.pointee.subject.memory.physical }
 
   /// Hexadecimal digits that physical addresses of this machine need, in whole groups of four.
   var physicalDigits: UInt8 {
-    let last = UInt64(subject.pointee.memoryMap.end.rawValue) << Page.shift - 1
+    let last = UInt64(memory.map.end.rawValue) << Page.shift - 1
     return UInt8((64 - last.leadingZeroBitCount + 15) / 16 * 4)
   }
 
-  func physicalAddress(_ frame: FrameNumber) -> Line {
-    "\(hex: frame.address.rawValue, digits: Int(physicalDigits))"
+  func physicalAddress(_ frame: FrameNumber) -> Line { physicalAddress(frame.address) }
+  func physicalAddress(_ address: PhysicalAddress) -> Line {
+    "\(hex: address.rawValue, digits: Int(physicalDigits))"
+  }
+
+  /// The function at a call site, or its address; `-` for an unknown one.
+  func place(_ site: CallSite) -> Line {
+    guard site != .unknown else { return "-" }
+    return code(site.address(inImageAt: state.pointee.subject.imageBase))
+      ?? "\(hex: UInt64(site.rawValue), digits: 8)"
+  }
+
+  /// `Kmem.free(_:size:type:) +0x9a`, when the host knows what lies there.
+  func code(_ address: VirtualAddress) -> Line? {
+    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 200) { buffer in
+      let host = state.pointee.host
+      let count = host.naming(host.context, address.rawValue, buffer.baseAddress.unsafelyUnwrapped, 200)
+      guard count > 0 else { return nil }
+      var line = Line()
+      line.append(bytes: Bytes(start: UnsafePointer(buffer.baseAddress), count: min(count, 200)))
+      return line
+    }
   }
 }

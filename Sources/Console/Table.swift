@@ -72,11 +72,11 @@ struct Table {
 
   let console: Console
 
-  private var state: UnsafeMutablePointer<State> { place(of: &console.state.pointee.table) }
+  private var state: UnsafeMutablePointer<State> { inPlace(&console.state.pointee.table) }
   private var rows: UnsafeMutablePointer<Row> {
-    UnsafeMutableRawPointer(place(of: &state.pointee.rows)).assumingMemoryBound(to: Row.self)
+    UnsafeMutableRawPointer(inPlace(&state.pointee.rows)).assumingMemoryBound(to: Row.self)
   }
-  private var scratch: UnsafeMutablePointer<Row> { place(of: &state.pointee.scratch) }
+  private var scratch: UnsafeMutablePointer<Row> { inPlace(&state.pointee.scratch) }
 
   init(_ console: Console, _ kind: StaticString, sorted: Sorting) {
     self.console = console
@@ -88,8 +88,8 @@ struct Table {
     state.pointee.rowsEver = 0
     state.pointee.filling = 0
     state.pointee.gathered = 0
-    clear(place(of: &state.pointee.others))
-    clear(place(of: &state.pointee.total))
+    clear(inPlace(&state.pointee.others))
+    clear(inPlace(&state.pointee.total))
   }
 
   enum Sorting: UInt8 { case largestFirst, asGiven }
@@ -162,7 +162,7 @@ struct Table {
       rowAsJSON()
       return
     }
-    sumUp(scratch, into: place(of: &state.pointee.total))
+    sumUp(scratch, into: inPlace(&state.pointee.total))
     if state.pointee.sorted && scratch.pointee.weight == 0 && !console.showsAll { return }
     if state.pointee.rowCount == Self.rowCapacity {
       guard state.pointee.sorted else {
@@ -191,7 +191,7 @@ struct Table {
 
   private func gather(_ row: UnsafeMutablePointer<Row>) {
     state.pointee.gathered += 1
-    sumUp(row, into: place(of: &state.pointee.others))
+    sumUp(row, into: inPlace(&state.pointee.others))
   }
 
   private func sumUp(_ row: UnsafeMutablePointer<Row>, into sum: UnsafeMutablePointer<Row>) {
@@ -254,10 +254,10 @@ struct Table {
       }
       if others.count > 0 {
         width = max(
-          width, column == 0 ? others.count : render(place(of: &state.pointee.others), column).count)
+          width, column == 0 ? others.count : render(inPlace(&state.pointee.others), column).count)
       }
       if let total {
-        width = max(width, column == 0 ? total.count : render(place(of: &state.pointee.total), column).count)
+        width = max(width, column == 0 ? total.count : render(inPlace(&state.pointee.total), column).count)
       }
       state.pointee.columns[column].width = UInt8(min(width, 200))
     }
@@ -275,21 +275,24 @@ struct Table {
       printRow(rows + index, label: nil, note: nil)
       if console.shouldStop { return }
     }
-    if others.count > 0 { printRow(place(of: &state.pointee.others), label: others, note: nil) }
-    if let total { printRow(place(of: &state.pointee.total), label: total, note: note) }
+    if others.count > 0 { printRow(inPlace(&state.pointee.others), label: others, note: nil) }
+    if let total { printRow(inPlace(&state.pointee.total), label: total, note: note) }
   }
 
-  /// Makes the first column of words narrower when the table is wider than the screen.
+  /// Makes the widest columns of words narrower when the table is wider than the screen.
   private func fit() {
     var sum = -2
     for column in 0..<state.pointee.columnCount { sum += Int(state.pointee.columns[column].width) + 2 }
-    guard sum > console.width else { return }
-    for column in 0..<state.pointee.columnCount where state.pointee.columns[column].style == .words {
-      let width = Int(state.pointee.columns[column].width)
-      let narrow = max(min(width, 8), width - (sum - console.width))
-      state.pointee.columns[column].width = UInt8(narrow)
-      sum -= width - narrow
-      if sum <= console.width { return }
+    while sum > console.width {
+      var widest = -1
+      for column in 0..<state.pointee.columnCount where state.pointee.columns[column].style == .words {
+        if widest < 0 || state.pointee.columns[column].width > state.pointee.columns[widest].width {
+          widest = column
+        }
+      }
+      guard widest >= 0, state.pointee.columns[widest].width > 8 else { return }
+      state.pointee.columns[widest].width -= 1
+      sum -= 1
     }
   }
 
@@ -349,7 +352,12 @@ struct Table {
     case .count: line.append(grouped: cell.a)
     case .plain: line.append(decimal: cell.a)
     case .size: line.append(size: ByteCount(cell.a))
-    case .share: line.append(share: cell.a, of: cell.b)
+    case .share:
+      if state.pointee.columns[column].style == .ratio {
+        line.append(roughShare: cell.a, of: cell.b)
+      } else {
+        line.append(share: cell.a, of: cell.b)
+      }
     case .physical: line.append(hex: cell.a, digits: Int(cell.short))
     case .virtual: line.append(hex: cell.a, digits: 16)
     case .change:
@@ -403,6 +411,16 @@ extension Console {
 }
 
 extension Line {
+  /// A share in whole percent, `-` of nothing.
+  mutating func append(roughShare part: UInt64, of whole: UInt64) {
+    guard whole > 0 else {
+      append("-")
+      return
+    }
+    append(decimal: (part * 100 + whole / 2) / whole)
+    append(" %")
+  }
+
   /// A share in percent: one place below 100, `100 %` when it is all, `-` of nothing.
   mutating func append(share part: UInt64, of whole: UInt64) {
     guard whole > 0 else {

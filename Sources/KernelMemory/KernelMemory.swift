@@ -138,6 +138,7 @@ public struct KernelMemory {
     physical.register(in: statistics)
     tables.register(in: statistics)
     space.register(in: statistics)
+    space.tags.register(in: statistics)
     kmem.register(in: statistics)
     return KernelMemory(
       machine: machine, map: map, physical: physical, pageTables: tables, space: space, kmem: kmem,

@@ -19,6 +19,11 @@ import MemoryPrimitives
 @frozen public struct TableLevel: Equatable, Comparable, Sendable {
   public let rawValue: UInt8
   init(_ level: Int) { rawValue = UInt8(truncatingIfNeeded: level) }
+
+  /// Leaves of 4 KiB, of 2 MiB, of 1 GiB.
+  public static var pages: Self { Self(1) }
+  public static var mebibytes2: Self { Self(2) }
+  public static var gibibytes: Self { Self(3) }
   @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   /// Pages that one entry of this level covers.
   public var span: PageCount { PageCount(UInt64(1) << (9 * (UInt64(rawValue) - 1))) }

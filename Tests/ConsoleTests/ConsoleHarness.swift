@@ -1,5 +1,7 @@
 import CPlatform
+import Foundation
 import HostMachine
+import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 import XCTest
@@ -98,39 +100,65 @@ final class ScriptedTerminal {
 final class ConsoleHarness {
   let terminal = ScriptedTerminal()
   let console: Console
-  let statistics: Statistics
   let host: HostMachine
-  let physical: PhysicalMemory
+  let memory: KernelMemory
   let boot: UnsafeMutablePointer<cp_boot_information>
   private var pieces: [UnsafeMutableRawPointer] = []
 
-  init(ranges: [(base: UInt64, length: UInt64, type: UInt32)] = ConsoleHarness.ranges) {
+  var physical: PhysicalMemory { memory.physical }
+  var statistics: Statistics { memory.statistics }
+
+  /// With `trace`, that file is the boot module.
+  init(
+    ranges: [(base: UInt64, length: UInt64, type: UInt32)] = ConsoleHarness.ranges,
+    memory size: ByteCount = .mebibytes(64), trace: Data? = nil
+  ) {
     var pieces: [UnsafeMutableRawPointer] = []
     func piece(_ size: ByteCount) -> UnsafeMutableRawPointer {
-      pieces.append(.allocate(byteCount: Int(size.rawValue), alignment: 64))
-      return pieces.last!
+      let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
+      memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
+      pieces.append(memory)
+      return memory
     }
-    host = HostMachine(memory: .mebibytes(64))
+    host = HostMachine(memory: size)
+    let machine = host.machine
     boot = piece(ByteCount(MemoryLayout<cp_boot_information>.stride))
       .bindMemory(to: cp_boot_information.self, capacity: 1)
     boot.pointee.range_count = UInt32(ranges.count)
-    boot.pointee.ranges_dropped = 0
     for (i, range) in ranges.enumerated() {
       cp_boot_ranges(boot)[i] = cp_boot_range(
         base: range.base, length: range.length, type: range.type, attributes: 0)
     }
-    let map = try! MemoryMap(piece(MemoryMap.storage(ranges: ranges.count)), count: ranges.count) {
-      FirmwareRange(
-        base: PhysicalAddress(ranges[$0].base), length: ByteCount(ranges[$0].length),
-        kind: ranges[$0].type == 1 ? .usable : .reserved)
+    var occupied = [
+      OccupiedRange(base: PhysicalAddress(1 << 20), length: .mebibytes(1), role: .image)
+    ]
+    if let trace {
+      boot.pointee.module_count = 1
+      cp_boot_modules(boot)[0] = cp_boot_module(base: 3 << 20, length: UInt64(trace.count))
+      if !trace.isEmpty {
+        trace.copyBytes(
+          to: machine.directMap.pointer(to: PhysicalAddress(3 << 20)).assumingMemoryBound(to: UInt8.self),
+          count: trace.count)
+        occupied.append(
+          OccupiedRange(
+            base: PhysicalAddress(3 << 20), length: ByteCount(trace.count), role: .bootModule))
+      }
     }
-    let early = EarlyMemory(piece(EarlyMemory.storage), map: map, ceiling: PhysicalAddress(4 << 30))
-    try! early.occupy(PhysicalAddress(1 << 20), .mebibytes(1), role: .image)
-    physical = try! PhysicalMemory.create(machine: host.machine, map: map, early: early)
-    statistics = Statistics(piece(Statistics.size(capacity: 128)), capacity: 128)
+    var request = BootRequest(
+      machine: machine, workspace: piece(KernelMemory.workspaceSize(ranges: ranges.count)),
+      firmwareRangeCount: ranges.count)
+    // As in the kernel, the direct map has an address of its own, which only the tables know.
+    memory = try! occupied.withUnsafeBufferPointer { occupied in
+      request.occupied = occupied
+      return try KernelMemory.assemble(request) {
+        FirmwareRange(
+          base: PhysicalAddress(ranges[$0].base), length: ByteCount(ranges[$0].length),
+          kind: ranges[$0].type == 1 ? .usable : .reserved)
+      }
+    }
     console = Console(
       in: piece(Console.size), terminal: terminal.terminal, host: terminal.host,
-      subject: Subject(statistics: statistics, boot: boot, memoryMap: map, physical: physical))
+      subject: Subject(memory: memory, boot: boot))
     self.pieces = pieces
   }
 
@@ -147,14 +175,21 @@ final class ConsoleHarness {
     return terminal.taken()
   }
   var outcome: CommandError?
+  /// What a conversation began with.
+  var banner = ""
 
   /// A conversation at a terminal: types `script`, and leaves when it has been read.
-  func converse(_ script: String, answering size: (columns: Int, rows: Int)? = nil) -> String {
+  @discardableResult func converse(_ script: String, answering size: (columns: Int, rows: Int)? = nil)
+    -> String
+  {
     terminal.type(script)
     if let size { terminal.later.append((at: 5, bytes: Array("\u{1b}[\(size.rows);\(size.columns)R".utf8))) }
     terminal.whenIdle = { [terminal] in terminal.type("\u{15}poweroff\r") }
     bytes("color=0") { console.serve(KernelCommandLine($0)) }
-    return terminal.taken()
+    let log = terminal.taken()
+    guard let end = log.range(of: "leaves.\n") else { return log }
+    banner = String(log[..<end.upperBound])
+    return String(log[end.upperBound...])
   }
 }
 

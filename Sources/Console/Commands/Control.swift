@@ -1,5 +1,7 @@
 // watch, fault, tour: commands that run other commands, or stop the machine.
 
+import KernelMemory
+import Kmem
 import MemoryPrimitives
 
 extension Console {
@@ -35,10 +37,58 @@ extension Console {
     }
     try arguments.end("fault KIND")
     for i in 0..<Fault.all.count where word.bytes == Fault.all[i].name {
-      state.pointee.host.provoking(state.pointee.host.context, Fault.all[i].fault.rawValue)
+      switch Fault.all[i].fault {
+      case .doubleFree: faultDoubleFree()
+      case .wrongSize: faultWrongSize()
+      case .foreignPointer: faultForeignPointer()
+      default: state.pointee.host.provoking(state.pointee.host.context, Fault.all[i].fault.rawValue)
+      }
       throw fail("The machine did not notice: this is a bug of Strata.")
     }
     throw refuse(word, "no such fault; help fault lists them")
+  }
+
+  // What a caller of kmem can do wrong. The size classes are audited meanwhile, so that both call sites
+  // are known and the bug is seen at once, not when the object leaves a magazine.
+
+  private static var small: ByteCount { ByteCount(UInt64(64)) }
+  private static var larger: ByteCount { ByteCount(UInt64(128)) }
+
+  private func setAudit(_ auditing: Auditing) {
+    memory.kmem.lookUp(Self.small)?.setAudit(auditing)
+    memory.kmem.lookUp(Self.larger)?.setAudit(auditing)
+  }
+
+  @inline(never) private func faultDoubleFree() {
+    let kmem = memory.kmem
+    let type = kmem.type(named: Name("console"))
+    setAudit(.on)
+    if let object = kmem.alloc(Self.small, type: type) {
+      kmem.free(object, size: Self.small, type: type)
+      kmem.free(object, size: Self.small, type: type)
+    }
+    setAudit(kmem.auditing)
+  }
+
+  @inline(never) private func faultWrongSize() {
+    let kmem = memory.kmem
+    let type = kmem.type(named: Name("console"))
+    setAudit(.on)
+    if let object = kmem.alloc(Self.small, type: type) {
+      kmem.free(object, size: Self.larger, type: type)
+      // Where the report returned, nothing was changed: the object is still to be freed.
+      kmem.free(object, size: Self.small, type: type)
+    }
+    setAudit(kmem.auditing)
+  }
+
+  @inline(never) private func faultForeignPointer() {
+    let kmem = memory.kmem
+    let type = kmem.type(named: Name("console"))
+    setAudit(.on)
+    // The console's own memory, which came from no cache.
+    kmem.free(UnsafeMutableRawPointer(state), size: Self.small, type: type)
+    setAudit(kmem.auditing)
   }
 
   /// Repeats a command until a key is pressed. Where nobody can press one it runs once.
@@ -130,7 +180,7 @@ extension Console {
         if !goesOn { return }
       }
     }
-    if !json { print("That was the tour. help tells what else there is; whatis takes any address you saw.") }
+    if !json { print("That was the tour. help tells what else there is; whatis takes any address.") }
     if let failed { throw failed }
   }
 }

@@ -1,6 +1,7 @@
 // memmap, frames, buddy: what physical memory there is and who has it.
 
 import CPlatform
+import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
@@ -9,7 +10,7 @@ extension Console {
 
   func memmap() throws(CommandError) {
     let boot = subject.pointee.boot
-    let map = subject.pointee.memoryMap
+    let map = memory.map
     let count = Int(boot.pointee.range_count)
     let ranges = cp_boot_ranges(boot)
     var highest: UInt64 = 0

@@ -1,5 +1,6 @@
 // help: by the question that a person has, not by module.
 
+import KernelMemory
 import MemoryPrimitives
 
 extension Console {

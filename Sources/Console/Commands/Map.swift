@@ -1,6 +1,7 @@
 // map: a picture of physical memory. The hardest frame of a cell decides its case: one wired frame makes
 // it upper-case, for no contiguous run can pass there.
 
+import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
@@ -57,7 +58,7 @@ extension Console {
   }
 
   func map(_ arguments: Arguments) throws(CommandError) {
-    var (first, end) = (UInt64(0), UInt64(subject.pointee.memoryMap.end.rawValue))
+    var (first, end) = (UInt64(0), UInt64(memory.map.end.rawValue))
     let word = arguments.nextOfAnyForm()
     if let word {
       let (start, length) = try arguments.range(word, length: .mebibytes(2))
@@ -83,7 +84,7 @@ extension Console {
     }
     // A cell is a power of two of frames, as small as a screen allows.
     var perCell: UInt64 = 1
-    while (end - first + perCell * 64 - 1) / (perCell * 64) > 20 { perCell *= 2 }
+    while end - first > perCell * 64 * 20 { perCell *= 2 }
     let perLine = perCell * 64
     var picture = Picture(self)
     var at = first & ~(perCell - 1)

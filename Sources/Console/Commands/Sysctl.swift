@@ -1,6 +1,7 @@
 // sysctl: the tree of figures and tunables. snapshot and diff: the same figures at two moments.
 
 import CPlatform
+import KernelMemory
 import MemoryPrimitives
 
 /// All figures as they were, four times over. Valid as zeroes.
@@ -17,7 +18,7 @@ struct Snapshots {
 }
 
 extension Console {
-  private var statistics: Statistics { state.pointee.subject.statistics }
+  private var statistics: Statistics { memory.statistics }
 
   private func hasPrefix(_ name: StaticString, _ prefix: Bytes) -> Bool {
     guard prefix.count <= name.utf8CodeUnitCount else { return false }
@@ -43,6 +44,14 @@ extension Console {
         best = distance
         near = text
       }
+    }
+    for i in 0..<statistics.count where name.count >= 3 {
+      let text = statistics[i].name
+      guard text.utf8CodeUnitCount > name.count,
+        Bytes(start: text.utf8Start, count: name.count) == name
+      else { continue }
+      near = text
+      break
     }
     if let near { return refuse("No tunable \"\(typed)\". Did you mean \(near)?") }
     return refuse("No tunable \"\(typed)\". sysctl lists all.")
@@ -201,7 +210,7 @@ extension Console {
     let word = arguments.nextOfAnyForm()
     try arguments.end("snapshot [NAME]")
     let name = word.map { Name(bytes: $0.bytes) } ?? Name("last")
-    let kept = place(of: &state.pointee.snapshots)
+    let kept = inPlace(&state.pointee.snapshots)
     var slot = -1
     for i in 0..<kept.pointee.count where kept.pointee.names[i] == name { slot = i }
     if slot < 0 && kept.pointee.count < Snapshots.capacity {
@@ -233,7 +242,7 @@ extension Console {
   func diff(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.nextOfAnyForm()
     try arguments.end("diff [NAME] [-a]")
-    let kept = place(of: &state.pointee.snapshots)
+    let kept = inPlace(&state.pointee.snapshots)
     guard kept.pointee.count > 0 else { throw refuse("Nothing to compare with. Type: snapshot") }
     var slot = kept.pointee.latest
     if let word {
@@ -264,7 +273,10 @@ extension Console {
       table.change(from: before, to: now)
       table.end()
     }
-    if isJSON { return }
+    if isJSON {
+      row("unchanged") { $0.field("counters", unchanged) }
+      return
+    }
     if unchanged == UInt64(kept.pointee.counts[slot]) {
       print("Nothing: all \(count: unchanged, "counter") are as they were.")
       return

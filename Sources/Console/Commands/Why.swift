@@ -1,6 +1,7 @@
 // why: a request for contiguous memory without doing it. Yes and where; not now and what stands in the
 // way, drawn on the map; or never, and why not.
 
+import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
@@ -27,20 +28,12 @@ extension Console {
     try arguments.end(Self.whyUsage)
 
     let count = size.pagesRoundedUp
-    do throws(PhysicalMemoryError) {
-      granted(try physical.place(run: count, where: constraints))
-      return
-    } catch {
-      if error == .badConstraint {
-        never(count, constraints)
-        return
-      }
+    let answer = physical.explain(run: count, where: constraints)
+    switch answer.verdict {
+    case .granted: granted(answer.run.unsafelyUnwrapped)
+    case .short, .blocked: notNow(answer, answer.run.unsafelyUnwrapped)
+    case .never: never(count, constraints)
     }
-    guard let candidate = physical.cheapestCandidate(run: count, where: constraints) else {
-      never(count, constraints)
-      return
-    }
-    notNow(candidate, constraints)
   }
 
   /// An address as `0x…`, or a size, which is an address too.
@@ -97,95 +90,76 @@ extension Console {
     )
   }
 
-  private func notNow(_ candidate: RunCandidate, _ constraints: RunConstraints) {
-    let count = candidate.run.count
-    let blocked = candidate.movable + candidate.unmovable
-    let reserve = physical.reserve(for: .normal)
+  private func notNow(_ answer: RunExplanation, _ run: FrameRun) {
+    let blocked = answer.unmovable + answer.other
     let free = physical.freeCount
-    let missing =
-      count.rawValue + reserve.rawValue > free.rawValue
-      ? count.rawValue + reserve.rawValue - free.rawValue : 0
-    let longest = physical.longestFreeRun(low: constraints.low, high: constraints.high)
+    let needed = run.count + physical.reserve(for: .normal)
+    let missing = needed > free ? needed - free : .zero
     if isJSON {
       row("why") { row in
         row.field("answer", text: "not now")
-        row.field("at", text: physicalAddress(candidate.run.first))
-        row.field("first_frame", UInt64(candidate.run.first.rawValue))
-        row.field("frames", count.rawValue)
-        row.field("free", candidate.free.rawValue)
-        row.field("movable", candidate.movable.rawValue)
-        row.field("unmovable", candidate.unmovable.rawValue)
-        row.field("permanent", candidate.permanent.rawValue)
-        row.field("missing", missing)
-        if let longest {
+        row.field("at", text: physicalAddress(run.first))
+        row.field("first_frame", UInt64(run.first.rawValue))
+        row.field("frames", run.count.rawValue)
+        row.field("free", answer.free.rawValue)
+        row.field("movable", answer.other.rawValue)
+        row.field("unmovable", answer.unmovable.rawValue)
+        row.field("missing", missing.rawValue)
+        if let longest = answer.longest {
           row.field("longest_at", text: physicalAddress(longest.first))
           row.field("longest_frames", longest.count.rawValue)
         }
       }
-      forEachBlocker(candidate.run) { frame, what in
+      for i in 0..<answer.blockerCount {
+        guard let blocker = answer.blockers[i] else { continue }
         row("blocker") { row in
-          row.field("first_frame", UInt64(frame.first.rawValue))
-          row.field("frames", frame.count.rawValue)
-          row.field("role", text: Line(what.role.words))
-          row.field("wires", UInt64(what.claims.wires))
+          row.field("first_frame", UInt64(blocker.run.first.rawValue))
+          row.field("frames", blocker.run.count.rawValue)
+          row.field("role", text: Line(blocker.role.words))
+          row.field("wires", UInt64(blocker.claims.wires))
         }
-        return !shouldStop
       }
       return
     }
-    if missing > 0 {
+    if missing > .zero {
       print(
-        "Not now: \(count: missing, "frame") too few are free; normal requests leave \(count: reserve.rawValue)."
+        "Not now: \(count: missing.rawValue, "frame") too few are free; normal requests leave \(count: physical.reserve(for: .normal).rawValue)."
       )
-    } else if blocked.rawValue == 1 {
+    } else if blocked == .one {
       print("Not now: one frame stands in the way. Nothing has been done.")
     } else {
       print("Not now: \(count: blocked.rawValue, "frame") in use at the best place. Nothing has been done.")
     }
-    var first: FrameNumber?
-    forEachBlocker(candidate.run) { run, _ in
-      first = run.first
-      return false
-    }
-    strip(candidate.run, mark: first)
-    var line: Line = "\(count: count.rawValue, "frame"): \(count: candidate.free.rawValue) free"
-    if candidate.movable > .zero { line.append(line: ", \(count: candidate.movable.rawValue) to move") }
-    line.append(line: ", \(count: candidate.unmovable.rawValue) that can't move")
-    if candidate.permanent > .zero {
-      line.append(line: ", of them \(count: candidate.permanent.rawValue) for good")
-    }
-    line.append(line: "; best of \(count: candidate.considered, "place")")
+    let first = answer.blockers[0]?.run.first
+    strip(run, mark: first)
+    var line: Line = "\(count: run.count.rawValue, "frame"): \(count: answer.free.rawValue) free"
+    if answer.other > .zero { line.append(line: ", \(count: answer.other.rawValue) that could move") }
+    if answer.unmovable > .zero { line.append(line: ", \(count: answer.unmovable.rawValue) that can't move") }
     print(line)
-    var shown: UInt64 = 0
-    var runs: UInt64 = 0
-    forEachBlocker(candidate.run) { run, what in
-      runs += 1
-      guard runs <= 4 || showsAll else { return true }
-      shown += run.count.rawValue
+    var shown = PageCount.zero
+    for i in 0..<min(answer.blockerCount, showsAll ? 8 : 4) {
+      guard let blocker = answer.blockers[i] else { continue }
+      shown = shown + blocker.run.count
       var line: Line = "blocker  "
-      if run.count.rawValue == 1 {
-        line.append(line: "frame \(run.first)")
+      if blocker.run.count == .one {
+        line.append(line: "frame \(blocker.run.first)")
       } else {
-        line.append(line: "frames \(run.first) to \(FrameNumber(run.end.rawValue - 1))")
+        line.append(line: "frames \(blocker.run.first) to \(FrameNumber(blocker.run.end.rawValue - 1))")
       }
-      line.append(line: ": \(what.role.words)")
-      if what.role.isPermanent {
-        line.append(", for good")
-      } else if what.claims.wires == 1 {
+      line.append(line: ": \(blocker.role.words)")
+      let wires = UInt64(blocker.claims.wires)
+      if wires == 1 {
         line.append(", wired once")
-      } else if what.claims.wires > 1 {
-        line.append(line: ", wired \(UInt64(what.claims.wires)) times")
+      } else if wires > 1 {
+        line.append(line: ", wired \(wires) times")
       }
       print(line)
-      return !shouldStop
     }
-    if shown < blocked.rawValue {
-      print("         \(count: blocked.rawValue - shown) more frames in \(count: runs - min(runs, 4), "run")")
-    }
-    if let longest {
+    if shown < blocked { print("         and \(count: (blocked - shown).rawValue, "frame") more") }
+    if let longest = answer.longest {
       print("longest  \(longest.count.bytes) in one piece is free, at \(physicalAddress(longest.first))")
     }
-    if missing > 0 {
+    if missing > .zero {
       print("! It is shortage. Type: frames")
     } else if let first {
       print("! Type: whatis frame \(first)")
@@ -216,18 +190,9 @@ extension Console {
     print("Never on this machine: \(reason).")
   }
 
-  /// Calls `body` with each run of frames of `run` that is in use, and what is known of its first.
-  private func forEachBlocker(_ run: FrameRun, _ body: (FrameRun, FrameDescription) -> Bool) {
-    var goes = true
-    physical.forEachRole(from: run.first, to: run.end) { part, role in
-      guard goes, role != .free, role != .absent else { return }
-      goes = body(part, physical.whatIs(part.first))
-    }
-  }
-
   /// All of memory in a line, with the run underlined and one frame pointed at.
   private func strip(_ run: FrameRun, mark: FrameNumber?) {
-    let end = UInt64(subject.pointee.memoryMap.end.rawValue)
+    let end = UInt64(memory.map.end.rawValue)
     var perCell: UInt64 = 1
     while perCell * 64 < end { perCell *= 2 }
     strip("0", cells(0, framesPerCell: perCell), "\(PageCount(perCell * 64).bytes)")

@@ -46,9 +46,9 @@ enum SerialConsole {
 
   /// Carries `run=` out and leaves, or talks until somebody does.
   static func run(_ memory: KernelMemory, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
-    let subject = Subject(
-      statistics: memory.statistics, boot: boot, memoryMap: memory.map, physical: memory.physical)
-    let console = Console(in: room(subject.physical), terminal: terminal, host: host, subject: subject)
+    let console = Console(
+      in: room(memory.physical), terminal: terminal, host: host,
+      subject: Subject(memory: memory, boot: boot, imageBase: VirtualAddress(Image.virtualOffset)))
     console.serve(
       KernelCommandLine(
         UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length))))
@@ -74,7 +74,7 @@ enum SerialConsole {
     case .stackOverflow: Provocation.stackOverflow.provoke()
     case .divide: Provocation.divide.provoke()
     case .overflow: Provocation.overflow.provoke()
-    // What a caller of kmem can do wrong, the console does itself.
+    // Reported by kmem when the console does it.
     case .doubleFree, .wrongSize, .foreignPointer: break
     }
   }

@@ -1,0 +1,239 @@
+// pagetable, vmem: what the processor sees where, and who handed the address out.
+
+import KernelSpace
+import KernelMemory
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+import Vmem
+
+extension Console {
+  // MARK: pagetable
+
+  func pagetable(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.next() else {
+      try arguments.end("pagetable [ADDRESS]")
+      mappings()
+      return
+    }
+    let address = VirtualAddress(try arguments.address(word))
+    try arguments.end("pagetable [ADDRESS]")
+    let table = table("pagetable")
+    table.column("level", .figure)
+    table.column("index", .figure)
+    table.column("entry at", .words, key: "entry_at")
+    table.column("says", .words)
+    var levels = 0
+    memory.pageTables.walk(address) { step in
+      levels += 1
+      table.begin()
+      table.plain(UInt64(step.level.rawValue))
+      table.plain(UInt64(step.index))
+      table.text(physicalAddress(step.entryAddress))
+      let (says, marks) = describe(step)
+      if isJSON {
+        table.text("\(says)\(marks)")
+      } else {
+        table.text(says)
+        if marks.count > 0 {
+          // The rest of a long leaf goes below.
+          table.end()
+          table.begin()
+          for _ in 0..<3 { table.empty() }
+          var rest = Line("          ")
+          for i in 2..<marks.count { rest.append(byte: marks[i]) }
+          table.text(rest)
+        }
+      }
+      table.end()
+    }
+    guard levels > 0 else {
+      throw refuse(word, "no address at all: bits 47 to 63 must be alike")
+    }
+    table.finish()
+    if isJSON { return }
+    guard let translation = memory.pageTables.translate(address) else {
+      print("Nothing is mapped there: whoever touches it gets a page fault.")
+      return
+    }
+    let frame = translation.physical.frame
+    print(
+      "Physical \(physicalAddress(translation.physical)), frame \(frame): \(physical.whatIs(frame).role.words); whatis tells whose."
+    )
+  }
+
+  /// What an entry says, and behind a leaf how it is cached and what the processor noted.
+  private func describe(_ step: WalkStep) -> (Line, Line) {
+    let entry = step.entry
+    if entry.isTable(at: step.level) {
+      return ("table at \(physicalAddress(entry.address(at: step.level)))", Line())
+    }
+    guard entry.isPresent else { return ("not present", Line()) }
+    let says: Line =
+      "leaf of \(step.level.span.bytes) at \(physicalAddress(entry.address(at: step.level))), \(rights(entry.protection))"
+    var marks: Line = ", \(entry.attribute(at: step.level).words)"
+    if entry.isGlobal { marks.append(", global") }
+    if entry.isAccessed { marks.append(", accessed") }
+    if entry.isDirty { marks.append(", dirty") }
+    return (says, marks)
+  }
+
+  /// What may be done there besides reading.
+  func rights(_ protection: Protection) -> StaticString {
+    if protection.contains(.writable) {
+      return protection.contains(.executable) ? "read-write-execute" : "read-write"
+    }
+    return protection.contains(.executable) ? "read-execute" : "read-only"
+  }
+
+  /// All mappings, neighbours of one kind in a row.
+  private func mappings() {
+    let tables = memory.pageTables
+    let table = table("mapping")
+    table.column("from", .words)
+    table.column("size", .sum, key: "bytes")
+    table.column("to", .words)
+    table.column("leaf", .figure, key: "leaf_bytes")
+    table.column("rights", .words)
+    table.column("cached", .words)
+    var last: MappedRun?
+    func show() {
+      guard let run = last else { return }
+      table.begin()
+      table.text("\(run.address)")
+      table.size(run.count.bytes)
+      table.text(physicalAddress(run.physical))
+      table.size(run.level.span.bytes)
+      table.text(rights(run.protection))
+      table.text(run.attribute.words)
+      table.end()
+    }
+    tables.forEachRun { run in
+      if var before = last, before.level == run.level, before.protection == run.protection,
+        before.attribute == run.attribute,
+        before.address.rawValue &+ before.count.bytes.rawValue == run.address.rawValue,
+        before.physical.rawValue &+ before.count.bytes.rawValue == run.physical.rawValue
+      {
+        before.count = before.count + run.count
+        last = before
+        return
+      }
+      show()
+      last = run
+    }
+    show()
+    table.finish(total: "all mappings")
+    if isJSON { return }
+    let (small, middle, large) = (
+      tables.leafCount(.pages), tables.leafCount(.mebibytes2), tables.leafCount(.gibibytes)
+    )
+    print(
+      "\(count: tables.tableCount.rawValue, "table"); leaves: \(count: small.rawValue) of 4 KiB, \(count: middle.rawValue) of 2 MiB, \(count: large.rawValue) of 1 GiB"
+    )
+    if let violation = tables.proveWriteXorExecute() {
+      print(
+        "! \(physicalAddress(violation.frame)) can be written and executed. Type: pagetable \(violation.executableAt)"
+      )
+    } else {
+      print("No frame can be written through one mapping and executed through another.")
+    }
+  }
+
+  // MARK: vmem
+
+  /// Each arena, those of the kernel first; none below another.
+  private func forEachArena(_ body: (Arena) -> Void) { memory.space.tags.forEachArena { body($0) } }
+
+  func forEachArenaName(_ body: (Name) -> Void) { forEachArena { body($0.name) } }
+
+  func vmem(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.next() else {
+      try arguments.end("vmem [ARENA] [-a]")
+      arenas()
+      return
+    }
+    try arguments.end("vmem [ARENA] [-a]")
+    var found: Arena?
+    forEachArena { if word.bytes == $0.name { found = $0 } }
+    guard let found else { throw refuse("No arena \"\(word.line)\". vmem lists them.") }
+    segments(of: found)
+  }
+
+  private func arenas() {
+    let table = table("arena")
+    table.column("arena", .words)
+    table.column("size", .figure, key: "bytes")
+    table.column("in use", .figure, key: "bytes_in_use")
+    table.column("largest free", .figure, key: "bytes_largest_free")
+    table.column("segments", .figure)
+    table.column("requests", .figure)
+    table.column("failed", .figure)
+    forEachArena { arena in
+      let figures = arena.figures
+      table.begin()
+      table.text(arena.hasSource && !isJSON ? "  \(arena.name)" : "\(arena.name)")
+      table.size(ByteCount(arena.size(.total).rawValue))
+      table.size(ByteCount(arena.size(.allocated).rawValue))
+      table.size(ByteCount(arena.size(.largestFree).rawValue))
+      table.count(figures.busySegments + figures.freeSegments)
+      table.count(figures.allocations + figures.failed)
+      table.count(figures.failed)
+      table.end()
+    }
+    table.finish()
+    let tags = memory.space.tags.figures
+    if isJSON {
+      row("tags") { row in
+        row.field("total", tags.total)
+        row.field("free", tags.free)
+        row.field("frames", tags.pages.rawValue)
+        row.field("hash_frames", tags.hashPages.rawValue)
+      }
+      return
+    }
+    print(
+      "tags of 32 bytes: \(count: tags.total - tags.free) in use and \(count: tags.free) spare make \(count: tags.total), in \(count: tags.pages.rawValue, "frame")"
+    )
+    print("An arena stands below the one that it imports from. vmem ARENA lists segments.")
+  }
+
+  private func segments(of arena: Arena) {
+    let isAddresses = arena.contents == .addresses
+    let table = table("segment")
+    table.column("from", .words)
+    table.column("size", .figure, key: "bytes")
+    table.column("what", .words)
+    table.column("asked for by", .words, key: "site")
+    var (busy, free, spans) = (UInt64(0), UInt64(0), UInt64(0))
+    arena.walk { segment in
+      var what: Line
+      switch segment.kind {
+      case .addedSpan:
+        spans += 1
+        what = "span, for good"
+      case .importedSpan:
+        spans += 1
+        what = "span, imported"
+      case .free:
+        free += 1
+        what = "  free"
+      case .busy:
+        busy += 1
+        what = "  in use"
+        let start = VirtualAddress(segment.first.rawValue)
+        let range =
+          isAddresses ? memory.pageTables.range(at: start) ?? memory.pageTables.range(at: start + .one) : nil
+        if let kind = range.flatMap({ RangeKind(rawValue: $0.tag.rawValue) }) { what = "  \(kind.words)" }
+      }
+      table.begin()
+      table.text("\(VirtualAddress(segment.first.rawValue))")
+      table.size(ByteCount(segment.size.rawValue))
+      table.text(what)
+      table.text(segment.kind == .busy ? place(segment.allocatedAt) : Line())
+      table.end()
+    }
+    table.finish()
+    if isJSON { return }
+    print("\(count: spans, "span"), \(count: busy, "segment") in use, \(count: free) free")
+  }
+}

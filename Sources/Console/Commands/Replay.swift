@@ -1,0 +1,88 @@
+// replay: the trace in the boot module, against the live allocators.
+
+import CPlatform
+import KernelMemory
+import MemoryPrimitives
+import PhysicalMemory
+import Workloads
+
+extension Console {
+  /// The boot module's bytes, through the direct map.
+  private var module: UnsafeRawBufferPointer? {
+    let boot = subject.pointee.boot
+    guard boot.pointee.module_count > 0 else { return nil }
+    let module = cp_boot_modules(boot)[0]
+    let start = memory.machine.directMap.pointer(to: PhysicalAddress(module.base))
+    return UnsafeRawBufferPointer(
+      start: module.length == 0 ? nil : UnsafeRawPointer(start), count: Int(module.length))
+  }
+
+  /// How to get a trace, behind a sentence on what is wrong with this one.
+  private func noTrace(_ sentence: Line) -> CommandError {
+    let error = fail(sentence)
+    if !isJSON { print("Pack a trace (strata trace pack) and boot with make run TRACE=FILE.") }
+    return error
+  }
+
+  func replay(_ arguments: Arguments) throws(CommandError) {
+    var keeps = false
+    if let word = arguments.nextOfAnyForm() {
+      guard word.bytes == "keep" else { throw refuse(word, "not understood here; usage: replay [keep]") }
+      keeps = true
+    }
+    try arguments.end("replay [keep]")
+    guard let module else { throw noTrace("There is no boot module to replay.") }
+    let summary: ReplaySummary
+    do throws(ReplayError) {
+      summary = try run(module, keeps: keeps)
+    } catch {
+      switch error {
+      case .trace: throw noTrace(error.describe("The boot module"))
+      case .machineTooSmall, .noRun: throw fail(error.describe("The boot module"))
+      }
+    }
+    if isJSON {
+      summary.writeJSON { terminal.write($0) }
+      newline()
+    } else {
+      summary.print(cycles: countsInstructions ? "instructions" : "cycles") { print($0) }
+    }
+    if !summary.succeeded { throw .failed }
+  }
+
+  private func run(_ bytes: UnsafeRawBufferPointer, keeps: Bool) throws(ReplayError) -> ReplaySummary {
+    let trace: PackedTrace
+    do throws(TraceError) { trace = try PackedTrace(bytes) } catch { throw .trace(error) }
+    let access = WalkedAccess(
+      directMap: memory.machine.directMap, memory: PageCount(UInt64(memory.map.end.rawValue)).bytes,
+      tables: memory.pageTables)
+    let replay = try Replay.prepare(
+      trace, on: ReplaySystem(machine: memory.machine, physical: physical, kmem: memory.kmem))
+    var shown: UInt64 = 0
+    try replay.run(access) { progress in
+      let now = terminal.milliseconds
+      guard now >= shown + 100 || progress.events == progress.of else { return }
+      shown = now
+      self.progress(
+        "replay", progress.events, of: progress.of,
+        "\(count: progress.events) of \(count: progress.of) events   \(count: progress.liveObjects) live")
+    }
+    endProgress()
+    return keeps ? replay.summary : replay.close(access)
+  }
+
+  /// Whether the cycle counter counts instructions, as QEMU's does with `-icount shift=0`: then the same
+  /// few instructions always take the same, which no clock does.
+  private var countsInstructions: Bool {
+    var first: UInt64 = 0
+    for turn in 0..<64 {
+      let interrupts = cp_interrupts_disable()
+      let before = cp_cycles()
+      let taken = cp_cycles() &- before
+      cp_interrupts_restore(interrupts)
+      if turn == 0 { first = taken }
+      if taken != first || taken > 32 { return false }
+    }
+    return true
+  }
+}

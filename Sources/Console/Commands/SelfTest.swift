@@ -1,0 +1,157 @@
+// selftest: is the system as it says it is? Each test leaves everything as it was, and says so.
+
+import Kmem
+import KernelMemory
+import KernelSpace
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+
+extension Console {
+  enum SelfTest: UInt8 {
+    case invariants, protection, frames, objects, space
+
+    struct Named {
+      let test: SelfTest
+      let name: StaticString
+      let about: StaticString
+    }
+
+    static let all: InlineArray<5, Named> = [
+      Named(test: .invariants, name: "invariants", about: "the laws of every floor"),
+      Named(test: .protection, name: "protection", about: "no frame can be written and executed"),
+      Named(test: .frames, name: "frames", about: "blocks and runs are had, given back, and join"),
+      Named(test: .objects, name: "objects", about: "objects of all sizes don't overlap"),
+      Named(test: .space, name: "space", about: "address, frames and mapping come and go together"),
+    ]
+  }
+
+  func forEachSelfTestName(_ body: (StaticString) -> Void) {
+    for i in 0..<SelfTest.all.count { body(SelfTest.all[i].name) }
+  }
+
+  func selftest(_ arguments: Arguments) throws(CommandError) {
+    let word = arguments.next()
+    try arguments.end("selftest [NAME]")
+    if let word {
+      var isKnown = false
+      forEachSelfTestName { if word.bytes == $0 { isKnown = true } }
+      guard isKnown else {
+        throw refuse(word, "no such test: invariants protection frames objects space")
+      }
+    }
+    var failed: UInt64 = 0
+    var passed: UInt64 = 0
+    for i in 0..<SelfTest.all.count {
+      let named = SelfTest.all[i]
+      if let word, !(word.bytes == named.name) { continue }
+      if shouldStop { break }
+      let trouble = outcome(of: named.test)
+      if trouble == nil { passed += 1 } else { failed += 1 }
+      if isJSON {
+        row("selftest") { row in
+          row.field("name", text: Line(named.name))
+          row.field("passed", truth: trouble == nil ? .yes : .no)
+          if let trouble { row.field("broken", text: Line(trouble)) }
+        }
+        continue
+      }
+      print("\(left: Line(named.name), 12)  \(left: trouble == nil ? "passed" : "FAILED", 6)  \(named.about)")
+      if let trouble { print("! \(trouble)") }
+    }
+    if !isJSON { print("\(count: passed) passed, \(count: failed) failed") }
+    if failed > 0 { throw .failed }
+  }
+
+  /// What is wrong, or nil.
+  private func outcome(of test: SelfTest) -> StaticString? {
+    switch test {
+    case .invariants: return memory.checkInvariants()
+    case .protection:
+      return memory.pageTables.proveWriteXorExecute() == nil ? nil : "a frame can be written and executed"
+    case .frames: return testFrames()
+    case .objects: return testObjects()
+    case .space: return testSpace()
+    }
+  }
+
+  private func testFrames() -> StaticString? {
+    let before = physical.freeCount
+    let longest = physical.longestFreeRun()
+    var blocks = InlineArray<10, FrameNumber>(repeating: .none)
+    for order in 0...9 {
+      do throws(PhysicalMemoryError) {
+        blocks[order] = try physical.allocate(Order(UInt8(order)), role: .wired)
+      } catch {
+        // No such block is an answer, not a fault.
+        continue
+      }
+    }
+    var trouble: StaticString?
+    for a in 0...9 where blocks[a] != .none {
+      if blocks[a].rawValue & (1 << UInt32(a) - 1) != 0 { trouble = "a block is not aligned to its size" }
+      for b in 0...9 where b != a && blocks[b] != .none {
+        let (first, end) = (blocks[a].rawValue, blocks[a].rawValue + 1 << UInt32(a))
+        if blocks[b].rawValue >= first && blocks[b].rawValue < end { trouble = "two blocks overlap" }
+      }
+    }
+    for order in stride(from: 9, through: 0, by: -1) where blocks[order] != .none {
+      physical.free(blocks[order], Order(UInt8(order)))
+    }
+    if let trouble { return trouble }
+    if physical.freeCount != before { return "frames did not come back" }
+    if physical.longestFreeRun()?.count != longest?.count { return "blocks did not join again" }
+    return physical.checkInvariants()
+  }
+
+  private func testObjects() -> StaticString? {
+    let kmem = memory.kmem
+    let type = kmem.type(named: Name("selftest"))
+    kmem.drain()
+    var held = InlineArray<64, UInt>(repeating: 0)
+    var trouble: StaticString?
+    // Sizes from 8 bytes to 4 KiB; each object is filled with its own number and must keep it.
+    func size(_ i: Int) -> ByteCount { ByteCount(8 + i * 64 + i * i % 7) }
+    for i in 0..<64 {
+      guard let object = kmem.alloc(size(i), type: type) else { break }
+      held[i] = UInt(bitPattern: object)
+      object.initializeMemory(as: UInt8.self, repeating: UInt8(i + 1), count: Int(size(i).rawValue))
+    }
+    for i in 0..<64 {
+      guard let object = UnsafeMutablePointer<UInt8>(bitPattern: held[i]) else { continue }
+      let count = Int(size(i).rawValue)
+      if object[0] != UInt8(i + 1) || object[count - 1] != UInt8(i + 1) { trouble = "two objects overlap" }
+      kmem.free(UnsafeMutableRawPointer(object), size: size(i), type: type)
+    }
+    kmem.drain()
+    let figures = kmem.describe(type)
+    if trouble == nil && figures.inUse != 0 { trouble = "objects did not come back" }
+    return trouble ?? kmem.checkInvariants()
+  }
+
+  private func testSpace() -> StaticString? {
+    let space = memory.space
+    let pages = PageCount(UInt64(16))
+    let address: VirtualAddress
+    do throws(KernelSpaceError) {
+      address = try space.allocateWired(pages, from: .kernel, role: .wired, contents: .zero, at: .here)
+    } catch {
+      return nil
+    }
+    var trouble: StaticString?
+    for page in 0..<16 as Range<UInt64> {
+      guard let translation = memory.pageTables.translate(address + PageCount(page)) else {
+        trouble = "a page of a wired range is not mapped"
+        continue
+      }
+      if physical.whatIs(translation.physical.frame).role != .wired {
+        trouble = "a mapped frame has another role"
+      }
+      let word = memory.machine.directMap.pointer(to: translation.physical).load(as: UInt64.self)
+      if word != 0 { trouble = "a page that was to be zero is not" }
+    }
+    space.freeWired(address, pages)
+    if memory.pageTables.translate(address) != nil { trouble = "a freed page is still mapped" }
+    return trouble ?? space.checkInvariants()
+  }
+}

@@ -1,0 +1,319 @@
+// whatis: everything that is known on one address, floor by floor, from the object up to the frame.
+
+import CPlatform
+import KernelSpace
+import Kmem
+import Magazines
+import KernelMemory
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+import Vmem
+
+extension Console {
+  private static var whatisUsage: StaticString { "whatis ADDRESS | frame N" }
+
+  func whatis(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.nextOfAnyForm() else {
+      throw refuse("What? Usage: \(Self.whatisUsage). An address as it is printed, virtual or physical.")
+    }
+    if word.bytes == "frame" {
+      guard let number = arguments.nextOfAnyForm() else {
+        throw refuse("Which frame? As in: whatis frame 300")
+      }
+      let value = try arguments.number(number)
+      try arguments.end(Self.whatisUsage)
+      guard value < UInt64(memory.map.end.rawValue) else {
+        throw refuse(number, "no frame: the last one is \(memory.map.end.rawValue - 1)")
+      }
+      tellPhysical(PhysicalAddress(value << Page.shift))
+      return
+    }
+    var isDecimal = true
+    for byte in word.bytes where byte < UInt8(ascii: "0") || byte > UInt8(ascii: "9") { isDecimal = false }
+    if isDecimal && word.bytes.count > 1 {
+      throw refuse(word, "an address begins with 0x; a frame is: whatis frame \(word.line)")
+    }
+    let value = try arguments.address(word)
+    try arguments.end(Self.whatisUsage)
+    let end = UInt64(memory.map.end.rawValue) << Page.shift
+    let base = memory.machine.directMap.base
+    if value >= base && value - base < end {
+      tellDirect(VirtualAddress(value))
+    } else if value < end {
+      tellPhysical(PhysicalAddress(value))
+    } else if value >> 47 == 0 {
+      if let range = firmwareRange(of: value) {
+        nothing("\(range) of the firmware's map, behind the end of memory")
+      } else {
+        nothing("Nothing: no memory has this physical address, and nothing is mapped in the lower half.")
+      }
+    } else if value >> 47 != 0x1ffff {
+      throw refuse(word, "no address at all: bits 47 to 63 must be alike")
+    } else {
+      tellVirtual(VirtualAddress(value))
+    }
+  }
+
+  /// The answer, before the evidence, which tools get alone.
+  private func answer(_ line: Line) {
+    if !isJSON { print(line) }
+  }
+
+  /// The answer where there is no evidence.
+  private func nothing(_ line: Line) {
+    if isJSON { row("nothing") { $0.field("what", text: line) } } else { print(line) }
+  }
+
+  /// One line of evidence: a label, the thing itself, and what is known on it.
+  private func fact(_ label: StaticString, _ thing: Line, _ text: Line) {
+    guard !isJSON else { return }
+    var line: Line = "  \(label)"
+    line.append(blanks: 13 - line.count)
+    line.append(line: thing)
+    if text.count > 0 {
+      line.append(blanks: max(2, 34 - line.count))
+      line.append(line: text)
+    }
+    if line.count <= width {
+      print(line)
+      return
+    }
+    // Too long for a line: what is known goes below the thing.
+    line = "  \(label)"
+    line.append(blanks: 13 - line.count)
+    line.append(line: thing)
+    print(line)
+    line = Line()
+    line.append(blanks: 13)
+    line.append(line: text)
+    print(line)
+  }
+
+  // MARK: Virtual
+
+  private func tellDirect(_ address: VirtualAddress) {
+    guard memory.pageTables.translate(address) != nil else {
+      nothing("An address of the direct map behind which there is no memory.")
+      return
+    }
+    tellPhysical(PhysicalAddress(address.rawValue - memory.machine.directMap.base), through: address)
+  }
+
+  private func tellVirtual(_ address: VirtualAddress) {
+    if let name = code(address) {
+      answer("The kernel's code: \(name)")
+      tellMapping(address)
+      return
+    }
+    let known = memory.space.whatIs(address)
+    if known.region == .elsewhere {
+      if known.translation != nil {
+        answer("A part of the kernel's image.")
+        tellMapping(address)
+        if let translation = known.translation { tellFrame(translation.physical.frame) }
+      } else {
+        nothing("Nothing: no region of the kernel lies there, and nothing is mapped.")
+      }
+      return
+    }
+    if let range = known.range, let kind = known.kind {
+      answer(
+        "\(ByteCount(address.rawValue - range.address.rawValue)) into \(range.count.bytes) of \(kind.words)")
+      row("range") { row in
+        row.field("address", range.address)
+        row.field("frames", range.count.rawValue)
+        row.field("use", text: Line(kind.words))
+      }
+      fact("range", "\(range.address)", "\(count: range.count.rawValue, "page"), \(kind.words)")
+    } else if let segment = known.segment, segment.kind == .free {
+      answer("An address of \(known.region.words) that nobody has.")
+    } else if known.segment != nil {
+      answer("An address of \(known.region.words) that is given out and not mapped: a guard page.")
+    } else {
+      answer("An address of \(known.region.words), in no arena.")
+    }
+    if let segment = known.segment, let arena = known.arena {
+      row("segment") { row in
+        row.field("arena", text: "\(arena)")
+        row.field("address", VirtualAddress(segment.first.rawValue))
+        row.field("bytes", segment.size.rawValue)
+        row.field("in_use", truth: segment.kind == .busy ? .yes : .no)
+        if segment.allocatedAt != .unknown { row.field("site", text: place(segment.allocatedAt)) }
+      }
+      let state: StaticString = segment.kind == .busy ? "in use" : "free"
+      fact(
+        "segment", "\(VirtualAddress(segment.first.rawValue))",
+        "\(ByteCount(segment.size.rawValue)) of \(arena), \(state)")
+      if segment.allocatedAt != .unknown { fact("asked for", place(segment.allocatedAt), Line()) }
+    }
+    tellMapping(address)
+    if let translation = known.translation { tellFrame(translation.physical.frame) }
+  }
+
+  private func tellMapping(_ address: VirtualAddress) {
+    guard let translation = memory.pageTables.translate(address) else {
+      row("mapping") { row in
+        row.field("address", address)
+        row.none("physical")
+      }
+      fact("mapping", "none", "whoever touches it gets a page fault")
+      return
+    }
+    row("mapping") { row in
+      row.field("address", address)
+      row.field("physical", text: physicalAddress(translation.physical))
+      row.field("leaf_bytes", translation.level.span.bytes.rawValue)
+      row.field("rights", text: Line(rights(translation.protection)))
+      row.field("cached", text: Line(translation.attribute.words))
+    }
+    fact(
+      "mapping", "to \(physicalAddress(translation.physical))",
+      "leaf of \(translation.level.span.bytes), \(rights(translation.protection)), \(translation.attribute.words)"
+    )
+  }
+
+  // MARK: Physical
+
+  private func tellPhysical(_ address: PhysicalAddress, through given: VirtualAddress? = nil) {
+    let direct = memory.machine.directMap.virtualAddress(of: address)
+    let description = physical.whatIs(address.frame)
+    if description.role == .slab, let object = memory.kmem.whatIs(direct) {
+      tellObject(object)
+    } else {
+      switch description.role {
+      case .absent:
+        if let range = firmwareRange(of: address.rawValue) {
+          nothing("\(range) of the firmware's map: not ours to touch.")
+        } else {
+          nothing("No memory: a hole of the firmware's map.")
+        }
+        return
+      case .free: answer("Free memory.")
+      case .bootModule: answer("\(ByteCount(address.rawValue - moduleStart(address))) into the boot module.")
+      default:
+        if address.offsetInPage == 0 {
+          answer("A frame with the role \(description.role.words).")
+        } else {
+          answer(
+            "\(count: address.offsetInPage, "byte") into a frame with the role \(description.role.words).")
+        }
+      }
+    }
+    tellFrame(address.frame)
+    tellMapping(given ?? direct)
+  }
+
+  private func tellObject(_ object: ObjectDescription) {
+    var standing: Line
+    switch object.standing {
+    case .inUse: standing = "in use"
+    case .freeInSlab: standing = "free in its slab"
+    case .inMagazine(.depot): standing = "free in a magazine of the depot"
+    case .inMagazine(.processor(let index)): standing = "free in a magazine of cpu \(index.rawValue)"
+    case .noObject: standing = "behind the last object of its slab"
+    }
+    if object.standing == .noObject {
+      answer("The end of a slab that holds no object.")
+    } else {
+      answer(
+        "\(count: object.offset.rawValue, "byte") into an object of \(count: object.objectSize.rawValue, "byte"), \(standing)"
+      )
+    }
+    row("object") { row in
+      row.field("address", object.objectStart)
+      row.field("offset", object.offset.rawValue)
+      row.field("size", object.objectSize.rawValue)
+      row.field("cache", text: "\(object.cache)")
+      row.field("index", UInt64(object.index))
+      row.field("standing", text: standing)
+      row.field("slab", object.slabStart)
+      row.field("slab_frames", object.frames.rawValue)
+      row.field("slab_objects", UInt64(object.objects))
+      row.field("slab_out", UInt64(object.out))
+      if let audit = object.audit {
+        row.field("asked_for", audit.size.rawValue)
+        if let type = audit.type { row.field("type", text: "\(type)") }
+        row.field("allocated_at", text: place(audit.allocatedAt))
+        row.field("freed_at", text: place(audit.freedAt))
+      }
+    }
+    if object.standing != .noObject {
+      fact(
+        "object", "\(object.objectStart)", "number \(object.index) of 0 to \(object.objects - 1) in its slab")
+    }
+    var cache = Line()
+    if let audit = object.audit {
+      if let type = audit.type { cache.append(line: "type \(type), ") }
+      cache.append(line: "\(count: audit.size.rawValue, "byte") asked for")
+    } else if object.standing == .inUse {
+      cache.append("no account is kept: sysctl kmem.audit=on")
+    }
+    fact("cache", "\(object.cache)", cache)
+    if let audit = object.audit {
+      if audit.allocatedAt != .unknown { fact("allocated", place(audit.allocatedAt), Line()) }
+      if audit.freedAt != .unknown { fact("freed", place(audit.freedAt), Line()) }
+    }
+    fact(
+      "slab", "\(object.slabStart)",
+      "\(count: object.frames.rawValue, "frame"), \(object.objects - object.out) of \(object.objects) objects free in it"
+    )
+  }
+
+  private func tellFrame(_ frame: FrameNumber) {
+    let description = physical.whatIs(frame)
+    row("frame") { row in
+      row.field("frame", UInt64(frame.rawValue))
+      row.field("address", text: physicalAddress(frame))
+      row.field("role", text: Line(description.role.words))
+      row.field("list", text: Line(description.list.words))
+      row.field("wires", UInt64(description.claims.wires))
+      row.field("holds", UInt64(description.claims.holds))
+      row.field("section", UInt64(description.section))
+      if let block = description.block, let order = description.blockOrder {
+        row.field("block", UInt64(block.rawValue))
+        row.field("order", UInt64(order.rawValue))
+      }
+    }
+    fact(
+      "frame", "\(frame) at \(physicalAddress(frame))",
+      "role \(description.role.words), \(description.list.words)")
+    if let block = description.block, let order = description.blockOrder {
+      fact(
+        "block", "frames \(block) to \(FrameNumber(block.rawValue + UInt32(order.frames.rawValue - 1)))",
+        "free, order \(UInt64(order.rawValue)), \(order.frames.bytes)")
+    } else if description.role != .absent {
+      let claims = description.claims
+      fact(
+        "claims", "wired \(UInt64(claims.wires)), held \(UInt64(claims.holds))",
+        claims.isExclusive ? "busy" : description.role.isMovable ? "could be moved" : "can't be moved")
+    }
+  }
+
+  private func firmwareRange(of address: UInt64) -> Line? {
+    let boot = subject.pointee.boot
+    for i in 0..<Int(boot.pointee.range_count) {
+      let range = cp_boot_ranges(boot)[i]
+      if address >= range.base && address - range.base < range.length {
+        return "A range of \(ByteCount(range.length)), type \(range.type),"
+      }
+    }
+    return nil
+  }
+
+  private func moduleStart(_ address: PhysicalAddress) -> UInt64 {
+    let boot = subject.pointee.boot
+    for i in 0..<Int(boot.pointee.module_count) {
+      let module = cp_boot_modules(boot)[i]
+      if address.rawValue >= module.base && address.rawValue - module.base < module.length {
+        return module.base
+      }
+    }
+    return address.page
+  }
+}
+
+extension PhysicalAddress {
+  /// The first byte of its frame.
+  var page: UInt64 { rawValue & ~(Page.size - 1) }
+}

@@ -1,0 +1,173 @@
+import Foundation
+import Kmem
+import MemoryPrimitives
+import PhysicalMemory
+import XCTest
+
+@testable import Console
+
+/// The commands over a whole system.
+final class SystemTests: XCTestCase {
+  static let sample = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent().appendingPathComponent("Traces/linux-6.1-sample.trace")
+
+  static let looking = [
+    "memmap", "frames", "frames -a", "buddy", "map", "map 0x100000+2M", "pagetable",
+    "pagetable 0xffff_c000_0000_0000",
+    "vmem", "vmem kernel_va", "vmem heap_va", "kmem", "kmem -a", "vmstat -m", "vmstat -z", "whatis frame 300",
+    "whatis frame 1", "whatis 0x10_0000", "whatis 0xffff_c000_0000_0000", "why 2M align=2M", "why 60M",
+    "why 1G",
+    "failures", "snapshot", "diff", "sysctl", "sysctl vmem", "selftest", "help", "help why",
+  ]
+
+  /// Everything fits 80 columns and is plain ASCII; with `-j` everything is an object with its kind first.
+  func check(_ harness: ConsoleHarness) throws {
+    for command in Self.looking {
+      let text = harness.run(command)
+      XCTAssertNil(harness.outcome, command)
+      XCTAssertFalse(text.isEmpty, command)
+      for line in text.split(separator: "\n") {
+        XCTAssertLessThanOrEqual(line.utf8.count, 80, "\(command): \(line)")
+        XCTAssertTrue(line.utf8.allSatisfy { $0 >= 0x20 && $0 < 0x7f }, "\(command): \(line)")
+      }
+      let lines = harness.run(command + " -j").split(separator: "\n")
+      if command != "failures" && command != "vmem heap_va" { XCTAssertFalse(lines.isEmpty, command) }
+      for line in lines {
+        XCTAssertTrue(line.hasPrefix("{\"kind\":\""), "\(command): \(line)")
+        XCTAssertNotNil(try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any], "\(line)")
+      }
+    }
+  }
+
+  func testEveryCommandHasBothFaces() throws {
+    try check(ConsoleHarness())
+  }
+
+  func testReplayKeepAndEveryCommandAfterIt() throws {
+    let harness = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
+    harness.run("snapshot before")
+    XCTAssertTrue(harness.run("replay").hasSuffix("Everything is back at its starting counts.\n"))
+    XCTAssertNil(harness.outcome)
+    XCTAssertTrue(harness.run("diff before").contains("kmem.requests"))
+    let row = try XCTUnwrap(rows(harness.run("replay keep -j")).first)
+    XCTAssertEqual(row["lost"] as? Int, 0)
+    XCTAssertEqual(row["left_objects"] as? Int, 1508)
+    try check(harness)
+    let taken = rows(harness.run("memmap -j")).compactMap { $0["taken"] as? Int }.reduce(0, +)
+    let roles = rows(harness.run("frames -j")).compactMap { $0["frames"] as? Int }.reduce(0, +)
+    XCTAssertEqual(taken, roles)
+  }
+
+  func testLookingTakesNoMemory() throws {
+    let harness = ConsoleHarness()
+    let before = harness.physical.freeCount
+    for command in Self.looking where !command.hasPrefix("selftest") { harness.run(command) }
+    XCTAssertEqual(harness.physical.freeCount, before)
+    XCTAssertEqual(harness.memory.kmem.requests, 0)
+  }
+
+  func testBadModulesAreRefusedInTwoLines() throws {
+    let good = try Data(contentsOf: Self.sample)
+    XCTAssertEqual(
+      ConsoleHarness().run("replay"),
+      "There is no boot module to replay.\nPack a trace (strata trace pack) and boot with make run TRACE=FILE.\n"
+    )
+    for bad in [
+      good.prefix(good.count / 2), Data(), Data("this is not a trace\n".utf8), good + Data(count: 100),
+    ] {
+      let harness = ConsoleHarness(trace: Data(bad))
+      let before = harness.physical.freeCount
+      let text = harness.run("replay")
+      XCTAssertEqual(harness.outcome, .failed)
+      XCTAssertEqual(text.split(separator: "\n").count, 2, text)
+      XCTAssertTrue(text.hasPrefix("The boot module "), text)
+      XCTAssertEqual(rows(harness.run("replay -j")).first?["kind"] as? String, "error")
+      XCTAssertEqual(harness.physical.freeCount, before)
+    }
+  }
+
+  func testTheTourShowsEachFloorAndEndsWithTheReplay() throws {
+    let harness = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
+    let text = harness.run("tour")
+    XCTAssertNil(harness.outcome)
+    for command in [
+      "memmap", "frames", "map", "buddy", "pagetable", "vmem", "kmem", "why 2M align=2M", "replay",
+    ] {
+      XCTAssertTrue(text.contains("strata> \(command)\n"), command)
+    }
+    XCTAssertTrue(text.contains("Everything is back at its starting counts."))
+    for line in text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
+    // At a terminal it waits, and q ends it.
+    let other = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
+    let log = other.converse("tour\r\r q")
+    XCTAssertTrue(log.contains("-- 2 of"), log)
+    XCTAssertFalse(log.contains("-- 6 of"))
+  }
+
+  func testWhatisTellsAnObjectFloorByFloor() throws {
+    let harness = ConsoleHarness()
+    let kmem = harness.memory.kmem
+    kmem.setAudit(.on)
+    let type = kmem.type(named: Name("test"))
+    let object = try XCTUnwrap(kmem.alloc(ByteCount(UInt64(60)), type: type))
+    let address = UInt64(UInt(bitPattern: object))
+    let text = harness.run("whatis 0x\(String(address + 18, radix: 16))")
+    XCTAssertTrue(text.hasPrefix("18 bytes into an object of 64 bytes, in use\n"), text)
+    for fact in [
+      "cache      kmem-64", "type test, 60 bytes asked for", "role slab", "leaf of 2 MiB, read-write",
+    ] {
+      XCTAssertTrue(text.contains(fact), "no \(fact) in\n\(text)")
+    }
+    let row = try XCTUnwrap(rows(harness.run("whatis 0x\(String(address, radix: 16)) -j")).first)
+    XCTAssertEqual(row["kind"] as? String, "object")
+    XCTAssertEqual(row["asked_for"] as? Int, 60)
+    kmem.free(object, size: ByteCount(UInt64(60)), type: type)
+    XCTAssertTrue(harness.run("whatis 0x\(String(address, radix: 16))").contains("free in its slab"))
+    XCTAssertTrue(harness.run("whatis 300").contains("a frame is: whatis frame 300"))
+    XCTAssertTrue(harness.run("whatis 0x0080_0000_0000_0000").contains("bits 47 to 63"))
+    XCTAssertTrue(harness.run("whatis frame 99999999").contains("no frame: the last one is 16383"))
+  }
+
+  func testWhatisTellsARangeOfKernelSpace() throws {
+    let harness = ConsoleHarness()
+    let stack = try harness.memory.space.allocateStack(PageCount(UInt64(4)))
+    XCTAssertTrue(harness.run("whatis \(text("\(stack.bottom)"))").contains("0 B into 16 KiB of stack"))
+    XCTAssertTrue(harness.run("whatis \(text("\(stack.guardPage)"))").contains("a guard page"))
+    XCTAssertTrue(harness.run("pagetable \(text("\(stack.bottom)"))").contains("whatis tells whose"))
+    XCTAssertTrue(harness.run("pagetable \(text("\(stack.guardPage)"))").contains("Nothing is mapped there"))
+    XCTAssertTrue(harness.run("vmem kernel_va").contains("stack"))
+    harness.memory.space.freeStack(stack)
+  }
+
+  func testFaultsOfCallersAreReportedAndChangeNothing() throws {
+    let harness = ConsoleHarness()
+    for (kind, expected) in [
+      ("double-free", FaultKind.doubleFree), ("wrong-size", .wrongSize), ("foreign-pointer", .foreignPointer),
+    ] {
+      let faults = harness.host.faults { harness.run("fault \(kind)") }
+      XCTAssertEqual(faults.map(\.kind), [expected])
+      XCTAssertEqual(
+        harness.outcome, .failed, "where a report returns, the command says that nothing stopped")
+      XCTAssertNil(harness.memory.checkInvariants())
+    }
+    XCTAssertTrue(harness.terminal.provoked.isEmpty)
+  }
+
+  func testSelfTestPassesAndNamesItsTests() {
+    let harness = ConsoleHarness()
+    XCTAssertTrue(harness.run("selftest").hasSuffix(" 0 failed\n"))
+    XCTAssertEqual(rows(harness.run("selftest invariants -j")).first?["passed"] as? Bool, true)
+    XCTAssertTrue(harness.run("selftest nothing").contains("no such test"))
+    XCTAssertEqual(harness.outcome, .refused)
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
+  func testTheBannerOwnsUpToWhatWasTaken() throws {
+    let harness = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
+    harness.converse("")
+    let log = harness.banner
+    XCTAssertTrue(log.contains("packed trace, 120,000 events"), log)
+    XCTAssertTrue(log.contains("Strata took "), log)
+    for line in log.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
+  }
+}
