@@ -1,6 +1,7 @@
 // Histories of frames: blocks by order and given frames (`buddy`), runs with constraints (`runs`). What is
 // held is a run of frames in either, and goes back whole or in pieces.
 
+import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 

@@ -2,6 +2,7 @@
 // frame that the tables put behind them.
 
 import KernelSpace
+import KernelMemory
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory

@@ -2,6 +2,8 @@
 // then.
 
 import Kmem
+import KernelMemory
+import KernelSpace
 import MemoryPrimitives
 import PhysicalMemory
 

@@ -1,6 +1,8 @@
 // The history of arenas: one that was given spans, and one that imports from it. Both draw their tags from
 // the instance's supply.
 
+import KernelMemory
+import KernelSpace
 import MemoryPrimitives
 import Vmem
 
