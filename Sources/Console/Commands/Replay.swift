@@ -56,8 +56,7 @@ extension Console {
     let access = WalkedAccess(
       directMap: memory.machine.directMap, memory: PageCount(UInt64(memory.map.end.rawValue)).bytes,
       tables: memory.pageTables)
-    let replay = try Replay.prepare(
-      trace, on: ReplaySystem(machine: memory.machine, physical: physical, kmem: memory.kmem))
+    let replay = try Replay.prepare(trace, on: memory)
     var shown: UInt64 = 0
     try replay.run(access) { progress in
       let now = terminal.milliseconds
