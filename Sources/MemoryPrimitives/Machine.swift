@@ -45,6 +45,12 @@ public struct Machine {
     self.failures = failures
   }
 
+  /// The same machine as an instance sees it that has only a part of its memory, with physical address 0
+  /// at the start of `directMap`: for a second instance over memory that the first one lends.
+  public func lending(_ directMap: DirectMap, processors: Int) -> Machine {
+    Machine(directMap: directMap, processorCount: processors, upcalls: upcalls)
+  }
+
   /// Whether the allocation about to be tried is to fail. Asked at each place that can run out of
   /// something, before anything was changed.
   @inline(always) public func failsHere(_ point: FailurePoint) -> Bool {

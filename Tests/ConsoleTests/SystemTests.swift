@@ -1,7 +1,10 @@
 import Foundation
+import HostMachine
+import KernelMemory
 import Kmem
 import MemoryPrimitives
 import PhysicalMemory
+import Workloads
 import XCTest
 
 @testable import Console
@@ -17,7 +20,7 @@ final class SystemTests: XCTestCase {
     "vmem", "vmem kernel_va", "vmem heap_va", "kmem", "kmem -a", "vmstat -m", "vmstat -z", "whatis frame 300",
     "whatis frame 1", "whatis 0x10_0000", "whatis 0xffff_c000_0000_0000", "why 2M align=2M", "why 60M",
     "why 1G",
-    "failures", "snapshot", "diff", "sysctl", "sysctl vmem", "selftest", "help", "help why",
+    "failures", "snapshot", "diff", "sysctl", "sysctl vmem", "selftest invariants", "help", "help why",
   ]
 
   /// Everything fits 80 columns and is plain ASCII; with `-j` everything is an object with its kind first.
@@ -154,12 +157,39 @@ final class SystemTests: XCTestCase {
   }
 
   func testSelfTestPassesAndNamesItsTests() {
-    let harness = ConsoleHarness()
-    XCTAssertTrue(harness.run("selftest").hasSuffix(" 0 failed\n"))
+    let harness = ConsoleHarness(
+      ranges: [(1 << 20, 255 << 20, 1)], memory: .mebibytes(256))
+    XCTAssertTrue(harness.run("selftest").hasSuffix("6 passed, 0 failed\n"))
     XCTAssertEqual(rows(harness.run("selftest invariants -j")).first?["passed"] as? Bool, true)
     XCTAssertTrue(harness.run("selftest nothing").contains("no such test"))
     XCTAssertEqual(harness.outcome, .refused)
     XCTAssertNil(harness.memory.checkInvariants())
+  }
+
+  func testHistoriesEndWithTheChecksumsOfAnyOtherMachine() throws {
+    let harness = ConsoleHarness(ranges: [(1 << 20, 255 << 20, 1)], memory: .mebibytes(256))
+    let told = rows(harness.run("selftest history -j")).compactMap { $0["checksum"] as? String }
+    XCTAssertEqual(told.count, HistoryKind.count)
+    let host = HostMachine(memory: SeededHistory.memory)
+    func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
+      let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
+      memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
+      return memory
+    }
+    let workspace = room(KernelMemory.workspaceSize(ranges: 1))
+    let histories = room(SeededHistory.workspace)
+    defer {
+      workspace.deallocate()
+      histories.deallocate()
+    }
+    let system = try SeededHistory.assemble(host.machine, workspace: workspace)
+    for (i, checksum) in told.enumerated() {
+      let kind = try XCTUnwrap(HistoryKind(rawValue: UInt8(i)))
+      let outcome = SeededHistory.run(.standard(kind), on: system, workspace: histories)
+      XCTAssertNil(outcome.broken)
+      XCTAssertEqual(text("\(hex: outcome.checksum, digits: 16)"), checksum)
+    }
+    XCTAssertTrue(ConsoleHarness().run("selftest history").contains("no 64 MiB in one piece"))
   }
 
   func testTheBannerOwnsUpToWhatWasTaken() throws {

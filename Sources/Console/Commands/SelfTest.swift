@@ -6,10 +6,11 @@ import KernelSpace
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import Workloads
 
 extension Console {
   enum SelfTest: UInt8 {
-    case invariants, protection, frames, objects, space
+    case invariants, protection, frames, objects, space, history
 
     struct Named {
       let test: SelfTest
@@ -17,12 +18,13 @@ extension Console {
       let about: StaticString
     }
 
-    static let all: InlineArray<5, Named> = [
+    static let all: InlineArray<6, Named> = [
       Named(test: .invariants, name: "invariants", about: "the laws of every floor"),
       Named(test: .protection, name: "protection", about: "no frame can be written and executed"),
       Named(test: .frames, name: "frames", about: "blocks and runs are had, given back, and join"),
       Named(test: .objects, name: "objects", about: "objects of all sizes don't overlap"),
       Named(test: .space, name: "space", about: "address, frames and mapping come and go together"),
+      Named(test: .history, name: "history", about: "seeded histories, as the tests run them on the host"),
     ]
   }
 
@@ -37,7 +39,7 @@ extension Console {
       var isKnown = false
       forEachSelfTestName { if word.bytes == $0 { isKnown = true } }
       guard isKnown else {
-        throw refuse(word, "no such test: invariants protection frames objects space")
+        throw refuse(word, "no such test: invariants protection frames objects space history")
       }
     }
     var failed: UInt64 = 0
@@ -72,7 +74,70 @@ extension Console {
     case .frames: return testFrames()
     case .objects: return testObjects()
     case .space: return testSpace()
+    case .history: return testHistories()
     }
+  }
+
+  /// Runs each floor's standard history on a second instance over memory that this one lends. The
+  /// checksums are for comparing: the same code on the host ends with the same.
+  private func testHistories() -> StaticString? {
+    let memory = self.memory
+    let before = physical.freeCount
+    let lent: FrameRun
+    let room: FrameRun
+    let spaceSize = (KernelMemory.workspaceSize(ranges: 1).rawValue + 63) & ~63
+    do throws(PhysicalMemoryError) {
+      // So that its page tables take the same frames everywhere.
+      lent = try physical.allocate(
+        run: SeededHistory.memory.pagesRoundedUp,
+        where: RunConstraints(alignment: Alignment(2 << 20).unsafelyUnwrapped, boundary: Alignment(1 << 30)),
+        role: .lent)
+    } catch {
+      return "no 64 MiB in one piece can be lent on this machine"
+    }
+    do throws(PhysicalMemoryError) {
+      room = try physical.allocate(
+        run: (ByteCount(spaceSize) + SeededHistory.workspace).pagesRoundedUp, role: .wired)
+    } catch {
+      physical.free(lent)
+      return "no room for what a history must remember"
+    }
+    var trouble: StaticString?
+    let workspace = memory.machine.directMap.pointer(to: room.first)
+    workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(room.count.bytes.rawValue))
+    let base = memory.machine.directMap.virtualAddress(of: lent.first.address).rawValue
+    do throws(AssemblyError) {
+      let system = try SeededHistory.assemble(
+        memory.machine.lending(DirectMap(base: base), processors: 1), workspace: workspace)
+      for number in 0..<HistoryKind.count {
+        guard let kind = HistoryKind(rawValue: UInt8(number)), !shouldStop else { break }
+        let outcome = SeededHistory.run(.standard(kind), on: system, workspace: workspace + Int(spaceSize))
+        tell(kind, outcome)
+        if let broken = outcome.broken { trouble = broken }
+      }
+    } catch {
+      trouble = "the second instance did not come up"
+    }
+    physical.free(room)
+    physical.free(lent)
+    if trouble == nil && physical.freeCount != before { return "lent frames did not come back" }
+    return trouble
+  }
+
+  private func tell(_ kind: HistoryKind, _ outcome: HistoryOutcome) {
+    if isJSON {
+      row("history") { row in
+        row.field("name", text: Line(kind.words))
+        row.field("checksum", text: "\(hex: outcome.checksum, digits: 16)")
+        row.field("operations", outcome.operations)
+        row.field("granted", outcome.granted)
+        row.field("refused", outcome.refused)
+      }
+      return
+    }
+    print(
+      "  \(left: Line(kind.words), 14)\(hex: outcome.checksum, digits: 16)  \(count: outcome.operations) operations, \(count: outcome.refused) refused"
+    )
   }
 
   private func testFrames() -> StaticString? {
