@@ -90,6 +90,31 @@ entry_pvh:
         jne refuse
         mov ebp, LOADER_PVH
 
+; Firmware keeps its own things at the top of memory, over an image that reaches there: on a machine that
+; small the code behind this stub may be gone. GRUB looks for itself. (struct hvm_memmap_table_entry:
+; address, size, type; 24 bytes.)
+        mov esi, says.memory
+        mov edi, [ebx + 40]
+        mov ecx, [ebx + 48]
+        test ecx, ecx
+        jz check                                ; no map: Swift tells
+.range: cmp dword [edi + 16], 1
+        jne .next
+        cmp dword [edi + 4], 0
+        jne .next
+        cmp dword [edi], image_start
+        ja .next
+        cmp dword [edi + 12], 0                 ; 4 GiB and more
+        jne check
+        mov eax, [edi]
+        add eax, [edi + 8]
+        jc check
+        cmp eax, image_end_physical
+        jae check
+.next:  add edi, 24
+        loop .range
+        jmp refuse
+
 ; Here ebp is the loader and ebx its record; both survive until Swift is called.
 check:
         mov edi, ebx                            ; cpuid takes ebx
@@ -259,6 +284,8 @@ says:
 .loader:     db "Strata was not started as multiboot2 or PVH demand it. Boot it with GRUB's "
              db "multiboot2 command or with qemu -kernel. Stopped, exit status 37.", 13, 10, 0
 .long_mode:  db "Strata needs a 64-bit processor: this one has no long mode. "
+             db "Stopped, exit status 37.", 13, 10, 0
+.memory:     db "This machine is too small: the kernel's image does not fit into its memory. "
              db "Stopped, exit status 37.", 13, 10, 0
 .no_execute: db "Strata needs no-execute pages: this processor has no NX, or the firmware hides it. "
              db "Stopped, exit status 37.", 13, 10, 0
