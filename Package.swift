@@ -86,7 +86,8 @@ if bare {
   }
   package.targets += [
     .testTarget(name: "HouseTests"),
-    .testTarget(name: "BootTests", dependencies: ["Workloads"]),
+    .testTarget(
+      name: "BootTests", dependencies: ["MemoryPrimitives", "KernelMemory", "Workloads", "HostMachine"]),
     .testTarget(name: "StrataTests", dependencies: ["strata", "Workloads", "HostMachine"]),
   ]
 }

@@ -37,7 +37,7 @@ final class MachineTests: XCTestCase {
   func testGrub32MiB() throws { try comesUp(Boot(loader: .grub, memory: "32M")) }
 
   func testMachineTooSmallSaysSo() throws {
-    let log = try Boot(memory: "4M").finish()
+    let log = try Boot(memory: "2M").finish()
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
     XCTAssertTrue(log.text.contains("too small"), log.text)
   }

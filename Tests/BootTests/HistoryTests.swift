@@ -1,0 +1,37 @@
+import HostMachine
+import KernelMemory
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+/// One core, proven: the same seeded histories, run in the kernel and here, end with the same checksums
+/// over all structures.
+final class HistoryTests: XCTestCase {
+  func testKernelAndHostEndWithTheSameChecksums() throws {
+    let log = try Boot().run("selftest -j history", within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let kernel = log.rows("history")
+
+    let host = HostMachine(memory: SeededHistory.memory)
+    let room = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(KernelMemory.workspaceSize(ranges: 1).rawValue), alignment: 64)
+    room.initializeMemory(
+      as: UInt8.self, repeating: 0, count: Int(KernelMemory.workspaceSize(ranges: 1).rawValue))
+    let slots = UnsafeMutableRawPointer.allocate(byteCount: Int(SeededHistory.workspace.rawValue), alignment: 64)
+    defer {
+      room.deallocate()
+      slots.deallocate()
+    }
+    let memory = try SeededHistory.assemble(host.machine, workspace: room)
+    XCTAssertEqual(kernel.count, HistoryKind.count)
+    for number in 0..<HistoryKind.count {
+      let kind = HistoryKind(rawValue: UInt8(number))!
+      let outcome = SeededHistory.run(.standard(kind), on: memory, workspace: slots)
+      XCTAssertNil(outcome.broken)
+      let sum: Line = "\(hex: outcome.checksum, digits: 16)"
+      XCTAssertEqual(
+        kernel[number]["checksum"] as? String, sum.withBytes { String(decoding: $0, as: UTF8.self) }, "\(kind)")
+    }
+    withExtendedLifetime(host) {}
+  }
+}
