@@ -59,4 +59,16 @@ enum Executive {
     let interrupts = cp_interrupts_disable()
     if SerialPort.hasInput { cp_interrupts_restore(interrupts) } else { cp_enable_and_wait() }
   }
+
+  /// Adds what the machine itself counts.
+  static func register(in statistics: Statistics) {
+    statistics.add(
+      Statistic(
+        "machine.cycles", .instructions, .counter, "since the loader's jump; exact with -icount shift=0",
+        context: nil, read: { _ in Executive.cyclesSinceEntry }))
+    statistics.add(
+      Statistic(
+        "machine.ticks", .ticks, .counter, "of the clock, 1000 a second", context: nil,
+        read: { _ in Timer.now.rawValue }))
+  }
 }

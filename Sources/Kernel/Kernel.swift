@@ -32,5 +32,6 @@ public func kernelMain(
   SerialPort.print(Banner.line(boot.information))
 
   let memory = Assembly.run(boot.information, features)
+  Executive.register(in: memory.statistics)
   SerialConsole.run(memory, boot.information)
 }

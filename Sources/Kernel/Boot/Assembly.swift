@@ -8,6 +8,9 @@ import PageTables
 import PhysicalMemory
 
 enum Assembly {
+  /// The system that is up, for reports. Written once, before anything else runs.
+  nonisolated(unsafe) private(set) static var memory: KernelMemory?
+
   /// Brings the memory subsystem up and switches to its page tables. Stops the machine when it is too
   /// small.
   static func run(
@@ -36,8 +39,10 @@ enum Assembly {
           request.occupied = occupied.withMemoryRebound(to: OccupiedRange.self, capacity: occupiedLimit) {
             UnsafeBufferPointer(start: $0, count: 1 + Int(information.pointee.module_count))
           }
-          return try KernelMemory.assemble(
+          let memory = try KernelMemory.assemble(
             request, firmware: { FirmwareRange(ranges[$0]) }, activate: { cp_write_cr3($0.rawValue) })
+          Self.memory = memory
+          return memory
         }
       }
     } catch {

@@ -1,7 +1,9 @@
 // Fault reports of the floors below, and panics: told in the same block as exceptions.
 
 import CPlatform
+import KernelMemory
 import MemoryPrimitives
+import PhysicalMemory
 
 enum Reports {
   /// Tells of a caller's bug and stops.
@@ -17,7 +19,7 @@ enum Reports {
     case .frame: FaultBlock.field("what", "\(report.what): frame \(report.subject)")
     case .identifier: FaultBlock.field("what", "\(report.what): \(report.subject)")
     }
-    if report.given != 0 || report.expected != 0 {
+    if report.given != report.expected && report.expected != 0 {
       FaultBlock.field("", "given \(count: report.given), expected \(count: report.expected)")
     }
     FaultBlock.field("whose", whose(report))
@@ -25,9 +27,18 @@ enum Reports {
     if report.freedAt != .unknown { FaultBlock.field("freed", place(report.freedAt)) }
     if report.reportedAt != .unknown { FaultBlock.field("and again", place(report.reportedAt)) }
     printBacktrace(from: here)
-    FaultBlock.say("Nothing was changed.")
+    FaultBlock.say(standing)
     FaultBlock.stop(
       report.allocatedAt != .unknown || report.freedAt != .unknown ? "The call sites above are the bug." : "")
+  }
+
+  /// What the bug left behind: nothing, if the report came before any change, as it must.
+  private static var standing: Line {
+    guard let memory = Assembly.memory else { return "Nothing was changed." }
+    let free: Line =
+      "\(count: memory.physical.freeCount.rawValue) of \(count: memory.physical.total.rawValue) frames are free."
+    if let broken = memory.checkInvariants() { return "! A law is broken: \(broken). \(free)" }
+    return "Nothing was changed; all invariants hold. \(free)"
   }
 
   private static func whose(_ report: FaultReport) -> Line {
