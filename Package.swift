@@ -52,8 +52,7 @@ if bare {
     .target(
       name: "Kernel",
       dependencies: [
-        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
-        "KernelMemory", "Workloads", "Console",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelMemory", "Console",
       ]))
 } else {
   package.products += [

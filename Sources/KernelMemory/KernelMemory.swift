@@ -83,6 +83,8 @@ public struct KernelMemory {
   public let space: KernelSpace
   public let kmem: Kmem
   public let statistics: Statistics
+  /// The last requests that a floor refused.
+  public let failures: FailureLog
 
   /// Bytes of workspace for a firmware map of `ranges` ranges.
   public static func workspaceSize(ranges: Int) -> ByteCount {
@@ -101,7 +103,6 @@ public struct KernelMemory {
     _ request: BootRequest, firmware range: (Int) -> FirmwareRange,
     activate: (PhysicalAddress) -> Void = { _ in }
   ) throws(AssemblyError) -> KernelMemory {
-    let machine = request.machine
     let map = try orTooSmall { () throws(PhysicalMemoryError) in
       try MemoryMap(request.workspace, count: request.firmwareRangeCount, range: range)
     }
@@ -118,7 +119,9 @@ public struct KernelMemory {
     let records = try orTooSmall { () throws(PhysicalMemoryError) in
       try PhysicalMemory.reserveRecords(of: map, from: early)
     }
-    let rooms = try Rooms(early, machine)
+    let rooms = try Rooms(early, request.machine)
+    let failures = FailureLog(rooms.failures)
+    let machine = request.machine.logging(to: failures)
     let tables = try orTooSmall { () throws(PageTableError) in
       try buildTables(request, map, early, rooms.tables)
     }
@@ -142,7 +145,7 @@ public struct KernelMemory {
     kmem.register(in: statistics)
     return KernelMemory(
       machine: machine, map: map, physical: physical, pageTables: tables, space: space, kmem: kmem,
-      statistics: statistics)
+      statistics: statistics, failures: failures)
   }
 
   /// What goes wrong on the way up has one cause.
@@ -189,6 +192,7 @@ private struct Rooms {
   let kmem: UnsafeMutableRawPointer
   let tags: UnsafeMutableRawPointer
   let statistics: UnsafeMutableRawPointer
+  let failures: UnsafeMutableRawPointer
 
   static var tagPages: PageCount { PageCount(UInt64(2)) }
   static var statisticsCapacity: Int { 160 }
@@ -207,5 +211,6 @@ private struct Rooms {
     kmem = try take(Kmem.size(processors: machine.processorCount), .boot)
     tags = try take(Self.tagPages.bytes, .tags)
     statistics = try take(Statistics.size(capacity: Self.statisticsCapacity), .statistics)
+    failures = try take(FailureLog.size, .statistics)
   }
 }

@@ -265,7 +265,7 @@ public struct KernelSpace {
     _ constraints: ArenaConstraints = ArenaConstraints()
   ) throws(KernelSpaceError) -> VirtualAddress {
     guard pages > .zero, pages.rawValue <= state.pointee.layout.kernelSize.rawValue >> Page.shift else {
-      throw failed(pages > .zero ? .noAddressSpace : .badConstraint)
+      throw failed(pages > .zero ? .noAddressSpace : .badConstraint, kind, pages, level, site)
     }
     if machine.failsHere(.kernelSpace) { throw failed(.noMemory) }
     let size = ArenaSize(pages.bytes.rawValue)
@@ -278,7 +278,7 @@ public struct KernelSpace {
           try arena(kind).xalloc(size, constraints, policy: .bestFit, level: level, at: site).rawValue)
       }
     } catch {
-      throw failed(KernelSpaceError(error))
+      throw failed(KernelSpaceError(error), kind, pages, level, site)
     }
   }
 
@@ -297,6 +297,27 @@ public struct KernelSpace {
   func note(_ kind: RangeKind, went pages: PageCount) {
     state.pointee.counts[Int(kind.rawValue)].subtract(pages.rawValue, ordering: .relaxed)
     state.pointee.counts[16 + Int(kind.rawValue)].subtract(1, ordering: .relaxed)
+  }
+  /// Counts and notes a refusal. What kmem asked for, by the arenas of its own, kmem notes.
+  func failed(
+    _ error: KernelSpaceError, _ kind: RangeKind, _ pages: PageCount, _ level: Level, _ site: CallSite
+  ) -> KernelSpaceError {
+    if kind != .heap && kind != .interrupt {
+      func request() -> RefusedRequest {
+        let reason: StaticString =
+          switch error {
+          case .noMemory: "no memory"
+          case .noAddressSpace: "no addresses"
+          case .badConstraint: "never"
+          }
+        var request = RefusedRequest(
+          .space, pages.bytes, level: level, who: Name(kind.words), reason: reason, free: physical.freeCount)
+        request.site = site
+        return request
+      }
+      machine.note(request())
+    }
+    return failed(error)
   }
   func failed(_ error: KernelSpaceError) -> KernelSpaceError {
     state.pointee.failures.add(1, ordering: .relaxed)

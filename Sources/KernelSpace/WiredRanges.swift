@@ -53,7 +53,7 @@ extension KernelSpace {
       try back(address, count, kind, role, level, contents)
     } catch {
       giveBack(kind, address, count, site)
-      throw failed(error)
+      throw failed(error, kind, count, level, site)
     }
     note(kind, came: count)
     return address
@@ -84,7 +84,7 @@ extension KernelSpace {
       try back(stack.bottom, count, .stack, .stack, level, contents)
     } catch {
       giveBack(.stack, guardPage, count + .one, site)
-      throw failed(error)
+      throw failed(error, .stack, count, level, site)
     }
     note(.stack, came: count)
     return stack

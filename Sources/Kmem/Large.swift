@@ -44,7 +44,7 @@ extension Kmem {
   ) -> UnsafeMutableRawPointer? {
     let pages = ByteCount(size).pagesRoundedUp
     guard let large = state.pointee.large, size < 1 << 47, !state.pointee.machine.failsHere(.kmem) else {
-      type.countAllocation(Column.failed)
+      noteRefused(size, type, level, site)
       return nil
     }
     func take() -> UInt64 {
@@ -53,7 +53,7 @@ extension Kmem {
     var address = take()
     if address == 0 && level != .interrupt && reclaim() > .zero { address = take() }
     guard address != 0 else {
-      type.countAllocation(Column.failed)
+      noteRefused(size, type, level, site)
       return nil
     }
     type.countAllocation(Column.large)

@@ -16,7 +16,7 @@ extension Kmem {
     // A size of zero is served like a size of one.
     let column = max(place >> 4, Column.firstClass)
     guard let cache = cache(at: column) else {
-      type.countAllocation(Column.failed)
+      noteRefused(size, type, level, site)
       return nil
     }
     var object = cache.take(size: Int(size), type, level, site)
@@ -25,11 +25,24 @@ extension Kmem {
     }
     guard let object else {
       cache.cache.pointee.failed.add(1, ordering: .relaxed)
-      type.countAllocation(Column.failed)
+      noteRefused(size, type, level, site)
       return nil
     }
     type.countAllocation(column)
     return object
+  }
+
+  /// Counts a request as refused, and notes it where somebody keeps account.
+  func noteRefused(_ size: UInt64, _ type: MemoryType, _ level: Level, _ site: CallSite) {
+    type.countAllocation(Column.failed)
+    func request() -> RefusedRequest {
+      var request = RefusedRequest(
+        .object, ByteCount(size), level: level, who: type.name, reason: "no memory",
+        free: state.pointee.physical.freeCount)
+      request.site = site
+      return request
+    }
+    state.pointee.machine.note(request())
   }
 
   @usableFromInline @inline(never)

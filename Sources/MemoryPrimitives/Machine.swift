@@ -33,22 +33,35 @@ public struct Machine {
   public let processorCount: Int
   let upcalls: UnsafePointer<cp_upcalls>
   @usableFromInline let failures: UnsafeMutablePointer<FailureInjection>?
+  let log: FailureLog?
 
   /// `upcalls` (and `failures`, for tests) must outlive every instance that uses this machine.
   public init(
     directMap: DirectMap, processorCount: Int, upcalls: UnsafePointer<cp_upcalls>,
-    failures: UnsafeMutablePointer<FailureInjection>? = nil
+    failures: UnsafeMutablePointer<FailureInjection>? = nil, log: FailureLog? = nil
   ) {
     self.directMap = directMap
     self.processorCount = processorCount
     self.upcalls = upcalls
     self.failures = failures
+    self.log = log
   }
 
   /// The same machine as an instance sees it that has only a part of its memory, with physical address 0
   /// at the start of `directMap`: for a second instance over memory that the first one lends.
   public func lending(_ directMap: DirectMap, processors: Int) -> Machine {
     Machine(directMap: directMap, processorCount: processors, upcalls: upcalls)
+  }
+
+  /// The same machine, for floors that note in `log` what they refuse.
+  public func logging(to log: FailureLog) -> Machine {
+    Machine(
+      directMap: directMap, processorCount: processorCount, upcalls: upcalls, failures: failures, log: log)
+  }
+
+  /// Notes a request that is being refused, where somebody keeps account. No spin lock may be held.
+  public func note(_ request: @autoclosure () -> RefusedRequest) {
+    if let log { log.note(request(), at: now) }
   }
 
   /// Whether the allocation about to be tried is to fail. Asked at each place that can run out of

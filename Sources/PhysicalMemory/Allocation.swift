@@ -15,7 +15,10 @@ extension PhysicalMemory {
     precondition(role != .free && role != .absent, "frames are allocated for a use")
     guard order <= .highest else { throw .badConstraint }
     let frame = take(Int(order.rawValue), role, level, as: nil)
-    guard let frame else { throw .noMemory }
+    guard let frame else {
+      noteRefused(.block, order.frames, role, level)
+      throw .noMemory
+    }
     return FrameNumber(frame)
   }
 
@@ -30,7 +33,10 @@ extension PhysicalMemory {
     if let frame = take(Int(order.rawValue), role, level, as: nil) { return FrameNumber(frame) }
     guard level != .interrupt else { throw .noMemory }
     let frame = wait(for: order, role, level, until: deadline)
-    guard let frame else { throw .noMemory }
+    guard let frame else {
+      noteRefused(.block, order.frames, role, level)
+      throw .noMemory
+    }
     return FrameNumber(frame)
   }
 
@@ -40,12 +46,11 @@ extension PhysicalMemory {
     into frames: UnsafeMutableBufferPointer<FrameNumber>, role: FrameRole, level: Level = .normal
   ) throws(PhysicalMemoryError) {
     for i in 0..<frames.count {
-      do throws(PhysicalMemoryError) {
-        frames[i] = try allocate(Order(0), role: role, level: level)
-      } catch {
+      guard let frame = take(0, role, level, as: nil) else {
         for k in 0..<i { free(FrameRun(first: frames[k], count: .one)) }
-        throw error
+        throw .noMemory
       }
+      frames[i] = FrameNumber(frame)
     }
   }
 
@@ -62,6 +67,7 @@ extension PhysicalMemory {
       let isMemory = isPresent(number)
       if found != nil { state.pointee.events.pointee.failures.add() }
       unlock(interrupts)
+      noteRefused(.frame, .one, role, level, !isMemory ? "no memory there" : found == nil ? "not free" : nil)
       throw !isMemory ? .outsideMemory : found == nil ? .notFree : .noMemory
     }
     detach(number, number + 1)
@@ -69,6 +75,28 @@ extension PhysicalMemory {
     state.pointee.events.pointee.allocations.add()
     unlock(interrupts)
     stamp(number, number + 1, role)
+  }
+
+  /// Notes a refusal, if it is this floor's to note: what kmem, arenas or tables ask for is noted by those
+  /// who asked them. No lock held.
+  func noteRefused(
+    _ kind: RefusedRequest.Kind, _ count: PageCount, _ role: FrameRole, _ level: Level,
+    _ reason: StaticString? = nil, _ constraints: RunConstraints = RunConstraints()
+  ) {
+    switch role {
+    case .slab, .kmem, .pageTable, .tags, .stack: return
+    default: break
+    }
+    func request() -> RefusedRequest {
+      let enough = freeCount.rawValue >= count.rawValue + reserve(for: level).rawValue
+      var request = RefusedRequest(
+        kind, count.bytes, level: level, who: Name(role.words),
+        reason: reason ?? (enough ? "fragmentation" : "shortage"), free: freeCount)
+      if constraints.alignment > .page { request.alignment = ByteCount(constraints.alignment.rawValue) }
+      if let boundary = constraints.boundary { request.boundary = ByteCount(boundary.rawValue) }
+      return request
+    }
+    machine.note(request())
   }
 
   /// Whether `count` frames may be taken at `level`. Lock held.

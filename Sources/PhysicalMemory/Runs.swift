@@ -95,7 +95,10 @@ extension PhysicalMemory {
     level: Level = .normal
   ) throws(PhysicalMemoryError) -> FrameRun {
     precondition(role != .free && role != .absent, "frames are allocated for a use")
-    guard let request = RunRequest(count, constraints) else { throw .badConstraint }
+    guard let request = RunRequest(count, constraints) else {
+      noteRefused(.run, count, role, level, "never", constraints)
+      throw .badConstraint
+    }
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     var interrupts = lock()
     guard admits(count.rawValue, level), let first = find(request, &interrupts),
@@ -103,6 +106,7 @@ extension PhysicalMemory {
     else {
       state.pointee.events.pointee.runFailures.add()
       unlock(interrupts)
+      noteRefused(.run, count, role, level, nil, constraints)
       throw .noMemory
     }
     let end = first + request.count

@@ -166,6 +166,33 @@ final class SystemTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
+  func testFailuresTellWhoAskedForWhat() throws {
+    let harness = ConsoleHarness()
+    XCTAssertEqual(harness.run("failures"), "No request has been refused since boot.\n")
+    XCTAssertThrowsError(
+      try harness.physical.allocate(
+        run: PageCount(UInt64(64)), where: RunConstraints(boundary: Alignment(64 << 10)), role: .contiguous))
+    let type = harness.memory.kmem.type(named: Name("test"))
+    while (try? harness.physical.allocate(Order(0), role: .wired, level: .interrupt)) != nil {}
+    XCTAssertNil(harness.memory.kmem.alloc(ByteCount(UInt64(100)), type: type))
+    XCTAssertThrowsError(try harness.memory.space.allocateStack(PageCount(UInt64(4))))
+    let told = rows(harness.run("failures -j"))
+    XCTAssertEqual(
+      told.map { "\($0["who"] ?? "") \($0["asked"] ?? "") \($0["answer"] ?? "")" },
+      [
+        "stack kernel space of 16 KiB no memory", "test object of 100 B no memory",
+        "wired block of 4 KiB shortage", "contiguous run of 256 KiB boundary 64 KiB never",
+      ])
+    for line in harness.run("failures").split(separator: "\n") {
+      XCTAssertLessThanOrEqual(line.count, 80, String(line))
+    }
+    for _ in 0..<100 { _ = try? harness.physical.allocate(Order(3), role: .wired) }
+    XCTAssertEqual(rows(harness.run("failures -j")).count, 64)
+    XCTAssertTrue(
+      harness.run("failures").hasSuffix("64 kept of 104 refused since boot; the latest stands first.\n"))
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
   func testHistoriesEndWithTheChecksumsOfAnyOtherMachine() throws {
     let harness = ConsoleHarness(ranges: [(1 << 20, 255 << 20, 1)], memory: .mebibytes(256))
     let told = rows(harness.run("selftest history -j")).compactMap { $0["checksum"] as? String }

@@ -1,4 +1,0 @@
-import MemoryPrimitives
-extension Console {
-  func failures() throws(CommandError) { if !isJSON { print("No request has been refused.") } }
-}
