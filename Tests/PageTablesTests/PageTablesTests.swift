@@ -126,6 +126,62 @@ final class PageTablesTests: XCTestCase {
     bed.check()
   }
 
+  func testAJoinedTableServesUntilAllHaveForgottenIt() throws {
+    final class Witness {
+      var table: UnsafePointer<UInt64>
+      var before: [UInt64]
+      var joined: (() -> Bool)
+      var looks = 0
+      init(_ table: UnsafePointer<UInt64>, joined: @escaping () -> Bool) {
+        (self.table, self.joined) = (table, joined)
+        before = (0..<512).map { table[$0] }
+      }
+    }
+    let bed = Bed()
+    try bed.tables.map(va(0), to: pa(512), count: PageCount(512), protection: .kernelData)
+    var frame = FrameNumber.none
+    bed.tables.forEachTable { if $1 == TableLevel(1) { frame = $0 } }
+    let table = bed.host.machine.directMap.pointer(to: frame).assumingMemoryBound(to: UInt64.self)
+    let witness = Witness(table) { bed.tables.leafCount(TableLevel(2)) == .one }
+    let processor = cp_processor()
+    processor.pointee.invalidate_context = Unmanaged.passUnretained(witness).toOpaque()
+    processor.pointee.invalidate = { context, _ in
+      let witness = Unmanaged<Witness>.fromOpaque(context!).takeUnretainedValue()
+      guard witness.joined() else { return }
+      witness.looks += 1
+      XCTAssertEqual((0..<512).map { witness.table[$0] }, witness.before)
+    }
+    defer { processor.pointee.invalidate = nil }
+    bed.tables.join(va(0), count: PageCount(512))
+    XCTAssertEqual(witness.looks, 1)
+    XCTAssertFalse(bed.frames.out.contains(frame.rawValue))
+    bed.check()
+  }
+
+  func testOnlyWriteBackLeavesAreJoined() throws {
+    for attribute in [CacheAttribute.writeBack, .writeThrough, .uncached, .writeCombining] {
+      let bed = Bed()
+      try bed.tables.map(
+        va(0), to: pa(512), count: PageCount(512), protection: .kernelData, leaves: .whole)
+      // Two neighbours, each of which goes back on its own.
+      for half: UInt64 in [0, 256] {
+        try bed.tables.setAttribute(va(half), count: PageCount(256), attribute)
+      }
+      bed.tables.join(va(0), count: PageCount(512))
+      bed.check()
+      XCTAssertEqual(bed.tables.leafCount(TableLevel(2)) == .one, attribute == .writeBack)
+      bed.frames.limit = bed.frames.out.count
+      if attribute != .writeBack {
+        for half: UInt64 in [0, 256] {
+          try bed.tables.setAttribute(va(half), count: PageCount(256), .writeBack)
+          bed.tables.join(va(half), count: PageCount(256))
+          bed.check()
+        }
+      }
+      XCTAssertEqual(bed.tables.leafCount(TableLevel(2)), .one)
+    }
+  }
+
   func testDivisibleLeafIsUnmappedInPartWithoutMemory() throws {
     let bed = Bed()
     try bed.tables.map(
