@@ -317,6 +317,49 @@ final class PageTablesTests: XCTestCase {
     bed.check()
   }
 
+  func testARangeEndsWhereItsHalfOfTheSpaceDoes() throws {
+    let tag = RangeTag(rawValue: 3)
+    for levels in [PagingLevels.four, .five] {
+      let bed = Bed(levels: levels)
+      let half: UInt64 = 1 << (levels == .four ? 47 : 56)
+      let (low, high) = (VirtualAddress(half - 2 * 4096), VirtualAddress(UInt64.max - 8191))
+      try bed.tables.map(low, to: pa(700), count: PageCount(2), protection: .kernelData, tag: tag)
+      // What the next entries say belongs to the other half.
+      try bed.tables.map(VirtualAddress(0 &- half), to: pa(702), count: .one, protection: .kernelData)
+      try bed.tables.map(high, to: pa(704), count: PageCount(2), protection: .kernelData, tag: tag)
+      try bed.tables.map(VirtualAddress(0), to: pa(706), count: .one, protection: .kernelData)
+      for address in [low, high] {
+        let range = TaggedRange(address: address, count: PageCount(2), tag: tag)
+        XCTAssertEqual(bed.tables.range(at: address), range)
+        XCTAssertEqual(bed.tables.range(containing: address + .one), range)
+      }
+      XCTAssertNil(bed.tables.range(containing: VirtualAddress(0 &- half)))
+      XCTAssertNil(bed.tables.range(containing: VirtualAddress(0)))
+      for address in [low, high] {
+        let check = bed.tables.unmapRange(
+          address, count: PageCount(2), accepting: RangeTagSet(tag)) { _, _ in }
+        XCTAssertEqual(check, .unmapped(tag))
+      }
+      bed.check()
+    }
+  }
+
+  func testAskingWhetherAnythingIsMapped() throws {
+    let bed = Bed()
+    let tables = bed.tables
+    try tables.map(va(1024), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .whole)
+    try tables.map(va(1 << 20), to: pa(9), count: .one, protection: .kernelData)
+    XCTAssertFalse(tables.isAnyMapped(va(0), count: PageCount(1024)))
+    XCTAssertTrue(tables.isAnyMapped(va(0), count: PageCount(1025)))
+    XCTAssertTrue(tables.isAnyMapped(va(1535), count: .one))
+    XCTAssertFalse(tables.isAnyMapped(va(1536), count: PageCount((1 << 20) - 1536)))
+    XCTAssertTrue(tables.isAnyMapped(va(1536), count: PageCount((1 << 20) - 1535)))
+    XCTAssertFalse(tables.isAnyMapped(va(1024), count: .zero))
+    XCTAssertFalse(tables.isAnyMapped(VirtualAddress(0), count: PageCount(UInt64(1) << 35)))
+    XCTAssertFalse(tables.isAnyMapped(VirtualAddress(0x1234_5678_9abc_d000), count: .one))
+    XCTAssertFalse(tables.isAnyMapped(VirtualAddress(UInt64.max - 4095), count: PageCount(UInt64.max >> 12)))
+  }
+
   // MARK: Faults
 
   func testBugsAreReportedAndChangeNothing() throws {
