@@ -37,18 +37,18 @@ extension KernelSpace {
   public func whatIs(_ address: VirtualAddress) -> AddressDescription {
     let region = region(of: address)
     var description = AddressDescription(region: region, translation: tables.translate(address))
+    func look(_ arena: Arena) {
+      guard let segment = arena.find(ArenaAddress(address.rawValue)) else { return }
+      (description.arena, description.segment) = (arena.name, segment)
+    }
     switch region {
     case .kernel:
       // What `kernel_va` gave to an arena that imports is described by that one.
-      _ = forEachArena { arena in
-        if let segment = arena.find(ArenaAddress(address.rawValue)) {
-          (description.arena, description.segment) = (arena.name, segment)
-        }
-        return nil
-      }
-    case .device:
-      description.segment = deviceArena.find(ArenaAddress(address.rawValue))
-      if description.segment != nil { description.arena = deviceArena.name }
+      look(arena(WiredArena.kernel))
+      look(arena(WiredArena.heap))
+      look(arena(WiredArena.metadata))
+      look(arena(WiredArena.interrupt))
+    case .device: look(deviceArena)
     case .directMap, .elsewhere:
       return description
     }
@@ -147,8 +147,7 @@ extension KernelSpace {
 
   /// Which law is broken, or nil. Exact when nothing runs.
   public func checkInvariants() -> StaticString? {
-    if let broken = tables.checkInvariants() { return broken }
-    if let broken = forEachArena({ $0.checkInvariants() }) { return broken }
+    if let broken = tables.checkInvariants() ?? tags.checkInvariants() { return broken }
 
     var found: InlineArray<16, UInt64> = .init(repeating: 0)
     var ranges: InlineArray<16, UInt64> = .init(repeating: 0)

@@ -241,12 +241,6 @@ public struct KernelSpace {
     }
   }
 
-  /// Visits the arenas, until `visit` answers something.
-  func forEachArena(_ visit: (Arena) -> StaticString?) -> StaticString? {
-    visit(state.pointee.kernel) ?? visit(state.pointee.heap) ?? visit(state.pointee.metadata)
-      ?? visit(state.pointee.interrupt) ?? visit(state.pointee.device)
-  }
-
   func arena(_ kind: RangeKind) -> Arena {
     switch kind {
     case .heap: state.pointee.heap

@@ -25,16 +25,11 @@ extension KernelSpace {
   ) throws(KernelSpaceError) -> VirtualAddress {
     let limit = UInt64(1) << 52
     guard length > .zero, physical.rawValue < limit, length.rawValue <= limit - physical.rawValue,
-      attribute == .writeBack || !holdsMemory(physical, length)
+      case let first = PhysicalAddress(physical.rawValue - physical.offsetInPage),
+      case let count = Self.pages(physical.offsetInPage, length),
+      attribute == .writeBack || !hasAlias(first, count)
     else { throw failed(.badConstraint) }
-    let first = PhysicalAddress(physical.rawValue - physical.offsetInPage)
-    let count = Self.pages(physical.offsetInPage, length)
-    var constraints = ArenaConstraints()
-    if count.rawValue >= 512, let large = Alignment(2 << 20) {
-      constraints.alignment = large
-      constraints.phase = ArenaSize(first.rawValue & (2 << 20 - 1))
-    }
-    let address = try reserve(.device, count, .normal, site, constraints)
+    let address = try reserve(.device, count, .normal, site, Self.inStep(first, count))
     do throws(PageTableError) {
       try tables.map(
         address, to: first, count: count, protection: .kernelData, attribute: attribute, leaves: .whole,
@@ -61,15 +56,23 @@ extension KernelSpace {
     return ByteCount(min(room, length.rawValue) + offset).pagesRoundedUp
   }
 
-  /// Whether any frame of the range is memory that the map gave us.
-  private func holdsMemory(_ start: PhysicalAddress, _ length: ByteCount) -> Bool {
-    let first = start.rawValue >> Page.shift
-    let last = (start.rawValue + (length.rawValue - 1)) >> Page.shift
-    guard first < UInt64(FrameNumber.limit) else { return false }
-    for frame in first...min(last, UInt64(FrameNumber.limit) - 1) {
-      if physical.whatIs(FrameNumber(UInt32(frame))).role != .absent { return true }
+  /// Whether the direct map shows any page of the range.
+  private func hasAlias(_ first: PhysicalAddress, _ count: PageCount) -> Bool {
+    let end = UInt64(FrameNumber.limit) << Page.shift
+    guard first.rawValue < end else { return false }
+    let pages = min(count.rawValue, (end - first.rawValue) >> Page.shift)
+    return tables.isAnyMapped(alias(first), count: PageCount(pages))
+  }
+
+  /// Addresses that leave the same remainder as the physical ones by the largest leaf that fits in.
+  private static func inStep(_ first: PhysicalAddress, _ count: PageCount) -> ArenaConstraints {
+    var constraints = ArenaConstraints()
+    let leaf: UInt64 = count.rawValue >= 1 << 18 ? 1 << 30 : 2 << 20
+    if count.rawValue >= 512, let alignment = Alignment(leaf) {
+      constraints.alignment = alignment
+      constraints.phase = ArenaSize(first.rawValue & (leaf - 1))
     }
-    return false
+    return constraints
   }
 
   // MARK: Contiguous memory
@@ -115,12 +118,16 @@ extension KernelSpace {
   }
 
   /// Maps frames that the caller has, writable with `attribute`. While they are mapped here, the direct
-  /// map shows them with the same attribute.
+  /// map shows them with the same attribute. Errors: no table or tag; no addresses; `badConstraint` for no
+  /// frames, and for frames that are mapped already with another attribute than write-back. Some hundred
+  /// instructions a frame.
+  ///
+  /// A frame that is free, or no memory: a fault report and `badConstraint`; nothing has changed.
   public func mapGiven(
     _ run: FrameRun, _ attribute: CacheAttribute = .writeBack, level: Level = .normal,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
-    guard run.count > .zero else { throw failed(.badConstraint) }
+    guard run.count > .zero, isOwned(run, site), isWriteBack(run) else { throw failed(.badConstraint) }
     return try mapRun(run, attribute, .given, level, site)
   }
 
@@ -131,15 +138,38 @@ extension KernelSpace {
     giveBack(.given, address, count, site)
   }
 
+  /// Whether each frame of the run is somebody's; reports the first that is not.
+  private func isOwned(_ run: FrameRun, _ site: CallSite) -> Bool {
+    for offset in 0..<run.count.rawValue {
+      let number = UInt64(run.first.rawValue) + offset
+      if number < UInt64(FrameNumber.limit), let record = physical.record(FrameNumber(UInt32(number))),
+        record.role != .free, record.role != .absent
+      {
+        continue
+      }
+      var fault = FaultReport(
+        .notAllocated, "a frame to be mapped is free, or no memory", number, .frame)
+      fault.given = run.count.rawValue
+      fault.reportedAt = site
+      machine.report(fault)
+      return false
+    }
+    return true
+  }
+
+  /// Whether the direct map shows the run write-back: nobody has it mapped otherwise.
+  private func isWriteBack(_ run: FrameRun) -> Bool {
+    for offset in 0..<run.count.rawValue {
+      let place = tables.translate(alias((run.first + PageCount(offset)).address))
+      if place?.attribute != .writeBack { return false }
+    }
+    return true
+  }
+
   private func mapRun(
     _ run: FrameRun, _ attribute: CacheAttribute, _ kind: RangeKind, _ level: Level, _ site: CallSite
   ) throws(KernelSpaceError) -> VirtualAddress {
-    var constraints = ArenaConstraints()
-    if run.count.rawValue >= 512, let large = Alignment(2 << 20) {
-      constraints.alignment = large
-      constraints.phase = ArenaSize(run.first.address.rawValue & (2 << 20 - 1))
-    }
-    let address = try reserve(kind, run.count, level, site, constraints)
+    let address = try reserve(kind, run.count, level, site, Self.inStep(run.first.address, run.count))
     do throws(PageTableError) {
       try setAlias(run, attribute)
       do throws(PageTableError) {
@@ -177,7 +207,9 @@ extension KernelSpace {
     do throws(PageTableError) {
       try tables.setAttribute(alias(start), count: count, .writeBack)
     } catch {
-      // The range has had boundaries at both ends since its attribute was set, so no leaf is split.
+      // The alias has had boundaries at both ends of the run since its attribute was set. Ranges come here
+      // in parts that end where tables of the mapping do; the alias is in step with it, so no leaf of the
+      // alias reaches over such an end.
       preconditionFailure("an alias could not be made write-back again")
     }
     tables.join(alias(start), count: count)

@@ -78,6 +78,7 @@ extension KernelSpace {
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> Stack {
     guard count > .zero else { throw failed(.badConstraint) }
+    guard count.rawValue < .max else { throw failed(.noAddressSpace) }
     let guardPage = try reserve(.stack, count + .one, level, site)
     let stack = Stack(bottom: guardPage + PageCount.one, count: count)
     do throws(KernelSpaceError) {

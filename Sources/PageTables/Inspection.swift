@@ -103,6 +103,21 @@ extension PageTables {
     }
   }
 
+  /// Whether anything is mapped at any of `count` pages from `address` on. A step for each table on the way.
+  public func isAnyMapped(_ address: VirtualAddress, count: PageCount) -> Bool {
+    guard isCanonical(address), count > .zero else { return false }
+    let first = address.rawValue
+    var at: UInt64? = first
+    while let here = at, (here &- first) >> Page.shift < count.rawValue {
+      let (run, next) = withTree { $0.nextRun(from: here) }
+      if let run, run.address <= address || (run.address.rawValue &- first) >> Page.shift < count.rawValue {
+        return true
+      }
+      at = next
+    }
+    return false
+  }
+
   /// Shows the frame of each table, the root first. `visit` runs with no lock held.
   public func forEachTable<E>(_ visit: (FrameNumber, TableLevel) throws(E) -> Void) throws(E) {
     try visitTables(state.pointee.levels, 0, visit)

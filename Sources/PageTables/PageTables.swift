@@ -331,8 +331,10 @@ public struct PageTables {
     }
   }
 
-  /// Makes large leaves of small ones that say the same for consecutive addresses, in each 2 MiB and
-  /// 1 GiB that the range touches. Only for ranges that are never unmapped in part, as the direct map.
+  /// Makes large leaves of small write-back ones that say the same for consecutive addresses, in each 2 MiB
+  /// and 1 GiB that the range touches. Only for ranges that are never unmapped in part, as the direct map.
+  /// Memory with another attribute stays in the parts in which it was changed, and can be changed back in
+  /// them without a table.
   /// While protections or attributes are being changed it is put off until they are.
   public func join(_ address: VirtualAddress, count: PageCount) {
     guard isSound(address, count) else { return }
@@ -340,14 +342,15 @@ public struct PageTables {
   }
 
   private func joinBlocks(_ first: UInt64, _ last: UInt64) {
-    var freed = FrameStack(machine.directMap)
     for level in 2...3 {
       let shift = TableTree.shift(level)
       for block in (first >> shift)...(last >> shift) {
-        _ = withTree { $0.join(block << shift, at: level, freed: &freed) }
+        guard let table = withTree({ $0.join(block << shift, at: level) }) else { continue }
+        // Its leaves still serve processors that remember the way through it, so it is not touched before.
+        machine.shootDown(VirtualAddress(block << shift), .one)
+        withTree { $0.source }.give(table)
       }
     }
-    forget(&freed, at: VirtualAddress(first))
   }
 
   // MARK: Help

@@ -44,12 +44,16 @@ extension PageTables {
     }
     guard tag != .none else { return nil }
     var count: UInt64 = 0
+    var at = address.rawValue
     while true {
-      let at = address.rawValue &+ count << Page.shift
-      guard count == 0 || at > address.rawValue else { break }
-      let (pages, ends) = withTree { $0.extent(at, isFirst: count == 0) }
+      let (pages, ends, next) = withTree { tree in
+        let (pages, ends) = tree.extent(at, isFirst: count == 0)
+        return (pages, ends, tree.canonical(behind: at, pages))
+      }
       count += pages
-      if ends { break }
+      // No range goes on behind the end of its half of the space.
+      guard !ends, let next, next == at + pages << Page.shift else { break }
+      at = next
     }
     return TaggedRange(address: address, count: PageCount(count), tag: tag)
   }

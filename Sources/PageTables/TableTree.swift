@@ -498,34 +498,34 @@ struct TableTree {
   }
 
   /// Makes one leaf of the table under the entry of `level` for `address`, if its leaves say the same
-  /// for consecutive addresses. Answers whether it did.
-  mutating func join(_ address: UInt64, at level: Int, freed: inout FrameStack) -> Bool {
-    guard level <= largestLeaf else { return false }
+  /// for consecutive addresses, and are write-back. Answers the table, which is out of the tree but stays
+  /// as it was.
+  mutating func join(_ address: UInt64, at level: Int) -> FrameNumber? {
+    guard level <= largestLeaf else { return nil }
     if changing > 0 {
       let later = joinLater ?? (address, address)
       joinLater = (min(later.0, address), max(later.1, address))
-      return false
+      return nil
     }
     let path = descend(address, to: level)
-    guard path.level == level, path.slot.entry.isTable(at: level) else { return false }
+    guard path.level == level, path.slot.entry.isTable(at: level) else { return nil }
     let table = path.slot.entry.tableFrame
     let first = slot(table, 0).entry
     let start = first.address(at: level - 1)
-    guard path.slot.entry.used == 512, first.isLeaf(at: level - 1), Self.isAligned(start, level) else {
-      return false
-    }
+    guard path.slot.entry.used == 512, first.isLeaf(at: level - 1), Self.isAligned(start, level),
+      first.attribute(at: level - 1) == .writeBack
+    else { return nil }
     let step = UInt64(1) << Self.shift(level - 1)
     // Marks would be lost in the leaf; accessed and dirty are constant here.
-    guard !first.isPrepared, !first.isDivisible else { return false }
+    guard !first.isPrepared, !first.isDivisible else { return nil }
     for i in 1..<512 where slot(table, i).entry.rawValue != first.rawValue + UInt64(i) * step {
-      return false
+      return nil
     }
     let bits = PageTableEntry.leafBits(first.protection, first.attribute(at: level - 1), at: level)
     path.slot.store(PageTableEntry(bits | start))
-    freed.push(table)
     tableCount -= 1
     leafCount[level - 1] -= 512
     leafCount[level] += 1
-    return true
+    return table
   }
 }

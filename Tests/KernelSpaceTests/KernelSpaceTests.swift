@@ -158,6 +158,77 @@ final class KernelSpaceTests: XCTestCase {
     bed.check()
   }
 
+  func testAGibibyteGoesBackWithoutATable() throws {
+    let bed = try Bed(memory: .gibibytes(3), largest: .gibibyte)
+    // So that the next address begins at no gibibyte by chance.
+    let stack = try bed.space.allocateStack(.one)
+    let before = bed.picture()
+    let gibibyte = PageCount(UInt64(1) << 18)
+    let range = try bed.space.allocateContiguous(
+      gibibyte, where: RunConstraints(alignment: Alignment(1 << 30)!), attribute: .writeCombining)
+    XCTAssertEqual(bed.alias(range.frames.first)?.level.span, gibibyte)
+    bed.host.failures.pointee.countdown = 0
+    bed.space.freeContiguous(range.address, gibibyte)
+    bed.host.failures.pointee.countdown = -1
+    XCTAssertFalse(bed.host.failures.pointee.hasFailed)
+    XCTAssertEqual(bed.picture(), before)
+    bed.space.freeStack(stack)
+    bed.check()
+  }
+
+  func testNeighboursWithOneAttributeGoBackEachOnItsOwn() throws {
+    let bed = try Bed()
+    let half = PageCount(256)
+    let run = try bed.physical.allocate(
+      run: PageCount(512), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .lent)
+    let before = bed.picture()
+    let lower = try bed.space.mapGiven(FrameRun(first: run.first, count: half), .uncached)
+    let upper = try bed.space.mapGiven(FrameRun(first: run.first + half, count: half), .uncached)
+    // As a change elsewhere does that had to put its join off.
+    let alias = bed.host.machine.directMap.virtualAddress(of: run.first.address)
+    bed.tables.join(alias, count: PageCount(512))
+    bed.host.failures.pointee.countdown = 0
+    bed.space.unmapGiven(lower, half)
+    XCTAssertEqual(bed.alias(run.first)?.attribute, .writeBack)
+    XCTAssertEqual(bed.alias(run.first + half)?.attribute, .uncached)
+    bed.space.unmapGiven(upper, half)
+    bed.host.failures.pointee.countdown = -1
+    XCTAssertFalse(bed.host.failures.pointee.hasFailed)
+    XCTAssertEqual(bed.picture(), before)
+    bed.check()
+  }
+
+  func testFramesAreMappedOtherwiseOnceAtATime() throws {
+    let bed = try Bed()
+    let run = try bed.physical.allocate(run: PageCount(8), role: .lent)
+    let one = try bed.space.mapGiven(run)
+    let two = try bed.space.mapGiven(run)
+    bed.space.unmapGiven(one, run.count)
+    bed.space.unmapGiven(two, run.count)
+    let three = try bed.space.mapGiven(FrameRun(first: run.first, count: PageCount(5)), .uncached)
+    let before = bed.picture(tags: false)
+    for attribute in [CacheAttribute.writeBack, .uncached, .writeCombining] {
+      XCTAssertThrowsError(
+        try bed.space.mapGiven(FrameRun(first: run.first + PageCount(4), count: PageCount(4)), attribute)
+      ) { XCTAssertEqual($0 as? KernelSpaceError, .badConstraint) }
+      XCTAssertEqual(bed.picture(tags: false), before)
+    }
+    bed.space.unmapGiven(three, PageCount(5))
+    for page in UInt64(0)..<8 {
+      XCTAssertEqual(bed.alias(run.first + PageCount(page))?.attribute, .writeBack)
+    }
+    bed.check()
+  }
+
+  func testALargeDeviceCostsAStepForEachTable() throws {
+    let bed = try Bed(largest: .gibibyte)
+    let size = ByteCount.gibibytes(512)
+    let address = try bed.space.mapDevice(PhysicalAddress(1 << 43), size, .writeCombining)
+    XCTAssertEqual(bed.tables.translate(address)?.level.span, PageCount(UInt64(1) << 18))
+    bed.space.unmapDevice(address, size)
+    bed.check()
+  }
+
   // MARK: Order
 
   func testNoFrameIsFreeBeforeItsPageIsForgotten() throws {
@@ -234,6 +305,26 @@ final class KernelSpaceTests: XCTestCase {
     expect(.wrongType) { space.freeStack(Stack(bottom: wired, count: PageCount(8))) }
     expect(.wrongSize) { space.unmapDevice(device, ByteCount(UInt64(4097))) }
     expect(.wrongSize) { space.freeContiguous(contiguous.address, PageCount(3)) }
+    // Frames that nobody has, and what is no memory.
+    let end = FrameNumber(UInt32(bed.host.memorySize.rawValue >> 12))
+    var free: FrameNumber?
+    bed.physical.forEachFreeBlock { frame, _ in free = frame }
+    let somethingFree = try XCTUnwrap(free)
+    for run in [
+      FrameRun(first: somethingFree, count: one), FrameRun(first: end, count: one),
+      FrameRun(first: run.first, count: PageCount(100_000)),
+      FrameRun(first: run.first, count: PageCount(UInt64.max)),
+      FrameRun(first: FrameNumber(FrameNumber.limit - 1), count: PageCount(3)),
+      FrameRun(first: .none, count: one),
+    ] {
+      for attribute in [CacheAttribute.writeBack, .uncached] {
+        var error: (any Error)?
+        expect(.notAllocated) {
+          do { _ = try space.mapGiven(run, attribute) } catch let thrown { error = thrown }
+        }
+        XCTAssertEqual(error as? KernelSpaceError, .badConstraint)
+      }
+    }
   }
 
   // MARK: Running out
@@ -305,6 +396,8 @@ final class KernelSpaceTests: XCTestCase {
     refused(.noMemory) { _ = try space.allocateStack(PageCount(100_000)) }
     refused(.noAddressSpace) { _ = try space.allocateWired(PageCount(UInt64(1) << 40)) }
     refused(.noAddressSpace) { _ = try space.allocateWired(PageCount(UInt64.max)) }
+    refused(.noAddressSpace) { _ = try space.allocateStack(PageCount(UInt64.max)) }
+    refused(.badConstraint) { _ = try space.allocateContiguous(PageCount(UInt64.max), contents: .zero) }
     refused(.noAddressSpace) { _ = try space.mapDevice(PhysicalAddress(0), .gibibytes(2 << 10), .writeBack) }
     refused(.noMemory) {
       _ = try space.allocateContiguous(.one, where: RunConstraints(low: PhysicalAddress(1 << 40)))

@@ -126,6 +126,62 @@ final class PageTablesTests: XCTestCase {
     bed.check()
   }
 
+  func testAJoinedTableServesUntilAllHaveForgottenIt() throws {
+    final class Witness {
+      var table: UnsafePointer<UInt64>
+      var before: [UInt64]
+      var joined: (() -> Bool)
+      var looks = 0
+      init(_ table: UnsafePointer<UInt64>, joined: @escaping () -> Bool) {
+        (self.table, self.joined) = (table, joined)
+        before = (0..<512).map { table[$0] }
+      }
+    }
+    let bed = Bed()
+    try bed.tables.map(va(0), to: pa(512), count: PageCount(512), protection: .kernelData)
+    var frame = FrameNumber.none
+    bed.tables.forEachTable { if $1 == TableLevel(1) { frame = $0 } }
+    let table = bed.host.machine.directMap.pointer(to: frame).assumingMemoryBound(to: UInt64.self)
+    let witness = Witness(table) { bed.tables.leafCount(TableLevel(2)) == .one }
+    let processor = cp_processor()
+    processor.pointee.invalidate_context = Unmanaged.passUnretained(witness).toOpaque()
+    processor.pointee.invalidate = { context, _ in
+      let witness = Unmanaged<Witness>.fromOpaque(context!).takeUnretainedValue()
+      guard witness.joined() else { return }
+      witness.looks += 1
+      XCTAssertEqual((0..<512).map { witness.table[$0] }, witness.before)
+    }
+    defer { processor.pointee.invalidate = nil }
+    bed.tables.join(va(0), count: PageCount(512))
+    XCTAssertEqual(witness.looks, 1)
+    XCTAssertFalse(bed.frames.out.contains(frame.rawValue))
+    bed.check()
+  }
+
+  func testOnlyWriteBackLeavesAreJoined() throws {
+    for attribute in [CacheAttribute.writeBack, .writeThrough, .uncached, .writeCombining] {
+      let bed = Bed()
+      try bed.tables.map(
+        va(0), to: pa(512), count: PageCount(512), protection: .kernelData, leaves: .whole)
+      // Two neighbours, each of which goes back on its own.
+      for half: UInt64 in [0, 256] {
+        try bed.tables.setAttribute(va(half), count: PageCount(256), attribute)
+      }
+      bed.tables.join(va(0), count: PageCount(512))
+      bed.check()
+      XCTAssertEqual(bed.tables.leafCount(TableLevel(2)) == .one, attribute == .writeBack)
+      bed.frames.limit = bed.frames.out.count
+      if attribute != .writeBack {
+        for half: UInt64 in [0, 256] {
+          try bed.tables.setAttribute(va(half), count: PageCount(256), .writeBack)
+          bed.tables.join(va(half), count: PageCount(256))
+          bed.check()
+        }
+      }
+      XCTAssertEqual(bed.tables.leafCount(TableLevel(2)), .one)
+    }
+  }
+
   func testDivisibleLeafIsUnmappedInPartWithoutMemory() throws {
     let bed = Bed()
     try bed.tables.map(
@@ -259,6 +315,49 @@ final class PageTablesTests: XCTestCase {
     }
     XCTAssertEqual(bed.frames.out.count, 1)
     bed.check()
+  }
+
+  func testARangeEndsWhereItsHalfOfTheSpaceDoes() throws {
+    let tag = RangeTag(rawValue: 3)
+    for levels in [PagingLevels.four, .five] {
+      let bed = Bed(levels: levels)
+      let half: UInt64 = 1 << (levels == .four ? 47 : 56)
+      let (low, high) = (VirtualAddress(half - 2 * 4096), VirtualAddress(UInt64.max - 8191))
+      try bed.tables.map(low, to: pa(700), count: PageCount(2), protection: .kernelData, tag: tag)
+      // What the next entries say belongs to the other half.
+      try bed.tables.map(VirtualAddress(0 &- half), to: pa(702), count: .one, protection: .kernelData)
+      try bed.tables.map(high, to: pa(704), count: PageCount(2), protection: .kernelData, tag: tag)
+      try bed.tables.map(VirtualAddress(0), to: pa(706), count: .one, protection: .kernelData)
+      for address in [low, high] {
+        let range = TaggedRange(address: address, count: PageCount(2), tag: tag)
+        XCTAssertEqual(bed.tables.range(at: address), range)
+        XCTAssertEqual(bed.tables.range(containing: address + .one), range)
+      }
+      XCTAssertNil(bed.tables.range(containing: VirtualAddress(0 &- half)))
+      XCTAssertNil(bed.tables.range(containing: VirtualAddress(0)))
+      for address in [low, high] {
+        let check = bed.tables.unmapRange(
+          address, count: PageCount(2), accepting: RangeTagSet(tag)) { _, _ in }
+        XCTAssertEqual(check, .unmapped(tag))
+      }
+      bed.check()
+    }
+  }
+
+  func testAskingWhetherAnythingIsMapped() throws {
+    let bed = Bed()
+    let tables = bed.tables
+    try tables.map(va(1024), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .whole)
+    try tables.map(va(1 << 20), to: pa(9), count: .one, protection: .kernelData)
+    XCTAssertFalse(tables.isAnyMapped(va(0), count: PageCount(1024)))
+    XCTAssertTrue(tables.isAnyMapped(va(0), count: PageCount(1025)))
+    XCTAssertTrue(tables.isAnyMapped(va(1535), count: .one))
+    XCTAssertFalse(tables.isAnyMapped(va(1536), count: PageCount((1 << 20) - 1536)))
+    XCTAssertTrue(tables.isAnyMapped(va(1536), count: PageCount((1 << 20) - 1535)))
+    XCTAssertFalse(tables.isAnyMapped(va(1024), count: .zero))
+    XCTAssertFalse(tables.isAnyMapped(VirtualAddress(0), count: PageCount(UInt64(1) << 35)))
+    XCTAssertFalse(tables.isAnyMapped(VirtualAddress(0x1234_5678_9abc_d000), count: .one))
+    XCTAssertFalse(tables.isAnyMapped(VirtualAddress(UInt64.max - 4095), count: PageCount(UInt64.max >> 12)))
   }
 
   // MARK: Faults

@@ -161,9 +161,9 @@ enum Exception {
     var place = frame.rsp
     if let (_, distance) = Symbols.function(at: frame.rip) {
       guard distance <= 1 else { return nil }
-      place += distance * 8
+      place &+= distance * 8
     }
-    guard place & 7 == 0, TableWalk(place).isMapped,
+    guard place & 7 == 0, TableWalk.isReadable(place),
       let address = UnsafePointer<UInt64>(bitPattern: UInt(place))?.pointee, Image.isCode(address)
     else { return nil }
     return address

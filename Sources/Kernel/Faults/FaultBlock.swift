@@ -57,7 +57,7 @@ func printBacktrace(from framePointer: UInt64, innermost: UInt64? = nil) -> Bool
   var frame = framePointer
   for _ in 0..<100_000 {
     // A frame lies on a stack of the kernel: upper half, aligned, mapped.
-    guard frame >> 47 == 0x1ffff, frame & 7 == 0, frame & 4095 <= 4080, TableWalk(frame).isMapped,
+    guard frame >> 47 == 0x1ffff, frame & 7 == 0, frame & 4095 <= 4080, TableWalk.isReadable(frame),
       let words = UnsafePointer<UInt64>(bitPattern: UInt(frame))
     else { break }
     let (caller, address) = (words[0], words[1])

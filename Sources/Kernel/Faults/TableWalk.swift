@@ -37,7 +37,14 @@ struct TableWalk {
   /// The level of the last entry, 1 to 4.
   var level: Int { 5 - depth }
   var last: UInt64 { entries[depth - 1] }
+  /// Also true of an address that is not canonical and differs from a mapped one only in the bits that
+  /// no level looks at: ask `isReadable` before memory is read.
   var isMapped: Bool { last & Bit.present != 0 }
+  /// Whether reading at `address` raises no exception.
+  static func isReadable(_ address: UInt64) -> Bool {
+    let top = Int64(bitPattern: address) >> 47
+    return (top == 0 || top == -1) && TableWalk(address).isMapped
+  }
   /// Whether every level allows it.
   var isWritable: Bool { all(Bit.writable) }
   var isExecutable: Bool {

@@ -1,6 +1,8 @@
-// Whose memory an address lies in, for fault reports: by the map of addresses in DESIGN.md.
+// Whose memory an address lies in, for fault reports: by where the image and the regions of the address
+// space lie, not by the floors' own records, which may be what is broken.
 
 import CPlatform
+import KernelSpace
 import MemoryPrimitives
 
 enum Whose {
@@ -16,14 +18,17 @@ enum Whose {
       if guards(image.stack.1, address) { return stack("double fault stack", image.stack.1) }
       return stack("NMI stack", image.stack.2)
     }
-    switch address {
-    case 0..<1 << 47: return "the lower half, in which the kernel has nothing"
-    case 0xffff_8000_0000_0000..<0xffff_c000_0000_0000:
-      return "the direct map, of physical address \(PhysicalAddress(address - 0xffff_8000_0000_0000))"
-    case 0xffff_c000_0000_0000..<0xffff_e000_0000_0000: return "the arena kernel_va"
-    case 0xffff_f000_0000_0000..<0xffff_f100_0000_0000: return "the fixed windows"
-    default: return "nobody"
-    }
+    if address < 1 << 47 { return "the lower half, in which the kernel has nothing" }
+    let layout = AddressLayout()
+    let physical = Executive.directMap.physicalAddress(of: VirtualAddress(address))
+    if physical.rawValue < 1 << 46 { return "the direct map, of physical address \(physical)" }
+    if lies(address, in: layout.kernelBase, layout.kernelSize) { return "the arena kernel_va" }
+    if lies(address, in: layout.deviceBase, layout.deviceSize) { return "the window for device registers" }
+    return "nobody"
+  }
+
+  private static func lies(_ address: UInt64, in base: VirtualAddress, _ size: ByteCount) -> Bool {
+    address &- base.rawValue < size.rawValue
   }
 
   private static func contains(_ span: cp_span, _ address: UInt64) -> Bool {
