@@ -37,8 +37,8 @@ struct Command {
     Command(
       verb: .buddy, name: "buddy", usage: "buddy",
       about: """
-        Free blocks by list and order. Unusable free is the share of free memory
-        that lies in blocks too small for the order; the fragmentation index is
+        Free blocks by list and order. Unusable is the share of free memory that
+        lies in blocks too small for the order; the fragmentation index is
         near 1 where a refusal comes of fragmentation, near 0 where of shortage.
         """, example: "buddy"),
     Command(

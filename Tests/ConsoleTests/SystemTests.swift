@@ -100,6 +100,10 @@ final class SystemTests: XCTestCase {
     }
     XCTAssertTrue(text.contains("Everything is back at its starting counts."))
     for line in text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
+    // Without a trace it says so, and that is no failure.
+    let bare = ConsoleHarness()
+    XCTAssertTrue(bare.run("tour").contains("There is no boot module to replay."))
+    XCTAssertNil(bare.outcome)
     // At a terminal it waits, and q ends it.
     let other = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
     let log = other.converse("tour\r\r q")

@@ -161,7 +161,9 @@ extension Console {
       }
       var line = Line(stop.command)
       if json { line.append(" -j") }
-      if let error = line.withBytes({ run($0) }) { failed = error }
+      let error = line.withBytes { run($0) }
+      // A machine without a trace has a tour all the same.
+      if let error, hasModule || error != .failed { failed = error }
       if state.pointee.interrupted { return }
       // A listing that was left early ends the listing, not the tour.
       state.pointee.stopped = false

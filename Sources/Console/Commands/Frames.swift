@@ -148,41 +148,63 @@ extension Console {
       }
       return
     }
-    var widths = InlineArray<19, Int>(repeating: 1)
     for order in 0...18 {
       for list in 0..<RangeList.count {
         guard let list = RangeList(rawValue: UInt8(list)) else { continue }
         blocks[order] += physical.blocks(in: list, of: Order(UInt8(order)))
       }
       if blocks[order] > 0 { highest = max(highest, order) }
-      widths[order] = max(order < 10 ? 1 : 2, Line("\(blocks[order])").count)
     }
     var free: UInt64 = 0
-    for order in 0...18 { free += blocks[order] << UInt64(order) }
-    // Shares and indices need three places, where there are any.
-    for order in 0...highest { widths[order] = max(widths[order], order == 0 ? 1 : 3) }
-    var sum = 17 + 2 + 9
-    for order in 0...highest { sum += widths[order] + 1 }
-    let gap = sum + highest <= width ? 2 : 1
-    let label = gap == 2 ? 20 : 17
+    var total: UInt64 = 0
+    for order in 0...18 {
+      free += blocks[order] << UInt64(order)
+      total += blocks[order]
+    }
+    func digits(_ count: UInt64) -> Line { count == 0 ? "." : "\(count)" }
+    /// Of all that is free, what lies in blocks below this order (Gorman and Whitcroft, 2006).
+    func unusable(_ order: Int) -> Line {
+      var below: UInt64 = 0
+      for smaller in 0..<order { below += blocks[smaller] << UInt64(smaller) }
+      return free == 0 ? "-" : "\((below * 100 + free / 2) / free)"
+    }
+    /// 1 - (1 + free / wanted) / blocks, where no block is large enough: near 0 it is shortage, near 1
+    /// fragmentation.
+    func fragmentation(_ order: Int) -> Line {
+      for larger in order...18 where blocks[larger] > 0 { return "-" }
+      guard total > 0 else { return "-" }
+      let share = (1000 + free * 1000 >> UInt64(order)) / total
+      let index = share >= 1000 ? 0 : 1000 - share
+      var line = Line(".")
+      if index < 100 { line.append("0") }
+      if index < 10 { line.append("0") }
+      line.append(decimal: index)
+      return line
+    }
+    // A column is as wide as its widest figure; two blanks between them where they fit.
+    var widths = InlineArray<19, Int>(repeating: 1)
+    var sum = 15 + 9
+    for order in 0...highest {
+      widths[order] = max(
+        max(Line("\(order)").count, digits(blocks[order]).count),
+        max(unusable(order).count, fragmentation(order).count))
+      sum += widths[order] + 1
+    }
+    let gap = sum + highest + 1 <= width ? 2 : 1
 
     func line(_ name: StaticString, _ tail: Line, _ cell: (Int) -> Line) {
       var line = Line(name)
-      line.append(blanks: label - line.count)
+      line.append(blanks: 14 - line.count)
       for order in 0...highest {
         let text = cell(order)
-        line.append(blanks: gap - 1 + widths[order] + 1 - text.count)
+        line.append(blanks: gap + widths[order] - text.count)
         line.append(line: text)
       }
-      line.append(blanks: 9 - tail.count)
+      line.append(blanks: 10 - tail.count)
       line.append(line: tail)
-      var trimmed = line
-      while trimmed.count > 0 && trimmed[trimmed.count - 1] == UInt8(ascii: " ") {
-        trimmed.truncate(to: trimmed.count - 1)
-      }
-      print(trimmed)
+      while line.count > 0 && line[line.count - 1] == UInt8(ascii: " ") { line.truncate(to: line.count - 1) }
+      print(line)
     }
-    func digits(_ count: UInt64) -> Line { count == 0 ? "." : "\(count)" }
     line("order", "frames") { "\($0)" }
     for list in 0..<RangeList.count {
       guard let list = RangeList(rawValue: UInt8(list)) else { continue }
@@ -192,26 +214,8 @@ extension Console {
       line(list.words, "\(count: frames)") { digits(physical.blocks(in: list, of: Order(UInt8($0)))) }
     }
     line("all blocks", "\(count: free)") { digits(blocks[$0]) }
-    var total: UInt64 = 0
-    for order in 0...18 { total += blocks[order] }
-    line("unusable free, %", Line()) { order in
-      // Of all that is free, what lies in blocks below this order (Gorman and Whitcroft, 2006).
-      var below: UInt64 = 0
-      for smaller in 0..<order { below += blocks[smaller] << UInt64(smaller) }
-      return free == 0 ? "-" : "\((below * 100 + free / 2) / free)"
-    }
-    line("fragmentation", Line()) { order in
-      for larger in order...18 where blocks[larger] > 0 { return "-" }
-      guard total > 0 else { return "-" }
-      // 1 - (1 + free / wanted) / blocks, in thousandths: near 0 it is shortage, near 1 fragmentation.
-      let share = (1000 + free * 1000 >> UInt64(order)) / total
-      let index = share >= 1000 ? 0 : 1000 - share
-      var line = Line(".")
-      if index < 100 { line.append("0") }
-      if index < 10 { line.append("0") }
-      line.append(decimal: index)
-      return line
-    }
+    line("unusable, %", Line()) { unusable($0) }
+    line("fragmentation", Line()) { fragmentation($0) }
     print(
       "\(count: free, "frame") free in \(count: total, "block"), \(PageCount(free).bytes); the largest has \(largest(blocks))"
     )

@@ -7,6 +7,8 @@ import PhysicalMemory
 import Workloads
 
 extension Console {
+  var hasModule: Bool { subject.pointee.boot.pointee.module_count > 0 }
+
   /// The boot module's bytes, through the direct map.
   private var module: UnsafeRawBufferPointer? {
     let boot = subject.pointee.boot
