@@ -244,14 +244,17 @@ struct Table {
     printRows(others: others, total: total, note: note)
   }
 
+  /// The row that is shown at place `i`.
+  private func row(at i: Int) -> UnsafeMutablePointer<Row> {
+    rows + (state.pointee.sorted ? Int(state.pointee.order[i]) : i)
+  }
+
   private func printRows(others: Line = Line(), total: Line? = nil, note: Line? = nil) {
     let columns = state.pointee.columnCount
     for column in 0..<columns {
       var width = Int(state.pointee.columns[column].width)
       guard state.pointee.columns[column].style != .bar else { continue }
-      for row in 0..<state.pointee.rowCount {
-        width = max(width, render(rows + row, column).count)
-      }
+      for i in 0..<state.pointee.rowCount { width = max(width, render(row(at: i), column).count) }
       if others.count > 0 {
         width = max(
           width, column == 0 ? others.count : render(inPlace(&state.pointee.others), column).count)
@@ -271,8 +274,7 @@ struct Table {
       printTrimmed(header)
     }
     for i in 0..<state.pointee.rowCount {
-      let index = state.pointee.sorted ? Int(state.pointee.order[i]) : i
-      printRow(rows + index, label: nil, note: nil)
+      printRow(row(at: i), label: nil, note: nil)
       if console.shouldStop { return }
     }
     if others.count > 0 { printRow(inPlace(&state.pointee.others), label: others, note: nil) }

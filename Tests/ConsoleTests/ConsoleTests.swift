@@ -306,6 +306,22 @@ final class TableTests: XCTestCase {
     XCTAssertEqual(rows[3], #"{"kind":"cache","cache":"c-3","frames":300,"bytes":1228800}"#)
   }
 
+  func testColumnsAreAsWideAsTheRowsThatAreShown() {
+    let harness = ConsoleHarness()
+    let table = harness.console.table("x", .largestFirst)
+    table.column("name", .words)
+    table.column("figure", .figure)
+    for i in 0..<30 as Range<UInt64> {
+      table.begin(weight: i * i * i * i * i)
+      table.text("n")
+      table.count(i * i * i * i * i)
+      table.end()
+    }
+    table.finish()
+    let widths = Set(harness.terminal.taken().split(separator: "\n").dropLast().map(\.count))
+    XCTAssertEqual(widths.count, 1)
+  }
+
   func testMoreRowsThanTheBufferHolds() {
     let harness = ConsoleHarness()
     for sorting in [Table.Sorting.asGiven, .largestFirst] {

@@ -131,19 +131,19 @@ extension Console {
     let command: StaticString
   }
 
-  private static let stops: InlineArray<11, Stop> = [
+  private static let stops: InlineArray<10, Stop> = [
     Stop(sentence: "what did the firmware give? Only \"usable\" may be touched.", command: "memmap"),
     Stop(sentence: "where is it now? Every frame has one role, and they add up.", command: "frames"),
     Stop(sentence: "the same as a picture: capitals can't move, dots are free.", command: "map"),
     Stop(sentence: "free memory comes in blocks of 2^n frames; long ones are precious.", command: "buddy"),
-    Stop(sentence: "the processor sees addresses through tables like this one.", command: "pagetable"),
-    Stop(sentence: "addresses are handed out by arenas, each fed by the one above.", command: "vmem"),
-    Stop(sentence: "small objects live in slabs: a page cut into equal pieces.", command: "kmem"),
-    Stop(sentence: "before the work: keep all counters.", command: "snapshot before"),
     Stop(
       sentence: "would two megabytes in one piece be had? Asking takes nothing.", command: "why 2M align=2M"),
-    Stop(sentence: "the work: what a real kernel allocated, all of it, checked.", command: "replay"),
-    Stop(sentence: "and after: what has that left behind?", command: "diff before"),
+    Stop(sentence: "the processor sees addresses through tables like this one.", command: "pagetable"),
+    Stop(sentence: "addresses are handed out by arenas, each fed by the one above.", command: "vmem"),
+    Stop(
+      sentence: "small objects: some of each size, filled, checked, given back.", command: "selftest objects"),
+    Stop(sentence: "they came from slabs: pages cut into pieces of one size.", command: "kmem"),
+    Stop(sentence: "the work: all that a real kernel allocated, stamped and checked.", command: "replay"),
   ]
 
   /// A walk: a sentence, the command as typed, its screen. On a terminal Enter goes on and `q` ends it.
