@@ -39,7 +39,7 @@ public final class HostMachine: @unchecked Sendable {
       to: cp_upcalls(
         context: nil,
         report_fault: { HostMachine.from($0).receive($1.load(as: FaultReport.self)) },
-        tick: { HostMachine.from($0).nextTick() },
+        tick: { HostMachine.from($0).currentTick() },
         shoot_down: { _, address, pages in
           for page in 0..<pages { cp_invalidate_page(address + page * Page.size) }
         },
@@ -77,12 +77,14 @@ public final class HostMachine: @unchecked Sendable {
   /// Runs `body` and returns what it reported. Outside of this a report ends the process.
   public func faults(in body: () throws -> Void) rethrows -> [FaultReport] {
     condition.withLock { expectsFaults = true }
-    defer { condition.withLock { expectsFaults = false } }
-    try body()
-    return condition.withLock {
-      defer { collected = [] }
-      return collected
+    defer {
+      condition.withLock {
+        expectsFaults = false
+        collected = []
+      }
     }
+    try body()
+    return condition.withLock { collected }
   }
 
   private func receive(_ report: FaultReport) {
@@ -99,7 +101,7 @@ public final class HostMachine: @unchecked Sendable {
 
   // MARK: Time and waiting
 
-  private func nextTick() -> UInt64 { condition.withLock { ticks } }
+  private func currentTick() -> UInt64 { condition.withLock { ticks } }
 
   /// Lets time pass.
   public func advance(ticks count: UInt64 = 1) {
@@ -123,6 +125,7 @@ public final class HostMachine: @unchecked Sendable {
     }
     while true {
       if changed() { return .woken }
+      if currentTick() >= deadline { return .deadline }
       if let runDevices {
         if !runDevices() { return changed() ? .woken : .nobody }
         continue
@@ -131,8 +134,7 @@ public final class HostMachine: @unchecked Sendable {
       condition.lock()
       defer { condition.unlock() }
       if changed() { return .woken }
-      if ticks >= deadline { return .deadline }
-      condition.wait()
+      if ticks < deadline { condition.wait() }
     }
   }
 

@@ -34,9 +34,13 @@ final class HostProcessor: @unchecked Sendable {
     words.pointee.index = UInt32(index)
     words.pointee.pending_context = Unmanaged.passUnretained(self).toOpaque()
     words.pointee.pending = { Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().poll() }
-    lock.withLock { isLive = true }
+    // An inner entry, as of a test that switches interrupts on in a thread, leaves the outer one alive.
+    let wasLive = lock.withLock {
+      defer { isLive = true }
+      return isLive
+    }
     defer {
-      carryOut(lock.withLock { takeJobs(stayLive: false) })
+      carryOut(lock.withLock { takeJobs(stayLive: wasLive) })
       words.pointee = before
     }
     return try body()
@@ -153,14 +157,16 @@ extension HostMachine {
     group.wait()
   }
 
-  /// Runs `body` as processor 0 with a device interrupt pending: `handler` runs with interrupts off at
+  /// Runs `body` with a device interrupt pending on the processor that this thread is (0 unless it took
+  /// another): `handler` runs with interrupts off at
   /// points where interrupts are switched on again, chosen by `seed`, about one in `oneIn` of them.
   public func withInterrupts<R>(
     seed: UInt64, oneIn: UInt64, handler: @escaping () -> Void, _ body: () throws -> R
   ) rethrows -> R {
     let processor = processors[Int(cp_processor_index())]
+    let outer = processor.device
     processor.device = PendingInterrupt(seed: seed, oneIn: oneIn, handler: handler)
-    defer { processor.device = nil }
+    defer { processor.device = outer }
     return try processor.enter(body)
   }
 

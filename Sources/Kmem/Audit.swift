@@ -20,7 +20,8 @@ import Synchronization
 }
 
 extension Kmem {
-  /// Switches the audit of every cache, and of those made later. Drains magazines where it is switched on:
+  /// Switches the audit of every cache, and of those made later. A cache whose objects fill the largest slab
+  /// has no room for it, and goes on without. Drains magazines where it is switched on:
   /// asks every processor, no spin lock may be held. One caller at a time.
   public func setAudit(_ auditing: Auditing) {
     state.pointee.auditsAll.store(auditing == .on, ordering: .relaxed)
@@ -61,6 +62,9 @@ extension Kmem {
 }
 
 extension CachePointer {
+  /// Whether the largest slab has room for an object and what the audit notes of it.
+  var canBeAudited: Bool { Self.objects(chunk: chunk, order: Order(3), isAudited: true) > 0 }
+
   func beginAuditPeriod() {
     let periods = cache.pointee.periods.add(1, ordering: .relaxed).newValue
     // Zero says off, to the cache and in an entry that was never written.
@@ -71,9 +75,9 @@ extension CachePointer {
     guard (auditPeriod != nil) != (auditing == .on) else { return }
     switch auditing {
     case .on:
-      guard Self.objects(chunk: chunk, order: Order(3), isAudited: true) > 0 else { return }
+      guard canBeAudited else { return }
       // The magazines first: what is given out past them while others still use theirs is not noted.
-      magazines.switchOff { putBackDrained($0) }
+      magazines.switchOff { putBack($0, .unknown) }
       beginAuditPeriod()
     case .off:
       cache.pointee.audit.store(0, ordering: .releasing)

@@ -22,7 +22,8 @@
 //   2. Of each cache: the sums over its slabs are the figures under its lock.
 //   3. Each word in a magazine is an object of that cache which is out of its slab.
 //   4. When nothing runs: allocations - frees, over all types and processors, = objects out of slabs -
-//      words in magazines, for each cache.
+//      words in magazines, for each cache. A free into a magazine is counted before it is known to be one;
+//      when it turns out to be none, an allocation under `other` evens it out.
 //   5. The records of all frames of a slab name its cache and its first frame.
 //   6. A cache has no magazine in use while it is audited.
 //   7. The sums kept beside are those of all caches: frames of slabs, frames of free slabs, and the bytes
@@ -145,7 +146,7 @@ import Synchronization
 
   /// Frees what `alloc` or `zalloc` gave, by the same size and type. A pointer that is not that, or not
   /// any more, is a fault report where it is seen: at once in an audited cache and for what was freed
-  /// just before, else when the object leaves the magazines.
+  /// just before, else when the object leaves the magazines for its slab.
   @inline(always)
   public func free(_ object: UnsafeMutableRawPointer, size: ByteCount, type: MemoryType) {
     let place = place(size.rawValue)
@@ -180,6 +181,8 @@ struct KmemState: ~Copyable {
   let depotBytes = Atomic<Int>(0)
   /// Times that all caches gave back what they kept free.
   let reclaims = Atomic<UInt64>(0)
+  /// What caches that are gone had counted, by event: sums that are shown only rise.
+  let past: InlineArray<5, Atomic<UInt64>> = .init { _ in Atomic(0) }
   /// Whether caches made from now on are audited.
   let auditsAll = Atomic<Bool>(false)
 }
@@ -296,7 +299,7 @@ extension Kmem {
       in: memory + Cache.depotOffset, slots: slotsStart(column), stride: ByteCount(Self.rowStride),
       rounds: rounds, fullLimit: fullLimit, machine: state.pointee.machine)
     let pointer = CachePointer(cache: cache, kmem: self)
-    if state.pointee.auditsAll.load(ordering: .relaxed) {
+    if state.pointee.auditsAll.load(ordering: .relaxed) && pointer.canBeAudited {
       magazines.switchOff { _ in }
       pointer.beginAuditPeriod()
     }

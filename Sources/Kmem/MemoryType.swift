@@ -78,6 +78,8 @@ extension Kmem {
   /// another row of counters, or too many types, the answer is the type `other`. One pass over the types.
   public func type(named name: Name) -> MemoryType {
     if let found = findType({ $0.name == name }) { return found }
+    // A row once carved stays.
+    guard state.pointee.registry.withLock({ $0.types < Self.typeLimit }) else { return otherType }
     guard let row = carve(ByteCount(typeRowBytes), level: .normal) else { return otherType }
     return add(type: name, row: row) ?? otherType
   }

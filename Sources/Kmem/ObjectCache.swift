@@ -37,23 +37,28 @@ import Synchronization
     if !kmem.put(object, place, type) { kmem.freeSlow(object, place, UInt64(size), type) }
   }
 
-  var pointer: CachePointer { kmem.cache(at: column).unsafelyUnwrapped }
+  /// The cache; nil when it was destroyed, which is reported: who has the handle still has a bug.
+  var pointer: CachePointer? {
+    let cache = kmem.cache(at: column)
+    if cache == nil { kmem.reportDestroyed(column) }
+    return cache
+  }
 
-  public var name: Name { pointer.name }
+  public var name: Name { pointer?.name ?? Name("destroyed") }
   /// Bytes of an object as it was asked for.
   public var objectSize: ByteCount { ByteCount(UInt64(size)) }
 
   /// Switches the audit of this cache. Asks every processor; no spin lock may be held. One caller at a time.
-  public func setAudit(_ auditing: Auditing) { pointer.setAudit(auditing) }
-  public var auditing: Auditing { pointer.auditPeriod == nil ? .off : .on }
+  public func setAudit(_ auditing: Auditing) { pointer?.setAudit(auditing) }
+  public var auditing: Auditing { pointer?.auditPeriod == nil ? .off : .on }
 
   /// Takes all objects out of this cache's magazines, and gives back the slabs that nobody uses. Answers
   /// the pages given back. Asks every processor; no spin lock may be held.
   @discardableResult public func drain() -> PageCount {
-    let cache = pointer
+    guard let cache = pointer else { return .zero }
     let before = cache.cache.pointee.lists.withLock { $0.frames }
     cache.lowerFullLimit()
-    cache.magazines.drain { cache.putBackDrained($0) }
+    cache.magazines.drain { cache.putBack($0, .unknown) }
     cache.returnMagazines()
     cache.giveBackFree()
     let after = cache.cache.pointee.lists.withLock { $0.frames }
@@ -91,9 +96,10 @@ extension Kmem {
   }
 
   /// Gives up a cache and all of its memory. Objects still in use are a fault report (`leak`, with their
-  /// number), and the cache stays. Nobody may use the cache meanwhile, or afterwards.
+  /// number), and the cache stays. Nobody may use the cache meanwhile, or afterwards; that is a fault report
+  /// until another cache takes its place.
   public func destroy(_ cache: ObjectCache) {
-    let pointer = cache.pointer
+    guard let pointer = cache.pointer else { return }
     guard cache.column >= Column.firstObjectCache else {
       var fault = FaultReport(
         .foreignPointer, "a size class can't be destroyed", UInt64(cache.column), .identifier)
@@ -121,19 +127,27 @@ extension Kmem {
     }
     pointer.cache.pointee.isLive.store(false, ordering: .releasing)
     pointer.giveBackDamaged()
+    pointer.keepEvents()
     clearCounters(cache.column)
     releaseColumn(cache.column)
   }
 
-  /// Sets all counters of a column to zero: its next cache starts anew.
+  /// Sets all counters of a column to zero, so that its next cache starts anew. What they had counted stays
+  /// in the sums of the types and of the instance, which only rise.
   private func clearCounters(_ column: Int) {
     forEachTypeToken { type in
       for processor in 0..<state.pointee.machine.processorCount {
         let counters = type.counters(processor, column)
+        type.counters(processor, Column.failed).pointee.frees.add(counters.pointee.allocations.value)
         counters.pointee.allocations.set(0)
         counters.pointee.frees.set(0)
       }
     }
+  }
+
+  func reportDestroyed(_ column: Int) {
+    state.pointee.machine.report(
+      FaultReport(.notAllocated, "a cache was used after it was destroyed", UInt64(column), .identifier))
   }
 
   private func reserveColumn() -> Int? {
@@ -164,6 +178,14 @@ extension Kmem {
 }
 
 extension CachePointer {
+  /// Adds what a cache that is going has counted to the sums of those that are gone.
+  func keepEvents() {
+    for number in 0..<CacheEvent.count {
+      let count = count(CacheEvent(rawValue: number).unsafelyUnwrapped)
+      kmem.state.pointee.past[number].add(count, ordering: .relaxed)
+    }
+  }
+
   /// Gives back damaged slabs of a cache that is going.
   func giveBackDamaged() {
     var chain = FrameNumber.none
@@ -171,6 +193,7 @@ extension CachePointer {
       while lists.plain.full.first != .none {
         let slab = slab(lists.plain.full.first)
         lists.plain.full.remove(slab, physical)
+        lists.released += 1
         kmem.state.pointee.slabFrames.subtract(Int(slab.order.frames.rawValue), ordering: .relaxed)
         slab.record.next = chain
         chain = slab.frame

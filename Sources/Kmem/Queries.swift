@@ -125,9 +125,9 @@ extension Kmem {
   /// A type in figures.
   public func describe(_ type: MemoryType) -> TypeDescription {
     let processors = state.pointee.machine.processorCount
+    let (failed, past) = type.sums(Column.failed, processors: processors)
     var description = TypeDescription(
-      name: type.name, inUse: 0, bytes: .zero, requests: 0,
-      failed: type.sums(Column.failed, processors: processors).allocations)
+      name: type.name, inUse: 0, bytes: .zero, requests: past, failed: failed)
     var bytes: UInt64 = 0
     for column in Column.firstClass..<Column.limit {
       let sums = type.sums(column, processors: processors)
@@ -177,7 +177,7 @@ extension Kmem {
       + PageCount(state.pointee.metadataPages.load(ordering: .relaxed)).bytes
   }
 
-  /// Requests answered, and refused, since the start.
+  /// Requests granted, and refused, since the start.
   public var requests: UInt64 {
     var requests: UInt64 = 0
     forEachType { requests += $0.requests }
@@ -187,8 +187,8 @@ extension Kmem {
 
   // MARK: One address
 
-  /// What is known of an address in a slab; nil when no slab holds it. Whether an object is in a magazine is
-  /// exact only when nothing runs; this walks the magazines of its cache.
+  /// What is known of an address in a slab; nil when no slab holds it. Looks through the magazines of its
+  /// cache, on every processor: no spin lock may be held. While others are at work, what was so a moment ago.
   public func whatIs(_ address: VirtualAddress) -> ObjectDescription? {
     guard let place = locate(address) else { return nil }
     let (cache, slab) = (place.cache, place.slab)
@@ -213,7 +213,7 @@ extension Kmem {
     }
     if description.standing == .inUse {
       let word = UInt(description.objectStart.rawValue)
-      cache.magazines.forEachWord { if $0 == word { description.standing = .inMagazine($1) } }
+      if let magazine = cache.magazines.place(of: word) { description.standing = .inMagazine(magazine) }
     }
     return description
   }
@@ -275,19 +275,19 @@ extension Kmem {
     row("kmem.requests", .requests, .counter, "allocations granted") { Kmem($0).requests }
     row("kmem.failed", .requests, .counter, "allocations refused") { Kmem($0).failedRequests }
     row("kmem.depot.exchanges", .events, .counter, "magazines exchanged with a depot") {
-      Kmem($0).sumOverCaches { $0.magazines.exchanges }
+      Kmem($0).sum(.exchanges)
     }
     row("kmem.magazine.refills", .events, .counter, "magazines filled from slabs") {
-      Kmem($0).sumOverCaches { $0.magazines.refills }
+      Kmem($0).sum(.refills)
     }
     row("kmem.magazine.spills", .events, .counter, "magazines emptied into slabs") {
-      Kmem($0).sumOverCaches { $0.magazines.spills }
+      Kmem($0).sum(.spills)
     }
     row("kmem.slabs_made", .events, .counter, "slabs made") {
-      Kmem($0).sumOverCaches { $0.cache.pointee.lists.withLock { $0.created } }
+      Kmem($0).sum(.slabsMade)
     }
     row("kmem.slabs_given_back", .events, .counter, "slabs given back to the frames") {
-      Kmem($0).sumOverCaches { $0.cache.pointee.lists.withLock { $0.released } }
+      Kmem($0).sum(.slabsGivenBack)
     }
     row("kmem.reclaims", .events, .counter, "times all caches gave back what they kept free") {
       Kmem($0).state.pointee.reclaims.load(ordering: .relaxed)
@@ -306,14 +306,33 @@ extension Kmem {
   /// From the context of a row.
   private init(_ context: UnsafeMutableRawPointer?) { self.init(at: context.unsafelyUnwrapped) }
 
-  private func sumOverCaches(_ read: (CachePointer) -> UInt64) -> UInt64 {
-    var sum: UInt64 = 0
-    forEach { sum &+= read($0) }
+  /// Over all caches, those that are gone too.
+  private func sum(_ event: CacheEvent) -> UInt64 {
+    var sum = state.pointee.past[event.rawValue].load(ordering: .relaxed)
+    forEach { sum &+= $0.count(event) }
     return sum
   }
 }
 
+/// What a cache counts of its own work.
+enum CacheEvent: Int {
+  case exchanges, refills, spills, slabsMade, slabsGivenBack
+
+  static var count: Int { 5 }
+}
+
 extension CachePointer {
+  /// Since the cache was made.
+  func count(_ event: CacheEvent) -> UInt64 {
+    switch event {
+    case .exchanges: magazines.exchanges
+    case .refills: magazines.refills
+    case .spills: magazines.spills
+    case .slabsMade: cache.pointee.lists.withLock { $0.created }
+    case .slabsGivenBack: cache.pointee.lists.withLock { $0.released }
+    }
+  }
+
   /// Which law this cache breaks. Only when nothing runs.
   func checkInvariants() -> StaticString? {
     if let broken = magazines.checkInvariants() { return broken }

@@ -9,7 +9,8 @@ import MemoryPrimitives
 
 /// Columns of the table of counters: one for each size class, for what is larger, and for each object cache.
 @usableFromInline enum Column {
-  /// No request succeeds here: it counts those that failed. A size of zero lands here, and in the slow half.
+  /// No request succeeds here: its allocations are those that failed, its frees those that caches served
+  /// which are gone. A size of zero lands here, and in the slow half.
   @inlinable static var failed: Int { 0 }
   @inlinable static var firstClass: Int { 1 }
   static var lastClass: Int { 29 }
@@ -22,8 +23,6 @@ import MemoryPrimitives
 }
 
 enum SizeClasses {
-  static var count: Int { 29 }
-  static var largest: Int { 4096 }
 
   /// Bytes of an object of the class at `column`, 1 to 29.
   static func size(_ column: Int) -> Int {

@@ -16,7 +16,7 @@ extension Kmem {
     // A size of zero is served like a size of one.
     let column = max(place >> 4, Column.firstClass)
     guard let cache = cache(at: column) else {
-      noteRefused(size, type, level, site)
+      reportDestroyed(column)
       return nil
     }
     var object = cache.take(size: Int(size), type, level, site)
@@ -70,7 +70,7 @@ extension Kmem {
       return report(
         .doubleFree, "freed an object that is free already", found, object, size, type, site)
     }
-    found.cache.give(object, found, site)
+    found.cache.give(UInt(bitPattern: object), site)
     type.countFree(column)
   }
 
@@ -201,29 +201,28 @@ extension CachePointer {
     return true
   }
 
-  /// Gives an object, which `place` has found good, to the magazines or its slab. Never fails.
-  func give(_ object: UnsafeMutableRawPointer, _ place: ObjectPlace, _ site: CallSite) {
-    let word = UInt(bitPattern: object)
+  /// Gives an object, which was found good, to the magazines or its slab. Never fails.
+  func give(_ word: UInt, _ site: CallSite) {
     var mayAddMagazine = true
     var mayRaise = true
     for _ in 0..<5 {
       switch magazines.pushSlow(word) {
       case .pushed: return
-      case .off: return putBack(place, site)
+      case .off: return putBack(word, site)
       case .full where mayRaise:
         mayRaise = false
         if raiseFullLimit() { continue }
-        if spill(site) == 0 { return putBack(place, site) }
+        if spill(site) == 0 { return putBack(word, site) }
       case .noMagazine where mayAddMagazine:
         mayAddMagazine = false
         if addMagazine(.normal) { continue }
         fallthrough
       case .noMagazine, .full:
-        if spill(site) == 0 { return putBack(place, site) }
+        if spill(site) == 0 { return putBack(word, site) }
       }
     }
     // Interrupts filled the magazine each time.
-    putBack(place, site)
+    putBack(word, site)
   }
 
   /// Moves a full magazine of this processor to the slabs; answers how many objects that were.
@@ -238,15 +237,9 @@ extension CachePointer {
     }
   }
 
-  /// Puts one object, known to be good, back into its slab.
-  func putBack(_ place: ObjectPlace, _ site: CallSite) {
-    var chain = FrameNumber.none
-    cache.pointee.lists.withLock { put(&$0, place.slab, place.index, at: site, &chain) }
-    giveBack(chain)
-  }
-
-  /// Puts what came out of magazines back into slabs. A caller may have put there what is no object of
-  /// this cache, which is reported, and left alone.
+  /// Puts objects back into their slabs. What a caller has put into a magazine need be no object of this
+  /// cache, and another processor may free the same one just now: so each is looked at under the lock, and
+  /// what is wrong is reported and left alone.
   func putBack(_ words: UnsafeMutablePointer<UInt>, _ count: Int, _ site: CallSite) {
     var chain = FrameNumber.none
     var bad = 0
@@ -267,10 +260,12 @@ extension CachePointer {
   }
 
   private func reportBadWord(_ word: UInt, _ site: CallSite) {
+    // The free was counted when it went into the magazine, or will be: under which type, nobody knows now.
+    kmem.otherType.countAllocation(column)
     let object = UnsafeMutableRawPointer(bitPattern: word).unsafelyUnwrapped
     guard let place = kmem.locate(VirtualAddress(object)) else {
       var fault = FaultReport(
-        .foreignPointer, "a magazine held what kmem never gave", UInt64(word), .virtualAddress)
+        .foreignPointer, "freed what kmem never gave", UInt64(word), .virtualAddress)
       fault.owner = name
       fault.reportedAt = site
       return machine.report(fault)
@@ -279,7 +274,7 @@ extension CachePointer {
       kmem.report(mistake.kind, mistake.what, place, object, UInt64(size), nil, site)
     } else {
       kmem.report(
-        .doubleFree, "an object was in a magazine and free in its slab", place, object, UInt64(size), nil,
+        .doubleFree, "freed an object that is free in its slab", place, object, UInt64(size), nil,
         site)
     }
   }
@@ -311,7 +306,7 @@ extension Kmem {
     let before = slabPages
     forEach { cache in
       cache.lowerFullLimit()
-      cache.magazines.drain { cache.putBackDrained($0) }
+      cache.magazines.drain { cache.putBack($0, .unknown) }
       cache.returnMagazines()
     }
     // After all of them: magazines are objects of other caches.
@@ -326,7 +321,7 @@ extension Kmem {
     let before = slabPages
     forEach { cache in
       cache.lowerFullLimit()
-      cache.magazines.drainDepot { cache.putBackDrained($0) }
+      cache.magazines.drainDepot { cache.putBack($0, .unknown) }
       cache.giveBackFree()
     }
     return before - min(slabPages, before)
@@ -341,20 +336,17 @@ extension Kmem {
 }
 
 extension CachePointer {
-  func putBackDrained(_ word: UInt) {
+  func putBack(_ word: UInt, _ site: CallSite) {
     var word = word
-    putBack(&word, 1, .unknown)
+    putBack(&word, 1, site)
   }
 
-  /// Gives empty magazines back to the caches that they came from.
+  /// Gives empty magazines back to the cache that they came from.
   func returnMagazines() {
-    let size = Magazines.magazineSize(rounds: magazines.rounds)
-    let column = cache.pointee.magazineColumn
+    guard let source = kmem.cache(at: cache.pointee.magazineColumn) else { return }
     while let magazine = magazines.takeEmpty() {
-      guard let place = kmem.locate(VirtualAddress(magazine)) else { continue }
-      assert(place.cache.column == column && size.rawValue <= UInt64(place.cache.size))
-      place.cache.putBack(place, .here)
-      kmem.ownType.countFree(column)
+      source.putBack(UInt(bitPattern: magazine), .unknown)
+      kmem.ownType.countFree(source.column)
     }
   }
 

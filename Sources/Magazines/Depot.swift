@@ -34,6 +34,13 @@ struct DepotLists {
       partial.put(words)
     }
   }
+
+  /// The words of magazine number `index` of those that have any, full ones first.
+  func magazine(_ index: Int, capacity: Int) -> UnsafeBufferPointer<UInt>? {
+    if index < full.count { return UnsafeBufferPointer(start: full.at(index), count: capacity) }
+    guard index - full.count < partial.count, let words = partial.at(index - full.count) else { return nil }
+    return UnsafeBufferPointer(start: words, count: Int(words[capacity - 1]))
+  }
 }
 
 /// A stack of magazines, linked through the word in front of each one's rounds.
@@ -55,6 +62,13 @@ struct MagazineList {
     guard let words = first else { return nil }
     first = Self.link(words)
     count -= 1
+    return words
+  }
+
+  /// The magazine `index` steps below the top, which is below `count`.
+  func at(_ index: Int) -> UnsafeMutablePointer<UInt>? {
+    var words = first
+    for _ in 0..<index { words = words.flatMap(Self.link) }
     return words
   }
 

@@ -66,6 +66,12 @@ import MemoryPrimitives
     previousRounds = count
   }
 
+  /// Whether one of the two magazines has `word`.
+  func holds(_ word: UInt) -> Bool {
+    UnsafeBufferPointer(start: loaded, count: rounds).contains(word)
+      || UnsafeBufferPointer(start: previous, count: previousRounds).contains(word)
+  }
+
   mutating func load(_ words: UnsafeMutablePointer<UInt>, rounds: Int, capacity: Int) {
     loaded = words
     self.rounds = rounds

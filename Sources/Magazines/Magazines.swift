@@ -66,8 +66,6 @@ public enum RefillOutcome {
   }
   /// Bytes of one magazine that holds `rounds` words.
   public static func magazineSize(rounds: Int) -> ByteCount { ByteCount(8 + 8 * rounds) }
-  /// Rounds of a magazine of `size` bytes.
-  public static func rounds(inMagazineOf size: ByteCount) -> Int { Int(size.rawValue / 8) - 1 }
 
   /// A handle on what `create` made in `memory`.
   @inline(always) public init(at memory: UnsafeMutableRawPointer) {
@@ -100,11 +98,11 @@ public enum RefillOutcome {
   /// Rounds of each magazine.
   public var rounds: Int { state.pointee.rounds }
 
-  @inline(always) var mine: UnsafeMutablePointer<MagazineSlot> {
+  @inlinable @inline(__always) var mine: UnsafeMutablePointer<MagazineSlot> {
     slot(Int(cp_processor_index()))
   }
 
-  @usableFromInline func slot(_ processor: Int) -> UnsafeMutablePointer<MagazineSlot> {
+  @inlinable @inline(__always) func slot(_ processor: Int) -> UnsafeMutablePointer<MagazineSlot> {
     (state.pointee.slots + processor &* state.pointee.stride).assumingMemoryBound(to: MagazineSlot.self)
   }
 
@@ -113,15 +111,9 @@ public enum RefillOutcome {
   /// A word from this processor's magazines or the depot; nil when neither has one: `refill`.
   @inline(always) public func pop() -> UInt? {
     let interrupts = cp_interrupts_disable()
-    let word = hotSlot.pointee.take()
+    let word = mine.pointee.take()
     cp_interrupts_restore(interrupts)
     return word ?? popSlow()
-  }
-
-  /// The hot halves' way to the slot, over modules.
-  @inlinable @inline(__always) var hotSlot: UnsafeMutablePointer<MagazineSlot> {
-    let place = state.pointee.slots + Int(cp_processor_index()) &* state.pointee.stride
-    return place.assumingMemoryBound(to: MagazineSlot.self)
   }
 
   /// `pop` for a caller that has tried the loaded magazine itself: an exchange with the previous one,
@@ -137,7 +129,8 @@ public enum RefillOutcome {
       }
       let returned = slot.pointee.previous
       let full = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
-        guard let full = lists.full.take() else { return nil }
+        // Off, the depot only takes in; what lies full in it belongs to whoever empties it.
+        guard lists.isOn, let full = lists.full.take() else { return nil }
         if let returned { lists.empty.put(returned) }
         return full
       }
@@ -179,7 +172,7 @@ public enum RefillOutcome {
   /// Gives a word to this processor's magazines.
   @inline(always) public func push(_ word: UInt) -> PushOutcome {
     let interrupts = cp_interrupts_disable()
-    let taken = hotSlot.pointee.put(word)
+    let taken = mine.pointee.put(word)
     cp_interrupts_restore(interrupts)
     return taken ? .pushed : pushSlow(word)
   }
@@ -255,6 +248,7 @@ public enum RefillOutcome {
         return count
       }
       let count = slot.pointee.rounds
+      guard count > 0 else { return 0 }
       words.update(from: slot.pointee.loaded, count: count)
       slot.pointee.rounds = 0
       slot.pointee.spills.add()
@@ -375,8 +369,37 @@ public enum RefillOutcome {
     return sum
   }
 
-  /// Visits every word held, with the place where it lies. Exact only when no other processor is at it.
-  /// `body` must not come back here.
+  /// Where `word` is held; nil when no magazine has it. While others are at work this is what was so a
+  /// moment ago. Asks every processor; no spin lock may be held.
+  public func place(of word: UInt) -> MagazinePlace? {
+    struct Search {
+      let magazines: Magazines
+      let word: UInt
+      var isFound = false
+    }
+    var search = Search(magazines: self, word: word)
+    for processor in 0..<state.pointee.machine.processorCount {
+      withUnsafeMutablePointer(to: &search) {
+        state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer($0)) {
+          let search = $0.assumingMemoryBound(to: Search.self)
+          search.pointee.isFound = search.pointee.magazines.mine.pointee.holds(search.pointee.word)
+        }
+      }
+      if search.isFound { return .processor(ProcessorIndex(UInt32(processor))) }
+    }
+    // A magazine at a time, by its number, so that the lock is held for no more.
+    var index = 0
+    let capacity = state.pointee.rounds
+    while true {
+      let isThere = state.pointee.lists.withLock { $0.magazine(index, capacity: capacity)?.contains(word) }
+      guard let isThere else { return nil }
+      if isThere { return .depot }
+      index += 1
+    }
+  }
+
+  /// Visits every word held, with the place where it lies. Only when no other processor is at it, and no
+  /// interrupt: magazines may go while they are looked at. `body` must not come back here.
   public func forEachWord<E>(_ body: (UInt, MagazinePlace) throws(E) -> Void) throws(E) {
     for processor in 0..<state.pointee.machine.processorCount {
       let slot = slot(processor)
@@ -400,7 +423,7 @@ public enum RefillOutcome {
     }
   }
 
-  /// Words held in all magazines. Exact only when no other processor is at it.
+  /// Words held in all magazines. Only when no other processor is at it.
   public var wordCount: Int {
     var count = 0
     forEachWord { _, _ in count += 1 }

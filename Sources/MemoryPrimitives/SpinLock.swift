@@ -18,8 +18,10 @@ public struct SpinLock: ~Copyable {
   /// Takes the lock. Returns the interrupt state that `unlock` restores.
   @inline(always) public borrowing func lock() -> UInt64 {
     let interrupts = cp_interrupts_disable()
+    // Asked before the wait, which has no end when this processor holds the lock itself.
+    assert(mayTake(), "a spin lock was taken against its rank")
     if !word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged { spin() }
-    assert(noteTaken(), "a spin lock was taken against its rank")
+    assert(noteTaken())
     return interrupts
   }
 
@@ -28,9 +30,6 @@ public struct SpinLock: ~Copyable {
     word.store(0, ordering: .releasing)
     cp_interrupts_restore(interrupts)
   }
-
-  /// Whether somebody holds the lock: for assertions of the holder only.
-  @inline(always) public var isHeld: Bool { word.load(ordering: .relaxed) != 0 }
 
   @usableFromInline @inline(never) borrowing func spin() {
     var spins: UInt32 = 0
@@ -42,11 +41,13 @@ public struct SpinLock: ~Copyable {
     } while !word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
   }
 
+  @usableFromInline borrowing func mayTake() -> Bool { cp_processor().pointee.held_rank < rank.rawValue }
+
+  /// Always true, so that it can stand in an assertion and cost nothing where those are off.
   @usableFromInline borrowing func noteTaken() -> Bool {
-    let held = cp_processor().pointee.held_rank
-    covered.store(held, ordering: .relaxed)
+    covered.store(cp_processor().pointee.held_rank, ordering: .relaxed)
     cp_processor().pointee.held_rank = rank.rawValue
-    return held < rank.rawValue
+    return true
   }
 
   @usableFromInline borrowing func noteReleased() -> Bool {

@@ -20,7 +20,7 @@ public enum Page {
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   @inline(always) public static func + (a: Self, b: ByteCount) -> Self { Self(a.rawValue + b.rawValue) }
 
-  /// The frame that holds this address. Traps at 16 TiB less one page and above.
+  /// The frame that holds this address: none for the last page below 16 TiB. Traps from there on.
   @inline(always) public var frame: FrameNumber { FrameNumber(UInt32(rawValue >> Page.shift)) }
   /// Bytes from the start of the page.
   @inline(always) public var offsetInPage: UInt64 { rawValue & (Page.size - 1) }

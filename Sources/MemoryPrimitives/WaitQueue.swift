@@ -11,7 +11,6 @@ import Synchronization
 /// A place to sleep. Lives in place; nobody may sleep on it when it goes.
 public struct WaitQueue: ~Copyable {
   let sequence = Atomic<UInt64>(0)
-  @usableFromInline let sleepers = Atomic<UInt32>(0)
 
   public init() {}
 
@@ -22,15 +21,10 @@ public struct WaitQueue: ~Copyable {
     Ticket(seen: sequence.load(ordering: .acquiring))
   }
 
-  /// Whether `wake` would reach anybody: one load for those who free something.
-  @inline(always) public var hasSleepers: Bool { sleepers.load(ordering: .acquiring) != 0 }
-
   /// Sleeps until the queue was woken after `ticket` was taken. False when that can't happen: the
   /// deadline passed, or nothing runs that could wake it.
   public borrowing func sleep(_ ticket: Ticket, until deadline: Tick = .never, on machine: Machine) -> Bool {
-    sleepers.add(1, ordering: .sequentiallyConsistent)
-    defer { sleepers.subtract(1, ordering: .releasing) }
-    return withUnsafePointer(to: sequence) { atomic in
+    withUnsafePointer(to: sequence) { atomic in
       atomic.withMemoryRebound(to: UInt64.self, capacity: 1) {
         machine.sleep($0, seen: ticket.seen, until: deadline) == .woken
       }

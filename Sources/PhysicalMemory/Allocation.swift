@@ -12,7 +12,7 @@ extension PhysicalMemory {
   public func allocate(
     _ order: Order, role: FrameRole, level: Level = .normal
   ) throws(PhysicalMemoryError) -> FrameNumber {
-    precondition(role != .free && role != .absent, "frames are allocated for a use")
+    checkUse(role)
     guard order <= .highest else { throw .badConstraint }
     let frame = take(Int(order.rawValue), role, level, as: nil)
     guard let frame else {
@@ -29,10 +29,10 @@ extension PhysicalMemory {
   public func allocate(
     _ order: Order, role: FrameRole, level: Level, waitUntil deadline: Tick
   ) throws(PhysicalMemoryError) -> FrameNumber {
+    checkUse(role)
     guard order <= .highest else { throw .badConstraint }
     if let frame = take(Int(order.rawValue), role, level, as: nil) { return FrameNumber(frame) }
-    guard level != .interrupt else { throw .noMemory }
-    let frame = wait(for: order, role, level, until: deadline)
+    let frame = level == .interrupt ? nil : wait(for: order, role, level, until: deadline)
     guard let frame else {
       noteRefused(.block, order.frames, role, level)
       throw .noMemory
@@ -45,6 +45,7 @@ extension PhysicalMemory {
   public func allocate(
     into frames: UnsafeMutableBufferPointer<FrameNumber>, role: FrameRole, level: Level = .normal
   ) throws(PhysicalMemoryError) {
+    checkUse(role)
     for i in 0..<frames.count {
       guard let frame = take(0, role, level, as: nil) else {
         for k in 0..<i { free(FrameRun(first: frames[k], count: .one)) }
@@ -58,7 +59,7 @@ extension PhysicalMemory {
   public func allocate(
     frame: FrameNumber, role: FrameRole, level: Level = .normal
   ) throws(PhysicalMemoryError) {
-    precondition(role != .free && role != .absent, "frames are allocated for a use")
+    checkUse(role)
     let number = frame.rawValue
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     var interrupts = lock()
@@ -97,6 +98,10 @@ extension PhysicalMemory {
       return request
     }
     machine.note(request())
+  }
+
+  @inline(always) func checkUse(_ role: FrameRole) {
+    precondition(role != .free && role != .absent, "frames are allocated for a use")
   }
 
   /// Whether `count` frames may be taken at `level`. Lock held.

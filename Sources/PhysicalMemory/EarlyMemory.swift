@@ -46,25 +46,39 @@ public struct EarlyMemory {
   }
 
   /// Marks every frame that `length` bytes from `base` on touch as occupied by `role`, inside the map
-  /// or not. What another role occupies already keeps that role. Throws `noMemory` when the list is full.
+  /// or not. What another role occupies already keeps that role. Throws `noMemory` when the list has no place
+  /// for all of it; then nothing is marked.
   public func occupy(
     _ base: PhysicalAddress, _ length: ByteCount, role: FrameRole
   ) throws(PhysicalMemoryError) {
     let limit = UInt64(FrameNumber.limit)
     guard length.rawValue > 0, base.rawValue >> Page.shift < limit else { return }
     let (sum, wraps) = base.rawValue.addingReportingOverflow(length.rawValue - 1)
-    var first = UInt32(base.rawValue >> Page.shift)
+    let first = UInt32(base.rawValue >> Page.shift)
     let end = UInt32(wraps ? limit : min(limit, sum >> Page.shift + 1))
-    while first < end {
-      let i = position(first)
-      if i < state.pointee.count && taken[i].first <= first {
-        first = taken[i].end
-        continue
-      }
-      let next = i < state.pointee.count ? min(end, taken[i].first) : end
-      guard insert(i, Taken(first: first, end: next, role: role)) else { throw .noMemory }
-      first = next
+    var count = state.pointee.count
+    var at = first
+    while let gap = nextGap(&at, end, role) {
+      let joins = joins(position(gap.first), gap)
+      count += 1 - (joins.lower ? 1 : 0) - (joins.upper ? 1 : 0)
+      guard count <= Self.capacity else { throw .noMemory }
     }
+    at = first
+    while let gap = nextGap(&at, end, role) { _ = insert(position(gap.first), gap) }
+  }
+
+  /// The next frames from `at` up to `end` that nobody has, as a run for `role`; moves `at` behind them.
+  private func nextGap(_ at: inout UInt32, _ end: UInt32, _ role: FrameRole) -> Taken? {
+    while at < end {
+      let i = position(at)
+      let next = i < state.pointee.count ? taken[i] : Taken(first: end, end: end, role: role)
+      if next.first > at {
+        defer { at = min(end, next.first) }
+        return Taken(first: at, end: min(end, next.first), role: role)
+      }
+      at = next.end
+    }
+    return nil
   }
 
   /// `count` pages in a row with `role`, from as high as possible below the ceiling, or nil. The
@@ -141,18 +155,25 @@ public struct EarlyMemory {
     return low
   }
 
+  /// Whether a run that belongs before index `i` makes one with its neighbours there.
+  private func joins(_ i: Int, _ run: Taken) -> (lower: Bool, upper: Bool) {
+    (
+      i > 0 && taken[i - 1].end == run.first && taken[i - 1].role == run.role,
+      i < state.pointee.count && taken[i].first == run.end && taken[i].role == run.role
+    )
+  }
+
   /// Puts a run into the list before index `i`, joined with neighbours of the same role if it touches.
   private func insert(_ i: Int, _ run: Taken) -> Bool {
     let count = state.pointee.count
-    let joinsLower = i > 0 && taken[i - 1].end == run.first && taken[i - 1].role == run.role
-    let joinsUpper = i < count && taken[i].first == run.end && taken[i].role == run.role
-    if joinsLower && joinsUpper {
+    let joins = joins(i, run)
+    if joins.lower && joins.upper {
       taken[i - 1].end = taken[i].end
       state.pointee.count -= 1
       for k in i..<count - 1 { taken[k] = taken[k + 1] }
-    } else if joinsLower {
+    } else if joins.lower {
       taken[i - 1].end = run.end
-    } else if joinsUpper {
+    } else if joins.upper {
       taken[i].first = run.first
     } else {
       guard count < Self.capacity else { return false }

@@ -159,16 +159,6 @@ public struct MemoryMap {
     return state.pointee.notes[index]
   }
 
-  /// The index of the run that holds `frame`, or of the first one above it.
-  func index(at frame: UInt32) -> Int {
-    var (low, high) = (0, count)
-    while low < high {
-      let middle = (low + high) / 2
-      if ranges[middle].last >> Page.shift < UInt64(frame) { low = middle + 1 } else { high = middle }
-    }
-    return low
-  }
-
   // MARK: Making it
 
   private func note(_ reason: MapNote.Reason, _ base: UInt64, _ length: UInt64) {

@@ -167,7 +167,8 @@ public struct PhysicalMemory {
   }
   @inline(always) func subtract(_ count: UInt64, from role: FrameRole) { add(0 &- count, to: role) }
 
-  /// The record of `frame`, for whoever was given the frame; nil when it is no memory, or not ours.
+  /// The record of `frame`, for whoever was given the frame; nil when it lies in no piece of 2 MiB that has
+  /// memory, or in one that nobody was given a frame of.
   /// Constant, but for the first question about a piece that boot occupied as a whole.
   public func record(_ frame: FrameNumber) -> FrameRecordPointer? {
     guard section(frame.rawValue) != nil else { return nil }

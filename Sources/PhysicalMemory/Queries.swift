@@ -44,7 +44,10 @@ extension PhysicalMemory {
     guard pages.rawValue <= state.pointee.total / 2 else { throw .badConstraint }
     let interrupts = lock()
     core.pointee.floors[Int(level.rawValue)] = pages.rawValue
+    let mustWake = hasWaiters
     unlock(interrupts)
+    // Whoever waits may have enough now.
+    if mustWake { state.pointee.waiting.wake(on: machine) }
   }
 
   /// Blocks of `order` in `list`. Constant.

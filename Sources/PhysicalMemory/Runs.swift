@@ -94,7 +94,7 @@ extension PhysicalMemory {
     run count: PageCount, where constraints: RunConstraints = RunConstraints(), role: FrameRole,
     level: Level = .normal
   ) throws(PhysicalMemoryError) -> FrameRun {
-    precondition(role != .free && role != .absent, "frames are allocated for a use")
+    checkUse(role)
     guard let request = RunRequest(count, constraints) else {
       noteRefused(.run, count, role, level, "never", constraints)
       throw .badConstraint

@@ -56,8 +56,8 @@ final class HistoryTests: XCTestCase {
   }
 
   func testRandomHistoriesKeepEveryStampAndLaw() throws {
-    let seed = seed(1)
-    for round in 0..<4 {
+    let seed = historySeed(1)
+    for round in 0..<8 {
       var random = SeededRandom(seed: seed &+ UInt64(round))
       let rig = try Rig(frames: 300, processors: 2)
       let types = [rig.type("a"), rig.type("b")]
@@ -69,7 +69,7 @@ final class HistoryTests: XCTestCase {
           name: Name("constructed"), size: ByteCount(72), constructor: { _, _ in }, destructor: { _, _ in }),
       ]
       var live: [LiveObject] = []
-      for turn in 0..<1000 {
+      for turn in 0..<3000 {
         let note = "STRATA_SEED=\(seed), round \(round), turn \(turn)"
         rig.host.runAs(processor: Int(random.below(2))) {
           switch random.below(200) {
@@ -102,12 +102,12 @@ final class HistoryTests: XCTestCase {
   }
 
   func testALongHistoryOnALargerMachine() throws {
-    let seed = seed(77)
+    let seed = historySeed(77)
     var random = SeededRandom(seed: seed)
     let rig = try Rig(frames: 16384)
     let types = [rig.type("a"), rig.type("b"), rig.type("c")]
     var live: [(pointer: UnsafeMutableRawPointer, size: Int, type: MemoryType)] = []
-    for turn in 0..<300_000 {
+    for turn in 0..<1_500_000 {
       let wants = live.count < 4000 && (random.below(100) < (turn / 20_000 % 2 == 0 ? 60 : 40))
       if live.isEmpty || wants {
         let size = Int(random.below(1 << (3 + random.below(10))))
@@ -130,14 +130,14 @@ final class HistoryTests: XCTestCase {
         }
         rig.kmem.free(object.pointer, size: ByteCount(object.size), type: object.type)
       }
-      if turn % 10_000 == 0 { rig.check("STRATA_SEED=\(seed), turn \(turn)") }
+      if turn % 25_000 == 0 { rig.check("STRATA_SEED=\(seed), turn \(turn)") }
     }
     for object in live { rig.kmem.free(object.pointer, size: ByteCount(object.size), type: object.type) }
     rig.expectEmpty()
   }
 
   func testInterruptsThatAllocateAndFree() throws {
-    let seed = seed(5)
+    let seed = historySeed(5)
     let rig = try Rig(frames: 300)
     let types = [rig.type("thread"), rig.type("interrupt")]
     let cache = try rig.kmem.createCache(name: Name("c40"), size: ByteCount(40))
@@ -153,7 +153,7 @@ final class HistoryTests: XCTestCase {
           "STRATA_SEED=\(seed), interrupt")
       }
     ) {
-      for turn in 0..<4000 {
+      for turn in 0..<20_000 {
         step(rig, &random, &live, [cache], [types[0]], most: 60, "STRATA_SEED=\(seed), turn \(turn)")
         if turn % 100 == 50 { rig.kmem.drain() }
         if turn % 500 == 250 { rig.kmem.setAudit(turn % 1000 == 250 ? .on : .off) }
@@ -178,7 +178,7 @@ final class HistoryTests: XCTestCase {
     let exchange = Exchange()
     rig.host.onThreads(2) { me in
       var random = SeededRandom(seed: UInt64(me) &+ 31)
-      for turn in 0..<20_000 {
+      for turn in 0..<60_000 {
         if random.oneIn(2) {
           let size = Int(random.below(1 << (3 + random.below(9))))
           if let pointer = kmem.alloc(ByteCount(size), type: both[me]) {

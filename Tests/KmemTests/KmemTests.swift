@@ -183,6 +183,44 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
+  func testACacheWhoseObjectsLeaveNoRoomForAnAuditIsServedWithoutOne() throws {
+    let rig = try Rig()
+    rig.kmem.setAudit(.on)
+    let cache = try rig.kmem.createCache(name: Name("whole slabs"), size: ByteCount(32768))
+    XCTAssertEqual(cache.auditing, .off)
+    let object = try XCTUnwrap(cache.alloc(type: rig.type()))
+    rig.check()
+    cache.free(object, type: rig.type())
+    rig.kmem.destroy(cache)
+    rig.kmem.setAudit(.off)
+    rig.expectEmpty()
+  }
+
+  func testCountsOfRequestsOutliveACache() throws {
+    let rig = try Rig()
+    let cache = try rig.kmem.createCache(name: Name("short"), size: ByteCount(50))
+    let objects = (0..<10).map { _ in cache.alloc(type: rig.type())! }
+    for object in objects { cache.free(object, type: rig.type()) }
+    rig.kmem.drain()
+    let (all, ofType) = (rig.kmem.requests, rig.kmem.describe(rig.type()).requests)
+    let memory = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(Statistics.size(capacity: 40).rawValue), alignment: 64)
+    defer { memory.deallocate() }
+    let statistics = Statistics(memory, capacity: 40)
+    rig.kmem.register(in: statistics)
+    func counters() -> [UInt64] {
+      (0..<statistics.count).map { statistics[$0] }.filter { $0.kind == .counter }.map(\.value)
+    }
+    let before = counters()
+    XCTAssertGreaterThan(before.filter { $0 > 0 }.count, 3)
+    rig.kmem.destroy(cache)
+    XCTAssertEqual(counters(), before)
+    XCTAssertEqual(rig.kmem.requests, all)
+    XCTAssertEqual(rig.kmem.describe(rig.type()).requests, ofType)
+    XCTAssertEqual(ofType, 10)
+    rig.expectEmpty()
+  }
+
   func testACacheThatCanNotBeIsRefused() throws {
     let rig = try Rig()
     XCTAssertThrowsError(try rig.kmem.createCache(name: Name("x"), size: .zero)) {
@@ -342,6 +380,9 @@ final class KmemTests: XCTestCase {
       tokens.append(rig.kmem.type(named: name))
     }
     XCTAssertEqual(tokens.filter { $0 != rig.kmem.otherType }.count, Kmem.typeLimit - 2)
+    let held = rig.kmem.metadataBytes
+    for _ in 0..<100 { XCTAssertEqual(rig.kmem.type(named: Name("one more")), rig.kmem.otherType) }
+    XCTAssertEqual(rig.kmem.metadataBytes, held, "a refused type takes no memory")
     let object = rig.kmem.alloc(ByteCount(8), type: tokens[299])!
     rig.kmem.free(object, size: ByteCount(8), type: tokens[299])
   }

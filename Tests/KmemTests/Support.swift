@@ -100,11 +100,6 @@ final class FakeLargePages {
   }
 }
 
-/// The seed of a random history: STRATA_SEED, or the given one.
-func seed(_ own: UInt64) -> UInt64 {
-  ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? own
-}
-
 /// A live object of the model: its bytes are a function of the stamp.
 struct LiveObject {
   var pointer: UnsafeMutableRawPointer

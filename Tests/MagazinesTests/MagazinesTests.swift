@@ -43,7 +43,6 @@ final class MagazinesTests: XCTestCase {
   func testASlotIsOneCacheLine() {
     XCTAssertEqual(MemoryLayout<MagazineSlot>.stride, 64)
     XCTAssertEqual(Magazines.magazineSize(rounds: 63).rawValue, 512)
-    XCTAssertEqual(Magazines.rounds(inMagazineOf: ByteCount(128)), 15)
   }
 
   func testWithoutMagazinesEveryPushIsRefusedAndEveryPopEmpty() {
@@ -157,6 +156,63 @@ final class MagazinesTests: XCTestCase {
     XCTAssertEqual(bench.magazines.pop(), 1)
   }
 
+  func testNobodyGetsAMagazineWhileTheyAreBeingSwitchedOff() {
+    let bench = Bench(rounds: 2, fullLimit: 10, given: 10)
+    for word in 1...16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    var words: [UInt] = []
+    // The interrupt comes between one magazine of the depot and the next.
+    bench.host.withInterrupts(
+      seed: 1, oneIn: 1, handler: { if let word = bench.magazines.pop() { words.append(word) } }
+    ) {
+      bench.magazines.switchOff { words.append($0) }
+    }
+    XCTAssertNil(bench.magazines.checkInvariants())
+    XCTAssertEqual(words.sorted(), Array(1...16))
+  }
+
+  func testASpillOfNothingIsNotCounted() {
+    let bench = Bench(given: 1)
+    var words = [UInt](repeating: 0, count: 4)
+    words.withUnsafeMutableBufferPointer { XCTAssertEqual(bench.magazines.spill(into: $0.baseAddress!), 0) }
+    XCTAssertEqual(bench.magazines.spills, 0)
+  }
+
+  func testEachWordIsFoundWhereItLies() {
+    let bench = Bench(processors: 2, rounds: 4, fullLimit: 5, given: 8)
+    bench.host.runAs(processor: 1) { for word in 1...18 { _ = bench.magazines.push(UInt(word)) } }
+    for word: UInt in 1...12 { XCTAssertEqual(bench.magazines.place(of: word), .depot, "\(word)") }
+    for word: UInt in 13...18 {
+      XCTAssertEqual(bench.magazines.place(of: word), .processor(ProcessorIndex(1)), "\(word)")
+    }
+    XCTAssertNil(bench.magazines.place(of: 19))
+    // While it is drained, the partly filled magazine of the processor lies in the depot, to be emptied last.
+    var seen = 0
+    bench.magazines.drain { word in
+      if word != 18 && seen < 16 { XCTAssertEqual(bench.magazines.place(of: 18), .depot) }
+      seen += 1
+    }
+    XCTAssertEqual(seen, 18)
+    XCTAssertNil(bench.magazines.place(of: 18))
+  }
+
+  func testAWordIsLookedForWhileMagazinesComeAndGo() {
+    let bench = Bench(processors: 2, rounds: 4, fullLimit: 5, given: 8)
+    nonisolated(unsafe) let magazines = bench.magazines
+    bench.host.onThreads(2) { me in
+      for turn in 0..<3000 {
+        if me == 0 {
+          XCTAssertNil(magazines.place(of: 1000))
+        } else if turn % 100 == 99 {
+          magazines.drain { _ in }
+          if let magazine = magazines.takeEmpty() { magazines.add(magazine) }
+        } else {
+          _ = turn % 50 < 30 ? magazines.push(UInt(turn % 50)) == .pushed : magazines.pop() != nil
+        }
+      }
+    }
+    XCTAssertNil(magazines.checkInvariants())
+  }
+
   func testMagazinesGoBackToWhoGaveThem() {
     let bench = Bench(given: 2)
     _ = bench.magazines.push(1)
@@ -184,9 +240,9 @@ final class MagazinesTests: XCTestCase {
   /// Every word is in the model or in the magazines, never in both, whatever is done in which order on
   /// which processor.
   func testRandomHistoryLosesAndDoublesNothing() {
-    let seed = seedFromEnvironment(3)
+    let seed = historySeed(3)
     var random = SeededRandom(seed: seed)
-    for round in 0..<20 {
+    for round in 0..<60 {
       let rounds = [1, 3, 7][Int(random.below(3))]
       let bench = Bench(
         processors: 3, rounds: rounds, fullLimit: Int(random.below(4)), given: Int(random.below(12)))
@@ -196,7 +252,7 @@ final class MagazinesTests: XCTestCase {
         XCTAssertNotNil(inside.remove(word), "seed \(seed), round \(round): \(word) was not held")
         outside.insert(word)
       }
-      for step in 0..<500 {
+      for step in 0..<1000 {
         bench.host.runAs(processor: Int(random.below(3))) {
           switch random.below(40) {
           case 0: bench.magazines.drain { gave($0) }
@@ -241,7 +297,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testAnInterruptThatTakesAndGivesLosesNothing() {
-    let seed = seedFromEnvironment(11)
+    let seed = historySeed(11)
     let bench = Bench(rounds: 3, fullLimit: 2, given: 6)
     var free = Array((1...40).map { UInt($0) })
     var held: [UInt] = []
@@ -256,7 +312,7 @@ final class MagazinesTests: XCTestCase {
     var random = SeededRandom(seed: seed)
     var interrupts = SeededRandom(seed: seed &+ 1)
     bench.host.withInterrupts(seed: seed, oneIn: 2, handler: { step(interrupts.oneIn(2)) }) {
-      for _ in 0..<2000 {
+      for _ in 0..<20_000 {
         step(random.oneIn(2))
         while let word = held.popLast() { free.append(word) }
       }
@@ -274,7 +330,7 @@ final class MagazinesTests: XCTestCase {
     bench.host.onThreads(2) { me in
       var random = SeededRandom(seed: UInt64(me) + 5)
       var mine = (0..<perThread).map { UInt(me * perThread + $0) }
-      for step in 0..<20_000 {
+      for step in 0..<100_000 {
         if random.oneIn(2), let word = mine.popLast() {
           if magazines.push(word) != .pushed { mine.append(word) }
         } else if let word = magazines.pop() {
@@ -287,9 +343,4 @@ final class MagazinesTests: XCTestCase {
     XCTAssertEqual((left[0] + left[1] + bench.held()).sorted(), (0..<UInt(2 * perThread)).map { $0 })
     XCTAssertNil(bench.magazines.checkInvariants())
   }
-}
-
-/// The seed of a random history: the test's own, or what STRATA_SEED says.
-func seedFromEnvironment(_ own: UInt64) -> UInt64 {
-  ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? own
 }

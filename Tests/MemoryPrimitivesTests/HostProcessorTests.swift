@@ -26,6 +26,32 @@ final class HostProcessorTests: XCTestCase {
     XCTAssertTrue((20...80).contains(entered), "\(entered) of 100 windows")
   }
 
+  func testAThreadStaysItsProcessorAfterAnInnerEntry() {
+    let host = HostMachine(memory: .mebibytes(1), processors: 2)
+    nonisolated(unsafe) let machine = host.machine
+    let words = UnsafeMutablePointer<Atomic<UInt>>.allocate(capacity: 3)
+    for i in 0..<3 { (words + i).initialize(to: Atomic(0)) }
+    defer { words.deallocate() }
+    nonisolated(unsafe) let (isReady, ranOn, isDone) = (words, words + 1, words + 2)
+    nonisolated(unsafe) var thread: UInt = 0
+    host.onThreads(2) { me in
+      if me == 1 {
+        thread = UInt(pthread_self())
+        host.runAs(processor: 1) {}
+        isReady.pointee.store(1, ordering: .releasing)
+        while isDone.pointee.load(ordering: .acquiring) == 0 { withInterruptsOff {} }
+      } else {
+        while isReady.pointee.load(ordering: .acquiring) == 0 { sched_yield() }
+        machine.run(on: ProcessorIndex(1), UnsafeMutableRawPointer(ranOn)) {
+          $0.assumingMemoryBound(to: Atomic<UInt>.self).pointee.store(
+            UInt(pthread_self()), ordering: .releasing)
+        }
+        isDone.pointee.store(1, ordering: .releasing)
+      }
+    }
+    XCTAssertEqual(ranOn.pointee.load(ordering: .relaxed), thread)
+  }
+
   func testTwoProcessorsAskEachOtherWithoutWaitingForEver() {
     let host = HostMachine(memory: .mebibytes(1), processors: 3)
     let ran = UnsafeMutablePointer<Atomic<Int>>.allocate(capacity: 1)

@@ -196,7 +196,8 @@ final class ModelTests: XCTestCase {
       let system = try System(frames: frames)
       let isSmall = frames.allSatisfy { $0.0 < 2000 }
       history(
-        system, seed: seed(UInt64(100 + i)), operations: isSmall ? 6000 : 1500, largestRun: 200, checkEvery: 1
+        system, seed: historySeed(UInt64(100 + i)), operations: isSmall ? 12_000 : 3000, largestRun: 200,
+        checkEvery: 1
       )
     }
   }
@@ -223,7 +224,7 @@ final class ModelTests: XCTestCase {
     var frames = 0
     while (try? memory.allocate(Order(0), role: .slab)) != nil { frames += 1 }
     var model = Model(system)
-    let number = seed(31)
+    let number = historySeed(31)
     var random = SeededRandom(seed: number)
     for round in 0..<100 {
       var islands: [(Int, Int)] = []
@@ -293,14 +294,14 @@ final class ModelTests: XCTestCase {
     let system = try System(
       frames: [(0, 159), (256, 8000), (9000, 3000)],
       occupied: [(256, 342, .image), (5000, 2000, .bootModule)])
-    history(system, seed: seed(7), operations: 4000, largestRun: 3000, checkEvery: 100)
+    history(system, seed: historySeed(7), operations: 30_000, largestRun: 3000, checkEvery: 100)
   }
 
   func testLargeRunsOfManyBlocks() throws {
     let system = try System(frames: [(256, (9 << 18) - 256)])
     let memory = system.memory!
     let before = Snapshot(memory)
-    var random = SeededRandom(seed: seed(11))
+    var random = SeededRandom(seed: historySeed(11))
     for _ in 0..<4 {
       var runs: [FrameRun] = []
       for _ in 0..<12 {
@@ -328,10 +329,10 @@ final class ModelTests: XCTestCase {
     let system = try System(frames: [(0, 159), (256, 1 << 18)])
     let memory = system.memory!
     let before = Snapshot(memory)
-    let number = seed(3)
+    let number = historySeed(3)
     var random = SeededRandom(seed: number)
     var given: [FrameRun] = []
-    for i in 0..<200_000 {
+    for i in 0..<1_000_000 {
       if given.count < 3000 || random.oneIn(2) {
         let order = UInt8(min(9, random.next().trailingZeroBitCount))
         if let frame = try? memory.allocate(Order(order), role: random.oneIn(2) ? .slab : .pageable) {

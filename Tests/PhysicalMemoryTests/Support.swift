@@ -68,8 +68,3 @@ struct Snapshot: Equatable {
     memory.forEachPiece { pieces.append($0) }
   }
 }
-
-/// The seed of a random history: STRATA_SEED, or the given one.
-func seed(_ standard: UInt64) -> UInt64 {
-  ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? standard
-}

@@ -196,8 +196,8 @@ final class ConcurrencyTests: XCTestCase {
     let system = try System(frames: [(256, 12000)], processors: 2)
     let before = Snapshot(system.memory)
     nonisolated(unsafe) let memory = system.memory!
-    let number = seed(5)
-    system.host.onThreads(2) { hammer(memory, number + UInt64($0), 4000, .normal) }
+    let number = historySeed(5)
+    system.host.onThreads(2) { hammer(memory, number + UInt64($0), 20_000, .normal) }
     system.check()
     XCTAssertEqual(Snapshot(memory), before)
   }
@@ -207,7 +207,7 @@ final class ConcurrencyTests: XCTestCase {
     let memory = system.memory!
     let before = Snapshot(memory)
     var held: [FrameNumber] = []
-    system.host.withInterrupts(seed: seed(9), oneIn: 5) {
+    system.host.withInterrupts(seed: historySeed(9), oneIn: 5) {
       if held.count > 40 {
         memory.free(held.removeLast(), Order(0))
         memory.free(held.removeFirst(), Order(0))
@@ -215,7 +215,7 @@ final class ConcurrencyTests: XCTestCase {
         held.append(frame)
       }
     } _: {
-      hammer(memory, 17, 4000, .normal)
+      hammer(memory, 17, 20_000, .normal)
     }
     for frame in held { memory.free(frame, Order(0)) }
     system.check()
@@ -277,6 +277,39 @@ final class ConcurrencyTests: XCTestCase {
     XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
     XCTAssertEqual(rounds, 3)
     system.check()
+  }
+
+  func testALoweredReserveServesWhoWaits() throws {
+    let system = try System(frames: [(256, 600)])
+    nonisolated(unsafe) let memory = system.memory!
+    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    nonisolated(unsafe) var rounds = 0
+    system.host.runDevices = {
+      rounds += 1
+      if rounds == 1 { try! memory.setReserve(.zero, for: .normal) }
+      return rounds < 5
+    }
+    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertEqual(rounds, 1)
+    system.check()
+  }
+
+  func testADeadlinePassesWhileDevicesRun() throws {
+    let system = try System(frames: [(256, 600)])
+    let memory = system.memory!
+    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    let before = Snapshot(memory)
+    let host = system.host
+    nonisolated(unsafe) var rounds = 0
+    host.runDevices = {
+      rounds += 1
+      host.advance()
+      return rounds < 100
+    }
+    XCTAssertThrowsError(
+      try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: Tick(10)))
+    XCTAssertEqual(rounds, 10)
+    XCTAssertEqual(Snapshot(memory), before)
   }
 
   func testNewcomersDoNotOvertakeWhoWaits() throws {
