@@ -89,7 +89,9 @@ extension PhysicalMemory {
     default: break
     }
     func request() -> RefusedRequest {
-      let enough = freeCount.rawValue >= count.rawValue + reserve(for: level).rawValue
+      let (free, reserved) = (freeCount.rawValue, reserve(for: level).rawValue)
+      // The count is the caller's and may be anything.
+      let enough = free >= reserved && free - reserved >= count.rawValue
       var request = RefusedRequest(
         kind, count.bytes, level: level, who: Name(role.words),
         reason: reason ?? (enough ? "fragmentation" : "shortage"), free: freeCount)

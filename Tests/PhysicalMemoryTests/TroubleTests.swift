@@ -120,6 +120,24 @@ final class FailureTests: XCTestCase {
     XCTAssertGreaterThanOrEqual(points, 5)
   }
 
+  func testARefusalOfAnySizeIsNoted() throws {
+    let system = try System(frames: [(256, 2000)], opens: false)
+    let storage = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(FailureLog.size.rawValue), alignment: 64)
+    defer { storage.deallocate() }
+    let log = FailureLog(storage)
+    let memory = try PhysicalMemory.create(
+      machine: system.host.machine.logging(to: log), map: system.map, early: system.early)
+    for count in [UInt64.max, 3000] {
+      XCTAssertThrowsError(try memory.allocate(run: PageCount(count), role: .wired))
+    }
+    XCTAssertThrowsError(
+      try memory.allocate(Order(11), role: .wired, level: .interrupt, waitUntil: .never))
+    var reasons: [String] = []
+    log.forEach { reasons.append($0.reason.description) }
+    XCTAssertEqual(reasons, ["shortage", "shortage", "never"])
+  }
+
   func testImpossibleRequests() throws {
     let system = try System(frames: [(256, 2000)])
     let memory = system.memory!
