@@ -52,7 +52,8 @@ if bare {
     .target(
       name: "Kernel",
       dependencies: [
-        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelMemory", "Console",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "KernelMemory",
+        "Console",
       ]))
 } else {
   package.products += [

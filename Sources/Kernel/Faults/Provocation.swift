@@ -2,27 +2,10 @@
 // that its report is right.
 
 import CPlatform
-import MemoryPrimitives
 
-/// A fault to provoke, by the word that `fault` takes.
-enum Provocation: UInt8 {
-  case null, guardPage, writeText, executeData, stackOverflow, divide, overflow, precondition, nonCanonical
-
-  static var count: UInt8 { 9 }
-
-  var word: StaticString {
-    switch self {
-    case .null: "null"
-    case .guardPage: "guard"
-    case .writeText: "write-text"
-    case .executeData: "execute-data"
-    case .stackOverflow: "stack-overflow"
-    case .divide: "divide"
-    case .overflow: "overflow"
-    case .precondition: "precondition"
-    case .nonCanonical: "non-canonical"
-    }
-  }
+/// A fault to provoke.
+enum Provocation {
+  case null, guardPage, writeText, executeData, stackOverflow, divide, overflow
 
   /// Does it. Returns only where the machine lets it pass.
   @inline(never) func provoke() {
@@ -30,12 +13,10 @@ enum Provocation: UInt8 {
     case .null: cp_touch(16)
     case .guardPage: cp_touch(Image.layout.stack.1.first - 8)
     case .writeText: cp_touch(Image.layout.text.first)
-    case .nonCanonical: cp_touch(0x8000_0000_0000_0000)
     case .executeData: cp_call(Image.layout.data.first)
     case .stackOverflow: _ = Self.descend(1)
     case .divide: cp_divide_by_zero()
     case .overflow: Self.count(from: UInt8(truncatingIfNeeded: cp_cycles()) | 0xff)
-    case .precondition: Self.demand(Timer.now == .never)
     }
   }
 
@@ -50,9 +31,5 @@ enum Provocation: UInt8 {
     var value = start
     value += 1
     cp_keep(&value)
-  }
-
-  @inline(never) private static func demand(_ holds: Bool) {
-    Swift.precondition(holds, "the clock must have run out")
   }
 }
