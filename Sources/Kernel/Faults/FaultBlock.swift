@@ -32,19 +32,40 @@ enum FaultBlock {
 
   /// One row of facts.
   static func field(_ label: StaticString, _ text: Line) {
-    var line: Line = "  \(label)"
-    line.append(blanks: 12 - line.count)
-    line.append(line: text)
-    SerialPort.print(line)
+    var head: Line = "  \(label)"
+    head.append(blanks: 12 - head.count)
+    print(text, behind: head)
   }
 
   /// A sentence at the end.
-  static func say(_ text: Line) { SerialPort.print("  \(text)") }
+  static func say(_ text: Line) { print(text, behind: "  ") }
 
   /// Ends the block and the machine.
   static func stop(_ words: Line) -> Never {
-    SerialPort.print(words.count == 0 ? "  Stopped, exit status 37." : "  \(words) Stopped, exit status 37.")
+    say(words.count == 0 ? "Stopped, exit status 37." : "\(words) Stopped, exit status 37.")
     Stop.fault.now()
+  }
+
+  /// Prints `text` in lines of 80 columns, broken at blanks; the second and later ones begin under the first.
+  private static func print(_ text: Line, behind head: Line) {
+    let blank = UInt8(ascii: " ")
+    let room = 80 - head.count
+    var line = head
+    var start = 0
+    while text.count - start > room {
+      var end = start + room
+      while end > start && text[end] != blank { end -= 1 }
+      // A word longer than the line is cut.
+      let next = end > start ? end + 1 : start + room
+      if end == start { end = next }
+      for i in start..<end { line.append(byte: text[i]) }
+      SerialPort.print(line)
+      line = Line()
+      line.append(blanks: head.count)
+      start = next
+    }
+    for i in start..<text.count { line.append(byte: text[i]) }
+    SerialPort.print(line)
   }
 }
 
