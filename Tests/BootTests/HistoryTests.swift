@@ -17,7 +17,8 @@ final class HistoryTests: XCTestCase {
       byteCount: Int(KernelMemory.workspaceSize(ranges: 1).rawValue), alignment: 64)
     room.initializeMemory(
       as: UInt8.self, repeating: 0, count: Int(KernelMemory.workspaceSize(ranges: 1).rawValue))
-    let slots = UnsafeMutableRawPointer.allocate(byteCount: Int(SeededHistory.workspace.rawValue), alignment: 64)
+    let slots = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(SeededHistory.workspace.rawValue), alignment: 64)
     defer {
       room.deallocate()
       slots.deallocate()
@@ -30,7 +31,8 @@ final class HistoryTests: XCTestCase {
       XCTAssertNil(outcome.broken)
       let sum: Line = "\(hex: outcome.checksum, digits: 16)"
       XCTAssertEqual(
-        kernel[number]["checksum"] as? String, sum.withBytes { String(decoding: $0, as: UTF8.self) }, "\(kind)")
+        kernel[number]["checksum"] as? String, sum.withBytes { String(decoding: $0, as: UTF8.self) },
+        "\(kind)")
     }
     withExtendedLifetime(host) {}
   }

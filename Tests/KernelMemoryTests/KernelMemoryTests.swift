@@ -30,14 +30,16 @@ final class KernelMemoryTests: XCTestCase {
     for frame in frames {
       let (first, last) = (frame.address.rawValue, frame.address.rawValue + 4095)
       func lies(in range: FirmwareRange) -> Bool {
-        range.length > .zero && range.base.rawValue <= first && last - range.base.rawValue < range.length.rawValue
+        range.length > .zero && range.base.rawValue <= first
+          && last - range.base.rawValue < range.length.rawValue
       }
       func touches(_ range: FirmwareRange) -> Bool {
         range.length > .zero && range.base.rawValue <= last
           && (first < range.base.rawValue || first - range.base.rawValue < range.length.rawValue)
       }
       // Two usable ranges may make up a frame together.
-      let isUsable = map.contains { $0.kind == .usable && lies(in: $0) }
+      let isUsable =
+        map.contains { $0.kind == .usable && lies(in: $0) }
         || map.filter { $0.kind == .usable && touches($0) }.count > 1
       XCTAssertTrue(isUsable, "\(what): frame \(frame.rawValue)")
       XCTAssertFalse(map.contains { $0.kind == .reserved && touches($0) }, "\(what): frame \(frame.rawValue)")
@@ -58,21 +60,32 @@ final class KernelMemoryTests: XCTestCase {
     var holes: [FirmwareRange] = [usable(0, 24 * m)]
     for i in UInt64(0)..<1500 { holes.append(reserved(12 * m + i * 8192 + 1, 1)) }
     let maps: [(String, [FirmwareRange])] = [
-      ("a PC's", [usable(0, 0x9fc00), reserved(0x9fc00, 0x400), reserved(0xf0000, 0x10000), usable(m, 31 * m)]),
+      (
+        "a PC's",
+        [usable(0, 0x9fc00), reserved(0x9fc00, 0x400), reserved(0xf0000, 0x10000), usable(m, 31 * m)]
+      ),
       ("unsorted", [usable(24 * m, 8 * m), reserved(0, 4096), usable(4 * m, 8 * m), usable(16 * m, 4 * m)]),
-      ("overlapping", [usable(m, 20 * m), usable(10 * m, 20 * m), usable(12 * m, m), reserved(15 * m, 5000)]),
+      (
+        "overlapping", [usable(m, 20 * m), usable(10 * m, 20 * m), usable(12 * m, m), reserved(15 * m, 5000)]
+      ),
       ("unaligned", [usable(m + 1, 12 * m - 2), usable(13 * m + 4095, 3 * m + 2), usable(20 * m + 1, 4096)]),
       ("a frame of two halves", [usable(m, 8 * m + 2048), usable(9 * m + 2048, 8 * m)]),
-      ("empty and wrapping", [
-        usable(m, 16 * m), usable(5, 0), reserved(7 * m, 0), usable(UInt64.max - 10, 4096), usable(1 << 63, 1 << 63),
-        usable(UInt64.max, 1),
-      ]),
+      (
+        "empty and wrapping",
+        [
+          usable(m, 16 * m), usable(5, 0), reserved(7 * m, 0), usable(UInt64.max - 10, 4096),
+          usable(1 << 63, 1 << 63),
+          usable(UInt64.max, 1),
+        ]
+      ),
       ("reserved to the top", [usable(m, 16 * m), reserved(12 * m, UInt64.max)]),
       ("reserved wins", [usable(m, 32 * m), usable(m, 32 * m), reserved(8 * m - 1, 2)]),
       ("thousands of crumbs", crumbs),
       ("thousands of holes", holes),
       ("4 MiB", [usable(m, 4 * m)]),
-      ("the last page below a section", [usable(m, 8 * m), usable(128 * m - 4096, 4096), usable(128 * m, m)]),
+      (
+        "the last page below a section", [usable(m, 8 * m), usable(128 * m - 4096, 4096), usable(128 * m, m)]
+      ),
     ]
     for (what, map) in maps {
       for leaf in [LargestLeaf.mebibytes2, .gibibyte] {
@@ -94,7 +107,8 @@ final class KernelMemoryTests: XCTestCase {
       for leaf in [LargestLeaf.mebibytes2, .gibibyte] where leaf == .gibibyte || size < .gibibytes(1 << 10) {
         let system = try System(HostMachine(memory: size, processors: 1), map, largestLeaf: leaf)
         if size < .gibibytes(1 << 10) { use(system, map, "\(size)") }
-        let footprint = Double(system.memory.footprint.rawValue) / Double(system.physical.total.bytes.rawValue)
+        let footprint =
+          Double(system.memory.footprint.rawValue) / Double(system.physical.total.bytes.rawValue)
         XCTAssertLessThan(footprint, 0.012, "\(size)")
         XCTAssertLessThanOrEqual(system.physical.total.rawValue, UInt64(FrameNumber.limit))
         let type = system.type()
@@ -112,7 +126,8 @@ final class KernelMemoryTests: XCTestCase {
   func testMapsWithoutRoomAreRefused() throws {
     let m: UInt64 = 1 << 20
     let maps: [(String, [FirmwareRange])] = [
-      ("none", []), ("nothing usable", [reserved(0, 64 * m)]), ("all reserved", [usable(m, m), reserved(0, 8 * m)]),
+      ("none", []), ("nothing usable", [reserved(0, 64 * m)]),
+      ("all reserved", [usable(m, m), reserved(0, 8 * m)]),
       ("a page", [usable(2 * m, 4096)]), ("less than a page", [usable(2 * m + 1, 4096)]),
       ("too little for the records", [usable(2 * m, 20 * 4096)]),
       ("only below 1 MiB", [usable(0, m)]),
@@ -173,7 +188,9 @@ final class KernelMemoryTests: XCTestCase {
       OccupiedRange(base: PhysicalAddress(30 * m), length: .zero, role: .bootModule),
       OccupiedRange(base: PhysicalAddress(UInt64.max - 5), length: ByteCount(UInt64.max), role: .bootModule),
     ]
-    let taken: [Range<UInt64>] = [m >> 12..<4 * m >> 12, 20 * m >> 12..<25 * m >> 12, (64 * m >> 12) - 1..<64 * m >> 12]
+    let taken: [Range<UInt64>] = [
+      m >> 12..<4 * m >> 12, 20 * m >> 12..<25 * m >> 12, (64 * m >> 12) - 1..<64 * m >> 12,
+    ]
     let directMap = host.machine.directMap
     func words(_ frame: UInt64) -> UnsafeMutablePointer<UInt64> {
       directMap.pointer(to: PhysicalAddress(frame << 12)).assumingMemoryBound(to: UInt64.self)
@@ -210,7 +227,8 @@ final class KernelMemoryTests: XCTestCase {
 
   func testTooManyOccupiedRangesAreRefused() throws {
     let occupied = (UInt64(0)..<400).map {
-      OccupiedRange(base: PhysicalAddress(1 << 20 + $0 << 14), length: ByteCount(UInt64(9)), role: .bootModule)
+      OccupiedRange(
+        base: PhysicalAddress(1 << 20 + $0 << 14), length: ByteCount(UInt64(9)), role: .bootModule)
     }
     let map = [usable(1 << 20, 63 << 20)]
     XCTAssertThrowsError(try System(HostMachine(memory: .mebibytes(64)), map, occupied: occupied)) {
@@ -261,10 +279,13 @@ final class KernelMemoryTests: XCTestCase {
           XCTAssertEqual(tables.translate(address)?.protection, owner?.protection, "page \(page)")
           if owner != nil { XCTAssertEqual(tables.translate(address)?.physical, PhysicalAddress(page << 12)) }
           let mayWrite = owner?.protection.contains(.writable) ?? true
-          XCTAssertEqual(tables.translate(alias)?.protection, mayWrite ? .kernelData : .kernelReadOnly, "\(page)")
+          XCTAssertEqual(
+            tables.translate(alias)?.protection, mayWrite ? .kernelData : .kernelReadOnly, "\(page)")
         }
         // Guard pages, page 0, what the loader had mapped at 0, and what lies around the image.
-        for address in [base + 626 << 12, base + 631 << 12, 0, 4096, 1 << 20, 1 << 30, base, base + end << 12] {
+        for address in [
+          base + 626 << 12, base + 631 << 12, 0, 4096, 1 << 20, 1 << 30, base, base + end << 12,
+        ] {
           XCTAssertNil(tables.translate(VirtualAddress(address)), String(address, radix: 16))
         }
         XCTAssertNil(tables.translate(host.machine.directMap.virtualAddress(of: PhysicalAddress(0x9f000))))

@@ -47,7 +47,8 @@ final class LiveSystemTests: XCTestCase {
         return { system.physical.free(frame, order) }
       default:
         let size = sizes[Int(random.below(UInt64(sizes.count)))]
-        let object = random.oneIn(2)
+        let object =
+          random.oneIn(2)
           ? system.kmem.alloc(ByteCount(size), type: type, level: level)
           : system.kmem.zalloc(ByteCount(size), type: type, level: level)
         guard let object else { return nil }
@@ -102,75 +103,83 @@ final class LiveSystemTests: XCTestCase {
     var acts: [(String, () throws -> Held)] = []
     for level in [Level.normal, .system, .interrupt] {
       for arena in [WiredArena.heap, .metadata, .interrupt, .kernel] {
-        acts.append((
-          "wired \(arena) \(level)",
-          {
-            let address = try space.allocateWired(PageCount(70), from: arena, level: level, contents: .zero)
-            return { space.freeWired(address, PageCount(70)) }
-          }
-        ))
+        acts.append(
+          (
+            "wired \(arena) \(level)",
+            {
+              let address = try space.allocateWired(PageCount(70), from: arena, level: level, contents: .zero)
+              return { space.freeWired(address, PageCount(70)) }
+            }
+          ))
       }
-      acts.append((
-        "stack \(level)",
-        {
-          let stack = try space.allocateStack(PageCount(33), level: level)
-          return { space.freeStack(stack) }
-        }
-      ))
+      acts.append(
+        (
+          "stack \(level)",
+          {
+            let stack = try space.allocateStack(PageCount(33), level: level)
+            return { space.freeStack(stack) }
+          }
+        ))
       for attribute in [CacheAttribute.writeBack, .uncached] {
-        acts.append((
-          "contiguous \(attribute) \(level)",
-          {
-            let range = try space.allocateContiguous(PageCount(600), attribute: attribute, level: level)
-            return { space.freeContiguous(range.address, PageCount(600)) }
-          }
-        ))
-        acts.append((
-          "given \(attribute) \(level)",
-          {
-            let address = try space.mapGiven(run, attribute, level: level)
-            return { space.unmapGiven(address, PageCount(3)) }
-          }
-        ))
+        acts.append(
+          (
+            "contiguous \(attribute) \(level)",
+            {
+              let range = try space.allocateContiguous(PageCount(600), attribute: attribute, level: level)
+              return { space.freeContiguous(range.address, PageCount(600)) }
+            }
+          ))
+        acts.append(
+          (
+            "given \(attribute) \(level)",
+            {
+              let address = try space.mapGiven(run, attribute, level: level)
+              return { space.unmapGiven(address, PageCount(3)) }
+            }
+          ))
       }
       for size in [16, 1152, 4096, 4097, 40_000, 2_100_000] where size < 1_000_000 || level == .normal {
-        acts.append((
-          "alloc \(size) \(level)",
-          {
-            let object = try unless(kmem.alloc(ByteCount(size), type: type, level: level))
-            return { kmem.free(object, size: ByteCount(size), type: type) }
-          }
-        ))
-        acts.append((
-          "zalloc \(size) \(level)",
-          {
-            let object = try unless(kmem.zalloc(ByteCount(size), type: type, level: level))
-            return { kmem.free(object, size: ByteCount(size), type: type) }
-          }
-        ))
+        acts.append(
+          (
+            "alloc \(size) \(level)",
+            {
+              let object = try unless(kmem.alloc(ByteCount(size), type: type, level: level))
+              return { kmem.free(object, size: ByteCount(size), type: type) }
+            }
+          ))
+        acts.append(
+          (
+            "zalloc \(size) \(level)",
+            {
+              let object = try unless(kmem.zalloc(ByteCount(size), type: type, level: level))
+              return { kmem.free(object, size: ByteCount(size), type: type) }
+            }
+          ))
       }
     }
-    acts.append((
-      "device",
-      {
-        let address = try space.mapDevice(PhysicalAddress(0xc000_1000), .mebibytes(4))
-        return { space.unmapDevice(address, .mebibytes(4)) }
-      }
-    ))
-    acts.append((
-      "cache",
-      {
-        let cache = try kmem.createCache(name: Name("c"), size: ByteCount(200))
-        guard let object = cache.alloc(type: type) else {
-          kmem.destroy(cache)
-          throw Refused()
+    acts.append(
+      (
+        "device",
+        {
+          let address = try space.mapDevice(PhysicalAddress(0xc000_1000), .mebibytes(4))
+          return { space.unmapDevice(address, .mebibytes(4)) }
         }
-        return {
-          cache.free(object, type: type)
-          kmem.destroy(cache)
+      ))
+    acts.append(
+      (
+        "cache",
+        {
+          let cache = try kmem.createCache(name: Name("c"), size: ByteCount(200))
+          guard let object = cache.alloc(type: type) else {
+            kmem.destroy(cache)
+            throw Refused()
+          }
+          return {
+            cache.free(object, type: type)
+            kmem.destroy(cache)
+          }
         }
-      }
-    ))
+      ))
     // What stays once it was needed (tags, descriptors) is there.
     for (_, act) in acts { try act()() }
 
@@ -186,7 +195,9 @@ final class LiveSystemTests: XCTestCase {
         var giveBack: Held?
         do { giveBack = try act() } catch {
           refusals += 1
-          if let error = error as? KernelSpaceError { XCTAssertEqual(error, .noMemory, "\(name), point \(nth)") }
+          if let error = error as? KernelSpaceError {
+            XCTAssertEqual(error, .noMemory, "\(name), point \(nth)")
+          }
           XCTAssertTrue(failures.pointee.hasFailed, "\(name) was refused without a failure")
         }
         let hasFailed = failures.pointee.hasFailed
@@ -292,7 +303,9 @@ final class LiveSystemTests: XCTestCase {
     expect(.wrongSize) { space.freeWired(wired, PageCount(7)) }
     expect(.wrongType) { space.freeWired(stack.bottom, PageCount(2)) }
     expect(.foreignPointer) { space.freeWired(wired + one, PageCount(7)) }
-    expect(.foreignPointer) { space.freeStack(Stack(bottom: VirtualAddress(0), count: PageCount(UInt64.max))) }
+    expect(.foreignPointer) {
+      space.freeStack(Stack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
+    }
     expect(.foreignPointer) { space.unmapDevice(VirtualAddress(UInt64.max), bytes(1)) }
     expect(.wrongType) { space.unmapGiven(range.address, PageCount(4)) }
     expect(.doubleFree) { space.freeWired(range.address + PageCount(UInt64(1) << 30), one) }
@@ -345,7 +358,8 @@ final class LiveSystemTests: XCTestCase {
     for object in got + [objects[0]] { kmem.free(object, size: bytes(64), type: type) }
     system.check()
     let kinds: Set<FaultKind> = [
-      .doubleFree, .wrongSize, .wrongType, .foreignPointer, .notAllocated, .doubleMap, .notMapped, .badConstraint,
+      .doubleFree, .wrongSize, .wrongType, .foreignPointer, .notAllocated, .doubleMap, .notMapped,
+      .badConstraint,
       .leak, .writeAfterFree,
     ]
     XCTAssertEqual(seen, kinds)

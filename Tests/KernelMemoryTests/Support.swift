@@ -61,7 +61,8 @@ final class System: @unchecked Sendable {
       workspace.deallocate()
       throw error
     }
-    XCTAssertTrue((0..<64).allSatisfy { (workspace + bytes).load(fromByteOffset: $0, as: UInt8.self) == 0xa5 })
+    XCTAssertTrue(
+      (0..<64).allSatisfy { (workspace + bytes).load(fromByteOffset: $0, as: UInt8.self) == 0xa5 })
   }
 
   deinit { workspace.deallocate() }
@@ -107,7 +108,9 @@ final class System: @unchecked Sendable {
   /// All frames that are to be had, one by one.
   func takeAll() -> [FrameNumber] {
     var frames: [FrameNumber] = []
-    while let frame = try? physical.allocate(Order(0), role: .lent, level: .interrupt) { frames.append(frame) }
+    while let frame = try? physical.allocate(Order(0), role: .lent, level: .interrupt) {
+      frames.append(frame)
+    }
     return frames
   }
 

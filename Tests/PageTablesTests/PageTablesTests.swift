@@ -337,7 +337,8 @@ final class PageTablesTests: XCTestCase {
       XCTAssertNil(bed.tables.range(containing: VirtualAddress(0)))
       for address in [low, high] {
         let check = bed.tables.unmapRange(
-          address, count: PageCount(2), accepting: RangeTagSet(tag)) { _, _ in }
+          address, count: PageCount(2), accepting: RangeTagSet(tag)
+        ) { _, _ in }
         XCTAssertEqual(check, .unmapped(tag))
       }
       bed.check()
