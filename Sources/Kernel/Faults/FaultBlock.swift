@@ -42,7 +42,15 @@ enum FaultBlock {
 
   /// Ends the block and the machine.
   static func stop(_ words: Line) -> Never {
-    say(words.count == 0 ? "Stopped, exit status 37." : "\(words) Stopped, exit status 37.")
+    let end: Line = "Stopped, exit status 37."
+    if words.count == 0 {
+      say(end)
+    } else if words.count + end.count < 78 {
+      say("\(words) \(end)")
+    } else {
+      say(words)
+      say(end)
+    }
     Stop.fault.now()
   }
 
