@@ -43,7 +43,9 @@ extension Console {
       case .machineTooSmall, .noRun: throw fail(error.describe("The boot module"))
       }
     }
-    if isJSON {
+    if state.pointee.stopped {
+      print("Stopped. What was live then is freed, and \(count: summary.lost) pages or objects are lost.")
+    } else if isJSON {
       summary.writeJSON { terminal.write($0) }
       newline()
     } else {
@@ -61,15 +63,17 @@ extension Console {
     let replay = try Replay.prepare(trace, on: memory)
     var shown: UInt64 = 0
     try replay.run(access) { progress in
+      if shouldStop { return .stop }
       let now = terminal.milliseconds
-      guard now >= shown + 100 || progress.events == progress.of else { return }
+      guard now >= shown + 100 || progress.events == progress.of else { return .goOn }
       shown = now
       self.progress(
         "replay", progress.events, of: progress.of,
         "\(count: progress.events) of \(count: progress.of) events   \(count: progress.liveObjects) live")
+      return .goOn
     }
     endProgress()
-    return keeps ? replay.summary : replay.close(access)
+    return keeps && !state.pointee.stopped ? replay.summary : replay.close(access)
   }
 
   /// Whether the cycle counter counts instructions, as QEMU's does with `-icount shift=0`: then the same

@@ -45,6 +45,11 @@ public enum ReplayError: Error, Equatable, Sendable {
   }
 }
 
+/// What whoever is told of the progress of a replay answers.
+@frozen public enum ReplayPace: Sendable {
+  case goOn, stop
+}
+
 /// A replay between its first frame and its last: a handle.
 public struct Replay {
   /// One object identity.
@@ -204,21 +209,21 @@ public struct Replay {
     public let liveObjects: UInt64
   }
 
-  /// Replays all events; tells `progress` about each 4096th. What the trace leaves live stays so until
-  /// `close`.
-  public func run<A: MemoryAccess>(_ access: A, progress: (Progress) -> Void) throws(ReplayError) {
+  /// Replays all events, or as many as `progress` lets it, which is told of each 4096th. What the trace
+  /// leaves live stays so until `close`.
+  public func run<A: MemoryAccess>(_ access: A, progress: (Progress) -> ReplayPace) throws(ReplayError) {
     let trace = state.pointee.trace
     let start = cp_cycles()
     var cursor = trace.records
     do throws(TraceError) {
       while let event = try cursor.next() {
         step(event, cursor.index, access)
-        if cursor.index & 4095 == 0 { tell(progress, cursor.index) }
+        if cursor.index & 4095 == 0, tell(progress, cursor.index) == .stop { break }
       }
     } catch {
       throw .trace(error)
     }
-    tell(progress, cursor.index)
+    _ = tell(progress, cursor.index)
     state.pointee.summary.allCycles = cp_cycles() &- start
     state.pointee.summary.leftObjects = state.pointee.summary.liveObjects
     state.pointee.summary.leftPages = state.pointee.summary.livePages
@@ -226,7 +231,7 @@ public struct Replay {
     state.pointee.summary.expectedPeakPages = UInt64(trace.counts.peakPages)
   }
 
-  private func tell(_ progress: (Progress) -> Void, _ index: UInt32) {
+  private func tell(_ progress: (Progress) -> ReplayPace, _ index: UInt32) -> ReplayPace {
     progress(
       Progress(
         events: UInt64(index), of: UInt64(state.pointee.trace.counts.events),

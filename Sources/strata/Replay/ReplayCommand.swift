@@ -60,6 +60,7 @@ struct ReplayCommand: ParsableCommand {
           Terminal.standard.progress(
             "replay", $0.events, of: $0.of,
             "\(grouped($0.events)) of \(grouped($0.of)) events   \(grouped($0.liveObjects)) live")
+          return .goOn
         }
         return replay.close(machine.access)
       } catch let error as TraceError {
