@@ -296,17 +296,19 @@ public struct Console {
     state.pointee.typedCount -= count
   }
 
-  /// Moves what has arrived into memory; what does not fit stays on the line. True when Ctrl-C was
-  /// among it.
-  @discardableResult private func gather() -> Bool {
-    var interrupted = false
+  /// Moves what has arrived into memory; what does not fit stays on the line.
+  private func gather() {
     while state.pointee.typedCount < 1024, let byte = terminal.read() {
-      if byte == 0x03 { interrupted = true }
       let end = (state.pointee.typedFirst + state.pointee.typedCount) % 1024
       state.pointee.typed[end] = byte
       state.pointee.typedCount += 1
     }
-    return interrupted
+  }
+
+  /// Whether a Ctrl-C is among what has been typed and not been read.
+  private var holdsInterrupt: Bool {
+    for i in 0..<state.pointee.typedCount where typed(i) == 0x03 { return true }
+    return false
   }
 
   private func nextTyped() -> UInt8? {
@@ -343,7 +345,9 @@ public struct Console {
   /// Whether the person, or a pager, has had enough of this command. Long commands ask now and then.
   var shouldStop: Bool {
     if state.pointee.stopped { return true }
-    guard state.pointee.heedsInterrupts, gather() else { return false }
+    guard state.pointee.heedsInterrupts else { return false }
+    gather()
+    guard holdsInterrupt else { return false }
     // What was typed before a Ctrl-C is given up with it.
     state.pointee.typedCount = 0
     state.pointee.stopped = true

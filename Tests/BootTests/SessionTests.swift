@@ -27,4 +27,14 @@ final class SessionTests: XCTestCase {
     session.type("poweroff\r")
     XCTAssertEqual(session.waitForExit(within: 20), Boot.Status.success)
   }
+
+  func testControlCEndsAReplayAndGivesEverythingBack() throws {
+    let session = try Session(Boot(line: "color=0", module: Boot.sample))
+    session.expect("strata> ")
+    session.type("replay\r\u{3}")
+    session.expect("0 pages or objects are lost")
+    session.expect("strata> ")
+    session.type("poweroff\r")
+    XCTAssertEqual(session.waitForExit(within: 20), Boot.Status.success)
+  }
 }

@@ -44,7 +44,10 @@ extension Console {
       }
     }
     if state.pointee.stopped {
-      print("Stopped. What was live then is freed, and \(count: summary.lost) pages or objects are lost.")
+      // A command that was stopped prints no more; this is worth an exception.
+      terminal.write(
+        "Stopped. What was live is freed; \(count: summary.lost) pages or objects are lost." as Line)
+      newline()
     } else if isJSON {
       summary.writeJSON { terminal.write($0) }
       newline()
