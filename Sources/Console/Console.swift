@@ -58,6 +58,8 @@ enum CommandError: UInt8, Error {
   case refused
   /// It was understood, tried, and failed: a self-test, a replay.
   case failed
+  /// It was understood, and this machine is not made for it: no boot module, too little memory.
+  case unfit
 }
 
 /// The console of one system: a handle.

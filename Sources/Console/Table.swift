@@ -62,6 +62,8 @@ struct Table {
     var rowsEver: UInt64
     var filling: Int
     var gathered: UInt64
+    /// Blanks between columns.
+    var gap: Int
     var columns: InlineArray<14, Column>
     var others: Row
     var total: Row
@@ -88,6 +90,7 @@ struct Table {
     state.pointee.rowsEver = 0
     state.pointee.filling = 0
     state.pointee.gathered = 0
+    state.pointee.gap = 2
     clear(inPlace(&state.pointee.others))
     clear(inPlace(&state.pointee.total))
   }
@@ -281,13 +284,20 @@ struct Table {
     if let total { printRow(inPlace(&state.pointee.total), label: total, note: note) }
   }
 
-  /// Makes the widest columns of words narrower when the table is wider than the screen.
+  /// Makes a table that is wider than the screen narrower: columns move together, then the widest ones of
+  /// words lose their ends. Figures and addresses stay whole, so that they can be pasted back.
   private func fit() {
+    state.pointee.gap = 2
     var sum = -2
     for column in 0..<state.pointee.columnCount { sum += Int(state.pointee.columns[column].width) + 2 }
+    if sum > console.width {
+      state.pointee.gap = 1
+      sum -= state.pointee.columnCount - 1
+    }
     while sum > console.width {
       var widest = -1
-      for column in 0..<state.pointee.columnCount where state.pointee.columns[column].style == .words {
+      for column in 0..<state.pointee.columnCount
+      where state.pointee.columns[column].style == .words && !holdsAddresses(column) {
         if widest < 0 || state.pointee.columns[column].width > state.pointee.columns[widest].width {
           widest = column
         }
@@ -296,6 +306,12 @@ struct Table {
       state.pointee.columns[widest].width -= 1
       sum -= 1
     }
+  }
+
+  private func holdsAddresses(_ column: Int) -> Bool {
+    guard state.pointee.rowCount > 0 else { return false }
+    let kind = rows[0].cells[column].kind
+    return kind == .physical || kind == .virtual
   }
 
   private func printRow(_ row: UnsafeMutablePointer<Row>, label: Line?, note: Line?) {
@@ -330,7 +346,7 @@ struct Table {
   }
 
   private func put(_ line: inout Line, _ text: Line, _ column: Int) {
-    if column > 0 { line.append("  ") }
+    if column > 0 { line.append(blanks: state.pointee.gap) }
     let width = Int(state.pointee.columns[column].width)
     if state.pointee.columns[column].style == .words {
       var text = text

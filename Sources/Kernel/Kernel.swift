@@ -26,6 +26,10 @@ public func kernelMain(
   } catch {
     Reports.panic("a machine that Strata refuses", "\(error.words)")
   }
+  guard boot.information.pointee.line_dropped == 0 else {
+    let limit = UInt64(CP_BOOT_LINE)
+    Reports.panic("a command line that does not fit", "only \(count: limit) bytes of it are kept: shorten it")
+  }
   let features = ProcessorFeatures()
   features.enable()
   Interrupts.start()

@@ -71,4 +71,32 @@ final class CommandTests: XCTestCase {
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     XCTAssertFalse(log.text.contains("\u{1b}"))
   }
+
+  func testARangeAtTheEndOfAllAddressesIsRefusedNotAFault() throws {
+    let log = try Boot().run("map 0xffff_ffff_ffff_ffff")
+    XCTAssertEqual(log.status, Boot.Status.failed, log.text)
+    XCTAssertFalse(log.text.contains("FAULT"), log.text)
+  }
+
+  func testAddressesOfALargeMachineStayWhole() throws {
+    var boot = Boot(memory: "20G")
+    boot.extra = ["-object", "memory-backend-ram,id=m,size=20G,reserve=off", "-machine", "memory-backend=m"]
+    let log = try boot.run("memmap; pagetable")
+    XCTAssertTrue(log.text.contains("0x0000_0010_0000 0x0000_bffd_ffff"), log.text)
+    XCTAssertTrue(log.text.contains("1048576 to 5505023"), log.text)
+    XCTAssertTrue(log.text.contains("0xffff_8000_0010_0000 "), log.text)
+    for line in log.text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
+  }
+
+  func testASmallMachineHasATourAndItsSelfTests() throws {
+    let log = try Boot(memory: "32M", module: Boot.sample).run("tour; selftest", within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertTrue(log.text.contains("left out"), log.text)
+  }
+
+  func testACommandLineThatDoesNotFitIsRefused() throws {
+    let log = try Boot(line: String(repeating: "x", count: 3000)).run("frames")
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+    XCTAssertTrue(log.text.contains("2,048 bytes"), log.text)
+  }
 }

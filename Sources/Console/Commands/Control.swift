@@ -162,8 +162,8 @@ extension Console {
       var line = Line(stop.command)
       if json { line.append(" -j") }
       let error = line.withBytes { run($0) }
-      // A machine without a trace has a tour all the same.
-      if let error, hasModule || error != .failed { failed = error }
+      // A machine without a trace, or too small for it, has a tour all the same.
+      if let error, error != .unfit { failed = error }
       if state.pointee.interrupted { return }
       // A listing that was left early ends the listing, not the tour.
       state.pointee.stopped = false

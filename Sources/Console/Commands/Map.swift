@@ -64,7 +64,8 @@ extension Console {
       let (start, length) = try arguments.range(word, length: .mebibytes(2))
       try arguments.end("map [ADDRESS+SIZE] [-a]")
       first = start >> Page.shift
-      let last = (start + (length.rawValue - 1)) >> Page.shift
+      let (sum, wraps) = start.addingReportingOverflow(length.rawValue - 1)
+      let last = (wraps ? UInt64.max : sum) >> Page.shift
       guard first < end else {
         throw refuse(
           word, "there is no memory: it ends at \(hex: end << Page.shift, digits: Int(physicalDigits))")

@@ -7,8 +7,6 @@ import PhysicalMemory
 import Workloads
 
 extension Console {
-  var hasModule: Bool { subject.pointee.boot.pointee.module_count > 0 }
-
   /// The boot module's bytes, through the direct map.
   private var module: UnsafeRawBufferPointer? {
     let boot = subject.pointee.boot
@@ -33,14 +31,19 @@ extension Console {
       keeps = true
     }
     try arguments.end("replay [keep]")
-    guard let module else { throw noTrace("There is no boot module to replay.") }
+    guard let module else {
+      _ = noTrace("There is no boot module to replay.")
+      throw .unfit
+    }
     let summary: ReplaySummary
     do throws(ReplayError) {
       summary = try run(module, keeps: keeps)
     } catch {
       switch error {
       case .trace: throw noTrace(error.describe("The boot module"))
-      case .machineTooSmall, .noRun: throw fail(error.describe("The boot module"))
+      case .machineTooSmall, .noRun:
+        _ = fail(error.describe("The boot module"))
+        throw .unfit
       }
     }
     if state.pointee.stopped {

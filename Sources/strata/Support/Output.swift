@@ -2,6 +2,13 @@
 
 import Foundation
 
+/// Whether both names lead to one regular file.
+func isSameFile(_ one: String, _ other: String) -> Bool {
+  var (first, second) = (stat(), stat())
+  return stat(one, &first) == 0 && stat(other, &second) == 0 && first.st_mode & S_IFMT == S_IFREG
+    && first.st_dev == second.st_dev && first.st_ino == second.st_ino
+}
+
 /// Writes `bytes` to `path`. A file appears under its name only when it is complete; what is no regular
 /// file, such as /dev/stdout, is written to directly.
 func write(_ bytes: [UInt8], to path: String) throws {

@@ -51,6 +51,9 @@ struct Trace: ParsableCommand {
     func run() throws {
       try complaining {
         let input = try TextInput(ftrace)
+        guard !isSameFile(ftrace, output) else {
+          throw Complaint("\(output): is the recording itself, which would be lost", .cannotCreate)
+        }
         var packer = TracePacker(limit: events ?? .max)
         Terminal.standard.beginProgress()
         try input.forEachLine { line in
