@@ -13,7 +13,7 @@ struct Strata: ParsableCommand {
         strata replay build.trace                          against Strata, in this process
         make run TRACE=build.trace                         the same in the kernel, in QEMU
 
-      Bad input ends with one line on what and where, and a status of 64 to 78 as in sysexits(3).
+      A file that is no good ends with one line on what and where, and a status of 65 to 78 as in sysexits(3).
       """,
     subcommands: [Trace.self, ReplayCommand.self])
 }
