@@ -30,6 +30,10 @@ public func kernelMain(
     let limit = UInt64(CP_BOOT_LINE)
     Reports.panic("a command line that does not fit", "only \(count: limit) bytes of it are kept: shorten it")
   }
+  guard boot.information.pointee.modules_dropped == 0 else {
+    let limit = UInt64(CP_BOOT_MODULES)
+    Reports.panic("more boot modules than are kept", "load \(count: limit) at most")
+  }
   let features = ProcessorFeatures()
   features.enable()
   Interrupts.start()

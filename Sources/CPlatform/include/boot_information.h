@@ -41,7 +41,7 @@ struct cp_boot_information {
   uint32_t module_count;   // 40
   uint32_t line_length;    // 44: bytes of `line`, no zero counted; at most CP_BOOT_LINE
   uint32_t line_dropped;   // 48: bytes of the command line that did not fit
-  uint32_t reserved;       // 52
+  uint32_t modules_dropped; // 52: modules that did not fit below
   struct cp_boot_module modules[CP_BOOT_MODULES];  // 56
   uint8_t line[CP_BOOT_LINE];                      // 184
   struct cp_boot_range ranges[CP_BOOT_RANGES];     // 2232

@@ -128,7 +128,10 @@ struct BootRecord {
 
   private func take(moduleAt base: UInt64, length: UInt64) {
     let count = Int(information.pointee.module_count)
-    guard count < Int(CP_BOOT_MODULES) else { return }
+    guard count < Int(CP_BOOT_MODULES) else {
+      information.pointee.modules_dropped &+= 1
+      return
+    }
     cp_boot_modules(information)[count] = cp_boot_module(base: base, length: length)
     information.pointee.module_count += 1
   }
