@@ -16,7 +16,6 @@
   case badConstraint
   case leak
   case writeAfterFree
-  case corruptMetadata
 
   public var words: StaticString {
     switch self {
@@ -30,7 +29,6 @@
     case .badConstraint: "bad constraint"
     case .leak: "leak"
     case .writeAfterFree: "write after free"
-    case .corruptMetadata: "corrupt metadata"
     }
   }
 }

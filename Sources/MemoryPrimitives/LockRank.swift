@@ -6,7 +6,6 @@
   public let rawValue: UInt32
   @inlinable public init(_ rawValue: UInt32) { self.rawValue = rawValue }
 
-  @inlinable public static var kernelSpace: Self { Self(20) }
   @inlinable public static var vmemArena: Self { Self(30) }
   @inlinable public static var vmemTags: Self { Self(35) }
   @inlinable public static var pageTables: Self { Self(40) }
@@ -15,5 +14,4 @@
   @inlinable public static var kmemSlabs: Self { Self(55) }
   @inlinable public static var physicalDomain: Self { Self(60) }
   @inlinable public static var registry: Self { Self(70) }
-  @inlinable public static var console: Self { Self(90) }
 }
