@@ -30,6 +30,12 @@ var package = Package(
     .target(
       name: "Kmem", dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory"]),
     .target(
+      name: "Paging",
+      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem"]),
+    .target(
+      name: "ContiguousMemory",
+      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem"]),
+    .target(
       name: "KernelMemory",
       dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem"]),
     .target(
@@ -76,7 +82,7 @@ if bare {
 
   let floors = [
     "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace",
-    "Kmem",
+    "Kmem", "Paging", "ContiguousMemory",
     "KernelMemory", "Workloads", "Console",
   ]
   for module in floors.dropFirst() {

@@ -7,7 +7,7 @@ import Synchronization
 
 /// A module whose allocation points are counted and made to fail.
 @frozen public enum FailurePoint: UInt8, CaseIterable, Sendable {
-  case physicalMemory, pageTables, vmem, kernelSpace, magazines, kmem
+  case physicalMemory, pageTables, vmem, kernelSpace, magazines, kmem, paging, contiguous
 }
 
 /// Counts allocation points as they are passed, and fails one of them. Processors may pass points at

@@ -6,12 +6,19 @@
   public let rawValue: UInt32
   @inlinable public init(_ rawValue: UInt32) { self.rawValue = rawValue }
 
+  /// The table of pageable ranges.
+  @inlinable public static var pagingMap: Self { Self(10) }
+  /// A memory object: its slots, and what is said of its pages.
+  @inlinable public static var pagingObject: Self { Self(20) }
   @inlinable public static var vmemArena: Self { Self(30) }
   @inlinable public static var vmemTags: Self { Self(35) }
   @inlinable public static var pageTables: Self { Self(40) }
   @inlinable public static var kmemCaches: Self { Self(45) }
   @inlinable public static var kmemDepot: Self { Self(50) }
   @inlinable public static var kmemSlabs: Self { Self(55) }
+  /// Slots of the swap device.
+  @inlinable public static var pagingSwap: Self { Self(57) }
+  @inlinable public static var pagingQueues: Self { Self(58) }
   @inlinable public static var physicalDomain: Self { Self(60) }
   @inlinable public static var registry: Self { Self(70) }
 }

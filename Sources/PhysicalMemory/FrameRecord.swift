@@ -43,6 +43,22 @@ import Synchronization
   case buddy
   /// The owner's own list: slabs, zspages.
   case owner
+  /// The queues of pageable pages.
+  case active, inactive, laundry, unswappable
+}
+
+/// What is said of a pageable page, in the byte `flags` of its record.
+@frozen public struct PageFlags: OptionSet, Sendable {
+  public let rawValue: UInt8
+  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+
+  /// The page holds what its object means it to hold.
+  @inlinable public static var valid: Self { Self(rawValue: 1) }
+  /// It holds what no device has. No mapping is writable unless this is set.
+  @inlinable public static var dirty: Self { Self(rawValue: 2) }
+  @inlinable public static var referenced: Self { Self(rawValue: 4) }
+  /// Of a free frame: it keeps owner, index and contents until somebody takes it.
+  @inlinable public static var cached: Self { Self(rawValue: 8) }
 }
 
 /// The record of one frame, in place.
@@ -101,6 +117,11 @@ import Synchronization
   @inline(always) public var flags: UInt8 {
     get { byte(30).pointee.load(ordering: .relaxed) }
     nonmutating set { byte(30).pointee.store(newValue, ordering: .relaxed) }
+  }
+  /// The flags of a pageable page: guarded by its object's lock.
+  @inline(always) public var pageFlags: PageFlags {
+    get { PageFlags(rawValue: flags) }
+    nonmutating set { flags = newValue.rawValue }
   }
   @inline(always) public var queue: FrameQueue {
     get { FrameQueue(rawValue: byte(31).pointee.load(ordering: .relaxed)) ?? .owner }

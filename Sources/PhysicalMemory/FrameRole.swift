@@ -30,13 +30,15 @@
   case pageable
   /// A page of a compressed page store.
   case zspage
+  /// What paging keeps beside the pages: slots of objects and of swap.
+  case paging
   /// Lent to a second instance, a test or a driver.
   case lent
   /// No memory, or memory that the map does not give us.
   case absent
 
   /// How many roles there are.
-  @inlinable public static var count: Int { 17 }
+  @inlinable public static var count: Int { 18 }
 
   /// Whether what the frame holds could be moved elsewhere.
   @inlinable public var isMovable: Bool { self == .pageable || self == .zspage }
@@ -64,6 +66,7 @@
     case .contiguous: "contiguous"
     case .pageable: "pageable"
     case .zspage: "zspage"
+    case .paging: "paging tables"
     case .lent: "lent"
     case .absent: "no memory"
     }
@@ -87,6 +90,7 @@
     case .contiguous: "vm.frames.contiguous"
     case .pageable: "vm.frames.pageable"
     case .zspage: "vm.frames.zspage"
+    case .paging: "vm.frames.paging"
     case .lent: "vm.frames.lent"
     case .absent: "vm.frames.absent"
     }

@@ -169,6 +169,33 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_setting : uint8_t {
   cp_setting_read_only,
 } cp_setting;
 
+// ---------------------------------------------------------------------------------------------
+// Block devices
+
+enum { CP_BLOCK_PAGES = 32 };
+
+typedef enum __attribute__((enum_extensibility(closed))) cp_block_operation : uint8_t {
+  cp_block_operation_read,
+  cp_block_operation_write,
+} cp_block_operation;
+
+/// A request to a block device, in memory of whoever asks; the device's from `submit` to `done`.
+struct cp_block_request {
+  struct cp_block_request *_Nullable next;  // the device's, while it has the request
+  uint64_t device_word;                     // the device's, while it has the request
+  uint64_t first;                           // page of the device
+  uint32_t count;                           // pages, 1 to CP_BLOCK_PAGES
+  cp_block_operation operation;
+  bool failed;                              // set by the device before it calls `done`
+  uint32_t frames[CP_BLOCK_PAGES];          // where each page is read to or written from
+  /// Called once, later than `submit` returns, with no lock held, perhaps by an interrupt handler: it
+  /// may take spin locks and wake, not sleep.
+  void (*_Nullable done)(void *_Nullable context, struct cp_block_request *request);
+  void *_Nullable context;
+};
+
+CP_INLINE uint32_t *cp_block_frames(struct cp_block_request *request) { return request->frames; }
+
 /// What the executive, or a host process in its place, does for the core. `context` comes first in
 /// every call. None is made with a spin lock held, except `report_fault` on the way to a stop.
 struct cp_upcalls {

@@ -24,6 +24,7 @@ extension FrameRole {
     case .contiguous: UInt8(ascii: "C")
     case .pageable: UInt8(ascii: "a")
     case .zspage: UInt8(ascii: "z")
+    case .paging: UInt8(ascii: "P")
     case .lent: UInt8(ascii: "L")
     case .absent: UInt8(ascii: "-")
     }
@@ -34,7 +35,7 @@ extension Console {
   /// The character of `count` frames from `first` on.
   func cell(_ first: UInt64, _ count: UInt64) -> UInt8 {
     guard first < UInt64(FrameNumber.limit) else { return FrameRole.absent.letter }
-    var counts = InlineArray<17, UInt64>(repeating: 0)
+    var counts = InlineArray<18, UInt64>(repeating: 0)
     let end = min(UInt64(FrameNumber.limit), first + count)
     physical.forEachRole(from: FrameNumber(UInt32(first)), to: FrameNumber(UInt32(end))) { run, role in
       counts[Int(role.rawValue)] += run.count.rawValue

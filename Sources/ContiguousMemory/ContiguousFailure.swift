@@ -1,0 +1,1 @@
+// Why contiguous memory was not to be had: never, not now, or later.

@@ -1,0 +1,29 @@
+// A block device as the core sees it: pages of 4 KiB, requests that complete later and in any order.
+
+import CPlatform
+
+/// A device of whole pages: a value of two words and a function.
+public struct BlockDevice {
+  public let name: Name
+  public let pageCount: PageCount
+  let context: UnsafeMutableRawPointer?
+  let submitting: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutablePointer<cp_block_request>) -> Void
+
+  /// `submit` takes a request over and returns before it is done; it never fails, a failure comes with
+  /// `done`.
+  public init(
+    _ name: Name, pages: PageCount, _ context: UnsafeMutableRawPointer?,
+    submit: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutablePointer<cp_block_request>) -> Void
+  ) {
+    self.name = name
+    pageCount = pages
+    self.context = context
+    submitting = submit
+  }
+
+  /// Hands a request over. No spin lock may be held.
+  public func submit(_ request: UnsafeMutablePointer<cp_block_request>) {
+    assert(holdsNoSpinLock(), "a request to a device with a spin lock held")
+    submitting(context, request)
+  }
+}

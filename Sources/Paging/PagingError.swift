@@ -1,0 +1,21 @@
+// Why paging could not do what it was asked for, in good faith.
+
+/// What a caller of this floor can meet. Nothing was changed, unless the operation says otherwise.
+@frozen public enum PagingError: UInt8, Error, Sendable {
+  /// No frame, and none could be freed; or no memory for tables.
+  case noMemory
+  /// No free range of addresses is large enough.
+  case noAddressSpace
+  /// The request contradicts itself.
+  case badConstraint
+  /// No pageable range is there.
+  case notPageable
+  /// The range does not allow that access.
+  case protection
+  /// The device failed to read the page, or to write it.
+  case inputOutput
+  /// What came back from the swap device is not what was written there.
+  case corrupt
+  /// A page of the range is wired more often than can be counted.
+  case tooManyWires
+}
