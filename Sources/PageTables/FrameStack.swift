@@ -48,5 +48,25 @@ struct Slot {
   @inline(__always) func store(_ entry: PageTableEntry) {
     pointer.pointee.store(entry.rawValue, ordering: .releasing)
   }
+  /// As a processor reads it that holds no lock: what the entry leads to was filled before.
+  @inline(__always) var acquired: PageTableEntry {
+    PageTableEntry(pointer.pointee.load(ordering: .acquiring))
+  }
+  // The operations below lose no bit that the processor sets in between; they answer what was there.
+  @inline(__always) func exchange(_ entry: PageTableEntry) -> PageTableEntry {
+    PageTableEntry(pointer.pointee.exchange(entry.rawValue, ordering: .acquiringAndReleasing))
+  }
+  @inline(__always) func clear(_ bits: UInt64) -> PageTableEntry {
+    PageTableEntry(pointer.pointee.bitwiseAnd(~bits, ordering: .acquiringAndReleasing).oldValue)
+  }
+  @inline(__always) func set(_ bits: UInt64) {
+    pointer.pointee.bitwiseOr(bits, ordering: .acquiringAndReleasing)
+  }
+  /// False when the place no longer holds `entry`.
+  @inline(__always) func replace(_ entry: PageTableEntry, with bits: UInt64) -> Bool {
+    pointer.pointee.compareExchange(
+      expected: entry.rawValue, desired: bits, ordering: .acquiringAndReleasing
+    ).exchanged
+  }
   @inline(__always) static func + (slot: Self, index: Int) -> Self { Self(slot.pointer + index) }
 }

@@ -243,7 +243,7 @@ extension TableTree {
           level: TableLevel(level), protection: entry.protection, attribute: entry.attribute(at: level))
         let step = UInt64(1) << Self.shift(level)
         var n = 1
-        while i + n < 512, (slot + n).entry.untagged == entry.untagged + UInt64(n) * step { n += 1 }
+        while i + n < 512, (slot + n).entry.meaning == entry.meaning + UInt64(n) * step { n += 1 }
         run.count = PageCount(UInt64(n) * span)
         return (run, canonical(behind: base, UInt64(n) * span))
       }
@@ -294,7 +294,7 @@ extension TableTree {
       let entry = slot(table, i).entry
       if entry.isEmpty { continue }
       used += 1
-      if entry.untagged == next && entry.isPresent {
+      if entry.meaning == next && entry.isPresent && (entry.isAccessed || entry.isPrepared) {
         sums.leaves[level] += 1
         if entry.isDivisible { sums.divisible += 1 }
         next &+= step
@@ -322,7 +322,13 @@ extension TableTree {
       if entry.isDirty && !entry.isWritable {
         return ("page tables: law 3, a leaf that can't be written is dirty", none)
       }
-      next = entry.untagged &+ step
+      if entry.isWritable && !entry.isDirty {
+        return ("page tables: law 3, a leaf that can be written is not dirty", none)
+      }
+      if !entry.isAccessed && !entry.isPrepared {
+        return ("page tables: law 3, accessed is clear in a leaf that is not pageable", none)
+      }
+      next = entry.meaning &+ step
     }
     if level < levels {
       if used == 0 { return ("page tables: law 2, an empty table is in the tree", none) }

@@ -10,8 +10,8 @@
 //   in an entry without "present"         10     prepared: the place is kept for a map that can't fail
 //                                         11     retired: unmapped, frame still to be collected
 //
-// Accessed is set from the start, and dirty in what is writable, so that the processor never writes to
-// a table. Dirty without writable would mean a shadow stack (SDM vol. 3, 4.6.1) and is never made.
+// Accessed is set from the start, and dirty in what is writable, so that the processor writes to a table only
+// where accessed was taken from a pageable page. Dirty without writable would mean a shadow stack (SDM vol. 3, 4.6.1) and is never made.
 
 import MemoryPrimitives
 
@@ -71,6 +71,10 @@ public struct PageTableEntry: Equatable, Sendable {
   @inline(__always) var isEmpty: Bool { rawValue == 0 }
   @inline(__always) var isDivisible: Bool { rawValue & Bit.divisible != 0 }
   @inline(__always) var isPrepared: Bool { rawValue & Bit.prepared != 0 }
+  /// Whether this is a page mapped at a prepared place.
+  @inline(__always) var isPageable: Bool {
+    rawValue & (Bit.present | Bit.prepared) == Bit.present | Bit.prepared
+  }
   @inline(__always) var isRetired: Bool { rawValue & (Bit.retired | Bit.present) == Bit.retired }
 
   /// Whether the processor walks on through this entry.
@@ -100,6 +104,8 @@ public struct PageTableEntry: Equatable, Sendable {
 
   @inline(__always) var tag: RangeTag { RangeTag(rawValue: UInt8((rawValue & Bit.tag) >> Bit.tagShift)) }
   @inline(__always) var untagged: UInt64 { rawValue & ~Bit.tag }
+  /// What it says, without the tag and without accessed, which differs among pageable pages.
+  @inline(__always) var meaning: UInt64 { rawValue & ~(Bit.tag | Bit.accessed) }
 
   /// A leaf's bits without its address.
   static func leafBits(_ protection: Protection, _ attribute: CacheAttribute, at level: Int) -> UInt64 {

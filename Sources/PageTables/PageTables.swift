@@ -11,7 +11,8 @@
 // LAWS (checkInvariants)
 //   1. An entry that points to a table holds the number of that table's entries that are not zero.
 //   2. No table but the root is empty: what empties a table takes it out.
-//   3. A leaf's address is a multiple of its size; reserved bits are zero.
+//   3. A leaf's address is a multiple of its size; reserved bits are zero; it is dirty if it is writable, and
+//      only then.
 //   4. No leaf is writable and executable. (proveWriteXorExecute: no frame is, over all its aliases.)
 //   5. There are as many spare tables as divisible leaves, so unmapping a part of one needs no memory.
 //   6. The counts of tables and leaves are right.
@@ -29,6 +30,9 @@
 // fetches the tables first. `join` makes large leaves again, but never while a change is under way, which
 // relies on the boundaries that it made; it is put off until the last one ends.
 //
+// PREPARED PLACES hold the pages of paging, mapped and unmapped one by one with a lock of lower rank held
+// (PageablePages.swift). They keep their mark while they are mapped, and are in no range.
+//
 // RANGES. The first page of a range may carry a tag: from there to the next tag, or to the next page that
 // is not mapped, is one range. So the tables are also the record of what was mapped together and what
 // for, and `unmapRange` tells a wrong size or a foreign address before anything was changed.
@@ -36,7 +40,8 @@
 // LOCKS. Rank `pageTables`. A step is bounded by one table: at most 512 entries checked and written,
 // some 8 000 instructions; long ranges are many steps. A range belongs to its caller: two callers that
 // work on the same range are a bug, which is reported where it is seen, and the tables stay whole.
-// Every operation must be called with no spin lock held, as it fetches frames and shoots down.
+// Every operation but those on prepared places must be called with no spin lock held, as it fetches frames
+// and shoots down.
 //
 // COST. A step walks three or four entries and then goes along the table: 4 to 10 instructions a page.
 
@@ -92,6 +97,7 @@ public struct PageTables {
   struct State: ~Copyable {
     let machine: Machine
     let levels: Int
+    let root: FrameNumber
     let tree: Locked<TableTree>
   }
   let state: UnsafeMutablePointer<State>
@@ -112,7 +118,8 @@ public struct PageTables {
       directMap: machine.directMap, levels: Int(levels.rawValue), largestLeaf: Int(largestLeaf.rawValue),
       root: root, source: frames, spares: FrameStack(machine.directMap))
     state.initialize(
-      to: State(machine: machine, levels: Int(levels.rawValue), tree: Locked(.pageTables, tree)))
+      to: State(
+        machine: machine, levels: Int(levels.rawValue), root: root, tree: Locked(.pageTables, tree)))
   }
 
   @inline(__always) func withTree<R>(_ body: (inout TableTree) -> R) -> R {
@@ -122,7 +129,7 @@ public struct PageTables {
   var machine: Machine { state.pointee.machine }
 
   /// Where CR3 is to point.
-  public var root: PhysicalAddress { withTree { $0.root.address } }
+  public var root: PhysicalAddress { state.pointee.root.address }
   public var levels: PagingLevels { state.pointee.levels == 5 ? .five : .four }
 
   /// Takes tables from `frames` from now on, and gives them back there: early memory first, the buddy
@@ -164,13 +171,17 @@ public struct PageTables {
     try fill(address, count, with: .marks)
   }
 
-  /// Undoes `prepare` for pages that are not mapped.
-  public func unprepare(_ address: VirtualAddress, count: PageCount) {
-    guard isSound(address, count) else { return }
+  /// Undoes `prepare` for pages that are not mapped. False when it reported: a page was not prepared, or is
+  /// mapped; nothing has changed then.
+  @discardableResult
+  public func unprepare(_ address: VirtualAddress, count: PageCount) -> Bool {
+    guard isSound(address, count) else { return false }
     if let at = firstConflict(count, { $0.checkMarked(address.rawValue + $1, $2) }) {
-      return report(.notMapped, "a page to be given up was not prepared", address, at)
+      report(.notMapped, "a page to be given up was not prepared", address, at)
+      return false
     }
     collect(address, count, marks: true) { _, _ in }
+    return true
   }
 
   private func fill(

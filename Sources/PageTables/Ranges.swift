@@ -1,5 +1,6 @@
 // Ranges: what was mapped together, and what for, recorded in the tables themselves by a tag on the first
 // page. The floors above need no list of what they mapped, and a free is checked against what holds.
+// A prepared place is in no range, whatever is mapped there: ranges end in front of it.
 
 import MemoryPrimitives
 
@@ -17,6 +18,12 @@ public struct TaggedRange: Equatable, Sendable {
   public var address: VirtualAddress
   public var count: PageCount
   public var tag: RangeTag
+
+  public init(address: VirtualAddress, count: PageCount, tag: RangeTag) {
+    self.address = address
+    self.count = count
+    self.tag = tag
+  }
 }
 
 /// Whether a range to be unmapped is what the caller takes it for.
@@ -39,8 +46,9 @@ extension PageTables {
     guard isRange(address, .one) else { return nil }
     let tag = withTree { tree -> RangeTag in
       let path = tree.descend(address.rawValue)
-      let isStart = path.slot.entry.isPresent && TableTree.isAligned(address.rawValue, path.level)
-      return isStart ? path.slot.entry.tag : .none
+      let entry = path.slot.entry
+      let isStart = entry.isPresent && !entry.isPrepared && TableTree.isAligned(address.rawValue, path.level)
+      return isStart ? entry.tag : .none
     }
     guard tag != .none else { return nil }
     var count: UInt64 = 0

@@ -364,7 +364,8 @@ struct TableTree {
     for i in 0..<(512 - first) {
       let entry = (path.slot + i).entry
       if entry.isTable(at: level) { return (pages, false) }
-      if !entry.isPresent || (entry.tag != .none && !(isFirst && i == 0)) { return (pages, true) }
+      let isOther = entry.isPrepared || entry.tag != .none && !(isFirst && i == 0)
+      if !entry.isPresent || isOther { return (pages, true) }
       pages += i == 0 ? span - (address >> Page.shift) % span : span
     }
     return (pages, false)
@@ -380,7 +381,7 @@ struct TableTree {
     for i in 0...index {
       let entry = (path.slot + -i).entry
       if entry.isTable(at: level) { return (nil, start + (1 << Self.shift(level) - 1)) }
-      guard entry.isPresent else { return (nil, nil) }
+      guard entry.isPresent, !entry.isPrepared else { return (nil, nil) }
       if entry.tag != .none { return (start, nil) }
       let below = start.subtractingReportingOverflow(1 << Self.shift(level))
       if below.overflow { return (nil, nil) }

@@ -1,0 +1,223 @@
+// Single pages in prepared places: what paging does to its mappings, one entry at a time.
+//
+// A prepared place has its table for good, so nothing here needs memory or can fail. Each operation is one
+// walk and one exchange under the tables' lock, with no upcall, so it may be called with a lock of lower rank
+// held; telling other processors is the caller's (`ShootdownBatch`), once that lock is dropped.
+//
+// The processor takes no lock: it sets accessed, and dirty, in a present entry by a locked exchange of its
+// own whenever it likes (SDM vol. 3, 4.8). So what is read from an entry and what is written to it here is
+// one atomic operation: no bit that the processor set is ever lost. A page is writable only with dirty
+// set already, as paging reckons with every write from there on; so the processor has only accessed left
+// to set, and dirty without writable (a shadow stack, 4.6.1) can't come up.
+//
+// Whatever takes rights away leaves stale translations behind until they are shot down. Until then another
+// processor still reads, and writes if it could; only accessed needs no shootdown, as a stale translation
+// merely hides a use.
+
+import MemoryPrimitives
+import Synchronization
+
+/// What one prepared place maps.
+public struct PageMapping: Equatable, Sendable {
+  public var frame: FrameNumber
+  public var isWritable: Bool
+  /// Whether a processor used it since this was last taken, or since it was mapped.
+  public var isAccessed: Bool
+  public var isDirty: Bool
+
+  @inline(__always) init(_ entry: PageTableEntry) {
+    frame = entry.tableFrame
+    isWritable = entry.isWritable
+    isAccessed = entry.isAccessed
+    isDirty = entry.isDirty
+  }
+}
+
+extension PageTables {
+  // MARK: Mapping
+
+  /// Maps the prepared page at `address`, which is not mapped: data of the kernel, accessed from the start,
+  /// and dirty if writable. Traps when the place is not prepared or is in use. Constant.
+  public func enter(_ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection) {
+    precondition(frame != .none && !protection.contains(.executable) && isCanonical(address))
+    var entry = PageTableEntry.pageable | frame.address.rawValue
+    if protection.contains(.writable) { entry |= PageTableEntry.Bit.written }
+    withTree { tree in
+      guard let slot = tree.place(address.rawValue), slot.entry == .preparedMark else {
+        preconditionFailure("a pageable page was mapped where no place was kept, or twice")
+      }
+      slot.store(PageTableEntry(entry))
+      tree.leafCount[1] += 1
+    }
+  }
+
+  /// Unmaps the pageable page at `address`; the place stays prepared. What was there, or nil when nothing
+  /// was. Other processors still see it until they are told. Constant.
+  public func withdraw(_ address: VirtualAddress) -> PageMapping? {
+    guard isCanonical(address) else { return nil }
+    return withTree { tree in
+      guard let slot = tree.pageablePage(address.rawValue) else { return nil }
+      tree.leafCount[1] -= 1
+      return PageMapping(slot.exchange(.preparedMark))
+    }
+  }
+
+  /// Takes the right to write, and dirty with it, from the pageable page at `address`. What was there
+  /// before, or nil when it is not mapped. Other processors may write until they are told. Constant.
+  public func restrict(_ address: VirtualAddress) -> PageMapping? {
+    guard isCanonical(address) else { return nil }
+    return withTree { tree in
+      guard let slot = tree.pageablePage(address.rawValue) else { return nil }
+      let entry = slot.entry
+      return PageMapping(entry.isWritable ? slot.clear(PageTableEntry.Bit.written) : entry)
+    }
+  }
+
+  /// Makes the pageable page at `address` writable, and dirty. Traps when it is not mapped. Nobody needs
+  /// to be told: a processor that faults on what it remembers looks again (SDM vol. 3, 4.10.4.3). Constant.
+  public func permitWriting(_ address: VirtualAddress) {
+    precondition(isCanonical(address))
+    withTree { tree in
+      guard let slot = tree.pageablePage(address.rawValue) else {
+        preconditionFailure("a page that is not mapped was made writable")
+      }
+      slot.set(PageTableEntry.Bit.written)
+    }
+  }
+
+  /// Clears accessed for the pageable page at `address`, and answers whether it was set; false when nothing
+  /// is mapped. Constant.
+  public func takeAccessed(_ address: VirtualAddress) -> Bool {
+    guard isCanonical(address) else { return false }
+    return withTree { tree in
+      guard let slot = tree.pageablePage(address.rawValue), slot.entry.isAccessed else { return false }
+      return slot.clear(PageTableEntry.Bit.accessed).isAccessed
+    }
+  }
+
+  // MARK: Looking
+
+  /// What is mapped at the prepared page that holds `address`; nil when nothing is, or nothing pageable.
+  public func mapping(at address: VirtualAddress) -> PageMapping? {
+    guard isCanonical(address) else { return nil }
+    return withTree { tree in tree.pageablePage(address.rawValue).map { PageMapping($0.entry) } }
+  }
+
+  /// Whether a place is kept for the page that holds `address`, mapped or not.
+  public func isPrepared(_ address: VirtualAddress) -> Bool {
+    guard isCanonical(address) else { return false }
+    return withTree { tree in tree.place(address.rawValue)?.entry.isPrepared ?? false }
+  }
+
+  /// Pages that are mapped, by leaves of any size, among `count` from `address` on. A step for each table.
+  public func mappedCount(_ address: VirtualAddress, count: PageCount) -> PageCount {
+    pages(from: address, count).mapped
+  }
+
+  /// Places that are prepared, mapped or not, among `count` pages from `address` on. A step for each table.
+  public func preparedCount(_ address: VirtualAddress, count: PageCount) -> PageCount {
+    pages(from: address, count).prepared
+  }
+
+  private func pages(
+    from address: VirtualAddress, _ count: PageCount
+  ) -> (mapped: PageCount, prepared: PageCount) {
+    var (mapped, prepared, done): (UInt64, UInt64, UInt64) = (0, 0, 0)
+    guard isRange(address.page, count) else { return (.zero, .zero) }
+    while done < count.rawValue {
+      let (at, left) = (address.page.rawValue + done << Page.shift, count.rawValue - done)
+      let found = withTree { $0.countPages(at, left) }
+      mapped += found.mapped
+      prepared += found.prepared
+      done += found.pages
+    }
+    return (PageCount(mapped), PageCount(prepared))
+  }
+
+  // MARK: The processor's part
+
+  /// Does what a processor does on an access to `address`: sets accessed, and dirty for a write. The frame
+  /// that it finds, or nil where it would fault: nothing is mapped, or a write to what is read-only. For
+  /// tables that no processor loads, on a simulated machine.
+  ///
+  /// Takes no lock, as the processor takes none; so whoever gives up the tables that translate `address`,
+  /// and not just what is mapped there, must wait until this has returned. `FrameNumber.none` for memory
+  /// that lies beyond all frames.
+  public func access(_ address: VirtualAddress, _ kind: AccessKind) -> FrameNumber? {
+    guard isCanonical(address) else { return nil }
+    while true {
+      var level = state.pointee.levels
+      var slot = Slot(machine.directMap.pointer(to: state.pointee.root))
+      slot = slot + TableTree.index(address.rawValue, level)
+      var entry = slot.acquired
+      while entry.isTable(at: level) {
+        level -= 1
+        slot = Slot(machine.directMap.pointer(to: entry.tableFrame))
+        slot = slot + TableTree.index(address.rawValue, level)
+        entry = slot.acquired
+      }
+      guard entry.isPresent, kind == .read || entry.isWritable else { return nil }
+      let noted = PageTableEntry.Bit.accessed | (kind == .write ? PageTableEntry.Bit.dirty : 0)
+      // Walks again when the entry changed in between.
+      guard entry.rawValue & noted == noted || slot.replace(entry, with: entry.rawValue | noted) else {
+        continue
+      }
+      let offset = address.rawValue & (1 << TableTree.shift(level) - 1)
+      let number = (entry.address(at: level) + offset) >> Page.shift
+      return number < UInt64(FrameNumber.limit) ? FrameNumber(UInt32(number)) : .none
+    }
+  }
+}
+
+extension PageTableEntry.Bit {
+  /// What goes with the right to write.
+  @inline(__always) static var written: UInt64 { writable | dirty }
+}
+
+extension PageTableEntry {
+  /// A pageable page without its address, read-only.
+  @inline(__always) static var pageable: UInt64 {
+    Bit.present | Bit.accessed | Bit.global | Bit.executeDisable | Bit.prepared
+  }
+}
+
+extension TableTree {
+  /// The place of a page of 4 KiB at `address`, or nil where no table has one. A walk that remembers
+  /// nothing: some 40 instructions.
+  @inline(__always) func place(_ address: UInt64) -> Slot? {
+    var table = root
+    var level = levels
+    while level > 1 {
+      let entry = slot(table, Self.index(address, level)).entry
+      guard entry.isTable(at: level) else { return nil }
+      table = entry.tableFrame
+      level -= 1
+    }
+    return slot(table, Self.index(address, 1))
+  }
+
+  /// The place at `address` if it is prepared and mapped.
+  @inline(__always) func pageablePage(_ address: UInt64) -> Slot? {
+    guard let slot = place(address), slot.entry.isPageable else { return nil }
+    return slot
+  }
+
+  /// Counts what is mapped, and what is prepared, of `pages` from `address` on, as far as one table goes.
+  func countPages(_ address: UInt64, _ pages: UInt64) -> (pages: UInt64, mapped: UInt64, prepared: UInt64) {
+    let path = descend(address)
+    let level = path.level
+    let span = Self.span(level)
+    if level > 1 {
+      let some = min(span - (address >> Page.shift) % span, pages)
+      return (some, path.slot.entry.isPresent ? some : 0, 0)
+    }
+    let some = min(UInt64(512 - Self.index(address, 1)), pages)
+    var (mapped, prepared): (UInt64, UInt64) = (0, 0)
+    for i in 0..<Int(some) {
+      let entry = (path.slot + i).entry
+      if entry.isPresent { mapped += 1 }
+      if entry.isPrepared { prepared += 1 }
+    }
+    return (some, mapped, prepared)
+  }
+}
