@@ -53,6 +53,9 @@ extension KernelSpace {
       return description
     }
     description.range = tables.range(containing: address)
+    if description.range == nil, description.arena == kernelArena.name {
+      description.range = description.segment.flatMap { pageableRange($0) }
+    }
     description.kind = description.range.flatMap { RangeKind(rawValue: $0.tag.rawValue) }
     return description
   }
@@ -79,7 +82,8 @@ extension KernelSpace {
   /// Requests that were not granted.
   public var failureCount: UInt64 { state.pointee.failures.load(ordering: .relaxed) }
 
-  /// Visits each range of the kernel's and the device window's arenas. `visit` runs with no lock held; what
+  /// Visits each range of the kernel's and the device window's arenas; of a pageable one all addresses,
+  /// whatever is mapped there. `visit` runs with no lock held; what
   /// changes meanwhile may or may not be seen.
   public func forEachRange<E>(_ visit: (TaggedRange, RangeKind) throws(E) -> Void) throws(E) {
     try forEachRange(in: state.pointee.heap, visit)
@@ -95,8 +99,9 @@ extension KernelSpace {
     try arena.walk { segment throws(E) in
       guard segment.kind == .busy else { return }
       let start = VirtualAddress(segment.first.rawValue)
+      let pageable = arena == kernelArena ? pageableRange(segment) : nil
       // A stack begins behind its guard page.
-      guard let range = tables.range(at: start) ?? tables.range(at: start + PageCount.one),
+      guard let range = pageable ?? tables.range(at: start) ?? tables.range(at: start + PageCount.one),
         range.address.rawValue + (range.count.bytes.rawValue - 1) <= segment.last.rawValue,
         // What another arena imported is that one's.
         let kind = RangeKind(rawValue: range.tag.rawValue), self.arena(kind) == arena
@@ -133,6 +138,9 @@ extension KernelSpace {
     add("vm.kernel.given", "pages of callers' frames mapped") {
       KernelSpace(from: $0).pages(.given).rawValue
     }
+    add("vm.kernel.pageable", "pages of addresses for pageable memory") {
+      KernelSpace(from: $0).pages(.pageable).rawValue
+    }
     statistics.add(
       Statistic(
         "vm.kernel.failures", .requests, .counter, "requests for kernel space that were not granted",
@@ -151,22 +159,31 @@ extension KernelSpace {
 
     var found: InlineArray<16, UInt64> = .init(repeating: 0)
     var ranges: InlineArray<16, UInt64> = .init(repeating: 0)
+    // Pages that the ranges have mapped: of a pageable one as many as happen to be.
+    var all: UInt64 = 0
+    var isPrepared = true
     forEachRange { range, kind in
       found[Int(kind.rawValue)] += range.count.rawValue
       ranges[Int(kind.rawValue)] += 1
+      if kind == .pageable {
+        all += tables.mappedCount(range.address, count: range.count).rawValue
+        if tables.preparedCount(range.address, count: range.count) != range.count { isPrepared = false }
+      } else {
+        all += range.count.rawValue
+      }
     }
+    if !isPrepared { return "kernel space: law 1, a page of a pageable range is not prepared" }
     func pages(_ kind: RangeKind) -> UInt64 { found[Int(kind.rawValue)] }
-    var all: UInt64 = 0
-    for number in UInt8(1)...8 {
-      guard let kind = RangeKind(rawValue: number) else { continue }
-      all += pages(kind)
+    var broken: StaticString?
+    RangeKind.forEach { kind in
       if pages(kind) != self.pages(kind).rawValue {
-        return "kernel space: law 2, the pages of a kind are not those of its segments"
+        broken = "kernel space: law 2, the pages of a kind are not those of its segments"
       }
       if ranges[Int(kind.rawValue)] != rangeCount(kind) {
-        return "kernel space: law 1, a segment has no range, or a range no segment"
+        broken = "kernel space: law 1, a segment has no range, or a range no segment"
       }
     }
+    if let broken { return broken }
     var mapped: UInt64 = 0
     tables.forEachRun { run in
       let region = region(of: run.address)
@@ -179,7 +196,7 @@ extension KernelSpace {
     func total(_ arena: Arena) -> UInt64 { arena.size(.total).rawValue >> Page.shift }
     var kernel = total(state.pointee.heap) + total(state.pointee.metadata)
     kernel += total(state.pointee.interrupt) + rangeCount(.stack)
-    kernel += pages(.kernel) + pages(.stack) + pages(.contiguous) + pages(.given)
+    kernel += pages(.kernel) + pages(.stack) + pages(.contiguous) + pages(.given) + pages(.pageable)
     if kernel != allocated(state.pointee.kernel) || pages(.device) != allocated(state.pointee.device)
       || pages(.heap) != allocated(state.pointee.heap)
       || pages(.metadata) != allocated(state.pointee.metadata)

@@ -20,7 +20,7 @@
 //
 // LAWS (checkInvariants)
 //   1. Each busy segment of an arena holds one range of the right kind (a stack behind one page that is
-//      not mapped), or belongs to an arena that imports.
+//      not mapped), or belongs to an arena that imports, or is pageable: each page prepared, some mapped.
 //   2. The counts of pages by kind are those of the tables, and nothing else is mapped in these regions.
 //   3. The laws of the arenas and of the page tables hold.
 //
@@ -79,6 +79,7 @@ public struct AddressLayout: Sendable {
   case device
   case contiguous
   case given
+  case pageable
 
   /// The kind as the console says it.
   public var words: StaticString {
@@ -91,12 +92,13 @@ public struct AddressLayout: Sendable {
     case .device: "device registers"
     case .contiguous: "contiguous"
     case .given: "given frames"
+    case .pageable: "pageable"
     }
   }
 
   /// Calls `visit` with each kind.
   @inlinable public static func forEach<E>(_ visit: (RangeKind) throws(E) -> Void) throws(E) {
-    for number in UInt8(1)...8 {
+    for number in UInt8(1)...9 {
       if let kind = RangeKind(rawValue: number) { try visit(kind) }
     }
   }
@@ -246,7 +248,7 @@ public struct KernelSpace {
     case .heap: state.pointee.heap
     case .metadata: state.pointee.metadata
     case .interrupt: state.pointee.interrupt
-    case .kernel, .stack, .contiguous, .given: state.pointee.kernel
+    case .kernel, .stack, .contiguous, .given, .pageable: state.pointee.kernel
     case .device: state.pointee.device
     }
   }

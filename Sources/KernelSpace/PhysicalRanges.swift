@@ -93,18 +93,36 @@ extension KernelSpace {
     } catch {
       throw failed(KernelSpaceError(error))
     }
-    if contents == .zero { zero(run) }
     do throws(KernelSpaceError) {
-      return ContiguousRange(address: try mapRun(run, attribute, .contiguous, level, site), frames: run)
+      return ContiguousRange(
+        address: try mapRun(run, attribute, .contiguous, contents, level, site), frames: run)
     } catch {
       physical.free(run)
       throw error
     }
   }
 
-  /// Gives back what `allocateContiguous` gave, all of it: its frames have a write-back alias again
-  /// before they are free. Faults as `freeWired`.
-  public func freeContiguous(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
+  /// Maps a run that the caller has with the role `contiguous`, as `allocateContiguous` does: the range is the
+  /// same from there on, so `freeContiguous` frees the frames with it. Errors as `mapGiven`; the frames then
+  /// stay the caller's. Some ten instructions a frame, and 512 stores more for one that must be zero.
+  ///
+  /// A frame with another role, or no memory: a fault report and `badConstraint`; nothing has changed.
+  public func mapContiguous(
+    _ run: FrameRun, attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown,
+    level: Level = .normal, at site: CallSite = .here
+  ) throws(KernelSpaceError) -> VirtualAddress {
+    guard run.count > .zero, isOwned(run, as: .contiguous, site), isWriteBack(run) else {
+      throw failed(.badConstraint)
+    }
+    return try mapRun(run, attribute, .contiguous, contents, level, site)
+  }
+
+  /// Gives back what `allocateContiguous` or `mapContiguous` gave, all of it: its frames have a write-back
+  /// alias again before they are free. False when it was not that; faults as `freeWired`.
+  @discardableResult
+  public func freeContiguous(
+    _ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here
+  ) -> Bool {
     let tags = RangeTagSet(RangeKind.contiguous.tag)
     guard
       unmap(
@@ -113,8 +131,9 @@ extension KernelSpace {
           restoreAlias(start, pages)
           free(start, pages)
         }) != nil
-    else { return }
+    else { return false }
     giveBack(.contiguous, address, count, site)
+    return true
   }
 
   /// Maps frames that the caller has, writable with `attribute`. While they are mapped here, the direct
@@ -127,8 +146,10 @@ extension KernelSpace {
     _ run: FrameRun, _ attribute: CacheAttribute = .writeBack, level: Level = .normal,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
-    guard run.count > .zero, isOwned(run, site), isWriteBack(run) else { throw failed(.badConstraint) }
-    return try mapRun(run, attribute, .given, level, site)
+    guard run.count > .zero, isOwned(run, as: nil, site), isWriteBack(run) else {
+      throw failed(.badConstraint)
+    }
+    return try mapRun(run, attribute, .given, .unknown, level, site)
   }
 
   /// Undoes `mapGiven`. The frames stay the caller's. Faults as `freeWired`.
@@ -138,17 +159,22 @@ extension KernelSpace {
     giveBack(.given, address, count, site)
   }
 
-  /// Whether each frame of the run is somebody's; reports the first that is not.
-  private func isOwned(_ run: FrameRun, _ site: CallSite) -> Bool {
+  /// Whether each frame of the run is somebody's, and has `role` if one is given; reports the first that is
+  /// not.
+  private func isOwned(_ run: FrameRun, as role: FrameRole?, _ site: CallSite) -> Bool {
     for offset in 0..<run.count.rawValue {
       let number = UInt64(run.first.rawValue) + offset
-      if number < UInt64(FrameNumber.limit), let record = physical.record(FrameNumber(UInt32(number))),
-        record.role != .free, record.role != .absent
-      {
-        continue
+      var found = FrameRole.absent
+      if number < UInt64(FrameNumber.limit) {
+        found = physical.record(FrameNumber(UInt32(number)))?.role ?? .absent
       }
+      let isSomebodys = found != .free && found != .absent
+      if isSomebodys && (role == nil || role == found) { continue }
       var fault = FaultReport(
-        .notAllocated, "a frame to be mapped is free, or no memory", number, .frame)
+        isSomebodys ? .wrongType : .notAllocated,
+        isSomebodys
+          ? "a frame to be mapped is not contiguous memory" : "a frame to be mapped is free, or no memory",
+        number, .frame)
       fault.given = run.count.rawValue
       fault.reportedAt = site
       machine.report(fault)
@@ -157,19 +183,26 @@ extension KernelSpace {
     return true
   }
 
-  /// Whether the direct map shows the run write-back: nobody has it mapped otherwise.
+  /// Whether the direct map shows the run write-back: nobody has it mapped otherwise. A step for each leaf.
   private func isWriteBack(_ run: FrameRun) -> Bool {
-    for offset in 0..<run.count.rawValue {
-      let place = tables.translate(alias((run.first + PageCount(offset)).address))
-      if place?.attribute != .writeBack { return false }
+    var offset: UInt64 = 0
+    while offset < run.count.rawValue {
+      let frame = run.first + PageCount(offset)
+      guard let place = tables.translate(alias(frame.address)), place.attribute == .writeBack else {
+        return false
+      }
+      let span = place.level.span.rawValue
+      offset += span - UInt64(frame.rawValue) % span
     }
     return true
   }
 
   private func mapRun(
-    _ run: FrameRun, _ attribute: CacheAttribute, _ kind: RangeKind, _ level: Level, _ site: CallSite
+    _ run: FrameRun, _ attribute: CacheAttribute, _ kind: RangeKind, _ contents: InitialContents,
+    _ level: Level, _ site: CallSite
   ) throws(KernelSpaceError) -> VirtualAddress {
     let address = try reserve(kind, run.count, level, site, Self.inStep(run.first.address, run.count))
+    if contents == .zero { zero(run) }
     do throws(PageTableError) {
       try setAlias(run, attribute)
       do throws(PageTableError) {

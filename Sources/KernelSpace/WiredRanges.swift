@@ -164,7 +164,7 @@ extension KernelSpace {
     return nil
   }
 
-  @inline(never) private func refuse(
+  @inline(never) func refuse(
     _ address: VirtualAddress, _ count: PageCount, _ check: RangeCheck, _ site: CallSite
   ) {
     let what = whatIs(address)

@@ -223,7 +223,11 @@ extension Console {
         let start = VirtualAddress(segment.first.rawValue)
         let range =
           isAddresses ? memory.pageTables.range(at: start) ?? memory.pageTables.range(at: start + .one) : nil
-        if let kind = range.flatMap({ RangeKind(rawValue: $0.tag.rawValue) }) { what = "  \(kind.words)" }
+        if let kind = range.flatMap({ RangeKind(rawValue: $0.tag.rawValue) }) {
+          what = "  \(kind.words)"
+        } else if isAddresses && memory.pageTables.isPrepared(start) {
+          what = "  \(RangeKind.pageable.words)"
+        }
       }
       table.begin()
       table.text("\(VirtualAddress(segment.first.rawValue))")
