@@ -37,7 +37,8 @@ public struct CacheDescription {
 public struct TypeDescription {
   public var name: Name
   public var inUse: UInt64
-  /// Bytes in use, each object counted with its cache's spacing, large requests by pages.
+  /// Bytes in use, each object counted with its cache's spacing, large requests and contiguous memory by
+  /// pages.
   public var bytes: ByteCount
   public var requests: UInt64
   public var failed: UInt64
@@ -132,7 +133,7 @@ extension Kmem {
     for column in Column.firstClass..<Column.limit {
       let sums = type.sums(column, processors: processors)
       let inUse = sums.allocations &- sums.frees
-      if column == Column.largePages {
+      if column == Column.largePages || column == Column.contiguousPages {
         bytes &+= inUse &* Page.size
         continue
       }
@@ -144,13 +145,20 @@ extension Kmem {
     return description
   }
 
-  /// Visits the sizes that a type has asked for: spacing, requests, in use. Large requests come as `large`
-  /// with the bytes of their pages, which differ.
+  /// Visits the sizes that a type has asked for: spacing, requests, in use. Large requests and contiguous
+  /// memory, whose sizes differ, come together, and without one.
   public func forEachSize(
     of type: MemoryType, _ body: (ByteCount?, _ requests: UInt64, _ inUse: UInt64) -> Void
   ) {
-    for column in Column.firstClass..<Column.limit where column != Column.largePages {
-      let sums = type.sums(column, processors: state.pointee.machine.processorCount)
+    let processors = state.pointee.machine.processorCount
+    for column in Column.firstClass..<Column.limit {
+      if column > Column.large && column < Column.firstObjectCache { continue }
+      var sums = type.sums(column, processors: processors)
+      if column == Column.large {
+        let contiguous = type.sums(Column.contiguous, processors: processors)
+        sums.allocations &+= contiguous.allocations
+        sums.frees &+= contiguous.frees
+      }
       guard sums.allocations > 0 else { continue }
       body(cache(at: column).map { ByteCount($0.chunk) }, sums.allocations, sums.allocations &- sums.frees)
     }
@@ -162,7 +170,13 @@ extension Kmem {
   public var usedBytes: ByteCount {
     var bytes: UInt64 = 0
     forEachType { bytes &+= $0.bytes.rawValue }
-    return ByteCount(bytes)
+    return ByteCount(bytes &- contiguousBytes.rawValue)
+  }
+
+  /// Bytes of contiguous memory in use that types account for. Not kmem's own: neither used nor held here.
+  public var contiguousBytes: ByteCount {
+    let pages = sums(Column.contiguousPages)
+    return PageCount(pages.allocations &- pages.frees).bytes
   }
 
   /// Bytes of all slabs, of large requests' pages, and of the tables kept beside.
@@ -177,7 +191,7 @@ extension Kmem {
       + PageCount(state.pointee.metadataPages.load(ordering: .relaxed)).bytes
   }
 
-  /// Requests granted, and refused, since the start.
+  /// Requests granted, and refused, since the start; those for contiguous memory as well.
   public var requests: UInt64 {
     var requests: UInt64 = 0
     forEachType { requests += $0.requests }

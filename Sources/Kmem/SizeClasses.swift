@@ -7,7 +7,8 @@
 
 import MemoryPrimitives
 
-/// Columns of the table of counters: one for each size class, for what is larger, and for each object cache.
+/// Columns of the table of counters: one for each size class, for what is larger, for what others give, and
+/// for each object cache.
 @usableFromInline enum Column {
   /// No request succeeds here: its allocations are those that failed, its frees those that caches served
   /// which are gone. A size of zero lands here, and in the slow half.
@@ -17,7 +18,10 @@ import MemoryPrimitives
   /// Requests above the largest class, and their pages.
   @inlinable static var large: Int { 30 }
   static var largePages: Int { 31 }
-  static var firstObjectCache: Int { 32 }
+  /// Contiguous memory, which kmem only keeps account of, and its pages.
+  static var contiguous: Int { 32 }
+  static var contiguousPages: Int { 33 }
+  static var firstObjectCache: Int { 34 }
   /// What a processor's row of counters holds.
   static var limit: Int { 124 }
 }
