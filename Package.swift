@@ -30,8 +30,7 @@ var package = Package(
     .target(
       name: "Kmem", dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory"]),
     .target(
-      name: "Paging",
-      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem"]),
+      name: "Paging", dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory"]),
     .target(
       name: "ContiguousMemory",
       dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem"]),

@@ -19,6 +19,8 @@
   /// Slots of the swap device.
   @inlinable public static var pagingSwap: Self { Self(57) }
   @inlinable public static var pagingQueues: Self { Self(58) }
+  /// What a RAM disk has been asked for.
+  @inlinable public static var blockDevice: Self { Self(59) }
   @inlinable public static var physicalDomain: Self { Self(60) }
   @inlinable public static var registry: Self { Self(70) }
 }

@@ -1,0 +1,348 @@
+// A block device over memory: the swap device of a machine that has no disk, and of every test.
+//
+// It behaves as a disk does. A request is queued and nothing more; `poll`, which whoever sleeps for the device
+// calls, carries one out and tells its owner. So nothing is complete when `submit` returns, and everything that
+// can go wrong with a real device can be ordered (`Trouble`).
+//
+// The lock (rank `blockDevice`) covers the queue and the random numbers. Pages are copied and `done` is called
+// without it, so two processors may poll at once, and what `done` brings about may submit and poll again.
+//
+// Cost. A request: about 60 instructions, and the copy of its pages. With trouble, a few hundred more.
+
+import CPlatform
+import MemoryPrimitives
+
+/// A device over up to eight pieces of memory: a handle.
+public struct RamDisk {
+  /// One piece of memory: whole pages, mapped for as long as the disk lives.
+  public struct Extent {
+    public var start: UnsafeMutableRawPointer
+    public var pages: PageCount
+    public init(_ start: UnsafeMutableRawPointer, _ pages: PageCount) {
+      self.start = start
+      self.pages = pages
+    }
+  }
+
+  struct State: ~Copyable {
+    let name: Name
+    let directMap: DirectMap
+    let extents: InlineArray<8, Extent>
+    let pageCount: UInt64
+    let queue: Locked<Queue>
+  }
+
+  /// What was asked for and is not done, and what is to go wrong: under the lock.
+  struct Queue {
+    var first: UnsafeMutablePointer<cp_block_request>?
+    var last: UnsafeMutablePointer<cp_block_request>?
+    /// Requests that are being carried out.
+    var running = 0
+    /// How often `poll` looked.
+    var polls: UInt64 = 0
+    var trouble = Trouble()
+    var isTroubled = false
+    var random: UInt64 = 0
+    /// Pages that fail whatever `trouble` says.
+    var spoiled: InlineArray<16, UInt64> = .init(repeating: 0)
+    var spoiledCount = 0
+    var figures = RamDiskFigures()
+  }
+
+  /// What becomes of one request.
+  struct Fate {
+    /// Pages that arrive whole.
+    var pages: UInt32
+    /// Bytes of the page behind them that arrive.
+    var bytes: UInt32 = 0
+    var failed = false
+    /// The bit of the pages that arrived which flips.
+    var flipped: UInt32?
+  }
+
+  let state: UnsafeMutablePointer<State>
+
+  /// The most pieces of memory that a disk can lie in.
+  public static var extentLimit: Int { 8 }
+  /// Bytes that `create` needs, aligned to 64.
+  public static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.stride) }
+
+  /// A disk over `extents`, in their order: 1 to 8, none empty, none overlapping another or what
+  /// requests read and write. What they contain is what the disk contains. `memory` is for its state.
+  public static func create(
+    in memory: UnsafeMutableRawPointer, _ name: Name, machine: Machine,
+    over extents: UnsafeBufferPointer<Extent>
+  ) -> RamDisk {
+    precondition(extents.count > 0 && extents.count <= extentLimit, "a RAM disk lies in 1 to 8 pieces")
+    var copy = InlineArray<8, Extent>(repeating: Extent(extents[0].start, .zero))
+    var pages: UInt64 = 0
+    for i in 0..<extents.count {
+      copy[i] = extents[i]
+      pages += extents[i].pages.rawValue
+    }
+    let state = memory.bindMemory(to: State.self, capacity: 1)
+    state.initialize(
+      to: State(
+        name: name, directMap: machine.directMap, extents: copy, pageCount: pages,
+        queue: Locked(.blockDevice, Queue())))
+    return RamDisk(state: state)
+  }
+
+  /// A disk over one piece of memory.
+  public static func create(
+    in memory: UnsafeMutableRawPointer, _ name: Name, machine: Machine, over extent: Extent
+  ) -> RamDisk {
+    withUnsafePointer(to: extent) {
+      create(in: memory, name, machine: machine, over: UnsafeBufferPointer(start: $0, count: 1))
+    }
+  }
+
+  /// The disk as those see it who use it.
+  public var device: BlockDevice {
+    BlockDevice(
+      state.pointee.name, pages: PageCount(state.pointee.pageCount), UnsafeMutableRawPointer(state),
+      submit: { RamDisk(state: $0.unsafelyUnwrapped.assumingMemoryBound(to: State.self)).submit($1) })
+  }
+
+  // MARK: Running
+
+  private func submit(_ request: UnsafeMutablePointer<cp_block_request>) {
+    state.pointee.queue.withLock { $0.append(request) }
+  }
+
+  /// Carries out one request that is due, and calls its `done`. Answers whether it did, or something is still
+  /// to be done, here or on another processor: false means that the disk is idle. No spin lock may
+  /// be held. A copy of up to 32 pages.
+  @discardableResult public func poll() -> Bool {
+    switch state.pointee.queue.withLock({ $0.next(pageCount: state.pointee.pageCount) }) {
+    case .idle: return false
+    case .waiting: return true
+    case .carryOut(let request, let fate):
+      carryOut(request, fate)
+      request.pointee.failed = fate.failed
+      // From here on the request is its owner's.
+      request.pointee.done.unsafelyUnwrapped(request.pointee.context, request)
+      // Only now: who finds the disk idle must find its own request done.
+      state.pointee.queue.withLock { $0.running &-= 1 }
+      return true
+    }
+  }
+
+  private func carryOut(_ request: UnsafeMutablePointer<cp_block_request>, _ fate: Fate) {
+    let frames = UnsafePointer(cp_block_frames(request))
+    let isWrite = request.pointee.operation == .write
+    var place = Place(self, request.pointee.first)
+    for i in 0..<fate.pages {
+      copy(Int(Page.size), place.pointer, frames[Int(i)], isWrite)
+      if i &+ 1 < request.pointee.count { place.advance(self) }
+    }
+    if fate.bytes != 0 { copy(Int(fate.bytes), place.pointer, frames[Int(fate.pages)], isWrite) }
+    if let flipped = fate.flipped {
+      let page = UInt64(flipped >> 15)
+      let (byte, mask) = (Int(flipped >> 3 & 4095), UInt8(1) << UInt8(flipped & 7))
+      let memory =
+        isWrite
+        ? Place(self, request.pointee.first + page).pointer
+        : state.pointee.directMap.pointer(to: FrameNumber(frames[Int(page)]))
+      (memory + byte).assumingMemoryBound(to: UInt8.self).pointee ^= mask
+    }
+  }
+
+  @inline(__always)
+  private func copy(_ bytes: Int, _ page: UnsafeMutableRawPointer, _ frame: UInt32, _ isWrite: Bool) {
+    let memory = state.pointee.directMap.pointer(to: FrameNumber(frame))
+    if isWrite {
+      page.copyMemory(from: memory, byteCount: bytes)
+    } else {
+      memory.copyMemory(from: page, byteCount: bytes)
+    }
+  }
+
+  /// Where a page of the disk lies, and how many follow it there.
+  private struct Place {
+    var pointer: UnsafeMutableRawPointer
+    var left: UInt64
+    var extent = 0
+
+    init(_ disk: RamDisk, _ page: UInt64) {
+      var rest = page
+      while rest >= disk.state.pointee.extents[extent].pages.rawValue {
+        rest &-= disk.state.pointee.extents[extent].pages.rawValue
+        extent &+= 1
+      }
+      let found = disk.state.pointee.extents[extent]
+      pointer = found.start + Int(rest &* Page.size)
+      left = found.pages.rawValue &- rest
+    }
+
+    /// The next page of the disk, which has one.
+    @inline(__always) mutating func advance(_ disk: RamDisk) {
+      left &-= 1
+      pointer += Int(Page.size)
+      if left == 0 {
+        extent &+= 1
+        let next = disk.state.pointee.extents[extent]
+        (pointer, left) = (next.start, next.pages.rawValue)
+      }
+    }
+  }
+
+  // MARK: Trouble and figures
+
+  /// What is to go wrong from now on; a new one starts its random numbers from its seed.
+  public var trouble: Trouble {
+    get { state.pointee.queue.withLock { $0.trouble } }
+    nonmutating set { state.pointee.queue.withLock { $0.set(newValue) } }
+  }
+
+  /// From now on every request for `page` fails. Up to 16 pages; more are a bug of the test.
+  public func spoil(_ page: DevicePage) {
+    state.pointee.queue.withLock {
+      precondition($0.spoiledCount < 16, "a RAM disk keeps 16 spoiled pages")
+      $0.spoiled[$0.spoiledCount] = page.rawValue
+      $0.spoiledCount += 1
+      $0.isTroubled = true
+    }
+  }
+
+  /// No page is spoiled any more.
+  public func mend() {
+    state.pointee.queue.withLock {
+      $0.spoiledCount = 0
+      $0.isTroubled = $0.trouble.isAny
+    }
+  }
+
+  /// Whether requests for `page` always fail, by `spoil` or by `trouble.bad`.
+  public func isBad(_ page: DevicePage) -> Bool {
+    state.pointee.queue.withLock { $0.isBad(page.rawValue) }
+  }
+
+  /// What the disk has done.
+  public var figures: RamDiskFigures { state.pointee.queue.withLock { $0.figures } }
+}
+
+extension RamDisk.Queue {
+  enum Step {
+    /// Nothing was asked for.
+    case idle
+    /// Something is under way elsewhere, or not due yet.
+    case waiting
+    case carryOut(UnsafeMutablePointer<cp_block_request>, RamDisk.Fate)
+  }
+
+  mutating func append(_ request: UnsafeMutablePointer<cp_block_request>) {
+    request.pointee.next = nil
+    request.pointee.device_word = polls
+    if isTroubled && strikes(trouble.delayed) && trouble.longestDelay > 0 {
+      request.pointee.device_word += 1 + below(UInt64(trouble.longestDelay))
+      figures.delayed += 1
+    }
+    if let last { last.pointee.next = request } else { first = request }
+    last = request
+  }
+
+  /// The request to carry out now, out of the queue, and its fate.
+  mutating func next(pageCount: UInt64) -> Step {
+    guard first != nil else { return running == 0 ? .idle : .waiting }
+    polls += 1
+    guard let request = takeDue() else { return .waiting }
+    running += 1
+    return .carryOut(request, fate(of: request, pageCount: pageCount))
+  }
+
+  private mutating func takeDue() -> UnsafeMutablePointer<cp_block_request>? {
+    var skipped: UInt64 = 0
+    if isTroubled && strikes(trouble.reordered) {
+      var due: UInt64 = 0
+      var at = first
+      while let request = at {
+        if request.pointee.device_word < polls { due += 1 }
+        at = request.pointee.next
+      }
+      if due > 1 { skipped = below(due) }
+      if skipped > 0 { figures.reordered += 1 }
+    }
+    var previous: UnsafeMutablePointer<cp_block_request>?
+    var at = first
+    while let request = at {
+      if request.pointee.device_word < polls {
+        if skipped == 0 {
+          if let previous {
+            previous.pointee.next = request.pointee.next
+          } else {
+            first = request.pointee.next
+          }
+          if last == request { last = previous }
+          return request
+        }
+        skipped -= 1
+      }
+      previous = request
+      at = request.pointee.next
+    }
+    return nil
+  }
+
+  private mutating func fate(
+    of request: UnsafeMutablePointer<cp_block_request>, pageCount: UInt64
+  ) -> RamDisk.Fate {
+    let (start, count) = (request.pointee.first, request.pointee.count)
+    switch request.pointee.operation {
+    case .read: figures.reads += 1
+    case .write: figures.writes += 1
+    }
+    figures.pages += UInt64(count)
+    var fate = RamDisk.Fate(pages: count)
+    guard count > 0, count <= UInt32(CP_BLOCK_PAGES), start <= pageCount, pageCount - start >= count else {
+      figures.failed += 1
+      fate.pages = 0
+      fate.failed = true
+      return fate
+    }
+    guard isTroubled else { return fate }
+    for i in 0..<count where isBad(start + UInt64(i)) {
+      fate.pages = i
+      fate.failed = true
+      break
+    }
+    if !fate.failed && strikes(trouble.failed) {
+      fate.pages = UInt32(below(UInt64(count) + 1))
+      fate.failed = true
+    }
+    if fate.failed {
+      figures.failed += 1
+      return fate
+    }
+    if strikes(trouble.torn) {
+      fate.pages = UInt32(below(UInt64(count)))
+      fate.bytes = UInt32(8 * below(512))
+      figures.torn += 1
+    }
+    if strikes(trouble.corrupted) && fate.pages > 0 {
+      fate.flipped = UInt32(below(UInt64(fate.pages) * Page.size * 8))
+      figures.corrupted += 1
+    }
+    return fate
+  }
+
+  mutating func set(_ new: Trouble) {
+    trouble = new
+    random = new.seed
+    isTroubled = new.isAny || spoiledCount > 0
+  }
+
+  func isBad(_ page: UInt64) -> Bool {
+    for i in 0..<spoiledCount where spoiled[i] == page { return true }
+    return trouble.isBad(page)
+  }
+
+  private mutating func strikes(_ rate: PerMille) -> Bool {
+    rate != 0 && below(1000) < UInt64(rate.rawValue)
+  }
+
+  private mutating func below(_ limit: UInt64) -> UInt64 {
+    random &+= 0x9e37_79b9_7f4a_7c15
+    return Trouble.mixed(random) % limit
+  }
+}

@@ -1,0 +1,64 @@
+// What a RAM disk can be told to do wrong: all that a real device does, as often as wanted, in an order that a
+// seed decides.
+
+/// So many of a thousand.
+@frozen public struct PerMille: Equatable, Sendable, ExpressibleByIntegerLiteral {
+  public var rawValue: UInt16
+  @inlinable public init(_ rawValue: UInt16) { self.rawValue = rawValue }
+  @inlinable public init(integerLiteral value: UInt16) { rawValue = value }
+}
+
+/// How a device errs. All zero, which is the default, it does what it is asked for in the order in which
+/// it is asked.
+public struct Trouble: Sendable {
+  /// Decides which requests are hit, and which pages are bad.
+  public var seed: UInt64 = 0
+  /// Requests that fail, after some of their pages have arrived.
+  public var failed: PerMille = 0
+  /// Requests that report success when only some of their pages have arrived, the last of these in part.
+  public var torn: PerMille = 0
+  /// Requests in which one bit flips: on the device when they write, in a frame when they read.
+  public var corrupted: PerMille = 0
+  /// Requests that are not due before up to `longestDelay` polls more have passed.
+  public var delayed: PerMille = 0
+  public var longestDelay: UInt32 = 0
+  /// Polls that carry out any of the requests that are due, instead of the oldest.
+  public var reordered: PerMille = 0
+  /// Pages of the device for which every request fails.
+  public var bad: PerMille = 0
+
+  public init(seed: UInt64 = 0) { self.seed = seed }
+
+  /// Whether this makes any difference.
+  var isAny: Bool {
+    failed != 0 || torn != 0 || corrupted != 0 || delayed != 0 || reordered != 0 || bad != 0
+  }
+
+  /// Whether `page` is one of the bad ones.
+  func isBad(_ page: UInt64) -> Bool {
+    bad != 0 && Self.mixed(seed &+ 0x5851_f42d_4c95_7f2d &* (page &+ 1)) % 1000 < UInt64(bad.rawValue)
+  }
+
+  /// SplitMix64 (Steele, Lea, Flood 2014).
+  static func mixed(_ value: UInt64) -> UInt64 {
+    var z = value
+    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+    return z ^ (z >> 31)
+  }
+}
+
+/// What a RAM disk did, in requests.
+public struct RamDiskFigures: Sendable {
+  public var reads: UInt64 = 0
+  public var writes: UInt64 = 0
+  /// Pages of both.
+  public var pages: UInt64 = 0
+  /// Failed, by trouble, bad pages, or because they lay beyond the device.
+  public var failed: UInt64 = 0
+  public var torn: UInt64 = 0
+  public var corrupted: UInt64 = 0
+  public var delayed: UInt64 = 0
+  /// Carried out before one that was due earlier.
+  public var reordered: UInt64 = 0
+}

@@ -1,0 +1,264 @@
+// Which slots of the swap device are free.
+//
+// A bitmap, a bit set for a free slot, and over it the summary that a tree of 64-bit words makes: a bit of a
+// word above says whether the word below has any bit set. So the next free slot after a given one is found in
+// two words a level, five levels at most, however full the device is (van Emde Boas's idea with a
+// fan of 64). All words lie in one array, level after level; behind them a bit for each slot that went bad.
+//
+// Runs are looked for by next fit: from the cursor on, the first one as long as asked for. Where the next 64
+// words that have free slots hold none, the longest that they do hold is taken: a request costs some thousand
+// instructions at most, and in return a fragmented device is written in shorter clusters than it might.
+
+import MemoryPrimitives
+
+/// A place on the swap device for one page: 30 bits.
+@frozen public struct SwapSlot: Equatable, Comparable, Sendable {
+  public var rawValue: UInt32
+  @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
+  /// No slot: 30 ones.
+  @inline(always) public static var none: Self { Self(1 << 30 - 1) }
+  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  @inline(always) public static func + (a: Self, b: PageCount) -> Self {
+    Self(a.rawValue + UInt32(b.rawValue))
+  }
+}
+
+/// Slots that follow each other, 1 to 32.
+@frozen public struct SlotRun: Equatable, Sendable {
+  public var first: SwapSlot
+  public var count: PageCount
+  @inline(always) public init(first: SwapSlot, count: PageCount) {
+    self.first = first
+    self.count = count
+  }
+}
+
+/// The slots of a device: plain data under the lock of swap.
+struct SwapSlots {
+  private let words: FrameArray<UInt64>
+  private let levels: Int
+  /// Where each level begins among the words; behind the last level, the bits of bad slots.
+  private let starts: InlineArray<6, Int>
+  let total: Int
+  private(set) var used = 0
+  private(set) var bad = 0
+  /// Where the next search begins.
+  private var cursor = 0
+
+  var free: Int { total &- used &- bad }
+
+  /// Words for a device of `total` slots.
+  private static func layout(_ total: Int) -> (levels: Int, starts: InlineArray<6, Int>, words: Int) {
+    var starts = InlineArray<6, Int>(repeating: 0)
+    var (level, at, count) = (0, 0, total)
+    repeat {
+      starts[level] = at
+      count = (count + 63) >> 6
+      at += count
+      level += 1
+    } while count > 1
+    starts[level] = at
+    return (level, starts, at + (total + 63) >> 6)
+  }
+
+  /// The array for `total` slots, made where memory may be asked for.
+  static func words(
+    for total: Int, make: (Int) throws(PagingError) -> FrameArray<UInt64>
+  ) throws(PagingError) -> FrameArray<UInt64> {
+    try make(layout(total).words)
+  }
+
+  /// `total` free slots, at most 2^30 - 1; `words` are zero. A step for each 64 slots.
+  init(_ words: FrameArray<UInt64>, total: Int) {
+    let layout = Self.layout(total)
+    self.words = words
+    self.total = total
+    levels = layout.levels
+    starts = layout.starts
+    var count = total
+    for level in 0..<levels {
+      let full = count >> 6
+      for i in 0..<full { words[starts[level] + i] = UInt64.max }
+      if count & 63 != 0 { words[starts[level] + full] = 1 << UInt64(count & 63) - 1 }
+      count = (count + 63) >> 6
+    }
+  }
+
+  /// Gives the memory of the bitmap back.
+  func destroy() { words.free() }
+
+  // MARK: Bits
+
+  private func word(_ level: Int, _ index: Int) -> UnsafeMutablePointer<UInt64> {
+    words.pointer(to: starts[level] &+ index)
+  }
+
+  private func bad(_ slot: Int) -> UnsafeMutablePointer<UInt64> { word(levels, slot >> 6) }
+
+  /// What a slot is.
+  enum Status { case free, used, bad, beyond }
+
+  func status(_ slot: SwapSlot) -> Status {
+    let index = Int(slot.rawValue)
+    guard index < total else { return .beyond }
+    let bit: UInt64 = 1 &<< UInt64(index & 63)
+    if word(0, index >> 6).pointee & bit != 0 { return .free }
+    return bad(index).pointee & bit != 0 ? .bad : .used
+  }
+
+  /// Sets the bit of `slot`, and those above it that were clear.
+  private func set(_ slot: Int) {
+    var index = slot
+    for level in 0..<levels {
+      let word = word(level, index >> 6)
+      let before = word.pointee
+      word.pointee = before | 1 &<< UInt64(index & 63)
+      if before != 0 { return }
+      index >>= 6
+    }
+  }
+
+  /// Clears the bits `mask` of a word of slots, and those above it if nothing is left.
+  private func clear(_ mask: UInt64, of index: Int) {
+    var (index, mask) = (index, mask)
+    for level in 0..<levels {
+      let word = word(level, index)
+      word.pointee &= ~mask
+      if word.pointee != 0 { return }
+      mask = 1 &<< UInt64(index & 63)
+      index >>= 6
+    }
+  }
+
+  /// The first free slot from `slot` on.
+  private func next(from slot: Int) -> Int? {
+    var (level, at, count) = (0, slot, total)
+    while true {
+      if at >= count { return nil }
+      let bits = word(level, at >> 6).pointee &>> UInt64(at & 63)
+      if bits != 0 {
+        at &+= bits.trailingZeroBitCount
+        while level > 0 {
+          level &-= 1
+          at = at << 6 &+ word(level, at).pointee.trailingZeroBitCount
+        }
+        return at
+      }
+      level &+= 1
+      if level == levels { return nil }
+      at = at >> 6 &+ 1
+      count = (count &+ 63) >> 6
+    }
+  }
+
+  // MARK: Runs
+
+  /// Words with free slots that one search looks at.
+  private static var patience: Int { 64 }
+
+  /// Takes the next run of `wanted` free slots (1 to 32), or the longest of those that it looked at. Nil when
+  /// no slot is free.
+  mutating func take(upTo wanted: Int) -> SlotRun? {
+    guard free > 0, wanted > 0 else { return nil }
+    var (best, first) = (0, 0)
+    var (at, looked) = (cursor, 0)
+    var hasWrapped = false
+    while best < wanted && !(best > 0 && looked == Self.patience) {
+      guard let slot = next(from: at), !(hasWrapped && slot >= cursor) else {
+        if hasWrapped { break }
+        (hasWrapped, at) = (true, 0)
+        continue
+      }
+      look(from: slot, wanted, &best, &first)
+      at = (slot | 63) &+ 1
+      looked &+= 1
+    }
+    assert(best > 0, "the summary of free slots is wrong")
+    occupy(first, best)
+    used += best
+    cursor = first + best == total ? 0 : first + best
+    return SlotRun(first: SwapSlot(UInt32(first)), count: PageCount(best))
+  }
+
+  /// Looks for a run longer than `best` that begins in the word of `slot`, there or behind it.
+  @inline(__always)
+  private func look(from slot: Int, _ wanted: Int, _ best: inout Int, _ first: inout Int) {
+    let index = slot >> 6
+    let bits = word(0, index).pointee & UInt64.max &<< UInt64(slot & 63)
+    let whole = Self.runs(of: wanted, in: bits)
+    if whole != 0 {
+      (best, first) = (wanted, index << 6 &+ whole.trailingZeroBitCount)
+      return
+    }
+    while true {
+      let longer = Self.runs(of: best &+ 1, in: bits)
+      if longer == 0 { break }
+      (best, first) = (best &+ 1, index << 6 &+ longer.trailingZeroBitCount)
+    }
+    // One that reaches the end of the word may go on in the next.
+    let tail = (~bits).leadingZeroBitCount
+    if tail > 0 && (index &+ 1) << 6 < total {
+      let length = min(wanted, tail &+ (~word(0, index &+ 1).pointee).trailingZeroBitCount)
+      if length > best { (best, first) = (length, (index &+ 1) << 6 &- tail) }
+    }
+  }
+
+  /// A bit for each place in `bits` where a run of `length` (1 to 64) begins.
+  @inline(__always) private static func runs(of length: Int, in bits: UInt64) -> UInt64 {
+    var (found, have) = (bits, 1)
+    while have < length {
+      let step = min(have, length &- have)
+      found &= found &>> UInt64(step)
+      have &+= step
+    }
+    return found
+  }
+
+  private func occupy(_ first: Int, _ count: Int) {
+    let bits: UInt64 = 1 &<< UInt64(count) &- 1
+    let (index, shift) = (first >> 6, first & 63)
+    clear(bits &<< UInt64(shift), of: index)
+    let below = 64 &- shift
+    if count > below { clear(bits &>> UInt64(below), of: index &+ 1) }
+  }
+
+  // MARK: Giving back
+
+  /// The used slot is free again.
+  mutating func release(_ slot: SwapSlot) {
+    set(Int(slot.rawValue))
+    used -= 1
+  }
+
+  /// The used slot is never given out again.
+  mutating func retire(_ slot: SwapSlot) {
+    let index = Int(slot.rawValue)
+    bad(index).pointee |= 1 &<< UInt64(index & 63)
+    used -= 1
+    bad += 1
+  }
+
+  // MARK: Check
+
+  /// Whether counts and summary are those of the bitmap. As long as the bitmap.
+  var isSound: Bool {
+    var (free, bad) = (0, 0)
+    for index in 0..<(total + 63) >> 6 {
+      let (bits, badBits) = (word(0, index).pointee, word(levels, index).pointee)
+      let valid = total - index << 6 < 64 ? UInt64(1) << UInt64(total - index << 6) - 1 : UInt64.max
+      if bits & ~valid != 0 || badBits & ~valid != 0 || bits & badBits != 0 { return false }
+      free += bits.nonzeroBitCount
+      bad += badBits.nonzeroBitCount
+    }
+    if free != self.free || bad != self.bad { return false }
+    var count = (total + 63) >> 6
+    for level in 1..<max(1, levels) {
+      for index in 0..<count {
+        let isSet = word(level, index >> 6).pointee & 1 << UInt64(index & 63) != 0
+        if isSet != (word(level - 1, index).pointee != 0) { return false }
+      }
+      count = (count + 63) >> 6
+    }
+    return true
+  }
+}
