@@ -40,7 +40,10 @@ public final class HostMachine: @unchecked Sendable {
         context: nil,
         report_fault: { HostMachine.from($0).receive($1.load(as: FaultReport.self)) },
         tick: { HostMachine.from($0).currentTick() },
-        shoot_down: { _, address, pages in
+        shoot_down: { context, address, pages in
+          HostMachine.from(context).forget?(address, pages)
+          // Who listens is told of all pages by the last address.
+          if pages == CP_ALL_PAGES { return cp_invalidate_page(.max) }
           for page in 0..<pages { cp_invalidate_page(address + page * Page.size) }
         },
         run_on: { HostMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
@@ -114,6 +117,9 @@ public final class HostMachine: @unchecked Sendable {
   /// Called when a sleeper finds nothing to wait for yet: runs the devices of a machine without
   /// threads. Nil means that other threads will wake it.
   public var runDevices: (@Sendable () -> Bool)?
+  /// Told of the pages that every processor must forget, as `cp_upcalls` says it: what a translation buffer in
+  /// software needs to hear.
+  public var forget: (@Sendable (_ address: UInt64, _ pages: UInt64) -> Void)?
   /// Whether other threads may wake a sleeper; if not, a sleep without devices ends at once.
   public var hasOtherThreads = false
 

@@ -13,7 +13,8 @@ public struct BlockDevice {
   /// `done`.
   public init(
     _ name: Name, pages: PageCount, _ context: UnsafeMutableRawPointer?,
-    submit: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutablePointer<cp_block_request>) -> Void
+    submit:
+      @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutablePointer<cp_block_request>) -> Void
   ) {
     self.name = name
     pageCount = pages

@@ -1,4 +1,4 @@
-// The last requests that were refused: who asked for what, when, and how much was free. A refusal is an
+// The last requests that did not go well: who asked for what, when, and how much was free. A refusal is an
 // answer and no bug, so nothing stops for it; this is where one looks afterwards.
 //
 // A ring in memory that the caller gives. A floor notes what it refuses to somebody above all floors; what a
@@ -6,7 +6,7 @@
 
 import Synchronization
 
-/// A request that was refused.
+/// A request that was refused, or granted only after others had to move.
 public struct RefusedRequest: Sendable {
   @frozen public enum Kind: UInt8, Sendable {
     /// Memory of kmem, in bytes.
@@ -44,6 +44,10 @@ public struct RefusedRequest: Sendable {
   public var reason: StaticString
   /// Frames free at that moment.
   public var free: PageCount
+  /// A request for a run may be granted in the end, after pages were moved or written for it.
+  public var moved = PageCount.zero
+  public var written = PageCount.zero
+  public var wasGranted = false
   /// Set when it is noted: refusals are counted from 1.
   public internal(set) var number: UInt64 = 0
   public internal(set) var tick = Tick(0)

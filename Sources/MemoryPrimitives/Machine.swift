@@ -83,6 +83,12 @@ public struct Machine {
     upcalls.pointee.shoot_down(upcalls.pointee.context, first.rawValue, pages.rawValue)
   }
 
+  /// Makes every processor forget all translations.
+  public func shootDownAll() {
+    assert(holdsNoSpinLock(), "an upcall with a spin lock held")
+    upcalls.pointee.shoot_down(upcalls.pointee.context, 0, UInt64(CP_ALL_PAGES))
+  }
+
   /// Runs `body` on `processor` with interrupts off there, and returns when it has run.
   public func run(
     on processor: ProcessorIndex, _ argument: UnsafeMutableRawPointer,

@@ -1,50 +1,51 @@
 // Pages whose translations changed, put by until every processor may be told to forget them: the change
 // is made with a spin lock held, the telling is an upcall and comes after it.
 //
-// The pages are kept in order, so that neighbours go in one message whatever order they came in.
+// Pages that come in the order of their addresses become one run, and go in one message; no other order is looked
+// for, as the pages of a run of frames have none. More runs than fit become "all": whoever changes them can't stop
+// in the middle, and forgetting too much is never wrong.
 
-/// Up to 32 pages to be forgotten: a plain value of whoever changes them.
+/// Up to 32 runs of pages to be forgotten: a plain value of whoever changes them.
 public struct ShootdownBatch {
-  /// Pages that fit in.
+  /// Runs that fit in.
   @inlinable public static var capacity: Int { 32 }
 
-  /// Pages that are in, each once.
+  /// Runs that are in.
   public private(set) var count = 0
-  private var pages: InlineArray<32, UInt64> = .init(repeating: 0)
+  private var isAll = false
+  private var firsts: InlineArray<32, UInt64> = .init(repeating: 0)
+  private var lengths: InlineArray<32, UInt64> = .init(repeating: 0)
 
   public init() {}
 
-  public var isEmpty: Bool { count == 0 }
-  /// Whether it must be flushed before another page is added.
+  public var isEmpty: Bool { count == 0 && !isAll }
+  /// Whether another page may make it all pages.
   public var isFull: Bool { count == Self.capacity }
 
-  /// Adds the page that holds `address`. Traps when the batch is full. A step when pages come in the order of
-  /// their addresses, else one for each that is higher.
+  /// Adds the page that holds `address`. Constant.
   public mutating func add(_ address: VirtualAddress) {
-    precondition(count < Self.capacity, "a batch of pages to be forgotten is full")
     let page = address.page.rawValue
-    var place = count
-    while place > 0, pages[place - 1] > page { place -= 1 }
-    if place > 0 && pages[place - 1] == page { return }
-    var next = count
-    while next > place {
-      pages[next] = pages[next - 1]
-      next -= 1
+    if count > 0, firsts[count - 1] &+ lengths[count - 1] &* Page.size == page, page != 0 {
+      lengths[count - 1] += 1
+      return
     }
-    pages[place] = page
+    guard count < Self.capacity else {
+      isAll = true
+      return
+    }
+    firsts[count] = page
+    lengths[count] = 1
     count += 1
   }
 
-  /// Makes every processor forget the pages, and empties the batch. An upcall for each row of neighbours. No
-  /// spin lock may be held.
+  /// Makes every processor forget the pages, and empties the batch. An upcall for each run. No spin lock may be
+  /// held.
   public mutating func flush(on machine: Machine) {
-    var first = 0
-    while first < count {
-      var end = first + 1
-      while end < count, pages[end] == pages[end - 1] &+ Page.size { end += 1 }
-      machine.shootDown(VirtualAddress(pages[first]), PageCount(end - first))
-      first = end
+    if isAll {
+      machine.shootDownAll()
+    } else {
+      for i in 0..<count { machine.shootDown(VirtualAddress(firsts[i]), PageCount(lengths[i])) }
     }
-    count = 0
+    (count, isAll) = (0, false)
   }
 }

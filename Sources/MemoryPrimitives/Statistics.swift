@@ -9,7 +9,8 @@ import CPlatform
 
 /// What a figure is a number of.
 @frozen public enum StatisticUnit: UInt8, Sendable {
-  case bytes, pages, requests, objects, tags, events, ticks, instructions, processors, choice, switchOnOff
+  case bytes, pages, requests, objects, tags, events, ticks, instructions, processors, passes
+  case choice, switchOnOff
 }
 
 @frozen public enum StatisticKind: UInt8, Sendable {

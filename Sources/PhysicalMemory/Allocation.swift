@@ -78,14 +78,14 @@ extension PhysicalMemory {
     stamp(number, number + 1, role)
   }
 
-  /// Notes a refusal, if it is this floor's to note: what kmem, arenas or tables ask for is noted by those
-  /// who asked them. No lock held.
+  /// Notes a refusal, if it is this floor's to note: what kmem, arenas, tables, paging or contiguous memory ask
+  /// for is noted by those who asked them. No lock held.
   func noteRefused(
     _ kind: RefusedRequest.Kind, _ count: PageCount, _ role: FrameRole, _ level: Level,
     _ reason: StaticString? = nil, _ constraints: RunConstraints = RunConstraints()
   ) {
     switch role {
-    case .slab, .kmem, .pageTable, .tags, .stack: return
+    case .slab, .kmem, .pageTable, .tags, .stack, .contiguous, .pageable, .lent: return
     default: break
     }
     func request() -> RefusedRequest {
@@ -170,11 +170,11 @@ extension PhysicalMemory {
       let blockEnd = head + (1 << UInt32(order))
       // A piece taken in part must have valid records before its other part can go back.
       if head < at {
-        materialize(at)
+        if at & (Piece.frames - 1) != 0 { materialize(at) }
         putBack(head, at)
       }
       if blockEnd > end {
-        materialize(end)
+        if end & (Piece.frames - 1) != 0 { materialize(end) }
         putBack(end, blockEnd)
       }
       at = min(blockEnd, end)
@@ -201,7 +201,8 @@ extension PhysicalMemory {
   }
 
   /// Writes the records of frames that were just taken: no lock.
-  func stamp(_ first: UInt32, _ end: UInt32, _ role: FrameRole) {
+  func stamp(_ first: UInt32, _ end: UInt32, _ role: FrameRole, _ claims: Claims = .wiredOnce) {
+    if state.pointee.cached.load(ordering: .relaxed) != 0 { forgetCached(first, end) }
     var at = first
     while at < end {
       let pieceEnd = Piece.end(at, end)
@@ -209,12 +210,12 @@ extension PhysicalMemory {
       let record = recordUnchecked(at)
       let count = Int(pieceEnd - at)
       if piece.state == .valid {
-        for i in 0..<count { FrameRecordPointer(record.raw + i &* 32).handOut(role) }
+        for i in 0..<count { FrameRecordPointer(record.raw + i &* 32).handOut(role, claims) }
       } else {
         // The whole piece was taken out of one block, and nobody else looks at it.
         assert(count == 512)
         for i in 0..<count {
-          FrameRecordPointer(record.raw + i &* 32).initialize(role: role, claims: .wiredOnce)
+          FrameRecordPointer(record.raw + i &* 32).initialize(role: role, claims: claims)
         }
         piece.state = .valid
       }
@@ -255,7 +256,7 @@ extension PhysicalMemory {
         refuse(at, claimedFrom: first)
         return
       }
-      if record.role.isPermanent {
+      if !record.glance.mayBeFreed {
         record.claims = .wiredOnce
         refuse(at, claimedFrom: first)
         return
@@ -300,7 +301,7 @@ extension PhysicalMemory {
   }
 
   /// Frees frames that are claimed, a piece and a role at a time.
-  private func release(_ first: UInt32, _ end: UInt32) {
+  func release(_ first: UInt32, _ end: UInt32) {
     var at = first
     var mustWake = false
     while at < end {
@@ -317,20 +318,33 @@ extension PhysicalMemory {
         record.claims = .none
         partEnd += 1
       }
-      let count = partEnd - at
       let interrupts = lock()
-      subtract(UInt64(count), from: role)
-      add(UInt64(count), to: .free)
-      accountFreed(at, count, role)
-      while at < partEnd {
-        let order = largestOrder(at, partEnd)
-        insert(at, order)
-        at += 1 << UInt32(order)
-      }
-      state.pointee.events.pointee.frees.add()
+      giveBack(at, partEnd, role)
       mustWake = mustWake || hasWaiters
       unlock(interrupts)
+      at = partEnd
     }
     if mustWake { state.pointee.waiting.wake(on: machine) }
+  }
+
+  /// Counts frames `first` to `end` of one piece and role, whose records say free already, as free and puts
+  /// them where they belong. Lock held.
+  @inline(always) func giveBack(_ first: UInt32, _ end: UInt32, _ role: FrameRole) {
+    let count = end &- first
+    subtract(UInt64(count), from: role)
+    add(UInt64(count), to: .free)
+    accountFreed(first, count, role)
+    if core.pointee.watchers == 0 { queueUp(first, end) } else { queueUpWatched(first, end, role) }
+    state.pointee.events.pointee.frees.add()
+  }
+
+  /// Puts frames that have just become free into the queues. Lock held.
+  @inline(always) func queueUp(_ first: UInt32, _ end: UInt32) {
+    var at = first
+    while at < end {
+      let order = largestOrder(at, end)
+      insert(at, order)
+      at += 1 << UInt32(order)
+    }
   }
 }

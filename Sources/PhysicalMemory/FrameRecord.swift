@@ -5,14 +5,15 @@
 //  16 index 8               page in its object, 40 bits, and the age
 //  24 claims 4              one atomic word, see `Claims`
 //  28 role 1
-//  29 order (5 bits), pool, zeroed
+//  29 order (5 bits), fixed (of a pageable page)
 //  30 valid, dirty, referenced, cache attribute
 //  31 queue                 which list `next` and `previous` belong to
 //
 // Whoever was given the frame owns owner, aux, index and, while `queue` is its own, the links. Role and
 // claims change hands with the frame. While a frame heads a free block, links, order and queue belong to
-// the lock of the buddy queues. The bytes from 28 on are read by neighbours that look for a buddy, so
-// they are relaxed atomics: plain moves to the processor.
+// the lock of the buddy queues. The bytes from 24 on are read by neighbours that look for a buddy and by
+// searches for runs, so they are relaxed atomics: plain moves to the processor. `fixed` belongs to the
+// same lock. A cached page keeps owner, index and `flags` while it is free.
 
 import MemoryPrimitives
 import Synchronization
@@ -28,12 +29,16 @@ import Synchronization
   @inline(always) public static var wiredOnce: Self { Self(rawValue: 1) }
   /// Taken for itself by whoever frees or moves the frame.
   @inline(always) public static var exclusive: Self { Self(rawValue: 1 << 30) }
+  /// Wired, and kept by an isolation until it ends: nobody else can free it.
+  @inline(always) static var captured: Self { Self(rawValue: 1 << 30 | 1) }
 
   @inline(always) public var wires: UInt32 { rawValue & 0xfff }
   @inline(always) public var holds: UInt32 { rawValue >> 12 & 0x3ff }
   @inline(always) public var sharers: UInt32 { rawValue >> 22 & 0xff }
   @inline(always) public var isExclusive: Bool { rawValue & 1 << 30 != 0 }
   @inline(always) public var hasWaiters: Bool { rawValue & 1 << 31 != 0 }
+  /// Exclusive and nothing else, but that somebody may be waiting.
+  @inline(always) var isExclusiveOnly: Bool { rawValue & 0x7fff_ffff == Self.exclusive.rawValue }
 }
 
 /// Which list a frame's links belong to.
@@ -123,6 +128,17 @@ import Synchronization
     get { PageFlags(rawValue: flags) }
     nonmutating set { flags = newValue.rawValue }
   }
+  /// Of a pageable page: it is wired, and counts as unmovable in its piece. Written under the lock.
+  @inline(always) var isFixed: Bool { byte(29).pointee.load(ordering: .relaxed) & FrameGlance.fixed != 0 }
+  @inline(always) func setFixed(_ mobility: PageMobility) {
+    let rest = byte(29).pointee.load(ordering: .relaxed) & ~FrameGlance.fixed
+    byte(29).pointee.store(mobility == .fixed ? rest | FrameGlance.fixed : rest, ordering: .relaxed)
+  }
+  /// Claims, role, marks and flags in one look, as they were at one moment. No lock.
+  @inline(always) var glance: FrameGlance {
+    FrameGlance(
+      rawValue: (raw + 24).assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed))
+  }
   @inline(always) public var queue: FrameQueue {
     get { FrameQueue(rawValue: byte(31).pointee.load(ordering: .relaxed)) ?? .owner }
     nonmutating set { byte(31).pointee.store(newValue.rawValue, ordering: .relaxed) }
@@ -146,12 +162,46 @@ import Synchronization
 
   /// Makes a valid record that of a frame just handed out. Order and queue were reset with the buddy
   /// lock held, and neighbours may be reading them.
-  @inline(always) func handOut(_ role: FrameRole) {
+  @inline(always) func handOut(_ role: FrameRole, _ claims: Claims) {
     raw.storeBytes(of: UInt64.max, as: UInt64.self)
     raw.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
     raw.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
     self.role = role
     flags = 0
-    claims = .wiredOnce
+    self.claims = claims
+  }
+}
+
+/// The last eight bytes of a record.
+struct FrameGlance {
+  var rawValue: UInt64
+
+  static var fixed: UInt8 { 32 }
+
+  @inline(always) var claims: Claims { Claims(rawValue: UInt32(truncatingIfNeeded: rawValue)) }
+  @inline(always) var role: UInt8 { UInt8(truncatingIfNeeded: rawValue >> 32) }
+  @inline(always) var isFixed: Bool { rawValue & UInt64(Self.fixed) << 40 != 0 }
+  @inline(always) var isDirty: Bool { rawValue & UInt64(2) << 48 != 0 }
+  @inline(always) var dirty: UInt64 { rawValue >> 49 & 1 }
+  @inline(always) var isFree: Bool { role == FrameRole.free.rawValue }
+  /// A page of paging that nobody has wired: it can be moved or written out.
+  @inline(always) var isMovable: Bool { role == FrameRole.pageable.rawValue && !isFixed }
+  /// Whether a frame in use may be freed like any other: it is not kept for good, and no page that is
+  /// wired or dirty.
+  @inline(always) var mayBeFreed: Bool {
+    let special: UInt32 =
+      1 << UInt32(FrameRole.records.rawValue) | 1 << UInt32(FrameRole.image.rawValue)
+      | 1 << UInt32(FrameRole.boot.rawValue) | 1 << UInt32(FrameRole.absent.rawValue)
+      | 1 << UInt32(FrameRole.pageable.rawValue)
+    if special >> UInt32(role & 31) & 1 == 0 { return true }
+    return role == FrameRole.pageable.rawValue && !isFixed && !isDirty
+  }
+  /// An isolation has the frame.
+  @inline(always) var isCaptured: Bool {
+    role == FrameRole.contiguous.rawValue && claims == .captured
+  }
+  /// A page that nobody has wired, holds or uses at this moment; a waiter may be left.
+  @inline(always) var isIdlePage: Bool {
+    rawValue & 0x20ff_7fff_ffff == UInt64(FrameRole.pageable.rawValue) << 32
   }
 }

@@ -40,8 +40,8 @@
   /// How many roles there are.
   @inlinable public static var count: Int { 18 }
 
-  /// Whether what the frame holds could be moved elsewhere.
-  @inlinable public var isMovable: Bool { self == .pageable || self == .zspage }
+  /// Whether what the frame holds could be moved elsewhere, unless it is wired.
+  @inlinable public var isMovable: Bool { self == .pageable }
 
   /// Whether frames of this role are never given back.
   @inlinable public var isPermanent: Bool {

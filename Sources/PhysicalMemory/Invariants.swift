@@ -1,6 +1,7 @@
 // The proof of the laws at the head of PhysicalMemory.swift, when nothing runs.
 
 import MemoryPrimitives
+import Synchronization
 
 extension PhysicalMemory {
   /// Nil when all laws hold, else which one is broken. Looks at each frame whose record is valid and at
@@ -54,6 +55,8 @@ extension PhysicalMemory {
 
   private func checkFrames() -> StaticString? {
     var roles: InlineArray<32, UInt64> = .init(repeating: 0)
+    var cached: UInt64 = 0
+    var captured: InlineArray<4, UInt32> = .init(repeating: 0)
     /// Frames below this lie in a free block that was met.
     var blockEnd: UInt64 = 0
     for number in 0..<state.pointee.sectionCount {
@@ -67,6 +70,7 @@ extension PhysicalMemory {
         let first = section.first + i << Piece.shift
         let piece = pieceUnchecked(first)
         var free: UInt16 = 0, unmovable: UInt16 = 0, movable: UInt16 = 0, absent: UInt16 = 0
+        var dirty: UInt16 = 0
         var orders: UInt16 = 0
         if piece.head != 0 {
           if blockEnd > UInt64(first) { return "2: free blocks overlap" }
@@ -103,15 +107,33 @@ extension PhysicalMemory {
             }
             if role == .free || role == .absent {
               if record.claims != .none { return "7: a free frame with claims" }
-            } else if record.claims == .none {
-              return "7: an allocated frame without a claim"
+            } else if role == .pageable {
+              if let broken = checkPage(record) { return broken }
+              if record.pageFlags.contains(.dirty) { dirty += 1 }
+            } else if record.claims.wires == 0 {
+              return "7: an allocated frame without a wire"
+            } else if record.isFixed {
+              return "7: a frame noted as fixed that is no page"
+            }
+            if role == .free {
+              if record.isFixed { return "7: a free frame noted as fixed" }
+              if record.flags == PageFlags.cached.rawValue {
+                cached += 1
+              } else if record.flags != 0 {
+                return "8: the flags of a free frame"
+              }
+            } else if record.glance.isCaptured {
+              guard let slot = isolation(of: frame) else {
+                return "9: a captured frame outside of isolations"
+              }
+              captured[slot] += 1
             }
             roles[Int(role.rawValue)] += 1
             if role == .free {
               free += 1
             } else if role == .absent {
               absent += 1
-            } else if role.isMovable {
+            } else if role.isMovable && !record.isFixed {
               movable += 1
             } else {
               unmovable += 1
@@ -122,6 +144,7 @@ extension PhysicalMemory {
         guard piece.free == free, piece.unmovable == unmovable, piece.movable == movable,
           piece.absent == absent
         else { return "4: the counts of a piece" }
+        if piece.dirty.pointee.load(ordering: .relaxed) != dirty { return "4: the dirty pages of a piece" }
         guard orders & ~piece.orders == 0 else { return "4: the order bits of a piece" }
         if piece.orders & PiecePointer.stale == 0 && piece.orders != orders && orders != 0 {
           // Bits may be set too many only after a block was taken.
@@ -132,6 +155,14 @@ extension PhysicalMemory {
       }
       guard section.free == sectionFree else { return "5: the free count of a section" }
     }
+    if cached != state.pointee.cached.load(ordering: .relaxed) { return "8: the count of cached pages" }
+    var watchers: UInt32 = 0
+    for i in 0..<4 where core.pointee.isolations[i].number != 0 {
+      watchers += 1
+      if core.pointee.isolations[i].captured != captured[i] { return "9: the count of captured frames" }
+    }
+    for i in 0..<8 where core.pointee.notes[i].request != nil { watchers += 1 }
+    if watchers != core.pointee.watchers { return "9: the count of who watches frees" }
     var total: UInt64 = 0
     for value in 0..<FrameRole.count {
       let role = FrameRole(rawValue: UInt8(value)).unsafelyUnwrapped
@@ -140,5 +171,20 @@ extension PhysicalMemory {
       total += roles[value]
     }
     return total == state.pointee.total ? nil : "6: the roles don't add up to the map"
+  }
+
+  /// A page of an object is fixed exactly while it is wired; one as handed out is nobody's yet.
+  private func checkPage(_ record: FrameRecordPointer) -> StaticString? {
+    if record.pageFlags.contains(.cached) { return "8: a page in use that is marked as cached" }
+    if record.owner == 0 && record.claims == .wiredOnce && !record.isFixed { return nil }
+    return record.isFixed == (record.claims.wires > 0)
+      ? nil : "7: a page noted as fixed and not wired, or not"
+  }
+
+  private func isolation(of frame: UInt32) -> Int? {
+    for i in 0..<4 where core.pointee.isolations[i].number != 0 {
+      if frame >= core.pointee.isolations[i].first && frame < core.pointee.isolations[i].end { return i }
+    }
+    return nil
   }
 }

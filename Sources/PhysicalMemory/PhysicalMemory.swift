@@ -10,30 +10,47 @@
 //                      by range (below 16 MiB, below 4 GiB, above) and order (Knowlton, "A fast storage
 //                      allocator", CACM 1965; FreeBSD's vm_phys)
 //   counts             frames by role, each an atomic word that one processor writes at a time
+//   pages              frames of paging: wired or not, dirty or not, and cached ones, which are free and
+//                      keep their identity (`Pages`)
+//   isolations         runs that are being emptied: what gets free in them is captured (`Isolation`)
+//   candidates         the cheapest run to empty, by the counts of pieces (`Candidates`); requests for which
+//                      there was none are kept for a while (`Hopeless`)
 //
 // Laws, which `checkInvariants` proves by number
 //   1  a queue's links, count and mask agree; a head is a free frame, marked, aligned, in the right list
 //   2  free blocks are disjoint, and lie in memory of the map
 //   3  two buddies of one list are never both free at one order: what can coalesce has
-//   4  a piece's counts are those of its frames; a clear order bit means no block of that order
+//   4  a piece's counts are those of its frames, movable being the pages that are not noted as fixed; a clear
+//      order bit means no block of that order
 //   5  a section's free count is the sum of its pieces'
 //   6  counts by role are those of the frames, and add up to the frames that the map gave
-//   7  a free frame has no claims, any other at least a wire; a lazy piece lies inside one free block
+//   7  a free frame has no claims, any other but a page at least a wire; a page of an object is noted as
+//      fixed exactly while it is wired; a lazy piece lies inside one free block
+//   8  a free frame has no flags unless it is a cached page, and the count of these is right
+//   9  a captured frame (role contiguous, wired and exclusive) lies in an isolation, and each isolation counts
+//      its own
 //
 // Locks. One spin lock (rank `physicalDomain`) covers queues, piece and section counts, links and marks
 // of free blocks. Frames on their way in or out belong to their owner: their records are written
 // without it. A free claims each frame by compare-and-swap first ("wired once" to "exclusive"), so of
 // two racing frees of one frame one is told apart as a bug. The lock is held for at most one piece's
 // worth of work (about 5000 instructions; a block of 1 GiB is accounted in 512 steps of 12); longer work
-// lets go between. `WaitQueue` is woken after it.
+// lets go between. `WaitQueue` is woken after it. A mapping's or an object's lock may be held by whoever calls
+// here for single pages: nothing here asks for a lock below. Searches for candidates take no lock: counts of
+// pieces and the last eight bytes of records are relaxed atomics, and what was found is put to the test by
+// isolation.
 //
 // Cost. Allocation of an order: constant, up to 18 splits; the first use of a piece initialises its 512
 // records. Free: constant a frame, up to 18 merges for each aligned part. A run: constant when a free
 // block holds it whichever way; else a walk from the top of its range, a step for each 2 MiB piece
-// without hope and for each frame at worst for one with.
+// without hope and for each frame at worst for one with. A page freed, cached or taken back: constant. A
+// candidate: a step for each piece in its range, and a look at the frames of a few pieces. A request noted as
+// hopeless: constant. While nothing is isolated or noted, a free pays one load for both, and taking frames one
+// for cached pages.
 //
 // When memory is gone: a request changes nothing and throws. All choices are made under the lock before
-// the first change, so nothing is ever undone, except the claims of a free that meets a bug.
+// the first change, so nothing is ever undone, except the claims of a free that meets a bug, and an isolation
+// whose frames others took from under it while it let the lock go.
 
 import MemoryPrimitives
 import Synchronization
@@ -99,6 +116,8 @@ public struct PhysicalMemory {
     let recordsRun: FrameRun
     let lock = SpinLock(.physicalDomain)
     let waiting = WaitQueue()
+    /// Free frames that are cached pages.
+    let cached = Atomic<UInt64>(0)
   }
   /// Under the lock.
   struct Core {
@@ -109,6 +128,12 @@ public struct PhysicalMemory {
     /// Who waits, by level, first come first.
     var firstWaiter: InlineArray<2, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
     var lastWaiter: InlineArray<2, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
+    /// Isolations and notes that a free has to look at. Zero: nothing.
+    var watchers: UInt32 = 0
+    /// The last number that an isolation or a note was given.
+    var lastNumber: UInt32 = 0
+    var isolations: InlineArray<4, IsolatedRun> = .init(repeating: IsolatedRun())
+    var notes: InlineArray<8, HopelessNote> = .init(repeating: HopelessNote())
   }
   /// One list of blocks of one order, 16 bytes.
   struct FreeQueue {
@@ -129,6 +154,14 @@ public struct PhysicalMemory {
     let runFailures = Counter()
     let runSteps = Counter()
     let waits = Counter()
+    let reactivations = Counter()
+    let isolations = Counter()
+    let captures = Counter()
+    /// Bumped without the lock.
+    let searches = Atomic<UInt64>(0)
+    let searchSteps = Atomic<UInt64>(0)
+    let hopeless = Atomic<UInt64>(0)
+    let hopelessSteps = Atomic<UInt64>(0)
   }
   /// What a frame source hands to its functions.
   struct Supply {
@@ -174,6 +207,12 @@ public struct PhysicalMemory {
     guard section(frame.rawValue) != nil else { return nil }
     if pieceUnchecked(frame.rawValue).state == .valid { return recordUnchecked(frame.rawValue) }
     return recordSlow(frame)
+  }
+
+  /// The record of a frame that is known to have a valid one, as whoever was given the frame knows. Two loads and no
+  /// question.
+  public func knownRecord(_ frame: FrameNumber) -> FrameRecordPointer {
+    recordUnchecked(frame.rawValue)
   }
 
   @inline(never) func recordSlow(_ frame: FrameNumber) -> FrameRecordPointer? {

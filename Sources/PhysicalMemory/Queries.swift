@@ -12,6 +12,9 @@ public struct FrameDescription: Sendable {
   public var owner: UInt32
   public var claims: Claims
   public var queue: FrameQueue
+  /// Of a page, also a cached one: its place in its object, and what is said of it.
+  public var index: UInt64 = 0
+  public var pageFlags: PageFlags = []
   public var list: RangeList
   /// The section of 128 MiB that it lies in.
   public var section: UInt32
@@ -25,8 +28,10 @@ public struct PieceCounts: Equatable, Sendable {
   public var first: FrameNumber
   public var free: PageCount
   public var unmovable: PageCount
-  /// Allocated, but could be moved.
+  /// Pages that could be moved.
   public var other: PageCount
+  /// Dirty pages, wired ones too.
+  public var dirty: PageCount
   /// No memory of ours.
   public var absent: PageCount
 }
@@ -62,7 +67,7 @@ extension PhysicalMemory {
   public func whatIs(_ frame: FrameNumber) -> FrameDescription {
     let number = frame.rawValue
     var answer = FrameDescription(
-      frame: frame, role: .absent, owner: 0, claims: .none, queue: .none,
+      frame: frame, role: .absent, owner: 0, claims: .none, queue: .none, index: 0, pageFlags: [],
       list: RangeList(rawValue: UInt8(RangeList.of(number))).unsafelyUnwrapped,
       section: number >> Section.frameShift, block: nil, blockOrder: nil)
     let interrupts = lock()
@@ -71,6 +76,10 @@ extension PhysicalMemory {
     if let (head, order) = block(holding: number) {
       answer.role = .free
       (answer.block, answer.blockOrder) = (FrameNumber(head), Order(UInt8(order)))
+      if piece.state == .valid, recordUnchecked(number).pageFlags.contains(.cached) {
+        let record = recordUnchecked(number)
+        (answer.owner, answer.index, answer.pageFlags) = (record.owner, record.index, .cached)
+      }
       return answer
     }
     switch piece.state {
@@ -84,8 +93,27 @@ extension PhysicalMemory {
       let record = recordUnchecked(number)
       (answer.role, answer.claims, answer.owner) = (record.role, record.claims, record.owner)
       answer.queue = record.queue
+      if record.role == .pageable { (answer.index, answer.pageFlags) = (record.index, record.pageFlags) }
     }
     return answer
+  }
+
+  /// The first frame of `run` that has another role than `role`, no memory counted; nil when all have it. A few
+  /// instructions a frame; takes no lock, for whoever has the run.
+  public func firstFrame(of run: FrameRun, without role: FrameRole) -> FrameNumber? {
+    var at = UInt64(run.first.rawValue)
+    let end = at + run.count.rawValue
+    while at < end {
+      guard at < UInt64(FrameNumber.limit), let record = record(FrameNumber(UInt32(at))) else {
+        return FrameNumber(UInt32(min(at, UInt64(UInt32.max))))
+      }
+      let pieceEnd = min(end, (at | 511) + 1)
+      for i in 0..<Int(pieceEnd - at) where FrameRecordPointer(record.raw + i &* 32).role != role {
+        return FrameNumber(UInt32(at) + UInt32(i))
+      }
+      at = pieceEnd
+    }
+    return nil
   }
 
   /// The counts of the piece of 2 MiB that holds `frame`, or nil where no frame has a record. Constant.
@@ -96,6 +124,7 @@ extension PhysicalMemory {
     return PieceCounts(
       first: FrameNumber(frame.rawValue & ~(Piece.frames - 1)), free: PageCount(UInt64(piece.free)),
       unmovable: PageCount(UInt64(piece.unmovable)), other: PageCount(UInt64(piece.movable)),
+      dirty: PageCount(UInt64(piece.dirty.pointee.load(ordering: .relaxed))),
       absent: PageCount(UInt64(piece.absent)))
   }
 
@@ -223,6 +252,7 @@ extension PhysicalMemory {
           context: UnsafeMutableRawPointer(state.pointee.counts + Int(role.rawValue)),
           read: { $0!.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed) }))
     }
+    gauge("vm.frames.cached", "free frames that are cached pages") { Self($0).cachedCount.rawValue }
     statistics.add(
       Statistic(
         "vm.reserve.normal", .pages, .tunable, "frames that normal requests leave free", context: context,
@@ -249,6 +279,27 @@ extension PhysicalMemory {
     }
     counter("vm.waits", "requests that waited for memory") {
       Self($0).state.pointee.events.pointee.waits.value
+    }
+    counter("vm.reactivations", "cached pages taken back") {
+      Self($0).state.pointee.events.pointee.reactivations.value
+    }
+    counter("vm.isolations", "runs isolated to be emptied") {
+      Self($0).state.pointee.events.pointee.isolations.value
+    }
+    counter("vm.isolated", "frames captured in isolated runs") {
+      Self($0).state.pointee.events.pointee.captures.value
+    }
+    counter("vm.searches", "searches for runs to be emptied") {
+      Self($0).state.pointee.events.pointee.searches.load(ordering: .relaxed)
+    }
+    counter("vm.search_steps", "steps of searches for runs to be emptied") {
+      Self($0).state.pointee.events.pointee.searchSteps.load(ordering: .relaxed)
+    }
+    counter("vm.hopeless", "requests that a note called hopeless") {
+      Self($0).state.pointee.events.pointee.hopeless.load(ordering: .relaxed)
+    }
+    counter("vm.hopeless_steps", "steps of looks at such notes") {
+      Self($0).state.pointee.events.pointee.hopelessSteps.load(ordering: .relaxed)
     }
   }
 

@@ -78,6 +78,11 @@ struct RunRequest {
     return start >= first ? UInt32(start) : nil
   }
 
+  /// Whether a run that begins at `start` keeps to the boundary.
+  @inline(always) func keepsBoundary(_ start: UInt64) -> Bool {
+    boundary == 0 || start & ~(boundary - 1) == (start + UInt64(count) - 1) & ~(boundary - 1)
+  }
+
   /// The order of a block that every run of this length holds when it is free.
   var innerOrder: Int {
     let order = 63 - ((UInt64(count) + 1) / 2).leadingZeroBitCount

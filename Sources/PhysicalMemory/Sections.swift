@@ -31,31 +31,32 @@ enum Piece {
 }
 
 /// The entry of one piece, 16 bytes, in place. Zeroes mean: lazy, all free, no block begins here.
+/// Counts change under the lock (`dirty` without) and are relaxed atomics, for searches read them without.
 struct PiecePointer {
   static var size: Int { 16 }
   let raw: UnsafeMutableRawPointer
 
-  /// Allocated frames that can't be moved.
+  /// Allocated frames that can't be moved: all but pageable pages, and of these the wired ones.
   @inline(always) var unmovable: UInt16 {
-    get { raw.load(as: UInt16.self) }
-    nonmutating set { raw.storeBytes(of: newValue, as: UInt16.self) }
+    get { half(0).pointee.load(ordering: .relaxed) }
+    nonmutating set { half(0).pointee.store(newValue, ordering: .relaxed) }
   }
-  /// Allocated frames that could be moved.
+  /// Allocated frames that could be moved: pageable pages that nobody wired.
   @inline(always) var movable: UInt16 {
-    get { raw.load(fromByteOffset: 2, as: UInt16.self) }
-    nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 2, as: UInt16.self) }
+    get { half(2).pointee.load(ordering: .relaxed) }
+    nonmutating set { half(2).pointee.store(newValue, ordering: .relaxed) }
   }
   /// Frames that are no memory of ours.
   @inline(always) var absent: UInt16 {
-    get { raw.load(fromByteOffset: 4, as: UInt16.self) }
-    nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 4, as: UInt16.self) }
+    get { half(4).pointee.load(ordering: .relaxed) }
+    nonmutating set { half(4).pointee.store(newValue, ordering: .relaxed) }
   }
   @inline(always) var free: UInt16 { 512 &- unmovable &- movable &- absent }
 
   /// Bit o is set when a free block of order o < 9 may lie here. Clear bits are certain.
   @inline(always) var orders: UInt16 {
-    get { raw.load(fromByteOffset: 6, as: UInt16.self) }
-    nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 6, as: UInt16.self) }
+    get { half(6).pointee.load(ordering: .relaxed) }
+    nonmutating set { half(6).pointee.store(newValue, ordering: .relaxed) }
   }
   /// In `orders`: a block was taken since the bits were last exact.
   static var stale: UInt16 { 1 << 15 }
@@ -75,9 +76,36 @@ struct PiecePointer {
     nonmutating set { raw.storeBytes(of: newValue.rawValue, toByteOffset: 10, as: UInt8.self) }
   }
 
+  /// The entry of the piece below, in the same section.
+  @inline(always) var below: PiecePointer { PiecePointer(raw: raw - Self.size) }
+
+  /// Pages with the flag `dirty`.
+  @inline(always) var dirty: UnsafeMutablePointer<Atomic<UInt16>> { half(12) }
+
+  /// The counts, as they were at one moment. No lock.
+  @inline(always) var glance: PieceGlance {
+    PieceGlance(rawValue: raw.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed))
+  }
+
   @inline(always) private func byte(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt8>> {
     (raw + offset).assumingMemoryBound(to: Atomic<UInt8>.self)
   }
+  @inline(always) private func half(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt16>> {
+    (raw + offset).assumingMemoryBound(to: Atomic<UInt16>.self)
+  }
+}
+
+/// The counts of a piece, as they were at one moment.
+struct PieceGlance {
+  var rawValue: UInt64
+
+  @inline(always) var unmovable: UInt64 { rawValue & 0xffff }
+  @inline(always) var movable: UInt64 { rawValue >> 16 & 0xffff }
+  /// Frames that nobody can empty, or that are none.
+  @inline(always) var fixed: UInt64 { rawValue & 0xffff &+ rawValue >> 32 & 0xffff }
+  @inline(always) var free: UInt64 { 512 &- fixed &- movable }
+  @inline(always) static var fixedBits: UInt64 { 0xffff_0000_ffff }
+  @inline(always) var hasFixed: Bool { rawValue & Self.fixedBits != 0 }
 }
 
 /// 128 MiB of memory: its entry in the table, 32 bytes, in place.

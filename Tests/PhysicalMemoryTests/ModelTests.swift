@@ -117,8 +117,10 @@ final class ModelTests: XCTestCase {
           switch explained.verdict {
           case .granted: return fail("explained as granted but refused", i)
           case .short: if !exists || admits(UInt64(count)) { return fail("explained as short", i) }
-          case .blocked:
-            guard !exists, let run = explained.run else { return fail("explained as blocked", i) }
+          case .emptiable, .blocked:
+            guard !exists, let run = explained.run else {
+              return fail("explained as \(explained.verdict)", i)
+            }
             let first = Int(run.first.rawValue)
             let frames = (first..<first + count).map { model.roles[$0] }
             let free = frames.filter { $0 == .free }.count
@@ -126,10 +128,17 @@ final class ModelTests: XCTestCase {
             if !model.allows(first, count, constraints) || frames.contains(where: { $0.isPermanent })
               || Int(explained.free.rawValue) != free || Int(explained.other.rawValue) != other
               || Int(explained.unmovable.rawValue) != count - free - other
-              || explained.blockers[0]!.run.first.rawValue
-                != UInt32(first + frames.firstIndex { $0 != .free }!)
+              || explained.blockers[0]?.run.first.rawValue
+                != frames.firstIndex(where: { $0 != .free && !$0.isMovable }).map({ UInt32(first + $0) })
             {
               return fail("a candidate that is none, or counted wrong", i)
+            }
+            var empty = model
+            for frame in empty.roles.indices where empty.roles[frame].isMovable { empty.roles[frame] = .free }
+            if (explained.verdict == .emptiable) != empty.hasRun(count, constraints)
+              || (explained.verdict == .emptiable) != (explained.unmovable == .zero)
+            {
+              return fail("explained as \(explained.verdict)", i)
             }
           case .never:
             var empty = model

@@ -169,6 +169,9 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_setting : uint8_t {
   cp_setting_read_only,
 } cp_setting;
 
+/// Every page that there is.
+static const uint64_t CP_ALL_PAGES = 1ull << 52;
+
 // ---------------------------------------------------------------------------------------------
 // Block devices
 
@@ -203,7 +206,8 @@ struct cp_upcalls {
   /// Takes a `FaultReport` (floor 1). Returns only where a test is to see what happens next.
   void (*report_fault)(void *_Nullable context, const void *report);
   uint64_t (*tick)(void *_Nullable context);
-  /// Makes every processor forget `pages` pages from `address` on; returns when all have.
+  /// Makes every processor forget `pages` pages from `address` on, or all for CP_ALL_PAGES from 0 on; returns
+  /// when all have.
   void (*shoot_down)(void *_Nullable context, uint64_t address, uint64_t pages);
   /// Runs `body` on another processor, or on this one, with interrupts off; returns when it has run.
   void (*run_on)(void *_Nullable context, uint32_t processor, void (*body)(void *), void *argument);

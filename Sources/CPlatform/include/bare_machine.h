@@ -61,6 +61,20 @@ struct cp_processor_block {
 
 _Static_assert(sizeof(struct cp_processor_block) <= 256, "boot/entry.asm makes this much room");
 
+/// What a poller found.
+typedef enum __attribute__((enum_extensibility(closed))) cp_polled : uint8_t {
+  cp_polled_idle,  // nothing was due, and nothing will be until somebody asks for it
+  cp_polled_busy,  // something was done, or is left to do
+} cp_polled;
+
+enum { CP_POLLERS = 4 };
+
+/// Who does the work of a device that does not interrupt: Pollers.
+struct cp_poller {
+  cp_polled (*_Nullable work)(void *_Nullable context);
+  void *_Nullable context;
+};
+
 /// Bytes for what the memory subsystem keeps of the firmware's map.
 enum { CP_WORKSPACE = 40960 };
 
@@ -69,6 +83,7 @@ struct cp_kernel_storage {
   uint8_t workspace[CP_WORKSPACE];  // Assembly
   uint8_t serial_input[4096];  // a ring: SerialPort
   uint8_t trap_message[256];   // what a Swift trap said: TrapMessage
+  struct cp_poller pollers[CP_POLLERS];
   uint8_t acpi_root[40];       // a copy of the ACPI root pointer: BootRecord
 };
 _Static_assert(sizeof(struct cp_kernel_storage) <= 49152, "boot/entry.asm makes this much room");
@@ -76,6 +91,7 @@ _Static_assert(sizeof(struct cp_kernel_storage) <= 49152, "boot/entry.asm makes 
 CP_INLINE uint8_t *cp_workspace(struct cp_kernel_storage *storage) { return storage->workspace; }
 CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }
 CP_INLINE uint8_t *cp_trap_message(struct cp_kernel_storage *storage) { return storage->trap_message; }
+CP_INLINE struct cp_poller *cp_pollers(struct cp_kernel_storage *storage) { return storage->pollers; }
 CP_INLINE uint8_t *cp_acpi_root(struct cp_kernel_storage *storage) { return storage->acpi_root; }
 
 CP_INLINE uint64_t *cp_segments(struct cp_processor_block *block) { return block->segments; }
@@ -90,6 +106,48 @@ struct __attribute__((packed)) cp_table_register {
 /// Loads both tables, the task register, and every segment register (boot/interrupts.asm). The base
 /// of gs survives.
 void cp_load_tables(const struct cp_table_register *segments, const struct cp_table_register *interrupts);
+
+// ---------------------------------------------------------------------------------------------
+// Page faults
+
+typedef enum __attribute__((enum_extensibility(closed))) cp_access : uint8_t {
+  cp_access_read,
+  cp_access_write,
+} cp_access;
+
+typedef enum __attribute__((enum_extensibility(closed))) cp_fault_outcome : uint8_t {
+  cp_fault_outcome_resolved,  // the access can be made now
+  cp_fault_outcome_failed,    // it can't, and `text` says why
+  cp_fault_outcome_not_mine,  // the address is not pageable
+} cp_fault_outcome;
+
+/// What became of a page fault.
+struct cp_fault_answer {
+  cp_fault_outcome outcome;
+  uint32_t count;  // bytes of `text`
+  const uint8_t *_Nullable text;
+};
+
+/// Reads or writes 8 bytes where that may not be possible: whether it was (boot/memory.asm).
+bool cp_try_load(uint64_t address, uint64_t *value);
+bool cp_try_store(uint64_t address, uint64_t value);
+
+/// An instruction that may fault, and where to go on when it can't be made to work.
+struct cp_recovery {
+  uint64_t access;
+  uint64_t landing;
+};
+
+extern const struct cp_recovery cp_recoveries[];
+extern const struct cp_recovery cp_recoveries_end[];
+
+/// Where to go on when the instruction at `rip` has failed, or 0: then nobody expects that.
+CP_INLINE uint64_t cp_recovery(uint64_t rip) {
+  for (const struct cp_recovery *r = cp_recoveries; r != cp_recoveries_end; r++) {
+    if (r->access == rip) return r->landing;
+  }
+  return 0;
+}
 
 // ---------------------------------------------------------------------------------------------
 // Instructions
@@ -139,6 +197,18 @@ CP_INLINE struct cp_cpuid cp_cpuid(uint32_t leaf, uint32_t subleaf) {
   struct cp_cpuid r;
   __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(subleaf));
   return r;
+}
+
+/// Forgets all translations of this processor, global ones too (Intel SDM vol. 3A, 4.10.4.1): a change of
+/// CR4.PGE does; where there are no global pages, loading CR3.
+CP_INLINE void cp_invalidate_all(void) {
+  uint64_t control = cp_read_cr4();
+  if (control & 0x80u) {
+    __asm__ volatile("movq %0, %%cr4" : : "r"(control & ~0x80ull) : "memory");
+    __asm__ volatile("movq %0, %%cr4" : : "r"(control) : "memory");
+  } else {
+    __asm__ volatile("movq %0, %%cr3" : : "r"(cp_read_cr3()) : "memory");
+  }
 }
 
 /// Makes the compiler believe that somebody looks at `value`.

@@ -16,7 +16,10 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_loader : uint32_t {
 } cp_loader;
 
 /// A range of the firmware's map as it came: any order, any alignment. `type` as ACPI's E820 has it:
-/// 1 is usable memory, 3 ACPI tables that may be reclaimed, everything else is not ours.
+/// 1 is usable memory, 3 ACPI tables that may be reclaimed, everything else is not ours. What was cut off
+/// for a RAM disk is a range of its own, of a type that ACPI leaves to whoever builds the machine.
+static const uint32_t cp_boot_type_ram_disk = 0xf0000001u;
+
 struct cp_boot_range {
   uint64_t base;
   uint64_t length;

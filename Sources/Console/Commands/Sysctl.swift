@@ -94,7 +94,7 @@ extension Console {
       let value = row.value
       switch row.unit {
       case .choice, .switchOnOff: table.text(spelled(value, row))
-      case .bytes, .pages, .requests, .objects, .tags, .events, .ticks, .instructions, .processors:
+      case .bytes, .pages, .requests, .objects, .tags, .events, .ticks, .instructions, .processors, .passes:
         table.count(value)
       }
       table.text(unit(of: row))
@@ -118,6 +118,7 @@ extension Console {
     case .ticks: "ticks"
     case .instructions: "instructions"
     case .processors: "processors"
+    case .passes: "passes"
     case .switchOnOff: "on|off"
     case .choice: row.choices.map { Line($0) } ?? "choice"
     }

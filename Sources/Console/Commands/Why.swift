@@ -31,7 +31,7 @@ extension Console {
     let answer = physical.explain(run: count, where: constraints)
     switch answer.verdict {
     case .granted: granted(answer.run.unsafelyUnwrapped)
-    case .short, .blocked: notNow(answer, answer.run.unsafelyUnwrapped)
+    case .short, .emptiable, .blocked: notNow(answer, answer.run.unsafelyUnwrapped)
     case .never: never(count, constraints)
     }
   }

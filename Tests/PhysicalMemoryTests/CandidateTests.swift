@@ -1,0 +1,303 @@
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import PhysicalMemory
+
+/// Fills what is free with pages that belong to nobody's object yet; `claims` makes them idle.
+func fillWithPages(_ memory: PhysicalMemory, owner: UInt32 = 1) -> [FrameNumber] {
+  var frames: [FrameNumber] = []
+  while let frame = try? memory.allocate(Order(0), role: .pageable, level: .interrupt) {
+    let record = memory.record(frame)!
+    record.owner = owner
+    record.index = UInt64(frames.count)
+    record.pageFlags = .valid
+    record.claims = .none
+    frames.append(frame)
+  }
+  return frames
+}
+
+func freePage(_ memory: PhysicalMemory, _ frame: UInt32) {
+  memory.record(FrameNumber(frame))!.claims = .exclusive
+  memory.free(page: FrameNumber(frame), .dropped)
+}
+
+func wirePage(_ memory: PhysicalMemory, _ frame: UInt32) {
+  memory.record(FrameNumber(frame))!.claims = .wiredOnce
+  memory.note(FrameNumber(frame), .fixed)
+}
+
+func unwirePage(_ memory: PhysicalMemory, _ frame: UInt32) {
+  memory.record(FrameNumber(frame))!.claims = .none
+  memory.note(FrameNumber(frame), .movable)
+}
+
+final class CandidateTests: XCTestCase {
+  let twoMebibytes = PageCount(UInt64(512))
+  let aligned = RunConstraints(alignment: Alignment(2 << 20)!)
+
+  func steps(_ memory: PhysicalMemory, _ body: () -> Void) -> UInt64 {
+    let word = memory.state.pointee.events
+    let before = word.pointee.searchSteps.load(ordering: .relaxed)
+    body()
+    return word.pointee.searchSteps.load(ordering: .relaxed) - before
+  }
+
+  func found(_ search: RunSearch, line: UInt = #line) -> RunCandidate? {
+    if case .found(let candidate) = search { return candidate }
+    XCTFail("not found", line: line)
+    return nil
+  }
+
+  func testAnAlignedRequestCostsAStepAPiece() throws {
+    for gibibytes in [1, 2] as [UInt64] {
+      let system = try System(frames: [(0, 159), (256, gibibytes << 18 - 256)])
+      let memory = system.memory!
+      _ = fillWithPages(memory)
+      // A wired page in every second piece, and one piece with less to do than the others.
+      for piece in 1..<UInt32(gibibytes * 512) - 10 where piece % 2 == 0 {
+        wirePage(memory, piece * 512 + 99)
+      }
+      for frame in 0..<UInt32(200) { freePage(memory, 101 * 512 + 2 * frame) }
+      let cost = steps(memory) {
+        let candidate = found(memory.candidate(run: twoMebibytes, where: aligned))!
+        XCTAssertEqual(candidate.run.first.rawValue, 101 * 512)
+        XCTAssertEqual(candidate.free.rawValue, 200)
+        XCTAssertEqual(candidate.movable.rawValue, 312)
+      }
+      XCTAssertLessThanOrEqual(cost, gibibytes * 512 + 64)
+      let started = DispatchTime.now().uptimeNanoseconds
+      for _ in 0..<1000 { _ = memory.candidate(run: twoMebibytes, where: aligned) }
+      let each = (DispatchTime.now().uptimeNanoseconds - started) / 1000
+      print("\(gibibytes) GiB: \(cost) steps, \(each) ns a search")
+      // Page by page: the same place, or one as cheap that needs no alignment.
+      let anywhere = steps(memory) { _ = found(memory.candidate(run: twoMebibytes)) }
+      print("\(gibibytes) GiB: \(anywhere) steps anywhere")
+      XCTAssertLessThanOrEqual(anywhere, gibibytes * 512 * 2 + 8000)
+      // Nothing found: each piece has a wired page.
+      for piece in 0..<UInt32(gibibytes * 512) {
+        let frame = FrameNumber(piece * 512 + 301)
+        if memory.record(frame)?.glance.isMovable ?? false { wirePage(memory, frame.rawValue) }
+      }
+      let vain = steps(memory) {
+        guard case .blocked(let candidate, let blockers) = memory.candidate(run: twoMebibytes, where: aligned)
+        else { return XCTFail("found") }
+        XCTAssertEqual(candidate.unmovable, .one)
+        XCTAssertEqual(blockers.count, 1)
+        XCTAssertEqual(blockers.list[0]?.run.first.rawValue, candidate.run.first.rawValue + 301)
+      }
+      XCTAssertLessThanOrEqual(vain, gibibytes * 512 * 4 + 300)
+      print("\(gibibytes) GiB: \(vain) steps in vain")
+    }
+  }
+
+  func testCheaperFirst() throws {
+    let system = try System(frames: [(0, 8192)])
+    let memory = system.memory!
+    _ = fillWithPages(memory)
+    func dirty(_ frame: UInt32) {
+      memory.record(FrameNumber(frame))!.pageFlags.insert(.dirty)
+      memory.noteDirty(FrameNumber(frame))
+    }
+    func first() -> UInt32? { found(memory.candidate(run: twoMebibytes, where: aligned))?.run.first.rawValue }
+    // All alike: the highest. Then the one that is clean.
+    for frame in 0..<UInt32(8192)
+    where memory.record(FrameNumber(frame))!.role == .pageable && frame / 512 != 5 {
+      dirty(frame)
+    }
+    XCTAssertEqual(first(), 5 * 512)
+    // One page less to do is better than all of them clean.
+    let record = memory.record(FrameNumber(3 * 512 + 7))!
+    record.pageFlags.remove(.dirty)
+    memory.noteClean(FrameNumber(3 * 512 + 7))
+    freePage(memory, 3 * 512 + 7)
+    XCTAssertEqual(first(), 3 * 512)
+    let answer = found(memory.candidate(run: twoMebibytes, where: aligned))!
+    XCTAssertEqual(answer.free, .one)
+    XCTAssertEqual(answer.movable.rawValue, 511)
+    XCTAssertEqual(answer.dirty.rawValue, 511)
+    // A page that is held makes it dearer than the clean one.
+    memory.record(FrameNumber(3 * 512 + 100))!.claims = Claims(rawValue: 1 << 12)
+    XCTAssertEqual(first(), 5 * 512)
+    // As does one that is being written.
+    memory.record(FrameNumber(5 * 512 + 100))!.claims = Claims(rawValue: 1 << 22)
+    memory.record(FrameNumber(3 * 512 + 100))!.claims = .none
+    XCTAssertEqual(first(), 3 * 512)
+    system.check()
+  }
+
+  func testOldDevicesLowMemory() throws {
+    let system = try System(frames: [(0, 159), (256, 8192)])
+    let memory = system.memory!
+    _ = fillWithPages(memory)
+    for frame in stride(from: UInt32(256), to: 4096, by: 20) { wirePage(memory, frame) }
+    for frame in stride(from: UInt32(3), to: 159, by: 20) { wirePage(memory, frame) }
+    let below = PhysicalAddress(16 << 20)
+    // Frames 4 to 22, 24 to 42, and so on are movable: 16 in a row that cross no 64 KiB.
+    let constraints = RunConstraints(high: below, boundary: Alignment(64 << 10)!)
+    for frame in stride(from: UInt32(262), to: 4096, by: 20) { wirePage(memory, frame) }
+    guard case .blocked = memory.candidate(run: PageCount(UInt64(16)), where: constraints) else {
+      // 16 frames that cross nothing begin at a multiple of 16.
+      return XCTAssertEqual(
+        found(memory.candidate(run: PageCount(UInt64(16)), where: constraints))!.run.first.rawValue % 16, 0)
+    }
+    for frame in 1600..<UInt32(1616) where memory.record(FrameNumber(frame))!.isFixed {
+      unwirePage(memory, frame)
+    }
+    let candidate = found(memory.candidate(run: PageCount(UInt64(16)), where: constraints))!
+    XCTAssertEqual(candidate.run.first.rawValue, 1600)
+    XCTAssertEqual(candidate.movable.rawValue, 16)
+  }
+
+  func testWhatWasTriedIsLeftAlone() throws {
+    let system = try System(frames: [(0, 4096)])
+    let memory = system.memory!
+    _ = fillWithPages(memory)
+    var tried: [FrameRun] = []
+    var excluding = ExcludedRuns()
+    for _ in 0..<4 {
+      let candidate = found(memory.candidate(run: twoMebibytes, where: aligned, excluding: excluding))!
+      XCTAssertFalse(tried.contains(candidate.run))
+      tried.append(candidate.run)
+      excluding.add(candidate.run)
+    }
+    // A fifth one takes the place of the first.
+    let fifth = found(memory.candidate(run: twoMebibytes, where: aligned, excluding: excluding))!
+    XCTAssertFalse(tried.contains(fifth.run))
+    excluding.add(fifth.run)
+    XCTAssertEqual(
+      found(memory.candidate(run: twoMebibytes, where: aligned, excluding: excluding))?.run, tried[0])
+    // Everything tried: blocked by nothing but that.
+    let low = RunConstraints(high: PhysicalAddress(8 << 20), alignment: Alignment(4 << 20)!)
+    var all = ExcludedRuns()
+    all.add(FrameRun(first: FrameNumber(0), count: PageCount(UInt64(4096))))
+    guard
+      case .blocked(let candidate, let blockers) = memory.candidate(
+        run: twoMebibytes, where: low, excluding: all)
+    else { return XCTFail("found what was excluded") }
+    XCTAssertEqual(candidate.unmovable, .zero)
+    XCTAssertEqual(blockers.count, 0)
+  }
+
+  func testNever() throws {
+    let system = try System(frames: [(0, 159), (256, 4096)], occupied: [(1024, 3, .image)])
+    let memory = system.memory!
+    func isNever(_ count: UInt64, _ where: RunConstraints) -> Bool {
+      if case .never = memory.candidate(run: PageCount(count), where: `where`) { return true }
+      return false
+    }
+    XCTAssertTrue(isNever(0, RunConstraints()))
+    XCTAssertTrue(isNever(5000, RunConstraints()))
+    XCTAssertTrue(isNever(.max, RunConstraints()))
+    XCTAssertTrue(isNever(64, RunConstraints(boundary: Alignment(64 << 10)!)))
+    XCTAssertTrue(isNever(160, RunConstraints(high: PhysicalAddress(1 << 20))))
+    XCTAssertTrue(
+      isNever(512, RunConstraints(low: PhysicalAddress(3 << 20), high: PhysicalAddress(5 << 20))))
+    XCTAssertFalse(isNever(159, RunConstraints(high: PhysicalAddress(1 << 20))))
+  }
+
+  func testExplainTellsWhatCouldBeEmptied() throws {
+    let system = try System(frames: [(0, 4096)])
+    let memory = system.memory!
+    _ = fillWithPages(memory)
+    let answer = memory.explain(run: twoMebibytes, where: aligned)
+    XCTAssertEqual(answer.verdict, .emptiable)
+    XCTAssertEqual(answer.other.rawValue, 512)
+    XCTAssertEqual(answer.longest?.count, memory.recordsRun.first - FrameNumber(0))
+    for piece in 0..<UInt32(8) where memory.record(FrameNumber(piece * 512 + 9))!.role == .pageable {
+      wirePage(memory, piece * 512 + 9)
+    }
+    let blocked = memory.explain(run: twoMebibytes, where: aligned)
+    XCTAssertEqual(blocked.verdict, .blocked)
+    XCTAssertEqual(blocked.unmovable, .one)
+    XCTAssertEqual(blocked.blockerCount, 1)
+    XCTAssertEqual(blocked.blockers[0]?.role, .pageable)
+    XCTAssertEqual(blocked.blockers[0]?.claims, .wiredOnce)
+    XCTAssertEqual(blocked.longest?.count.rawValue, 511)
+  }
+}
+
+/// Landscapes of pages, free frames and wired frames, denser here and there, and any request.
+final class CandidateLandscapeTests: XCTestCase {
+  func testAgainstBruteForceOverAllStarts() throws {
+    let seed = historySeed(71)
+    var random = SeededRandom(seed: seed)
+    var (searched, best) = (0, 0)
+    for round in 0..<24 {
+      let maps: [[(UInt64, UInt64)]] = [
+        [(0, 159), (256, 5000)], [(512, 1024), (2048, 700), (2800, 2400)], [(4096 - 1200, 2900)],
+        [(100, 3000), (3 << 15, 1500)],
+      ]
+      let model = try PageModel(System(frames: maps[round % 4]))
+      let memory = model.memory
+      let top = model.frames.roles.count
+      for frame in fillWithPages(memory) {
+        let number = Int(frame.rawValue)
+        let name = PageName(owner: 1, index: memory.record(frame)!.index)
+        model.take(number, 1, .pageable)
+        model.pages[name] = ModelPage(frame: number)
+        model.names[number] = name
+        model.stamp(number, name)
+      }
+      // How each piece is used: of a thousand frames so many are wired, free, held and dirty.
+      var piece = -1
+      var densities: [UInt64] = []
+      for frame in 0..<top {
+        if frame >> 9 != piece {
+          piece = frame >> 9
+          densities = [
+            [0, 0, 0, 1, 3, 20, 400][Int(random.below(7))], [0, 0, 10, 300, 900][Int(random.below(5))],
+            [0, 0, 0, 5, 200][Int(random.below(5))], [0, 0, 500, 1000][Int(random.below(4))],
+          ]
+        }
+        guard let name = model.names[frame] else { continue }
+        if random.below(1000) < densities[3] { model.toggleDirty(name) }
+        if random.below(1000) < densities[0] {
+          model.wire(name)
+        } else if random.below(1000) < densities[2] {
+          model.toggleHold(name)
+        } else if random.below(1000) < densities[1] {
+          model.freePage(name, random.oneIn(2) ? .cached : .dropped)
+        }
+      }
+      if let wrong = model.check() ?? model.checkFrames() { return XCTFail("\(wrong), STRATA_SEED=\(seed)") }
+      let isIdle = !model.pages.values.contains { $0.isHeld }
+      for _ in 0..<100 {
+        let count = random.length(top)
+        let constraints = random.constraints(top)
+        var runs: [FrameRun] = []
+        var excluding = ExcludedRuns()
+        while random.oneIn(2) && runs.count < 4 {
+          let run = FrameRun(
+            first: FrameNumber(UInt32(random.below(UInt64(top)))), count: PageCount(1 + random.below(1500)))
+          runs.append(run)
+          excluding.add(run)
+        }
+        let isOfPieces = count % 512 == 0 && constraints.alignment.rawValue >= 2 << 20
+        let answer = memory.candidate(run: PageCount(count), where: constraints, excluding: excluding)
+        let wrong = model.mistake(in: answer, count, constraints, runs, isExact: isOfPieces && isIdle)
+        if let wrong {
+          return XCTFail(
+            "\(wrong): \(count) \(constraints) without \(runs), round \(round), STRATA_SEED=\(seed)")
+        }
+        memory.noteHopeless(PageCount(count), constraints)
+        let isHopeless = memory.isHopeless(PageCount(count), constraints)
+        if isHopeless
+          != (model.cheapest(count, constraints) == nil && RunRequest(PageCount(count), constraints) != nil)
+        {
+          return XCTFail("hopeless: \(isHopeless), \(count) \(constraints), STRATA_SEED=\(seed)")
+        }
+        if case .found(let candidate) = answer {
+          searched += 1
+          let first = Int(candidate.run.first.rawValue)
+          let cost = (first..<first + count).reduce(0) { $0 + model.cost($1)! }
+          if cost == model.cheapest(count, constraints, runs) { best += 1 }
+        }
+      }
+      XCTAssertEqual(Int(memory.longestEmptiableRun()?.count.rawValue ?? 0), model.longestEmptiable())
+    }
+    print("\(best) of \(searched) candidates were the cheapest")
+  }
+}

@@ -1,0 +1,192 @@
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import PhysicalMemory
+
+final class HopelessTests: XCTestCase {
+  /// A machine full of wired frames but for the free ones given.
+  func full(_ frames: [(UInt64, UInt64)]) throws -> System {
+    let system = try System(frames: frames)
+    while (try? system.memory.allocate(Order(0), role: .kmem, level: .interrupt)) != nil {}
+    return system
+  }
+
+  func free(_ memory: PhysicalMemory, _ first: UInt32, _ count: UInt64) {
+    memory.free(FrameRun(first: FrameNumber(first), count: PageCount(count)))
+  }
+
+  func take(_ memory: PhysicalMemory, _ first: UInt32, _ count: UInt64) throws {
+    let at = PhysicalAddress(FrameNumber(first))
+    _ = try memory.allocate(
+      run: PageCount(count), where: RunConstraints(low: at, high: at + PageCount(count).bytes), role: .kmem,
+      level: .interrupt)
+  }
+
+  func steps(_ memory: PhysicalMemory, _ body: () -> Void) -> UInt64 {
+    let word = memory.state.pointee.events
+    let before = word.pointee.hopelessSteps.load(ordering: .relaxed)
+    body()
+    return word.pointee.hopelessSteps.load(ordering: .relaxed) - before
+  }
+
+  let count = PageCount(UInt64(100))
+
+  func testItStaysUntilItCanHelp() throws {
+    let system = try full([(0, 8192)])
+    let memory = system.memory!
+    let range = RunConstraints(low: PhysicalAddress(1024 << 12), high: PhysicalAddress(4096 << 12))
+    XCTAssertFalse(memory.isHopeless(count, range))
+    memory.noteHopeless(count, range)
+    XCTAssertTrue(memory.isHopeless(count, range))
+    // Outside of its range, and over its edge by too little.
+    free(memory, 5000, 700)
+    free(memory, 900, 124 + 99)
+    XCTAssertTrue(memory.isHopeless(count, range))
+    // Inside, but too short.
+    free(memory, 2000, 99)
+    XCTAssertTrue(memory.isHopeless(count, range))
+    for round in 0..<200 {
+      free(memory, 3000 + UInt32(round % 4), 96)
+      XCTAssertTrue(memory.isHopeless(count, range))
+      try take(memory, 3000 + UInt32(round % 4), 96)
+    }
+    // Long enough together with what became free long ago.
+    free(memory, 2099, 1)
+    XCTAssertFalse(memory.isHopeless(count, range))
+    try take(memory, 2099, 1)
+    // Once it was dropped it must be noted anew.
+    XCTAssertFalse(memory.isHopeless(count, range))
+    memory.noteHopeless(count, range)
+    XCTAssertTrue(memory.isHopeless(count, range))
+    free(memory, 1123, 1)
+    XCTAssertFalse(memory.isHopeless(count, range))
+    system.check()
+  }
+
+  func testANoteOfWhatIsNotHopelessIsNone() throws {
+    let system = try full([(0, 4096)])
+    let memory = system.memory!
+    free(memory, 700, 100)
+    memory.noteHopeless(count, RunConstraints())
+    XCTAssertFalse(memory.isHopeless(count, RunConstraints()))
+    memory.noteHopeless(.zero, RunConstraints())
+    XCTAssertFalse(memory.isHopeless(.zero, RunConstraints()))
+    XCTAssertEqual(memory.core.pointee.watchers, 0)
+    system.check()
+  }
+
+  func testItIsRefusedInConstantSteps() throws {
+    var costs: [[UInt64]] = []
+    for size: UInt64 in [8192, 200_000] {
+      let system = try full([(0, size)])
+      let memory = system.memory!
+      memory.noteHopeless(count, RunConstraints())
+      var cost = [steps(memory) { XCTAssertTrue(memory.isHopeless(count, RunConstraints())) }]
+      // Four places, each too short, with frames free on both sides of them.
+      for first: UInt32 in [1000, 2000, 3000, 4000] { free(memory, first, 98) }
+      cost.append(steps(memory) { XCTAssertTrue(memory.isHopeless(count, RunConstraints())) })
+      cost.append(steps(memory) { XCTAssertTrue(memory.isHopeless(count, RunConstraints())) })
+      costs.append(cost)
+    }
+    print("steps of a refusal: nothing changed, four places changed, looked at: \(costs)")
+    XCTAssertEqual(costs[0], costs[1])
+    XCTAssertEqual(costs[0][0], 1)
+    XCTAssertEqual(costs[0][2], 1)
+    XCTAssertLessThan(costs[0][1], 400)
+  }
+
+  func testMoreThanCanBeKeptOpensIt() throws {
+    let system = try full([(0, 8192)])
+    let memory = system.memory!
+    memory.noteHopeless(count, RunConstraints())
+    for first: UInt32 in [1000, 2000, 3000, 4000, 5000] { free(memory, first, 1) }
+    XCTAssertFalse(memory.isHopeless(count, RunConstraints()))
+    memory.noteHopeless(count, RunConstraints())
+    XCTAssertTrue(memory.isHopeless(count, RunConstraints()))
+    // Near ones are one.
+    for first in stride(from: UInt32(6000), to: 6600, by: 30) { free(memory, first, 1) }
+    XCTAssertTrue(memory.isHopeless(count, RunConstraints()))
+    system.check()
+  }
+
+  func testWholePiecesAreToldOfEmptyPiecesOnly() throws {
+    let system = try full([(0, 8192)])
+    let memory = system.memory!
+    let aligned = RunConstraints(alignment: Alignment(2 << 20)!)
+    let size = PageCount(UInt64(1024))
+    memory.noteHopeless(size, aligned)
+    for piece: UInt32 in 1...12 { free(memory, piece * 512 + 1, 511) }
+    XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.isHopeless(size, aligned)) }, 1)
+    free(memory, 1024, 1)
+    XCTAssertTrue(memory.isHopeless(size, aligned))
+    free(memory, 2048, 1)
+    XCTAssertTrue(memory.isHopeless(size, aligned))
+    free(memory, 1536, 1)
+    XCTAssertFalse(memory.isHopeless(size, aligned))
+    system.check()
+  }
+
+  func testANoteSpeaksForHarderRequests() throws {
+    let system = try full([(0, 8192)])
+    let memory = system.memory!
+    let range = RunConstraints(low: PhysicalAddress(1024 << 12), boundary: Alignment(16 << 20)!)
+    memory.noteHopeless(count, range)
+    var harder = range
+    harder.alignment = Alignment(64 << 10)!
+    harder.high = PhysicalAddress(4096 << 12)
+    harder.low = PhysicalAddress(1025 << 12)
+    harder.boundary = Alignment(4 << 20)!
+    XCTAssertTrue(memory.isHopeless(PageCount(UInt64(101)), harder))
+    for easier in [
+      RunConstraints(low: PhysicalAddress(1023 << 12), boundary: Alignment(16 << 20)!),
+      RunConstraints(low: PhysicalAddress(1024 << 12), boundary: Alignment(32 << 20)!),
+      RunConstraints(low: PhysicalAddress(1024 << 12)),
+    ] { XCTAssertFalse(memory.isHopeless(count, easier)) }
+    XCTAssertFalse(memory.isHopeless(PageCount(UInt64(99)), range))
+    free(memory, 2000, 100)
+    XCTAssertFalse(memory.isHopeless(PageCount(UInt64(101)), harder))
+    system.check()
+  }
+
+  func testTheLastEightAreKept() throws {
+    let system = try full([(0, 4096)])
+    let memory = system.memory!
+    func request(_ i: UInt64) -> RunConstraints {
+      RunConstraints(low: PhysicalAddress(i << 12), high: PhysicalAddress((3000 + i) << 12))
+    }
+    for i: UInt64 in 1...9 { memory.noteHopeless(count, request(i)) }
+    XCTAssertFalse(memory.isHopeless(count, request(1)))
+    for i: UInt64 in 2...9 { XCTAssertTrue(memory.isHopeless(count, request(i))) }
+    // The same again takes no second place.
+    for _ in 0..<9 { memory.noteHopeless(count, request(9)) }
+    for i: UInt64 in 2...9 { XCTAssertTrue(memory.isHopeless(count, request(i))) }
+    XCTAssertEqual(memory.core.pointee.watchers, 8)
+    system.check()
+  }
+
+  func testWhateverMakesAFrameEmptiableOpensIt() throws {
+    let system = try System(frames: [(0, 4096)])
+    let memory = system.memory!
+    let frames = fillWithPages(memory).map(\.rawValue).sorted()
+    for frame in frames where frame % 50 == 0 { wirePage(memory, frame) }
+    memory.noteHopeless(count, RunConstraints())
+    // Pages come and go: what could be emptied before can be now.
+    for frame in 1001..<UInt32(1049) { freePage(memory, frame) }
+    XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.isHopeless(count, RunConstraints())) }, 1)
+    unwirePage(memory, 1000)
+    XCTAssertTrue(memory.isHopeless(count, RunConstraints()), "99 frames")
+    unwirePage(memory, 1050)
+    XCTAssertFalse(memory.isHopeless(count, RunConstraints()), "149 frames")
+    // An isolation that is given up.
+    let isolation = try memory.isolate(
+      FrameRun(first: FrameNumber(1001), count: PageCount(UInt64(48))), level: .interrupt)
+    wirePage(memory, 1050)
+    memory.noteHopeless(PageCount(UInt64(99)), RunConstraints())
+    XCTAssertTrue(memory.isHopeless(PageCount(UInt64(99)), RunConstraints()))
+    memory.abandon(isolation)
+    XCTAssertFalse(memory.isHopeless(PageCount(UInt64(99)), RunConstraints()))
+    system.check()
+  }
+}

@@ -1,0 +1,267 @@
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import PhysicalMemory
+
+final class IsolationTests: XCTestCase {
+  func run(_ first: UInt32, _ count: UInt64) -> FrameRun {
+    FrameRun(first: FrameNumber(first), count: PageCount(count))
+  }
+
+  func open(_ frames: [(UInt64, UInt64)], occupied: [(UInt64, UInt64, FrameRole)] = []) throws -> System {
+    let system = try System(frames: frames, occupied: occupied)
+    for level in [Level.normal, .system] { try system.memory.setReserve(.zero, for: level) }
+    return system
+  }
+
+  func testWhatIsFreedInTheRunIsCapturedAndNothingElseGetsIt() throws {
+    let system = try open([(0, 4096)])
+    let memory = system.memory!
+    // All of memory in blocks of four frames.
+    var blocks: [FrameNumber] = []
+    while let block = try? memory.allocate(Order(2), role: .kmem) { blocks.append(block) }
+    while (try? memory.allocate(Order(0), role: .stack)) != nil {}
+    let before = Snapshot(memory)
+    let isolation = try memory.isolate(run(1022, 516), level: .normal)
+    XCTAssertEqual(memory.capturedCount(isolation), .zero)
+    XCTAssertNil(memory.finish(isolation))
+    // Blocks that lie partly inside and partly outside.
+    for first: UInt32 in [1020, 1536] { memory.free(FrameNumber(first), Order(2)) }
+    system.check()
+    XCTAssertEqual(memory.freeCount.rawValue, 4)
+    XCTAssertEqual(memory.capturedCount(isolation).rawValue, 4)
+    XCTAssertFalse(memory.isCaptured(FrameNumber(1021), isolation))
+    XCTAssertTrue(memory.isCaptured(FrameNumber(1022), isolation))
+    XCTAssertTrue(memory.isCaptured(FrameNumber(1537), isolation))
+    XCTAssertFalse(memory.isCaptured(FrameNumber(1538), isolation))
+    XCTAssertFalse(memory.isCaptured(FrameNumber(1100), isolation))
+    // One free over all the rest of it and more on both sides.
+    memory.free(run(1012, 8))
+    memory.free(run(1024, 512))
+    system.check()
+    XCTAssertEqual(memory.capturedCount(isolation).rawValue, 516)
+    XCTAssertEqual(memory.freeCount.rawValue, 12)
+    // What is free goes to others, what is captured doesn't.
+    var others: [FrameNumber] = []
+    while let frame = try? memory.allocate(Order(0), role: .wired, level: .interrupt) { others.append(frame) }
+    XCTAssertEqual(others.count, 12)
+    XCTAssertTrue(others.allSatisfy { !isolation.run.contains($0) })
+    for frame in others { memory.free(frame, Order(0)) }
+    XCTAssertThrowsError(try memory.allocate(frame: FrameNumber(1100), role: .wired)) {
+      XCTAssertEqual($0 as? PhysicalMemoryError, .notFree)
+    }
+    XCTAssertEqual(memory.finish(isolation), run(1022, 516))
+    system.check()
+    XCTAssertEqual(memory.record(FrameNumber(1100))!.claims, .wiredOnce)
+    memory.free(run(1022, 516))
+    for first: UInt32 in [1012, 1016, 1020, 1536] + Array(stride(from: 1024, to: 1536, by: 4)) {
+      for frame in first..<first + 4 { try memory.allocate(frame: FrameNumber(frame), role: .kmem) }
+    }
+    XCTAssertEqual(Snapshot(memory), before)
+  }
+
+  func testAFreeOverTheWholeRunAndMore() throws {
+    let system = try open([(0, 4096)])
+    let memory = system.memory!
+    let all = try memory.allocate(run: PageCount(UInt64(2048)), role: .wired)
+    let first = all.first.rawValue
+    let isolations = [
+      try memory.isolate(run(first + 100, 7), level: .normal),
+      try memory.isolate(run(first + 107, 1), level: .normal),
+      try memory.isolate(run(first + 500, 1000), level: .normal),
+    ]
+    memory.free(all)
+    system.check()
+    XCTAssertEqual(isolations.map { memory.capturedCount($0).rawValue }, [7, 1, 1000])
+    XCTAssertNotNil(memory.finish(isolations[1]))
+    memory.abandon(isolations[2])
+    system.check()
+    memory.free(run(first + 107, 1))
+    memory.abandon(isolations[0])
+    system.check()
+    XCTAssertEqual(memory.longestFreeRun()?.count, memory.freeCount)
+  }
+
+  func testFreeAndCachedFramesAreCapturedAtOnce() throws {
+    let model = try PageModel(open([(256, 3000)]))
+    let memory = model.memory
+    for i in 0..<600 { try model.makePage(PageName(owner: 1, index: UInt64(i))) }
+    for i in 0..<300 { model.freePage(PageName(owner: 1, index: UInt64(2 * i)), .cached) }
+    let before = Snapshot(memory)
+    let first = memory.recordsRun.first.rawValue - 1100
+    try model.isolate(Int(first), 1100)
+    XCTAssertNil(model.check())
+    XCTAssertNil(model.checkFrames())
+    XCTAssertLessThan(memory.cachedCount, PageCount(UInt64(300)))
+    // The pages left in it come when they are freed, kept or not.
+    let frames = model.pages.values.map(\.frame).filter { $0 >= Int(first) && $0 < Int(first) + 1100 }
+    XCTAssertGreaterThan(frames.count, 0)
+    for frame in frames.sorted() { model.freePage(model.names[frame]!, frame % 2 == 0 ? .cached : .dropped) }
+    XCTAssertNil(model.check())
+    XCTAssertEqual(model.finish(0)?.count.rawValue, 1100)
+    XCTAssertNil(model.check())
+    memory.free(run(first, 1100))
+    model.give(Int(first), 1100)
+    XCTAssertNil(model.check())
+    XCTAssertNotEqual(Snapshot(memory), before)
+  }
+
+  func testRefusals() throws {
+    let system = try open(
+      [(0, 159), (256, 2000), (3000, 20)], occupied: [(400, 8, .image), (600, 8, .bootModule)])
+    let memory = system.memory!
+    let rest = try memory.allocate(run: PageCount(UInt64(1100)), role: .wired)
+    let before = Snapshot(memory)
+    func refuse(
+      _ error: PhysicalMemoryError, _ first: UInt32, _ count: UInt64, _ level: Level = .normal,
+      line: UInt = #line
+    ) {
+      let before = Snapshot(memory)
+      XCTAssertThrowsError(try memory.isolate(run(first, count), level: level), line: line) {
+        XCTAssertEqual($0 as? PhysicalMemoryError, error, line: line)
+      }
+      XCTAssertEqual(Snapshot(memory), before, line: line)
+      system.check(#filePath, line)
+    }
+    // The end of a segment, of the last one too; holes; what stays for good.
+    refuse(.outsideMemory, 150, 10)
+    refuse(.outsideMemory, 3000, 21)
+    refuse(.outsideMemory, 3019, 2)
+    refuse(.outsideMemory, 3020, 1)
+    refuse(.outsideMemory, .max, 1)
+    refuse(.outsideMemory, 3000, .max)
+    refuse(.outsideMemory, 150, 200)
+    refuse(.outsideMemory, 399, 2)
+    refuse(.outsideMemory, 407, 2)
+    refuse(.outsideMemory, memory.recordsRun.first.rawValue - 1, 2)
+    refuse(.outsideMemory, 500, 0)
+    let last = try memory.isolate(run(3000, 20), level: .normal)
+    XCTAssertEqual(memory.capturedCount(last).rawValue, 20)
+    // Somebody's frames are waited for.
+    let module = try memory.isolate(run(598, 12), level: .normal)
+    XCTAssertEqual(memory.capturedCount(module).rawValue, 4)
+    refuse(.notFree, 609, 5)
+    refuse(.notFree, 500, 99)
+    refuse(.notFree, 590, 40)
+    refuse(.notFree, 602, 1)
+    try memory.setReserve(memory.freeCount - PageCount(UInt64(9)), for: .normal)
+    refuse(.noMemory, 700, 10)
+    let third = try memory.isolate(run(700, 9), level: .normal)
+    refuse(.noMemory, 720, 1)
+    let fourth = try memory.isolate(run(720, 600), level: .interrupt)
+    refuse(.noMemory, 500, 1, .interrupt)
+    memory.abandon(fourth)
+    system.check()
+    system.host.failures.pointee.countdown = 0
+    refuse(.noMemory, 500, 1, .interrupt)
+    for isolation in [last, module, third] { memory.abandon(isolation) }
+    XCTAssertEqual(Snapshot(memory), before)
+    memory.free(rest)
+    system.check()
+  }
+
+  func testWhatOnlyABugCanDoIsAFault() throws {
+    let system = try open([(256, 2000)])
+    let memory = system.memory!
+    let block = try memory.allocate(Order(3), role: .slab)
+    let isolation = try memory.isolate(run(block.rawValue, 8), level: .normal)
+    memory.free(block, Order(3))
+    // Who gave it away has it no longer.
+    XCTAssertEqual(system.host.faults { memory.free(block, Order(0)) }.map(\.kind), [.doubleFree])
+    system.check()
+    XCTAssertEqual(memory.capturedCount(isolation).rawValue, 8)
+    XCTAssertNotNil(memory.finish(isolation))
+    for use in [{ _ = memory.finish(isolation) }, { memory.abandon(isolation) }] {
+      XCTAssertEqual(system.host.faults(in: use).map(\.kind), [.notAllocated])
+    }
+    XCTAssertEqual(memory.capturedCount(isolation), .zero)
+    let next = try memory.isolate(run(block.rawValue, 8), level: .normal)
+    XCTAssertEqual(system.host.faults { memory.abandon(isolation) }.map(\.kind), [.notAllocated])
+    // A run that somebody else owns is not captured, though its role is the same.
+    XCTAssertEqual(memory.capturedCount(next), .zero)
+    memory.abandon(next)
+    memory.free(block, Order(3))
+    system.check()
+  }
+
+  func testCapturingWakesNobody() throws {
+    let system = try open([(256, 900)])
+    nonisolated(unsafe) let memory = system.memory!
+    var frames: [FrameNumber] = []
+    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    let isolation = try memory.isolate(run(frames[0].rawValue, 1), level: .normal)
+    let freed = frames
+    nonisolated(unsafe) var rounds = 0
+    system.host.runDevices = {
+      rounds += 1
+      if rounds < 3 { memory.free(freed[rounds - 1], Order(0)) }
+      return rounds < 5
+    }
+    XCTAssertEqual(
+      try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never), frames[1])
+    XCTAssertEqual(rounds, 2)
+    XCTAssertNotNil(memory.finish(isolation))
+    system.check()
+  }
+
+  func testAGibibyteThatNobodyTouchedYet() throws {
+    let system = try open([(256, 3 << 18)])
+    let memory = system.memory!
+    let before = Snapshot(memory)
+    for (first, count): (UInt32, UInt64) in [(1 << 18, 1 << 18), (300_000, 100_001), (1 << 19 - 5, 10)] {
+      let isolation = try memory.isolate(run(first, count), level: .normal)
+      XCTAssertEqual(memory.capturedCount(isolation).rawValue, count)
+      system.check()
+      if count == 10 {
+        memory.abandon(isolation)
+      } else {
+        XCTAssertEqual(memory.finish(isolation), run(first, count))
+        memory.free(run(first, count))
+      }
+      system.check()
+    }
+    XCTAssertEqual(Snapshot(memory), before)
+  }
+
+  /// Frames that one processor captures are never seen by the other.
+  func testTwoThreads() throws {
+    let system = try System(frames: [(256, 6000)], processors: 2)
+    let before = Snapshot(system.memory)
+    nonisolated(unsafe) let memory = system.memory!
+    let seed = historySeed(61)
+    nonisolated(unsafe) var (finished, captured) = (0, 0)
+    system.host.onThreads(2) { processor in
+      if processor == 1 { return hammer(memory, seed + 1, 30_000, .normal) }
+      var random = SeededRandom(seed: seed)
+      let map = memory.machine.directMap
+      for _ in 0..<2000 {
+        let run = FrameRun(
+          first: FrameNumber(256 + UInt32(random.below(5000))), count: PageCount(1 + random.below(700)))
+        guard let isolation = try? memory.isolate(run, level: .normal) else { continue }
+        var mine: [FrameNumber] = []
+        for i in 0..<run.count.rawValue where memory.isCaptured(run.first + PageCount(i), isolation) {
+          mine.append(run.first + PageCount(i))
+          map.pointer(to: mine.last!).storeBytes(of: 0x1234, as: UInt64.self)
+        }
+        captured += mine.count
+        _ = memory.candidate(run: PageCount(1 + random.below(700)))
+        _ = memory.longestEmptiableRun()
+        for frame in mine where map.pointer(to: frame).load(as: UInt64.self) != 0x1234 {
+          XCTFail("a captured frame was given to another")
+        }
+        if memory.finish(isolation) != nil {
+          finished += 1
+          memory.free(run)
+        } else {
+          memory.abandon(isolation)
+        }
+      }
+    }
+    print("\(finished) runs finished, \(captured) frames captured")
+    XCTAssertGreaterThan(captured, 0)
+    system.check()
+    XCTAssertEqual(Snapshot(memory), before)
+  }
+}
