@@ -83,8 +83,7 @@ extension KernelSpace {
   public var failureCount: UInt64 { state.pointee.failures.load(ordering: .relaxed) }
 
   /// Visits each range of the kernel's and the device window's arenas; of a pageable one all addresses,
-  /// whatever is mapped there. `visit` runs with no lock held; what
-  /// changes meanwhile may or may not be seen.
+  /// whatever is mapped there. `visit` runs with no lock held; what changes meanwhile may or may not be seen.
   public func forEachRange<E>(_ visit: (TaggedRange, RangeKind) throws(E) -> Void) throws(E) {
     try forEachRange(in: state.pointee.heap, visit)
     try forEachRange(in: state.pointee.metadata, visit)

@@ -11,6 +11,11 @@ import Vmem
 public struct ContiguousRange: Equatable, Sendable {
   public var address: VirtualAddress
   public var frames: FrameRun
+
+  public init(address: VirtualAddress, frames: FrameRun) {
+    self.address = address
+    self.frames = frames
+  }
 }
 
 extension KernelSpace {
@@ -91,7 +96,7 @@ extension KernelSpace {
     do throws(PhysicalMemoryError) {
       run = try physical.allocate(run: count, where: constraints, role: .contiguous, level: level)
     } catch {
-      throw failed(KernelSpaceError(error))
+      throw failed(KernelSpaceError(error), .contiguous, count, level, site)
     }
     do throws(KernelSpaceError) {
       return ContiguousRange(
@@ -162,6 +167,7 @@ extension KernelSpace {
   /// Whether each frame of the run is somebody's, and has `role` if one is given; reports the first that is
   /// not.
   private func isOwned(_ run: FrameRun, as role: FrameRole?, _ site: CallSite) -> Bool {
+    if let role, physical.firstFrame(of: run, without: role) == nil { return true }
     for offset in 0..<run.count.rawValue {
       let number = UInt64(run.first.rawValue) + offset
       var found = FrameRole.absent

@@ -40,6 +40,8 @@ public struct TypeDescription {
   /// Bytes in use, each object counted with its cache's spacing, large requests and contiguous memory by
   /// pages.
   public var bytes: ByteCount
+  /// The contiguous memory among them.
+  public var contiguous: ByteCount
   public var requests: UInt64
   public var failed: UInt64
 }
@@ -128,13 +130,14 @@ extension Kmem {
     let processors = state.pointee.machine.processorCount
     let (failed, past) = type.sums(Column.failed, processors: processors)
     var description = TypeDescription(
-      name: type.name, inUse: 0, bytes: .zero, requests: past, failed: failed)
+      name: type.name, inUse: 0, bytes: .zero, contiguous: .zero, requests: past, failed: failed)
     var bytes: UInt64 = 0
     for column in Column.firstClass..<Column.limit {
       let sums = type.sums(column, processors: processors)
       let inUse = sums.allocations &- sums.frees
       if column == Column.largePages || column == Column.contiguousPages {
         bytes &+= inUse &* Page.size
+        if column == Column.contiguousPages { description.contiguous = PageCount(inUse).bytes }
         continue
       }
       description.inUse &+= inUse
@@ -169,8 +172,8 @@ extension Kmem {
   /// Bytes of objects in use, with their caches' spacing, and of large requests' pages.
   public var usedBytes: ByteCount {
     var bytes: UInt64 = 0
-    forEachType { bytes &+= $0.bytes.rawValue }
-    return ByteCount(bytes &- contiguousBytes.rawValue)
+    forEachType { bytes &+= $0.bytes.rawValue &- $0.contiguous.rawValue }
+    return ByteCount(bytes)
   }
 
   /// Bytes of contiguous memory in use that types account for. Not kmem's own: neither used nor held here.

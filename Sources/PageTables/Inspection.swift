@@ -71,7 +71,7 @@ extension PageTables {
     }
   }
 
-  func isCanonical(_ address: VirtualAddress) -> Bool {
+  @inline(__always) func isCanonical(_ address: VirtualAddress) -> Bool {
     TableTree.canonical(address.rawValue, state.pointee.levels) == address.rawValue
   }
 

@@ -19,18 +19,14 @@ import Synchronization
 
 /// What one prepared place maps.
 public struct PageMapping: Equatable, Sendable {
-  public var frame: FrameNumber
-  public var isWritable: Bool
-  /// Whether a processor used it since this was last taken, or since it was mapped.
-  public var isAccessed: Bool
-  public var isDirty: Bool
+  private let entry: PageTableEntry
+  @inline(__always) init(_ entry: PageTableEntry) { self.entry = entry }
 
-  @inline(__always) init(_ entry: PageTableEntry) {
-    frame = entry.tableFrame
-    isWritable = entry.isWritable
-    isAccessed = entry.isAccessed
-    isDirty = entry.isDirty
-  }
+  public var frame: FrameNumber { entry.tableFrame }
+  public var isWritable: Bool { entry.isWritable }
+  /// Whether a processor used it since this was last taken, or since it was mapped.
+  public var isAccessed: Bool { entry.isAccessed }
+  public var isDirty: Bool { entry.isDirty }
 }
 
 extension PageTables {
@@ -48,6 +44,25 @@ extension PageTables {
       }
       slot.store(PageTableEntry(entry))
       tree.leafCount[1] += 1
+    }
+  }
+
+  /// Maps the prepared page at `address` to `frame`, or, when it is mapped already, gives it the right to write
+  /// that `protection` has: what a fault ends with. Traps when the place is not prepared. Constant.
+  public func show(_ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection) {
+    precondition(frame != .none && !protection.contains(.executable) && isCanonical(address))
+    let written = protection.contains(.writable) ? PageTableEntry.Bit.written : 0
+    withTree { tree in
+      guard let slot = tree.place(address.rawValue), slot.entry.isPrepared else {
+        preconditionFailure("a pageable page was mapped where no place was kept")
+      }
+      if slot.entry == .preparedMark {
+        slot.store(PageTableEntry(PageTableEntry.pageable | frame.address.rawValue | written))
+        tree.leafCount[1] += 1
+      } else if written != 0 {
+        assert(slot.entry.tableFrame == frame, "a page is mapped to another frame")
+        slot.set(written)
+      }
     }
   }
 
@@ -103,10 +118,12 @@ extension PageTables {
     return withTree { tree in tree.pageablePage(address.rawValue).map { PageMapping($0.entry) } }
   }
 
-  /// Whether a place is kept for the page that holds `address`, mapped or not.
+  /// Whether a place is kept for the page that holds `address`, mapped or not. Takes no lock, as `access`: a
+  /// handler of page faults asks this before it knows what the one who faulted holds.
   public func isPrepared(_ address: VirtualAddress) -> Bool {
     guard isCanonical(address) else { return false }
-    return withTree { tree in tree.place(address.rawValue)?.entry.isPrepared ?? false }
+    let (_, entry, level) = walkUnlocked(address)
+    return level == 1 && entry.isPrepared
   }
 
   /// Pages that are mapped, by leaves of any size, among `count` from `address` on. A step for each table.
@@ -146,16 +163,7 @@ extension PageTables {
   public func access(_ address: VirtualAddress, _ kind: AccessKind) -> FrameNumber? {
     guard isCanonical(address) else { return nil }
     while true {
-      var level = state.pointee.levels
-      var slot = Slot(machine.directMap.pointer(to: state.pointee.root))
-      slot = slot + TableTree.index(address.rawValue, level)
-      var entry = slot.acquired
-      while entry.isTable(at: level) {
-        level -= 1
-        slot = Slot(machine.directMap.pointer(to: entry.tableFrame))
-        slot = slot + TableTree.index(address.rawValue, level)
-        entry = slot.acquired
-      }
+      let (slot, entry, level) = walkUnlocked(address)
       guard entry.isPresent, kind == .read || entry.isWritable else { return nil }
       let noted = PageTableEntry.Bit.accessed | (kind == .write ? PageTableEntry.Bit.dirty : 0)
       // Walks again when the entry changed in between.
@@ -166,6 +174,21 @@ extension PageTables {
       let number = (entry.address(at: level) + offset) >> Page.shift
       return number < UInt64(FrameNumber.limit) ? FrameNumber(UInt32(number)) : .none
     }
+  }
+
+  /// The last entry on the way to an address, as a processor finds it.
+  private func walkUnlocked(_ address: VirtualAddress) -> (slot: Slot, entry: PageTableEntry, level: Int) {
+    var level = state.pointee.levels
+    var slot = Slot(machine.directMap.pointer(to: state.pointee.root))
+    slot = slot + TableTree.index(address.rawValue, level)
+    var entry = slot.acquired
+    while entry.isTable(at: level) {
+      level -= 1
+      slot = Slot(machine.directMap.pointer(to: entry.tableFrame))
+      slot = slot + TableTree.index(address.rawValue, level)
+      entry = slot.acquired
+    }
+    return (slot, entry, level)
   }
 }
 
@@ -183,17 +206,21 @@ extension PageTableEntry {
 
 extension TableTree {
   /// The place of a page of 4 KiB at `address`, or nil where no table has one. A walk that remembers
-  /// nothing: some 40 instructions.
+  /// nothing: a dozen instructions a level.
   @inline(__always) func place(_ address: UInt64) -> Slot? {
-    var table = root
-    var level = levels
-    while level > 1 {
-      let entry = slot(table, Self.index(address, level)).entry
-      guard entry.isTable(at: level) else { return nil }
-      table = entry.tableFrame
-      level -= 1
+    let memory = directMap.pointer(to: PhysicalAddress(0))
+    var table = root.address.rawValue
+    var shift = Self.shift(levels)
+    while true {
+      // The index in the table, eight bytes an entry.
+      let offset = address &>> (shift &- 3) & 0xff8
+      let slot = Slot(memory + Int(truncatingIfNeeded: table &+ offset))
+      if shift == Page.shift { return slot }
+      let entry = slot.entry
+      guard entry.isTable(at: 2) else { return nil }
+      table = entry.rawValue & PageTableEntry.Bit.address
+      shift &-= 9
     }
-    return slot(table, Self.index(address, 1))
   }
 
   /// The place at `address` if it is prepared and mapped.

@@ -82,7 +82,7 @@ struct TableTree {
 
   // MARK: Walking
 
-  @inline(__always) static func shift(_ level: Int) -> UInt64 { 3 + 9 * UInt64(level) }
+  @inline(__always) static func shift(_ level: Int) -> UInt64 { 3 &+ 9 &* UInt64(truncatingIfNeeded: level) }
   /// Pages that an entry of `level` covers.
   @inline(__always) static func span(_ level: Int) -> UInt64 { 1 << (9 * UInt64(level - 1)) }
   @inline(__always) static func index(_ address: UInt64, _ level: Int) -> Int {
@@ -94,8 +94,8 @@ struct TableTree {
 
   /// `address` with the bits above those that `levels` levels translate like the highest of them.
   @inline(__always) static func canonical(_ address: UInt64, _ levels: Int) -> UInt64 {
-    let unused = 64 - (shift(levels) + 9)
-    return UInt64(bitPattern: Int64(bitPattern: address << unused) >> Int64(unused))
+    let unused = 64 &- (shift(levels) &+ 9)
+    return UInt64(bitPattern: Int64(bitPattern: address &<< unused) &>> Int64(bitPattern: unused))
   }
 
   @inline(__always) func slot(_ table: FrameNumber, _ index: Int) -> Slot {

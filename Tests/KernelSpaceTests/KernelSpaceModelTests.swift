@@ -15,6 +15,7 @@ final class KernelSpaceModelTests: XCTestCase {
     case device(VirtualAddress, ByteCount)
     case contiguous(ContiguousRange, CacheAttribute)
     case given(VirtualAddress, FrameRun, CacheAttribute)
+    case pageable(VirtualAddress, PageCount)
   }
 
   func testRandomHistories() throws {
@@ -31,6 +32,8 @@ final class KernelSpaceModelTests: XCTestCase {
     var live: [Live] = []
     /// What each frame was stamped with.
     var stamps: [UInt32: UInt64] = [:]
+    /// Frames that are mapped in pageable ranges, by address.
+    var resident: [UInt64: FrameNumber] = [:]
     let attributes: [CacheAttribute] = [.writeBack, .writeThrough, .uncached, .writeCombining]
 
     func stamp(_ address: VirtualAddress, _ count: PageCount) {
@@ -51,13 +54,31 @@ final class KernelSpaceModelTests: XCTestCase {
         XCTAssertEqual(bed.bytes(frame)[100], stamps.removeValue(forKey: frame.rawValue), "seed \(seed)")
       }
     }
+    /// Brings a page of a pageable range in, or takes it out.
+    func turn(_ page: VirtualAddress) throws(KernelSpaceError) {
+      if let frame = resident[page.rawValue] {
+        XCTAssertEqual(bed.tables.access(page, .write), frame, "seed \(seed)")
+        unstamp(page, .one)
+        XCTAssertEqual(bed.tables.withdraw(page)?.frame, frame, "seed \(seed)")
+        resident[page.rawValue] = nil
+        bed.physical.free(FrameRun(first: frame, count: .one))
+      } else {
+        XCTAssertNil(bed.tables.access(page, .read), "seed \(seed)")
+        do {
+          let frame = try bed.physical.allocate(run: .one, role: .lent).first
+          bed.tables.enter(page, frame, .kernelData)
+          resident[page.rawValue] = frame
+        } catch { throw .noMemory }
+        stamp(page, .one)
+      }
+    }
     func size() -> PageCount { PageCount(1 + random.below(random.oneIn(10) ? 700 : 40)) }
 
     for operation in 0..<operations {
       do {
         let attribute = attributes[Int(random.below(4))]
         let level: Level = [.normal, .system, .interrupt][Int(random.below(3))]
-        switch random.below(12) {
+        switch random.below(16) {
         case 0, 1:
           let arena: WiredArena = [.heap, .metadata, .interrupt, .kernel][Int(random.below(4))]
           let count = size()
@@ -78,6 +99,27 @@ final class KernelSpaceModelTests: XCTestCase {
           let range = try space.allocateContiguous(size(), attribute: attribute, level: level)
           stamp(range.address, range.frames.count)
           live.append(.contiguous(range, attribute))
+        case 6:
+          let count = size()
+          let run: FrameRun
+          do {
+            run = try bed.physical.allocate(run: count, role: .contiguous)
+          } catch { throw KernelSpaceError.noMemory }
+          do {
+            let address = try space.mapContiguous(run, attribute: attribute, level: level)
+            stamp(address, count)
+            live.append(.contiguous(ContiguousRange(address: address, frames: run), attribute))
+          } catch {
+            bed.physical.free(run)
+            throw error
+          }
+        case 7:
+          let count = size()
+          live.append(.pageable(try space.reservePageable(count, level: level), count))
+        case 8, 9:
+          for case .pageable(let address, let count) in live {
+            for _ in 0..<8 { try turn(address + PageCount(random.below(count.rawValue))) }
+          }
         case 5:
           let run: FrameRun
           do {
@@ -109,6 +151,7 @@ final class KernelSpaceModelTests: XCTestCase {
           case .device: (nil, .writeBack)
           case .contiguous(let range, let attribute): (range.frames.first, attribute)
           case .given(_, let run, let attribute): (run.first, attribute)
+          case .pageable(let address, _): (resident[address.rawValue], .writeBack)
           }
         if let frame { XCTAssertEqual(bed.alias(frame)?.attribute, attribute, "seed \(seed)") }
       }
@@ -130,6 +173,11 @@ final class KernelSpaceModelTests: XCTestCase {
         unstamp(address, run.count)
         space.unmapGiven(address, run.count)
         bed.physical.free(run)
+      case .pageable(let address, let count):
+        for page in 0..<count.rawValue where resident[(address + PageCount(page)).rawValue] != nil {
+          try? turn(address + PageCount(page))
+        }
+        space.releasePageable(address, count)
       }
     }
     for item in live { free(item) }

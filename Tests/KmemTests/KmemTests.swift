@@ -351,6 +351,98 @@ final class KmemTests: XCTestCase {
     XCTAssertEqual(rig.kmem.heldBytes, rig.kmem.metadataBytes)
   }
 
+  func testContiguousMemoryIsAccountedByType() throws {
+    let rig = try Rig()
+    let (a, b) = (rig.type("a"), rig.type("b"))
+    let object = rig.kmem.alloc(ByteCount(60), type: a)!
+    let large = rig.kmem.alloc(ByteCount(8192), type: a)!
+    let (used, held) = (rig.kmem.usedBytes, rig.kmem.heldBytes)
+    let requests = rig.kmem.requests
+    rig.kmem.countContiguous(a, PageCount(512))
+    rig.kmem.countContiguous(a, PageCount(3))
+    var figures = rig.kmem.describe(a)
+    XCTAssertEqual(figures.inUse, 4)
+    XCTAssertEqual(figures.requests, 4)
+    XCTAssertEqual(figures.failed, 0)
+    XCTAssertEqual(figures.bytes, ByteCount(64 + 8192 + 515 * 4096))
+    XCTAssertEqual(rig.kmem.contiguous(a).requests, 2)
+    XCTAssertEqual(rig.kmem.contiguous(a).pages, PageCount(515))
+    XCTAssertEqual(rig.kmem.contiguousBytes, ByteCount(515 * 4096))
+    XCTAssertEqual(rig.kmem.requests, requests + 2)
+    // It is nothing of kmem's.
+    XCTAssertEqual(rig.kmem.usedBytes, used)
+    XCTAssertEqual(rig.kmem.heldBytes, held)
+    var sizes: [[UInt64]] = []
+    rig.kmem.forEachSize(of: a) { sizes.append([$0?.rawValue ?? 0, $1, $2]) }
+    XCTAssertEqual(sizes, [[64, 1, 1], [0, 3, 3]])
+
+    XCTAssertTrue(rig.kmem.uncountContiguous(a, PageCount(512)))
+    figures = rig.kmem.describe(a)
+    XCTAssertEqual([figures.inUse, figures.requests], [3, 4])
+    XCTAssertEqual(figures.bytes, ByteCount(64 + 8192 + 3 * 4096))
+    XCTAssertEqual(rig.kmem.describe(b).requests, 0)
+    XCTAssertTrue(rig.kmem.uncountContiguous(a, PageCount(3)))
+    rig.kmem.free(object, size: ByteCount(60), type: a)
+    rig.kmem.free(large, size: ByteCount(8192), type: a)
+    XCTAssertEqual(rig.kmem.describe(a).bytes, .zero)
+    rig.expectEmpty()
+  }
+
+  func testAContiguousRequestThatFailedIsNoAllocation() throws {
+    let rig = try Rig()
+    let type = rig.type()
+    rig.kmem.countContiguousFailure(type)
+    rig.kmem.countContiguousFailure(type)
+    func figures() -> [UInt64] {
+      let figures = rig.kmem.describe(type)
+      return [figures.inUse, figures.bytes.rawValue, figures.requests, figures.failed]
+    }
+    XCTAssertEqual(figures(), [0, 0, 0, 2])
+    XCTAssertEqual(rig.kmem.failedRequests, 2)
+    // What was never counted can't be taken off again, nor under another type.
+    func refused(_ type: MemoryType, _ pages: UInt64, _ expected: UInt64, line: UInt = #line) {
+      let before = figures()
+      let faults = rig.host.faults {
+        XCTAssertFalse(rig.kmem.uncountContiguous(type, PageCount(pages)), line: line)
+      }
+      XCTAssertEqual(faults.map(\.kind), [.wrongType], line: line)
+      XCTAssertEqual(faults.first?.given, pages, line: line)
+      XCTAssertEqual(faults.first?.expected, expected, line: line)
+      XCTAssertEqual(faults.first?.type, type.name, line: line)
+      XCTAssertEqual(figures(), before, line: line)
+    }
+    refused(type, 0, 0)
+    refused(type, 1, 0)
+    rig.kmem.countContiguous(type, PageCount(8))
+    refused(type, 9, 8)
+    refused(rig.type("another"), 8, 0)
+    XCTAssertEqual(figures(), [1, 8 * 4096, 1, 2])
+    XCTAssertTrue(rig.kmem.uncountContiguous(type, PageCount(8)))
+    refused(type, 8, 0)
+    rig.expectEmpty()
+  }
+
+  func testProcessorsShareOneAccountOfContiguousMemory() throws {
+    let rig = try Rig(processors: 2)
+    let type = rig.type()
+    nonisolated(unsafe) let kmem = rig.kmem
+    nonisolated(unsafe) let shared = type
+    rig.host.onThreads(2) { _ in
+      for round in UInt64(1)...2000 {
+        kmem.countContiguous(shared, PageCount(round))
+        if round % 3 == 0 { kmem.countContiguousFailure(shared) }
+        XCTAssertTrue(kmem.uncountContiguous(shared, PageCount(round)))
+      }
+    }
+    let figures = rig.kmem.describe(type)
+    XCTAssertEqual([figures.inUse, figures.requests, figures.failed], [0, 4000, 2 * 666])
+    // Counted by one processor, given back on another.
+    rig.host.runAs(processor: 0) { kmem.countContiguous(shared, PageCount(5)) }
+    rig.host.runAs(processor: 1) { XCTAssertTrue(kmem.uncountContiguous(shared, PageCount(5))) }
+    XCTAssertEqual(rig.kmem.describe(type).bytes, .zero)
+    rig.expectEmpty()
+  }
+
   func testRowsOfTheRegistryAndTheAuditTunable() throws {
     let rig = try Rig()
     let memory = UnsafeMutableRawPointer.allocate(
