@@ -24,9 +24,9 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   @inline(__always) private static var fanShift: Int { 10 }
   @inline(__always) private static var fan: Int { 1 << fanShift }
 
-  /// `count` entries (at least one), all `initial`. Takes a frame for each 4 KiB of them and one for each 1024
-  /// of those; a store an entry. Throws `noMemory`, and has given back what it took by then; `badConstraint`
-  /// for more than a radix of three levels holds (2^30 entries of 4 bytes).
+  /// `count` entries (at least one), all `initial`. Takes a frame for each 4 KiB of them and one for each
+  /// 1024 of those; a store an entry. Throws `noMemory`, and has given back what it took by then;
+  /// `badConstraint` for more than a radix of three levels holds (2^30 entries of 4 bytes).
   init(
     count: Int, initial: Element, physical: PhysicalMemory, machine: Machine, level: Level = .normal
   ) throws(PagingError) {

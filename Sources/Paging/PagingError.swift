@@ -18,4 +18,20 @@
   case corrupt
   /// A page of the range is wired more often than can be counted.
   case tooManyWires
+  /// The page is held more often than can be counted.
+  case tooManyHolds
+
+  public var words: StaticString {
+    switch self {
+    case .noMemory: "no memory is free and none can be freed"
+    case .noAddressSpace: "no address space"
+    case .badConstraint: "the request contradicts itself"
+    case .notPageable: "no pageable memory is there"
+    case .protection: "the range does not allow it"
+    case .inputOutput: "its device failed"
+    case .corrupt: "its copy in swap is corrupt"
+    case .tooManyWires: "it is wired too often"
+    case .tooManyHolds: "it is held too often"
+    }
+  }
 }

@@ -64,8 +64,8 @@ public struct Transfers {
 
   // MARK: One transfer
 
-  /// Asks `device` to read to `frames`, or to write from them, as many pages as there are frames (1 to 32) from
-  /// `first` on. Nil when the pool has no idle request. No spin lock may be held. Constant, but for
+  /// Asks `device` to read to `frames`, or to write from them, as many pages as there are frames (1 to 32)
+  /// from `first` on. Nil when the pool has no idle request. No spin lock may be held. Constant, but for
   /// the copy of the frame numbers. The frames must stay where they are until the transfer is done.
   public func begin(
     _ device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,

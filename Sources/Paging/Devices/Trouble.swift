@@ -1,5 +1,5 @@
-// What a RAM disk can be told to do wrong: all that a real device does, as often as wanted, in an order that a
-// seed decides.
+// What a RAM disk can be told to do wrong: all that a real device does, as often as wanted, in an order that
+// a seed decides.
 
 /// So many of a thousand.
 @frozen public struct PerMille: Equatable, Sendable, ExpressibleByIntegerLiteral {

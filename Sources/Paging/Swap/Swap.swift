@@ -16,14 +16,15 @@
 //   Laws
 //   1  a slot is free, used or bad; free + used + bad = total
 //   2  the summary says which words of the bitmap have a free slot
-//   3  a used slot never written has the checksum 0, which no page has
+//   3  the checksum of a free slot is 0, which no page has
 //
 // Locks. One spin lock (rank `pagingSwap`) covers slots and figures; holds are bounded (`SwapSlots`). The
 // device, and the array of checksums, change only while no slot is used; whoever has one reads them without
 // the lock. Nothing is submitted and no sleep begun with a lock held.
 //
-// Cost. Reserving: about 150 instructions a run on a device that is not fragmented, some thousand at worst.
-// Freeing: about 60. Writing and reading: a checksum a page (`Checksum`), and some 150 for each request.
+// Cost. Reserving: some hundred instructions a run on a device that is not fragmented, some thousand at
+// worst. Freeing: about 150 a slot. Writing and reading: a checksum a page (1680), and some hundred for each
+// request beside what the device takes.
 
 import CPlatform
 import MemoryPrimitives
@@ -127,18 +128,16 @@ public struct Swap {
 
   // MARK: The device
 
-  /// Takes `device` for swap: all slots are free, whatever is on it. Takes a frame for each 1024 slots, one for
-  /// about each 16 000, and a store for each slot. Throws `noMemory`; `badConstraint` when there is a device
-  /// already, or this one has no pages.
+  /// Takes `device` for swap: all slots are free, whatever is on it. Takes a frame for each 1024 slots, one
+  /// for about each 16 000, and a store for each slot. Throws `noMemory`; `badConstraint` when there is a
+  /// device already, or this one has no pages.
   public func attach(_ device: BlockDevice, level: Level = .normal) throws(PagingError) {
     let total = Int(min(device.pageCount, Self.slotLimit).rawValue)
     guard total > 0, change(from: .detached, to: .changing) else { throw .badConstraint }
     let (physical, machine) = (state.pointee.physical, state.pointee.machine)
     do throws(PagingError) {
-      let words = try SwapSlots.words(for: total) { (count) throws(PagingError) in
-        try FrameArray<UInt64>(
-          count: count, initial: 0, physical: physical, machine: machine, level: level)
-      }
+      let words = try FrameArray<UInt64>(
+        count: SwapSlots.wordCount(total), initial: 0, physical: physical, machine: machine, level: level)
       do throws(PagingError) {
         let checksums = try FrameArray<UInt32>(
           count: total, initial: 0, physical: physical, machine: machine, level: level)
@@ -158,8 +157,8 @@ public struct Swap {
     }
   }
 
-  /// Lets go of the device; all memory comes back. Throws `badConstraint` while a slot is used, and when there
-  /// is no device.
+  /// Lets go of the device; all memory comes back. Throws `badConstraint` while a slot is used, and when
+  /// there is no device.
   public func detach() throws(PagingError) {
     let slots = try state.pointee.core.withLock { (core) throws(PagingError) in
       guard core.phase == .attached, let slots = core.slots, slots.used == 0 else { throw .badConstraint }
@@ -210,11 +209,9 @@ public struct Swap {
   /// may be called with the lock of an object held.
   public func free(_ slot: SwapSlot) {
     let status = state.pointee.core.withLock {
-      let status = $0.slots?.status(slot) ?? .beyond
-      if status == .used {
-        $0.slots?.release(slot)
-        attachment.checksums[Int(slot.rawValue)] = 0
-      }
+      let status = $0.slots?.release(slot) ?? .beyond
+      // What was written there is nobody's, the next one's least of all.
+      if status == .used { attachment.checksums[Int(slot.rawValue)] = 0 }
       return status
     }
     if status != .used { refuse(slot, status, "a swap slot was freed while free") }
@@ -228,11 +225,7 @@ public struct Swap {
   /// The slot is used no more and never again: what was written there did not come back. One that is not used
   /// is a fault. Constant; may be called with the lock of an object held.
   public func retire(_ slot: SwapSlot) {
-    let status = state.pointee.core.withLock {
-      let status = $0.slots?.status(slot) ?? .beyond
-      if status == .used { $0.slots?.retire(slot) }
-      return status
-    }
+    let status = state.pointee.core.withLock { $0.slots?.retire(slot) ?? .beyond }
     if status != .used { refuse(slot, status, "a swap slot was retired while free") }
   }
 
@@ -248,8 +241,8 @@ public struct Swap {
 
   // MARK: Writing
 
-  /// Begins to write `frames` to the slots of `run`, which the caller has and which are as many, in one request.
-  /// The checksums are taken now. Nil, and nothing done, when the pool has no idle request: then the
+  /// Begins to write `frames` to the slots of `run`, which the caller has and which are as many, in one
+  /// request. The checksums are taken now. Nil, and nothing done, when the pool has no idle request: then the
   /// caller finishes what it has begun, or waits by `Transfers.waitForAny`. Frames must stay as
   /// they are until the write is finished; what is written to them meanwhile makes the slot useless, no more.
   /// No spin lock may be held.
@@ -322,8 +315,8 @@ public struct Swap {
 
   // MARK: Reading
 
-  /// Begins to read the page in `slot`, which the caller has, into `frame`. Nil, and nothing done, when the pool
-  /// has no idle request. No spin lock may be held.
+  /// Begins to read the page in `slot`, which the caller has, into `frame`. Nil, and nothing done, when the
+  /// pool has no idle request. No spin lock may be held.
   public func beginRead(_ slot: SwapSlot, into frame: FrameNumber) -> SwapRead? {
     let (device, transfers) = (attachment.device, state.pointee.transfers)
     guard let transfer = transfers.claim() else { return nil }
@@ -358,8 +351,8 @@ public struct Swap {
     if !isSame { throw .corrupt }
   }
 
-  /// Reads the page in `slot`, which the caller has, into `frame`: both of the above, waiting for a request if
-  /// need be. The caller has no transfer of its own that others would wait for.
+  /// Reads the page in `slot`, which the caller has, into `frame`: both of the above, waiting for a request
+  /// if need be. The caller has no transfer of its own that others would wait for.
   public func read(_ slot: SwapSlot, into frame: FrameNumber) throws(PagingError) {
     while true {
       if let read = beginRead(slot, into: frame) { return try finishRead(read) }
@@ -389,12 +382,17 @@ public struct Swap {
     }
   }
 
-  /// The number of the law (see above) that does not hold, or nil. For tests, while nothing runs: as long as
-  /// the bitmap.
+  /// The number of the law (see above) that does not hold, or nil. For tests, while nothing runs: a step for
+  /// each slot.
   public func checkInvariants() -> Int? {
     guard let slots = state.pointee.core.quiet.pointee.slots else { return nil }
     if slots.free < 0 || slots.used < 0 || slots.bad < 0 { return 1 }
-    return slots.isSound ? nil : 2
+    if !slots.isSound { return 2 }
+    for index in 0..<slots.total {
+      let isFree = slots.status(of: SwapSlot(UInt32(index))) == .free
+      if isFree && attachment.checksums[index] != 0 { return 3 }
+    }
+    return nil
   }
 
   /// Adds the rows `vm.swap.…` to the registry.

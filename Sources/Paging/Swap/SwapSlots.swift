@@ -37,8 +37,8 @@ import MemoryPrimitives
 struct SwapSlots {
   private let words: FrameArray<UInt64>
   private let levels: Int
-  /// Where each level begins among the words; behind the last level, the bits of bad slots.
-  private let starts: InlineArray<6, Int>
+  /// Where the bits of bad slots begin among the words.
+  private let badStart: Int
   let total: Int
   private(set) var used = 0
   private(set) var bad = 0
@@ -47,39 +47,44 @@ struct SwapSlots {
 
   var free: Int { total &- used &- bad }
 
-  /// Words for a device of `total` slots.
-  private static func layout(_ total: Int) -> (levels: Int, starts: InlineArray<6, Int>, words: Int) {
-    var starts = InlineArray<6, Int>(repeating: 0)
-    var (level, at, count) = (0, 0, total)
-    repeat {
-      starts[level] = at
-      count = (count + 63) >> 6
-      at += count
-      level += 1
-    } while count > 1
-    starts[level] = at
-    return (level, starts, at + (total + 63) >> 6)
+  /// Words of a level of a device with `total` slots.
+  @inline(__always) private static func words(_ total: Int, at level: Int) -> Int {
+    let shift = 6 &* (level &+ 1)
+    return (total &+ (1 &<< shift &- 1)) &>> shift
   }
 
-  /// The array for `total` slots, made where memory may be asked for.
-  static func words(
-    for total: Int, make: (Int) throws(PagingError) -> FrameArray<UInt64>
-  ) throws(PagingError) -> FrameArray<UInt64> {
-    try make(layout(total).words)
+  /// Levels for a device of `total` slots: the highest has one word.
+  private static func levels(_ total: Int) -> Int {
+    var level = 0
+    while words(total, at: level) > 1 { level += 1 }
+    return level + 1
   }
 
-  /// `total` free slots, at most 2^30 - 1; `words` are zero. A step for each 64 slots.
+  /// Where `level` begins among the words of a device with `total` slots: behind those below it.
+  @inline(__always) private static func start(_ total: Int, of level: Int) -> Int {
+    var start = 0
+    for below in 0..<level { start &+= words(total, at: below) }
+    return start
+  }
+
+  /// Words that the slots of a device with `total` of them take.
+  static func wordCount(_ total: Int) -> Int {
+    start(total, of: levels(total)) + words(total, at: 0)
+  }
+
+  /// `total` free slots, at most 2^30 - 1; `words` are zero and as many as `wordCount` says. A step for each
+  /// 64 slots.
   init(_ words: FrameArray<UInt64>, total: Int) {
-    let layout = Self.layout(total)
     self.words = words
     self.total = total
-    levels = layout.levels
-    starts = layout.starts
+    levels = Self.levels(total)
+    badStart = Self.start(total, of: levels)
     var count = total
     for level in 0..<levels {
+      let start = Self.start(total, of: level)
       let full = count >> 6
-      for i in 0..<full { words[starts[level] + i] = UInt64.max }
-      if count & 63 != 0 { words[starts[level] + full] = 1 << UInt64(count & 63) - 1 }
+      for i in 0..<full { words[start + i] = UInt64.max }
+      if count & 63 != 0 { words[start + full] = 1 << UInt64(count & 63) - 1 }
       count = (count + 63) >> 6
     }
   }
@@ -90,15 +95,15 @@ struct SwapSlots {
   // MARK: Bits
 
   private func word(_ level: Int, _ index: Int) -> UnsafeMutablePointer<UInt64> {
-    words.pointer(to: starts[level] &+ index)
+    words.pointer(to: Self.start(total, of: level) &+ index)
   }
 
-  private func bad(_ slot: Int) -> UnsafeMutablePointer<UInt64> { word(levels, slot >> 6) }
+  private func bad(_ slot: Int) -> UnsafeMutablePointer<UInt64> { words.pointer(to: badStart &+ slot >> 6) }
 
   /// What a slot is.
   enum Status { case free, used, bad, beyond }
 
-  func status(_ slot: SwapSlot) -> Status {
+  @inline(__always) func status(of slot: SwapSlot) -> Status {
     let index = Int(slot.rawValue)
     guard index < total else { return .beyond }
     let bit: UInt64 = 1 &<< UInt64(index & 63)
@@ -160,6 +165,16 @@ struct SwapSlots {
   /// no slot is free.
   mutating func take(upTo wanted: Int) -> SlotRun? {
     guard free > 0, wanted > 0 else { return nil }
+    let (first, count) = find(upTo: wanted)
+    assert(count > 0, "the summary of free slots is wrong")
+    occupy(first, count)
+    used &+= count
+    cursor = first &+ count == total ? 0 : first &+ count
+    return SlotRun(first: SwapSlot(UInt32(first)), count: PageCount(count))
+  }
+
+  /// The first slot of such a run, and how many it has.
+  private func find(upTo wanted: Int) -> (first: Int, count: Int) {
     var (best, first) = (0, 0)
     var (at, looked) = (cursor, 0)
     var hasWrapped = false
@@ -173,11 +188,7 @@ struct SwapSlots {
       at = (slot | 63) &+ 1
       looked &+= 1
     }
-    assert(best > 0, "the summary of free slots is wrong")
-    occupy(first, best)
-    used += best
-    cursor = first + best == total ? 0 : first + best
-    return SlotRun(first: SwapSlot(UInt32(first)), count: PageCount(best))
+    return (first, best)
   }
 
   /// Looks for a run longer than `best` that begins in the word of `slot`, there or behind it.
@@ -224,18 +235,24 @@ struct SwapSlots {
 
   // MARK: Giving back
 
-  /// The used slot is free again.
-  mutating func release(_ slot: SwapSlot) {
+  /// The slot is free again, if it was used; what it was.
+  mutating func release(_ slot: SwapSlot) -> Status {
+    let status = status(of: slot)
+    guard status == .used else { return status }
     set(Int(slot.rawValue))
-    used -= 1
+    used &-= 1
+    return .used
   }
 
-  /// The used slot is never given out again.
-  mutating func retire(_ slot: SwapSlot) {
+  /// The slot is never given out again, if it was used; what it was.
+  mutating func retire(_ slot: SwapSlot) -> Status {
+    let status = status(of: slot)
+    guard status == .used else { return status }
     let index = Int(slot.rawValue)
     bad(index).pointee |= 1 &<< UInt64(index & 63)
-    used -= 1
-    bad += 1
+    used &-= 1
+    bad &+= 1
+    return .used
   }
 
   // MARK: Check
@@ -244,7 +261,7 @@ struct SwapSlots {
   var isSound: Bool {
     var (free, bad) = (0, 0)
     for index in 0..<(total + 63) >> 6 {
-      let (bits, badBits) = (word(0, index).pointee, word(levels, index).pointee)
+      let (bits, badBits) = (word(0, index).pointee, words[badStart + index])
       let valid = total - index << 6 < 64 ? UInt64(1) << UInt64(total - index << 6) - 1 : UInt64.max
       if bits & ~valid != 0 || badBits & ~valid != 0 || bits & badBits != 0 { return false }
       free += bits.nonzeroBitCount

@@ -1,0 +1,159 @@
+// The page daemon: keeps enough frames free by giving up pages that nobody has used for a while.
+//
+// The clock with two queues, as FreeBSD has it. New and used pages are active. A scan of the active queue clears
+// the accessed bits; a page that has none at its turn becomes inactive. A scan of the inactive queue gives a page
+// that was used meanwhile its second chance, gives a clean one up at once, and sends a dirty one to the laundry,
+// which is written out when clean ones did not suffice.
+//
+// A run is a routine with a budget: it ends when the target is reached, or when each page was looked at twice
+// (once to clear its bit, once to find it clear). Its caller is a fault that finds few frames free; a thread
+// may call it as well.
+//
+// The watermarks are FreeBSD's (vm_pageout.c): about 2 % of memory is kept free, the daemon wakes a tenth below.
+
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+import Synchronization
+
+/// Frames that are to be free.
+struct Watermarks: ~Copyable {
+  /// Where a run of the daemon ends.
+  let target: Atomic<UInt64>
+  /// Below this it runs.
+  let wake: Atomic<UInt64>
+  /// Pages to be kept inactive, for the bits to be seen in time.
+  let inactive: Atomic<UInt64>
+
+  init(memory: PageCount) {
+    let pages = memory.rawValue
+    let least = 4 + (pages > 1024 ? (pages - 1024) / 200 : 0)
+    // A small machine has no frames to spare for this.
+    let target = min(4 * least + 66 + pages / 768, pages / 8)
+    self.target = Atomic(target)
+    wake = Atomic(target - target / 10)
+    inactive = Atomic(min(target + target / 2, pages / 3))
+  }
+}
+
+/// Whether a request may be tried again.
+enum Room { case some, none }
+
+/// What a run of the daemon did.
+public struct DaemonOutcome: Sendable {
+  public var freed = PageCount.zero
+  public var written = PageCount.zero
+  public var deactivated = PageCount.zero
+}
+
+extension Paging {
+  /// Frames that a run of the daemon leaves free, and below how many it is run.
+  public var freeTarget: PageCount { PageCount(state.pointee.marks.pointee.target.value) }
+  public var wakeMark: PageCount { PageCount(state.pointee.marks.pointee.wake.value) }
+
+  /// Runs the daemon until the target is reached or nothing is left to be given up. Sleeps.
+  @discardableResult public func runDaemon() -> DaemonOutcome {
+    giveUpPages(until: state.pointee.marks.pointee.target.value)
+  }
+
+  /// For a request that was refused: gives up a few pages even where the target is met.
+  func makeRoom() -> Room {
+    let wanted = max(state.pointee.marks.pointee.target.value, physical.freeCount.rawValue + 32)
+    return giveUpPages(until: wanted).freed > .zero ? .some : .none
+  }
+
+  private func giveUpPages(until wanted: UInt64) -> DaemonOutcome {
+    counters.pointee.daemonRuns.count()
+    reviveUnswappable()
+    var outcome = DaemonOutcome()
+    // Each page may be looked at twice: those of the laundry too, which become active when they were used.
+    var looks = 2 * withQueues { $0.count(.active) + $0.count(.inactive) + $0.count(.laundry) } + 64
+    while true {
+      let free = physical.freeCount.rawValue
+      if free >= wanted { break }
+      let shortage = wanted - free
+      var freed = scanInactive(giveUp: shortage)
+      if freed < shortage {
+        let laundered = launder(.laundry, upTo: PageCount(shortage - freed))
+        outcome.written = outcome.written + laundered.written
+        freed += laundered.freed.rawValue
+      }
+      outcome.freed = outcome.freed + PageCount(freed)
+      let deactivated = scanActive(shortage, &looks)
+      outcome.deactivated = outcome.deactivated + PageCount(deactivated)
+      if freed == 0 && deactivated == 0 && looks == 0 { break }
+    }
+    return outcome
+  }
+
+  /// Gives up clean pages of the inactive queue, up to so many; each page is looked at once. Answers how many.
+  private func scanInactive(giveUp limit: UInt64) -> UInt64 {
+    var left = withQueues { $0.count(.inactive) }
+    var outcome = LaunderOutcome()
+    var clean = PageBatch()
+    while left > 0 && outcome.freed.rawValue < limit {
+      var batch = ShootdownBatch()
+      while left > 0 && !clean.isFull && !batch.isFull && outcome.freed.rawValue + UInt64(clean.count) < limit
+      {
+        left -= 1
+        guard let frame = withQueues({ $0.take(.inactive, tries: 1) { $0.tryExclusive() } }) else { continue }
+        counters.pointee.scanned.count()
+        let record = record(frame)
+        let object = object(of: record)
+        let interrupts = object.lock()
+        if takeReferenced(record.index, object, record) == .used {
+          endExclusive(frame, record, object, .active, interrupts)
+        } else if record.pageFlags.contains(.dirty) {
+          endExclusive(frame, record, object, .laundry, interrupts)
+        } else {
+          withdrawAll(record.index, object, &batch)
+          object.unlock(interrupts)
+          clean.add(frame)
+        }
+      }
+      batch.flush(on: machine)
+      giveUp(&clean, &outcome)
+    }
+    return outcome.freed.rawValue
+  }
+
+  /// Ends an exclusive claim; the page goes to `queue`. Drops the lock.
+  func endExclusive(
+    _ frame: FrameNumber, _ record: FrameRecordPointer, _ object: MemoryObject, _ queue: PageQueue,
+    _ interrupts: UInt64
+  ) {
+    withQueues { $0.append(frame, queue) }
+    let waiters = record.endExclusive()
+    object.unlock(interrupts)
+    wake(waiters)
+  }
+
+  /// Makes pages inactive that were not used since the scan came by last, until so many and the usual number
+  /// are; at most `looks` pages are looked at. Answers how many.
+  private func scanActive(_ wanted: UInt64, _ looks: inout UInt64) -> UInt64 {
+    var (deactivated, active) = (UInt64(0), UInt64(0))
+    let inactive = withQueues {
+      active = $0.count(.active)
+      return $0.count(.inactive) + $0.count(.laundry)
+    }
+    let usual = state.pointee.marks.pointee.inactive.value
+    var goal = wanted
+    if inactive + wanted < usual { goal = usual - inactive }
+    // A share of the queue at a time: the bits must have a while to be set.
+    var turn = min(looks, active, 4 * goal + 64)
+    while turn > 0 && deactivated < goal {
+      turn -= 1
+      looks -= 1
+      guard let frame = withQueues({ $0.take(.active, tries: 1) { $0.tryExclusive() } }) else { continue }
+      counters.pointee.scanned.count()
+      let record = record(frame)
+      let object = object(of: record)
+      let interrupts = object.lock()
+      let usage = takeReferenced(record.index, object, record)
+      endExclusive(frame, record, object, usage == .used ? .active : .inactive, interrupts)
+      if usage == .unused { deactivated += 1 }
+    }
+    if active == 0 { looks = 0 }
+    return deactivated
+  }
+}

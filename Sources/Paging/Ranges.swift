@@ -1,0 +1,345 @@
+// Pageable ranges: addresses that show a part of an object, and the treap that finds them.
+//
+// A treap (Seidel and Aragon, "Randomized search trees", 1996) keeps the entries in the order of their
+// addresses; priorities are hashes of the addresses, so its shape depends on what is in it and nothing else.
+// An entry is found and its users are counted under one lock, so that it does not go while a fault works with
+// it; its object keeps a list of the entries that show it, under its own lock.
+
+import Kmem
+import KernelSpace
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+
+/// A pageable range, in place.
+struct MapEntry {
+  let first: UInt64
+  let pages: UInt64
+  let object: MemoryObject
+  /// The page of the object that `first` shows.
+  let offset: UInt64
+  let protection: Protection
+  /// Under the lock of the map.
+  var left: UnsafeMutablePointer<MapEntry>?
+  var right: UnsafeMutablePointer<MapEntry>?
+  var users: UInt32 = 0
+  var isGone = false
+  /// Under the object's lock.
+  var nextOfObject: UnsafeMutablePointer<MapEntry>?
+
+  var last: UInt64 { first + (pages << Page.shift - 1) }
+  /// The page of the object at an address of the range.
+  func index(_ address: UInt64) -> UInt64 { offset + (address - first) >> Page.shift }
+  /// Where the range shows that page, if it does.
+  func address(of index: UInt64) -> VirtualAddress? {
+    index >= offset && index - offset < pages ? VirtualAddress(first + (index - offset) << Page.shift) : nil
+  }
+  var priority: UInt64 {
+    var hash = first &* 0x9e37_79b9_7f4a_7c15
+    hash ^= hash >> 29
+    return hash &* 0xbf58_476d_1ce4_e5b9
+  }
+}
+
+/// All ranges, in the order of their addresses: plain data under its lock.
+struct RangeMap {
+  typealias Entry = UnsafeMutablePointer<MapEntry>
+  private(set) var root: Entry?
+  private(set) var count: UInt64 = 0
+
+  /// The entry that holds `address`.
+  func find(_ address: UInt64) -> Entry? {
+    var at = root
+    while let entry = at {
+      if address < entry.pointee.first {
+        at = entry.pointee.left
+      } else if address > entry.pointee.last {
+        at = entry.pointee.right
+      } else {
+        return entry
+      }
+    }
+    return nil
+  }
+
+  /// The first entry that ends at or behind `address`.
+  func first(endingFrom address: UInt64) -> Entry? {
+    var at = root
+    var best: Entry?
+    while let entry = at {
+      if entry.pointee.last >= address {
+        best = entry
+        at = entry.pointee.left
+      } else {
+        at = entry.pointee.right
+      }
+    }
+    return best
+  }
+
+  mutating func insert(_ entry: Entry) {
+    count += 1
+    var parts = split(root, at: entry.pointee.first)
+    parts.0 = merge(parts.0, entry)
+    root = merge(parts.0, parts.1)
+  }
+
+  mutating func remove(_ entry: Entry) {
+    count -= 1
+    entry.pointee.isGone = true
+    let merged = merge(entry.pointee.left, entry.pointee.right)
+    (entry.pointee.left, entry.pointee.right) = (nil, nil)
+    guard root != entry, var parent = root else {
+      root = merged
+      return
+    }
+    while true {
+      if entry.pointee.first < parent.pointee.first {
+        if parent.pointee.left == entry {
+          parent.pointee.left = merged
+          return
+        }
+        parent = parent.pointee.left.unsafelyUnwrapped
+      } else {
+        if parent.pointee.right == entry {
+          parent.pointee.right = merged
+          return
+        }
+        parent = parent.pointee.right.unsafelyUnwrapped
+      }
+    }
+  }
+
+  /// What begins below `address`, and the rest.
+  private func split(_ tree: Entry?, at address: UInt64) -> (Entry?, Entry?) {
+    guard let tree else { return (nil, nil) }
+    if tree.pointee.first < address {
+      let (below, above) = split(tree.pointee.right, at: address)
+      tree.pointee.right = below
+      return (tree, above)
+    }
+    let (below, above) = split(tree.pointee.left, at: address)
+    tree.pointee.left = above
+    return (below, tree)
+  }
+
+  /// One tree of two, all of the first below all of the second.
+  private func merge(_ a: Entry?, _ b: Entry?) -> Entry? {
+    guard let a else { return b }
+    guard let b else { return a }
+    if a.pointee.priority > b.pointee.priority {
+      a.pointee.right = merge(a.pointee.right, b)
+      return a
+    }
+    b.pointee.left = merge(a, b.pointee.left)
+    return b
+  }
+}
+
+/// A pageable range, for whoever looks.
+public struct PageableRange: Sendable {
+  public var address: VirtualAddress
+  public var count: PageCount
+  public var object: UInt32
+  public var offset: PageCount
+  public var protection: Protection
+}
+
+extension Paging {
+  @inline(__always) func withMap<R>(_ body: (inout RangeMap) -> R) -> R {
+    state.pointee.map.withLock { body(&$0) }
+  }
+
+  // MARK: Registering
+
+  /// Addresses for `count` pages of `object` from page `offset` on: nothing is mapped yet, faults bring the
+  /// pages in. Takes address space, tables and an entry; faults need none of these any more.
+  ///
+  /// Throws `noMemory`, `noAddressSpace`; `badConstraint` for pages that the object has not, and for a
+  /// protection that allows execution.
+  public func map(
+    _ object: MemoryObject, from offset: PageCount = .zero, count: PageCount,
+    protection: Protection = .kernelData, at site: CallSite = .here
+  ) throws(PagingError) -> VirtualAddress {
+    guard count > .zero, offset <= object.pageCount, count <= object.pageCount - offset,
+      !protection.contains(.executable)
+    else { throw .badConstraint }
+    if machine.failsHere(.paging) { throw .noMemory }
+    guard let memory = state.pointee.entryCache.alloc(type: state.pointee.type) else { throw .noMemory }
+    let address: VirtualAddress
+    do throws(KernelSpaceError) {
+      address = try state.pointee.space.reservePageable(count, at: site)
+    } catch {
+      state.pointee.entryCache.free(memory, type: state.pointee.type)
+      throw error == .noAddressSpace ? .noAddressSpace : .noMemory
+    }
+    let entry = memory.bindMemory(to: MapEntry.self, capacity: 1)
+    entry.initialize(
+      to: MapEntry(
+        first: address.rawValue, pages: count.rawValue, object: object, offset: offset.rawValue,
+        protection: protection))
+    let interrupts = object.lock()
+    entry.pointee.nextOfObject = object.core.pointee.firstEntry
+    object.core.pointee.firstEntry = entry
+    object.unlock(interrupts)
+    withMap { $0.insert(entry) }
+    counters.pointee.ranges.count()
+    return address
+  }
+
+  /// Takes a range back. Its pages stay with the object. Another size, an address that is no start of a range,
+  /// or a wired page in it: a fault report, and nothing has changed.
+  public func unmap(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
+    guard let entry = entryToUnmap(address, count, site) else { return }
+    let object = entry.pointee.object
+    withMap { $0.remove(entry) }
+    // Faults that found it before are let through.
+    while true {
+      let ticket = state.pointee.waiting.ticket()
+      if withMap({ _ in entry.pointee.users }) == 0 { break }
+      let woken = state.pointee.waiting.sleep(ticket, on: machine)
+      precondition(woken, "a fault in a range that goes, and nothing runs that could end it")
+    }
+    let interrupts = object.lock()
+    unlink(entry, from: object)
+    object.unlock(interrupts)
+    var batch = ShootdownBatch()
+    for i in 0..<count.rawValue {
+      let page = address + PageCount(i)
+      let interrupts = object.lock()
+      let mapping = tables.withdraw(page)
+      object.unlock(interrupts)
+      if mapping != nil { batch.add(page) }
+      if batch.isFull { batch.flush(on: machine) }
+    }
+    batch.flush(on: machine)
+    state.pointee.space.releasePageable(address, count, at: site)
+    state.pointee.entryCache.free(UnsafeMutableRawPointer(entry), type: state.pointee.type)
+    counters.pointee.ranges.uncount()
+  }
+
+  private func unlink(_ entry: UnsafeMutablePointer<MapEntry>, from object: MemoryObject) {
+    guard object.core.pointee.firstEntry != entry else {
+      object.core.pointee.firstEntry = entry.pointee.nextOfObject
+      return
+    }
+    var at = object.core.pointee.firstEntry
+    while let other = at {
+      if other.pointee.nextOfObject == entry {
+        other.pointee.nextOfObject = entry.pointee.nextOfObject
+        return
+      }
+      at = other.pointee.nextOfObject
+    }
+  }
+
+  private func entryToUnmap(
+    _ address: VirtualAddress, _ count: PageCount, _ site: CallSite
+  ) -> UnsafeMutablePointer<MapEntry>? {
+    func report(_ kind: FaultKind, _ what: StaticString, _ expected: UInt64, _ given: UInt64) {
+      var fault = FaultReport(kind, what, address.rawValue, .virtualAddress)
+      (fault.expected, fault.given, fault.reportedAt) = (expected, given, site)
+      machine.report(fault)
+    }
+    guard let entry = withMap({ $0.find(address.rawValue) }) else {
+      report(.notAllocated, "a pageable range was taken back that there is not", 0, count.rawValue)
+      return nil
+    }
+    guard entry.pointee.first == address.rawValue, entry.pointee.pages == count.rawValue else {
+      report(
+        entry.pointee.first == address.rawValue ? .wrongSize : .foreignPointer,
+        "a pageable range was taken back in part", entry.pointee.pages, count.rawValue)
+      return nil
+    }
+    let object = entry.pointee.object
+    for i in 0..<count.rawValue {
+      let interrupts = object.lock()
+      let slot = object.slot(entry.pointee.offset + i).value
+      let wires = slot.presence == .resident ? record(slot.frame).claims.wires : 0
+      let isMapped = wires > 0 && tables.mapping(at: address + PageCount(i)) != nil
+      object.unlock(interrupts)
+      guard isMapped else { continue }
+      report(.notAllocated, "a pageable range was taken back while a page of it is wired", i, UInt64(wires))
+      return nil
+    }
+    return entry
+  }
+
+  // MARK: Finding
+
+  /// The range that holds `address`, kept from going until `leave`.
+  @inline(__always) func enter(_ address: VirtualAddress) -> UnsafeMutablePointer<MapEntry>? {
+    withMap { map in
+      guard let entry = map.find(address.rawValue) else { return nil }
+      entry.pointee.users += 1
+      return entry
+    }
+  }
+  @inline(__always) func leave(_ entry: UnsafeMutablePointer<MapEntry>) {
+    let mustWake = withMap { _ in
+      entry.pointee.users -= 1
+      // Only who takes the range back waits, after it has removed it.
+      return entry.pointee.users == 0 && entry.pointee.isGone
+    }
+    if mustWake { state.pointee.waiting.wake(on: machine) }
+  }
+
+  /// The range that holds `address`, or the first one above it.
+  public func range(endingFrom address: VirtualAddress) -> PageableRange? {
+    withMap { map in
+      guard let entry = map.first(endingFrom: address.rawValue)?.pointee else { return nil }
+      return PageableRange(
+        address: VirtualAddress(entry.first), count: PageCount(entry.pages), object: entry.object.number,
+        offset: PageCount(entry.offset), protection: entry.protection)
+    }
+  }
+
+  /// Calls `body` with each range in the order of addresses.
+  public func forEachRange<E>(_ body: (PageableRange) throws(E) -> Void) throws(E) {
+    var at: UInt64 = 0
+    while let range = range(endingFrom: VirtualAddress(at)) {
+      try body(range)
+      at = range.address.rawValue + range.count.bytes.rawValue
+    }
+  }
+
+  // MARK: Mappings of a page, under the object's lock
+
+  /// Calls `body` with each address at which a range shows page `index` of `object`.
+  @inline(__always) func forEachAddress(
+    of index: UInt64, _ object: MemoryObject, _ body: (VirtualAddress) -> Void
+  ) {
+    var at = object.core.pointee.firstEntry
+    while let entry = at {
+      if let address = entry.pointee.address(of: index) { body(address) }
+      at = entry.pointee.nextOfObject
+    }
+  }
+
+  /// Unmaps a page everywhere; its addresses go into `batch`, to be forgotten once the lock is dropped.
+  func withdrawAll(_ index: UInt64, _ object: MemoryObject, _ batch: inout ShootdownBatch) {
+    forEachAddress(of: index, object) { address in
+      if tables.withdraw(address) != nil { batch.add(address) }
+    }
+  }
+
+  /// Takes the right to write from all mappings of a page.
+  func restrictAll(_ index: UInt64, _ object: MemoryObject, _ batch: inout ShootdownBatch) {
+    forEachAddress(of: index, object) { address in
+      if let mapping = tables.restrict(address), mapping.isWritable { batch.add(address) }
+    }
+  }
+
+  /// Whether the page was used since this was last asked: by any mapping, or by a fault.
+  func takeReferenced(_ index: UInt64, _ object: MemoryObject, _ record: FrameRecordPointer) -> Usage {
+    var usage: Usage = record.pageFlags.contains(.referenced) ? .used : .unused
+    record.pageFlags.remove(.referenced)
+    forEachAddress(of: index, object) { address in
+      if tables.takeAccessed(address) { usage = .used }
+    }
+    return usage
+  }
+}
+
+/// Whether a page was used of late.
+enum Usage { case used, unused }
