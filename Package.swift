@@ -30,24 +30,31 @@ var package = Package(
     .target(
       name: "Kmem", dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory"]),
     .target(
-      name: "Paging", dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory"]),
-    .target(
-      name: "ContiguousMemory",
+      name: "Paging",
       dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem"]),
     .target(
+      name: "ContiguousMemory",
+      dependencies: [
+        "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem", "Paging",
+      ]),
+    .target(
       name: "KernelMemory",
-      dependencies: ["MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem"]),
+      dependencies: [
+        "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem", "Paging",
+        "ContiguousMemory",
+      ]),
     .target(
       name: "Workloads",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
-        "KernelMemory",
+        "Paging",
+        "ContiguousMemory", "KernelMemory",
       ]),
     .target(
       name: "Console",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace",
-        "Kmem", "KernelMemory", "Workloads",
+        "Kmem", "Paging", "ContiguousMemory", "KernelMemory", "Workloads",
       ]),
   ]
 )
@@ -57,8 +64,8 @@ if bare {
     .target(
       name: "Kernel",
       dependencies: [
-        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "KernelMemory",
-        "Console",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Paging",
+        "KernelMemory", "Console",
       ]))
 } else {
   package.products += [
@@ -74,7 +81,8 @@ if bare {
     .executableTarget(
       name: "strata",
       dependencies: [
-        "MemoryPrimitives", "PhysicalMemory", "KernelMemory", "Workloads", "HostMachine",
+        "MemoryPrimitives", "PhysicalMemory", "Paging", "ContiguousMemory", "KernelMemory", "Workloads",
+        "HostMachine",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
   ]

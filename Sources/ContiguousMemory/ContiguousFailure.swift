@@ -1,1 +1,66 @@
 // Why contiguous memory was not to be had: never, not now, or later.
+
+import MemoryPrimitives
+import PhysicalMemory
+
+/// The answer to a request that was refused. A value of fixed size; nothing was kept.
+public struct ContiguousFailure: Error, Sendable {
+  public enum Answer: UInt8, Sendable {
+    /// Not on this machine, whoever gives what back.
+    case never
+    /// Something stands in the way of every run: `blocker` of the best one, `run`.
+    case notNow
+    /// A run could be emptied, but `missing` more frames must be free, or have room in swap, first.
+    case later
+    /// The request may not spend what it would take.
+    case overBudget
+    /// A run was emptied, and there are no addresses or tables to map it; its frames went back.
+    case noAddressSpace
+  }
+
+  /// What keeps a frame from being emptied.
+  public enum Reason: UInt8, Sendable {
+    case none, wired, held, busy
+    /// It is no pageable page: `role` tells what it is.
+    case fixed
+
+    public var words: StaticString {
+      switch self {
+      case .none: "nothing"
+      case .wired: "wired"
+      case .held: "held"
+      case .busy: "busy"
+      case .fixed: "in use by the kernel"
+      }
+    }
+  }
+
+  public var answer: Answer
+  /// The best candidate.
+  public var run: FrameRun?
+  /// The first frame in its way.
+  public var blocker = FrameNumber.none
+  public var reason = Reason.none
+  public var role = FrameRole.absent
+  /// The blocker's object, or whatever its role keeps there.
+  public var owner: UInt32 = 0
+  /// The longest run that could be had as things are.
+  public var longest: FrameRun?
+  public var missing = PageCount.zero
+  /// Refused from memory: the same request was hopeless before, and nothing has changed for it.
+  public var isRepeated = false
+  /// From the first frame that was in the way of `run` to the last: no other run that avoids both lies in between.
+  var obstacles: FrameRun?
+
+  public init(_ answer: Answer) { self.answer = answer }
+
+  public var words: StaticString {
+    switch answer {
+    case .never: "never on this machine"
+    case .notNow: "not now"
+    case .later: "later"
+    case .overBudget: "over its budget"
+    case .noAddressSpace: "no address space"
+    }
+  }
+}

@@ -1,0 +1,194 @@
+// contigmalloc(9) and its relatives: contiguous memory with addresses, and with a type.
+//
+// The frames come first, then the addresses; when there are none of those, the frames go back. The type counts
+// an allocation when the mapping stands, and a failure otherwise: a failed call is never an allocation.
+
+import Kmem
+import KernelSpace
+import MemoryPrimitives
+import PageTables
+import Paging
+import PhysicalMemory
+import Synchronization
+
+extension ContiguousMemory {
+  /// Contiguous memory behind kernel addresses, mapped writable with `attribute`; the direct map then shows its
+  /// frames the same way. Not counted under a type. `noAddressSpace`: the frames went back.
+  public func kmemAllocContig(
+    _ request: ContiguousRequest, attribute: CacheAttribute = .writeBack,
+    contents: InitialContents = .unknown, at site: CallSite = .here,
+    observe: (ContiguousEvent) -> Void = { _ in }
+  ) throws(ContiguousFailure) -> ContiguousRange {
+    try map(try allocContig(request, observe: observe), request, attribute, contents, site)
+  }
+
+  /// Gives back what `kmemAllocContig` gave. Faults as `KernelSpace.freeContiguous`.
+  public func kmemFreeContig(_ range: ContiguousRange, at site: CallSite = .here) {
+    state.pointee.space.freeContiguous(range.address, range.frames.count, at: site)
+  }
+
+  private func map(
+    _ run: FrameRun, _ request: ContiguousRequest, _ attribute: CacheAttribute, _ contents: InitialContents,
+    _ site: CallSite
+  ) throws(ContiguousFailure) -> ContiguousRange {
+    do throws(KernelSpaceError) {
+      let address = try state.pointee.space.mapContiguous(
+        run, attribute: attribute, contents: contents, level: request.level, at: site)
+      return ContiguousRange(address: address, frames: run)
+    } catch {
+      physical.free(run)
+      throw ContiguousFailure(.noAddressSpace)
+    }
+  }
+
+  /// `size` bytes of contiguous memory, rounded up to pages, counted under `type`. Goes about it as
+  /// `vm.contig.strategy` and `vm.contig.passes` say.
+  public func contigmalloc(
+    _ size: ByteCount, type: MemoryType, where constraints: RunConstraints = RunConstraints(),
+    attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown,
+    sleeping: Sleeping = .allowed, at site: CallSite = .here,
+    observe: (ContiguousEvent) -> Void = { _ in }
+  ) throws(ContiguousFailure) -> ContiguousRange {
+    var request = ContiguousRequest(size.pagesRoundedUp, where: constraints)
+    request.sleeping = sleeping
+    request.passes = passes
+    do throws(ContiguousFailure) {
+      let run =
+        strategy == .new
+        ? try allocContig(request, observe: observe) : try launderAndHope(request, observe)
+      let range = try map(run, request, attribute, contents, site)
+      state.pointee.kmem.countContiguous(type, range.frames.count)
+      return range
+    } catch {
+      state.pointee.kmem.countContiguousFailure(type)
+      throw error
+    }
+  }
+
+  /// Gives back what `contigmalloc` gave, by the same size and type. A wrong size or type, or an address that is
+  /// not that: a fault report, and nothing has changed.
+  public func contigfree(
+    _ address: VirtualAddress, size: ByteCount, type: MemoryType, at site: CallSite = .here
+  ) {
+    let count = size.pagesRoundedUp
+    let held = state.pointee.kmem.contiguous(type)
+    guard held.requests > 0, held.pages >= count else {
+      // Reports, and counts nothing.
+      state.pointee.kmem.uncountContiguous(type, count, at: site)
+      return
+    }
+    guard state.pointee.space.freeContiguous(address, count, at: site) else { return }
+    state.pointee.kmem.uncountContiguous(type, count, at: site)
+  }
+
+  // MARK: The old strategy
+
+  /// What contigmalloc did before 2004: three tries; between them it launders as many pages of the inactive
+  /// queue, then of the active one, as there are, wherever they lie. The last try launders nothing in vain.
+  private func launderAndHope(
+    _ request: ContiguousRequest, _ observe: (ContiguousEvent) -> Void
+  ) throws(ContiguousFailure) -> FrameRun {
+    state.pointee.requests.add(1, ordering: .relaxed)
+    for turn in 0..<3 {
+      do throws(PhysicalMemoryError) {
+        let run = try physical.allocate(
+          run: request.count, where: request.constraints, role: .contiguous, level: request.level)
+        state.pointee.granted.add(1, ordering: .relaxed)
+        observe(.foundFree(run))
+        return run
+      } catch {
+        if error == .badConstraint {
+          state.pointee.refused.add(1, ordering: .relaxed)
+          throw ContiguousFailure(.never)
+        }
+      }
+      if turn == 2 || request.sleeping == .forbidden { break }
+      launderAll(turn == 0 ? .laundry : .active, observe)
+      if turn == 0 { launderAll(.inactive, observe) }
+    }
+    state.pointee.refused.add(1, ordering: .relaxed)
+    var failure = ContiguousFailure(.notNow)
+    failure.longest = physical.longestFreeRun(
+      low: request.constraints.low, high: request.constraints.high)
+    throw failure
+  }
+
+  private func launderAll(_ queue: PageQueue, _ observe: (ContiguousEvent) -> Void) {
+    let outcome = paging.launder(queue, upTo: paging.count(queue), sparing: .nobody)
+    state.pointee.written.add(outcome.written.rawValue, ordering: .relaxed)
+    observe(.laundered(queue, outcome))
+  }
+
+  // MARK: Tunables and figures
+
+  public var strategy: ContiguousStrategy {
+    ContiguousStrategy(rawValue: UInt8(state.pointee.strategy.load(ordering: .relaxed))) ?? .new
+  }
+  public var passes: ContiguousPass {
+    ContiguousPass(rawValue: UInt8(state.pointee.passes.load(ordering: .relaxed))) ?? .launderActive
+  }
+  public func setStrategy(_ strategy: ContiguousStrategy) {
+    state.pointee.strategy.store(UInt64(strategy.rawValue), ordering: .relaxed)
+  }
+  public func setPasses(_ passes: ContiguousPass) {
+    state.pointee.passes.store(UInt64(passes.rawValue), ordering: .relaxed)
+  }
+
+  /// Pages moved and written by this allocator since the start.
+  public var movedCount: PageCount { PageCount(state.pointee.moved.load(ordering: .relaxed)) }
+  public var writtenCount: PageCount { PageCount(state.pointee.written.load(ordering: .relaxed)) }
+
+  init(_ context: UnsafeMutableRawPointer?) {
+    state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
+  }
+
+  /// Adds the rows of this floor.
+  public func register(in statistics: Statistics) {
+    let context = UnsafeMutableRawPointer(state)
+    statistics.add(
+      Statistic(
+        "vm.contig.strategy", .choice, .tunable, "only the run, or launder and hope", choices: "old|new",
+        context: context, read: { UInt64(ContiguousMemory($0).strategy.rawValue) },
+        write: {
+          guard let strategy = ContiguousStrategy(rawValue: UInt8(clamping: $1)) else { return .out_of_range }
+          ContiguousMemory($0).setStrategy(strategy)
+          return .accepted
+        }))
+    statistics.add(
+      Statistic(
+        "vm.contig.passes", .passes, .tunable, "how far contigmalloc may go, 1 to 4", context: context,
+        read: { UInt64(ContiguousMemory($0).passes.rawValue) },
+        write: {
+          guard let passes = ContiguousPass(rawValue: UInt8(clamping: $1)) else { return .out_of_range }
+          ContiguousMemory($0).setPasses(passes)
+          return .accepted
+        }))
+    func counter(
+      _ name: StaticString, _ unit: StatisticUnit, _ about: StaticString,
+      _ read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+    ) {
+      statistics.add(Statistic(name, unit, .counter, about, context: context, read: read))
+    }
+    counter("vm.contig.requests", .requests, "for contiguous memory") {
+      ContiguousMemory($0).state.pointee.requests.load(ordering: .relaxed)
+    }
+    counter("vm.contig.granted", .requests, "since boot") {
+      ContiguousMemory($0).state.pointee.granted.load(ordering: .relaxed)
+    }
+    counter("vm.contig.refused", .requests, "since boot") {
+      ContiguousMemory($0).state.pointee.refused.load(ordering: .relaxed)
+    }
+    counter("vm.contig.repeated", .requests, "refused from memory, in constant time") {
+      ContiguousMemory($0).state.pointee.repeated.load(ordering: .relaxed)
+    }
+    counter("vm.contig.pages_moved", .pages, "out of the way of runs") {
+      ContiguousMemory($0).movedCount.rawValue
+    }
+    counter("vm.contig.pages_written", .pages, "to swap or devices, for runs") {
+      ContiguousMemory($0).writtenCount.rawValue
+    }
+    counter("vm.contig.runs_given_up", .events, "begun to be emptied, and not to be had") {
+      ContiguousMemory($0).state.pointee.runsGivenUp.load(ordering: .relaxed)
+    }
+  }
+}
