@@ -2,14 +2,14 @@
 // kernel keeps.
 //
 // ORDER (what each step may rely on)
-//   1  the firmware's map is sanitised: sorted runs of whole frames
+//   1  the firmware's map is sanitised: sorted runs of whole frames, less what is set aside
 //   2  early memory hands out pages of it, never what somebody occupies, only below 4 GiB
 //   3  the records of all frames are reserved at the top of memory, not touched
-//   4  the final page tables are built and made current: from here all memory can be reached, and what
-//      the loader had mapped at address 0 is gone
+//   4  the final page tables are built and made current: from here all memory can be reached, that set
+//      aside too, and what the loader had mapped at address 0 is gone
 //   5  physical memory opens: early memory's pages and what was occupied keep their roles, all else
 //      is free
-//   6  kernel space, kmem, and the table of statistics take what they need from there
+//   6  kernel space, kmem, paging, contiguous memory and the table of statistics take what they need from there
 //
 // A step that fails ends the assembly; the machine is too small then, and nothing runs on it anyway.
 // Nothing here touches each frame, so a machine of 20 GiB comes up in little more than one of 256 MiB.
@@ -17,10 +17,12 @@
 // An instance is a value of handles: copying it copies nothing, and several live side by side, each
 // over memory of its own.
 
+import ContiguousMemory
 import Kmem
 import KernelSpace
 import MemoryPrimitives
 import PageTables
+import Paging
 import PhysicalMemory
 import Vmem
 
@@ -43,11 +45,15 @@ import Vmem
 /// What a machine brings along at boot.
 public struct BootRequest {
   public var machine: Machine
-  /// Zeroed memory of `KernelMemory.workspaceSize`, aligned to 64 bytes, that the instance keeps.
+  /// Zeroed memory of `KernelMemory.workspaceSize`, for the firmware's ranges and those set aside, aligned
+  /// to 64 bytes, that the instance keeps.
   public var workspace: UnsafeMutableRawPointer
   public var firmwareRangeCount: Int
   /// What the image, modules and the loader's leftovers occupy.
   public var occupied: UnsafeBufferPointer<OccupiedRange> = .init(start: nil, count: 0)
+  /// Memory that the instance is not to own, whatever the firmware's map says of it: reserved, but mapped
+  /// in the direct map, readable and writable.
+  public var setAside = SetAside()
   /// The image's segments; none where nothing runs from this memory.
   public var image: KernelImage = .init(start: nil, count: 0)
   public var levels: PagingLevels = .four
@@ -79,15 +85,21 @@ public struct KernelMemory {
   public let machine: Machine
   /// The firmware's map as it was taken.
   public let map: MemoryMap
+  /// What the boot request set aside: nobody's here, and reached by the direct map.
+  public let setAside: SetAside
   public let physical: PhysicalMemory
   public let pageTables: PageTables
   public let space: KernelSpace
   public let kmem: Kmem
+  /// Memory objects, pageable ranges, swap.
+  public let paging: Paging
+  /// Runs of frames, emptied for whoever needs one.
+  public let contiguous: ContiguousMemory
   public let statistics: Statistics
   /// The last requests that a floor refused.
   public let failures: FailureLog
 
-  /// Bytes of workspace for a firmware map of `ranges` ranges.
+  /// Bytes of workspace for a firmware map of `ranges` ranges, each run set aside counted as one.
   public static func workspaceSize(ranges: Int) -> ByteCount {
     earlyOffset(ranges) + EarlyMemory.storage
   }
@@ -104,12 +116,16 @@ public struct KernelMemory {
     _ request: BootRequest, firmware range: (Int) -> FirmwareRange,
     activate: (PhysicalAddress) -> Void = { _ in }
   ) throws(AssemblyError) -> KernelMemory {
+    let told = request.firmwareRangeCount
+    let setAside = request.setAside
+    let count = told + setAside.count
     let map = try orTooSmall { () throws(PhysicalMemoryError) in
-      try MemoryMap(request.workspace, count: request.firmwareRangeCount, range: range)
+      try MemoryMap(request.workspace, count: count) {
+        $0 < told ? range($0) : setAside.firmwareRange($0 - told)
+      }
     }
     let early = EarlyMemory(
-      request.workspace + Int(earlyOffset(request.firmwareRangeCount).rawValue), map: map,
-      ceiling: PhysicalAddress(1 << 32))
+      request.workspace + Int(earlyOffset(count).rawValue), map: map, ceiling: PhysicalAddress(1 << 32))
     for taken in request.occupied {
       do throws(PhysicalMemoryError) {
         try early.occupy(taken.base, taken.length, role: taken.role)
@@ -139,15 +155,23 @@ public struct KernelMemory {
     rooms.handle.initialize(to: space)
     let kmem = Kmem.create(
       in: rooms.kmem, physical: physical, large: KernelSpace.largePages(rooms.handle), machine: machine)
+    let paging = try orTooSmall { () throws(PagingError) in
+      try Paging.create(
+        in: rooms.paging, machine: machine, physical: physical, tables: tables, space: space, kmem: kmem)
+    }
+    let contiguous = ContiguousMemory.create(
+      in: rooms.contiguous, machine: machine, physical: physical, space: space, kmem: kmem, paging: paging)
     let statistics = Statistics(rooms.statistics, capacity: Rooms.statisticsCapacity)
     physical.register(in: statistics)
     tables.register(in: statistics)
     space.register(in: statistics)
     space.tags.register(in: statistics)
     kmem.register(in: statistics)
+    paging.register(in: statistics)
+    contiguous.register(in: statistics)
     return KernelMemory(
-      machine: machine, map: map, physical: physical, pageTables: tables, space: space, kmem: kmem,
-      statistics: statistics, failures: failures)
+      machine: machine, map: map, setAside: setAside, physical: physical, pageTables: tables, space: space,
+      kmem: kmem, paging: paging, contiguous: contiguous, statistics: statistics, failures: failures)
   }
 
   /// What goes wrong on the way up has one cause.
@@ -157,7 +181,7 @@ public struct KernelMemory {
 
   /// The image, the direct map of all memory with the largest leaves, and write protection for the
   /// aliases that the image has in it. Address 0 stays unmapped, and so does what lies between the ranges of
-  /// the map.
+  /// the map and was not set aside.
   private static func buildTables(
     _ request: BootRequest, _ map: MemoryMap, _ early: EarlyMemory, _ room: UnsafeMutableRawPointer
   ) throws(PageTableError) -> PageTables {
@@ -167,6 +191,10 @@ public struct KernelMemory {
     try tables.mapImage(request.image)
     for index in 0..<map.count {
       try tables.mapDirect(map[index].first.address, count: map[index].count)
+    }
+    for index in 0..<request.setAside.count {
+      let run = request.setAside[index]
+      try tables.mapDirect(run.first.address, count: run.count)
     }
     try tables.protectAliases(of: request.image)
     return tables
@@ -180,6 +208,7 @@ public struct KernelMemory {
   /// The first law that is broken on any floor, or nil. Exact when nothing else runs; n log n.
   public func checkInvariants() -> StaticString? {
     physical.checkInvariants() ?? space.checkInvariants() ?? kmem.checkInvariants()
+      ?? paging.checkInvariants()
   }
 }
 
@@ -191,12 +220,14 @@ private struct Rooms {
   /// For the handle of kernel space, behind its state: what kmem's large requests are given through.
   let handle: UnsafeMutablePointer<KernelSpace>
   let kmem: UnsafeMutableRawPointer
+  let paging: UnsafeMutableRawPointer
+  let contiguous: UnsafeMutableRawPointer
   let tags: UnsafeMutableRawPointer
   let statistics: UnsafeMutableRawPointer
   let failures: UnsafeMutableRawPointer
 
   static var tagPages: PageCount { PageCount(UInt64(2)) }
-  static var statisticsCapacity: Int { 160 }
+  static var statisticsCapacity: Int { 224 }
 
   init(_ early: EarlyMemory, _ machine: Machine) throws(AssemblyError) {
     func take(_ size: ByteCount, _ role: FrameRole) throws(AssemblyError) -> UnsafeMutableRawPointer {
@@ -210,6 +241,9 @@ private struct Rooms {
     space = try take(stateSize + ByteCount(MemoryLayout<KernelSpace>.size), .boot)
     handle = (space + Int(stateSize.rawValue)).bindMemory(to: KernelSpace.self, capacity: 1)
     kmem = try take(Kmem.size(processors: machine.processorCount), .boot)
+    let pagingSize = ByteCount((Paging.stateSize.rawValue + 63) & ~63)
+    paging = try take(pagingSize + ContiguousMemory.stateSize, .boot)
+    contiguous = paging + Int(pagingSize.rawValue)
     tags = try take(Self.tagPages.bytes, .tags)
     statistics = try take(Statistics.size(capacity: Self.statisticsCapacity), .statistics)
     failures = try take(FailureLog.size, .statistics)
