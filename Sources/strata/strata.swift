@@ -6,7 +6,8 @@ import ArgumentParser
 struct Strata: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "strata",
-    abstract: "Strata's memory subsystem on this host: pack and replay the allocations of a real kernel.",
+    abstract:
+      "Strata's memory subsystem on this host: replay a real kernel's allocations, fuzz pageable memory.",
     discussion: """
       Start here:
         strata trace pack build.ftrace.xz -o build.trace   from ftrace's text to a packed trace
@@ -15,5 +16,5 @@ struct Strata: ParsableCommand {
 
       A file that is no good ends with one line on what and where, and a status of 65 to 78 as in sysexits(3).
       """,
-    subcommands: [Trace.self, ReplayCommand.self])
+    subcommands: [Trace.self, ReplayCommand.self, FuzzCommand.self, StudyCommand.self])
 }

@@ -1,0 +1,227 @@
+// The experiment behind contigmalloc: memory full of dirty pages, and many runs asked for one by one, once by
+// the strategy before 2004 (launder whole queues and hope) and once by ours (empty the one run).
+//
+// Each strategy begins on a machine of its own in the same state: wired frames here and there, as a kernel has
+// them after some work; the rest of the share in dirty pageable pages, single frames free between them. What is
+// counted is what anybody moved or sent to swap from the first request to the last, for each page gained;
+// afterwards every page is touched and must hold its stamp.
+
+import ArgumentParser
+import ContiguousMemory
+import Foundation
+import HostMachine
+import KernelMemory
+import MemoryPrimitives
+import Paging
+import PhysicalMemory
+import Workloads
+
+struct ContigStudy: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "contig",
+    abstract: "Contiguous runs on a machine full of dirty pages: the old strategy against the new one.",
+    discussion: """
+      The same experiment runs in the kernel, in instructions: make bench.
+
+      Examples:
+        strata study contig
+        strata study contig --memory 256M --swap 1G --runs 64 --dirty 95
+        strata study contig -j | jq .cost_per_page
+
+      Exit status: 0; 70 when a page did not hold its stamp.
+      """)
+
+  @Option(help: "Memory of the machine.")
+  var memory = Size(argument: "1G")!
+
+  @Option(help: "Its swap device.")
+  var swap = Size(argument: "3G")!
+
+  @Option(help: "Percent of memory in dirty pages.")
+  var dirty: UInt64 = 90
+
+  @Option(help: "Wired frames, scattered in clusters.")
+  var wired: UInt64 = 10_000
+
+  @Option(help: "How many runs are asked for.")
+  var runs: Int = 256
+
+  @Option(help: "The size of each, which is its alignment too.")
+  var size = Size(argument: "2M")!
+
+  @Option(help: "Seed of what lies where.")
+  var seed: UInt64 = 1
+
+  @Flag(name: .customShort("j"), help: "Print a row of JSON a strategy instead of a table.")
+  var json = false
+
+  func validate() throws {
+    if Alignment(size.bytes.rawValue) == nil || size.bytes.rawValue < Page.size {
+      throw ValidationError("--size is a power of two, from 4K on")
+    }
+    if dirty > 400 { throw ValidationError("--dirty is 0 to 400") }
+  }
+
+  func run() throws {
+    try complaining {
+      Terminal.standard.beginProgress()
+      let outcomes = try [ContiguousStrategy.old, .new].map { try experiment($0) }
+      Terminal.standard.clearProgress()
+      if json { outcomes.forEach { print($0.json) } } else { printTable(outcomes) }
+      if outcomes.contains(where: { $0.wrong > 0 }) {
+        throw Complaint("pages did not hold their stamps", .software)
+      }
+    }
+  }
+
+  struct Outcome {
+    var strategy: ContiguousStrategy
+    var granted = 0
+    var asked = 0
+    var moved: UInt64 = 0
+    var written: UInt64 = 0
+    var gained: UInt64 = 0
+    var seconds = 0.0
+    var wrong: UInt64 = 0
+
+    var name: String { strategy == .old ? "old" : "new" }
+    var cost: Double { gained == 0 ? 0 : Double(moved + written) / Double(gained) }
+    var json: String {
+      """
+      {"kind":"study","name":"contig","strategy":"\(name)","asked":\(asked),"granted":\(granted),\
+      "pages_gained":\(gained),"pages_moved":\(moved),"pages_written":\(written),\
+      "cost_per_page":\(String(format: "%.3f", cost)),"wrong":\(wrong)}
+      """
+    }
+  }
+
+  private func experiment(_ strategy: ContiguousStrategy) throws -> Outcome {
+    let machine = try PagedMachine(memory: memory.bytes, swap: swap.bytes)
+    let system = machine.memory
+    var outcome = Outcome(strategy: strategy, asked: runs)
+    let name = strategy == .old ? "old strategy" : "new strategy"
+    let held = wireFrames(system.physical)
+    defer { for frame in held { system.physical.free(FrameRun(first: frame, count: .one)) } }
+    let pages = PageCount(system.physical.total.rawValue * dirty / 100)
+    let fill: DirtyPages
+    do {
+      fill = try DirtyPages.fill(pages, seed: seed, on: system, machine.processor) {
+        Terminal.standard.progress(name, $0, of: pages.rawValue, "pages dirtied")
+        return .goOn
+      }
+    } catch {
+      throw Complaint("\(dirty) % of memory can't be dirtied: \(error.words)", .unavailable)
+    }
+    system.contiguous.setStrategy(strategy)
+    let type = system.kmem.type(named: Name("study"))
+    let before = system.paging.figures
+    let start = Date()
+    var ranges: [(VirtualAddress, ByteCount)] = []
+    var constraints = RunConstraints()
+    constraints.alignment = Alignment(size.bytes.rawValue)!
+    for i in 0..<runs {
+      Terminal.standard.progress(name, UInt64(i), of: UInt64(runs), "runs asked for")
+      guard let range = try? system.contiguous.contigmalloc(size.bytes, type: type, where: constraints) else {
+        continue
+      }
+      ranges.append((range.address, size.bytes))
+      outcome.granted += 1
+      outcome.gained += range.frames.count.rawValue
+    }
+    outcome.seconds = Date().timeIntervalSince(start)
+    let after = system.paging.figures
+    outcome.moved = after.moved - before.moved
+    outcome.written = after.written - before.written
+    for (address, size) in ranges { system.contiguous.contigfree(address, size: size, type: type) }
+    let verdict = fill.verify(machine.processor) {
+      Terminal.standard.progress(name, $0, of: pages.rawValue, "pages verified")
+      return .goOn
+    }
+    outcome.wrong = verdict.wrong + verdict.unreadable
+    fill.release(system)
+    if let broken = system.checkInvariants() { throw Complaint("\(broken)", .software) }
+    return outcome
+  }
+
+  /// Frames that can't move: eight in a row here and there.
+  private func wireFrames(_ physical: PhysicalMemory) -> [FrameNumber] {
+    var (held, spare): ([FrameNumber], [FrameNumber]) = ([], [])
+    var random = SeededRandom(seed: seed)
+    let all = physical.freeCount.rawValue
+    while UInt64(held.count) < min(wired, all / 4) {
+      for _ in 0..<8 {
+        if let frame = try? physical.allocate(Order(0), role: .wired) { held.append(frame) }
+      }
+      // As far to the next ones as others have taken and given back meanwhile.
+      for _ in 0..<random.below(24) {
+        if let frame = try? physical.allocate(Order(0), role: .wired) { spare.append(frame) }
+      }
+    }
+    for frame in spare { physical.free(FrameRun(first: frame, count: .one)) }
+    return held
+  }
+
+  private func printTable(_ outcomes: [Outcome]) {
+    print(
+      "\(runs) runs of \(Line("\(size.bytes)").text) on \(Line("\(memory.bytes)").text), \(dirty) % of it dirty"
+    )
+    print("strategy   granted      moved    written  for each page gained  seconds")
+    for outcome in outcomes {
+      let cells = [
+        outcome.name.padding(toLength: 8, withPad: " ", startingAt: 0),
+        pad("\(outcome.granted)", 10), pad(grouped(outcome.moved), 11), pad(grouped(outcome.written), 11),
+        pad(outcome.gained == 0 ? "-" : String(format: "%.2f", outcome.cost), 22),
+        pad(String(format: "%.2f", outcome.seconds), 9),
+      ]
+      print(cells.joined())
+    }
+    print("Every page was touched afterwards, and held its stamp.")
+  }
+  private func pad(_ text: String, _ width: Int) -> String {
+    String(repeating: " ", count: max(0, width - text.count)) + text
+  }
+}
+
+/// A simulated machine with a swap disk and a software processor.
+final class PagedMachine {
+  private let host: HostMachine
+  private let rooms: [UnsafeMutableRawPointer]
+  let memory: KernelMemory
+  let processor: SoftwareProcessor
+
+  init(memory size: ByteCount, swap: ByteCount) throws {
+    guard size >= .mebibytes(4), size <= .gibibytes(64), swap <= .gibibytes(64) else {
+      throw Complaint("--memory is 4M to 64G, --swap up to 64G", .unavailable)
+    }
+    // The disk lies behind the memory.
+    host = HostMachine(memory: size + swap)
+    func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
+      let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
+      memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
+      return memory
+    }
+    let rooms = [
+      room(KernelMemory.workspaceSize(ranges: 1)), room(RamDisk.stateSize), room(TranslationBuffer.size),
+    ]
+    self.rooms = rooms
+    let machine = host.machine
+    memory = try KernelMemory.assemble(
+      BootRequest(machine: machine, workspace: rooms[0], firmwareRangeCount: 1),
+      firmware: { _ in
+        FirmwareRange(base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)
+      })
+    let disk = RamDisk.create(
+      in: rooms[1], Name("ram"), machine: machine,
+      over: RamDisk.Extent(machine.directMap.pointer(to: PhysicalAddress(size.rawValue)), swap.pagesRoundedUp)
+    )
+    nonisolated(unsafe) let polled = disk
+    host.runDevices = { polled.poll() }
+    try memory.paging.attachSwap(disk.device)
+    nonisolated(unsafe) let buffer = TranslationBuffer(rooms[2])
+    host.forget = { buffer.forget($0, $1) }
+    processor = SoftwareProcessor(
+      directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
+  }
+
+  deinit { for room in rooms { room.deallocate() } }
+}
