@@ -7,9 +7,10 @@ import MemoryPrimitives
 enum Verb: UInt8 {
   case memmap, frames, buddy, map
   case pagetable, vmem, kmem, vmstat
+  case queues, objects, swap, dirty, verify, contig, launder, wire, unwire
   case whatis, why, failures
   case snapshot, diff, watch
-  case sysctl, selftest, replay, tour, fault
+  case sysctl, selftest, bench, replay, tour, fault
   case help, panic, poweroff
 }
 
@@ -21,7 +22,7 @@ struct Command {
   let example: StaticString
 
   /// In the order of `Verb`.
-  static let all: InlineArray<22, Command> = [
+  static let all: InlineArray<32, Command> = [
     Command(
       verb: .memmap, name: "memmap", usage: "memmap",
       about: """
@@ -73,6 +74,58 @@ struct Command {
         units are those that scripts know.
         """, example: "vmstat -m"),
     Command(
+      verb: .queues, name: "queues", usage: "queues",
+      about: """
+        The queues of pageable pages, beside the marks at which the page daemon
+        wakes and stops.
+        """, example: "queues"),
+    Command(
+      verb: .objects, name: "objects", usage: "objects [N] [-a]",
+      about: """
+        Memory objects: pages in memory, in swap, wired; of one object, the
+        ranges that show it.
+        """, example: "objects"),
+    Command(
+      verb: .swap, name: "swap", usage: "swap",
+      about: "The swap device: slots used, free and bad, what was written and read.",
+      example: "swap"),
+    Command(
+      verb: .dirty, name: "dirty", usage: "dirty SHARE | SIZE | free",
+      about: """
+        Fills a share of memory with dirty pageable pages, each stamped with
+        what it is, scattered over memory; with swap it may be more than all of
+        it. Ctrl-C keeps what is filled. free gives all of them up.
+        """, example: "dirty 90%"),
+    Command(
+      verb: .verify, name: "verify", usage: "verify",
+      about: """
+        Touches every page that dirty made, wherever it is by now, and checks
+        its stamp.
+        """, example: "verify"),
+    Command(
+      verb: .contig, name: "contig",
+      usage: "contig SIZE [WHERE] [HOW] [-v] | contig list | contig free ID | all",
+      about: """
+        Contiguous memory: what is in the way of one run is moved or written to
+        swap, and nothing else.
+        WHERE: low=A high=A align=SIZE boundary=SIZE, as why takes them.
+        HOW: nowait (moves, never writes), zero, attr=uc|wc|wt, type=NAME.
+        -v draws the run before, after each pass, and after.
+        """, example: "contig -v 2M align=2M"),
+    Command(
+      verb: .launder, name: "launder", usage: "launder [active | inactive | laundry | daemon] [SIZE]",
+      about: """
+        Writes dirty pages of a queue to swap and gives them up, or runs the
+        page daemon, and tells what it cost.
+        """, example: "launder active 1M"),
+    Command(
+      verb: .wire, name: "wire", usage: "wire ADDRESS+SIZE [holes]",
+      about: "Wires the pages of a range, all or none; holes passes over gaps.",
+      example: "wire 0xffff_c000_0020_0000+64K"),
+    Command(
+      verb: .unwire, name: "unwire", usage: "unwire ADDRESS+SIZE",
+      about: "Undoes one wire of the same pages.", example: "unwire 0xffff_c000_0020_0000+64K"),
+    Command(
       verb: .whatis, name: "whatis", usage: "whatis ADDRESS | frame N",
       about: """
         Everything that is known on an address or a frame, floor by floor. Takes
@@ -82,12 +135,15 @@ struct Command {
       verb: .why, name: "why", usage: "why SIZE [low=A] [high=A] [align=SIZE] [boundary=SIZE]",
       about: """
         A request for contiguous memory, without doing it: where it would be
-        granted, or what stands in the way, or why it can never be.
+        granted and what that would move and write, or how much is missing, or
+        what stands in the way, or why it can never be.
         """, example: "why 2M align=2M"),
     Command(
       verb: .failures, name: "failures", usage: "failures",
-      about: "The last 64 requests that were refused: who asked for what, and when.",
-      example: "failures"),
+      about: """
+        The last 64 requests that did not go well, refused or granted only after
+        pages were moved or written: who asked for what, and when.
+        """, example: "failures"),
     Command(
       verb: .snapshot, name: "snapshot", usage: "snapshot [NAME]",
       about: "Keeps all counters under a name, for diff. There is room for four.",
@@ -109,6 +165,13 @@ struct Command {
         Checks that the system is as it says it is: the laws of each floor, and
         the same seeded history of operations that the tests run on the host.
         """, example: "selftest history"),
+    Command(
+      verb: .bench, name: "bench", usage: "bench [contig | contig-one | contig-low | fault]",
+      about: """
+        Measures budgets in this kernel, in instructions, and gives back all
+        that it takes. contig asks for 256 runs of 2 MiB on a machine full of
+        dirty pages: type replay keep first, so that it is used as a real one.
+        """, example: "bench fault"),
     Command(
       verb: .replay, name: "replay", usage: "replay [keep]",
       about: """
@@ -198,6 +261,21 @@ extension Console {
       try none()
       try kmem()
     case .vmstat: try vmstat(arguments)
+    case .queues:
+      try none()
+      try queues()
+    case .objects: try objects(arguments)
+    case .swap:
+      try none()
+      try swap()
+    case .dirty: try dirty(arguments)
+    case .verify:
+      try none()
+      try verify()
+    case .contig: try contig(arguments)
+    case .launder: try launder(arguments)
+    case .wire: try wire(arguments)
+    case .unwire: try unwire(arguments)
     case .whatis: try whatis(arguments)
     case .why: try why(arguments)
     case .failures:
@@ -208,6 +286,7 @@ extension Console {
     case .watch: try watch(arguments)
     case .sysctl: try sysctl(arguments)
     case .selftest: try selftest(arguments)
+    case .bench: try bench(arguments)
     case .replay: try replay(arguments)
     case .tour:
       try none()
@@ -310,13 +389,47 @@ extension Console {
     } else if isFirst("vmstat") {
       word("-m")
       word("-z")
-    } else if isFirst("why") {
+    } else if isFirst("why") || isFirst("contig") {
       word("low=")
       word("high=")
       word("align=")
       word("boundary=")
+      if isFirst("contig") {
+        word("nowait")
+        word("zero")
+        word("attr=")
+        word("type=")
+        word("list")
+        word("free")
+      }
+    } else if isFirst("dirty") {
+      word("free")
+    } else if isFirst("bench") {
+      forEachBenchName { word($0) }
     } else if isFirst("whatis") {
       word("frame")
+    } else if isFirst("objects") {
+      forEachObjectNumber { number in number.withBytes { body($0) } }
+    } else if isFirst("dirty") {
+      word("free")
+    } else if isFirst("contig") {
+      word("list")
+      word("free")
+      word("low=")
+      word("high=")
+      word("align=")
+      word("boundary=")
+      word("nowait")
+      word("zero")
+      word("attr=")
+      word("type=")
+    } else if isFirst("launder") {
+      word("active")
+      word("inactive")
+      word("laundry")
+      word("daemon")
+    } else if isFirst("wire") {
+      word("holes")
     } else if isFirst("replay") {
       word("keep")
     } else if isFirst("selftest") {

@@ -17,6 +17,8 @@
 
 import CPlatform
 import MemoryPrimitives
+import Paging
+import Workloads
 
 /// What only the kernel under the console can do, as calls that cross the seam.
 public struct ConsoleHost {
@@ -25,24 +27,49 @@ public struct ConsoleHost {
   let panicking: @convention(c) (UnsafeMutableRawPointer?) -> Void
   let provoking: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
   let naming: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int
+  let loading: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8
+  let storing: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8
 
   /// - `leave` ends the machine with a `Console.ExitStatus`; it returns only in a test.
   /// - `panic` stops the machine as a panic.
   /// - `provoke` does what a `Console.Fault` names, which ends in its report.
   /// - `name` writes the name and offset of a code address, at most so many bytes, and answers how many
   ///   it wrote; none when nothing is known.
+  /// - `load` and `store` access a word of pageable memory as any instruction would, page faults included, and
+  ///   answer 0, or one more than the number of a `PagingError` when the page could not be had.
   public init(
     _ context: UnsafeMutableRawPointer?,
     leave: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
     panic: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
     provoke: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
-    name: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int
+    name:
+      @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int,
+    load: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8,
+    store: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8
   ) {
     self.context = context
     leaving = leave
     panicking = panic
     provoking = provoke
     naming = name
+    loading = load
+    storing = store
+  }
+}
+
+/// Pageable memory as the machine under the console reaches it.
+struct HostAccess: PageAccess {
+  let host: ConsoleHost
+
+  func load(_ address: VirtualAddress) throws(PagingError) -> UInt64 {
+    var value: UInt64 = 0
+    let answer = withUnsafeMutablePointer(to: &value) { host.loading(host.context, address.rawValue, $0) }
+    if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
+    return value
+  }
+  func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError) {
+    let answer = host.storing(host.context, address.rawValue, value)
+    if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
   }
 }
 
@@ -101,6 +128,9 @@ public struct Console {
     var editor: LineEditor
     var table: Table.State
     var snapshots: Snapshots
+    var fills: Fills
+    var runs: ContigEntries
+    var bench: BenchOutcome
   }
 
   let state: UnsafeMutablePointer<State>
@@ -126,6 +156,7 @@ public struct Console {
   }
 
   var terminal: Terminal { state.pointee.terminal }
+  var access: HostAccess { HostAccess(host: state.pointee.host) }
   var width: Int { state.pointee.width }
   var isJSON: Bool { state.pointee.json }
   var showsAll: Bool { state.pointee.all }

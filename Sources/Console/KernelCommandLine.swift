@@ -1,4 +1,5 @@
-// The kernel's command line: `run="COMMAND; COMMAND"`, `color=0`, and `NAME=VALUE` for any tunable.
+// The kernel's command line: `run="COMMAND; COMMAND"`, `color=0`, `swap.ramdisk=SIZE`, and `NAME=VALUE` for
+// any tunable.
 //
 // QEMU hands it over as typed. GRUB passes a word that holds blanks quoted as a whole, `"run=A; B"`,
 // with backslashes before `\`, `'` and `"`, and one without blanks bare. Both mean the same here.
@@ -54,6 +55,34 @@ public struct KernelCommandLine {
         }
       }
     }
+  }
+
+  /// A size that the line may ask for.
+  public enum AskedSize {
+    case none
+    case size(ByteCount)
+    /// Something else stands there: why it is no size.
+    case unreadable(StaticString)
+  }
+
+  /// The size that `name=SIZE` asks for, as the console takes sizes; the last, if there are several.
+  public func size(of name: StaticString) -> AskedSize {
+    var asked = AskedSize.none
+    forEachWord { word, value in
+      guard word == name else { return }
+      do throws(FigureError) {
+        asked = .size(try Figures.size(value ?? Bytes(start: nil, count: 0)))
+      } catch {
+        asked = .unreadable(error.words)
+      }
+    }
+    return asked
+  }
+
+  /// Whether the word is for whoever boots, so that no tunable can be meant. Of `swap.ramdisk` the tree of
+  /// figures has what came of it, to be read only.
+  static func isForBoot(_ name: Bytes) -> Bool {
+    name == "run" || name == "color" || name == "swap.ramdisk"
   }
 
   private static func isEscaped(_ byte: UInt8) -> Bool {

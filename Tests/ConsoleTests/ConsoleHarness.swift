@@ -3,7 +3,10 @@ import Foundation
 import HostMachine
 import KernelMemory
 import MemoryPrimitives
+import PageTables
+import Paging
 import PhysicalMemory
+import Workloads
 import XCTest
 
 @testable import Console
@@ -22,6 +25,8 @@ final class ScriptedTerminal {
   /// What to type when the console rests with nothing to read: without it, the script has ended.
   var whenIdle: (() -> Void)?
   var rests = 0
+  /// How pageable memory is reached.
+  var processor: SoftwareProcessor?
 
   func type(_ text: String) { input += Array(text.utf8) }
 
@@ -59,7 +64,28 @@ final class ScriptedTerminal {
       leave: { ScriptedTerminal.from($0).left.append($1) },
       panic: { ScriptedTerminal.from($0).panics += 1 },
       provoke: { ScriptedTerminal.from($0).provoked.append($1) },
-      name: { _, _, _, _ in 0 })
+      name: { _, _, _, _ in 0 },
+      load: { context, address, value in
+        ScriptedTerminal.answer { value.pointee = try ScriptedTerminal.from(context).load(address) }
+      },
+      store: { context, address, value in
+        ScriptedTerminal.answer { try ScriptedTerminal.from(context).store(address, value) }
+      })
+  }
+
+  private func load(_ address: UInt64) throws -> UInt64 {
+    try processor!.load(VirtualAddress(address))
+  }
+  private func store(_ address: UInt64, _ value: UInt64) throws {
+    try processor!.store(VirtualAddress(address), value)
+  }
+  private static func answer(_ access: () throws -> Void) -> UInt8 {
+    do {
+      try access()
+      return 0
+    } catch {
+      return (error as! PagingError).rawValue + 1
+    }
   }
 
   static func from(_ context: UnsafeMutableRawPointer?) -> ScriptedTerminal {
@@ -108,10 +134,13 @@ final class ConsoleHarness {
   var physical: PhysicalMemory { memory.physical }
   var statistics: Statistics { memory.statistics }
 
-  /// With `trace`, that file is the boot module.
+  /// The swap device: a disk in memory of the test.
+  private(set) var disk: RamDisk?
+
+  /// With `trace`, that file is the boot module; with `swap`, there is a device of that size.
   init(
     ranges: [(base: UInt64, length: UInt64, type: UInt32)] = ConsoleHarness.ranges,
-    memory size: ByteCount = .mebibytes(64), trace: Data? = nil
+    memory size: ByteCount = .mebibytes(64), trace: Data? = nil, swap: ByteCount? = nil
   ) {
     var pieces: [UnsafeMutableRawPointer] = []
     func piece(_ size: ByteCount) -> UnsafeMutableRawPointer {
@@ -159,6 +188,18 @@ final class ConsoleHarness {
     console = Console(
       in: piece(Console.size), terminal: terminal.terminal, host: terminal.host,
       subject: Subject(memory: memory, boot: boot))
+    nonisolated(unsafe) let buffer = TranslationBuffer(piece(TranslationBuffer.size))
+    host.forget = { buffer.forget($0, $1) }
+    terminal.processor = SoftwareProcessor(
+      directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
+    if let swap {
+      nonisolated(unsafe) let disk = RamDisk.create(
+        in: piece(RamDisk.stateSize), Name("ram"), machine: machine,
+        over: RamDisk.Extent(piece(swap), swap.pagesRoundedUp))
+      host.runDevices = { disk.poll() }
+      try! memory.paging.attachSwap(disk.device)
+      self.disk = disk
+    }
     self.pieces = pieces
   }
 

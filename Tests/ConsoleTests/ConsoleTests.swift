@@ -66,12 +66,12 @@ final class ConversationTests: XCTestCase {
   func testTabCompletesCommandsAndTunables() {
     let harness = ConsoleHarness()
     harness.statistics.add(
-      Statistic("vm.contig.passes", .events, .tunable, "x", context: nil, read: { _ in 4 }))
+      Statistic("xy.contig.passes", .events, .tunable, "x", context: nil, read: { _ in 4 }))
     harness.statistics.add(
-      Statistic("vm.contig.strategy", .events, .tunable, "x", context: nil, read: { _ in 4 }))
-    let log = harness.converse("pag\t\u{15}sysctl vm.c\t\tp\t\u{15}sna\tx\r")
+      Statistic("xy.contig.strategy", .events, .tunable, "x", context: nil, read: { _ in 4 }))
+    let log = harness.converse("pag\t\u{15}sysctl xy.c\t\tp\t\u{15}sna\tx\r")
     XCTAssertTrue(log.contains("pagetable "))
-    XCTAssertTrue(log.contains("vm.contig.passes  vm.contig.strategy\n"), log)
+    XCTAssertTrue(log.contains("xy.contig.passes  xy.contig.strategy\n"), log)
     XCTAssertTrue(log.contains(" counters as \"x\". Type: diff x"), log)
   }
 
@@ -170,7 +170,7 @@ final class SysctlTests: XCTestCase {
     let harness = ConsoleHarness()
     harness.statistics.add(
       Statistic(
-        "vm.contig.passes", .events, .tunable, "how far a request may go, 1 to 4", context: nil,
+        "xy.contig.passes", .events, .tunable, "how far a request may go, 1 to 4", context: nil,
         read: { _ in SysctlTests.passes },
         write: {
           guard $1 >= 1 && $1 <= 4 else { return .out_of_range }
@@ -179,14 +179,14 @@ final class SysctlTests: XCTestCase {
         }))
     harness.statistics.add(
       Statistic(
-        "vm.contig.strategy", .choice, .tunable, "only the run, or launder and hope", choices: "old|new",
+        "xy.contig.strategy", .choice, .tunable, "only the run, or launder and hope", choices: "old|new",
         context: nil, read: { _ in SysctlTests.strategy },
         write: {
           SysctlTests.strategy = $1
           return .accepted
         }))
     harness.statistics.add(
-      Statistic("vm.contig.granted", .requests, .counter, "since boot", context: nil, read: { _ in 1234 }))
+      Statistic("xy.contig.granted", .requests, .counter, "since boot", context: nil, read: { _ in 1234 }))
     harness.statistics.add(
       Statistic(
         "zs.requests", .requests, .counter, "since boot", context: nil, read: { _ in SysctlTests.passes }))
@@ -196,12 +196,12 @@ final class SysctlTests: XCTestCase {
   func testATreeIsShownByItsBeginning() {
     let harness = harness()
     XCTAssertEqual(
-      harness.run("sysctl vm.contig"),
+      harness.run("sysctl xy.contig"),
       """
       name                value  unit      what it does
-      vm.contig.passes        4  events    how far a request may go, 1 to 4
-      vm.contig.strategy    new  old|new   only the run, or launder and hope
-      vm.contig.granted   1,234  requests  read only; since boot
+      xy.contig.passes        4  events    how far a request may go, 1 to 4
+      xy.contig.strategy    new  old|new   only the run, or launder and hope
+      xy.contig.granted   1,234  requests  read only; since boot
 
       """)
     XCTAssertEqual(
@@ -211,23 +211,23 @@ final class SysctlTests: XCTestCase {
 
   func testSettingSaysWhatItDidOrWhyNot() {
     let harness = harness()
-    XCTAssertEqual(harness.run("sysctl vm.contig.passes=2"), "vm.contig.passes: 4 -> 2\n")
+    XCTAssertEqual(harness.run("sysctl xy.contig.passes=2"), "xy.contig.passes: 4 -> 2\n")
     XCTAssertEqual(
-      harness.run("sysctl vm.contig.passes=9"), "9 is out of range for vm.contig.passes. It stays 2.\n")
+      harness.run("sysctl xy.contig.passes=9"), "9 is out of range for xy.contig.passes. It stays 2.\n")
     XCTAssertEqual(
-      harness.run("sysctl vm.contig.strategy=odl"),
-      "No value \"odl\" for vm.contig.strategy: old|new. It stays new.\n")
-    XCTAssertEqual(harness.run("sysctl vm.contig.strategy=old"), "vm.contig.strategy: new -> old\n")
+      harness.run("sysctl xy.contig.strategy=odl"),
+      "No value \"odl\" for xy.contig.strategy: old|new. It stays new.\n")
+    XCTAssertEqual(harness.run("sysctl xy.contig.strategy=old"), "xy.contig.strategy: new -> old\n")
     XCTAssertEqual(
-      harness.run("sysctl vm.contig.granted=1"),
-      "vm.contig.granted is read only: it tells what happened.\n")
+      harness.run("sysctl xy.contig.granted=1"),
+      "xy.contig.granted is read only: it tells what happened.\n")
     XCTAssertEqual(
-      harness.run("sysctl vm.contig.pases"),
-      "No tunable \"vm.contig.pases\". Did you mean vm.contig.passes?\n")
+      harness.run("sysctl xy.contig.pases"),
+      "No tunable \"xy.contig.pases\". Did you mean xy.contig.passes?\n")
     XCTAssertEqual(
-      harness.run("sysctl vm.contig.passes=2x"),
+      harness.run("sysctl xy.contig.passes=2x"),
       """
-      sysctl vm.contig.passes=2x
+      sysctl xy.contig.passes=2x
                                ^ no number: digits, with _ or , between them, or 0x and hex digits
 
       """.replacingOccurrences(of: " no number", with: "\nno number"))
@@ -244,7 +244,7 @@ final class SysctlTests: XCTestCase {
       harness.run("diff before"),
       """
       counter           before    now  change
-      vm.contig.passes       4  2,000  +1,996
+      xy.contig.passes       4  2,000  +1,996
       zs.requests            4  2,000  +1,996
       \(harness.statistics.count - 2) others are unchanged.
 

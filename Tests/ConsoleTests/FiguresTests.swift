@@ -96,6 +96,30 @@ final class KernelCommandLineTests: XCTestCase {
     return found
   }
 
+  func testTheLineAsksForASize() {
+    func size(_ line: String) -> String {
+      bytes(line) {
+        switch KernelCommandLine($0).size(of: "swap.ramdisk") {
+        case .none: return "none"
+        case .size(let size): return "\(size.rawValue)"
+        case .unreadable(let words): return "! \(words)"
+        }
+      }
+    }
+    XCTAssertEqual(size(""), "none")
+    XCTAssertEqual(size("run=\"sysctl swap.ramdisk=3\" swap.ramdisks=4 wap.ramdisk=5"), "none")
+    XCTAssertEqual(size("run=memmap swap.ramdisk=64M color=0"), "67108864")
+    XCTAssertEqual(size("'swap.ramdisk=3 GiB'"), "3221225472")
+    XCTAssertEqual(size("swap.ramdisk=1M swap.ramdisk=4096"), "4096")
+    XCTAssertEqual(size("swap.ramdisk=0"), "0")
+    XCTAssertTrue(size("swap.ramdisk").hasPrefix("! a number is missing"))
+    XCTAssertTrue(size("swap.ramdisk=").hasPrefix("! a number is missing"))
+    XCTAssertTrue(size("swap.ramdisk=-4").hasPrefix("! no number"))
+    XCTAssertTrue(size("swap.ramdisk=12x").hasPrefix("! no unit"))
+    XCTAssertTrue(size("swap.ramdisk=99999999999999999999").hasPrefix("! too large"))
+    XCTAssertTrue(size("swap.ramdisk=99999999T").hasPrefix("! too large"))
+  }
+
   func testBothLoadersMeanTheSame() {
     let expected = ["memmap", "sysctl vm.contig"]
     XCTAssertEqual(commands("run=\"memmap; sysctl vm.contig\""), expected)

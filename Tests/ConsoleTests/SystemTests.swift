@@ -21,11 +21,12 @@ final class SystemTests: XCTestCase {
     "whatis frame 1", "whatis 0x10_0000", "whatis 0xffff_c000_0000_0000", "why 2M align=2M", "why 60M",
     "why 1G",
     "failures", "snapshot", "diff", "sysctl", "sysctl vmem", "selftest invariants", "help", "help why",
+    "queues", "swap", "launder",
   ]
 
   /// Everything fits 80 columns and is plain ASCII; with `-j` everything is an object with its kind first.
-  func check(_ harness: ConsoleHarness) throws {
-    for command in Self.looking {
+  static func check(_ harness: ConsoleHarness, _ commands: [String] = looking) throws {
+    for command in commands {
       let text = harness.run(command)
       XCTAssertNil(harness.outcome, command)
       XCTAssertFalse(text.isEmpty, command)
@@ -43,7 +44,7 @@ final class SystemTests: XCTestCase {
   }
 
   func testEveryCommandHasBothFaces() throws {
-    try check(ConsoleHarness())
+    try Self.check(ConsoleHarness())
   }
 
   func testReplayKeepAndEveryCommandAfterIt() throws {
@@ -55,7 +56,7 @@ final class SystemTests: XCTestCase {
     let row = try XCTUnwrap(rows(harness.run("replay keep -j")).first)
     XCTAssertEqual(row["lost"] as? Int, 0)
     XCTAssertEqual(row["left_objects"] as? Int, 1508)
-    try check(harness)
+    try Self.check(harness)
     let taken = rows(harness.run("memmap -j")).compactMap { $0["taken"] as? Int }.reduce(0, +)
     let roles = rows(harness.run("frames -j")).compactMap { $0["frames"] as? Int }.reduce(0, +)
     XCTAssertEqual(taken, roles)
@@ -89,17 +90,28 @@ final class SystemTests: XCTestCase {
     }
   }
 
-  func testTheTourShowsEachFloorAndEndsWithTheReplay() throws {
+  func testTheTourShowsEachFloorAndEndsWithARequestThatIsHard() throws {
     let harness = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
     let text = harness.run("tour")
     XCTAssertNil(harness.outcome)
     for command in [
       "memmap", "frames", "map", "buddy", "pagetable", "vmem", "kmem", "why 2M align=2M", "replay",
+      "dirty 60%", "contig -v 2M align=2M", "verify",
     ] {
       XCTAssertTrue(text.contains("strata> \(command)\n"), command)
     }
     XCTAssertTrue(text.contains("Everything is back at its starting counts."))
-    for line in text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
+    XCTAssertTrue(text.contains("\nCandidate "), text)
+    XCTAssertTrue(text.contains("Granted: contig 1, frames "), text)
+    XCTAssertTrue(text.contains(" pages intact; 0 were read back from swap.\n"), text)
+    assertFits(text)
+    // What it took is given back.
+    XCTAssertEqual(harness.run("contig list"), "None. As in: contig 2M align=2M\n")
+    XCTAssertEqual(harness.physical.count(.pageable), .zero)
+    let free = harness.physical.freeCount
+    harness.run("tour")
+    XCTAssertEqual(harness.physical.freeCount, free)
+    XCTAssertNil(harness.memory.checkInvariants())
     // Without a trace it says so, and that is no failure.
     let bare = ConsoleHarness()
     XCTAssertTrue(bare.run("tour").contains("There is no boot module to replay."))
@@ -163,7 +175,7 @@ final class SystemTests: XCTestCase {
   func testSelfTestPassesAndNamesItsTests() {
     let harness = ConsoleHarness(
       ranges: [(1 << 20, 255 << 20, 1)], memory: .mebibytes(256))
-    XCTAssertTrue(harness.run("selftest").hasSuffix("6 passed, 0 failed\n"))
+    XCTAssertTrue(harness.run("selftest").hasSuffix("7 passed, 0 failed\n"))
     XCTAssertEqual(rows(harness.run("selftest invariants -j")).first?["passed"] as? Bool, true)
     XCTAssertTrue(harness.run("selftest nothing").contains("no such test"))
     XCTAssertEqual(harness.outcome, .refused)
@@ -175,7 +187,7 @@ final class SystemTests: XCTestCase {
     XCTAssertEqual(harness.run("failures"), "No request has been refused since boot.\n")
     XCTAssertThrowsError(
       try harness.physical.allocate(
-        run: PageCount(UInt64(64)), where: RunConstraints(boundary: Alignment(64 << 10)), role: .contiguous))
+        run: PageCount(UInt64(64)), where: RunConstraints(boundary: Alignment(64 << 10)), role: .wired))
     let type = harness.memory.kmem.type(named: Name("test"))
     while (try? harness.physical.allocate(Order(0), role: .wired, level: .interrupt)) != nil {}
     XCTAssertNil(harness.memory.kmem.alloc(ByteCount(UInt64(100)), type: type))
@@ -185,7 +197,7 @@ final class SystemTests: XCTestCase {
       told.map { "\($0["who"] ?? "") \($0["asked"] ?? "") \($0["answer"] ?? "")" },
       [
         "stack kernel space of 16 KiB no memory", "test object of 100 B no memory",
-        "wired block of 4 KiB shortage", "contiguous run of 256 KiB boundary 64 KiB never",
+        "wired block of 4 KiB, interrupt shortage", "wired 256 KiB boundary 64 KiB never",
       ])
     for line in harness.run("failures").split(separator: "\n") {
       XCTAssertLessThanOrEqual(line.count, 80, String(line))
@@ -193,7 +205,7 @@ final class SystemTests: XCTestCase {
     for _ in 0..<100 { _ = try? harness.physical.allocate(Order(3), role: .wired) }
     XCTAssertEqual(rows(harness.run("failures -j")).count, 64)
     XCTAssertTrue(
-      harness.run("failures").hasSuffix("64 kept of 104 refused since boot; the latest stands first.\n"))
+      harness.run("failures").hasSuffix("64 of 104 kept: 64 failed, 0 granted after moving or writing.\n"))
     XCTAssertNil(harness.memory.checkInvariants())
   }
 

@@ -57,9 +57,10 @@ extension Console {
       return
     }
     let frame = translation.physical.frame
+    let role =
+      ramDisk(translation.physical.rawValue) == nil ? physical.whatIs(frame).role.words : "the RAM disk"
     print(
-      "Physical \(physicalAddress(translation.physical)), frame \(frame): \(physical.whatIs(frame).role.words); whatis tells whose."
-    )
+      "Physical \(physicalAddress(translation.physical)), frame \(frame): \(role); whatis tells whose.")
   }
 
   /// What an entry says, and behind a leaf how it is cached and what the processor noted.

@@ -6,6 +6,7 @@ import KernelSpace
 import Kmem
 import MemoryPrimitives
 import PageTables
+import Paging
 import PhysicalMemory
 import Vmem
 import Workloads
@@ -24,6 +25,8 @@ extension Console {
       "memory map",
       "\(count: UInt64(boot.pointee.range_count), "range"), \(count: usable) of them usable: \(ByteCount(usableBytes))",
       "memmap")
+    let setAside = memory.setAside.pages
+    if setAside > .zero { floor("RAM disk", "\(setAside.bytes), cut off the top of memory", "sysctl swap") }
     let tables = memory.pageTables
     var largest = TableLevel.pages
     if tables.leafCount(.mebibytes2) > .zero { largest = .mebibytes2 }
@@ -59,6 +62,13 @@ extension Console {
       slabs += $0.slabs
     }
     floor("kmem", "\(count: caches, "cache"), \(count: slabs, "slab")", "kmem")
+    let swap = memory.paging.swap.figures
+    if let device = memory.paging.swap.device {
+      let used: Line = swap.used == .zero ? "none" : "\(swap.used.bytes)"
+      floor("paging", "swap of \(swap.total.bytes) on \(device.name), \(used) used", "swap")
+    } else {
+      floor("paging", "no swap device: dirty pages stay in memory", "swap")
+    }
     if boot.pointee.module_count > 0 {
       floor("boot module", describeModule(cp_boot_modules(boot)[0]), "replay")
     }

@@ -131,7 +131,7 @@ extension Console {
     let command: StaticString
   }
 
-  private static let stops: InlineArray<10, Stop> = [
+  private static let stops: InlineArray<13, Stop> = [
     Stop(sentence: "what did the firmware give? Only \"usable\" may be touched.", command: "memmap"),
     Stop(sentence: "where is it now? Every frame has one role, and they add up.", command: "frames"),
     Stop(sentence: "the same as a picture: capitals can't move, dots are free.", command: "map"),
@@ -144,10 +144,27 @@ extension Console {
       sentence: "small objects: some of each size, filled, checked, given back.", command: "selftest objects"),
     Stop(sentence: "they came from slabs: pages cut into pieces of one size.", command: "kmem"),
     Stop(sentence: "the work: all that a real kernel allocated, stamped and checked.", command: "replay"),
+    Stop(
+      sentence: "pageable memory: scattered pages, each stamped with what it is.",
+      command: "dirty 60%"),
+    Stop(
+      sentence: "two megabytes in one piece, all the same: what is in the way moves.",
+      command: "contig -v 2M align=2M"),
+    Stop(sentence: "and nobody has noticed: every page is what it was.", command: "verify"),
   ]
 
-  /// A walk: a sentence, the command as typed, its screen. On a terminal Enter goes on and `q` ends it.
+  /// A walk: a sentence, the command as typed, its screen. On a terminal Enter goes on and `q` ends it. What
+  /// it took is given back, wherever it ends.
   func tour() throws(CommandError) {
+    let (fills, lastID) = (fillCount, contigEntries.pointee.lastID)
+    defer {
+      giveBackContig(above: lastID)
+      giveUpFills(from: fills)
+    }
+    try walk()
+  }
+
+  private func walk() throws(CommandError) {
     let json = isJSON
     var failed: CommandError?
     for i in 0..<Self.stops.count {
@@ -182,7 +199,9 @@ extension Console {
         if !goesOn { return }
       }
     }
-    if !json { print("That was the tour. help tells what else there is; whatis takes any address.") }
+    if !json {
+      print("That was the tour; what it took is given back. help tells what else there is.")
+    }
     if let failed { throw failed }
   }
 }

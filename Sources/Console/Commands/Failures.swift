@@ -1,4 +1,4 @@
-// failures: the last requests that were refused.
+// failures: the last requests that did not go well: refused, or granted only after others had to move.
 
 import KernelMemory
 import MemoryPrimitives
@@ -15,32 +15,67 @@ extension Console {
     table.column("tick", .figure)
     table.column("who", .words)
     table.column("asked", .words)
-    table.column("level", .words)
     table.column("answer", .words)
     table.column("free then", .figure, key: "bytes_free")
-    table.column("", .words, key: "site")
+    if isJSON {
+      table.column("level", .words)
+      table.column("granted", .words)
+      table.column("moved", .figure)
+      table.column("written", .figure)
+      table.column("site", .words)
+    }
+    var (kept, granted) = (UInt64(0), UInt64(0))
     log.forEach { request in
+      kept += 1
+      if request.wasGranted { granted += 1 }
       table.begin()
       table.count(request.number)
       table.count(request.tick.rawValue)
       table.text(request.who)
-      var asked: Line = "\(request.kind.words) of \(request.bytes)"
-      if request.alignment > .zero { asked.append(line: " align \(request.alignment)") }
-      if request.boundary > .zero { asked.append(line: " boundary \(request.boundary)") }
-      table.text(asked)
-      switch request.level {
-      case .normal: table.text("normal")
-      case .system: table.text("system")
-      case .interrupt: table.text("interrupt")
-      }
-      table.text(request.reason)
+      table.text(asked(request))
+      table.text(answer(request))
       table.size(request.free.bytes)
-      table.text(isJSON ? place(request.site) : Line())
+      if isJSON {
+        table.text(request.level.words)
+        table.text(request.wasGranted ? "yes" : "no")
+        table.count(request.moved.rawValue)
+        table.count(request.written.rawValue)
+        table.text(place(request.site))
+      }
       table.end()
     }
     table.finish()
     if isJSON { return }
-    let kept = min(log.count, UInt64(FailureLog.capacity))
-    print("\(count: kept) kept of \(count: log.count) refused since boot; the latest stands first.")
+    print(
+      "\(count: kept) of \(count: log.count) kept: \(count: kept - granted) failed, \(count: granted) granted after moving or writing."
+    )
+  }
+
+  /// What was asked for: a run by its size and constraints, anything else by its kind too.
+  private func asked(_ request: RefusedRequest) -> Line {
+    var asked: Line =
+      request.kind == .run ? "\(request.bytes)" : "\(request.kind.words) of \(request.bytes)"
+    if request.alignment > .zero { asked.append(line: " align \(request.alignment)") }
+    if request.boundary > .zero { asked.append(line: " boundary \(request.boundary)") }
+    if request.level != .normal { asked.append(line: ", \(request.level.words)") }
+    return asked
+  }
+
+  private func answer(_ request: RefusedRequest) -> Line {
+    var answer = Line(request.reason)
+    if request.wasGranted { answer = "yes" }
+    if request.moved > .zero { answer.append(line: ", moved \(count: request.moved.rawValue)") }
+    if request.written > .zero { answer.append(line: ", wrote \(count: request.written.rawValue)") }
+    return answer
+  }
+}
+
+extension Level {
+  var words: StaticString {
+    switch self {
+    case .normal: "normal"
+    case .system: "system"
+    case .interrupt: "interrupt"
+    }
   }
 }

@@ -95,6 +95,7 @@ extension Console {
     case 3: "ACPI tables"
     case 4: "ACPI storage"
     case 5: "bad"
+    case cp_boot_type_ram_disk: "RAM disk"
     default: "type \(type)"
     }
   }
@@ -123,6 +124,14 @@ extension Console {
       table.end()
     }
     table.finish(total: "all roles", note: sum == total ? "as memmap took them" : Line())
+    let cached = physical.cachedCount
+    row("cached") { row in
+      row.field("pages", cached.rawValue)
+      row.field("bytes_cached", cached.bytes.rawValue)
+    }
+    if cached > .zero && !isJSON {
+      print("Cached pages among the free ones: \(count: cached.rawValue). A fault takes one back unread.")
+    }
     if sum != total && !isJSON {
       print("! memmap took \(count: total): a frame is counted twice or not at all. Type: selftest")
     }

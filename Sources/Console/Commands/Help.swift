@@ -10,10 +10,11 @@ extension Console {
         for i in 0..<Command.all.count { row(for: Command.all[i]) }
         return
       }
-      print("Where did my memory go?  frames map kmem vmem vmstat -m|-z")
-      print("Why did it fail?         why SIZE, failures, buddy")
+      print("Where did my memory go?  frames map kmem vmem objects vmstat -m|-z")
+      print("Why did it fail?         why SIZE, failures, buddy, queues, swap")
       print("What is this?            whatis ADDRESS, pagetable ADDRESS, memmap")
-      print("Try it                   tour replay fault selftest")
+      print("Try it                   tour replay dirty verify contig launder wire unwire")
+      print("                         fault selftest bench")
       print("What has changed?        snapshot diff watch")
       print("Tune it, leave           sysctl NAME=VALUE; poweroff, panic")
       print("help COMMAND tells more and gives an example. Tab completes. -j is for tools.")
@@ -30,13 +31,28 @@ extension Console {
       row(for: command)
       return
     }
-    print(Line(command.usage))
+    tellUsage(command.usage)
     forEachLine(of: command.about) { text in
       var line = Line("  ")
       line.append(bytes: text)
       print(line)
     }
     print("  Example: \(command.example)")
+  }
+
+  /// What may be typed, broken at blanks where it is longer than the screen is wide.
+  private func tellUsage(_ usage: StaticString) {
+    let bytes = Bytes(start: usage.utf8Start, count: usage.utf8CodeUnitCount)
+    var from = 0
+    while from < bytes.count {
+      var line = Line()
+      if from > 0 { line.append(blanks: 2) }
+      var end = min(bytes.count, from + width - line.count)
+      while end < bytes.count && bytes[end] != UInt8(ascii: " ") && end > from + 1 { end -= 1 }
+      line.append(bytes: Bytes(rebasing: bytes[from..<end]))
+      print(line)
+      from = end + 1
+    }
   }
 
   private func row(for command: Command) {

@@ -3,6 +3,7 @@
 
 import KernelMemory
 import MemoryPrimitives
+import Paging
 import PhysicalMemory
 
 extension FrameRole {
@@ -31,25 +32,160 @@ extension FrameRole {
   }
 }
 
+/// What lies in a stretch of frames, as far as a picture tells it.
+struct FrameTally {
+  private var roles = InlineArray<18, UInt64>(repeating: 0)
+  /// Pages that are wired, and others that are held, brought in, moved or written out.
+  var wired: UInt64 = 0
+  var claimed: UInt64 = 0
+  /// Of all others, as far as they were looked at.
+  var active: UInt64 = 0
+  var inactive: UInt64 = 0
+  /// Whatever queue they are in.
+  var dirty: UInt64 = 0
+
+  mutating func add(_ role: FrameRole, _ frames: PageCount) { roles[Int(role.rawValue)] += frames.rawValue }
+  func count(_ role: FrameRole) -> UInt64 { roles[Int(role.rawValue)] }
+
+  /// Pages that could be moved now.
+  var pages: UInt64 {
+    let all = count(.pageable)
+    return all - min(all, wired + claimed)
+  }
+  var free: UInt64 { count(.free) }
+  var movable: UInt64 { pages + count(.zspage) }
+  /// What can't be moved, or not now.
+  var fixed: UInt64 {
+    var sum = min(count(.pageable), wired + claimed)
+    for value in 0..<FrameRole.count {
+      guard let role = FrameRole(rawValue: UInt8(value)), role != .free, role != .absent, !role.isMovable
+      else { continue }
+      sum += count(role)
+    }
+    return sum
+  }
+
+  /// The character for all of it: what can't move, else what is busy, else what can move, else what is free; of
+  /// each what there is most of.
+  var letter: UInt8 {
+    var best = FrameRole.absent
+    var most = wired
+    if wired > 0 { best = .wired }
+    for value in 0..<FrameRole.count {
+      guard let role = FrameRole(rawValue: UInt8(value)), role != .free, role != .absent, !role.isMovable
+      else { continue }
+      let frames = count(role) + (role == .wired ? wired : 0)
+      if frames > most { (best, most) = (role, frames) }
+    }
+    if most > 0 { return best.letter }
+    if claimed > 0 { return UInt8(ascii: "!") }
+    if movable > 0 { return count(.zspage) > pages ? FrameRole.zspage.letter : pageLetter }
+    return (free > 0 ? FrameRole.free : .absent).letter
+  }
+
+  private var pageLetter: UInt8 {
+    // One page tells its queue rather than that it is dirty; of many it counts what a request would cost.
+    if pages == 1 && active == 1 { return UInt8(ascii: "a") }
+    if dirty * 2 > pages { return UInt8(ascii: "d") }
+    return inactive * 2 > pages ? UInt8(ascii: "i") : UInt8(ascii: "a")
+  }
+}
+
 extension Console {
+  private static var pieceFrames: UInt64 { 512 }
+
+  /// How pages are told apart.
+  enum Closeness: UInt8 {
+    /// Each by its record.
+    case pages
+    /// By what pieces of 2 MiB count, where they lie in the stretch as a whole: that tells wired and dirty
+    /// ones, and neither claims nor queues.
+    case pieces
+  }
+
+  /// What lies in `count` frames from `first` on. Costs a look at each page, or at each piece and the runs in
+  /// it that can't move.
+  func tally(_ first: UInt64, _ count: UInt64, by closeness: Closeness) -> FrameTally {
+    var tally = FrameTally()
+    let end = min(UInt64(FrameNumber.limit), first + count)
+    if closeness == .pages {
+      addFrames(first, end, &tally)
+      return tally
+    }
+    var at = first
+    while at < end {
+      let pieceEnd = min(end, (at | (Self.pieceFrames - 1)) + 1)
+      if pieceEnd - at == Self.pieceFrames {
+        addPiece(at, &tally)
+      } else {
+        addFrames(at, pieceEnd, &tally)
+      }
+      at = pieceEnd
+    }
+    return tally
+  }
+
+  private func addPiece(_ first: UInt64, _ tally: inout FrameTally) {
+    guard let counts = physical.pieceCounts(at: FrameNumber(UInt32(first))) else {
+      // A hole, or its edge.
+      addFrames(first, first + Self.pieceFrames, &tally)
+      return
+    }
+    if counts.unmovable == .zero && (counts.other == .zero || physical.count(.zspage) == .zero) {
+      tally.add(.free, counts.free)
+      tally.add(.absent, counts.absent)
+      tally.add(.pageable, counts.other)
+    } else {
+      var fixed = PageCount.zero
+      forEachRole(first, first + Self.pieceFrames) { run, role in
+        tally.add(role, run.count)
+        if role != .free && role != .absent && !role.isMovable { fixed = fixed + run.count }
+      }
+      // The rest of what can't move is pages that are wired.
+      if counts.unmovable > fixed { tally.wired += (counts.unmovable - fixed).rawValue }
+    }
+    tally.dirty += counts.dirty.rawValue
+  }
+
+  private func addFrames(_ first: UInt64, _ end: UInt64, _ tally: inout FrameTally) {
+    forEachRole(first, end) { run, role in
+      tally.add(role, run.count)
+      guard role == .pageable else { return }
+      for i in 0..<run.count.rawValue {
+        guard let record = physical.record(run.first + PageCount(i)), record.role == .pageable else {
+          continue
+        }
+        let claims = record.claims
+        if claims.wires > 0 {
+          tally.wired += 1
+        } else if claims.holds > 0 || claims.sharers > 0 || claims.isExclusive {
+          tally.claimed += 1
+        } else {
+          if record.pageFlags.contains(.dirty) { tally.dirty += 1 }
+          if record.queue == .active { tally.active += 1 } else { tally.inactive += 1 }
+        }
+      }
+    }
+  }
+
+  private func forEachRole(_ first: UInt64, _ end: UInt64, _ body: (FrameRun, FrameRole) -> Void) {
+    guard first < UInt64(FrameNumber.limit) else { return }
+    physical.forEachRole(from: FrameNumber(UInt32(first)), to: FrameNumber(UInt32(end)), body)
+  }
+
+  /// How closely a cell of so many frames is looked at.
+  private func closeness(of frames: UInt64) -> Closeness { frames < Self.pieceFrames ? .pages : .pieces }
+
   /// The character of `count` frames from `first` on.
   func cell(_ first: UInt64, _ count: UInt64) -> UInt8 {
     guard first < UInt64(FrameNumber.limit) else { return FrameRole.absent.letter }
-    var counts = InlineArray<18, UInt64>(repeating: 0)
-    let end = min(UInt64(FrameNumber.limit), first + count)
-    physical.forEachRole(from: FrameNumber(UInt32(first)), to: FrameNumber(UInt32(end))) { run, role in
-      counts[Int(role.rawValue)] += run.count.rawValue
+    let letter = tally(first, count, by: closeness(of: count)).letter
+    if count == 1 && letter == FrameRole.free.letter
+      && physical.whatIs(FrameNumber(UInt32(first))).pageFlags.contains(.cached)
+    {
+      return UInt8(ascii: "c")
     }
-    // What can't move, else what can, else what is free; of each the one with the most frames.
-    var best = FrameRole.absent
-    var bestRank: UInt64 = 0
-    for value in 0..<FrameRole.count where counts[value] > 0 {
-      guard let role = FrameRole(rawValue: UInt8(value)) else { continue }
-      let hardness: UInt64 = role == .absent ? 0 : role == .free ? 1 : role.isMovable ? 2 : 3
-      let rank = hardness << 48 + counts[value]
-      if rank > bestRank { (best, bestRank) = (role, rank) }
-    }
-    return best.letter
+    return letter
   }
 
   func cells(_ first: UInt64, framesPerCell: UInt64) -> Picture.Cells {
@@ -74,12 +210,17 @@ extension Console {
       end = min(last, end - 1) + 1
     }
     if isJSON {
-      physical.forEachRole(from: FrameNumber(UInt32(first)), to: FrameNumber(UInt32(end))) { run, role in
+      forEachRole(first, end) { run, role in
         row("map") { row in
           row.field("from", text: physicalAddress(run.first))
           row.field("first_frame", UInt64(run.first.rawValue))
           row.field("frames", run.count.rawValue)
           row.field("role", text: Line(role.words))
+          guard role == .pageable else { return }
+          let pages = tally(UInt64(run.first.rawValue), run.count.rawValue, by: .pages)
+          row.field("wired", pages.wired)
+          row.field("claimed", pages.claimed)
+          row.field("dirty", pages.dirty)
         }
       }
       return
@@ -98,26 +239,23 @@ extension Console {
     picture.finish()
     let cellSize: Line = perCell == 1 ? "a frame" : "\(PageCount(perCell).bytes)"
     if word != nil {
-      var (free, fixed, other) = (UInt64(0), UInt64(0), UInt64(0))
-      physical.forEachRole(from: FrameNumber(UInt32(first)), to: FrameNumber(UInt32(end))) { run, role in
-        if role == .absent { return }
-        if role == .free {
-          free += run.count.rawValue
-        } else if role.isMovable {
-          other += run.count.rawValue
-        } else {
-          fixed += run.count.rawValue
-        }
+      let tally = tally(first, end - first, by: closeness(of: perCell))
+      let scale: Line = "a character is \(cellSize), a line \(PageCount(perLine).bytes)"
+      var sums: Line = "\(count: tally.free) free"
+      if tally.movable > 0 { sums.append(line: ", \(count: tally.movable) can move") }
+      sums.append(line: ", \(count: tally.fixed) can't move")
+      if scale.count + 2 + sums.count <= width {
+        print("\(scale): \(sums)")
+      } else {
+        print(scale)
+        print(sums)
       }
-      var line: Line = "a character is \(cellSize), a line \(PageCount(perLine).bytes): \(count: free) free"
-      if other > 0 { line.append(line: ", \(count: other) can move") }
-      line.append(line: ", \(count: fixed) can't move")
-      print(line)
       return
     }
     print("a character is \(cellSize), a line \(PageCount(perLine).bytes)")
-    print(". free   a pageable  z zspage  - no memory")
-    print("X image  M module  B boot  R records  T tables  G stack  V tags  N statistics")
-    print("S slab   K kmem    W wired  C contiguous  L lent       upper case can't move")
+    print(". free   a active  i inactive  d dirty  c cached  z zspage      these can move")
+    print("X image  M module  B boot  R records  T tables  G stack  V tags  - no memory")
+    print("S slab   K kmem    W wired  C contiguous  P paging tables  N statistics  L lent")
+    print("! busy or held; upper case and this one can't move")
   }
 }

@@ -55,7 +55,7 @@ extension Console {
       summary.writeJSON { terminal.write($0) }
       newline()
     } else {
-      summary.print(cycles: countsInstructions ? "instructions" : "cycles") { print($0) }
+      summary.print(cycles: costUnit) { print($0) }
     }
     if !summary.succeeded { throw .failed }
   }
@@ -82,9 +82,12 @@ extension Console {
     return keeps && !state.pointee.stopped ? replay.summary : replay.close(access)
   }
 
+  /// What the cycle counter counts.
+  var costUnit: StaticString { countsInstructions ? "instructions" : "cycles" }
+
   /// Whether the cycle counter counts instructions, as QEMU's does with `-icount shift=0`: then the same
   /// few instructions always take the same, which no clock does.
-  private var countsInstructions: Bool {
+  var countsInstructions: Bool {
     var first: UInt64 = 0
     for turn in 0..<64 {
       let interrupts = cp_interrupts_disable()

@@ -10,7 +10,7 @@ import Workloads
 
 extension Console {
   enum SelfTest: UInt8 {
-    case invariants, protection, frames, objects, space, history
+    case invariants, protection, frames, objects, space, history, paging
 
     struct Named {
       let test: SelfTest
@@ -18,13 +18,23 @@ extension Console {
       let about: StaticString
     }
 
-    static let all: InlineArray<6, Named> = [
+    /// Memory that it needs to be lent, in one piece.
+    var lent: ByteCount? {
+      switch self {
+      case .history: SeededHistory.memory
+      case .paging: PagingPlan.standard.lent
+      case .invariants, .protection, .frames, .objects, .space: nil
+      }
+    }
+
+    static let all: InlineArray<7, Named> = [
       Named(test: .invariants, name: "invariants", about: "the laws of every floor"),
       Named(test: .protection, name: "protection", about: "no frame can be written and executed"),
       Named(test: .frames, name: "frames", about: "blocks and runs are had, given back, and join"),
       Named(test: .objects, name: "objects", about: "objects of all sizes don't overlap"),
       Named(test: .space, name: "space", about: "address, frames and mapping come and go together"),
       Named(test: .history, name: "history", about: "seeded histories, as the tests run them on the host"),
+      Named(test: .paging, name: "paging", about: "a seeded history of pages on three times the memory"),
     ]
   }
 
@@ -39,7 +49,7 @@ extension Console {
       var isKnown = false
       forEachSelfTestName { if word.bytes == $0 { isKnown = true } }
       guard isKnown else {
-        throw refuse(word, "no such test: invariants protection frames objects space history")
+        throw refuse(word, "no such test: invariants protection frames objects space history paging")
       }
     }
     var failed: UInt64 = 0
@@ -48,16 +58,14 @@ extension Console {
       let named = SelfTest.all[i]
       if let word, !(word.bytes == named.name) { continue }
       if shouldStop { break }
-      if named.test == .history, !canLend(SeededHistory.memory) {
+      if let lent = named.test.lent, !canLend(lent) {
         if isJSON {
           row("selftest") { row in
             row.field("name", text: Line(named.name))
             row.field("left_out", text: "too little memory")
           }
         } else {
-          print(
-            "\(left: Line(named.name), 12)  left out: no \(SeededHistory.memory) in one piece can be lent here"
-          )
+          print("\(left: Line(named.name), 12)  left out: no \(lent) in one piece can be lent here")
         }
         continue
       }
@@ -88,6 +96,7 @@ extension Console {
     case .objects: return testObjects()
     case .space: return testSpace()
     case .history: return testHistories()
+    case .paging: return testPaging()
     }
   }
 
@@ -97,43 +106,36 @@ extension Console {
     return run.count >= memory.pagesRoundedUp
   }
 
-  /// Runs each floor's standard history on a second instance over memory that this one lends. The
-  /// checksums are for comparing: the same code on the host ends with the same.
-  private func testHistories() -> StaticString? {
-    let memory = self.memory
+  /// Runs `body` with memory that this instance lends, and with zeroed room for what a history must remember.
+  /// What is wrong, or nil.
+  private func lending(
+    _ size: ByteCount, room roomSize: ByteCount,
+    _ body: (UnsafeMutableRawPointer, UnsafeMutableRawPointer) throws(AssemblyError) -> StaticString?
+  ) -> StaticString? {
     let before = physical.freeCount
+    let map = memory.machine.directMap
     let lent: FrameRun
     let room: FrameRun
-    let spaceSize = (KernelMemory.workspaceSize(ranges: 1).rawValue + 63) & ~63
     do throws(PhysicalMemoryError) {
-      // So that its page tables take the same frames everywhere.
+      // So that the page tables of a second instance take the same frames everywhere.
       lent = try physical.allocate(
-        run: SeededHistory.memory.pagesRoundedUp,
+        run: size.pagesRoundedUp,
         where: RunConstraints(alignment: Alignment(2 << 20).unsafelyUnwrapped, boundary: Alignment(1 << 30)),
         role: .lent)
     } catch {
-      return "no 64 MiB in one piece can be lent on this machine"
+      return "no memory in one piece can be lent on this machine"
     }
     do throws(PhysicalMemoryError) {
-      room = try physical.allocate(
-        run: (ByteCount(spaceSize) + SeededHistory.workspace).pagesRoundedUp, role: .wired)
+      room = try physical.allocate(run: roomSize.pagesRoundedUp, role: .wired)
     } catch {
       physical.free(lent)
       return "no room for what a history must remember"
     }
     var trouble: StaticString?
-    let workspace = memory.machine.directMap.pointer(to: room.first)
+    let workspace = map.pointer(to: room.first)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(room.count.bytes.rawValue))
-    let base = memory.machine.directMap.virtualAddress(of: lent.first.address).rawValue
     do throws(AssemblyError) {
-      let system = try SeededHistory.assemble(
-        memory.machine.lending(DirectMap(base: base), processors: 1), workspace: workspace)
-      for number in 0..<HistoryKind.count {
-        guard let kind = HistoryKind(rawValue: UInt8(number)), !shouldStop else { break }
-        let outcome = SeededHistory.run(.standard(kind), on: system, workspace: workspace + Int(spaceSize))
-        tell(kind, outcome)
-        if let broken = outcome.broken { trouble = broken }
-      }
+      trouble = try body(map.pointer(to: lent.first), workspace)
     } catch {
       trouble = "the second instance did not come up"
     }
@@ -143,10 +145,41 @@ extension Console {
     return trouble
   }
 
-  private func tell(_ kind: HistoryKind, _ outcome: HistoryOutcome) {
+  /// Runs each floor's standard history on a second instance over memory that this one lends. The
+  /// checksums are for comparing: the same code on the host ends with the same.
+  private func testHistories() -> StaticString? {
+    let spaceSize = (KernelMemory.workspaceSize(ranges: 1).rawValue + 63) & ~63
+    return lending(SeededHistory.memory, room: ByteCount(spaceSize) + SeededHistory.workspace) {
+      (lent, workspace) throws(AssemblyError) in
+      var trouble: StaticString?
+      let base = UInt64(UInt(bitPattern: lent))
+      let system = try SeededHistory.assemble(
+        memory.machine.lending(DirectMap(base: base), processors: 1), workspace: workspace)
+      for number in 0..<HistoryKind.count {
+        guard let kind = HistoryKind(rawValue: UInt8(number)), !shouldStop else { break }
+        let outcome = SeededHistory.run(.standard(kind), on: system, workspace: workspace + Int(spaceSize))
+        tell(kind.words, outcome)
+        if let broken = outcome.broken { trouble = broken }
+      }
+      return trouble
+    }
+  }
+
+  /// The same for pageable memory, on a machine of its own with a disk that has troubles.
+  private func testPaging() -> StaticString? {
+    let plan = PagingPlan.standard
+    return lending(plan.lent, room: PagingHistory.workspace(plan)) {
+      (lent, workspace) throws(AssemblyError) in
+      let outcome = try PagingHistory.run(plan, on: memory.machine, lent: lent, workspace: workspace)
+      tell("paging", outcome)
+      return outcome.broken
+    }
+  }
+
+  private func tell(_ name: StaticString, _ outcome: HistoryOutcome) {
     if isJSON {
       row("history") { row in
-        row.field("name", text: Line(kind.words))
+        row.field("name", text: Line(name))
         row.field("checksum", text: "\(hex: outcome.checksum, digits: 16)")
         row.field("operations", outcome.operations)
         row.field("granted", outcome.granted)
@@ -155,7 +188,7 @@ extension Console {
       return
     }
     print(
-      "  \(left: Line(kind.words), 14)\(hex: outcome.checksum, digits: 16)  \(count: outcome.operations) operations, \(count: outcome.refused) refused"
+      "  \(left: Line(name), 14)\(hex: outcome.checksum, digits: 16)  \(count: outcome.operations) operations, \(count: outcome.refused) refused"
     )
   }
 

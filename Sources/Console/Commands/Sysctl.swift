@@ -94,7 +94,8 @@ extension Console {
       let value = row.value
       switch row.unit {
       case .choice, .switchOnOff: table.text(spelled(value, row))
-      case .bytes, .pages, .requests, .objects, .tags, .events, .ticks, .instructions, .processors, .passes:
+      case .bytes, .pages, .requests, .objects, .tags, .events, .ticks, .instructions, .processors,
+        .passes:
         table.count(value)
       }
       table.text(unit(of: row))
@@ -186,7 +187,7 @@ extension Console {
   func setTunables(of line: KernelCommandLine) -> Bool {
     var fine = true
     line.forEachWord { name, value in
-      if name == "run" || name == "color" { return }
+      if KernelCommandLine.isForBoot(name) { return }
       var typed = Line()
       typed.append(bytes: name)
       if value != nil && figure(named: name) != nil {

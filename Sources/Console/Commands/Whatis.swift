@@ -1,5 +1,6 @@
 // whatis: everything that is known on one address, floor by floor, from the object up to the frame.
 
+import Paging
 import CPlatform
 import KernelSpace
 import Kmem
@@ -7,6 +8,7 @@ import Magazines
 import KernelMemory
 import MemoryPrimitives
 import PageTables
+import Paging
 import PhysicalMemory
 import Vmem
 
@@ -38,7 +40,9 @@ extension Console {
     try arguments.end(Self.whatisUsage)
     let end = UInt64(memory.map.end.rawValue) << Page.shift
     let base = memory.machine.directMap.base
-    if value >= base && value - base < end {
+    if let disk = ramDisk(value) ?? (value >= base ? ramDisk(value - base) : nil) {
+      tellRamDisk(disk, value >= base ? value - base : value)
+    } else if value >= base && value - base < end {
       tellDirect(VirtualAddress(value))
     } else if value < end {
       tellPhysical(PhysicalAddress(value))
@@ -56,7 +60,7 @@ extension Console {
   }
 
   /// The answer, before the evidence, which tools get alone.
-  private func answer(_ line: Line) {
+  func answer(_ line: Line) {
     if !isJSON { print(line) }
   }
 
@@ -66,7 +70,7 @@ extension Console {
   }
 
   /// One line of evidence: a label, the thing itself, and what is known on it.
-  private func fact(_ label: StaticString, _ thing: Line, _ text: Line) {
+  func fact(_ label: StaticString, _ thing: Line, _ text: Line) {
     guard !isJSON else { return }
     var line: Line = "  \(label)"
     line.append(blanks: 13 - line.count)
@@ -117,15 +121,25 @@ extension Console {
       }
       return
     }
+    let found = known.kind == .pageable ? pageableRange(at: address) : nil
     if let range = known.range, let kind = known.kind {
-      answer(
-        "\(ByteCount(address.rawValue - range.address.rawValue)) into \(range.count.bytes) of \(kind.words)")
+      if let found {
+        answer(found.page.answer(at: address))
+      } else {
+        answer(
+          "\(ByteCount(address.rawValue - range.address.rawValue)) into \(range.count.bytes) of \(kind.words)"
+        )
+      }
       row("range") { row in
         row.field("address", range.address)
         row.field("frames", range.count.rawValue)
         row.field("use", text: Line(kind.words))
+        if let found { row.field("rights", text: Line(rights(found.range.protection))) }
       }
-      fact("range", "\(range.address)", "\(count: range.count.rawValue, "page"), \(kind.words)")
+      var what: Line = "\(count: range.count.rawValue, "page"), \(kind.words)"
+      if let found { what.append(line: ", \(rights(found.range.protection))") }
+      fact("range", "\(range.address)", what)
+      if let found { tellPage(found.page, besides: address) }
     } else if let segment = known.segment, segment.kind == .free {
       answer("An address of \(known.region.words) that nobody has.")
     } else if known.segment != nil {
@@ -147,17 +161,24 @@ extension Console {
         "\(ByteCount(segment.size.rawValue)) of \(arena), \(state)")
       if segment.allocatedAt != .unknown { fact("asked for", place(segment.allocatedAt), Line()) }
     }
-    tellMapping(address)
-    if let translation = known.translation { tellFrame(translation.physical.frame) }
+    guard let found else {
+      tellMapping(address)
+      if let translation = known.translation { tellFrame(translation.physical.frame) }
+      return
+    }
+    tellMapping(address, unmapped: "a page fault maps it")
+    if let frame = found.page.facts.description.frame { tellFrame(frame) }
   }
 
-  private func tellMapping(_ address: VirtualAddress) {
+  private func tellMapping(
+    _ address: VirtualAddress, unmapped: Line = "whoever touches it gets a page fault"
+  ) {
     guard let translation = memory.pageTables.translate(address) else {
       row("mapping") { row in
         row.field("address", address)
         row.none("physical")
       }
-      fact("mapping", "none", "whoever touches it gets a page fault")
+      fact("mapping", "none", unmapped)
       return
     }
     row("mapping") { row in
@@ -189,7 +210,20 @@ extension Console {
           nothing("No memory: a hole of the firmware's map.")
         }
         return
-      case .free: answer("Free memory.")
+      case .free:
+        if let page = page(in: description) {
+          answer("Free memory, and a cached page: \(page.name).")
+          tellPage(page)
+        } else {
+          answer("Free memory.")
+        }
+      case .pageable:
+        if let page = page(in: description) {
+          answer(page.answer(at: given ?? direct))
+          tellPage(page)
+        } else {
+          answer("A page on its way.")
+        }
       case .bootModule: answer("\(ByteCount(address.rawValue - moduleStart(address))) into the boot module.")
       default:
         if address.offsetInPage == 0 {
@@ -286,8 +320,38 @@ extension Console {
       let claims = description.claims
       fact(
         "claims", "wired \(UInt64(claims.wires)), held \(UInt64(claims.holds))",
-        claims.isExclusive ? "busy" : description.role.isMovable ? "could be moved" : "can't be moved")
+        Self.words(for: claims, description.role))
     }
+  }
+
+  private static func words(for claims: Claims, _ role: FrameRole) -> Line {
+    if claims.isExclusive { return "busy" }
+    if claims.sharers > 0 { return "being written out" }
+    guard role.isMovable && claims.wires == 0 else { return "can't be moved" }
+    return claims.holds > 0 ? "can't be moved while it is held" : "could be moved"
+  }
+
+  /// The run of memory set aside that holds a physical address.
+  func ramDisk(_ address: UInt64) -> FrameRun? {
+    let setAside = memory.setAside
+    for i in 0..<setAside.count {
+      let run = setAside[i]
+      let start = run.first.address.rawValue
+      if address >= start && address - start < run.count.bytes.rawValue { return run }
+    }
+    return nil
+  }
+
+  private func tellRamDisk(_ run: FrameRun, _ address: UInt64) {
+    let offset = ByteCount(address - run.first.address.rawValue)
+    answer("\(offset) into \(run.count.bytes) of the RAM disk, cut off the top of memory.")
+    row("ram_disk") { row in
+      row.field("address", text: physicalAddress(run.first))
+      row.field("bytes", run.count.bytes.rawValue)
+      row.field("offset", offset.rawValue)
+    }
+    fact("memory", physicalAddress(run.first), "\(count: run.count.rawValue, "frame") without a record")
+    tellMapping(memory.machine.directMap.virtualAddress(of: PhysicalAddress(address)))
   }
 
   private func firmwareRange(of address: UInt64) -> Line? {

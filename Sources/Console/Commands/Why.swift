@@ -1,8 +1,11 @@
-// why: a request for contiguous memory without doing it. Yes and where; not now and what stands in the
-// way, drawn on the map; or never, and why not.
+// why: a request for contiguous memory without doing it. Yes, and what it would cost; later, and how much is
+// missing; not now, and what stands in the way, drawn on the map; or never, and why not.
 
+import ContiguousMemory
 import KernelMemory
+import Kmem
 import MemoryPrimitives
+import Paging
 import PhysicalMemory
 
 extension Console {
@@ -12,60 +15,35 @@ extension Console {
     guard let word = arguments.next() else {
       throw refuse("How much? Usage: \(Self.whyUsage)")
     }
-    let size = try arguments.size(word)
-    guard size > .zero else { throw refuse(word, "a run of no bytes is always granted") }
-    var constraints = RunConstraints()
-    if let low = arguments.value(of: "low") { constraints.low = PhysicalAddress(try address(low, arguments)) }
-    if let high = arguments.value(of: "high") {
-      constraints.high = PhysicalAddress(try address(high, arguments))
-    }
-    if let word = arguments.value(of: "align") {
-      constraints.alignment = try power(word, arguments, "an alignment")
-    }
-    if let word = arguments.value(of: "boundary") {
-      constraints.boundary = try power(word, arguments, "a boundary")
-    }
+    let asked = try arguments.run(word)
     try arguments.end(Self.whyUsage)
 
-    let count = size.pagesRoundedUp
-    let answer = physical.explain(run: count, where: constraints)
+    let answer = physical.explain(run: asked.count, where: asked.constraints)
+    guard let run = answer.run else {
+      never(asked)
+      return
+    }
     switch answer.verdict {
-    case .granted: granted(answer.run.unsafelyUnwrapped)
-    case .short, .emptiable, .blocked: notNow(answer, answer.run.unsafelyUnwrapped)
-    case .never: never(count, constraints)
+    case .granted: granted(run)
+    case .short: short(answer, run)
+    case .never: never(asked)
+    case .emptiable, .blocked:
+      var request = ContiguousRequest(asked.count, where: asked.constraints)
+      request.passes = memory.contiguous.passes
+      let forecast = memory.contiguous.forecast(emptying: run, for: request)
+      if isJSON {
+        tellRow(forecast, answer)
+        return
+      }
+      switch forecast.outcome {
+      case .granted: emptiable(forecast, asked)
+      case .notNow: blocked(forecast, answer)
+      case .later, .overBudget: later(forecast)
+      }
+      if memory.contiguous.strategy == .old && forecast.outcome != .notNow {
+        print("But vm.contig.strategy is old: contig would launder whole queues, and hope.")
+      }
     }
-  }
-
-  /// An address as `0x…`, or a size, which is an address too.
-  private func address(_ word: Word, _ arguments: Arguments) throws(CommandError) -> UInt64 {
-    if word.bytes.count > 1 && Figures.lower(word.bytes[1]) == UInt8(ascii: "x") {
-      return try arguments.address(word)
-    }
-    return try arguments.size(word).rawValue
-  }
-
-  private func power(_ word: Word, _ arguments: Arguments, _ what: StaticString) throws(CommandError)
-    -> Alignment
-  {
-    let size = try arguments.size(word).rawValue
-    if let alignment = Alignment(size) { return alignment }
-    guard size > 0, size < 1 << 62 else { throw refuse(word, "\(what) is a power of two") }
-    let below = UInt64(1) << UInt64(63 - size.leadingZeroBitCount)
-    throw refuse(word, "\(what) is a power of two: try \(short(below)) or \(short(below * 2))")
-  }
-
-  /// A power of two as one would type it.
-  private func short(_ size: UInt64) -> Line {
-    var value = size
-    var unit: StaticString = ""
-    if size >> 30 != 0 {
-      (value, unit) = (size >> 30, "G")
-    } else if size >> 20 != 0 {
-      (value, unit) = (size >> 20, "M")
-    } else if size >> 10 != 0 {
-      (value, unit) = (size >> 10, "K")
-    }
-    return "\(value)\(unit)"
   }
 
   // MARK: The answers
@@ -74,115 +52,169 @@ extension Console {
     if isJSON {
       row("why") { row in
         row.field("answer", text: "yes")
-        row.field("at", text: physicalAddress(run.first))
-        row.field("first_frame", UInt64(run.first.rawValue))
-        row.field("frames", run.count.rawValue)
+        fields(row, run)
+        row.field("free", run.count.rawValue)
       }
       return
     }
     print(
       "Yes: \(count: run.count.rawValue, "free frame") at \(physicalAddress(run.first)). Nothing has been done."
     )
-    strip(run, mark: nil)
-    let after = physical.freeCount.rawValue - min(physical.freeCount.rawValue, run.count.rawValue)
+    strip(run)
+    let free = physical.freeCount
+    tellFree(after: free - min(free, run.count))
+  }
+
+  private func tellFree(after free: PageCount) {
     print(
-      "After it \(count: after, "frame") would be free; normal requests leave \(count: physical.reserve(for: .normal).rawValue)."
+      "After it \(count: free.rawValue, "frame") would be free; the minimum is \(count: physical.reserve(for: .normal).rawValue)."
     )
   }
 
-  private func notNow(_ answer: RunExplanation, _ run: FrameRun) {
-    let blocked = answer.unmovable + answer.other
-    let free = physical.freeCount
-    let needed = run.count + physical.reserve(for: .normal)
-    let missing = needed > free ? needed - free : .zero
+  private func short(_ answer: RunExplanation, _ run: FrameRun) {
     if isJSON {
       row("why") { row in
-        row.field("answer", text: "not now")
-        row.field("at", text: physicalAddress(run.first))
-        row.field("first_frame", UInt64(run.first.rawValue))
-        row.field("frames", run.count.rawValue)
+        row.field("answer", text: "later")
+        fields(row, run)
         row.field("free", answer.free.rawValue)
-        row.field("movable", answer.other.rawValue)
-        row.field("unmovable", answer.unmovable.rawValue)
-        row.field("missing", missing.rawValue)
-        if let longest = answer.longest {
-          row.field("longest_at", text: physicalAddress(longest.first))
-          row.field("longest_frames", longest.count.rawValue)
-        }
-      }
-      for i in 0..<answer.blockerCount {
-        guard let blocker = answer.blockers[i] else { continue }
-        row("blocker") { row in
-          row.field("first_frame", UInt64(blocker.run.first.rawValue))
-          row.field("frames", blocker.run.count.rawValue)
-          row.field("role", text: Line(blocker.role.words))
-          row.field("wires", UInt64(blocker.claims.wires))
-        }
+        row.field("missing", answer.missing.rawValue)
       }
       return
     }
-    if missing > .zero {
-      print(
-        "Not now: \(count: missing.rawValue, "frame") too few are free; normal requests leave \(count: physical.reserve(for: .normal).rawValue)."
-      )
-    } else if blocked == .one {
-      print("Not now: one frame stands in the way. Nothing has been done.")
-    } else {
-      print("Not now: \(count: blocked.rawValue, "frame") in use at the best place. Nothing has been done.")
+    print(
+      "Later: \(count: answer.missing.rawValue, "frame") too few are free; normal requests leave \(count: physical.reserve(for: .normal).rawValue)."
+    )
+    strip(run)
+    print("! It is shortage. Type: frames")
+  }
+
+  private func emptiable(_ forecast: ContiguousForecast, _ asked: RunAsked) {
+    var line = Line("Yes: by ")
+    switch (forecast.moved, forecast.written) {
+    case (.zero, .zero): line.append(line: "giving up \(count: forecast.dropped.rawValue, "clean page")")
+    case (.zero, let written): line.append(line: "writing \(count: written.rawValue, "page") and moving none")
+    case (let moved, .zero): line.append(line: "moving \(count: moved.rawValue, "page") and writing none")
+    case (let moved, let written):
+      line.append(line: "moving \(count: moved.rawValue, "page") and writing \(count: written.rawValue)")
     }
-    let first = answer.blockers[0]?.run.first
-    strip(run, mark: first)
-    var line: Line = "\(count: run.count.rawValue, "frame"): \(count: answer.free.rawValue) free"
-    if answer.other > .zero { line.append(line: ", \(count: answer.other.rawValue) that could move") }
-    if answer.unmovable > .zero { line.append(line: ", \(count: answer.unmovable.rawValue) that can't move") }
+    line.append(". Nothing has been done.")
     print(line)
+    var remark: Line = ", cheapest"
+    if let blocks = emptiableBlocks(asked) { remark.append(line: " of \(count: blocks, "block")") }
+    strip(forecast.run, remark: remark)
+    details(forecast)
+    if forecast.fetched > .zero {
+      print("Before it, the page daemon would free \(count: forecast.fetched.rawValue, "frame").")
+    }
+    tellFree(after: forecast.freeAfter)
+  }
+
+  /// How many blocks of 2 MiB could be emptied, where the request is for one of these.
+  private func emptiableBlocks(_ asked: RunAsked) -> UInt64? {
+    let spot = asked.constraints
+    guard asked.count.bytes == .mebibytes(2), spot.alignment.rawValue == 2 << 20, spot.low.rawValue == 0,
+      spot.high.rawValue == .max
+    else { return nil }
+    var blocks: UInt64 = 0
+    physical.forEachPiece { if $0.unmovable == .zero && $0.absent == .zero { blocks += 1 } }
+    return blocks
+  }
+
+  /// What is in the run, in a line that adds up.
+  private func details(_ forecast: ContiguousForecast) {
+    var line: Line =
+      "\(count: forecast.run.count.rawValue, "frame"): \(count: forecast.free.rawValue) free, \(count: forecast.moved.rawValue) to move, \(count: forecast.written.rawValue) to write"
+    func also(_ count: PageCount, _ what: StaticString) {
+      if count > .zero { line.append(line: ", \(count: count.rawValue) \(what)") }
+    }
+    also(forecast.dropped, "to drop")
+    if forecast.missing > .zero && forecast.outcome != .granted { also(forecast.missing, "left") }
+    also(forecast.claimed, "held or busy")
+    line.append(line: ", \(count: forecast.fixed.rawValue) can't move")
+    print(line)
+  }
+
+  private func later(_ forecast: ContiguousForecast) {
+    let missing = forecast.missing.rawValue
+    if forecast.outcome == .overBudget {
+      print(
+        "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), \(count: missing, "page") would be left. Nothing has been done."
+      )
+    } else if forecast.moved == .zero && forecast.written == .zero && forecast.dropped == .zero {
+      print("Later: \(count: missing, "frame") too few are free to begin with. Nothing has been done.")
+    } else {
+      print("Later: \(count: missing, "page") of the run have nowhere to go. Nothing has been done.")
+    }
+    strip(forecast.run)
+    details(forecast)
+    if forecast.outcome == .overBudget {
+      print("! It may go further. Type: sysctl vm.contig.passes=4")
+    } else if memory.paging.swap.device == nil {
+      print("! There is no swap to write to. Type: swap")
+    } else {
+      print("! Swap has \(count: memory.paging.swap.figures.free.rawValue, "free slot"). Type: swap")
+    }
+  }
+
+  private func blocked(_ forecast: ContiguousForecast, _ answer: RunExplanation) {
+    guard let first = forecast.blocker else { return }
+    let fixed = forecast.fixed
+    let isPage = physical.whatIs(first).role == .pageable
+    if fixed == .zero {
+      print(
+        "Not now: \(count: forecast.claimed.rawValue, "page") \(are(forecast.claimed)) \(forecast.reason.words) at this moment. Nothing has been done."
+      )
+    } else if fixed == .one {
+      print(
+        "Not now: one \(isPage ? "wired page" : "frame" as StaticString) stands in the way. Nothing has been done."
+      )
+    } else {
+      print(
+        "Not now: \(count: fixed.rawValue, "frame") that can't move at the best place. Nothing has been done."
+      )
+    }
+    strip(forecast.run, mark: first)
+    details(forecast)
     var shown = PageCount.zero
     for i in 0..<min(answer.blockerCount, showsAll ? 8 : 4) {
       guard let blocker = answer.blockers[i] else { continue }
       shown = shown + blocker.run.count
-      var line: Line = "blocker  "
-      if blocker.run.count == .one {
-        line.append(line: "frame \(blocker.run.first)")
-      } else {
-        line.append(line: "frames \(blocker.run.first) to \(FrameNumber(blocker.run.end.rawValue - 1))")
-      }
-      line.append(line: ": \(blocker.role.words)")
-      let wires = UInt64(blocker.claims.wires)
-      if wires == 1 {
-        line.append(", wired once")
-      } else if wires > 1 {
-        line.append(line: ", wired \(wires) times")
-      }
-      print(line)
+      print("blocker  \(describe(blocker.run))")
     }
-    if shown < blocked { print("         and \(count: (blocked - shown).rawValue, "frame") more") }
+    if fixed == .zero {
+      print("blocker  \(describe(FrameRun(first: first, count: .one)))")
+    } else if shown < fixed {
+      print("         and \(count: (fixed - shown).rawValue, "frame") more")
+    }
     if let longest = answer.longest {
-      print("longest  \(longest.count.bytes) in one piece is free, at \(physicalAddress(longest.first))")
+      print(
+        "longest  \(longest.count.bytes), at \(physicalAddress(longest.first)), could be emptied as things are"
+      )
     }
-    if missing > .zero {
+    if isShortage(forecast.run.count) {
       print("! It is shortage. Type: frames")
-    } else if let first {
+    } else if isPage && fixed > .zero && forecast.written > .zero {
+      print(
+        "! Unwired, the run still costs \(forecast.written.bytes) of writing. Type: whatis frame \(first)")
+    } else {
       print("! Type: whatis frame \(first)")
     }
   }
 
-  private func never(_ count: PageCount, _ constraints: RunConstraints) {
-    let (low, high) = (constraints.low.rawValue, constraints.high.rawValue)
-    var reason: Line
-    if let boundary = constraints.boundary, boundary.rawValue < count.bytes.rawValue {
-      reason =
-        "a run of \(count.bytes) crosses a multiple of \(ByteCount(boundary.rawValue)) wherever it lies"
-    } else if low >= high || high - low < count.bytes.rawValue {
-      reason = "from low to high there is less than \(count.bytes)"
-    } else if count > physical.total {
-      reason = "all memory of this machine is \(physical.total.bytes)"
-    } else {
-      reason = "no stretch of memory satisfies that, whoever gives what back"
-    }
+  private func are(_ count: PageCount) -> StaticString { count == .one ? "is" : "are" }
+
+  /// Whether all that is free or could be emptied, wherever it lies, is less than was asked for.
+  private func isShortage(_ count: PageCount) -> Bool {
+    let pages = physical.count(.pageable) - min(physical.count(.pageable), memory.paging.wiredCount)
+    return physical.freeCount + pages < count + physical.reserve(for: .normal)
+  }
+
+  private func never(_ asked: RunAsked) {
+    let reason = asked.whyNever(physical)
     if isJSON {
       row("why") { row in
         row.field("answer", text: "never")
-        row.field("frames", count.rawValue)
+        row.field("frames", asked.count.rawValue)
         row.field("reason", text: reason)
       }
       return
@@ -190,56 +222,147 @@ extension Console {
     print("Never on this machine: \(reason).")
   }
 
-  /// All of memory in a line, with the run underlined and one frame pointed at.
-  private func strip(_ run: FrameRun, mark: FrameNumber?) {
-    let end = UInt64(memory.map.end.rawValue)
-    var perCell: UInt64 = 1
-    while perCell * 64 < end { perCell *= 2 }
-    strip("0", cells(0, framesPerCell: perCell), "\(PageCount(perCell * 64).bytes)")
-    let (from, to) = (Int(UInt64(run.first.rawValue) / perCell), Int(UInt64(run.end.rawValue - 1) / perCell))
+  // MARK: What is in the way
+
+  /// A frame, or several in a row with one role: which, what they are, whose, and who keeps them there.
+  func describe(_ run: FrameRun) -> Line {
     var line = Line()
-    line.append(blanks: 3 + from)
-    for _ in from...to { line.append(byte: UInt8(ascii: mark == nil && from == to ? "^" : "=")) }
-    let label: Line = " \(physicalAddress(run.first))+\(short(run.count.bytes))"
-    if line.count + label.count <= width {
-      line.append(line: label)
+    if run.count == .one {
+      line.append(line: "frame \(run.first)")
     } else {
-      var before = Line()
-      before.append(blanks: 3 + from - label.count - 1)
-      before.append(line: "\(physicalAddress(run.first))+\(short(run.count.bytes)) ")
-      for _ in from...to { before.append(byte: UInt8(ascii: mark == nil && from == to ? "^" : "=")) }
-      line = before
+      line.append(line: "frames \(run.first) to \(FrameNumber(run.end.rawValue - 1))")
     }
-    print(line)
-    line = "a character is \(PageCount(perCell).bytes)"
-    if let mark {
-      let column = 3 + Int(UInt64(mark.rawValue) / perCell)
-      let label: Line = "frame \(mark)"
-      if column >= line.count + 2 && column + 2 + label.count <= width {
-        line.append(blanks: column - line.count)
-        line.append("^ ")
-        line.append(line: label)
-      } else if column >= line.count + label.count + 3 {
-        line.append(blanks: column - line.count - label.count - 1)
-        line.append(line: label)
-        line.append(" ^")
-      } else {
-        var pointer = Line()
-        pointer.append(blanks: column)
-        pointer.append("^ ")
-        pointer.append(line: label)
-        print(pointer)
+    line.append(line: ": \(whose(run.first))")
+    let what = physical.whatIs(run.first)
+    let reason = ContiguousFailure.Reason(what)
+    if what.claims.wires == 1 {
+      line.append(", wired once")
+    } else if what.claims.wires > 1 {
+      line.append(line: ", wired \(UInt64(what.claims.wires)) times")
+    } else if reason == .held || reason == .busy {
+      line.append(line: ", \(reason.words)")
+    }
+    return line
+  }
+
+  /// What a frame is, and whose: `object 3 (dirty) page 71,204`, `slab of kmem-64`, `contig 7`, `kmem pages`.
+  func whose(_ frame: FrameNumber) -> Line {
+    let what = physical.whatIs(frame)
+    if what.role == .pageable, let object = memory.paging.object(numbered: what.owner) {
+      return "object \(object.number) (\(object.name)) page \(count: what.index)"
+    }
+    let direct = memory.machine.directMap.virtualAddress(of: frame.address)
+    if what.role == .slab, let slab = memory.kmem.whatIs(direct) { return "slab of \(slab.cache)" }
+    if what.role == .contiguous, let entry = contigEntry(holding: frame) {
+      return "contig \(entry.id) (\(entry.type.name))"
+    }
+    return Line(what.role.words)
+  }
+
+  // MARK: As JSON
+
+  private func fields(_ row: JSONRow, _ run: FrameRun) {
+    row.field("at", text: physicalAddress(run.first))
+    row.field("first_frame", UInt64(run.first.rawValue))
+    row.field("frames", run.count.rawValue)
+  }
+
+  private func tellRow(_ forecast: ContiguousForecast, _ answer: RunExplanation) {
+    row("why") { row in
+      switch forecast.outcome {
+      case .granted: row.field("answer", text: "yes")
+      case .notNow: row.field("answer", text: "not now")
+      case .later: row.field("answer", text: "later")
+      case .overBudget: row.field("answer", text: "over budget")
+      }
+      fields(row, forecast.run)
+      row.field("free", forecast.free.rawValue)
+      row.field("movable", answer.other.rawValue)
+      row.field("dirty", answer.dirty.rawValue)
+      row.field("to_move", forecast.moved.rawValue)
+      row.field("to_write", forecast.written.rawValue)
+      row.field("to_drop", forecast.dropped.rawValue)
+      row.field("unmovable", forecast.fixed.rawValue)
+      row.field("held_or_busy", forecast.claimed.rawValue)
+      row.field("missing", forecast.missing.rawValue)
+      row.field("to_fetch", forecast.fetched.rawValue)
+      row.field("free_after", forecast.freeAfter.rawValue)
+      if let longest = answer.longest {
+        row.field("longest_at", text: physicalAddress(longest.first))
+        row.field("longest_frames", longest.count.rawValue)
       }
     }
+    for i in 0..<answer.blockerCount {
+      guard let blocker = answer.blockers[i] else { continue }
+      row("blocker") { row in
+        row.field("first_frame", UInt64(blocker.run.first.rawValue))
+        row.field("frames", blocker.run.count.rawValue)
+        row.field("role", text: Line(blocker.role.words))
+        row.field("whose", text: whose(blocker.run.first))
+        row.field("wires", UInt64(blocker.claims.wires))
+      }
+    }
+  }
+
+  // MARK: The map
+
+  /// The memory around a run in a line, the run underlined or pointed at, and one frame pointed at. All of
+  /// memory, unless the run would be less than a character of it.
+  private func strip(_ run: FrameRun, mark: FrameNumber? = nil, remark: Line = Line()) {
+    let end = UInt64(memory.map.end.rawValue)
+    var perCell: UInt64 = 1
+    while perCell * 64 < end && perCell * 2 <= run.count.rawValue { perCell *= 2 }
+    var (first, last) = (UInt64(run.first.rawValue) / perCell, UInt64(run.end.rawValue - 1) / perCell)
+    let start = last >= first & ~63 + 64 ? last - 63 : first & ~63
+    let isWhole = perCell * 64 >= end
+    let label: Line = isWhole ? "0" : physicalAddress(FrameNumber(UInt32(start * perCell)))
+    strip(
+      label, cells(start * perCell, framesPerCell: perCell),
+      isWhole ? "\(PageCount(perCell * 64).bytes)" : Line())
+    let left = UInt64(label.count) + 2
+    (first, last) = (left + first - start, left + last - start)
+    var legend: Line = "a character is \(PageCount(perCell).bytes)"
+    var pointer: (column: Int, text: Line)?
+    if first == last && mark == nil {
+      pointer = (Int(first), "\(physicalAddress(run.first))\(remark)")
+    } else {
+      underline(
+        Int(first), Int(last), "\(physicalAddress(run.first))+\(RunAsked.spelled(run.count.bytes))\(remark)")
+      if let mark { pointer = (Int(left + UInt64(mark.rawValue) / perCell - start), "frame \(mark)") }
+    }
+    if let pointer { point(&legend, at: pointer.column, pointer.text) }
+    print(legend)
+  }
+
+  private func underline(_ first: Int, _ last: Int, _ text: Line) {
+    var line = Line()
+    let (fitsBehind, fitsBefore) = (last + 2 + text.count <= width, text.count < first)
+    line.append(blanks: fitsBefore && !fitsBehind ? first - text.count - 1 : first)
+    if fitsBefore && !fitsBehind { line.append(line: "\(text) ") }
+    for _ in first...last { line.append(byte: UInt8(ascii: "=")) }
+    if fitsBehind { line.append(line: " \(text)") }
+    print(line)
+    if fitsBehind || fitsBefore { return }
+    line = Line()
+    line.append(blanks: first)
+    line.append(line: text)
     print(line)
   }
 
-  /// A size as a range has it: `512M`.
-  private func short(_ size: ByteCount) -> Line {
-    let bytes = size.rawValue
-    if bytes & (1 << 30 - 1) == 0 { return "\(bytes >> 30)G" }
-    if bytes & (1 << 20 - 1) == 0 { return "\(bytes >> 20)M" }
-    if bytes & (1 << 10 - 1) == 0 { return "\(bytes >> 10)K" }
-    return "\(bytes)"
+  /// Adds `^` at `column` and `text` beside it to `line`, or prints that in a line of its own where it does not
+  /// fit.
+  private func point(_ line: inout Line, at column: Int, _ text: Line) {
+    if column >= line.count + 2 && column + 2 + text.count <= width {
+      line.append(blanks: column - line.count)
+      line.append(line: "^ \(text)")
+    } else if column >= line.count + text.count + 3 {
+      line.append(blanks: column - line.count - text.count - 1)
+      line.append(line: "\(text) ^")
+    } else {
+      var own = Line()
+      own.append(blanks: column)
+      own.append(line: "^ \(text)")
+      print(own)
+    }
   }
 }

@@ -1,0 +1,567 @@
+// contig: contiguous memory, and what it took to have it: the candidate and why it was chosen, what each pass
+// did, and whose fault it is when nothing came of it.
+
+import CPlatform
+import ContiguousMemory
+import KernelMemory
+import KernelSpace
+import Kmem
+import MemoryPrimitives
+import PageTables
+import Paging
+import PhysicalMemory
+
+/// A run that was granted at the console and not been given back.
+struct ContigEntry {
+  /// From 1.
+  var id: UInt64
+  var range: ContiguousRange
+  var size: ByteCount
+  var type: MemoryType
+  var attribute: CacheAttribute
+}
+
+/// All of them, the oldest first. Valid as zeroes.
+struct ContigEntries {
+  static var capacity: Int { 320 }
+  var count: Int
+  var lastID: UInt64
+  var entries: InlineArray<320, ContigEntry>
+}
+
+/// How a run is wanted.
+private struct ContigOptions {
+  var attribute = CacheAttribute.writeBack
+  var contents = InitialContents.unknown
+  var sleeping = Sleeping.allowed
+  var type = Name("console")
+  var detail = Detail.told
+
+  /// Whether the run is drawn.
+  enum Detail { case told, drawn }
+}
+
+extension Console {
+  private static var contigUsage: StaticString { "help contig" }
+
+  func contig(_ arguments: Arguments) throws(CommandError) {
+    var options = ContigOptions()
+    if arguments.takeFlag("-v") { options.detail = .drawn }
+    guard let word = arguments.next() else {
+      throw refuse("How much? As in: contig 2M align=2M. Or contig list, contig free ID.")
+    }
+    if word.bytes == "list" {
+      try arguments.end(Self.contigUsage)
+      listContig()
+    } else if word.bytes == "free" {
+      try freeContig(arguments)
+    } else {
+      let asked = try arguments.run(word)
+      try read(arguments, &options)
+      try take(asked, options)
+    }
+  }
+
+  private func read(_ arguments: Arguments, _ options: inout ContigOptions) throws(CommandError) {
+    if let word = arguments.value(of: "attr") {
+      if word.bytes == "uc" {
+        options.attribute = .uncached
+      } else if word.bytes == "wc" {
+        options.attribute = .writeCombining
+      } else if word.bytes == "wt" {
+        options.attribute = .writeThrough
+      } else if !(word.bytes == "wb") {
+        throw refuse(word, "an attribute is uc, wc, wt or wb")
+      }
+    }
+    if let word = arguments.value(of: "type") {
+      guard word.bytes.count > 0, word.bytes.count <= Name.capacity else {
+        throw refuse(word, "a type has a name of 1 to \(Name.capacity) bytes")
+      }
+      options.type = Name(bytes: word.bytes)
+    }
+    while let word = arguments.next() {
+      if word.bytes == "nowait" {
+        options.sleeping = .forbidden
+      } else if word.bytes == "zero" {
+        options.contents = .zero
+      } else {
+        throw refuse(word, "not understood here; usage: \(Self.contigUsage)")
+      }
+    }
+    try arguments.end(Self.contigUsage)
+  }
+
+  // MARK: What is held
+
+  var contigEntries: UnsafeMutablePointer<ContigEntries> { inPlace(&state.pointee.runs) }
+
+  private var entries: UnsafeMutablePointer<ContigEntry> {
+    UnsafeMutableRawPointer(inPlace(&state.pointee.runs.entries))
+      .assumingMemoryBound(to: ContigEntry.self)
+  }
+
+  /// Remembers a run. There must be room.
+  func keepContig(
+    _ range: ContiguousRange, _ size: ByteCount, _ type: MemoryType, _ attribute: CacheAttribute
+  ) -> ContigEntry {
+    contigEntries.pointee.lastID += 1
+    let entry = ContigEntry(
+      id: contigEntries.pointee.lastID, range: range, size: size, type: type, attribute: attribute)
+    entries[contigEntries.pointee.count] = entry
+    contigEntries.pointee.count += 1
+    return entry
+  }
+
+  /// Gives the run in a place back. Those behind it move up.
+  private func giveBack(at place: Int) -> ContigEntry {
+    let entry = entries[place]
+    contigEntries.pointee.count -= 1
+    for i in place..<contigEntries.pointee.count { entries[i] = entries[i + 1] }
+    memory.contiguous.contigfree(entry.range.address, size: entry.size, type: entry.type)
+    return entry
+  }
+
+  /// Gives back all runs whose number is above `id`. Answers how many there were, and their frames.
+  @discardableResult func giveBackContig(above id: UInt64) -> (runs: UInt64, frames: PageCount) {
+    var (runs, frames) = (UInt64(0), PageCount.zero)
+    while contigEntries.pointee.count > 0, entries[contigEntries.pointee.count - 1].id > id {
+      runs += 1
+      frames = frames + giveBack(at: contigEntries.pointee.count - 1).range.frames.count
+    }
+    return (runs, frames)
+  }
+
+  private func freeContig(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.next() else {
+      throw refuse("Which? contig list tells; contig free all gives all of them back.")
+    }
+    if word.bytes == "all" {
+      try arguments.end("contig free ID | all")
+      let (runs, frames) = giveBackContig(above: 0)
+      if isJSON {
+        row("freed") { row in
+          row.field("runs", runs)
+          row.field("frames", frames.rawValue)
+          row.field("free", physical.freeCount.rawValue)
+        }
+      } else {
+        print(
+          "Gave back \(count: runs, "run"), \(frames.bytes). \(count: physical.freeCount.rawValue, "frame") are free."
+        )
+      }
+      return
+    }
+    let id = try arguments.number(word)
+    try arguments.end("contig free ID | all")
+    for i in 0..<contigEntries.pointee.count where entries[i].id == id {
+      let entry = giveBack(at: i)
+      if isJSON {
+        row("freed") { row in
+          row.field("runs", 1)
+          row.field("frames", entry.range.frames.count.rawValue)
+          row.field("free", physical.freeCount.rawValue)
+        }
+      } else {
+        print("Gave back contig \(id): \(entry.size), \(frames(entry.range.frames)).")
+        print("\(count: physical.freeCount.rawValue, "frame") are free.")
+      }
+      return
+    }
+    throw refuse(word, "no such run; contig list tells which there are")
+  }
+
+  /// The run of the console's that holds a frame.
+  func contigEntry(holding frame: FrameNumber) -> ContigEntry? {
+    for i in 0..<contigEntries.pointee.count where entries[i].range.frames.contains(frame) {
+      return entries[i]
+    }
+    return nil
+  }
+
+  private func frames(_ run: FrameRun) -> Line {
+    if run.count == .one { return "frame \(run.first)" }
+    return "frames \(run.first) to \(FrameNumber(run.end.rawValue - 1))"
+  }
+
+  private func listContig() {
+    let count = contigEntries.pointee.count
+    if count == 0 {
+      if !isJSON { print("None. As in: contig 2M align=2M") }
+      return
+    }
+    let table = table("contig")
+    table.column("id", .figure)
+    table.column("frame", .figure, key: "first_frame")
+    table.column("frames", .sum)
+    table.column("size", .sum, key: "bytes")
+    table.column("address", .words)
+    table.column("cached", .words)
+    table.column("type", .words)
+    for i in 0..<count {
+      let entry = entries[i]
+      table.begin()
+      table.plain(entry.id)
+      table.plain(UInt64(entry.range.frames.first.rawValue))
+      table.count(entry.range.frames.count.rawValue)
+      table.size(entry.size)
+      table.address(entry.range.address)
+      table.text(entry.attribute.words)
+      table.text(entry.type.name)
+      table.end()
+      if shouldStop { return }
+    }
+    table.finish(total: "all")
+  }
+
+  // MARK: Asking
+
+  private func take(_ asked: RunAsked, _ options: ContigOptions) throws(CommandError) {
+    guard contigEntries.pointee.count < ContigEntries.capacity else {
+      throw fail("\(ContigEntries.capacity) runs are the most that the console holds. Type: contig list")
+    }
+    let type = memory.kmem.type(named: options.type)
+    var story = ContigStory(self, options.detail)
+    let range: ContiguousRange
+    do throws(ContiguousFailure) {
+      range = try memory.contiguous.contigmalloc(
+        asked.size, type: type, where: asked.constraints, attribute: options.attribute,
+        contents: options.contents, sleeping: options.sleeping
+      ) { story.hear($0) }
+    } catch {
+      story.end(.refused)
+      refused(error, asked, options, story)
+      throw .failed
+    }
+    story.end(.granted)
+    let entry = keepContig(range, asked.size, type, options.attribute)
+    if isJSON {
+      row("contig") { row in
+        row.field("answer", text: "granted")
+        row.field("id", entry.id)
+        fields(row, asked, story)
+        row.field("first_frame", UInt64(range.frames.first.rawValue))
+        row.field("address", range.address)
+        row.field("cached", text: Line(options.attribute.words))
+        row.field("type", text: "\(type.name)")
+      }
+      return
+    }
+    print("Granted: contig \(entry.id), \(frames(range.frames)), at \(range.address).")
+    print(
+      "\(count: physical.freeCount.rawValue, "frame") are free. contig free \(entry.id) gives it back.")
+  }
+
+  private func fields(_ row: JSONRow, _ asked: RunAsked, _ story: ContigStory) {
+    row.field("frames", asked.count.rawValue)
+    row.field("bytes", asked.size.rawValue)
+    row.field("moved", story.moved.rawValue)
+    row.field("written", story.written.rawValue)
+    row.field("runs_given_up", story.givenUp)
+    row.field(countsInstructions ? "instructions" : "cycles", story.cycles)
+    row.field("free", physical.freeCount.rawValue)
+  }
+
+  private func refused(
+    _ failure: ContiguousFailure, _ asked: RunAsked, _ options: ContigOptions, _ story: ContigStory
+  ) {
+    if isJSON {
+      row("contig") { row in
+        row.field("answer", text: Line(failure.words))
+        fields(row, asked, story)
+        row.field("repeated", truth: failure.isRepeated ? .yes : .no)
+        row.field("missing", failure.missing.rawValue)
+        if failure.answer == .never { row.field("reason", text: asked.whyNever(physical)) }
+        if failure.reason != .none {
+          row.field("blocker", UInt64(failure.blocker.rawValue))
+          row.field("reason", text: Line(failure.reason.words))
+          row.field("role", text: Line(failure.role.words))
+          row.field("whose", text: whose(failure.blocker))
+        }
+        if let run = failure.run { row.field("best_frame", UInt64(run.first.rawValue)) }
+        if let longest = failure.longest {
+          row.field("longest_frame", UInt64(longest.first.rawValue))
+          row.field("longest_frames", longest.count.rawValue)
+        }
+      }
+      return
+    }
+    switch failure.answer {
+    case .never:
+      print("Never on this machine: \(asked.whyNever(physical)).")
+      return
+    case .notNow:
+      if failure.isRepeated {
+        print(
+          "Not now, as before: no run for it has come up (\(count: story.cycles, story.unit))."
+        )
+      } else if failure.reason != .none {
+        print("Not now: in the best run \(describe(FrameRun(first: failure.blocker, count: .one))).")
+      } else {
+        print("Not now: laundering has freed no run of \(asked.count.bytes).")
+      }
+    case .later:
+      print(
+        "Later: \(count: max(1, failure.missing.rawValue), "frame") more must be free, or have room in swap.")
+    case .overBudget:
+      if options.sleeping == .forbidden {
+        print(
+          "Not without waiting: nowait moves pages and writes none; \(count: failure.missing.rawValue) are left."
+        )
+      } else {
+        print(
+          "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), \(count: failure.missing.rawValue, "page") would be left."
+        )
+      }
+    case .noAddressSpace:
+      print("No addresses or tables to map it: its frames went back.")
+      print("! Type: vmem kernel_va")
+      return
+    }
+    if let longest = failure.longest {
+      print(
+        "The longest run to be had is \(longest.count.bytes), at \(physicalAddress(longest.first)).")
+    }
+    if failure.reason != .none {
+      print("! Type: whatis frame \(failure.blocker)")
+    } else {
+      print("! Type: why \(asked.line)")
+    }
+  }
+}
+
+/// A request as it goes on: told while it happens, its passes gathered for a table.
+private struct ContigStory {
+  let console: Console
+  let detail: ContigOptions.Detail
+  /// Work of the allocator only: what is told takes none.
+  private(set) var cycles: UInt64 = 0
+  private(set) var moved = PageCount.zero
+  private(set) var written = PageCount.zero
+  private(set) var givenUp: UInt64 = 0
+  private var mark: UInt64 = 0
+  /// Since the last row.
+  private var pending: UInt64 = 0
+  private var table: Table?
+  private var run: FrameRun?
+  private var captured = PageCount.zero
+  /// Passes that the run has been through, a bit each.
+  private var seen: UInt8 = 0
+  private let countsInstructions: Bool
+
+  enum Ending { case granted, refused }
+
+  init(_ console: Console, _ detail: ContigOptions.Detail) {
+    self.console = console
+    self.detail = detail
+    countsInstructions = console.countsInstructions
+    mark = cp_cycles()
+  }
+
+  var unit: StaticString { countsInstructions ? "instruction" : "cycle" }
+
+  mutating func hear(_ event: ContiguousEvent) {
+    stop()
+    tell(event)
+    mark = cp_cycles()
+  }
+
+  private mutating func stop() {
+    let taken = cp_cycles() &- mark
+    cycles &+= taken
+    pending &+= taken
+  }
+
+  private mutating func tell(_ event: ContiguousEvent) {
+    switch event {
+    case .foundFree(let run):
+      let how: StaticString = table == nil ? "Free as it is" : "Then a run was free"
+      if let table { finish(table) }
+      if !console.isJSON {
+        console.print(
+          "\(how): \(count: run.count.rawValue, "frame") at \(console.physicalAddress(run.first)).")
+      }
+    case .candidate(let candidate): begin(candidate)
+    case .isolated: break
+    case .pass(let report): add(report)
+    case .givenUp(let run, let reason, let frame):
+      if let table { finish(table) }
+      givenUp += 1
+      guard !console.isJSON else { break }
+      var line = Line("Given up: ")
+      if reason == .none {
+        line.append(
+          line: "\(count: (run.count - captured).rawValue, "page") could be neither moved nor written")
+      } else {
+        line.append(line: console.describe(FrameRun(first: frame, count: .one)))
+      }
+      line.append(".")
+      console.print(line)
+    case .laundered(let queue, let outcome): add(queue, outcome)
+    }
+  }
+
+  // MARK: The run
+
+  private mutating func begin(_ candidate: RunCandidate) {
+    let run = candidate.run
+    self.run = run
+    captured = .zero
+    seen = 0
+    if console.isJSON {
+      console.row("candidate") { row in
+        row.field("at", text: console.physicalAddress(run.first))
+        row.field("first_frame", UInt64(run.first.rawValue))
+        row.field("frames", run.count.rawValue)
+        row.field("free", candidate.free.rawValue)
+        row.field("movable", candidate.movable.rawValue)
+        row.field("dirty", candidate.dirty.rawValue)
+      }
+    } else {
+      console.print(
+        "Candidate \(console.physicalAddress(run.first)), frame \(run.first): the \(givenUp == 0 ? "cheapest" : "next" as StaticString) run."
+      )
+      var line: Line = "\(count: candidate.movable.rawValue) of \(count: run.count.rawValue, "frame")"
+      line.append(line: " in the way, \(count: candidate.dirty.rawValue) dirty")
+      if detail == .drawn {
+        let each = perCharacter(run)
+        if each <= 9 {
+          line.append(line: ". A digit: of \(count: each, "frame"), how many")
+        } else {
+          line.append(line: ". A digit: of \(count: each) frames, how many ninths")
+        }
+      }
+      console.print(line)
+    }
+    draw("before")
+    table = openTable()
+    if let table {
+      table.begin()
+      table.text("search")
+      for _ in 0..<4 { table.none() }
+      endRow(table)
+    }
+  }
+
+  /// Frames that a character stands for.
+  private func perCharacter(_ run: FrameRun) -> UInt64 { max(1, (run.count.rawValue + 63) / 64) }
+
+  /// The run as digits: of the frames behind a character, how many are neither free nor captured.
+  private func picture(_ run: FrameRun) -> Line {
+    let each = perCharacter(run)
+    var line = Line()
+    var at = run.first
+    while at < run.end {
+      let last = min(UInt64(run.end.rawValue), UInt64(at.rawValue) + each)
+      let length = last - UInt64(at.rawValue)
+      var inTheWay: UInt64 = 0
+      while UInt64(at.rawValue) < last {
+        let role = console.physical.whatIs(at).role
+        if role != .free && role != .contiguous { inTheWay += 1 }
+        at = at + .one
+      }
+      let digit = each <= 9 ? inTheWay : (inTheWay * 9 + length - 1) / length
+      line.append(byte: digit == 0 ? UInt8(ascii: ".") : UInt8(ascii: "0") + UInt8(digit))
+    }
+    return line
+  }
+
+  private func draw(_ label: StaticString) {
+    guard detail == .drawn, !console.isJSON, let run else { return }
+    console.print("\(left: Line(label), 10)\(picture(run))")
+  }
+
+  // MARK: The table
+
+  private func openTable() -> Table {
+    let table = console.table("pass")
+    table.column("pass", .words)
+    table.column("captured", .sum)
+    table.column("moved", .sum)
+    table.column("written", .sum)
+    table.column("busy", .figure)
+    table.column(countsInstructions ? "instructions" : "cycles", .sum)
+    if console.isJSON && detail == .drawn { table.column("in the way", .words) }
+    return table
+  }
+
+  private mutating func endRow(_ table: Table) {
+    table.count(pending)
+    pending = 0
+    if console.isJSON && detail == .drawn {
+      if let run { table.text(picture(run)) } else { table.none() }
+    }
+    table.end()
+  }
+
+  private mutating func add(_ report: PassReport) {
+    moved = moved + report.moved
+    written = written + report.written
+    guard let table else { return }
+    let bit: UInt8 = 1 << report.pass.rawValue
+    let isAgain = seen & bit != 0
+    seen |= bit
+    table.begin()
+    table.text(isAgain ? "\(report.pass.words) again" : Line(report.pass.words))
+    table.count((report.captured - min(report.captured, captured)).rawValue)
+    captured = report.captured
+    if report.pass == .free {
+      for _ in 0..<3 { table.none() }
+    } else {
+      table.count(report.moved.rawValue)
+      table.count(report.written.rawValue)
+      table.count(report.refused.rawValue)
+    }
+    endRow(table)
+    if report.pass != .free { draw(isAgain ? "again" : Self.label(report.pass)) }
+  }
+
+  private static func label(_ pass: ContiguousPass) -> StaticString {
+    switch pass {
+    case .free: "before"
+    case .relocate: "relocate"
+    case .launderInactive: "inactive"
+    case .launderActive: "active"
+    }
+  }
+
+  /// The old strategy launders whole queues, whatever lies there.
+  private mutating func add(_ queue: PageQueue, _ outcome: LaunderOutcome) {
+    written = written + outcome.written
+    let table = table ?? openTable()
+    self.table = table
+    table.begin()
+    table.text("launder all \(queue.words)")
+    table.none()
+    table.none()
+    table.count(outcome.written.rawValue)
+    table.count((outcome.passedOver + outcome.redirtied + outcome.failed).rawValue)
+    endRow(table)
+  }
+
+  private mutating func finish(_ table: Table) {
+    if let run {
+      let count = run.count.rawValue
+      table.finish(
+        total: captured == run.count
+          ? "all \(count: count, "frame")" : "\(count: captured.rawValue) of \(count: count, "frame")")
+    } else {
+      table.finish(total: "all of memory")
+    }
+    self.table = nil
+    run = nil
+  }
+
+  /// What came after the last event: the mapping of what was granted.
+  mutating func end(_ ending: Ending) {
+    stop()
+    guard let table else { return }
+    if ending == .granted {
+      table.begin()
+      table.text("map")
+      for _ in 0..<4 { table.none() }
+      endRow(table)
+    }
+    finish(table)
+  }
+}

@@ -1,0 +1,257 @@
+// dirty, verify: memory full of stamped pages, and whether each still is what it was.
+
+import CPlatform
+import KernelMemory
+import MemoryPrimitives
+import Paging
+import PhysicalMemory
+import Workloads
+
+/// What `dirty` has filled, the oldest first. Valid as zeroes.
+struct Fills {
+  static var capacity: Int { 8 }
+  var count: Int
+  /// Fills since boot: no two have the same stamps.
+  var ever: UInt64
+  var list: InlineArray<8, DirtyPages>
+}
+
+extension Console {
+  private static var dirtyUsage: StaticString { "dirty SHARE | SIZE | free" }
+
+  private var fills: UnsafeMutablePointer<Fills> { inPlace(&state.pointee.fills) }
+  private var fillList: UnsafeMutablePointer<DirtyPages> {
+    UnsafeMutableRawPointer(inPlace(&state.pointee.fills.list)).assumingMemoryBound(to: DirtyPages.self)
+  }
+  var fillCount: Int { fills.pointee.count }
+
+  func dirty(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.next() else {
+      throw refuse("How much? Usage: \(Self.dirtyUsage); as in dirty 90%, dirty 64M.")
+    }
+    if word.bytes == "free" {
+      try arguments.end(Self.dirtyUsage)
+      try freeFills()
+      return
+    }
+    let count = try pages(word, arguments)
+    try arguments.end(Self.dirtyUsage)
+    guard count > .zero else { throw refuse(word, "less than a page") }
+    guard fills.pointee.count < Fills.capacity else {
+      throw fail("\(Fills.capacity) fills are the most. dirty free gives all of them up.")
+    }
+    let before = memory.paging.figures
+    let start = cp_cycles()
+    let fill = try fill(count)
+    let taken = cp_cycles() &- start
+    fillList[fills.pointee.count] = fill
+    fills.pointee.count += 1
+    tell(fill, before, taken)
+  }
+
+  /// A share of all frames in percent, or a size.
+  private func pages(_ word: Word, _ arguments: Arguments) throws(CommandError) -> PageCount {
+    guard word.bytes.count > 1, word.bytes[word.bytes.count - 1] == UInt8(ascii: "%") else {
+      return try arguments.size(word).pagesRoundedUp
+    }
+    let figure = Word(
+      bytes: Bytes(rebasing: word.bytes[0..<(word.bytes.count - 1)]), column: word.column,
+      width: max(1, word.width - 1))
+    let percent = try arguments.number(figure)
+    guard percent <= 1000 else { throw refuse(word, "1000 % of memory are the most") }
+    return share(percent)
+  }
+
+  /// `percent` of all frames.
+  func share(_ percent: UInt64) -> PageCount { PageCount(physical.total.rawValue * percent / 100) }
+
+  /// New dirty pages, with a bar while that takes. What can't be had is given back and told; Ctrl-C keeps
+  /// what is filled.
+  func fill(_ count: PageCount) throws(CommandError) -> DirtyPages {
+    fills.pointee.ever += 1
+    var done: UInt64 = 0
+    var bar = Bar(self)
+    do throws(PagingError) {
+      let fill = try DirtyPages.fill(
+        count, seed: fills.pointee.ever &* 0x2545_f491_4f6c_dd1d, on: memory, access
+      ) {
+        done = $0
+        return bar.goesOn("dirty", $0, of: count.rawValue, "pages") ? .goOn : .stop
+      }
+      bar.end()
+      return fill
+    } catch {
+      bar.end()
+      _ = fail(
+        "Page \(count: done + 1) of \(count: count.rawValue) could not be had: \(error.words).")
+      if !isJSON {
+        print("What was filled is given back; \(count: physical.freeCount.rawValue, "frame") are free.")
+        if error == .noMemory {
+          if memory.paging.swap.device == nil {
+            print("! There is no swap to write to: dirty less, or boot with SWAP=. Type: swap")
+          } else {
+            print("! Memory and swap are full. Type: swap")
+          }
+        }
+      }
+      throw .failed
+    }
+  }
+
+  private func tell(_ fill: DirtyPages, _ before: PagingFigures, _ cycles: UInt64) {
+    let now = memory.paging.figures
+    let resident = min(memory.paging.residentCount(fill.object), fill.filled)
+    let away = fill.filled - resident
+    let written = now.written - before.written
+    if isJSON {
+      row("dirty") { row in
+        row.field("pages", fill.filled.rawValue)
+        row.field("bytes", fill.filled.bytes.rawValue)
+        row.field("address", fill.address)
+        row.field("object", UInt64(fill.object.number))
+        row.field("resident", resident.rawValue)
+        row.field("swapped", away.rawValue)
+        row.field("written", written)
+        row.field("free", physical.freeCount.rawValue)
+        row.field(countsInstructions ? "instructions" : "cycles", cycles)
+      }
+      return
+    }
+    var first: Line =
+      "\(count: fill.filled.rawValue, "page"), \(fill.filled.bytes), each stamped: \(count: resident.rawValue) in memory"
+    first.append(line: ", \(count: away.rawValue) in swap.")
+    var second = Line()
+    if written == 0 { second.append("Nothing was written. ") }
+    if written > 0 { second.append(line: "\(count: written, "page") went to swap meanwhile. ") }
+    second.append(line: "\(count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M")
+    if state.pointee.stopped {
+      // A command that was stopped prints no more; this is worth an exception.
+      terminal.write("Stopped; what is filled stays. " as Line)
+      terminal.write(first)
+      newline()
+    } else {
+      print(first)
+      print(second)
+    }
+  }
+
+  private func freeFills() throws(CommandError) {
+    for i in 0..<fills.pointee.count {
+      let fill = fillList[i]
+      let wired = memory.paging.figures(of: fill.object).wired.rawValue
+      if wired > 0 {
+        throw fail(
+          "\(count: wired, "page") from \(fill.address) on are wired: unwire them first.")
+      }
+    }
+    let count = fills.pointee.count
+    let pages = giveUpFills(from: 0)
+    if isJSON {
+      row("freed") { row in
+        row.field("fills", UInt64(count))
+        row.field("pages", pages.rawValue)
+        row.field("free", physical.freeCount.rawValue)
+      }
+    } else if count == 0 {
+      print("Nothing is filled. As in: dirty 90%")
+    } else {
+      print(
+        "Gave up \(count: pages.rawValue, "page") of \(count: UInt64(count), "fill"). \(count: physical.freeCount.rawValue, "frame") are free."
+      )
+    }
+  }
+
+  /// Gives up all fills but the first `first`. Answers how many pages they had.
+  @discardableResult func giveUpFills(from first: Int) -> PageCount {
+    var pages = PageCount.zero
+    while fills.pointee.count > first {
+      fills.pointee.count -= 1
+      let fill = fillList[fills.pointee.count]
+      pages = pages + fill.filled
+      fill.release(memory)
+    }
+    return pages
+  }
+
+  // MARK: verify
+
+  func verify() throws(CommandError) {
+    guard fills.pointee.count > 0 else { throw refuse("There are no pages to verify. Type: dirty 60%") }
+    var sum = DirtyPages.Verdict()
+    let before = memory.paging.figures
+    let start = cp_cycles()
+    for i in 0..<fills.pointee.count where !state.pointee.stopped { verify(fillList[i], &sum) }
+    let taken = cp_cycles() &- start
+    let read = memory.paging.figures.pageIns - before.pageIns
+    if isJSON {
+      row("verify") { row in
+        row.field("pages", sum.intact + sum.wrong + sum.unreadable)
+        row.field("intact", sum.intact)
+        row.field("wrong", sum.wrong)
+        row.field("unreadable", sum.unreadable)
+        row.field("read", read)
+        if let first = sum.first { row.field("first", first) }
+        row.field(countsInstructions ? "instructions" : "cycles", taken)
+      }
+    } else {
+      print("\(count: sum.intact, "page") intact; \(count: read) were read back from swap.")
+    }
+    try complain(sum)
+  }
+
+  /// Adds what is found in a fill to `sum`, with a bar while that takes.
+  func verify(_ fill: DirtyPages, _ sum: inout DirtyPages.Verdict) {
+    var bar = Bar(self)
+    let verdict = fill.verify(access) {
+      bar.goesOn("verify", $0, of: fill.filled.rawValue, "pages") ? .goOn : .stop
+    }
+    bar.end()
+    sum.intact += verdict.intact
+    sum.wrong += verdict.wrong
+    sum.unreadable += verdict.unreadable
+    if sum.first == nil { sum.first = verdict.first }
+  }
+
+  /// Fails when a page is not what it was.
+  func complain(_ verdict: DirtyPages.Verdict) throws(CommandError) {
+    guard let first = verdict.first else { return }
+    if !isJSON {
+      var line = Line("! ")
+      if verdict.wrong > 0 {
+        line.append(
+          line:
+            "\(count: verdict.wrong, "page") \(verdict.wrong == 1 ? "holds" : "hold" as StaticString) something else"
+        )
+      }
+      if verdict.wrong > 0 && verdict.unreadable > 0 { line.append(", ") }
+      if verdict.unreadable > 0 { line.append(line: "\(count: verdict.unreadable) can't be read") }
+      line.append(line: ". Type: whatis \(first)")
+      print(line)
+    }
+    throw .failed
+  }
+}
+
+/// A bar for what takes time, drawn anew ten times a second.
+struct Bar {
+  private let console: Console
+  private var shown: UInt64 = 0
+
+  init(_ console: Console) { self.console = console }
+
+  /// Whether to go on: nobody has typed Ctrl-C. Asking the terminal costs as much as a few pages, so that is done
+  /// at each so many only.
+  mutating func goesOn(
+    _ what: Line, _ done: UInt64, of total: UInt64, _ unit: StaticString, every: UInt64 = 64
+  ) -> Bool {
+    guard done % every == 0 || done == total else { return true }
+    if console.shouldStop { return false }
+    let now = console.terminal.milliseconds
+    guard now >= shown + 100 || done == total else { return true }
+    shown = now
+    console.progress(what, done, of: total, "\(count: done) of \(count: total) \(unit)")
+    return true
+  }
+
+  func end() { console.endProgress() }
+}

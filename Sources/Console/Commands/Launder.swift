@@ -1,0 +1,155 @@
+// launder: write dirty pages out, and tell what it cost.
+
+import CPlatform
+import KernelMemory
+import MemoryPrimitives
+import Paging
+import PhysicalMemory
+
+extension Console {
+  private static var launderUsage: StaticString {
+    "launder [active | inactive | laundry | daemon] [SIZE]"
+  }
+
+  func launder(_ arguments: Arguments) throws(CommandError) {
+    var queue = PageQueue.laundry
+    var word = arguments.next()
+    if let named = word, named.bytes == "daemon" {
+      if let size = arguments.next() {
+        throw refuse(size, "the daemon has its own target: sysctl vm.free_target=PAGES")
+      }
+      try arguments.end(Self.launderUsage)
+      runDaemon()
+      return
+    }
+    if let named = word, let asked = Self.laundered(named.bytes) {
+      queue = asked
+      word = arguments.next()
+    }
+    var limit: PageCount?
+    if let word {
+      guard word.bytes.count > 0, word.bytes[0] >= UInt8(ascii: "0"), word.bytes[0] <= UInt8(ascii: "9")
+      else { throw refuse(word, "no queue to launder: active, inactive, laundry, or daemon") }
+      limit = try arguments.size(word).pagesRoundedUp
+      guard limit != .zero else { throw refuse(word, "no pages are laundered at once") }
+    }
+    try arguments.end(Self.launderUsage)
+    launder(queue, limit)
+  }
+
+  private static func laundered(_ name: Bytes) -> PageQueue? {
+    if name == "active" { return .active }
+    if name == "inactive" { return .inactive }
+    return name == "laundry" ? .laundry : nil
+  }
+
+  private func launder(_ queue: PageQueue, _ limit: PageCount?) {
+    let paging = memory.paging
+    let queued = paging.count(queue)
+    let asked = min(queued, limit ?? queued)
+    if asked == .zero {
+      if isJSON {
+        tell(LaunderOutcome(), queue, looked: .zero, cost: 0)
+      } else {
+        print("Nothing to do: there is no page in the queue \(queue.words). Type: queues")
+      }
+      return
+    }
+    var outcome = LaunderOutcome()
+    var looked = PageCount.zero
+    var cost: UInt64 = 0
+    var bar = Bar(self)
+    // A few at a time, for somebody may have had enough.
+    while looked < asked && bar.goesOn("launder", looked.rawValue, of: asked.rawValue, "pages") {
+      let some = min(asked - looked, PageCount(UInt64(256)))
+      let before = cp_cycles()
+      // Whoever names the active queue knows that its pages are in use.
+      let came = paging.launder(queue, upTo: some, sparing: queue == .active ? .nobody : .used)
+      cost &+= cp_cycles() &- before
+      outcome = outcome + came
+      looked = looked + some
+    }
+    bar.end()
+    tell(outcome, queue, looked: looked, cost: cost)
+  }
+
+  private func tell(_ outcome: LaunderOutcome, _ queue: PageQueue, looked: PageCount, cost: UInt64) {
+    let free = physical.freeCount
+    if !isJSON {
+      print(
+        "\(count: looked.rawValue, "page") of the queue \(queue.words) looked at: \(outcome.freed.bytes) became free."
+      )
+    }
+    let table = table("launder")
+    if isJSON {
+      table.column("queue", .words)
+      table.column("looked at", .figure)
+    }
+    table.column("written", .figure)
+    table.column("freed", .figure)
+    table.column("redirtied", .figure)
+    table.column("passed over", .figure)
+    table.column("failed", .figure)
+    table.column("unswappable", .figure)
+    table.column(costUnit, .figure)
+    table.begin()
+    if isJSON {
+      table.text(queue.words)
+      table.count(looked.rawValue)
+    }
+    table.count(outcome.written.rawValue)
+    table.count(outcome.freed.rawValue)
+    table.count(outcome.redirtied.rawValue)
+    table.count(outcome.passedOver.rawValue)
+    table.count(outcome.failed.rawValue)
+    table.count(outcome.unswappable.rawValue)
+    table.count(cost)
+    table.end()
+    table.finish()
+    if isJSON { return }
+    tellFree(free)
+    if outcome.failed > .zero {
+      print("! The device failed; what could not be written is dirty as before. Type: swap")
+    } else if outcome.unswappable > .zero {
+      print("! There is no room in swap for \(count: outcome.unswappable.rawValue, "page"). Type: swap")
+    }
+  }
+
+  private func runDaemon() {
+    let before = cp_cycles()
+    let outcome = memory.paging.runDaemon()
+    let cost = cp_cycles() &- before
+    let (free, target) = (physical.freeCount, memory.paging.freeTarget)
+    let hasWork = outcome.freed > .zero || outcome.written > .zero || outcome.deactivated > .zero
+    if !hasWork && free >= target && !isJSON {
+      print(
+        "The daemon has nothing to do: \(count: free.rawValue) frames are free, its target is \(count: target.rawValue)."
+      )
+      return
+    }
+    if !isJSON { print("The page daemon freed \(outcome.freed.bytes).") }
+    let table = table("daemon")
+    table.column("written", .figure)
+    table.column("freed", .figure)
+    table.column("made inactive", .figure)
+    table.column(costUnit, .figure)
+    table.begin()
+    table.count(outcome.written.rawValue)
+    table.count(outcome.freed.rawValue)
+    table.count(outcome.deactivated.rawValue)
+    table.count(cost)
+    table.end()
+    table.finish()
+    if isJSON { return }
+    tellFree(free)
+    if free < target {
+      print("! That is below its target of \(count: target.rawValue). Type: queues")
+    }
+  }
+
+  private func tellFree(_ free: PageCount) {
+    print(
+      "Free now: \(count: free.rawValue, "frame"), \(count: physical.cachedCount.rawValue) of them cached; a fault takes those back."
+    )
+  }
+}

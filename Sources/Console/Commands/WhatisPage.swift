@@ -1,0 +1,160 @@
+// whatis, of pageable memory: whose page it is, where that page is, what shows it, and what keeps it there.
+
+import PageTables
+import KernelMemory
+import MemoryPrimitives
+import PageTables
+import Paging
+import PhysicalMemory
+
+/// A page of an object, found by an address or by a frame.
+struct FoundPage {
+  let object: MemoryObject
+  let index: UInt64
+  let facts: PageFacts
+
+  /// `page 3 of object 2 "dirty"`.
+  var name: Line { "page \(count: index) of object \(object.title)" }
+
+  /// What lies at an address of the page.
+  func answer(at address: VirtualAddress) -> Line {
+    let place = facts.description.place.words
+    let offset = address.offsetInPage
+    return offset == 0
+      ? "Pageable memory: \(name), \(place)" : "\(count: offset, "byte") into \(name), \(place)"
+  }
+}
+
+extension Console {
+  /// Mappings of a page that are told one by one.
+  private static var shownRanges: UInt64 { 4 }
+
+  private func page(_ number: UInt32, _ index: UInt64) -> FoundPage? {
+    guard let object = memory.paging.object(numbered: number), index < object.pageCount.rawValue else {
+      return nil
+    }
+    return FoundPage(object: object, index: index, facts: memory.paging.facts(of: object, page: index))
+  }
+
+  /// The pageable range that holds an address, and the page that it shows there.
+  func pageableRange(at address: VirtualAddress) -> (range: PageableRange, page: FoundPage)? {
+    guard let range = memory.paging.range(endingFrom: address), range.address <= address else { return nil }
+    let index = range.offset.rawValue + (address.rawValue - range.address.rawValue) >> Page.shift
+    guard let page = page(range.object, index) else { return nil }
+    return (range, page)
+  }
+
+  /// The page that a frame holds, a cached one too.
+  func page(in frame: FrameDescription) -> FoundPage? {
+    let isCached = frame.role == .free && frame.pageFlags.contains(.cached)
+    guard frame.role == .pageable || isCached, let page = page(frame.owner, frame.index),
+      page.facts.description.frame == frame.frame
+    else { return nil }
+    return page
+  }
+
+  /// The evidence on a page: its object, queue, state, copy in swap, and what shows it besides `known`.
+  func tellPage(_ page: FoundPage, besides known: VirtualAddress? = nil) {
+    let description = page.facts.description
+    let claims = description.claims
+    let isResident = description.place == .resident
+    row("page") { row in
+      row.field("object", UInt64(page.object.number))
+      row.field("name", text: "\(page.object.name)")
+      row.field("backing", text: Line(page.object.kind.words))
+      row.field("page", page.index)
+      row.field("pages", page.object.pageCount.rawValue)
+      row.field("place", text: Line(description.place.words))
+      if let frame = description.frame { row.field("frame", UInt64(frame.rawValue)) }
+      if isResident {
+        if let queue = description.queue {
+          row.field("queue", text: Line(queue.words))
+        } else {
+          row.none("queue")
+        }
+        row.field("valid", truth: description.flags.contains(.valid) ? .yes : .no)
+        row.field("dirty", truth: description.flags.contains(.dirty) ? .yes : .no)
+        row.field("referenced", truth: description.flags.contains(.referenced) ? .yes : .no)
+        row.field("wires", UInt64(claims.wires))
+        row.field("holds", UInt64(claims.holds))
+        row.field("writers", UInt64(claims.sharers))
+        row.field("busy", truth: claims.isExclusive ? .yes : .no)
+      }
+      if let copy = page.facts.copy {
+        row.field("swap_slot", UInt64(copy.rawValue))
+      } else {
+        row.none("swap_slot")
+      }
+    }
+    fact(
+      "object", page.object.title,
+      "page \(count: page.index) of \(count: page.object.pageCount.rawValue), \(page.object.kind.words)")
+    switch description.place {
+    case .resident: tellState(description)
+    case .cached: fact("page", "cached", "free for anybody; a fault takes it back")
+    case .swapped: fact("page", "in swap", "a fault reads it")
+    case .onDevice: fact("page", "on its device", "a fault reads it")
+    case .untouched: fact("page", "never touched", "a fault fills a frame with zeroes")
+    }
+    if let copy = page.facts.copy, let device = memory.paging.swap.device {
+      fact(
+        "swap", "slot \(copy.rawValue) of \(device.name)", isResident ? "a copy, as good as the page" : Line()
+      )
+    }
+    tellMappings(of: page, besides: known)
+  }
+
+  private func tellState(_ description: PageDescription) {
+    let claims = description.claims
+    var queue: Line = "no queue"
+    if let named = description.queue {
+      queue = Line(named.words)
+    } else if claims.wires > 0 {
+      queue.append(": wired")
+    } else if claims.isExclusive || claims.sharers > 0 {
+      queue.append(": on its way")
+    }
+    var flags = Line()
+    func add(_ words: StaticString) {
+      if flags.count > 0 { flags.append(", ") }
+      flags.append(words)
+    }
+    add(description.flags.contains(.valid) ? "valid" : "not valid yet")
+    add(description.flags.contains(.dirty) ? "dirty" : "clean")
+    if description.flags.contains(.referenced) { add("referenced") }
+    fact("queue", queue, flags)
+  }
+
+  /// The ranges that show a page, and how it is mapped in each; tools get the one that is known, too.
+  private func tellMappings(of page: FoundPage, besides known: VirtualAddress?) {
+    var shown: UInt64 = 0
+    memory.paging.forEachRange { range in
+      guard range.object == page.object.number, page.index >= range.offset.rawValue,
+        page.index - range.offset.rawValue < range.count.rawValue
+      else { return }
+      let address = range.address + PageCount(page.index - range.offset.rawValue)
+      let mapping = memory.pageTables.mapping(at: address)
+      row("shown") { row in
+        row.field("address", address)
+        row.field("rights", text: Line(rights(range.protection)))
+        row.field("mapped", truth: mapping == nil ? .no : .yes)
+        row.field("writable", truth: mapping?.isWritable == true ? .yes : .no)
+      }
+      if let known, known.page == address { return }
+      shown += 1
+      guard shown <= Self.shownRanges || showsAll else { return }
+      var how: Line = "\(rights(range.protection)), "
+      if let mapping {
+        how.append(mapping.isWritable ? "mapped for writing" : "mapped for reading")
+        if mapping.isAccessed { how.append(", accessed") }
+      } else {
+        how.append("not mapped now")
+      }
+      fact("shown at", "\(address)", how)
+    }
+    if shown == 0 && known == nil { fact("shown at", "no range shows it", Line()) }
+    if shown > Self.shownRanges && !showsAll && !isJSON {
+      print("             and in \(count: shown - Self.shownRanges, "other range"); -a tells all")
+    }
+  }
+}

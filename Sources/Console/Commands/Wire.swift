@@ -1,0 +1,140 @@
+// wire, unwire: pages that stay where they are.
+
+import KernelMemory
+import MemoryPrimitives
+import Paging
+import PhysicalMemory
+
+extension Console {
+  private static var wireUsage: StaticString { "wire ADDRESS+SIZE [holes]" }
+  private static var unwireUsage: StaticString { "unwire ADDRESS+SIZE" }
+
+  /// Pages that a range touches, as it was typed.
+  private struct Touched {
+    let word: Word
+    let first: VirtualAddress
+    let count: PageCount
+    var end: UInt64 { first.rawValue + count.bytes.rawValue }
+  }
+
+  func wire(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.next() else {
+      throw refuse("What? Usage: \(Self.wireUsage). objects N shows the ranges of an object.")
+    }
+    let touched = try touched(word, arguments)
+    var holes = Holes.forbidden
+    if let word = arguments.next() {
+      guard word.bytes == "holes" else {
+        throw refuse(word, "not understood here; usage: \(Self.wireUsage)")
+      }
+      holes = .allowed
+    }
+    try arguments.end(Self.wireUsage)
+    let (covered, hole) = covered(touched)
+    if covered == .zero { throw refuse(word, "no pageable memory is there; objects N shows where it is") }
+    if let hole, holes == .forbidden {
+      throw refuse(word, "no pageable memory is at \(hole); holes passes over that")
+    }
+    do throws(PagingError) {
+      try memory.paging.wire(touched.first, touched.count, holes: holes)
+    } catch {
+      switch error {
+      case .noMemory:
+        throw fail("No frame is free for one of its pages. Nothing is wired.")
+      case .inputOutput, .corrupt:
+        throw fail("A page could not be brought in: \(error.words). Nothing is wired.")
+      case .tooManyWires:
+        throw fail("A page of the range is wired 4,095 times already. Nothing is wired.")
+      case .noAddressSpace, .badConstraint, .notPageable, .protection, .tooManyHolds:
+        throw fail("It is refused: \(error.words). Nothing is wired.")
+      }
+    }
+    tell("wire", "Wired", touched, covered)
+  }
+
+  func unwire(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.next() else {
+      throw refuse("What? Usage: \(Self.unwireUsage). queues counts what is wired.")
+    }
+    let touched = try touched(word, arguments)
+    try arguments.end(Self.unwireUsage)
+    let (covered, _) = covered(touched)
+    if covered == .zero { throw refuse(word, "no pageable memory is there; objects N shows where it is") }
+    // Paging takes this for a bug of its caller.
+    if let loose = firstNotWired(touched) {
+      throw refuse(word, "\(loose) is not wired; nothing was changed")
+    }
+    memory.paging.unwire(touched.first, touched.count)
+    tell("unwire", "Unwired", touched, covered)
+  }
+
+  private func touched(_ word: Word, _ arguments: Arguments) throws(CommandError) -> Touched {
+    let (start, length) = try arguments.range(word, length: nil)
+    let first = VirtualAddress(start).page
+    let last = start + (length.rawValue - 1)
+    let count = PageCount((last - first.rawValue) >> Page.shift + 1)
+    guard count.rawValue < 1 << 40, last <= UInt64.max - Page.size else {
+      throw refuse(word, "no range of addresses is so long")
+    }
+    return Touched(word: word, first: first, count: count)
+  }
+
+  /// Pages that a pageable range holds, and the first address that none does.
+  private func covered(_ touched: Touched) -> (PageCount, VirtualAddress?) {
+    var covered = PageCount.zero
+    var hole: VirtualAddress?
+    let end = forEachPart(of: touched) { range, at, pages in
+      if at.gap > 0 && hole == nil { hole = VirtualAddress(at.first - at.gap) }
+      covered = covered + pages
+    }
+    if end < touched.end && hole == nil { hole = VirtualAddress(end) }
+    return (covered, hole)
+  }
+
+  private func firstNotWired(_ touched: Touched) -> VirtualAddress? {
+    var found: VirtualAddress?
+    _ = forEachPart(of: touched) { range, at, pages in
+      guard found == nil, let object = memory.paging.object(numbered: range.object) else { return }
+      let index = range.offset.rawValue + (at.first - range.address.rawValue) >> Page.shift
+      for i in 0..<pages.rawValue where found == nil {
+        let page = memory.paging.describe(object, page: index + i)
+        if page.claims.wires == 0 { found = VirtualAddress(at.first) + PageCount(i) }
+      }
+    }
+    return found
+  }
+
+  /// Calls `body` with each part of `touched` that a pageable range holds: the range, where the part begins
+  /// and how far behind the last one, its pages. Answers where the last one ends.
+  private func forEachPart(
+    of touched: Touched, _ body: (PageableRange, (first: UInt64, gap: UInt64), PageCount) -> Void
+  ) -> UInt64 {
+    var at = touched.first.rawValue
+    while at < touched.end, let range = memory.paging.range(endingFrom: VirtualAddress(at)),
+      range.address.rawValue < touched.end
+    {
+      let from = max(at, range.address.rawValue)
+      let to = min(touched.end, range.address.rawValue + range.count.bytes.rawValue)
+      body(range, (from, from - at), PageCount((to - from) >> Page.shift))
+      at = to
+    }
+    return at
+  }
+
+  private func tell(
+    _ kind: StaticString, _ done: StaticString, _ touched: Touched, _ pages: PageCount
+  ) {
+    let wired = memory.paging.wiredCount
+    if isJSON {
+      row(kind) { row in
+        row.field("address", touched.first)
+        row.field("pages", pages.rawValue)
+        row.field("bytes", pages.bytes.rawValue)
+        row.field("wired_pages", wired.rawValue)
+      }
+      return
+    }
+    print("\(done) \(count: pages.rawValue, "page"), \(pages.bytes), from \(touched.first) on.")
+    print("Pageable pages wired now, each counted once: \(count: wired.rawValue). Type: queues")
+  }
+}

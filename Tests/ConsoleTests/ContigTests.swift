@@ -1,0 +1,370 @@
+import ContiguousMemory
+import Foundation
+import HostMachine
+import MemoryPrimitives
+import Paging
+import PhysicalMemory
+import Workloads
+import XCTest
+
+@testable import Console
+
+/// contig, why and failures where memory is full of pages.
+final class ContigTests: XCTestCase {
+  private func frames(_ harness: ConsoleHarness) -> UInt64 { harness.physical.freeCount.rawValue }
+
+  func testWhatIsFreeIsGrantedListedAndGivenBack() throws {
+    let harness = ConsoleHarness()
+    harness.run("contig 4K")
+    harness.run("contig free 1")
+    let before = frames(harness)
+    let text = harness.run("contig 2M align=2M")
+    XCTAssertNil(harness.outcome)
+    XCTAssertTrue(text.hasPrefix("Free as it is: 512 frames at 0x0"), text)
+    XCTAssertTrue(text.contains("\nGranted: contig 2, frames "), text)
+    XCTAssertTrue(text.hasSuffix("contig free 2 gives it back.\n"), text)
+    assertFits(text)
+    let wide = try XCTUnwrap(rows(harness.run("contig 64K high=16M attr=wc type=dma zero -j")).last)
+    XCTAssertEqual(wide["answer"] as? String, "granted")
+    XCTAssertEqual(wide["cached"] as? String, "write-combining")
+    XCTAssertEqual(wide["type"] as? String, "dma")
+    XCTAssertEqual(wide["frames"] as? Int, 16)
+    XCTAssertLessThan(try XCTUnwrap(wide["first_frame"] as? Int), 4096)
+    XCTAssertTrue(harness.run("vmstat -m").contains("dma     1    64K"), harness.run("vmstat -m"))
+    let list = harness.run("contig list")
+    XCTAssertTrue(list.contains("write-combining"), list)
+    XCTAssertTrue(list.hasSuffix("\nall            528  2.06 MiB\n"), list)
+    assertFits(list)
+    XCTAssertEqual(rows(harness.run("contig list -j")).map { $0["id"] as? Int }, [2, 3])
+    XCTAssertTrue(harness.run("contig free 2").hasPrefix("Gave back contig 2: 2 MiB, frames "))
+    XCTAssertTrue(harness.run("contig free 2").contains("no such run; contig list tells"))
+    XCTAssertEqual(harness.outcome, .refused)
+    XCTAssertTrue(harness.run("contig free all").hasPrefix("Gave back 1 run, 64 KiB."))
+    XCTAssertEqual(harness.run("contig list"), "None. As in: contig 2M align=2M\n")
+    XCTAssertLessThanOrEqual(before - frames(harness), 1, "a row of counters for the new type stays")
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
+  func testOtherPagesMoveAndEachStepIsTold() throws {
+    let harness = ConsoleHarness()
+    harness.run("dirty 60%")
+    let text = harness.run("contig -v 2M align=2M")
+    XCTAssertNil(harness.outcome)
+    assertFits(text)
+    let lines = text.split(separator: "\n").map(String.init)
+    XCTAssertTrue(lines[0].hasPrefix("Candidate 0x0"), text)
+    XCTAssertTrue(lines[0].hasSuffix(": the cheapest run."), text)
+    XCTAssertTrue(lines[1].contains(" of 512 frames in the way, "), text)
+    XCTAssertTrue(lines[1].hasSuffix("A digit: of 8 frames, how many"), text)
+    let before = try XCTUnwrap(lines.first { $0.hasPrefix("before    ") })
+    XCTAssertEqual(before.count, 74)
+    let inTheWay = try XCTUnwrap(Int(lines[1].prefix(while: \.isNumber)))
+    XCTAssertEqual(before.dropFirst(10).map { $0 == "." ? 0 : Int(String($0))! }.reduce(0, +), inTheWay)
+    XCTAssertTrue(text.contains("\nrelocate  " + String(repeating: ".", count: 64) + "\n"), text)
+    XCTAssertTrue(text.contains("\npass "), text)
+    XCTAssertTrue(text.contains("\nall 512 frames        512  "), text)
+    XCTAssertTrue(text.contains("\nGranted: contig 1, frames "), text)
+    XCTAssertTrue(harness.run("verify").contains("pages intact; 0 were read back from swap."))
+    XCTAssertNil(harness.outcome)
+    // The figures of the rows add up to those of the whole.
+    let told = rows(harness.run("contig 1M -v -j"))
+    XCTAssertEqual(told.first?["kind"] as? String, "candidate")
+    let passes = told.filter { $0["kind"] as? String == "pass" }
+    let whole = try XCTUnwrap(told.last)
+    XCTAssertEqual(whole["kind"] as? String, "contig")
+    for (part, sum) in [("moved", "moved"), ("written", "written"), ("captured", "frames")] {
+      XCTAssertEqual(
+        passes.compactMap { $0[part] as? Int }.reduce(0, +), whole[sum] as? Int, "\(part): \(told)")
+    }
+    XCTAssertEqual((passes.first?["in_the_way"] as? String)?.count, 64)
+    harness.run("contig free all")
+    harness.run("dirty free")
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
+  func testOneMebibyteAndOneFrameAreDrawnToScale() throws {
+    let harness = ConsoleHarness()
+    harness.run("dirty 90%")
+    for (size, width, legend) in [
+      ("64K", 16, "of 1 frame, how many"), ("1M", 64, "of 4 frames, how many"),
+      ("3M", 64, "of 12 frames, how many ninths"),
+    ] {
+      let text = harness.run("contig -v \(size)")
+      guard let line = text.split(separator: "\n").first(where: { $0.hasPrefix("before ") }) else { continue }
+      XCTAssertEqual(line.count, 10 + width, text)
+      XCTAssertTrue(text.contains(legend), text)
+      assertFits(text)
+    }
+  }
+
+  /// What `why` says beforehand is what `contig` then does.
+  func testWhyTellsWhatContigThenDoes() throws {
+    for (share, swap) in [("55%", 0), ("85%", 0), ("90%", 64), ("97%", 64), ("130%", 96)]
+      as [(String, UInt64)]
+    {
+      let harness = ConsoleHarness(swap: swap == 0 ? nil : .mebibytes(swap))
+      harness.run("dirty \(share)")
+      XCTAssertNil(harness.outcome)
+      for asked in [
+        "2M align=2M", "64K", "4M", "512K high=16M", "2M", "1M align=1M low=20M", "8M", "20M", "2M align=2M",
+        "48M", "64K high=16M boundary=64K",
+      ] {
+        let what = "\(asked) at \(share), swap \(swap)"
+        let why = try XCTUnwrap(rows(harness.run("why \(asked) -j")).first)
+        assertFits(harness.run("why \(asked)"))
+        let contig = rows(harness.run("contig \(asked) -j"))
+        let outcome = try XCTUnwrap(contig.last)
+        let answer = why["answer"] as? String
+        // What the page daemon frees may lie anywhere.
+        guard why["to_fetch"] as? Int ?? 0 == 0 else { continue }
+        XCTAssertEqual(
+          outcome["answer"] as? String, answer == "yes" ? "granted" : answer, "\(what): \(why) \(contig)")
+        guard answer == "yes" else { continue }
+        XCTAssertEqual(outcome["moved"] as? Int, why["to_move"] as? Int ?? 0, "\(what): \(why) \(contig)")
+        XCTAssertEqual(outcome["written"] as? Int, why["to_write"] as? Int ?? 0, "\(what): \(why) \(contig)")
+        XCTAssertEqual(outcome["first_frame"] as? Int, why["first_frame"] as? Int, what)
+        if let after = why["free_after"] as? Int, why["to_write"] as? Int == 0 {
+          // The tables of the mapping come on top.
+          XCTAssertEqual(Double(outcome["free"] as? Int ?? 0), Double(after), accuracy: 3, what)
+        }
+      }
+      harness.run("verify")
+      XCTAssertNil(harness.outcome)
+      harness.run("contig free all")
+      XCTAssertNil(harness.memory.checkInvariants())
+    }
+  }
+
+  /// Wires or holds one page in each 2 MiB. Answers where the pages begin.
+  private func pin(
+    _ harness: ConsoleHarness, _ body: (VirtualAddress) throws -> Void
+  ) throws -> VirtualAddress {
+    let row = try XCTUnwrap(rows(harness.run("dirty 80% -j")).first)
+    let digits = try XCTUnwrap(row["address"] as? String).dropFirst(2).replacingOccurrences(of: "_", with: "")
+    let start = VirtualAddress(try XCTUnwrap(UInt64(digits, radix: 16)))
+    var pinned: Set<UInt32> = []
+    for page in 0..<UInt64(row["pages"] as! Int) {
+      let address = start + PageCount(page)
+      let place = try XCTUnwrap(harness.memory.pageTables.translate(address)).physical.frame
+      guard pinned.insert(place.rawValue >> 9).inserted else { continue }
+      try body(address)
+    }
+    return start
+  }
+
+  func testOneWiredPageInEachBlockIsNamedAndRefusedAgainAtOnce() throws {
+    let harness = ConsoleHarness()
+    let start = try pin(harness) { address in
+      try harness.memory.paging.wire(address, .one, holes: .forbidden)
+    }
+    let why = harness.run("why 2M align=2M")
+    XCTAssertTrue(why.hasPrefix("Not now: one wired page stands in the way. Nothing has been done.\n"), why)
+    XCTAssertTrue(why.contains(", 1 can't move\n"), why)
+    XCTAssertTrue(why.contains(": object 1 (dirty) page "), why)
+    XCTAssertTrue(why.contains(", wired once\nlongest  "), why)
+    XCTAssertTrue(why.contains("could be emptied as things are\n! "), why)
+    XCTAssertTrue(why.contains("Type: whatis frame "), why)
+    assertFits(why)
+    let text = harness.run("contig 2M align=2M")
+    XCTAssertEqual(harness.outcome, .failed)
+    XCTAssertTrue(text.hasPrefix("Not now: in the best run frame "), text)
+    XCTAssertTrue(text.contains(": object 1 (dirty) page "), text)
+    XCTAssertTrue(text.contains(", wired once.\n"), text)
+    XCTAssertTrue(text.contains("\n! Type: whatis frame "), text)
+    assertFits(text)
+    let told = ConsoleHarness()
+    _ = try pin(told) { try told.memory.paging.wire($0, .one, holes: .forbidden) }
+    let refused = try XCTUnwrap(rows(told.run("contig 2M align=2M -j")).last)
+    XCTAssertEqual(refused["answer"] as? String, "not now")
+    XCTAssertEqual(refused["reason"] as? String, "wired")
+    XCTAssertEqual(refused["role"] as? String, "pageable")
+    XCTAssertEqual(refused["repeated"] as? Bool, false)
+    let again = harness.run("contig 2M align=2M")
+    XCTAssertTrue(again.hasPrefix("Not now, as before: no run for it has come up ("), again)
+    XCTAssertTrue(again.hasSuffix("! Type: why 2M align=2M\n"), again)
+    assertFits(again)
+    let row = try XCTUnwrap(rows(harness.run("contig 2M align=2M -j")).last)
+    XCTAssertEqual(row["repeated"] as? Bool, true)
+    // Unwired, it is to be had.
+    let frame = text.dropFirst("Not now: in the best run frame ".count).prefix(while: \.isNumber)
+    harness.run("whatis frame \(frame)")
+    XCTAssertNil(harness.outcome)
+    let what = harness.physical.whatIs(FrameNumber(try XCTUnwrap(UInt32(frame))))
+    harness.memory.paging.unwire(start + PageCount(what.index), .one)
+    harness.run("contig 2M align=2M")
+    XCTAssertNil(harness.outcome)
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
+  func testAHeldPageIsSaidToBeHeld() throws {
+    let harness = ConsoleHarness()
+    var held: [FrameNumber] = []
+    _ = try pin(harness) { address in held.append(try harness.memory.paging.hold(address, .read)) }
+    let why = harness.run("why 2M align=2M")
+    XCTAssertTrue(why.hasPrefix("Not now: 1 page is held at this moment."), why)
+    XCTAssertTrue(why.contains(", held\n"), why)
+    assertFits(why)
+    let text = harness.run("contig 2M align=2M")
+    XCTAssertEqual(harness.outcome, .failed)
+    XCTAssertTrue(text.contains("\nGiven up: frame "), text)
+    XCTAssertTrue(text.contains(", held.\nCandidate "), text)
+    XCTAssertTrue(text.contains("\nNot now: in the best run frame "), text)
+    XCTAssertEqual(text.components(separatedBy: "\nCandidate ").count, 4, "four runs are tried")
+    assertFits(text)
+    for frame in held { harness.memory.paging.unhold(frame) }
+    harness.run("contig 2M align=2M")
+    XCTAssertNil(harness.outcome)
+    harness.run("verify")
+    XCTAssertNil(harness.outcome)
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
+  func testTooMuchIsLaterAndTooFarIsOverBudget() throws {
+    let harness = ConsoleHarness()
+    harness.run("dirty 85%")
+    let why = harness.run("why 32M")
+    XCTAssertTrue(why.hasPrefix("Later: "), why)
+    XCTAssertTrue(why.contains("! There is no swap to write to. Type: swap"), why)
+    let text = harness.run("contig 32M")
+    XCTAssertEqual(harness.outcome, .failed)
+    XCTAssertTrue(text.contains("Later: "), text)
+    XCTAssertTrue(text.hasSuffix("! Type: why 32M\n"), text)
+    assertFits(why + text)
+    let swapping = ConsoleHarness(swap: .mebibytes(64))
+    swapping.run("dirty 90%")
+    let nowait = swapping.run("contig 32M nowait")
+    XCTAssertEqual(swapping.outcome, .failed)
+    XCTAssertTrue(nowait.contains("Not without waiting: nowait moves pages and writes none; "), nowait)
+    swapping.run("sysctl vm.contig.passes=2")
+    let bound = swapping.run("why 32M")
+    XCTAssertTrue(bound.hasPrefix("With vm.contig.passes=2, "), bound)
+    XCTAssertTrue(bound.contains("! It may go further. Type: sysctl vm.contig.passes=4"), bound)
+    let refused = swapping.run("contig 32M")
+    XCTAssertTrue(refused.contains("With vm.contig.passes=2, "), refused)
+    swapping.run("sysctl vm.contig.passes=1")
+    XCTAssertTrue(swapping.run("contig 2M").contains("With vm.contig.passes=1, "))
+    swapping.run("sysctl vm.contig.passes=4")
+    let granted = swapping.run("contig 32M")
+    XCTAssertNil(swapping.outcome, granted)
+    XCTAssertTrue(granted.contains("\nlaunder active "), granted)
+    swapping.run("verify")
+    XCTAssertNil(swapping.outcome)
+    assertFits(nowait + bound + refused + granted)
+  }
+
+  func testNeverIsNeverAndNothingIsDone() {
+    let harness = ConsoleHarness()
+    XCTAssertEqual(
+      harness.run("contig 1G"), "Never on this machine: all memory of this machine is 63.6 MiB.\n")
+    XCTAssertEqual(harness.outcome, .failed)
+    XCTAssertTrue(harness.run("contig 256K boundary=64K").contains("crosses a multiple of 64 KiB"))
+    XCTAssertEqual(rows(harness.run("contig 1G -j")).last?["answer"] as? String, "never on this machine")
+  }
+
+  func testTheOldStrategyLaundersWholeQueues() throws {
+    let harness = ConsoleHarness(swap: .mebibytes(64))
+    harness.run("dirty 80%")
+    harness.run("sysctl vm.contig.strategy=old")
+    XCTAssertTrue(harness.run("why 2M align=2M").contains("But vm.contig.strategy is old"))
+    let text = harness.run("contig 2M align=2M -v")
+    XCTAssertNil(harness.outcome)
+    XCTAssertTrue(text.contains("\nlaunder all active "), text)
+    XCTAssertTrue(text.contains("\nThen a run was free: 512 frames"), text)
+    assertFits(text)
+    harness.run("verify")
+    XCTAssertNil(harness.outcome)
+  }
+
+  func testFailuresTellOfWhatHadToMoveToo() throws {
+    let harness = ConsoleHarness()
+    harness.run("dirty 80%")
+    harness.run("contig 2M align=2M")
+    harness.run("contig 1G")
+    let text = harness.run("failures")
+    XCTAssertTrue(text.contains("  2 MiB align 2 MiB  yes, moved "), text)
+    XCTAssertTrue(text.contains("  1 GiB              never on this machine  "), text)
+    XCTAssertTrue(text.contains(" 1 granted after moving or writing.\n"), text)
+    assertFits(text)
+    let row = try XCTUnwrap(rows(harness.run("failures -j")).first { $0["granted"] as? String == "yes" })
+    XCTAssertGreaterThan(row["moved"] as? Int ?? 0, 100)
+    XCTAssertEqual(row["written"] as? Int, 0)
+  }
+
+  func testWhatCannotBeUnderstoodIsPointedAt() {
+    let harness = ConsoleHarness()
+    XCTAssertTrue(harness.run("contig").hasPrefix("How much? As in: contig 2M"))
+    XCTAssertTrue(harness.run("contig 2M align=3M").contains("an alignment is a power of two: try 2M or 4M"))
+    XCTAssertTrue(
+      harness.run("contig 2M attr=xx").contains("               ^^ an attribute is uc, wc, wt or wb"))
+    XCTAssertTrue(harness.run("contig 2M fast").contains("^^^^ not understood here; usage: help contig"))
+    XCTAssertTrue(harness.run("contig 2M type=").contains("a type has a name"))
+    XCTAssertTrue(harness.run("contig free").hasPrefix("Which? contig list tells"))
+    XCTAssertTrue(harness.run("contig 0").contains("a run of no bytes is always granted"))
+    XCTAssertEqual(harness.outcome, .refused)
+    XCTAssertEqual(harness.run("contig list"), "None. As in: contig 2M align=2M\n")
+    assertFits(harness.run("help contig"))
+  }
+
+  func testTheConsoleHoldsSoManyRunsAndNoMore() {
+    let harness = ConsoleHarness()
+    for _ in 0..<320 { harness.run("contig 4K") }
+    XCTAssertNil(harness.outcome)
+    XCTAssertTrue(harness.run("contig 4K").hasPrefix("320 runs are the most"))
+    XCTAssertEqual(harness.outcome, .failed)
+    // One from the middle: the others keep their numbers.
+    harness.run("contig free 100")
+    let ids = rows(harness.run("contig list -j")).compactMap { $0["id"] as? Int }
+    XCTAssertEqual(ids, Array(1..<100) + Array(101...320))
+    XCTAssertTrue(harness.run("contig free all").hasPrefix("Gave back 319 runs, 1.25 MiB."))
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+}
+
+/// bench, on a machine that counts no instructions.
+final class BenchTests: XCTestCase {
+  func testRowsHaveTheKeysOfTheDesignAndAllComesBack() throws {
+    let harness = ConsoleHarness(swap: .mebibytes(64))
+    // Spare tags come and go.
+    func free() -> PageCount { harness.physical.freeCount + harness.physical.count(.tags) }
+    harness.run("bench")
+    let before = free()
+    let told = rows(harness.run("bench -j"))
+    XCTAssertEqual(free(), before)
+    let benches = told.filter { $0["kind"] as? String == "bench" }
+    XCTAssertGreaterThan(benches.count, 10)
+    for row in benches {
+      XCTAssertEqual(Set(row.keys), ["kind", "name", "figure", "goal", "sense", "unit", "where"])
+      XCTAssertTrue(row["figure"] is NSNumber, "\(row)")
+      XCTAssertTrue(["at most", "at least"].contains(row["sense"] as? String))
+      XCTAssertEqual(row["where"] as? String, "kernel")
+    }
+    func figure(_ name: String) -> Double? {
+      (benches.first { $0["name"] as? String == name }?["figure"] as? NSNumber)?.doubleValue
+    }
+    XCTAssertEqual(figure("contig-granted"), 16)
+    XCTAssertLessThan(try XCTUnwrap(figure("contig-cost-per-page")), 1.1)
+    XCTAssertEqual(figure("contig-one-granted"), 1)
+    XCTAssertEqual(figure("contig-one-written"), 0)
+    XCTAssertEqual(figure("contig-low-64K"), 1)
+    XCTAssertEqual(figure("contig-low-256K"), 1)
+    XCTAssertEqual(figure("contig-low-never"), 1)
+    XCTAssertNotNil(figure("fault"))
+    XCTAssertEqual(
+      told.filter { $0["kind"] as? String == "left_out" }.map { $0["name"] as? String }, ["contig-1G"])
+    XCTAssertNil(harness.memory.checkInvariants())
+    assertFits(harness.run("bench"))
+  }
+
+  func testAMachineThatIsTooSmallSaysSo() {
+    let harness = ConsoleHarness()
+    let text = harness.run("bench contig")
+    XCTAssertNil(harness.outcome)
+    XCTAssertTrue(text.hasPrefix("contig is left out: it takes a swap device with 32 MiB free"), text)
+    assertFits(text)
+    harness.run("dirty 95%")
+    XCTAssertTrue(harness.run("bench fault").hasPrefix("fault is left out: "))
+    XCTAssertTrue(harness.run("bench contig-one").contains("contig-one is left out: "))
+    XCTAssertTrue(harness.run("bench nothing").contains("no such bench: contig contig-one"))
+    XCTAssertEqual(harness.outcome, .refused)
+  }
+}
