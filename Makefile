@@ -6,13 +6,13 @@ export MEM ?= 256M
 export CPUS ?= 1
 export KERNEL ?= grub
 export TRACE ?= $(wildcard Traces/linux-6.1-sample.trace)
-export SWAP ?=
+export SWAP ?= 64M
 export QEMUFLAGS ?=
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test tsan kernel iso lint format clean help tools
+.PHONY: run test tsan fuzz bench kernel iso lint format clean help tools
 
 triple := x86_64-unknown-none-elf
 objects := .build-kernel/$(triple)/release
@@ -30,6 +30,18 @@ test: tools
 # What several processors share, under the thread sanitizer.
 tsan: tools
 	@Scripts/tsan
+
+# Random histories of pageable memory, a seed after the other, with optimisation and assertions.
+export SEEDS ?= 2000
+fuzz:
+	@swift build -Xswiftc -O -Xswiftc -assert-config -Xswiftc Debug --scratch-path .build-test --product strata
+	@.build-test/debug/strata fuzz --seeds "$(SEEDS)"
+
+# The budgets, measured. JSON=1 gives the rows as they came, and nothing else.
+export JSON ?=
+bench:
+	@{ Scripts/install-tools; $(MAKE) --no-print-directory kernel; } >&2
+	@Scripts/bench
 
 lint:
 	@Scripts/lint
@@ -74,15 +86,17 @@ help:
 #:               (without a terminal: the tour, or the run= in ARGS, then power off)
 #: make test     every test, on the host and in QEMU; ends with "N passed, N failed"
 #: make tsan     what several processors share, under the thread sanitizer
+#: make fuzz     random histories of pageable memory, SEEDS=2000 of them
+#: make bench    the budgets, measured: figure and goal, met or missed (JSON=1: raw rows)
 #: make lint     the style, checked; make format mends most of it
 #: make kernel   build/strata, an ELF for multiboot2 and PVH; build/strata.debug for gdb
 #: make iso      build/strata.iso, which boots by GRUB
 #: make clean    remove everything that was built
 #:
 #: ARGS='run="memmap; frames"'   kernel command line
-#: MEM=256M CPUS=1               the machine
+#: MEM=256M CPUS=1               the machine, as Strata has it
 #: KERNEL=grub|pvh               boot the ISO, or the ELF directly
 #: TRACE=FILE                    packed trace for replay, as boot module
-#: SWAP=3G                       an empty swap device of that size
+#: SWAP=64M                      and so much more memory, for a RAM disk to swap to; 0: none
 #: FILTER=NAME STRATA_SEED=n     only these tests; with this seed
 #: QEMUFLAGS=...                 more flags for QEMU

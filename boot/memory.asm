@@ -1,10 +1,12 @@
-; memset, memcpy, memmove: the only functions that the compiler may call without being asked to.
+; memset, memcpy, memmove: the only functions that the compiler may call without being asked to. And two
+; accesses that may fail: cp_try_load, cp_try_store.
 ;
 ; Whole words first, then the bytes that are left: an emulator counts one instruction a unit.
 
 bits 64
 
 global memset, memcpy, memmove
+global cp_try_load, cp_try_store, cp_recoveries, cp_recoveries_end
 
 section .text.memset progbits alloc exec nowrite align=16
 memset:
@@ -52,3 +54,30 @@ memmove_backwards:
         rep movsq
         cld
         ret
+
+; bool cp_try_load(address, value), bool cp_try_store(address, value): 8 bytes. The one instruction of each
+; that touches the address is known to the handler of page faults by its own address: when the fault can't
+; be resolved, it goes on at `try_failed` instead.
+section .text.try progbits alloc exec nowrite align=16
+cp_try_load:
+.access:
+        mov rax, [rdi]
+        mov [rsi], rax
+        mov eax, 1
+        ret
+
+cp_try_store:
+.access:
+        mov [rdi], rsi
+        mov eax, 1
+        ret
+
+try_failed:
+        xor eax, eax
+        ret
+
+section .rodata.recoveries progbits alloc noexec nowrite align=8
+cp_recoveries:                                  ; struct cp_recovery
+        dq cp_try_load.access, try_failed
+        dq cp_try_store.access, try_failed
+cp_recoveries_end:

@@ -24,6 +24,8 @@ enum Executive {
     },
     tick: { _ in Timer.now.rawValue },
     shoot_down: { _, address, pages in
+      // From some number on it is cheaper to forget everything.
+      if pages > 64 { return cp_invalidate_all() }
       for page in 0..<pages { cp_invalidate_page(address &+ page &* Page.size) }
     },
     run_on: { _, processor, body, argument in
@@ -31,7 +33,7 @@ enum Executive {
       withInterruptsOff { body(argument) }
     },
     sleep: { _, sequence, seen, deadline in Executive.sleep(sequence, seen, deadline) },
-    // A sleeper looks again after each interrupt.
+    // A sleeper looks again after each interrupt and each round of pollers.
     wake: { _, _ in })
 
   /// The machine for `KernelMemory`.
@@ -39,23 +41,28 @@ enum Executive {
     Machine(directMap: directMap, processorCount: 1, upcalls: withUnsafePointer(to: &upcalls) { $0 })
   }
 
-  /// Sleeps until `sequence` changes or the deadline passes. Only interrupt handlers run meanwhile, and
-  /// none of them wakes anybody yet: a sleep without a deadline would not end.
+  /// Sleeps until `sequence` changes or the deadline passes. Devices run meanwhile: pollers here, and
+  /// interrupt handlers. With no poller at work nobody can wake a sleeper, for no interrupt handler does:
+  /// then a sleep without a deadline would not end.
   private static func sleep(_ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64) -> cp_wake
   {
+    precondition(cp_interrupts_enabled(), "a sleep with interrupts off")
     while true {
+      let polled = Pollers.run()
       // Interrupts are off from the look to the halt, or the one that counts could slip in between.
       let interrupts = cp_interrupts_disable()
       defer { cp_interrupts_restore(interrupts) }
       if UnsafeRawPointer(sequence).load(as: UInt64.self) != seen { return .woken }
-      if deadline == UInt64.max { return .nobody }
       if Timer.now.rawValue >= deadline { return .deadline }
+      if polled == .busy { continue }
+      if deadline == UInt64.max { return .nobody }
       cp_enable_and_wait()
     }
   }
 
-  /// Waits for the next interrupt, unless there is input.
+  /// Waits for the next interrupt, unless there is input or a device has work that needs none.
   static func rest() {
+    if Pollers.run() == .busy { return }
     let interrupts = cp_interrupts_disable()
     if SerialPort.hasInput { cp_interrupts_restore(interrupts) } else { cp_enable_and_wait() }
   }

@@ -41,5 +41,7 @@ public func kernelMain(
 
   let memory = Assembly.run(boot.information, features)
   Executive.register(in: memory.statistics)
+  RamDiskMemory.register(in: memory.statistics)
+  SwapDevice.start(memory)
   SerialConsole.run(memory, boot.information)
 }

@@ -1,5 +1,5 @@
-// The memory subsystem of this machine: what the boot record and the image tell, handed to
-// `KernelMemory`.
+// The memory subsystem of this machine: what the boot record, its command line and the image tell, handed
+// to `KernelMemory`.
 
 import CPlatform
 import KernelMemory
@@ -18,26 +18,32 @@ enum Assembly {
   ) -> KernelMemory {
     let count = Int(information.pointee.range_count)
     precondition(
-      KernelMemory.workspaceSize(ranges: count).rawValue <= UInt64(CP_WORKSPACE),
+      KernelMemory.workspaceSize(ranges: Int(CP_BOOT_RANGES) + SetAside.limit).rawValue
+        <= UInt64(CP_WORKSPACE),
       "no room for the firmware's map")
     guard information.pointee.ranges_dropped == 0 else {
       Reports.panic("a machine that Strata refuses", "its memory map has more than \(count) ranges")
     }
-    var request = BootRequest(
-      machine: Executive.machine, workspace: UnsafeMutableRawPointer(cp_workspace(Image.storage)),
-      firmwareRangeCount: count)
-    request.largestLeaf = features.gibibytePages ? .gibibyte : .mebibytes2
+    let workspace = UnsafeMutableRawPointer(cp_workspace(Image.storage))
     let ranges = cp_boot_ranges(information)
     var segments = Self.segments
     var occupied = Self.occupied(information)
     do throws(AssemblyError) {
       return try withUnsafePointer(to: &segments) { (segments) throws(AssemblyError) in
         try withUnsafePointer(to: &occupied) { (occupied) throws(AssemblyError) in
+          let occupied = occupied.withMemoryRebound(to: OccupiedRange.self, capacity: occupiedLimit) {
+            UnsafeBufferPointer(start: $0, count: 1 + Int(information.pointee.module_count))
+          }
+          let setAside = RamDiskMemory.cut(information, avoiding: occupied, workspace)
+          // The cut has divided ranges.
+          var request = BootRequest(
+            machine: Executive.machine, workspace: workspace,
+            firmwareRangeCount: Int(information.pointee.range_count))
+          request.largestLeaf = features.gibibytePages ? .gibibyte : .mebibytes2
+          request.setAside = setAside
+          request.occupied = occupied
           request.image = segments.withMemoryRebound(to: ImageSegment.self, capacity: segmentCount) {
             KernelImage(start: $0, count: segmentCount)
-          }
-          request.occupied = occupied.withMemoryRebound(to: OccupiedRange.self, capacity: occupiedLimit) {
-            UnsafeBufferPointer(start: $0, count: 1 + Int(information.pointee.module_count))
           }
           let memory = try KernelMemory.assemble(
             request, firmware: { FirmwareRange(ranges[$0]) }, activate: { cp_write_cr3($0.rawValue) })

@@ -41,7 +41,9 @@ enum SerialConsole {
         let count = min(line.count, capacity)
         for i in 0..<count { buffer[i] = line[i] }
         return count
-      })
+      },
+      load: { _, address, value in SwapDevice.load(address, value) },
+      store: { _, address, value in SwapDevice.store(address, value) })
   }
 
   /// Carries `run=` out and leaves, or talks until somebody does.

@@ -1,4 +1,5 @@
-// Exceptions in words. None is survived yet: there is no paging, and the kernel means none of them.
+// Exceptions in words. Only page faults are survived, those that PageFaults resolves: the kernel means none
+// of the others.
 //
 // A Swift trap is an invalid opcode at an address that the trap table knows; a precondition has also sent
 // its message through `putchar` before.
@@ -11,13 +12,12 @@ enum Exception {
   static var nmi: Int { 2 }
   static var invalidOpcode: Int { 6 }
   static var doubleFault: Int { 8 }
+  static var generalProtection: Int { 13 }
   static var pageFault: Int { 14 }
 
-  /// Tells what happened and stops.
+  /// Tells what happened and stops. Not of a page fault, for which there are functions of their own.
   static func report(_ frame: UnsafePointer<cp_trap_frame>) -> Never {
     switch Int(frame.pointee.vector) {
-    case pageFault:
-      reportPageFault(frame, address: cp_read_cr2())
     case doubleFault:
       // What could not be delivered is most often the page fault of a stack that ran into its guard.
       let address = cp_read_cr2()
@@ -60,35 +60,50 @@ enum Exception {
 
   // -- Page faults
 
-  private enum Cause {
-    static var protection: UInt64 { 1 << 0 }
-    static var write: UInt64 { 1 << 1 }
-    static var reserved: UInt64 { 1 << 3 }
-    static var fetch: UInt64 { 1 << 4 }
+  private static func deed(_ cause: PageFaultCause) -> StaticString {
+    cause.isFetch ? "execution of" : cause.isWrite ? "write to" : "read of"
   }
 
-  private static func reportPageFault(_ frame: UnsafePointer<cp_trap_frame>, address: UInt64) -> Never {
-    let error = frame.pointee.error
-    let deed: StaticString =
-      error & Cause.fetch != 0 ? "execution of" : error & Cause.write != 0 ? "write to" : "read of"
+  /// Tells of a page fault at `address` and stops. `why` is the reason that its page could not be had, where
+  /// somebody has tried.
+  static func report(_ frame: UnsafePointer<cp_trap_frame>, _ address: UInt64, _ why: Line?) -> Never {
+    let cause = PageFaultCause(rawValue: frame.pointee.error)
+    let deed = deed(cause)
     if let stack = Image.stack(guardedAt: address) { reportGuard(frame, deed, address, below: stack) }
     let place: StaticString =
-      if error & Cause.reserved != 0 {
+      if cause.isCorrupt {
         "a page whose table entry is corrupt"
+      } else if why != nil {
+        "a page that can't be had"
       } else if address < 1 << 16 {
         "the null page"
-      } else if error & Cause.protection == 0 {
+      } else if !cause.isProtection {
         "an address that is not mapped"
-      } else if error & Cause.fetch != 0 {
+      } else if cause.isFetch {
         "memory that is not code"
       } else {
         "memory that is read-only"
       }
     FaultBlock.open("\(deed) \(place)", at: frame.pointee.rip)
-    FaultBlock.field("what", "\(VirtualAddress(address)), error code \(hex: error)")
+    tellPageFault(frame, address, "\(VirtualAddress(address)), error code \(hex: frame.pointee.error)", why)
+  }
+
+  /// Tells of a page fault on pageable memory where none may be, and stops.
+  static func report(_ frame: UnsafePointer<cp_trap_frame>, _ address: UInt64, forbidden title: Line) -> Never
+  {
+    FaultBlock.open(title, at: frame.pointee.rip)
+    let deed = deed(PageFaultCause(rawValue: frame.pointee.error))
+    tellPageFault(frame, address, "\(deed) \(VirtualAddress(address)), which is pageable", nil)
+  }
+
+  private static func tellPageFault(
+    _ frame: UnsafePointer<cp_trap_frame>, _ address: UInt64, _ what: Line, _ why: Line?
+  ) -> Never {
+    FaultBlock.field("what", what)
+    if let why { FaultBlock.field("why", why) }
     FaultBlock.field("whose", Whose.describe(address))
     FaultBlock.field("walk", TableWalk(address).describe(address))
-    finish(frame, "")
+    finish(frame, "", touched: address)
   }
 
   /// A guard page was touched: by a stack that ran into it, or by a stray pointer.
@@ -128,9 +143,10 @@ enum Exception {
 
   // -- What every exception ends with
 
-  private static func finish(_ frame: UnsafePointer<cp_trap_frame>, _ words: Line, overflowed: Bool = false)
-    -> Never
-  {
+  /// `touched` is the address of a page fault: the register may tell of a later one.
+  private static func finish(
+    _ frame: UnsafePointer<cp_trap_frame>, _ words: Line, overflowed: Bool = false, touched: UInt64? = nil
+  ) -> Never {
     let f = frame.pointee
     FaultBlock.field("at", "\(Symbols.place(f.rip))   rip \(VirtualAddress(f.rip))")
     printRegisters(("rax", f.rax), ("rbx", f.rbx), ("rcx", f.rcx))
@@ -138,7 +154,7 @@ enum Exception {
     printRegisters(("rsp", f.rsp), ("rbp", f.rbp), ("r8 ", f.r8))
     printRegisters(("r9 ", f.r9), ("r10", f.r10), ("r11", f.r11))
     printRegisters(("r12", f.r12), ("r13", f.r13), ("r14", f.r14))
-    printRegisters(("r15", f.r15), ("flg", f.rflags), ("cr2", cp_read_cr2()))
+    printRegisters(("r15", f.r15), ("flg", f.rflags), ("cr2", touched ?? cp_read_cr2()))
     let recursed = printBacktrace(from: f.rbp, innermost: callerWithoutFrame(f))
     FaultBlock.stop(recursed && overflowed ? "The stack overflowed by recursion." : words)
   }

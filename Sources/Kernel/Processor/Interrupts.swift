@@ -79,7 +79,11 @@ enum Interrupts {
 @c(kernel_interrupt)
 public func kernelInterrupt(_ frame: UnsafeMutablePointer<cp_trap_frame>) {
   let vector = frame.pointee.vector
-  if vector < InterruptController.firstVector {
+  if vector == Exception.pageFault {
+    PageFaults.handle(frame)
+  } else if vector == Exception.generalProtection && PageFaults.recover(frame) {
+    // An access that may fail, at an address that is none.
+  } else if vector < InterruptController.firstVector {
     Exception.report(frame)
   } else if vector < InterruptController.firstVector + 16 {
     Interrupts.handle(line: UInt8(vector - InterruptController.firstVector))

@@ -1,0 +1,105 @@
+// `swap.ramdisk=SIZE` on the command line: the top of memory becomes a RAM disk before Strata takes the rest.
+//
+// The boot record is rewritten as if the firmware had told of the disk: usable ranges end where it begins,
+// and it is a range, or several, of its own. So everybody who reads the map sees the same.
+
+import CPlatform
+import Console
+import KernelMemory
+import MemoryPrimitives
+import PhysicalMemory
+
+enum RamDiskMemory {
+  /// Cuts off what the command line asks for, a multiple of a page, and answers where it lies; nothing
+  /// when it asks for nothing. Stops the machine when it can't be had. `workspace` is used for a moment and
+  /// is zeroes again afterwards.
+  static func cut(
+    _ information: UnsafeMutablePointer<cp_boot_information>,
+    avoiding occupied: UnsafeBufferPointer<OccupiedRange>, _ workspace: UnsafeMutableRawPointer
+  ) -> SetAside {
+    let line = KernelCommandLine(
+      UnsafeBufferPointer(start: cp_boot_line(information), count: Int(information.pointee.line_length)))
+    let size: ByteCount
+    switch line.size(of: "swap.ramdisk") {
+    case .none: return SetAside()
+    case .unreadable(let words): refuse("what it is set to is no size: \(words)")
+    case .size(let asked): size = asked
+    }
+    guard size > .zero else { return SetAside() }
+    let ranges = cp_boot_ranges(information)
+    let setAside: SetAside
+    do throws(PhysicalMemoryError) {
+      // Sorted, and without what another range calls reserved.
+      let map = try MemoryMap(workspace, count: Int(information.pointee.range_count)) {
+        FirmwareRange(ranges[$0])
+      }
+      do throws(SetAsideError) {
+        setAside = try SetAside(top: size.pagesRoundedUp, of: map, avoiding: occupied)
+      } catch {
+        refuse("\(size) of \(map.frames.bytes) can't be cut off: \(error.words)")
+      }
+    } catch {
+      refuse("the firmware's map holds no usable memory")
+    }
+    workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(CP_WORKSPACE))
+    for i in 0..<setAside.count { take(setAside[i], outOf: information) }
+    return setAside
+  }
+
+  /// Adds the row that tells what was cut off.
+  static func register(in statistics: Statistics) {
+    statistics.add(
+      Statistic(
+        "swap.ramdisk", .bytes, .gauge, "cut off the top of memory at boot",
+        context: nil, read: { _ in Assembly.memory?.setAside.pages.bytes.rawValue ?? 0 }))
+  }
+
+  /// Makes a range of its own of `run`.
+  private static func take(
+    _ run: FrameRun, outOf information: UnsafeMutablePointer<cp_boot_information>
+  ) {
+    let ranges = cp_boot_ranges(information)
+    let first = run.first.address.rawValue
+    let last = first + (run.count.bytes.rawValue - 1)
+    var i = 0
+    while i < Int(information.pointee.range_count) {
+      let range = ranges[i]
+      let (rangeLast, wraps) = range.base.addingReportingOverflow(range.length &- 1)
+      // One that wraps around, or is empty, is no memory.
+      guard range.type == 1, range.length > 0, !wraps, range.base <= last, rangeLast >= first else {
+        i += 1
+        continue
+      }
+      // What is left below, or above; one that is left at both ends becomes two, one at neither goes.
+      if range.base < first {
+        ranges[i].length = first - range.base
+        if rangeLast > last { add(last + 1, rangeLast - last, 1, to: information) }
+      } else if rangeLast > last {
+        ranges[i].base = last + 1
+        ranges[i].length = rangeLast - last
+      } else {
+        information.pointee.range_count -= 1
+        ranges[i] = ranges[Int(information.pointee.range_count)]
+        continue
+      }
+      i += 1
+    }
+    add(first, last - first + 1, cp_boot_type_ram_disk, to: information)
+  }
+
+  private static func add(
+    _ base: UInt64, _ length: UInt64, _ type: UInt32,
+    to information: UnsafeMutablePointer<cp_boot_information>
+  ) {
+    let count = Int(information.pointee.range_count)
+    guard count < Int(CP_BOOT_RANGES) else {
+      refuse("the firmware's map has too many ranges for one more")
+    }
+    cp_boot_ranges(information)[count] = cp_boot_range(base: base, length: length, type: type, attributes: 0)
+    information.pointee.range_count += 1
+  }
+
+  private static func refuse(_ words: Line) -> Never {
+    Reports.panic("a machine that Strata refuses", "swap.ramdisk: \(words)")
+  }
+}

@@ -1,0 +1,61 @@
+import Foundation
+import HostMachine
+import KernelMemory
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+/// Pageable memory in the kernel: real page faults, a RAM disk, and the request that all of it is about.
+final class PagingTests: XCTestCase {
+  /// A machine of 128 MiB with a swap disk of as much, both part of what QEMU gives.
+  private var machine: Boot {
+    var boot = Boot()
+    boot.memory = "256M"
+    boot.line = "swap.ramdisk=128M"
+    return boot
+  }
+
+  func testAContiguousRequestIsGrantedOutOfDirtyMemory() throws {
+    let log = try machine.run(
+      "dirty 90%; contig -j 2M align=2M; verify -j; contig free all; dirty free; selftest invariants",
+      within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let contig = try XCTUnwrap(log.rows("contig").first, log.text)
+    XCTAssertEqual(contig["answer"] as? String, "granted", log.text)
+    let verify = try XCTUnwrap(log.rows("verify").first, log.text)
+    XCTAssertEqual(verify["wrong"] as? Int, 0)
+    XCTAssertEqual(verify["unreadable"] as? Int, 0)
+    XCTAssertGreaterThan(try XCTUnwrap(verify["intact"] as? Int), 20_000)
+  }
+
+  func testMoreIsDirtiedThanThereIsMemory() throws {
+    let log = try machine.run(
+      "dirty 150%; verify -j; swap; queues; dirty free; selftest invariants", within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let verify = try XCTUnwrap(log.rows("verify").first, log.text)
+    XCTAssertEqual(verify["wrong"] as? Int, 0)
+    XCTAssertGreaterThan(try XCTUnwrap(verify["intact"] as? Int), 40_000)
+  }
+
+  func testTheHistoryEndsAsOnTheHost() throws {
+    let log = try Boot().run("selftest -j paging", within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let row = try XCTUnwrap(log.rows("history").first { $0["name"] as? String == "paging" }, log.text)
+
+    let plan = PagingPlan.standard
+    let host = HostMachine(memory: plan.lent)
+    let size = Int(PagingHistory.workspace(plan).rawValue)
+    let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
+    workspace.initializeMemory(as: UInt8.self, repeating: 0, count: size)
+    defer { workspace.deallocate() }
+    let outcome = try withExtendedLifetime(host) {
+      try PagingHistory.run(
+        plan, on: host.machine, lent: host.machine.directMap.pointer(to: PhysicalAddress(0)),
+        workspace: workspace)
+    }
+    XCTAssertNil(outcome.broken)
+    let sum: Line = "\(hex: outcome.checksum, digits: 16)"
+    XCTAssertEqual(
+      row["checksum"] as? String, sum.withBytes { String(decoding: $0, as: UTF8.self) })
+  }
+}
