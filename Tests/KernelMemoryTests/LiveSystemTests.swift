@@ -1,5 +1,7 @@
 // The floors together: failures, faults, threads and interrupts in one live system.
 
+import ContiguousMemory
+import Paging
 import HostMachine
 import KernelMemory
 import KernelSpace
@@ -178,6 +180,37 @@ final class LiveSystemTests: XCTestCase {
             cache.free(object, type: type)
             kmem.destroy(cache)
           }
+        }
+      ))
+    let (paging, contiguous) = (system.memory.paging, system.memory.contiguous)
+    acts.append(
+      (
+        "pageable",
+        {
+          let count = PageCount(UInt64(600))
+          let object = try paging.createObject(Name("o"), count)
+          do {
+            let address = try paging.map(object, count: count)
+            do { try paging.fault(address, .write) } catch {
+              paging.unmap(address, count)
+              throw error
+            }
+            return {
+              paging.unmap(address, count)
+              paging.destroy(object)
+            }
+          } catch {
+            paging.destroy(object)
+            throw error
+          }
+        }
+      ))
+    acts.append(
+      (
+        "contiguous",
+        {
+          let run = try contiguous.allocContig(ContiguousRequest(PageCount(UInt64(8))))
+          return { contiguous.releaseContig(run) }
         }
       ))
     // What stays once it was needed (tags, descriptors) is there.

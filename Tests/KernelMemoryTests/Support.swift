@@ -36,11 +36,11 @@ final class System: @unchecked Sendable {
 
   init(
     _ host: HostMachine, _ map: [FirmwareRange], occupied: [OccupiedRange] = [], image: [ImageSegment] = [],
-    largestLeaf: LargestLeaf = .mebibytes2, levels: PagingLevels = .four,
+    setAside: SetAside = SetAside(), largestLeaf: LargestLeaf = .mebibytes2, levels: PagingLevels = .four,
     activate: (PhysicalAddress) -> Void = { _ in }
   ) throws {
     self.host = host
-    let bytes = Int(KernelMemory.workspaceSize(ranges: map.count).rawValue)
+    let bytes = Int(KernelMemory.workspaceSize(ranges: map.count + setAside.count).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes + 64, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     // What lies behind the workspace is nobody's to write to.
@@ -49,6 +49,7 @@ final class System: @unchecked Sendable {
     var request = BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: map.count)
     request.largestLeaf = largestLeaf
     request.levels = levels
+    request.setAside = setAside
     do {
       memory = try occupied.withUnsafeBufferPointer { occupied in
         try image.withUnsafeBufferPointer { image in
