@@ -18,6 +18,7 @@ public final class HostMachine: @unchecked Sendable {
   private let upcalls = UnsafeMutablePointer<cp_upcalls>.allocate(capacity: 1)
   let condition = NSCondition()
   let processors: [HostProcessor]
+  let threads = HostThreads()
   private var collected: [FaultReport] = []
   private var ticks: UInt64 = 0
   private var expectsFaults = false
@@ -40,15 +41,11 @@ public final class HostMachine: @unchecked Sendable {
         context: nil,
         report_fault: { HostMachine.from($0).receive($1.load(as: FaultReport.self)) },
         tick: { HostMachine.from($0).currentTick() },
-        shoot_down: { context, address, pages in
-          HostMachine.from(context).forget?(address, pages)
-          // Who listens is told of all pages by the last address.
-          if pages == CP_ALL_PAGES { return cp_invalidate_page(.max) }
-          for page in 0..<pages { cp_invalidate_page(address + page * Page.size) }
-        },
+        shoot_down: { HostMachine.from($0).shootDown(UnsafeBufferPointer(start: $1, count: Int($2))) },
         run_on: { HostMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
         sleep: { HostMachine.from($0).sleep($1, seen: $2, until: $3) },
-        wake: { context, _ in HostMachine.from(context).wakeAll() }))
+        wake: { context, _ in HostMachine.from(context).wakeAll() },
+        start: { HostMachine.from($0).start($1.pointee) }, join: { HostMachine.from($0).join($1) }))
     failures.initialize(to: FailureInjection())
     upcalls.pointee.context = Unmanaged.passUnretained(self).toOpaque()
   }
@@ -120,7 +117,8 @@ public final class HostMachine: @unchecked Sendable {
   /// Told of the pages that every processor must forget, as `cp_upcalls` says it: what a translation buffer in
   /// software needs to hear.
   public var forget: (@Sendable (_ address: UInt64, _ pages: UInt64) -> Void)?
-  /// Whether other threads may wake a sleeper; if not, a sleep without devices ends at once.
+  /// Whether other threads may wake a sleeper; if not, a sleep without devices ends at once, and no thread is
+  /// started for the core.
   public var hasOtherThreads = false
 
   private func sleep(_ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: UInt64) -> cp_wake {
@@ -137,10 +135,12 @@ public final class HostMachine: @unchecked Sendable {
         continue
       }
       guard hasOtherThreads else { return .nobody }
+      // Others may want something of this processor meanwhile, and nothing wakes it for that.
+      processors[Int(cp_processor_index())].poll()
       condition.lock()
       defer { condition.unlock() }
       if changed() { return .woken }
-      if ticks < deadline { condition.wait() }
+      if ticks < deadline { condition.wait(until: Date(timeIntervalSinceNow: 0.001)) }
     }
   }
 

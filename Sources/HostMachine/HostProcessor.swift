@@ -27,8 +27,22 @@ final class HostProcessor: @unchecked Sendable {
 
   init(index: Int) { self.index = index }
 
-  /// Makes the calling thread this processor while `body` runs.
-  func enter<R>(_ body: () throws -> R) rethrows -> R {
+  /// Whether a thread is this processor that keeps translations: it had a hook to be told of those to forget when
+  /// it became the processor. Such a thread must not wait anywhere without interrupt windows.
+  var keepsTranslations: Bool { lock.withLock { isLive && hasBuffer } }
+  private var hasBuffer = false
+
+  /// Makes it somebody's who will enter; false when it is already. Processor 0 is the test's own.
+  func reserve() -> Bool {
+    lock.withLock {
+      guard !isLive, index > 0 else { return false }
+      isLive = true
+      return true
+    }
+  }
+
+  /// Makes the calling thread this processor while `body` runs; `reserved` when it was reserved for it.
+  func enter<R>(reserved: Bool = false, _ body: () throws -> R) rethrows -> R {
     let words = cp_processor()
     let before = words.pointee
     words.pointee.index = UInt32(index)
@@ -37,7 +51,8 @@ final class HostProcessor: @unchecked Sendable {
     // An inner entry, as of a test that switches interrupts on in a thread, leaves the outer one alive.
     let wasLive = lock.withLock {
       defer { isLive = true }
-      return isLive
+      if !isLive || reserved { hasBuffer = words.pointee.invalidate != nil }
+      return isLive && !reserved
     }
     defer {
       carryOut(lock.withLock { takeJobs(stayLive: wasLive) })

@@ -1,7 +1,11 @@
-// The order in which spin locks may be taken: only a lock of a higher rank than any that this processor
-// holds. Ranks are checked where assertions are (tests, and the kernel as built by the Makefile).
+// The order in which locks may be taken: only a lock of a higher rank than any that is held. Ranks below 100 are of
+// spin locks, which a processor holds; those from 100 on of sleeping locks, which a thread holds. A sleeping lock
+// comes before every spin lock: nobody sleeps with a spin lock held. Ranks are checked where assertions are (tests,
+// and the kernel as built by the Makefile).
 
-/// The place of a spin lock in the order. A gap is left between neighbours for the floors to come.
+import CPlatform
+
+/// The place of a lock in the order. A gap is left between neighbours for the floors to come.
 @frozen public struct LockRank: Equatable, Sendable {
   public let rawValue: UInt32
   @inlinable public init(_ rawValue: UInt32) { self.rawValue = rawValue }
@@ -23,4 +27,40 @@
   @inlinable public static var blockDevice: Self { Self(59) }
   @inlinable public static var physicalDomain: Self { Self(60) }
   @inlinable public static var registry: Self { Self(70) }
+  /// Who runs, and who sleeps: of whoever has threads.
+  @inlinable public static var scheduler: Self { Self(80) }
+
+  /// One of a workload's pages, with what it should hold.
+  @inlinable public static var workload: Self { Self(110) }
+
+  /// Whether a thread that waits for it sleeps.
+  public var kind: Kind { rawValue < 100 ? .spin : .sleeping }
+  public enum Kind: UInt8, Sendable { case spin, sleeping }
+
+  /// Calls `body` with each rank and its name, in their order.
+  public static func forEach(_ body: (LockRank, StaticString) -> Void) {
+    body(.pagingMap, "paging map")
+    body(.pagingObject, "paging object")
+    body(.vmemArena, "vmem arena")
+    body(.vmemTags, "vmem tags")
+    body(.pageTables, "page tables")
+    body(.kmemCaches, "kmem caches")
+    body(.kmemDepot, "kmem depot")
+    body(.kmemSlabs, "kmem slabs")
+    body(.pagingSwap, "swap slots")
+    body(.pagingQueues, "page queues")
+    body(.blockDevice, "block device")
+    body(.physicalDomain, "physical domain")
+    body(.registry, "registry")
+    body(.scheduler, "scheduler")
+    body(.workload, "workload")
+  }
+
+  /// Counts a wait for a lock of this rank, where somebody keeps account. Interrupts are off.
+  @usableFromInline func noteWait(_ cycles: UInt64) {
+    guard let waits = cp_processor().pointee.waits, rawValue < CP_LOCK_RANKS else { return }
+    cp_wait_counts(waits)[Int(rawValue)] &+= 1
+    let longest = cp_longest_waits(waits)
+    if cycles > longest[Int(rawValue)] { longest[Int(rawValue)] = cycles }
+  }
 }

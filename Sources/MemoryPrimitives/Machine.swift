@@ -79,14 +79,20 @@ public struct Machine {
 
   /// Makes every processor forget the translations of `pages` pages from `first` on.
   public func shootDown(_ first: VirtualAddress, _ pages: PageCount) {
-    assert(holdsNoSpinLock(), "an upcall with a spin lock held")
-    upcalls.pointee.shoot_down(upcalls.pointee.context, first.rawValue, pages.rawValue)
+    var run = cp_page_run(address: first.rawValue, count: pages.rawValue)
+    shootDown(&run, 1)
   }
 
   /// Makes every processor forget all translations.
   public func shootDownAll() {
+    var all = cp_page_run(address: 0, count: UInt64(CP_ALL_PAGES))
+    shootDown(&all, 1)
+  }
+
+  /// Makes every processor forget `count` runs of pages, with one message to each.
+  func shootDown(_ runs: UnsafePointer<cp_page_run>, _ count: Int) {
     assert(holdsNoSpinLock(), "an upcall with a spin lock held")
-    upcalls.pointee.shoot_down(upcalls.pointee.context, 0, UInt64(CP_ALL_PAGES))
+    upcalls.pointee.shoot_down(upcalls.pointee.context, runs, UInt32(count))
   }
 
   /// Runs `body` on `processor` with interrupts off there, and returns when it has run.
@@ -98,6 +104,27 @@ public struct Machine {
     upcalls.pointee.run_on(upcalls.pointee.context, processor.rawValue, body, argument)
   }
 
+  /// Starts a thread that runs `body`, on one of `processors`, a bit each. Nil when no thread is to be had, on a
+  /// machine without threads always. Who starts a worker joins it.
+  public func start(
+    _ name: StaticString, _ kind: ThreadKind, on processors: UInt64 = .max,
+    _ argument: UnsafeMutableRawPointer?, _ body: @convention(c) (UnsafeMutableRawPointer?) -> Void
+  ) -> ThreadHandle? {
+    assert(holdsNoSpinLock(), "an upcall with a spin lock held")
+    guard let start = upcalls.pointee.start else { return nil }
+    var request = cp_thread_request(
+      name: name.utf8Start, name_length: UInt32(name.utf8CodeUnitCount), is_service: kind == .service,
+      processors: processors, body: body, argument: argument)
+    let handle = start(upcalls.pointee.context, &request)
+    return handle == 0 ? nil : ThreadHandle(rawValue: handle)
+  }
+
+  /// Waits until the body of `thread`, a worker, has returned. Once; afterwards the handle means nothing.
+  public func join(_ thread: ThreadHandle) {
+    assert(holdsNoSpinLock(), "a sleep with a spin lock held")
+    upcalls.pointee.join?(upcalls.pointee.context, thread.rawValue)
+  }
+
   func sleep(_ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: Tick) -> cp_wake {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
     return upcalls.pointee.sleep(upcalls.pointee.context, sequence, seen, deadline.rawValue)
@@ -106,4 +133,19 @@ public struct Machine {
   func wake(_ sequence: UnsafePointer<UInt64>) {
     upcalls.pointee.wake(upcalls.pointee.context, sequence)
   }
+}
+
+/// What a thread is there for.
+@frozen public enum ThreadKind: UInt8, Sendable {
+  /// Does one piece of work and returns; whoever started it joins it.
+  case worker
+  /// Works for others as long as the machine runs. When everybody but services sleeps without a deadline, nobody
+  /// is left to wake them.
+  case service
+}
+
+/// A thread that was started.
+@frozen public struct ThreadHandle: Sendable {
+  public let rawValue: UInt64
+  public init(rawValue: UInt64) { self.rawValue = rawValue }
 }

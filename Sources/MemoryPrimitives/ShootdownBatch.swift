@@ -5,6 +5,8 @@
 // for, as the pages of a run of frames have none. More runs than fit become "all": whoever changes them can't stop
 // in the middle, and forgetting too much is never wrong.
 
+import CPlatform
+
 /// Up to 32 runs of pages to be forgotten: a plain value of whoever changes them.
 public struct ShootdownBatch {
   /// Runs that fit in.
@@ -13,8 +15,7 @@ public struct ShootdownBatch {
   /// Runs that are in.
   public private(set) var count = 0
   private var isAll = false
-  private var firsts: InlineArray<32, UInt64> = .init(repeating: 0)
-  private var lengths: InlineArray<32, UInt64> = .init(repeating: 0)
+  private var runs: InlineArray<32, cp_page_run> = .init(repeating: cp_page_run(address: 0, count: 0))
 
   public init() {}
 
@@ -25,26 +26,27 @@ public struct ShootdownBatch {
   /// Adds the page that holds `address`. Constant.
   public mutating func add(_ address: VirtualAddress) {
     let page = address.page.rawValue
-    if count > 0, firsts[count - 1] &+ lengths[count - 1] &* Page.size == page, page != 0 {
-      lengths[count - 1] += 1
+    if count > 0, runs[count - 1].address &+ runs[count - 1].count &* Page.size == page, page != 0 {
+      runs[count - 1].count += 1
       return
     }
     guard count < Self.capacity else {
       isAll = true
       return
     }
-    firsts[count] = page
-    lengths[count] = 1
+    runs[count] = cp_page_run(address: page, count: 1)
     count += 1
   }
 
-  /// Makes every processor forget the pages, and empties the batch. An upcall for each run. No spin lock may be
-  /// held.
+  /// Makes every processor forget the pages, and empties the batch: one upcall, and none when it is empty. No spin
+  /// lock may be held.
   public mutating func flush(on machine: Machine) {
     if isAll {
       machine.shootDownAll()
-    } else {
-      for i in 0..<count { machine.shootDown(VirtualAddress(firsts[i]), PageCount(lengths[i])) }
+    } else if count > 0 {
+      withUnsafePointer(to: &runs) {
+        machine.shootDown(UnsafeRawPointer($0).assumingMemoryBound(to: cp_page_run.self), count)
+      }
     }
     (count, isAll) = (0, false)
   }

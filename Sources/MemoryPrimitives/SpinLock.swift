@@ -32,6 +32,7 @@ public struct SpinLock: ~Copyable {
   }
 
   @usableFromInline @inline(never) borrowing func spin() {
+    let start = cp_cycles()
     var spins: UInt32 = 0
     repeat {
       while word.load(ordering: .relaxed) != 0 {
@@ -39,26 +40,43 @@ public struct SpinLock: ~Copyable {
         spins &+= 1
       }
     } while !word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
+    rank.noteWait(cp_cycles() &- start)
+  }
+
+  /// Keeps the longest stretch, measured from the outermost lock to its release.
+  @usableFromInline @inline(never) borrowing func noteHeld(_ mine: UnsafeMutablePointer<cp_processor>) {
+    let cycles = cp_cycles() &- mine.pointee.held_since
+    mine.pointee.held_since = 0
+    if cycles > mine.pointee.longest_off { mine.pointee.longest_off = cycles }
+    guard let waits = mine.pointee.waits else { return }
+    let holds = cp_longest_holds(waits)
+    guard cycles > holds[Int(rank.rawValue)] else { return }
+    holds[Int(rank.rawValue)] = cycles
+    cp_hold_sites(waits)[Int(rank.rawValue)] = cp_return_address()
   }
 
   @usableFromInline borrowing func mayTake() -> Bool { cp_processor().pointee.held_rank < rank.rawValue }
 
   /// Always true, so that it can stand in an assertion and cost nothing where those are off.
   @usableFromInline borrowing func noteTaken() -> Bool {
-    covered.store(cp_processor().pointee.held_rank, ordering: .relaxed)
-    cp_processor().pointee.held_rank = rank.rawValue
+    let mine = cp_processor()
+    covered.store(mine.pointee.held_rank, ordering: .relaxed)
+    if mine.pointee.measuring != 0 && mine.pointee.held_rank == 0 { mine.pointee.held_since = cp_cycles() }
+    mine.pointee.held_rank = rank.rawValue
     return true
   }
 
   @usableFromInline borrowing func noteReleased() -> Bool {
-    let held = cp_processor().pointee.held_rank
-    cp_processor().pointee.held_rank = covered.load(ordering: .relaxed)
+    let mine = cp_processor()
+    let held = mine.pointee.held_rank
+    mine.pointee.held_rank = covered.load(ordering: .relaxed)
+    if mine.pointee.held_since != 0 && mine.pointee.held_rank == 0 { noteHeld(mine) }
     return held == rank.rawValue
   }
 }
 
 /// Whether this processor holds no spin lock, so that it may make an upcall or sleep.
-@inlinable public func holdsNoSpinLock() -> Bool { cp_processor().pointee.held_rank == 0 }
+@inlinable public func holdsNoSpinLock() -> Bool { cp_held_rank() == 0 }
 
 /// Runs `body` with interrupts off on this processor: a few dozen instructions, for per-processor state.
 @inline(always) public func withInterruptsOff<R, E>(_ body: () throws(E) -> R) throws(E) -> R {

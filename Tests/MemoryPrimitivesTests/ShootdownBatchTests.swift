@@ -8,6 +8,7 @@ import XCTest
 final class ShootdownBatchTests: XCTestCase {
   final class Messages {
     var sent: [[UInt64]] = []
+    var messages = 0
     let upcalls = UnsafeMutablePointer<cp_upcalls>.allocate(capacity: 1)
 
     init() {
@@ -15,16 +16,22 @@ final class ShootdownBatchTests: XCTestCase {
         to: cp_upcalls(
           context: Unmanaged.passUnretained(self).toOpaque(), report_fault: { _, _ in }, tick: { _ in 0 },
           shoot_down: {
-            Unmanaged<Messages>.fromOpaque($0!).takeUnretainedValue().sent.append([$1 >> 12, $2])
-          }, run_on: { _, _, _, _ in }, sleep: { _, _, _, _ in .nobody }, wake: { _, _ in }))
+            let this = Unmanaged<Messages>.fromOpaque($0!).takeUnretainedValue()
+            this.messages += 1
+            for run in UnsafeBufferPointer(start: $1, count: Int($2)) {
+              this.sent.append([run.address >> 12, run.count])
+            }
+          }, run_on: { _, _, _, _ in }, sleep: { _, _, _, _ in .nobody }, wake: { _, _ in }, start: nil,
+          join: nil))
     }
     deinit { upcalls.deallocate() }
 
     func flush(_ batch: inout ShootdownBatch) -> [[UInt64]] {
-      sent = []
+      (sent, messages) = ([], 0)
       batch.flush(
         on: Machine(directMap: DirectMap(base: 0), processorCount: 1, upcalls: UnsafePointer(upcalls)))
       XCTAssertTrue(batch.isEmpty)
+      XCTAssertEqual(messages, sent.isEmpty ? 0 : 1)
       return sent
     }
   }

@@ -24,6 +24,21 @@
 // ---------------------------------------------------------------------------------------------
 // The words of one processor
 
+enum { CP_LOCK_RANKS = 128 };
+
+/// How often a processor had to wait for locks of each rank, and the most cycles that it waited.
+struct cp_lock_waits {
+  uint64_t count[CP_LOCK_RANKS];
+  uint64_t longest[CP_LOCK_RANKS];
+  uint64_t longest_hold[CP_LOCK_RANKS];  // while `measuring`
+  uint64_t hold_site[CP_LOCK_RANKS];     // where that ended
+};
+
+CP_INLINE uint64_t *cp_wait_counts(struct cp_lock_waits *waits) { return waits->count; }
+CP_INLINE uint64_t *cp_longest_waits(struct cp_lock_waits *waits) { return waits->longest; }
+CP_INLINE uint64_t *cp_longest_holds(struct cp_lock_waits *waits) { return waits->longest_hold; }
+CP_INLINE uint64_t *cp_hold_sites(struct cp_lock_waits *waits) { return waits->hold_site; }
+
 /// What code may touch without a lock because only one processor can reach it.
 struct cp_processor {
   struct cp_processor *self;       // 0: gs:0 gives the address of the block
@@ -31,6 +46,12 @@ struct cp_processor {
   uint32_t held_rank;              // 12: rank of the innermost spin lock held, 0 for none
   uint32_t interrupts_off;         // 16: host only: the simulated interrupt flag, 1 is off
   uint32_t handling;               // 20: host only: a simulated interrupt handler is running
+  void *_Nullable thread;          // 24: kernel only: who runs here
+  struct cp_lock_waits *_Nullable waits;  // 32: where waits for locks are counted, if anywhere
+  uint32_t held_sleeping;          // 40: rank of the innermost sleeping lock that the thread here holds
+  uint32_t measuring;              // 44: whether stretches with a spin lock held are measured
+  uint64_t held_since;             // 48: cycles when the outermost spin lock was taken, 0 when not measured
+  uint64_t longest_off;            // 56: the most cycles that interrupts were off, as far as that is measured
   /// Host only: called when interrupts are switched on again; null when nothing is pending.
   void (*_Nullable pending)(void *_Nullable context);
   void *_Nullable pending_context;
@@ -41,6 +62,7 @@ struct cp_processor {
 
 _Static_assert(offsetof(struct cp_processor, index) == 8, "gs:8");
 _Static_assert(offsetof(struct cp_processor, held_rank) == 12, "gs:12");
+_Static_assert(offsetof(struct cp_processor, thread) == 24, "gs:24");
 
 #if __STDC_HOSTED__
 
@@ -48,6 +70,9 @@ extern _Thread_local struct cp_processor cp_this_processor __attribute__((tls_mo
 
 CP_INLINE struct cp_processor *cp_processor(void) { return &cp_this_processor; }
 CP_INLINE uint32_t cp_processor_index(void) { return cp_this_processor.index; }
+
+/// Rank of the innermost spin lock that this thread holds, 0 for none.
+CP_INLINE uint32_t cp_held_rank(void) { return cp_this_processor.held_rank; }
 
 /// Switches interrupts off on this processor and returns what `cp_interrupts_restore` needs.
 CP_INLINE uint64_t cp_interrupts_disable(void) {
@@ -96,6 +121,20 @@ CP_INLINE uint32_t cp_processor_index(void) {
   uint32_t index;
   __asm__ volatile("movl %%gs:8, %0" : "=r"(index));
   return index;
+}
+
+// One instruction, as a thread that holds no lock may be moved to another processor behind any.
+CP_INLINE uint32_t cp_held_rank(void) {
+  uint32_t rank;
+  __asm__ volatile("movl %%gs:12, %0" : "=r"(rank));
+  return rank;
+}
+
+/// The thread that runs here: itself, wherever it is moved.
+CP_INLINE void *_Nullable cp_current_thread(void) {
+  void *thread;
+  __asm__ volatile("movq %%gs:24, %0" : "=r"(thread));
+  return thread;
 }
 
 CP_INLINE uint64_t cp_interrupts_disable(void) {
@@ -172,6 +211,25 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_setting : uint8_t {
 /// Every page that there is.
 static const uint64_t CP_ALL_PAGES = 1ull << 52;
 
+/// Pages whose translations are to be forgotten: `count` from `address` on, or CP_ALL_PAGES.
+struct cp_page_run {
+  uint64_t address;
+  uint64_t count;
+};
+
+/// A thread to be started.
+struct cp_thread_request {
+  const uint8_t *name;  // static
+  uint32_t name_length;
+  /// It works for others and waits for work for as long as the machine runs: nobody has to wake it, and nobody
+  /// joins it.
+  bool is_service;
+  /// Processors that it may run on, a bit each.
+  uint64_t processors;
+  void (*body)(void *_Nullable argument);
+  void *_Nullable argument;
+};
+
 // ---------------------------------------------------------------------------------------------
 // Block devices
 
@@ -199,6 +257,54 @@ struct cp_block_request {
 
 CP_INLINE uint32_t *cp_block_frames(struct cp_block_request *request) { return request->frames; }
 
+// ---------------------------------------------------------------------------------------------
+// What an executive tells of itself
+
+typedef enum __attribute__((enum_extensibility(closed))) cp_thread_state : uint8_t {
+  cp_thread_state_ready,
+  cp_thread_state_running,
+  cp_thread_state_sleeping,
+  cp_thread_state_ended,
+} cp_thread_state;
+
+struct cp_thread_row {
+  uint32_t number;
+  uint32_t processor;    // where it runs, or ran last
+  cp_thread_state state;
+  bool is_service;
+  bool is_idle;
+  uint8_t name_length;
+  uint8_t name[32];
+  uint64_t stack_used;   // bytes that were ever in use
+  uint64_t stack_size;
+  uint64_t runs;         // how often it had its turn
+  uint64_t cycles;       // in all turns that have ended
+  uint64_t deadline;     // tick until which it sleeps, all ones for none
+};
+
+struct cp_processor_row {
+  uint32_t identity;     // of its local APIC
+  uint32_t held_rank;    // of the innermost spin lock that it holds at this moment, or 0
+  uint8_t name_length;   // of the thread that runs there
+  uint8_t name[32];
+  uint64_t switches;
+  uint64_t interrupts;
+  uint64_t idle_cycles;
+  uint64_t longest_off;  // most cycles with interrupts off that were seen, while that is measured
+  uint64_t left_out;     // processors that did not come up, the same on each row
+};
+
+/// Waits for locks of one rank, on all processors.
+struct cp_lock_row {
+  uint64_t waits;
+  uint64_t longest_wait;
+  uint64_t longest_hold;  // while that is measured
+  uint64_t hold_site;     // the code that ended it
+};
+
+CP_INLINE uint8_t *cp_thread_name(struct cp_thread_row *row) { return row->name; }
+CP_INLINE uint8_t *cp_processor_name(struct cp_processor_row *row) { return row->name; }
+
 /// What the executive, or a host process in its place, does for the core. `context` comes first in
 /// every call. None is made with a spin lock held, except `report_fault` on the way to a stop.
 struct cp_upcalls {
@@ -206,15 +312,18 @@ struct cp_upcalls {
   /// Takes a `FaultReport` (floor 1). Returns only where a test is to see what happens next.
   void (*report_fault)(void *_Nullable context, const void *report);
   uint64_t (*tick)(void *_Nullable context);
-  /// Makes every processor forget `pages` pages from `address` on, or all for CP_ALL_PAGES from 0 on; returns
-  /// when all have.
-  void (*shoot_down)(void *_Nullable context, uint64_t address, uint64_t pages);
+  /// Makes every processor forget `count` runs of pages; returns when all have.
+  void (*shoot_down)(void *_Nullable context, const struct cp_page_run *runs, uint32_t count);
   /// Runs `body` on another processor, or on this one, with interrupts off; returns when it has run.
   void (*run_on)(void *_Nullable context, uint32_t processor, void (*body)(void *), void *argument);
   /// Sleeps until `*sequence` differs from `seen` or the tick reaches `deadline`.
   cp_wake (*sleep)(void *_Nullable context, const uint64_t *sequence, uint64_t seen, uint64_t deadline);
-  /// Wakes who sleeps on `sequence`, which has changed.
+  /// Wakes who sleeps on `sequence`, which has changed. May be called by interrupt handlers.
   void (*wake)(void *_Nullable context, const uint64_t *sequence);
+  /// Starts a thread and answers what to call it by, or 0 when no thread is to be had.
+  uint64_t (*_Nullable start)(void *_Nullable context, const struct cp_thread_request *request);
+  /// Waits until the body of a thread has returned. Once for each thread that is no service.
+  void (*_Nullable join)(void *_Nullable context, uint64_t thread);
 };
 
 #pragma clang assume_nonnull end

@@ -89,9 +89,9 @@ struct PagingMachine {
         machine.pointee.ticks += 1
         return machine.pointee.ticks
       },
-      shoot_down: { context, address, pages in
+      shoot_down: { context, runs, count in
         let machine = PagingMachine.from(context)
-        machine.pointee.buffer.forget(address, pages)
+        for i in 0..<Int(count) { machine.pointee.buffer.forget(runs[i].address, runs[i].count) }
         PagingMachine.mayInterrupt(machine)
       },
       run_on: { _, _, body, argument in withInterruptsOff { body(argument) } },
@@ -107,6 +107,6 @@ struct PagingMachine {
           if machine.pointee.ticks >= deadline { return .deadline }
         }
       },
-      wake: { _, _ in })
+      wake: { _, _ in }, start: nil, join: nil)
   }
 }

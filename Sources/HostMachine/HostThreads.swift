@@ -1,0 +1,80 @@
+// Threads of the simulated machine: each is a processor of its own while it runs, which is what a thread that is
+// never preempted looks like to the core. There are as many as the machine has processors to spare.
+
+import CPlatform
+import Foundation
+import MemoryPrimitives
+
+/// The threads that were started and not joined yet.
+final class HostThreads: @unchecked Sendable {
+  private let lock = NSLock()
+  private var ends: [UInt64: DispatchSemaphore] = [:]
+  private var started: UInt64 = 0
+
+  func add() -> (handle: UInt64, end: DispatchSemaphore) {
+    lock.withLock {
+      started += 1
+      let end = DispatchSemaphore(value: 0)
+      ends[started] = end
+      return (started, end)
+    }
+  }
+
+  func take(_ handle: UInt64) -> DispatchSemaphore? { lock.withLock { ends.removeValue(forKey: handle) } }
+}
+
+extension HostMachine {
+  /// Starts a thread on the first processor among those it may run on that nobody is; 0 when there is none.
+  func start(_ request: cp_thread_request) -> UInt64 {
+    guard hasOtherThreads,
+      let processor = processors.first(where: {
+        $0.index < 64 && request.processors >> UInt64($0.index) & 1 != 0 && $0.reserve()
+      })
+    else { return 0 }
+    let (handle, end) = threads.add()
+    let body = request.body
+    let argument = request.argument.map { UInt(bitPattern: $0) } ?? 0
+    let thread = Thread {
+      processor.enter(reserved: true) { body(UnsafeMutableRawPointer(bitPattern: argument)) }
+      end.signal()
+    }
+    thread.stackSize = 8 << 20
+    thread.start()
+    return handle
+  }
+
+  /// Waits until a thread has returned, at interrupt windows of its own meanwhile.
+  func join(_ handle: UInt64) {
+    guard let end = threads.take(handle) else {
+      fatalError("a thread that was not started, or is joined twice")
+    }
+    let me = processors[Int(cp_processor_index())]
+    while end.wait(timeout: .now() + .milliseconds(1)) == .timedOut { me.poll() }
+  }
+
+  /// Makes every processor that keeps translations forget the pages.
+  func shootDown(_ runs: UnsafeBufferPointer<cp_page_run>) {
+    if let forget { for run in runs { forget(run.address, run.count) } }
+    Self.invalidate(runs)
+    let me = Int(cp_processor_index())
+    for processor in processors where processor.index != me && processor.keepsTranslations {
+      var list = runs
+      withUnsafeMutablePointer(to: &list) {
+        processor.post(
+          { HostMachine.invalidate($0.load(as: UnsafeBufferPointer<cp_page_run>.self)) }, $0,
+          from: processors[me])
+      }
+    }
+  }
+
+  /// Tells who listens on this thread; of all pages by the last address.
+  private static func invalidate(_ runs: UnsafeBufferPointer<cp_page_run>) {
+    for run in runs {
+      if run.count == CP_ALL_PAGES {
+        cp_invalidate_page(.max)
+      } else {
+        for page in 0..<run.count { cp_invalidate_page(run.address &+ page &* Page.size) }
+      }
+    }
+  }
+}
