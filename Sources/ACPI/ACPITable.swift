@@ -1,0 +1,65 @@
+// What every table has: a signature of four letters, a length, a checksum (ACPI 6.5, 5.2.6).
+
+import MemoryPrimitives
+
+/// The four letters that a table starts with.
+public struct TableSignature: Equatable, Sendable {
+  /// The letters as they lie in memory, the first one lowest.
+  public let rawValue: UInt32
+
+  /// The signature that `letters` spells; four of them, in ASCII.
+  public init(_ letters: StaticString) {
+    precondition(letters.utf8CodeUnitCount == 4, "a signature has four letters")
+    rawValue = UnsafeRawPointer(letters.utf8Start).loadUnaligned(as: UInt32.self)
+  }
+
+  init(at address: PhysicalAddress, in memory: PhysicalReach) throws(ACPIError) {
+    guard let letters = try memory.bytes(at: address, count: 4).load(at: 0, as: UInt32.self) else {
+      throw .outOfReach
+    }
+    rawValue = letters
+  }
+
+  /// The list of tables with addresses of 32 bits.
+  public static var rsdt: Self { Self("RSDT") }
+  /// The list of tables with addresses of 64 bits.
+  public static var xsdt: Self { Self("XSDT") }
+  /// Interrupt controllers and processors.
+  public static var madt: Self { Self("APIC") }
+}
+
+/// A table that was found sound: a possible length, all of it within reach, the right sum.
+public struct ACPITable {
+  public let signature: TableSignature
+  public let address: PhysicalAddress
+  let bytes: PhysicalBytes
+
+  /// Bytes of the header that all tables share.
+  static var headerSize: Int { 36 }
+  /// More than any table has; keeps a damaged length from a long walk through memory and devices.
+  static var longest: Int { 16 << 20 }
+
+  /// The table at `address`, which must bear `signature`.
+  init(
+    _ signature: TableSignature, at address: PhysicalAddress, in memory: PhysicalReach
+  ) throws(ACPIError) {
+    guard try TableSignature(at: address, in: memory) == signature else { throw .badSignature }
+    let header = try memory.bytes(at: address, count: Self.headerSize)
+    guard let length = header.load(at: 4, as: UInt32.self), length >= Self.headerSize, length <= Self.longest
+    else { throw .badLength }
+    bytes = try memory.bytes(at: address, count: Int(length))
+    guard bytes.sum == 0 else { throw .badChecksum }
+    self.signature = signature
+    self.address = address
+  }
+
+  /// Bytes of the table, its header included.
+  public var length: ByteCount { ByteCount(bytes.count) }
+
+  /// The value at `offset` from the start of the header, at whatever alignment; nil where it would not end
+  /// within the table.
+  public func load<T: BitwiseCopyable>(at offset: ByteCount, as type: T.Type) -> T? {
+    guard offset <= length else { return nil }
+    return bytes.load(at: Int(offset.rawValue), as: type)
+  }
+}

@@ -1,0 +1,169 @@
+// The processors that the firmware names: the Multiple APIC Description Table.
+//
+// ACPI 6.5, 5.2.12. Behind the header follow the physical address of the local interrupt controllers (32
+// bits, at 36), flags, and from 44 on entries of (type, length, contents). Three kinds matter here:
+//   0  local APIC (5.2.12.2): identity of 8 bits at 3, flags at 4
+//   5  local APIC address override (5.2.12.8): 64 bits at 4, instead of those in the head
+//   9  local x2APIC (5.2.12.12): identity of 32 bits at 4, flags at 8
+// All others are passed over; a later revision may add to the end of an entry, so longer ones are fine.
+//
+// A processor may be named by both kinds, and firmware that fills up a table of fixed size names absent ones
+// with whatever identity: so each identity counts once, with the best that is said of it. That is why the
+// visits go by state, and in the order of the table within one (the boot processor first, 5.2.12.1).
+//
+// Cost: three passes, and for identities from 256 on one more for each of them.
+
+import MemoryPrimitives
+
+/// The number by which interrupts find a processor: its local APIC's.
+public struct APICIdentity: Equatable, Sendable {
+  public let rawValue: UInt32
+  public init(_ rawValue: UInt32) { self.rawValue = rawValue }
+
+  /// What it takes to send an interrupt there.
+  public enum Addressing: UInt8, Sendable {
+    /// The 8 bits of an xAPIC.
+    case xAPIC
+    /// The registers of an x2APIC: out of reach for an xAPIC, to which 255 means all processors.
+    case x2APIC
+  }
+  public var addressing: Addressing { rawValue < 255 ? .xAPIC : .x2APIC }
+}
+
+/// A processor as the firmware tells it.
+public struct LocalProcessor: Equatable, Sendable {
+  public enum State: UInt8, CaseIterable, Sendable {
+    /// There, and ready to be started.
+    case enabled
+    /// Not there now; may come while the system runs.
+    case onlineCapable
+    /// Not usable.
+    case disabled
+  }
+  public let identity: APICIdentity
+  public let state: State
+}
+
+/// The interrupt controllers and processors of the machine.
+public struct MADT {
+  /// Physical address of the local interrupt controllers' registers.
+  public let localController: PhysicalAddress
+  /// `malformedEntry` when such a one ended the walk: what stands before it is told, what follows is lost.
+  public let flaw: ACPIError?
+  private let bytes: PhysicalBytes
+
+  /// Sixteen thousand processors. Keeps the passes over one that is damaged short.
+  private static var longest: Int { 256 << 10 }
+
+  public init(_ tables: ACPITables) throws(ACPIError) {
+    bytes = try tables.find(.madt).bytes
+    guard bytes.count >= Entry.first, bytes.count <= Self.longest,
+      let controller = bytes.load(at: 36, as: UInt32.self)
+    else { throw .badLength }
+    var address = UInt64(controller)
+    var offset = Entry.first
+    while let entry = Entry(at: offset, of: bytes) {
+      if entry.type == .addressOverride, let override = bytes.load(at: offset + 4, as: UInt64.self) {
+        address = override
+      }
+      offset += entry.length
+    }
+    localController = PhysicalAddress(address)
+    flaw = offset == bytes.count ? nil : .malformedEntry
+  }
+
+  /// Calls `body` with every processor: those that are enabled, then the others. Look at `flaw` to know
+  /// whether these are all.
+  public func forEachProcessor<E>(_ body: (LocalProcessor) throws(E) -> Void) throws(E) {
+    var met = Met()
+    try visit(.enabled, &met, body)
+    try visit(.onlineCapable, &met, body)
+    try visit(.disabled, &met, body)
+  }
+
+  // MARK: The walk
+
+  private struct Entry {
+    enum Kind { case local, addressOverride, local2, other }
+    let type: Kind
+    let length: Int
+
+    /// Offset of the first one.
+    static var first: Int { 44 }
+
+    /// The entry at `offset`; nil where there is none, or it is malformed.
+    init?(at offset: Int, of bytes: PhysicalBytes) {
+      guard let type = bytes.load(at: offset, as: UInt8.self),
+        let length = bytes.load(at: offset + 1, as: UInt8.self)
+      else { return nil }
+      let least: UInt8
+      switch type {
+      case 0: (self.type, least) = (.local, 8)
+      case 5: (self.type, least) = (.addressOverride, 12)
+      case 9: (self.type, least) = (.local2, 16)
+      default: (self.type, least) = (.other, 2)
+      }
+      self.length = Int(length)
+      guard length >= least, self.length <= bytes.count - offset else { return nil }
+    }
+  }
+
+  /// Identities below 256 that were told. Larger ones are looked up in the table itself.
+  private struct Met {
+    private var words: InlineArray<4, UInt64> = .init(repeating: 0)
+
+    /// Whether `identity` is new; nil for one that does not fit.
+    mutating func insert(_ identity: APICIdentity) -> Bool? {
+      guard identity.rawValue < 256 else { return nil }
+      let (word, bit) = (Int(identity.rawValue >> 6), UInt64(1) << UInt64(identity.rawValue & 63))
+      guard words[word] & bit == 0 else { return false }
+      words[word] |= bit
+      return true
+    }
+  }
+
+  private func visit<E>(
+    _ state: LocalProcessor.State, _ met: inout Met, _ body: (LocalProcessor) throws(E) -> Void
+  ) throws(E) {
+    var offset = Entry.first
+    while let entry = Entry(at: offset, of: bytes) {
+      if let processor = processor(entry, at: offset), processor.state == state,
+        met.insert(processor.identity) ?? isBest(processor, at: offset)
+      {
+        try body(processor)
+      }
+      offset += entry.length
+    }
+  }
+
+  /// Whether nothing better is said of the processor that the entry at `place` names, nor the same earlier.
+  private func isBest(_ processor: LocalProcessor, at place: Int) -> Bool {
+    var offset = Entry.first
+    while let entry = Entry(at: offset, of: bytes) {
+      if let other = self.processor(entry, at: offset), other.identity == processor.identity {
+        let (theirs, ours) = (other.state.rawValue, processor.state.rawValue)
+        if theirs < ours || theirs == ours && offset < place { return false }
+      }
+      offset += entry.length
+    }
+    return true
+  }
+
+  /// The processor that an entry names; nil if it is about something else.
+  private func processor(_ entry: Entry, at offset: Int) -> LocalProcessor? {
+    let (identity, flags): (UInt32?, UInt32?)
+    switch entry.type {
+    case .local:
+      identity = bytes.load(at: offset + 3, as: UInt8.self).map { UInt32($0) }
+      flags = bytes.load(at: offset + 4, as: UInt32.self)
+    case .local2:
+      identity = bytes.load(at: offset + 4, as: UInt32.self)
+      flags = bytes.load(at: offset + 8, as: UInt32.self)
+    case .addressOverride, .other: return nil
+    }
+    guard let identity, let flags else { return nil }
+    // Bit 0: enabled. Bit 1: may come later, and means nothing beside bit 0.
+    let state: LocalProcessor.State = flags & 1 != 0 ? .enabled : flags & 2 != 0 ? .onlineCapable : .disabled
+    return LocalProcessor(identity: APICIdentity(identity), state: state)
+  }
+}
