@@ -190,7 +190,7 @@ extension PageTables {
 
   // MARK: The check
 
-  /// Which law is broken, or nil. One pass over all entries; counts are exact when nothing runs.
+  /// Which law is broken, or nil. One pass over all entries, while nothing runs: a table takes too long for the lock.
   public func checkInvariants() -> StaticString? {
     var sums = Sums()
     if let broken = check(state.pointee.levels, 0, &sums) { return broken }
@@ -207,7 +207,7 @@ extension PageTables {
   }
 
   private func check(_ level: Int, _ address: UInt64, _ sums: inout Sums) -> StaticString? {
-    let (broken, children) = withTree { $0.check(level, address, &sums) }
+    let (broken, children) = state.pointee.tree.quiet.pointee.check(level, address, &sums)
     if let broken { return broken }
     for i in 0..<512 where children[i / 64] >> UInt64(i % 64) & 1 != 0 {
       if let broken = check(level - 1, withTree { $0.address(address, level, i) }, &sums) { return broken }
@@ -225,14 +225,15 @@ struct Sums {
 
 extension TableTree {
   /// The first run at or above `from` in the lowest table for it, and where to look next; no run when
-  /// the rest of that table has none.
+  /// the rest of that table has none, or 256 entries have none: the lock is held.
   func nextRun(from: UInt64) -> (MappedRun?, UInt64?) {
     let path = descend(from)
     let level = path.level
     let span = Self.span(level)
     var i = Self.index(from, level)
     var base = from & ~(1 << Self.shift(level) - 1)
-    while i < 512 {
+    let end = min(512, i + 256)
+    while i < end {
       let slot = path[level] + (i - Self.index(from, level))
       let entry = slot.entry
       if entry.isTable(at: level) { return (nil, base) }
@@ -243,7 +244,7 @@ extension TableTree {
           level: TableLevel(level), protection: entry.protection, attribute: entry.attribute(at: level))
         let step = UInt64(1) << Self.shift(level)
         var n = 1
-        while i + n < 512, (slot + n).entry.meaning == entry.meaning + UInt64(n) * step { n += 1 }
+        while i + n < end, (slot + n).entry.meaning == entry.meaning + UInt64(n) * step { n += 1 }
         run.count = PageCount(UInt64(n) * span)
         return (run, canonical(behind: base, UInt64(n) * span))
       }

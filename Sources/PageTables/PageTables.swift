@@ -37,7 +37,7 @@
 // is not mapped, is one range. So the tables are also the record of what was mapped together and what
 // for, and `unmapRange` tells a wrong size or a foreign address before anything was changed.
 //
-// LOCKS. Rank `pageTables`. A step is bounded by one table: at most 512 entries checked and written,
+// LOCKS. Rank `pageTables`. A step is bounded by half a table: at most 256 entries checked and written,
 // some 8 000 instructions; long ranges are many steps. A range belongs to its caller: two callers that
 // work on the same range are a bug, which is reported where it is seen, and the tables stay whole.
 // Every operation but those on prepared places must be called with no spin lock held, as it fetches frames

@@ -238,7 +238,7 @@ extension TableTree {
       let some = min(span - (address >> Page.shift) % span, pages)
       return (some, path.slot.entry.isPresent ? some : 0, 0)
     }
-    let some = min(UInt64(512 - Self.index(address, 1)), pages)
+    let some = min(UInt64(Self.toEnd(Self.index(address, 1))), pages)
     var (mapped, prepared): (UInt64, UInt64) = (0, 0)
     for i in 0..<Int(some) {
       let entry = (path.slot + i).entry

@@ -151,6 +151,9 @@ struct TableTree {
 
   // MARK: Filling
 
+  /// Entries from `index` on that one step looks at: half a table at most, as the lock is held.
+  static func toEnd(_ index: Int) -> Int { min(512 - index, 256) }
+
   /// Whether the pages from `address` on are vacant, as far as one table tells.
   func checkVacant(_ address: UInt64, _ pages: UInt64, for filling: Filling) -> Step {
     let path = descend(address)
@@ -161,7 +164,7 @@ struct TableTree {
       let rest = Self.span(level) - (address >> Page.shift) % Self.span(level)
       return .done(min(rest, pages))
     }
-    let count = min(UInt64(512 - first), pages)
+    let count = min(UInt64(Self.toEnd(first)), pages)
     for i in 0..<Int(count) where !Self.isVacant((path.slot + i).entry, for: filling) {
       return .conflict(UInt64(i))
     }
@@ -172,7 +175,7 @@ struct TableTree {
   func checkMarked(_ address: UInt64, _ pages: UInt64) -> Step {
     let path = descend(address)
     guard path.level == 1 else { return .conflict(0) }
-    let count = min(UInt64(512 - Self.index(address, 1)), pages)
+    let count = min(UInt64(Self.toEnd(Self.index(address, 1))), pages)
     for i in 0..<Int(count) where (path.slot + i).entry != .preparedMark { return .conflict(UInt64(i)) }
     return .done(count)
   }
@@ -206,7 +209,7 @@ struct TableTree {
     let missing = found - level
     let span = Self.span(level)
     let first = Self.index(address, level)
-    var count = min(512 - first, Int(truncatingIfNeeded: min(pages / span, 512)))
+    var count = min(Self.toEnd(first), Int(truncatingIfNeeded: min(pages / span, 512)))
 
     var spare = 0
     if case .run(_, _, _, .divisible, _) = filling, level > 1 {
@@ -296,7 +299,7 @@ struct TableTree {
       return .done(0)
     }
     let first = Self.index(address, level)
-    let count = min(512 - first, Int(truncatingIfNeeded: min(pages / span, 512)))
+    let count = min(Self.toEnd(first), Int(truncatingIfNeeded: min(pages / span, 512)))
     var ready = 1
     while ready < count {
       let entry = (path.slot + ready).entry
@@ -326,7 +329,7 @@ struct TableTree {
     let level = path.level
     let span = Self.span(level)
     let first = Self.index(address, level)
-    let most = min(512 - first, Int(truncatingIfNeeded: min(pages / span, 512)))
+    let most = min(Self.toEnd(first), Int(truncatingIfNeeded: min(pages / span, 512)))
     var count = 0
     var gone = 0
     while count < most {
@@ -361,7 +364,7 @@ struct TableTree {
     let span = Self.span(level)
     let first = Self.index(address, level)
     var pages: UInt64 = 0
-    for i in 0..<(512 - first) {
+    for i in 0..<Self.toEnd(first) {
       let entry = (path.slot + i).entry
       if entry.isTable(at: level) { return (pages, false) }
       let isOther = entry.isPrepared || entry.tag != .none && !(isFirst && i == 0)
@@ -449,7 +452,7 @@ struct TableTree {
     let level = path.level
     let span = Self.span(level)
     var covered: UInt64 = 0
-    for i in 0..<(512 - Self.index(address, level)) {
+    for i in 0..<Self.toEnd(Self.index(address, level)) {
       let entry = (path.slot + i).entry
       guard entry.isLeaf(at: level) else {
         if covered == 0 || level == 1 { return .conflict(covered) }
@@ -467,7 +470,7 @@ struct TableTree {
     let level = path.level
     let span = Self.span(level)
     var count = 0
-    let most = min(512 - Self.index(address, level), Int(truncatingIfNeeded: min(pages / span, 512)))
+    let most = min(Self.toEnd(Self.index(address, level)), Int(truncatingIfNeeded: min(pages / span, 512)))
     // Neighbours mostly say the same, so their new bits are worked out once.
     let same = ~(PageTableEntry.Bit.kept | (PageTableEntry.Bit.address & ~(1 << Self.shift(level) - 1)))
     var (before, after): (UInt64, UInt64) = (0, 0)

@@ -230,21 +230,21 @@ extension PhysicalMemory {
       isKnown
       && UInt64(core.pointee.isolations[isolation.slot].captured) == run.count.rawValue
     if isWhole {
-      core.pointee.isolations[isolation.slot] = IsolatedRun()
-      core.pointee.watchers -= 1
+      // The isolation stands until the frames are marked: another of the same run would take them for its own.
+      core.pointee.isolations[isolation.slot].captures = .off
       state.pointee.events.pointee.runs.add()
     }
     unlock(interrupts)
     if !isKnown { refuse(isolation) }
     guard isWhole else { return nil }
-    // The frames are the caller's by now.
     for i in 0..<UInt32(run.count.rawValue) { recordUnchecked(run.first.rawValue + i).claims = .wiredOnce }
+    close(isolation)
     return run
   }
 
   /// Gives everything captured back and ends the isolation. Like a free of it.
   public func abandon(_ isolation: Isolation) {
-    var interrupts = lock()
+    let interrupts = lock()
     let isKnown = stands(isolation) && core.pointee.isolations[isolation.slot].captures == .on
     if isKnown { core.pointee.isolations[isolation.slot].captures = .off }
     unlock(interrupts)
@@ -263,7 +263,11 @@ extension PhysicalMemory {
       if at < partEnd { release(at, partEnd) }
       at = partEnd
     }
-    interrupts = lock()
+    close(isolation)
+  }
+
+  private func close(_ isolation: Isolation) {
+    let interrupts = lock()
     core.pointee.isolations[isolation.slot] = IsolatedRun()
     core.pointee.watchers -= 1
     unlock(interrupts)

@@ -197,7 +197,7 @@ extension PhysicalMemory {
       var found: (UInt32, Int)?
       let interrupts = lock()
       var steps = 0
-      while at < top && steps < 200 {
+      while at < top && steps < 100 {
         steps += 1
         guard let section = section(at) else {
           let entry = sectionEntry(Int(at >> Section.frameShift))

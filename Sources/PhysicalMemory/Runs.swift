@@ -172,7 +172,7 @@ extension PhysicalMemory {
     while at > low {
       steps += 1
       counted += 1
-      if steps > 200 && at == end {
+      if steps > 32 && at == end {
         unlock(interrupts)
         interrupts = lock()
         steps = 0

@@ -206,6 +206,36 @@ final class IsolationTests: XCTestCase {
     system.check()
   }
 
+  /// Two processors have chosen the same run: whoever comes second, at whatever moment, gets none of its frames.
+  func testAnotherWhoIsolatesTheSameRunMeanwhileGetsNothing() throws {
+    let system = try open([(256, 900)])
+    let memory = system.memory!
+    let whole = run(512, 64)
+    var moment = 0
+    var moments = 0
+    repeat {
+      let isolation = try memory.isolate(whole, level: .normal)
+      moments = 0
+      var finished: FrameRun?
+      system.host.withInterrupts(
+        seed: 0, oneIn: 1,
+        handler: {
+          if moments == moment, let other = try? memory.isolate(whole, level: .normal) {
+            XCTAssertEqual(memory.capturedCount(other), .zero)
+            XCTAssertNil(memory.finish(other))
+            memory.abandon(other)
+          }
+          moments += 1
+        }, { finished = memory.finish(isolation) })
+      XCTAssertEqual(finished, whole)
+      XCTAssertEqual(memory.count(.contiguous), whole.count, "moment \(moment)")
+      memory.free(whole)
+      system.check()
+      moment += 1
+    } while moment < moments
+    XCTAssertGreaterThan(moment, 1)
+  }
+
   func testAGibibyteThatNobodyTouchedYet() throws {
     let system = try open([(256, 3 << 18)])
     let memory = system.memory!
