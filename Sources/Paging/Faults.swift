@@ -151,14 +151,28 @@ extension Paging {
   func allocatePage() throws(PagingError) -> FrameNumber {
     if machine.failsHere(.paging) { throw .noMemory }
     if physical.freeCount.rawValue < state.pointee.marks.pointee.wake.value { runDaemon() }
+    var isLast = false
     while true {
       var frame = FrameNumber.none
       let count = withUnsafeMutablePointer(to: &frame) {
         physical.allocate(pages: UnsafeMutableBufferPointer(start: $0, count: 1))
       }
       if count == 1 { return frame }
-      guard makeRoom() == .some else { throw .noMemory }
+      if isLast { throw .noMemory }
+      if makeRoom() == .none && !laundryEnded() {
+        // Others may have freed something since.
+        isLast = true
+      }
     }
+  }
+
+  /// Waits until a run of the laundry has ended that others began; false when there is none.
+  private func laundryEnded() -> Bool {
+    state.pointee.starved.add(1, ordering: .sequentiallyConsistent)
+    defer { state.pointee.starved.subtract(1, ordering: .sequentiallyConsistent) }
+    let ticket = state.pointee.laundered.ticket()
+    guard state.pointee.launderers.load(ordering: .sequentiallyConsistent) > 0 else { return false }
+    return state.pointee.laundered.sleep(ticket, on: machine)
   }
 
   /// Brings in a page that the slot said was absent, unless the slot says something else by now.

@@ -99,6 +99,13 @@ extension Paging {
 
   /// Launders the pages that `next` gives one by one: shared by this caller and in no queue.
   func launder(_ sparing: Sparing, _ next: () -> FrameNumber?) -> LaunderOutcome {
+    state.pointee.launderers.add(1, ordering: .sequentiallyConsistent)
+    defer {
+      state.pointee.launderers.subtract(1, ordering: .sequentiallyConsistent)
+      if state.pointee.starved.load(ordering: .sequentiallyConsistent) > 0 {
+        state.pointee.laundered.wake(on: machine)
+      }
+    }
     var outcome = LaunderOutcome()
     var writings: InlineArray<4, Writing> = .init(repeating: Writing())
     var (first, underWay) = (0, 0)

@@ -163,10 +163,11 @@ extension Paging {
     let object = object(of: record, &last)
     var (address, isWritable) = (UInt64(0), false)
     let interrupts = object.lock()
-    forEachAddress(of: record.index, object) { place in
-      guard let mapping = tables.withdraw(place) else { return }
-      batch.add(place)
-      if address == 0 { (address, isWritable) = (place.rawValue, mapping.isWritable) }
+    forEachAddress(of: record.index, object) { place, isGoing in
+      let found = tables.withdraw(place)
+      if found != nil || isGoing { batch.add(place) }
+      guard let mapping = found else { return }
+      if address == 0 && !isGoing { (address, isWritable) = (place.rawValue, mapping.isWritable) }
       // A reference that the old mapping saw is not lost.
       if mapping.isAccessed { record.pageFlags.insert(.referenced) }
     }
@@ -210,7 +211,7 @@ extension Paging {
 
   private func showsStill(_ address: VirtualAddress, _ index: UInt64, _ object: MemoryObject) -> Bool {
     var found = false
-    forEachAddress(of: index, object) { other in if other == address { found = true } }
+    forEachAddress(of: index, object) { other, isGoing in if other == address && !isGoing { found = true } }
     return found
   }
 

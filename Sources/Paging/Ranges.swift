@@ -26,6 +26,8 @@ struct MapEntry {
   var isGone = false
   /// Under the object's lock.
   var nextOfObject: UnsafeMutablePointer<MapEntry>?
+  /// The range is being taken back: nothing is shown in it any more, but a processor may remember what was.
+  var isGoing = false
 
   var last: UInt64 { first + (pages << Page.shift - 1) }
   /// The page of the object at an address of the range.
@@ -200,8 +202,9 @@ extension Paging {
       let woken = state.pointee.waiting.sleep(ticket, on: machine)
       precondition(woken, "a fault in a range that goes, and nothing runs that could end it")
     }
-    let interrupts = object.lock()
-    unlink(entry, from: object)
+    // It stays known to whoever takes a page away, until no processor remembers a page of it.
+    var interrupts = object.lock()
+    entry.pointee.isGoing = true
     object.unlock(interrupts)
     var batch = ShootdownBatch()
     for i in 0..<count.rawValue {
@@ -213,6 +216,9 @@ extension Paging {
       if batch.isFull { batch.flush(on: machine) }
     }
     batch.flush(on: machine)
+    interrupts = object.lock()
+    unlink(entry, from: object)
+    object.unlock(interrupts)
     state.pointee.space.releasePageable(address, count, at: site)
     state.pointee.entryCache.free(UnsafeMutableRawPointer(entry), type: state.pointee.type)
     counters.pointee.ranges.uncount()
@@ -305,28 +311,30 @@ extension Paging {
 
   // MARK: Mappings of a page, under the object's lock
 
-  /// Calls `body` with each address at which a range shows page `index` of `object`.
+  /// Calls `body` with each address at which a range shows page `index` of `object`, and whether the range is
+  /// being taken back: then its address is to be forgotten, whatever the tables say.
   @inline(__always) func forEachAddress(
-    of index: UInt64, _ object: MemoryObject, _ body: (VirtualAddress) -> Void
+    of index: UInt64, _ object: MemoryObject, _ body: (_ address: VirtualAddress, _ isGoing: Bool) -> Void
   ) {
     var at = object.core.pointee.firstEntry
     while let entry = at {
-      if let address = entry.pointee.address(of: index) { body(address) }
+      if let address = entry.pointee.address(of: index) { body(address, entry.pointee.isGoing) }
       at = entry.pointee.nextOfObject
     }
   }
 
   /// Unmaps a page everywhere; its addresses go into `batch`, to be forgotten once the lock is dropped.
   func withdrawAll(_ index: UInt64, _ object: MemoryObject, _ batch: inout ShootdownBatch) {
-    forEachAddress(of: index, object) { address in
-      if tables.withdraw(address) != nil { batch.add(address) }
+    forEachAddress(of: index, object) { address, isGoing in
+      if tables.withdraw(address) != nil || isGoing { batch.add(address) }
     }
   }
 
   /// Takes the right to write from all mappings of a page.
   func restrictAll(_ index: UInt64, _ object: MemoryObject, _ batch: inout ShootdownBatch) {
-    forEachAddress(of: index, object) { address in
+    forEachAddress(of: index, object) { address, isGoing in
       if let mapping = tables.restrict(address), mapping.isWritable { batch.add(address) }
+      if isGoing { batch.add(address) }
     }
   }
 
@@ -334,7 +342,7 @@ extension Paging {
   func takeReferenced(_ index: UInt64, _ object: MemoryObject, _ record: FrameRecordPointer) -> Usage {
     var usage: Usage = record.pageFlags.contains(.referenced) ? .used : .unused
     record.pageFlags.remove(.referenced)
-    forEachAddress(of: index, object) { address in
+    forEachAddress(of: index, object) { address, _ in
       if tables.takeAccessed(address) { usage = .used }
     }
     return usage

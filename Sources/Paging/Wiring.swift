@@ -115,7 +115,14 @@ extension Paging {
       guard let entry = enter(page) else { continue }
       let object = entry.pointee.object
       let interrupts = object.lock()
-      let frame = object.slot(entry.pointee.index(page.rawValue)).value.frame
+      let slot = object.slot(entry.pointee.index(page.rawValue)).value
+      // A range that came into a hole meanwhile, or a page that somebody else has unwired.
+      guard slot.presence == .resident, record(slot.frame).claims.wires > 0 else {
+        object.unlock(interrupts)
+        leave(entry)
+        continue
+      }
+      let frame = slot.frame
       let record = record(frame)
       var waiters = WaitersAnswer.nobodyWaits
       if record.claims.wires == 1 {

@@ -256,4 +256,30 @@ final class PreemptionTests: XCTestCase {
       }
     }
   }
+
+  /// Between the moment at which a range is gone from the tables and that at which all have forgotten it, its pages
+  /// are given up: nobody may still reach their frames.
+  func testPagesOfARangeThatIsBeingTakenBackAreForgottenBeforeTheyAreGivenUp() throws {
+    var moments = 0
+    while true {
+      let system = try PagedSystem(runs: [(256, 160)], swap: 128)
+      let area = try system.area(8)
+      try system.fill(area)
+      let happened = system.preempting(
+        at: moments,
+        {
+          system.launderAll()
+          system.dropCached()
+          for page in 0..<area.count {
+            guard let frame = system.buffer.find(area[page].rawValue >> Page.shift, .read) else { continue }
+            XCTAssertEqual(system.place(area, page).frame, frame, "page \(page) at moment \(moments)")
+          }
+        }, { system.hide(area) })
+      system.paging.destroy(area.object)
+      system.check("moment \(moments)")
+      if !happened { break }
+      moments += 1
+    }
+    XCTAssertGreaterThan(moments, 10)
+  }
 }

@@ -159,7 +159,7 @@ struct SwapSlots {
   // MARK: Runs
 
   /// Words with free slots that one search looks at.
-  private static var patience: Int { 64 }
+  private static var patience: Int { 48 }
 
   /// Takes the next run of `wanted` free slots (1 to 32), or the longest of those that it looked at. Nil when
   /// no slot is free.
