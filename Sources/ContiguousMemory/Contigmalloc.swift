@@ -19,7 +19,9 @@ extension ContiguousMemory {
     contents: InitialContents = .unknown, at site: CallSite = .here,
     observe: (ContiguousEvent) -> Void = { _ in }
   ) throws(ContiguousFailure) -> ContiguousRange {
-    try map(try allocContig(request, observe: observe), request, attribute, contents, site)
+    try counted(request) { (spent) throws(ContiguousFailure) in
+      try map(try empty(request, &spent, observe), request, attribute, contents, site)
+    }
   }
 
   /// Gives back what `kmemAllocContig` gave. Faults as `KernelSpace.freeContiguous`.
@@ -53,10 +55,12 @@ extension ContiguousMemory {
     request.sleeping = sleeping
     request.passes = passes
     do throws(ContiguousFailure) {
-      let run =
-        strategy == .new
-        ? try allocContig(request, observe: observe) : try launderAndHope(request, observe)
-      let range = try map(run, request, attribute, contents, site)
+      let range = try counted(request) { (spent) throws(ContiguousFailure) in
+        let run =
+          strategy == .new
+          ? try empty(request, &spent, observe) : try launderAndHope(request, &spent, observe)
+        return try map(run, request, attribute, contents, site)
+      }
       state.pointee.kmem.countContiguous(type, range.frames.count)
       return range
     } catch {
@@ -65,8 +69,8 @@ extension ContiguousMemory {
     }
   }
 
-  /// Gives back what `contigmalloc` gave, by the same size and type. A wrong size or type, or an address that is
-  /// not that: a fault report, and nothing has changed.
+  /// Gives back what `contigmalloc` gave, by the same size and type. A wrong size, a type that has not so much, or
+  /// an address that is not that: a fault report, and nothing has changed.
   public func contigfree(
     _ address: VirtualAddress, size: ByteCount, type: MemoryType, at site: CallSite = .here
   ) {
@@ -86,35 +90,34 @@ extension ContiguousMemory {
   /// What contigmalloc did before 2004: three tries; between them it launders as many pages of the inactive
   /// queue, then of the active one, as there are, wherever they lie. The last try launders nothing in vain.
   private func launderAndHope(
-    _ request: ContiguousRequest, _ observe: (ContiguousEvent) -> Void
+    _ request: ContiguousRequest, _ spent: inout Spending, _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
-    state.pointee.requests.add(1, ordering: .relaxed)
+    if machine.failsHere(.contiguous) { throw ContiguousFailure(.later) }
     for turn in 0..<3 {
       do throws(PhysicalMemoryError) {
         let run = try physical.allocate(
           run: request.count, where: request.constraints, role: .contiguous, level: request.level)
-        state.pointee.granted.add(1, ordering: .relaxed)
         observe(.foundFree(run))
         return run
       } catch {
-        if error == .badConstraint {
-          state.pointee.refused.add(1, ordering: .relaxed)
-          throw ContiguousFailure(.never)
-        }
+        if error == .badConstraint { throw ContiguousFailure(.never) }
       }
       if turn == 2 || request.sleeping == .forbidden { break }
-      launderAll(turn == 0 ? .laundry : .active, observe)
-      if turn == 0 { launderAll(.inactive, observe) }
+      launderAll(turn == 0 ? .laundry : .active, &spent, observe)
+      if turn == 0 { launderAll(.inactive, &spent, observe) }
     }
-    state.pointee.refused.add(1, ordering: .relaxed)
-    var failure = ContiguousFailure(.notNow)
-    failure.longest = physical.longestFreeRun(
-      low: request.constraints.low, high: request.constraints.high)
+    let explained = physical.explain(
+      run: request.count, where: request.constraints, level: request.level)
+    var failure = ContiguousFailure(explained.verdict == .never ? .never : .notNow)
+    failure.longest = explained.longest
     throw failure
   }
 
-  private func launderAll(_ queue: PageQueue, _ observe: (ContiguousEvent) -> Void) {
+  private func launderAll(
+    _ queue: PageQueue, _ spent: inout Spending, _ observe: (ContiguousEvent) -> Void
+  ) {
     let outcome = paging.launder(queue, upTo: paging.count(queue), sparing: .nobody)
+    spent.written = spent.written + outcome.written
     state.pointee.written.add(outcome.written.rawValue, ordering: .relaxed)
     observe(.laundered(queue, outcome))
   }

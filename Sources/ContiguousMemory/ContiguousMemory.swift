@@ -167,13 +167,20 @@ public struct ContiguousMemory {
   public func allocContig(
     _ request: ContiguousRequest, observe: (ContiguousEvent) -> Void = { _ in }
   ) throws(ContiguousFailure) -> FrameRun {
+    try counted(request) { (spent) throws(ContiguousFailure) in try empty(request, &spent, observe) }
+  }
+
+  /// Carries a request out from its first look to its last step, and keeps account of how it ended.
+  func counted<R>(
+    _ request: ContiguousRequest, _ body: (inout Spending) throws(ContiguousFailure) -> R
+  ) throws(ContiguousFailure) -> R {
     state.pointee.requests.add(1, ordering: .relaxed)
     var spent = Spending()
     do throws(ContiguousFailure) {
-      let run = try empty(request, &spent, observe)
+      let result = try body(&spent)
       state.pointee.granted.add(1, ordering: .relaxed)
       note(request, spent, nil)
-      return run
+      return result
     } catch {
       state.pointee.refused.add(1, ordering: .relaxed)
       if error.isRepeated { state.pointee.repeated.add(1, ordering: .relaxed) }
@@ -191,7 +198,7 @@ public struct ContiguousMemory {
     var written = PageCount.zero
   }
 
-  private func empty(
+  func empty(
     _ request: ContiguousRequest, _ spent: inout Spending, _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
     if machine.failsHere(.contiguous) { throw ContiguousFailure(.later) }
@@ -306,8 +313,12 @@ public struct ContiguousMemory {
       do throws(PhysicalMemoryError) {
         return try physical.isolate(candidate.run, level: request.level)
       } catch {
-        // A run that others have begun to empty.
-        if error == .notFree { break }
+        // A run that others have begun to empty, or a page of it: another may do.
+        if error == .notFree {
+          var failure = ContiguousFailure(.notNow)
+          (failure.run, failure.reason, failure.blocker) = (candidate.run, .busy, candidate.run.first)
+          throw failure
+        }
         // The daemon writes, which not everybody may.
         if turn == 0 && mayLaunder(request, spent) { paging.runDaemon() }
       }

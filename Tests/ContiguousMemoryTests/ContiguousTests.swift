@@ -300,6 +300,26 @@ final class ContiguousTests: XCTestCase {
   }
 
   /// A page that is busy is passed over; who has it is not waited for.
+  func testTwoWhoChooseTheSameRunBothGetOne() throws {
+    for moment in 0..<2 {
+      let system = try PagedSystem()
+      let area = try system.fillMemory(spare: 150)
+      var inner: Result<FrameRun, ContiguousFailure>?
+      let run = try system.contiguous.allocContig(request(64)) { event in
+        switch (event, moment) {
+        case (.candidate, 0), (.isolated, 1): inner = inner ?? system.ask(request(64))
+        default: break
+        }
+      }
+      let other = try XCTUnwrap(inner, "moment \(moment)").get()
+      XCTAssertFalse(run.contains(other.first) || other.contains(run.first))
+      system.give(run)
+      system.give(other)
+      system.check()
+      try system.verify(area)
+    }
+  }
+
   func testABusyPageCostsTheRun() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 100)

@@ -252,14 +252,21 @@ final class FreeBSDLogTests: XCTestCase {
 
   // "malloc_type_allocated(..., 0) calls that occur when contigmalloc() has failed."
   func testFailedCallsAreNotCountedAsAllocations() throws {
+    for strategy in [ContiguousStrategy.new, .old] { try countFailures(strategy) }
+  }
+
+  private func countFailures(_ strategy: ContiguousStrategy) throws {
     let system = try PagedSystem(attaches: false)
     let area = try system.fillMemory(spare: 150)
     let type = system.kmem.type(named: Name("test"))
     let contiguous = system.contiguous
+    contiguous.setStrategy(strategy)
     var failed: UInt64 = 0
-    func expect(_ answer: ContiguousFailure.Answer, _ body: () throws -> Void, line: UInt = #line) {
-      XCTAssertThrowsError(try body(), line: line) {
-        XCTAssertEqual(($0 as? ContiguousFailure)?.answer, answer, line: line)
+    func expect(_ answer: ContiguousFailure.Answer?, _ body: () throws -> Void, line: UInt = #line) {
+      XCTAssertThrowsError(try body(), "\(strategy)", line: line) {
+        if let answer {
+          XCTAssertEqual(($0 as? ContiguousFailure)?.answer, answer, "\(strategy)", line: line)
+        }
       }
       failed += 1
       let known = system.kmem.describe(type)
@@ -268,43 +275,44 @@ final class FreeBSDLogTests: XCTestCase {
       XCTAssertEqual(known.inUse, 0, line: line)
       XCTAssertEqual(known.bytes, .zero, line: line)
       XCTAssertEqual(system.statistic("vm.contig.granted"), 0, "granted, and failed", line: line)
+      XCTAssertEqual(system.statistic("vm.contig.refused"), failed, line: line)
       system.check("", #filePath, line)
     }
-    for strategy in [ContiguousStrategy.new, .old] {
-      contiguous.setStrategy(strategy)
-      expect(.never) { _ = try contiguous.contigmalloc(.gibibytes(1), type: type) }
-      expect(.never) { _ = try contiguous.contigmalloc(.zero, type: type) }
-      let held = try system.paging.hold(area[0], .read)
-      let only = request(1, low: UInt64(held.rawValue), high: UInt64(held.rawValue) + 1).constraints
-      expect(.notNow) { _ = try contiguous.contigmalloc(.kibibytes(4), type: type, where: only) }
-      system.paging.unhold(held)
-      // No addresses: the frames were had, and went back.
-      let free = system.physical.freeCount
-      system.host.failures.pointee.hasFailed = false
-      var nth: Int64 = 0
-      while true {
-        system.host.failures.pointee.countdown = nth
-        let before = system.host.failures.pointee.reached[Int(FailurePoint.kernelSpace.rawValue)]
-        let range = try? contiguous.contigmalloc(.kibibytes(4), type: type)
-        system.host.failures.pointee.countdown = -1
-        let reached = system.host.failures.pointee.reached[Int(FailurePoint.kernelSpace.rawValue)] - before
-        if let range {
-          contiguous.contigfree(range.address, size: .kibibytes(4), type: type)
-          XCTAssertEqual(system.kmem.describe(type).requests, strategy == .new ? 1 : 2)
-          break
-        }
-        failed += 1
-        XCTAssertEqual(system.kmem.describe(type).failed, failed)
-        XCTAssertEqual(system.kmem.describe(type).requests, strategy == .new ? 0 : 1)
-        if reached > 0 {
-          XCTAssertEqual(
-            system.statistic("vm.contig.granted"), strategy == .new ? 0 : 1, "granted, and failed")
-        }
-        nth += 1
+    expect(.never) { _ = try contiguous.contigmalloc(.gibibytes(1), type: type) }
+    expect(.never) { _ = try contiguous.contigmalloc(.zero, type: type) }
+    let held = try system.paging.hold(area[0], .read)
+    let only = request(1, low: UInt64(held.rawValue), high: UInt64(held.rawValue) + 1).constraints
+    expect(.notNow) { _ = try contiguous.contigmalloc(.kibibytes(4), type: type, where: only) }
+    system.paging.unhold(held)
+    // Each point made to fail in turn; when there are no addresses, the frames were had, and went back.
+    let free = system.physical.freeCount
+    var unmapped = 0
+    for nth: Int64 in 0... {
+      func reached() -> UInt64 {
+        system.host.failures.pointee.reached[Int(FailurePoint.kernelSpace.rawValue)]
       }
+      let before = reached()
+      system.host.failures.pointee.hasFailed = false
+      system.host.failures.pointee.countdown = nth
+      let range = try? contiguous.contigmalloc(.kibibytes(4), type: type)
+      system.host.failures.pointee.countdown = -1
+      if let range { contiguous.contigfree(range.address, size: .kibibytes(4), type: type) }
       XCTAssertEqual(system.physical.freeCount, free)
-      if strategy == .new { break }
+      // Past the last point.
+      if !system.host.failures.pointee.hasFailed { break }
+      if range != nil {
+        // Another way was found.
+        let known = system.kmem.describe(type)
+        XCTAssertEqual(known.requests, system.statistic("vm.contig.granted"))
+        continue
+      }
+      failed += 1
+      if reached() > before { unmapped += 1 }
+      XCTAssertEqual(system.kmem.describe(type).failed, failed)
+      XCTAssertEqual(system.statistic("vm.contig.refused"), failed)
+      XCTAssertEqual(system.statistic("vm.contig.granted"), system.kmem.describe(type).requests)
     }
+    XCTAssertGreaterThan(unmapped, 0, "no mapping failed")
     system.check()
     try system.verify(area)
   }
