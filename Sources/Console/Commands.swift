@@ -8,6 +8,7 @@ enum Verb: UInt8 {
   case memmap, frames, buddy, map
   case pagetable, vmem, kmem, vmstat
   case queues, objects, swap, dirty, verify, contig, launder, wire, unwire
+  case cpus, threads, locks, watchdog
   case whatis, why, failures
   case snapshot, diff, watch
   case sysctl, selftest, bench, replay, tour, fault
@@ -22,7 +23,7 @@ struct Command {
   let example: StaticString
 
   /// In the order of `Verb`.
-  static let all: InlineArray<32, Command> = [
+  static let all: InlineArray<36, Command> = [
     Command(
       verb: .memmap, name: "memmap", usage: "memmap",
       about: """
@@ -126,6 +127,31 @@ struct Command {
       verb: .unwire, name: "unwire", usage: "unwire ADDRESS+SIZE",
       about: "Undoes one wire of the same pages.", example: "unwire 0xffff_c000_0020_0000+64K"),
     Command(
+      verb: .cpus, name: "cpus", usage: "cpus",
+      about: """
+        The processors: what runs on each, how often it changed to another thread,
+        how many interrupts it handled, how long it was idle.
+        """, example: "cpus"),
+    Command(
+      verb: .threads, name: "threads", usage: "threads",
+      about: """
+        The threads of the kernel: where each runs or ran last, how deep its stack
+        ever was, how often it had its turn, until when it sleeps.
+        """, example: "threads"),
+    Command(
+      verb: .locks, name: "locks", usage: "locks",
+      about: """
+        Locks by rank: how often somebody had to wait for one, how long at most, and
+        which processors hold one at this moment.
+        """, example: "locks"),
+    Command(
+      verb: .watchdog, name: "watchdog", usage: "watchdog [on|off]",
+      about: """
+        Whether a processor that makes no progress for ten seconds is told of, and
+        switches that on or off. On one processor it takes QEMU's watchdog device:
+        QEMUFLAGS="-device ib700 -action watchdog=inject-nmi".
+        """, example: "watchdog on"),
+    Command(
       verb: .whatis, name: "whatis", usage: "whatis ADDRESS | frame N",
       about: """
         Everything that is known on an address or a frame, floor by floor. Takes
@@ -187,7 +213,8 @@ struct Command {
       about: """
         Does what only a bug would do, and shows how it is reported. The machine
         stops with exit status 37. Kinds: null guard write-text execute-data
-        double-free wrong-size foreign-pointer stack-overflow divide overflow.
+        double-free wrong-size foreign-pointer stack-overflow divide overflow
+        lock-order locked-sleep locked-fault hang.
         """, example: "fault double-free"),
     Command(
       verb: .help, name: "help", usage: "help [COMMAND]",
@@ -276,6 +303,16 @@ extension Console {
     case .launder: try launder(arguments)
     case .wire: try wire(arguments)
     case .unwire: try unwire(arguments)
+    case .cpus:
+      try none()
+      try cpus()
+    case .threads:
+      try none()
+      try threads()
+    case .locks:
+      try none()
+      try locks()
+    case .watchdog: try watchdog(arguments)
     case .whatis: try whatis(arguments)
     case .why: try why(arguments)
     case .failures:
@@ -430,6 +467,9 @@ extension Console {
       word("daemon")
     } else if isFirst("wire") {
       word("holes")
+    } else if isFirst("watchdog") {
+      word("on")
+      word("off")
     } else if isFirst("replay") {
       word("keep")
     } else if isFirst("selftest") {

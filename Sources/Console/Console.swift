@@ -29,6 +29,7 @@ public struct ConsoleHost {
   let naming: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int
   let loading: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8
   let storing: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8
+  let executive: ExecutiveView?
 
   /// - `leave` ends the machine with a `Console.ExitStatus`; it returns only in a test.
   /// - `panic` stops the machine as a panic.
@@ -37,6 +38,7 @@ public struct ConsoleHost {
   ///   it wrote; none when nothing is known.
   /// - `load` and `store` access a word of pageable memory as any instruction would, page faults included, and
   ///   answer 0, or one more than the number of a `PagingError` when the page could not be had.
+  /// - `executive` tells of processors and threads, where there is one.
   public init(
     _ context: UnsafeMutableRawPointer?,
     leave: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
@@ -45,7 +47,8 @@ public struct ConsoleHost {
     name:
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int,
     load: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8,
-    store: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8
+    store: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8,
+    executive: ExecutiveView? = nil
   ) {
     self.context = context
     leaving = leave
@@ -54,6 +57,7 @@ public struct ConsoleHost {
     naming = name
     loading = load
     storing = store
+    self.executive = executive
   }
 }
 

@@ -13,11 +13,14 @@ public struct KernelCommandLine {
   public init(_ line: UnsafeBufferPointer<UInt8>) { self.line = line }
 
   /// Calls `body` with each word, taken apart at its first `=`; quotes are gone. A word without one has
-  /// no value. Words of more than 1023 bytes lose their end.
+  /// no value. A line is at most 2048 bytes long, and so is a word.
   public func forEachWord(
     _ body: (_ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>?) -> Void
   ) {
-    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1024) { buffer in
+    // In place: a temporary allocation of more than 1024 bytes would come from an allocator.
+    var room = InlineArray<2048, UInt8>(repeating: 0)
+    withUnsafeMutablePointer(to: &room) { room in
+      let buffer = UnsafeMutableRawPointer(room).assumingMemoryBound(to: UInt8.self)
       var i = 0
       while true {
         while i < line.count && line[i] <= 0x20 { i += 1 }
@@ -40,12 +43,11 @@ public struct KernelCommandLine {
             byte = line[i]
             i += 1
           }
-          if used < 1023 {
-            buffer[used] = byte
-            used += 1
-          }
+          precondition(used < 2048, "a command line that is longer than any")
+          buffer[used] = byte
+          used += 1
         }
-        let word = UnsafeBufferPointer(start: UnsafePointer(buffer.baseAddress), count: used)
+        let word = UnsafeBufferPointer(start: UnsafePointer(buffer), count: used)
         var equals = 0
         while equals < used && word[equals] != UInt8(ascii: "=") { equals += 1 }
         if equals == used {

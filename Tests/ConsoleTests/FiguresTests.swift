@@ -149,5 +149,16 @@ final class KernelCommandLineTests: XCTestCase {
     }
     XCTAssertEqual(found, ["vm.x:3", "color:0", "flag:-"])
     XCTAssertTrue(bytes("run=\"\"") { KernelCommandLine($0).hasRun })
+    // Nothing of a long script is lost.
+    let script = String(repeating: "help; ", count: 300) + "frames"
+    var commands: [String] = []
+    bytes("run=\"\(script)\"") {
+      KernelCommandLine($0).forEachCommand {
+        commands.append(String(decoding: $0, as: UTF8.self))
+        return true
+      }
+    }
+    XCTAssertEqual(commands.count, 301)
+    XCTAssertEqual(commands.last, "frames")
   }
 }

@@ -17,18 +17,21 @@ import Workloads
 
 extension Console {
   enum Bench: UInt8 {
-    case contig, contigOne, contigLow, fault
+    case contig, contigOne, contigLow, fault, threadSwitch, shootdown, longestOff
 
     struct Named {
       let bench: Bench
       let name: StaticString
     }
 
-    static let all: InlineArray<4, Named> = [
+    static let all: InlineArray<7, Named> = [
       Named(bench: .contig, name: "contig"),
       Named(bench: .contigOne, name: "contig-one"),
       Named(bench: .contigLow, name: "contig-low"),
       Named(bench: .fault, name: "fault"),
+      Named(bench: .threadSwitch, name: "switch"),
+      Named(bench: .shootdown, name: "shootdown"),
+      Named(bench: .longestOff, name: "longest-off"),
     ]
   }
 
@@ -42,7 +45,11 @@ extension Console {
     if let word {
       var isKnown = false
       forEachBenchName { if word.bytes == $0 { isKnown = true } }
-      guard isKnown else { throw refuse(word, "no such bench: contig contig-one contig-low fault") }
+      guard isKnown else {
+        var names: Line = "no such bench:"
+        forEachBenchName { names.append(line: " \($0)") }
+        throw refuse(word, names)
+      }
     }
     let sheet = BenchSheet(self)
     for i in 0..<Bench.all.count {
@@ -54,6 +61,9 @@ extension Console {
       case .contigOne: try benchContigOne(sheet)
       case .contigLow: try benchContigLow(sheet)
       case .fault: benchFault(sheet)
+      case .threadSwitch: benchSwitch(sheet)
+      case .shootdown: benchShootdown(sheet)
+      case .longestOff: benchOff(sheet)
       }
     }
     try sheet.finish()
@@ -291,7 +301,7 @@ private struct ContigTally {
 }
 
 /// The rows of all benches: one table, or an object each.
-private struct BenchSheet {
+struct BenchSheet {
   enum Sense: UInt8 {
     case atMost, atLeast
     var words: StaticString { self == .atMost ? "at most" : "at least" }

@@ -9,13 +9,14 @@ extension Console {
   public enum Fault: UInt8, Sendable {
     case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
     case divide, overflow
+    case lockOrder, lockedSleep, lockedFault, hang
 
     struct Named {
       let fault: Fault
       let name: StaticString
     }
 
-    static let all: InlineArray<10, Named> = [
+    static let all: InlineArray<14, Named> = [
       Named(fault: .null, name: "null"),
       Named(fault: .guardPage, name: "guard"),
       Named(fault: .writeText, name: "write-text"),
@@ -26,14 +27,18 @@ extension Console {
       Named(fault: .stackOverflow, name: "stack-overflow"),
       Named(fault: .divide, name: "divide"),
       Named(fault: .overflow, name: "overflow"),
+      Named(fault: .lockOrder, name: "lock-order"),
+      Named(fault: .lockedSleep, name: "locked-sleep"),
+      Named(fault: .lockedFault, name: "locked-fault"),
+      Named(fault: .hang, name: "hang"),
     ]
   }
 
   func fault(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.nextOfAnyForm() else {
-      throw refuse(
-        "Which? null guard write-text execute-data double-free wrong-size foreign-pointer stack-overflow divide overflow"
-      )
+      var names: Line = "Which?"
+      for i in 0..<Fault.all.count { names.append(line: " \(Fault.all[i].name)") }
+      throw refuse(names)
     }
     try arguments.end("fault KIND")
     for i in 0..<Fault.all.count where word.bytes == Fault.all[i].name {
@@ -41,6 +46,11 @@ extension Console {
       case .doubleFree: faultDoubleFree()
       case .wrongSize: faultWrongSize()
       case .foreignPointer: faultForeignPointer()
+      case .hang:
+        guard let view = state.pointee.host.executive, view.watching(view.context) else {
+          throw refuse("Nobody would notice. Type: watchdog on")
+        }
+        state.pointee.host.provoking(state.pointee.host.context, Fault.hang.rawValue)
       default: state.pointee.host.provoking(state.pointee.host.context, Fault.all[i].fault.rawValue)
       }
       throw fail("The machine did not notice: this is a bug of Strata.")

@@ -11,11 +11,11 @@ extension Console {
         return
       }
       print("Where did my memory go?  frames map kmem vmem objects vmstat -m|-z")
-      print("Why did it fail?         why SIZE, failures, buddy, queues, swap")
+      print("Why did it fail?         why SIZE, failures, buddy, queues, swap, locks")
       print("What is this?            whatis ADDRESS, pagetable ADDRESS, memmap")
       print("Try it                   tour replay dirty verify contig launder wire unwire")
-      print("                         fault selftest bench")
-      print("What has changed?        snapshot diff watch")
+      print("                         fault selftest bench watchdog")
+      print("What has changed?        snapshot diff watch; cpus, threads")
       print("Tune it, leave           sysctl NAME=VALUE; poweroff, panic")
       print("help COMMAND tells more and gives an example. Tab completes. -j is for tools.")
       return

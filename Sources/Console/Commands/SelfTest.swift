@@ -134,6 +134,9 @@ extension Console {
     var trouble: StaticString?
     let workspace = map.pointer(to: room.first)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(room.count.bytes.rawValue))
+    // What lay there is nobody's business: a disk in it that loses a write shows it.
+    map.pointer(to: lent.first).initializeMemory(
+      as: UInt64.self, repeating: 0, count: Int(lent.count.rawValue) * 512)
     do throws(AssemblyError) {
       trouble = try body(map.pointer(to: lent.first), workspace)
     } catch {

@@ -1,0 +1,166 @@
+// cpus, threads, locks, watchdog: who runs where, and who waits for whom.
+
+import CPlatform
+import MemoryPrimitives
+
+extension Console {
+  private func executive() throws(CommandError) -> ExecutiveView {
+    guard let view = state.pointee.host.executive else {
+      _ = refuse("There are no processors and threads of Strata's own here.")
+      throw .unfit
+    }
+    return view
+  }
+
+  private func name(_ bytes: UnsafeMutablePointer<UInt8>, _ length: UInt8) -> Line {
+    var line = Line()
+    line.append(bytes: UnsafeBufferPointer(start: bytes, count: Int(length)))
+    return line
+  }
+
+  /// Instructions for which a spin lock may be held.
+  private static var holdBudget: UInt64 { 20_000 }
+
+  private var cycleWord: StaticString { countsInstructions ? "instructions" : "cycles" }
+
+  // MARK: cpus
+
+  func cpus() throws(CommandError) {
+    let view = try executive()
+    let table = table("cpu", .asGiven)
+    table.column("cpu", .words)
+    table.column("apic", .figure)
+    table.column("runs", .words)
+    table.column("switches", .sum)
+    table.column("interrupts", .sum)
+    table.column("idle", .figure, key: "idle_cycles")
+    table.column("longest off", .figure)
+    var count: UInt64 = 0
+    var leftOut: UInt64 = 0
+    view.forEachProcessor { index, row in
+      count += 1
+      leftOut = row.left_out
+      table.begin()
+      table.plain(UInt64(index))
+      table.plain(UInt64(row.identity))
+      table.text(name(cp_processor_name(&row), row.name_length))
+      table.count(row.switches)
+      table.count(row.interrupts)
+      table.count(row.idle_cycles)
+      table.count(row.longest_off)
+      table.end()
+    }
+    table.finish(total: "\(count: count, "cpu")")
+    guard !isJSON else { return }
+    if leftOut > 0 { print("! \(count: leftOut, "processor") of ACPI's list did not come up.") }
+    print("Idle and off are in \(cycleWord); off is measured while machine.measure=on.")
+  }
+
+  // MARK: threads
+
+  func threads() throws(CommandError) {
+    let view = try executive()
+    let table = table("thread", .asGiven)
+    table.column("id", .words)
+    table.column("thread", .words, key: "name")
+    table.column("state", .words)
+    table.column("cpu", .figure)
+    table.column("stack used", .figure, key: "stack_used")
+    table.column("of", .figure, key: "stack_size")
+    table.column("turns", .sum)
+    table.column("until tick", .figure, key: "deadline")
+    var count: UInt64 = 0
+    view.forEachThread { row in
+      count += 1
+      table.begin()
+      table.plain(UInt64(row.number))
+      table.text(name(cp_thread_name(&row), row.name_length))
+      table.text(words(row))
+      table.plain(UInt64(row.processor))
+      table.size(ByteCount(row.stack_used))
+      table.size(ByteCount(row.stack_size))
+      table.count(row.runs)
+      if row.state == .sleeping && row.deadline != .max { table.count(row.deadline) } else { table.none() }
+      table.end()
+    }
+    table.finish(total: "\(count: count, "thread")")
+  }
+
+  private func words(_ row: cp_thread_row) -> StaticString {
+    switch row.state {
+    case .ready: row.is_idle ? "idle" : "ready"
+    case .running: "runs"
+    case .sleeping: "sleeps"
+    case .ended: "ended"
+    }
+  }
+
+  // MARK: locks
+
+  func locks() throws(CommandError) {
+    let view = try executive()
+    let table = table("lock", .asGiven)
+    table.column("rank", .words)
+    table.column("locks", .words, key: "name")
+    table.column("kind", .words, key: "sort")
+    table.column("waits", .sum)
+    table.column("longest wait", .figure)
+    table.column("longest hold", .figure)
+    table.column("held by", .words)
+    LockRank.forEach { rank, title in
+      var row = cp_lock_row()
+      view.locks(view.context, rank.rawValue, &row)
+      table.begin()
+      table.plain(UInt64(rank.rawValue))
+      table.text(title)
+      table.text(rank.kind == .spin ? "spin" : "sleeping")
+      table.count(row.waits)
+      table.count(row.longest_wait)
+      table.count(row.longest_hold)
+      table.text(holders(rank, view))
+      table.end()
+    }
+    table.finish()
+    guard !isJSON else { return }
+    LockRank.forEach { rank, title in
+      var row = cp_lock_row()
+      view.locks(view.context, rank.rawValue, &row)
+      guard rank.kind == .spin, countsInstructions, row.longest_hold > Self.holdBudget else { return }
+      print("! \(title): \(count: row.longest_hold) up to \(code(VirtualAddress(row.hold_site)) ?? "-")")
+    }
+    print("A rank may be taken with lower ones held. Waits and holds are in \(cycleWord);")
+    print(
+      "holds are measured while machine.measure=on. The budget for a spin lock: \(count: Self.holdBudget).")
+  }
+
+  /// The processors whose innermost spin lock is of this rank.
+  private func holders(_ rank: LockRank, _ view: ExecutiveView) -> Line {
+    var line = Line()
+    view.forEachProcessor { index, row in
+      guard row.held_rank == rank.rawValue else { return }
+      line.append(line: line.count == 0 ? "cpu \(index)" : ", \(index)")
+    }
+    return line
+  }
+
+  // MARK: watchdog
+
+  func watchdog(_ arguments: Arguments) throws(CommandError) {
+    let usage: StaticString = "watchdog [on|off]"
+    let view = try executive()
+    if let word = arguments.next() {
+      try arguments.end(usage)
+      switch true {
+      case word.bytes == "on": view.watch(view.context, true)
+      case word.bytes == "off": view.watch(view.context, false)
+      default: throw refuse(word, "on or off")
+      }
+    }
+    let isOn = view.watching(view.context)
+    if isJSON {
+      row("watchdog") { $0.field("on", isOn ? 1 : 0) }
+    } else {
+      print(isOn ? "On: who makes no progress for ten seconds tells where, and the machine stops." : "Off.")
+    }
+  }
+}

@@ -1,0 +1,63 @@
+// What the console sees of the executive under it: processors, threads, waits for locks, the watchdog.
+
+import CPlatform
+
+/// Processors and threads as calls that cross the seam.
+public struct ExecutiveView {
+  let context: UnsafeMutableRawPointer?
+  let threads: @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_thread_row>) -> Bool
+  let processors:
+    @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_processor_row>) -> Bool
+  let locks: @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_lock_row>) -> Void
+  let watching: @convention(c) (UnsafeMutableRawPointer?) -> Bool
+  let watch: @convention(c) (UnsafeMutableRawPointer?, Bool) -> Void
+  let interruptCost: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+
+  /// - `thread` describes the thread with the lowest number from the given one on, if there is one.
+  /// - `processor` describes the processor with this index, if it runs.
+  /// - `lock` tells of the locks of this rank.
+  /// - `interruptCost` is what an interrupt costs that brings nothing, in cycles: on the way in and out.
+  /// - `isWatching` and `watch` ask and set whether a machine that hangs is noticed.
+  public init(
+    _ context: UnsafeMutableRawPointer?,
+    thread:
+      @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_thread_row>) -> Bool,
+    processor:
+      @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_processor_row>) ->
+      Bool,
+    lock:
+      @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_lock_row>) -> Void,
+    isWatching: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Bool,
+    watch: @escaping @convention(c) (UnsafeMutableRawPointer?, Bool) -> Void,
+    interruptCost: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+  ) {
+    self.context = context
+    threads = thread
+    processors = processor
+    locks = lock
+    watching = isWatching
+    self.watch = watch
+    self.interruptCost = interruptCost
+  }
+
+  /// Calls `body` with each thread in the order of their numbers.
+  func forEachThread(_ body: (inout cp_thread_row) -> Void) {
+    var from: UInt32 = 0
+    var row = cp_thread_row()
+    while threads(context, from, &row) {
+      body(&row)
+      guard row.number < .max else { return }
+      from = row.number + 1
+    }
+  }
+
+  /// Calls `body` with each processor and its index.
+  func forEachProcessor(_ body: (UInt32, inout cp_processor_row) -> Void) {
+    var index: UInt32 = 0
+    var row = cp_processor_row()
+    while processors(context, index, &row) {
+      body(index, &row)
+      index += 1
+    }
+  }
+}
