@@ -21,6 +21,7 @@ var package = Package(
     .target(name: "CPlatform"),
     .target(name: "MemoryPrimitives", dependencies: ["CPlatform"], swiftSettings: core),
     .target(name: "Magazines", dependencies: ["CPlatform", "MemoryPrimitives"]),
+    .target(name: "ACPI", dependencies: ["MemoryPrimitives"]),
     .target(name: "PhysicalMemory", dependencies: ["MemoryPrimitives"]),
     .target(name: "PageTables", dependencies: ["CPlatform", "MemoryPrimitives"]),
     .target(name: "Vmem", dependencies: ["MemoryPrimitives"]),
@@ -64,7 +65,8 @@ if bare {
     .target(
       name: "Kernel",
       dependencies: [
-        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Paging",
+        "CPlatform", "MemoryPrimitives", "ACPI", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem",
+        "Paging",
         "KernelMemory", "Console",
       ]))
 } else {
@@ -88,8 +90,8 @@ if bare {
   ]
 
   let floors = [
-    "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace",
-    "Kmem", "Paging", "ContiguousMemory",
+    "CPlatform", "MemoryPrimitives", "Magazines", "ACPI", "PhysicalMemory", "PageTables", "Vmem",
+    "KernelSpace", "Kmem", "Paging", "ContiguousMemory",
     "KernelMemory", "Workloads", "Console",
   ]
   for module in floors.dropFirst() {

@@ -30,15 +30,17 @@ COM1       equ 0x3f8
 DEBUG_EXIT equ 0xf4
 REFUSED    equ 0x12             ; QEMU's exit status 37
 
-PROCESSOR_BLOCK_SIZE  equ 256   ; bare_machine.h asserts that what it describes fits
+PROCESSOR_BLOCK_SIZE  equ 8192  ; bare_machine.h asserts that what it describes fits
 BOOT_INFORMATION_SIZE equ 2232 + 1024 * 24
-STORAGE_SIZE          equ 49152
+STORAGE_SIZE          equ 53248
 
 extern kernel_main, interrupt_vectors, interrupt_return
 extern image_start, image_end_physical, image_boot_end
 extern image_stacks_start, image_stacks_end, image_text_start, image_text_end
 extern image_rodata_start, image_rodata_end, image_data_start, image_data_end
 extern image_symbols_start, image_symbols_end
+extern trampoline, trampoline_end, processor_start, cp_thread_entry
+global boot_segments, boot_tables
 
 ; --------------------------------------------------------------------------------------------------
 section .boot.header progbits alloc noexec nowrite align=8
@@ -268,6 +270,7 @@ segments:
         dq 0
         dq 0x00af9b000000ffff                   ; code, 64 bits
         dq 0x00cf93000000ffff                   ; data
+        dq 0x00cf9b000000ffff                   ; code, 32 bits, for processors on their way from real mode
 .register:
         dw $ - segments - 1
         dd segments
@@ -347,6 +350,9 @@ image:                                          ; struct cp_image
         dq processor_0
         dq boot_information
         dq storage
+        dq trampoline, trampoline_end
+        dq processor_start
+        dq cp_thread_entry
 
 section .bss nobits alloc noexec write align=4096
 
@@ -360,11 +366,15 @@ section .stacks nobits alloc noexec write align=4096
 
 global guard_double_fault, guard_nmi, guard_boot
 guard_double_fault: resb 4096
-stack_double_fault: resb 16384
+stack_double_fault: resb 32768
 .end:
 guard_nmi:          resb 4096
-stack_nmi:          resb 16384
+stack_nmi:          resb 32768
 .end:
 guard_boot:         resb 4096
 stack_boot:         resb 65536
 .end:
+
+; For processors that come later.
+boot_segments equ segments
+boot_tables equ tables

@@ -1,6 +1,7 @@
-// What the floors below ask of an executive, carried out for one processor without threads.
+// What the floors below ask of an executive, carried out by processors and threads.
 
 import CPlatform
+import KernelMemory
 import MemoryPrimitives
 import Synchronization
 
@@ -14,8 +15,10 @@ enum Executive {
   /// Cycles since the loader entered the kernel: instructions, under QEMU's `-icount shift=0`.
   static var cyclesSinceEntry: UInt64 { cp_cycles() &- entered.load(ordering: .relaxed) }
 
-  /// Who runs. There is one thread: the boot, which becomes the console.
-  static var currentThreadName: Name { Name("console") }
+  /// Who runs here.
+  static var currentThreadName: Name {
+    cp_current_thread() == nil ? Name("boot") : Thread.current.state.pointee.name
+  }
 
   nonisolated(unsafe) private static var upcalls = cp_upcalls(
     context: nil,
@@ -23,48 +26,45 @@ enum Executive {
       Reports.tell(report.assumingMemoryBound(to: FaultReport.self).pointee)
     },
     tick: { _ in Timer.now.rawValue },
-    shoot_down: { _, address, pages in
-      // From some number on it is cheaper to forget everything.
-      if pages > 64 { return cp_invalidate_all() }
-      for page in 0..<pages { cp_invalidate_page(address &+ page &* Page.size) }
-    },
-    run_on: { _, processor, body, argument in
-      precondition(processor == 0, "there is no such processor")
-      withInterruptsOff { body(argument) }
-    },
-    sleep: { _, sequence, seen, deadline in Executive.sleep(sequence, seen, deadline) },
-    // A sleeper looks again after each interrupt and each round of pollers.
-    wake: { _, _ in })
+    shoot_down: { _, runs, count in Messages.forget(runs, Int(count)) },
+    run_on: { _, processor, body, argument in Messages.run(on: Int(processor), body, argument) },
+    sleep: { _, sequence, seen, deadline in Scheduler.sleep(sequence, seen, deadline) },
+    wake: { _, sequence in Scheduler.wake(sequence) },
+    start: { _, request in Executive.start(request.pointee) },
+    join: { _, thread in Executive.join(thread) })
 
   /// The machine for `KernelMemory`.
   static var machine: Machine {
-    Machine(directMap: directMap, processorCount: 1, upcalls: withUnsafePointer(to: &upcalls) { $0 })
+    Machine(
+      directMap: directMap, processorCount: Processors.named, upcalls: withUnsafePointer(to: &upcalls) { $0 })
   }
 
-  /// Sleeps until `sequence` changes or the deadline passes. Devices run meanwhile: pollers here, and
-  /// interrupt handlers. With no poller at work nobody can wake a sleeper, for no interrupt handler does:
-  /// then a sleep without a deadline would not end.
-  private static func sleep(_ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64) -> cp_wake
-  {
-    precondition(cp_interrupts_enabled(), "a sleep with interrupts off")
-    while true {
-      let polled = Pollers.run()
-      // Interrupts are off from the look to the halt, or the one that counts could slip in between.
-      let interrupts = cp_interrupts_disable()
-      defer { cp_interrupts_restore(interrupts) }
-      if UnsafeRawPointer(sequence).load(as: UInt64.self) != seen { return .woken }
-      if Timer.now.rawValue >= deadline { return .deadline }
-      if polled == .busy { continue }
-      if deadline == UInt64.max { return .nobody }
-      cp_enable_and_wait()
-    }
+  private static func start(_ request: cp_thread_request) -> UInt64 {
+    guard Scheduler.isRunning, let memory = Assembly.memory else { return 0 }
+    let name = Name(bytes: UnsafeBufferPointer(start: request.name, count: Int(request.name_length)))
+    guard
+      let thread = Thread.make(
+        name, request.is_service ? .service : .worker, on: request.processors, request.body, request.argument,
+        memory)
+    else { return 0 }
+    Scheduler.add(thread)
+    return UInt64(UInt(bitPattern: thread.state))
   }
 
-  /// Waits for the next interrupt, unless there is input or a device has work that needs none.
-  static func rest() {
-    if Pollers.run() == .busy { return }
-    let interrupts = cp_interrupts_disable()
-    if SerialPort.hasInput { cp_interrupts_restore(interrupts) } else { cp_enable_and_wait() }
+  private static func join(_ handle: UInt64) {
+    guard let state = UnsafeMutablePointer<Thread.Record>(bitPattern: UInt(handle)),
+      let memory = Assembly.memory
+    else { return }
+    let thread = Thread(state: state)
+    Scheduler.join(thread)
+    thread.dispose(memory)
+  }
+
+  /// Waits until there may be input, or so many milliseconds have passed.
+  static func rest(_ milliseconds: UInt64) {
+    let seen = SerialPort.arrived
+    guard !SerialPort.hasInput else { return }
+    SerialPort.withArrivals { _ = Scheduler.sleep($0, seen, Timer.now.rawValue + max(1, milliseconds)) }
   }
 
   /// Adds what the machine itself counts.
@@ -77,5 +77,25 @@ enum Executive {
       Statistic(
         "machine.ticks", .ticks, .counter, "of the clock, 1000 a second", context: nil,
         read: { _ in Timer.now.rawValue }))
+    statistics.add(
+      Statistic(
+        "machine.processors", .processors, .gauge, "that run", context: nil,
+        read: { _ in UInt64(Processors.onlineCount) }))
+    statistics.add(
+      Statistic(
+        "machine.measure", .switchOnOff, .tunable, "how long locks are held and interrupts are off",
+        context: nil, read: { _ in UInt64(Processors.block(0).pointee.processor.measuring) },
+        write: { _, value in
+          guard value <= 1 else { return .out_of_range }
+          for index in 0..<Processors.onlineCount {
+            Processors.block(index).pointee.processor.measuring = UInt32(value)
+          }
+          return .accepted
+        }))
+    statistics.add(
+      Statistic(
+        "machine.longest_off", .instructions, .gauge, "with interrupts off, on any processor, while measured",
+        context: nil, read: { _ in Inspection.longestOff }))
+    Messages.register(in: statistics)
   }
 }

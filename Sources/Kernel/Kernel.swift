@@ -2,8 +2,9 @@
 //
 // Order of boot. The stub (boot/entry.asm) has mapped the first 4 GiB and the image and set gs. Here:
 // the serial port, so that everything after can speak; descriptor tables, so that everything after can
-// fault; the loader's record, copied before anything may write where it lies; the processor's features;
-// interrupts; then the memory subsystem, and the console.
+// fault; the loader's record, copied before anything may write where it lies; the processor's features; ACPI's
+// list of processors, which the final tables do not map; interrupts; then the memory subsystem, threads, the other
+// processors, and the console.
 //
 // When memory is gone in the middle: nothing on this floor allocates.
 
@@ -36,11 +37,13 @@ public func kernelMain(
   }
   let features = ProcessorFeatures()
   features.enable()
+  let list = ProcessorList(boot.information)
   Interrupts.start()
   SerialPort.print(Banner.line(boot.information))
 
   let memory = Assembly.run(boot.information, features)
   Executive.register(in: memory.statistics)
+  Multiprocessing.begin(list, memory)
   RamDiskMemory.register(in: memory.statistics)
   SwapDevice.start(memory)
   SerialConsole.run(memory, boot.information)

@@ -48,32 +48,67 @@ struct cp_image {
   uint64_t processor;               // 192: struct cp_processor_block of processor 0
   uint64_t boot_information;        // 200: room for struct cp_boot_information
   uint64_t storage;                 // 208: struct cp_kernel_storage
+  struct cp_span trampoline;        // 216: where a processor begins, physical, to be copied
+  uint64_t processor_start;         // 232: struct cp_processor_start, physical
+  uint64_t thread_entry;            // 240: where a new thread begins
 };
-_Static_assert(sizeof(struct cp_image) == 216, "boot/entry.asm lists 27 words");
+_Static_assert(sizeof(struct cp_image) == 248, "boot/entry.asm lists 31 words");
 _Static_assert(sizeof(struct cp_boot_information) == 2232 + 1024 * 24, "boot/entry.asm makes this much room");
 
-/// What one processor has to itself: the words behind gs and its descriptor tables.
+/// What one processor has to itself: the words behind gs, its descriptor tables, its place among the others.
 struct cp_processor_block {
   struct cp_processor processor;
   uint64_t segments[6];      // null, code, data, null, task state (two words)
   uint8_t task_state[104];   // SDM vol. 3A, 64-bit TSS
+  uint32_t identity;         // of its local APIC
+  uint32_t reserved;
+  void *_Nullable idle;      // its idle thread
+  uint64_t switched;         // cycles at the last switch of threads
+  uint64_t switches;
+  uint64_t idle_cycles;
+  uint64_t beats;            // ticks of its own timer
+  uint64_t interrupts;       // all that it has handled
+  uint64_t neighbours_beats; // those of the next processor, as last seen
+  uint64_t neighbours_since; // own ticks since they changed
+  struct cp_stopped {        // what an NMI has found
+    uint64_t rip;
+    uint64_t rbp;
+    uint32_t is_stopped;
+  } stopped;
+  struct cp_lock_waits waits;
 };
+_Static_assert(sizeof(struct cp_processor_block) <= 8192, "boot/entry.asm makes this much room");
 
-_Static_assert(sizeof(struct cp_processor_block) <= 256, "boot/entry.asm makes this much room");
+CP_INLINE uint32_t *cp_stopped_flag(struct cp_processor_block *block) { return &block->stopped.is_stopped; }
+CP_INLINE struct cp_lock_waits *cp_lock_waits_of(struct cp_processor_block *block) { return &block->waits; }
 
-/// What a poller found.
-typedef enum __attribute__((enum_extensibility(closed))) cp_polled : uint8_t {
-  cp_polled_idle,  // nothing was due, and nothing will be until somebody asks for it
-  cp_polled_busy,  // something was done, or is left to do
-} cp_polled;
+enum { CP_PROCESSORS = 64, CP_SLEEPERS = 64 };
 
-enum { CP_POLLERS = 4 };
-
-/// Who does the work of a device that does not interrupt: Pollers.
-struct cp_poller {
-  cp_polled (*_Nullable work)(void *_Nullable context);
-  void *_Nullable context;
+/// What one processor asks of others, in a place of its own: read by those whose bit is set in `pending`.
+struct cp_message {
+  uint64_t pending;
+  const struct cp_page_run *_Nullable runs;  // pages to forget, or none
+  uint64_t count;
+  void (*_Nullable body)(void *);            // what to run
+  void *_Nullable argument;
+  uint64_t padding[3];                       // a cache line each
 };
+_Static_assert(sizeof(struct cp_message) == 64, "a cache line");
+
+/// What a processor that is started needs (boot/processors.asm).
+struct cp_processor_start {
+  uint32_t ticket;      // 1 until somebody has taken it
+  uint32_t identity;    // of the one that is called
+  uint64_t root;        // CR3
+  uint64_t control;     // CR4
+  uint64_t attributes;  // the page attribute table
+  uint64_t stack;
+  uint64_t block;
+};
+_Static_assert(sizeof(struct cp_processor_start) == 48, "boot/processors.asm lays it out");
+
+/// Leaves the thread that runs, its stack pointer kept in `saved`, for the one whose was `stack`.
+void cp_switch(uint64_t *saved, uint64_t stack);
 
 /// Bytes for what the memory subsystem keeps of the firmware's map.
 enum { CP_WORKSPACE = 40960 };
@@ -83,15 +118,19 @@ struct cp_kernel_storage {
   uint8_t workspace[CP_WORKSPACE];  // Assembly
   uint8_t serial_input[4096];  // a ring: SerialPort
   uint8_t trap_message[256];   // what a Swift trap said: TrapMessage
-  struct cp_poller pollers[CP_POLLERS];
+  uint64_t processors[CP_PROCESSORS];  // struct cp_processor_block of each
+  struct cp_message messages[CP_PROCESSORS];
+  uint64_t sleepers[CP_SLEEPERS];  // Scheduler: threads
   uint8_t acpi_root[40];       // a copy of the ACPI root pointer: BootRecord
 };
-_Static_assert(sizeof(struct cp_kernel_storage) <= 49152, "boot/entry.asm makes this much room");
+_Static_assert(sizeof(struct cp_kernel_storage) <= 53248, "boot/entry.asm makes this much room");
 
 CP_INLINE uint8_t *cp_workspace(struct cp_kernel_storage *storage) { return storage->workspace; }
 CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }
 CP_INLINE uint8_t *cp_trap_message(struct cp_kernel_storage *storage) { return storage->trap_message; }
-CP_INLINE struct cp_poller *cp_pollers(struct cp_kernel_storage *storage) { return storage->pollers; }
+CP_INLINE uint64_t *cp_processors(struct cp_kernel_storage *storage) { return storage->processors; }
+CP_INLINE struct cp_message *cp_messages(struct cp_kernel_storage *storage) { return storage->messages; }
+CP_INLINE uint64_t *cp_sleepers(struct cp_kernel_storage *storage) { return storage->sleepers; }
 CP_INLINE uint8_t *cp_acpi_root(struct cp_kernel_storage *storage) { return storage->acpi_root; }
 
 CP_INLINE uint64_t *cp_segments(struct cp_processor_block *block) { return block->segments; }
@@ -151,6 +190,10 @@ CP_INLINE uint64_t cp_recovery(uint64_t rip) {
 
 // ---------------------------------------------------------------------------------------------
 // Instructions
+
+/// A register of a device in memory.
+CP_INLINE uint32_t cp_read32(uint64_t address) { return *(volatile uint32_t *)(uintptr_t)address; }
+CP_INLINE void cp_write32(uint64_t address, uint32_t value) { *(volatile uint32_t *)(uintptr_t)address = value; }
 
 CP_INLINE void cp_out8(uint16_t port, uint8_t value) {
   __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));

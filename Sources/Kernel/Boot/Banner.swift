@@ -11,7 +11,8 @@ enum Banner {
       case .multiboot2: "by GRUB (multiboot2)"
       case .pvh: "by PVH"
       }
-    return "Strata 0.1   x86-64, \(memory(boot)), 1 processor, \(loader)"
+    let processors = UInt64(Processors.named)
+    return "Strata 0.1   x86-64, \(memory(boot)), \(count: processors, "processor"), \(loader)"
   }
 
   /// The size of the memory as it was sold: the firmware keeps a little, which is rounded up again.

@@ -13,8 +13,7 @@ enum SerialConsole {
       nil,
       read: { _ in SerialPort.read().map { Int32($0) } ?? -1 },
       write: { SerialPort.write(UnsafeBufferPointer(start: $1, count: $2)) },
-      // An interrupt ends the rest: a byte, or the clock's next tick.
-      rest: { _, _ in Executive.rest() },
+      rest: { _, milliseconds in Executive.rest(milliseconds) },
       milliseconds: { _ in Timer.now.rawValue })
   }
 
@@ -43,7 +42,7 @@ enum SerialConsole {
         return count
       },
       load: { _, address, value in SwapDevice.load(address, value) },
-      store: { _, address, value in SwapDevice.store(address, value) })
+      store: { _, address, value in SwapDevice.store(address, value) }, executive: Inspection.view)
   }
 
   /// Carries `run=` out and leaves, or talks until somebody does.
@@ -76,6 +75,10 @@ enum SerialConsole {
     case .stackOverflow: Provocation.stackOverflow.provoke()
     case .divide: Provocation.divide.provoke()
     case .overflow: Provocation.overflow.provoke()
+    case .lockOrder: Provocation.lockOrder.provoke()
+    case .lockedSleep: Provocation.lockedSleep.provoke()
+    case .lockedFault: Provocation.lockedFault.provoke()
+    case .hang: Provocation.hang.provoke()
     // Reported by kmem when the console does it.
     case .doubleFree, .wrongSize, .foreignPointer: break
     }

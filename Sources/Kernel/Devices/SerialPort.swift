@@ -18,6 +18,8 @@ enum SerialPort {
   private static let received = Atomic<UInt32>(0)
   private static let taken = Atomic<UInt32>(0)
   private static let held = Atomic<Bool>(false)
+  /// Changes when input has come: what a reader sleeps on.
+  nonisolated(unsafe) private static var arrivals: UInt64 = 0
   private static let overruns = Atomic<UInt32>(0)
   private static var ring: UnsafeMutablePointer<UInt8> { cp_serial_input(Image.storage) }
 
@@ -58,6 +60,26 @@ enum SerialPort {
 
   /// The interrupt's handler.
   static func handleInterrupt() {
+    let before = received.load(ordering: .relaxed)
+    receive()
+    guard received.load(ordering: .relaxed) != before else { return }
+    withArrivals {
+      UnsafeMutableRawPointer(mutating: $0).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
+        .add(1, ordering: .sequentiallyConsistent)
+      Scheduler.wake($0)
+    }
+  }
+
+  static var arrived: UInt64 {
+    withArrivals {
+      UnsafeRawPointer($0).assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .acquiring)
+    }
+  }
+  static func withArrivals<R>(_ body: (UnsafePointer<UInt64>) -> R) -> R {
+    withUnsafePointer(to: &arrivals, body)
+  }
+
+  private static func receive() {
     while true {
       let status = read(Register.lineStatus)
       if status & Status.overrun != 0 { overruns.add(1, ordering: .relaxed) }

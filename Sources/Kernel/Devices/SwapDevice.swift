@@ -1,7 +1,7 @@
 // The swap device of this machine: a RAM disk in the memory that the command line set aside. And the page faults
 // that bring pages back from it.
 //
-// The disk completes requests when it is polled, which is when a thread sleeps or rests.
+// The disk is worked by a thread of its own, which sleeps until somebody asks for something.
 
 import CPlatform
 import KernelMemory
@@ -9,12 +9,8 @@ import MemoryPrimitives
 import PageTables
 import Paging
 import PhysicalMemory
-import Synchronization
 
 enum SwapDevice {
-  /// What the last access of `load` or `store` that failed came to, for whoever made it.
-  private static let lastError = Atomic<UInt8>(0)
-
   /// Lets faults on pageable memory be resolved, and attaches the disk, if there is one. At boot.
   static func start(_ memory: KernelMemory) {
     PageFaults.install(
@@ -23,8 +19,21 @@ enum SwapDevice {
       owns: { _, address in Assembly.memory?.pageTables.isPrepared(VirtualAddress(address)) ?? false },
       resolve: { _, address, access in SwapDevice.resolve(address, access == .write ? .write : .read) })
     guard memory.setAside.count > 0 else { return }
+    let disk = disk(memory)
+    guard
+      memory.machine.start(
+        "ram disk", .service, UnsafeMutableRawPointer(disk.place),
+        { SwapDevice.work(RamDisk(at: $0.unsafelyUnwrapped)) })
+        != nil
+    else { Reports.panic("a machine that Strata refuses", "it is too small: the swap disk finds no thread") }
     do throws(PagingError) {
-      try memory.paging.attachSwap(disk(memory).device)
+      let device = BlockDevice(
+        Name("ram"), pages: disk.device.pageCount, UnsafeMutableRawPointer(disk.place),
+        submit: { context, request in
+          RamDisk(at: context.unsafelyUnwrapped).device.submit(request)
+          SwapDevice.asked.wake(on: Executive.machine)
+        })
+      try memory.paging.attachSwap(device)
     } catch {
       Reports.panic("a machine that Strata refuses", "no memory is left for the tables of its swap disk")
     }
@@ -36,7 +45,7 @@ enum SwapDevice {
       try paging.fault(VirtualAddress(address), kind)
       return .resolved
     } catch {
-      lastError.store(error.rawValue, ordering: .relaxed)
+      Thread.current.state.pointee.pagingError = error.rawValue
       return error == .notPageable ? .notMine : .failed(error.words)
     }
   }
@@ -60,19 +69,26 @@ enum SwapDevice {
         in: map.pointer(to: room.first), Name("ram"), machine: memory.machine,
         over: UnsafeBufferPointer(start: first, count: memory.setAside.count))
     }
-    Pollers.add(UnsafeMutableRawPointer(disk.place)) { context in
-      RamDisk(at: context.unsafelyUnwrapped).poll() ? .busy : .idle
-    }
     return disk
+  }
+
+  nonisolated(unsafe) private static let asked = WaitQueue()
+
+  /// The disk's thread. One that is late on purpose is asked again and again.
+  private static func work(_ disk: RamDisk) {
+    while true {
+      let ticket = asked.ticket()
+      if disk.poll() { Scheduler.yield() } else { _ = asked.sleep(ticket, on: Executive.machine) }
+    }
   }
 
   // MARK: Accesses that may fail
 
   /// Reads a word as any instruction does, page fault and all; 0, or one more than the number of the error.
   static func load(_ address: UInt64, _ value: UnsafeMutablePointer<UInt64>) -> UInt8 {
-    cp_try_load(address, value) ? 0 : lastError.load(ordering: .relaxed) + 1
+    cp_try_load(address, value) ? 0 : Thread.current.state.pointee.pagingError + 1
   }
   static func store(_ address: UInt64, _ value: UInt64) -> UInt8 {
-    cp_try_store(address, value) ? 0 : lastError.load(ordering: .relaxed) + 1
+    cp_try_store(address, value) ? 0 : Thread.current.state.pointee.pagingError + 1
   }
 }

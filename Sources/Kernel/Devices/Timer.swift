@@ -18,7 +18,10 @@ enum Timer {
   }
 
   static func handleInterrupt() {
-    ticks.store(ticks.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+    let now = ticks.load(ordering: .relaxed) &+ 1
+    ticks.store(now, ordering: .relaxed)
+    Scheduler.tick(now)
+    Watchdog.feed(now)
   }
 
   /// Milliseconds since `start`.

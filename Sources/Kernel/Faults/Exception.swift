@@ -21,12 +21,16 @@ enum Exception {
     case doubleFault:
       // What could not be delivered is most often the page fault of a stack that ran into its guard.
       let address = cp_read_cr2()
-      if let stack = Image.stack(guardedAt: address) { reportGuard(frame, "write to", address, below: stack) }
+      if let stack = Stacks.span(guardedAt: address) { reportGuard(frame, "write to", address, below: stack) }
       FaultBlock.open("double fault", at: frame.pointee.rip)
       FaultBlock.field("what", "an exception could not be delivered; cr2 is \(VirtualAddress(address))")
       finish(frame, "")
     case invalidOpcode:
       reportTrap(frame)
+    case nmi where Watchdog.isAccused():
+      FaultBlock.open("no progress", at: frame.pointee.rip)
+      FaultBlock.field("what", "interrupts were off for ten seconds: the watchdog sent an NMI")
+      finish(frame, "")
     default:
       FaultBlock.open("\(name(frame.pointee.vector))", at: frame.pointee.rip)
       FaultBlock.field("what", "exception \(frame.pointee.vector), error code \(hex: frame.pointee.error)")
@@ -69,7 +73,7 @@ enum Exception {
   static func report(_ frame: UnsafePointer<cp_trap_frame>, _ address: UInt64, _ why: Line?) -> Never {
     let cause = PageFaultCause(rawValue: frame.pointee.error)
     let deed = deed(cause)
-    if let stack = Image.stack(guardedAt: address) { reportGuard(frame, deed, address, below: stack) }
+    if let stack = Stacks.span(guardedAt: address) { reportGuard(frame, deed, address, below: stack) }
     let place: StaticString =
       if cause.isCorrupt {
         "a page whose table entry is corrupt"

@@ -14,6 +14,7 @@ enum FaultBlock {
   /// Begins a block: what happened, in a few words, and where it ran. From here on nothing else runs.
   static func open(_ title: Line, at address: UInt64) {
     _ = cp_interrupts_disable()
+    OtherProcessors.stop()
     let before = depth.add(1, ordering: .relaxed).oldValue
     if before > 1 { Stop.fault.now() }
     if before == 1 {
@@ -31,14 +32,17 @@ enum FaultBlock {
   }
 
   /// One row of facts.
-  static func field(_ label: StaticString, _ text: Line) {
+  static func field(_ label: Line, _ text: Line) {
     var head: Line = "  \(label)"
     head.append(blanks: 12 - head.count)
     print(text, behind: head)
   }
 
   /// A sentence at the end.
-  static func say(_ text: Line) { print(text, behind: "  ") }
+  static func say(_ text: Line) {
+    OtherProcessors.tell()
+    print(text, behind: "  ")
+  }
 
   /// Ends the block and the machine.
   static func stop(_ words: Line) -> Never {
@@ -80,8 +84,10 @@ enum FaultBlock {
 /// Prints who called whom, by the chain of frame pointers. Callers that repeat, as in a recursion, are
 /// counted instead. Answers whether any did.
 @discardableResult
-func printBacktrace(from framePointer: UInt64, innermost: UInt64? = nil) -> Bool {
-  var printer = BacktracePrinter()
+func printBacktrace(
+  from framePointer: UInt64, innermost: UInt64? = nil, label: StaticString = "by way of", limit: Int = 24
+) -> Bool {
+  var printer = BacktracePrinter(label: label, limit: limit)
   if let innermost { printer.add(innermost) }
   var frame = framePointer
   for _ in 0..<100_000 {
@@ -105,11 +111,18 @@ func printBacktrace(from framePointer: UInt64, innermost: UInt64? = nil) -> Bool
 }
 
 private struct BacktracePrinter {
+  let label: StaticString
+  let limit: Int
   private var last: UInt64 = 0
   private var count: UInt64 = 0
   private var lines = 0
   private var left: UInt64 = 0
   private(set) var repeated = false
+
+  init(label: StaticString, limit: Int) {
+    self.label = label
+    self.limit = limit
+  }
 
   mutating func add(_ address: UInt64) {
     if address == last {
@@ -123,7 +136,7 @@ private struct BacktracePrinter {
 
   private mutating func flush() {
     guard count > 0 else { return }
-    if lines == 24 {
+    if lines == limit {
       left += 1
       return
     }
@@ -132,7 +145,7 @@ private struct BacktracePrinter {
       text.append(line: ", \(count: count) times")
       repeated = true
     }
-    FaultBlock.field(lines == 0 ? "by way of" : "", text)
+    FaultBlock.field(lines == 0 ? "\(label)" : "", text)
     lines += 1
   }
 

@@ -2,10 +2,15 @@
 // that its report is right.
 
 import CPlatform
+import KernelMemory
+import MemoryPrimitives
+import PageTables
+import Paging
 
 /// A fault to provoke.
 enum Provocation {
   case null, guardPage, writeText, executeData, stackOverflow, divide, overflow
+  case lockOrder, lockedSleep, lockedFault, hang
 
   /// Does it. Returns only where the machine lets it pass.
   @inline(never) func provoke() {
@@ -17,7 +22,35 @@ enum Provocation {
     case .stackOverflow: _ = Self.descend(1)
     case .divide: cp_divide_by_zero()
     case .overflow: Self.count(from: UInt8(truncatingIfNeeded: cp_cycles()) | 0xff)
+    case .lockOrder: Self.withLock(.registry) { Self.withLock(.physicalDomain) {} }
+    case .lockedSleep:
+      Self.withLock(.registry) {
+        let queue = WaitQueue()
+        _ = queue.sleep(queue.ticket(), until: Executive.machine.now, on: Executive.machine)
+      }
+    case .lockedFault:
+      guard let page = Self.pageableAddress() else { return }
+      Self.withLock(.registry) { cp_touch(page.rawValue) }
+    case .hang:
+      _ = cp_interrupts_disable()
+      while true { cp_pause(0) }
     }
+  }
+
+  private static func withLock(_ rank: LockRank, _ body: () -> Void) {
+    let lock = SpinLock(rank)
+    let interrupts = lock.lock()
+    body()
+    lock.unlock(interrupts)
+  }
+
+  /// A page that is not there yet.
+  private static func pageableAddress() -> VirtualAddress? {
+    guard let paging = Assembly.memory?.paging, let object = try? paging.createObject(Name("fault"), .one)
+    else {
+      return nil
+    }
+    return try? paging.map(object, count: .one)
   }
 
   @inline(never) private static func descend(_ depth: UInt64) -> UInt64 {

@@ -37,6 +37,7 @@ enum Reports {
     guard let memory = Assembly.memory else { return "Nothing was changed." }
     let free: Line =
       "\(count: memory.physical.freeCount.rawValue) of \(count: memory.physical.total.rawValue) frames are free."
+    guard OtherProcessors.areIdle else { return "Nothing was changed. \(free)" }
     if let broken = memory.checkInvariants() { return "! A law is broken: \(broken). \(free)" }
     return "Nothing was changed; all invariants hold. \(free)"
   }

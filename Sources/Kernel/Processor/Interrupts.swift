@@ -60,18 +60,46 @@ enum Interrupts {
     cp_interrupts_enable()
   }
 
+  /// What a local APIC brings. Acknowledged before anything else, as a tick may go on with another thread.
+  fileprivate static func handle(local vector: UInt64) {
+    LocalAPIC.acknowledge()
+    let mine = Processors.mine
+    mine.pointee.interrupts &+= 1
+    switch vector {
+    case LocalVector.timer:
+      mine.pointee.beats &+= 1
+      Watchdog.look(mine)
+      Scheduler.preempt()
+    case LocalVector.message: measured { Messages.serve() }
+    case LocalVector.reschedule: Scheduler.preempt()
+    // Nothing sends the others; one that comes all the same is dropped.
+    default: break
+    }
+  }
+
+  /// Counts `body`, with interrupts off, among the stretches that are measured.
+  static func measured(_ body: () -> Void) {
+    let mine = cp_processor()
+    let start = mine.pointee.measuring != 0 ? cp_cycles() : 0
+    body()
+    if start != 0 { mine.pointee.longest_off = max(mine.pointee.longest_off, cp_cycles() &- start) }
+  }
+
   fileprivate static func handle(line: UInt8) {
     if line & 7 == 7 && !InterruptController.isInService(line: line) {
       // A spurious line 15 was real for the first controller, which saw line 2.
       if line == 15 { InterruptController.acknowledge(line: 2) }
       return
     }
-    switch line {
-    case InterruptLine.timer: Timer.handleInterrupt()
-    case InterruptLine.serial: SerialPort.handleInterrupt()
-    default: break
+    Processors.mine.pointee.interrupts &+= 1
+    measured {
+      switch line {
+      case InterruptLine.timer: Timer.handleInterrupt()
+      case InterruptLine.serial: SerialPort.handleInterrupt()
+      default: break
+      }
+      InterruptController.acknowledge(line: line)
     }
-    InterruptController.acknowledge(line: line)
   }
 }
 
@@ -79,6 +107,7 @@ enum Interrupts {
 @c(kernel_interrupt)
 public func kernelInterrupt(_ frame: UnsafeMutablePointer<cp_trap_frame>) {
   let vector = frame.pointee.vector
+  if vector == Exception.nmi { OtherProcessors.handleNMI(frame) }
   if vector == Exception.pageFault {
     PageFaults.handle(frame)
   } else if vector == Exception.generalProtection && PageFaults.recover(frame) {
@@ -87,6 +116,7 @@ public func kernelInterrupt(_ frame: UnsafeMutablePointer<cp_trap_frame>) {
     Exception.report(frame)
   } else if vector < InterruptController.firstVector + 16 {
     Interrupts.handle(line: UInt8(vector - InterruptController.firstVector))
+  } else if vector != LocalVector.spurious {
+    Interrupts.handle(local: vector)
   }
-  // Nothing sends the other vectors; one that comes all the same is dropped.
 }

@@ -1,0 +1,94 @@
+// What the console is told of processors, threads and locks.
+
+import CPlatform
+import Console
+import MemoryPrimitives
+
+enum Inspection {
+  static var view: ExecutiveView {
+    ExecutiveView(
+      nil, thread: { _, number, row in Inspection.fill(row, from: number) },
+      processor: { _, index, row in Inspection.fill(row, processor: Int(index)) },
+      lock: { _, rank, row in Inspection.fill(row, rank: Int(rank)) },
+      isWatching: { _ in Watchdog.isWatching }, watch: { _, isOn in Watchdog.set(isOn ? .on : .off) },
+      interruptCost: { _ in Inspection.interruptCost() })
+  }
+
+  /// Messages of this processor to itself, with nothing in them: what they cost, less the sending.
+  private static func interruptCost() -> UInt64 {
+    let rounds: UInt64 = 100
+    let identity = Processors.block(Int(cp_processor_index())).pointee.identity
+    func cycles(_ body: () -> Void) -> UInt64 {
+      let start = cp_cycles()
+      for _ in 0..<rounds { body() }
+      return cp_cycles() &- start
+    }
+    let both = cycles { LocalAPIC.send(LocalVector.message, to: identity) }
+    // With interrupts off, all of them become one that is pending.
+    let sending = withInterruptsOff { cycles { LocalAPIC.send(LocalVector.message, to: identity) } }
+    return (both &- min(both, sending)) / rounds
+  }
+
+  /// The most cycles with interrupts off on any processor, as far as they were measured.
+  static var longestOff: UInt64 {
+    var longest: UInt64 = 0
+    for index in 0..<Processors.onlineCount {
+      longest = max(longest, Processors.block(index).pointee.processor.longest_off)
+    }
+    return longest
+  }
+
+  private static func copy(_ name: Name, _ bytes: UnsafeMutablePointer<UInt8>) -> UInt8 {
+    for i in 0..<name.count { bytes[i] = name[i] }
+    return UInt8(name.count)
+  }
+
+  private static func fill(_ row: UnsafeMutablePointer<cp_thread_row>, from number: UInt32) -> Bool {
+    guard let thread = Scheduler.describe(from: number) else { return false }
+    row.pointee.number = thread.number
+    row.pointee.processor = thread.processor
+    row.pointee.state =
+      switch thread.state {
+      case .ready: .ready
+      case .running: .running
+      case .sleeping: .sleeping
+      case .ended: .ended
+      }
+    row.pointee.is_service = thread.role == .service
+    row.pointee.is_idle = thread.role == .idle
+    row.pointee.name_length = copy(thread.name, cp_thread_name(row))
+    row.pointee.stack_used = thread.used.rawValue
+    row.pointee.stack_size = thread.size.rawValue
+    row.pointee.runs = thread.runs
+    row.pointee.cycles = thread.cycles
+    row.pointee.deadline = thread.deadline
+    return true
+  }
+
+  private static func fill(_ row: UnsafeMutablePointer<cp_processor_row>, processor index: Int) -> Bool {
+    guard index < Processors.onlineCount else { return false }
+    let block = Processors.block(index)
+    row.pointee.identity = block.pointee.identity
+    row.pointee.held_rank = block.pointee.processor.held_rank
+    row.pointee.name_length = copy(Scheduler.nameOfThread(on: block), cp_processor_name(row))
+    row.pointee.switches = block.pointee.switches
+    row.pointee.interrupts = block.pointee.interrupts
+    row.pointee.idle_cycles = block.pointee.idle_cycles
+    row.pointee.longest_off = block.pointee.processor.longest_off
+    row.pointee.left_out = UInt64(Processors.leftOut)
+    return true
+  }
+
+  private static func fill(_ row: UnsafeMutablePointer<cp_lock_row>, rank: Int) {
+    row.pointee = cp_lock_row()
+    for index in 0..<Processors.onlineCount {
+      let waits = cp_lock_waits_of(Processors.block(index))
+      row.pointee.waits &+= cp_wait_counts(waits)[rank]
+      row.pointee.longest_wait = max(row.pointee.longest_wait, cp_longest_waits(waits)[rank])
+      if cp_longest_holds(waits)[rank] > row.pointee.longest_hold {
+        row.pointee.longest_hold = cp_longest_holds(waits)[rank]
+        row.pointee.hold_site = cp_hold_sites(waits)[rank]
+      }
+    }
+  }
+}

@@ -1,0 +1,10 @@
+// The stack that a guard page belongs to: of the image, or of a thread.
+
+import CPlatform
+
+enum Stacks {
+  /// The stack right above the page that holds `address`.
+  static func span(guardedAt address: UInt64) -> cp_span? {
+    Image.stack(guardedAt: address) ?? Scheduler.stack(guardedAt: address)
+  }
+}

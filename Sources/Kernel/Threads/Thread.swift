@@ -1,0 +1,153 @@
+// A thread of the kernel: a stack with a guard page below it, and what the scheduler has to know.
+//
+// The record is kmem's, the stack kernel space's. Both stay until somebody joins the thread, so that `threads` can
+// tell of one that has ended; a service never ends.
+
+import CPlatform
+import KernelMemory
+import KernelSpace
+import Kmem
+import MemoryPrimitives
+import Synchronization
+
+/// A handle on a thread.
+struct Thread: Equatable {
+  enum State: UInt8 { case ready, running, sleeping, ended }
+  enum Role: UInt8 { case worker, service, idle }
+
+  struct Record {
+    /// 1 when it has ended: whoever joins it sleeps on this. The first word: `ended` below takes its address.
+    var ended: UInt64 = 0
+    let number: UInt32
+    let name: Name
+    let role: Role
+    /// A bit for each processor that it may run on.
+    let processors: UInt64
+    let body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?
+    let argument: UnsafeMutableRawPointer?
+    let stack: Stack
+
+    // Under the scheduler's lock.
+    var state = State.ready
+    /// Where its registers lie, while it does not run.
+    var stackPointer: UInt64 = 0
+    /// On which processor it runs, or ran last.
+    var processor: UInt32 = 0
+    /// In the queue of the ready, or among those that sleep in a bucket.
+    var next: Thread?
+    /// Those that sleep with a deadline, the earliest first.
+    var nextTimed: Thread?
+    var previousTimed: Thread?
+    var isTimed = false
+    /// All threads.
+    var nextOfAll: Thread?
+    /// What it sleeps on.
+    var sequence: UnsafePointer<UInt64>?
+    var deadline: UInt64 = 0
+    var wake = cp_wake.woken
+    /// What its last access to pageable memory that failed came to.
+    var pagingError: UInt8 = 0
+    var heldSleeping: UInt32 = 0
+    var cycles: UInt64 = 0
+    var runs: UInt64 = 0
+
+    var stackTop: UInt64 { stack.top.rawValue }
+  }
+
+  let state: UnsafeMutablePointer<Record>
+  static func == (a: Thread, b: Thread) -> Bool { a.state == b.state }
+
+  init(state: UnsafeMutablePointer<Record>) { self.state = state }
+
+  /// The thread that runs this.
+  static var current: Thread {
+    Thread(state: cp_current_thread().unsafelyUnwrapped.assumingMemoryBound(to: Record.self))
+  }
+
+  /// Pages of a stack: a page fault is resolved on it, and messages of lines take room.
+  private static var stackPages: PageCount { PageCount(UInt64(8)) }
+  private static let numbers = Atomic<UInt32>(0)
+
+  /// Makes one that is not known to the scheduler yet; nil when there is no memory. Its first switch leads to
+  /// `kernel_thread`.
+  static func make(
+    _ name: Name, _ role: Role, on processors: UInt64,
+    _ body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?, _ argument: UnsafeMutableRawPointer?,
+    _ memory: KernelMemory
+  ) -> Thread? {
+    let type = memory.kmem.type(named: Name("thread"))
+    guard let room = memory.kmem.alloc(size, type: type) else { return nil }
+    guard let stack = try? memory.space.allocateStack(stackPages) else {
+      memory.kmem.free(room, size: size, type: type)
+      return nil
+    }
+    let thread = Thread(state: room.bindMemory(to: Record.self, capacity: 1))
+    thread.state.initialize(
+      to: Record(
+        number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: role, processors: processors,
+        body: body, argument: argument, stack: stack))
+    thread.prepareStack()
+    return thread
+  }
+
+  static func makeIdle(_ memory: KernelMemory) -> Thread? {
+    make(Name("idle"), .idle, on: 0, { _ in Scheduler.idle() }, nil, memory)
+  }
+
+  /// The thread that has run since the loader's jump, on the image's own stack.
+  static func adopt(_ name: Name, _ memory: KernelMemory) -> Thread? {
+    let type = memory.kmem.type(named: Name("thread"))
+    guard let room = memory.kmem.alloc(size, type: type) else { return nil }
+    let span = Image.layout.stack.0
+    // What lies below this call was used by the boot, which is of no interest; some room for the loop itself.
+    let unused = Int((cp_frame_pointer() - 1024 - span.first) / 8)
+    UnsafeMutablePointer<UInt64>(bitPattern: UInt(span.first)).unsafelyUnwrapped
+      .update(repeating: untouched, count: unused)
+    let thread = Thread(state: room.bindMemory(to: Record.self, capacity: 1))
+    thread.state.initialize(
+      to: Record(
+        number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: .worker, processors: .max,
+        body: nil, argument: nil,
+        stack: Stack(
+          bottom: VirtualAddress(span.first), count: ByteCount(span.end - span.first).pagesRoundedUp)))
+    return thread
+  }
+
+  var ended: UnsafePointer<UInt64> {
+    UnsafeRawPointer(state).assumingMemoryBound(to: UInt64.self)
+  }
+
+  private static var size: ByteCount { ByteCount(MemoryLayout<Record>.size) }
+
+  /// As `cp_switch` leaves a stack: six registers, all zero, and where to return to. Two words above end every
+  /// backtrace. Bytes that were never used hold `untouched`.
+  private func prepareStack() {
+    let bottom = UnsafeMutablePointer<UInt64>(bitPattern: UInt(state.pointee.stack.bottom.rawValue))
+      .unsafelyUnwrapped
+    let words = Int(state.pointee.stack.count.bytes.rawValue) / 8
+    bottom.update(repeating: Self.untouched, count: words)
+    for i in 1...9 { bottom[words - i] = 0 }
+    bottom[words - 3] = Image.layout.thread_entry
+    state.pointee.stackPointer = state.pointee.stackTop - 72
+  }
+
+  static var untouched: UInt64 { 0x5374_7261_7461_2e2e }
+
+  /// Bytes of the stack that were ever used. A pass over those that were not.
+  var deepest: ByteCount {
+    let bottom = UnsafePointer<UInt64>(bitPattern: UInt(state.pointee.stack.bottom.rawValue))
+      .unsafelyUnwrapped
+    let words = Int(state.pointee.stack.count.bytes.rawValue) / 8
+    var unused = 0
+    while unused < words && bottom[unused] == Self.untouched { unused += 1 }
+    return ByteCount(UInt64(words - unused) * 8)
+  }
+
+  /// Gives stack and record back. It has ended, and nobody runs on its stack.
+  func dispose(_ memory: KernelMemory) {
+    memory.space.freeStack(state.pointee.stack)
+    state.deinitialize(count: 1)
+    memory.kmem.free(
+      UnsafeMutableRawPointer(state), size: Self.size, type: memory.kmem.type(named: Name("thread")))
+  }
+}

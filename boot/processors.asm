@@ -1,0 +1,138 @@
+; How another processor comes to Swift, and how threads take turns on one.
+;
+; A processor that is started begins in real mode at the first byte of a page below 1 MiB (Intel SDM vol. 3A,
+; 8.4.4 "MP initialization example"), where Kernel/Processor/ProcessorStart.swift has put a copy of `trampoline`.
+; That only leaves real mode: the rest lies in the stub, at its physical address, and goes through the stub's own
+; page tables, which map it where it is and where the kernel is. Processors are started one by one; what one of
+; them needs stands in `processor_start`. One that comes too late, or is not the one that was called, halts.
+
+VIRTUAL equ 0xffffffff80000000
+
+extern boot_segments, boot_tables, kernel_processor, kernel_thread
+global trampoline, trampoline_end, processor_start, cp_switch, cp_thread_entry
+
+; --------------------------------------------------------------------------------------------------
+section .boot.text progbits alloc exec nowrite align=16
+
+; Copied, so nothing here may depend on where it lies.
+bits 16
+trampoline:
+        cli
+        cld
+        mov ax, cs
+        mov ds, ax
+        o32 lgdt [.register - trampoline]
+        mov eax, cr0
+        or al, 1                                ; PE
+        mov cr0, eax
+        jmp dword 24:protected
+.register:
+        dw 4 * 8 - 1
+        dd boot_segments
+trampoline_end:
+
+bits 32
+protected:
+        mov eax, 16
+        mov ds, eax
+        mov es, eax
+        mov ss, eax
+        mov eax, 1
+        cpuid
+        shr ebx, 24                             ; the local APIC's identity
+        cmp ebx, [processor_start.identity]
+        jne halt
+        xor eax, eax
+        xchg eax, [processor_start.ticket]
+        test eax, eax
+        jz halt
+
+        mov eax, boot_tables
+        mov cr3, eax
+        mov eax, 1 << 5                         ; CR4.PAE
+        mov cr4, eax
+        mov ecx, 0xc0000080                     ; EFER: long mode, no-execute
+        rdmsr
+        or eax, (1 << 8) | (1 << 11)
+        wrmsr
+        mov eax, (1 << 31) | (1 << 16) | (1 << 5) | (1 << 1) | 1     ; CR0: PG, WP, NE, MP, PE
+        mov cr0, eax
+        jmp 8:long_processor
+
+halt:   cli
+        hlt
+        jmp halt
+
+bits 64
+long_processor:
+        mov eax, 16
+        mov ds, eax
+        mov es, eax
+        mov ss, eax
+        xor eax, eax
+        mov fs, eax
+        mov gs, eax
+        mov rax, [processor_start.control]
+        mov cr4, rax
+        mov ecx, 0x277                          ; the page attribute table, before the tables that use it
+        mov eax, [processor_start.attributes]
+        mov edx, [processor_start.attributes + 4]
+        wrmsr
+        mov r8, [processor_start.root]
+        mov rsp, [processor_start.stack]
+        mov rdi, [processor_start.block]
+        mov rax, high
+        jmp rax
+
+; struct cp_processor_start
+section .boot.bss nobits alloc noexec write align=8
+processor_start:
+.ticket:     resd 1
+.identity:   resd 1
+.root:       resq 1
+.control:    resq 1
+.attributes: resq 1
+.stack:      resq 1
+.block:      resq 1
+
+; --------------------------------------------------------------------------------------------------
+section .text progbits alloc exec nowrite align=16
+
+; The final tables; from here the stub is out of reach.
+high:
+        mov cr3, r8
+        mov rax, rdi
+        mov rdx, rdi
+        shr rdx, 32
+        mov ecx, 0xc0000101                     ; the base of gs
+        wrmsr
+        xor ebp, ebp                            ; the last frame of any backtrace
+        call kernel_processor
+.stop:  cli
+        hlt
+        jmp .stop
+
+; void cp_switch(uint64_t *saved, uint64_t stack): leaves one thread and goes on with another, where that one
+; called this. What the caller expects to survive a call lies on the stack that is left.
+cp_switch:
+        push rbx
+        push rbp
+        push r12
+        push r13
+        push r14
+        push r15
+        mov [rdi], rsp
+        mov rsp, rsi
+        pop r15
+        pop r14
+        pop r13
+        pop r12
+        pop rbp
+        pop rbx
+        ret
+
+; Where a new thread comes out of the switch.
+cp_thread_entry:
+        xor ebp, ebp                            ; the last frame of any backtrace
+        call kernel_thread
+        ud2
