@@ -38,9 +38,10 @@ final class PagingTests: XCTestCase {
   }
 
   func testTheHistoryEndsAsOnTheHost() throws {
-    let log = try Boot().run("selftest -j paging", within: 120)
+    // Whatever lay in the memory that it runs in.
+    let log = try Boot().run("selftest -j paging; dirty 90%; dirty free; selftest -j paging", within: 120)
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
-    let row = try XCTUnwrap(log.rows("history").first { $0["name"] as? String == "paging" }, log.text)
+    let found = log.rows("history").filter { $0["name"] as? String == "paging" }
 
     let plan = PagingPlan.standard
     let host = HostMachine(memory: plan.lent)
@@ -55,7 +56,7 @@ final class PagingTests: XCTestCase {
     }
     XCTAssertNil(outcome.broken)
     let sum: Line = "\(hex: outcome.checksum, digits: 16)"
-    XCTAssertEqual(
-      row["checksum"] as? String, sum.withBytes { String(decoding: $0, as: UTF8.self) })
+    let expected = sum.withBytes { String(decoding: $0, as: UTF8.self) }
+    XCTAssertEqual(found.map { $0["checksum"] as? String }, [expected, expected])
   }
 }

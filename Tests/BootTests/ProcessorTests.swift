@@ -1,0 +1,78 @@
+import XCTest
+
+/// Several processors, threads, and what stops them.
+final class ProcessorTests: XCTestCase {
+  private func machine(_ processors: Int) -> Boot {
+    Boot(memory: "192M", processors: processors, line: "swap.ramdisk=64M color=0")
+  }
+
+  /// All come up, take turns, forget what they are told to, and no page is lost on the way.
+  private func work(_ processors: Int) throws {
+    let log = try machine(processors).run(
+      "dirty 110%; contig 2M; verify -j; cpus -j; threads -j; locks -j; dirty free; selftest invariants",
+      within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertTrue(log.text.contains("\(processors) processor"), log.text)
+    let verify = try XCTUnwrap(log.rows("verify").first, log.text)
+    XCTAssertEqual(verify["wrong"] as? Int, 0)
+    XCTAssertGreaterThan(try XCTUnwrap(verify["intact"] as? Int), 30_000)
+    let rows = log.rows("cpu")
+    XCTAssertEqual(rows.map { $0["cpu"] as? Int }, Array(0..<processors))
+    XCTAssertEqual(Set(rows.map { $0["apic"] as? Int }).count, processors)
+    for row in rows { XCTAssertGreaterThan(try XCTUnwrap(row["interrupts"] as? Int), 0) }
+    let threads = log.rows("thread").compactMap { $0["name"] as? String }
+    XCTAssertEqual(threads.filter { $0 == "idle" }.count, processors)
+    XCTAssertTrue(threads.contains("console") && threads.contains("ram disk"))
+    // A thread that sleeps for its disk is woken where there is room.
+    let switches = rows.compactMap { $0["switches"] as? Int }.reduce(0, +)
+    XCTAssertGreaterThan(switches, 1000)
+    XCTAssertGreaterThan(log.rows("lock").count, 10)
+  }
+
+  func testOne() throws { try work(1) }
+  func testTwo() throws { try work(2) }
+  func testFour() throws { try work(4) }
+  func testEight() throws { try work(8) }
+  func testEightByGrub() throws {
+    var boot = machine(8)
+    boot.loader = .grub
+    let log = try boot.run("cpus -j; threads -j", within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertEqual(log.rows("cpu").count, 8)
+  }
+
+  func testAFaultNamesWhatTheOthersDid() throws {
+    let log = try machine(3).run("fault null")
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+    for words in ["cpu 1     thread idle, in ", "cpu 2     thread idle, in ", "exit status 37"] {
+      XCTAssertTrue(log.text.contains(words), log.text)
+    }
+  }
+
+  private func stops(_ kind: String, _ words: String) throws {
+    let log = try machine(2).run("fault \(kind)")
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+    for words in ["FAULT", words, "by way of", "cpu 1"] {
+      XCTAssertTrue(log.text.contains(words), "no \"\(words)\" in\n\(log.text)")
+    }
+  }
+  func testALockAgainstItsRank() throws { try stops("lock-order", "a spin lock was taken against its rank") }
+  func testASleepWithASpinLock() throws { try stops("locked-sleep", "a sleep with a spin lock held") }
+  func testAFaultWithASpinLock() throws { try stops("locked-fault", "a page fault with a spin lock held") }
+
+  func testAProcessorThatHangsIsNoticedByItsNeighbour() throws {
+    let log = try machine(2).run("fault hang; watchdog on; fault hang", within: 60)
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+    XCTAssertTrue(log.text.contains("Type: watchdog on"), log.text)
+    XCTAssertTrue(log.text.contains("FAULT  no progress"), log.text)
+    XCTAssertTrue(log.text.contains("Provocation.provoke()"), log.text)
+  }
+
+  func testTheOnlyProcessorThatHangsIsNoticedByTheDevice() throws {
+    var boot = machine(1)
+    boot.extra = ["-device", "ib700", "-action", "watchdog=inject-nmi"]
+    let log = try boot.run("watchdog on; fault hang", within: 60)
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+    XCTAssertTrue(log.text.contains("FAULT  no progress"), log.text)
+  }
+}
