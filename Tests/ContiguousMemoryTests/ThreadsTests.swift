@@ -92,6 +92,12 @@ final class PagingThreadsTests: XCTestCase {
       system.host.hasOtherThreads = true
     }
 
+    deinit {
+      guard cp_processor().pointee.invalidate_context == Unmanaged.passUnretained(self).toOpaque() else { return }
+      cp_processor().pointee.invalidate = nil
+      cp_processor().pointee.invalidate_context = nil
+    }
+
     /// This thread's shootdowns reach all processors.
     func listen() {
       cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
