@@ -186,10 +186,11 @@ struct Command {
       about: "Tunables and statistics, one tree of names: shows them, or sets one.",
       example: "sysctl vm"),
     Command(
-      verb: .selftest, name: "selftest", usage: "selftest [NAME]",
+      verb: .selftest, name: "selftest", usage: "selftest [NAME] [SECONDS]",
       about: """
         Checks that the system is as it says it is: the laws of each floor, and
         the same seeded history of operations that the tests run on the host.
+        smp uses all floors at once on all processors, for 10 seconds or SECONDS.
         """, example: "selftest history"),
     Command(
       verb: .bench, name: "bench", usage: "bench [contig | contig-one | contig-low | fault]",

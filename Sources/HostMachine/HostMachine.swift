@@ -117,6 +117,9 @@ public final class HostMachine: @unchecked Sendable {
   /// Told of the pages that every processor must forget, as `cp_upcalls` says it: what a translation buffer in
   /// software needs to hear.
   public var forget: (@Sendable (_ address: UInt64, _ pages: UInt64) -> Void)?
+  /// Called on each thread that is started for the core, before it becomes the processor of this index: where a
+  /// translation buffer is hung in.
+  public var atStart: (@Sendable (Int) -> Void)?
   /// Whether other threads may wake a sleeper; if not, a sleep without devices ends at once, and no thread is
   /// started for the core.
   public var hasOtherThreads = false

@@ -34,7 +34,9 @@ extension HostMachine {
     let (handle, end) = threads.add()
     let body = request.body
     let argument = request.argument.map { UInt(bitPattern: $0) } ?? 0
+    let atStart = atStart
     let thread = Thread {
+      atStart?(processor.index)
       processor.enter(reserved: true) { body(UnsafeMutableRawPointer(bitPattern: argument)) }
       end.signal()
     }

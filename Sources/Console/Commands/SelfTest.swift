@@ -10,7 +10,7 @@ import Workloads
 
 extension Console {
   enum SelfTest: UInt8 {
-    case invariants, protection, frames, objects, space, history, paging
+    case invariants, protection, frames, objects, space, history, paging, smp
 
     struct Named {
       let test: SelfTest
@@ -23,11 +23,11 @@ extension Console {
       switch self {
       case .history: SeededHistory.memory
       case .paging: PagingPlan.standard.lent
-      case .invariants, .protection, .frames, .objects, .space: nil
+      case .invariants, .protection, .frames, .objects, .space, .smp: nil
       }
     }
 
-    static let all: InlineArray<7, Named> = [
+    static let all: InlineArray<8, Named> = [
       Named(test: .invariants, name: "invariants", about: "the laws of every floor"),
       Named(test: .protection, name: "protection", about: "no frame can be written and executed"),
       Named(test: .frames, name: "frames", about: "blocks and runs are had, given back, and join"),
@@ -35,6 +35,7 @@ extension Console {
       Named(test: .space, name: "space", about: "address, frames and mapping come and go together"),
       Named(test: .history, name: "history", about: "seeded histories, as the tests run them on the host"),
       Named(test: .paging, name: "paging", about: "a seeded history of pages on three times the memory"),
+      Named(test: .smp, name: "smp", about: "all floors at once, on all processors"),
     ]
   }
 
@@ -44,12 +45,13 @@ extension Console {
 
   func selftest(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.next()
-    try arguments.end("selftest [NAME]")
+    let seconds = try seconds(word, arguments)
+    try arguments.end("selftest [NAME] [SECONDS]")
     if let word {
       var isKnown = false
       forEachSelfTestName { if word.bytes == $0 { isKnown = true } }
       guard isKnown else {
-        throw refuse(word, "no such test: invariants protection frames objects space history paging")
+        throw refuse(word, "no such test: invariants protection frames objects space history paging smp")
       }
     }
     var failed: UInt64 = 0
@@ -59,17 +61,14 @@ extension Console {
       if let word, !(word.bytes == named.name) { continue }
       if shouldStop { break }
       if let lent = named.test.lent, !canLend(lent) {
-        if isJSON {
-          row("selftest") { row in
-            row.field("name", text: Line(named.name))
-            row.field("left_out", text: "too little memory")
-          }
-        } else {
-          print("\(left: Line(named.name), 12)  left out: no \(lent) in one piece can be lent here")
-        }
+        leaveOut(named, isJSON ? "too little memory" : "no \(lent) in one piece can be lent here")
         continue
       }
-      let trouble = outcome(of: named.test)
+      if named.test == .smp, let reason = whyNoStress {
+        leaveOut(named, Line(reason))
+        continue
+      }
+      let trouble = outcome(of: named.test, seconds)
       if trouble == nil { passed += 1 } else { failed += 1 }
       if isJSON {
         row("selftest") { row in
@@ -86,8 +85,16 @@ extension Console {
     if failed > 0 { throw .failed }
   }
 
+  private func leaveOut(_ test: SelfTest.Named, _ why: Line) {
+    guard isJSON else { return print("\(left: Line(test.name), 12)  left out: \(why)") }
+    row("selftest") { row in
+      row.field("name", text: Line(test.name))
+      row.field("left_out", text: why)
+    }
+  }
+
   /// What is wrong, or nil.
-  private func outcome(of test: SelfTest) -> StaticString? {
+  private func outcome(of test: SelfTest, _ seconds: UInt64) -> StaticString? {
     switch test {
     case .invariants: return memory.checkInvariants()
     case .protection:
@@ -97,6 +104,7 @@ extension Console {
     case .space: return testSpace()
     case .history: return testHistories()
     case .paging: return testPaging()
+    case .smp: return testProcessors(seconds)
     }
   }
 

@@ -73,7 +73,7 @@ public struct SoftwareProcessor: PageAccess {
   }
 
   /// Where an access arrives that faults as often as it must.
-  private func reach(_ address: VirtualAddress, _ kind: AccessKind) throws(PagingError)
+  func reach(_ address: VirtualAddress, _ kind: AccessKind) throws(PagingError)
     -> UnsafeMutableRawPointer
   {
     let page = address.rawValue >> Page.shift

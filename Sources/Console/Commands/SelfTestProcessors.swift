@@ -1,0 +1,103 @@
+// selftest smp: all floors at once on all processors of the live system, for some seconds.
+
+import KernelMemory
+import MemoryPrimitives
+import PageTables
+import Paging
+import PhysicalMemory
+import Workloads
+
+extension Console {
+  /// How long the test of processors is to run: as it is told, 10 seconds when it is asked for by name, and one
+  /// among all others.
+  func seconds(_ name: Word?, _ arguments: Arguments) throws(CommandError) -> UInt64 {
+    guard let name, name.bytes == "smp" else { return 1 }
+    guard let word = arguments.next() else { return 10 }
+    let seconds = try arguments.number(word)
+    guard seconds > 0, seconds <= 86_400 else { throw refuse(word, "from a second to a day") }
+    return seconds
+  }
+
+  /// Why this machine can't run the test of processors, if it can't.
+  var whyNoStress: StaticString? {
+    state.pointee.host.executive == nil ? StressRefusal.noThreads.words : nil
+  }
+
+  private var processorCount: Int {
+    var count = 0
+    state.pointee.host.executive?.forEachProcessor { _, _ in count += 1 }
+    return max(1, count)
+  }
+
+  /// A worker on each processor, four at least; of pageable pages, as many as there are frames, as far as half of
+  /// what is free in swap takes them.
+  private func stressPlan(_ seconds: UInt64) -> ProcessorStressPlan {
+    let processors = processorCount
+    var pages = PageCount.zero
+    if memory.paging.swap.device != nil {
+      let room = memory.paging.swap.figures.free.rawValue / 4 * 3
+      pages = PageCount(min(physical.freeCount.rawValue, room))
+    }
+    var plan = ProcessorStressPlan(
+      seed: memory.machine.now.rawValue, processors: processors, workers: max(4, processors), pages: pages)
+    plan.ticks = seconds * 1000
+    return plan
+  }
+
+  /// What is wrong, or nil.
+  func testProcessors(_ seconds: UInt64) -> StaticString? {
+    let plan = stressPlan(seconds)
+    let access = WordAccess(
+      state.pointee.host.context, load: state.pointee.host.loading, store: state.pointee.host.storing)
+    var bar = Bar(self)
+    do throws(StressRefusal) {
+      let outcome = try ProcessorStress.run(plan, on: memory, access) { ticks, operations in
+        bar.goesOn("smp", ticks, of: plan.ticks, "ms", every: 1) ? .goOn : .stop
+      }
+      bar.end()
+      tell(plan, outcome)
+      return outcome.trouble?.law
+    } catch {
+      bar.end()
+      return error.words
+    }
+  }
+
+  private func tell(_ plan: ProcessorStressPlan, _ outcome: ProcessorStressOutcome) {
+    if isJSON {
+      row("smp") { row in
+        row.field("processors", UInt64(plan.processors))
+        row.field("workers", outcome.workers)
+        row.field("seed", plan.seed)
+        row.field("seconds", outcome.ticks / 1000)
+        row.field("rounds", outcome.rounds)
+        row.field("operations", outcome.operations)
+        row.field("exchanged", outcome.exchanged)
+        row.field("remapped", outcome.remapped)
+        row.field("reads", outcome.reads)
+        row.field("pages", outcome.pages)
+        row.field("visitors", outcome.visitors)
+        row.field("refused", outcome.refused)
+        row.field("verdict", text: outcome.trouble.map { Line($0.law) } ?? "held")
+        if let trouble = outcome.trouble {
+          row.field("subject", text: "\(hex: trouble.subject)")
+          row.field("found", text: "\(hex: trouble.found)")
+          row.field("expected", text: "\(hex: trouble.expected)")
+          row.field("processor", UInt64(trouble.processor))
+        }
+      }
+      return
+    }
+    print(
+      "  \(count: UInt64(plan.processors), "processor"), \(count: outcome.workers) workers and \(count: outcome.visitors, "visitor"), \(count: outcome.ticks / 1000) s: \(count: outcome.operations) operations"
+    )
+    print(
+      "  \(count: outcome.exchanged) exchanged, \(count: outcome.remapped) remapped and \(count: outcome.reads) read, \(count: outcome.pages) pages used, \(count: outcome.refused) refused"
+    )
+    if let trouble = outcome.trouble {
+      print(
+        "! at \(hex: trouble.subject): found \(hex: trouble.found), expected \(hex: trouble.expected), seen on processor \(UInt64(trouble.processor)); seed \(plan.seed)"
+      )
+    }
+  }
+}

@@ -1,0 +1,120 @@
+// One thread of a stress: its random turns, and what it has counted.
+
+import CPlatform
+import MemoryPrimitives
+import Paging
+import Synchronization
+
+/// A worker: a handle on its record, which nobody else touches while it runs.
+struct StressWorker {
+  struct Record {
+    let stress: ProcessorStress
+    let number: Int
+    /// What others may look at meanwhile.
+    let operations: UnsafeMutablePointer<Counter>
+    var random: SeededRandom
+    /// The processor that it must run on, if any.
+    var processor: UInt32?
+    var tally = StressTally()
+    /// Things that it has made: no two stamps are the same.
+    var made: UInt64 = 0
+  }
+  let record: UnsafeMutablePointer<Record>
+
+  init(_ record: UnsafeMutablePointer<Record>) { self.record = record }
+
+  var stress: ProcessorStress { record.pointee.stress }
+  func below(_ limit: UInt64) -> UInt64 { record.pointee.random.below(limit) }
+  func oneIn(_ n: UInt64) -> Bool { record.pointee.random.oneIn(n) }
+  func countOperation() { record.pointee.operations.pointee.add() }
+  func countRefusal() { record.pointee.tally.refused += 1 }
+
+  /// Notes that a law does not hold.
+  func require(
+    _ holds: Bool, _ law: StaticString, _ subject: UInt64 = 0, found: UInt64 = 0, expected: UInt64 = 0
+  ) {
+    guard !holds else { return }
+    var trouble = StressTrouble(law)
+    trouble.subject = subject
+    trouble.found = found
+    trouble.expected = expected
+    stress.note(trouble)
+  }
+
+  /// A stamp that nothing else has.
+  func stamp() -> UInt64 {
+    record.pointee.made += 1
+    return (UInt64(record.pointee.number) << 28 | record.pointee.made) &* 0x9e37_79b9_7f4a_7c15 | 1
+  }
+
+  // MARK: Its life
+
+  /// Starts its thread on the processor of its number, or, where no thread is to be had there, on any.
+  func start() -> ThreadHandle? {
+    let processor = UInt64(record.pointee.number % stress.plan.processors)
+    let machine = stress.machine
+    stress.state.pointee.running.add(1, ordering: .acquiringAndReleasing)
+    // Known to the thread before it begins, and true only if it is had.
+    record.pointee.processor = UInt32(processor)
+    if let thread = machine.start("stress", .worker, on: 1 << processor, record, Self.body) { return thread }
+    record.pointee.processor = nil
+    if let thread = machine.start("stress", .worker, record, Self.body) { return thread }
+    stress.state.pointee.running.subtract(1, ordering: .acquiringAndReleasing)
+    return nil
+  }
+
+  private static var body: @convention(c) (UnsafeMutableRawPointer?) -> Void {
+    { StressWorker($0.unsafelyUnwrapped.assumingMemoryBound(to: Record.self)).work() }
+  }
+
+  private func work() {
+    let plan = stress.plan
+    stress.pages?.fill(self)
+    while record.pointee.tally.rounds < plan.rounds, !stress.isOver {
+      turn()
+      record.pointee.tally.rounds += 1
+      if let processor = record.pointee.processor {
+        let here = cp_processor_index()
+        require(
+          here == processor, "a thread runs on a processor that it may not run on", found: UInt64(here),
+          expected: UInt64(processor))
+      }
+    }
+    stress.state.pointee.running.subtract(1, ordering: .acquiringAndReleasing)
+    stress.state.pointee.ended.wake(on: stress.machine)
+  }
+
+  private func turn() {
+    switch below(32) {
+    case 0..<9: stress.things.exchange(self)
+    case 9..<17: stress.addresses.read(self)
+    case 17..<20: stress.addresses.remap(self)
+    case 20..<28: stress.pages?.use(self)
+    case 28: stress.pages?.wire(self)
+    case 29: stress.pages?.disturb(self)
+    case 30: if oneIn(16) { stress.memory.kmem.drain() }
+    default: if oneIn(4) { haveVisitors() }
+    }
+  }
+}
+
+/// What a worker has done.
+struct StressTally {
+  var rounds: UInt64 = 0
+  var exchanged: UInt64 = 0
+  var remapped: UInt64 = 0
+  var reads: UInt64 = 0
+  var pages: UInt64 = 0
+  var refused: UInt64 = 0
+}
+
+extension ProcessorStressOutcome {
+  mutating func add(_ tally: StressTally) {
+    rounds += tally.rounds
+    exchanged += tally.exchanged
+    remapped += tally.remapped
+    reads += tally.reads
+    pages += tally.pages
+    refused += tally.refused
+  }
+}
