@@ -138,14 +138,18 @@ public final class HostMachine: @unchecked Sendable {
         continue
       }
       guard hasOtherThreads else { return .nobody }
-      // Others may want something of this processor meanwhile, and nothing wakes it for that.
-      processors[Int(cp_processor_index())].poll()
-      condition.lock()
-      defer { condition.unlock() }
-      if changed() { return .woken }
-      if ticks < deadline { condition.wait(until: Date(timeIntervalSinceNow: 0.001)) }
+      let me = processors[Int(cp_processor_index())]
+      me.poll()
+      rest(me) { !changed() && ticks < deadline }
     }
   }
 
-  private func wakeAll() { condition.withLock { condition.broadcast() } }
+  /// Sleeps a millisecond at most, while `isDue` and nobody asks for something of this processor.
+  func rest(_ me: HostProcessor, _ isDue: () -> Bool) {
+    condition.lock()
+    defer { condition.unlock() }
+    if isDue() && !me.isAsked { _ = condition.wait(until: Date(timeIntervalSinceNow: 0.001)) }
+  }
+
+  func wakeAll() { condition.withLock { condition.broadcast() } }
 }

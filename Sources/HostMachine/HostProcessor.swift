@@ -32,6 +32,9 @@ final class HostProcessor: @unchecked Sendable {
   var keepsTranslations: Bool { lock.withLock { isLive && hasBuffer } }
   private var hasBuffer = false
 
+  /// Whether others wait for it to carry something out.
+  var isAsked: Bool { hasJobs.load(ordering: .acquiring) }
+
   /// Makes it somebody's who will enter; false when it is already. Processor 0 is the test's own.
   func reserve() -> Bool {
     lock.withLock {
@@ -61,10 +64,11 @@ final class HostProcessor: @unchecked Sendable {
     return try body()
   }
 
-  /// Runs `job` here: through the mailbox when a thread is this processor, in its place when none is.
+  /// Runs `body` here: through the mailbox when a thread is this processor, in its place when none is. `ring` wakes
+  /// a thread that sleeps.
   func post(
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer,
-    from asker: HostProcessor?
+    from asker: HostProcessor?, ring: () -> Void
   ) {
     if asker === self { return interruptsOff { body(argument) } }
     let done = UnsafeMutablePointer<Atomic<Bool>>.allocate(capacity: 1)
@@ -79,6 +83,7 @@ final class HostProcessor: @unchecked Sendable {
       }
       return isLive
     }
+    if posted { ring() }
     while posted && !done.pointee.load(ordering: .acquiring) {
       asker?.poll()
       sched_yield()
@@ -190,6 +195,6 @@ extension HostMachine {
     _ argument: UnsafeMutableRawPointer
   ) {
     let asker = processors[Int(cp_processor_index())]
-    processors[Int(target.rawValue)].post(body, argument, from: asker)
+    processors[Int(target.rawValue)].post(body, argument, from: asker, ring: wakeAll)
   }
 }

@@ -4,23 +4,29 @@
 import CPlatform
 import Foundation
 import MemoryPrimitives
+import Synchronization
+
+/// Whether a thread has returned.
+final class HostThreadEnd: Sendable {
+  let hasCome = Atomic<Bool>(false)
+}
 
 /// The threads that were started and not joined yet.
 final class HostThreads: @unchecked Sendable {
   private let lock = NSLock()
-  private var ends: [UInt64: DispatchSemaphore] = [:]
+  private var ends: [UInt64: HostThreadEnd] = [:]
   private var started: UInt64 = 0
 
-  func add() -> (handle: UInt64, end: DispatchSemaphore) {
+  func add() -> (handle: UInt64, end: HostThreadEnd) {
     lock.withLock {
       started += 1
-      let end = DispatchSemaphore(value: 0)
+      let end = HostThreadEnd()
       ends[started] = end
       return (started, end)
     }
   }
 
-  func take(_ handle: UInt64) -> DispatchSemaphore? { lock.withLock { ends.removeValue(forKey: handle) } }
+  func take(_ handle: UInt64) -> HostThreadEnd? { lock.withLock { ends.removeValue(forKey: handle) } }
 }
 
 extension HostMachine {
@@ -38,7 +44,8 @@ extension HostMachine {
     let thread = Thread {
       atStart?(processor.index)
       processor.enter(reserved: true) { body(UnsafeMutableRawPointer(bitPattern: argument)) }
-      end.signal()
+      end.hasCome.store(true, ordering: .releasing)
+      self.wakeAll()
     }
     thread.stackSize = 8 << 20
     thread.start()
@@ -51,7 +58,10 @@ extension HostMachine {
       fatalError("a thread that was not started, or is joined twice")
     }
     let me = processors[Int(cp_processor_index())]
-    while end.wait(timeout: .now() + .milliseconds(1)) == .timedOut { me.poll() }
+    while !end.hasCome.load(ordering: .acquiring) {
+      me.poll()
+      rest(me) { !end.hasCome.load(ordering: .acquiring) }
+    }
   }
 
   /// Makes every processor that keeps translations forget the pages.
@@ -64,7 +74,7 @@ extension HostMachine {
       withUnsafeMutablePointer(to: &list) {
         processor.post(
           { HostMachine.invalidate($0.load(as: UnsafeBufferPointer<cp_page_run>.self)) }, $0,
-          from: processors[me])
+          from: processors[me], ring: wakeAll)
       }
     }
   }

@@ -25,6 +25,8 @@ struct Holdings {
       if let role = FrameRole(rawValue: UInt8(number)) { roles[number] = memory.physical.count(role).rawValue }
     }
     roles[Int(FrameRole.wired.rawValue)] -= own.rawValue
+    // Kmem keeps the tables that it has made for caches and types.
+    roles[Int(FrameRole.kmem.rawValue)] &-= memory.kmem.metadataBytes.pagesRoundedUp.rawValue
     let figures = memory.paging.figures
     (objects, ranges, wired) = (figures.objects, figures.ranges, figures.wired)
     swapped = memory.paging.swap.figures.used.rawValue

@@ -25,6 +25,7 @@
 // a shared page, in one run of frames.
 
 import CPlatform
+import Kmem
 import KernelMemory
 import MemoryPrimitives
 import PageTables

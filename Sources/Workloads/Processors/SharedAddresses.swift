@@ -189,7 +189,10 @@ struct SharedAddresses {
     fill(frame, stamp)
     let address = VirtualAddress(places[place].address.load(ordering: .relaxed))
     do throws(PageTableError) {
-      try memory.pageTables.map(address, to: frame.address, count: .one, protection: .kernelData)
+      // Tagged as a range of its own, lest it count as a page of the range before it.
+      try memory.pageTables.map(
+        address, to: frame.address, count: .one, protection: .kernelData,
+        tag: RangeTag(rawValue: RangeKind.given.rawValue))
       return true
     } catch {
       memory.physical.free(FrameRun(first: frame, count: .one))

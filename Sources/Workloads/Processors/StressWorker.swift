@@ -1,6 +1,8 @@
 // One thread of a stress: its random turns, and what it has counted.
 
 import CPlatform
+import Kmem
+import KernelMemory
 import MemoryPrimitives
 import Paging
 import Synchronization

@@ -1,6 +1,7 @@
 // Threads that come and go: each is a worker for a few turns, on any processor, and is joined by the one who
 // started it. Its stack, its record and the places that it leaves in queues are used again at once by the next.
 
+import KernelMemory
 import Kmem
 import MemoryPrimitives
 import Synchronization
