@@ -93,7 +93,9 @@ final class PagingThreadsTests: XCTestCase {
     }
 
     deinit {
-      guard cp_processor().pointee.invalidate_context == Unmanaged.passUnretained(self).toOpaque() else { return }
+      guard cp_processor().pointee.invalidate_context == Unmanaged.passUnretained(self).toOpaque() else {
+        return
+      }
       cp_processor().pointee.invalidate = nil
       cp_processor().pointee.invalidate_context = nil
     }

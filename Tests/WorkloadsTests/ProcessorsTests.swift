@@ -133,7 +133,9 @@ private final class Bed: @unchecked Sendable {
       }
     }
     clock.start()
-    let watchdog = DispatchWorkItem { fatalError("the processors have been at it for five minutes: a deadlock") }
+    let watchdog = DispatchWorkItem {
+      fatalError("the processors have been at it for five minutes: a deadlock")
+    }
     DispatchQueue.global().asyncAfter(deadline: .now() + 300, execute: watchdog)
     defer { watchdog.cancel() }
     return try host.runAs(processor: 0) {

@@ -194,7 +194,8 @@ struct ExchangedThings {
       for i in thing.address..<(thing.address + thing.size) {
         let before = owners[Int(i)].exchange(0, ordering: .acquiringAndReleasing)
         worker.require(
-          before == thing.stamp, "a piece of an arena has two owners", i, found: before, expected: thing.stamp)
+          before == thing.stamp, "a piece of an arena has two owners", i, found: before, expected: thing.stamp
+        )
       }
       return
     }

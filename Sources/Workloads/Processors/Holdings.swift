@@ -22,7 +22,9 @@ struct Holdings {
   init(_ memory: KernelMemory, _ own: PageCount = .zero) {
     memory.kmem.drain()
     for number in 0..<FrameRole.count {
-      if let role = FrameRole(rawValue: UInt8(number)) { roles[number] = memory.physical.count(role).rawValue }
+      if let role = FrameRole(rawValue: UInt8(number)) {
+        roles[number] = memory.physical.count(role).rawValue
+      }
     }
     roles[Int(FrameRole.wired.rawValue)] -= own.rawValue
     // Kmem keeps the tables that it has made for caches and types.
