@@ -193,11 +193,12 @@ struct Command {
         smp uses all floors at once on all processors, for 10 seconds or SECONDS.
         """, example: "selftest history"),
     Command(
-      verb: .bench, name: "bench", usage: "bench [contig | contig-one | contig-low | fault]",
+      verb: .bench, name: "bench", usage: "bench [NAME]",
       about: """
         Measures budgets in this kernel, in instructions, and gives back all
         that it takes. contig asks for 256 runs of 2 MiB on a machine full of
         dirty pages: type replay keep first, so that it is used as a real one.
+        Others: contig-one contig-low fault switch shootdown longest-off.
         """, example: "bench fault"),
     Command(
       verb: .replay, name: "replay", usage: "replay [keep]",
