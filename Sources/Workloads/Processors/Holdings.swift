@@ -1,7 +1,7 @@
 // What must be as it was when everything was given back: frames by role, and what each floor's users hold.
 //
-// Tags come and go by the page. What belongs to pageable memory can be compared only where nobody else has any: under
-// pressure, the pages of others go out to swap.
+// Tags come and go by the page. What belongs to pageable memory can be compared only where nobody else has any:
+// under pressure, the pages of others go out to swap.
 
 import KernelMemory
 import Kmem
