@@ -119,8 +119,34 @@ struct Arguments {
   func end(_ usage: StaticString) throws(CommandError) {
     for index in 0..<count where !isTaken(index) {
       let word = self[index]
+      if let twice = takenBefore(word) { throw console.refuse(word, "\(twice) is given twice") }
       throw console.refuse(word, "not understood here; usage: \(usage)")
     }
+  }
+
+  /// The name in a `NAME=VALUE`, when another of that name was taken.
+  private func takenBefore(_ word: Word) -> Line? {
+    guard let equals = word.bytes.firstIndex(of: UInt8(ascii: "=")) else { return nil }
+    for index in 1..<max(1, count) where isTaken(index) {
+      let other = self[index].bytes
+      guard other.count > equals else { continue }
+      var isSame = true
+      for i in 0...equals where other[i] != word.bytes[i] { isSame = false }
+      guard isSame else { continue }
+      var name = Line()
+      name.append(bytes: Bytes(rebasing: word.bytes[0..<equals]))
+      return name
+    }
+    return nil
+  }
+
+  /// What to say when a word is missing: the question, unless something was typed that looks like a flag, as a
+  /// negative number does. Then that is pointed at.
+  func missing(_ question: Line, _ usage: StaticString) -> CommandError {
+    for index in 0..<count where !isTaken(index) && isFlag(self[index]) {
+      return console.refuse(self[index], "not understood here; usage: \(usage)")
+    }
+    return console.refuse(question)
   }
 
   // MARK: Figures

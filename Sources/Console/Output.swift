@@ -6,19 +6,38 @@ import MemoryPrimitives
 enum Tint: UInt8 { case plain, free, fixed, wrong }
 
 extension Console {
-  /// Prints a line. After a screenful a person is asked first; after Ctrl-C nothing more appears.
+  /// Prints a line. One that is wider than the screen goes on below, indented, where a word begins: a terminal
+  /// would break it in the middle of one. After a screenful a person is asked first; after Ctrl-C nothing more
+  /// appears.
   @inline(never) func print(_ line: Line) {
     guard !shouldStop else { return }
-    pageBreak(lines: max(1, (line.count + width - 1) / width))
-    guard !state.pointee.stopped else { return }
-    if line.count > 1 && line[0] == UInt8(ascii: "!") && line[1] == UInt8(ascii: " ") {
-      tint(.wrong)
-      terminal.write(line)
-      tint(.plain)
-    } else {
-      terminal.write(line)
-    }
-    newline()
+    let isWrong = line.count > 1 && line[0] == UInt8(ascii: "!") && line[1] == UInt8(ascii: " ")
+    var from = 0
+    repeat {
+      pageBreak(lines: 1)
+      guard !state.pointee.stopped else { return }
+      let end = Self.lineEnd(line, from: from, room: from == 0 ? width : width - 2)
+      if isWrong { tint(.wrong) }
+      var piece = Line()
+      if from > 0 { piece.append(blanks: 2) }
+      for i in from..<end { piece.append(byte: line[i]) }
+      terminal.write(piece)
+      if isWrong { tint(.plain) }
+      newline()
+      from = end
+      while from < line.count && line[from] == UInt8(ascii: " ") { from += 1 }
+    } while from < line.count
+  }
+
+  /// Where to break the rest of a line that has `room` columns.
+  private static func lineEnd(_ line: Line, from start: Int, room: Int) -> Int {
+    guard line.count - start > room else { return line.count }
+    var first = start
+    while first < line.count && line[first] == UInt8(ascii: " ") { first += 1 }
+    var end = start + room
+    while end > first && line[end] != UInt8(ascii: " ") { end -= 1 }
+    while end > first && line[end - 1] == UInt8(ascii: " ") { end -= 1 }
+    return end > first ? end : start + room
   }
 
   /// A line as a floor hands it out.

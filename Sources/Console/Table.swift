@@ -350,7 +350,11 @@ struct Table {
     let width = Int(state.pointee.columns[column].width)
     if state.pointee.columns[column].style == .words {
       var text = text
-      text.truncate(to: width)
+      if text.count > width {
+        // What is cut says so.
+        text.truncate(to: width - 2)
+        text.append("..")
+      }
       line.append(line: text)
       line.append(blanks: width - text.count)
     } else {
