@@ -95,7 +95,8 @@ struct Command {
       about: """
         Fills a share of memory with dirty pageable pages, each stamped with
         what it is, scattered over memory; with swap it may be more than all of
-        it. Ctrl-C keeps what is filled. free gives all of them up.
+        it. What fits stays where memory ends, and at Ctrl-C what is filled so
+        far. free gives all of them up.
         """, example: "dirty 90%"),
     Command(
       verb: .verify, name: "verify", usage: "verify",

@@ -94,27 +94,54 @@ final class DirtyTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testWithoutSwapItSaysHowFarItGotAndGivesAllBack() throws {
+  func testWhereMemoryEndsWhatFitsStays() throws {
     let harness = ConsoleHarness()
     let before = warm(harness)
     let log = harness.run("dirty 120%")
     XCTAssertEqual(harness.outcome, .failed)
     XCTAssertTrue(log.hasPrefix("Page "), log)
-    XCTAssertTrue(log.contains("could not be had"), log)
+    XCTAssertTrue(log.contains(" of 19,544: memory is full, but for the reserve of 255 frames.\n"), log)
+    XCTAssertTrue(log.contains("\nWhat fits is filled, and stays; dirty free gives it up.\n"), log)
     XCTAssertTrue(log.contains("! There is no swap to write to"), log)
     assertFits(log)
+    // A few frames more than the reserve are left.
+    XCTAssertLessThan(harness.physical.freeCount.rawValue, 255 + 80)
+    XCTAssertTrue(harness.run("verify").contains(" pages intact; 0 were read back from swap."))
+    XCTAssertNil(harness.outcome)
+    harness.run("dirty free")
     XCTAssertEqual(harness.physical.freeCount, before)
-    XCTAssertEqual(rows(harness.run("dirty 120% -j")).first?["kind"] as? String, "error")
-    harness.run("verify")
-    XCTAssertEqual(harness.outcome, .refused)
+    let told = rows(harness.run("dirty 120% -j"))
+    XCTAssertEqual(told.map { $0["kind"] as? String }, ["error", "dirty"])
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testSwapThatIsFullIsSaidToBe() throws {
+  func testASecondFillEndsWhereMemoryDoes() throws {
+    let harness = ConsoleHarness()
+    harness.run("dirty 90%")
+    let free = harness.physical.freeCount.rawValue
+    let row = try XCTUnwrap(rows(harness.run("dirty 20% -j")).last)
+    XCTAssertEqual(harness.outcome, .failed)
+    // What is set aside while a fill goes on is there for its pages.
+    XCTAssertGreaterThan(try XCTUnwrap(row["pages"] as? UInt64), free - 255 - 80)
+    harness.run("verify")
+    XCTAssertNil(harness.outcome)
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
+  func testSwapThatIsFullIsSaidToBeAndWhatFitsCanBeRead() throws {
     let harness = ConsoleHarness(swap: .mebibytes(8))
-    let log = harness.run("dirty 120%")
+    let before = warm(harness)
+    let log = harness.run("dirty 300%")
     XCTAssertEqual(harness.outcome, .failed)
     XCTAssertTrue(log.contains("! Memory and swap are full. Type: swap"), log)
+    assertFits(log)
+    let used = try XCTUnwrap(rows(harness.run("swap -j")).first?["pages"] as? Int)
+    XCTAssertGreaterThan(used, 1900, "the next screen says the same")
+    let verdict = harness.run("verify")
+    XCTAssertNil(harness.outcome, verdict)
+    XCTAssertFalse(verdict.contains(" 0 were read back"), verdict)
+    harness.run("dirty free")
+    XCTAssertEqual(harness.physical.freeCount, before)
     XCTAssertEqual(harness.memory.paging.swap.figures.used, .zero)
     XCTAssertNil(harness.memory.checkInvariants())
   }
@@ -122,7 +149,8 @@ final class DirtyTests: XCTestCase {
   func testCtrlCKeepsWhatIsFilled() throws {
     let harness = ConsoleHarness()
     let log = harness.converse("dirty 60%\r\u{03}")
-    XCTAssertTrue(log.contains("Stopped; what is filled stays. 64 pages, 256 KiB, each stamped"), log)
+    XCTAssertTrue(log.contains("Stopped; what is filled stays.\n64 pages, 256 KiB, each stamped"), log)
+    assertFits(log)
     XCTAssertEqual(harness.run("verify"), "64 pages intact; 0 were read back from swap.\n")
     XCTAssertTrue(harness.run("dirty free").hasPrefix("Gave up 64 pages of 1 fill."))
     XCTAssertNil(harness.memory.checkInvariants())
@@ -173,7 +201,9 @@ final class DirtyTests: XCTestCase {
     XCTAssertTrue(harness.run("dirty").hasPrefix("How much? Usage: dirty SHARE | SIZE | free"))
     XCTAssertTrue(harness.run("dirty 0").contains("^ less than a page"))
     XCTAssertTrue(harness.run("dirty x%").contains("      ^ no number"))
-    XCTAssertTrue(harness.run("dirty 2000%").contains("1000 % of memory are the most"))
+    XCTAssertTrue(harness.run("dirty 2000%").contains("too large: 1000 % of memory are the most"))
+    XCTAssertTrue(harness.run("dirty 16T").contains("      ^^^ too large: 1000 % of memory are the most"))
+    XCTAssertTrue(harness.run("dirty -5").contains("      ^^ not understood here; usage: dirty SHARE"))
     XCTAssertTrue(harness.run("dirty 1M 2M").contains("usage: dirty SHARE | SIZE | free"))
     XCTAssertEqual(harness.outcome, .refused)
     XCTAssertEqual(harness.run("verify"), "There are no pages to verify. Type: dirty 60%\n")

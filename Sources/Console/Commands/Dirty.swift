@@ -27,7 +27,8 @@ extension Console {
 
   func dirty(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      throw refuse("How much? Usage: \(Self.dirtyUsage); as in dirty 90%, dirty 64M.")
+      throw arguments.missing(
+        "How much? Usage: \(Self.dirtyUsage); as in dirty 90%, dirty 64M.", Self.dirtyUsage)
     }
     if word.bytes == "free" {
       try arguments.end(Self.dirtyUsage)
@@ -37,16 +38,47 @@ extension Console {
     let count = try pages(word, arguments)
     try arguments.end(Self.dirtyUsage)
     guard count > .zero else { throw refuse(word, "less than a page") }
+    guard count <= share(1000) else { throw refuse(word, "too large: 1000 % of memory are the most") }
     guard fills.pointee.count < Fills.capacity else {
       throw fail("\(Fills.capacity) fills are the most. dirty free gives all of them up.")
     }
-    let before = memory.paging.figures
-    let start = cp_cycles()
-    let fill = try fill(count)
-    let taken = cp_cycles() &- start
+    var before = memory.paging.figures
+    var start = cp_cycles()
+    switch attempt(count) {
+    case .filled(let fill):
+      keep(fill)
+      tell(fill, before, cp_cycles() &- start)
+    case .ended(let error, let fitted):
+      tell(error, at: fitted, of: count)
+      (before, start) = (memory.paging.figures, cp_cycles())
+      guard error == .noMemory, fitted > Self.spared,
+        case .filled(let fill) = attempt(fitted - Self.spared)
+      else {
+        if !isJSON {
+          print("What was filled is given back; \(count: physical.freeCount.rawValue, "frame") are free.")
+        }
+        throw .failed
+      }
+      keep(fill)
+      if !isJSON { print("What fits is filled, and stays; dirty free gives it up.") }
+      tell(fill, before, cp_cycles() &- start)
+      if !isJSON {
+        if memory.paging.swap.device == nil {
+          print("! There is no swap to write to: dirty less, or boot with SWAP=. Type: swap")
+        } else {
+          print("! Memory and swap are full. Type: swap")
+        }
+      }
+      throw .failed
+    }
+  }
+
+  /// What a fill leaves where memory ends, so that pages can be brought back from swap to be read.
+  private static var spared: PageCount { PageCount(UInt64(64)) }
+
+  private func keep(_ fill: DirtyPages) {
     fillList[fills.pointee.count] = fill
     fills.pointee.count += 1
-    tell(fill, before, taken)
   }
 
   /// A share of all frames in percent, or a size.
@@ -58,44 +90,56 @@ extension Console {
       bytes: Bytes(rebasing: word.bytes[0..<(word.bytes.count - 1)]), column: word.column,
       width: max(1, word.width - 1))
     let percent = try arguments.number(figure)
-    guard percent <= 1000 else { throw refuse(word, "1000 % of memory are the most") }
+    guard percent <= 1000 else { throw refuse(word, "too large: 1000 % of memory are the most") }
     return share(percent)
   }
 
   /// `percent` of all frames.
   func share(_ percent: UInt64) -> PageCount { PageCount(physical.total.rawValue * percent / 100) }
 
-  /// New dirty pages, with a bar while that takes. What can't be had is given back and told; Ctrl-C keeps
-  /// what is filled.
+  /// New dirty pages, with a bar while that takes. When not all of them can be had, that is told and nothing is
+  /// kept; Ctrl-C keeps what is filled.
   func fill(_ count: PageCount) throws(CommandError) -> DirtyPages {
-    fills.pointee.ever += 1
-    var done: UInt64 = 0
-    var bar = Bar(self)
-    do throws(PagingError) {
-      let fill = try DirtyPages.fill(
-        count, seed: fills.pointee.ever &* 0x2545_f491_4f6c_dd1d, on: memory, access
-      ) {
-        done = $0
-        return bar.goesOn("dirty", $0, of: count.rawValue, "pages") ? .goOn : .stop
-      }
-      bar.end()
-      return fill
-    } catch {
-      bar.end()
-      _ = fail(
-        "Page \(count: done + 1) of \(count: count.rawValue) could not be had: \(error.words).")
-      if !isJSON {
-        print("What was filled is given back; \(count: physical.freeCount.rawValue, "frame") are free.")
-        if error == .noMemory {
-          if memory.paging.swap.device == nil {
-            print("! There is no swap to write to: dirty less, or boot with SWAP=. Type: swap")
-          } else {
-            print("! Memory and swap are full. Type: swap")
-          }
-        }
-      }
+    switch attempt(count) {
+    case .filled(let fill): return fill
+    case .ended(let error, let fitted):
+      tell(error, at: fitted, of: count)
       throw .failed
     }
+  }
+
+  private enum Attempt {
+    case filled(DirtyPages)
+    /// So many pages were filled and given back.
+    case ended(PagingError, PageCount)
+  }
+
+  private func attempt(_ count: PageCount) -> Attempt {
+    fills.pointee.ever += 1
+    var done = PageCount.zero
+    var bar = Bar(self)
+    defer { bar.end() }
+    do throws(PagingError) {
+      return .filled(
+        try DirtyPages.fill(
+          count, seed: fills.pointee.ever &* 0x2545_f491_4f6c_dd1d, on: memory, access
+        ) {
+          done = PageCount($0)
+          return bar.goesOn("dirty", $0, of: count.rawValue, "pages") ? .goOn : .stop
+        })
+    } catch {
+      return .ended(error, done)
+    }
+  }
+
+  private func tell(_ error: PagingError, at fitted: PageCount, of count: PageCount) {
+    let page: Line = "Page \(count: fitted.rawValue + 1) of \(count: count.rawValue)"
+    guard error == .noMemory else {
+      _ = fail("\(page): \(error.words).")
+      return
+    }
+    let reserve = physical.reserve(for: .normal).rawValue
+    _ = fail("\(page): memory is full, but for the reserve of \(count: reserve, "frame").")
   }
 
   private func tell(_ fill: DirtyPages, _ before: PagingFigures, _ cycles: UInt64) {
@@ -126,7 +170,8 @@ extension Console {
     second.append(line: "\(count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M")
     if state.pointee.stopped {
       // A command that was stopped prints no more; this is worth an exception.
-      terminal.write("Stopped; what is filled stays. " as Line)
+      terminal.write("Stopped; what is filled stays." as Line)
+      newline()
       terminal.write(first)
       newline()
     } else {

@@ -85,7 +85,7 @@ public struct DirtyPages {
         aside.giveBack(until: Marks.slack)
         try fill.write(turn * stride % count.rawValue, access)
         fill.filled = PageCount(turn + 1)
-        marks.restoreWhenUsedUp()
+        marks.restoreWhenUsedUp(aside.count)
         if progress(turn + 1) == .stop { break }
       }
     } catch {
@@ -140,6 +140,8 @@ private struct Aside {
   private var heaps: InlineArray<64, FrameNumber> = .init(repeating: .none)
   /// The heap that frames come back from.
   private var heap = 0
+  /// Frames that have not come back yet.
+  private(set) var count = PageCount.zero
 
   init(_ physical: PhysicalMemory, _ machine: Machine) {
     self.physical = physical
@@ -153,6 +155,7 @@ private struct Aside {
       let heap = Int(random.below(64))
       machine.directMap.pointer(to: frame).storeBytes(of: heaps[heap].rawValue, as: UInt32.self)
       heaps[heap] = frame
+      count = count + .one
     }
   }
 
@@ -174,6 +177,7 @@ private struct Aside {
       }
       heaps[heap] = FrameNumber(machine.directMap.pointer(to: frame).load(as: UInt32.self))
       physical.free(FrameRun(first: frame, count: .one))
+      count = count - .one
     }
   }
 }
@@ -210,9 +214,9 @@ private struct Marks {
     if isLowered { set(reserve, target) }
     isLowered = false
   }
-  /// From here on frames are had from the page daemon, if at all.
-  mutating func restoreWhenUsedUp() {
-    if isLowered && memory.physical.freeCount < bottom { restore() }
+  /// From here on frames are had from the page daemon, if at all. What is set aside is not used up.
+  mutating func restoreWhenUsedUp(_ aside: PageCount) {
+    if isLowered && memory.physical.freeCount + aside < bottom { restore() }
   }
 
   private func set(_ reserve: PageCount, _ target: PageCount) {
