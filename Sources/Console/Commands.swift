@@ -111,8 +111,10 @@ struct Command {
         Contiguous memory: what is in the way of one run is moved or written to
         swap, and nothing else.
         WHERE: low=A high=A align=SIZE boundary=SIZE, as why takes them.
-        HOW: nowait (moves, never writes), zero, attr=uc|wc|wt, type=NAME.
+        HOW: nowait (moves, never writes), zero, attr=wb|wt|wc|uc, type=NAME.
         -v draws the run before, after each pass, and after.
+        Refused, it says never, later, not now, not without waiting, or how
+        much would be left with vm.contig.passes as it is.
         """, example: "contig -v 2M align=2M"),
     Command(
       verb: .launder, name: "launder", usage: "launder [active | inactive | laundry | daemon] [SIZE]",
@@ -122,11 +124,18 @@ struct Command {
         """, example: "launder active 1M"),
     Command(
       verb: .wire, name: "wire", usage: "wire ADDRESS+SIZE [holes]",
-      about: "Wires the pages of a range, all or none; holes passes over gaps.",
+      about: """
+        Wires the pages of a range: they stay where they are, whoever wants the
+        memory. All or none: a part that is not pageable refuses the whole, but
+        holes passes over such parts. unwire undoes it.
+        """,
       example: "wire 0xffff_c000_0020_0000+64K"),
     Command(
       verb: .unwire, name: "unwire", usage: "unwire ADDRESS+SIZE",
-      about: "Undoes one wire of the same pages.", example: "unwire 0xffff_c000_0020_0000+64K"),
+      about: """
+        Undoes one wire of each page of a range. Parts that are not pageable are
+        passed over; a page that is not wired refuses the whole.
+        """, example: "unwire 0xffff_c000_0020_0000+64K"),
     Command(
       verb: .cpus, name: "cpus", usage: "cpus",
       about: """
@@ -159,11 +168,13 @@ struct Command {
         any address as it is printed, virtual or physical.
         """, example: "whatis frame 300"),
     Command(
-      verb: .why, name: "why", usage: "why SIZE [low=A] [high=A] [align=SIZE] [boundary=SIZE]",
+      verb: .why, name: "why", usage: "why SIZE [WHERE] [nowait]",
       about: """
         A request for contiguous memory, without doing it: where it would be
         granted and what that would move and write, or how much is missing, or
         what stands in the way, or why it can never be.
+        WHERE: low=A high=A align=SIZE boundary=SIZE. nowait: nothing may be
+        written for it.
         """, example: "why 2M align=2M"),
     Command(
       verb: .failures, name: "failures", usage: "failures",
@@ -434,8 +445,8 @@ extension Console {
       word("high=")
       word("align=")
       word("boundary=")
+      word("nowait")
       if isFirst("contig") {
-        word("nowait")
         word("zero")
         word("attr=")
         word("type=")
@@ -450,19 +461,6 @@ extension Console {
       word("frame")
     } else if isFirst("objects") {
       forEachObjectNumber { number in number.withBytes { body($0) } }
-    } else if isFirst("dirty") {
-      word("free")
-    } else if isFirst("contig") {
-      word("list")
-      word("free")
-      word("low=")
-      word("high=")
-      word("align=")
-      word("boundary=")
-      word("nowait")
-      word("zero")
-      word("attr=")
-      word("type=")
     } else if isFirst("launder") {
       word("active")
       word("inactive")

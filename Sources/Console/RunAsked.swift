@@ -1,5 +1,6 @@
 // A run of frames as a person asks for it: SIZE and where it may lie. `why` and `contig` take the same words.
 
+import ContiguousMemory
 import MemoryPrimitives
 import PhysicalMemory
 
@@ -7,6 +8,7 @@ import PhysicalMemory
 struct RunAsked {
   var size: ByteCount
   var constraints = RunConstraints()
+  var sleeping = Sleeping.allowed
 
   init(_ size: ByteCount) { self.size = size }
 
@@ -24,6 +26,7 @@ struct RunAsked {
     if let boundary = spot.boundary {
       line.append(line: " boundary=\(Self.spelled(ByteCount(boundary.rawValue)))")
     }
+    if sleeping == .forbidden { line.append(" nowait") }
     return line
   }
 
@@ -57,7 +60,15 @@ extension Arguments {
     var asked = RunAsked(try size(word))
     guard asked.size > .zero else { throw console.refuse(word, "a run of no bytes is always granted") }
     if let low = value(of: "low") { asked.constraints.low = PhysicalAddress(try place(low)) }
-    if let high = value(of: "high") { asked.constraints.high = PhysicalAddress(try place(high)) }
+    if let word = value(of: "high") {
+      let high = try place(word)
+      let low = asked.constraints.low.rawValue
+      guard high > low else {
+        throw console.refuse(
+          word, low == 0 ? "nothing lies below that" : high == low ? "low is as high" : "low is above high")
+      }
+      asked.constraints.high = PhysicalAddress(high)
+    }
     if let word = value(of: "align") { asked.constraints.alignment = try power(word, "an alignment") }
     if let word = value(of: "boundary") { asked.constraints.boundary = try power(word, "a boundary") }
     return asked

@@ -33,6 +33,7 @@ final class ContigTests: XCTestCase {
     XCTAssertTrue(harness.run("vmstat -m").contains("dma     1    64K"), harness.run("vmstat -m"))
     let list = harness.run("contig list")
     XCTAssertTrue(list.contains("write-combining"), list)
+    XCTAssertTrue(list.hasPrefix("id   frame  frames     asked  address"), list)
     XCTAssertTrue(list.hasSuffix("\nall            528  2.06 MiB\n"), list)
     assertFits(list)
     XCTAssertEqual(rows(harness.run("contig list -j")).map { $0["id"] as? Int }, [2, 3])
@@ -53,9 +54,10 @@ final class ContigTests: XCTestCase {
     assertFits(text)
     let lines = text.split(separator: "\n").map(String.init)
     XCTAssertTrue(lines[0].hasPrefix("Candidate 0x0"), text)
-    XCTAssertTrue(lines[0].hasSuffix(": the cheapest run."), text)
+    let row = try XCTUnwrap(lines[0].firstMatch(of: /: the cheapest of (\d+) blocks\.$/), text)
+    XCTAssertGreaterThan(try XCTUnwrap(Int(row.1)), 20)
     XCTAssertTrue(lines[1].contains(" of 512 frames in the way, "), text)
-    XCTAssertTrue(lines[1].hasSuffix("A digit: of 8 frames, how many"), text)
+    XCTAssertTrue(lines[1].hasSuffix("A digit: of 8 frames, how many."), text)
     let before = try XCTUnwrap(lines.first { $0.hasPrefix("before    ") })
     XCTAssertEqual(before.count, 74)
     let inTheWay = try XCTUnwrap(Int(lines[1].prefix(while: \.isNumber)))
@@ -180,7 +182,11 @@ final class ContigTests: XCTestCase {
     XCTAssertEqual(refused["role"] as? String, "pageable")
     XCTAssertEqual(refused["repeated"] as? Bool, false)
     let again = harness.run("contig 2M align=2M")
-    XCTAssertTrue(again.hasPrefix("Not now, as before: no run for it has come up ("), again)
+    XCTAssertTrue(
+      again.hasPrefix("Not now, as before: this or less was refused, and no run has come up since.\n"), again)
+    XCTAssertTrue(again.contains("\nAnswered from memory, in "), again)
+    XCTAssertTrue(again.contains("\nIn the best run frame "), again)
+    XCTAssertTrue(again.contains(", wired once.\n"), again)
     XCTAssertTrue(again.hasSuffix("! Type: why 2M align=2M\n"), again)
     assertFits(again)
     let row = try XCTUnwrap(rows(harness.run("contig 2M align=2M -j")).last)
@@ -235,6 +241,11 @@ final class ContigTests: XCTestCase {
     let nowait = swapping.run("contig 32M nowait")
     XCTAssertEqual(swapping.outcome, .failed)
     XCTAssertTrue(nowait.contains("Not without waiting: nowait moves pages and writes none; "), nowait)
+    XCTAssertTrue(nowait.hasSuffix("pages would be left.\n! Type: why 32M nowait\n"), nowait)
+    let patient = swapping.run("why 32M nowait")
+    XCTAssertTrue(patient.hasPrefix("Not without waiting: "), patient)
+    XCTAssertTrue(patient.hasSuffix("! Who waits may have pages written. Type: why 32M\n"), patient)
+    assertFits(patient)
     swapping.run("sysctl vm.contig.passes=2")
     let bound = swapping.run("why 32M")
     XCTAssertTrue(bound.hasPrefix("With vm.contig.passes=2, "), bound)
@@ -242,7 +253,10 @@ final class ContigTests: XCTestCase {
     let refused = swapping.run("contig 32M")
     XCTAssertTrue(refused.contains("With vm.contig.passes=2, "), refused)
     swapping.run("sysctl vm.contig.passes=1")
-    XCTAssertTrue(swapping.run("contig 2M").contains("With vm.contig.passes=1, "))
+    let first = swapping.run("contig 2M")
+    XCTAssertTrue(first.hasPrefix("With vm.contig.passes=1, "), first)
+    XCTAssertTrue(first.hasSuffix("\n! It may go further. Type: sysctl vm.contig.passes=4\n"), first)
+    XCTAssertFalse(first.contains("longest"), first)
     swapping.run("sysctl vm.contig.passes=4")
     let granted = swapping.run("contig 32M")
     XCTAssertNil(swapping.outcome, granted)
@@ -252,10 +266,24 @@ final class ContigTests: XCTestCase {
     assertFits(nowait + bound + refused + granted)
   }
 
+  func testWhatIsInARunAddsUpWhateverTheAnswer() throws {
+    let harness = ConsoleHarness()
+    harness.run("dirty 90%")
+    harness.run("contig 1M")
+    // Too few frames are free to isolate so much.
+    for asked in ["why 20M", "why 40M", "why 50M", "why 2M align=2M", "why 30M nowait"] {
+      let text = harness.run(asked)
+      assertFits(text)
+      guard let line = text.split(separator: "\n").first(where: { $0.contains(" to write, ") }) else { continue }
+      let figures = line.replacingOccurrences(of: ",", with: "").split(separator: " ").compactMap { Int($0) }
+      XCTAssertEqual(figures.dropFirst().reduce(0, +), figures.first, text)
+    }
+  }
+
   func testNeverIsNeverAndNothingIsDone() {
     let harness = ConsoleHarness()
     XCTAssertEqual(
-      harness.run("contig 1G"), "Never on this machine: all memory of this machine is 63.6 MiB.\n")
+      harness.run("contig 1G"), "Never: all memory of this machine is 63.6 MiB.\n")
     XCTAssertEqual(harness.outcome, .failed)
     XCTAssertTrue(harness.run("contig 256K boundary=64K").contains("crosses a multiple of 64 KiB"))
     XCTAssertEqual(rows(harness.run("contig 1G -j")).last?["answer"] as? String, "never on this machine")
@@ -299,6 +327,18 @@ final class ContigTests: XCTestCase {
     XCTAssertTrue(harness.run("contig 2M fast").contains("^^^^ not understood here; usage: help contig"))
     XCTAssertTrue(harness.run("contig 2M type=").contains("a type has a name"))
     XCTAssertTrue(harness.run("contig free").hasPrefix("Which? contig list tells"))
+    for (line, words) in [
+      ("contig -1", "       ^^ not understood here"), ("contig free -1", "            ^^ not understood here"),
+      ("contig list -v", "            ^^ not understood here"),
+      ("contig free 1 -v", "              ^^ not understood here"),
+      ("contig 2M attr=uc attr=wc", "attr is given twice"),
+      ("contig 2M nowait nowait", "nowait is given twice"), ("contig 2M zero zero", "zero is given twice"),
+    ] {
+      let text = harness.run(line)
+      XCTAssertTrue(text.contains(words), text)
+      XCTAssertEqual(harness.outcome, .refused, line)
+      assertFits(text)
+    }
     XCTAssertTrue(harness.run("contig 0").contains("a run of no bytes is always granted"))
     XCTAssertEqual(harness.outcome, .refused)
     XCTAssertEqual(harness.run("contig list"), "None. As in: contig 2M align=2M\n")

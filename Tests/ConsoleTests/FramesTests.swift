@@ -114,15 +114,16 @@ final class WhyTests: XCTestCase {
     let harness = ConsoleHarness()
     XCTAssertEqual(
       harness.run("why 256K boundary=64K"),
-      "Never on this machine: a run of 256 KiB crosses a multiple of 64 KiB wherever it lies.\n")
-    XCTAssertEqual(harness.run("why 1G"), "Never on this machine: all memory of this machine is 63.6 MiB.\n")
+      "Never: a run of 256 KiB crosses a multiple of 64 KiB wherever it lies.\n")
+    XCTAssertEqual(harness.run("why 1G"), "Never: all memory of this machine is 63.6 MiB.\n")
     XCTAssertEqual(
       harness.run("why 2M low=0x10_0000 high=2M"),
-      "Never on this machine: from low to high there is less than 2 MiB.\n")
+      "Never: from low to high there is less than 2 MiB.\n")
     XCTAssertEqual(
       harness.run("why 63M align=32M"),
-      "Never on this machine: no stretch of memory satisfies that, whoever gives what back.\n")
+      "Never: no stretch of memory satisfies that, whoever gives what back.\n")
     XCTAssertNil(harness.outcome)
+    for line in ["why 256K boundary=64K", "why 63M align=32M"] { assertFits(harness.run(line)) }
   }
 
   func testABadConstraintIsPointedAt() {
@@ -135,7 +136,19 @@ final class WhyTests: XCTestCase {
 
       """)
     XCTAssertTrue(harness.run("why").hasPrefix("How much?"))
-    XCTAssertTrue(harness.run("why 2M aling=2M").contains("^^^^^^^^\nnot understood here"))
+    XCTAssertTrue(harness.run("why 2M aling=2M").contains("^^^^^^^^ not understood here"))
+    for (line, words) in [
+      ("why -1", "    ^^ not understood here; usage: why SIZE"),
+      ("why 2M low=2M high=1M", "                  ^^ low is above high"),
+      ("why 2M low=2M high=2M", "low is as high"), ("why 2M high=0", "            ^ nothing lies below that"),
+      ("why 2M align=2M align=4M", "                ^^^^^^^^ align is given twice"),
+      ("why 2M later", "       ^^^^^ not understood here; usage: why SIZE [WHERE] [nowait]"),
+    ] {
+      let text = harness.run(line)
+      XCTAssertTrue(text.contains(words), text)
+      XCTAssertEqual(harness.outcome, .refused, line)
+      assertFits(text)
+    }
   }
 
   func testNotNowNamesTheBlocker() throws {

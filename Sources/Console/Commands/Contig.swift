@@ -33,7 +33,6 @@ struct ContigEntries {
 private struct ContigOptions {
   var attribute = CacheAttribute.writeBack
   var contents = InitialContents.unknown
-  var sleeping = Sleeping.allowed
   var type = Name("console")
   var detail = Detail.told
 
@@ -45,10 +44,9 @@ extension Console {
   private static var contigUsage: StaticString { "help contig" }
 
   func contig(_ arguments: Arguments) throws(CommandError) {
-    var options = ContigOptions()
-    if arguments.takeFlag("-v") { options.detail = .drawn }
     guard let word = arguments.next() else {
-      throw refuse("How much? As in: contig 2M align=2M. Or contig list, contig free ID.")
+      throw arguments.missing(
+        "How much? As in: contig 2M align=2M. Or contig list, contig free ID.", Self.contigUsage)
     }
     if word.bytes == "list" {
       try arguments.end(Self.contigUsage)
@@ -56,13 +54,17 @@ extension Console {
     } else if word.bytes == "free" {
       try freeContig(arguments)
     } else {
-      let asked = try arguments.run(word)
-      try read(arguments, &options)
+      var asked = try arguments.run(word)
+      var options = ContigOptions()
+      if arguments.takeFlag("-v") { options.detail = .drawn }
+      try read(arguments, &asked, &options)
       try take(asked, options)
     }
   }
 
-  private func read(_ arguments: Arguments, _ options: inout ContigOptions) throws(CommandError) {
+  private func read(
+    _ arguments: Arguments, _ asked: inout RunAsked, _ options: inout ContigOptions
+  ) throws(CommandError) {
     if let word = arguments.value(of: "attr") {
       if word.bytes == "uc" {
         options.attribute = .uncached
@@ -82,8 +84,10 @@ extension Console {
     }
     while let word = arguments.next() {
       if word.bytes == "nowait" {
-        options.sleeping = .forbidden
+        guard asked.sleeping == .allowed else { throw refuse(word, "nowait is given twice") }
+        asked.sleeping = .forbidden
       } else if word.bytes == "zero" {
+        guard options.contents == .unknown else { throw refuse(word, "zero is given twice") }
         options.contents = .zero
       } else {
         throw refuse(word, "not understood here; usage: \(Self.contigUsage)")
@@ -134,7 +138,8 @@ extension Console {
 
   private func freeContig(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      throw refuse("Which? contig list tells; contig free all gives all of them back.")
+      throw arguments.missing(
+        "Which? contig list tells; contig free all gives all of them back.", "contig free ID | all")
     }
     if word.bytes == "all" {
       try arguments.end("contig free ID | all")
@@ -194,7 +199,8 @@ extension Console {
     table.column("id", .figure)
     table.column("frame", .figure, key: "first_frame")
     table.column("frames", .sum)
-    table.column("size", .sum, key: "bytes")
+    // Frames are whole, what was asked for need not be.
+    table.column("asked", .sum, key: "bytes")
     table.column("address", .words)
     table.column("cached", .words)
     table.column("type", .words)
@@ -221,16 +227,16 @@ extension Console {
       throw fail("\(ContigEntries.capacity) runs are the most that the console holds. Type: contig list")
     }
     let type = memory.kmem.type(named: options.type)
-    var story = ContigStory(self, options.detail)
+    var story = ContigStory(self, asked, options.detail)
     let range: ContiguousRange
     do throws(ContiguousFailure) {
       range = try memory.contiguous.contigmalloc(
         asked.size, type: type, where: asked.constraints, attribute: options.attribute,
-        contents: options.contents, sleeping: options.sleeping
+        contents: options.contents, sleeping: asked.sleeping
       ) { story.hear($0) }
     } catch {
       story.end(.refused)
-      refused(error, asked, options, story)
+      refused(error, asked, story)
       throw .failed
     }
     story.end(.granted)
@@ -262,9 +268,7 @@ extension Console {
     row.field("free", physical.freeCount.rawValue)
   }
 
-  private func refused(
-    _ failure: ContiguousFailure, _ asked: RunAsked, _ options: ContigOptions, _ story: ContigStory
-  ) {
+  private func refused(_ failure: ContiguousFailure, _ asked: RunAsked, _ story: ContigStory) {
     if isJSON {
       row("contig") { row in
         row.field("answer", text: Line(failure.words))
@@ -288,13 +292,16 @@ extension Console {
     }
     switch failure.answer {
     case .never:
-      print("Never on this machine: \(asked.whyNever(physical)).")
+      print("Never: \(asked.whyNever(physical)).")
       return
     case .notNow:
       if failure.isRepeated {
-        print(
-          "Not now, as before: no run for it has come up (\(count: story.cycles, story.unit))."
-        )
+        print("Not now, as before: this or less was refused, and no run has come up since.")
+        print("Answered from memory, in \(count: story.cycles, story.unit).")
+        // Whoever answers from memory does not look; for a person that is worth it.
+        if let blocker = physical.explain(run: asked.count, where: asked.constraints).blockers[0] {
+          print("In the best run \(describe(FrameRun(first: blocker.run.first, count: .one))).")
+        }
       } else if failure.reason != .none {
         print("Not now: in the best run \(describe(FrameRun(first: failure.blocker, count: .one))).")
       } else {
@@ -304,15 +311,16 @@ extension Console {
       print(
         "Later: \(count: max(1, failure.missing.rawValue), "frame") more must be free, or have room in swap.")
     case .overBudget:
-      if options.sleeping == .forbidden {
-        print(
-          "Not without waiting: nowait moves pages and writes none; \(count: failure.missing.rawValue) are left."
-        )
+      // The longest run that could be emptied is no answer to who may not empty it.
+      let left: Line = "\(count: failure.missing.rawValue, "page")"
+      if asked.sleeping == .forbidden {
+        print("Not without waiting: nowait moves pages and writes none; \(left) would be left.")
+        print("! Type: why \(asked.line)")
       } else {
-        print(
-          "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), \(count: failure.missing.rawValue, "page") would be left."
-        )
+        print("With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), \(left) would be left.")
+        print("! It may go further. Type: sysctl vm.contig.passes=4")
       }
+      return
     case .noAddressSpace:
       print("No addresses or tables to map it: its frames went back.")
       print("! Type: vmem kernel_va")
@@ -333,6 +341,7 @@ extension Console {
 /// A request as it goes on: told while it happens, its passes gathered for a table.
 private struct ContigStory {
   let console: Console
+  let asked: RunAsked
   let detail: ContigOptions.Detail
   /// Work of the allocator only: what is told takes none.
   private(set) var cycles: UInt64 = 0
@@ -351,8 +360,9 @@ private struct ContigStory {
 
   enum Ending { case granted, refused }
 
-  init(_ console: Console, _ detail: ContigOptions.Detail) {
+  init(_ console: Console, _ asked: RunAsked, _ detail: ContigOptions.Detail) {
     self.console = console
+    self.asked = asked
     self.detail = detail
     countsInstructions = console.countsInstructions
     mark = cp_cycles()
@@ -418,17 +428,27 @@ private struct ContigStory {
         row.field("dirty", candidate.dirty.rawValue)
       }
     } else {
-      console.print(
-        "Candidate \(console.physicalAddress(run.first)), frame \(run.first): the \(givenUp == 0 ? "cheapest" : "next" as StaticString) run."
-      )
-      var line: Line = "\(count: candidate.movable.rawValue) of \(count: run.count.rawValue, "frame")"
-      line.append(line: " in the way, \(count: candidate.dirty.rawValue) dirty")
+      var line: Line = "Candidate \(console.physicalAddress(run.first)), frame \(run.first): the "
+      if givenUp > 0 {
+        line.append("next run.")
+      } else if let blocks = console.emptiableBlocks(asked) {
+        line.append(line: "cheapest of \(count: blocks, "block").")
+      } else {
+        line.append("cheapest run.")
+      }
+      console.print(line)
+      line = "\(count: candidate.movable.rawValue) of \(count: run.count.rawValue, "frame")"
+      line.append(line: " in the way, \(count: candidate.dirty.rawValue) dirty.")
       if detail == .drawn {
         let each = perCharacter(run)
-        if each <= 9 {
-          line.append(line: ". A digit: of \(count: each, "frame"), how many")
+        let legend: Line =
+          each <= 9
+          ? "A digit: of \(count: each, "frame"), how many." : "A digit: of \(count: each) frames, how many ninths."
+        if line.count + 1 + legend.count > console.width {
+          console.print(line)
+          line = legend
         } else {
-          line.append(line: ". A digit: of \(count: each) frames, how many ninths")
+          line.append(line: " \(legend)")
         }
       }
       console.print(line)

@@ -9,13 +9,19 @@ import Paging
 import PhysicalMemory
 
 extension Console {
-  private static var whyUsage: StaticString { "why SIZE [low=A] [high=A] [align=SIZE] [boundary=SIZE]" }
+  private static var whyUsage: StaticString { "why SIZE [WHERE] [nowait]" }
 
   func why(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      throw refuse("How much? Usage: \(Self.whyUsage)")
+      throw arguments.missing("How much? As in: why 2M align=2M. Type: help why", Self.whyUsage)
     }
-    let asked = try arguments.run(word)
+    var asked = try arguments.run(word)
+    if let word = arguments.next() {
+      guard word.bytes == "nowait" else {
+        throw refuse(word, "not understood here; usage: \(Self.whyUsage)")
+      }
+      asked.sleeping = .forbidden
+    }
     try arguments.end(Self.whyUsage)
 
     let answer = physical.explain(run: asked.count, where: asked.constraints)
@@ -30,6 +36,7 @@ extension Console {
     case .emptiable, .blocked:
       var request = ContiguousRequest(asked.count, where: asked.constraints)
       request.passes = memory.contiguous.passes
+      request.sleeping = asked.sleeping
       let forecast = memory.contiguous.forecast(emptying: run, for: request)
       if isJSON {
         tellRow(forecast, answer)
@@ -38,7 +45,7 @@ extension Console {
       switch forecast.outcome {
       case .granted: emptiable(forecast, asked)
       case .notNow: blocked(forecast, answer)
-      case .later, .overBudget: later(forecast)
+      case .later, .overBudget: later(forecast, asked)
       }
       if memory.contiguous.strategy == .old && forecast.outcome != .notNow {
         print("But vm.contig.strategy is old: contig would launder whole queues, and hope.")
@@ -110,7 +117,7 @@ extension Console {
   }
 
   /// How many blocks of 2 MiB could be emptied, where the request is for one of these.
-  private func emptiableBlocks(_ asked: RunAsked) -> UInt64? {
+  func emptiableBlocks(_ asked: RunAsked) -> UInt64? {
     let spot = asked.constraints
     guard asked.count.bytes == .mebibytes(2), spot.alignment.rawValue == 2 << 20, spot.low.rawValue == 0,
       spot.high.rawValue == .max
@@ -124,22 +131,28 @@ extension Console {
   private func details(_ forecast: ContiguousForecast) {
     var line: Line =
       "\(count: forecast.run.count.rawValue, "frame"): \(count: forecast.free.rawValue) free, \(count: forecast.moved.rawValue) to move, \(count: forecast.written.rawValue) to write"
+    var told = forecast.free + forecast.moved + forecast.written
     func also(_ count: PageCount, _ what: StaticString) {
+      told = told + count
       if count > .zero { line.append(line: ", \(count: count.rawValue) \(what)") }
     }
     also(forecast.dropped, "to drop")
-    if forecast.missing > .zero && forecast.outcome != .granted { also(forecast.missing, "left") }
     also(forecast.claimed, "held or busy")
+    // Whatever the reason, and of all of them when there are too few frames to begin with.
+    let known = told + forecast.fixed
+    also(forecast.run.count - min(forecast.run.count, known), "left")
     line.append(line: ", \(count: forecast.fixed.rawValue) can't move")
     print(line)
   }
 
-  private func later(_ forecast: ContiguousForecast) {
+  private func later(_ forecast: ContiguousForecast, _ asked: RunAsked) {
     let missing = forecast.missing.rawValue
     if forecast.outcome == .overBudget {
-      print(
-        "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), \(count: missing, "page") would be left. Nothing has been done."
-      )
+      var line: Line = "Not without waiting: "
+      if asked.sleeping == .allowed {
+        line = "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), "
+      }
+      print("\(line)\(count: missing, "page") would be left. Nothing has been done.")
     } else if forecast.moved == .zero && forecast.written == .zero && forecast.dropped == .zero {
       print("Later: \(count: missing, "frame") too few are free to begin with. Nothing has been done.")
     } else {
@@ -148,7 +161,13 @@ extension Console {
     strip(forecast.run)
     details(forecast)
     if forecast.outcome == .overBudget {
-      print("! It may go further. Type: sysctl vm.contig.passes=4")
+      var patient = asked
+      patient.sleeping = .allowed
+      if asked.sleeping == .forbidden {
+        print("! Who waits may have pages written. Type: why \(patient.line)")
+      } else {
+        print("! It may go further. Type: sysctl vm.contig.passes=4")
+      }
     } else if memory.paging.swap.device == nil {
       print("! There is no swap to write to. Type: swap")
     } else {
@@ -219,7 +238,7 @@ extension Console {
       }
       return
     }
-    print("Never on this machine: \(reason).")
+    print("Never: \(reason).")
   }
 
   // MARK: What is in the way
