@@ -50,13 +50,16 @@ struct Picture {
 }
 
 extension Console {
+  /// Whether a picture leaves a blank behind its label; a long one takes that too.
+  func fitsBlank(_ label: Line) -> Bool { label.count + 3 + Picture.columns <= width }
+
   /// One line of a picture: `label |cells| tail`.
   func strip(_ label: Line, _ cells: Picture.Cells, _ tail: Line) {
     guard !shouldStop else { return }
     pageBreak(lines: 1)
     guard !state.pointee.stopped else { return }
     var line = label
-    line.append(" |")
+    line.append(fitsBlank(label) ? " |" : "|")
     var tinted = Tint.plain
     for i in 0..<Picture.columns {
       let color = Self.tint(of: cells[i])

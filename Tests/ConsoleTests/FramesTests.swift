@@ -77,6 +77,31 @@ final class FramesTests: XCTestCase {
     }
   }
 
+  func testAMachineOfManyGibibytesFitsTheScreenToo() throws {
+    // Nothing touches memory that nobody uses, so it need not be there.
+    let harness = ConsoleHarness(
+      ranges: [(1 << 20, 255 << 20, 1), (4 << 30, 16 << 30, 1)], memory: .gibibytes(20))
+    XCTAssertTrue(harness.run("map").hasPrefix("0x0_0000_0000 |"), harness.run("map"))
+    let detail = harness.run("map 0x4_0000_0000+1M")
+    XCTAssertTrue(detail.hasPrefix("0x4_0000_0000 |....."), detail)
+    for command in ["map", "map 0x4_0000_0000+1M", "why 2M align=2M", "why 8G", "buddy", "memmap"] {
+      assertFits(harness.run(command))
+    }
+    // Blocks of every order, so that the table is wide.
+    for order in 0...17 {
+      _ = try harness.physical.allocate(Order(UInt8(order)), role: .wired)
+      for _ in 0..<3 { _ = try? harness.physical.allocate(Order(UInt8(min(order, 9))), role: .wired) }
+    }
+    let text = harness.run("buddy")
+    assertFits(text)
+    XCTAssertFalse(text.contains(".1000"), text)
+    for order in 0...18 {
+      XCTAssertTrue(
+        text.split(separator: "\n").filter { $0.hasPrefix("order") }.joined(separator: " ").split(separator: " ")
+          .contains("\(order)"), text)
+    }
+  }
+
   func testMapShowsWhatCannotMove() throws {
     let harness = ConsoleHarness()
     try harness.physical.allocate(frame: FrameNumber(4096 + 64), role: .wired)

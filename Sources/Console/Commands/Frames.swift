@@ -184,47 +184,62 @@ extension Console {
       guard total > 0 else { return "-" }
       let share = (1000 + free * 1000 >> UInt64(order)) / total
       let index = share >= 1000 ? 0 : 1000 - share
+      if index == 1000 { return "1.000" }
       var line = Line(".")
       if index < 100 { line.append("0") }
       if index < 10 { line.append("0") }
       line.append(decimal: index)
       return line
     }
-    // A column is as wide as its widest figure; two blanks between them where they fit.
+    // A column is as wide as its widest figure; two blanks between them where they fit. Orders that don't fit
+    // beside the others get a table of their own below.
     var widths = InlineArray<19, Int>(repeating: 1)
     var sum = 15 + 9
+    var (first, last, fits) = (0, highest, -1)
     for order in 0...highest {
       widths[order] = max(
         max(Line("\(order)").count, digits(blocks[order]).count),
         max(unusable(order).count, fragmentation(order).count))
       sum += widths[order] + 1
+      if sum <= width { fits = order }
     }
-    let gap = sum + highest + 1 <= width ? 2 : 1
+    let isSplit = sum > width && fits >= 0
+    let gap = isSplit || sum + highest + 1 > width ? 1 : 2
+    if isSplit { last = fits }
 
     func line(_ name: StaticString, _ tail: Line, _ cell: (Int) -> Line) {
       var line = Line(name)
       line.append(blanks: 14 - line.count)
-      for order in 0...highest {
+      for order in first...last {
         let text = cell(order)
         line.append(blanks: gap + widths[order] - text.count)
         line.append(line: text)
       }
-      line.append(blanks: 10 - tail.count)
-      line.append(line: tail)
+      if last == highest {
+        line.append(blanks: 10 - tail.count)
+        line.append(line: tail)
+      }
       while line.count > 0 && line[line.count - 1] == UInt8(ascii: " ") { line.truncate(to: line.count - 1) }
       print(line)
     }
-    line("order", "frames") { "\($0)" }
-    for list in 0..<RangeList.count {
-      guard let list = RangeList(rawValue: UInt8(list)) else { continue }
-      var frames: UInt64 = 0
-      for order in 0...18 { frames += physical.blocks(in: list, of: Order(UInt8(order))) << UInt64(order) }
-      if frames == 0 && !showsAll { continue }
-      line(list.words, "\(count: frames)") { digits(physical.blocks(in: list, of: Order(UInt8($0)))) }
+    func lines() {
+      line("order", "frames") { "\($0)" }
+      for list in 0..<RangeList.count {
+        guard let list = RangeList(rawValue: UInt8(list)) else { continue }
+        var frames: UInt64 = 0
+        for order in 0...18 { frames += physical.blocks(in: list, of: Order(UInt8(order))) << UInt64(order) }
+        if frames == 0 && !showsAll { continue }
+        line(list.words, "\(count: frames)") { digits(physical.blocks(in: list, of: Order(UInt8($0)))) }
+      }
+      line("all blocks", "\(count: free)") { digits(blocks[$0]) }
+      line("unusable, %", Line()) { unusable($0) }
+      line("fragmentation", Line()) { fragmentation($0) }
     }
-    line("all blocks", "\(count: free)") { digits(blocks[$0]) }
-    line("unusable, %", Line()) { unusable($0) }
-    line("fragmentation", Line()) { fragmentation($0) }
+    lines()
+    if isSplit {
+      (first, last) = (fits + 1, highest)
+      lines()
+    }
     print(
       "\(count: free, "frame") free in \(count: total, "block"), \(PageCount(free).bytes); the largest has \(largest(blocks))"
     )

@@ -84,8 +84,7 @@ struct FrameTally {
   }
 
   private var pageLetter: UInt8 {
-    // One page tells its queue rather than that it is dirty; of many it counts what a request would cost.
-    if pages == 1 && active == 1 { return UInt8(ascii: "a") }
+    // Before its queue, for that is what a request would cost; from afar and near the same.
     if dirty * 2 > pages { return UInt8(ascii: "d") }
     return inactive * 2 > pages ? UInt8(ascii: "i") : UInt8(ascii: "a")
   }
@@ -194,6 +193,19 @@ extension Console {
     return cells
   }
 
+  /// The address of a frame in front of a line of a picture: a machine that needs more than eight digits spares
+  /// the zeroes in front, for 64 characters are to fit beside.
+  func pictureLabel(_ frame: UInt64) -> Line {
+    let address = physicalAddress(FrameNumber(UInt32(frame)))
+    guard physicalDigits > 8 else { return address }
+    let last = UInt64(memory.map.end.rawValue) << Page.shift - 1
+    let digits = (64 - last.leadingZeroBitCount + 3) / 4
+    let spared = address.count - 2 - digits - (digits - 1) / 4
+    var label = Line("0x")
+    for i in (2 + spared)..<address.count { label.append(byte: address[i]) }
+    return label
+  }
+
   func map(_ arguments: Arguments) throws(CommandError) {
     var (first, end) = (UInt64(0), UInt64(memory.map.end.rawValue))
     let word = arguments.nextOfAnyForm()
@@ -232,7 +244,7 @@ extension Console {
     var picture = Picture(self)
     var at = first & ~(perCell - 1)
     while at < end {
-      picture.add(physicalAddress(FrameNumber(UInt32(at))), cells(at, framesPerCell: perCell))
+      picture.add(pictureLabel(at), cells(at, framesPerCell: perCell))
       if shouldStop { return }
       at += perLine
     }
@@ -253,7 +265,7 @@ extension Console {
       return
     }
     print("a character is \(cellSize), a line \(PageCount(perLine).bytes)")
-    print(". free   a active  i inactive  d dirty  c cached  z zspage      these can move")
+    print(". free   d dirty   a active, i inactive: clean  c cached  z zspage: can move")
     print("X image  M module  B boot  R records  T tables  G stack  V tags  - no memory")
     print("S slab   K kmem    W wired  C contiguous  P paging tables  N statistics  L lent")
     print("! busy or held; upper case and this one can't move")

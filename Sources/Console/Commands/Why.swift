@@ -334,11 +334,11 @@ extension Console {
     var (first, last) = (UInt64(run.first.rawValue) / perCell, UInt64(run.end.rawValue - 1) / perCell)
     let start = last >= first & ~63 + 64 ? last - 63 : first & ~63
     let isWhole = perCell * 64 >= end
-    let label: Line = isWhole ? "0" : physicalAddress(FrameNumber(UInt32(start * perCell)))
+    let label: Line = isWhole ? "0" : pictureLabel(start * perCell)
     strip(
       label, cells(start * perCell, framesPerCell: perCell),
       isWhole ? "\(PageCount(perCell * 64).bytes)" : Line())
-    let left = UInt64(label.count) + 2
+    let left = UInt64(label.count + (fitsBlank(label) ? 2 : 1))
     (first, last) = (left + first - start, left + last - start)
     var legend: Line = "a character is \(PageCount(perCell).bytes)"
     var pointer: (column: Int, text: Line)?
