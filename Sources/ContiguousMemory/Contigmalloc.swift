@@ -54,6 +54,7 @@ extension ContiguousMemory {
     var request = ContiguousRequest(size.pagesRoundedUp, where: constraints)
     request.sleeping = sleeping
     request.passes = passes
+    request.who = type.name
     do throws(ContiguousFailure) {
       let range = try counted(request) { (spent) throws(ContiguousFailure) in
         let run =

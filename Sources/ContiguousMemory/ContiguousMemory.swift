@@ -84,6 +84,8 @@ public struct ContiguousRequest: Sendable {
   public var sleeping = Sleeping.allowed
   public var passes = ContiguousPass.launderActive
   public var budget = ContiguousBudget.unlimited
+  /// For whom, in the log of failures.
+  public var who = Name("contiguous")
 
   public init(_ count: PageCount, where constraints: RunConstraints = RunConstraints()) {
     self.count = count
@@ -432,13 +434,15 @@ public struct ContiguousMemory {
     if failure == nil && spent.moved == .zero && spent.written == .zero { return }
     func note() -> RefusedRequest {
       var note = RefusedRequest(
-        .run, request.count.bytes, level: request.level, who: Name("contiguous"),
+        .run, request.count.bytes, level: request.level, who: request.who,
         reason: failure?.words ?? "granted", free: physical.freeCount)
       if request.constraints.alignment > .page {
         note.alignment = ByteCount(request.constraints.alignment.rawValue)
       }
       if let boundary = request.constraints.boundary { note.boundary = ByteCount(boundary.rawValue) }
+      (note.low, note.high) = (request.constraints.low, request.constraints.high)
       note.wasGranted = failure == nil
+      note.blocker = failure?.blocker ?? .none
       note.moved = spent.moved
       note.written = spent.written
       return note

@@ -37,6 +37,9 @@ public struct RefusedRequest: Sendable {
   /// Zero where none was asked for.
   public var alignment = ByteCount.zero
   public var boundary = ByteCount.zero
+  /// Where a run may lie; all of memory unless limits were given.
+  public var low = PhysicalAddress(0)
+  public var high = PhysicalAddress(UInt64.max)
   /// For whom: a type, a role.
   public var who: Name
   public var site = CallSite.unknown
@@ -48,6 +51,8 @@ public struct RefusedRequest: Sendable {
   public var moved = PageCount.zero
   public var written = PageCount.zero
   public var wasGranted = false
+  /// The frame that stood in the way of the best run.
+  public var blocker = FrameNumber.none
   /// Set when it is noted: refusals are counted from 1.
   public internal(set) var number: UInt64 = 0
   public internal(set) var tick = Tick(0)

@@ -97,6 +97,7 @@ extension PhysicalMemory {
         reason: reason ?? (enough ? "fragmentation" : "shortage"), free: freeCount)
       if constraints.alignment > .page { request.alignment = ByteCount(constraints.alignment.rawValue) }
       if let boundary = constraints.boundary { request.boundary = ByteCount(boundary.rawValue) }
+      (request.low, request.high) = (constraints.low, constraints.high)
       return request
     }
     machine.note(request())

@@ -307,15 +307,27 @@ final class ContigTests: XCTestCase {
     let harness = ConsoleHarness()
     harness.run("dirty 80%")
     harness.run("contig 2M align=2M")
-    harness.run("contig 1G")
+    harness.run("contig 1G type=huge")
+    harness.run("contig 4M low=2M high=5M")
     let text = harness.run("failures")
-    XCTAssertTrue(text.contains("  2 MiB align 2 MiB  yes, moved "), text)
-    XCTAssertTrue(text.contains("  1 GiB              never on this machine  "), text)
+    XCTAssertTrue(text.contains("  console  2 MiB align 2 MiB ") && text.contains("  yes, moved "), text)
+    XCTAssertTrue(text.contains("  huge     1 GiB ") && text.contains("  never: more than all memory  "), text)
+    XCTAssertTrue(
+      text.contains("  4 MiB low 2 MiB high 5 MiB  never: low to high is less  "), text)
     XCTAssertTrue(text.contains(" 1 granted after moving or writing.\n"), text)
     assertFits(text)
-    let row = try XCTUnwrap(rows(harness.run("failures -j")).first { $0["granted"] as? String == "yes" })
+    let told = rows(harness.run("failures -j"))
+    let row = try XCTUnwrap(told.first { $0["granted"] as? Bool == true })
     XCTAssertGreaterThan(row["moved"] as? Int ?? 0, 100)
     XCTAssertEqual(row["written"] as? Int, 0)
+    XCTAssertEqual(row["alignment"] as? Int, 2 << 20)
+    XCTAssertEqual(told.first?["low"] as? String, "0x0000_0020_0000")
+    // What stands in the way is named.
+    let pinned = ConsoleHarness()
+    _ = try pin(pinned) { try pinned.memory.paging.wire($0, .one, holes: .forbidden) }
+    pinned.run("contig 2M align=2M")
+    let blocker = try XCTUnwrap(rows(pinned.run("failures -j")).first?["blocker"] as? Int)
+    XCTAssertTrue(pinned.run("failures").contains("  not now, frame \(blocker)  "), pinned.run("failures"))
   }
 
   func testWhatCannotBeUnderstoodIsPointedAt() {

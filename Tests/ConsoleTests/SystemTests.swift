@@ -112,6 +112,26 @@ final class SystemTests: XCTestCase {
     harness.run("tour")
     XCTAssertEqual(harness.physical.freeCount, free)
     XCTAssertNil(harness.memory.checkInvariants())
+    // With a disk to write to, something has to be written, and is read back.
+    let swapping = ConsoleHarness(swap: .mebibytes(64))
+    let full = swapping.run("tour")
+    XCTAssertNil(swapping.outcome, full)
+    XCTAssertTrue(full.contains("strata> dirty 120%\n"), full)
+    XCTAssertTrue(full.contains("\nlaunder "), full)
+    XCTAssertFalse(full.contains(" pages intact; 0 were read"), full)
+    assertFits(full)
+    // After a failure it does not go on.
+    swapping.run("dirty 130%")
+    XCTAssertNil(swapping.outcome)
+    let short = swapping.run("tour")
+    XCTAssertEqual(swapping.outcome, .failed)
+    XCTAssertTrue(
+      short.hasSuffix(
+        "The tour ends here; what it took is given back.\n! Memory may be in use already. Type: dirty free\n"),
+      short)
+    XCTAssertFalse(short.contains("contig -v"), short)
+    XCTAssertTrue(swapping.run("verify").contains(" pages intact; "))
+    XCTAssertNil(swapping.outcome)
     // Without a trace it says so, and that is no failure.
     let bare = ConsoleHarness()
     XCTAssertTrue(bare.run("tour").contains("There is no boot module to replay."))
@@ -194,18 +214,27 @@ final class SystemTests: XCTestCase {
     XCTAssertThrowsError(try harness.memory.space.allocateStack(PageCount(UInt64(4))))
     let told = rows(harness.run("failures -j"))
     XCTAssertEqual(
-      told.map { "\($0["who"] ?? "") \($0["asked"] ?? "") \($0["answer"] ?? "")" },
+      told.map { "\($0["who"] ?? "") \($0["asked"] ?? "") \($0["bytes"] ?? 0) \($0["answer"] ?? "")" },
       [
-        "stack kernel space of 16 KiB no memory", "test object of 100 B no memory",
-        "wired block of 4 KiB, interrupt shortage", "wired 256 KiB boundary 64 KiB never",
+        "stack kernel space 16384 no memory", "test object 100 no memory", "wired block 4096 shortage",
+        "wired run 262144 never",
       ])
-    for line in harness.run("failures").split(separator: "\n") {
-      XCTAssertLessThanOrEqual(line.count, 80, String(line))
-    }
+    XCTAssertEqual(told.map { $0["boundary"] as? Int }, [0, 0, 0, 65536])
+    XCTAssertEqual(told.map { $0["level"] as? String }, ["normal", "normal", "interrupt", "normal"])
+    XCTAssertEqual(told.map { $0["granted"] as? Bool }, [false, false, false, false])
+    XCTAssertTrue(told.allSatisfy { $0["high"] is NSNull && $0["blocker"] is NSNull })
+    let log = harness.run("failures")
+    for words in [
+      "stack  kernel space of 16 KiB ", " block of 4 KiB, interrupt ",
+      "  256 KiB boundary 64 KiB   never: past its boundary  ",
+      "\n4 of 4 are kept, 64 at most: 4 failed, 0 granted after moving or writing.\n",
+    ] { XCTAssertTrue(log.contains(words), "\(words): \(log)") }
+    assertFits(log)
     for _ in 0..<100 { _ = try? harness.physical.allocate(Order(3), role: .wired) }
     XCTAssertEqual(rows(harness.run("failures -j")).count, 64)
     XCTAssertTrue(
-      harness.run("failures").hasSuffix("64 of 104 kept: 64 failed, 0 granted after moving or writing.\n"))
+      harness.run("failures").hasSuffix(
+        "64 of 104 are kept, 64 at most: 64 failed, 0 granted after moving or writing.\n"))
     XCTAssertNil(harness.memory.checkInvariants())
   }
 

@@ -138,7 +138,8 @@ extension Console {
 
   private struct Stop {
     let sentence: StaticString
-    let command: StaticString
+    /// As typed; nil for the fill, whose size is the machine's.
+    let command: StaticString?
   }
 
   private static let stops: InlineArray<13, Stop> = [
@@ -154,11 +155,9 @@ extension Console {
       sentence: "small objects: some of each size, filled, checked, given back.", command: "selftest objects"),
     Stop(sentence: "they came from slabs: pages cut into pieces of one size.", command: "kmem"),
     Stop(sentence: "the work: all that a real kernel allocated, stamped and checked.", command: "replay"),
+    Stop(sentence: "pageable memory: scattered pages, each stamped with what it is.", command: nil),
     Stop(
-      sentence: "pageable memory: scattered pages, each stamped with what it is.",
-      command: "dirty 60%"),
-    Stop(
-      sentence: "two megabytes in one piece, all the same: what is in the way moves.",
+      sentence: "two megabytes in one piece, all the same: what is in the way goes.",
       command: "contig -v 2M align=2M"),
     Stop(sentence: "and nobody has noticed: every page is what it was.", command: "verify"),
   ]
@@ -174,24 +173,39 @@ extension Console {
     try walk()
   }
 
+  /// As full as can be, so that something must be written to make room; where there is no disk to write to, so
+  /// full that there is room to move.
+  private var fillForTour: Line {
+    let swap = memory.paging.swap.figures.free
+    let room = physical.freeCount + swap
+    let kept = memory.paging.freeTarget + physical.reserve(for: .normal)
+    let percent = (room - min(room, kept)).rawValue * 100 / physical.total.rawValue / 5 * 5
+    return swap > .zero && percent > 100 ? "dirty \(min(120, percent))%" : "dirty 60%"
+  }
+
   private func walk() throws(CommandError) {
     let json = isJSON
-    var failed: CommandError?
     for i in 0..<Self.stops.count {
       let stop = Self.stops[i]
+      var line = stop.command.map { Line($0) } ?? fillForTour
       if !json {
         newline()
         print("-- \(count: UInt64(i + 1)) of \(count: UInt64(Self.stops.count)): \(stop.sentence)")
         if state.pointee.interrupted { return }
-        put("\(Self.prompt)\(stop.command)")
+        put("\(Self.prompt)\(line)")
         newline()
       }
-      var line = Line(stop.command)
       if json { line.append(" -j") }
       let error = line.withBytes { run($0) }
-      // A machine without a trace, or too small for it, has a tour all the same.
-      if let error, error != .unfit { failed = error }
       if state.pointee.interrupted { return }
+      // A machine without a trace, or too small for it, has a tour all the same.
+      if let error, error != .unfit {
+        if !json {
+          print("The tour ends here; what it took is given back.")
+          if fillCount > 0 { print("! Memory may be in use already. Type: dirty free") }
+        }
+        throw error
+      }
       // A listing that was left early ends the listing, not the tour.
       state.pointee.stopped = false
       if state.pointee.isInteractive && !json && i + 1 < Self.stops.count {
@@ -212,6 +226,5 @@ extension Console {
     if !json {
       print("That was the tour; what it took is given back. help tells what else there is.")
     }
-    if let failed { throw failed }
   }
 }

@@ -2,12 +2,17 @@
 
 import KernelMemory
 import MemoryPrimitives
+import PhysicalMemory
 
 extension Console {
   func failures() throws(CommandError) {
     let log = memory.failures
+    if isJSON {
+      log.forEach { tell($0) }
+      return
+    }
     if log.count == 0 {
-      if !isJSON { print("No request has been refused since boot.") }
+      print("No request has been refused since boot.")
       return
     }
     let table = table("failure")
@@ -16,14 +21,7 @@ extension Console {
     table.column("who", .words)
     table.column("asked", .words)
     table.column("answer", .words)
-    table.column("free then", .figure, key: "bytes_free")
-    if isJSON {
-      table.column("level", .words)
-      table.column("granted", .words)
-      table.column("moved", .figure)
-      table.column("written", .figure)
-      table.column("site", .words)
-    }
+    table.column("free then", .figure)
     var (kept, granted) = (UInt64(0), UInt64(0))
     log.forEach { request in
       kept += 1
@@ -35,26 +33,46 @@ extension Console {
       table.text(asked(request))
       table.text(answer(request))
       table.size(request.free.bytes)
-      if isJSON {
-        table.text(request.level.words)
-        table.text(request.wasGranted ? "yes" : "no")
-        table.count(request.moved.rawValue)
-        table.count(request.written.rawValue)
-        table.text(place(request.site))
-      }
       table.end()
     }
     table.finish()
-    if isJSON { return }
     print(
-      "\(count: kept) of \(count: log.count) kept: \(count: kept - granted) failed, \(count: granted) granted after moving or writing."
+      "\(count: kept) of \(count: log.count) are kept, \(UInt64(FailureLog.capacity)) at most: \(count: kept - granted) failed, \(count: granted) granted after moving or writing."
     )
+  }
+
+  private func tell(_ request: RefusedRequest) {
+    row("failure") { row in
+      row.field("no", request.number)
+      row.field("tick", request.tick.rawValue)
+      row.field("who", text: "\(request.who)")
+      row.field("asked", text: Line(request.kind.words))
+      row.field("bytes", request.bytes.rawValue)
+      row.field("alignment", request.alignment.rawValue)
+      row.field("boundary", request.boundary.rawValue)
+      row.field("low", request.low)
+      if request.high.rawValue < .max { row.field("high", request.high) } else { row.none("high") }
+      row.field("level", text: Line(request.level.words))
+      row.field("granted", truth: request.wasGranted ? .yes : .no)
+      row.field("answer", text: request.wasGranted ? "yes" : Line(request.reason))
+      if request.blocker == .none {
+        row.none("blocker")
+      } else {
+        row.field("blocker", UInt64(request.blocker.rawValue))
+      }
+      row.field("moved", request.moved.rawValue)
+      row.field("written", request.written.rawValue)
+      row.field("bytes_free", request.free.bytes.rawValue)
+      row.field("site", text: place(request.site))
+    }
   }
 
   /// What was asked for: a run by its size and constraints, anything else by its kind too.
   private func asked(_ request: RefusedRequest) -> Line {
     var asked: Line =
       request.kind == .run ? "\(request.bytes)" : "\(request.kind.words) of \(request.bytes)"
+    if request.low.rawValue > 0 { asked.append(line: " low \(ByteCount(request.low.rawValue))") }
+    if request.high.rawValue < .max { asked.append(line: " high \(ByteCount(request.high.rawValue))") }
     if request.alignment > .zero { asked.append(line: " align \(request.alignment)") }
     if request.boundary > .zero { asked.append(line: " boundary \(request.boundary)") }
     if request.level != .normal { asked.append(line: ", \(request.level.words)") }
@@ -64,9 +82,26 @@ extension Console {
   private func answer(_ request: RefusedRequest) -> Line {
     var answer = Line(request.reason)
     if request.wasGranted { answer = "yes" }
+    if let why = whyNever(request) { answer = "never: \(why)" }
+    if request.blocker != .none { answer.append(line: ", frame \(request.blocker)") }
     if request.moved > .zero { answer.append(line: ", moved \(count: request.moved.rawValue)") }
     if request.written > .zero { answer.append(line: ", wrote \(count: request.written.rawValue)") }
     return answer
+  }
+}
+
+extension Console {
+  /// Why a run could never be had, in a few words; nil for any other answer.
+  private func whyNever(_ request: RefusedRequest) -> StaticString? {
+    let reason = Bytes(start: request.reason.utf8Start, count: request.reason.utf8CodeUnitCount)
+    guard request.kind == .run, !request.wasGranted, reason.count >= 5,
+      Bytes(rebasing: reason[0..<5]) == "never"
+    else { return nil }
+    let bytes = request.bytes.rawValue
+    if request.boundary > .zero && request.boundary.rawValue < bytes { return "past its boundary" }
+    let (low, high) = (request.low.rawValue, request.high.rawValue)
+    if low >= high || high - low < bytes { return "low to high is less" }
+    return bytes > physical.total.bytes.rawValue ? "more than all memory" : "nowhere fits"
   }
 }
 
