@@ -51,10 +51,11 @@ struct Command {
         alike.
         """, example: "map 0x10_0000+2M"),
     Command(
-      verb: .pagetable, name: "pagetable", usage: "pagetable [ADDRESS]",
+      verb: .pagetable, name: "pagetable", usage: "pagetable [ADDRESS] [-a]",
       about: """
         The walk of a virtual address through the page tables, entry by entry;
-        without one, what is mapped where and how.
+        without one, what is mapped where and how: a pageable range in a row,
+        with -a each of its pages.
         """, example: "pagetable 0xffff_ffff_8000_0000"),
     Command(
       verb: .vmem, name: "vmem", usage: "vmem [ARENA] [-a]",

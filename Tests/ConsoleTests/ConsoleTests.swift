@@ -198,10 +198,11 @@ final class SysctlTests: XCTestCase {
     XCTAssertEqual(
       harness.run("sysctl xy.contig"),
       """
-      name                value  unit      what it does
-      xy.contig.passes        4  events    how far a request may go, 1 to 4
-      xy.contig.strategy    new  old|new   only the run, or launder and hope
-      xy.contig.granted   1,234  requests  read only; since boot
+      name                value  unit      =  what it does
+      xy.contig.passes        4  events    =  how far a request may go, 1 to 4
+      xy.contig.strategy    new  old|new   =  only the run, or launder and hope
+      xy.contig.granted   1,234  requests     since boot
+      What has = can be set, as in: sysctl vm.contig.passes=4
 
       """)
     XCTAssertEqual(
@@ -213,7 +214,8 @@ final class SysctlTests: XCTestCase {
     let harness = harness()
     XCTAssertEqual(harness.run("sysctl xy.contig.passes=2"), "xy.contig.passes: 4 -> 2\n")
     XCTAssertEqual(
-      harness.run("sysctl xy.contig.passes=9"), "9 is out of range for xy.contig.passes. It stays 2.\n")
+      harness.run("sysctl xy.contig.passes=9"),
+      "9 is out of range: how far a request may go, 1 to 4. It stays 2.\n")
     XCTAssertEqual(
       harness.run("sysctl xy.contig.strategy=odl"),
       "No value \"odl\" for xy.contig.strategy: old|new. It stays new.\n")

@@ -249,6 +249,8 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(
       harness.run("launder"), "Nothing to do: there is no page in the queue laundry. Type: queues\n")
     let space = try harness.space("test", 600)
+    XCTAssertEqual(
+      harness.run("launder"), "Nothing to do: there is no page in the queue laundry. Type: launder active\n")
     let before = harness.physical.freeCount
     let text = harness.run("launder active 1M")
     XCTAssertTrue(text.hasPrefix("256 pages of the queue active looked at: 1 MiB became free.\n"), text)
@@ -276,7 +278,11 @@ final class PagingCommandsTests: XCTestCase {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     for (line, words) in [
       ("launder everything", "no queue to launder: active, inactive, laundry, or daemon"),
-      ("launder active 0", "no pages are laundered at once"),
+      ("launder active 0", "               ^ less than a page"), ("launder 0", "        ^ less than a page"),
+      ("launder active active", "               ^^^^^^ behind the queue stands a size"),
+      ("launder active x", "               ^ behind the queue stands a size, as in: launder active 1M"),
+      ("launder -1", "        ^^ not understood here"), ("wire -1", "     ^^ not understood here"),
+      ("unwire -1", "       ^^ not understood here"),
       ("launder active 1X", "no unit"),
       ("launder active 1M 2M", "not understood here"),
       ("launder daemon 1M", "the daemon has its own target"),

@@ -121,7 +121,7 @@ final class SystemTests: XCTestCase {
     XCTAssertFalse(full.contains(" pages intact; 0 were read"), full)
     assertFits(full)
     // After a failure it does not go on.
-    swapping.run("dirty 130%")
+    swapping.run("dirty 180%")
     XCTAssertNil(swapping.outcome)
     let short = swapping.run("tour")
     XCTAssertEqual(swapping.outcome, .failed)

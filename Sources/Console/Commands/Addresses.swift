@@ -12,12 +12,12 @@ extension Console {
 
   func pagetable(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      try arguments.end("pagetable [ADDRESS]")
+      try arguments.end("pagetable [ADDRESS] [-a]")
       mappings()
       return
     }
     let address = VirtualAddress(try arguments.address(word))
-    try arguments.end("pagetable [ADDRESS]")
+    try arguments.end("pagetable [ADDRESS] [-a]")
     let table = table("pagetable")
     table.column("level", .figure)
     table.column("index", .figure)
@@ -87,7 +87,8 @@ extension Console {
     return protection.contains(.executable) ? "read-execute" : "read-only"
   }
 
-  /// All mappings, neighbours of one kind in a row.
+  /// All mappings, neighbours of one kind in a row. The pages of a pageable range lie anywhere, so that is a row
+  /// too, unless all are wanted.
   private func mappings() {
     let tables = memory.pageTables
     let table = table("mapping")
@@ -98,6 +99,35 @@ extension Console {
     table.column("rights", .words)
     table.column("cached", .words)
     var last: MappedRun?
+    var (pageable, mapped): (PageableRange?, PageCount) = (nil, .zero)
+    func showPageable() {
+      guard let range = pageable else { return }
+      table.begin()
+      table.text("\(range.address)")
+      table.size(mapped.bytes)
+      if isJSON { table.none() } else { table.text("object \(UInt64(range.object))") }
+      table.size(TableLevel.pages.span.bytes)
+      table.text(rights(range.protection))
+      table.text("pageable")
+      table.end()
+      pageable = nil
+    }
+    /// Whether a run was counted as a part of a pageable range.
+    func isPageable(_ run: MappedRun) -> Bool {
+      if showsAll { return false }
+      if let range = pageable {
+        if run.address.rawValue - range.address.rawValue < range.count.bytes.rawValue {
+          mapped = mapped + run.count
+          return true
+        }
+        showPageable()
+      }
+      guard let range = memory.paging.range(endingFrom: run.address), range.address <= run.address else {
+        return false
+      }
+      (pageable, mapped) = (range, run.count)
+      return true
+    }
     func show() {
       guard let run = last else { return }
       table.begin()
@@ -108,8 +138,10 @@ extension Console {
       table.text(rights(run.protection))
       table.text(run.attribute.words)
       table.end()
+      last = nil
     }
     tables.forEachRun { run in
+      if isPageable(run) { return show() }
       if var before = last, before.level == run.level, before.protection == run.protection,
         before.attribute == run.attribute,
         before.address.rawValue &+ before.count.bytes.rawValue == run.address.rawValue,
@@ -123,8 +155,12 @@ extension Console {
       last = run
     }
     show()
+    showPageable()
     table.finish(total: "all mappings")
     if isJSON { return }
+    if !showsAll && memory.paging.figures.ranges > 0 {
+      print("Of a pageable range the size is what is mapped of it now; -a tells each page.")
+    }
     let (small, middle, large) = (
       tables.leafCount(.pages), tables.leafCount(.mebibytes2), tables.leafCount(.gibibytes)
     )

@@ -22,16 +22,24 @@ extension Console {
       runDaemon()
       return
     }
+    var isNamed = false
     if let named = word, let asked = Self.laundered(named.bytes) {
       queue = asked
+      isNamed = true
       word = arguments.next()
     }
     var limit: PageCount?
     if let word {
       guard word.bytes.count > 0, word.bytes[0] >= UInt8(ascii: "0"), word.bytes[0] <= UInt8(ascii: "9")
-      else { throw refuse(word, "no queue to launder: active, inactive, laundry, or daemon") }
+      else {
+        throw refuse(
+          word,
+          isNamed
+            ? "behind the queue stands a size, as in: launder active 1M"
+            : "no queue to launder: active, inactive, laundry, or daemon")
+      }
       limit = try arguments.size(word).pagesRoundedUp
-      guard limit != .zero else { throw refuse(word, "no pages are laundered at once") }
+      guard limit != .zero else { throw refuse(word, "less than a page") }
     }
     try arguments.end(Self.launderUsage)
     launder(queue, limit)
@@ -51,7 +59,7 @@ extension Console {
       if isJSON {
         tell(LaunderOutcome(), queue, looked: .zero, cost: 0)
       } else {
-        print("Nothing to do: there is no page in the queue \(queue.words). Type: queues")
+        print("Nothing to do: there is no page in the queue \(queue.words). Type: \(elsewhere)")
       }
       return
     }
@@ -71,6 +79,13 @@ extension Console {
     }
     bar.end()
     tell(outcome, queue, looked: looked, cost: cost)
+  }
+
+  /// What to type where a queue is empty: the command for one that is not.
+  private var elsewhere: StaticString {
+    if memory.paging.count(.laundry) > .zero { return "launder" }
+    if memory.paging.count(.inactive) > .zero { return "launder inactive" }
+    return memory.paging.count(.active) > .zero ? "launder active" : "queues"
   }
 
   private func tell(_ outcome: LaunderOutcome, _ queue: PageQueue, looked: PageCount, cost: UInt64) {

@@ -85,7 +85,10 @@ extension Console {
     table.column("name", .words)
     table.column("value", .figure)
     table.column("unit", .words)
+    // Marks what can be set.
+    table.column("=", .words, key: "")
     table.column("what it does", .words, key: "about")
+    var hasTunable = false
     for i in 0..<statistics.count {
       let row = statistics[i]
       guard wanted(row) else { continue }
@@ -99,13 +102,17 @@ extension Console {
         table.count(value)
       }
       table.text(unit(of: row))
-      var about = Line()
-      if row.kind != .tunable && !isJSON { about.append("read only; ") }
-      about.append(row.about)
-      table.text(about)
+      if row.kind == .tunable {
+        hasTunable = true
+        table.text("=")
+      } else {
+        table.empty()
+      }
+      table.text(row.about)
       table.end()
     }
     table.finish()
+    if hasTunable && !isJSON { print("What has = can be set, as in: sysctl vm.contig.passes=4") }
   }
 
   private func unit(of row: Statistic) -> Line {
@@ -177,7 +184,7 @@ extension Console {
         print("\(row.name): \(spelled(before, row)) -> \(spelled(row.value, row))")
       }
     case .out_of_range:
-      throw refuse("\(word.line) is out of range for \(row.name). It stays \(spelled(before, row)).")
+      throw refuse("\(word.line) is out of range: \(row.about). It stays \(spelled(before, row)).")
     case .read_only:
       throw refuse("\(row.name) is read only: it tells what happened.")
     }

@@ -19,7 +19,8 @@ extension Console {
 
   func wire(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      throw refuse("What? Usage: \(Self.wireUsage). objects N shows the ranges of an object.")
+      throw arguments.missing(
+        "What? Usage: \(Self.wireUsage). objects N shows the ranges of an object.", Self.wireUsage)
     }
     let touched = try touched(word, arguments)
     var holes = Holes.forbidden
@@ -54,7 +55,8 @@ extension Console {
 
   func unwire(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      throw refuse("What? Usage: \(Self.unwireUsage). queues counts what is wired.")
+      throw arguments.missing(
+        "What? Usage: \(Self.unwireUsage). queues counts what is wired.", Self.unwireUsage)
     }
     let touched = try touched(word, arguments)
     try arguments.end(Self.unwireUsage)
