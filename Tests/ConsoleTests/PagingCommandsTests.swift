@@ -59,6 +59,58 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
+  func testARowOfAKindHasOneShapeWhoeverPrintsIt() throws {
+    let harness = ConsoleHarness(swap: .mebibytes(16))
+    let space = try harness.space("test", 600)
+    harness.run("launder active 512K")
+    harness.run("contig 10000 type=dma")
+    harness.run("contig 60M")
+    let object = harness.memory.kmem.alloc(
+      ByteCount(UInt64(60)), type: harness.memory.kmem.type(named: Name("test")))
+    let entry = try XCTUnwrap(rows(harness.run("contig list -j")).first)
+    XCTAssertEqual(entry["bytes"] as? Int, 10000)
+    var shapes: [String: (keys: Set<String>, command: String)] = [:]
+    for command in SystemTests.looking + [
+      "objects", "objects 1", "whatis \(space.at(300))", "whatis frame \(entry["first_frame"]!)",
+      "whatis \(entry["address"]!)", "whatis 0x\(String(UInt(bitPattern: object), radix: 16))", "contig list",
+      "contig 4K", "contig free 2", "dirty 1M", "dirty free", "vmem heap_va", "pagetable -a",
+    ] {
+      for row in rows(harness.run(command + " -j")) {
+        let kind = row["kind"] as! String
+        for (key, value) in row where ["pages", "granted", "moved", "ranges"].contains(key) {
+          XCTAssertTrue(value is NSNumber, "\(command): \(key) is \(value)")
+        }
+        // An answer tells more or less, as the case may be.
+        if ["why", "contig"].contains(kind) { continue }
+        let keys = Set(row.keys)
+        guard let (others, other) = shapes[kind] else {
+          shapes[kind] = (keys, command)
+          continue
+        }
+        XCTAssertTrue(
+          keys.isSubset(of: others) || others.isSubset(of: keys), "\(kind): \(command) and \(other)")
+      }
+    }
+    XCTAssertGreaterThan(shapes.count, 25)
+  }
+
+  func testAPageableRangeIsARowOfThePageTable() throws {
+    let harness = ConsoleHarness(swap: .mebibytes(16))
+    let space = try harness.space("test", 600)
+    let text = harness.run("pagetable")
+    assertFits(text)
+    let row = try XCTUnwrap(text.split(separator: "\n").first { $0.contains("pageable") }).description
+    XCTAssertTrue(row.hasPrefix("\(space.at(0))  2.34 MiB  object 1"), text)
+    XCTAssertTrue(text.contains("\nOf a pageable range the size is what is mapped of it now; -a"), text)
+    XCTAssertLessThan(text.split(separator: "\n").count, 30)
+    // All of it, row by row, adds up to the same.
+    let bytes = sum(harness.run("pagetable -j"), "mapping", "bytes")
+    let all = harness.run("pagetable -a -j")
+    XCTAssertEqual(sum(all, "mapping", "bytes"), bytes)
+    XCTAssertGreaterThan(rows(all).count, rows(harness.run("pagetable -j")).count)
+    XCTAssertTrue(harness.run("pagetable -a").contains("\n\(space.at(0))  "))
+  }
+
   // MARK: queues
 
   func testQueuesAddUpToAllPageablePages() throws {

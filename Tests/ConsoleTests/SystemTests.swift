@@ -158,13 +158,36 @@ final class SystemTests: XCTestCase {
       XCTAssertTrue(text.contains(fact), "no \(fact) in\n\(text)")
     }
     let row = try XCTUnwrap(rows(harness.run("whatis 0x\(String(address, radix: 16)) -j")).first)
-    XCTAssertEqual(row["kind"] as? String, "object")
+    XCTAssertEqual(row["kind"] as? String, "kmem_object")
     XCTAssertEqual(row["asked_for"] as? Int, 60)
     kmem.free(object, size: ByteCount(UInt64(60)), type: type)
     XCTAssertTrue(harness.run("whatis 0x\(String(address, radix: 16))").contains("free in its slab"))
     XCTAssertTrue(harness.run("whatis 300").contains("a frame is: whatis frame 300"))
     XCTAssertTrue(harness.run("whatis 0x0080_0000_0000_0000").contains("bits 47 to 63"))
     XCTAssertTrue(harness.run("whatis frame 99999999").contains("no frame: the last one is 16383"))
+  }
+
+  func testWhatisTellsWhoseContiguousMemoryIs() throws {
+    let harness = ConsoleHarness()
+    harness.run("contig 64K")
+    let row = try XCTUnwrap(rows(harness.run("contig 2M type=dma attr=wc -j")).last)
+    let (address, frame) = (row["address"] as! String, row["first_frame"] as! Int)
+    for (command, answer) in [
+      ("whatis \(address)", "0 B into contig 2.\n"), ("whatis frame \(frame + 3)", "12 KiB into contig 2.\n"),
+    ] {
+      let text = harness.run(command)
+      XCTAssertTrue(text.hasPrefix(answer), text)
+      XCTAssertTrue(
+        text.contains("  contig     2 at \(address)") && text.contains("2 MiB of type dma, write-combining"), text)
+      assertFits(text)
+    }
+    // Where nobody asked for an address, that of the direct map is told.
+    let mapping = harness.run("whatis frame \(frame)")
+    XCTAssertTrue(mapping.contains("  mapping    direct map "), mapping)
+    XCTAssertFalse(harness.run("whatis \(address)").contains("direct map"))
+    let taken = try harness.physical.allocate(run: PageCount(UInt64(4)), role: .contiguous)
+    XCTAssertTrue(
+      harness.run("whatis frame \(taken.first.rawValue)").hasPrefix("Contiguous memory, and not the console's."))
   }
 
   func testWhatisTellsARangeOfKernelSpace() throws {

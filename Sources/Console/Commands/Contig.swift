@@ -145,7 +145,7 @@ extension Console {
       try arguments.end("contig free ID | all")
       let (runs, frames) = giveBackContig(above: 0)
       if isJSON {
-        row("freed") { row in
+        row("contig_freed") { row in
           row.field("runs", runs)
           row.field("frames", frames.rawValue)
           row.field("free", physical.freeCount.rawValue)
@@ -162,7 +162,7 @@ extension Console {
     for i in 0..<contigEntries.pointee.count where entries[i].id == id {
       let entry = giveBack(at: i)
       if isJSON {
-        row("freed") { row in
+        row("contig_freed") { row in
           row.field("runs", 1)
           row.field("frames", entry.range.frames.count.rawValue)
           row.field("free", physical.freeCount.rawValue)
@@ -195,12 +195,16 @@ extension Console {
       if !isJSON { print("None. As in: contig 2M align=2M") }
       return
     }
-    let table = table("contig")
+    if isJSON {
+      for i in 0..<count where !shouldStop { row("contig_run") { fields($0, entries[i]) } }
+      return
+    }
+    let table = table("contig_run")
     table.column("id", .figure)
-    table.column("frame", .figure, key: "first_frame")
+    table.column("frame", .figure)
     table.column("frames", .sum)
     // Frames are whole, what was asked for need not be.
-    table.column("asked", .sum, key: "bytes")
+    table.column("asked", .sum)
     table.column("address", .words)
     table.column("cached", .words)
     table.column("type", .words)
@@ -218,6 +222,17 @@ extension Console {
       if shouldStop { return }
     }
     table.finish(total: "all")
+  }
+
+  /// A run as tools see it, whoever tells of it.
+  func fields(_ row: JSONRow, _ entry: ContigEntry) {
+    row.field("id", entry.id)
+    row.field("first_frame", UInt64(entry.range.frames.first.rawValue))
+    row.field("frames", entry.range.frames.count.rawValue)
+    row.field("bytes", entry.size.rawValue)
+    row.field("address", entry.range.address)
+    row.field("cached", text: Line(entry.attribute.words))
+    row.field("type", text: "\(entry.type.name)")
   }
 
   // MARK: Asking

@@ -192,7 +192,7 @@ extension Console {
     let count = fills.pointee.count
     let pages = giveUpFills(from: 0)
     if isJSON {
-      row("freed") { row in
+      row("dirty_freed") { row in
         row.field("fills", UInt64(count))
         row.field("pages", pages.rawValue)
         row.field("free", physical.freeCount.rawValue)

@@ -54,10 +54,14 @@ extension Console {
   }
 
   private func listObjects() {
+    if isJSON {
+      memory.paging.forEachObject { if !shouldStop { tellRow($0, memory.paging.figures(of: $0)) } }
+      return
+    }
     let table = table("object", .largestFirst)
     table.column("object", .words)
     table.column("name", .words)
-    table.column("kind", .words, key: "backing")
+    table.column("kind", .words)
     table.column("pages", .sum)
     table.column("in memory", .sum)
     table.column("cached", .sum)
@@ -82,29 +86,37 @@ extension Console {
       table.end()
     }
     if count == 0 {
-      if !isJSON { print("There is no memory object yet. Type: dirty 10%") }
+      print("There is no memory object yet. Type: dirty 10%")
       return
     }
     table.finish(total: "\(count: count, "object")")
-    if !isJSON { print("A page may be both in memory and in swap. objects N tells more of one.") }
+    print("A page may be both in memory and in swap. objects N tells more of one.")
+  }
+
+  /// An object as tools see it, alone or among others.
+  private func tellRow(_ object: MemoryObject, _ figures: ObjectFigures) {
+    row("object") { row in
+      row.field("object", UInt64(object.number))
+      row.field("name", text: "\(object.name)")
+      row.field("backing", text: Line(object.kind.words))
+      row.field("pages", object.pageCount.rawValue)
+      row.field("bytes", object.pageCount.bytes.rawValue)
+      row.field("in_memory", figures.inMemory.rawValue)
+      row.field("cached", figures.cached.rawValue)
+      row.field("in_swap", figures.copies.rawValue)
+      row.field("wired", figures.wired.rawValue)
+      row.field("held", figures.held.rawValue)
+      row.field("busy", figures.busy.rawValue)
+      row.field("dirty", figures.dirty.rawValue)
+      row.field("ranges", figures.ranges)
+    }
   }
 
   /// One object: its ranges, and where its pages are.
   private func describe(_ object: MemoryObject) {
     let figures = memory.paging.figures(of: object)
     if isJSON {
-      row("object") { row in
-        row.field("object", UInt64(object.number))
-        row.field("name", text: "\(object.name)")
-        row.field("backing", text: Line(object.kind.words))
-        row.field("pages", object.pageCount.rawValue)
-        row.field("bytes", object.pageCount.bytes.rawValue)
-        row.field("wired", figures.wired.rawValue)
-        row.field("held", figures.held.rawValue)
-        row.field("busy", figures.busy.rawValue)
-        row.field("dirty", figures.dirty.rawValue)
-        row.field("copies_in_swap", figures.copies.rawValue)
-      }
+      tellRow(object, figures)
     } else {
       print(
         "Object \(object.title): \(object.kind.words), \(count: object.pageCount.rawValue, "page"), \(object.pageCount.bytes)"
@@ -123,10 +135,23 @@ extension Console {
       if !isJSON { print("No range shows it.") }
       return
     }
+    if isJSON {
+      memory.paging.forEachRange { range in
+        guard range.object == object.number else { return }
+        row("range") { row in
+          row.field("address", range.address)
+          row.field("pages", range.count.rawValue)
+          row.field("bytes", range.count.bytes.rawValue)
+          row.field("first_page", range.offset.rawValue)
+          row.field("rights", text: Line(rights(range.protection)))
+        }
+      }
+      return
+    }
     let table = table("range")
-    table.column("range", .words, key: "address")
-    table.column("size", .sum, key: "bytes")
-    table.column("shows pages", .words, key: "pages")
+    table.column("range", .words)
+    table.column("size", .sum)
+    table.column("shows pages", .words)
     table.column("rights", .words)
     memory.paging.forEachRange { range in
       guard range.object == object.number else { return }

@@ -1,6 +1,5 @@
 // whatis: everything that is known on one address, floor by floor, from the object up to the frame.
 
-import Paging
 import CPlatform
 import KernelSpace
 import Kmem
@@ -17,7 +16,7 @@ extension Console {
 
   func whatis(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.nextOfAnyForm() else {
-      throw refuse("What? Usage: \(Self.whatisUsage). An address as it is printed, virtual or physical.")
+      throw refuse("What? Usage: \(Self.whatisUsage), as it is printed, virtual or physical.")
     }
     if word.bytes == "frame" {
       guard let number = arguments.nextOfAnyForm() else {
@@ -125,12 +124,14 @@ extension Console {
     if let range = known.range, let kind = known.kind {
       if let found {
         answer(found.page.answer(at: address))
+      } else if let entry = known.translation.flatMap({ contigEntry(holding: $0.physical.frame) }) {
+        answer("\(ByteCount(address.rawValue - range.address.rawValue)) into contig \(entry.id).")
       } else {
         answer(
           "\(ByteCount(address.rawValue - range.address.rawValue)) into \(range.count.bytes) of \(kind.words)"
         )
       }
-      row("range") { row in
+      row("address_range") { row in
         row.field("address", range.address)
         row.field("frames", range.count.rawValue)
         row.field("use", text: Line(kind.words))
@@ -148,7 +149,7 @@ extension Console {
       answer("An address of \(known.region.words), in no arena.")
     }
     if let segment = known.segment, let arena = known.arena {
-      row("segment") { row in
+      row("arena_segment") { row in
         row.field("arena", text: "\(arena)")
         row.field("address", VirtualAddress(segment.first.rawValue))
         row.field("bytes", segment.size.rawValue)
@@ -171,17 +172,17 @@ extension Console {
   }
 
   private func tellMapping(
-    _ address: VirtualAddress, unmapped: Line = "whoever touches it gets a page fault"
+    _ address: VirtualAddress, of name: Line? = nil, unmapped: Line = "whoever touches it gets a page fault"
   ) {
     guard let translation = memory.pageTables.translate(address) else {
-      row("mapping") { row in
+      row("translation") { row in
         row.field("address", address)
         row.none("physical")
       }
       fact("mapping", "none", unmapped)
       return
     }
-    row("mapping") { row in
+    row("translation") { row in
       row.field("address", address)
       row.field("physical", text: physicalAddress(translation.physical))
       row.field("leaf_bytes", translation.level.span.bytes.rawValue)
@@ -189,7 +190,7 @@ extension Console {
       row.field("cached", text: Line(translation.attribute.words))
     }
     fact(
-      "mapping", "to \(physicalAddress(translation.physical))",
+      "mapping", name ?? "to \(physicalAddress(translation.physical))",
       "leaf of \(translation.level.span.bytes), \(rights(translation.protection)), \(translation.attribute.words)"
     )
   }
@@ -225,6 +226,13 @@ extension Console {
           answer("A page on its way.")
         }
       case .bootModule: answer("\(ByteCount(address.rawValue - moduleStart(address))) into the boot module.")
+      case .contiguous:
+        if let entry = contigEntry(holding: address.frame) {
+          let offset = ByteCount(address.rawValue - entry.range.frames.first.address.rawValue)
+          answer("\(offset) into contig \(entry.id).")
+        } else {
+          answer("Contiguous memory, and not the console's.")
+        }
       default:
         if address.offsetInPage == 0 {
           answer("A frame with the role \(description.role.words).")
@@ -235,7 +243,16 @@ extension Console {
       }
     }
     tellFrame(address.frame)
-    tellMapping(given ?? direct)
+    tellMapping(given ?? direct, of: "direct map")
+  }
+
+  /// The run of the console's that holds a frame.
+  private func tellRun(_ frame: FrameNumber) {
+    guard let entry = contigEntry(holding: frame) else { return }
+    row("contig_run") { fields($0, entry) }
+    fact(
+      "contig", "\(entry.id) at \(entry.range.address)",
+      "\(entry.size) of type \(entry.type.name), \(entry.attribute.words)")
   }
 
   private func tellObject(_ object: ObjectDescription) {
@@ -254,7 +271,7 @@ extension Console {
         "\(count: object.offset.rawValue, "byte") into an object of \(count: object.objectSize.rawValue, "byte"), \(standing)"
       )
     }
-    row("object") { row in
+    row("kmem_object") { row in
       row.field("address", object.objectStart)
       row.field("offset", object.offset.rawValue)
       row.field("size", object.objectSize.rawValue)
@@ -295,6 +312,7 @@ extension Console {
   }
 
   private func tellFrame(_ frame: FrameNumber) {
+    tellRun(frame)
     let description = physical.whatIs(frame)
     row("frame") { row in
       row.field("frame", UInt64(frame.rawValue))
