@@ -214,11 +214,14 @@ struct Command {
         Others: contig-one contig-low fault switch shootdown longest-off.
         """, example: "bench fault"),
     Command(
-      verb: .replay, name: "replay", usage: "replay [keep]",
+      verb: .replay, name: "replay", usage: "replay [keep] [on=N]",
       about: """
         Runs the trace of a real kernel's allocations against the allocators.
-        With keep, what the trace leaves alive stays alive.
-        """, example: "replay"),
+        With keep, what the trace leaves alive stays alive. on=N splits it over
+        N processors, each with a thread; what the trace did in interrupts is
+        done in timer interrupts. Counts are the same; of what is live at once,
+        the most that was seen is told.
+        """, example: "replay on=4"),
     Command(
       verb: .tour, name: "tour", usage: "tour",
       about: "A walk through all floors, a command and a sentence at a time.",
@@ -474,6 +477,7 @@ extension Console {
       word("off")
     } else if isFirst("replay") {
       word("keep")
+      word("on=")
     } else if isFirst("selftest") {
       forEachSelfTestName { word($0) }
     } else if isFirst("vmem") {

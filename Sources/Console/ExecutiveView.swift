@@ -1,6 +1,7 @@
 // What the console sees of the executive under it: processors, threads, waits for locks, the watchdog.
 
 import CPlatform
+import Workloads
 
 /// Processors and threads as calls that cross the seam.
 public struct ExecutiveView {
@@ -12,11 +13,14 @@ public struct ExecutiveView {
   let watching: @convention(c) (UnsafeMutableRawPointer?) -> Bool
   let watch: @convention(c) (UnsafeMutableRawPointer?, Bool) -> Void
   let interruptCost: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+  /// The way to an interrupt handler.
+  let interrupts: InterruptGate
 
   /// - `thread` describes the thread with the lowest number from the given one on, if there is one.
   /// - `processor` describes the processor with this index, if it runs.
   /// - `lock` tells of the locks of this rank.
   /// - `interruptCost` is what an interrupt costs that brings nothing, in cycles: on the way in and out.
+  /// - `atInterrupt` runs something in an interrupt handler of the processor that calls it.
   /// - `isWatching` and `watch` ask and set whether a machine that hangs is noticed.
   public init(
     _ context: UnsafeMutableRawPointer?,
@@ -29,7 +33,8 @@ public struct ExecutiveView {
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_lock_row>) -> Void,
     isWatching: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Bool,
     watch: @escaping @convention(c) (UnsafeMutableRawPointer?, Bool) -> Void,
-    interruptCost: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+    interruptCost: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64,
+    atInterrupt: @escaping InterruptGate.Enter
   ) {
     self.context = context
     threads = thread
@@ -38,6 +43,7 @@ public struct ExecutiveView {
     watching = isWatching
     self.watch = watch
     self.interruptCost = interruptCost
+    interrupts = InterruptGate(context, enter: atInterrupt)
   }
 
   /// Calls `body` with each thread in the order of their numbers.
@@ -49,6 +55,13 @@ public struct ExecutiveView {
       guard row.number < .max else { return }
       from = row.number + 1
     }
+  }
+
+  /// How many processors run.
+  var processorCount: Int {
+    var count = 0
+    forEachProcessor { _, _ in count += 1 }
+    return count
   }
 
   /// Calls `body` with each processor and its index.

@@ -90,6 +90,22 @@ final class HostProcessor: @unchecked Sendable {
     }
   }
 
+  /// Runs `job` as an interrupt of this processor, which the calling thread is: at an interrupt window that is
+  /// opened for it, as if no lock were held.
+  func interrupt(
+    _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer
+  ) {
+    guard cp_processor().pointee.pending != nil else { return interruptsOff { body(argument) } }
+    let done = UnsafeMutablePointer<Atomic<Bool>>.allocate(capacity: 1)
+    done.initialize(to: Atomic(false))
+    defer { done.deallocate() }
+    lock.withLock {
+      jobs.append(Job(body: body, argument: argument, done: done))
+      hasJobs.store(true, ordering: .releasing)
+    }
+    while !done.pointee.load(ordering: .acquiring) { cp_interrupts_restore(cp_interrupts_disable()) }
+  }
+
   private func impersonate(_ body: () -> Void) {
     let words = cp_processor()
     let before = words.pointee.index
@@ -175,6 +191,13 @@ extension HostMachine {
       thread.start()
     }
     group.wait()
+  }
+
+  /// Runs `body` as an interrupt handler of the processor that the calling thread is, which has interrupts on.
+  public func interrupt(
+    _ argument: UnsafeMutableRawPointer, _ body: @convention(c) (UnsafeMutableRawPointer) -> Void
+  ) {
+    processors[Int(cp_processor_index())].interrupt(body, argument)
   }
 
   /// Runs `body` with a device interrupt pending on the processor that this thread is (0 unless it took

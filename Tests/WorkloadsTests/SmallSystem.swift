@@ -40,9 +40,9 @@ final class SmallSystem {
   func replay(_ bytes: [UInt8], keeping body: (Replay) -> Void = { _ in }) throws -> ReplaySummary {
     try bytes.withUnsafeBytes {
       let replay = try Replay.prepare(try PackedTrace($0), on: memory)
-      try replay.run(access) { _ in .goOn }
+      try replay.run { _ in .goOn }
       body(replay)
-      return replay.close(access)
+      return replay.close()
     }
   }
 

@@ -70,6 +70,7 @@ struct cp_processor_block {
   uint64_t interrupts;       // all that it has handled
   uint64_t neighbours_beats; // those of the next processor, as last seen
   uint64_t neighbours_since; // own ticks since they changed
+  void *_Nullable work;      // what its next interrupt of InterruptWork is to do
   struct cp_stopped {        // what an NMI has found
     uint64_t rip;
     uint64_t rbp;

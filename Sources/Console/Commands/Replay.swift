@@ -26,22 +26,23 @@ extension Console {
 
   func replay(_ arguments: Arguments) throws(CommandError) {
     var keeps = false
+    let split = try split(arguments)
     if let word = arguments.nextOfAnyForm() {
-      guard word.bytes == "keep" else { throw refuse(word, "not understood here; usage: replay [keep]") }
+      guard word.bytes == "keep" else { throw refuse(word, "not understood here; usage: replay [keep] [on=N]") }
       keeps = true
     }
-    try arguments.end("replay [keep]")
+    try arguments.end("replay [keep] [on=N]")
     guard let module else {
       _ = noTrace("There is no boot module to replay.")
       throw .unfit
     }
     let summary: ReplaySummary
     do throws(ReplayError) {
-      summary = try run(module, keeps: keeps)
+      summary = try run(module, split, keeps: keeps)
     } catch {
       switch error {
       case .trace: throw noTrace(error.describe("The boot module"))
-      case .machineTooSmall, .noRun:
+      case .machineTooSmall, .noRun, .tooFewProcessors, .noThread:
         _ = fail(error.describe("The boot module"))
         throw .unfit
       }
@@ -60,15 +61,28 @@ extension Console {
     if !summary.succeeded { throw .failed }
   }
 
-  private func run(_ bytes: UnsafeRawBufferPointer, keeps: Bool) throws(ReplayError) -> ReplaySummary {
+  /// What `on=N` asks for; nil without it.
+  private func split(_ arguments: Arguments) throws(CommandError) -> ReplaySplit? {
+    guard let word = arguments.value(of: "on") else { return nil }
+    let asked = try arguments.number(word)
+    guard let view = state.pointee.host.executive else {
+      throw refuse(word, "there are no threads here: replay without on=")
+    }
+    let there = UInt64(min(view.processorCount, ReplaySplit.mostWorkers))
+    guard asked > 0 && asked <= there else {
+      throw refuse(word, there == 1 ? "this machine has 1 processor" : "1 to \(count: there) processors are there")
+    }
+    return ReplaySplit(workers: Int(asked), interrupts: view.interrupts)
+  }
+
+  private func run(
+    _ bytes: UnsafeRawBufferPointer, _ split: ReplaySplit?, keeps: Bool
+  ) throws(ReplayError) -> ReplaySummary {
     let trace: PackedTrace
     do throws(TraceError) { trace = try PackedTrace(bytes) } catch { throw .trace(error) }
-    let access = WalkedAccess(
-      directMap: memory.machine.directMap, memory: PageCount(UInt64(memory.map.end.rawValue)).bytes,
-      tables: memory.pageTables)
-    let replay = try Replay.prepare(trace, on: memory)
+    let replay = try Replay.prepare(trace, on: memory, split: split)
     var shown: UInt64 = 0
-    try replay.run(access) { progress in
+    try replay.run { progress in
       if shouldStop { return .stop }
       let now = terminal.milliseconds
       guard now >= shown + 100 || progress.events == progress.of else { return .goOn }
@@ -79,7 +93,7 @@ extension Console {
       return .goOn
     }
     endProgress()
-    return keeps && !state.pointee.stopped ? replay.summary : replay.close(access)
+    return keeps && !state.pointee.stopped ? replay.summary : replay.close()
   }
 
   /// What the cycle counter counts.

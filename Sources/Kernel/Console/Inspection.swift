@@ -11,7 +11,8 @@ enum Inspection {
       processor: { _, index, row in Inspection.fill(row, processor: Int(index)) },
       lock: { _, rank, row in Inspection.fill(row, rank: Int(rank)) },
       isWatching: { _ in Watchdog.isWatching }, watch: { _, isOn in Watchdog.set(isOn ? .on : .off) },
-      interruptCost: { _ in Inspection.interruptCost() })
+      interruptCost: { _ in Inspection.interruptCost() },
+      atInterrupt: { _, body, argument in InterruptWork.run(body, argument) })
   }
 
   /// Messages of this processor to itself, with nothing in them: what they cost, less the sending.

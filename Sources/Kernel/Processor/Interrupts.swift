@@ -72,6 +72,10 @@ enum Interrupts {
       Scheduler.preempt()
     case LocalVector.message: measured { Messages.serve() }
     case LocalVector.reschedule: Scheduler.preempt()
+    case LocalVector.work:
+      mine.pointee.beats &+= 1
+      measured { InterruptWork.serve(mine) }
+      Scheduler.preempt()
     // Nothing sends the others; one that comes all the same is dropped.
     default: break
     }

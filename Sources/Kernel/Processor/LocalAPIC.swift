@@ -17,6 +17,8 @@ enum LocalVector {
   static var message: UInt64 { 0xe1 }
   /// There is a thread to run.
   static var reschedule: UInt64 { 0xe2 }
+  /// The timer, once, for work that waits for an interrupt: `InterruptWork`.
+  static var work: UInt64 { 0xe3 }
   /// Low bits all ones, as 10.9 asks of it.
   static var spurious: UInt64 { 0xff }
 }
@@ -108,8 +110,16 @@ enum LocalAPIC {
 
   /// Lets this processor's timer interrupt every `ticks` milliseconds.
   static func startTimer(every ticks: UInt32) {
+    // Or it would come every few nanoseconds, between the two writes, when it was to come at once before.
+    write(0, to: Register.initialCount)
     write(UInt32(LocalVector.timer) | Bits.periodic, to: Register.timer)
     write(countsPerTick.load(ordering: .relaxed) &* ticks, to: Register.initialCount)
+  }
+
+  /// Lets this processor's timer interrupt once, at once, by a vector of its own, instead of every few ticks.
+  static func fireTimer(_ vector: UInt64) {
+    write(UInt32(vector), to: Register.timer)
+    write(1, to: Register.initialCount)
   }
 
   // MARK: Messages (10.6)

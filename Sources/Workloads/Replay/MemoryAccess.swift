@@ -4,8 +4,10 @@
 // dereferenced as well, but what has an address of the arena `kernel_va` exists in the instance's page
 // tables only: there the walk is done in software, page by page.
 
+import KernelMemory
 import MemoryPrimitives
 import PageTables
+import PhysicalMemory
 
 /// Turns an address of the instance into one that this code may dereference.
 public protocol MemoryAccess {
@@ -32,6 +34,13 @@ public struct WalkedAccess: MemoryAccess {
     self.directMap = directMap
     end = directMap.base + memory.rawValue
     self.tables = tables
+  }
+
+  /// For all that a system has.
+  public init(_ system: KernelMemory) {
+    self.init(
+      directMap: system.machine.directMap, memory: PageCount(UInt64(system.map.end.rawValue)).bytes,
+      tables: system.pageTables)
   }
 
   public func pointer(to address: VirtualAddress) -> UnsafeMutableRawPointer? {

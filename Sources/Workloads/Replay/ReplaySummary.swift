@@ -43,6 +43,8 @@ public struct ReplaySummary: Equatable, Sendable {
   public var liveObjects: UInt64 = 0
   public var liveBytes: UInt64 = 0
   public var livePages: UInt64 = 0
+  /// The most that was seen live at once. Of several processors, which are not in step, the highest sum: it may be
+  /// more or less than what the trace had.
   public var peakObjects: UInt64 = 0
   /// As requested.
   public var peakObjectBytes: UInt64 = 0
@@ -65,8 +67,13 @@ public struct ReplaySummary: Equatable, Sendable {
   public var expectedPeakPages: UInt64 = 0
   /// Whether what was left has been given back and the counts compared.
   public var isClosed = false
-  /// `cp_cycles` over the whole run, checking of stamps included.
+  /// `cp_cycles` from the first event to the last, checking of stamps included.
   public var allCycles: UInt64 = 0
+  /// Processors that it was split over.
+  public var workers = 1
+  /// Events that were done by an interrupt handler, and interrupts taken for them.
+  public var interruptEvents: UInt64 = 0
+  public var interrupts: UInt64 = 0
 
   public init() {}
 
@@ -82,9 +89,11 @@ public struct ReplaySummary: Equatable, Sendable {
       && (skipped - skips[Int(ReplaySkip.failedInTrace.rawValue)]) * 1000 <= allEvents - unmatched
   }
 
-  /// A trace can't say that it needs less than it does: where nothing was skipped its peaks were reached.
+  /// A trace can't say that it needs less than it does: where nothing was skipped its peaks were reached, by one
+  /// processor exactly.
   var peaksAgree: Bool {
-    skipped > 0 || (peakObjects == expectedPeakObjects && peakPages == expectedPeakPages)
+    skipped > 0 || workers > 1
+      || (peakObjects == expectedPeakObjects && peakPages == expectedPeakPages)
   }
 
   private func sum(_ values: InlineArray<7, UInt64>) -> UInt64 {
@@ -101,6 +110,27 @@ public struct ReplaySummary: Equatable, Sendable {
       }
     }
     return isEqual
+  }
+
+  /// Adds what another hand has counted, but for the peaks.
+  mutating func add(_ other: borrowing ReplaySummary) {
+    for i in 0..<TraceKind.count {
+      events[i] += other.events[i]
+      done[i] += other.done[i]
+      cycles[i] += other.cycles[i]
+    }
+    for i in 0..<ReplaySkip.count { skips[i] += other.skips[i] }
+    unmatchedObjectFrees += other.unmatchedObjectFrees
+    unmatchedKfrees += other.unmatchedKfrees
+    unmatchedPageFrees += other.unmatchedPageFrees
+    reused += other.reused
+    liveObjects += other.liveObjects
+    liveBytes += other.liveBytes
+    livePages += other.livePages
+    damaged += other.damaged
+    firstDamage = min(firstDamage, other.firstDamage)
+    interruptEvents += other.interruptEvents
+    interrupts += other.interrupts
   }
 
   // MARK: Printing
@@ -156,7 +186,11 @@ public struct ReplaySummary: Equatable, Sendable {
     row("all events", allEvents, sum(done), grouped(unmatched), each, sink)
     if repeats > 0 { sink("mm_page_free_batched repeats a mm_page_free: counted, nothing to do.") }
     if allEvents > 0 {
-      sink("All in all \(count: allCycles / allEvents) \(unit) an event, stamping and checking included.")
+      let by: Line = workers > 1 ? " by \(count: UInt64(workers)) processors at once" : ""
+      sink("All in all \(count: allCycles / allEvents) \(unit) an event\(by), stamps and checks included.")
+    }
+    if interrupts > 0 {
+      sink("\(count: interruptEvents) events were done in \(count: interrupts) interrupts.")
     }
     for i in 0..<ReplaySkip.count where skips[i] > 0 {
       sink("Skipped \(count: skips[i]): \(ReplaySkip(rawValue: UInt8(i)).unsafelyUnwrapped.words).")
@@ -165,6 +199,7 @@ public struct ReplaySummary: Equatable, Sendable {
     sink(
       "At most \(count: peakObjects) objects (\(count: peakObjectBytes) bytes) and \(count: peakPages) pages (\(PageCount(peakPages).bytes)) were live."
     )
+    if workers > 1 { sink("(The most that was seen: the processors are not in step.)") }
     let since: StaticString = isClosed ? "; they are freed." : " and stay so."
     sink("At the end \(count: leftObjects) objects and \(count: leftPages) pages were live\(since)")
     printVerdict(sink)

@@ -17,7 +17,12 @@ struct ReplayCommand: ParsableCommand {
       Examples:
         strata replay build.trace
         strata replay build.trace --memory 64M     is that enough?
+        strata replay build.trace --processors 4   the same counts, by four threads
         strata replay build.trace -j | jq .peak_pages
+
+      With --processors the events are shared out among so many threads, each a processor of the machine; what \
+      the trace did in interrupts is done in interrupts of these. All counts are those of one processor; of what \
+      is live at once, the most that was seen is told.
 
       Exit status: 0 when all went well, 65 for a bad trace, 69 for a machine that is too small, 70 when \
       something was damaged or lost or too much had to be skipped.
@@ -29,8 +34,17 @@ struct ReplayCommand: ParsableCommand {
   @Option(name: .shortAndLong, help: "Memory of the simulated machine, as in 64M or 4G.")
   var memory = Size(argument: "256M")!
 
+  @Option(help: "Threads to split it over, each a processor; without it, this thread does everything.")
+  var processors: Int?
+
   @Flag(name: .customShort("j"), help: "Print one row of JSON instead of tables.")
   var json = false
+
+  func validate() throws {
+    if let processors, !(1...ReplaySplit.mostWorkers).contains(processors) {
+      throw ValidationError("--processors is 1 to \(ReplaySplit.mostWorkers)")
+    }
+  }
 
   func run() throws {
     try complaining {
@@ -53,16 +67,19 @@ struct ReplayCommand: ParsableCommand {
     return try data.withUnsafeBytes { bytes in
       do {
         let trace = try PackedTrace(bytes)
-        let machine = try SimulatedMachine(memory: memory.bytes)
-        let replay = try Replay.prepare(trace, on: machine.memory)
+        let machine = try SimulatedMachine(memory: memory.bytes, threads: processors ?? 0)
+        let split = processors.map {
+          ReplaySplit(workers: $0, firstProcessor: ProcessorIndex(1), interrupts: machine.interrupts)
+        }
+        let replay = try Replay.prepare(trace, on: machine.memory, split: split)
         Terminal.standard.beginProgress()
-        try replay.run(machine.access) {
+        try replay.run {
           Terminal.standard.progress(
             "replay", $0.events, of: $0.of,
             "\(grouped($0.events)) of \(grouped($0.of)) events   \(grouped($0.liveObjects)) live")
           return .goOn
         }
-        return replay.close(machine.access)
+        return replay.close()
       } catch let error as TraceError {
         throw Complaint(error.describe(name).text, .dataError)
       } catch let error as ReplayError {

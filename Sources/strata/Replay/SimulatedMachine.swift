@@ -1,4 +1,5 @@
-// The machine that the host tool works on: one processor, one stretch of memory, all floors up.
+// The machine that the host tool works on: one stretch of memory, all floors up, and processors, of which this thread
+// is the first and the others are threads to be.
 
 import HostMachine
 import KernelMemory
@@ -12,11 +13,13 @@ final class SimulatedMachine {
   private let workspace: UnsafeMutableRawPointer
   let memory: KernelMemory
 
-  init(memory size: ByteCount) throws {
+  /// With `threads`, so many more processors, for threads.
+  init(memory size: ByteCount, threads: Int = 0) throws {
     guard size >= .mebibytes(4), size <= .gibibytes(64) else {
       throw Complaint("--memory is 4M to 64G", .unavailable)
     }
-    host = HostMachine(memory: size)
+    host = HostMachine(memory: size, processors: threads + 1)
+    host.hasOtherThreads = threads > 0
     let bytes = Int(KernelMemory.workspaceSize(ranges: 1).rawValue)
     workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
@@ -29,8 +32,10 @@ final class SimulatedMachine {
 
   deinit { workspace.deallocate() }
 
-  /// Large objects have addresses that only the instance's own page tables know.
-  var access: WalkedAccess {
-    WalkedAccess(directMap: host.machine.directMap, memory: host.memorySize, tables: memory.pageTables)
+  /// The way to an interrupt handler, for a thread of this machine.
+  var interrupts: InterruptGate {
+    InterruptGate(Unmanaged.passUnretained(host).toOpaque()) { host, body, argument in
+      Unmanaged<HostMachine>.fromOpaque(host!).takeUnretainedValue().interrupt(argument, body)
+    }
   }
 }

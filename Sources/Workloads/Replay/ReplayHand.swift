@@ -1,0 +1,313 @@
+// The hand of a replay: does one event after the other on the live allocators, and counts.
+//
+// A replay on one processor has one hand. One that is split has one for each worker: all share the tables of
+// identities, of which each touches only what is its own, so nothing here takes a lock.
+
+import CPlatform
+import KernelMemory
+import Kmem
+import MemoryPrimitives
+import PhysicalMemory
+import Synchronization
+
+/// One object identity.
+struct ReplayObject {
+  /// 0 when nothing is live, 1 when its allocation was skipped.
+  var address: UInt64
+  var sequence: UInt32
+  var operation: UInt32
+}
+
+/// One frame identity.
+struct ReplayPage {
+  var frame: UInt32
+  var sequence: UInt32
+
+  static var dead: UInt32 { .max }
+  static var skipped: UInt32 { .max - 1 }
+}
+
+/// What all hands together have live, and the most that they had: a line of words that each adds to.
+struct LiveSums: ~Copyable {
+  struct Sum: ~Copyable {
+    private let now = Atomic<UInt64>(0)
+    private let most = Atomic<UInt64>(0)
+
+    var live: UInt64 { now.load(ordering: .relaxed) }
+    var peak: UInt64 { most.load(ordering: .relaxed) }
+
+    borrowing func rise(by amount: UInt64) {
+      let sum = now.add(amount, ordering: .relaxed).newValue
+      if sum > most.load(ordering: .relaxed) { most.max(sum, ordering: .relaxed) }
+    }
+    borrowing func fall(by amount: UInt64) { now.subtract(amount, ordering: .relaxed) }
+  }
+
+  let objects = Sum()
+  let bytes = Sum()
+  let pages = Sum()
+}
+
+/// Does events and counts them.
+struct ReplayHand {
+  let system: KernelMemory
+  let trace: PackedTrace
+  let type: MemoryType
+  let access: WalkedAccess
+  let objects: UnsafeMutablePointer<ReplayObject>
+  let pages: UnsafeMutablePointer<ReplayPage>
+  /// For each cache of the trace its cache here; nil where Kmem had no room for one, and a size class serves.
+  let caches: UnsafeMutablePointer<ObjectCache?>
+  /// Where it counts.
+  var summary: UnsafeMutablePointer<ReplaySummary>
+  /// Where it counts what is live, together with others.
+  var sums: UnsafeMutablePointer<LiveSums>?
+  /// At which all is allocated, where that is not the event's to say.
+  var level: Level?
+
+  private var kmem: Kmem { system.kmem }
+  private var physical: PhysicalMemory { system.physical }
+
+  /// Does one event, the one before which `sequence` events and itself were read, and counts it.
+  func step(_ event: TraceEvent, _ sequence: UInt32) {
+    summary.pointee.events[Int(event.kind.rawValue)] += 1
+    guard event.identity != TraceEvent.nobody else { return stepWithoutIdentity(event.kind) }
+    switch event.kind {
+    case .kmalloc, .cacheAlloc: allocateObject(event, sequence)
+    case .kfree, .cacheFree: freeObject(event, sequence)
+    case .pageAlloc: allocatePages(event, sequence)
+    case .pageFree: freePages(event, sequence)
+    case .pageFreeBatched: count(event.kind, 0)
+    }
+  }
+
+  /// A free of nil, or a request that failed in the traced kernel.
+  private func stepWithoutIdentity(_ kind: TraceKind) {
+    switch kind {
+    case .kmalloc, .cacheAlloc, .pageAlloc: skip(.failedInTrace)
+    case .kfree, .cacheFree: countUnmatched(kind)
+    case .pageFree: summary.pointee.unmatchedPageFrees += 1
+    case .pageFreeBatched: count(kind, 0)
+    }
+  }
+
+  private func allocateObject(_ event: TraceEvent, _ sequence: UInt32) {
+    let entry = objects + Int(event.identity)
+    if entry.pointee.address > 1 {
+      summary.pointee.reused += 1
+      end(event.identity, sequence)
+    }
+    let operation = trace.operation(event.operation)
+    let start = cp_cycles()
+    let given = allocate(operation, level(event, operation))
+    let cycles = cp_cycles() &- start
+    guard let given else {
+      entry.pointee.address = 1
+      return skip(.noObject)
+    }
+    count(event.kind, cycles)
+    let address = VirtualAddress(given)
+    if isZeroed(operation) && !Stamp.isZero(address, UInt64(operation.requested), access) { damage(sequence) }
+    if !Stamp(event.identity, sequence).write(address, UInt64(operation.requested), access) {
+      damage(sequence)
+    }
+    entry.pointee = ReplayObject(address: address.rawValue, sequence: sequence, operation: event.operation)
+    noteLive(objects: 1, bytes: UInt64(operation.requested), pages: 0)
+  }
+
+  private func freeObject(_ event: TraceEvent, _ sequence: UInt32) {
+    let entry = objects + Int(event.identity)
+    switch entry.pointee.address {
+    case 0: countUnmatched(event.kind)
+    case 1:
+      entry.pointee.address = 0
+      skip(.skippedBefore)
+    default: count(event.kind, end(event.identity, sequence))
+    }
+  }
+
+  /// Checks and frees a live object. Answers what the free took.
+  @discardableResult func end(_ identity: UInt32, _ sequence: UInt32) -> UInt64 {
+    let entry = objects[Int(identity)]
+    let operation = trace.operation(entry.operation)
+    let address = VirtualAddress(entry.address)
+    if !Stamp(identity, entry.sequence).holds(address, UInt64(operation.requested), access) {
+      damage(sequence)
+    }
+    objects[Int(identity)].address = 0
+    noteGone(objects: 1, bytes: UInt64(operation.requested), pages: 0)
+    let start = cp_cycles()
+    free(address.pointer.unsafelyUnwrapped, operation)
+    return cp_cycles() &- start
+  }
+
+  private func allocatePages(_ event: TraceEvent, _ sequence: UInt32) {
+    let operation = trace.operation(event.operation)
+    let (first, count) = (Int(event.identity), 1 << Int(operation.order))
+    let old = endPages(first, count, sequence)
+    if old.freed > 0 { summary.pointee.reused += 1 }
+    let start = cp_cycles()
+    let given = allocatePages(operation, level(event, operation))
+    let cycles = cp_cycles() &- start
+    guard let given else {
+      for i in first..<first + count { pages[i].frame = ReplayPage.skipped }
+      return skip(.noPages)
+    }
+    self.count(event.kind, cycles)
+    for i in 0..<count {
+      let frame = FrameNumber(given.rawValue + UInt32(i))
+      let address = system.machine.directMap.virtualAddress(of: frame.address)
+      _ = Stamp(event.identity + UInt32(i), sequence).write(address, Page.size, DirectAccess())
+      pages[first + i] = ReplayPage(frame: frame.rawValue, sequence: sequence)
+    }
+    noteLive(objects: 0, bytes: 0, pages: UInt64(count))
+  }
+
+  private func freePages(_ event: TraceEvent, _ sequence: UInt32) {
+    let operation = trace.operation(event.operation)
+    let found = endPages(Int(event.identity), 1 << Int(operation.order), sequence)
+    if found.freed > 0 {
+      count(event.kind, found.cycles)
+    } else if found.skipped > 0 {
+      skip(.skippedBefore)
+    } else {
+      summary.pointee.unmatchedPageFrees += 1
+    }
+  }
+
+  /// Checks and frees what is live of `count` pages from `first` on, in as few runs as their frames make.
+  @discardableResult func endPages(
+    _ first: Int, _ count: Int, _ sequence: UInt32
+  ) -> (freed: UInt64, skipped: UInt64, cycles: UInt64) {
+    var (freed, skipped, cycles): (UInt64, UInt64, UInt64) = (0, 0, 0)
+    var run = FrameRun(first: .none, count: .zero)
+    for i in first..<first + count {
+      let entry = pages[i]
+      pages[i].frame = ReplayPage.dead
+      if entry.frame == ReplayPage.dead { continue }
+      if entry.frame == ReplayPage.skipped {
+        skipped += 1
+        continue
+      }
+      check(entry, UInt32(i), sequence)
+      freed += 1
+      if run.count > .zero && entry.frame == run.end.rawValue {
+        run.count = run.count + .one
+      } else {
+        cycles += free(run)
+        run = FrameRun(first: FrameNumber(entry.frame), count: .one)
+      }
+    }
+    cycles += free(run)
+    noteGone(objects: 0, bytes: 0, pages: freed)
+    return (freed, skipped, cycles)
+  }
+
+  private func free(_ run: FrameRun) -> UInt64 {
+    guard run.count > .zero else { return 0 }
+    let start = cp_cycles()
+    physical.free(run)
+    return cp_cycles() &- start
+  }
+
+  /// Whether a page still has its stamp, and is a page: a slab in its place would have taken the role.
+  private func check(_ entry: ReplayPage, _ identity: UInt32, _ sequence: UInt32) {
+    let frame = FrameNumber(entry.frame)
+    let address = system.machine.directMap.virtualAddress(of: frame.address)
+    let isIntact = Stamp(identity, entry.sequence).holds(address, Page.size, DirectAccess())
+    if !isIntact || physical.record(frame).map({ $0.role == .wired }) != true { damage(sequence) }
+  }
+
+  // MARK: The floors
+
+  func allocate(_ operation: TraceOperation, _ level: Level) -> UnsafeMutableRawPointer? {
+    let size = ByteCount(UInt64(operation.requested))
+    if operation.kind == .cacheAlloc, let cache = caches[Int(operation.cache)] {
+      return cache.alloc(type: type, level: level)
+    }
+    return isZeroed(operation)
+      ? kmem.zalloc(size, type: type, level: level)
+      : kmem.alloc(size, type: type, level: level)
+  }
+
+  func free(_ object: UnsafeMutableRawPointer, _ operation: TraceOperation) {
+    if operation.kind == .cacheAlloc, let cache = caches[Int(operation.cache)] {
+      return cache.free(object, type: type)
+    }
+    kmem.free(object, size: ByteCount(UInt64(operation.requested)), type: type)
+  }
+
+  /// Only a size can be asked for as zero; a user of a cache clears its own objects.
+  private func isZeroed(_ operation: TraceOperation) -> Bool {
+    operation.flags.contains(.zero) && operation.kind == .kmalloc
+  }
+
+  private func allocatePages(_ operation: TraceOperation, _ level: Level) -> FrameNumber? {
+    let order = Order(operation.order)
+    do throws(PhysicalMemoryError) {
+      guard operation.limit == .dma || operation.limit == .dma32 else {
+        return try physical.allocate(order, role: .wired, level: level)
+      }
+      let high = PhysicalAddress(operation.limit == .dma ? 16 << 20 : 4 << 30)
+      let alignment = Alignment(order.frames.bytes.rawValue) ?? .page
+      let constraints = RunConstraints(high: high, alignment: alignment)
+      return try physical.allocate(run: order.frames, where: constraints, role: .wired, level: level).first
+    } catch {
+      return nil
+    }
+  }
+
+  /// How far down a request may reach: what could not wait may dip into the reserve, as it did there.
+  private func level(_ event: TraceEvent, _ operation: TraceOperation) -> Level {
+    if let level { return level }
+    return operation.flags.contains(.atomic) || event.context == .hardInterrupt ? .interrupt : .normal
+  }
+
+  // MARK: Counting
+
+  private func noteLive(objects: UInt64, bytes: UInt64, pages: UInt64) {
+    summary.pointee.liveObjects += objects
+    summary.pointee.liveBytes += bytes
+    summary.pointee.livePages += pages
+    guard let sums else {
+      summary.pointee.peakObjects = max(summary.pointee.peakObjects, summary.pointee.liveObjects)
+      summary.pointee.peakObjectBytes = max(summary.pointee.peakObjectBytes, summary.pointee.liveBytes)
+      summary.pointee.peakPages = max(summary.pointee.peakPages, summary.pointee.livePages)
+      return
+    }
+    if objects > 0 {
+      sums.pointee.objects.rise(by: objects)
+      sums.pointee.bytes.rise(by: bytes)
+    }
+    if pages > 0 { sums.pointee.pages.rise(by: pages) }
+  }
+
+  private func noteGone(objects: UInt64, bytes: UInt64, pages: UInt64) {
+    summary.pointee.liveObjects -= objects
+    summary.pointee.liveBytes -= bytes
+    summary.pointee.livePages -= pages
+    guard let sums else { return }
+    if objects > 0 {
+      sums.pointee.objects.fall(by: objects)
+      sums.pointee.bytes.fall(by: bytes)
+    }
+    if pages > 0 { sums.pointee.pages.fall(by: pages) }
+  }
+
+  private func count(_ kind: TraceKind, _ cycles: UInt64) {
+    summary.pointee.done[Int(kind.rawValue)] += 1
+    summary.pointee.cycles[Int(kind.rawValue)] += cycles
+  }
+
+  private func countUnmatched(_ kind: TraceKind) {
+    summary.pointee.unmatchedObjectFrees += 1
+    if kind == .kfree { summary.pointee.unmatchedKfrees += 1 }
+  }
+
+  private func skip(_ reason: ReplaySkip) { summary.pointee.skips[Int(reason.rawValue)] += 1 }
+
+  private func damage(_ sequence: UInt32) {
+    summary.pointee.damaged += 1
+    summary.pointee.firstDamage = min(summary.pointee.firstDamage, sequence - 1)
+  }
+}
