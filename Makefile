@@ -40,7 +40,8 @@ fuzz:
 # The budgets, measured. JSON=1 gives the rows as they came, and nothing else.
 export JSON ?=
 bench:
-	@{ Scripts/install-tools; $(MAKE) --no-print-directory kernel; } >&2
+	@{ Scripts/install-tools; $(MAKE) --no-print-directory kernel; \
+	  swift build -c release --product strata; } >&2
 	@Scripts/bench
 
 lint:

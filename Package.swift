@@ -83,8 +83,8 @@ if bare {
     .executableTarget(
       name: "strata",
       dependencies: [
-        "MemoryPrimitives", "PhysicalMemory", "Paging", "ContiguousMemory", "KernelMemory", "Workloads",
-        "HostMachine",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "Kmem", "Paging", "ContiguousMemory",
+        "KernelMemory", "Workloads", "HostMachine",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
   ]

@@ -32,6 +32,9 @@ final class SimulatedMachine {
 
   deinit { workspace.deallocate() }
 
+  /// Runs `body` as each of `count` processors at once, on threads of their own.
+  func onProcessors(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) { host.onThreads(count, body) }
+
   /// The way to an interrupt handler, for a thread of this machine.
   var interrupts: InterruptGate {
     InterruptGate(Unmanaged.passUnretained(host).toOpaque()) { host, body, argument in
