@@ -90,7 +90,7 @@ final class HostProcessor: @unchecked Sendable {
     }
   }
 
-  /// Runs `job` as an interrupt of this processor, which the calling thread is: at an interrupt window that is
+  /// Runs `body` as an interrupt of this processor, which the calling thread is: at an interrupt window that is
   /// opened for it, as if no lock were held.
   func interrupt(
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer

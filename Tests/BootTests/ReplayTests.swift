@@ -12,6 +12,31 @@ final class ReplayTests: XCTestCase {
     }
   }
 
+  /// Split over all processors, it ends with the counts of one, and the trace's interrupts are interrupts.
+  private func split(_ processors: Int) throws {
+    let log = try Boot(processors: processors, module: Boot.sample).run(
+      "replay -j; replay -j on=\(processors); cpus -j; replay on=\(processors); selftest invariants", within: 120)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let rows = log.rows("replay").map { row in row.filter { !$0.key.hasPrefix("peak_") } as NSDictionary }
+    XCTAssertEqual(rows.count, 2, log.text)
+    XCTAssertEqual(rows.first, rows.last, log.text)
+    XCTAssertTrue(log.text.contains("6,945 events were done in "), log.text)
+    XCTAssertEqual(log.rows("cpu").count, processors)
+    for row in log.rows("cpu") { XCTAssertGreaterThan(try XCTUnwrap(row["switches"] as? Int), 0) }
+  }
+
+  func testOneProcessorOfThreads() throws { try split(1) }
+  func testSplitOverTwo() throws { try split(2) }
+  func testSplitOverFour() throws { try split(4) }
+  func testSplitOverEight() throws { try split(8) }
+
+  func testMoreProcessorsThanThereAreAreRefused() throws {
+    let log = try Boot(processors: 2, module: Boot.sample).run("replay on=3; replay on=0; replay keep on=2")
+    XCTAssertEqual(log.status, Boot.Status.failed, log.text)
+    XCTAssertTrue(log.text.contains("^ 1 to 2 processors are there"), log.text)
+    XCTAssertTrue(log.text.contains("were live and stay so."), log.text)
+  }
+
   /// A module made from the sample by `change`, and what `replay` says of it.
   func replay(_ change: (Data) -> Data) throws -> Boot.Log {
     let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID().uuidString).trace")

@@ -18,8 +18,10 @@ final class SmallSystem {
   /// The machine of the standard histories.
   static func standard() throws -> SmallSystem { try SmallSystem(SeededHistory.memory, isStandard: true) }
 
-  init(_ size: ByteCount, isStandard: Bool = false) throws {
-    host = HostMachine(memory: size)
+  /// With `threads`, so many more processors, for threads.
+  init(_ size: ByteCount, isStandard: Bool = false, threads: Int = 0) throws {
+    host = HostMachine(memory: size, processors: threads + 1)
+    host.hasOtherThreads = threads > 0
     let bytes = Int(KernelMemory.workspaceSize(ranges: 1).rawValue)
     workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
@@ -42,6 +44,26 @@ final class SmallSystem {
       let replay = try Replay.prepare(try PackedTrace($0), on: memory)
       try replay.run { _ in .goOn }
       body(replay)
+      return replay.close()
+    }
+  }
+
+  /// The way to an interrupt handler, for a thread of this machine.
+  var interrupts: InterruptGate {
+    InterruptGate(Unmanaged.passUnretained(host).toOpaque()) { host, body, argument in
+      Unmanaged<HostMachine>.fromOpaque(host!).takeUnretainedValue().interrupt(argument, body)
+    }
+  }
+
+  /// As `replay`, by `workers` threads.
+  func replay(
+    _ bytes: [UInt8], by workers: Int, interrupts: InterruptGate?,
+    progress: (Replay.Progress) -> ReplayPace = { _ in .goOn }
+  ) throws -> ReplaySummary {
+    try bytes.withUnsafeBytes {
+      let split = ReplaySplit(workers: workers, firstProcessor: ProcessorIndex(1), interrupts: interrupts)
+      let replay = try Replay.prepare(try PackedTrace($0), on: memory, split: split)
+      try replay.run(progress: progress)
       return replay.close()
     }
   }

@@ -32,7 +32,9 @@ struct WrittenTrace {
     add(what, object, context, processor)
   }
 
-  mutating func kfree(_ object: UInt32) { add(TraceOperation(.kfree), object) }
+  mutating func kfree(_ object: UInt32, _ context: TraceContext = .thread) {
+    add(TraceOperation(.kfree), object, context)
+  }
 
   mutating func cacheAlloc(_ object: UInt32, from cache: UInt32) {
     var what = TraceOperation(.cacheAlloc)
@@ -49,13 +51,13 @@ struct WrittenTrace {
 
   mutating func pages(
     _ kind: TraceKind, _ first: UInt32, order: UInt8 = 0, limit: TraceAddressLimit = .none,
-    flags: TraceFlags = []
+    flags: TraceFlags = [], _ context: TraceContext = .thread
   ) {
     var what = TraceOperation(kind)
     what.order = order
     what.limit = limit
     what.flags = flags
-    add(what, first)
+    add(what, first, context)
   }
 
   private mutating func add(
