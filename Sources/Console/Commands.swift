@@ -118,7 +118,7 @@ struct Command {
         much would be left with vm.contig.passes as it is.
         """, example: "contig -v 2M align=2M"),
     Command(
-      verb: .launder, name: "launder", usage: "launder [active | inactive | laundry | daemon] [SIZE]",
+      verb: .launder, name: "launder", usage: "launder [active|inactive|laundry|daemon] [SIZE]",
       about: """
         Writes dirty pages of a queue to swap and gives them up, or runs the
         page daemon, and tells what it cost.

@@ -97,8 +97,10 @@ final class FramesTests: XCTestCase {
     XCTAssertFalse(text.contains(".1000"), text)
     for order in 0...18 {
       XCTAssertTrue(
-        text.split(separator: "\n").filter { $0.hasPrefix("order") }.joined(separator: " ").split(separator: " ")
-          .contains("\(order)"), text)
+        text.split(separator: "\n").filter { $0.hasPrefix("order") }.joined(separator: " ").split(
+          separator: " "
+        )
+        .contains("\(order)"), text)
     }
   }
 

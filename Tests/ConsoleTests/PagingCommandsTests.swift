@@ -333,13 +333,14 @@ final class PagingCommandsTests: XCTestCase {
       ("launder active 0", "               ^ less than a page"), ("launder 0", "        ^ less than a page"),
       ("launder active active", "               ^^^^^^ behind the queue stands a size"),
       ("launder active x", "               ^ behind the queue stands a size, as in: launder active 1M"),
-      ("launder -1", "        ^^ not understood here"), ("wire -1", "     ^^ not understood here"),
+      ("launder -1", "        ^^\nnot understood here"), ("wire -1", "     ^^ not understood here"),
       ("unwire -1", "       ^^ not understood here"),
       ("launder active 1X", "no unit"),
       ("launder active 1M 2M", "not understood here"),
       ("launder daemon 1M", "the daemon has its own target"),
     ] {
-      XCTAssertTrue(harness.run(line).contains(words), line)
+      let said = harness.run(line)
+      XCTAssertTrue(said.contains(words), said.debugDescription)
       XCTAssertEqual(harness.outcome, .refused, line)
     }
   }
@@ -504,7 +505,7 @@ final class PagingCommandsTests: XCTestCase {
       }
     }
     XCTAssertEqual(pages(1) { $0.active = 1 }, "a")
-    XCTAssertEqual(pages(1) { ($0.active, $0.dirty) = (1, 1) }, "a")
+    XCTAssertEqual(pages(1) { ($0.active, $0.dirty) = (1, 1) }, "d")
     XCTAssertEqual(pages(1) { $0.inactive = 1 }, "i")
     XCTAssertEqual(pages(1) { ($0.inactive, $0.dirty) = (1, 1) }, "d")
     XCTAssertEqual(pages(10) { ($0.active, $0.dirty) = (10, 6) }, "d")

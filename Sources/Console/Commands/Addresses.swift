@@ -4,6 +4,7 @@ import KernelSpace
 import KernelMemory
 import MemoryPrimitives
 import PageTables
+import Paging
 import PhysicalMemory
 import Vmem
 
@@ -99,7 +100,8 @@ extension Console {
     table.column("rights", .words)
     table.column("cached", .words)
     var last: MappedRun?
-    var (pageable, mapped): (PageableRange?, PageCount) = (nil, .zero)
+    var pageable: PageableRange?
+    var mapped = PageCount.zero
     func showPageable() {
       guard let range = pageable else { return }
       table.begin()

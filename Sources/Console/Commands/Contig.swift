@@ -329,7 +329,7 @@ extension Console {
       // The longest run that could be emptied is no answer to who may not empty it.
       let left: Line = "\(count: failure.missing.rawValue, "page")"
       if asked.sleeping == .forbidden {
-        print("Not without waiting: nowait moves pages and writes none; \(left) would be left.")
+        print("Not without waiting: nowait writes none; \(left) would be left.")
         print("! Type: why \(asked.line)")
       } else {
         print("With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), \(left) would be left.")
@@ -458,7 +458,8 @@ private struct ContigStory {
         let each = perCharacter(run)
         let legend: Line =
           each <= 9
-          ? "A digit: of \(count: each, "frame"), how many." : "A digit: of \(count: each) frames, how many ninths."
+          ? "A digit: of \(count: each, "frame"), how many."
+          : "A digit: of \(count: each) frames, how many ninths."
         if line.count + 1 + legend.count > console.width {
           console.print(line)
           line = legend

@@ -1,5 +1,7 @@
 // watch, fault, tour: commands that run other commands, or stop the machine.
 
+import PhysicalMemory
+import Paging
 import KernelMemory
 import Kmem
 import MemoryPrimitives

@@ -8,7 +8,7 @@ import PhysicalMemory
 
 extension Console {
   private static var launderUsage: StaticString {
-    "launder [active | inactive | laundry | daemon] [SIZE]"
+    "launder [active|inactive|laundry|daemon] [SIZE]"
   }
 
   func launder(_ arguments: Arguments) throws(CommandError) {

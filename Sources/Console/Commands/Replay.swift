@@ -28,7 +28,9 @@ extension Console {
     var keeps = false
     let split = try split(arguments)
     if let word = arguments.nextOfAnyForm() {
-      guard word.bytes == "keep" else { throw refuse(word, "not understood here; usage: replay [keep] [on=N]") }
+      guard word.bytes == "keep" else {
+        throw refuse(word, "not understood here; usage: replay [keep] [on=N]")
+      }
       keeps = true
     }
     try arguments.end("replay [keep] [on=N]")
@@ -70,7 +72,8 @@ extension Console {
     }
     let there = UInt64(min(view.processorCount, ReplaySplit.mostWorkers))
     guard asked > 0 && asked <= there else {
-      throw refuse(word, there == 1 ? "this machine has 1 processor" : "1 to \(count: there) processors are there")
+      throw refuse(
+        word, there == 1 ? "this machine has 1 processor" : "1 to \(count: there) processors are there")
     }
     return ReplaySplit(workers: Int(asked), interrupts: view.interrupts)
   }

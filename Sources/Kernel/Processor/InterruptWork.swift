@@ -15,7 +15,9 @@ enum InterruptWork {
     let argument: UnsafeMutableRawPointer
     let isDone = Atomic<Bool>(false)
 
-    init(_ body: @escaping @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer) {
+    init(
+      _ body: @escaping @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer
+    ) {
       self.body = body
       self.argument = argument
     }
@@ -25,7 +27,8 @@ enum InterruptWork {
   static func run(
     _ body: @escaping @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer
   ) {
-    precondition(cp_interrupts_enabled() && holdsNoSpinLock(), "an interrupt is waited for with interrupts off")
+    precondition(
+      cp_interrupts_enabled() && holdsNoSpinLock(), "an interrupt is waited for with interrupts off")
     let job = Job(body, argument)
     withUnsafePointer(to: job) { job in
       while !post(UnsafeMutableRawPointer(mutating: job)) { Scheduler.yield() }

@@ -101,7 +101,8 @@ final class ThreadBench {
 /// A ring of pointers between one who puts and one who takes, without a lock.
 private final class Ring: Sendable {
   private static let mask = 255
-  nonisolated(unsafe) private let words = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(capacity: 256)
+  nonisolated(unsafe) private let words = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(
+    capacity: 256)
   /// Counts of pointers put and taken, each on a cache line of its own.
   nonisolated(unsafe) private let counts = UnsafeMutableRawPointer.allocate(byteCount: 256, alignment: 128)
 
