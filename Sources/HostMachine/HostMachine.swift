@@ -43,7 +43,9 @@ public final class HostMachine: @unchecked Sendable {
         tick: { HostMachine.from($0).currentTick() },
         shoot_down: { HostMachine.from($0).shootDown(UnsafeBufferPointer(start: $1, count: Int($2))) },
         run_on: { HostMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
-        sleep: { HostMachine.from($0).sleep($1, seen: $2, until: $3) },
+        sleep: { context, sequence, seen, deadline, _ in
+          HostMachine.from(context).sleep(sequence, seen: seen, until: deadline)
+        },
         wake: { context, _ in HostMachine.from(context).wakeAll() },
         start: { HostMachine.from($0).start($1.pointee) }, join: { HostMachine.from($0).join($1) }))
     failures.initialize(to: FailureInjection())

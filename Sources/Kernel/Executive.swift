@@ -28,7 +28,7 @@ enum Executive {
     tick: { _ in Timer.now.rawValue },
     shoot_down: { _, runs, count in Messages.forget(runs, Int(count)) },
     run_on: { _, processor, body, argument in Messages.run(on: Int(processor), body, argument) },
-    sleep: { _, sequence, seen, deadline in Scheduler.sleep(sequence, seen, deadline) },
+    sleep: { _, sequence, seen, deadline, what in Scheduler.sleep(sequence, seen, deadline, what) },
     wake: { _, sequence in Scheduler.wake(sequence) },
     start: { _, request in Executive.start(request.pointee) },
     join: { _, thread in Executive.join(thread) })
@@ -64,7 +64,8 @@ enum Executive {
   static func rest(_ milliseconds: UInt64) {
     let seen = SerialPort.arrived
     guard !SerialPort.hasInput else { return }
-    SerialPort.withArrivals { _ = Scheduler.sleep($0, seen, Timer.now.rawValue + max(1, milliseconds)) }
+    let what = ("input" as StaticString).utf8Start
+    SerialPort.withArrivals { _ = Scheduler.sleep($0, seen, Timer.now.rawValue + max(1, milliseconds), what) }
   }
 
   /// Adds what the machine itself counts.

@@ -119,15 +119,17 @@ public struct Machine {
     return handle == 0 ? nil : ThreadHandle(rawValue: handle)
   }
 
-  /// Waits until the body of `thread`, a worker, has returned. Once; afterwards the handle means nothing.
+  /// Waits until the body of `thread`, a worker or a service that was told to end, has returned. Once; afterwards the handle means nothing.
   public func join(_ thread: ThreadHandle) {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
     upcalls.pointee.join?(upcalls.pointee.context, thread.rawValue)
   }
 
-  func sleep(_ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: Tick) -> cp_wake {
+  func sleep(
+    _ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: Tick, for what: StaticString
+  ) -> cp_wake {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
-    return upcalls.pointee.sleep(upcalls.pointee.context, sequence, seen, deadline.rawValue)
+    return upcalls.pointee.sleep(upcalls.pointee.context, sequence, seen, deadline.rawValue, what.utf8Start)
   }
 
   func wake(_ sequence: UnsafePointer<UInt64>) {
@@ -139,7 +141,7 @@ public struct Machine {
 @frozen public enum ThreadKind: UInt8, Sendable {
   /// Does one piece of work and returns; whoever started it joins it.
   case worker
-  /// Works for others as long as the machine runs. When everybody but services sleeps without a deadline, nobody
+  /// Works for others until it is told to end. When everybody but services sleeps without a deadline, nobody
   /// is left to wake them.
   case service
 }

@@ -11,8 +11,10 @@ import Synchronization
 /// A place to sleep. Lives in place; nobody may sleep on it when it goes.
 public struct WaitQueue: ~Copyable {
   let sequence = Atomic<UInt64>(0)
+  private let what: StaticString
 
-  public init() {}
+  /// `what` is waited for here, as a list of threads is to say it.
+  public init(_ what: StaticString) { self.what = what }
 
   /// What to hand to `sleep`; taken under the lock that guards the condition.
   public struct Ticket { let seen: UInt64 }
@@ -26,7 +28,7 @@ public struct WaitQueue: ~Copyable {
   public borrowing func sleep(_ ticket: Ticket, until deadline: Tick = .never, on machine: Machine) -> Bool {
     withUnsafePointer(to: sequence) { atomic in
       atomic.withMemoryRebound(to: UInt64.self, capacity: 1) {
-        machine.sleep($0, seen: ticket.seen, until: deadline) == .woken
+        machine.sleep($0, seen: ticket.seen, until: deadline, for: what) == .woken
       }
     }
   }

@@ -115,7 +115,7 @@ public struct PhysicalMemory {
     let total: UInt64
     let recordsRun: FrameRun
     let lock = SpinLock(.physicalDomain)
-    let waiting = WaitQueue()
+    let waiting = WaitQueue("free frames")
     /// Free frames that are cached pages.
     let cached = Atomic<UInt64>(0)
   }

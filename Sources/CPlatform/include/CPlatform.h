@@ -221,8 +221,7 @@ struct cp_page_run {
 struct cp_thread_request {
   const uint8_t *name;  // static
   uint32_t name_length;
-  /// It works for others and waits for work for as long as the machine runs: nobody has to wake it, and nobody
-  /// joins it.
+  /// It works for others and waits for work until it is told to end: nobody has to wake it.
   bool is_service;
   /// Processors that it may run on, a bit each.
   uint64_t processors;
@@ -280,6 +279,7 @@ struct cp_thread_row {
   uint64_t runs;         // how often it had its turn
   uint64_t cycles;       // in all turns that have ended
   uint64_t deadline;     // tick until which it sleeps, all ones for none
+  const uint8_t *_Nullable waits_for;  // static and ended by a zero, while it sleeps
 };
 
 struct cp_processor_row {
@@ -316,13 +316,15 @@ struct cp_upcalls {
   void (*shoot_down)(void *_Nullable context, const struct cp_page_run *runs, uint32_t count);
   /// Runs `body` on another processor, or on this one, with interrupts off; returns when it has run.
   void (*run_on)(void *_Nullable context, uint32_t processor, void (*body)(void *), void *argument);
-  /// Sleeps until `*sequence` differs from `seen` or the tick reaches `deadline`.
-  cp_wake (*sleep)(void *_Nullable context, const uint64_t *sequence, uint64_t seen, uint64_t deadline);
+  /// Sleeps until `*sequence` differs from `seen` or the tick reaches `deadline`. `what`, static and ended by a
+  /// zero, says what is waited for.
+  cp_wake (*sleep)(
+      void *_Nullable context, const uint64_t *sequence, uint64_t seen, uint64_t deadline, const uint8_t *what);
   /// Wakes who sleeps on `sequence`, which has changed. May be called by interrupt handlers.
   void (*wake)(void *_Nullable context, const uint64_t *sequence);
   /// Starts a thread and answers what to call it by, or 0 when no thread is to be had.
   uint64_t (*_Nullable start)(void *_Nullable context, const struct cp_thread_request *request);
-  /// Waits until the body of a thread has returned. Once for each thread that is no service.
+  /// Waits until the body of a thread has returned. Once for each thread.
   void (*_Nullable join)(void *_Nullable context, uint64_t thread);
 };
 

@@ -66,9 +66,12 @@ extension Console {
     table.column("state", .words)
     table.column("cpu", .figure)
     table.column("stack used", .figure, key: "stack_used")
-    table.column("of", .figure, key: "stack_size")
     table.column("turns", .sum)
-    table.column("until tick", .figure, key: "deadline")
+    table.column("waits for", .words, key: "waits_for")
+    if isJSON {
+      table.column("stack_size", .figure)
+      table.column("deadline", .figure)
+    }
     var count: UInt64 = 0
     view.forEachThread { row in
       count += 1
@@ -78,12 +81,28 @@ extension Console {
       table.text(words(row))
       table.plain(UInt64(row.processor))
       table.size(ByteCount(row.stack_used))
-      table.size(ByteCount(row.stack_size))
       table.count(row.runs)
-      if row.state == .sleeping && row.deadline != .max { table.count(row.deadline) } else { table.none() }
+      table.text(awaited(row))
+      if isJSON {
+        table.size(ByteCount(row.stack_size))
+        if hasDeadline(row) { table.count(row.deadline) } else { table.none() }
+      }
       table.end()
     }
     table.finish(total: "\(count: count, "thread")")
+  }
+
+  private func hasDeadline(_ row: cp_thread_row) -> Bool { row.state == .sleeping && row.deadline != .max }
+
+  /// What a thread sleeps for, and until when.
+  private func awaited(_ row: cp_thread_row) -> Line {
+    var line = Line()
+    guard let what = row.waits_for else { return line }
+    var count = 0
+    while what[count] != 0 { count += 1 }
+    line.append(bytes: UnsafeBufferPointer(start: what, count: count))
+    if hasDeadline(row) && !isJSON { line.append(line: ", to tick \(count: row.deadline)") }
+    return line
   }
 
   private func words(_ row: cp_thread_row) -> StaticString {

@@ -63,6 +63,7 @@ enum Inspection {
     row.pointee.runs = thread.runs
     row.pointee.cycles = thread.cycles
     row.pointee.deadline = thread.deadline
+    row.pointee.waits_for = thread.state == .sleeping ? thread.waitsFor : nil
     return true
   }
 

@@ -25,7 +25,7 @@ enum Provocation {
     case .lockOrder: Self.withLock(.registry) { Self.withLock(.physicalDomain) {} }
     case .lockedSleep:
       Self.withLock(.registry) {
-        let queue = WaitQueue()
+        let queue = WaitQueue("nothing")
         _ = queue.sleep(queue.ticket(), until: Executive.machine.now, on: Executive.machine)
       }
     case .lockedFault:

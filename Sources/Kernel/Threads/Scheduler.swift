@@ -14,9 +14,9 @@
 //   A sleeper looks at its sequence number under the lock, and who wakes takes the lock after changing it: no wake
 //   is lost. Who wakes looks first whether anybody sleeps at all, which costs one load.
 //
-// WHEN NOBODY CAN WAKE. All processors are idle, nobody sleeps with a deadline: whoever is asleep and no service will
-// sleep for ever, unless an interrupt changes that, and none does but the console's, which sleeps with a deadline.
-// They are told so (`cp_wake_nobody`).
+// WHEN NOBODY CAN WAKE. All processors are idle, nobody but services sleeps with a deadline: whoever is asleep and no
+// service will sleep for ever, unless an interrupt changes that, and none does but the console's, which sleeps with a
+// deadline. They are told so (`cp_wake_nobody`). A service that looks around now and then is not waited for.
 //
 // COST. A switch: about 120 instructions. A wake or a sleep: a walk over the sleepers of one bucket of 64; a sleep with
 // a deadline also one over those with an earlier one.
@@ -35,6 +35,8 @@ enum Scheduler {
   nonisolated(unsafe) private static var first: Thread?
   nonisolated(unsafe) private static var last: Thread?
   nonisolated(unsafe) private static var timed: Thread?
+  /// Of those that sleep with a deadline, how many are no services.
+  nonisolated(unsafe) private static var timedWorkers = 0
   nonisolated(unsafe) private static var all: Thread?
   nonisolated(unsafe) private static var idleMask: UInt64 = 0
   private static let readyCount = Atomic<UInt64>(0)
@@ -190,7 +192,7 @@ enum Scheduler {
         continue
       }
       idleMask |= 1 << UInt64(cp_processor_index())
-      if idleMask == Processors.onlineMask && timed == nil { wakeTheStuck() }
+      if idleMask == Processors.onlineMask && timedWorkers == 0 { wakeTheStuck() }
       lock.unlock(interrupts)
       // Whoever makes something ready from here on interrupts this processor.
       cp_enable_and_wait()
@@ -218,8 +220,11 @@ enum Scheduler {
     return Int((address >> 3 ^ address >> 9) % UInt(CP_SLEEPERS))
   }
 
-  /// Sleeps until `sequence` is another than `seen`, or the deadline has passed. Interrupts are on.
-  static func sleep(_ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64) -> cp_wake {
+  /// Sleeps until `sequence` is another than `seen`, or the deadline has passed. Interrupts are on. `what` is a static
+  /// string for those who look.
+  static func sleep(
+    _ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64, _ what: UnsafePointer<UInt8>
+  ) -> cp_wake {
     precondition(cp_interrupts_enabled(), "a sleep with interrupts off")
     precondition(holdsNoSpinLock(), "a sleep with a spin lock held")
     let me = Thread.current
@@ -236,6 +241,7 @@ enum Scheduler {
     me.state.pointee.state = .sleeping
     me.state.pointee.sequence = sequence
     me.state.pointee.deadline = deadline
+    me.state.pointee.waitsFor = what
     let place = bucket(sequence)
     // At the end, so that who came first is woken first.
     me.state.pointee.next = nil
@@ -261,6 +267,7 @@ enum Scheduler {
       at = other.state.pointee.nextTimed
     }
     thread.state.pointee.isTimed = true
+    if thread.state.pointee.role == .worker { timedWorkers += 1 }
     thread.state.pointee.previousTimed = before
     thread.state.pointee.nextTimed = at
     if let at { at.state.pointee.previousTimed = thread }
@@ -281,6 +288,7 @@ enum Scheduler {
       if let previous { previous.state.pointee.nextTimed = following } else { timed = following }
       if let following { following.state.pointee.previousTimed = previous }
       thread.state.pointee.isTimed = false
+      if thread.state.pointee.role == .worker { timedWorkers -= 1 }
       noteEarliest()
     }
     thread.state.pointee.wake = answer
@@ -367,7 +375,8 @@ enum Scheduler {
   /// Waits until `thread` has ended and left its stack, and forgets it.
   static func join(_ thread: Thread) {
     // Nobody else may be left to run; the thread is.
-    while sleep(thread.ended, 0, .max) != .woken {}
+    let what = ("a thread to end" as StaticString).utf8Start
+    while sleep(thread.ended, 0, .max, what) != .woken {}
     let interrupts = lock.lock()
     forget(thread)
     lock.unlock(interrupts)
@@ -400,6 +409,7 @@ enum Scheduler {
     var cycles: UInt64
     var runs: UInt64
     var deadline: UInt64
+    var waitsFor: UnsafePointer<UInt8>?
     var used: ByteCount
     var size: ByteCount
   }
@@ -423,7 +433,8 @@ enum Scheduler {
     return Description(
       number: record.pointee.number, name: record.pointee.name, role: record.pointee.role,
       state: record.pointee.state, processor: record.pointee.processor, cycles: record.pointee.cycles,
-      runs: record.pointee.runs, deadline: record.pointee.deadline, used: found.deepest,
+      runs: record.pointee.runs, deadline: record.pointee.deadline, waitsFor: record.pointee.waitsFor,
+      used: found.deepest,
       size: record.pointee.stack.count.bytes)
   }
 

@@ -1,7 +1,7 @@
 // A thread of the kernel: a stack with a guard page below it, and what the scheduler has to know.
 //
 // The record is kmem's, the stack kernel space's. Both stay until somebody joins the thread, so that `threads` can
-// tell of one that has ended; a service never ends.
+// tell of one that has ended; the kernel's services never end.
 
 import CPlatform
 import KernelMemory
@@ -44,6 +44,7 @@ struct Thread: Equatable {
     /// What it sleeps on.
     var sequence: UnsafePointer<UInt64>?
     var deadline: UInt64 = 0
+    var waitsFor: UnsafePointer<UInt8>?
     var wake = cp_wake.woken
     /// What its last access to pageable memory that failed came to.
     var pagingError: UInt8 = 0
