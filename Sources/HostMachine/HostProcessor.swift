@@ -181,10 +181,14 @@ extension HostMachine {
   /// Runs `body` as each of `count` processors at once, on threads of their own; returns when all have.
   public func onThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
     let group = DispatchGroup()
+    // Before one of them starts a thread for the core, which gets a processor that nobody is.
+    for index in 1..<max(1, count) {
+      precondition(processors[index].reserve(), "processor \(index) is somebody's already")
+    }
     for index in 0..<count {
       group.enter()
       let thread = Thread {
-        self.runAs(processor: index) { body(index) }
+        self.processors[index].enter(reserved: index > 0) { body(index) }
         group.leave()
       }
       thread.stackSize = 8 << 20

@@ -46,5 +46,8 @@ public func kernelMain(
   Multiprocessing.begin(list, memory)
   RamDiskMemory.register(in: memory.statistics)
   SwapDevice.start(memory)
+  if !memory.startServices() {
+    SerialPort.print("! Too few threads: the page daemon runs when somebody runs short.")
+  }
   SerialConsole.run(memory, boot.information)
 }

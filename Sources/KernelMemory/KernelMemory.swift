@@ -174,6 +174,19 @@ public struct KernelMemory {
       kmem: kmem, paging: paging, contiguous: contiguous, statistics: statistics, failures: failures)
   }
 
+  /// Lets threads of the machine do what otherwise whoever runs short must do himself: page daemon, laundry, and
+  /// the trimming of caches. False when the machine has not all of them to give; those that there are run.
+  @discardableResult public func startServices() -> Bool {
+    let isPaging = paging.startServices()
+    return kmem.startTrimming() && isPaging
+  }
+
+  /// Ends these threads and waits until they are gone: before what they work on goes.
+  public func endServices() {
+    paging.endServices()
+    kmem.endTrimming()
+  }
+
   /// What goes wrong on the way up has one cause.
   private static func orTooSmall<T, E>(_ step: () throws(E) -> T) throws(AssemblyError) -> T {
     do throws(E) { return try step() } catch { throw .tooSmall }

@@ -55,6 +55,8 @@ struct SlabLists {
   var plain = SlabSet()
   var audited = SlabSet()
   var frames = 0
+  /// The fewest plain slabs without an object in use since the last trim.
+  var fewestFree = 0
   /// Objects in all slabs, and those of them that are not free there.
   var objects = 0
   var out = 0
@@ -255,6 +257,7 @@ struct CachePointer {
       slab.out = out
       if wasFree {
         lists.plain.free.remove(slab, physical)
+        lists.fewestFree = min(lists.fewestFree, lists.plain.free.count)
         noteSpare(slab, -1)
       } else if next == Slab.none {
         lists.plain.partial.remove(slab, physical)
@@ -360,6 +363,7 @@ struct CachePointer {
       lists.audited.free.remove(slab, physical)
     } else {
       lists.plain.free.remove(slab, physical)
+      lists.fewestFree = min(lists.fewestFree, lists.plain.free.count)
     }
     lists.frames -= Int(slab.order.frames.rawValue)
     lists.objects -= slab.objects

@@ -32,7 +32,8 @@
 // WHAT IS KEPT FREE. Each cache keeps one or two free slabs and up to 32 KiB in full magazines. Whoever
 // needs more takes it from two shared allowances, each a 64th of all slabs (at least 128 KiB): a burst of
 // requests meets its own frees again without going down to the frames, and what is held stays within a
-// few hundredths of what is used. A request that would fail, and a drain, take all of it back.
+// few hundredths of what is used. A request that would fail, and a drain, take all of it back; a trim takes what was
+// not needed since the last one (Trimming).
 //
 // LOCKS, in their order: the registry of caches and types (`kmemCaches`), a depot (`kmemDepot`), a cache's
 // slabs (`kmemSlabs`); then PhysicalMemory's. No two of one rank; constructors, destructors, other floors'
@@ -185,6 +186,7 @@ struct KmemState: ~Copyable {
   let past: InlineArray<5, Atomic<UInt64>> = .init { _ in Atomic(0) }
   /// Whether caches made from now on are audited.
   let auditsAll = Atomic<Bool>(false)
+  let trimmer = Trimmer()
 }
 
 /// What the registry's lock guards.

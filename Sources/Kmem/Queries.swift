@@ -309,6 +309,14 @@ extension Kmem {
     row("kmem.reclaims", .events, .counter, "times all caches gave back what they kept free") {
       Kmem($0).state.pointee.reclaims.load(ordering: .relaxed)
     }
+    row("kmem.trims", .events, .counter, "times that what nobody needed for a while was given back") {
+      Kmem($0).state.pointee.trimmer.trims.load(ordering: .relaxed)
+    }
+    statistics.add(
+      Statistic(
+        "kmem.trim_every", .ticks, .tunable, "from one trim to the next, by the thread that does it",
+        context: base, read: { Kmem($0).trimInterval },
+        write: { Kmem($0).setTrimInterval($1) ? .accepted : .out_of_range }))
     statistics.add(
       Statistic(
         "kmem.audit", .switchOnOff, .tunable, "account for each object: size, type, call sites",

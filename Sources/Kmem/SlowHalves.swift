@@ -342,21 +342,28 @@ extension CachePointer {
   }
 
   /// Gives empty magazines back to the cache that they came from.
-  func returnMagazines() {
+  func returnMagazines(atMost limit: Int = .max) {
     guard let source = kmem.cache(at: cache.pointee.magazineColumn) else { return }
-    while let magazine = magazines.takeEmpty() {
+    var left = limit
+    while left > 0, let magazine = magazines.takeEmpty() {
+      left -= 1
       source.putBack(UInt(bitPattern: magazine), .unknown)
       kmem.ownType.countFree(source.column)
     }
   }
 
-  /// Gives back every slab without an object in use, in pieces of 32 a lock.
-  func giveBackFree() {
-    var wasLast = false
+  /// Gives back slabs without an object in use, in pieces of 32 a lock.
+  func giveBackFree(atMost limit: Int = .max) {
+    var (left, wasLast) = (limit, false)
     while !wasLast {
       var chain = FrameNumber.none
       cache.pointee.lists.withLock { lists in
         for _ in 0..<32 {
+          guard left > 0 else {
+            wasLast = true
+            return
+          }
+          left -= 1
           let plain = lists.plain.free.first
           let first = plain != .none ? plain : lists.audited.free.first
           guard first != .none else {

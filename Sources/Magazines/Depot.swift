@@ -21,6 +21,9 @@ struct DepotLists {
   var isOn = true
   /// Full magazines that may lie here.
   var fullLimit: Int
+  /// The fewest that lay here since the last trim.
+  var fewestFull = 0
+  var fewestEmpty = 0
 
   init(fullLimit: Int) { self.fullLimit = fullLimit }
 
@@ -33,6 +36,18 @@ struct DepotLists {
       words[capacity - 1] = UInt(rounds)
       partial.put(words)
     }
+  }
+
+  mutating func takeFull() -> UnsafeMutablePointer<UInt>? {
+    let words = full.take()
+    fewestFull = min(fewestFull, full.count)
+    return words
+  }
+
+  mutating func takeEmpty() -> UnsafeMutablePointer<UInt>? {
+    let words = empty.take()
+    fewestEmpty = min(fewestEmpty, empty.count)
+    return words
   }
 
   /// The words of magazine number `index` of those that have any, full ones first.

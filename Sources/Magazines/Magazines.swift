@@ -130,7 +130,7 @@ public enum RefillOutcome {
       let returned = slot.pointee.previous
       let full = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
         // Off, the depot only takes in; what lies full in it belongs to whoever empties it.
-        guard lists.isOn, let full = lists.full.take() else { return nil }
+        guard lists.isOn, let full = lists.takeFull() else { return nil }
         if let returned { lists.empty.put(returned) }
         return full
       }
@@ -217,7 +217,7 @@ public enum RefillOutcome {
         outcome = .full
         return nil
       }
-      guard !fails, let empty = lists.empty.take() else {
+      guard !fails, let empty = lists.takeEmpty() else {
         outcome = .noMagazine
         return nil
       }
@@ -276,7 +276,7 @@ public enum RefillOutcome {
   /// Takes an empty magazine out of the depot for good; nil when it has none.
   public func takeEmpty() -> UnsafeMutableRawPointer? {
     let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
-      guard let words = lists.empty.take() else { return nil }
+      guard let words = lists.takeEmpty() else { return nil }
       lists.total -= 1
       return words
     }
@@ -304,7 +304,7 @@ public enum RefillOutcome {
       var count = 0
       let rounds = state.pointee.rounds
       let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
-        if let words = lists.full.take() {
+        if let words = lists.takeFull() {
           count = rounds
           return words
         }
@@ -318,6 +318,34 @@ public enum RefillOutcome {
       for i in 0..<count { body(words[i]) }
       state.pointee.lists.withLock { $0.empty.put(words) }
     }
+  }
+
+  /// Hands to `body`, as `drain` does, what lay in full magazines that were not needed since the last trim: of these the
+  /// depot had one too many all the time for each of the fewest that it ever had (Bonwick and Adams, 3.1). Partly
+  /// filled ones, which no processor takes, go with them. Answers how many empty magazines can be done without, those
+  /// just emptied included: `takeEmpty` hands them out. The processors are not asked.
+  public func trim(_ body: (UInt) -> Void) -> Int {
+    var (full, spare) = state.pointee.lists.withLock { ($0.fewestFull, $0.fewestEmpty) }
+    while true {
+      var count = state.pointee.rounds
+      let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
+        if let words = lists.partial.take() {
+          count = Int(words[count - 1])
+          return words
+        }
+        full -= 1
+        return full < 0 ? nil : lists.takeFull()
+      }
+      guard let words else { break }
+      for i in 0..<count { body(words[i]) }
+      state.pointee.lists.withLock { $0.empty.put(words) }
+      spare += 1
+    }
+    state.pointee.lists.withLock { lists in
+      lists.fewestFull = lists.full.count
+      lists.fewestEmpty = lists.empty.count
+    }
+    return spare
   }
 
   /// Moves this processor's magazines to the depot; its slot has none afterwards. Runs on the processor

@@ -147,10 +147,10 @@ extension Paging {
 
   // MARK: Fetching
 
-  /// A frame for a page, exclusive. Runs the page daemon when few are free.
+  /// A frame for a page, exclusive. Where the page daemon has no thread, it is run when few are free.
   func allocatePage() throws(PagingError) -> FrameNumber {
     if machine.failsHere(.paging) { throw .noMemory }
-    if physical.freeCount.rawValue < state.pointee.marks.pointee.wake.value { runDaemon() }
+    if !isServed && physical.freeCount.rawValue < state.pointee.marks.pointee.wake.value { runDaemon() }
     var isLast = false
     while true {
       var frame = FrameNumber.none

@@ -6,8 +6,8 @@
 // which is written out when clean ones did not suffice.
 //
 // A run is a routine with a budget: it ends when the target is reached, or when each page was looked at twice
-// (once to clear its bit, once to find it clear). Its caller is a fault that finds few frames free; a thread
-// may call it as well.
+// (once to clear its bit, once to find it clear). Its caller is a thread (Services), or where there is none a fault
+// that finds few frames free.
 //
 // The watermarks are FreeBSD's (vm_pageout.c): about 2 % of memory is kept free, the daemon wakes a tenth below.
 
@@ -58,11 +58,16 @@ extension Paging {
 
   /// For a request that was refused: gives up a few pages even where the target is met.
   func makeRoom() -> Room {
-    let wanted = max(state.pointee.marks.pointee.target.value, physical.freeCount.rawValue + 32)
-    return giveUpPages(until: wanted).freed > .zero ? .some : .none
+    if let room = roomFromDaemon() { return room }
+    return giveUpPages(until: goalWithRoom).freed > .zero ? .some : .none
   }
 
-  private func giveUpPages(until wanted: UInt64) -> DaemonOutcome {
+  /// The target, or where that is met already some frames more.
+  var goalWithRoom: UInt64 {
+    max(state.pointee.marks.pointee.target.value, physical.freeCount.rawValue + 32)
+  }
+
+  func giveUpPages(until wanted: UInt64, laundry: Launderer = .caller) -> DaemonOutcome {
     counters.pointee.daemonRuns.count()
     reviveUnswappable()
     var outcome = DaemonOutcome()
@@ -73,13 +78,17 @@ extension Paging {
       if free >= wanted { break }
       let shortage = wanted - free
       var freed = scanInactive(giveUp: shortage)
+      var load: LaundryLoad?
       if freed < shortage {
-        let laundered = launder(.laundry, upTo: PageCount(shortage - freed))
+        load = beginLaundry(upTo: PageCount(shortage - freed), by: laundry)
+      }
+      let deactivated = scanActive(shortage, &looks)
+      if let load {
+        let laundered = endLaundry(load)
         outcome.written = outcome.written + laundered.written
         freed += laundered.freed.rawValue
       }
       outcome.freed = outcome.freed + PageCount(freed)
-      let deactivated = scanActive(shortage, &looks)
       outcome.deactivated = outcome.deactivated + PageCount(deactivated)
       if freed == 0 && deactivated == 0 && looks == 0 { break }
     }

@@ -48,8 +48,8 @@
 // any of them.
 //
 // WHEN MEMORY IS GONE. A fault takes a frame and perhaps reads a page, nothing else. Page-out takes nothing at
-// all: requests, slots and tables are there from the start. A fault that finds no frame runs the page daemon
-// itself (there are no threads for it yet) and throws `noMemory` when that frees none.
+// all: requests, slots and tables are there from the start. A fault that finds no frame waits for a run of the
+// page daemon, or makes one itself where that has no thread (Services), and throws `noMemory` when that frees none.
 
 import CPlatform
 import Kmem
@@ -83,6 +83,7 @@ public struct Paging {
     let starved = Atomic<UInt64>(0)
     let counters: UnsafeMutablePointer<PagingCounters>
     let marks: UnsafeMutablePointer<Watermarks>
+    let services: UnsafeMutablePointer<Services>
   }
   let state: UnsafeMutablePointer<State>
   init(state: UnsafeMutablePointer<State>) { self.state = state }
@@ -90,7 +91,7 @@ public struct Paging {
   private static func rounded(_ size: Int) -> Int { (size + 63) & ~63 }
   private static var ownSize: Int {
     rounded(MemoryLayout<State>.size) + rounded(MemoryLayout<PagingCounters>.size)
-      + rounded(MemoryLayout<Watermarks>.size)
+      + rounded(MemoryLayout<Watermarks>.size) + rounded(MemoryLayout<Services>.size)
   }
   /// Pages that can be written out or read at a time: requests to devices that are made at the start.
   private static var transferCount: Int { 8 }
@@ -120,6 +121,8 @@ public struct Paging {
     counters.initialize(to: PagingCounters())
     let marks = place(MemoryLayout<Watermarks>.size).bindMemory(to: Watermarks.self, capacity: 1)
     marks.initialize(to: Watermarks(memory: physical.total))
+    let services = place(MemoryLayout<Services>.size).bindMemory(to: Services.self, capacity: 1)
+    services.initialize(to: Services())
     let numbers = ObjectNumbers(place(Int(ObjectNumbers.storage.rawValue)))
     let transfers = Transfers.create(
       in: place(Int(Transfers.size(count: transferCount).rawValue)), count: transferCount, machine: machine)
@@ -145,7 +148,8 @@ public struct Paging {
         machine: machine, physical: physical, tables: tables, space: space, swap: swap, transfers: transfers,
         objectCache: objects, entryCache: entries, type: kmem.type(named: Name("paging")),
         map: Locked(.pagingMap, RangeMap()), numbers: Locked(.pagingMap, numbers),
-        queues: Locked(.pagingQueues, PageQueues(physical)), counters: counters, marks: marks))
+        queues: Locked(.pagingQueues, PageQueues(physical)), counters: counters, marks: marks,
+        services: services))
     return Paging(state: state)
   }
 

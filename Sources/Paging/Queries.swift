@@ -232,6 +232,7 @@ extension Paging {
     guard pages <= physical.total.rawValue / 2 else { return false }
     state.pointee.marks.pointee.target.store(pages, ordering: .relaxed)
     state.pointee.marks.pointee.wake.store(pages - pages / 10, ordering: .relaxed)
+    if isServed { physical.setAlarm(below: wakeMark) }
     return true
   }
 }

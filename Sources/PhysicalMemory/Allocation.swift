@@ -137,8 +137,10 @@ extension PhysicalMemory {
       at &+= part
     }
     state.pointee.events.pointee.allocations.add()
+    let isShort = isShort(freeCount.rawValue)
     unlock(interrupts)
     stamp(frame, frame + count, role)
+    raiseAlarm(if: isShort)
     return frame
   }
 

@@ -66,6 +66,7 @@ extension PhysicalMemory {
     add(UInt64(count), to: .pageable)
     state.pointee.events.pointee.allocations.add(UInt64(count))
     if count < frames.count { state.pointee.events.pointee.failures.add() }
+    let isShort = isShort(freeCount.rawValue)
     unlock(interrupts)
     var cached: UInt64 = 0
     for i in 0..<count {
@@ -74,6 +75,7 @@ extension PhysicalMemory {
       record.handOut(.pageable, .exclusive)
     }
     if cached > 0 { state.pointee.cached.subtract(cached, ordering: .relaxed) }
+    raiseAlarm(if: isShort)
     return count
   }
 

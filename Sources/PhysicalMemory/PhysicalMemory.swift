@@ -116,6 +116,7 @@ public struct PhysicalMemory {
     let recordsRun: FrameRun
     let lock = SpinLock(.physicalDomain)
     let waiting = WaitQueue("free frames")
+    let alarm = ShortageAlarm()
     /// Free frames that are cached pages.
     let cached = Atomic<UInt64>(0)
   }

@@ -3,7 +3,7 @@
 // A waiter is a word or two on the sleeper's stack, linked into its level's line under the lock. While a
 // line is not empty, newcomers of that level are refused (or join it), so that nobody starves; other
 // levels are not held up. Runs don't stand in line. Whoever frees wakes everybody when there is a line;
-// the first of it tries again.
+// the first of it tries again. Who gets in line raises the alarm, so that somebody gives pages up.
 
 import MemoryPrimitives
 
@@ -53,6 +53,7 @@ extension PhysicalMemory {
           if frame != nil || admits(me.pointee.count, level) { break }
           continue
         }
+        raiseAlarm()
         let wasWoken = state.pointee.waiting.sleep(ticket, until: deadline, on: machine)
         interrupts = lock()
         if !wasWoken { break }

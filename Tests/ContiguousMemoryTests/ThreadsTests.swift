@@ -85,8 +85,15 @@ final class PagingThreadsTests: XCTestCase {
     var isOver: Bool { over.load(ordering: .acquiring) }
     func end() { over.store(true, ordering: .releasing) }
 
-    init(frames: UInt64, cores count: Int) throws {
-      system = try PagedSystem(runs: [(256, frames)], swap: 4096, processors: count + 2)
+    /// Without services, whoever runs short makes the runs of the page daemon.
+    enum Services { case none, threads }
+    private let services: Services
+
+    init(frames: UInt64, cores count: Int, _ services: Services = .none) throws {
+      self.services = services
+      // Page daemon, laundry and trimmer are processors too, and so are who ends them and who started all.
+      let more = services == .threads ? 5 : 0
+      system = try PagedSystem(runs: [(256, frames)], swap: 4096, processors: count + 2 + more)
       cores = (0..<count).map { [system] _ in Core(system) }
       system.host.runDevices = nil
       system.host.hasOtherThreads = true
@@ -117,7 +124,17 @@ final class PagingThreadsTests: XCTestCase {
         fatalError("the threads have been at it for two minutes: a deadlock")
       }
       DispatchQueue.global().asyncAfter(deadline: .now() + 120, execute: watchdog)
-      system.host.onThreads(cores.count + others.count + 1) { [self] index in
+      var others = others
+      if services == .threads {
+        system.host.atStart = { [self] _ in listen() }
+        others.append { [self] in
+          XCTAssertTrue(system.memory.startServices())
+          while !isOver { usleep(100) }
+          // The disk goes on until they are gone.
+          system.memory.endServices()
+        }
+      }
+      system.host.onThreads(cores.count + others.count + 1) { [self, others] index in
         listen()
         if index < cores.count {
           body(index, cores[index])
@@ -128,6 +145,7 @@ final class PagingThreadsTests: XCTestCase {
         } else {
           // The disk, until nobody can have asked for anything any more.
           while !isOver || left.others < others.count || system.disk.poll() {
+            system.host.advance()
             if !system.disk.poll() { usleep(20) }
           }
         }
@@ -178,8 +196,56 @@ final class PagingThreadsTests: XCTestCase {
     XCTAssertGreaterThan(figures.moved, 0)
   }
 
-  private func use(pages: UInt64, turns: UInt64, seed: UInt64) throws -> PagingFigures {
-    let bed = try Bed(frames: 400, cores: 2)
+  /// The same with the page daemon and the laundry as threads of their own.
+  func testThreadsUseWhatServicesLaunder() throws {
+    let figures = try use(pages: 500, turns: 8000, seed: historySeed(53), .threads)
+    XCTAssertGreaterThan(figures.written, 0)
+    XCTAssertGreaterThan(figures.daemonRuns, 0)
+  }
+
+  /// Whoever waits for memory has the daemon give pages up, and gets it.
+  func testServicesMakeRoomForWhoWaits() throws {
+    let bed = try Bed(frames: 400, cores: 2, .threads)
+    let system = bed.system
+    let area = try system.area(300)
+    bed.run(
+      { number, core in
+        if number == 0 {
+          for page in 0..<area.count { try! core.store(area[page], page + 1) }
+          return
+        }
+        // Far more than is free, all at the level that leaves the reserve alone.
+        var taken: [FrameNumber] = []
+        for _ in 0..<200 {
+          do throws(PhysicalMemoryError) {
+            taken.append(
+              try system.physical.allocate(Order(0), role: .lent, level: .normal, waitUntil: .never))
+          } catch {
+            XCTFail("\(error) after \(taken.count)")
+          }
+        }
+        system.giveBack(taken)
+      }, others: [])
+    XCTAssertGreaterThan(system.paging.figures.daemonRuns, 0)
+    XCTAssertFalse(system.paging.isServed)
+    for page in 0..<area.count { XCTAssertEqual(try bed.cores[0].load(area[page]), page + 1) }
+    system.check()
+  }
+
+  func testServicesNeedThreads() throws {
+    let system = try PagedSystem(runs: [(256, 400)], swap: 4096, processors: 2)
+    XCTAssertFalse(system.memory.startServices())
+    XCTAssertFalse(system.paging.isServed)
+    let area = try system.area(500)
+    for page in 0..<area.count { try system.paging.fault(area[page], .write) }
+    XCTAssertGreaterThan(system.paging.figures.daemonRuns, 0)
+    system.memory.endServices()
+  }
+
+  private func use(
+    pages: UInt64, turns: UInt64, seed: UInt64, _ services: Bed.Services = .none
+  ) throws -> PagingFigures {
+    let bed = try Bed(frames: 400, cores: 2, services)
     let system = bed.system
     let area = try system.area(pages)
     let stamps = Stamps(2, area.count)

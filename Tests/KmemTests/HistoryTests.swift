@@ -77,6 +77,7 @@ final class HistoryTests: XCTestCase {
           case 1: rig.kmem.setAudit(random.oneIn(2) ? .on : .off)
           case 2...3: caches[Int(random.below(4))].setAudit(random.oneIn(2) ? .on : .off)
           case 4: _ = rig.kmem.reclaim()
+          case 5...7: rig.kmem.trim()
           default: step(rig, &random, &live, caches, types, most: 150, note)
           }
         }

@@ -10,6 +10,68 @@ import XCTest
 final class KmemTests: XCTestCase {
   // MARK: Sizes
 
+  func testTrimsGiveAPastBurstBack() throws {
+    let rig = try Rig(frames: 2048)
+    let (type, size) = (rig.type(), ByteCount(256))
+    let objects = (0..<6000).map { _ in rig.kmem.alloc(size, type: type)! }
+    for object in objects { rig.kmem.free(object, size: size, type: type) }
+    let burst = rig.physical.count(.slab)
+    // The first look finds what was needed until now, the second what was not since.
+    rig.kmem.trim()
+    XCTAssertGreaterThan(rig.kmem.trim(), .zero)
+    rig.kmem.trim()
+    XCTAssertLessThan(rig.physical.count(.slab).rawValue, min(burst.rawValue, 12))
+    rig.check()
+    rig.expectEmpty()
+  }
+
+  func testTrimsLeaveAloneWhatIsNeededAllTheTime() throws {
+    let rig = try Rig(frames: 2048)
+    let (type, size) = (rig.type(), ByteCount(256))
+    func work() {
+      let objects = (0..<200).map { _ in rig.kmem.alloc(size, type: type)! }
+      for object in objects { rig.kmem.free(object, size: size, type: type) }
+    }
+    for _ in 0..<3 {
+      work()
+      rig.kmem.trim()
+    }
+    let made = try XCTUnwrap(rig.description(of: "kmem-256")).slabsMade
+    for _ in 0..<20 {
+      for _ in 0..<10 { work() }
+      rig.kmem.trim()
+      rig.check()
+    }
+    XCTAssertEqual(try XCTUnwrap(rig.description(of: "kmem-256")).slabsMade, made)
+    rig.expectEmpty()
+  }
+
+  func testAMachineWithoutThreadsDoesNotTrim() throws {
+    let rig = try Rig()
+    XCTAssertFalse(rig.kmem.startTrimming())
+    rig.kmem.endTrimming()
+  }
+
+  func testAThreadTrimsAndEnds() throws {
+    let rig = try Rig(frames: 2048, processors: 2)
+    rig.host.hasOtherThreads = true
+    let (type, size) = (rig.type(), ByteCount(256))
+    XCTAssertTrue(rig.kmem.setTrimInterval(1))
+    XCTAssertFalse(rig.kmem.setTrimInterval(0))
+    XCTAssertTrue(rig.kmem.startTrimming())
+    let objects = (0..<6000).map { _ in rig.kmem.alloc(size, type: type)! }
+    for object in objects { rig.kmem.free(object, size: size, type: type) }
+    for _ in 0..<20_000 where rig.physical.count(.slab).rawValue > 12 {
+      rig.host.advance()
+      usleep(100)
+    }
+    XCTAssertLessThanOrEqual(rig.physical.count(.slab).rawValue, 12)
+    XCTAssertTrue(rig.kmem.setTrimInterval(1_000_000))
+    rig.kmem.endTrimming()
+    rig.host.hasOtherThreads = false
+    rig.expectEmpty()
+  }
+
   func testEverySizeFindsTheSmallestClassThatHoldsIt() throws {
     let rig = try Rig()
     for size in 1...4096 {

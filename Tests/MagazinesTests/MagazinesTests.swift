@@ -126,6 +126,57 @@ final class MagazinesTests: XCTestCase {
     guard case .off = bench.magazines.refill({ _, _ in 0 }) else { return XCTFail() }
   }
 
+  private func trim(_ bench: Bench) -> (words: [UInt], spare: Int) {
+    var words: [UInt] = []
+    let spare = bench.magazines.trim { words.append($0) }
+    XCTAssertNil(bench.magazines.checkInvariants())
+    return (words.sorted(), spare)
+  }
+
+  func testATrimTakesWhatTheDepotHadTooManyOfAllTheWhile() {
+    let bench = Bench(rounds: 4, fullLimit: 4, given: 6)
+    for word in 0..<16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    XCTAssertEqual(bench.magazines.fullCount, 2)
+    // Until the first look nobody knows what is needed.
+    var (words, spare) = trim(bench)
+    XCTAssertEqual(words, [])
+    XCTAssertEqual(spare, 0)
+    // One full magazine and none of the empty ones is needed meanwhile.
+    for _ in 0..<12 { XCTAssertNotNil(bench.magazines.pop()) }
+    for word in 4..<16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    (words, spare) = trim(bench)
+    XCTAssertEqual(words, [4, 5, 6, 7])
+    XCTAssertEqual(spare, 3)
+    // Nothing at all: the other one goes.
+    (words, spare) = trim(bench)
+    XCTAssertEqual(words, [0, 1, 2, 3])
+    XCTAssertEqual(spare, 4)
+    for _ in 0..<4 { XCTAssertNotNil(bench.magazines.takeEmpty()) }
+    XCTAssertNil(bench.magazines.takeEmpty())
+    (words, spare) = trim(bench)
+    XCTAssertEqual(words, [])
+    XCTAssertEqual(spare, 0)
+    XCTAssertEqual(bench.held(), [8, 9, 10, 11, 12, 13, 14, 15])
+  }
+
+  func testATrimTakesWhatADrainedProcessorLeftInParts() {
+    let bench = Bench(processors: 2, given: 4)
+    bench.host.runAs(processor: 1) {
+      for word in 0..<6 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    }
+    var drained: [UInt] = []
+    bench.magazines.drain { word in
+      drained.append(word)
+      // The last one stays in part: somebody gives a word while it is drained.
+      if drained.count == 1 {
+        bench.host.runAs(processor: 1) { XCTAssertEqual(bench.magazines.push(99), .pushed) }
+      }
+    }
+    XCTAssertEqual(bench.held(), [99])
+    XCTAssertEqual(trim(bench).words, [])
+    XCTAssertEqual(bench.held(), [99])
+  }
+
   func testDrainReachesEveryProcessorAndTheDepot() {
     let bench = Bench(processors: 3, given: 12)
     for processor in 0..<3 {

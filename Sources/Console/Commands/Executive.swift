@@ -101,7 +101,7 @@ extension Console {
     var count = 0
     while what[count] != 0 { count += 1 }
     line.append(bytes: UnsafeBufferPointer(start: what, count: count))
-    if hasDeadline(row) && !isJSON { line.append(line: ", to tick \(count: row.deadline)") }
+    if hasDeadline(row) && !isJSON { line.append(line: ", tick \(count: row.deadline)") }
     return line
   }
 

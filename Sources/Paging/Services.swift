@@ -1,0 +1,197 @@
+// The threads of paging: the page daemon, and the laundry.
+//
+// The daemon sleeps until physical memory raises its alarm, which it does below the wake mark, and makes one run after
+// the other until enough frames are free. What clean pages do not give it has the laundry write: meanwhile it looks
+// for pages that nobody uses, and then it waits. A run that gave nothing up is followed by a pause, unless somebody
+// waits for it.
+//
+// A fault that finds no frame asks for a run that begins after it has asked, and sleeps until that has ended. All that
+// ask meanwhile are served by the same run, so a shortage is met by one who scans, however many fault.
+//
+// Without these threads (a machine that has none, or before they start, or after they were ended) a fault makes the
+// runs itself. So the threads may come and go at any time; who waits for a run that will not come is told.
+
+import MemoryPrimitives
+import PhysicalMemory
+import Synchronization
+
+/// What the threads and those who wait for them share.
+struct Services: ~Copyable {
+  let isServed = Atomic<Bool>(false)
+  let isEnding = Atomic<Bool>(false)
+  /// The threads, 0 for none.
+  let daemon = Atomic<UInt64>(0)
+  let launderer = Atomic<UInt64>(0)
+
+  /// Runs of the daemon that were begun and ended, and pages that they gave up.
+  let begun = Atomic<UInt64>(0)
+  let ended = Atomic<UInt64>(0)
+  let freed = Atomic<UInt64>(0)
+  /// Whether somebody waits for a run.
+  let isAwaited = Atomic<Bool>(false)
+  let runEnded = WaitQueue("the page daemon")
+
+  /// Pages that the laundry is to look at, loads that it has done, and what came of them.
+  let asked = Atomic<UInt64>(0)
+  let asking = WaitQueue("dirty pages to write")
+  let loads = Atomic<UInt64>(0)
+  let laundered = Atomic<UInt64>(0)
+  let written = Atomic<UInt64>(0)
+  let loadEnded = WaitQueue("the laundry")
+
+  init() {}
+}
+
+/// Who writes the pages of the laundry during a run of the daemon.
+enum Launderer { case caller, thread }
+
+/// A part of the laundry that is being done, or has been.
+enum LaundryLoad {
+  case done(LaunderOutcome)
+  /// By the thread: what it had done before.
+  case underWay(loads: UInt64, freed: UInt64, written: UInt64)
+}
+
+extension Atomic where Value == UInt64 {
+  /// In one order with all other accesses of this kind, for what somebody sleeps on.
+  @inline(__always) fileprivate var news: UInt64 { load(ordering: .sequentiallyConsistent) }
+}
+
+extension Paging {
+  private var services: UnsafeMutablePointer<Services> { state.pointee.services }
+  private var isEnding: Bool { services.pointee.isEnding.load(ordering: .sequentiallyConsistent) }
+
+  /// Whether the page daemon has a thread.
+  public var isServed: Bool { services.pointee.isServed.load(ordering: .sequentiallyConsistent) }
+
+  /// Has page daemon and laundry run as threads of the machine, until `endServices`. False, and nothing has changed,
+  /// when it gives none for the daemon; without one for the laundry the daemon does that too.
+  public func startServices() -> Bool {
+    precondition(services.pointee.daemon.news == 0, "the services are running")
+    services.pointee.isEnding.store(false, ordering: .sequentiallyConsistent)
+    let context = UnsafeMutableRawPointer(state)
+    guard let daemon = machine.start("page daemon", .service, context, { Paging($0).serveShortage() })
+    else { return false }
+    let launderer = machine.start("laundry", .service, context) { Paging($0).serveLaundry() }
+    services.pointee.launderer.store(launderer?.rawValue ?? 0, ordering: .sequentiallyConsistent)
+    services.pointee.daemon.store(daemon.rawValue, ordering: .sequentiallyConsistent)
+    services.pointee.isServed.store(true, ordering: .sequentiallyConsistent)
+    physical.setAlarm(below: wakeMark)
+    physical.raiseAlarm()
+    return true
+  }
+
+  /// Ends the threads and waits until they are gone. Nothing happens where there are none.
+  public func endServices() {
+    let daemon = services.pointee.daemon.exchange(0, ordering: .sequentiallyConsistent)
+    guard daemon != 0 else { return }
+    services.pointee.isServed.store(false, ordering: .sequentiallyConsistent)
+    physical.setAlarm(below: .zero)
+    services.pointee.isEnding.store(true, ordering: .sequentiallyConsistent)
+    physical.raiseAlarm()
+    machine.join(ThreadHandle(rawValue: daemon))
+    // Who waited for a run makes it now.
+    services.pointee.runEnded.wake(on: machine)
+    // The laundry after the daemon, which may have waited for it.
+    let launderer = services.pointee.launderer.exchange(0, ordering: .sequentiallyConsistent)
+    guard launderer != 0 else { return }
+    services.pointee.asking.wake(on: machine)
+    machine.join(ThreadHandle(rawValue: launderer))
+  }
+
+  // MARK: The page daemon
+
+  /// Ticks between two runs that give nothing up.
+  private static var pauseTicks: UInt64 { 100 }
+
+  private func serveShortage() {
+    while !isEnding {
+      let isAwaited = services.pointee.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
+      guard isAwaited || physical.freeCount < wakeMark else {
+        physical.awaitAlarm()
+        continue
+      }
+      services.pointee.begun.add(1, ordering: .sequentiallyConsistent)
+      let outcome = giveUpPages(
+        until: isAwaited ? goalWithRoom : freeTarget.rawValue,
+        laundry: services.pointee.launderer.news == 0 ? .caller : .thread)
+      services.pointee.freed.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
+      services.pointee.ended.add(1, ordering: .sequentiallyConsistent)
+      services.pointee.runEnded.wake(on: machine)
+      if outcome.freed == .zero { pause() }
+    }
+  }
+
+  /// Lets a while go by after a run in vain, unless somebody waits for the next one.
+  private func pause() {
+    let end = Tick(machine.now.rawValue &+ Self.pauseTicks)
+    while machine.now < end && !isEnding
+      && !services.pointee.isAwaited.load(ordering: .sequentiallyConsistent)
+    {
+      physical.awaitAlarm(until: end)
+    }
+  }
+
+  /// Has the daemon's thread make a run, and waits until it has ended; nil when there is no thread.
+  func roomFromDaemon() -> Room? {
+    let freed = services.pointee.freed.news
+    let wanted = services.pointee.begun.news + 1
+    while true {
+      let ticket = services.pointee.runEnded.ticket()
+      guard isServed else { return nil }
+      if services.pointee.ended.news >= wanted { break }
+      services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
+      physical.raiseAlarm()
+      guard services.pointee.runEnded.sleep(ticket, on: machine) else { return nil }
+    }
+    return services.pointee.freed.news > freed ? Room.some : Room.none
+  }
+
+  // MARK: The laundry
+
+  private func serveLaundry() {
+    while true {
+      let ticket = services.pointee.asking.ticket()
+      let asked = services.pointee.asked.exchange(0, ordering: .sequentiallyConsistent)
+      if asked == 0 {
+        // Only when the daemon is gone, who asks.
+        if isEnding && services.pointee.launderer.news == 0 { return }
+        _ = services.pointee.asking.sleep(ticket, on: machine)
+        continue
+      }
+      let outcome = launder(.laundry, upTo: PageCount(asked))
+      services.pointee.laundered.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
+      services.pointee.written.add(outcome.written.rawValue, ordering: .sequentiallyConsistent)
+      services.pointee.loads.add(1, ordering: .sequentiallyConsistent)
+      services.pointee.loadEnded.wake(on: machine)
+    }
+  }
+
+  /// Has up to `limit` pages of the laundry written: by the caller, at once, or by the thread meanwhile. Only the
+  /// daemon's thread asks the laundry's, and only for one load at a time.
+  func beginLaundry(upTo limit: PageCount, by launderer: Launderer) -> LaundryLoad {
+    guard launderer == .thread else { return .done(launder(.laundry, upTo: limit)) }
+    let load = LaundryLoad.underWay(
+      loads: services.pointee.loads.news, freed: services.pointee.laundered.news,
+      written: services.pointee.written.news)
+    services.pointee.asked.store(limit.rawValue, ordering: .sequentiallyConsistent)
+    services.pointee.asking.wake(on: machine)
+    return load
+  }
+
+  func endLaundry(_ load: LaundryLoad) -> LaunderOutcome {
+    switch load {
+    case .done(let outcome): return outcome
+    case .underWay(let loads, let freed, let written):
+      while true {
+        let ticket = services.pointee.loadEnded.ticket()
+        if services.pointee.loads.news != loads { break }
+        _ = services.pointee.loadEnded.sleep(ticket, on: machine)
+      }
+      var outcome = LaunderOutcome()
+      outcome.freed = PageCount(services.pointee.laundered.news - freed)
+      outcome.written = PageCount(services.pointee.written.news - written)
+      return outcome
+    }
+  }
+}

@@ -1,0 +1,48 @@
+import HostMachine
+import MemoryPrimitives
+import XCTest
+
+@testable import PhysicalMemory
+
+/// The alarm that tells of a shortage before there is one.
+final class ShortageTests: XCTestCase {
+  func testItIsRaisedBelowTheMarkAndStaysSoUntilNoted() throws {
+    let system = try System(frames: [(256, 256)])
+    let physical = system.memory!
+    func isRaised() -> Bool { physical.state.pointee.alarm.isRaised.load(ordering: .relaxed) }
+    _ = try physical.allocate(Order(2), role: .wired)
+    XCTAssertFalse(isRaised(), "nobody listens")
+    let mark = physical.freeCount - PageCount(UInt64(4))
+    physical.setAlarm(below: mark)
+    _ = try physical.allocate(Order(2), role: .wired)
+    XCTAssertEqual(physical.freeCount, mark)
+    XCTAssertFalse(isRaised())
+    let frame = try physical.allocate(Order(0), role: .wired)
+    XCTAssertTrue(isRaised())
+    physical.awaitAlarm()
+    XCTAssertFalse(isRaised())
+    physical.free(frame, Order(0))
+    XCTAssertFalse(isRaised())
+    // A page does it, too; a second one need not.
+    var page = FrameNumber.none
+    for _ in 0..<2 {
+      XCTAssertEqual(
+        withUnsafeMutablePointer(to: &page) {
+          physical.allocate(pages: UnsafeMutableBufferPointer(start: $0, count: 1))
+        }, 1)
+      XCTAssertTrue(isRaised())
+    }
+    physical.awaitAlarm()
+    physical.setAlarm(below: .zero)
+    _ = try physical.allocate(Order(0), role: .wired)
+    XCTAssertFalse(isRaised())
+  }
+
+  func testWhoGetsInLineRaisesIt() throws {
+    let system = try System(frames: [(256, 256)])
+    while (try? system.memory.allocate(Order(0), role: .wired)) != nil {}
+    XCTAssertThrowsError(
+      try system.memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertTrue(system.memory.state.pointee.alarm.isRaised.load(ordering: .relaxed))
+  }
+}
