@@ -78,6 +78,9 @@ private struct Writing {
 /// Whether pages that were used of late are written out all the same.
 @frozen public enum Sparing: UInt8, Sendable { case used, nobody }
 
+/// On whose account pages are written.
+enum LaundryClient { case daemon, caller }
+
 extension Paging {
   /// Launders up to `limit` pages of `queue`, each page looked at once: written, waited for, given up. Sleeps.
   ///
@@ -86,8 +89,19 @@ extension Paging {
   public func launder(
     _ queue: PageQueue, upTo limit: PageCount, sparing: Sparing = .used
   ) -> LaunderOutcome {
+    launder(queue, upTo: limit, sparing, for: .caller)
+  }
+
+  /// What a run of the daemon asks of the laundry.
+  func launderForDaemon(upTo limit: PageCount) -> LaunderOutcome {
+    launder(.laundry, upTo: limit, .used, for: .daemon)
+  }
+
+  private func launder(
+    _ queue: PageQueue, upTo limit: PageCount, _ sparing: Sparing, for client: LaundryClient
+  ) -> LaunderOutcome {
     var left = min(withQueues { $0.count(queue) }, limit.rawValue)
-    return launder(sparing) { () -> FrameNumber? in
+    return launder(sparing, for: client) { () -> FrameNumber? in
       while left > 0 {
         left -= 1
         let frame = withQueues { $0.take(queue, tries: 1) { $0.tryShare() } }
@@ -98,7 +112,9 @@ extension Paging {
   }
 
   /// Launders the pages that `next` gives one by one: shared by this caller and in no queue.
-  func launder(_ sparing: Sparing, _ next: () -> FrameNumber?) -> LaunderOutcome {
+  func launder(
+    _ sparing: Sparing, for client: LaundryClient = .caller, _ next: () -> FrameNumber?
+  ) -> LaunderOutcome {
     state.pointee.launderers.add(1, ordering: .sequentiallyConsistent)
     defer {
       state.pointee.launderers.subtract(1, ordering: .sequentiallyConsistent)
@@ -138,6 +154,7 @@ extension Paging {
       first = (first + 1) % 4
       underWay -= 1
     }
+    if client == .daemon { counters.pointee.writtenForDaemon.count(outcome.written.rawValue) }
     counters.pointee.written.count(outcome.written.rawValue)
     counters.pointee.failedWrites.count(outcome.failed.rawValue)
     counters.pointee.redirtied.count(outcome.redirtied.rawValue)

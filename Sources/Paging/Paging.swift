@@ -186,6 +186,8 @@ struct PagingCounters: ~Copyable {
   let failedFaults = Atomic<UInt64>(0)
   let waits = Atomic<UInt64>(0)
   let written = Atomic<UInt64>(0)
+  /// Of those, for runs of the daemon.
+  let writtenForDaemon = Atomic<UInt64>(0)
   let failedWrites = Atomic<UInt64>(0)
   let redirtied = Atomic<UInt64>(0)
   let moved = Atomic<UInt64>(0)

@@ -14,6 +14,8 @@ public struct PagingFigures: Sendable {
   public var failedFaults: UInt64 = 0
   public var waits: UInt64 = 0
   public var written: UInt64 = 0
+  /// Of those, for runs of the daemon.
+  public var writtenForDaemon: UInt64 = 0
   public var failedWrites: UInt64 = 0
   public var redirtied: UInt64 = 0
   public var moved: UInt64 = 0
@@ -165,6 +167,7 @@ extension Paging {
       faults: c.pointee.faults.value, zeroFills: c.pointee.zeroFills.value, pageIns: c.pointee.pageIns.value,
       reactivations: c.pointee.reactivations.value, failedFaults: c.pointee.failedFaults.value,
       waits: c.pointee.waits.value, written: c.pointee.written.value,
+      writtenForDaemon: c.pointee.writtenForDaemon.value,
       failedWrites: c.pointee.failedWrites.value, redirtied: c.pointee.redirtied.value,
       moved: c.pointee.moved.value, cached: c.pointee.cached.value, dropped: c.pointee.dropped.value,
       daemonRuns: c.pointee.daemonRuns.value, scanned: c.pointee.scanned.value, wired: c.pointee.wired.value,
@@ -217,6 +220,9 @@ extension Paging {
     add("vm.pages.moved", .pages, .counter, "pages moved to another frame") { Paging($0).figures.moved }
     add("vm.pages.given_up", .pages, .counter, "pages that became cached ones") { Paging($0).figures.cached }
     add("vm.daemon.runs", .events, .counter, "runs of the page daemon") { Paging($0).figures.daemonRuns }
+    add("vm.daemon.written", .pages, .counter, "pages written out for them") {
+      Paging($0).figures.writtenForDaemon
+    }
     add("vm.daemon.scanned", .pages, .counter, "pages that it and the laundry looked at") {
       Paging($0).figures.scanned
     }

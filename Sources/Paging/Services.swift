@@ -159,7 +159,7 @@ extension Paging {
         _ = services.pointee.asking.sleep(ticket, on: machine)
         continue
       }
-      let outcome = launder(.laundry, upTo: PageCount(asked))
+      let outcome = launderForDaemon(upTo: PageCount(asked))
       services.pointee.laundered.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
       services.pointee.written.add(outcome.written.rawValue, ordering: .sequentiallyConsistent)
       services.pointee.loads.add(1, ordering: .sequentiallyConsistent)
@@ -170,7 +170,7 @@ extension Paging {
   /// Has up to `limit` pages of the laundry written: by the caller, at once, or by the thread meanwhile. Only the
   /// daemon's thread asks the laundry's, and only for one load at a time.
   func beginLaundry(upTo limit: PageCount, by launderer: Launderer) -> LaundryLoad {
-    guard launderer == .thread else { return .done(launder(.laundry, upTo: limit)) }
+    guard launderer == .thread else { return .done(launderForDaemon(upTo: limit)) }
     let load = LaundryLoad.underWay(
       loads: services.pointee.loads.news, freed: services.pointee.laundered.news,
       written: services.pointee.written.news)

@@ -124,7 +124,7 @@ extension PhysicalMemory {
     var steps = 0
     var interrupts = lock()
     while at < end {
-      if steps > 400 {
+      if steps > 150 {
         unlock(interrupts)
         interrupts = lock()
         steps = 0

@@ -99,7 +99,8 @@ extension Console {
   private func takeRun(_ asked: RunAsked, _ tally: inout ContigTally) -> ContiguousFailure? {
     let type = memory.kmem.type(named: Name("console"))
     let before = memory.paging.figures
-    // Pages of runs, as the passes report them: what else was moved or written lay outside.
+    // Pages of runs, as the passes report them: what else was moved or written lay outside, but for what the
+    // daemon wrote meanwhile.
     var inRuns: UInt64 = 0
     let start = cp_cycles()
     do throws(ContiguousFailure) {
@@ -291,12 +292,12 @@ private struct ContigTally {
   var granted: UInt64 = 0
   var gained: UInt64 = 0
   var cycles: UInt64 = 0
-  /// Pages that were moved or written during the requests, and not for a run.
+  /// Pages that were moved or written during the requests, neither for a run nor by the page daemon.
   var outside: UInt64 = 0
 
   mutating func count(_ before: PagingFigures, _ after: PagingFigures, _ inRuns: UInt64) {
     let all = after.moved - before.moved + (after.written - before.written)
-    outside += all - min(all, inRuns)
+    outside += all - min(all, inRuns + (after.writtenForDaemon - before.writtenForDaemon))
   }
 }
 
