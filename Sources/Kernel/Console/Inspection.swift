@@ -58,7 +58,7 @@ enum Inspection {
     row.pointee.is_service = thread.role == .service
     row.pointee.is_idle = thread.role == .idle
     row.pointee.name_length = copy(thread.name, cp_thread_name(row))
-    row.pointee.stack_used = thread.used.rawValue
+    row.pointee.stack_used = Scheduler.stackUse(of: thread.number).rawValue
     row.pointee.stack_size = thread.size.rawValue
     row.pointee.runs = thread.runs
     row.pointee.cycles = thread.cycles

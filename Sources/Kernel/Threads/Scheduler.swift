@@ -410,7 +410,6 @@ enum Scheduler {
     var runs: UInt64
     var deadline: UInt64
     var waitsFor: UnsafePointer<UInt8>?
-    var used: ByteCount
     var size: ByteCount
   }
 
@@ -434,8 +433,23 @@ enum Scheduler {
       number: record.pointee.number, name: record.pointee.name, role: record.pointee.role,
       state: record.pointee.state, processor: record.pointee.processor, cycles: record.pointee.cycles,
       runs: record.pointee.runs, deadline: record.pointee.deadline, waitsFor: record.pointee.waitsFor,
-      used: found.deepest,
       size: record.pointee.stack.count.bytes)
+  }
+
+  /// Bytes that the thread with this number has ever used of its stack: a pass over those that it has not, the lock
+  /// let go after each half page. Zero when it is gone.
+  static func stackUse(of number: UInt32) -> ByteCount {
+    var unused = 0
+    while true {
+      let interrupts = lock.lock()
+      defer { lock.unlock(interrupts) }
+      var at = all
+      while let thread = at, thread.state.pointee.number != number { at = thread.state.pointee.nextOfAll }
+      guard let thread = at else { return .zero }
+      if thread.findUse(&unused, looks: 256) {
+        return thread.state.pointee.stack.count.bytes - ByteCount(UInt64(unused) * 8)
+      }
+    }
   }
 
   /// Who runs on a processor. A thread that ends meanwhile is still there: the lock is held.

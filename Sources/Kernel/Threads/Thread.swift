@@ -134,14 +134,15 @@ struct Thread: Equatable {
 
   static var untouched: UInt64 { 0x5374_7261_7461_2e2e }
 
-  /// Bytes of the stack that were ever used. A pass over those that were not.
-  var deepest: ByteCount {
+  /// Moves `unused`, words at the bottom of the stack that were never used, up by so many at most. True when what
+  /// follows was used.
+  func findUse(_ unused: inout Int, looks: Int) -> Bool {
     let bottom = UnsafePointer<UInt64>(bitPattern: UInt(state.pointee.stack.bottom.rawValue))
       .unsafelyUnwrapped
     let words = Int(state.pointee.stack.count.bytes.rawValue) / 8
-    var unused = 0
-    while unused < words && bottom[unused] == Self.untouched { unused += 1 }
-    return ByteCount(UInt64(words - unused) * 8)
+    let end = min(unused + looks, words)
+    while unused < end && bottom[unused] == Self.untouched { unused += 1 }
+    return unused < end || end == words
   }
 
   /// Gives stack and record back. It has ended, and nobody runs on its stack.
