@@ -43,6 +43,19 @@ final class ProcessorTests: XCTestCase {
     XCTAssertEqual(log.rows("cpu").count, 8)
   }
 
+  /// All floors at once, by all processors, for a minute.
+  func testStress() throws {
+    let log = try machine(8).run("selftest -j smp 60; selftest invariants; locks -j", within: 240)
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let row = try XCTUnwrap(log.rows("smp").first, log.text)
+    XCTAssertEqual(row["processors"] as? Int, 8)
+    XCTAssertEqual(row["verdict"] as? String, "held", log.text)
+    XCTAssertGreaterThanOrEqual(try XCTUnwrap(row["seconds"] as? Int), 60)
+    for what in ["exchanged", "remapped", "reads", "pages", "visitors"] {
+      XCTAssertGreaterThan(try XCTUnwrap(row[what] as? Int), 100, what)
+    }
+  }
+
   func testAFaultNamesWhatTheOthersDid() throws {
     let log = try machine(3).run("fault null")
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
