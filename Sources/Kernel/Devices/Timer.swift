@@ -1,4 +1,8 @@
 // Time: channel 0 of the programmable interval timer (Intel 8254) at 1000 Hz, through interrupt line 0.
+//
+// The channel asks for one interrupt a period and keeps none that could not be delivered, so a host that lets this
+// processor stand still for a while takes ticks away. The time stamp counter goes on: it is compared with the channel
+// at the start, and an interrupt that comes periods after the one before counts for all of them.
 
 import CPlatform
 import MemoryPrimitives
@@ -7,21 +11,61 @@ import Synchronization
 /// The clock of the machine, in ticks of a millisecond.
 enum Timer {
   private static let ticks = Atomic<UInt64>(0)
+  /// Of the time stamp counter, in one tick.
+  private static let cyclesPerTick = Atomic<UInt64>(.max)
+  /// When the last interrupt came. Interrupts of this line come on one processor.
+  private static let lastCycles = Atomic<UInt64>(0)
 
   /// The PIT counts 1 193 182 times a second.
   private static var divisor: UInt16 { 1193 }
+  /// A counter that jumps by more was not stopped by a host, it is another processor's.
+  private static var mostTicks: UInt64 { 60_000 }
 
+  /// Starts the channel, and compares the time stamp counter with it: some 5 ms. Interrupts are off.
   static func start() {
     cp_out8(0x43, 0x34)  // channel 0, both bytes, rate generator
     cp_out8(0x40, UInt8(truncatingIfNeeded: divisor))
     cp_out8(0x40, UInt8(truncatingIfNeeded: divisor >> 8))
+    var least = UInt64.max
+    for _ in 0..<5 { least = min(least, measure()) }
+    cyclesPerTick.store(least, ordering: .relaxed)
+    lastCycles.store(cp_cycles(), ordering: .relaxed)
+  }
+
+  /// Cycles in a tick, from half a period or more. Too many when the host let the processor stand still meanwhile.
+  private static func measure() -> UInt64 {
+    // From the start of a period, so that it does not end on the way.
+    var before = count()
+    while true {
+      let now = count()
+      if now > before { break }
+      before = now
+    }
+    let (start, first) = (cp_cycles(), count())
+    var last = first
+    while last <= first && first &- last < divisor / 2 { last = count() }
+    let cycles = cp_cycles() &- start
+    guard last < first else { return .max }
+    let (product, isTooMuch) = cycles.multipliedReportingOverflow(by: UInt64(divisor))
+    return isTooMuch ? .max : product / UInt64(first - last)
+  }
+
+  /// What the channel has left of its period.
+  private static func count() -> UInt16 {
+    cp_out8(0x43, 0)  // latch channel 0
+    let low = UInt16(cp_in8(0x40))
+    return UInt16(cp_in8(0x40)) << 8 | low
   }
 
   static func handleInterrupt() {
-    let now = ticks.load(ordering: .relaxed) &+ 1
+    let cycles = cp_cycles()
+    let gone = (cycles &- lastCycles.load(ordering: .relaxed)) / cyclesPerTick.load(ordering: .relaxed)
+    lastCycles.store(cycles, ordering: .relaxed)
+    let before = ticks.load(ordering: .relaxed)
+    let now = before &+ (gone > mostTicks ? 1 : max(1, gone))
     ticks.store(now, ordering: .relaxed)
     Scheduler.tick(now)
-    Watchdog.feed(now)
+    Watchdog.feed(now, after: before)
   }
 
   /// Milliseconds since `start`.

@@ -93,7 +93,7 @@ enum LocalAPIC {
 
   // MARK: Timer
 
-  /// Learns how fast the timer counts, in one tick of the clock. Interrupts must be on.
+  /// Learns how fast the timer counts, in a tick of the clock. Interrupts must be on.
   static func calibrate() {
     func waitForTick() {
       let now = Timer.now
@@ -102,10 +102,12 @@ enum LocalAPIC {
     write(Bits.masked, to: Register.timer)
     waitForTick()
     write(UInt32.max, to: Register.initialCount)
+    let start = Timer.now
     waitForTick()
     let counts = UInt32.max - read(Register.currentCount)
+    let ticks = UInt32(truncatingIfNeeded: Timer.now.rawValue - start.rawValue)
     write(0, to: Register.initialCount)
-    countsPerTick.store(max(1, counts), ordering: .relaxed)
+    countsPerTick.store(max(1, counts / ticks), ordering: .relaxed)
   }
 
   /// Lets this processor's timer interrupt every `ticks` milliseconds.
