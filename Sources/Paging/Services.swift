@@ -1,7 +1,7 @@
 // The threads of paging: the page daemon, and the laundry.
 //
-// The daemon sleeps until physical memory raises its alarm, which it does below the wake mark, and makes one run after
-// the other until enough frames are free. What clean pages do not give it has the laundry write: meanwhile it looks
+// The daemon sleeps until physical memory raises its alarm, which it does below the wake mark and when somebody gets in
+// line, and makes one run after the other until enough frames are free, for the first in line too. What clean pages do not give it has the laundry write: meanwhile it looks
 // for pages that nobody uses, and then it waits. A run that gave nothing up is followed by a pause, unless somebody
 // waits for it.
 //
@@ -107,13 +107,14 @@ extension Paging {
   private func serveShortage() {
     while !isEnding {
       let isAwaited = services.pointee.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
-      guard isAwaited || physical.freeCount < wakeMark else {
+      let awaited = physical.awaited
+      guard isAwaited || physical.freeCount < max(wakeMark, awaited) else {
         physical.awaitAlarm()
         continue
       }
       services.pointee.begun.add(1, ordering: .sequentiallyConsistent)
       let outcome = giveUpPages(
-        until: isAwaited ? goalWithRoom : freeTarget.rawValue,
+        until: max(isAwaited ? goalWithRoom : freeTarget.rawValue, awaited.rawValue),
         laundry: services.pointee.launderer.news == 0 ? .caller : .thread)
       services.pointee.freed.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
       services.pointee.ended.add(1, ordering: .sequentiallyConsistent)

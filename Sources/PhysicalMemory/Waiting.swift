@@ -25,6 +25,18 @@ extension PhysicalMemory {
     level == .interrupt || core.pointee.firstWaiter[Int(level.rawValue)] == waiter
   }
 
+  /// Frames that must be free for the first in every line to have their turn: none where nobody is in line. Constant.
+  public var awaited: PageCount {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    var most: UInt64 = 0
+    for line in 0..<2 {
+      guard let first = core.pointee.firstWaiter[line] else { continue }
+      most = max(most, first.pointee.count + core.pointee.floors[line])
+    }
+    return PageCount(most)
+  }
+
   @inline(never) func wait(
     for order: Order, _ role: FrameRole, _ level: Level, until deadline: Tick
   ) -> UInt32? {

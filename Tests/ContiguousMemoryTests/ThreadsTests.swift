@@ -232,6 +232,27 @@ final class PagingThreadsTests: XCTestCase {
     system.check()
   }
 
+  /// A block of more frames than the daemon leaves free of itself: it gives up as many as that takes.
+  func testServicesMakeRoomForWhoWaitsForMuch() throws {
+    let bed = try Bed(frames: 400, cores: 1, .threads)
+    let system = bed.system
+    let area = try system.area(350)
+    let order = Order(7)
+    XCTAssertGreaterThan(order.frames, system.paging.freeTarget)
+    bed.run(
+      { _, core in
+        for page in 0..<area.count { try! core.store(area[page], page + 1) }
+        let deadline = Tick(system.host.machine.now.rawValue + 1_000_000)
+        // It may come to nothing, as frames enough need not make a block; but not for want of frames.
+        let block = try? system.physical.allocate(order, role: .lent, level: .normal, waitUntil: deadline)
+        XCTAssertLessThan(system.host.machine.now, deadline)
+        XCTAssertGreaterThan(system.physical.freeCount + (block == nil ? .zero : order.frames), order.frames)
+        if let block { system.physical.free(block, order) }
+      }, others: [])
+    for page in 0..<area.count { XCTAssertEqual(try bed.cores[0].load(area[page]), page + 1) }
+    system.check()
+  }
+
   func testServicesNeedThreads() throws {
     let system = try PagedSystem(runs: [(256, 400)], swap: 4096, processors: 2)
     XCTAssertFalse(system.memory.startServices())
