@@ -24,8 +24,8 @@ extension PhysicalMemory {
 
   /// The same for a request that may wait until `deadline` for enough frames to be free; requests of a
   /// level are served in the order in which they came. `interrupt` never waits. Throws `noMemory` when the
-  /// deadline passes, when nothing could wake the sleeper, and at once when frames enough are free but no
-  /// block is: that is not waited for.
+  /// deadline passes, when nothing could wake the sleeper, and at once when there is not so much memory, or
+  /// frames enough are free but no block is: that is not waited for.
   public func allocate(
     _ order: Order, role: FrameRole, level: Level, waitUntil deadline: Tick
   ) throws(PhysicalMemoryError) -> FrameNumber {

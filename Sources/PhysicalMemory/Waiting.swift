@@ -44,6 +44,10 @@ extension PhysicalMemory {
     var waiter = Waiter(count: order.frames.rawValue)
     return withUnsafeMutablePointer(to: &waiter) { me in
       var interrupts = lock()
+      guard me.pointee.count + core.pointee.floors[line] <= total.rawValue else {
+        unlock(interrupts)
+        return nil
+      }
       me.pointee.previous = core.pointee.lastWaiter[line]
       if let last = core.pointee.lastWaiter[line] {
         last.pointee.next = me

@@ -45,4 +45,13 @@ final class ShortageTests: XCTestCase {
       try system.memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
     XCTAssertTrue(system.memory.state.pointee.alarm.isRaised.load(ordering: .relaxed))
   }
+
+  /// Nobody's pages would be given up for it, for ever.
+  func testNobodyWaitsForMoreThanThereIs() throws {
+    let system = try System(frames: [(256, 256)])
+    XCTAssertThrowsError(
+      try system.memory.allocate(Order(9), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertEqual(system.memory.state.pointee.events.pointee.waits.value, 0)
+    XCTAssertFalse(system.memory.state.pointee.alarm.isRaised.load(ordering: .relaxed))
+  }
 }
