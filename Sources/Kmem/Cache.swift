@@ -36,9 +36,41 @@ struct Cache: ~Copyable {
   let failed = Atomic<UInt64>(0)
   /// False in a descriptor that nobody uses; all zeroes is such a one.
   let isLive = Atomic<Bool>(false)
+  let visits = CacheVisits()
 
   static var stride: Int { 512 }
   static var depotOffset: Int { 320 }
+}
+
+/// How many visit a cache now, as part of a walk over all of them: a cache is destroyed when nobody does any more.
+struct CacheVisits: ~Copyable {
+  /// Visitors, and a bit that is set while others may come.
+  private let word = Atomic<UInt64>(0)
+  private static var open: UInt64 { 1 << 63 }
+
+  init() {}
+
+  var areUnderWay: Bool { word.load(ordering: .acquiring) & ~Self.open != 0 }
+
+  borrowing func open() { word.bitwiseOr(Self.open, ordering: .releasing) }
+  /// From here on nobody comes; those who are there may stay a while.
+  borrowing func close() { word.bitwiseAnd(~Self.open, ordering: .sequentiallyConsistent) }
+
+  /// False when it is closed.
+  borrowing func enter() -> Bool {
+    var seen = word.load(ordering: .relaxed)
+    while seen & Self.open != 0 {
+      let (exchanged, original) = word.weakCompareExchange(
+        expected: seen, desired: seen + 1, ordering: .acquiring)
+      if exchanged { return true }
+      seen = original
+    }
+    return false
+  }
+  /// True when somebody may wait for this.
+  borrowing func leave() -> Bool {
+    word.subtract(1, ordering: .sequentiallyConsistent).newValue == 0
+  }
 }
 
 /// The slabs of a cache by how full they are.

@@ -187,6 +187,8 @@ struct KmemState: ~Copyable {
   /// Whether caches made from now on are audited.
   let auditsAll = Atomic<Bool>(false)
   let trimmer = Trimmer()
+  /// Who destroys a cache waits here for those who look at it.
+  let visitors = WaitQueue("a visitor of a cache")
 }
 
 /// What the registry's lock guards.
@@ -270,9 +272,22 @@ extension Kmem {
     return CachePointer(cache: cache, kmem: self)
   }
 
+  /// Visits every cache; none is destroyed while `body` has it.
   func forEach<E>(_ body: (CachePointer) throws(E) -> Void) throws(E) {
     for column in Column.firstClass..<Column.limit {
-      if let cache = cache(at: column) { try body(cache) }
+      guard let cache = descriptor(column), cache.pointee.visits.enter() else { continue }
+      defer { if cache.pointee.visits.leave() { state.pointee.visitors.wake(on: state.pointee.machine) } }
+      try body(CachePointer(cache: cache, kmem: self))
+    }
+  }
+
+  /// Keeps visitors from a cache, and waits for those that are there. Sleeps.
+  func close(_ cache: CachePointer) {
+    cache.cache.pointee.visits.close()
+    while true {
+      let ticket = state.pointee.visitors.ticket()
+      if !cache.cache.pointee.visits.areUnderWay { return }
+      _ = state.pointee.visitors.sleep(ticket, on: state.pointee.machine)
     }
   }
 
@@ -306,6 +321,7 @@ extension Kmem {
       pointer.beginAuditPeriod()
     }
     cache.pointee.isLive.store(true, ordering: .releasing)
+    cache.pointee.visits.open()
   }
 
   func slotsStart(_ column: Int) -> UnsafeMutableRawPointer { base + Self.rowsOffset + column * 64 }

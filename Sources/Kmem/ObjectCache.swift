@@ -55,14 +55,7 @@ import Synchronization
   /// Takes all objects out of this cache's magazines, and gives back the slabs that nobody uses. Answers
   /// the pages given back. Asks every processor; no spin lock may be held.
   @discardableResult public func drain() -> PageCount {
-    guard let cache = pointer else { return .zero }
-    let before = cache.cache.pointee.lists.withLock { $0.frames }
-    cache.lowerFullLimit()
-    cache.magazines.drain { cache.putBack($0, .unknown) }
-    cache.returnMagazines()
-    cache.giveBackFree()
-    let after = cache.cache.pointee.lists.withLock { $0.frames }
-    return PageCount(before - min(after, before))
+    pointer?.drain() ?? .zero
   }
 }
 
@@ -97,7 +90,7 @@ extension Kmem {
 
   /// Gives up a cache and all of its memory. Objects still in use are a fault report (`leak`, with their
   /// number), and the cache stays. Nobody may use the cache meanwhile, or afterwards; that is a fault report
-  /// until another cache takes its place.
+  /// until another cache takes its place. Asks every processor, and sleeps while a walk over all caches has it.
   public func destroy(_ cache: ObjectCache) {
     guard let pointer = cache.pointer else { return }
     guard cache.column >= Column.firstObjectCache else {
@@ -106,7 +99,9 @@ extension Kmem {
       fault.owner = pointer.name
       return state.pointee.machine.report(fault)
     }
-    cache.drain()
+    // Else one of them might have objects in hand that are in nobody's use.
+    close(pointer)
+    _ = pointer.drain()
     let lists = pointer.cache.pointee.lists.withLock { ($0.out, $0.frames) }
     guard lists.0 == 0 else {
       var fault = FaultReport(
@@ -123,6 +118,7 @@ extension Kmem {
           }
         }
       }
+      pointer.cache.pointee.visits.open()
       return state.pointee.machine.report(fault)
     }
     pointer.cache.pointee.isLive.store(false, ordering: .releasing)

@@ -336,6 +336,16 @@ extension Kmem {
 }
 
 extension CachePointer {
+  func drain() -> PageCount {
+    let before = cache.pointee.lists.withLock { $0.frames }
+    lowerFullLimit()
+    magazines.drain { putBack($0, .unknown) }
+    returnMagazines()
+    giveBackFree()
+    let after = cache.pointee.lists.withLock { $0.frames }
+    return PageCount(before - min(after, before))
+  }
+
   func putBack(_ word: UInt, _ site: CallSite) {
     var word = word
     putBack(&word, 1, site)

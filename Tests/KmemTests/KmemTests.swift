@@ -46,6 +46,34 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
+  /// A trim has a magazine of a cache in hand when that is to be destroyed: its objects are not in use.
+  func testCachesAreDestroyedBesideTrims() throws {
+    let rig = try Rig(frames: 2048, processors: 2)
+    nonisolated(unsafe) let (kmem, type) = (rig.kmem, rig.type())
+    let isOver = Atomic<Bool>(false)
+    let faults = rig.host.faults {
+      rig.host.onThreads(2) { me in
+        if me == 0 {
+          while !isOver.load(ordering: .relaxed) { kmem.trim() }
+          return
+        }
+        for round in 0..<1500 {
+          // Of one size after the other, as a column's next cache may have smaller magazines.
+          let size = ByteCount(UInt64(round % 2 == 0 ? 128 : 640))
+          let cache = try! kmem.createCache(name: Name("short-lived"), size: size)
+          for _ in 0..<3 {
+            let objects = (0..<400).map { _ in cache.alloc(type: type)! }
+            for object in objects { cache.free(object, type: type) }
+          }
+          kmem.destroy(cache)
+        }
+        isOver.store(true, ordering: .relaxed)
+      }
+    }
+    XCTAssertEqual(faults.count, 0, "\(faults.first?.what ?? "")")
+    rig.expectEmpty()
+  }
+
   func testAMachineWithoutThreadsDoesNotTrim() throws {
     let rig = try Rig()
     XCTAssertFalse(rig.kmem.startTrimming())
