@@ -160,6 +160,20 @@ final class ReplayThreadsTests: XCTestCase {
     XCTAssertEqual(summary.damaged, 0)
   }
 
+  /// Before the first event: the workers have not come to read their orders yet.
+  func testStoppingAtOnceEnds() throws {
+    for _ in 0..<20 {
+      let system = try SmallSystem(.mebibytes(128), threads: 3)
+      let watchdog = DispatchWorkItem { fatalError("a replay that was stopped goes on for ever") }
+      DispatchQueue.global().asyncAfter(deadline: .now() + 60, execute: watchdog)
+      let summary = try system.replay(sample(), by: 3, interrupts: system.interrupts) { _ in .stop }
+      watchdog.cancel()
+      XCTAssertLessThan(summary.allEvents, 120_000)
+      XCTAssertEqual(summary.lost, 0)
+      XCTAssertEqual(summary.gainedPages, 0)
+    }
+  }
+
   private func sample() throws -> [UInt8] {
     let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
       .deletingLastPathComponent()

@@ -242,11 +242,15 @@ struct ReplayWorker {
 
   private var crew: ReplayCrew { state.pointee.crew }
 
+  /// Makes it one that has read nothing. Its thread does not run.
+  func begin() { read.pointee.store(0, ordering: .relaxed) }
+
   /// The life of the thread.
   func live() {
-    guard awaitOrder() == .go else { return }
-    do throws(TraceError) { try walk() } catch { state.pointee.error = error }
-    doBatch()
+    if awaitOrder() == .go {
+      do throws(TraceError) { try walk() } catch { state.pointee.error = error }
+      doBatch()
+    }
     report(.max)
   }
 
@@ -339,6 +343,7 @@ extension Replay {
     let shared = crew.state
     let machine = shared.pointee.machine
     crew.give(.wait)
+    for number in 0..<split.workers { crew.worker(number).begin() }
     try crew.start()
     crew.give(.go)
     while true {
