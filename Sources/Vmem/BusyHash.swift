@@ -5,7 +5,8 @@
 // the next bucket in turn, so no operation ever pays for a whole resize. Its first 16 buckets are in the
 // arena; then come pages of 1024 buckets, the first eight named in the arena, the others in directory
 // pages. When there is no page to grow into, chains become longer and it is tried again later. It shrinks
-// when fewer than a quarter of its buckets are needed, so a steady number of segments moves no pages.
+// when fewer than a quarter of its buckets are needed, so a steady number of segments moves no pages. A page
+// is put to use as it comes, so it goes again with its first bucket; a directory may be left without a page.
 
 import MemoryPrimitives
 
@@ -172,6 +173,7 @@ struct BusyHash: ~Copyable {
     if let slot = slot(page: index) {
       guard slot.pointee == .none else { return false }
       slot.pointee = page
+      split()
     } else {
       table[Int(Self.embeddedBuckets + Self.directPages + (index - Self.directPages) >> 10)] = page
       wantsPage = true
@@ -193,6 +195,16 @@ struct BusyHash: ~Copyable {
     for _ in 0..<4 {
       guard buckets > Self.embeddedBuckets, count * 4 < UInt64(buckets) else { break }
       merge(&pages)
+    }
+    return pages
+  }
+
+  /// Gives up a directory that never got a page, of a table that has no page any more.
+  mutating func releaseDirectory() -> Link {
+    var pages = Link.none
+    for directory in 0..<Self.directories {
+      let slot = table + Int(Self.embeddedBuckets + Self.directPages + directory)
+      if slot.pointee != .none { release(slot, &pages) }
     }
     return pages
   }

@@ -98,6 +98,40 @@ final class TagTests: XCTestCase {
     XCTAssertEqual(bench.pagesOut, Int(bench.tags.figures.pages.rawValue - 40))
   }
 
+  /// A page came for the next bucket, and that bucket was not needed any more.
+  func testAPageThatTheHashDidNotNeedGoesBack() throws {
+    let bench = Bench(staticPages: 2)
+    let arena = bench.arena()
+    try arena.add(0...999)
+    let pieces = (0..<17).map { _ in arena.alloc(1)! }
+    XCTAssertEqual(arena.figures.hashPages, 1)
+    for piece in pieces { arena.free(piece, 1) }
+    arena.destroy()
+    bench.check()
+    XCTAssertEqual(bench.tags.figures.hashPages, .zero)
+    XCTAssertEqual(bench.pagesOut, 0)
+  }
+
+  /// A directory came, and then there was no page to be named in it.
+  func testADirectoryWithoutPagesGoesBack() throws {
+    let bench = Bench(staticPages: 70)
+    let arena = bench.arena()
+    try arena.add(0...99_999)
+    var pieces = (0..<8192).map { _ in arena.alloc(1)! }
+    XCTAssertEqual(arena.figures.hashPages, 8)
+    XCTAssertEqual(bench.pagesOut, 8)
+    bench.pageLimit = 9
+    pieces += (0..<8).map { _ in arena.alloc(1)! }
+    XCTAssertEqual(arena.figures.hashPages, 9)
+    bench.check()
+    for piece in pieces { arena.free(piece, 1) }
+    bench.check()
+    arena.destroy()
+    bench.check()
+    XCTAssertEqual(bench.tags.figures.hashPages, .zero)
+    XCTAssertEqual(bench.pagesOut, 0)
+  }
+
   func testAPageOutOfReachGoesBackAtOnce() throws {
     let links = TagLinks(base: 0x1000)
     func page(_ address: UInt64) -> UnsafeMutableRawPointer {
