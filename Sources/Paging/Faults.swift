@@ -83,19 +83,23 @@ extension Paging {
     _ object: MemoryObject, _ index: UInt64, _ kind: AccessKind,
     _ body: (FrameNumber, FrameRecordPointer, PageSlotPointer) -> Settled
   ) throws(PagingError) {
+    var patience = Patience.some
+    var isTakenBack = false
     while true {
       let interrupts = object.lock()
       let slot = object.slot(index)
       var value = slot.value
       if value.presence == .cached {
         switch takeBack(object, index, slot, value) {
-        case .taken: value = slot.value
+        case .taken:
+          value = slot.value
+          isTakenBack = true
         case .gone:
           object.unlock(interrupts)
           continue
         case .refused:
           object.unlock(interrupts)
-          guard makeRoom() == .some else { throw .noMemory }
+          try makeRoom(&patience)
           continue
         }
       }
@@ -112,7 +116,10 @@ extension Paging {
       if kind == .write { markDirty(slot, value.frame, record, object) }
       let settled = body(value.frame, record, slot)
       object.unlock(interrupts)
-      if settled == .done { return }
+      if settled == .done {
+        if isTakenBack { physical.checkAlarm() }
+        return
+      }
     }
   }
 
@@ -151,19 +158,25 @@ extension Paging {
   func allocatePage() throws(PagingError) -> FrameNumber {
     if machine.failsHere(.paging) { throw .noMemory }
     if !isServed && physical.freeCount.rawValue < state.pointee.marks.pointee.wake.value { runDaemon() }
-    var isLast = false
+    var patience = Patience.some
     while true {
       var frame = FrameNumber.none
       let count = withUnsafeMutablePointer(to: &frame) {
         physical.allocate(pages: UnsafeMutableBufferPointer(start: $0, count: 1))
       }
       if count == 1 { return frame }
-      if isLast { throw .noMemory }
-      if makeRoom() == .none && !laundryEnded() {
-        // Others may have freed something since.
-        isLast = true
-      }
+      try makeRoom(&patience)
     }
+  }
+
+  /// Whether a request for a frame goes on trying.
+  private enum Patience { case some, none }
+
+  /// For a request that was refused and is to be tried again. Throws `noMemory` when that is in vain.
+  private func makeRoom(_ patience: inout Patience) throws(PagingError) {
+    guard patience == .some else { throw .noMemory }
+    // Once more even then: others may have freed something since.
+    if makeRoom() == .none && !laundryEnded() { patience = .none }
   }
 
   /// Waits until a run of the laundry has ended that others began; false when there is none.

@@ -5,9 +5,9 @@
 // that was used meanwhile its second chance, gives a clean one up at once, and sends a dirty one to the laundry,
 // which is written out when clean ones did not suffice.
 //
-// A run is a routine with a budget: it ends when the target is reached, or when each page was looked at twice
-// (once to clear its bit, once to find it clear). Its caller is a thread (Services), or where there is none a fault
-// that finds few frames free.
+// A run is a routine with a budget: it ends when the target is reached, when as many pages were given up as were
+// missing at its start, whoever took them since, or when each page was looked at twice (once to clear its bit, once to
+// find it clear). Its caller is a thread (Services), or where there is none a fault that finds few frames free.
 //
 // The watermarks are FreeBSD's (vm_pageout.c): about 2 % of memory is kept free, the daemon wakes a tenth below.
 
@@ -44,6 +44,8 @@ public struct DaemonOutcome: Sendable {
   public var freed = PageCount.zero
   public var written = PageCount.zero
   public var deactivated = PageCount.zero
+  /// More was wanted, and nothing could be given up.
+  public var isInVain = false
 }
 
 extension Paging {
@@ -67,16 +69,18 @@ extension Paging {
     max(state.pointee.marks.pointee.target.value, physical.freeCount.rawValue + 32)
   }
 
+  /// One run. When it was in vain, who waits for more than is free keeps nobody else waiting any more.
   func giveUpPages(until wanted: UInt64, laundry: Launderer = .caller) -> DaemonOutcome {
     counters.pointee.daemonRuns.count()
     reviveUnswappable()
     var outcome = DaemonOutcome()
+    let missing = wanted - min(wanted, physical.freeCount.rawValue)
     // Each page may be looked at twice: those of the laundry too, which become active when they were used.
     var looks = 2 * withQueues { $0.count(.active) + $0.count(.inactive) + $0.count(.laundry) } + 64
     while true {
       let free = physical.freeCount.rawValue
-      if free >= wanted { break }
-      let shortage = wanted - free
+      if free >= wanted || outcome.freed.rawValue >= missing { return outcome }
+      let shortage = min(wanted - free, missing - outcome.freed.rawValue)
       var freed = scanInactive(giveUp: shortage)
       var load: LaundryLoad?
       if freed < shortage {
@@ -92,6 +96,8 @@ extension Paging {
       outcome.deactivated = outcome.deactivated + PageCount(deactivated)
       if freed == 0 && deactivated == 0 && looks == 0 { break }
     }
+    outcome.isInVain = outcome.freed == .zero
+    if outcome.isInVain { physical.letOthersPass() }
     return outcome
   }
 

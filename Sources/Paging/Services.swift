@@ -1,9 +1,10 @@
 // The threads of paging: the page daemon, and the laundry.
 //
 // The daemon sleeps until physical memory raises its alarm, which it does below the wake mark and when somebody gets in
-// line, and makes one run after the other until enough frames are free, for the first in line too. What clean pages do not give it has the laundry write: meanwhile it looks
-// for pages that nobody uses, and then it waits. A run that gave nothing up is followed by a pause, unless somebody
-// waits for it.
+// line. Then it makes short runs, one after the other, until the target is met, and for the first in line too. What clean
+// pages do not give it has the laundry write: meanwhile it looks for pages that nobody uses, and then it waits. A run
+// in vain is followed by a pause, longer each time, which ends when somebody asks for memory; who waits for more than is
+// to be had stands aside for the time of the longest pause.
 //
 // A fault that finds no frame asks for a run that begins after it has asked, and sleeps until that has ended. All that
 // ask meanwhile are served by the same run, so a shortage is met by one who scans, however many fault.
@@ -77,7 +78,6 @@ extension Paging {
     services.pointee.daemon.store(daemon.rawValue, ordering: .sequentiallyConsistent)
     services.pointee.isServed.store(true, ordering: .sequentiallyConsistent)
     physical.setAlarm(below: wakeMark)
-    physical.raiseAlarm()
     return true
   }
 
@@ -88,7 +88,7 @@ extension Paging {
     services.pointee.isServed.store(false, ordering: .sequentiallyConsistent)
     physical.setAlarm(below: .zero)
     services.pointee.isEnding.store(true, ordering: .sequentiallyConsistent)
-    physical.raiseAlarm()
+    physical.raiseAlarm(.awaited)
     machine.join(ThreadHandle(rawValue: daemon))
     // Who waited for a run makes it now.
     services.pointee.runEnded.wake(on: machine)
@@ -101,48 +101,61 @@ extension Paging {
 
   // MARK: The page daemon
 
-  /// Ticks between two runs that give nothing up.
-  private static var pauseTicks: UInt64 { 100 }
+  /// Pages that a run gives up at most, so that who waits for it to end goes on soon.
+  private static var runLength: UInt64 { 256 }
+  /// Ticks between two runs that give nothing up: the first time, and at most.
+  private static var pauses: (shortest: UInt64, longest: UInt64) { (100, 1600) }
 
   private func serveShortage() {
+    var isFilling = false
+    var pause = Self.pauses.shortest
+    var returnTime = Tick(0)
     while !isEnding {
-      let isAwaited = services.pointee.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
-      let awaited = physical.awaited
-      guard isAwaited || physical.freeCount < max(wakeMark, awaited) else {
-        physical.awaitAlarm()
+      if machine.now >= returnTime { physical.letReturn() }
+      // Before the look at what is free: whoever gets in line after it raises the alarm, whoever did so before is seen.
+      let awaited = physical.awaited.rawValue
+      let free = physical.freeCount.rawValue
+      let mark = isFilling ? freeTarget.rawValue : wakeMark.rawValue
+      guard services.pointee.isAwaited.load(ordering: .sequentiallyConsistent) || free < max(mark, awaited)
+      else {
+        isFilling = false
+        physical.awaitAlarm(.few, until: physical.hasPassed ? returnTime : .never)
         continue
       }
+      isFilling = true
+      // In this order: whoever has seen the count before it grew is served by this run, see `roomFromDaemon`.
       services.pointee.begun.add(1, ordering: .sequentiallyConsistent)
+      let isAwaited = services.pointee.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
+      let goal = max(isAwaited ? goalWithRoom : freeTarget.rawValue, awaited)
       let outcome = giveUpPages(
-        until: max(isAwaited ? goalWithRoom : freeTarget.rawValue, awaited.rawValue),
+        until: min(goal, free + Self.runLength),
         laundry: services.pointee.launderer.news == 0 ? .caller : .thread)
       services.pointee.freed.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
       services.pointee.ended.add(1, ordering: .sequentiallyConsistent)
       services.pointee.runEnded.wake(on: machine)
-      if outcome.freed == .zero { pause() }
-    }
-  }
-
-  /// Lets a while go by after a run in vain, unless somebody waits for the next one.
-  private func pause() {
-    let end = Tick(machine.now.rawValue &+ Self.pauseTicks)
-    while machine.now < end && !isEnding
-      && !services.pointee.isAwaited.load(ordering: .sequentiallyConsistent)
-    {
-      physical.awaitAlarm(until: end)
+      if outcome.isInVain {
+        let now = machine.now.rawValue
+        returnTime = Tick(now &+ Self.pauses.longest)
+        let isAsked = physical.awaitAlarm(.awaited, until: Tick(now &+ pause))
+        pause = isAsked ? Self.pauses.shortest : min(2 * pause, Self.pauses.longest)
+      } else {
+        pause = Self.pauses.shortest
+      }
     }
   }
 
   /// Has the daemon's thread make a run, and waits until it has ended; nil when there is no thread.
   func roomFromDaemon() -> Room? {
     let freed = services.pointee.freed.news
+    // A run that has not begun yet: it sees that it is awaited, as this is said first.
+    services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
     let wanted = services.pointee.begun.news + 1
     while true {
       let ticket = services.pointee.runEnded.ticket()
       guard isServed else { return nil }
       if services.pointee.ended.news >= wanted { break }
       services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
-      physical.raiseAlarm()
+      physical.raiseAlarm(.awaited)
       guard services.pointee.runEnded.sleep(ticket, on: machine) else { return nil }
     }
     return services.pointee.freed.news > freed ? Room.some : Room.none

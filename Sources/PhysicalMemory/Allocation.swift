@@ -74,8 +74,10 @@ extension PhysicalMemory {
     detach(number, number + 1)
     account(number, number + 1, role, &interrupts)
     state.pointee.events.pointee.allocations.add()
+    let isShort = isShort(freeCount.rawValue)
     unlock(interrupts)
     stamp(number, number + 1, role)
+    raiseAlarm(if: isShort)
   }
 
   /// Notes a refusal, if it is this floor's to note: what kmem, arenas, tables, paging or contiguous memory ask

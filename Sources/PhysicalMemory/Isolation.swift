@@ -239,6 +239,7 @@ extension PhysicalMemory {
     guard isWhole else { return nil }
     for i in 0..<UInt32(run.count.rawValue) { recordUnchecked(run.first.rawValue + i).claims = .wiredOnce }
     close(isolation)
+    checkAlarm()
     return run
   }
 

@@ -171,7 +171,7 @@ extension PhysicalMemory {
   /// Takes a cached page back if it is still free and is page `index` of `owner`: then it has the role
   /// pageable, is claimed exclusively, valid, clean and in no queue, and its contents are what they were.
   /// `level` says how far down towards the last free frame this may reach. Never waits. Up to 19 looks and
-  /// 18 splits. May be called with an object's lock held.
+  /// 18 splits. May be called with an object's lock held, so it raises no alarm: see `checkAlarm`.
   public func reactivate(
     _ frame: FrameNumber, owner: UInt32, index: UInt64, level: Level
   ) -> Reactivation {

@@ -127,8 +127,8 @@ public struct PhysicalMemory {
     /// Frames that requests of each level leave alone.
     var floors: InlineArray<3, UInt64> = .init(repeating: 0)
     /// Who waits, by level, first come first.
-    var firstWaiter: InlineArray<2, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
-    var lastWaiter: InlineArray<2, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
+    var firstWaiter: InlineArray<3, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
+    var lastWaiter: InlineArray<3, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
     /// Isolations and notes that a free has to look at. Zero: nothing.
     var watchers: UInt32 = 0
     /// The last number that an isolation or a note was given.

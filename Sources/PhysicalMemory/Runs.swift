@@ -119,8 +119,10 @@ extension PhysicalMemory {
     detach(first, end)
     account(first, end, role, &interrupts)
     state.pointee.events.pointee.runs.add()
+    let isShort = isShort(freeCount.rawValue)
     unlock(interrupts)
     stamp(first, end, role)
+    raiseAlarm(if: isShort)
     return FrameRun(first: FrameNumber(first), count: count)
   }
 

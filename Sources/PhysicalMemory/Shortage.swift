@@ -1,16 +1,29 @@
 // The alarm: whoever gives pages up is woken when frames become few, before requests must be refused.
 //
-// A mark says how few. A request that leaves fewer frames than that free raises the alarm, and so does one that gets
-// in line; raised once it stays raised until it is taken note of, so a hot path pays a comparison, and below the
-// mark a load. Nothing listens at a mark of zero.
+// A mark says how few. A request that leaves fewer frames than that free raises the alarm; raised, it stays raised
+// until it is taken note of, so a hot path pays a comparison, and below the mark a load. Nothing listens at a mark of
+// zero. Who gets in line, or waits for pages to be given up in any other way, raises it urgently: a listener that
+// pauses, as it could give nothing up, hears only that.
+//
+// What is taken with a lock held raises no alarm, a page taken back or a frame captured: who took it looks when it has
+// let go (`checkAlarm`).
 
 import MemoryPrimitives
 import Synchronization
+
+/// What the alarm is raised for.
+public enum Shortage: Sendable {
+  /// Fewer frames are free than the mark says.
+  case few
+  /// Somebody waits for frames.
+  case awaited
+}
 
 /// Below how many free frames somebody is to be woken.
 struct ShortageAlarm: ~Copyable {
   let mark = Atomic<UInt64>(0)
   let isRaised = Atomic<Bool>(false)
+  let isUrgent = Atomic<Bool>(false)
   let listeners = WaitQueue("few free frames")
 
   init() {}
@@ -20,21 +33,33 @@ extension PhysicalMemory {
   /// Lets a request that leaves fewer than `mark` frames free raise the alarm; `.zero` switches that off. Constant.
   public func setAlarm(below mark: PageCount) {
     state.pointee.alarm.mark.store(mark.rawValue, ordering: .relaxed)
+    checkAlarm()
   }
 
   /// Raises the alarm, and wakes who listens. No spin lock may be held.
-  public func raiseAlarm() {
-    if state.pointee.alarm.isRaised.exchange(true, ordering: .sequentiallyConsistent) { return }
-    state.pointee.alarm.listeners.wake(on: machine)
+  public func raiseAlarm(_ shortage: Shortage) {
+    let wasRaised =
+      switch shortage {
+      case .few: state.pointee.alarm.isRaised.exchange(true, ordering: .sequentiallyConsistent)
+      case .awaited: state.pointee.alarm.isUrgent.exchange(true, ordering: .sequentiallyConsistent)
+      }
+    if !wasRaised { state.pointee.alarm.listeners.wake(on: machine) }
   }
 
-  /// Sleeps until the alarm is raised, or until `deadline`; takes note of it, so that it can be raised again. Answers
-  /// at once when it is raised already.
-  public func awaitAlarm(until deadline: Tick = .never) {
+  /// Raises the alarm if frames are few: for who took some with a lock held. No spin lock may be held. Constant.
+  public func checkAlarm() { raiseAlarm(if: isShort(freeCount.rawValue)) }
+
+  /// Sleeps until the alarm is raised, for what `shortage` says or for something more pressing; takes note of that, so
+  /// that it can be raised again. Answers at once when it is raised already; false when `deadline` has passed.
+  @discardableResult public func awaitAlarm(_ shortage: Shortage, until deadline: Tick = .never) -> Bool {
     while true {
       let ticket = state.pointee.alarm.listeners.ticket()
-      if state.pointee.alarm.isRaised.exchange(false, ordering: .sequentiallyConsistent) { return }
-      guard state.pointee.alarm.listeners.sleep(ticket, until: deadline, on: machine) else { return }
+      var isRaised = state.pointee.alarm.isUrgent.exchange(false, ordering: .sequentiallyConsistent)
+      if shortage == .few {
+        isRaised = state.pointee.alarm.isRaised.exchange(false, ordering: .sequentiallyConsistent) || isRaised
+      }
+      if isRaised { return true }
+      guard state.pointee.alarm.listeners.sleep(ticket, until: deadline, on: machine) else { return false }
     }
   }
 
@@ -44,6 +69,6 @@ extension PhysicalMemory {
   }
 
   @inline(always) func raiseAlarm(if isShort: Bool) {
-    if isShort && !state.pointee.alarm.isRaised.load(ordering: .relaxed) { raiseAlarm() }
+    if isShort && !state.pointee.alarm.isRaised.load(ordering: .relaxed) { raiseAlarm(.few) }
   }
 }

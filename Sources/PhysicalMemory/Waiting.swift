@@ -1,15 +1,26 @@
 // Waiting for memory: for a number of frames at a level, first come first served.
 //
-// A waiter is a word or two on the sleeper's stack, linked into its level's line under the lock. While a
-// line is not empty, newcomers of that level are refused (or join it), so that nobody starves; other
-// levels are not held up. Runs don't stand in line. Whoever frees wakes everybody when there is a line;
-// the first of it tries again. Who gets in line raises the alarm, so that somebody gives pages up.
+// A waiter is a few words on the sleeper's stack, linked into its level's line under the lock. While a line is not
+// empty, newcomers of that level are refused (or join it), so that nobody starves; other levels are not held up. Runs
+// don't stand in line. Whoever frees wakes everybody when there is a line; the first of it tries again. Who gets in
+// line raises the alarm, so that somebody gives pages up.
+//
+// When nothing is left to be given up, the first in line would keep all others from what little is free, and for
+// nothing. Whoever gives pages up says so (`letOthersPass`): then those first in line who can't be served stand aside,
+// where nobody waits for them, nor gives pages up for them. They go on sleeping, and have their turn whenever enough is
+// free; now and then they get in line again (`letReturn`), as what could not be given up then may be now.
 
 import MemoryPrimitives
 
 /// Somebody in line.
 struct Waiter {
-  var count: UInt64
+  /// The line of those who stand aside; before it there is one for each level that waits.
+  static var aside: Int { 2 }
+
+  let count: UInt64
+  let level: Level
+  /// Which line it is in.
+  var line: Int
   var next: UnsafeMutablePointer<Waiter>?
   var previous: UnsafeMutablePointer<Waiter>?
 }
@@ -18,11 +29,13 @@ extension PhysicalMemory {
   /// Whether anybody is in line. Lock held.
   @inline(always) var hasWaiters: Bool {
     core.pointee.firstWaiter[0] != nil || core.pointee.firstWaiter[1] != nil
+      || core.pointee.firstWaiter[Waiter.aside] != nil
   }
 
   /// Whether a request of `level` may try: nobody is in line before it. Lock held.
   @inline(always) func isNext(_ waiter: UnsafeMutablePointer<Waiter>?, _ level: Level) -> Bool {
-    level == .interrupt || core.pointee.firstWaiter[Int(level.rawValue)] == waiter
+    if level == .interrupt || core.pointee.firstWaiter[Int(level.rawValue)] == waiter { return true }
+    return waiter != nil && waiter.unsafelyUnwrapped.pointee.line == Waiter.aside
   }
 
   /// Frames that must be free for the first in every line to have their turn: none where nobody is in line. Constant.
@@ -30,37 +43,97 @@ extension PhysicalMemory {
     let interrupts = lock()
     defer { unlock(interrupts) }
     var most: UInt64 = 0
-    for line in 0..<2 {
+    for line in 0..<Waiter.aside {
       guard let first = core.pointee.firstWaiter[line] else { continue }
-      most = max(most, first.pointee.count + core.pointee.floors[line])
+      most = max(most, first.pointee.count + core.pointee.floors[Int(first.pointee.level.rawValue)])
     }
     return PageCount(most)
+  }
+
+  /// Whether anybody stands aside.
+  public var hasPassed: Bool {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    return core.pointee.firstWaiter[Waiter.aside] != nil
+  }
+
+  /// Nothing is left that could be given up: those first in line who can't be served keep nobody waiting any more. A
+  /// step for each of them, 64 at most.
+  public func letOthersPass() {
+    var moved = 0
+    let interrupts = lock()
+    for line in 0..<Waiter.aside {
+      while moved < 64, let first = core.pointee.firstWaiter[line],
+        !admits(first.pointee.count, first.pointee.level)
+      {
+        leave(first)
+        join(first, Waiter.aside)
+        moved += 1
+      }
+    }
+    unlock(interrupts)
+    // Those behind them are first now.
+    if moved > 0 { state.pointee.waiting.wake(on: machine) }
+  }
+
+  /// Those who stand aside get in line again, behind all others. A step for each of them, 64 at most.
+  public func letReturn() {
+    var moved = 0
+    let interrupts = lock()
+    while moved < 64, let first = core.pointee.firstWaiter[Waiter.aside] {
+      leave(first)
+      join(first, Int(first.pointee.level.rawValue))
+      moved += 1
+    }
+    unlock(interrupts)
+  }
+
+  /// Lock held.
+  private func join(_ waiter: UnsafeMutablePointer<Waiter>, _ line: Int) {
+    waiter.pointee.line = line
+    waiter.pointee.next = nil
+    waiter.pointee.previous = core.pointee.lastWaiter[line]
+    if let last = core.pointee.lastWaiter[line] {
+      last.pointee.next = waiter
+    } else {
+      core.pointee.firstWaiter[line] = waiter
+    }
+    core.pointee.lastWaiter[line] = waiter
+  }
+
+  /// Lock held.
+  private func leave(_ waiter: UnsafeMutablePointer<Waiter>) {
+    if let previous = waiter.pointee.previous {
+      previous.pointee.next = waiter.pointee.next
+    } else {
+      core.pointee.firstWaiter[waiter.pointee.line] = waiter.pointee.next
+    }
+    if let next = waiter.pointee.next {
+      next.pointee.previous = waiter.pointee.previous
+    } else {
+      core.pointee.lastWaiter[waiter.pointee.line] = waiter.pointee.previous
+    }
   }
 
   @inline(never) func wait(
     for order: Order, _ role: FrameRole, _ level: Level, until deadline: Tick
   ) -> UInt32? {
     let line = Int(level.rawValue)
-    var waiter = Waiter(count: order.frames.rawValue)
+    var waiter = Waiter(count: order.frames.rawValue, level: level, line: line)
     return withUnsafeMutablePointer(to: &waiter) { me in
       var interrupts = lock()
       guard me.pointee.count + core.pointee.floors[line] <= total.rawValue else {
         unlock(interrupts)
         return nil
       }
-      me.pointee.previous = core.pointee.lastWaiter[line]
-      if let last = core.pointee.lastWaiter[line] {
-        last.pointee.next = me
-      } else {
-        core.pointee.firstWaiter[line] = me
-      }
-      core.pointee.lastWaiter[line] = me
+      join(me, line)
       state.pointee.events.pointee.waits.add()
       var frame: UInt32?
       while true {
         // The ticket is taken under the lock that guards the count, so no wake is lost.
         let ticket = state.pointee.waiting.ticket()
         let mayTry = isNext(me, level) && admits(me.pointee.count, level)
+        let isAside = me.pointee.line == Waiter.aside
         unlock(interrupts)
         if mayTry {
           frame = take(Int(order.rawValue), role, level, as: me)
@@ -69,21 +142,12 @@ extension PhysicalMemory {
           if frame != nil || admits(me.pointee.count, level) { break }
           continue
         }
-        raiseAlarm()
+        if !isAside { raiseAlarm(.awaited) }
         let wasWoken = state.pointee.waiting.sleep(ticket, until: deadline, on: machine)
         interrupts = lock()
         if !wasWoken { break }
       }
-      if let previous = me.pointee.previous {
-        previous.pointee.next = me.pointee.next
-      } else {
-        core.pointee.firstWaiter[line] = me.pointee.next
-      }
-      if let next = me.pointee.next {
-        next.pointee.previous = me.pointee.previous
-      } else {
-        core.pointee.lastWaiter[line] = me.pointee.previous
-      }
+      leave(me)
       let mustWake = hasWaiters
       unlock(interrupts)
       if mustWake { state.pointee.waiting.wake(on: machine) }

@@ -667,7 +667,9 @@ extension ArenaCore {
       removeSpan(firstSpan, segment)
     }
     for _ in 0..<16 where after.pages == .none { after.pages = hash.shrink() }
-    if hash.buckets == BusyHash.embeddedBuckets, after.pages == .none { after.pages = hash.releaseDirectory() }
+    if hash.buckets == BusyHash.embeddedBuckets, after.pages == .none {
+      after.pages = hash.releaseDirectory()
+    }
     after.gaveTags = returnSpares(keeping: 0)
     return (after, firstSpan == .none && hash.pages == 0)
   }

@@ -254,6 +254,31 @@ final class PagingThreadsTests: XCTestCase {
     system.check()
   }
 
+  /// Somebody waits for what nobody can give up while pages are wired: faults go on, and later it has its turn.
+  func testAWaiterThatCantBeServedKeepsNoFaultWaiting() throws {
+    let bed = try Bed(frames: 400, cores: 2, .threads)
+    let system = bed.system
+    let wired = try system.area(200)
+    let area = try system.area(400)
+    let order = Order(8)
+    for page in 0..<wired.count { try system.paging.fault(wired[page], .write) }
+    try system.paging.wire(wired[0], PageCount(wired.count), holes: .forbidden)
+    bed.run(
+      { number, core in
+        if number == 1 {
+          // Frames enough need not make a block; but it does not wait for ever.
+          let block = try? system.physical.allocate(order, role: .lent, level: .normal, waitUntil: .never)
+          if let block { system.physical.free(block, order) }
+          return
+        }
+        while system.physical.awaited == .zero && !system.physical.hasPassed { usleep(20) }
+        for page in 0..<area.count { try! core.store(area[page], page + 1) }
+        for page in 0..<area.count { XCTAssertEqual(try! core.load(area[page]), page + 1) }
+        system.paging.unwire(wired[0], PageCount(wired.count))
+      }, others: [])
+    system.check()
+  }
+
   func testServicesNeedThreads() throws {
     let system = try PagedSystem(runs: [(256, 400)], swap: 4096, processors: 2)
     XCTAssertFalse(system.memory.startServices())

@@ -19,7 +19,7 @@ final class ShortageTests: XCTestCase {
     XCTAssertFalse(isRaised())
     let frame = try physical.allocate(Order(0), role: .wired)
     XCTAssertTrue(isRaised())
-    physical.awaitAlarm()
+    physical.awaitAlarm(.few)
     XCTAssertFalse(isRaised())
     physical.free(frame, Order(0))
     XCTAssertFalse(isRaised())
@@ -32,7 +32,7 @@ final class ShortageTests: XCTestCase {
         }, 1)
       XCTAssertTrue(isRaised())
     }
-    physical.awaitAlarm()
+    physical.awaitAlarm(.few)
     physical.setAlarm(below: .zero)
     _ = try physical.allocate(Order(0), role: .wired)
     XCTAssertFalse(isRaised())
@@ -43,7 +43,8 @@ final class ShortageTests: XCTestCase {
     while (try? system.memory.allocate(Order(0), role: .wired)) != nil {}
     XCTAssertThrowsError(
       try system.memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
-    XCTAssertTrue(system.memory.state.pointee.alarm.isRaised.load(ordering: .relaxed))
+    XCTAssertTrue(system.memory.state.pointee.alarm.isUrgent.load(ordering: .relaxed))
+    XCTAssertFalse(system.memory.state.pointee.alarm.isRaised.load(ordering: .relaxed))
   }
 
   /// Nobody's pages would be given up for it, for ever.
@@ -52,6 +53,6 @@ final class ShortageTests: XCTestCase {
     XCTAssertThrowsError(
       try system.memory.allocate(Order(9), role: .wired, level: .normal, waitUntil: .never))
     XCTAssertEqual(system.memory.state.pointee.events.pointee.waits.value, 0)
-    XCTAssertFalse(system.memory.state.pointee.alarm.isRaised.load(ordering: .relaxed))
+    XCTAssertFalse(system.memory.state.pointee.alarm.isUrgent.load(ordering: .relaxed))
   }
 }

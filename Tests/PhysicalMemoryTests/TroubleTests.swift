@@ -349,4 +349,70 @@ final class ConcurrencyTests: XCTestCase {
     XCTAssertNotNil(try? memory.allocate(Order(0), role: .slab, level: .system))
     system.check()
   }
+
+  func testWhoCantBeServedStandsAsideForAWhile() throws {
+    let system = try System(frames: [(256, 600)])
+    nonisolated(unsafe) let memory = system.memory!
+    nonisolated(unsafe) var frames: [FrameNumber] = []
+    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    for _ in 0..<10 { memory.free(frames.removeLast(), Order(0)) }
+    nonisolated(unsafe) var pages: [FrameNumber] = []
+    @Sendable func isServed() -> Bool {
+      var page = FrameNumber.none
+      let count = withUnsafeMutablePointer(to: &page) {
+        memory.allocate(pages: UnsafeMutableBufferPointer(start: $0, count: 1))
+      }
+      if count == 1 { pages.append(page) }
+      return count == 1
+    }
+    let order = Order(6)
+    nonisolated(unsafe) var rounds = 0
+    system.host.runDevices = {
+      rounds += 1
+      switch rounds {
+      case 1:
+        XCTAssertFalse(isServed())
+        XCTAssertEqual(memory.awaited, order.frames + memory.reserve(for: .normal))
+        memory.letOthersPass()
+        XCTAssertTrue(isServed())
+        XCTAssertEqual(memory.awaited, .zero)
+        XCTAssertTrue(memory.hasPassed)
+      case 2:
+        memory.letReturn()
+        XCTAssertFalse(isServed())
+        XCTAssertFalse(memory.hasPassed)
+        XCTAssertGreaterThan(memory.awaited, order.frames)
+        memory.letOthersPass()
+        XCTAssertTrue(isServed())
+      case 3:
+        for frame in frames { memory.free(frame, Order(0)) }
+      default: return false
+      }
+      return true
+    }
+    XCTAssertNoThrow(try memory.allocate(order, role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertEqual(rounds, 3)
+    XCTAssertFalse(memory.hasPassed)
+    for page in pages { memory.free(page: page, .dropped) }
+    system.check()
+  }
+
+  /// Who stands aside need not be served: its deadline passes.
+  func testWhoStandsAsideLeavesWhenItsTimeIsUp() throws {
+    let system = try System(frames: [(256, 600)])
+    nonisolated(unsafe) let memory = system.memory!
+    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    let host = system.host
+    system.host.runDevices = {
+      memory.letOthersPass()
+      XCTAssertTrue(memory.hasPassed)
+      host.advance()
+      return true
+    }
+    XCTAssertThrowsError(
+      try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: Tick(10)))
+    XCTAssertFalse(memory.hasPassed)
+    XCTAssertEqual(memory.awaited, .zero)
+    system.check()
+  }
 }
