@@ -47,7 +47,7 @@ public func kernelMain(
   RamDiskMemory.register(in: memory.statistics)
   SwapDevice.start(memory)
   if !memory.startServices() {
-    SerialPort.print("! Too few threads: the page daemon runs when somebody runs short.")
+    SerialPort.print("! Too few threads for all services: what they do is done when memory runs short.")
   }
   SerialConsole.run(memory, boot.information)
 }

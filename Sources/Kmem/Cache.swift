@@ -176,15 +176,18 @@ struct CachePointer {
       state.pointee.depotBytes.subtract(bytes, ordering: .relaxed)
       return false
     }
-    let raised = cache.pointee.raised.add(1, ordering: .relaxed).newValue
-    magazines.setFullLimit(cache.pointee.fullLimit + raised)
+    cache.pointee.raised.add(1, ordering: .relaxed)
+    magazines.changeFullLimit(by: 1)
     return true
   }
 
-  func lowerFullLimit() {
+  /// Takes back what `raiseFullLimit` has allowed, or so much of it.
+  func lowerFullLimit(atMost most: Int = .max) {
     let raised = cache.pointee.raised.exchange(0, ordering: .relaxed)
-    kmem.state.pointee.depotBytes.subtract(raised * magazines.rounds * chunk, ordering: .relaxed)
-    magazines.setFullLimit(cache.pointee.fullLimit)
+    let change = min(raised, most)
+    cache.pointee.raised.add(raised - change, ordering: .relaxed)
+    kmem.state.pointee.depotBytes.subtract(change * magazines.rounds * chunk, ordering: .relaxed)
+    magazines.changeFullLimit(by: -change)
   }
 
   /// Notes that slabs without an object in use became more or fewer.

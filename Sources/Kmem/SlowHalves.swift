@@ -301,8 +301,10 @@ extension CachePointer {
 
 extension Kmem {
   /// Takes all objects out of all magazines and gives every slab back that has none in use. Asks every
-  /// processor; no spin lock may be held. Answers the pages given back.
+  /// processor, and waits for a trim to end; no spin lock may be held. Answers the pages given back.
   @discardableResult public func drain() -> PageCount {
+    state.pointee.trimmer.emptying.lock(on: state.pointee.machine)
+    defer { state.pointee.trimmer.emptying.unlock(on: state.pointee.machine) }
     let before = slabPages
     forEach { cache in
       cache.lowerFullLimit()

@@ -11,6 +11,8 @@ import Synchronization
 
 /// The thread that trims, and how often.
 struct Trimmer: ~Copyable {
+  /// Who empties caches has it: what a trim has in hand is in no depot and no slab.
+  let emptying = SleepLock(.kmemEmptying)
   /// 0 for none.
   let thread = Atomic<UInt64>(0)
   let isEnding = Atomic<Bool>(false)
@@ -26,15 +28,15 @@ extension Kmem {
   /// the pages given back. Visits each cache; no spin lock may be held.
   @discardableResult public func trim() -> PageCount {
     state.pointee.trimmer.trims.add(1, ordering: .relaxed)
+    state.pointee.trimmer.emptying.lock(on: state.pointee.machine)
+    defer { state.pointee.trimmer.emptying.unlock(on: state.pointee.machine) }
     let before = slabPages
     forEach { cache in
       // Before objects come back: slabs that these make free have been needed until now.
       cache.giveBackFree(atMost: cache.cache.pointee.lists.withLock { $0.fewestFree })
-      let spare = cache.magazines.trim { cache.putBack($0, .unknown) }
-      if spare > 0 {
-        cache.lowerFullLimit()
-        cache.returnMagazines(atMost: spare)
-      }
+      let (emptied, spare) = cache.magazines.trim { cache.putBack($0, .unknown) }
+      cache.lowerFullLimit(atMost: emptied)
+      if spare > 0 { cache.returnMagazines(atMost: spare) }
       cache.cache.pointee.lists.withLock { $0.fewestFree = $0.plain.free.count }
     }
     return before - min(slabPages, before)

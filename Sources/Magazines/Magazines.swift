@@ -21,7 +21,8 @@
 //      filled one (from a processor that was drained) carries its number of rounds in its last word.
 //   4. Every magazine given is in exactly one slot or one list; a depot that is off has all of them
 //      in its empty list, once it has been drained.
-//   5. At most `fullLimit` magazines lie full in the depot, but for what a drain moves there.
+//   5. At most `fullLimit` magazines lie full in the depot, but for what a drain moves there, and for what lay there
+//      when the limit was lowered.
 //
 //   Locks: the depot's, of rank `kmemDepot`; nothing is called while it is held.
 //   Cost: hot halves about ten instructions; an exchange a lock and two list operations; a drain one
@@ -268,9 +269,9 @@ public enum RefillOutcome {
     }
   }
 
-  /// Lets the depot keep so many full magazines from now on. What it has beyond stays until it is taken.
-  public func setFullLimit(_ limit: Int) {
-    state.pointee.lists.withLock { $0.fullLimit = limit }
+  /// Lets the depot keep so many full magazines more, or fewer, from now on. What it has beyond stays until it is taken.
+  public func changeFullLimit(by change: Int) {
+    state.pointee.lists.withLock { $0.fullLimit += change }
   }
 
   /// Takes an empty magazine out of the depot for good; nil when it has none.
@@ -322,10 +323,11 @@ public enum RefillOutcome {
 
   /// Hands to `body`, as `drain` does, what lay in full magazines that were not needed since the last trim: of these the
   /// depot had one too many all the time for each of the fewest that it ever had (Bonwick and Adams, 3.1). Partly
-  /// filled ones, which no processor takes, go with them. Answers how many empty magazines can be done without, those
-  /// just emptied included: `takeEmpty` hands them out. The processors are not asked.
-  public func trim(_ body: (UInt) -> Void) -> Int {
+  /// filled ones, which no processor takes, go with them. Answers how many were emptied, and how many empty magazines
+  /// can be done without, these included: `takeEmpty` hands them out. The processors are not asked.
+  public func trim(_ body: (UInt) -> Void) -> (emptied: Int, spare: Int) {
     var (full, spare) = state.pointee.lists.withLock { ($0.fewestFull, $0.fewestEmpty) }
+    var emptied = 0
     while true {
       var count = state.pointee.rounds
       let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
@@ -339,13 +341,14 @@ public enum RefillOutcome {
       guard let words else { break }
       for i in 0..<count { body(words[i]) }
       state.pointee.lists.withLock { $0.empty.put(words) }
-      spare += 1
+      emptied += 1
     }
+    spare += emptied
     state.pointee.lists.withLock { lists in
       lists.fewestFull = lists.full.count
       lists.fewestEmpty = lists.empty.count
     }
-    return spare
+    return (emptied, spare)
   }
 
   /// Moves this processor's magazines to the depot; its slot has none afterwards. Runs on the processor

@@ -33,6 +33,9 @@ import CPlatform
   /// One of a workload's pages, with what it should hold.
   @inlinable public static var workload: Self { Self(110) }
 
+  /// The emptying of all caches: a drain finds nothing in the hands of a trim.
+  @inlinable public static var kmemEmptying: Self { Self(120) }
+
   /// Whether a thread that waits for it sleeps.
   public var kind: Kind { rawValue < 100 ? .spin : .sleeping }
   public enum Kind: UInt8, Sendable { case spin, sleeping }
@@ -54,6 +57,7 @@ import CPlatform
     body(.registry, "registry")
     body(.scheduler, "scheduler")
     body(.workload, "workload")
+    body(.kmemEmptying, "kmem emptying")
   }
 
   /// Counts a wait for a lock of this rank, where somebody keeps account. Interrupts are off.

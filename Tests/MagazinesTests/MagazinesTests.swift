@@ -128,7 +128,7 @@ final class MagazinesTests: XCTestCase {
 
   private func trim(_ bench: Bench) -> (words: [UInt], spare: Int) {
     var words: [UInt] = []
-    let spare = bench.magazines.trim { words.append($0) }
+    let spare = bench.magazines.trim { words.append($0) }.spare
     XCTAssertNil(bench.magazines.checkInvariants())
     return (words.sorted(), spare)
   }

@@ -156,6 +156,26 @@ final class ReplayTests: XCTestCase {
     XCTAssertTrue(summary.text.contains("! 2 frames did not come back."), summary.text)
   }
 
+  /// Pages that were there before and are given up meanwhile were not the replay's.
+  func testPagesGivenUpMeanwhileAreNotCounted() throws {
+    let system = try SmallSystem(.mebibytes(64))
+    let (paging, count) = (system.memory.paging, PageCount(UInt64(1000)))
+    let object = try paging.createObject(Name("kept"), count)
+    let address = try paging.map(object, count: count)
+    try paging.touch(address, count, .read)
+    let summary = try system.replay(sample()) { _ in
+      // Clean, and never written to: they are dropped.
+      let rows = system.memory.statistics
+      for i in 0..<rows.count where "\(rows[i].name)" == "vm.free_target" {
+        XCTAssertEqual(rows[i].set(system.physical.total.rawValue / 2), .accepted)
+      }
+      XCTAssertGreaterThan(paging.runDaemon().freed, .zero)
+    }
+    XCTAssertLessThan(system.physical.count(.pageable), count)
+    XCTAssertTrue(summary.succeeded, summary.text)
+    check(system)
+  }
+
   func testTwoReplaysEndAlike() throws {
     let system = try SmallSystem(.mebibytes(64))
     let bytes = try sample()

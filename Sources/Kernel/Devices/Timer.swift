@@ -2,7 +2,8 @@
 //
 // The channel asks for one interrupt a period and keeps none that could not be delivered, so a host that lets this
 // processor stand still for a while takes ticks away. The time stamp counter goes on: it is compared with the channel
-// at the start, and an interrupt that comes periods after the one before counts for all of them.
+// at the start, and an interrupt that comes periods after the one before counts for all of them. Those for which it was
+// counted may still come, in quick succession: then they count for nothing.
 
 import CPlatform
 import MemoryPrimitives
@@ -15,6 +16,8 @@ enum Timer {
   private static let cyclesPerTick = Atomic<UInt64>(.max)
   /// When the last interrupt came. Interrupts of this line come on one processor.
   private static let lastCycles = Atomic<UInt64>(0)
+  /// Ticks that were counted before their interrupts came, if these do come.
+  private static let ahead = Atomic<UInt64>(0)
 
   /// The PIT counts 1 193 182 times a second.
   private static var divisor: UInt16 { 1193 }
@@ -58,14 +61,26 @@ enum Timer {
   }
 
   static func handleInterrupt() {
-    let cycles = cp_cycles()
-    let gone = (cycles &- lastCycles.load(ordering: .relaxed)) / cyclesPerTick.load(ordering: .relaxed)
-    lastCycles.store(cycles, ordering: .relaxed)
     let before = ticks.load(ordering: .relaxed)
-    let now = before &+ (gone > mostTicks ? 1 : max(1, gone))
+    let now = before &+ ticksGone()
     ticks.store(now, ordering: .relaxed)
     Scheduler.tick(now)
     Watchdog.feed(now, after: before)
+  }
+
+  /// What this interrupt counts for.
+  private static func ticksGone() -> UInt64 {
+    let (cycles, period) = (cp_cycles(), cyclesPerTick.load(ordering: .relaxed))
+    let periods = (cycles &- lastCycles.load(ordering: .relaxed) &+ period / 2) / period
+    lastCycles.store(cycles, ordering: .relaxed)
+    let known = ahead.load(ordering: .relaxed)
+    if periods == 0 && known > 0 {
+      ahead.store(known - 1, ordering: .relaxed)
+      return 0
+    }
+    let gone = periods > mostTicks ? 1 : max(1, periods)
+    ahead.store(gone - 1, ordering: .relaxed)
+    return gone
   }
 
   /// Milliseconds since `start`.

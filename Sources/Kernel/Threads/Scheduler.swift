@@ -192,7 +192,15 @@ enum Scheduler {
         continue
       }
       idleMask |= 1 << UInt64(cp_processor_index())
-      if idleMask == Processors.onlineMask && timedWorkers == 0 { wakeTheStuck() }
+      if idleMask == Processors.onlineMask && timedWorkers == 0 {
+        wakeTheStuck()
+        // Perhaps for this processor, which is not to halt then.
+        if isReadyHere() {
+          idleMask &= ~(1 << UInt64(cp_processor_index()))
+          lock.unlock(interrupts)
+          continue
+        }
+      }
       lock.unlock(interrupts)
       // Whoever makes something ready from here on interrupts this processor.
       cp_enable_and_wait()

@@ -16,9 +16,9 @@
 // out among processors.
 //
 // Memory: state and tables are one run of frames, reached by the direct map and taken before the starting
-// counts are read, as are the object caches, one for each cache of the trace. Afterwards the free frames must be
-// as many as then. The loop over the events takes nothing and does not recurse: about 150 instructions an
-// event beside what the allocators do.
+// counts are read, as are the object caches, one for each cache of the trace. Afterwards the frames that are free or
+// hold pages must be as many as then. The loop over the events takes nothing and does not recurse: about 150
+// instructions an event beside what the allocators do.
 
 import CPlatform
 import KernelMemory
@@ -68,7 +68,7 @@ public struct Replay {
     let type: MemoryType
     /// Whether and how it is shared out.
     let split: ReplaySplit?
-    var startFree: UInt64 = 0
+    var startCount: UInt64 = 0
     /// Objects of the type `replay` that another replay kept.
     var startObjects: UInt64 = 0
   }
@@ -136,7 +136,7 @@ public struct Replay {
     // What the floors keep for good once it has been asked for must not look lost in the end.
     replay.warmUp()
     if let split { try replay.assemble(split) }
-    replay.state.pointee.startFree = replay.settledFreeCount()
+    replay.state.pointee.startCount = replay.settledCount()
     replay.state.pointee.startObjects = system.kmem.describe(type).inUse
     return replay
   }
@@ -209,11 +209,12 @@ public struct Replay {
     }
   }
 
-  /// Free frames when no magazine and no empty slab keeps any.
-  private func settledFreeCount() -> UInt64 {
+  /// Frames that are free or hold pages, of which the page daemon may make free ones meanwhile, when no magazine and no
+  /// empty slab keeps any.
+  private func settledCount() -> UInt64 {
     kmem.drain()
     kmem.drain()
-    return physical.freeCount.rawValue
+    return physical.freeCount.rawValue + physical.count(.pageable).rawValue
   }
 
   // MARK: The events
@@ -279,9 +280,9 @@ public struct Replay {
       hand.end(identity, counts.events)
     }
     hand.endPages(0, Int(counts.pages), counts.events)
-    let free = settledFreeCount()
-    found.pointee.lostPages = state.pointee.startFree > free ? state.pointee.startFree - free : 0
-    found.pointee.gainedPages = free > state.pointee.startFree ? free - state.pointee.startFree : 0
+    let (count, start) = (settledCount(), state.pointee.startCount)
+    found.pointee.lostPages = start > count ? start - count : 0
+    found.pointee.gainedPages = count > start ? count - start : 0
     let inUse = kmem.describe(state.pointee.type).inUse
     let startObjects = state.pointee.startObjects
     found.pointee.lostObjects = inUse > startObjects ? inUse - startObjects : 0
