@@ -303,14 +303,14 @@ extension Kmem {
   /// Takes all objects out of all magazines and gives every slab back that has none in use. Asks every
   /// processor, and waits for a trim to end; no spin lock may be held. Answers the pages given back.
   @discardableResult public func drain() -> PageCount {
-    state.pointee.trimmer.emptying.lock(on: state.pointee.machine)
-    defer { state.pointee.trimmer.emptying.unlock(on: state.pointee.machine) }
     let before = slabPages
     forEach { cache in
       cache.lowerFullLimit()
       cache.magazines.drain { cache.putBack($0, .unknown) }
       cache.returnMagazines()
     }
+    // What a trim has in hand is in no depot and no slab; one that begins now finds the depots empty.
+    state.pointee.trimmer.lock.withLock(on: state.pointee.machine) {}
     // After all of them: magazines are objects of other caches.
     forEach { $0.giveBackFree() }
     return before - min(slabPages, before)

@@ -11,8 +11,8 @@ import Synchronization
 
 /// The thread that trims, and how often.
 struct Trimmer: ~Copyable {
-  /// Who empties caches has it: what a trim has in hand is in no depot and no slab.
-  let emptying = SleepLock(.kmemEmptying)
+  /// Held during a trim.
+  let lock = SleepLock(.kmemTrim)
   /// 0 for none.
   let thread = Atomic<UInt64>(0)
   let isEnding = Atomic<Bool>(false)
@@ -28,8 +28,8 @@ extension Kmem {
   /// the pages given back. Visits each cache; no spin lock may be held.
   @discardableResult public func trim() -> PageCount {
     state.pointee.trimmer.trims.add(1, ordering: .relaxed)
-    state.pointee.trimmer.emptying.lock(on: state.pointee.machine)
-    defer { state.pointee.trimmer.emptying.unlock(on: state.pointee.machine) }
+    state.pointee.trimmer.lock.lock(on: state.pointee.machine)
+    defer { state.pointee.trimmer.lock.unlock(on: state.pointee.machine) }
     let before = slabPages
     forEach { cache in
       // Before objects come back: slabs that these make free have been needed until now.

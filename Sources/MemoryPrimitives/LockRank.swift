@@ -33,8 +33,8 @@ import CPlatform
   /// One of a workload's pages, with what it should hold.
   @inlinable public static var workload: Self { Self(110) }
 
-  /// The emptying of all caches: a drain finds nothing in the hands of a trim.
-  @inlinable public static var kmemEmptying: Self { Self(120) }
+  /// A trim of all caches, which others may have to wait for.
+  @inlinable public static var kmemTrim: Self { Self(120) }
 
   /// Whether a thread that waits for it sleeps.
   public var kind: Kind { rawValue < 100 ? .spin : .sleeping }
@@ -57,7 +57,7 @@ import CPlatform
     body(.registry, "registry")
     body(.scheduler, "scheduler")
     body(.workload, "workload")
-    body(.kmemEmptying, "kmem emptying")
+    body(.kmemTrim, "kmem trim")
   }
 
   /// Counts a wait for a lock of this rank, where somebody keeps account. Interrupts are off.

@@ -46,6 +46,30 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
+  func testDrainsBesideTrimsGiveEverythingBack() throws {
+    let rig = try Rig(frames: 2048, processors: 2)
+    rig.host.hasOtherThreads = true
+    nonisolated(unsafe) let (kmem, type, physical) = (rig.kmem, rig.type(), rig.physical)
+    let size = ByteCount(512)
+    let isOver = Atomic<Bool>(false)
+    rig.host.onThreads(2) { me in
+      if me == 0 {
+        while !isOver.load(ordering: .relaxed) { kmem.trim() }
+        return
+      }
+      for _ in 0..<200 {
+        let objects = (0..<600).map { _ in kmem.alloc(size, type: type)! }
+        for object in objects { kmem.free(object, size: size, type: type) }
+        kmem.drain()
+        kmem.drain()
+        XCTAssertEqual(physical.count(.slab), .zero)
+      }
+      isOver.store(true, ordering: .relaxed)
+    }
+    rig.check()
+    rig.expectEmpty()
+  }
+
   /// A trim has a magazine of a cache in hand when that is to be destroyed: its objects are not in use.
   func testCachesAreDestroyedBesideTrims() throws {
     let rig = try Rig(frames: 2048, processors: 2)
