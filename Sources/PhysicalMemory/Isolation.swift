@@ -239,7 +239,6 @@ extension PhysicalMemory {
     guard isWhole else { return nil }
     for i in 0..<UInt32(run.count.rawValue) { recordUnchecked(run.first.rawValue + i).claims = .wiredOnce }
     close(isolation)
-    checkAlarm()
     return run
   }
 

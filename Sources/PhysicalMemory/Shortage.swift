@@ -5,8 +5,8 @@
 // zero. Who gets in line, or waits for pages to be given up in any other way, raises it urgently: a listener that
 // pauses, as it could give nothing up, hears only that.
 //
-// What is taken with a lock held raises no alarm, a page taken back or a frame captured: who took it looks when it has
-// let go (`checkAlarm`).
+// What is taken with a lock held raises no alarm: who took a page back looks when it has let go (`checkAlarm`). Frames
+// captured for a run raise none either, so that nothing is written for a run but what lies in it; the next request does.
 
 import MemoryPrimitives
 import Synchronization
