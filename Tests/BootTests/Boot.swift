@@ -23,6 +23,8 @@ struct Boot {
   /// The kernel's command line, as typed after QEMU's `-append`.
   var line = ""
   var module: URL?
+  /// The table of processors that GRUB hands over instead of the firmware's.
+  var processorTable: Data?
   var extra: [String] = []
 
   struct Log {
@@ -74,8 +76,11 @@ struct Boot {
     script.executableURL = Self.root.appendingPathComponent("Scripts/iso")
     script.currentDirectoryURL = Self.root
     script.arguments = [iso.path, "build/strata"]
+    let table = iso.appendingPathExtension("madt")
+    try processorTable?.write(to: table)
+    defer { try? FileManager.default.removeItem(at: table) }
     script.environment = ProcessInfo.processInfo.environment.merging(
-      ["ARGS": line, "TRACE": module?.path ?? ""]
+      ["ARGS": line, "TRACE": module?.path ?? "", "MADT": processorTable == nil ? "" : table.path]
     ) { $1 }
     script.standardOutput = FileHandle.nullDevice
     script.standardError = FileHandle.nullDevice

@@ -43,6 +43,34 @@ final class ProcessorTests: XCTestCase {
     XCTAssertEqual(log.rows("cpu").count, 8)
   }
 
+  /// A table of processors with local APICs of these identities (ACPI 6.5, 5.2.12).
+  private func table(_ identities: [UInt8]) -> Data {
+    func bytes(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
+    var table = Array("APIC".utf8) + bytes(UInt32(44 + 8 * identities.count)) + [1, 0]
+    table += Array("STRATANOANSWER".utf8) + bytes(1) + Array("TEST".utf8) + bytes(1)
+    table += bytes(0xfee0_0000) + bytes(1)
+    for (i, identity) in identities.enumerated() { table += [0, 8, UInt8(i), identity] + bytes(1) }
+    table[9] = 0 &- table.reduce(0, &+)
+    return Data(table)
+  }
+
+  /// Who is named by the firmware but does not answer is left out, and keeps nobody else from coming up.
+  func testProcessorsThatDoNotAnswerAreLeftOut() throws {
+    for identities: [UInt8] in [[0, 7, 1, 9, 2, 254], [2, 200, 1, 0]] {
+      var boot = machine(3)
+      boot.loader = .grub
+      boot.processorTable = table(identities)
+      let mute = identities.count - 3
+      let log = try boot.run("cpus -j; cpus; selftest invariants; dirty 110%; verify -j", within: 120)
+      XCTAssertEqual(log.status, Boot.Status.success, log.text)
+      XCTAssertEqual(Set(log.rows("cpu").compactMap { $0["apic"] as? Int }), [0, 1, 2], log.text)
+      let words = mute == 1 ? "1 processor" : "\(mute) processors"
+      XCTAssertTrue(log.text.contains("! \(words) did not come up; cpus shows the others."), log.text)
+      XCTAssertTrue(log.text.contains("! \(words) of ACPI's list did not come up."), log.text)
+      XCTAssertEqual(log.rows("verify").first?["wrong"] as? Int, 0)
+    }
+  }
+
   /// All floors at once, by all processors, for a minute.
   func testStress() throws {
     let log = try machine(8).run("selftest -j smp 60; selftest invariants; locks -j", within: 240)
