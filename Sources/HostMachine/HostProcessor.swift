@@ -24,6 +24,7 @@ final class HostProcessor: @unchecked Sendable {
   private let hasJobs = Atomic<Bool>(false)
   /// Touched by the processor's own thread only.
   var device: PendingInterrupt?
+  var listener: ClaimListener?
 
   init(index: Int) { self.index = index }
 
@@ -134,14 +135,35 @@ final class HostProcessor: @unchecked Sendable {
   func poll() {
     let words = cp_processor()
     guard words.pointee.handling == 0 else { return }
-    guard device != nil || hasJobs.load(ordering: .relaxed) else { return }
+    let hasClaimed = listener.map { !$0.claimed.isEmpty } ?? false
+    guard device != nil || hasClaimed || hasJobs.load(ordering: .relaxed) else { return }
     words.pointee.handling = 1
     let rank = words.pointee.held_rank
     words.pointee.held_rank = 0
     if hasJobs.load(ordering: .acquiring) { carryOut(lock.withLock { takeJobs(stayLive: true) }) }
+    if let listener {
+      let claimed = listener.claimed
+      listener.claimed = []
+      for word in claimed { interruptsOff { listener.handler(word) } }
+    }
     if let device { interruptsOff { device.point() } }
     words.pointee.held_rank = rank
     words.pointee.handling = 0
+  }
+
+  /// This processor has claimed `word`; what the listener does then may claim more, unheard.
+  func noteClaim(_ word: UnsafeRawPointer) {
+    let words = cp_processor()
+    guard let listener, words.pointee.handling == 0 else { return }
+    switch listener.moment {
+    case .atOnce:
+      words.pointee.handling = 1
+      interruptsOff { listener.handler(word) }
+      words.pointee.handling = 0
+    case .unlocked:
+      listener.claimed.append(word)
+      if cp_interrupts_enabled() { poll() }
+    }
   }
 
   private func interruptsOff(_ body: () -> Void) {
@@ -168,6 +190,26 @@ final class PendingInterrupt {
   func point() {
     state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
     if (state >> 33) % oneIn == 0 { handler() }
+  }
+}
+
+/// When a test is told of a claim.
+public enum ClaimMoment: Sendable {
+  /// With the locks held that the processor holds: only what takes locks of higher ranks can be tried.
+  case atOnce
+  /// As soon as interrupts are on, as if no lock were held: anything that another processor does.
+  case unlocked
+}
+
+final class ClaimListener {
+  let moment: ClaimMoment
+  let handler: (UnsafeRawPointer) -> Void
+  /// Claims that the handler is yet to be told of.
+  var claimed: [UnsafeRawPointer] = []
+
+  init(_ moment: ClaimMoment, _ handler: @escaping (UnsafeRawPointer) -> Void) {
+    self.moment = moment
+    self.handler = handler
   }
 }
 
@@ -215,6 +257,24 @@ extension HostMachine {
     processor.device = PendingInterrupt(seed: seed, oneIn: oneIn, handler: handler)
     defer { processor.device = outer }
     return try processor.enter(body)
+  }
+
+  /// Runs `body`; after each claim without a lock that this thread makes in it (a compare-and-swap on a frame's busy
+  /// word, on the word of idle transfers), `handler` is told which word was claimed. Interrupts are off meanwhile,
+  /// and claims that the handler makes are not told.
+  public func withClaims<R>(
+    _ moment: ClaimMoment, handler: @escaping (UnsafeRawPointer) -> Void, _ body: () throws -> R
+  ) rethrows -> R {
+    let processor = processors[Int(cp_processor_index())]
+    let outer = processor.listener
+    processor.listener = ClaimListener(moment, handler)
+    defer { processor.listener = outer }
+    return try processor.enter {
+      cp_processor().pointee.claimed = {
+        Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().noteClaim($1)
+      }
+      return try body()
+    }
   }
 
   func run(

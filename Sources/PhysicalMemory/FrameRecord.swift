@@ -102,9 +102,11 @@ import Synchronization
   }
   /// Replaces `expected` by `desired`, or changes nothing and answers false.
   @inline(always) public func exchangeClaims(_ expected: Claims, for desired: Claims) -> Bool {
-    claimsWord.pointee.compareExchange(
+    let isDone = claimsWord.pointee.compareExchange(
       expected: expected.rawValue, desired: desired.rawValue, ordering: .acquiringAndReleasing
     ).exchanged
+    if isDone { noteClaim(claimsWord) }
+    return isDone
   }
   @inline(always) public var role: FrameRole {
     get { FrameRole(rawValue: byte(28).pointee.load(ordering: .relaxed)) ?? .absent }

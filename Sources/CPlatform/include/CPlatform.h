@@ -58,6 +58,8 @@ struct cp_processor {
   /// Host only: told of each invalidation on this processor; null when nobody models a TLB.
   void (*_Nullable invalidate)(void *_Nullable context, uint64_t address);
   void *_Nullable invalidate_context;
+  /// Host only: told, with `pending_context`, of each word that this processor has claimed; null when no test listens.
+  void (*_Nullable claimed)(void *_Nullable context, const void *word);
 };
 
 _Static_assert(offsetof(struct cp_processor, index) == 8, "gs:8");
@@ -106,6 +108,13 @@ CP_INLINE void cp_pause(uint32_t spins) {
 CP_INLINE void cp_invalidate_page(uint64_t address) {
   if (cp_this_processor.invalidate != NULL) {
     cp_this_processor.invalidate(cp_this_processor.invalidate_context, address);
+  }
+}
+
+/// Tells a test that this processor has changed `word`, by which it keeps others off, without a lock.
+CP_INLINE void cp_claimed(const void *word) {
+  if (__builtin_expect(cp_this_processor.claimed != NULL, 0)) {
+    cp_this_processor.claimed(cp_this_processor.pending_context, word);
   }
 }
 
@@ -165,6 +174,8 @@ CP_INLINE void cp_pause(uint32_t spins) {
 CP_INLINE void cp_invalidate_page(uint64_t address) {
   __asm__ volatile("invlpg (%0)" : : "r"(address) : "memory");
 }
+
+CP_INLINE void cp_claimed(const void *word) { (void)word; }
 
 #endif
 

@@ -133,7 +133,11 @@ public struct Transfers {
       let index = idle.trailingZeroBitCount
       let taken = state.pointee.idle.compareExchange(
         expected: idle, desired: idle & (idle &- 1), ordering: .acquiringAndReleasing)
-      if taken.exchanged { return Transfer(index: index) }
+      if taken.exchanged {
+        let transfer = Transfer(index: index)
+        noteClaim(request(transfer))
+        return transfer
+      }
       idle = taken.original
     }
     return nil
