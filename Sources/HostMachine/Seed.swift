@@ -9,3 +9,10 @@ public func historySeed(_ own: UInt64, _ test: String = #function) -> UInt64 {
   print("\(test): STRATA_SEED=\(seed)")
   return seed
 }
+
+/// The seeds of `count` histories that run one after the other, from `historySeed(own)` on. A history that fails
+/// prints its own seed, which STRATA_SEED then makes the first.
+public func historySeeds(_ own: UInt64, count: Int, _ test: String = #function) -> [UInt64] {
+  let first = historySeed(own, test)
+  return (0..<count).map { first &+ UInt64($0) }
+}

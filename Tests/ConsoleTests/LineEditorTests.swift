@@ -1,3 +1,4 @@
+import HostMachine
 import MemoryPrimitives
 import Workloads
 import XCTest
@@ -76,7 +77,7 @@ final class LineEditorTests: XCTestCase {
   }
 
   func testAnyKeysLeaveTheScreenAsTheTextIs() {
-    let seed = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? 7
+    let seed = historySeed(7)
     var random = SeededRandom(seed: seed)
     for round in 0..<24 {
       let terminal = ScriptedTerminal()

@@ -178,7 +178,7 @@ final class FailureTests: XCTestCase {
       for turn in 0..<40 {
         let note = "STRATA_SEED=\(seed), kind \(kind), turn \(turn)"
         system.disk.trouble = trouble
-        trouble.seed += 1
+        trouble.seed &+= 1
         let steps = Steps()
         switch system.ask(request(32, aligned: 32), steps) {
         case .success(let run):

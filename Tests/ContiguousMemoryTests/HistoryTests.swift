@@ -28,8 +28,7 @@ final class HistoryTests: XCTestCase {
   }
 
   func testHistoriesOfPaging() throws {
-    let first = historySeed(100)
-    for seed in first..<first + 30 {
+    for seed in historySeeds(100, count: 30) {
       let trouble: PagingPlan.Troubles = seed % 2 == 0 ? .some : .none
       let outcome = try run(plan(seed, trouble))
       XCTAssertNil(
@@ -39,8 +38,7 @@ final class HistoryTests: XCTestCase {
   }
 
   func testAllLawsHoldAfterEveryFewOperations() throws {
-    let first = historySeed(200)
-    for seed in first..<first + 4 {
+    for seed in historySeeds(200, count: 4) {
       let trouble: PagingPlan.Troubles = seed % 2 == 0 ? .some : .none
       let outcome = try run(plan(seed, trouble, operations: 600, checkEvery: 3))
       XCTAssertNil(
@@ -56,7 +54,7 @@ final class HistoryTests: XCTestCase {
       let other = HostMachine(memory: .mebibytes(8))
       let second = try withExtendedLifetime(other) { try run(plan(seed, trouble)) }
       XCTAssertEqual(first.checksum, second.checksum)
-      XCTAssertNotEqual(first.checksum, try run(plan(seed + 1, trouble)).checksum)
+      XCTAssertNotEqual(first.checksum, try run(plan(seed &+ 1, trouble)).checksum)
     }
   }
 }

@@ -483,7 +483,7 @@ final class LiveSystemTests: XCTestCase {
 }
 
 /// The seed of the random histories: STRATA_SEED replays one.
-private let testSeed = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? 20_261
+private let testSeed = historySeed(20_261, "LiveSystemTests")
 
 extension PhysicalMemory {
   /// Some frame with `role`.

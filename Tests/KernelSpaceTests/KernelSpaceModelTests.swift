@@ -1,4 +1,3 @@
-import Foundation
 import HostMachine
 import KernelSpace
 import MemoryPrimitives
@@ -19,9 +18,7 @@ final class KernelSpaceModelTests: XCTestCase {
   }
 
   func testRandomHistories() throws {
-    var seeds: [UInt64] = [1, 2, 3]
-    if let given = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap(UInt64.init) { seeds = [given] }
-    for seed in seeds { try run(seed: seed, operations: 300) }
+    for seed in historySeeds(1, count: 3) { try run(seed: seed, operations: 300) }
   }
 
   func run(seed: UInt64, operations: Int) throws {

@@ -1,4 +1,3 @@
-import Foundation
 import HostMachine
 import MemoryPrimitives
 import PageTables
@@ -22,9 +21,7 @@ final class PageTablesModelTests: XCTestCase {
   static let attributes: [CacheAttribute] = [.writeBack, .writeThrough, .uncached, .writeCombining]
 
   func testRandomHistories() throws {
-    var seeds: [UInt64] = [1, 2, 3, 4]
-    if let given = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap(UInt64.init) { seeds = [given] }
-    for seed in seeds {
+    for seed in historySeeds(1, count: 4) {
       try run(seed: seed, levels: seed % 2 == 0 ? .five : .four, operations: 400)
     }
   }

@@ -258,9 +258,7 @@ final class PageablePagesTests: XCTestCase {
   // MARK: A history
 
   func testRandomHistories() throws {
-    var seeds: [UInt64] = [1, 2, 3, 4]
-    if let given = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap(UInt64.init) { seeds = [given] }
-    for seed in seeds {
+    for seed in historySeeds(1, count: 4) {
       try run(seed: seed, levels: seed % 2 == 0 ? .five : .four, operations: 1500)
     }
   }

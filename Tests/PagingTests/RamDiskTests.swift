@@ -193,7 +193,7 @@ final class RamDiskTests: XCTestCase {
     XCTAssertGreaterThan(figures.corrupted, 5)
     XCTAssertGreaterThan(figures.delayed, 10)
     XCTAssertGreaterThan(figures.reordered, 5)
-    trouble.seed = seed + 1
+    trouble.seed = seed &+ 1
     XCTAssertNotEqual(first, try history(trouble).log)
     let (_, quiet) = try history(Trouble(seed: seed))
     XCTAssertEqual(

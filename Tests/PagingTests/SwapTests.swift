@@ -145,7 +145,7 @@ final class SwapSlotsTests: XCTestCase {
     let bench = try SwapBench(pages: 1)
     // Up to 47 words: one search looks at all of them, at the cursor's twice.
     for (i, total) in [1, 2, 31, 63, 64, 65, 127, 128, 129, 1000, 3007, 3008].enumerated() {
-      try run(bench, total, seed: seed + UInt64(i), steps: total > 500 ? 800 : 400)
+      try run(bench, total, seed: seed &+ UInt64(i), steps: total > 500 ? 800 : 400)
     }
   }
 
@@ -641,7 +641,7 @@ final class SwapHistoryTests: XCTestCase {
     let seed = historySeed(111)
     var (good, lost, failed) = (0, 0, 0)
     for round in 0..<40 as Range<UInt64> {
-      let history = try History(seed: seed + round, pages: round % 3 == 0 ? 100 : 700)
+      let history = try History(seed: seed &+ round, pages: round % 3 == 0 ? 100 : 700)
       for _ in 0..<600 { history.step() }
       good += history.good
       lost += history.lost
@@ -657,7 +657,7 @@ final class SwapHistoryTests: XCTestCase {
   func testDelayAndDisorderLoseNothing() throws {
     let seed = historySeed(112)
     for round in 0..<10 as Range<UInt64> {
-      let history = try History(seed: seed + round, pages: 400)
+      let history = try History(seed: seed &+ round, pages: 400)
       for _ in 0..<600 {
         var trouble = Trouble(seed: history.random.next())
         trouble.delayed = 500
@@ -666,7 +666,7 @@ final class SwapHistoryTests: XCTestCase {
         history.bench.disk.trouble = trouble
         history.step()
       }
-      XCTAssertEqual(history.lost + history.failedPages, 0, "seed \(seed + round)")
+      XCTAssertEqual(history.lost + history.failedPages, 0, "seed \(seed &+ round)")
       try history.end()
     }
   }
@@ -676,7 +676,7 @@ final class SwapThreadsTests: XCTestCase {
   /// `workers` threads write, read and free slots of their own at once.
   private static func work(_ bench: SwapBench, _ index: Int, seed: UInt64, rounds: Int, frames: [FrameNumber])
   {
-    var random = SeededRandom(seed: seed + UInt64(index))
+    var random = SeededRandom(seed: seed &+ UInt64(index))
     var live: [(SwapSlot, UInt64)] = []
     var stamp = UInt64(index) << 40
     let target = frames[8]

@@ -263,7 +263,7 @@ final class IsolationTests: XCTestCase {
     let seed = historySeed(61)
     nonisolated(unsafe) var (finished, captured) = (0, 0)
     system.host.onThreads(2) { processor in
-      if processor == 1 { return hammer(memory, seed + 1, 30_000, .normal) }
+      if processor == 1 { return hammer(memory, seed &+ 1, 30_000, .normal) }
       var random = SeededRandom(seed: seed)
       let map = memory.machine.directMap
       for _ in 0..<2000 {

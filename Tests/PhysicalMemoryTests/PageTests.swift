@@ -243,7 +243,7 @@ final class PageTests: XCTestCase {
     let seed = historySeed(51)
     nonisolated(unsafe) var counts = (taken: 0, gone: 0)
     system.host.onThreads(2) { processor in
-      if processor == 1 { return hammer(memory, seed + 1, 20_000, .normal) }
+      if processor == 1 { return hammer(memory, seed &+ 1, 20_000, .normal) }
       var random = SeededRandom(seed: seed)
       let map = memory.machine.directMap
       var pages: [FrameNumber?] = Array(repeating: nil, count: 200)

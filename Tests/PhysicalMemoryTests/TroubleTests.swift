@@ -215,7 +215,7 @@ final class ConcurrencyTests: XCTestCase {
     let before = Snapshot(system.memory)
     nonisolated(unsafe) let memory = system.memory!
     let number = historySeed(5)
-    system.host.onThreads(2) { hammer(memory, number + UInt64($0), 20_000, .normal) }
+    system.host.onThreads(2) { hammer(memory, number &+ UInt64($0), 20_000, .normal) }
     system.check()
     XCTAssertEqual(Snapshot(memory), before)
   }

@@ -101,11 +101,6 @@ final class Bench {
   }
 }
 
-/// The seed of a random history: from the environment, or the default.
-func seed(_ standard: UInt64) -> UInt64 {
-  ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? standard
-}
-
 extension Arena {
   func alloc(_ size: UInt64, _ policy: FitPolicy = .instantFit) -> UInt64? {
     try? alloc(ArenaSize(size), policy: policy).rawValue

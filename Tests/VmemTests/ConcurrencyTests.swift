@@ -12,10 +12,10 @@ final class ConcurrencyTests: XCTestCase {
     let root = bench.arena("root", quantum: 16)
     try root.add(0...0xf_ffff)
     let heap = bench.arena("heap", quantum: 16, source: .arena(root), importUnit: 0x1000)
-    let number = seed(21)
+    let number = historySeed(21)
     nonisolated(unsafe) let arenas = [root, heap]
     bench.host.onThreads(2) { index in
-      var random = SeededRandom(seed: number + UInt64(index))
+      var random = SeededRandom(seed: number &+ UInt64(index))
       var live: [(Int, ArenaAddress, ArenaSize)] = []
       for step in 0..<8000 {
         if live.count < 300, !random.oneIn(3) {
@@ -47,14 +47,14 @@ final class ConcurrencyTests: XCTestCase {
   }
 
   func testAnInterruptAtEveryPoint() throws {
-    let number = seed(31)
+    let number = historySeed(31)
     for round in 0..<20 as Range<UInt64> {
       let bench = Bench()
       let root = bench.arena("root", quantum: 16)
       try root.add(0...0xffff)
       let heap = bench.arena("heap", quantum: 16, source: .arena(root), importUnit: 0x400)
-      var random = SeededRandom(seed: number + round)
-      var other = SeededRandom(seed: number + round + 1000)
+      var random = SeededRandom(seed: number &+ round)
+      var other = SeededRandom(seed: number &+ round &+ 1000)
       var model = Set<UInt64>()
       func act(_ random: inout SeededRandom, _ live: inout [(Arena, UInt64, UInt64)], _ level: Level) {
         if live.count < 40, !random.oneIn(3) {
@@ -110,7 +110,7 @@ final class ConcurrencyTests: XCTestCase {
       XCTAssertNotNil(arena.alloc(rest))
       for (index, piece) in pieces.enumerated() { arena.free(piece, index == 17 ? 34 : 32) }
       XCTAssertEqual(arena.size(.largestFree), ArenaSize(34))
-      var random = SeededRandom(seed: seed(41) + round)
+      var random = SeededRandom(seed: historySeed(41) &+ round)
       var taken: [UInt64] = []
       var passes = 0
       bench.host.withInterrupts(

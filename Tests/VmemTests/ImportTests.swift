@@ -59,7 +59,7 @@ final class ImportTests: XCTestCase {
     let parent = bench.arena("pages", quantum: 4096)
     try parent.add(0...0xf_ffff)
     let child = bench.arena("words", quantum: 8, source: .arena(parent))
-    var random = SeededRandom(seed: seed(11))
+    var random = SeededRandom(seed: historySeed(11))
     var live: [(ArenaAddress, UInt64)] = []
     for _ in 0..<500 {
       let size = 1 + random.below(6000)

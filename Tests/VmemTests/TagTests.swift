@@ -58,7 +58,7 @@ final class TagTests: XCTestCase {
     let bench = Bench()
     let arena = bench.arena()
     try arena.add(0...UInt64.max)
-    var random = SeededRandom(seed: seed(3))
+    var random = SeededRandom(seed: historySeed(3))
     var pieces = (0..<40_000).map { _ in arena.alloc(1 + random.below(9))! }
     XCTAssertGreaterThan(bench.pagesOut, 300)
     XCTAssertGreaterThan(arena.figures.hashPages, 30)

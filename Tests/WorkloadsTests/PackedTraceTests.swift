@@ -1,3 +1,4 @@
+import HostMachine
 import MemoryPrimitives
 import Workloads
 import XCTest
@@ -182,7 +183,4 @@ final class PackedTraceTests: XCTestCase {
 }
 
 /// The seed of this run: `STRATA_SEED` repeats one.
-let testSeed: UInt64 = {
-  if let text = ProcessInfo.processInfo.environment["STRATA_SEED"], let seed = UInt64(text) { return seed }
-  return UInt64.random(in: 0 ... .max)
-}()
+let testSeed = historySeed(.random(in: 0 ... .max), "WorkloadsTests")
