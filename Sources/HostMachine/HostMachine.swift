@@ -20,7 +20,9 @@ public final class HostMachine: @unchecked Sendable {
   let processors: [HostProcessor]
   let threads = HostThreads()
   private var collected: [FaultReport] = []
-  private var ticks: UInt64 = 0
+  var ticks: UInt64 = 0
+  /// Those that came first are first.
+  var sleepers: [HostSleeper] = []
   private var expectsFaults = false
 
   /// A machine with `memory` of RAM from physical address 0 on, which reads as zero.
@@ -43,8 +45,8 @@ public final class HostMachine: @unchecked Sendable {
         tick: { HostMachine.from($0).currentTick() },
         shoot_down: { HostMachine.from($0).shootDown(UnsafeBufferPointer(start: $1, count: Int($2))) },
         run_on: { HostMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
-        sleep: { context, sequence, seen, deadline, _ in
-          HostMachine.from(context).sleep(sequence, seen: seen, until: deadline)
+        sleep: { context, sequence, seen, deadline, kind, _ in
+          HostMachine.from(context).sleep(sequence, seen: seen, until: deadline, kind)
         },
         wake: { context, _ in HostMachine.from(context).wakeAll() },
         start: { HostMachine.from($0).start($1.pointee) }, join: { HostMachine.from($0).join($1) }))
@@ -125,8 +127,17 @@ public final class HostMachine: @unchecked Sendable {
   /// Whether other threads may wake a sleeper; if not, a sleep without devices ends at once, and no thread is
   /// started for the core.
   public var hasOtherThreads = false
+  /// Whether only threads that are processors of this machine wake sleepers, so that it is stuck when all of them
+  /// sleep. Set before they run.
+  public var isClosed = false
+  /// On a closed machine: how many sleepers were told that no processor can wake them; and how often all were woken
+  /// because none could be told. Read when no thread runs.
+  public internal(set) var refusals = 0
+  public internal(set) var rescues = 0
 
-  private func sleep(_ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: UInt64) -> cp_wake {
+  private func sleep(
+    _ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: UInt64, _ kind: WaitKind
+  ) -> cp_wake {
     func changed() -> Bool {
       sequence.withMemoryRebound(to: Atomic<UInt64>.self, capacity: 1) {
         $0.pointee.load(ordering: .acquiring) != seen
@@ -139,18 +150,8 @@ public final class HostMachine: @unchecked Sendable {
         if !runDevices() { return changed() ? .woken : .nobody }
         continue
       }
-      guard hasOtherThreads else { return .nobody }
-      let me = processors[Int(cp_processor_index())]
-      me.poll()
-      rest(me) { !changed() && ticks < deadline }
+      return hasOtherThreads ? sleepAmongThreads(kind, until: deadline, changed) : .nobody
     }
-  }
-
-  /// Sleeps a millisecond at most, while `isDue` and nobody asks for something of this processor.
-  func rest(_ me: HostProcessor, _ isDue: () -> Bool) {
-    condition.lock()
-    defer { condition.unlock() }
-    if isDue() && !me.isAsked { _ = condition.wait(until: Date(timeIntervalSinceNow: 0.001)) }
   }
 
   func wakeAll() { condition.withLock { condition.broadcast() } }

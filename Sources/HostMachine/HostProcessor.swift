@@ -20,13 +20,24 @@ final class HostProcessor: @unchecked Sendable {
   let index: Int
   private let lock = NSLock()
   private var jobs: [Job] = []
-  private var isLive = false
+  /// Written under the lock.
+  private let live = Atomic<Bool>(false)
   private let hasJobs = Atomic<Bool>(false)
   /// Touched by the processor's own thread only.
   var device: PendingInterrupt?
   var listener: ClaimListener?
 
+  /// Whether the thread that is this processor is a service of the core; others are workers. Set
+  /// before it runs.
+  var isService = false
+
   init(index: Int) { self.index = index }
+
+  /// Whether a thread is this processor.
+  private(set) var isLive: Bool {
+    get { live.load(ordering: .acquiring) }
+    set { live.store(newValue, ordering: .releasing) }
+  }
 
   /// Whether a thread is this processor that keeps translations: it had a hook to be told of those to forget when
   /// it became the processor. Such a thread must not wait anywhere without interrupt windows.
@@ -41,6 +52,7 @@ final class HostProcessor: @unchecked Sendable {
     lock.withLock {
       guard !isLive, index > 0 else { return false }
       isLive = true
+      isService = false
       return true
     }
   }

@@ -38,6 +38,7 @@ extension HostMachine {
       })
     else { return 0 }
     let (handle, end) = threads.add()
+    processor.isService = request.is_service
     let body = request.body
     let argument = request.argument.map { UInt(bitPattern: $0) } ?? 0
     let atStart = atStart
@@ -57,10 +58,8 @@ extension HostMachine {
     guard let end = threads.take(handle) else {
       fatalError("a thread that was not started, or is joined twice")
     }
-    let me = processors[Int(cp_processor_index())]
     while !end.hasCome.load(ordering: .acquiring) {
-      me.poll()
-      rest(me) { !end.hasCome.load(ordering: .acquiring) }
+      _ = sleepAmongThreads(.thread, until: .max) { end.hasCome.load(ordering: .acquiring) }
     }
   }
 

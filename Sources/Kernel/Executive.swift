@@ -28,7 +28,8 @@ enum Executive {
     tick: { _ in Timer.now.rawValue },
     shoot_down: { _, runs, count in Messages.forget(runs, Int(count)) },
     run_on: { _, processor, body, argument in Messages.run(on: Int(processor), body, argument) },
-    sleep: { _, sequence, seen, deadline, what in Scheduler.sleep(sequence, seen, deadline, what) },
+    sleep: { _, sequence, seen, deadline, kind, what in Scheduler.sleep(sequence, seen, deadline, kind, what)
+    },
     wake: { _, sequence in Scheduler.wake(sequence) },
     start: { _, request in Executive.start(request.pointee) },
     join: { _, thread in Executive.join(thread) })
@@ -65,7 +66,9 @@ enum Executive {
     let seen = SerialPort.arrived
     guard !SerialPort.hasInput else { return }
     let what = ("input" as StaticString).utf8Start
-    SerialPort.withArrivals { _ = Scheduler.sleep($0, seen, Timer.now.rawValue + max(1, milliseconds), what) }
+    SerialPort.withArrivals {
+      _ = Scheduler.sleep($0, seen, Timer.now.rawValue + max(1, milliseconds), .interrupt, what)
+    }
   }
 
   /// Adds what the machine itself counts.

@@ -188,7 +188,7 @@ struct KmemState: ~Copyable {
   let auditsAll = Atomic<Bool>(false)
   let trimmer = Trimmer()
   /// Who destroys a cache waits here for those who look at it.
-  let visitors = WaitQueue("a visitor of a cache")
+  let visitors = WaitQueue("a visitor of a cache", .thread)
 }
 
 /// What the registry's lock guards.

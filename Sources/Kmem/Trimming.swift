@@ -17,7 +17,7 @@ struct Trimmer: ~Copyable {
   let thread = Atomic<UInt64>(0)
   let isEnding = Atomic<Bool>(false)
   let interval = Atomic<UInt64>(5000)
-  let changed = WaitQueue("the next trim")
+  let changed = WaitQueue("the next trim", .thread)
   let trims = Atomic<UInt64>(0)
 
   init() {}

@@ -126,10 +126,12 @@ public struct Machine {
   }
 
   func sleep(
-    _ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: Tick, for what: StaticString
+    _ sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: Tick, _ kind: WaitKind,
+    for what: StaticString
   ) -> cp_wake {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
-    return upcalls.pointee.sleep(upcalls.pointee.context, sequence, seen, deadline.rawValue, what.utf8Start)
+    return upcalls.pointee.sleep(
+      upcalls.pointee.context, sequence, seen, deadline.rawValue, kind, what.utf8Start)
   }
 
   func wake(_ sequence: UnsafePointer<UInt64>) {

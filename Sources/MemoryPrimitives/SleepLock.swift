@@ -17,7 +17,7 @@ public struct SleepLock: ~Copyable {
   }
   private let word = Atomic<UInt32>(0)
   private let covered = Atomic<UInt32>(0)
-  private let queue = WaitQueue("a lock")
+  private let queue = WaitQueue("a lock", .thread)
   private let rank: LockRank
 
   public init(_ rank: LockRank) {

@@ -8,13 +8,22 @@
 import CPlatform
 import Synchronization
 
+/// What a sleeper waits for.
+public typealias WaitKind = cp_wait_kind
+
 /// A place to sleep. Lives in place; nobody may sleep on it when it goes.
 public struct WaitQueue: ~Copyable {
   let sequence = Atomic<UInt64>(0)
   private let what: StaticString
+  private let kind: WaitKind
 
-  /// `what` is waited for here, as a list of threads is to say it.
-  public init(_ what: StaticString) { self.what = what }
+  /// `what` is waited for here, as a list of threads is to say it. A queue that an interrupt handler wakes has the kind
+  /// `interrupt`; one that only threads wake says so, as while a thread waits for an interrupt, those that wait for
+  /// memory are not refused.
+  public init(_ what: StaticString, _ kind: WaitKind = .interrupt) {
+    self.what = what
+    self.kind = kind
+  }
 
   /// What to hand to `sleep`; taken under the lock that guards the condition.
   public struct Ticket { let seen: UInt64 }
@@ -24,11 +33,12 @@ public struct WaitQueue: ~Copyable {
   }
 
   /// Sleeps until the queue was woken after `ticket` was taken. False when that can't happen: the
-  /// deadline passed, or nothing runs that could wake it.
+  /// deadline passed; or nothing runs that could wake it, which is said of a queue for memory, and of any
+  /// on a machine without threads.
   public borrowing func sleep(_ ticket: Ticket, until deadline: Tick = .never, on machine: Machine) -> Bool {
     withUnsafePointer(to: sequence) { atomic in
       atomic.withMemoryRebound(to: UInt64.self, capacity: 1) {
-        machine.sleep($0, seen: ticket.seen, until: deadline, for: what) == .woken
+        machine.sleep($0, seen: ticket.seen, until: deadline, kind, for: what) == .woken
       }
     }
   }

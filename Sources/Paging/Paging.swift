@@ -75,11 +75,11 @@ public struct Paging {
     let numbers: Locked<ObjectNumbers>
     let queues: Locked<PageQueues>
     /// Who waits for a page that is busy, or for the faults in a range to end.
-    let waiting = WaitQueue("a page that is busy")
+    let waiting = WaitQueue("a page that is busy", .thread)
     /// Runs of the laundry that have pages in flight, which are in no queue meanwhile.
     let launderers = Atomic<UInt64>(0)
     /// Who waits for one of them to end, as nothing else is left to be given up, and how many do.
-    let laundered = WaitQueue("pages being laundered")
+    let laundered = WaitQueue("pages being laundered", .memory)
     let starved = Atomic<UInt64>(0)
     let counters: UnsafeMutablePointer<PagingCounters>
     let marks: UnsafeMutablePointer<Watermarks>

@@ -30,15 +30,15 @@ struct Services: ~Copyable {
   let freed = Atomic<UInt64>(0)
   /// Whether somebody waits for a run.
   let isAwaited = Atomic<Bool>(false)
-  let runEnded = WaitQueue("the page daemon")
+  let runEnded = WaitQueue("the page daemon", .memory)
 
   /// Pages that the laundry is to look at, loads that it has done, and what came of them.
   let asked = Atomic<UInt64>(0)
-  let asking = WaitQueue("dirty pages to write")
+  let asking = WaitQueue("dirty pages to write", .thread)
   let loads = Atomic<UInt64>(0)
   let laundered = Atomic<UInt64>(0)
   let written = Atomic<UInt64>(0)
-  let loadEnded = WaitQueue("the laundry")
+  let loadEnded = WaitQueue("the laundry", .thread)
 
   init() {}
 }

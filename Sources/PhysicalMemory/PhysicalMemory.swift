@@ -115,7 +115,7 @@ public struct PhysicalMemory {
     let total: UInt64
     let recordsRun: FrameRun
     let lock = SpinLock(.physicalDomain)
-    let waiting = WaitQueue("free frames")
+    let waiting = WaitQueue("free frames", .memory)
     let alarm = ShortageAlarm()
     /// Free frames that are cached pages.
     let cached = Atomic<UInt64>(0)

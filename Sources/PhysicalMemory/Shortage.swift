@@ -24,7 +24,7 @@ struct ShortageAlarm: ~Copyable {
   let mark = Atomic<UInt64>(0)
   let isRaised = Atomic<Bool>(false)
   let isUrgent = Atomic<Bool>(false)
-  let listeners = WaitQueue("few free frames")
+  let listeners = WaitQueue("few free frames", .thread)
 
   init() {}
 }

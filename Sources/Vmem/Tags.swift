@@ -154,7 +154,7 @@ struct TagsState: ~Copyable {
   /// One queue for all arenas of the supply: space in one may come by a free in its source, tags by a
   /// free in any. Who waits announces it in `waiters` and then looks once more, so that a free, which
   /// reads `waiters` after its own change, either is seen by that look or sees the waiter.
-  let queue = WaitQueue("address space")
+  let queue = WaitQueue("address space", .memory)
   let waiters = Atomic<UInt32>(0)
 }
 

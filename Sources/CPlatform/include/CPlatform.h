@@ -212,6 +212,13 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_wake : uint8_t {
   cp_wake_nobody,    // nothing on this machine could ever wake the sleeper
 } cp_wake;
 
+/// What a sleeper waits for, which says who may be told that no processor can wake it.
+typedef enum __attribute__((enum_extensibility(closed))) cp_wait_kind : uint8_t {
+  cp_wait_kind_memory,     // memory or address space: the sleeper can be refused
+  cp_wait_kind_thread,     // what a thread of this machine does: a lock let go, a page no longer busy, work given
+  cp_wait_kind_interrupt,  // what an interrupt may bring at any time: the machine is not dead meanwhile
+} cp_wait_kind;
+
 /// What became of a new value for a tunable.
 typedef enum __attribute__((enum_extensibility(closed))) cp_setting : uint8_t {
   cp_setting_accepted,
@@ -328,9 +335,11 @@ struct cp_upcalls {
   /// Runs `body` on another processor, or on this one, with interrupts off; returns when it has run.
   void (*run_on)(void *_Nullable context, uint32_t processor, void (*body)(void *), void *argument);
   /// Sleeps until `*sequence` differs from `seen` or the tick reaches `deadline`. `what`, static and ended by a
-  /// zero, says what is waited for.
+  /// zero, says what is waited for. When no processor can wake any sleeper, those of kind `memory` are told so, one at
+  /// a time: the others may be woken by what it does then.
   cp_wake (*sleep)(
-      void *_Nullable context, const uint64_t *sequence, uint64_t seen, uint64_t deadline, const uint8_t *what);
+      void *_Nullable context, const uint64_t *sequence, uint64_t seen, uint64_t deadline, cp_wait_kind kind,
+      const uint8_t *what);
   /// Wakes who sleeps on `sequence`, which has changed. May be called by interrupt handlers.
   void (*wake)(void *_Nullable context, const uint64_t *sequence);
   /// Starts a thread and answers what to call it by, or 0 when no thread is to be had.

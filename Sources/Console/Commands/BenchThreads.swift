@@ -13,8 +13,8 @@ private struct Exchange: ~Copyable {
   let machine: Machine
   let asked = Atomic<UInt64>(0)
   let answered = Atomic<UInt64>(0)
-  let questions = WaitQueue("a question")
-  let answers = WaitQueue("an answer")
+  let questions = WaitQueue("a question", .thread)
+  let answers = WaitQueue("an answer", .thread)
   static var last: UInt64 { .max }
 
   init(_ machine: Machine) { self.machine = machine }

@@ -72,7 +72,7 @@ enum SwapDevice {
     return disk
   }
 
-  nonisolated(unsafe) private static let asked = WaitQueue("a request")
+  nonisolated(unsafe) private static let asked = WaitQueue("a request", .thread)
 
   /// The disk's thread. One that is late on purpose is asked again and again.
   private static func work(_ disk: RamDisk) {

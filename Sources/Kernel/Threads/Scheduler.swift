@@ -14,9 +14,10 @@
 //   A sleeper looks at its sequence number under the lock, and who wakes takes the lock after changing it: no wake
 //   is lost. Who wakes looks first whether anybody sleeps at all, which costs one load.
 //
-// WHEN NOBODY CAN WAKE. All processors are idle, nobody but services sleeps with a deadline: whoever is asleep and no
-// service will sleep for ever, unless an interrupt changes that, and none does but the console's, which sleeps with a
-// deadline. They are told so (`cp_wake_nobody`). A service that looks around now and then is not waited for.
+// WHEN NO PROCESSOR CAN WAKE A THREAD. All processors are idle, none but services sleeps with a deadline, and no thread
+// waits for an interrupt. Then the thread that has waited for memory longest is told so (`cp_wake_nobody`); the others
+// go on sleeping, as what it does then may wake them (StuckSleepers). A service that looks around now and then is not
+// waited for.
 //
 // COST. A wake, the sleep of who woke, and the switch between them: about 500 instructions (`bench switch`). A wake or
 // a sleep is a walk over the sleepers of one bucket of 64; a sleep with a deadline also one over those with an earlier
@@ -40,6 +41,8 @@ enum Scheduler {
   nonisolated(unsafe) private static var timedWorkers = 0
   nonisolated(unsafe) private static var all: Thread?
   nonisolated(unsafe) private static var idleMask: UInt64 = 0
+  /// Sleeps that have begun.
+  nonisolated(unsafe) private static var sleepCount: UInt64 = 0
   private static let readyCount = Atomic<UInt64>(0)
   private static let sleeperCount = Atomic<UInt64>(0)
   private static let earliest = Atomic<UInt64>(.max)
@@ -194,7 +197,7 @@ enum Scheduler {
       }
       idleMask |= 1 << UInt64(cp_processor_index())
       if idleMask == Processors.onlineMask && timedWorkers == 0 {
-        wakeTheStuck()
+        refuseStuckSleeper()
         // Perhaps for this processor, which is not to halt then.
         if isReadyHere() {
           idleMask &= ~(1 << UInt64(cp_processor_index()))
@@ -232,7 +235,8 @@ enum Scheduler {
   /// Sleeps until `sequence` is another than `seen`, or the deadline has passed. Interrupts are on. `what` is a static
   /// string for those who look.
   static func sleep(
-    _ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64, _ what: UnsafePointer<UInt8>
+    _ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64, _ kind: WaitKind,
+    _ what: UnsafePointer<UInt8>
   ) -> cp_wake {
     precondition(cp_interrupts_enabled(), "a sleep with interrupts off")
     precondition(holdsNoSpinLock(), "a sleep with a spin lock held")
@@ -251,6 +255,9 @@ enum Scheduler {
     me.state.pointee.sequence = sequence
     me.state.pointee.deadline = deadline
     me.state.pointee.waitsFor = what
+    me.state.pointee.waitKind = kind
+    sleepCount += 1
+    me.state.pointee.asleepSince = sleepCount
     let place = bucket(sequence)
     // At the end, so that who came first is woken first.
     me.state.pointee.next = nil
@@ -348,16 +355,18 @@ enum Scheduler {
     lock.unlock(interrupts)
   }
 
-  /// All sleep, and nobody is left to wake those that are no services. Lock held.
-  private static func wakeTheStuck() {
+  /// All threads sleep, and none has a deadline but services: tells one that waits for memory that no processor can
+  /// wake it. Lock held.
+  private static func refuseStuckSleeper() {
     guard sleeperCount.load(ordering: .relaxed) > 0 else { return }
+    var sleepers = StuckSleepers<Thread>()
     var at = all
     while let thread = at {
       at = thread.state.pointee.nextOfAll
-      if thread.state.pointee.state == .sleeping && thread.state.pointee.role == .worker {
-        rouse(thread, .nobody)
-      }
+      guard thread.state.pointee.state == .sleeping, thread.state.pointee.deadline == .max else { continue }
+      sleepers.add(thread, thread.state.pointee.waitKind, since: thread.state.pointee.asleepSince)
     }
+    if let refused = sleepers.refused { rouse(refused, .nobody) }
   }
 
   // MARK: Ends
@@ -383,9 +392,8 @@ enum Scheduler {
 
   /// Waits until `thread` has ended and left its stack, and forgets it.
   static func join(_ thread: Thread) {
-    // Nobody else may be left to run; the thread is.
     let what = ("a thread to end" as StaticString).utf8Start
-    while sleep(thread.ended, 0, .max, what) != .woken {}
+    while sleep(thread.ended, 0, .max, .thread, what) != .woken {}
     let interrupts = lock.lock()
     forget(thread)
     lock.unlock(interrupts)

@@ -45,6 +45,9 @@ struct Thread: Equatable {
     var sequence: UnsafePointer<UInt64>?
     var deadline: UInt64 = 0
     var waitsFor: UnsafePointer<UInt8>?
+    var waitKind = WaitKind.interrupt
+    /// The number of its last sleep, among those of all threads.
+    var asleepSince: UInt64 = 0
     var wake = cp_wake.woken
     /// What its last access to pageable memory that failed came to.
     var pagingError: UInt8 = 0

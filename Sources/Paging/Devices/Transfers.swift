@@ -33,7 +33,7 @@ public struct Transfers {
     let done = Atomic<UInt64>(0)
     /// Who waits for an idle one.
     let waiting = Atomic<Int>(0)
-    let queue = WaitQueue("a transfer to complete")
+    let queue = WaitQueue("a transfer to complete", .interrupt)
   }
   let state: UnsafeMutablePointer<State>
 

@@ -95,7 +95,7 @@ struct PagingMachine {
         PagingMachine.mayInterrupt(machine)
       },
       run_on: { _, _, body, argument in withInterruptsOff { body(argument) } },
-      sleep: { context, sequence, seen, deadline, _ in
+      sleep: { context, sequence, seen, deadline, _, _ in
         let machine = PagingMachine.from(context)
         while true {
           if UnsafeRawPointer(sequence).load(as: UInt64.self) != seen { return .woken }

@@ -47,7 +47,7 @@ public struct ProcessorStress {
     let running = Atomic<Int>(0)
     let visitors = Atomic<UInt64>(0)
     /// Woken when a worker has ended.
-    let ended = WaitQueue("the stress to end")
+    let ended = WaitQueue("the stress to end", .thread)
     let isTroubled = Atomic<Bool>(false)
     /// Whoever set `isTroubled` has written it; read when all threads are gone.
     let trouble: UnsafeMutablePointer<StressTrouble>

@@ -65,7 +65,7 @@ struct ReplayCrew {
     let owners: UnsafeMutablePointer<UInt8>
     let order = Atomic<Order>(.goHome)
     /// Woken whenever a worker has come further, and with each order.
-    let news = WaitQueue("the rest of the replay")
+    let news = WaitQueue("the rest of the replay", .thread)
   }
 
   private let base: UnsafeMutableRawPointer

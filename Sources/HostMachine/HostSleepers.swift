@@ -1,0 +1,79 @@
+// Threads that sleep on a machine with other threads, and what they are told when no processor can wake any.
+//
+// A test may say that only processors of the machine wake its sleepers. Then a machine on which all of them sleep is
+// stuck, as the kernel's is when all are idle, and the same choice says which thread is refused (StuckSleepers). When
+// there is none to refuse, and neither a deadline nor an interrupt is waited for, a wake-up was lost, or the threads
+// wait for each other: all are woken to look again, and the test is told how often that was.
+
+import CPlatform
+import Foundation
+import MemoryPrimitives
+
+/// A thread that sleeps, or waits for another to end. Guarded by the machine's condition.
+final class HostSleeper {
+  let processor: HostProcessor
+  let kind: WaitKind
+  let deadline: UInt64
+  /// Whether what it waits for has happened.
+  let isDue: () -> Bool
+  var answer: cp_wake?
+
+  init(_ processor: HostProcessor, _ kind: WaitKind, until deadline: UInt64, _ isDue: @escaping () -> Bool) {
+    self.processor = processor
+    self.kind = kind
+    self.deadline = deadline
+    self.isDue = isDue
+  }
+}
+
+extension HostMachine {
+  /// Threads that sleep now, on a machine with other threads.
+  public var sleeperCount: Int { condition.withLock { sleepers.count } }
+
+  /// Sleeps until `isDue`, or the deadline has passed, with interrupt windows on the way; or until the machine says
+  /// something else.
+  func sleepAmongThreads(_ kind: WaitKind, until deadline: UInt64, _ isDue: @escaping () -> Bool) -> cp_wake {
+    let me = processors[Int(cp_processor_index())]
+    let sleeper = HostSleeper(me, kind, until: deadline, isDue)
+    condition.withLock { sleepers.append(sleeper) }
+    while true {
+      me.poll()
+      condition.lock()
+      if sleeper.answer == nil { findStuck() }
+      let isOver = isDue()
+      if isOver || sleeper.answer != nil || ticks >= deadline {
+        sleepers.removeAll { $0 === sleeper }
+        condition.unlock()
+        return isOver ? .woken : sleeper.answer ?? .deadline
+      }
+      if !me.isAsked { _ = condition.wait(until: Date(timeIntervalSinceNow: 0.001)) }
+      condition.unlock()
+    }
+  }
+
+  /// Tells a sleeper that no processor can wake it, if that is so. Condition locked.
+  func findStuck() {
+    guard isClosed else { return }
+    let canRun = sleepers.contains {
+      $0.answer != nil || $0.isDue() || ticks >= $0.deadline || $0.processor.isAsked
+        || ($0.deadline != .max && !$0.processor.isService)
+    }
+    guard !canRun,
+      processors.allSatisfy({ processor in
+        !processor.isLive || sleepers.contains { $0.processor === processor }
+      })
+    else { return }
+    var stuck = StuckSleepers<HostSleeper>()
+    let untimed = sleepers.filter { $0.deadline == .max }
+    for (since, sleeper) in untimed.enumerated() { stuck.add(sleeper, sleeper.kind, since: UInt64(since)) }
+    if let refused = stuck.refused {
+      refused.answer = .nobody
+      refusals += 1
+    } else if untimed.count == sleepers.count && !sleepers.contains(where: { $0.kind == .interrupt }) {
+      rescues += 1
+      precondition(rescues < 1000, "all threads of this machine sleep, and wait for each other")
+      for sleeper in sleepers { sleeper.answer = .woken }
+    }
+    condition.broadcast()
+  }
+}
