@@ -4,6 +4,10 @@
 // A frame number has 32 bits and all ones means none: physical memory is used below 16 TiB less one
 // page. Ranges of addresses have inclusive ends where they may touch the top of the space, and a count
 // otherwise.
+//
+// No operation wraps. A sum or a difference that a unit can't hold comes from a bug, and traps. A caller may ask in
+// good faith for any number of pages, or for a block of any order; what that comes to is then the largest value, which
+// no memory has, so that the request is refused like any other that is too large.
 
 /// Bytes in a page, and in a frame.
 public enum Page {
@@ -20,7 +24,7 @@ public enum Page {
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   @inline(always) public static func + (a: Self, b: ByteCount) -> Self { Self(a.rawValue + b.rawValue) }
 
-  /// The frame that holds this address: none for the last page below 16 TiB. Traps from there on.
+  /// The frame that holds this address: none for the last page below 16 TiB. Traps from 16 TiB on.
   @inline(always) public var frame: FrameNumber { FrameNumber(UInt32(rawValue >> Page.shift)) }
   /// Bytes from the start of the page.
   @inline(always) public var offsetInPage: UInt64 { rawValue & (Page.size - 1) }
@@ -35,7 +39,8 @@ public enum Page {
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   @inline(always) public static func + (a: Self, b: ByteCount) -> Self { Self(a.rawValue + b.rawValue) }
   @inline(always) public static func + (a: Self, b: PageCount) -> Self {
-    Self(a.rawValue + b.bytes.rawValue)
+    // Not by way of `bytes`, which would stop at the largest number.
+    Self(a.rawValue + b.rawValue * Page.size)
   }
 
   /// The memory behind the address. Sound only where the address is mapped.
@@ -55,9 +60,9 @@ public enum Page {
   @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
 
   @inline(always) public static var zero: Self { Self(UInt64(0)) }
-  @inline(always) public static func kibibytes(_ n: UInt64) -> Self { Self(n << 10) }
-  @inline(always) public static func mebibytes(_ n: UInt64) -> Self { Self(n << 20) }
-  @inline(always) public static func gibibytes(_ n: UInt64) -> Self { Self(n << 30) }
+  @inline(always) public static func kibibytes(_ n: UInt64) -> Self { Self(n * (1 << 10)) }
+  @inline(always) public static func mebibytes(_ n: UInt64) -> Self { Self(n * (1 << 20)) }
+  @inline(always) public static func gibibytes(_ n: UInt64) -> Self { Self(n * (1 << 30)) }
 
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   @inline(always) public static func + (a: Self, b: Self) -> Self { Self(a.rawValue + b.rawValue) }
@@ -81,7 +86,10 @@ public enum Page {
   @inline(always) public static func + (a: Self, b: Self) -> Self { Self(a.rawValue + b.rawValue) }
   @inline(always) public static func - (a: Self, b: Self) -> Self { Self(a.rawValue - b.rawValue) }
 
-  @inline(always) public var bytes: ByteCount { ByteCount(rawValue << Page.shift) }
+  /// Their bytes; the largest number of bytes from 2^52 pages on.
+  @inline(always) public var bytes: ByteCount {
+    ByteCount(rawValue >> (64 - Page.shift) == 0 ? rawValue << Page.shift : UInt64.max)
+  }
 }
 
 /// The number of a frame: its physical address over 4096.
@@ -112,9 +120,12 @@ public enum Page {
     self.first = first
     self.count = count
   }
-  /// The frame behind the last one.
+  /// The frame behind the last one. Traps when that has no number: the run is not one of memory.
   @inline(always) public var end: FrameNumber { first + count }
-  @inline(always) public func contains(_ frame: FrameNumber) -> Bool { frame >= first && frame < end }
+  /// Whether the run has `frame`, however long it says that it is.
+  @inline(always) public func contains(_ frame: FrameNumber) -> Bool {
+    frame >= first && frame - first < count
+  }
 }
 
 /// The binary logarithm of a buddy block's size in frames: 0 to 18 (4 KiB to 1 GiB).
@@ -125,9 +136,12 @@ public enum Page {
   @inline(always) public static var highest: Self { Self(18) }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 
-  @inline(always) public var frames: PageCount { PageCount(UInt64(1) << UInt64(rawValue)) }
+  /// Frames of a block; the largest number from order 64 on.
+  @inline(always) public var frames: PageCount {
+    PageCount(rawValue < 64 ? UInt64(1) << UInt64(rawValue) : UInt64.max)
+  }
   /// The smallest order whose blocks hold `count` frames, which must not be zero; it may exceed
-  /// `highest`.
+  /// `highest`. Traps for zero.
   @inline(always) public static func holding(_ count: PageCount) -> Self {
     Self(UInt8(truncatingIfNeeded: 64 - (count.rawValue - 1).leadingZeroBitCount))
   }
