@@ -129,15 +129,28 @@ extension Kmem {
   }
 
   /// Sets all counters of a column to zero, so that its next cache starts anew. What they had counted stays
-  /// in the sums of the types and of the instance, which only rise.
+  /// in the sums of the types and of the instance, which only rise. Each processor does it with its own, which no
+  /// other may write to.
   private func clearCounters(_ column: Int) {
-    forEachTypeToken { type in
-      for processor in 0..<state.pointee.machine.processorCount {
-        let counters = type.counters(processor, column)
-        type.counters(processor, Column.failed).pointee.frees.add(counters.pointee.allocations.value)
-        counters.pointee.allocations.set(0)
-        counters.pointee.frees.set(0)
+    var request = (kmem: self, column: column)
+    for processor in 0..<state.pointee.machine.processorCount {
+      withUnsafeMutablePointer(to: &request) {
+        state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer($0)) {
+          let request = $0.assumingMemoryBound(to: (kmem: Kmem, column: Int).self).pointee
+          request.kmem.clearOwnCounters(request.column)
+        }
       }
+    }
+  }
+
+  /// Runs on the processor whose counters they are, with interrupts off.
+  private func clearOwnCounters(_ column: Int) {
+    let processor = Int(cp_processor_index())
+    forEachTypeToken { type in
+      let counters = type.counters(processor, column)
+      type.counters(processor, Column.failed).pointee.frees.add(counters.pointee.allocations.value)
+      counters.pointee.allocations.set(0)
+      counters.pointee.frees.set(0)
     }
   }
 

@@ -1,3 +1,4 @@
+import CPlatform
 import HostMachine
 import Magazines
 import MemoryPrimitives
@@ -67,6 +68,108 @@ final class KmemTests: XCTestCase {
       isOver.store(true, ordering: .relaxed)
     }
     rig.check()
+    rig.expectEmpty()
+  }
+
+  /// Lets a trim stop in the middle, in a destructor, until a drain waits for it or has returned.
+  private struct Midway: ~Copyable {
+    let isReached = Atomic<Bool>(false)
+    let mayEnd = Atomic<Bool>(false)
+    let trimHasEnded = Atomic<Bool>(false)
+  }
+
+  func testADrainWaitsForATrimUnderWay() throws {
+    let rig = try Rig(frames: 512, processors: 2)
+    let midway = UnsafeMutablePointer<Midway>.allocate(capacity: 1)
+    midway.initialize(to: Midway())
+    defer { midway.deallocate() }
+    let cache = try rig.kmem.createCache(
+      name: Name("slow to go"), size: ByteCount(4096),
+      destructor: { context, _ in
+        let midway = context!.assumingMemoryBound(to: Midway.self)
+        guard cp_processor_index() == 1 else { return }
+        midway.pointee.isReached.store(true, ordering: .releasing)
+        // Interrupts come in meanwhile: the drain asks this processor for what it holds.
+        while !midway.pointee.mayEnd.load(ordering: .acquiring) { withInterruptsOff {} }
+      }, context: midway)
+    let object = try XCTUnwrap(cache.alloc(type: rig.type()))
+    cache.free(object, type: rig.type())
+    cache.pointer!.magazines.drain { cache.pointer!.putBack($0, .unknown) }
+    // The first trim sees that the free slab is not needed, the second one gives it back.
+    rig.kmem.trim()
+    nonisolated(unsafe) let (kmem, physical, shared, machine) = (
+      rig.kmem, rig.physical, midway, rig.host.machine
+    )
+    let hasOneLeft = physical.count(.slab)
+    XCTAssertGreaterThan(hasOneLeft, .zero)
+    // A sleeper lets the trim go on: the drain is one.
+    rig.host.runDevices = {
+      shared.pointee.mayEnd.store(true, ordering: .releasing)
+      machine.run(on: ProcessorIndex(1), UnsafeMutableRawPointer(shared)) { _ in }
+      sched_yield()
+      return true
+    }
+    rig.host.onThreads(2) { me in
+      if me == 1 {
+        kmem.trim()
+        shared.pointee.trimHasEnded.store(true, ordering: .releasing)
+        return
+      }
+      while !shared.pointee.isReached.load(ordering: .acquiring) { withInterruptsOff {} }
+      kmem.drain()
+      XCTAssertEqual(
+        physical.count(.slab), .zero, "the drain returned before the trim had given its slab back")
+      shared.pointee.mayEnd.store(true, ordering: .releasing)
+    }
+    rig.host.runDevices = nil
+    rig.check()
+    rig.kmem.destroy(cache)
+    rig.expectEmpty()
+  }
+
+  /// Two processors write no counter of the other's: each looks whether its own stay as they are while it has
+  /// interrupts off.
+  func testDestroyWritesNoCountersOfAnotherProcessor() throws {
+    let rig = try Rig(frames: 512, processors: 2)
+    nonisolated(unsafe) let kmem = rig.kmem
+    let isOver = Atomic<Bool>(false)
+    let changes = Atomic<Int>(0)
+    rig.host.onThreads(2) { me in
+      if me == 0 {
+        for _ in 0..<20 {
+          let cache = try! kmem.createCache(name: Name("short-lived"), size: ByteCount(128))
+          // Both processors have counted for it.
+          nonisolated(unsafe) var request = cache
+          withUnsafeMutablePointer(to: &request) {
+            kmem.state.pointee.machine.run(on: ProcessorIndex(1), UnsafeMutableRawPointer($0)) {
+              let cache = $0.assumingMemoryBound(to: ObjectCache.self).pointee
+              cache.kmem.otherType.countAllocation(cache.column)
+              cache.kmem.otherType.countFree(cache.column)
+            }
+          }
+          kmem.destroy(cache)
+        }
+        isOver.store(true, ordering: .releasing)
+        return
+      }
+      func counters() -> UInt64 {
+        var sum: UInt64 = 0
+        for column in 0..<Column.limit {
+          let own = kmem.otherType.counters(1, column)
+          sum = sum &* 31 &+ own.pointee.allocations.value
+          sum = sum &* 31 &+ own.pointee.frees.value
+        }
+        return sum
+      }
+      while !isOver.load(ordering: .acquiring) {
+        withInterruptsOff {
+          let before = counters()
+          for _ in 0..<20 where counters() != before { changes.add(1, ordering: .relaxed) }
+        }
+      }
+    }
+    XCTAssertEqual(changes.load(ordering: .relaxed), 0)
+    XCTAssertEqual(rig.kmem.requests, 20)
     rig.expectEmpty()
   }
 
