@@ -3,8 +3,8 @@
 //
 // illumos kmem's KMF_AUDIT, without a cost when it is off: an audited cache has no magazines, so the hot
 // halves fall into the slow ones by the test that they make anyway. Objects given out before stay in plain
-// slabs and are freed into them; new ones come from slabs that carry an entry for each object. A free goes
-// by the slab, not by the switch, so both kinds live side by side.
+// slabs and are freed into them; new ones come from slabs that have an entry for each object, in kmem's own
+// memory. A free goes by the slab, not by the switch, so both kinds live side by side.
 //
 // Switched off again, an audited object may be freed into a magazine and given out past the audit. So each
 // entry notes the period of auditing in which it was written, and is held against a free only in the same.
@@ -41,16 +41,21 @@ extension Kmem {
     var chain = FrameNumber.none
     let mistake = cache.cache.pointee.lists.withLock { lists -> FaultKind? in
       let entry = place.slab.entry(place.index)
-      guard entry.pointee.link == AuditEntry.allocated else { return .doubleFree }
+      if place.slab.isFree(place.index) { return .doubleFree }
       if entry.pointee.period == period {
         guard UInt64(entry.pointee.size) == size else { return .wrongSize }
         guard entry.pointee.type == type.index else { return .wrongType }
       }
+      if place.index == place.slab.objects - 1 && !cache.isGuardIntact(place.slab) { return .overrun }
       cache.put(&lists, place.slab, place.index, at: site, &chain)
       return nil
     }
     cache.giveBack(chain)
     guard let mistake else { return type.countFree(cache.column) }
+    if mistake == .overrun {
+      // The free is right: the report is on the object, not on its size.
+      return report(.init(kind: .overrun, slab: place.slab, index: place.index), cache, at: site)
+    }
     let what: StaticString =
       switch mistake {
       case .doubleFree: "freed an object that is free already"

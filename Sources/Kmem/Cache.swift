@@ -18,13 +18,11 @@ struct Cache: ~Copyable {
   let chunk: Int
   /// 2^32 over it, rounded up.
   let reciprocal: UInt64
-  /// Where in a free object its word stands.
+  /// Where its word stands in a free object.
   let wordOffset: Int
   let constructor: ObjectHook?
   let destructor: ObjectHook?
   let context: UnsafeMutableRawPointer?
-  /// The column of the class that its magazines are taken from.
-  let magazineColumn: Int
   /// Full magazines that its depot keeps in any case, and beyond that at the moment.
   let fullLimit: Int
   let raised = Atomic<Int>(0)
@@ -80,6 +78,23 @@ struct SlabSet {
   var free = SlabList()
 
   var count: Int { partial.count + full.count + free.count }
+  /// The slab to take the next object from; none when all are taken.
+  var next: FrameNumber { partial.first != .none ? partial.first : free.first }
+
+  mutating func move(
+    _ slab: Slab, from: CachePointer.Place, to: CachePointer.Place, _ physical: PhysicalMemory
+  ) {
+    switch from {
+    case .free: free.remove(slab, physical)
+    case .partial: partial.remove(slab, physical)
+    case .full: full.remove(slab, physical)
+    }
+    switch to {
+    case .free: free.put(slab, physical)
+    case .partial: partial.put(slab, physical)
+    case .full: full.put(slab, physical)
+    }
+  }
 }
 
 /// What the lock of a cache guards.
@@ -95,7 +110,7 @@ struct SlabLists {
   /// Slabs made and given back since the cache was made.
   var created: UInt64 = 0
   var released: UInt64 = 0
-  /// Objects that can't be given out because somebody wrote to a free one.
+  /// Free objects that are not given out because one of their slab was written to.
   var lost = 0
 }
 
@@ -123,18 +138,23 @@ struct CachePointer {
 
   func object(_ slab: Slab, _ index: Int) -> UnsafeMutableRawPointer { slab.base + index * chunk }
 
-  func word(of object: UnsafeMutableRawPointer) -> FreeWord {
-    FreeWord(rawValue: object.load(fromByteOffset: cache.pointee.wordOffset, as: UInt64.self))
+  /// Whether an object has the word of a free one.
+  func looksFree(_ object: UnsafeMutableRawPointer) -> Bool {
+    object.load(fromByteOffset: cache.pointee.wordOffset, as: UInt64.self) == FreeWord.of(object)
   }
-  func setWord(of object: UnsafeMutableRawPointer, _ word: FreeWord) {
-    object.storeBytes(of: word.rawValue, toByteOffset: cache.pointee.wordOffset, as: UInt64.self)
+  func setWord(of object: UnsafeMutableRawPointer, _ word: UInt64) {
+    object.storeBytes(of: word, toByteOffset: cache.pointee.wordOffset, as: UInt64.self)
   }
 
   // MARK: Geometry
 
   static func objects(chunk: Int, order: Order, isAudited: Bool) -> Int {
-    (4096 << Int(order.rawValue)) / (chunk + (isAudited ? MemoryLayout<AuditEntry>.stride : 0))
+    let bytes = 4096 << Int(order.rawValue)
+    return isAudited ? min((bytes - guardBytes) / chunk, Slab.mostAudited) : bytes / chunk
   }
+
+  /// Bytes behind the last object of an audited slab that tell of a write beyond its end.
+  static var guardBytes: Int { 16 }
 
   /// The order of a cache's slabs: the smallest that leaves over less than a sixteenth, else the one that
   /// leaves least.
@@ -206,10 +226,20 @@ struct CachePointer {
       let objects = Self.objects(chunk: chunk, order: order, isAudited: isAudited)
       guard objects > 0 else { return nil }
       if let frame = try? physical.allocate(order, role: .slab, level: level) {
+        let tableBytes = Slab.tableBytes(objects: objects, isAudited: isAudited)
+        var tables: UnsafeMutableRawPointer?
+        if tableBytes > 0 {
+          tables = kmem.takeOwn(tableBytes, level: level)
+          guard tables != nil else {
+            physical.free(frame, order)
+            return nil
+          }
+        }
         let slab = Slab.create(
-          frame, order, cache: column, objects: objects, isAudited: isAudited, physical: physical,
+          frame, order, cache: column, objects: objects, isAudited: isAudited, tables: tables,
+          physical: physical,
           directMap: machine.directMap)
-        linkAll(slab)
+        construct(slab)
         return slab
       }
       guard order.rawValue > 0 else { return nil }
@@ -217,21 +247,17 @@ struct CachePointer {
     }
   }
 
-  private func linkAll(_ slab: Slab) {
-    let objects = slab.objects
-    for index in 0..<objects {
+  private func construct(_ slab: Slab) {
+    for index in 0..<slab.objects {
       let object = object(slab, index)
       cache.pointee.constructor?(cache.pointee.context, object)
-      let next = index + 1 < objects ? UInt16(index + 1) : Slab.none
-      if slab.isAudited {
-        slab.entry(index).initialize(
-          to: AuditEntry(
-            link: next, period: 0, size: 0, type: 0, allocatedAt: .unknown, freedAt: .unknown))
-      } else {
-        setWord(of: object, FreeWord(at: object, next: next))
-      }
+      setWord(of: object, FreeWord.of(object))
     }
-    slab.firstFree = 0
+    guard slab.isAudited else { return }
+    let end = object(slab, slab.objects)
+    for word in stride(from: 0, to: Self.guardBytes, by: 8) {
+      (end + word).storeBytes(of: FreeWord.of(end + word), as: UInt64.self)
+    }
   }
 
   /// Gives back slabs that were taken off their list, chained by their records. No lock is held.
@@ -240,9 +266,11 @@ struct CachePointer {
     while next != .none {
       let slab = slab(next)
       next = slab.record.next
+      if slab.isAudited && !slab.isDamaged { reportDamage(slab) }
       if let destructor = cache.pointee.destructor {
         for index in 0..<slab.objects { destructor(cache.pointee.context, object(slab, index)) }
       }
+      if let tables = slab.tables { kmem.giveOwn(tables) }
       let order = slab.order
       for i in 0..<order.frames.rawValue {
         physical.record(slab.frame + PageCount(i)).unsafelyUnwrapped.queue = .none
@@ -251,105 +279,136 @@ struct CachePointer {
     }
   }
 
-  // MARK: Objects out of slabs, under the lock
+  // MARK: Stray writes
 
-  /// What a look into the slabs under the lock came upon; told when the lock is dropped.
-  struct Findings {
-    var damaged: UInt = 0
+  /// What a stray write has done to a free object, or to the guard behind the last object of an audited slab. Found
+  /// under the lock, reported when that is dropped.
+  struct Damage {
+    var kind: FaultKind
+    var slab: Slab
+    var index: Int
   }
 
-  /// Takes up to `most` objects out of plain slabs.
-  func take(
-    _ lists: inout SlabLists, into words: UnsafeMutablePointer<UInt>, most: Int, _ findings: inout Findings
+  /// Whether nothing was written behind the last object of an audited slab.
+  func isGuardIntact(_ slab: Slab) -> Bool {
+    let end = object(slab, slab.objects)
+    for word in stride(from: 0, to: Self.guardBytes, by: 8) {
+      if (end + word).load(as: UInt64.self) != FreeWord.of(end + word) { return false }
+    }
+    return true
+  }
+
+  /// What is wrong with object `index`, which is free.
+  private func damage(_ slab: Slab, _ index: Int) -> Damage? {
+    if !looksFree(object(slab, index)) { return Damage(kind: .writeAfterFree, slab: slab, index: index) }
+    if slab.isAudited && index == slab.objects - 1 && !isGuardIntact(slab) {
+      return Damage(kind: .overrun, slab: slab, index: index)
+    }
+    return nil
+  }
+
+  /// Reports what is wrong with a slab whose objects are all free and that goes back to the frames.
+  private func reportDamage(_ slab: Slab) {
+    for index in 0..<slab.objects {
+      if let damage = damage(slab, index) { kmem.report(damage, self) }
+    }
+  }
+
+  // MARK: Objects out of slabs, under the lock
+
+  /// Takes up to `most` free objects out of plain or audited slabs, and hands each to `body`; ends early at one that
+  /// was written to, whose slab gives out no more. The lowest free object of a slab comes first.
+  @inline(__always) private func take(
+    _ lists: inout SlabLists, isAudited: Bool, most: Int, _ found: inout Damage?,
+    _ body: (Slab, Int, UnsafeMutableRawPointer) -> Void
   ) -> Int {
     var taken = 0
-    while taken < most {
-      let first = lists.plain.partial.first != .none ? lists.plain.partial.first : lists.plain.free.first
+    while taken < most && found == nil {
+      let first = isAudited ? lists.audited.next : lists.plain.next
       guard first != .none else { break }
       let slab = slab(first)
-      let wasFree = slab.out == 0
-      var out = slab.out
-      var next = slab.firstFree
-      while taken < most && next != Slab.none {
-        let object = object(slab, Int(next))
-        let word = word(of: object)
-        guard word.isMark(of: object) && (word.next == Slab.none || Int(word.next) < slab.objects) else {
-          findings.damaged = UInt(bitPattern: object)
-          slab.isDamaged = true
-          lists.lost += slab.objects - out
-          next = Slab.none
-          break
+      let (from, before) = (place(slab), taken)
+      var number = 0
+      while number < slab.mapWords && taken < most && found == nil {
+        var free = slab.free(number)
+        while free != 0 && taken < most {
+          let index = number << 6 | free.trailingZeroBitCount
+          found = damage(slab, index)
+          if found != nil { break }
+          let object = object(slab, index)
+          // Else a free of the untouched object would have to ask the map.
+          setWord(of: object, 0)
+          body(slab, index, object)
+          free &= free &- 1
+          taken += 1
         }
-        // Else who frees it untouched would look like one who frees it twice.
-        setWord(of: object, FreeWord(rawValue: 0))
-        words[taken] = UInt(bitPattern: object)
-        taken += 1
-        out += 1
-        next = word.next
+        slab.setFree(number, free)
+        number += 1
       }
-      lists.out += out - slab.out
-      slab.firstFree = next
-      slab.out = out
-      if wasFree {
-        lists.plain.free.remove(slab, physical)
-        lists.fewestFree = min(lists.fewestFree, lists.plain.free.count)
-        noteSpare(slab, -1)
-      } else if next == Slab.none {
-        lists.plain.partial.remove(slab, physical)
+      precondition(taken > before || found != nil, "a slab's map has fewer free objects than its count")
+      let out = slab.out + taken - before
+      if found != nil {
+        slab.markDamaged()
+        lists.lost += slab.objects - out
       }
-      if next == Slab.none {
-        lists.plain.full.put(slab, physical)
-      } else if wasFree {
-        lists.plain.partial.put(slab, physical)
-      }
+      move(&lists, slab, from: from, out: out)
     }
     return taken
   }
 
-  /// Takes one object out of an audited slab, and notes who has it.
-  func takeAudited(
-    _ lists: inout SlabLists, _ period: UInt16, size: Int, type: UInt16, at site: CallSite
-  ) -> UnsafeMutableRawPointer? {
-    let first = lists.audited.partial.first != .none ? lists.audited.partial.first : lists.audited.free.first
-    guard first != .none else { return nil }
-    let slab = slab(first)
-    let index = Int(slab.firstFree)
-    let entry = slab.entry(index)
-    let next = entry.pointee.link
-    if slab.out == 0 { noteSpare(slab, -1) }
-    entry.pointee.link = AuditEntry.allocated
-    entry.pointee.period = period
-    entry.pointee.size = UInt16(truncatingIfNeeded: size)
-    entry.pointee.type = type
-    entry.pointee.allocatedAt = site
-    move(&lists.audited, slab, firstFree: next, out: slab.out + 1)
-    lists.out += 1
-    return object(slab, index)
+  /// Takes up to `most` objects out of plain slabs.
+  func take(
+    _ lists: inout SlabLists, into words: UnsafeMutablePointer<UInt>, most: Int, _ found: inout Damage?
+  ) -> Int {
+    var count = 0
+    return take(&lists, isAudited: false, most: most, &found) { _, _, object in
+      words[count] = UInt(bitPattern: object)
+      count += 1
+    }
   }
 
-  /// Sets the counts of a slab and puts it on the list where it belongs now.
-  private func move(_ set: inout SlabSet, _ slab: Slab, firstFree: UInt16, out: Int) {
-    let (from, to) = (place(slab, out: slab.out), place(slab, out: out))
-    slab.firstFree = firstFree
-    slab.out = out
-    guard from != to else { return }
-    switch from {
-    case .free: set.free.remove(slab, physical)
-    case .partial: set.partial.remove(slab, physical)
-    case .full: set.full.remove(slab, physical)
+  /// Takes one object out of an audited slab, and notes who has it.
+  func takeAudited(
+    _ lists: inout SlabLists, _ period: UInt16, size: Int, type: UInt16, at site: CallSite,
+    _ found: inout Damage?
+  ) -> UnsafeMutableRawPointer? {
+    var taken: UnsafeMutableRawPointer?
+    _ = take(&lists, isAudited: true, most: 1, &found) { slab, index, object in
+      let entry = slab.entry(index)
+      entry.pointee.period = period
+      entry.pointee.size = UInt16(truncatingIfNeeded: size)
+      entry.pointee.type = type
+      entry.pointee.allocatedAt = site
+      taken = object
     }
-    switch to {
-    case .free: set.free.put(slab, physical)
-    case .partial: set.partial.put(slab, physical)
-    case .full: set.full.put(slab, physical)
+    return taken
+  }
+
+  /// Sets the count of a slab that is at `from`, and puts it on the list where it belongs now.
+  private func move(_ lists: inout SlabLists, _ slab: Slab, from: Place, out: Int) {
+    lists.out += out - slab.out
+    slab.out = out
+    let to = place(slab)
+    guard from != to else { return }
+    if slab.isAudited {
+      lists.audited.move(slab, from: from, to: to, physical)
+    } else {
+      lists.plain.move(slab, from: from, to: to, physical)
+      if from == .free { lists.fewestFree = min(lists.fewestFree, lists.plain.free.count) }
+    }
+    if from == .free {
+      noteSpare(slab, -1)
+    } else if to == .free {
+      noteSpare(slab, 1)
     }
   }
 
   enum Place { case free, partial, full }
 
-  /// The list where a slab with so many objects out belongs. A damaged one gives nothing out any more.
-  func place(_ slab: Slab, out: Int) -> Place {
-    out == slab.objects || slab.isDamaged ? .full : out == 0 ? .free : .partial
+  /// The list where a slab belongs by its counts. A damaged one gives nothing out any more.
+  func place(_ slab: Slab) -> Place {
+    let out = slab.out
+    return out == slab.objects || slab.isDamaged ? .full : out == 0 ? .free : .partial
   }
 
   /// Adds a slab fresh from `makeSlab`.
@@ -371,25 +430,16 @@ struct CachePointer {
     _ lists: inout SlabLists, _ slab: Slab, _ index: Int, at site: CallSite, _ chain: inout FrameNumber
   ) {
     let object = object(slab, index)
-    if slab.isAudited {
-      let entry = slab.entry(index)
-      entry.pointee.link = slab.firstFree
-      entry.pointee.freedAt = site
-      move(&lists.audited, slab, firstFree: UInt16(index), out: slab.out - 1)
-    } else if slab.isDamaged {
-      // Not given out again, nor linked: the list is not to be trusted. The slab stays for good.
-      slab.out -= 1
-      lists.lost += 1
-    } else {
-      setWord(of: object, FreeWord(at: object, next: slab.firstFree))
-      move(&lists.plain, slab, firstFree: UInt16(index), out: slab.out - 1)
-    }
-    lists.out -= 1
-    if slab.out == 0 && !slab.isDamaged {
-      noteSpare(slab, 1)
-      let others = (slab.isAudited ? lists.audited.free.count : lists.plain.free.count) - 1
-      if !keeps(slab, beside: others) { unlinkFree(&lists, slab, &chain) }
-    }
+    let from = place(slab)
+    setWord(of: object, FreeWord.of(object))
+    slab.markFree(index)
+    if slab.isAudited { slab.entry(index).pointee.freedAt = site }
+    // A damaged slab stays where it is for good.
+    if slab.isDamaged { lists.lost += 1 }
+    move(&lists, slab, from: from, out: slab.out - 1)
+    guard slab.out == 0 && !slab.isDamaged else { return }
+    let others = (slab.isAudited ? lists.audited.free.count : lists.plain.free.count) - 1
+    if !keeps(slab, beside: others) { unlinkFree(&lists, slab, &chain) }
   }
 
   /// Takes a slab whose objects are all free off its list.
@@ -407,23 +457,5 @@ struct CachePointer {
     noteSpare(slab, -1)
     slab.record.next = chain
     chain = slab.frame
-  }
-
-  /// Whether object `index` is free in its slab. Constant time where the object does not look so.
-  func isFree(_ slab: Slab, _ index: Int) -> Bool {
-    if slab.isAudited { return slab.entry(index).pointee.link != AuditEntry.allocated }
-    guard word(of: object(slab, index)).isMark(of: object(slab, index)) else { return false }
-    return isInFreeList(slab, index)
-  }
-
-  func isInFreeList(_ slab: Slab, _ index: Int) -> Bool {
-    var next = slab.firstFree
-    for _ in 0..<slab.objects {
-      guard next != Slab.none, Int(next) < slab.objects else { return false }
-      if Int(next) == index { return true }
-      let object = object(slab, Int(next))
-      next = slab.isAudited ? slab.entry(Int(next)).pointee.link : word(of: object).next
-    }
-    return false
   }
 }

@@ -6,7 +6,8 @@
 // STRUCTURES. An object of a cache is in exactly one of these places: with a caller, in a magazine of a
 // processor or of the cache's depot, or free in its slab. A slab is 1, 2, 4 or 8 contiguous frames of the
 // direct map and its state is in their records (Slab.swift), so a pointer leads to its slab, and the slab
-// to its cache, without a search. Requests up to 4096 bytes go to one of 29 size classes
+// to its cache, without a search. Magazines and the larger tables of slabs lie in frames where no caller has
+// memory (OwnMemory.swift), so no caller's stray write changes what kmem relies on. Requests up to 4096 bytes go to one of 29 size classes
 // (SizeClasses.swift); what is larger takes whole pages with an address of their own (Large.swift). Each
 // processor has one row of magazine slots, a cache line for each cache; each type has a row of counters
 // for each processor (MemoryType.swift).
@@ -17,8 +18,8 @@
 // test.
 //
 //   Laws
-//   1. Of each slab: objects = free in its list + out (+ lost, if damaged); it lies on the list that the
-//      counts say: free, partial or full; audited slabs are apart.
+//   1. Of each slab: objects = free in its map + out; it lies on the list that the counts say: free, partial or
+//      full, which is where a damaged one lies; audited slabs are apart. The free objects of a damaged one are lost.
 //   2. Of each cache: the sums over its slabs are the figures under its lock.
 //   3. Each word in a magazine is an object of that cache which is out of its slab.
 //   4. When nothing runs: allocations - frees, over all types and processors, = objects out of slabs -
@@ -28,6 +29,9 @@
 //   6. A cache has no magazine in use while it is audited.
 //   7. The sums kept beside are those of all caches: frames of slabs, frames of free slabs, and the bytes
 //      by which depots may exceed what each keeps in any case.
+//   8. Each piece of kmem's own memory in use is a magazine or the tables of a slab.
+//   9. A free object in a slab holds its word, and the guard of an audited slab is intact, unless a caller wrote
+//      there: that is reported, by the object that it hit, before the object is given out.
 //
 // WHAT IS KEPT FREE. Each cache keeps one or two free slabs and up to 32 KiB in full magazines. Whoever
 // needs more takes it from two shared allowances, each a 64th of all slabs (at least 128 KiB): a burst of
@@ -36,13 +40,13 @@
 // not needed since the last one (Trimming).
 //
 // LOCKS, in their order: the registry of caches and types (`kmemCaches`), a depot (`kmemDepot`), a cache's
-// slabs (`kmemSlabs`); then PhysicalMemory's. No two of one rank; constructors, destructors, other floors'
+// slabs or kmem's own memory (`kmemSlabs`); then PhysicalMemory's. No two of one rank; constructors, destructors, other floors'
 // calls and reports are made with none.
 //
 // COST. Hot pair: 42 instructions for a constant size, interrupts off and on included; up to 60 for
 // another. Slow halves: an exchange at the depot,
 // or up to half a magazine from slabs under the cache's lock, about 20 instructions each; a new slab costs
-// its objects. Drains and queries: as long as what they visit, in pieces.
+// its objects, and 64 bytes of own memory beside a page of small ones. Drains and queries: as long as what they visit, in pieces.
 //
 // WHEN MEMORY IS GONE. An allocation tries a slab of fewer frames, then gives back what all caches keep
 // free, then answers nil; nothing has changed but what was kept. A free never needs memory: it may ask for
@@ -173,6 +177,7 @@ struct KmemState: ~Copyable {
   let otherType: UnsafeMutableRawPointer
   let ownType: UnsafeMutableRawPointer
   let registry: Locked<Registry>
+  let own = Locked(.kmemSlabs, OwnMemory())
   /// Pages taken for descriptors and rows of counters, those given at creation left out.
   let metadataPages = Atomic<UInt64>(0)
   /// Frames of all slabs, and of those without an object in use.
@@ -310,7 +315,6 @@ extension Kmem {
         reciprocal: (1 << 32 + UInt64(chunk) - 1) / UInt64(chunk),
         wordOffset: isConstructed ? (size + 7) & ~7 : 0, constructor: constructor, destructor: destructor,
         context: context,
-        magazineColumn: self.column(Magazines.magazineSize(rounds: rounds).rawValue),
         fullLimit: fullLimit, lists: Locked(.kmemSlabs, SlabLists())))
     let magazines = Magazines.create(
       in: memory + Cache.depotOffset, slots: slotsStart(column), stride: ByteCount(Self.rowStride),
@@ -327,7 +331,7 @@ extension Kmem {
   func slotsStart(_ column: Int) -> UnsafeMutableRawPointer { base + Self.rowsOffset + column * 64 }
 
   /// Words of a magazine for objects of so many bytes: the more the smaller they are, so that what a
-  /// processor keeps stays below 30 KiB a cache. A magazine and its link are a size class.
+  /// processor keeps stays below 30 KiB a cache. A magazine and its link are a power of two.
   static func rounds(chunk: Int) -> Int {
     chunk <= 64 ? 63 : chunk <= 256 ? 31 : chunk <= 1024 ? 15 : chunk <= 4096 ? 7 : 3
   }

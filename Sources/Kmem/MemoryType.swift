@@ -86,7 +86,7 @@ extension Kmem {
 
   /// The type that stands for those without a row of their own.
   public var otherType: MemoryType { MemoryType(row: state.pointee.otherType) }
-  /// The type of kmem's own objects: magazines.
+  /// The type of kmem's own memory.
   var ownType: MemoryType { MemoryType(row: state.pointee.ownType) }
 
   var typeRowBytes: Int { MemoryType.stride * state.pointee.machine.processorCount }

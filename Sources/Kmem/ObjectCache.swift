@@ -109,7 +109,7 @@ extension Kmem {
       fault.given = UInt64(lists.0)
       fault.owner = pointer.name
       pointer.forEachSlab { slab in
-        for index in 0..<slab.objects where !pointer.isFree(slab, index) {
+        for index in 0..<slab.objects where !slab.isFree(index) {
           let object = pointer.object(slab, index)
           (fault.subject, fault.place) = (VirtualAddress(object).rawValue, .virtualAddress)
           if slab.isAudited {
@@ -199,9 +199,16 @@ extension CachePointer {
   func giveBackDamaged() {
     var chain = FrameNumber.none
     cache.pointee.lists.withLock { lists in
-      while lists.plain.full.first != .none {
-        let slab = slab(lists.plain.full.first)
-        lists.plain.full.remove(slab, physical)
+      while true {
+        let plain = lists.plain.full.first
+        let first = plain != .none ? plain : lists.audited.full.first
+        guard first != .none else { break }
+        let slab = slab(first)
+        if slab.isAudited {
+          lists.audited.full.remove(slab, physical)
+        } else {
+          lists.plain.full.remove(slab, physical)
+        }
         lists.released += 1
         kmem.state.pointee.slabFrames.subtract(Int(slab.order.frames.rawValue), ordering: .relaxed)
         slab.record.next = chain

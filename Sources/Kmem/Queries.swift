@@ -220,7 +220,7 @@ extension Kmem {
     cache.cache.pointee.lists.withLock { _ in
       description.out = slab.out
       guard isObject else { return }
-      description.standing = cache.isInFreeList(slab, place.index) ? .freeInSlab : .inUse
+      description.standing = slab.isFree(place.index) ? .freeInSlab : .inUse
       guard slab.isAudited else { return }
       let entry = slab.entry(place.index).pointee
       guard entry.period != 0 else { return }
@@ -255,11 +255,15 @@ extension Kmem {
     forEach { cache in
       if broken == nil { broken = cache.checkInvariants() }
     }
-    var (frames, spare, bytes) = (0, 0, 0)
+    var (frames, spare, bytes, pieces) = (0, 0, 0, 0)
     forEach { cache in
       frames += cache.cache.pointee.lists.withLock { $0.frames }
       bytes += cache.cache.pointee.raised.load(ordering: .relaxed) * cache.magazines.rounds * cache.chunk
-      cache.forEachSlab { if $0.out == 0 && !$0.isDamaged { spare += Int($0.order.frames.rawValue) } }
+      pieces += cache.magazines.magazineCount
+      cache.forEachSlab {
+        if $0.out == 0 && !$0.isDamaged { spare += Int($0.order.frames.rawValue) }
+        if $0.tables != nil { pieces += 1 }
+      }
     }
     if frames != state.pointee.slabFrames.load(ordering: .relaxed) {
       return "frames of all slabs are miscounted"
@@ -270,7 +274,11 @@ extension Kmem {
     if bytes != state.pointee.depotBytes.load(ordering: .relaxed) {
       return "what depots may keep beyond their share is miscounted"
     }
-    return broken
+    let own = state.pointee.own.withLock { $0 }
+    if own.inUse != pieces { return "pieces of kmem's own memory are not those of magazines and slabs" }
+    let pages = ownType.sums(Column.largePages, processors: state.pointee.machine.processorCount)
+    if pages.allocations &- pages.frees != UInt64(own.frames) { return "kmem's own frames are miscounted" }
+    return broken ?? own.checkInvariants(state.pointee.physical)
   }
 
   // MARK: Statistics
@@ -388,7 +396,7 @@ extension CachePointer {
         broken = "a magazine holds what is no object of its cache"
         return
       }
-      if isFree(place.slab, place.index) { broken = "an object is in a magazine and free in its slab" }
+      if place.slab.isFree(place.index) { broken = "an object is in a magazine and free in its slab" }
     }
     if let broken { return broken }
     if auditPeriod != nil && words > 0 { return "an audited cache has objects in magazines" }
@@ -410,10 +418,13 @@ extension CachePointer {
       }
       let slab = Slab(next, record, machine.directMap)
       if record.previous != previous { return "a slab's link back is wrong" }
-      if record.role != .slab || Slab.first(record) != next { return "a slab's first frame is not a slab's" }
+      if record.role != .slab || Slab.first(next, record) != next {
+        return "a slab's first frame is not a slab's"
+      }
       for i in 0..<slab.order.frames.rawValue {
-        guard let other = physical.record(next + PageCount(i)), other.role == .slab, other.queue == .owner,
-          Slab.cache(other) == column, Slab.first(other) == next
+        let frame = next + PageCount(i)
+        guard let other = physical.record(frame), other.role == .slab, other.queue == .owner,
+          Slab.cache(other) == column, Slab.first(frame, other) == next
         else { return "a frame of a slab does not name its slab and cache" }
       }
       if slab.isAudited != isAudited {
@@ -422,28 +433,9 @@ extension CachePointer {
       if slab.objects != Self.objects(chunk: chunk, order: slab.order, isAudited: isAudited) {
         return "a slab has another number of objects than fit"
       }
-      if self.place(slab, out: slab.out) != place { return "a slab is on the wrong list" }
-      if slab.isDamaged {
-        seen.lost += slab.objects - slab.out
-      } else {
-        var (free, length) = (slab.firstFree, 0)
-        while free != Slab.none {
-          guard Int(free) < slab.objects, length < slab.objects - slab.out else {
-            return "a slab's list of free objects is damaged"
-          }
-          length += 1
-          if isAudited {
-            free = slab.entry(Int(free)).pointee.link
-            if free == AuditEntry.allocated { return "an allocated object is in its slab's free list" }
-          } else {
-            let object = object(slab, Int(free))
-            let word = word(of: object)
-            if !word.isMark(of: object) { return "a free object has lost its word" }
-            free = word.next
-          }
-        }
-        if length != slab.objects - slab.out { return "a slab's free objects are miscounted" }
-      }
+      if self.place(slab) != place { return "a slab is on the wrong list" }
+      if let broken = checkFree(slab) { return broken }
+      if slab.isDamaged { seen.lost += slab.objects - slab.out }
       seen.frames += Int(slab.order.frames.rawValue)
       seen.objects += slab.objects
       seen.out += slab.out
@@ -452,5 +444,22 @@ extension CachePointer {
       next = record.next
     }
     return count == list.count ? nil : "a list of slabs is shorter than counted"
+  }
+
+  /// The map of a slab against its count, and the words of its free objects unless one is known to be lost.
+  private func checkFree(_ slab: Slab) -> StaticString? {
+    var count = 0
+    for number in 0..<slab.mapWords { count += slab.free(number).nonzeroBitCount }
+    for index in 0..<slab.objects where slab.isFree(index) {
+      count -= 1
+      if !slab.isDamaged && !looksFree(object(slab, index)) { return "a free object has lost its word" }
+    }
+    if count != 0 { return "a slab's map has objects that the slab has not" }
+    for index in 0..<slab.objects where slab.isFree(index) { count += 1 }
+    if count != slab.objects - slab.out { return "a slab's free objects are miscounted" }
+    if slab.isAudited && !slab.isDamaged && !isGuardIntact(slab) {
+      return "the guard behind the last object of a slab was written to"
+    }
+    return nil
   }
 }

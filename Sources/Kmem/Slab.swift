@@ -1,20 +1,22 @@
 // A slab: 1, 2, 4 or 8 contiguous frames of the direct map, cut into objects of one cache.
 //
-// Nothing of a plain slab lies outside its objects but what the record of its first frame holds, so a
-// page full of objects is full of objects:
+// A caller can write to any byte of a slab, by a pointer that it has freed or beyond the end of its object. So kmem
+// keeps nothing there that it relies on. A map says which objects are free, a bit for each; it and the counts lie in
+// the records of the frames, or in memory of kmem's own:
 //
-//   owner    cache 16 bits | order 2 | audited 1 | damaged 1
-//   aux      first free object 16 | objects out of the slab 16
-//   index    first frame of the slab 32 | number of objects 16
+//   owner    cache 10 bits | order 2 | audited 1 | place of the frame in the slab 3 | objects 16
+//   aux      objects out of the slab 16 | damaged 1
+//   index    the map of up to 64 objects; of a slab with tables, their address
 //   links    the cache's list that the slab is on
 //
-// The records of the other frames hold owner and index too, so any address leads to its slab in two
-// loads. A free object holds a word: 48 bits that its address decides and the number of the next free
-// one. Who frees an object that looks so is asked to prove that it is not in the list; who writes to a
-// free object destroys the 48 bits, and is found when the object is about to be given out. In a cache
-// with a constructor the word stands behind the object, which stays constructed.
+// All of it is in the record of the first frame. The records of the other frames hold `owner` too, so any address
+// leads to its slab in two loads. Tables are a piece of kmem's own memory: the map of up to 512 objects and, in an
+// audited slab, an entry for each object.
 //
-// An audited slab has 16 bytes for each object at its end instead: who has it, since when, of what size.
+// A free object holds a word that its address decides. kmem compares it before it gives the object out, and uses it
+// for nothing else: a word that differs tells of a write to the free object. In a cache with a constructor the word
+// stands behind the object, which stays constructed. Behind the last object of an audited slab stand two such words,
+// the guard: they tell of a write beyond its end.
 
 import MemoryPrimitives
 import PhysicalMemory
@@ -25,113 +27,131 @@ struct Slab {
   let record: FrameRecordPointer
   let base: UnsafeMutableRawPointer
 
-  static var none: UInt16 { 0xffff }
-
   init(_ frame: FrameNumber, _ record: FrameRecordPointer, _ directMap: DirectMap) {
     self.frame = frame
     self.record = record
     base = directMap.pointer(to: frame)
   }
 
-  /// Writes the records of a slab whose objects are all free and not yet linked.
+  /// Writes the records of a slab whose objects are all free. `tables` has room for `tableBytes`, if that is not 0.
   static func create(
     _ frame: FrameNumber, _ order: Order, cache: Int, objects: Int, isAudited: Bool,
-    physical: PhysicalMemory, directMap: DirectMap
+    tables: UnsafeMutableRawPointer?, physical: PhysicalMemory, directMap: DirectMap
   ) -> Slab {
-    let owner = UInt32(cache) | UInt32(order.rawValue) << 16 | (isAudited ? 1 << 18 : 0)
-    let index = UInt64(frame.rawValue) | UInt64(objects) << 32
-    for i in 0..<order.frames.rawValue {
-      let record = physical.record(frame + PageCount(i)).unsafelyUnwrapped
-      record.owner = owner
-      record.aux = UInt32(none)
-      record.index = index
+    let owner =
+      UInt32(cache) | UInt32(order.rawValue) << 10 | (isAudited ? 1 << 12 : 0) | UInt32(objects) << 16
+    for i in 0..<UInt32(order.frames.rawValue) {
+      let record = physical.record(FrameNumber(frame.rawValue + i)).unsafelyUnwrapped
+      record.owner = owner | i << 13
+      record.aux = 0
       record.queue = .owner
     }
-    return Slab(frame, physical.record(frame).unsafelyUnwrapped, directMap)
+    let slab = Slab(frame, physical.record(frame).unsafelyUnwrapped, directMap)
+    if let tables { slab.record.index = UInt64(UInt(bitPattern: tables)) }
+    for number in 0..<slab.mapWords {
+      let left = objects - number << 6
+      slab.setFree(number, left >= 64 ? .max : 1 << UInt64(left) - 1)
+    }
+    if isAudited { slab.entry(0).initialize(repeating: AuditEntry(), count: objects) }
+    return slab
   }
 
+  /// Bytes of the tables of a slab of so many objects; 0 for none.
+  static func tableBytes(objects: Int, isAudited: Bool) -> Int {
+    if isAudited { return mapBytes + objects * MemoryLayout<AuditEntry>.stride }
+    return objects > 64 ? mapBytes : 0
+  }
+  /// Bytes of the map in tables: of 512 objects, as many as a page has.
+  private static var mapBytes: Int { 64 }
+  /// Objects of an audited slab, at most: for so many there is room in a piece of kmem's own memory.
+  static var mostAudited: Int { (OwnMemory.largest - mapBytes) / MemoryLayout<AuditEntry>.stride }
+
   /// The cache that the record of a frame of a slab names.
-  static func cache(_ record: FrameRecordPointer) -> Int { Int(record.owner & 0xffff) }
-  /// The first frame of the slab that the record of one of its frames names.
-  static func first(_ record: FrameRecordPointer) -> FrameNumber {
-    FrameNumber(UInt32(truncatingIfNeeded: record.index))
+  static func cache(_ record: FrameRecordPointer) -> Int { Int(record.owner & 0x3ff) }
+  /// The first frame of the slab that `frame` belongs to.
+  static func first(_ frame: FrameNumber, _ record: FrameRecordPointer) -> FrameNumber {
+    FrameNumber(frame.rawValue &- record.owner >> 13 & 7)
   }
 
   var cache: Int { Self.cache(record) }
-  var order: Order { Order(UInt8(record.owner >> 16 & 3)) }
-  var bytes: Int { 4096 << Int(order.rawValue) }
-  var isAudited: Bool { record.owner & 1 << 18 != 0 }
-  /// A free object was written to: the free ones of this slab are not given out any more.
-  var isDamaged: Bool {
-    get { record.owner & 1 << 19 != 0 }
-    nonmutating set { record.owner = record.owner & ~(1 << 19) | (newValue ? 1 << 19 : 0) }
-  }
-  var objects: Int { Int(record.index >> 32 & 0xffff) }
-  var firstFree: UInt16 {
-    get { UInt16(truncatingIfNeeded: record.aux) }
-    nonmutating set { record.aux = record.aux & ~0xffff | UInt32(newValue) }
-  }
+  var order: Order { Order(UInt8(record.owner >> 10 & 3)) }
+  var isAudited: Bool { record.owner & 1 << 12 != 0 }
+  var objects: Int { Int(record.owner >> 16) }
   /// Objects that are not free in the slab: given out, or in a magazine.
   var out: Int {
-    get { Int(record.aux >> 16) }
-    nonmutating set { record.aux = record.aux & 0xffff | UInt32(newValue) << 16 }
+    get { Int(record.aux & 0xffff) }
+    nonmutating set { record.aux = record.aux & ~0xffff | UInt32(newValue) }
   }
+  /// A free object was written to: the free ones of this slab are not given out any more.
+  var isDamaged: Bool { record.aux & 1 << 16 != 0 }
+  func markDamaged() { record.aux |= 1 << 16 }
+
+  // MARK: The map
+
+  /// The tables; nil when the map lies in the record.
+  var tables: UnsafeMutableRawPointer? {
+    isAudited || objects > 64 ? UnsafeMutableRawPointer(bitPattern: UInt(record.index)) : nil
+  }
+  /// Words of the map.
+  var mapWords: Int { (objects + 63) >> 6 }
+
+  /// The free ones among objects 64 × `number` and the 63 after it.
+  func free(_ number: Int) -> UInt64 {
+    guard let tables else { return record.index }
+    return tables.load(fromByteOffset: number * 8, as: UInt64.self)
+  }
+  func setFree(_ number: Int, _ bits: UInt64) {
+    guard let tables else { return record.index = bits }
+    tables.storeBytes(of: bits, toByteOffset: number * 8, as: UInt64.self)
+  }
+
+  func isFree(_ index: Int) -> Bool { free(index >> 6) >> UInt64(index & 63) & 1 != 0 }
+  func markFree(_ index: Int) { setFree(index >> 6, free(index >> 6) | 1 << UInt64(index & 63)) }
 
   /// The audit's entry of an object; only in an audited slab.
   func entry(_ index: Int) -> UnsafeMutablePointer<AuditEntry> {
-    (base + bytes - (objects - index) * MemoryLayout<AuditEntry>.stride)
-      .assumingMemoryBound(to: AuditEntry.self)
+    (tables.unsafelyUnwrapped + Self.mapBytes).assumingMemoryBound(to: AuditEntry.self) + index
   }
 }
 
 /// What an audited slab knows of one object.
 struct AuditEntry {
-  /// `allocated`, or the next free object of the slab, or `Slab.none` behind the last.
-  var link: UInt16
   /// The period of auditing in which the object was given out. What is older was perhaps freed and given
-  /// out again past the audit, so sizes and types are compared within a period only.
-  var period: UInt16
-  var size: UInt16
-  var type: UInt16
-  var allocatedAt: CallSite
-  var freedAt: CallSite
-
-  static var allocated: UInt16 { 0xfffe }
+  /// out again past the audit, so sizes and types are compared within a period only. 0 for never.
+  var period: UInt16 = 0
+  var size: UInt16 = 0
+  var type: UInt16 = 0
+  var allocatedAt: CallSite = .unknown
+  var freedAt: CallSite = .unknown
 }
 
 /// The word in a free object.
-struct FreeWord {
-  var rawValue: UInt64
-
-  init(at object: UnsafeMutableRawPointer, next: UInt16) {
-    rawValue = Self.mark(object) | UInt64(next)
-  }
-  init(rawValue: UInt64) { self.rawValue = rawValue }
-
-  var next: UInt16 { UInt16(truncatingIfNeeded: rawValue) }
-  func isMark(of object: UnsafeMutableRawPointer) -> Bool { rawValue & ~0xffff == Self.mark(object) }
-
-  /// Fibonacci hashing of the address: 48 bits that no neighbour has.
-  private static func mark(_ object: UnsafeMutableRawPointer) -> UInt64 {
-    (UInt64(UInt(bitPattern: object)) &* 0x9e37_79b9_7f4a_7c15) & ~0xffff
+enum FreeWord {
+  /// Fibonacci hashing of the address: a word that no neighbour has.
+  static func of(_ object: UnsafeMutableRawPointer) -> UInt64 {
+    UInt64(UInt(bitPattern: object)) &* 0x9e37_79b9_7f4a_7c15
   }
 }
 
-/// Slabs that are linked through their records.
+/// Slabs, or other frames of one owner, that are linked through their records.
 struct SlabList {
   private(set) var first = FrameNumber.none
   private(set) var count = 0
 
-  mutating func put(_ slab: Slab, _ physical: PhysicalMemory) {
-    slab.record.previous = .none
-    slab.record.next = first
-    if first != .none { physical.record(first).unsafelyUnwrapped.previous = slab.frame }
-    first = slab.frame
+  mutating func put(_ slab: Slab, _ physical: PhysicalMemory) { put(slab.frame, slab.record, physical) }
+
+  mutating func put(_ frame: FrameNumber, _ record: FrameRecordPointer, _ physical: PhysicalMemory) {
+    record.previous = .none
+    record.next = first
+    if first != .none { physical.record(first).unsafelyUnwrapped.previous = frame }
+    first = frame
     count += 1
   }
 
-  mutating func remove(_ slab: Slab, _ physical: PhysicalMemory) {
-    let (previous, next) = (slab.record.previous, slab.record.next)
+  mutating func remove(_ slab: Slab, _ physical: PhysicalMemory) { remove(slab.record, physical) }
+
+  mutating func remove(_ record: FrameRecordPointer, _ physical: PhysicalMemory) {
+    let (previous, next) = (record.previous, record.next)
     if previous == .none {
       first = next
     } else {

@@ -83,7 +83,7 @@ extension Kmem {
       record.queue == .owner, let cache = cache(at: Slab.cache(record))
     else { return nil }
     let frame = PhysicalAddress(physical).frame
-    let first = Slab.first(record)
+    let first = Slab.first(frame, record)
     let slab = first == frame ? Slab(frame, record, machine.directMap) : cache.slab(first)
     let offset = Int(address.rawValue - UInt64(UInt(bitPattern: slab.base)))
     // The quotient by multiplication, exact for offsets below 2^15.
@@ -101,15 +101,35 @@ extension Kmem {
     fault.owner = place.cache.name
     fault.type = type?.name
     fault.reportedAt = site
-    if place.slab.isAudited && place.index < place.slab.objects {
-      let entry = place.slab.entry(place.index).pointee
-      if entry.period != 0 {
-        fault.allocatedAt = entry.allocatedAt
-        fault.freedAt = entry.freedAt
-        fault.type = self.type(at: entry.type)?.name
-        if kind != .wrongType { fault.expected = UInt64(entry.size) }
-      }
+    if let entry = addAudit(to: &fault, place.slab, place.index), kind != .wrongType {
+      fault.expected = UInt64(entry.size)
     }
+    state.pointee.machine.report(fault)
+  }
+
+  /// Adds what the audit knows of an object to a report on it.
+  private func addAudit(to fault: inout FaultReport, _ slab: Slab, _ index: Int) -> AuditEntry? {
+    guard slab.isAudited && index < slab.objects else { return nil }
+    let entry = slab.entry(index).pointee
+    guard entry.period != 0 else { return nil }
+    fault.allocatedAt = entry.allocatedAt
+    fault.freedAt = entry.freedAt
+    fault.type = type(at: entry.type)?.name
+    return entry
+  }
+
+  /// Reports a stray write, if there was one, by the object that it hit or ran over the end of.
+  func report(_ damage: CachePointer.Damage?, _ cache: CachePointer, at site: CallSite = .unknown) {
+    guard let damage else { return }
+    let what: StaticString =
+      damage.kind == .overrun
+      ? "something was written behind the end of an object"
+      : "a free object was written to; its slab gives out no more"
+    let object = cache.object(damage.slab, damage.index)
+    var fault = FaultReport(damage.kind, what, VirtualAddress(object).rawValue, .virtualAddress)
+    fault.owner = cache.name
+    fault.reportedAt = site
+    _ = addAudit(to: &fault, damage.slab, damage.index)
     state.pointee.machine.report(fault)
   }
 }
@@ -143,11 +163,11 @@ extension CachePointer {
     while true {
       if let word = magazines.popSlow() { return UnsafeMutableRawPointer(bitPattern: word) }
       if auditPeriod != nil { return takePastMagazines(size: size, type, level, site) }
-      var findings = Findings()
+      var damage: Damage?
       let outcome = magazines.refill { words, most in
-        cache.pointee.lists.withLock { take(&$0, into: words, most: most, &findings) }
+        cache.pointee.lists.withLock { take(&$0, into: words, most: most, &damage) }
       }
-      report(findings)
+      kmem.report(damage, self, at: site)
       switch outcome {
       case .word(let word): return UnsafeMutableRawPointer(bitPattern: word)
       case .noMagazine where mayAddMagazine:
@@ -159,29 +179,30 @@ extension CachePointer {
     }
   }
 
-  /// One object straight from a slab. This is all there is when the cache is audited, and the way by which
-  /// magazines themselves are allocated.
+  /// One object straight from a slab. This is all there is when the cache is audited.
   func takePastMagazines(
     size: Int, _ type: MemoryType, _ level: Level, _ site: CallSite
   ) -> UnsafeMutableRawPointer? {
     while true {
       let period = auditPeriod
-      var findings = Findings()
+      var damage: Damage?
       func one(_ lists: inout SlabLists) -> UnsafeMutableRawPointer? {
-        if let period { return takeAudited(&lists, period, size: size, type: type.index, at: site) }
+        if let period { return takeAudited(&lists, period, size: size, type: type.index, at: site, &damage) }
         var word: UInt = 0
-        return take(&lists, into: &word, most: 1, &findings) == 1
+        return take(&lists, into: &word, most: 1, &damage) == 1
           ? UnsafeMutableRawPointer(bitPattern: word) : nil
       }
-      let object = cache.pointee.lists.withLock { one(&$0) }
-      report(findings)
-      if let object { return object }
+      if let object = cache.pointee.lists.withLock({ one(&$0) }) { return object }
+      if damage != nil {
+        kmem.report(damage, self, at: site)
+        continue
+      }
       guard let slab = makeSlab(isAudited: period != nil, level: level) else { return nil }
       let first = cache.pointee.lists.withLock { lists -> UnsafeMutableRawPointer? in
         insert(&lists, slab)
         return one(&lists)
       }
-      report(findings)
+      kmem.report(damage, self, at: site)
       if let first { return first }
     }
   }
@@ -191,12 +212,8 @@ extension CachePointer {
     let raised = cache.pointee.raised.load(ordering: .relaxed)
     let limit = 2 * machine.processorCount + cache.pointee.fullLimit + raised + 2
     guard magazines.magazineCount < limit else { return false }
-    let column = cache.pointee.magazineColumn
     let size = Int(Magazines.magazineSize(rounds: magazines.rounds).rawValue)
-    guard let source = kmem.cache(at: column),
-      let magazine = source.takePastMagazines(size: size, kmem.ownType, level, .here)
-    else { return false }
-    kmem.ownType.countAllocation(column)
+    guard let magazine = kmem.takeOwn(size, level: level) else { return false }
     magazines.add(magazine)
     return true
   }
@@ -246,7 +263,7 @@ extension CachePointer {
     cache.pointee.lists.withLock { lists in
       for i in 0..<count {
         if let place = kmem.locate(VirtualAddress(UInt64(words[i]))), place.mistake(column) == nil,
-          !isFree(place.slab, place.index)
+          !place.slab.isFree(place.index)
         {
           put(&lists, place.slab, place.index, at: site, &chain)
         } else {
@@ -281,19 +298,9 @@ extension CachePointer {
 
   /// Whether an object that a caller wants to free is free already.
   func isFreeLocked(_ slab: Slab, _ index: Int) -> Bool {
-    // The word of a live object is its user's; only when it looks like that of a free one, the list is asked.
-    let object = object(slab, index)
-    guard word(of: object).isMark(of: object) else { return false }
-    return cache.pointee.lists.withLock { _ in isFree(slab, index) }
-  }
-
-  func report(_ findings: Findings) {
-    guard findings.damaged != 0 else { return }
-    var fault = FaultReport(
-      .writeAfterFree, "a free object was written to; its slab gives out no more", UInt64(findings.damaged),
-      .virtualAddress)
-    fault.owner = name
-    machine.report(fault)
+    // The word of a live object is its user's; only when it is that of a free one, the map is asked.
+    guard looksFree(object(slab, index)) else { return false }
+    return cache.pointee.lists.withLock { _ in slab.isFree(index) }
   }
 }
 
@@ -311,7 +318,6 @@ extension Kmem {
     }
     // What a trim has in hand is in no depot and no slab; one that begins now finds the depots empty.
     state.pointee.trimmer.lock.withLock(on: state.pointee.machine) {}
-    // After all of them: magazines are objects of other caches.
     forEach { $0.giveBackFree() }
     return before - min(slabPages, before)
   }
@@ -353,14 +359,12 @@ extension CachePointer {
     putBack(&word, 1, site)
   }
 
-  /// Gives empty magazines back to the cache that they came from.
+  /// Gives the memory of empty magazines back.
   func returnMagazines(atMost limit: Int = .max) {
-    guard let source = kmem.cache(at: cache.pointee.magazineColumn) else { return }
     var left = limit
     while left > 0, let magazine = magazines.takeEmpty() {
       left -= 1
-      source.putBack(UInt(bitPattern: magazine), .unknown)
-      kmem.ownType.countFree(source.column)
+      kmem.giveOwn(magazine)
     }
   }
 

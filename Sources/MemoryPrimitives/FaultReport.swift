@@ -16,6 +16,8 @@
   case badConstraint
   case leak
   case writeAfterFree
+  /// A write behind the end of an object.
+  case overrun
 
   public var words: StaticString {
     switch self {
@@ -29,6 +31,7 @@
     case .badConstraint: "bad constraint"
     case .leak: "leak"
     case .writeAfterFree: "write after free"
+    case .overrun: "overrun"
     }
   }
 }

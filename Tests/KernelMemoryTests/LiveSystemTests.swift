@@ -390,10 +390,25 @@ final class LiveSystemTests: XCTestCase {
     system.check()
     for object in got + [objects[0]] { kmem.free(object, size: bytes(64), type: type) }
     system.check()
+
+    // And one behind the last object of an audited slab.
+    kmem.setAudit(.on)
+    let row = (0..<63).map { _ in kmem.alloc(bytes(64), type: type)! }
+    let end = row.max()! + 64
+    let byte = end.load(as: UInt8.self)
+    end.storeBytes(of: ~byte, as: UInt8.self)
+    let overruns = system.host.faults { kmem.free(end - 64, size: bytes(64), type: type) }
+    XCTAssertEqual(overruns.map(\.kind), [.overrun])
+    XCTAssertEqual(overruns.first?.subject, VirtualAddress(end - 64).rawValue)
+    seen.insert(.overrun)
+    end.storeBytes(of: byte, as: UInt8.self)
+    for object in row { kmem.free(object, size: bytes(64), type: type) }
+    kmem.setAudit(.off)
+    system.check()
     let kinds: Set<FaultKind> = [
       .doubleFree, .wrongSize, .wrongType, .foreignPointer, .notAllocated, .doubleMap, .notMapped,
       .badConstraint,
-      .leak, .writeAfterFree,
+      .leak, .writeAfterFree, .overrun,
     ]
     XCTAssertEqual(seen, kinds)
   }

@@ -1,0 +1,147 @@
+// Memory for what kmem itself needs and reads back: magazines, and the tables of slabs.
+//
+// It lies in frames where no caller has an object, so that neither a write to a freed object nor one beyond the end
+// of an object reaches it. The first 64 bytes of each frame stay unused, because the frame before it may be a slab
+// that its objects fill. A frame is cut into pieces of one size; its record keeps the map of its free pieces:
+//
+//   owner    number of the size
+//   index    the map, a bit for each free piece
+//   links    the list of frames that have a free piece
+//
+// A frame without a piece in use goes back at once. The pages are counted under the type `kmem`, as large requests.
+
+import MemoryPrimitives
+import PhysicalMemory
+
+/// The frames with free pieces, by size. Under its lock.
+struct OwnMemory {
+  /// How many sizes there are.
+  static var sizes: Int { 7 }
+  /// Bytes at the start of each frame that nothing is kept in.
+  static var unused: Int { 64 }
+  /// The largest piece.
+  static var largest: Int { size(sizes - 1) }
+
+  private(set) var lists: InlineArray<7, SlabList> = .init { _ in SlabList() }
+  /// Pieces in use, of all sizes.
+  private(set) var inUse = 0
+  /// Frames.
+  private(set) var frames = 0
+
+  /// Bytes of a piece: powers of two for magazines, and what cuts a frame into 3, 2 and 1.
+  static func size(_ number: Int) -> Int {
+    switch number {
+    case 0...3: 64 << number
+    case 4: 1344
+    case 5: 2016
+    default: 4032
+    }
+  }
+
+  /// The smallest size of at least `bytes`, which is no more than the largest.
+  static func number(holding bytes: Int) -> Int {
+    precondition(bytes <= largest)
+    var number = 0
+    while size(number) < bytes { number += 1 }
+    return number
+  }
+
+  /// The map of a frame whose pieces are all free.
+  static func allFree(_ number: Int) -> UInt64 {
+    1 << UInt64((Int(Page.size) - unused) / size(number)) - 1
+  }
+
+  /// A free piece, by its frame and the byte where it starts there.
+  mutating func take(_ number: Int, _ physical: PhysicalMemory) -> (FrameNumber, Int)? {
+    let frame = lists[number].first
+    guard frame != .none else { return nil }
+    let record = physical.record(frame).unsafelyUnwrapped
+    let piece = record.index.trailingZeroBitCount
+    record.index &= record.index - 1
+    if record.index == 0 { lists[number].remove(record, physical) }
+    inUse += 1
+    return (frame, Self.unused + piece * Self.size(number))
+  }
+
+  /// Takes a piece back. Answers whether the frame has none in use now: it is the caller's then.
+  mutating func put(_ frame: FrameNumber, at offset: Int, _ physical: PhysicalMemory) -> Bool {
+    let record = physical.record(frame).unsafelyUnwrapped
+    let number = Int(record.owner)
+    let bit: UInt64 = 1 << UInt64((offset - Self.unused) / Self.size(number))
+    precondition(record.index & bit == 0, "a piece of kmem's own memory was given back twice")
+    if record.index == 0 { lists[number].put(frame, record, physical) }
+    record.index |= bit
+    inUse -= 1
+    guard record.index == Self.allFree(number) else { return false }
+    lists[number].remove(record, physical)
+    frames -= 1
+    return true
+  }
+
+  /// Adds a frame whose pieces are all free.
+  mutating func add(_ frame: FrameNumber, _ number: Int, _ physical: PhysicalMemory) {
+    let record = physical.record(frame).unsafelyUnwrapped
+    record.owner = UInt32(number)
+    record.index = Self.allFree(number)
+    record.queue = .owner
+    lists[number].put(frame, record, physical)
+    frames += 1
+  }
+
+  /// Which invariant is broken, nil when none is.
+  func checkInvariants(_ physical: PhysicalMemory) -> StaticString? {
+    for number in 0..<Self.sizes {
+      var (next, previous, count) = (lists[number].first, FrameNumber.none, 0)
+      while next != .none {
+        guard count < lists[number].count, let record = physical.record(next), record.previous == previous
+        else {
+          return "a list of kmem's own frames is damaged"
+        }
+        if record.role != .kmem || record.owner != UInt32(number) || record.index & ~Self.allFree(number) != 0
+          || record.index == 0 || record.index == Self.allFree(number)
+        {
+          return "a frame of kmem's own is on the wrong list"
+        }
+        count += 1
+        previous = next
+        next = record.next
+      }
+      if count != lists[number].count { return "a list of kmem's own frames is shorter than counted" }
+    }
+    return nil
+  }
+}
+
+extension Kmem {
+  /// A piece of at least `bytes`, aligned to 8 bytes (to 64 when its size is a power of two). Nil without memory.
+  /// No lock of rank `kmemSlabs` may be held.
+  func takeOwn(_ bytes: Int, level: Level) -> UnsafeMutableRawPointer? {
+    let number = OwnMemory.number(holding: bytes)
+    let physical = state.pointee.physical
+    while true {
+      if let (frame, offset) = state.pointee.own.withLock({ $0.take(number, physical) }) {
+        return state.pointee.machine.directMap.pointer(to: frame) + offset
+      }
+      guard !state.pointee.machine.failsHere(.kmem),
+        let frame = try? physical.allocate(Order(0), role: .kmem, level: level)
+      else { return nil }
+      ownType.countAllocation(Column.large)
+      ownType.countAllocation(Column.largePages)
+      state.pointee.own.withLock { $0.add(frame, number, physical) }
+    }
+  }
+
+  /// Gives back a piece that `takeOwn` answered.
+  func giveOwn(_ piece: UnsafeMutableRawPointer) {
+    let physical = state.pointee.physical
+    let address = state.pointee.machine.directMap.physicalAddress(of: VirtualAddress(piece))
+    let frame = address.frame
+    guard state.pointee.own.withLock({ $0.put(frame, at: Int(address.offsetInPage), physical) }) else {
+      return
+    }
+    physical.record(frame).unsafelyUnwrapped.queue = .none
+    physical.free(frame, Order(0))
+    ownType.countFree(Column.large)
+    ownType.countFree(Column.largePages)
+  }
+}

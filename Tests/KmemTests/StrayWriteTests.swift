@@ -1,0 +1,384 @@
+// Writes to freed objects and beyond the ends of objects: each is reported by the object that it hit, or changes
+// nothing. Whatever was written, kmem gives out objects of slabs only, each to one caller.
+
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import Kmem
+@testable import PhysicalMemory
+
+final class StrayWriteTests: XCTestCase {
+  /// A cache to write stray bytes into.
+  private struct Shape {
+    var size: UInt64
+    var alignment: UInt64 = 1
+    var isConstructed = false
+  }
+
+  private static let shapes = [
+    Shape(size: 8), Shape(size: 16), Shape(size: 24), Shape(size: 40), Shape(size: 48),
+    Shape(size: 64, alignment: 64),
+    Shape(size: 72, isConstructed: true), Shape(size: 100), Shape(size: 192, alignment: 64),
+    Shape(size: 256, alignment: 64), Shape(size: 1152, alignment: 64), Shape(size: 4096, alignment: 4096),
+    Shape(size: 5000),
+  ]
+
+  private func make(_ rig: Rig, _ shape: Shape, _ auditing: Auditing) throws -> ObjectCache {
+    let hook: ObjectHook? = shape.isConstructed ? { _, _ in } : nil
+    let cache = try rig.kmem.createCache(
+      name: Name("stray"), size: ByteCount(shape.size), alignment: Alignment(shape.alignment)!,
+      constructor: hook)
+    cache.setAudit(auditing)
+    return cache
+  }
+
+  /// One stray write, and what it has to lead to.
+  private struct Write {
+    var start: UnsafeMutableRawPointer
+    var before: [UInt8]
+    /// Free objects whose word it changed, and the last object of a slab whose guard it changed.
+    var freed: Set<UInt64> = []
+    var overrun: UInt64?
+
+    func undo() {
+      for i in 0..<before.count { start.storeBytes(of: before[i], toByteOffset: i, as: UInt8.self) }
+    }
+  }
+
+  /// Writes 1, 2, 4 or 8 bytes at any place of the slab that `object` lies in.
+  private func strayWrite(
+    _ rig: Rig, _ cache: ObjectCache, near object: UnsafeMutableRawPointer,
+    _ random: inout SeededRandom
+  ) -> Write {
+    let place = rig.kmem.locate(VirtualAddress(object))!
+    let (slab, pointer) = (place.slab, place.cache)
+    let bytes = Int(slab.order.frames.bytes.rawValue)
+    let width = 1 << Int(random.below(4))
+    var offset = Int(random.below(UInt64(bytes - width + 1)))
+    let wordOffset = pointer.cache.pointee.wordOffset
+    let end = slab.objects * pointer.chunk
+    switch random.below(4) {
+    // The first bytes of what kmem looks at: of a word, and behind the last object.
+    case 0...1:
+      offset = min(Int(random.below(UInt64(slab.objects))) * pointer.chunk + wordOffset, bytes - width)
+    case 2: offset = min(end + Int(random.below(16)), bytes - width)
+    default: break
+    }
+    let start = slab.base + offset
+    var value = random.next()
+    switch random.below(4) {
+    case 0: value = [0, .max, 0xfffe, 1][Int(random.below(4))]
+    // The word of another object, or of this one moved on a little.
+    case 1: value = FreeWord.of(slab.base + Int(random.below(UInt64(slab.objects))) * pointer.chunk)
+    case 2: value = start.loadUnaligned(as: UInt64.self) &+ random.below(3)
+    default: break
+    }
+    func words() -> [UInt64] {
+      (0..<slab.objects).map { pointer.object(slab, $0).load(fromByteOffset: wordOffset, as: UInt64.self) }
+    }
+    let wordsBefore = words()
+    let wasIntact = slab.isAudited && pointer.isGuardIntact(slab)
+    var write = Write(
+      start: start, before: (0..<width).map { start.load(fromByteOffset: $0, as: UInt8.self) })
+    for i in 0..<width {
+      start.storeBytes(of: UInt8(truncatingIfNeeded: value >> UInt64(8 * i)), toByteOffset: i, as: UInt8.self)
+    }
+    let wordsAfter = words()
+    for index in 0..<slab.objects where slab.isFree(index) && wordsBefore[index] != wordsAfter[index] {
+      write.freed.insert(VirtualAddress(pointer.object(slab, index)).rawValue)
+    }
+    if wasIntact && !pointer.isGuardIntact(slab) {
+      write.overrun = VirtualAddress(pointer.object(slab, slab.objects - 1)).rawValue
+    }
+    return write
+  }
+
+  /// Fills slabs, frees some objects, writes, takes all there is and gives it back.
+  private func trial(
+    _ rig: Rig, _ shape: Shape, _ auditing: Auditing, _ random: inout SeededRandom, _ note: String
+  )
+    throws -> (reported: Int, harmless: Int)
+  {
+    let type = rig.type()
+    let cache = try make(rig, shape, auditing)
+    var live: [UnsafeMutableRawPointer] = [try XCTUnwrap(cache.alloc(type: type))]
+    let perSlab = try XCTUnwrap(rig.kmem.whatIs(VirtualAddress(live[0]))).objects
+    for _ in 1..<(perSlab + 1 + Int(random.below(UInt64(perSlab + 2)))) {
+      live.append(try XCTUnwrap(cache.alloc(type: type)))
+    }
+    let share = random.below(101)
+    var free = 0
+    for i in stride(from: live.count - 1, to: 0, by: -1) where random.below(100) < share {
+      live.swapAt(i, live.count - 1)
+      cache.free(live.removeLast(), type: type)
+      free += 1
+    }
+    cache.drain()
+    rig.check(note)
+    let lastLive = { (write: Write) in live.first { VirtualAddress($0).rawValue == write.overrun } }
+    let write = strayWrite(rig, cache, near: live[Int(random.below(UInt64(live.count)))], &random)
+    let isLost = !write.freed.isEmpty || (write.overrun != nil && lastLive(write) == nil)
+    XCTAssertEqual(rig.kmem.checkInvariants() == nil, write.freed.isEmpty && write.overrun == nil, note)
+    // All that is free, and more: nothing that was written to is overlooked.
+    let faults = rig.host.faults {
+      for _ in 0..<(free + perSlab) {
+        guard let object = cache.alloc(type: type) else { return XCTFail("no memory. \(note)") }
+        live.append(object)
+      }
+    }
+    XCTAssertEqual(faults.count, isLost ? 1 : 0, note)
+    for fault in faults {
+      switch fault.kind {
+      case .writeAfterFree: XCTAssertTrue(write.freed.contains(fault.subject), note)
+      case .overrun: XCTAssertEqual(fault.subject, write.overrun, note)
+      default: XCTFail("\(fault.kind). \(note)")
+      }
+      XCTAssertEqual(fault.owner, Name("stray"))
+    }
+    XCTAssertEqual(Set(live).count, live.count, "an object was given out twice. \(note)")
+    for object in live {
+      let place = rig.kmem.locate(VirtualAddress(object))
+      XCTAssertNotNil(place, note)
+      XCTAssertNil(place?.mistake(cache.column)?.kind, note)
+    }
+    let isBroken = write.overrun != nil && lastLive(write) != nil && !isLost
+    if !isBroken { rig.check(note) }
+    for object in live {
+      let isBlamed = isBroken && VirtualAddress(object).rawValue == write.overrun
+      let faults = rig.host.faults { cache.free(object, type: type) }
+      XCTAssertEqual(faults.map(\.kind), isBlamed ? [.overrun] : [], note)
+      guard isBlamed else { continue }
+      XCTAssertEqual(faults.first?.subject, write.overrun, note)
+      write.undo()
+      rig.check(note)
+      cache.free(object, type: type)
+    }
+    rig.check(note)
+    rig.kmem.destroy(cache)
+    return (faults.count + (isBroken ? 1 : 0), isLost || isBroken ? 0 : 1)
+  }
+
+  func testEachStrayWriteIsReportedOrHarmless() throws {
+    let seed = historySeed(9)
+    let rig = try Rig(frames: 1024)
+    var sum = (reported: 0, harmless: 0)
+    for (number, shape) in Self.shapes.enumerated() {
+      for auditing in [Auditing.off, .on] {
+        var random = SeededRandom(seed: seed &+ UInt64(number * 2 + (auditing == .on ? 1 : 0)))
+        for turn in 0..<(shape.size < 48 ? 40 : 150) {
+          let note = "STRATA_SEED=\(seed), \(shape.size) bytes, audit \(auditing), turn \(turn)"
+          let found = try trial(rig, shape, auditing, &random, note)
+          sum.reported += found.reported
+          sum.harmless += found.harmless
+        }
+        rig.expectEmpty()
+      }
+    }
+    print("stray writes: \(sum.reported) reported, \(sum.harmless) harmless")
+    XCTAssertGreaterThan(sum.reported, 300)
+    XCTAssertGreaterThan(sum.harmless, 300)
+  }
+
+  /// Allocations, frees, drains and trims go on between stray writes.
+  func testHistoriesGoOnAfterStrayWrites() throws {
+    let seed = historySeed(21)
+    for round in 0..<6 {
+      var random = SeededRandom(seed: seed &+ UInt64(round))
+      let rig = try Rig(frames: 2048, processors: 2)
+      let type = rig.type()
+      let caches = try [2, 4, 5, 6, 7, 8, 10].map { try make(rig, Self.shapes[$0], .off) }
+      var live: [(pointer: UnsafeMutableRawPointer, cache: Int)] = []
+      var taken: Set<UnsafeMutableRawPointer> = []
+      var (freed, overrun): (Set<UInt64>, Set<UInt64>) = ([], [])
+      var reported = 0
+      for turn in 0..<4000 {
+        let note = "STRATA_SEED=\(seed), round \(round), turn \(turn)"
+        let number = Int(random.below(UInt64(caches.count)))
+        let cache = caches[number]
+        var isRefused = false
+        let faults = rig.host.faults {
+          rig.host.runAs(processor: Int(random.below(2))) {
+            switch random.below(100) {
+            case 0: cache.drain()
+            case 1: rig.kmem.trim()
+            case 2: cache.setAudit(random.oneIn(2) ? .on : .off)
+            case 3..<8:
+              guard let object = live.filter({ $0.cache == number }).randomElement(using: &random) else {
+                break
+              }
+              let write = strayWrite(rig, cache, near: object.pointer, &random)
+              freed.formUnion(write.freed)
+              if let object = write.overrun { overrun.insert(object) }
+            case 8..<60:
+              guard let object = cache.alloc(type: type) else { return XCTFail("no memory. \(note)") }
+              XCTAssertTrue(taken.insert(object).inserted, "given out twice. \(note)")
+              let place = rig.kmem.locate(VirtualAddress(object))
+              XCTAssertTrue(place != nil && place?.mistake(cache.column) == nil, note)
+              live.append((object, number))
+            default:
+              guard !live.isEmpty else { break }
+              let index = Int(random.below(UInt64(live.count)))
+              let object = live[index]
+              caches[object.cache].free(object.pointer, type: type)
+              let audited = rig.kmem.locate(VirtualAddress(object.pointer)).map(\.slab.isAudited) ?? false
+              isRefused = audited && overrun.contains(VirtualAddress(object.pointer).rawValue)
+              guard !isRefused || rig.kmem.whatIs(VirtualAddress(object.pointer))!.standing != .inUse else {
+                break
+              }
+              live.swapAt(index, live.count - 1)
+              live.removeLast()
+              taken.remove(object.pointer)
+            }
+          }
+        }
+        reported += faults.count
+        for fault in faults {
+          switch fault.kind {
+          case .writeAfterFree: XCTAssertTrue(freed.contains(fault.subject), note)
+          case .overrun: XCTAssertTrue(overrun.contains(fault.subject), note)
+          default: XCTFail("\(fault.kind) \(fault.what). \(note)")
+          }
+        }
+        let broken = rig.kmem.checkInvariants().map { "\($0)" }
+        XCTAssertTrue(
+          broken == nil || (broken == "a free object has lost its word" && !freed.isEmpty)
+            || (broken == "the guard behind the last object of a slab was written to" && !overrun.isEmpty),
+          "\(broken ?? "") \(note)")
+      }
+      XCTAssertGreaterThan(reported, 3, "round \(round)")
+    }
+  }
+
+  // MARK: One write each
+
+  /// A cache of one slab with all objects out but `free`, which lie in the slab.
+  private func slab(
+    _ rig: Rig, size: Int, free: [Int], _ auditing: Auditing
+  ) throws -> (cache: ObjectCache, objects: [UnsafeMutableRawPointer]) {
+    let cache = try make(rig, Shape(size: UInt64(size)), auditing)
+    let type = rig.type()
+    let first = try XCTUnwrap(cache.alloc(type: type))
+    let count = rig.kmem.whatIs(VirtualAddress(first))!.objects
+    let objects = ([first] + (1..<count).map { _ in cache.alloc(type: type)! }).sorted()
+    for index in free { cache.free(objects[index], type: type) }
+    cache.drain()
+    return (cache, objects)
+  }
+
+  func testTwoBytesAtTheStartOfAFreeObjectAreReportedByThatObject() throws {
+    for auditing in [Auditing.off, .on] {
+      // Whatever they are: the number of another object, of none, or what was a link's end.
+      for value: UInt16 in [0, 3, 5, 7, 63, 0xfffe, 0xffff] {
+        let rig = try Rig()
+        let (cache, objects) = try slab(rig, size: 48, free: [3, 5, 7], auditing)
+        let isSame = objects[5].load(as: UInt16.self) == value
+        objects[5].storeBytes(of: value, as: UInt16.self)
+        var got: [UnsafeMutableRawPointer] = []
+        let faults = rig.host.faults { for _ in 0..<4 { got.append(cache.alloc(type: rig.type())!) } }
+        XCTAssertEqual(faults.map(\.kind), isSame ? [] : [.writeAfterFree])
+        XCTAssertEqual(faults.map(\.subject), isSame ? [] : [VirtualAddress(objects[5]).rawValue])
+        XCTAssertEqual(Set(got).count, 4)
+        XCTAssertEqual(got[0], objects[3])
+        XCTAssertFalse(got.contains(objects[5]))
+        if auditing == .on && !isSame {
+          XCTAssertNotEqual(faults[0].allocatedAt, .unknown)
+          XCTAssertNotEqual(faults[0].freedAt, .unknown)
+          XCTAssertEqual(faults[0].type, Name("test"))
+        }
+        rig.check()
+      }
+    }
+  }
+
+  func testAWriteBehindTheLastObjectIsReportedByThatObject() throws {
+    let rig = try Rig()
+    let (cache, objects) = try slab(rig, size: 48, free: [], .on)
+    let (last, type) = (objects.last!, rig.type())
+    let guardWord = (last + 48).load(as: UInt16.self)
+    (last + 48).storeBytes(of: ~guardWord, as: UInt16.self)
+    // The owners of the others are not blamed.
+    for object in objects.dropLast() { cache.free(object, type: type) }
+    for _ in 0..<2 {
+      let faults = rig.host.faults { cache.free(last, type: type) }
+      XCTAssertEqual(faults.map(\.kind), [.overrun])
+      XCTAssertEqual(faults.first?.subject, VirtualAddress(last).rawValue)
+      XCTAssertEqual(faults.first?.owner, Name("stray"))
+      XCTAssertEqual(faults.first?.type, Name("test"))
+      XCTAssertNotEqual(faults.first?.allocatedAt, .unknown)
+      XCTAssertNotEqual(faults.first?.reportedAt, .unknown)
+      XCTAssertEqual(rig.kmem.whatIs(VirtualAddress(last))!.standing, .inUse, "a report changes nothing")
+    }
+    (last + 48).storeBytes(of: guardWord, as: UInt16.self)
+    cache.free(last, type: type)
+    rig.check()
+    rig.kmem.destroy(cache)
+    rig.expectEmpty()
+  }
+
+  func testAWriteBehindAFreeLastObjectIsReportedBeforeThatIsGivenOut() throws {
+    let rig = try Rig()
+    let (cache, objects) = try slab(rig, size: 48, free: [84], .on)
+    XCTAssertEqual(objects.count, 85, "16 bytes are left of the page")
+    (objects[84] + 63).storeBytes(of: ~(objects[84] + 63).load(as: UInt8.self), as: UInt8.self)
+    var got: UnsafeMutableRawPointer?
+    let faults = rig.host.faults { got = cache.alloc(type: rig.type()) }
+    XCTAssertEqual(faults.map(\.kind), [.overrun])
+    XCTAssertEqual(faults.first?.subject, VirtualAddress(objects[84]).rawValue)
+    XCTAssertNotNil(got)
+    XCTAssertFalse(objects.contains(got!))
+    rig.check()
+  }
+
+  func testAnAuditedSlabThatGoesBackIsLookedThrough() throws {
+    let rig = try Rig()
+    let (cache, objects) = try slab(rig, size: 48, free: Array(1..<85), .on)
+    objects[9].storeBytes(of: 0, as: UInt8.self)
+    objects[30].storeBytes(of: 0, toByteOffset: 7, as: UInt8.self)
+    (objects[84] + 48).storeBytes(of: 0, as: UInt64.self)
+    let changed = [9, 30].filter { objects[$0].load(as: UInt64.self) != FreeWord.of(objects[$0]) }
+    let faults = rig.host.faults {
+      cache.free(objects[0], type: rig.type())
+      cache.drain()
+    }
+    XCTAssertEqual(faults.map(\.kind), changed.map { _ in .writeAfterFree } + [.overrun])
+    XCTAssertEqual(faults.map(\.subject), (changed + [84]).map { VirtualAddress(objects[$0]).rawValue })
+    rig.kmem.destroy(cache)
+    rig.expectEmpty()
+  }
+
+  /// What runs over the end of a frame that objects fill reaches no table of kmem's, wherever that lies.
+  func testTheFirstBytesOfKmemsOwnFramesAreNotUsed() throws {
+    let seed = historySeed(5)
+    var random = SeededRandom(seed: seed)
+    let rig = try Rig(frames: 2048)
+    let type = rig.type()
+    var live: [(pointer: UnsafeMutableRawPointer, size: Int)] = []
+    var found = 0
+    for turn in 0..<3000 {
+      if random.below(100) < (live.count < 800 ? 60 : 40) {
+        let size = 1 << Int(random.below(11))
+        live.append((rig.kmem.alloc(ByteCount(size), type: type)!, size))
+      } else if let object = live.popLast() {
+        rig.kmem.free(object.pointer, size: ByteCount(object.size), type: type)
+      }
+      if turn % 500 == 250 { rig.kmem.setAudit(turn % 1000 == 250 ? .on : .off) }
+      guard turn % 100 == 0 else { continue }
+      for number in 0..<UInt32(2048) {
+        let frame = FrameNumber(number)
+        guard let record = rig.physical.record(frame), record.role == .kmem, record.queue == .owner else {
+          continue
+        }
+        found += 1
+        rig.host.machine.directMap.pointer(to: frame)
+          .initializeMemory(as: UInt8.self, repeating: 0xff, count: 64)
+      }
+      rig.check("STRATA_SEED=\(seed), turn \(turn)")
+    }
+    XCTAssertGreaterThan(found, 50)
+    for object in live { rig.kmem.free(object.pointer, size: ByteCount(object.size), type: type) }
+    rig.kmem.setAudit(.off)
+    rig.expectEmpty()
+  }
+}
