@@ -37,10 +37,10 @@ fuzz:
 	@swift build -Xswiftc -O -Xswiftc -assert-config -Xswiftc Debug --scratch-path .build-test --product strata
 	@.build-test/debug/strata fuzz --seeds "$(SEEDS)"
 
-# The budgets, measured. JSON=1 gives the rows as they came, and nothing else.
+# The budgets, measured. JSON=1 gives rows of JSON, and nothing else.
 export JSON ?=
 bench:
-	@{ Scripts/install-tools; $(MAKE) --no-print-directory kernel; \
+	@{ Scripts/install-tools bench; $(MAKE) --no-print-directory kernel; \
 	  swift build -c release --product strata; } >&2
 	@Scripts/bench
 
@@ -88,7 +88,7 @@ help:
 #: make test     every test, on the host and in QEMU; ends with "N passed, N failed"
 #: make tsan     what several processors share, under the thread sanitizer
 #: make fuzz     random histories of pageable memory, SEEDS=2000 of them
-#: make bench    the budgets, measured: figure and goal, met or missed (JSON=1: raw rows)
+#: make bench    the budgets, measured: figure and goal, met or missed (JSON=1: rows of JSON)
 #: make lint     the style, checked; make format mends most of it
 #: make kernel   build/strata, an ELF for multiboot2 and PVH; build/strata.debug for gdb
 #: make iso      build/strata.iso, which boots by GRUB

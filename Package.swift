@@ -83,7 +83,7 @@ if bare {
     .executableTarget(
       name: "strata",
       dependencies: [
-        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "Kmem", "Paging", "ContiguousMemory",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "Vmem", "Kmem", "Paging", "ContiguousMemory",
         "KernelMemory", "Workloads", "HostMachine",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),

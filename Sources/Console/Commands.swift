@@ -211,7 +211,9 @@ struct Command {
         Measures budgets in this kernel, in instructions, and gives back all
         that it takes. contig asks for 256 runs of 2 MiB on a machine full of
         dirty pages: type replay keep first, so that it is used as a real one.
-        Others: contig-one contig-low fault switch shootdown longest-off.
+        Others: contig-one contig-low contig-busy kmem pages pageblocks wired
+        vmem fault fault-blocks scan switch shootdown longest-off boot. A goal
+        that is missed fails the command only when its row is due.
         """, example: "bench fault"),
     Command(
       verb: .replay, name: "replay", usage: "replay [keep] [on=N]",

@@ -89,4 +89,11 @@ public struct Statistics {
     precondition(index >= 0 && index < count)
     return rows[index]
   }
+
+  /// What the row called `name` reads; nil when there is none. One pass over the rows.
+  public func value(of name: StaticString) -> UInt64? {
+    let name = Name(name)
+    for index in 0..<count where Name(rows[index].name) == name { return rows[index].value }
+    return nil
+  }
 }

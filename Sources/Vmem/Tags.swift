@@ -56,6 +56,8 @@ public struct Tags {
 
   /// Bytes that `create` needs, aligned to 64.
   public static var stateSize: ByteCount { ByteCount(MemoryLayout<TagsState>.stride) }
+  /// Bytes of one boundary tag.
+  public static var tagSize: ByteCount { ByteCount(MemoryLayout<Tag>.stride) }
 
   /// A supply in `memory`, which starts with the `staticPages` pages at `staticTags` (page-aligned,
   /// above `source.base`, never given back; 127 tags each).

@@ -16,5 +16,8 @@ struct Strata: ParsableCommand {
 
       A file that is no good ends with one line on what and where, and a status of 65 to 78 as in sysexits(3).
       """,
-    subcommands: [Trace.self, ReplayCommand.self, BenchCommand.self, FuzzCommand.self, StudyCommand.self])
+    subcommands: [
+      Trace.self, ReplayCommand.self, BenchCommand.self, BenchWorker.self, FuzzCommand.self,
+      StudyCommand.self,
+    ])
 }

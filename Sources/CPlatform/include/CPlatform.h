@@ -196,6 +196,19 @@ CP_INLINE uint64_t cp_here(void) {
 /// Where the enclosing function will return to.
 CP_INLINE uint64_t cp_return_address(void) { return (uint64_t)(uintptr_t)__builtin_return_address(0); }
 
+/// The same pointer, of which the compiler knows nothing any more, nor of what lies behind it: what a benchmark
+/// allocates is not optimised away.
+CP_INLINE void *cp_opaque(void *pointer) {
+  __asm__ volatile("" : "+r"(pointer) : : "memory");
+  return pointer;
+}
+
+/// The same number, which the compiler no longer knows.
+CP_INLINE uint64_t cp_opaque_number(uint64_t number) {
+  __asm__ volatile("" : "+r"(number));
+  return number;
+}
+
 /// Writes back and drops one cache line (SDM vol. 2A, CLFLUSH).
 /// By hand, as the compiler's own takes SSE2 to be switched on, which the kernel has not.
 CP_INLINE void cp_flush_line(const void *address) {

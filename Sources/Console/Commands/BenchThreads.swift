@@ -1,4 +1,4 @@
-// bench switch, shootdown, off: what threads and several processors cost.
+// bench switch, shootdown, longest-off: what threads and several processors cost.
 
 import CPlatform
 import KernelMemory
@@ -7,6 +7,7 @@ import PageTables
 import Paging
 import PhysicalMemory
 import Synchronization
+import Workloads
 
 /// A number that one thread sets and another answers, each asleep until the other has done its part.
 private struct Exchange: ~Copyable {
@@ -65,9 +66,9 @@ extension Console {
       return cycles
     }
     guard let cycles else { return sheet.leaveOut("switch", "there are no threads here") }
-    sheet.addInstructions("switch", cycles / (2 * rounds), goal: nil)
+    sheet.add(.threadSwitch, cycles / (2 * rounds))
     if let view = state.pointee.host.executive {
-      sheet.addInstructions("interrupt", view.interruptCost(view.context), goal: nil)
+      sheet.add(.interrupt, view.interruptCost(view.context))
     }
   }
 
@@ -76,7 +77,7 @@ extension Console {
   func benchShootdown(_ sheet: BenchSheet) {
     let name: StaticString = "shootdown"
     let count = PageCount(UInt64(1024))
-    guard let before = row("machine.shootdowns") else {
+    guard let before = statistic("machine.shootdowns") else {
       return sheet.leaveOut(name, "nothing counts them here")
     }
     guard memory.paging.swap.figures.free >= count,
@@ -90,40 +91,37 @@ extension Console {
       defer { if isMapped { memory.paging.unmap(address, count) } }
       // In an order that leaves neighbours apart in the queue.
       for page in 0..<count.rawValue { try access.store(address + PageCount(page * 617 % 1024), page) }
-      let filled = row("machine.shootdowns") ?? before
+      let filled = statistic("machine.shootdowns") ?? before
       let given = memory.paging.launder(.active, upTo: count, sparing: .nobody).freed.rawValue
-      let laundered = row("machine.shootdowns") ?? filled
+      let laundered = statistic("machine.shootdowns") ?? filled
       for page in 0..<count.rawValue { _ = try access.load(address + PageCount(page)) }
-      let read = row("machine.shootdowns") ?? laundered
+      let read = statistic("machine.shootdowns") ?? laundered
       memory.paging.unmap(address, count)
       isMapped = false
-      let unmapped = row("machine.shootdowns") ?? read
+      let unmapped = statistic("machine.shootdowns") ?? read
       if given > 0 {
-        sheet.add(
-          "shootdowns-laundry", (laundered - filled) * 1000 / given, goal: nil, .atMost, "a page", scale: 1000
-        )
+        sheet.add(.shootdownsLaundry, (laundered - filled) * 1000 / given)
       }
-      sheet.add(
-        "shootdowns-unmap", (unmapped - read) * 1000 / count.rawValue, goal: nil, .atMost, "a page",
-        scale: 1000)
+      sheet.add(.shootdownsUnmap, (unmapped - read) * 1000 / count.rawValue)
     } catch {
       sheet.leaveOut(name, "a page could not be had: \(error.words)")
     }
   }
 
-  /// The longest stretch with interrupts off since it is measured.
-  func benchOff(_ sheet: BenchSheet) {
-    guard let off = row("machine.longest_off"), off > 0 else {
+  /// The longest stretches with interrupts off and with a spin lock held, since they are measured.
+  func benchLongest(_ sheet: BenchSheet) {
+    guard let off = statistic("machine.longest_off"), off > 0, let view = state.pointee.host.executive else {
       return sheet.leaveOut("longest-off", "nothing was measured: sysctl machine.measure=on")
     }
-    sheet.addInstructions("longest-off", off, goal: 20_000)
+    sheet.add(.longestOff, off)
+    var held: UInt64 = 0
+    LockRank.forEach { rank, _ in
+      var row = cp_lock_row()
+      view.locks(view.context, rank.rawValue, &row)
+      if rank.kind == .spin { held = max(held, row.longest_hold) }
+    }
+    sheet.add(.longestHeld, held)
   }
 
-  /// The value of the statistic of this name, where there is one.
-  private func row(_ name: StaticString) -> UInt64? {
-    for i in 0..<memory.statistics.count where Name(memory.statistics[i].name) == Name(name) {
-      return memory.statistics[i].value
-    }
-    return nil
-  }
+  private func statistic(_ name: StaticString) -> UInt64? { memory.statistics.value(of: name) }
 }

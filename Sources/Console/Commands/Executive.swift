@@ -2,6 +2,7 @@
 
 import CPlatform
 import MemoryPrimitives
+import Workloads
 
 extension Console {
   private func executive() throws(CommandError) -> ExecutiveView {
@@ -19,7 +20,7 @@ extension Console {
   }
 
   /// Instructions for which a spin lock may be held.
-  private static var holdBudget: UInt64 { 20_000 }
+  private static var holdBudget: UInt64 { Budget.longestHeld.row.bound ?? 0 }
 
   private var cycleWord: StaticString { countsInstructions ? "instructions" : "cycles" }
 

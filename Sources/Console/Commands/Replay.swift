@@ -8,7 +8,7 @@ import Workloads
 
 extension Console {
   /// The boot module's bytes, through the direct map.
-  private var module: UnsafeRawBufferPointer? {
+  var module: UnsafeRawBufferPointer? {
     let boot = subject.pointee.boot
     guard boot.pointee.module_count > 0 else { return nil }
     let module = cp_boot_modules(boot)[0]
@@ -78,12 +78,14 @@ extension Console {
     return ReplaySplit(workers: Int(asked), interrupts: view.interrupts)
   }
 
+  func packedTrace(_ bytes: UnsafeRawBufferPointer) throws(ReplayError) -> PackedTrace {
+    do throws(TraceError) { return try PackedTrace(bytes) } catch { throw .trace(error) }
+  }
+
   private func run(
     _ bytes: UnsafeRawBufferPointer, _ split: ReplaySplit?, keeps: Bool
   ) throws(ReplayError) -> ReplaySummary {
-    let trace: PackedTrace
-    do throws(TraceError) { trace = try PackedTrace(bytes) } catch { throw .trace(error) }
-    let replay = try Replay.prepare(trace, on: memory, split: split)
+    let replay = try Replay.prepare(try packedTrace(bytes), on: memory, split: split)
     var shown: UInt64 = 0
     try replay.run { progress in
       if shouldStop { return .stop }

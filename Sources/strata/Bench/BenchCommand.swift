@@ -1,72 +1,79 @@
-// `strata bench`: the budgets that concern this host, measured.
+// `strata bench`: the budgets that concern this host, measured; or all of them, from rows that were measured before.
 
 import ArgumentParser
 import Foundation
+import Workloads
 
 struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "bench",
-    abstract: "Measure what threads of this host make of Strata's allocators, against the budgets.",
+    abstract: "Measure Strata's allocators on this host, against the budgets.",
     discussion: """
-      Two threads, each a processor of one simulated machine, against one: pairs of an allocation and a free of 64 \
-      bytes that stay on their processor, and objects that one thread allocates and the other frees. What is compared \
-      runs in turns, many times; a figure is the median over the turns. It takes a few seconds. Another load on the \
-      host's processors shows in the figures: have two of them to yourself.
+      Objects: the same patterns and seeds through kmem and, in processes of their own, through the malloc of \
+      mimalloc, jemalloc, tcmalloc (preloaded) and glibc, in turns; Scripts/install-tools bench installs the first \
+      three. A time is processor time, the least over the turns. Threads: two against one. Frames: searches, in steps, and churn, \
+      which depend on a seed only. It takes a minute or two. Another load on the host's processors shows in the \
+      times: have two of them to yourself.
 
-      Build with optimisation: swift run -c release strata bench. make bench prints these rows among its own.
+      A goal that is missed fails only where the row is due. Build with optimisation: swift run -c release strata \
+      bench. make bench prints these rows together with those of the kernel.
 
-      Exit status: 0; 70 when a goal was missed.
+      Exit status: 0; 70 when a goal was missed that is due.
       """)
 
   @Flag(name: .customShort("j"), help: "Print a row of JSON a figure instead of a table.")
   var json = false
 
+  @Option(help: ArgumentHelp("The packed trace whose objects are allocated.", valueName: "file"))
+  var trace = "Traces/linux-6.1-sample.trace"
+
+  @Option(
+    help: ArgumentHelp(
+      "Measure nothing: show every row of the budgets, with the figures of these rows of JSON.",
+      valueName: "file"))
+  var from: String?
+
+  @Option(help: "Measure only rows whose names begin so.")
+  var only = ""
+
+  @Flag(name: .shortAndLong, help: "Tell, on standard error, what each allocator took.")
+  var verbose = false
+
   func run() throws {
     try complaining {
-      Terminal.standard.beginProgress()
-      let rows = try ThreadBench().rows()
-      Terminal.standard.clearProgress()
-      if json { rows.forEach { print($0.json) } } else { printTable(rows) }
-      let missed = rows.filter { !$0.isMet }
-      if let first = missed.first {
-        throw Complaint("\(first.name): the goal was missed", .software)
+      let traceName = URL(fileURLWithPath: trace).lastPathComponent
+      var figures: [BenchFigure]
+      var leftOut: [(name: String, why: String)] = []
+      if let from {
+        let rows = try BenchRows(text: contents(from), name: from)
+        (figures, leftOut) = (rows.all, rows.leftOut)
+      } else {
+        Terminal.standard.beginProgress()
+        let bench = HostBench(trace: trace, only: only, verbose: verbose)
+        figures = try bench.figures()
+        leftOut = bench.leftOut
+        Terminal.standard.clearProgress()
+      }
+      if json {
+        figures.forEach { print($0.json(trace: traceName)) }
+        leftOut.forEach { print(#"{"kind":"left_out","name":"\#($0.name)","why":"\#($0.why)"}"#) }
+      } else {
+        print(BenchFigure.table(figures))
+        if figures.contains(where: \.budget.dependsOnTrace) { print("* with the trace \(traceName)") }
+        leftOut.forEach { print("\($0.name) is left out: \($0.why).") }
+        print(BenchFigure.summary(figures))
+      }
+      let failed = figures.filter(\.verdict.fails)
+      if let first = failed.first {
+        throw Complaint("\(first.name) is due: \(first.verdict.words.lowercased())", .software)
       }
     }
   }
 
-  private func printTable(_ rows: [BenchRow]) {
-    print("bench".left(24) + "figure".right(8) + "goal".right(15) + "         unit")
-    for row in rows {
-      let goal = row.goal.map { "\(row.sense.rawValue) \(BenchRow.spelled($0))" } ?? "-"
-      let verdict = row.goal == nil ? "" : row.isMet ? "met" : "MISSED"
-      print(
-        row.name.left(24) + BenchRow.spelled(row.figure).right(8) + goal.right(15) + "  " + verdict.left(7)
-          + row.unit)
+  private func contents(_ path: String) throws -> String {
+    guard let data = FileManager.default.contents(atPath: path) else {
+      throw Complaint.system(path, .noInput)
     }
-  }
-}
-
-/// A figure and what it is to be.
-struct BenchRow {
-  enum Sense: String { case atMost = "at most", atLeast = "at least" }
-
-  let name: String
-  let figure: Double
-  var goal: Double?
-  var sense = Sense.atLeast
-  let unit: String
-
-  var isMet: Bool {
-    guard let goal else { return true }
-    return sense == .atMost ? figure <= goal : figure >= goal
-  }
-
-  static func spelled(_ value: Double) -> String { String(format: "%.2f", value) }
-
-  var json: String {
-    """
-    {"kind":"bench","name":"\(name)","figure":\(Self.spelled(figure)),\
-    "goal":\(goal.map(Self.spelled) ?? "null"),"sense":"\(sense.rawValue)","unit":"\(unit)","where":"host"}
-    """
+    return String(decoding: data, as: UTF8.self)
   }
 }

@@ -1,0 +1,106 @@
+// bench fault, fault-blocks, scan: what pages cost when they are first touched, and when memory is full.
+
+import CPlatform
+import KernelMemory
+import MemoryPrimitives
+import PageTables
+import Paging
+import PhysicalMemory
+import Workloads
+
+extension Console {
+  /// What touching each page of an object took, and of that the zeroing of its frames.
+  private struct Touching {
+    var faults: UInt64 = 0
+    var zeroing: UInt64 = 0
+
+    /// Each fault beyond the zeroing.
+    func beyond(_ pages: UInt64) -> UInt64 { (faults &- min(faults, zeroing)) / pages }
+  }
+
+  /// Faults that a page of zeroes answers, less the zeroing: in four objects that are too small for a block of 2 MiB.
+  func benchFault(_ sheet: BenchSheet) {
+    guard let touching = smallFaults("fault", sheet) else { return }
+    sheet.add(.fault, touching.beyond(1024))
+    sheet.add(.faultZeroing, touching.zeroing / 1024)
+  }
+
+  /// Touching 64 MiB that may be entered in whole blocks, against as many faults of 4 KiB.
+  func benchBlocks(_ sheet: BenchSheet) {
+    let name: StaticString = "fault-blocks"
+    let pages: UInt64 = 64 << 8
+    guard let small = smallFaults(name, sheet), let large = touch(PageCount(pages), name, sheet) else {
+      return
+    }
+    let (each, all) = (small.beyond(1024), large.beyond(1))
+    sheet.add(.faultBlocks, each == 0 ? 0 : all * 1000 / (each * pages))
+  }
+
+  private func smallFaults(_ name: StaticString, _ sheet: BenchSheet) -> Touching? {
+    var sum = Touching()
+    for _ in 0..<4 {
+      guard let part = touch(PageCount(UInt64(256)), name, sheet) else { return nil }
+      sum.faults &+= part.faults
+      sum.zeroing &+= part.zeroing
+    }
+    return sum
+  }
+
+  /// Makes an object of `count` pages, stores to each and gives it up again. Nil when it is left out.
+  private func touch(_ count: PageCount, _ name: StaticString, _ sheet: BenchSheet) -> Touching? {
+    // The page daemon is to have no part in it.
+    guard physical.freeCount > memory.paging.freeTarget + count + count else {
+      sheet.leaveOut(name, "it takes \(count.bytes) free beyond the daemon's target")
+      return nil
+    }
+    let paging = memory.paging
+    do throws(PagingError) {
+      let object = try paging.createObject(Name("bench"), count)
+      defer { paging.destroy(object) }
+      let address = try paging.map(object, count: count)
+      defer { paging.unmap(address, count) }
+      let start = cp_cycles()
+      for page in 0..<count.rawValue { try access.store(address + PageCount(page), page) }
+      let faults = cp_cycles() &- start
+      return Touching(faults: faults, zeroing: zeroCycles(address, count))
+    } catch {
+      sheet.leaveOut(name, "a page could not be had: \(error.words)")
+      return nil
+    }
+  }
+
+  /// What zeroing the frames behind these pages takes.
+  private func zeroCycles(_ address: VirtualAddress, _ count: PageCount) -> UInt64 {
+    var sum: UInt64 = 0
+    for page in 0..<count.rawValue {
+      guard let place = memory.pageTables.translate(address + PageCount(page)) else { continue }
+      let frame = memory.machine.directMap.pointer(to: place.physical)
+      let start = cp_cycles()
+      zero(frame)
+      sum &+= cp_cycles() &- start
+    }
+    return sum
+  }
+  @inline(never) private func zero(_ page: UnsafeMutableRawPointer) {
+    page.initializeMemory(as: UInt64.self, repeating: 0, count: 512)
+  }
+
+  /// Half as many dirty pages again as there is memory: pages that the page daemon looks at for each that it reclaims.
+  func benchScan(_ sheet: BenchSheet) throws(CommandError) {
+    let count = share(150)
+    guard memory.paging.swap.figures.free >= count else {
+      return sheet.leaveOut("scan", "it takes a swap device with \(count.bytes) free; boot with SWAP=")
+    }
+    let before = memory.paging.figures
+    let fill = try fill(count)
+    let after = memory.paging.figures
+    var verdict = DirtyPages.Verdict()
+    if !state.pointee.stopped { verify(fill, &verdict) }
+    fill.release(memory)
+    if state.pointee.stopped { return }
+    sheet.add(verdict)
+    let reclaimed = after.cached - before.cached
+    guard reclaimed > 0 else { return sheet.leaveOut("scan", "the page daemon reclaimed nothing") }
+    sheet.add(.daemonScanned, (after.scanned - before.scanned) * 1000 / reclaimed)
+  }
+}

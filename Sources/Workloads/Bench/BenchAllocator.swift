@@ -1,0 +1,35 @@
+// What a bench of objects runs against: kmem, or the host's malloc in a process of its own.
+//
+// The bodies are generic and inlined with their allocator into whoever calls them, as a user's code has it: the fast
+// path of kmem stands in the loop, and so does the call of malloc. Both pass through `cp_opaque`, so that no pair is
+// optimised away, and neither is favoured.
+
+import CPlatform
+import Kmem
+import MemoryPrimitives
+
+/// An allocator of objects that a bench drives.
+public protocol BenchAllocator {
+  /// An object of `size` bytes; a benchmark ends the process when there is none.
+  func allocate(_ size: UInt64) -> UnsafeMutableRawPointer
+  /// Gives back an object that `allocate` answered for the same size.
+  func free(_ object: UnsafeMutableRawPointer, _ size: UInt64)
+}
+
+/// Kmem with one type.
+@frozen public struct KmemBenchAllocator: BenchAllocator {
+  @usableFromInline let kmem: Kmem
+  @usableFromInline let type: MemoryType
+
+  @inlinable public init(_ kmem: Kmem, _ type: MemoryType) {
+    self.kmem = kmem
+    self.type = type
+  }
+
+  @inline(always) public func allocate(_ size: UInt64) -> UnsafeMutableRawPointer {
+    kmem.alloc(ByteCount(size), type: type).unsafelyUnwrapped
+  }
+  @inline(always) public func free(_ object: UnsafeMutableRawPointer, _ size: UInt64) {
+    kmem.free(object, size: ByteCount(size), type: type)
+  }
+}

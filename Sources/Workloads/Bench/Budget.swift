@@ -1,0 +1,257 @@
+// The budgets: every figure that Strata is held against, in one list.
+//
+// The console's `bench`, the tool's `strata bench` and `make bench` take name, unit, goal and layer from here, and
+// none keeps a goal of its own. A row belongs to the layer that can change its figure. A goal that is missed fails
+// a bench only when the row is due: a row becomes due with the change that meets its goal, and can't regress from
+// then on. A row that nothing can measure yet is in the list too, and is shown without a figure.
+//
+// Figures and goals are whole numbers in parts of `scale`, as the kernel has no floating point.
+
+/// What a figure is to be, in parts of the row's scale.
+public enum BudgetGoal: Equatable, Sendable {
+  case none
+  case atMost(UInt64)
+  case atLeast(UInt64)
+}
+
+/// Whether a missed goal fails the bench.
+public enum BudgetStanding: Equatable, Sendable {
+  /// A later change is to meet the goal.
+  case later
+  case due
+}
+
+/// Where a figure is measured.
+public enum BudgetPlace: UInt8, Sendable {
+  case host, kernel
+
+  public var words: StaticString { self == .host ? "host" : "kernel" }
+}
+
+/// A row of the table of budgets.
+public struct BudgetRow: Sendable {
+  public var name: StaticString
+  public var unit: StaticString
+  public var place: BudgetPlace
+  /// The module whose change meets the goal.
+  public var layer: StaticString
+  public var goal: BudgetGoal
+  /// The figure and the goal are whole numbers of one over this.
+  public var scale: UInt64
+  public var standing: BudgetStanding
+  /// Whether the figure is a count of the cycle counter, which counts instructions under QEMU's -icount only.
+  public var isCycles: Bool
+
+  /// Whether a figure, in parts of the scale, meets the goal.
+  public func isMet(by figure: UInt64) -> Bool {
+    switch goal {
+    case .none: true
+    case .atMost(let most): figure <= most
+    case .atLeast(let least): figure >= least
+    }
+  }
+
+  /// "at most" or "at least".
+  public var sense: StaticString {
+    if case .atLeast = goal { return "at least" }
+    return "at most"
+  }
+
+  /// The same where there is little room.
+  public var shortSense: StaticString {
+    if case .atLeast = goal { return "min" }
+    return "max"
+  }
+
+  /// The goal's number, where there is one.
+  public var bound: UInt64? {
+    switch goal {
+    case .none: nil
+    case .atMost(let bound), .atLeast(let bound): bound
+    }
+  }
+}
+
+/// Every row, in the order in which the table shows them.
+public enum Budget: UInt8, Sendable {
+  case kmemPairTime
+  case kmemPair16, kmemPair64, kmemPair128, kmemPair1024, kmemPair4096
+  case kmemVariable16, kmemVariable64, kmemVariable128, kmemVariable1024, kmemVariable4096
+  case kmemBatches, kmemRandomOne, kmemRandomSmall, kmemRandomMixed, kmemRandomMany
+  case kmemTraceTime, kmemTraceHeld
+  case kmemTwoThreads, kmemPassedOn
+  case kmemKernel16, kmemKernel64, kmemKernel1024, kmemKernel4096, kmemKernelVariable, kmemKernelInterruptsOff
+  case pagePair, pagePairInstructions, pageTwoThreads
+  case pageSingles, pageblockPair, pageblockPairSplitting
+  case churn50, churn80, churn90, wiredPageblocks
+  case vmemPair100, vmemPairMillion, vmemAligned, vmemWindowed, vmemQuantum
+  case searchTaken, searchRandom, searchLast, searchLuck
+  case longestOff, longestHeld
+  case fault, faultZeroing, faultZeroed, faultBlocks
+  case contigOldGranted, contigOldCost, contigOldInstructions
+  case contigGranted, contigCost, contigOutside, contigInstructions
+  case contigOneGranted, contigOne, contigOneMoved, contigOneWritten
+  case contigLow64, contigLow256, contigLowNever, contigLowNeverCost, contigGibibyte
+  case contigBusy
+  case daemonScanned, shootdownsLaundry, shootdownsUnmap
+  case threadSwitch, interrupt
+  case zsDensity, zsDensityHalf
+  case frameRecord, boundaryTag
+  case bootSmall, bootLarge, bootRatio
+  case ownMemorySmall, ownMemoryLarge
+
+  /// How many rows there are.
+  public static var count: Int { Int(Budget.ownMemoryLarge.rawValue) + 1 }
+
+  /// Whether the figure depends on the trace that is replayed.
+  public var dependsOnTrace: Bool {
+    switch self {
+    case .kmemTraceTime, .kmemTraceHeld, .wiredPageblocks, .longestOff, .longestHeld, .contigOldGranted,
+      .contigOldCost, .contigOldInstructions, .contigGranted, .contigCost, .contigOutside,
+      .contigInstructions:
+      true
+    default: false
+    }
+  }
+
+  /// What the row says.
+  public var row: BudgetRow {
+    switch self {
+    case .kmemPairTime: .host("kmem-pair", "ns, 64 bytes", "Kmem", .none)
+    case .kmemPair16: .against4("kmem-pair-16", .atMost(450))
+    case .kmemPair64: .against4("kmem-pair-64", .atMost(450))
+    case .kmemPair128: .against4("kmem-pair-128", .atMost(450))
+    case .kmemPair1024: .against4("kmem-pair-1024", .atMost(450))
+    case .kmemPair4096: .against4("kmem-pair-4096", .atMost(450))
+    case .kmemVariable16: .against4("kmem-pair-variable-16", .atMost(550))
+    case .kmemVariable64: .against4("kmem-pair-variable-64", .atMost(550))
+    case .kmemVariable128: .against4("kmem-pair-variable-128", .atMost(550))
+    case .kmemVariable1024: .against4("kmem-pair-variable-1024", .atMost(550))
+    case .kmemVariable4096: .against4("kmem-pair-variable-4096", .atMost(550))
+    case .kmemBatches: .against4("kmem-batches-of-64", .atMost(900))
+    case .kmemRandomOne: .against4("kmem-random-one-size", .atMost(1000))
+    case .kmemRandomSmall: .against4("kmem-random-small", .atMost(1000))
+    case .kmemRandomMixed: .against4("kmem-random-mixed", .atMost(1000))
+    case .kmemRandomMany: .against4("kmem-random-100000-mixed", .atMost(1000))
+    case .kmemTraceTime: .against4("kmem-trace-x64-time", .atMost(1200))
+    case .kmemTraceHeld: .host("kmem-trace-x64-held", "bytes held for each byte live", "Kmem", .atMost(1100))
+    case .kmemTwoThreads: .host("kmem-pairs-two-threads", "x one thread", "Kmem", .atLeast(1900))
+    case .kmemPassedOn: .against4("kmem-producer-consumer", .atMost(400))
+    case .kmemKernel16: .instructions("kmem-kernel-pair-16", "Kmem", .atMost(60))
+    case .kmemKernel64: .instructions("kmem-kernel-pair-64", "Kmem", .atMost(60))
+    case .kmemKernel1024: .instructions("kmem-kernel-pair-1024", "Kmem", .atMost(60))
+    case .kmemKernel4096: .instructions("kmem-kernel-pair-4096", "Kmem", .atMost(60))
+    case .kmemKernelVariable: .instructions("kmem-kernel-pair-variable", "Kmem", .atMost(60))
+    case .kmemKernelInterruptsOff: .instructions("kmem-kernel-interrupts-off", "Kmem", .atMost(60))
+    case .pagePair: .kernel("page-pair", "x kmem pair", "PhysicalMemory", .atMost(1500), scale: 1000)
+    case .pagePairInstructions: .instructions("page-pair-instructions", "PhysicalMemory", .none)
+    case .pageTwoThreads: .host("page-pairs-two-threads", "x one thread", "PhysicalMemory", .atLeast(1900))
+    case .pageSingles: .instructions("pages-512-random-order", "PhysicalMemory", .atMost(250))
+    case .pageblockPair: .instructions("pageblock-pair", "PhysicalMemory", .atMost(450))
+    case .pageblockPairSplitting:
+      .instructions("pageblock-pair-splitting", "PhysicalMemory", .atMost(900))
+    case .churn50: .host("churn-50-percent-free", "% of possible 2 MiB", "PhysicalMemory", .atLeast(97_000))
+    case .churn80: .host("churn-80-percent-free", "% of possible 2 MiB", "PhysicalMemory", .atLeast(98_000))
+    case .churn90: .host("churn-90-percent-free", "% of possible 2 MiB", "PhysicalMemory", .atLeast(98_000))
+    case .wiredPageblocks:
+      .kernel("pageblocks-wired", "x the least", "PhysicalMemory", .atMost(1250), scale: 1000)
+    case .vmemPair100: .instructions("vmem-pair-100-live", "Vmem", .atMost(500))
+    case .vmemPairMillion: .instructions("vmem-pair-1000000-live", "Vmem", .atMost(500))
+    case .vmemAligned: .instructions("vmem-aligned-10000-live", "Vmem", .atMost(700))
+    case .vmemWindowed: .instructions("vmem-windowed-10000-live", "Vmem", .atMost(700))
+    case .vmemQuantum:
+      .kernel("vmem-pair-quantum-cache", "x kmem pair", "Vmem", .atMost(1500), scale: 1000)
+    case .searchTaken:
+      .host("run-search-every-second", "x the steps in 1 GiB", "PhysicalMemory", .atMost(1500))
+    case .searchRandom:
+      .host("run-search-99-percent", "x the steps in 1 GiB", "PhysicalMemory", .atMost(1500))
+    case .searchLast: .host("run-search-last-block", "x the steps in 1 GiB", "PhysicalMemory", .atMost(1500))
+    case .searchLuck: .host("run-search-luck", "steps a pageblock", "PhysicalMemory", .atMost(1000))
+    case .longestOff: .instructions("longest-off", "Kernel", .atMost(20_000))
+    case .longestHeld: .instructions("longest-held", "PhysicalMemory", .atMost(20_000), .due)
+    case .fault: .instructions("fault", "Paging", .atMost(1500))
+    case .faultZeroing: .instructions("fault-zeroing", "Paging", .none)
+    case .faultZeroed: .instructions("fault-zeroing-page-at-hand", "PhysicalMemory", .atMost(120))
+    case .faultBlocks:
+      .kernel("fault-64M-whole-blocks", "x 4 KiB faults", "Paging", .atMost(100), scale: 1000)
+    case .contigOldGranted: .kernel("contig-old-granted", "runs", "ContiguousMemory", .none)
+    case .contigOldCost:
+      .kernel("contig-old-cost-per-page", "pages", "ContiguousMemory", .none, scale: 1000)
+    case .contigOldInstructions: .instructions("contig-old-instructions-per-run", "ContiguousMemory", .none)
+    case .contigGranted: .kernel("contig-granted", "runs", "ContiguousMemory", .atLeast(256), .due)
+    case .contigCost:
+      .kernel("contig-cost-per-page", "pages", "ContiguousMemory", .atMost(1000), .due, scale: 1000)
+    case .contigOutside: .kernel("contig-outside", "pages", "ContiguousMemory", .atMost(0), .due)
+    case .contigInstructions: .instructions("contig-instructions-per-run", "ContiguousMemory", .none)
+    case .contigOneGranted: .kernel("contig-one-granted", "runs", "ContiguousMemory", .atLeast(1), .due)
+    case .contigOne: .instructions("contig-one-instructions", "ContiguousMemory", .atMost(524_288), .due)
+    case .contigOneMoved: .kernel("contig-one-moved", "pages", "ContiguousMemory", .atMost(512), .due)
+    case .contigOneWritten: .kernel("contig-one-written", "pages", "ContiguousMemory", .atMost(0), .due)
+    case .contigLow64: .kernel("contig-low-64K", "runs", "ContiguousMemory", .atLeast(1), .due)
+    case .contigLow256: .kernel("contig-low-256K", "runs", "ContiguousMemory", .atLeast(1), .due)
+    case .contigLowNever: .kernel("contig-low-never", "runs", "ContiguousMemory", .atLeast(1), .due)
+    case .contigLowNeverCost: .instructions("contig-low-never-cost", "ContiguousMemory", .none)
+    case .contigGibibyte: .kernel("contig-1G", "runs", "ContiguousMemory", .atLeast(1), .due)
+    case .contigBusy: .kernel("contig-busy-granted", "of 1000 runs", "ContiguousMemory", .atLeast(990))
+    case .daemonScanned:
+      .kernel("daemon-scanned", "a page freed", "Paging", .atMost(4000), scale: 1000)
+    case .shootdownsLaundry: .kernel("shootdowns-laundry", "a page", "Paging", .none, scale: 1000)
+    case .shootdownsUnmap: .kernel("shootdowns-unmap", "a page", "Paging", .none, scale: 1000)
+    case .threadSwitch: .instructions("switch", "Kernel", .none)
+    case .interrupt: .instructions("interrupt", "Kernel", .none)
+    case .zsDensity:
+      .kernel("zs-stored-of-held", "bytes for each byte held", "Zsmalloc", .atLeast(955), scale: 1000)
+    case .zsDensityHalf:
+      .kernel(
+        "zs-stored-of-held-half-freed", "bytes for each byte held", "Zsmalloc", .atLeast(935), scale: 1000)
+    case .frameRecord: .host("frame-record", "bytes", "PhysicalMemory", .atMost(32), .due, scale: 1)
+    case .boundaryTag: .host("boundary-tag", "bytes", "Vmem", .atMost(32), .due, scale: 1)
+    case .bootSmall: .instructions("boot-256M", "KernelMemory", .none)
+    case .bootLarge: .instructions("boot-20G", "KernelMemory", .atMost(10_000_000), .due)
+    case .bootRatio: .kernel("boot-20G-to-256M", "x", "KernelMemory", .atMost(1500), .due, scale: 1000)
+    case .ownMemorySmall:
+      .kernel("own-memory-256M", "% of memory", "KernelMemory", .atMost(2500), scale: 1000)
+    case .ownMemoryLarge:
+      .kernel("own-memory-20G", "% of memory", "KernelMemory", .atMost(1200), scale: 1000)
+    }
+  }
+}
+
+extension BudgetRow {
+  /// A count of instructions in the kernel.
+  fileprivate static func instructions(
+    _ name: StaticString, _ layer: StaticString, _ goal: BudgetGoal, _ standing: BudgetStanding = .later
+  ) -> BudgetRow {
+    BudgetRow(
+      name: name, unit: "instructions", place: .kernel, layer: layer, goal: goal, scale: 1,
+      standing: standing,
+      isCycles: true)
+  }
+
+  /// Another figure of the kernel.
+  fileprivate static func kernel(
+    _ name: StaticString, _ unit: StaticString, _ layer: StaticString, _ goal: BudgetGoal,
+    _ standing: BudgetStanding = .later, scale: UInt64 = 1
+  ) -> BudgetRow {
+    BudgetRow(
+      name: name, unit: unit, place: .kernel, layer: layer, goal: goal, scale: scale, standing: standing,
+      isCycles: false)
+  }
+
+  /// A figure of a host process.
+  fileprivate static func host(
+    _ name: StaticString, _ unit: StaticString, _ layer: StaticString, _ goal: BudgetGoal,
+    _ standing: BudgetStanding = .later, scale: UInt64 = 1000
+  ) -> BudgetRow {
+    BudgetRow(
+      name: name, unit: unit, place: .host, layer: layer, goal: goal, scale: scale, standing: standing,
+      isCycles: false)
+  }
+
+  /// A time of kmem against that of the best of mimalloc, jemalloc, tcmalloc and glibc.
+  fileprivate static func against4(
+    _ name: StaticString, _ goal: BudgetGoal, _ standing: BudgetStanding = .later
+  ) -> BudgetRow {
+    host(name, "x the best of four", "Kmem", goal, standing)
+  }
+}

@@ -1,0 +1,58 @@
+// Blocks of frames that a bench holds, linked through their first words: a state is made by what is not free.
+
+import MemoryPrimitives
+import PhysicalMemory
+
+/// Blocks that were allocated and are to be freed together.
+struct HeldFrames {
+  private struct Link {
+    var next: FrameNumber
+    var order: Order
+  }
+
+  private let physical: PhysicalMemory
+  private let machine: Machine
+  private var first = FrameNumber.none
+
+  init(_ physical: PhysicalMemory, _ machine: Machine) {
+    self.physical = physical
+    self.machine = machine
+  }
+
+  /// Allocates a block and holds it; false when there is none.
+  mutating func hold(_ order: Order) -> Bool {
+    guard let block = allocate(order) else { return false }
+    add(block, order)
+    return true
+  }
+
+  /// Allocates a block of the next order and holds one half: the other half is free and has no free buddy.
+  mutating func holdHalf(_ order: Order) -> Bool {
+    guard let block = allocate(Order(order.rawValue + 1)) else { return false }
+    physical.free(block + order.frames, order)
+    add(block, order)
+    return true
+  }
+
+  private mutating func add(_ block: FrameNumber, _ order: Order) {
+    machine.directMap.pointer(to: block).storeBytes(of: Link(next: first, order: order), as: Link.self)
+    first = block
+  }
+
+  private func allocate(_ order: Order) -> FrameNumber? {
+    do throws(PhysicalMemoryError) {
+      return try physical.allocate(order, role: .wired, level: .interrupt)
+    } catch {
+      return nil
+    }
+  }
+
+  /// Frees all that is held.
+  mutating func release() {
+    while first != .none {
+      let link = machine.directMap.pointer(to: first).load(as: Link.self)
+      physical.free(first, link.order)
+      first = link.next
+    }
+  }
+}

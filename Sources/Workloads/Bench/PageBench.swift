@@ -1,0 +1,97 @@
+// Benches of frames: pairs of single pages and of pageblocks, and 512 single pages that come back in random order.
+//
+// Each answers what the cycle counter counted. The state that a bench needs is made first and undone afterwards.
+
+import CPlatform
+import KernelMemory
+import MemoryPrimitives
+import PhysicalMemory
+
+/// The benches of one system's frames.
+public struct PageBench {
+  private let memory: KernelMemory
+  private var physical: PhysicalMemory { memory.physical }
+
+  public init(_ memory: KernelMemory) { self.memory = memory }
+
+  /// `count` times an allocation of a block and its free. False when there was none.
+  @discardableResult
+  public func pairs(_ order: Order, _ count: Int) -> Bool {
+    do throws(PhysicalMemoryError) {
+      for _ in 0..<count {
+        let block = try physical.allocate(order, role: .wired)
+        physical.free(block, order)
+      }
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /// Cycles of a pair; nil when there was no such block.
+  public func cyclesOfPair(_ order: Order, _ count: Int) -> UInt64? {
+    guard pairs(order, 1) else { return nil }
+    let start = cp_cycles()
+    guard pairs(order, count) else { return nil }
+    return (cp_cycles() &- start) / UInt64(count)
+  }
+
+  /// Cycles for each of 512 single pages, allocated and then freed in random order, `rounds` times over; nil when
+  /// there were not so many.
+  public func cyclesOfSingles(rounds: Int, seed: UInt64) -> UInt64? {
+    var random = SeededRandom(seed: seed)
+    var frames = InlineArray<512, FrameNumber>(repeating: .none)
+    var order = InlineArray<512, UInt16>(repeating: 0)
+    for i in 0..<512 { order[i] = UInt16(i) }
+    var cycles: UInt64 = 0
+    for _ in 0..<rounds {
+      for i in (1..<512).reversed() { order.swapAt(i, Int(random.below(UInt64(i + 1)))) }
+      let start = cp_cycles()
+      for i in 0..<512 {
+        do throws(PhysicalMemoryError) {
+          frames[i] = try physical.allocate(Order(0), role: .wired)
+        } catch {
+          for k in 0..<i { physical.free(frames[k], Order(0)) }
+          return nil
+        }
+      }
+      for i in 0..<512 { physical.free(frames[Int(order[i])], Order(0)) }
+      cycles &+= cp_cycles() &- start
+    }
+    return cycles / UInt64(512 * rounds)
+  }
+
+  /// Cycles of a pair of 2 MiB while no block above it is free, and half of memory is free in such blocks.
+  public func cyclesOfPageblockPair(_ count: Int) -> UInt64? {
+    let order = Order(9)
+    var held = HeldFrames(physical, memory.machine)
+    defer { held.release() }
+    while held.holdHalf(order) {}
+    return cyclesOfPair(order, count)
+  }
+
+  /// Cycles of a pair of 2 MiB out of a free block of 1 GiB: nine splits and nine merges. Nil when the machine has no
+  /// such block.
+  public func cyclesOfSplittingPair(_ count: Int) -> UInt64? {
+    // A request goes to the highest list that can serve it: smaller blocks there and above are in the way.
+    var lowest = RangeList.count - 1
+    while lowest > 0 && blocks(.highest, from: lowest) == 0 { lowest -= 1 }
+    guard blocks(.highest, from: lowest) > 0 else { return nil }
+    var held = HeldFrames(physical, memory.machine)
+    defer { held.release() }
+    for order in 9..<18 as Range<UInt8> {
+      while blocks(Order(order), from: lowest) > 0, held.hold(Order(order)) {}
+    }
+    guard blocks(.highest, from: lowest) > 0 else { return nil }
+    return cyclesOfPair(Order(9), count)
+  }
+
+  /// Free blocks of an order in a list and in those above it.
+  private func blocks(_ order: Order, from lowest: Int) -> UInt64 {
+    var count: UInt64 = 0
+    for list in lowest..<RangeList.count {
+      count += physical.blocks(in: RangeList(rawValue: UInt8(list)).unsafelyUnwrapped, of: order)
+    }
+    return count
+  }
+}

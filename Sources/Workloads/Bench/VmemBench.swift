@@ -1,0 +1,132 @@
+// Benches of arenas: a piece is freed and another allocated in its place, over so many live ones.
+//
+// The arena is one of its own over the system's supply of tags, without a quantum cache and with nothing to import
+// from. Sizes are 1 to 16 quanta by chance. The arena is filled, and then a third of its pieces are freed by chance, so
+// what is free lies scattered; only 64 quanta at the end are free in one piece.
+
+import CPlatform
+import KernelMemory
+import KernelSpace
+import MemoryPrimitives
+import PhysicalMemory
+import Vmem
+
+/// One arena with live pieces.
+public struct VmemBench {
+  /// What each allocation asks for besides its size.
+  public enum Kind: UInt8, Sendable {
+    /// Nothing.
+    case plain
+    /// A multiple of 16 quanta.
+    case aligned
+    /// A place in that half of the arena in which the piece that was freed lay.
+    case windowed
+  }
+
+  private struct Piece {
+    var first: ArenaAddress
+    var size: ArenaSize
+  }
+
+  private let memory: KernelMemory
+  private let run: FrameRun
+  private let arena: Arena
+  private let pieces: UnsafeMutablePointer<Piece>
+  private let live: UInt64
+  private let extent: UInt64
+  private var random: SeededRandom
+
+  /// An arena with `live` pieces; nil when there is no memory for them.
+  public init?(_ memory: KernelMemory, live: UInt64, seed: UInt64) {
+    let all = live + live / 2
+    let bytes = Page.size + all * UInt64(MemoryLayout<Piece>.stride)
+    // Beside the pieces, a tag for each piece and for each gap between two.
+    guard memory.physical.freeCount > ByteCount(bytes + all * 2 * Tags.tagSize.rawValue).pagesRoundedUp else {
+      return nil
+    }
+    self.memory = memory
+    self.live = live
+    do throws(PhysicalMemoryError) {
+      run = try memory.physical.allocate(run: ByteCount(bytes).pagesRoundedUp, role: .wired)
+    } catch {
+      return nil
+    }
+    let base = memory.machine.directMap.pointer(to: run.first)
+    arena = Arena.create(
+      in: base, name: Name("bench"), quantum: .page, tags: memory.space.tags, machine: memory.machine)
+    pieces = (base + Int(Page.size)).bindMemory(to: Piece.self, capacity: Int(all))
+    random = SeededRandom(seed: seed)
+    var extent = 64 * Page.size
+    for i in 0..<Int(all) {
+      pieces[i] = Piece(first: .lowest, size: Self.size(&random))
+      extent += pieces[i].size.rawValue
+    }
+    self.extent = extent
+    guard fill(all) else {
+      arena.destroy()
+      memory.physical.free(run)
+      return nil
+    }
+  }
+
+  /// Allocates all pieces and frees by chance those above `live`. False when one was refused; none is left then.
+  private mutating func fill(_ all: UInt64) -> Bool {
+    var count = 0
+    do throws(VmemError) {
+      try arena.add(ArenaAddress(0), ArenaSize(extent))
+      while count < Int(all) {
+        pieces[count].first = try arena.xalloc(pieces[count].size, ArenaConstraints())
+        count += 1
+      }
+    } catch {
+      for i in 0..<count { arena.xfree(pieces[i].first, pieces[i].size) }
+      return false
+    }
+    while count > Int(live) {
+      count -= 1
+      let chosen = pieces + Int(random.below(UInt64(count + 1)))
+      arena.xfree(chosen.pointee.first, chosen.pointee.size)
+      chosen.pointee = pieces[count]
+    }
+    return true
+  }
+
+  private static func size(_ random: inout SeededRandom) -> ArenaSize {
+    ArenaSize((1 + random.below(16)) * Page.size)
+  }
+
+  /// Cycles of a free and an allocation, over `count` of them; nil when an allocation was refused.
+  public mutating func cyclesOfPair(_ kind: Kind, _ count: UInt64) -> UInt64? {
+    var constraints = ArenaConstraints()
+    if kind == .aligned { constraints.alignment = Alignment(16 * Page.size).unsafelyUnwrapped }
+    let middle = ArenaAddress(extent / 2)
+    var cycles: UInt64 = 0
+    for _ in 0..<count {
+      let piece = pieces + Int(random.below(live))
+      let size = Self.size(&random)
+      let old = piece.pointee
+      if kind == .windowed {
+        constraints.minimum = old.first < middle ? .lowest : middle
+        constraints.maximum = old.first < middle ? middle : .highest
+      }
+      do throws(VmemError) {
+        let start = cp_cycles()
+        arena.xfree(old.first, old.size)
+        piece.pointee.size = .zero
+        let first = try arena.xalloc(size, constraints)
+        cycles &+= cp_cycles() &- start
+        piece.pointee = Piece(first: first, size: size)
+      } catch {
+        return nil
+      }
+    }
+    return cycles / count
+  }
+
+  /// Gives all back.
+  public func release() {
+    for i in 0..<Int(live) where pieces[i].size != .zero { arena.xfree(pieces[i].first, pieces[i].size) }
+    arena.destroy()
+    memory.physical.free(run)
+  }
+}

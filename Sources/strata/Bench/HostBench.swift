@@ -1,0 +1,155 @@
+// All rows of the budgets that a host process can measure.
+
+import CPlatform
+import Foundation
+import Kmem
+import KernelMemory
+import MemoryPrimitives
+import PhysicalMemory
+import Vmem
+import Workloads
+
+final class HostBench {
+  private let trace: String
+  private let only: String
+  private let verbose: Bool
+  private var found: [Budget: Double] = [:]
+  /// Rows that could not be measured, and why.
+  private(set) var leftOut: [(name: String, why: String)] = []
+
+  /// Rows whose names begin with `only`; objects come from the trace at this path. `verbose` tells what each allocator
+  /// took.
+  init(trace: String, only: String, verbose: Bool) {
+    self.trace = trace
+    self.only = only
+    self.verbose = verbose
+  }
+
+  private func isWanted(_ budget: Budget) -> Bool { "\(budget.row.name)".hasPrefix(only) }
+
+  /// The host's rows that are wanted, in the order of the table.
+  func figures() throws -> [BenchFigure] {
+    try compareObjects()
+    try threads()
+    try churn()
+    try searches()
+    found[.frameRecord] = Double(FrameRecordPointer.size)
+    found[.boundaryTag] = Double(Tags.tagSize.rawValue)
+    return Budget.all.filter { $0.row.place == .host && isWanted($0) }.map { BenchFigure($0, found[$0]) }
+  }
+
+  // MARK: Objects, against the four
+
+  private func compareObjects() throws {
+    let workloads = ObjectWorkload.allCases.filter {
+      isWanted($0.budget) || ($0 == .pair64 && isWanted(.kmemPairTime))
+        || ($0 == .trace && isWanted(.kmemTraceHeld))
+    }
+    guard !workloads.isEmpty else { return }
+    let rivals: [Rival]
+    do {
+      rivals = try Rival.four()
+    } catch let complaint as Complaint {
+      return leftOut.append(("kmem-", "\(complaint)"))
+    }
+    for (done, workload) in workloads.enumerated() {
+      Terminal.standard.progress("objects", UInt64(done), of: UInt64(workloads.count), workload.rawValue)
+      try compare(workload, rivals)
+    }
+  }
+
+  private func compare(_ workload: ObjectWorkload, _ rivals: [Rival]) throws {
+    let workers = try ([.strata] + rivals).map { try Worker($0, workload, trace: trace) }
+    var least = [Double](repeating: .infinity, count: workers.count)
+    var held = [Double](repeating: 0, count: workers.count)
+    for turn in 0..<workload.turns {
+      for (index, worker) in workers.enumerated() {
+        let result = try worker.turn()
+        least[index] = min(least[index], result.time)
+        // What is held is told by the first turn: later ones find what the earlier left.
+        if turn == 0 { held[index] = result.held }
+      }
+    }
+    for worker in workers { try worker.end() }
+    found[workload.budget] = least[0] / least.dropFirst().min()!
+    if workload == .pair64 { found[.kmemPairTime] = least[0] }
+    if workload == .trace { found[.kmemTraceHeld] = held[0] }
+    guard verbose else { return }
+    Terminal.standard.clearProgress()
+    for (index, rival) in ([.strata] + rivals).enumerated() {
+      let bytes = workload == .trace ? String(format: ", %.3f bytes held for each live", held[index]) : ""
+      let text = String(format: "%.2f ns", least[index]) + bytes
+      let line = "\(workload.budget.row.name)".left(26) + rival.name.left(10) + text + "\n"
+      FileHandle.standardError.write(Data(line.utf8))
+    }
+  }
+
+  // MARK: Two threads against one
+
+  private func threads() throws {
+    guard isWanted(.kmemTwoThreads) || isWanted(.pageTwoThreads) else { return }
+    let machine = try SimulatedMachine(memory: .mebibytes(256), threads: 1)
+    let kmem = machine.memory.kmem
+    let allocator = KmemBenchAllocator(kmem, kmem.type(named: Name("bench")))
+    found[.kmemTwoThreads] = twoAgainstOne("pairs of objects", 8_000_000) {
+      ObjectBench.pairs(allocator, 64, $0)
+    }
+    let pages = PageBench(machine.memory)
+    found[.pageTwoThreads] = twoAgainstOne("pairs of pages", 400_000) { pages.pairs(Order(0), $0) }
+    withExtendedLifetime(machine) {}
+  }
+
+  /// How many times as many go through by two threads: the median over turns, each of one thread and two.
+  private func twoAgainstOne(_ what: String, _ count: Int, _ body: @escaping (Int) -> Void) -> Double {
+    let turns = 11
+    var ratios: [Double] = []
+    for turn in 0...turns {
+      Terminal.standard.progress(what, UInt64(turn), of: UInt64(turns))
+      let one = BenchThreads.time(1) { _ in body(count) }
+      let two = BenchThreads.time(2) { _ in body(count) }
+      // The first turn makes what stays.
+      if turn > 0 { ratios.append(2 * one / two) }
+    }
+    return ratios.sorted()[turns / 2]
+  }
+
+  // MARK: Frames
+
+  private func churn() throws {
+    let rows: [(Budget, UInt64)] = [(.churn50, 50), (.churn80, 80), (.churn90, 90)]
+    for (budget, percent) in rows where isWanted(budget) {
+      Terminal.standard.progress("churn", percent, of: 100)
+      let machine = try SimulatedMachine(memory: .gibibytes(1))
+      let pages = UnsafeMutableBufferPointer<FrameNumber>.allocate(capacity: 1 << 18)
+      defer { pages.deallocate() }
+      var churn = ChurnBench(machine.memory.physical, pages, seed: 1)
+      found[budget] = Double(churn.run(percent: percent, rounds: 400)) / 1000
+      withExtendedLifetime(machine) {}
+    }
+  }
+
+  private func searches() throws {
+    let rows: [(Budget, RunSearchPattern)] = [
+      (.searchTaken, .everySecond), (.searchRandom, .random), (.searchLast, .lastBlock),
+    ]
+    for (done, (budget, pattern)) in rows.enumerated() where isWanted(budget) {
+      Terminal.standard.progress("searches", UInt64(done), of: 3)
+      let (small, large) = (try steps(pattern, .gibibytes(1)), try steps(pattern, .gibibytes(64)))
+      found[budget] = Double(large) / Double(max(1, small))
+    }
+    guard isWanted(.searchLuck) else { return }
+    found[.searchLuck] = Double(try steps(.luck, .mebibytes(64))) / 32
+  }
+
+  private func steps(_ pattern: RunSearchPattern, _ size: ByteCount) throws -> UInt64 {
+    let machine = try SimulatedMachine(memory: size)
+    let bytes = Int(RunSearchBench.storage(size).rawValue)
+    let storage = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
+    storage.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+    defer { storage.deallocate() }
+    let result = RunSearchBench(machine.memory, size, storage).run(pattern, seed: 1)
+    guard result.isRight else { throw Complaint("a search for a run gave a wrong answer", .software) }
+    withExtendedLifetime(machine) {}
+    return result.steps
+  }
+}

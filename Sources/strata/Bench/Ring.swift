@@ -1,0 +1,64 @@
+// Pointers on their way from one thread to another.
+
+import CPlatform
+import Synchronization
+
+/// A ring of pointers between a thread that puts and one that takes, without a lock.
+final class Ring: Sendable {
+  private static let mask = 255
+  nonisolated(unsafe) private let words = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(
+    capacity: 256)
+  /// Counts of pointers put and taken, each on a cache line of its own.
+  nonisolated(unsafe) private let counts = UnsafeMutableRawPointer.allocate(byteCount: 256, alignment: 128)
+
+  init() {
+    words.initialize(repeating: nil, count: 256)
+    put.initialize(to: Atomic(0))
+    taken.initialize(to: Atomic(0))
+  }
+
+  deinit {
+    words.deallocate()
+    counts.deallocate()
+  }
+
+  private var put: UnsafeMutablePointer<Atomic<Int>> { counts.assumingMemoryBound(to: Atomic<Int>.self) }
+  private var taken: UnsafeMutablePointer<Atomic<Int>> {
+    (counts + 128).assumingMemoryBound(to: Atomic<Int>.self)
+  }
+
+  /// One side: where it is, and how far the other was when it looked last.
+  struct End {
+    private let ring: Ring
+    private var mine = 0
+    private var others = 0
+
+    init(_ ring: Ring) { self.ring = ring }
+
+    mutating func put(_ pointer: UnsafeMutableRawPointer) {
+      var spins: UInt32 = 0
+      while mine - others > Ring.mask {
+        others = ring.taken.pointee.load(ordering: .acquiring)
+        if mine - others > Ring.mask { cp_pause(spins) }
+        spins &+= 1
+      }
+      ring.words[mine & Ring.mask] = pointer
+      mine += 1
+      ring.put.pointee.store(mine, ordering: .releasing)
+    }
+
+    mutating func take() -> UnsafeMutableRawPointer {
+      var spins: UInt32 = 0
+      while others == mine {
+        others = ring.put.pointee.load(ordering: .acquiring)
+        if others == mine { cp_pause(spins) }
+        spins &+= 1
+      }
+      defer {
+        mine += 1
+        ring.taken.pointee.store(mine, ordering: .releasing)
+      }
+      return ring.words[mine & Ring.mask].unsafelyUnwrapped
+    }
+  }
+}
