@@ -112,6 +112,10 @@ import Synchronization
     get { FrameRole(rawValue: byte(28).pointee.load(ordering: .relaxed)) ?? .absent }
     nonmutating set { byte(28).pointee.store(newValue.rawValue, ordering: .relaxed) }
   }
+  /// Whether the frame has `role`: one comparison.
+  @inline(always) public func hasRole(_ role: FrameRole) -> Bool {
+    byte(28).pointee.load(ordering: .relaxed) == role.rawValue
+  }
   /// The order of the free block that this frame heads; meaningless otherwise.
   @inline(always) public internal(set) var order: Order {
     get { Order(byte(29).pointee.load(ordering: .relaxed) & 31) }
@@ -144,6 +148,27 @@ import Synchronization
   @inline(always) public var queue: FrameQueue {
     get { FrameQueue(rawValue: byte(31).pointee.load(ordering: .relaxed)) ?? .owner }
     nonmutating set { byte(31).pointee.store(newValue.rawValue, ordering: .relaxed) }
+  }
+
+  /// Whether the frame is in one of the queues of pageable pages.
+  @inline(always) public var isInPageQueue: Bool {
+    let queue = byte(31).pointee.load(ordering: .relaxed)
+    return queue >= FrameQueue.active.rawValue && queue <= FrameQueue.unswappable.rawValue
+  }
+  @inline(always) var isInNoQueue: Bool {
+    byte(31).pointee.load(ordering: .relaxed) == FrameQueue.none.rawValue
+  }
+  /// Takes the links and the queue of `other`, which is in none from now on. Their neighbours are the caller's.
+  @inline(always) public func takePlace(of other: FrameRecordPointer) {
+    raw.storeBytes(of: other.raw.load(as: UInt64.self), as: UInt64.self)
+    byte(31).pointee.store(other.byte(31).pointee.load(ordering: .relaxed), ordering: .relaxed)
+    other.raw.storeBytes(of: UInt64.max, as: UInt64.self)
+    other.byte(31).pointee.store(FrameQueue.none.rawValue, ordering: .relaxed)
+  }
+  /// Frames of the free block that this frame of a valid pageblock heads, 0 when it heads none. Lock held.
+  @inline(always) var blockSize: UInt32 {
+    guard byte(31).pointee.load(ordering: .relaxed) == FrameQueue.buddy.rawValue else { return 0 }
+    return 1 << UInt32(byte(29).pointee.load(ordering: .relaxed) & 31)
   }
 
   @inlinable var claimsWord: UnsafeMutablePointer<Atomic<UInt32>> {

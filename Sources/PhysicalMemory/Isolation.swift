@@ -36,7 +36,7 @@ struct IsolatedRun {
 extension PhysicalMemory {
   /// From now on every frame of `run` that is free, cached or gets freed is captured for the caller: role
   /// contiguous, out of the queues. What is free now is taken above the reserve of `level`. A few dozen
-  /// instructions for each free block, a few for each frame; the lock is let go on the way.
+  /// instructions for each free block, a few for each frame; the lock is held for 64 frames at a time.
   /// Throws `outsideMemory` unless all of the run is memory that isn't kept for good, `notFree` when it touches
   /// a run that is isolated already, `noMemory` when four are or when too little is free; then everything
   /// is as before.
@@ -121,52 +121,146 @@ extension PhysicalMemory {
   /// Takes what is free in frames `first` to `end` out of the queues. False when `level` may not have so much.
   private func captureFree(_ first: UInt32, _ end: UInt32, _ level: Level, _ slot: Int) -> Bool {
     var at = first
-    var steps = 0
-    var interrupts = lock()
     while at < end {
-      if steps > 150 {
-        unlock(interrupts)
-        interrupts = lock()
-        steps = 0
-      }
-      steps += 1
-      let pieceEnd = Piece.end(at, end)
-      if pieceUnchecked(at).free == 0 {
-        at = pieceEnd
-        continue
-      }
-      guard let (head, order) = block(holding: at) else {
-        at = pieceUnchecked(at).state == .valid ? at + 1 : pieceEnd
-        continue
-      }
-      // A block larger than a piece goes piece by piece.
-      let blockEnd = min(pieceEnd, head + (1 << UInt32(order)))
-      guard admits(UInt64(blockEnd - at), level) else {
-        unlock(interrupts)
-        return false
-      }
-      if head == at && blockEnd == head + (1 << UInt32(order)) && order < 9 {
-        unlink(head, order)
-      } else {
-        detach(at, blockEnd)
-      }
-      subtract(UInt64(blockEnd - at), from: .free)
-      capture(at, blockEnd, slot)
-      steps += 20 + Int(blockEnd - at)
-      at = blockEnd
+      let interrupts = lock()
+      let step = captureStep(at, end, level, slot)
+      unlock(interrupts)
+      // Out of the queues, frames are the isolation's, as those of any request are.
+      stamp(step)
+      if step.answer == .refused { return false }
+      at = step.next
     }
-    unlock(interrupts)
     return true
   }
 
-  /// Gives frames of one piece, out of the queues and counted as neither free nor anybody's, to the isolation in
-  /// `slot`. Lock held.
+  /// The frames that one hold of the lock has captured.
+  private struct CaptureStep {
+    enum Answer { case goOn, refused }
+    var answer = Answer.goOn
+    /// Where the next step begins.
+    var next: UInt32
+    /// Frames from `first` on, a bit for each; or all frames from `first` to `end`.
+    var first: UInt32
+    var frames: UInt64 = 0
+    var end: UInt32
+  }
+
+  /// Captures free frames from `at` on: whole blocks in a row of 64 frames, or the part of one larger block that lies in
+  /// its pageblock. Lock held, for 8000 instructions at most: a pageblock whose records are to be made valid.
+  @inline(__always)
+  private func captureStep(_ at: UInt32, _ end: UInt32, _ level: Level, _ slot: Int) -> CaptureStep {
+    let pieceEnd = Piece.end(at, end)
+    var step = CaptureStep(next: pieceEnd, first: at, end: at)
+    let piece = pieceUnchecked(at)
+    if piece.free == 0 { return step }
+    let isValid = piece.state == .valid
+    let head = recordUnchecked(at)
+    if !isValid || (head.hasRole(.free) && head.queue != .buddy) || head.blockSize > pieceEnd &- at
+      || head.blockSize > 64
+    {
+      guard let (head, order) = block(holding: at) else {
+        if isValid { step.next = at + 1 }
+        return step
+      }
+      let blockEnd = min(pieceEnd, head + (1 << UInt32(order)))
+      step.next = at
+      guard admits(UInt64(blockEnd - at), level) else {
+        step.answer = .refused
+        return step
+      }
+      detach(at, blockEnd)
+      (step.next, step.end) = (blockEnd, blockEnd)
+      accountCaptured(at, blockEnd - at, slot)
+      return step
+    }
+    step.next = min(pieceEnd, at | 63 + 1)
+    var count: UInt32 = 0
+    var frame = at
+    while frame < step.next {
+      let size = FrameRecordPointer(head.raw + Int(frame - at) &* 32).blockSize
+      if size == 0 {
+        frame += 1
+        continue
+      }
+      // A block that ends behind the run is a step of its own.
+      if frame + size > step.next {
+        step.next = frame
+        break
+      }
+      guard admits(UInt64(count + size), level) else {
+        step.answer = .refused
+        break
+      }
+      unlink(frame, size.trailingZeroBitCount)
+      step.frames |= (~0 >> UInt64(64 - size)) << UInt64(frame - at)
+      count += size
+      frame += size
+    }
+    if count > 0 { accountCaptured(at, count, slot) }
+    return step
+  }
+
+  /// Counts `count` frames of the pageblock of `first`, out of the queues, as captured for `slot`. Lock held.
+  private func accountCaptured(_ first: UInt32, _ count: UInt32, _ slot: Int) {
+    subtract(UInt64(count), from: .free)
+    add(UInt64(count), to: .contiguous)
+    accountTaken(first, count, .contiguous)
+    core.pointee.isolations[slot].captured += count
+    state.pointee.events.pointee.captures.add(UInt64(count))
+  }
+
+  /// Writes the records of the frames that a step has captured: no lock.
+  private func stamp(_ step: CaptureStep) {
+    if step.first < step.end { return stamp(step.first, step.end, .contiguous, .captured) }
+    guard step.frames != 0 else { return }
+    var cached: UInt64 = 0
+    var left = step.frames
+    let first = recordUnchecked(step.first)
+    while left != 0 {
+      let record = FrameRecordPointer(first.raw + left.trailingZeroBitCount &* 32)
+      left &= left - 1
+      if record.pageFlags.contains(.cached) { cached += 1 }
+      record.handOut(.contiguous, .captured)
+    }
+    if cached > 0 { state.pointee.cached.subtract(cached, ordering: .relaxed) }
+  }
+
+  /// Gives frames of one pageblock, just freed and in no queue, to the isolation in `slot`. Lock held.
   private func capture(_ first: UInt32, _ end: UInt32, _ slot: Int) {
-    add(UInt64(end - first), to: .contiguous)
-    accountTaken(first, end - first, .contiguous)
+    accountCaptured(first, end - first, slot)
     stamp(first, end, .contiguous, .captured)
-    core.pointee.isolations[slot].captured += end - first
-    state.pointee.events.pointee.captures.add(UInt64(end - first))
+  }
+
+  /// Gives dropped pages, whose records say free already, to the isolation that has all of them: they count as
+  /// captured and no longer as pages. False when there is none, and nothing has changed. Lock held, for 32 at most.
+  func captureDropped(_ frames: UnsafeBufferPointer<FrameNumber>, _ sound: UInt32) -> Bool {
+    guard let slot = isolation(ofAll: frames, sound) else { return false }
+    let count = UInt64(sound.nonzeroBitCount)
+    for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
+      let piece = pieceUnchecked(frames[i].rawValue)
+      piece.movable &-= 1
+      piece.unmovable &+= 1
+      recordUnchecked(frames[i].rawValue).handOut(.contiguous, .captured)
+    }
+    subtract(count, from: .pageable)
+    add(count, to: .contiguous)
+    core.pointee.isolations[slot].captured += UInt32(count)
+    state.pointee.events.pointee.captures.add(count)
+    state.pointee.events.pointee.frees.add(count)
+    return true
+  }
+
+  /// The slot of the isolation that captures all of these frames. Lock held.
+  private func isolation(ofAll frames: UnsafeBufferPointer<FrameNumber>, _ sound: UInt32) -> Int? {
+    for slot in 0..<4 where core.pointee.isolations[slot].captures == .on {
+      let (first, end) = (core.pointee.isolations[slot].first, core.pointee.isolations[slot].end)
+      var isInside = true
+      for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
+        if frames[i].rawValue < first || frames[i].rawValue >= end { isInside = false }
+      }
+      if isInside { return slot }
+    }
+    return nil
   }
 
   /// Puts frames of one piece that have just become free where they belong, when isolations or notes want to
@@ -186,7 +280,6 @@ extension PhysicalMemory {
         }
       }
       if let slot {
-        subtract(UInt64(partEnd - at), from: .free)
         capture(at, partEnd, slot)
       } else {
         queueUp(at, partEnd)
@@ -237,7 +330,14 @@ extension PhysicalMemory {
     unlock(interrupts)
     if !isKnown { refuse(isolation) }
     guard isWhole else { return nil }
-    for i in 0..<UInt32(run.count.rawValue) { recordUnchecked(run.first.rawValue + i).claims = .wiredOnce }
+    var at = run.first.rawValue
+    while at < run.end.rawValue {
+      // The records of a pageblock follow each other.
+      let pieceEnd = Piece.end(at, run.end.rawValue)
+      let record = recordUnchecked(at)
+      for i in 0..<Int(pieceEnd - at) { FrameRecordPointer(record.raw + i &* 32).claims = .wiredOnce }
+      at = pieceEnd
+    }
     close(isolation)
     return run
   }

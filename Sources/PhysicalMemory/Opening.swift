@@ -102,7 +102,7 @@ extension PhysicalMemory {
     precondition(records.count == layout.pages, "the run was reserved for another map")
     early.close()
     let base = machine.directMap.pointer(to: records.first)
-    base.initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.records))
+    base.initializeMemory(as: UInt64.self, repeating: 0, count: Int(layout.records) / 8)
     let state = base.bindMemory(to: State.self, capacity: 1)
     let core = (base + layout.core).bindMemory(to: Core.self, capacity: 1)
     let queues = (base + layout.queues).bindMemory(to: FreeQueue.self, capacity: 3 * 19)

@@ -43,6 +43,25 @@ extension PhysicalMemory {
   /// Free frames that are cached pages. Constant; exact when nothing runs.
   public var cachedCount: PageCount { PageCount(state.pointee.cached.load(ordering: .relaxed)) }
 
+  /// The first frame from `first` on, below `end`, that is a page; `end` when there is none. Six instructions a
+  /// frame, and no lock: what is found may be none any more.
+  public func firstPage(from first: FrameNumber, below end: FrameNumber) -> FrameNumber {
+    let limit = min(end.rawValue, memoryEnd)
+    var at = first.rawValue
+    while at < limit {
+      let pieceEnd = Piece.end(at, limit)
+      if section(at) != nil, pieceUnchecked(at).state == .valid {
+        let record = recordUnchecked(at)
+        for i in 0..<Int(pieceEnd - at)
+        where FrameRecordPointer(record.raw + i &* 32).hasRole(.pageable) {
+          return FrameNumber(at + UInt32(i))
+        }
+      }
+      at = pieceEnd
+    }
+    return end
+  }
+
   /// Fills `frames` with single frames for pages, each claimed exclusively, as long as more than `floor` and the
   /// reserve of `level` stay free. Answers how many it has filled. Never waits. One hold of the lock and some
   /// 150 instructions a page, so at most 32 at a time.
@@ -86,8 +105,10 @@ extension PhysicalMemory {
     for i in 0..<frames.count where prepareToFree(frames[i], .dropped) { sound |= 1 << UInt32(i) }
     guard sound != 0 else { return }
     let interrupts = lock()
-    for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
-      giveBack(frames[i].rawValue, frames[i].rawValue + 1, .pageable)
+    if core.pointee.watchers == 0 || !captureDropped(frames, sound) {
+      for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
+        giveBack(frames[i].rawValue, frames[i].rawValue + 1, .pageable)
+      }
     }
     let mustWake = hasWaiters
     unlock(interrupts)
@@ -109,7 +130,7 @@ extension PhysicalMemory {
 
   /// Makes the record that of a free frame, or reports why it can't be.
   private func prepareToFree(_ frame: FrameNumber, _ keeping: PageIdentity) -> Bool {
-    guard let record = record(frame), record.role == .pageable else {
+    guard let record = record(frame), record.hasRole(.pageable) else {
       refusePage(frame, "a frame that is no page was freed as one", .wrongType)
       return false
     }
@@ -122,7 +143,7 @@ extension PhysicalMemory {
     }
     let flags = record.pageFlags
     let isKeepable = keeping == .dropped || flags.contains(.valid)
-    guard record.queue == .none, !record.isFixed, !flags.contains(.dirty), isKeepable else {
+    guard record.isInNoQueue, !record.isFixed, !flags.contains(.dirty), isKeepable else {
       record.claims = claims
       refusePage(
         frame,
@@ -258,12 +279,12 @@ extension PhysicalMemory {
 
   /// The page has become dirty: its piece counts it. The caller sets the flag in the record as well, under
   /// its object's lock. Constant, takes no lock.
-  public func noteDirty(_ frame: FrameNumber) {
+  @inline(__always) public func noteDirty(_ frame: FrameNumber) {
     pieceUnchecked(frame.rawValue).dirty.pointee.add(1, ordering: .relaxed)
   }
 
   /// The page has become clean; see `noteDirty`.
-  public func noteClean(_ frame: FrameNumber) {
+  @inline(__always) public func noteClean(_ frame: FrameNumber) {
     pieceUnchecked(frame.rawValue).dirty.pointee.subtract(1, ordering: .relaxed)
   }
 }

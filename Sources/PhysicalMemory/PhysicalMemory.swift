@@ -204,7 +204,7 @@ public struct PhysicalMemory {
   /// The record of `frame`, for whoever was given the frame; nil when it lies in no piece of 2 MiB that has
   /// memory, or in one that nobody was given a frame of.
   /// Constant, but for the first question about a piece that boot occupied as a whole.
-  public func record(_ frame: FrameNumber) -> FrameRecordPointer? {
+  @inline(__always) public func record(_ frame: FrameNumber) -> FrameRecordPointer? {
     guard section(frame.rawValue) != nil else { return nil }
     if pieceUnchecked(frame.rawValue).state == .valid { return recordUnchecked(frame.rawValue) }
     return recordSlow(frame)
@@ -212,7 +212,7 @@ public struct PhysicalMemory {
 
   /// The record of a frame that is known to have a valid one, as whoever was given the frame knows. Two loads and no
   /// question.
-  public func knownRecord(_ frame: FrameNumber) -> FrameRecordPointer {
+  @inline(__always) public func knownRecord(_ frame: FrameNumber) -> FrameRecordPointer {
     recordUnchecked(frame.rawValue)
   }
 

@@ -168,12 +168,7 @@ extension PhysicalMemory {
   func roleRun(_ at: UInt32, _ top: UInt32) -> (UInt32, FrameRole?) {
     let interrupts = lock()
     defer { unlock(interrupts) }
-    guard let piece = piece(at) else {
-      let entry = sectionEntry(Int(at >> Section.frameShift))
-      if entry.frames != 0 && at < entry.first { return (min(top, entry.first), nil) }
-      let next = UInt64(at >> Section.frameShift + 1) << UInt64(Section.frameShift)
-      return (UInt32(min(UInt64(top), next)), nil)
-    }
+    guard let piece = piece(at) else { return (min(top, holeEnd(at)), nil) }
     if let (head, order) = block(holding: at) {
       return (min(top, head + (1 << UInt32(order))), .free)
     }
@@ -184,9 +179,30 @@ extension PhysicalMemory {
     case .valid:
       let role = recordUnchecked(at).role
       var end = at + 1
-      while end < pieceEnd && recordUnchecked(end).role == role && role != .free { end += 1 }
+      while end < pieceEnd && role != .free && recordUnchecked(end).hasRole(role) { end += 1 }
       return (end, role)
     }
+  }
+
+  /// The last frame of the free block, or of the hole, that holds `frame`, and which of the two that is; nil for
+  /// any other frame. A hole ends with its section at the latest. Up to 19 looks.
+  public func lastOfBlockOrHole(at frame: FrameNumber) -> (last: FrameNumber, role: FrameRole)? {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    if section(frame.rawValue) == nil {
+      return (FrameNumber(holeEnd(frame.rawValue) - 1), .absent)
+    }
+    return block(holding: frame.rawValue).map { (FrameNumber($0.first + (1 << UInt32($0.order) - 1)), .free) }
+  }
+
+  /// The frame behind the hole that `frame` lies in, as far as its section goes.
+  private func holeEnd(_ frame: UInt32) -> UInt32 {
+    let number = Int(frame >> Section.frameShift)
+    if number < state.pointee.sectionCount {
+      let entry = sectionEntry(number)
+      if entry.frames != 0 && frame < entry.first { return entry.first }
+    }
+    return UInt32(min(UInt64(UInt32.max), UInt64(number + 1) << UInt64(Section.frameShift)))
   }
 
   /// Calls `body` with each free block, in address order.
@@ -197,12 +213,10 @@ extension PhysicalMemory {
       var found: (UInt32, Int)?
       let interrupts = lock()
       var steps = 0
-      while at < top && steps < 100 {
+      while at < top && steps < 60 {
         steps += 1
         guard let section = section(at) else {
-          let entry = sectionEntry(Int(at >> Section.frameShift))
-          let next = UInt64(at >> Section.frameShift + 1) << UInt64(Section.frameShift)
-          at = entry.frames != 0 && at < entry.first ? entry.first : UInt32(min(UInt64(top), next))
+          at = min(top, holeEnd(at))
           continue
         }
         if section.free == 0 {

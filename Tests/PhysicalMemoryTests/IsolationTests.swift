@@ -108,6 +108,165 @@ final class IsolationTests: XCTestCase {
     XCTAssertNotEqual(Snapshot(memory), before)
   }
 
+  /// Free blocks of every size among frames in use, cached pages among them, and runs that begin and end inside of
+  /// blocks: what is free in the run is captured, no more and no less.
+  func testWhateverBlocksTheRunHas() throws {
+    let seed = historySeed(62)
+    var random = SeededRandom(seed: seed)
+    let model = try PageModel(open([(256, 3000)]))
+    var next: UInt64 = 0
+    while (try? model.makePage(PageName(owner: 1, index: next))) != nil { next += 1 }
+    let (low, high) = (model.names.keys.min()!, model.names.keys.max()!)
+    for turn in 0..<60 {
+      // Rows of 1 to 200 pages, anywhere, become free.
+      for _ in 0..<random.below(12) {
+        let first = low + Int(random.below(UInt64(high - low)))
+        for frame in first..<first + Int(1 + random.below(1 << random.below(9))) {
+          guard let name = model.names[frame] else { continue }
+          model.freePage(name, random.below(3) == 0 ? .cached : .dropped)
+        }
+      }
+      let first = low + Int(random.below(UInt64(high - low - 700)))
+      let count = Int(1 + random.below(700))
+      try model.isolate(first, count)
+      XCTAssertNil(model.check(), "turn \(turn), seed \(seed)")
+      model.abandon(0)
+      XCTAssertNil(model.check(), "turn \(turn), seed \(seed)")
+      while (try? model.makePage(PageName(owner: 1, index: next))) != nil { next += 1 }
+    }
+    XCTAssertNil(model.checkFrames())
+  }
+
+  /// However many blocks there are, the lock is let go after each row of 64 frames.
+  func testTheLockIsHeldForARowOfFrames() throws {
+    let system = try open([(256, 3000)])
+    let memory = system.memory!
+    var frames: [FrameNumber] = []
+    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    let first = (frames.map(\.rawValue).min()! + 511) & ~511
+    for stride in [1, 2, 64] as [UInt32] {
+      let free = frames.filter {
+        $0.rawValue >= first && $0.rawValue < first + 512 && $0.rawValue % stride == 0
+      }
+      for frame in free { memory.free(frame, Order(0)) }
+      var moments = 0
+      var longest: UInt64 = 0
+      var before: UInt64 = 0
+      var isolation: Isolation?
+      system.host.withInterrupts(
+        seed: 0, oneIn: 1,
+        handler: {
+          let captured = memory.count(.contiguous).rawValue
+          longest = max(longest, captured - before)
+          before = captured
+          moments += 1
+        }, { isolation = try? memory.isolate(run(first, 512), level: .normal) })
+      // One block of 512 frames is taken as one.
+      if stride > 1 {
+        XCTAssertGreaterThanOrEqual(moments, 8)
+        XCTAssertLessThanOrEqual(longest, 64)
+      }
+      XCTAssertEqual(memory.capturedCount(isolation!).rawValue, UInt64(free.count))
+      system.check()
+      memory.abandon(isolation!)
+      for frame in free { try memory.allocate(frame: frame, role: .wired) }
+      system.check()
+    }
+  }
+
+  /// Others free and take frames while the lock is let go: no frame is lost, and none is captured twice.
+  func testWhatChangesBetweenTwoRows() throws {
+    let system = try open([(256, 3000)])
+    let memory = system.memory!
+    var frames: Set<UInt32> = []
+    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.insert(frame.rawValue) }
+    let first = (frames.min()! + 511) & ~511
+    let whole = run(first + 3, 600)
+    let odd = (first..<first + 700).filter { ($0 - first) % 3 == 1 }
+    for moment in 0..<12 {
+      for frame in odd { memory.free(FrameNumber(frame), Order(0)) }
+      var n = 0
+      var (given, taken): (Set<UInt32>, Set<UInt32>) = ([], [])
+      var isolation: Isolation?
+      system.host.withInterrupts(
+        seed: 0, oneIn: 1,
+        handler: {
+          if n == moment {
+            for frame in stride(from: first, to: first + 700, by: 30) {
+              memory.free(FrameNumber(frame), Order(0))
+              given.insert(frame)
+            }
+            for frame in odd where (try? memory.allocate(frame: FrameNumber(frame), role: .stack)) != nil {
+              taken.insert(frame)
+            }
+          }
+          n += 1
+        }, { isolation = try? memory.isolate(whole, level: .normal) })
+      XCTAssertGreaterThan(n, moment)
+      system.check()
+      let inside = Set(odd).union(given).subtracting(taken).filter { whole.contains(FrameNumber($0)) }
+      XCTAssertEqual(memory.capturedCount(isolation!).rawValue, UInt64(inside.count), "moment \(moment)")
+      for frame in inside { XCTAssertTrue(memory.isCaptured(FrameNumber(frame), isolation!)) }
+      memory.abandon(isolation!)
+      for frame in taken { memory.free(FrameNumber(frame), Order(0)) }
+      system.check()
+      for frame in Set(odd).union(given) { try memory.allocate(frame: FrameNumber(frame), role: .wired) }
+    }
+  }
+
+  /// Pages given back together: all of them in one isolation, in two, and some outside of any; one that must not
+  /// be given back stays, and the others go.
+  func testPagesGivenBackTogetherAreCaptured() throws {
+    let system = try open([(256, 3000)])
+    let memory = system.memory!
+    var all = (0..<320).map { _ in FrameNumber(0) }
+    for part in 0..<10 {
+      all.withUnsafeMutableBufferPointer {
+        XCTAssertEqual(memory.allocate(pages: .init(rebasing: $0[part * 32..<(part + 1) * 32])), 32)
+      }
+    }
+    all.sort { $0 < $1 }
+    // 96 that follow each other.
+    let start = (0..<224).first { all[$0 + 95].rawValue - all[$0].rawValue == 95 }!
+    let pages = Array(all[start..<start + 96])
+    let first = pages[0].rawValue
+    let before = memory.freeCount
+    let low = try memory.isolate(run(first, 40), level: .normal)
+    let high = try memory.isolate(run(first + 50, 20), level: .normal)
+    func give(_ range: Range<Int>) -> [FaultKind] {
+      system.host.faults {
+        pages.withUnsafeBufferPointer { memory.free(droppedPages: .init(rebasing: $0[range])) }
+      }.map(\.kind)
+    }
+    func expect(_ inLow: UInt64, _ inHigh: UInt64, _ free: UInt64, line: UInt = #line) {
+      XCTAssertEqual(memory.capturedCount(low).rawValue, inLow, line: line)
+      XCTAssertEqual(memory.capturedCount(high).rawValue, inHigh, line: line)
+      XCTAssertEqual(memory.freeCount.rawValue, before.rawValue + free, line: line)
+      system.check(#filePath, line)
+    }
+    // A page that somebody wires is not given back.
+    memory.record(pages[5])!.claims = Claims(rawValue: Claims.exclusive.rawValue | 1)
+    XCTAssertEqual(give(0..<20), [.notAllocated])
+    memory.record(pages[5])!.claims = .exclusive
+    expect(19, 0, 0)
+    // In the first, in none, in the second.
+    XCTAssertEqual(give(30..<60), [])
+    expect(29, 10, 10)
+    XCTAssertEqual(give(60..<70), [])
+    expect(29, 20, 10)
+    XCTAssertEqual(give(70..<96), [])
+    expect(29, 20, 36)
+    XCTAssertEqual(give(20..<30), [])
+    XCTAssertEqual(give(5..<6), [])
+    expect(40, 20, 36)
+    XCTAssertEqual(give(0..<1), [.wrongType])
+    XCTAssertNotNil(memory.finish(low))
+    memory.abandon(high)
+    memory.free(run(first, 40))
+    system.check()
+    XCTAssertEqual(memory.freeCount.rawValue, before.rawValue + 96)
+  }
+
   func testRefusals() throws {
     let system = try open(
       [(0, 159), (256, 2000), (3000, 20)], occupied: [(400, 8, .image), (600, 8, .bootModule)])

@@ -34,6 +34,52 @@ final class PageTests: XCTestCase {
     XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .gone)
   }
 
+  /// From every frame on, in holes and in pageblocks without records too, the first page is found.
+  func testTheFirstPageFromAnyFrameOn() throws {
+    let model = try PageModel(System(frames: [(256, 700), (4000, 600), (40_000, 1100)]))
+    let memory = model.memory
+    var random = SeededRandom(seed: historySeed(63))
+    for i in 0..<800 { try model.makePage(PageName(owner: 1, index: UInt64(i))) }
+    for i in 0..<800 where random.below(10) < 7 {
+      model.freePage(PageName(owner: 1, index: UInt64(i)), .dropped)
+    }
+    let pages = model.names.keys.sorted()
+    XCTAssertGreaterThan(pages.count, 100)
+    for end in [300, 956, 4200, 40_500, 50_000] {
+      var next = pages.count
+      for frame in stride(from: end, through: 200, by: -1) {
+        while next > 0 && pages[next - 1] >= frame { next -= 1 }
+        let expected = next < pages.count && pages[next] < end ? pages[next] : end
+        let found = memory.firstPage(from: FrameNumber(UInt32(frame)), below: FrameNumber(UInt32(end)))
+        guard Int(found.rawValue) == expected else { return XCTFail("from \(frame) below \(end): \(found)") }
+      }
+    }
+    XCTAssertNil(model.checkFrames())
+  }
+
+  /// Each frame of a free block or of a hole is what the whole is reported to be.
+  func testFreeBlocksAndHolesAreReportedAsAWhole() throws {
+    let system = try System(frames: [(256, 700), (4000, 600), (40_000, 1100)])
+    let memory = system.memory!
+    var frames: [FrameNumber] = []
+    for _ in 0..<500 { frames.append(try memory.allocate(Order(0), role: .wired)) }
+    for frame in frames where frame.rawValue % 5 > 1 { memory.free(frame, Order(0)) }
+    var reported: [FrameRole: Int] = [:]
+    for frame in 0..<70_000 as Range<UInt32> {
+      let role = memory.whatIs(FrameNumber(frame)).role
+      guard let (last, what) = memory.lastOfBlockOrHole(at: FrameNumber(frame)) else {
+        XCTAssertTrue(role != .free, "frame \(frame)")
+        continue
+      }
+      reported[what, default: 0] += 1
+      guard role == what, last.rawValue >= frame, memory.whatIs(last).role == what else {
+        return XCTFail("frame \(frame) to \(last): \(what.words), but \(role.words)")
+      }
+    }
+    XCTAssertEqual(reported[.free], Int(memory.freeCount.rawValue))
+    XCTAssertGreaterThan(reported[.absent] ?? 0, 60_000)
+  }
+
   func testOnlyTheIdentityTakesItBack() throws {
     let (model, frame) = try cachedPage()
     let memory = model.memory
