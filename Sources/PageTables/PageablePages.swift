@@ -36,14 +36,14 @@ extension PageTables {
   /// and dirty if writable. Traps when the place is not prepared or is in use. Constant.
   public func enter(_ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection) {
     precondition(frame != .none && !protection.contains(.executable) && isCanonical(address))
-    var entry = PageTableEntry.pageable | frame.address.rawValue
-    if protection.contains(.writable) { entry |= PageTableEntry.Bit.written }
+    withTree { $0.enter(address.rawValue, frame, protection) }
+  }
+
+  /// Runs `body` with one hold of the tables' lock on prepared places, for pages that are entered or withdrawn
+  /// together: a few dozen, as the lock is held. `body` makes no upcall.
+  @inline(__always) public func withPlaces<R>(_ body: (borrowing PreparedPlaces) -> R) -> R {
     withTree { tree in
-      guard let slot = tree.place(address.rawValue), slot.entry == .preparedMark else {
-        preconditionFailure("a pageable page was mapped where no place was kept, or twice")
-      }
-      slot.store(PageTableEntry(entry))
-      tree.leafCount[1] += 1
+      withUnsafeMutablePointer(to: &tree) { body(PreparedPlaces(tree: $0)) }
     }
   }
 
@@ -70,11 +70,7 @@ extension PageTables {
   /// was. Other processors still see it until they are told. Constant.
   public func withdraw(_ address: VirtualAddress) -> PageMapping? {
     guard isCanonical(address) else { return nil }
-    return withTree { tree in
-      guard let slot = tree.pageablePage(address.rawValue) else { return nil }
-      tree.leafCount[1] -= 1
-      return PageMapping(slot.exchange(.preparedMark))
-    }
+    return withTree { $0.withdraw(address.rawValue) }
   }
 
   /// Takes the right to write, and dirty with it, from the pageable page at `address`. What was there
@@ -204,23 +200,67 @@ extension PageTableEntry {
   }
 }
 
+/// Prepared places while the tables' lock is held: what `PageTables.withPlaces` lends.
+public struct PreparedPlaces: ~Copyable {
+  fileprivate let tree: UnsafeMutablePointer<TableTree>
+
+  /// As `PageTables.enter`.
+  @inline(__always)
+  public func enter(_ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection) {
+    precondition(frame != .none && !protection.contains(.executable) && isCanonical(address))
+    tree.pointee.enter(address.rawValue, frame, protection)
+  }
+
+  /// As `PageTables.withdraw`.
+  @inline(__always) public func withdraw(_ address: VirtualAddress) -> PageMapping? {
+    isCanonical(address) ? tree.pointee.withdraw(address.rawValue) : nil
+  }
+
+  @inline(__always) private func isCanonical(_ address: VirtualAddress) -> Bool {
+    TableTree.canonical(address.rawValue, tree.pointee.levels) == address.rawValue
+  }
+}
+
 extension TableTree {
-  /// The place of a page of 4 KiB at `address`, or nil where no table has one. A walk that remembers
-  /// nothing: a dozen instructions a level.
-  @inline(__always) func place(_ address: UInt64) -> Slot? {
-    let memory = directMap.pointer(to: PhysicalAddress(0))
-    var table = root.address.rawValue
-    var shift = Self.shift(levels)
-    while true {
-      // The index in the table, eight bytes an entry.
-      let offset = address &>> (shift &- 3) & 0xff8
-      let slot = Slot(memory + Int(truncatingIfNeeded: table &+ offset))
-      if shift == Page.shift { return slot }
-      let entry = slot.entry
-      guard entry.isTable(at: 2) else { return nil }
-      table = entry.rawValue & PageTableEntry.Bit.address
-      shift &-= 9
+  /// Maps the prepared page at `address`, which is not mapped.
+  @inline(__always)
+  mutating func enter(_ address: UInt64, _ frame: FrameNumber, _ protection: Protection) {
+    guard let slot = place(address), slot.entry == .preparedMark else {
+      preconditionFailure("a pageable page was mapped where no place was kept, or twice")
     }
+    let written = protection.contains(.writable) ? PageTableEntry.Bit.written : 0
+    slot.store(PageTableEntry(PageTableEntry.pageable | frame.address.rawValue | written))
+    leafCount[1] += 1
+  }
+
+  /// Unmaps the pageable page at `address`; the place stays prepared.
+  @inline(__always) mutating func withdraw(_ address: UInt64) -> PageMapping? {
+    guard let slot = pageablePage(address) else { return nil }
+    leafCount[1] -= 1
+    return PageMapping(slot.exchange(.preparedMark))
+  }
+
+  /// The place of a page of 4 KiB at `address`, or nil where no table has one. A walk that remembers
+  /// nothing: seven instructions a level, as each knows its shift.
+  @inline(__always) func place(_ address: UInt64) -> Slot? {
+    var table = root.address.rawValue
+    if levels == 5 {
+      guard let next = below(table, address &>> 45) else { return nil }
+      table = next
+    }
+    guard let level3 = below(table, address &>> 36), let level2 = below(level3, address &>> 27),
+      let level1 = below(level2, address &>> 18)
+    else { return nil }
+    return slot(level1, address &>> 9)
+  }
+
+  /// The table that an entry leads to, eight bytes an entry; nil when that is no table.
+  @inline(__always) private func below(_ table: UInt64, _ offset: UInt64) -> UInt64? {
+    let entry = slot(table, offset).entry
+    return entry.isTable(at: 2) ? entry.rawValue & PageTableEntry.Bit.address : nil
+  }
+  @inline(__always) private func slot(_ table: UInt64, _ offset: UInt64) -> Slot {
+    Slot(directMap.pointer(to: PhysicalAddress(table &+ (offset & 0xff8))))
   }
 
   /// The place at `address` if it is prepared and mapped.

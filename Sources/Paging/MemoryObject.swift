@@ -258,7 +258,7 @@ extension Paging {
     slot.value = PageSlot(value.presence, value.frame, .none)
   }
 
-  func markClean(_ frame: FrameNumber, _ record: FrameRecordPointer) {
+  @inline(__always) func markClean(_ frame: FrameNumber, _ record: FrameRecordPointer) {
     guard record.pageFlags.contains(.dirty) else { return }
     record.pageFlags.remove(.dirty)
     physical.noteClean(frame)

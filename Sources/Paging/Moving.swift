@@ -2,7 +2,8 @@
 //
 // The run is isolated (PhysicalMemory): whatever becomes free in it is captured, so no page ever comes into it
 // again, and one pass over its frames meets each page once. Up to 32 pages are moved together: claimed, unmapped,
-// forgotten by every processor at once, copied, mapped where they were.
+// forgotten by every processor at once, copied, mapped where they were. Each of these steps takes its locks once for
+// all pages of one object, so a lock is held for 32 pages, or for 64 ranges that might show one.
 
 import MemoryPrimitives
 import PageTables
@@ -28,85 +29,54 @@ public struct MoveOutcome: Sendable {
   case areDropped
 }
 
-/// Pages on their way, on the stack.
-private struct Moves {
-  /// Where they come from, exclusive; and where they go.
-  var from = PageBatch()
-  var to: InlineArray<32, FrameNumber> = .init(repeating: .none)
-  /// The first of each page's mappings, to be made again; others come back by faults. 0 for none.
-  var addresses: InlineArray<32, UInt64> = .init(repeating: 0)
-  /// A bit for each whose mapping was writable.
-  var writable: UInt32 = 0
-
-  mutating func withTargets<R>(_ body: (UnsafeMutableBufferPointer<FrameNumber>) -> R) -> R {
-    let count = from.count
-    return withUnsafeMutablePointer(to: &to) { array in
-      let first = UnsafeMutableRawPointer(array).assumingMemoryBound(to: FrameNumber.self)
-      return body(UnsafeMutableBufferPointer(start: first, count: count))
-    }
-  }
+/// A page on its way, exclusive.
+private struct Move {
+  var source = FrameNumber.none
+  var target = FrameNumber.none
+  /// Its object and its place there, which stay while it is exclusive.
+  var owner: UInt32 = 0
+  var index: UInt64 = 0
+  /// The first of its mappings, to be made again, 0 for none; others come back by faults.
+  var address: UInt64 = 0
+  var isWritable = false
 }
 
-/// The object met last: neighbours mostly have the same.
-private struct LastObject {
-  var number: UInt32 = 0
-  var object: MemoryObject?
+/// Pages on their way, on the stack of `move`: read and written in place.
+private struct Moves {
+  let first: UnsafeMutablePointer<Move>
+  let count: Int
+
+  @inline(__always) subscript(i: Int) -> UnsafeMutablePointer<Move> { first + i }
 }
 
 extension Paging {
+  /// Ranges that are looked at in one hold of an object's lock, but for those of the last page.
+  private static var rangesInOneHold: Int { 64 }
+
   /// Moves pages of `run` to other frames, as long as more than `leaving` frames are free, and `limit` at most.
-  /// Nothing outside of the run is touched. No lock may be held; costs a copy and some 900 instructions a page.
+  /// Nothing outside of the run is touched. No lock may be held; costs a copy and some 600 instructions a page.
   public func move(
     outOf run: FrameRun, leaving floor: PageCount, clean: CleanPages, atMost limit: PageCount
   ) -> MoveOutcome {
     var outcome = MoveOutcome()
-    var last = LastObject()
     var at = run.first
     while at < run.end {
-      var moves = Moves()
+      var moving = PageBatch()
       var dropping = PageBatch()
+      var dropped = PageBatch()
       let room = min(UInt64(PageBatch.capacity), limit.rawValue - min(limit.rawValue, outcome.moved.rawValue))
       let hasRoom = room > 0 && physical.freeCount > floor
-      while at < run.end && moves.from.count < PageBatch.capacity && !dropping.isFull {
-        guard let record = claim(at, hasRoom, clean, &outcome) else {
-          at = at + .one
-          continue
-        }
-        // A first look, without the lock.
-        if clean == .areDropped && !record.pageFlags.contains(.dirty) {
-          withQueues { _ = $0.remove(at) }
-          dropping.add(at)
-        } else {
-          moves.from.add(at)
-        }
-        at = at + .one
+      at = claim(from: at, to: run.end, hasRoom, clean, &moving, &dropping, &outcome)
+      withTargets(for: &moving, Int(room), floor, &outcome) { moves, outcome in
+        var batch = ShootdownBatch()
+        unmap(moves, &batch)
+        unmap(&dropping, &dropped, &batch, &outcome)
+        batch.flush(on: machine)
+        carryOut(moves)
       }
-      let count = findRoom(for: &moves, Int(room), floor, &outcome)
-      var batch = ShootdownBatch()
-      for i in 0..<count { withdraw(i, &moves, &batch, &last) }
-      var dropped = PageBatch()
-      for i in 0..<dropping.count {
-        let record = record(dropping[i])
-        let object = object(of: record, &last)
-        let interrupts = object.lock()
-        if record.pageFlags.contains(.dirty) {
-          // A fault that had found it unclaimed made it so, under this lock.
-          endExclusive(dropping[i], record, object, .active, interrupts)
-          outcome.claimed = outcome.claimed + .one
-        } else {
-          withdrawAll(record.index, object, &batch)
-          object.unlock(interrupts)
-          dropped.add(dropping[i])
-        }
-      }
-      batch.flush(on: machine)
-      for i in 0..<count {
-        let rights: Protection = moves.writable >> UInt32(i) & 1 != 0 ? .kernelData : .kernelReadOnly
-        carryOut(moves.from[i], to: moves.to[i], VirtualAddress(moves.addresses[i]), rights, &last)
-      }
-      moves.from.withFrames { physical.free(droppedPages: $0) }
-      outcome.moved = outcome.moved + PageCount(count)
-      counters.pointee.moved.count(UInt64(count))
+      moving.withFrames { physical.free(droppedPages: $0) }
+      outcome.moved = outcome.moved + PageCount(moving.count)
+      counters.pointee.moved.count(UInt64(moving.count))
       outcome.dropped = outcome.dropped + PageCount(dropped.count)
       var given = LaunderOutcome()
       giveUp(&dropped, &given)
@@ -114,105 +84,207 @@ extension Paging {
     return outcome
   }
 
-  /// The record of a page that is exclusive now; nil for what is no page, or somebody's, or has nowhere to go.
+  /// Makes up to a batch of pages exclusive, from frame `first` on: those to be moved and those to be dropped.
+  /// Answers where to go on.
   private func claim(
-    _ frame: FrameNumber, _ hasRoom: Bool, _ clean: CleanPages, _ outcome: inout MoveOutcome
-  ) -> FrameRecordPointer? {
-    guard let record = physical.record(frame), record.role == .pageable else { return nil }
-    // Not worth a claim.
-    if !hasRoom && (clean == .areMoved || record.pageFlags.contains(.dirty)) {
-      outcome.noRoom = outcome.noRoom + .one
-      return nil
+    from first: FrameNumber, to end: FrameNumber, _ hasRoom: Bool, _ clean: CleanPages,
+    _ moving: inout PageBatch, _ dropping: inout PageBatch, _ outcome: inout MoveOutcome
+  ) -> FrameNumber {
+    var met = PageBatch()
+    var at = first
+    while !met.isFull {
+      let frame = physical.firstPage(from: at, below: end)
+      at = frame
+      if frame == end { break }
+      at = at + .one
+      // Not worth a claim.
+      if !hasRoom && (clean == .areMoved || record(frame).pageFlags.contains(.dirty)) {
+        outcome.noRoom = outcome.noRoom + .one
+        continue
+      }
+      met.add(frame)
     }
-    guard withQueues({ $0.claim(frame) { $0.tryExclusive() } }) == .claimed else {
-      outcome.claimed = outcome.claimed + .one
-      return nil
-    }
-    return record
-  }
-
-  /// Takes frames to move to. Pages for which there is none are let go; the others are the first ones.
-  private func findRoom(
-    for moves: inout Moves, _ limit: Int, _ floor: PageCount, _ outcome: inout MoveOutcome
-  ) -> Int {
-    var count = 0
-    if moves.from.count > 0 && limit > 0 && !machine.failsHere(.paging) {
-      count = moves.withTargets {
-        physical.allocate(
-          pages: UnsafeMutableBufferPointer(rebasing: $0[..<min(limit, $0.count)]), leaving: floor)
+    guard met.count > 0 else { return at }
+    withQueues { queues in
+      for i in 0..<met.count {
+        let frame = met[i]
+        guard queues.claim(frame, { $0.tryExclusive() }) == .claimed else {
+          outcome.claimed = outcome.claimed + .one
+          continue
+        }
+        // A first look, without the object's lock.
+        if clean == .areDropped && !record(frame).pageFlags.contains(.dirty) {
+          queues.remove(frame)
+          dropping.add(frame)
+        } else {
+          moving.add(frame)
+        }
       }
     }
-    for i in count..<moves.from.count { wake(record(moves.from[i]).endExclusive()) }
-    outcome.noRoom = outcome.noRoom + PageCount(moves.from.count - count)
-    moves.from.truncate(to: count)
-    return count
+    return at
   }
 
-  private func object(of record: FrameRecordPointer, _ last: inout LastObject) -> MemoryObject {
-    if let object = last.object, last.number == record.owner { return object }
-    let object = object(of: record)
-    last = LastObject(number: record.owner, object: object)
-    return object
-  }
-
-  /// Unmaps a page that is exclusive.
-  private func withdraw(
-    _ i: Int, _ moves: inout Moves, _ batch: inout ShootdownBatch, _ last: inout LastObject
+  /// Takes frames to move to and runs `body` on the pages that got one: the first of `moving`, which is cut to
+  /// them. The others are let go.
+  private func withTargets(
+    for moving: inout PageBatch, _ limit: Int, _ floor: PageCount, _ outcome: inout MoveOutcome,
+    _ body: (Moves, inout MoveOutcome) -> Void
   ) {
-    let record = record(moves.from[i])
-    let object = object(of: record, &last)
-    var (address, isWritable) = (UInt64(0), false)
-    let interrupts = object.lock()
-    forEachAddress(of: record.index, object) { place, isGoing in
-      let found = tables.withdraw(place)
+    var targets: InlineArray<32, FrameNumber> = .init(repeating: .none)
+    var count = 0
+    if moving.count > 0 && limit > 0 && !machine.failsHere(.paging) {
+      let wanted = min(limit, moving.count)
+      count = withUnsafeMutablePointer(to: &targets) {
+        let first = UnsafeMutableRawPointer($0).assumingMemoryBound(to: FrameNumber.self)
+        return physical.allocate(
+          pages: UnsafeMutableBufferPointer(start: first, count: wanted), leaving: floor)
+      }
+    }
+    for i in count..<moving.count { wake(record(moving[i]).endExclusive()) }
+    outcome.noRoom = outcome.noRoom + PageCount(moving.count - count)
+    moving.truncate(to: count)
+    var storage: InlineArray<32, Move> = .init(repeating: Move())
+    for i in 0..<count {
+      let record = record(moving[i])
+      storage[i] = Move(source: moving[i], target: targets[i], owner: record.owner, index: record.index)
+    }
+    withUnsafeMutablePointer(to: &storage) {
+      body(
+        Moves(first: UnsafeMutableRawPointer($0).assumingMemoryBound(to: Move.self), count: count), &outcome)
+    }
+  }
+
+  /// Runs `body` with the lock of an object and the tables' held, again and again, until all pages are done: it
+  /// begins with page `first`, one of the object's, and answers where it has ended (see `forNeighbours`).
+  @inline(__always) private func forEachObject(
+    of moves: Moves, _ body: (_ first: Int, MemoryObject, borrowing PreparedPlaces) -> Int
+  ) {
+    var i = 0
+    while i < moves.count {
+      let object = object(numbered: moves[i].pointee.owner).unsafelyUnwrapped
+      let interrupts = object.lock()
+      i = tables.withPlaces { body(i, object, $0) }
+      object.unlock(interrupts)
+    }
+  }
+
+  /// Runs `body` on page `first` and those behind it that have the same object, as most do, as far as one hold of
+  /// the locks goes. `body` answers how many ranges it has looked at.
+  @inline(__always) private func forNeighbours(
+    _ first: Int, _ moves: Moves, _ body: (UnsafeMutablePointer<Move>) -> Int
+  ) -> Int {
+    let owner = moves[first].pointee.owner
+    var (i, ranges) = (first, 0)
+    repeat {
+      ranges &+= body(moves[i])
+      i &+= 1
+    } while i < moves.count && ranges < Self.rangesInOneHold && moves[i].pointee.owner == owner
+    return i
+  }
+
+  // MARK: Unmapping
+
+  /// Unmaps pages that are exclusive.
+  private func unmap(_ moves: Moves, _ batch: inout ShootdownBatch) {
+    forEachObject(of: moves) { first, object, places in
+      forNeighbours(first, moves) { unmap($0, object, places, &batch) }
+    }
+  }
+
+  /// Unmaps one of them. Locks of the object and the tables held. Answers how many ranges it has looked at.
+  @inline(__always) private func unmap(
+    _ move: UnsafeMutablePointer<Move>, _ object: MemoryObject, _ places: borrowing PreparedPlaces,
+    _ batch: inout ShootdownBatch
+  ) -> Int {
+    var (address, isWritable, isAccessed) = (UInt64(0), false, false)
+    let ranges = forEachAddress(of: move.pointee.index, object) { place, isGoing in
+      let found = places.withdraw(place)
       if found != nil || isGoing { batch.add(place) }
       guard let mapping = found else { return }
       if address == 0 && !isGoing { (address, isWritable) = (place.rawValue, mapping.isWritable) }
-      // A reference that the old mapping saw is not lost.
-      if mapping.isAccessed { record.pageFlags.insert(.referenced) }
+      if mapping.isAccessed { isAccessed = true }
     }
-    object.unlock(interrupts)
-    moves.addresses[i] = address
-    if isWritable { moves.writable |= 1 << UInt32(i) }
+    // A reference that the old mapping saw is not lost.
+    if isAccessed { record(move.pointee.source).pageFlags.insert(.referenced) }
+    (move.pointee.address, move.pointee.isWritable) = (address, isWritable)
+    return ranges
   }
 
-  /// Copies a page that no processor can reach, and puts the new frame into its place.
-  /// `address` is where it was mapped first, 0 for nowhere.
-  private func carryOut(
-    _ source: FrameNumber, to target: FrameNumber, _ address: VirtualAddress, _ rights: Protection,
-    _ last: inout LastObject
+  /// Unmaps pages that are exclusive and were clean; those that are dirty by now go back to a queue.
+  private func unmap(
+    _ dropping: inout PageBatch, _ dropped: inout PageBatch, _ batch: inout ShootdownBatch,
+    _ outcome: inout MoveOutcome
   ) {
+    var last: MemoryObject?
+    for i in 0..<dropping.count {
+      let record = record(dropping[i])
+      if last?.number != record.owner { last = object(of: record) }
+      let object = last.unsafelyUnwrapped
+      let interrupts = object.lock()
+      if record.pageFlags.contains(.dirty) {
+        // A fault that had found it unclaimed made it so, under this lock.
+        endExclusive(dropping[i], record, object, .active, interrupts)
+        outcome.claimed = outcome.claimed + .one
+      } else {
+        withdrawAll(record.index, object, &batch)
+        object.unlock(interrupts)
+        dropped.add(dropping[i])
+      }
+    }
+  }
+
+  // MARK: Moving
+
+  /// Copies pages that no processor can reach, and puts the new frames into their places.
+  private func carryOut(_ moves: Moves) {
+    for i in 0..<moves.count {
+      machine.directMap.pointer(to: moves[i].pointee.target).copyMemory(
+        from: UnsafeRawPointer(machine.directMap.pointer(to: moves[i].pointee.source)),
+        byteCount: Int(Page.size))
+    }
+    forEachObject(of: moves) { first, object, places in
+      withQueues { queues in forNeighbours(first, moves) { replace($0, object, places, &queues) } }
+    }
+    // A thread that slept on an old frame looks at the slot again.
+    var waiters = WaitersAnswer.nobodyWaits
+    for i in 0..<moves.count {
+      let from = record(moves[i].pointee.source)
+      guard from.claims.hasWaiters else { continue }
+      from.claims = .exclusive
+      waiters = .somebodyWaits
+    }
+    wake(waiters)
+  }
+
+  /// Puts one new frame into its place. Locks of the object, the tables and the queues held. Answers how many
+  /// ranges it has looked at.
+  @inline(__always) private func replace(
+    _ move: UnsafeMutablePointer<Move>, _ object: MemoryObject, _ places: borrowing PreparedPlaces,
+    _ queues: inout PageQueues
+  ) -> Int {
+    let (source, target, index) = (move.pointee.source, move.pointee.target, move.pointee.index)
     let (from, to) = (record(source), record(target))
-    machine.directMap.pointer(to: target).copyMemory(
-      from: UnsafeRawPointer(machine.directMap.pointer(to: source)), byteCount: Int(Page.size))
-    let object = object(of: from, &last)
-    let index = from.index
-    let interrupts = object.lock()
-    let slot = object.slot(index)
-    to.owner = from.owner
+    to.owner = move.pointee.owner
     to.index = index
     to.pageFlags = from.pageFlags
     if from.pageFlags.contains(.dirty) {
       physical.noteDirty(target)
       markClean(source, from)
     }
+    let slot = object.slot(index)
     slot.value = PageSlot(.resident, target, slot.value.swap)
-    withQueues { $0.replace(source, by: target) }
-    // The range may have gone while the page was on its way.
-    if address.rawValue != 0, showsStill(address, index, object) { tables.enter(address, target, rights) }
-    _ = to.endExclusive()
-    object.unlock(interrupts)
-    // Who slept on the old frame looks at the slot again.
-    if from.claims.hasWaiters {
-      from.claims = .exclusive
-      wake(.somebodyWaits)
+    queues.replace(source, by: target)
+    let address = VirtualAddress(move.pointee.address)
+    var (ranges, isShown) = (0, false)
+    if address.rawValue != 0 {
+      // The range may have gone while the page was on its way.
+      ranges = forEachAddress(of: index, object) { other, isGoing in
+        if other == address && !isGoing { isShown = true }
+      }
     }
-  }
-
-  private func showsStill(_ address: VirtualAddress, _ index: UInt64, _ object: MemoryObject) -> Bool {
-    var found = false
-    forEachAddress(of: index, object) { other, isGoing in if other == address && !isGoing { found = true } }
-    return found
+    if isShown { places.enter(address, target, move.pointee.isWritable ? .kernelData : .kernelReadOnly) }
+    _ = to.endExclusive()
+    return ranges
   }
 
   /// Writes pages of `run` out, `limit` at most, and gives them up; clean ones at once. Pages that somebody

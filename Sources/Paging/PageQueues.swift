@@ -56,7 +56,7 @@ struct PageQueues {
 
   init(_ physical: PhysicalMemory) { self.physical = physical }
 
-  private func record(_ frame: FrameNumber) -> FrameRecordPointer {
+  @inline(__always) private func record(_ frame: FrameNumber) -> FrameRecordPointer {
     physical.knownRecord(frame)
   }
 
@@ -93,14 +93,23 @@ struct PageQueues {
   }
 
   /// Puts `frame` into the place of `other` in its queue.
-  mutating func replace(_ other: FrameNumber, by frame: FrameNumber) {
+  @inline(__always) mutating func replace(_ other: FrameNumber, by frame: FrameNumber) {
     let (from, to) = (record(other), record(frame))
+    guard from.isInPageQueue else { return }
+    let (next, previous) = (from.next, from.previous)
+    if next == .none || previous == .none {
+      replaceEnd(from, by: frame)
+    }
+    if previous != .none { record(previous).next = frame }
+    if next != .none { record(next).previous = frame }
+    to.takePlace(of: from)
+  }
+
+  /// Most pages are at no end of their queue.
+  @inline(never) private mutating func replaceEnd(_ from: FrameRecordPointer, by frame: FrameNumber) {
     guard let queue = PageQueue(from.queue) else { return }
-    let index = Int(queue.rawValue)
-    (to.next, to.previous, to.queue) = (from.next, from.previous, from.queue)
-    if to.previous == .none { ends[index].first = frame } else { record(to.previous).next = frame }
-    if to.next == .none { ends[index].last = frame } else { record(to.next).previous = frame }
-    (from.next, from.previous, from.queue) = (.none, .none, .none)
+    if from.previous == .none { ends[Int(queue.rawValue)].first = frame }
+    if from.next == .none { ends[Int(queue.rawValue)].last = frame }
   }
 
   enum ClaimAnswer { case claimed, refused }
@@ -109,9 +118,10 @@ struct PageQueues {
   /// of an object and stays one, as whoever gives it up takes it out of its queue first. A frame that is just
   /// becoming a page, or has just been one, has claims that are not to be touched; and who has taken a page out
   /// of its queue decides where it goes.
+  @inline(__always)
   func claim(_ frame: FrameNumber, _ claim: (FrameRecordPointer) -> Bool) -> ClaimAnswer {
     let record = record(frame)
-    return PageQueue(record.queue) != nil && claim(record) ? .claimed : .refused
+    return record.isInPageQueue && claim(record) ? .claimed : .refused
   }
 
   /// Takes the first page of a queue that `claim` succeeds for, passing over at most `tries` that it fails

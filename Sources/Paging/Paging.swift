@@ -44,8 +44,8 @@
 //
 // LOCKS, in their order: map entries (`pagingMap`), one object (`pagingObject`), the page tables', swap
 // (`pagingSwap`), queues (`pagingQueues`), physical memory's. All spin, all bounded: a lookup is log n, work on
-// an object is for one page at a time. Nothing is asked of a device, shot down, woken or waited for under
-// any of them.
+// an object is for one page at a time, or for a batch of 32 that leave a run. Nothing is asked of a device, shot
+// down, woken or waited for under any of them.
 //
 // WHEN MEMORY IS GONE. A fault takes a frame and perhaps reads a page, nothing else. Page-out takes nothing at
 // all: requests, slots and tables are there from the start. A fault that finds no frame waits for a run of the

@@ -312,15 +312,19 @@ extension Paging {
   // MARK: Mappings of a page, under the object's lock
 
   /// Calls `body` with each address at which a range shows page `index` of `object`, and whether the range is
-  /// being taken back: then its address is to be forgotten, whatever the tables say.
-  @inline(__always) func forEachAddress(
+  /// being taken back: then its address is to be forgotten, whatever the tables say. Answers how many ranges it
+  /// has looked at.
+  @discardableResult @inline(__always) func forEachAddress(
     of index: UInt64, _ object: MemoryObject, _ body: (_ address: VirtualAddress, _ isGoing: Bool) -> Void
-  ) {
+  ) -> Int {
     var at = object.core.pointee.firstEntry
+    var ranges = 0
     while let entry = at {
       if let address = entry.pointee.address(of: index) { body(address, entry.pointee.isGoing) }
       at = entry.pointee.nextOfObject
+      ranges &+= 1
     }
+    return ranges
   }
 
   /// Unmaps a page everywhere; its addresses go into `batch`, to be forgotten once the lock is dropped.
