@@ -246,7 +246,7 @@ private struct Rooms {
     func take(_ size: ByteCount, _ role: FrameRole) throws(AssemblyError) -> UnsafeMutableRawPointer {
       guard let run = early.take(size.pagesRoundedUp, role: role) else { throw .tooSmall }
       let room = machine.directMap.pointer(to: run.first)
-      room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(run.count.bytes.rawValue))
+      room.initializeMemory(as: UInt64.self, repeating: 0, count: Int(run.count.bytes.rawValue) / 8)
       return room
     }
     tables = try take(PageTables.stateSize, .boot)

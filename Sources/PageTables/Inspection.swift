@@ -130,8 +130,13 @@ extension PageTables {
     try visit(table, TableLevel(level))
     guard level > 1 else { return }
     let children = withTree { $0.children(of: level, for: address) }
-    for i in 0..<512 where children[i / 64] >> UInt64(i % 64) & 1 != 0 {
-      try visitTables(level - 1, withTree { $0.address(address, level, i) }, visit)
+    for word in 0..<8 {
+      var left = children[word]
+      while left != 0 {
+        let i = word * 64 + left.trailingZeroBitCount
+        left &= left - 1
+        try visitTables(level - 1, withTree { $0.address(address, level, i) }, visit)
+      }
     }
   }
 
@@ -230,29 +235,29 @@ extension TableTree {
     let path = descend(from)
     let level = path.level
     let span = Self.span(level)
-    var i = Self.index(from, level)
-    var base = from & ~(1 << Self.shift(level) - 1)
-    let end = min(512, i + 256)
-    while i < end {
-      let slot = path[level] + (i - Self.index(from, level))
-      let entry = slot.entry
-      if entry.isTable(at: level) { return (nil, base) }
-      if entry.isPresent {
-        let start = entry.address(at: level)
-        var run = MappedRun(
-          address: VirtualAddress(base), physical: PhysicalAddress(start), count: PageCount(span),
-          level: TableLevel(level), protection: entry.protection, attribute: entry.attribute(at: level))
-        let step = UInt64(1) << Self.shift(level)
-        var n = 1
-        while i + n < end, (slot + n).entry.meaning == entry.meaning + UInt64(n) * step { n += 1 }
-        run.count = PageCount(UInt64(n) * span)
-        return (run, canonical(behind: base, UInt64(n) * span))
-      }
-      guard let next = canonical(behind: base, span) else { return (nil, nil) }
-      base = next
-      i += 1
+    let first = Self.index(from, level)
+    let slot = path[level]
+    // Most entries are empty, or continue the one before: both are passed over in a few instructions.
+    let count = min(512 - first, 256)
+    var i = 0
+    while i < count && !(slot + i).entry.isPresent { i += 1 }
+    if i == count { return (nil, canonical(behind: address(from, level, first + count - 1), span)) }
+    let base = address(from, level, first + i)
+    let entry = (slot + i).entry
+    if entry.isTable(at: level) { return (nil, base) }
+    let step = UInt64(1) << Self.shift(level)
+    var next = entry.meaning &+ step
+    var end = i + 1
+    while end < count && (slot + end).entry.meaning == next {
+      next &+= step
+      end += 1
     }
-    return (nil, base)
+    let pages = UInt64(end - i) * span
+    let run = MappedRun(
+      address: VirtualAddress(base), physical: PhysicalAddress(entry.address(at: level)),
+      count: PageCount(pages), level: TableLevel(level), protection: entry.protection,
+      attribute: entry.attribute(at: level))
+    return (run, canonical(behind: base, pages))
   }
 
   /// The table of `level` that translates `address`.

@@ -329,7 +329,8 @@ struct TableTree {
     let level = path.level
     let span = Self.span(level)
     let first = Self.index(address, level)
-    let most = min(Self.toEnd(first), Int(truncatingIfNeeded: min(pages / span, 512)))
+    // An entry costs three times what it does to check or to write one.
+    let most = min(Self.toEnd(first), 128, Int(truncatingIfNeeded: min(pages / span, 512)))
     var count = 0
     var gone = 0
     while count < most {

@@ -106,13 +106,25 @@ extension Console {
   /// it that can't move.
   func tally(_ first: UInt64, _ count: UInt64, by closeness: Closeness) -> FrameTally {
     var tally = FrameTally()
-    let end = min(UInt64(FrameNumber.limit), first + count)
+    // Frames behind the last pageblock that has memory are a hole like any other.
+    let mapEnd = (UInt64(memory.map.end.rawValue) | (Self.pieceFrames - 1)) + 1
+    let end = min(mapEnd, first + count)
+    guard first < end else { return tally }
     if closeness == .pages {
       addFrames(first, end, &tally)
       return tally
     }
     var at = first
     while at < end {
+      // A large free block, or a hole, is counted as a whole: large machines are mostly that.
+      if let (last, role) = physical.lastOfBlockOrHole(at: FrameNumber(UInt32(at))),
+        UInt64(last.rawValue) > at + Self.pieceFrames
+      {
+        let extentEnd = min(end, UInt64(last.rawValue) + 1)
+        if role == .free { tally.add(.free, PageCount(extentEnd - at)) }
+        at = extentEnd
+        continue
+      }
       let pieceEnd = min(end, (at | (Self.pieceFrames - 1)) + 1)
       if pieceEnd - at == Self.pieceFrames {
         addPiece(at, &tally)
