@@ -125,7 +125,8 @@ public struct KernelMemory {
       }
     }
     let early = EarlyMemory(
-      request.workspace + Int(earlyOffset(count).rawValue), map: map, ceiling: PhysicalAddress(1 << 32))
+      request.workspace + Int(earlyOffset(count).rawValue), machine: request.machine, map: map,
+      ceiling: PhysicalAddress(1 << 32))
     for taken in request.occupied {
       do throws(PhysicalMemoryError) {
         try early.occupy(taken.base, taken.length, role: taken.role)

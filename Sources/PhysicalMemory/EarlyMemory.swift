@@ -3,7 +3,8 @@
 // Taken from the top down, so that what stays for good lies together at the end of memory; never below
 // 1 MiB, never what the boot record, the image or a module occupies, and only below a ceiling (4 GiB)
 // until all of memory can be reached. What is taken or occupied is a short sorted list of runs with a
-// role each; `PhysicalMemory` reads it when it opens, and from then on nothing is taken here.
+// role each; `PhysicalMemory` reads it when it opens, and from then on nothing is taken here. A run knows whether its
+// pages were taken, as only those can be given back: anything else that is given is a bug, reported before a change.
 //
 // One processor, before anything else runs: no lock. A take costs a pass over the list.
 
@@ -15,8 +16,12 @@ public struct EarlyMemory {
     var first: UInt32
     var end: UInt32
     var role: FrameRole
+    /// Taken from here, or somebody's before.
+    var origin: Origin
   }
+  enum Origin: UInt8 { case taken, occupied }
   struct State {
+    var machine: Machine
     var map: MemoryMap
     var ceiling: UInt32
     var isClosed = false
@@ -32,17 +37,21 @@ public struct EarlyMemory {
   static var capacity: Int { 250 }
 
   /// Bytes of storage that it needs, aligned to 16.
-  public static var storage: ByteCount { ByteCount(64 + capacity * MemoryLayout<Taken>.stride) }
+  public static var storage: ByteCount { ByteCount(headSize + capacity * MemoryLayout<Taken>.stride) }
+  private static var headSize: Int { 128 }
 
-  /// A supply over `map` that stays below `ceiling` until that is lifted.
-  public init(_ storage: UnsafeMutableRawPointer, map: MemoryMap, ceiling: PhysicalAddress) {
-    precondition(MemoryLayout<State>.size <= 64)
+  /// A supply over `map` that stays below `ceiling` until that is lifted. `machine` hears of bugs.
+  public init(
+    _ storage: UnsafeMutableRawPointer, machine: Machine, map: MemoryMap, ceiling: PhysicalAddress
+  ) {
+    precondition(MemoryLayout<State>.size <= Self.headSize)
     state = storage.bindMemory(to: State.self, capacity: 1)
     state.initialize(
       to: State(
-        map: map, ceiling: UInt32(min(UInt64(FrameNumber.limit), ceiling.rawValue >> Page.shift)),
-        range: map.count - 1))
-    taken = (storage + 64).bindMemory(to: Taken.self, capacity: Self.capacity)
+        machine: machine, map: map,
+        ceiling: UInt32(min(UInt64(FrameNumber.limit), ceiling.rawValue >> Page.shift)), range: map.count - 1)
+    )
+    taken = (storage + Self.headSize).bindMemory(to: Taken.self, capacity: Self.capacity)
   }
 
   /// Marks every frame that `length` bytes from `base` on touch as occupied by `role`, inside the map
@@ -71,12 +80,12 @@ public struct EarlyMemory {
   private func nextGap(_ at: inout UInt32, _ end: UInt32, _ role: FrameRole) -> Taken? {
     while at < end {
       let i = position(at)
-      let next = i < state.pointee.count ? taken[i] : Taken(first: end, end: end, role: role)
-      if next.first > at {
-        defer { at = min(end, next.first) }
-        return Taken(first: at, end: min(end, next.first), role: role)
+      let next = i < state.pointee.count ? taken[i].first : end
+      if next > at {
+        defer { at = min(end, next) }
+        return Taken(first: at, end: min(end, next), role: role, origin: .occupied)
       }
-      at = next.end
+      at = taken[i].end
     }
     return nil
   }
@@ -92,15 +101,23 @@ public struct EarlyMemory {
     take(count, role, below: FrameNumber.limit)
   }
 
-  /// Gives one page back.
+  /// Gives one page back that was taken. Any other is a bug of the caller: it is reported, and nothing changes.
   public func give(_ frame: FrameNumber) {
     let i = position(frame.rawValue)
-    guard !state.pointee.isClosed, i < state.pointee.count, taken[i].first <= frame.rawValue else { return }
+    let isListed = i < state.pointee.count && taken[i].first <= frame.rawValue
+    if state.pointee.isClosed {
+      return report(.notAllocated, "a page was given to early memory, which has ended", frame)
+    }
+    guard isListed else { return report(.notAllocated, "early memory has not given this page out", frame) }
+    guard taken[i].origin == .taken else {
+      return report(.foreignPointer, "a page that early memory found occupied was given to it", frame)
+    }
     let whole = taken[i]
     if whole.first < frame.rawValue && whole.end > frame.rawValue + 1 {
       // The middle of a run: it stays taken when there is no place for another run in the list.
       taken[i].end = frame.rawValue
-      let rest = Taken(first: frame.rawValue + 1, end: whole.end, role: whole.role)
+      var rest = whole
+      rest.first = frame.rawValue + 1
       if !insert(i + 1, rest) {
         taken[i].end = whole.end
         return
@@ -115,6 +132,10 @@ public struct EarlyMemory {
     }
     state.pointee.pages -= 1
     state.pointee.range = state.pointee.map.count - 1
+  }
+
+  private func report(_ kind: FaultKind, _ what: StaticString, _ frame: FrameNumber) {
+    state.pointee.machine.report(FaultReport(kind, what, UInt64(frame.rawValue), .frame))
   }
 
   /// From now on pages may lie anywhere: all of the map can be reached by the direct map.
@@ -140,7 +161,7 @@ public struct EarlyMemory {
 
   init(_ context: UnsafeMutableRawPointer) {
     state = context.assumingMemoryBound(to: State.self)
-    taken = (context + 64).assumingMemoryBound(to: Taken.self)
+    taken = (context + Self.headSize).assumingMemoryBound(to: Taken.self)
   }
 
   func close() { state.pointee.isClosed = true }
@@ -158,12 +179,13 @@ public struct EarlyMemory {
   /// Whether a run that belongs before index `i` makes one with its neighbours there.
   private func joins(_ i: Int, _ run: Taken) -> (lower: Bool, upper: Bool) {
     (
-      i > 0 && taken[i - 1].end == run.first && taken[i - 1].role == run.role,
-      i < state.pointee.count && taken[i].first == run.end && taken[i].role == run.role
+      i > 0 && taken[i - 1].end == run.first && isAlike(taken[i - 1], run),
+      i < state.pointee.count && taken[i].first == run.end && isAlike(taken[i], run)
     )
   }
+  private func isAlike(_ a: Taken, _ b: Taken) -> Bool { a.role == b.role && a.origin == b.origin }
 
-  /// Puts a run into the list before index `i`, joined with neighbours of the same role if it touches.
+  /// Puts a run into the list before index `i`, joined with neighbours of its kind if it touches.
   private func insert(_ i: Int, _ run: Taken) -> Bool {
     let count = state.pointee.count
     let joins = joins(i, run)
@@ -203,7 +225,9 @@ public struct EarlyMemory {
         let floor = i >= 0 ? max(first, taken[i].end) : first
         if end > floor && end - floor >= count {
           let start = end - count
-          guard insert(position(start), Taken(first: start, end: end, role: role)) else { return nil }
+          guard insert(position(start), Taken(first: start, end: end, role: role, origin: .taken)) else {
+            return nil
+          }
           state.pointee.pages += pages.rawValue
           if isHinted { state.pointee.range = r }
           return FrameRun(first: FrameNumber(start), count: pages)

@@ -25,10 +25,13 @@ final class Bed: @unchecked Sendable {
       storage.append(pointer)
       return pointer
     }
-    let map = try MemoryMap(place(MemoryMap.storage(ranges: 1)), count: 1) { _ in
+    let map = try MemoryMap(
+      place(MemoryMap.storage(ranges: 1)), count: 1
+    ) { _ in
       FirmwareRange(base: PhysicalAddress(0), length: memory, kind: .usable)
     }
-    let early = EarlyMemory(place(EarlyMemory.storage), map: map, ceiling: PhysicalAddress(4 << 30))
+    let early = EarlyMemory(
+      place(EarlyMemory.storage), machine: machine, map: map, ceiling: PhysicalAddress(4 << 30))
     tables = try PageTables(
       in: place(PageTables.stateSize), machine: machine, levels: .four, largestLeaf: largest,
       frames: early.frameSource)

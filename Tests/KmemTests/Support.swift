@@ -24,7 +24,8 @@ final class Rig {
     let map = try MemoryMap(mapStorage, count: 1) { _ in
       FirmwareRange(base: PhysicalAddress(0), length: ByteCount(frames << 12), kind: .usable)
     }
-    let early = EarlyMemory(earlyStorage, map: map, ceiling: PhysicalAddress(4 << 30))
+    let early = EarlyMemory(
+      earlyStorage, machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
     physical = try PhysicalMemory.create(machine: host.machine, map: map, early: early)
     let memory = UnsafeMutableRawPointer.allocate(
       byteCount: Int(Kmem.size(processors: processors).rawValue), alignment: 4096)

@@ -32,8 +32,11 @@ final class SwapBench: @unchecked Sendable {
     }
     let range = FirmwareRange(
       base: PhysicalAddress(0), length: ByteCount(frames << 12), kind: .usable)
-    let map = try MemoryMap(take(MemoryMap.storage(ranges: 1)), count: 1) { _ in range }
-    let early = EarlyMemory(take(EarlyMemory.storage), map: map, ceiling: PhysicalAddress(4 << 30))
+    let map = try MemoryMap(
+      take(MemoryMap.storage(ranges: 1)), count: 1
+    ) { _ in range }
+    let early = EarlyMemory(
+      take(EarlyMemory.storage), machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
     physical = try PhysicalMemory.create(machine: host.machine, map: map, early: early)
     diskMemory = take(PageCount(pages).bytes, alignment: 4096)
     disk = RamDisk.create(

@@ -15,8 +15,7 @@ final class MemoryMapTests: XCTestCase {
     defer { storage.deallocate() }
     guard
       let map = try? MemoryMap(
-        storage, count: told.count,
-        range: { i in
+        storage, count: told.count, range: { i in
           FirmwareRange(
             base: PhysicalAddress(told[i].0), length: ByteCount(told[i].1), kind: told[i].2)
         })
@@ -180,6 +179,45 @@ final class EarlyMemoryTests: XCTestCase {
     XCTAssertEqual(system.memory.count(.pageTable), .one)
     system.memory.frameSource.give(frame)
     XCTAssertEqual(system.memory.freeCount, before + .one)
+    system.check()
+  }
+
+  func testOnlyWhatWasTakenCanBeGivenBack() throws {
+    let system = try System(
+      frames: [(256, 2000)], opens: false,
+      occupied: [(300, 10, .image), (400, 4, .boot), (404, 1, .bootModule)])
+    let early = system.early
+    func list() -> [[UInt32]] {
+      (0..<early.state.pointee.count).map {
+        let run = early.taken[$0]
+        return [run.first, run.end, UInt32(run.role.rawValue), UInt32(run.origin.rawValue)]
+      }
+    }
+    func refuses(_ frame: UInt32, _ kind: FaultKind, line: UInt = #line) {
+      let (before, pages) = (list(), early.pages)
+      let faults = system.host.faults { early.give(FrameNumber(frame)) }
+      XCTAssertEqual(faults.map(\.kind), [kind], line: line)
+      XCTAssertEqual(faults.map(\.subject), [UInt64(frame)], line: line)
+      XCTAssertEqual(faults.map(\.place), [.frame], line: line)
+      XCTAssertEqual(list(), before, line: line)
+      XCTAssertEqual(early.pages, pages, line: line)
+    }
+    // None was taken yet.
+    for frame: UInt32 in [300, 305, 309, 400, 404] { refuses(frame, .foreignPointer) }
+    for frame: UInt32 in [299, 310, 405, 2255, .max] { refuses(frame, .notAllocated) }
+    // Taken right below what is occupied, by the same role: the two stay apart.
+    while early.take(.one, role: .boot)!.first.rawValue != 399 {}
+    for frame: UInt32 in [400, 401, 403, 305] { refuses(frame, .foreignPointer) }
+    let pages = early.pages
+    early.give(FrameNumber(399))
+    XCTAssertEqual(early.pages + .one, pages)
+    refuses(399, .notAllocated)
+    early.give(FrameNumber(1000))
+    refuses(1000, .notAllocated)
+    refuses(398, .notAllocated)
+    try system.open()
+    refuses(1001, .notAllocated)
+    XCTAssertEqual(system.memory.count(.image).rawValue, 10)
     system.check()
   }
 

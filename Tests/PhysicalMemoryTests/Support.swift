@@ -31,7 +31,8 @@ final class System {
       byteCount: Int(EarlyMemory.storage.rawValue), alignment: 16)
     storage = [mapStorage, earlyStorage]
     map = try MemoryMap(mapStorage, count: ranges.count) { ranges[$0] }
-    early = EarlyMemory(earlyStorage, map: map, ceiling: PhysicalAddress(4 << 30))
+    early = EarlyMemory(
+      earlyStorage, machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
     for run in occupied {
       try early.occupy(PhysicalAddress(run.0 << 12), ByteCount(run.1 << 12), role: run.2)
     }
