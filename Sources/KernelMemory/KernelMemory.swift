@@ -51,6 +51,8 @@ public struct BootRequest {
   public var firmwareRangeCount: Int
   /// What the image, modules and the loader's leftovers occupy.
   public var occupied: UnsafeBufferPointer<OccupiedRange> = .init(start: nil, count: 0)
+  /// What is left out although the firmware calls it usable. Memory that is no PC's has rules of its own.
+  public var rules = MapRules()
   /// Memory that the instance is not to own, whatever the firmware's map says of it: reserved, but mapped
   /// in the direct map, readable and writable.
   public var setAside = SetAside()
@@ -120,7 +122,7 @@ public struct KernelMemory {
     let setAside = request.setAside
     let count = told + setAside.count
     let map = try orTooSmall { () throws(PhysicalMemoryError) in
-      try MemoryMap(request.workspace, count: count) {
+      try MemoryMap(request.workspace, count: count, rules: request.rules) {
         $0 < told ? range($0) : setAside.firmwareRange($0 - told)
       }
     }

@@ -12,9 +12,14 @@
 //      so two halves of a frame in two ranges make a frame.
 //   3. Frames from 16 TiB less one page on are left.
 //   4. A frame that a reserved range touches is not ours.
-//   5. A section of 128 MiB in which less memory would be gained than its frame records cost is left.
+//   5. On a PC, memory below 1 MiB is in use whatever the map says: frame 0 (vectors and data of the firmware); the
+//      first 64 KiB, where firmware is known to write after it has handed over, unless `MapRules` asks for them;
+//      0xa0000 to 0xfffff (video memory and ROM).
+//   6. Memory that the MTRRs do not make write-back is left, if they are on.
+//   7. A section of 128 MiB in which less memory would be gained than its frame records cost is left.
 //
-// Cost: n log n in the number of ranges, in storage that the caller gives.
+// Cost: n log n in the number of ranges, and a step for each place where the MTRRs' type changes, in storage that the
+// caller gives.
 
 import MemoryPrimitives
 
@@ -32,6 +37,23 @@ public struct FirmwareRange {
   }
 }
 
+/// What a map leaves out although the firmware calls it usable.
+public struct MapRules: Sendable {
+  /// What counts as memory below 1 MiB.
+  public enum LowMemory: UInt8, Sendable {
+    /// From 64 KiB to 640 KiB.
+    case from64KiB
+    /// From frame 1 to 640 KiB: a person asked for it.
+    case fromFrame1
+    /// All of it: the memory is no PC's, but lent by another instance or simulated.
+    case all
+  }
+  public var lowMemory: LowMemory
+  public var cacheTypes = MemoryTypeRanges()
+
+  public init(lowMemory: LowMemory = .from64KiB) { self.lowMemory = lowMemory }
+}
+
 /// Memory that the firmware called usable and that was not taken, and why.
 public struct MapNote {
   public enum Reason: UInt8, CaseIterable, Sendable {
@@ -43,6 +65,14 @@ public struct MapNote {
     case partOfFrame
     /// Another range calls it reserved.
     case reserved
+    /// Frame 0 of a PC.
+    case frameZero
+    /// The first 64 KiB of a PC, but frame 0.
+    case first64KiB
+    /// 0xa0000 to 0xfffff of a PC.
+    case deviceArea
+    /// The MTRRs make it anything but write-back.
+    case notWriteBack
     /// From 16 TiB less one page on.
     case outOfReach
     /// Less than its frame records would cost.
@@ -54,6 +84,10 @@ public struct MapNote {
       case .wraps: "wraps around"
       case .partOfFrame: "no whole frame"
       case .reserved: "also called reserved"
+      case .frameZero: "frame 0 is never memory"
+      case .first64KiB: "the firmware may write to it"
+      case .deviceArea: "video memory and ROM lie there"
+      case .notWriteBack: "the MTRRs do not make it write-back"
       case .outOfReach: "beyond 16 TiB"
       case .tooScattered: "less than its frame records cost"
       }
@@ -68,10 +102,13 @@ public struct MapNote {
 public struct MemoryMap {
   struct State {
     var count = 0
+    var capacity: Int
     var frames: UInt64 = 0
-    var dropped: InlineArray<6, UInt64> = .init(repeating: 0)
-    var noteCount = 0
-    var notes: InlineArray<16, MapNote>
+    var caching = MemoryTypeRanges.State.absent
+    var dropped: InlineArray<10, UInt64> = .init(repeating: 0)
+    /// All that were noted; the first `notes.count` are kept.
+    var noted = 0
+    var notes: InlineArray<24, MapNote>
   }
   struct Range {
     var first: UInt64
@@ -80,24 +117,30 @@ public struct MemoryMap {
   let state: UnsafeMutablePointer<State>
   let ranges: UnsafeMutablePointer<Range>
 
+  /// Runs that the rules may make besides those that the firmware's ranges make.
+  static var spare: Int { 64 }
+
   /// Bytes of storage that a map of `count` firmware ranges needs, aligned to 16.
   public static func storage(ranges count: Int) -> ByteCount {
-    ByteCount((MemoryLayout<State>.size + 15) & ~15 + 2 * count * MemoryLayout<Range>.stride)
+    ByteCount((MemoryLayout<State>.size + 15) & ~15 + (2 * count + spare) * MemoryLayout<Range>.stride)
   }
 
   /// Makes the map of `count` ranges, which `range` tells one by one and in any order, in `storage`.
   /// Throws `tooSmall` when no frame is left.
   public init(
-    _ storage: UnsafeMutableRawPointer, count: Int, range: (Int) -> FirmwareRange
+    _ storage: UnsafeMutableRawPointer, count: Int, rules: MapRules = MapRules(),
+    range: (Int) -> FirmwareRange
   ) throws(PhysicalMemoryError) {
+    let capacity = count + Self.spare
     state = storage.bindMemory(to: State.self, capacity: 1)
     state.initialize(
       to: State(
+        capacity: capacity,
         notes: .init(repeating: MapNote(reason: .empty, base: PhysicalAddress(0), length: .zero))))
     ranges = (storage + (MemoryLayout<State>.size + 15) & ~15)
-      .bindMemory(to: Range.self, capacity: 2 * count)
-    // Usable ranges from `count` up, reserved ones from 2 * count down; the result from 0 up.
-    let (usable, reservedEnd) = (ranges + count, ranges + 2 * count)
+      .bindMemory(to: Range.self, capacity: capacity + count)
+    // Usable ranges from `capacity` up, reserved ones from the end down; the result from 0 up.
+    let (usable, reservedEnd) = (ranges + capacity, ranges + capacity + count)
     var (usableCount, reservedCount) = (0, 0)
     for i in 0..<count {
       let told = range(i)
@@ -127,6 +170,8 @@ public struct MemoryMap {
     reservedCount = Self.sortAndJoin(reserved, reservedCount)
     usableCount = trim(usable, usableCount)
     subtract(usable, usableCount, reserved, reservedCount)
+    leaveOutLowMemory(rules.lowMemory)
+    leaveOutUncached(rules.cacheTypes)
     dropScattered()
     for i in 0..<state.pointee.count {
       state.pointee.frames += (ranges[i].last - ranges[i].first + 1) >> Page.shift
@@ -152,12 +197,16 @@ public struct MemoryMap {
   public func dropped(_ reason: MapNote.Reason) -> ByteCount {
     ByteCount(state.pointee.dropped[Int(reason.rawValue)])
   }
-  /// What was dropped, one by one: the first 16.
-  public var noteCount: Int { state.pointee.noteCount }
+  /// What was dropped, one by one: the first 24.
+  public var noteCount: Int { min(state.pointee.noted, state.pointee.notes.count) }
+  /// How many more were dropped.
+  public var unkeptNoteCount: Int { state.pointee.noted - noteCount }
   public func note(at index: Int) -> MapNote {
     precondition(index >= 0 && index < noteCount)
     return state.pointee.notes[index]
   }
+  /// Whether the MTRRs were heard. While they are absent or off nothing is left out for their sake.
+  public var caching: MemoryTypeRanges.State { state.pointee.caching }
 
   // MARK: Making it
 
@@ -165,10 +214,11 @@ public struct MemoryMap {
     let total = state.pointee.dropped[Int(reason.rawValue)]
     let sum = total.addingReportingOverflow(reason == .empty ? 1 : length)
     state.pointee.dropped[Int(reason.rawValue)] = sum.overflow ? .max : sum.partialValue
-    guard state.pointee.noteCount < 16 else { return }
-    state.pointee.notes[state.pointee.noteCount] = MapNote(
-      reason: reason, base: PhysicalAddress(base), length: ByteCount(length))
-    state.pointee.noteCount += 1
+    if state.pointee.noted < state.pointee.notes.count {
+      state.pointee.notes[state.pointee.noted] = MapNote(
+        reason: reason, base: PhysicalAddress(base), length: ByteCount(length))
+    }
+    state.pointee.noted += 1
   }
 
   /// Sorts by first byte (heap sort: n log n whatever the order) and joins what touches or overlaps.
@@ -259,6 +309,75 @@ public struct MemoryMap {
       }
     }
     state.pointee.count = made
+  }
+
+  private func leaveOutLowMemory(_ rule: MapRules.LowMemory) {
+    guard rule != .all else { return }
+    leaveOut(0, Page.size - 1, .frameZero)
+    if rule == .from64KiB { leaveOut(Page.size, 0xffff, .first64KiB) }
+    leaveOut(0xa_0000, 0xf_ffff, .deviceArea)
+  }
+
+  private func leaveOutUncached(_ types: borrowing MemoryTypeRanges) {
+    state.pointee.caching = types.state
+    guard types.state == .on else { return }
+    // What follows each other is left out as one.
+    var pending: Range?
+    var (i, at) = (0, UInt64(0))
+    while i < state.pointee.count {
+      let range = ranges[i]
+      at = max(at, range.first)
+      guard at <= range.last else {
+        i += 1
+        continue
+      }
+      let (type, typeLast) = types.type(at: PhysicalAddress(at))
+      let last = min(range.last, typeLast.rawValue)
+      if type != .writeBack {
+        if let before = pending, before.last + 1 == at {
+          pending = Range(first: before.first, last: last)
+        } else {
+          if let before = pending { i += leaveOut(before.first, before.last, .notWriteBack) }
+          pending = Range(first: at, last: last)
+        }
+      }
+      at = last + 1
+    }
+    if let pending { leaveOut(pending.first, pending.last, .notWriteBack) }
+  }
+
+  /// Takes the bytes from `first` to `last` out of all runs. Answers how many runs there are more now. A run that would
+  /// become one too many is left out too.
+  @discardableResult
+  private func leaveOut(_ first: UInt64, _ last: UInt64, _ reason: MapNote.Reason) -> Int {
+    let before = state.pointee.count
+    var i = 0
+    while i < state.pointee.count {
+      let run = ranges[i]
+      guard run.first <= last, run.last >= first else {
+        i += 1
+        continue
+      }
+      let from = max(run.first, first)
+      var to = min(run.last, last)
+      let count = state.pointee.count
+      if from > run.first && to < run.last && count == state.pointee.capacity { to = run.last }
+      note(reason, from, to - from + 1)
+      if from > run.first {
+        ranges[i].last = from - 1
+        i += 1
+        guard to < run.last else { continue }
+        for k in stride(from: count, to: i, by: -1) { ranges[k] = ranges[k - 1] }
+        ranges[i] = Range(first: to + 1, last: run.last)
+        state.pointee.count += 1
+      } else if to < run.last {
+        ranges[i].first = to + 1
+      } else {
+        for k in i..<count - 1 { ranges[k] = ranges[k + 1] }
+        state.pointee.count -= 1
+      }
+    }
+    return state.pointee.count - before
   }
 
   /// Leaves sections out whose records and place in the section table cost as much as they would give.

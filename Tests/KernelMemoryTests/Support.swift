@@ -47,6 +47,7 @@ final class System: @unchecked Sendable {
     (workspace + bytes).initializeMemory(as: UInt8.self, repeating: 0xa5, count: 64)
     self.workspace = workspace
     var request = BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: map.count)
+    request.rules.lowMemory = .all
     request.largestLeaf = largestLeaf
     request.levels = levels
     request.setAside = setAside

@@ -26,7 +26,7 @@ final class Bed: @unchecked Sendable {
       return pointer
     }
     let map = try MemoryMap(
-      place(MemoryMap.storage(ranges: 1)), count: 1
+      place(MemoryMap.storage(ranges: 1)), count: 1, rules: MapRules(lowMemory: .all)
     ) { _ in
       FirmwareRange(base: PhysicalAddress(0), length: memory, kind: .usable)
     }

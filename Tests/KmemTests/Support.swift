@@ -21,7 +21,7 @@ final class Rig {
       byteCount: Int(MemoryMap.storage(ranges: 1).rawValue), alignment: 16)
     let earlyStorage = UnsafeMutableRawPointer.allocate(
       byteCount: Int(EarlyMemory.storage.rawValue), alignment: 16)
-    let map = try MemoryMap(mapStorage, count: 1) { _ in
+    let map = try MemoryMap(mapStorage, count: 1, rules: MapRules(lowMemory: .all)) { _ in
       FirmwareRange(base: PhysicalAddress(0), length: ByteCount(frames << 12), kind: .usable)
     }
     let early = EarlyMemory(

@@ -123,9 +123,9 @@ final class PagedSystem: @unchecked Sendable {
     let bytes = Int(KernelMemory.workspaceSize(ranges: map.count).rawValue)
     workspace = .allocate(byteCount: bytes, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
-    memory = try KernelMemory.assemble(
-      BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: map.count),
-      firmware: { map[$0] })
+    var request = BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: map.count)
+    request.rules.lowMemory = .all
+    memory = try KernelMemory.assemble(request, firmware: { map[$0] })
     swapDisk = RecordedDisk(swap, host.machine)
     bufferRoom = .allocate(byteCount: Int(TranslationBuffer.size.rawValue), alignment: 64)
     buffer = TranslationBuffer(bufferRoom)

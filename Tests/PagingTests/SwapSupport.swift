@@ -33,7 +33,7 @@ final class SwapBench: @unchecked Sendable {
     let range = FirmwareRange(
       base: PhysicalAddress(0), length: ByteCount(frames << 12), kind: .usable)
     let map = try MemoryMap(
-      take(MemoryMap.storage(ranges: 1)), count: 1
+      take(MemoryMap.storage(ranges: 1)), count: 1, rules: MapRules(lowMemory: .all)
     ) { _ in range }
     let early = EarlyMemory(
       take(EarlyMemory.storage), machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))

@@ -15,7 +15,8 @@ final class MemoryMapTests: XCTestCase {
     defer { storage.deallocate() }
     guard
       let map = try? MemoryMap(
-        storage, count: told.count, range: { i in
+        storage, count: told.count, rules: MapRules(lowMemory: .all),
+        range: { i in
           FirmwareRange(
             base: PhysicalAddress(told[i].0), length: ByteCount(told[i].1), kind: told[i].2)
         })

@@ -30,7 +30,7 @@ final class System {
     let earlyStorage = UnsafeMutableRawPointer.allocate(
       byteCount: Int(EarlyMemory.storage.rawValue), alignment: 16)
     storage = [mapStorage, earlyStorage]
-    map = try MemoryMap(mapStorage, count: ranges.count) { ranges[$0] }
+    map = try MemoryMap(mapStorage, count: ranges.count, rules: MapRules(lowMemory: .all)) { ranges[$0] }
     early = EarlyMemory(
       earlyStorage, machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
     for run in occupied {
