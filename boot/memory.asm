@@ -1,12 +1,12 @@
-; memset, memcpy, memmove: the only functions that the compiler may call without being asked to. And two
-; accesses that may fail: cp_try_load, cp_try_store.
+; memset, memcpy, memmove: the only functions that the compiler may call without being asked to. And three
+; accesses that may fail: cp_try_load, cp_try_store, cp_try_load_page.
 ;
 ; Whole words first, then the bytes that are left: an emulator counts one instruction a unit.
 
 bits 64
 
 global memset, memcpy, memmove
-global cp_try_load, cp_try_store, cp_recoveries, cp_recoveries_end
+global cp_try_load, cp_try_store, cp_try_load_page, cp_recoveries, cp_recoveries_end
 
 section .text.memset progbits alloc exec nowrite align=16
 memset:
@@ -55,7 +55,8 @@ memmove_backwards:
         cld
         ret
 
-; bool cp_try_load(address, value), bool cp_try_store(address, value): 8 bytes. The one instruction of each
+; bool cp_try_load(address, value), bool cp_try_store(address, value): 8 bytes; bool cp_try_load_page(address, words): a
+; page, whose fault is resolved in the middle of it as well. The one instruction of each
 ; that touches the address is known to the handler of page faults by its own address: when the fault can't
 ; be resolved, it goes on at `try_failed` instead.
 section .text.try progbits alloc exec nowrite align=16
@@ -72,6 +73,14 @@ cp_try_store:
         mov eax, 1
         ret
 
+cp_try_load_page:
+        xchg rdi, rsi
+        mov ecx, 512
+.access:
+        rep movsq
+        mov eax, 1
+        ret
+
 try_failed:
         xor eax, eax
         ret
@@ -80,4 +89,5 @@ section .rodata.recoveries progbits alloc noexec nowrite align=8
 cp_recoveries:                                  ; struct cp_recovery
         dq cp_try_load.access, try_failed
         dq cp_try_store.access, try_failed
+        dq cp_try_load_page.access, try_failed
 cp_recoveries_end:

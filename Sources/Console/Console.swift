@@ -29,6 +29,7 @@ public struct ConsoleHost {
   let naming: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int
   let loading: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8
   let storing: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8
+  let pageLoading: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8
   let executive: ExecutiveView?
 
   /// - `leave` ends the machine with a `Console.ExitStatus`; it returns only in a test.
@@ -37,7 +38,8 @@ public struct ConsoleHost {
   /// - `name` writes the name and offset of a code address, at most so many bytes, and answers how many
   ///   it wrote; none when nothing is known.
   /// - `load` and `store` access a word of pageable memory as any instruction would, page faults included, and
-  ///   answer 0, or one more than the number of a `PagingError` when the page could not be had.
+  ///   answer 0, or one more than the number of a `PagingError` when the page could not be had. `loadPage` reads the
+  ///   512 words of a page.
   /// - `executive` tells of processors and threads, where there is one.
   public init(
     _ context: UnsafeMutableRawPointer?,
@@ -48,6 +50,8 @@ public struct ConsoleHost {
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int,
     load: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8,
     store: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8,
+    loadPage:
+      @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8,
     executive: ExecutiveView? = nil
   ) {
     self.context = context
@@ -57,6 +61,7 @@ public struct ConsoleHost {
     naming = name
     loading = load
     storing = store
+    pageLoading = loadPage
     self.executive = executive
   }
 }
@@ -73,6 +78,12 @@ struct HostAccess: PageAccess {
   }
   func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError) {
     let answer = host.storing(host.context, address.rawValue, value)
+    if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
+  }
+  func load(
+    page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>
+  ) throws(PagingError) {
+    let answer = host.pageLoading(host.context, address.rawValue, words)
     if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
   }
 }

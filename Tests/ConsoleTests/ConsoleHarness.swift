@@ -70,6 +70,11 @@ final class ScriptedTerminal {
       },
       store: { context, address, value in
         ScriptedTerminal.answer { try ScriptedTerminal.from(context).store(address, value) }
+      },
+      loadPage: { context, address, words in
+        ScriptedTerminal.answer {
+          try ScriptedTerminal.from(context).processor!.load(page: VirtualAddress(address), into: words)
+        }
       })
   }
 
@@ -176,6 +181,7 @@ final class ConsoleHarness {
     var request = BootRequest(
       machine: machine, workspace: piece(KernelMemory.workspaceSize(ranges: ranges.count)),
       firmwareRangeCount: ranges.count)
+    request.rules.lowMemory = .all
     // As in the kernel, the direct map has an address of its own, which only the tables know.
     memory = try! occupied.withUnsafeBufferPointer { occupied in
       request.occupied = occupied

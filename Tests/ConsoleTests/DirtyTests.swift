@@ -181,6 +181,25 @@ final class DirtyTests: XCTestCase {
     XCTAssertNil(harness.outcome)
   }
 
+  /// Each word of a page counts, those between the stamps too.
+  func testVerifyLooksAtEveryWord() throws {
+    let harness = ConsoleHarness()
+    let row = try XCTUnwrap(rows(harness.run("dirty 16K -j")).first)
+    let digits = try XCTUnwrap(row["address"] as? String).dropFirst(2).replacingOccurrences(of: "_", with: "")
+    let page = VirtualAddress(try XCTUnwrap(UInt64(digits, radix: 16)) + 2 * 4096)
+    let processor = try XCTUnwrap(harness.terminal.processor)
+    for i in 0..<512 {
+      let place = page + ByteCount(i * 8)
+      let word = try processor.load(place)
+      try processor.store(place, word ^ 1 << UInt64(i % 64))
+      XCTAssertTrue(harness.run("verify").hasPrefix("3 pages intact;"), "word \(i)")
+      XCTAssertEqual(harness.outcome, .failed, "word \(i)")
+      try processor.store(place, word)
+    }
+    XCTAssertEqual(harness.run("verify"), "4 pages intact; 0 were read back from swap.\n")
+    XCTAssertNil(harness.outcome)
+  }
+
   func testAPageThatSwapHasLostIsCountedAsUnreadable() throws {
     let harness = ConsoleHarness(swap: .mebibytes(64))
     harness.run("dirty 120%")

@@ -171,6 +171,8 @@ struct cp_fault_answer {
 /// Reads or writes 8 bytes where that may not be possible: whether it was (boot/memory.asm).
 bool cp_try_load(uint64_t address, uint64_t *value);
 bool cp_try_store(uint64_t address, uint64_t value);
+/// The same for the 512 words of a page, read in one instruction that goes on where it faulted.
+bool cp_try_load_page(uint64_t address, uint64_t *words);
 
 /// An instruction that may fault, and where to go on when it can't be made to work.
 struct cp_recovery {

@@ -42,7 +42,8 @@ enum SerialConsole {
         return count
       },
       load: { _, address, value in SwapDevice.load(address, value) },
-      store: { _, address, value in SwapDevice.store(address, value) }, executive: Inspection.view)
+      store: { _, address, value in SwapDevice.store(address, value) },
+      loadPage: { _, address, words in SwapDevice.load(page: address, words) }, executive: Inspection.view)
   }
 
   /// Carries `run=` out and leaves, or talks until somebody does.

@@ -84,9 +84,12 @@ enum SwapDevice {
 
   // MARK: Accesses that may fail
 
-  /// Reads a word as any instruction does, page fault and all; 0, or one more than the number of the error.
+  /// Reads a word, or all of a page, as any instruction does, page fault and all; 0, or one more than the number of the error.
   static func load(_ address: UInt64, _ value: UnsafeMutablePointer<UInt64>) -> UInt8 {
     cp_try_load(address, value) ? 0 : Thread.current.state.pointee.pagingError + 1
+  }
+  static func load(page address: UInt64, _ words: UnsafeMutablePointer<UInt64>) -> UInt8 {
+    cp_try_load_page(address, words) ? 0 : Thread.current.state.pointee.pagingError + 1
   }
   static func store(_ address: UInt64, _ value: UInt64) -> UInt8 {
     cp_try_store(address, value) ? 0 : Thread.current.state.pointee.pagingError + 1

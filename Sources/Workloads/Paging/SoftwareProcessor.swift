@@ -9,11 +9,22 @@ import MemoryPrimitives
 import PageTables
 import Paging
 
-/// How a workload reaches pageable memory: a word at a time, by its address.
+/// How a workload reaches pageable memory: by its address.
 public protocol PageAccess {
   /// The word at `address`, a multiple of 8; throws what the page fault came to.
   func load(_ address: VirtualAddress) throws(PagingError) -> UInt64
   func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError)
+  /// All 512 words of the page at `address`.
+  func load(page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>) throws(PagingError)
+}
+
+extension PageAccess {
+  /// A word at a time: what can't do better has this.
+  public func load(
+    page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>
+  ) throws(PagingError) {
+    for i in 0..<Int(Page.size / 8) { words[i] = try load(address + ByteCount(i * 8)) }
+  }
 }
 
 /// A translation buffer: memory that the caller gives.
@@ -96,5 +107,11 @@ public struct SoftwareProcessor: PageAccess {
   }
   public func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError) {
     try reach(address, .write).storeBytes(of: value, as: UInt64.self)
+  }
+  public func load(
+    page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>
+  ) throws(PagingError) {
+    UnsafeMutableRawPointer(words).copyMemory(
+      from: try reach(address.page, .read), byteCount: Int(Page.size))
   }
 }
