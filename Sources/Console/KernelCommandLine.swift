@@ -1,5 +1,5 @@
-// The kernel's command line: `run="COMMAND; COMMAND"`, `color=0`, `swap.ramdisk=SIZE`, and `NAME=VALUE` for
-// any tunable.
+// The kernel's command line: `run="COMMAND; COMMAND"`, `color=0`, `swap.ramdisk=SIZE`, `vm.first_64k=on`, and
+// `NAME=VALUE` for any tunable.
 //
 // QEMU hands it over as typed. GRUB passes a word that holds blanks quoted as a whole, `"run=A; B"`,
 // with backslashes before `\`, `'` and `"`, and one without blanks bare. Both mean the same here.
@@ -81,10 +81,26 @@ public struct KernelCommandLine {
     return asked
   }
 
-  /// Whether the word is for whoever boots, so that no tunable can be meant. Of `swap.ramdisk` the tree of
-  /// figures has what came of it, to be read only.
+  /// A switch that the line may set.
+  public enum AskedSwitch { case none, on, off, unreadable }
+
+  /// What `name=on` or `name=off` asks for, as the console takes switches; the last, if there are several.
+  public func switching(of name: StaticString) -> AskedSwitch {
+    var asked = AskedSwitch.none
+    forEachWord { word, value in
+      guard word == name else { return }
+      asked = .unreadable
+      guard let value else { return }
+      if value == "on" || value == "1" { asked = .on }
+      if value == "off" || value == "0" { asked = .off }
+    }
+    return asked
+  }
+
+  /// Whether the word is for the boot, so that no tunable can be meant. The tree of figures has what came of
+  /// `swap.ramdisk` and `vm.first_64k`, to be read only.
   static func isForBoot(_ name: Bytes) -> Bool {
-    name == "run" || name == "color" || name == "swap.ramdisk"
+    name == "run" || name == "color" || name == "swap.ramdisk" || name == "vm.first_64k"
   }
 
   private static func isEscaped(_ byte: UInt8) -> Bool {

@@ -165,6 +165,7 @@ public struct KernelMemory {
     let contiguous = ContiguousMemory.create(
       in: rooms.contiguous, machine: machine, physical: physical, space: space, kmem: kmem, paging: paging)
     let statistics = Statistics(rooms.statistics, capacity: Rooms.statisticsCapacity)
+    map.register(in: statistics)
     physical.register(in: statistics)
     tables.register(in: statistics)
     space.register(in: statistics)

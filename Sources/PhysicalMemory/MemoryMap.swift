@@ -105,6 +105,7 @@ public struct MemoryMap {
     var capacity: Int
     var frames: UInt64 = 0
     var caching = MemoryTypeRanges.State.absent
+    var lowMemory: MapRules.LowMemory
     var dropped: InlineArray<10, UInt64> = .init(repeating: 0)
     /// All that were noted; the first `notes.count` are kept.
     var noted = 0
@@ -135,7 +136,7 @@ public struct MemoryMap {
     state = storage.bindMemory(to: State.self, capacity: 1)
     state.initialize(
       to: State(
-        capacity: capacity,
+        capacity: capacity, lowMemory: rules.lowMemory,
         notes: .init(repeating: MapNote(reason: .empty, base: PhysicalAddress(0), length: .zero))))
     ranges = (storage + (MemoryLayout<State>.size + 15) & ~15)
       .bindMemory(to: Range.self, capacity: capacity + count)
@@ -207,6 +208,22 @@ public struct MemoryMap {
   }
   /// Whether the MTRRs were heard. While they are absent or off nothing is left out for their sake.
   public var caching: MemoryTypeRanges.State { state.pointee.caching }
+
+  /// Adds the rows that tell which rules were in force.
+  public func register(in statistics: Statistics) {
+    statistics.add(
+      Statistic(
+        "vm.first_64k", .switchOnOff, .gauge, "whether boot took the first 64 KiB, but for frame 0",
+        context: state,
+        read: {
+          $0.unsafelyUnwrapped.assumingMemoryBound(to: State.self).pointee.lowMemory == .from64KiB ? 0 : 1
+        }))
+    statistics.add(
+      Statistic(
+        "vm.mtrrs", .choice, .gauge, "off or absent leave no memory out", choices: "absent|off|on",
+        context: state,
+        read: { UInt64($0.unsafelyUnwrapped.assumingMemoryBound(to: State.self).pointee.caching.rawValue) }))
+  }
 
   // MARK: Making it
 

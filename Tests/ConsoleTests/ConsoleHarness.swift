@@ -145,6 +145,7 @@ final class ConsoleHarness {
   /// With `trace`, that file is the boot module; with `swap`, there is a device of that size.
   init(
     ranges: [(base: UInt64, length: UInt64, type: UInt32)] = ConsoleHarness.ranges,
+    rules: MapRules = MapRules(lowMemory: .all),
     memory size: ByteCount = .mebibytes(64), trace: Data? = nil, swap: ByteCount? = nil
   ) {
     var pieces: [UnsafeMutableRawPointer] = []
@@ -181,7 +182,7 @@ final class ConsoleHarness {
     var request = BootRequest(
       machine: machine, workspace: piece(KernelMemory.workspaceSize(ranges: ranges.count)),
       firmwareRangeCount: ranges.count)
-    request.rules.lowMemory = .all
+    request.rules = rules
     // As in the kernel, the direct map has an address of its own, which only the tables know.
     memory = try! occupied.withUnsafeBufferPointer { occupied in
       request.occupied = occupied

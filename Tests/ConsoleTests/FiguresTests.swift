@@ -106,6 +106,15 @@ final class KernelCommandLineTests: XCTestCase {
         }
       }
     }
+    func switching(_ line: String) -> KernelCommandLine.AskedSwitch {
+      bytes(line) { KernelCommandLine($0).switching(of: "vm.first_64k") }
+    }
+    XCTAssertEqual(switching("run=\"sysctl vm.first_64k=on\""), .none)
+    XCTAssertEqual(switching("vm.first_64k=off x 'vm.first_64k=on'"), .on)
+    XCTAssertEqual(switching("vm.first_64k=1 vm.first_64k=0"), .off)
+    for line in ["vm.first_64k", "vm.first_64k=", "vm.first_64k=maybe"] {
+      XCTAssertEqual(switching(line), .unreadable, line)
+    }
     XCTAssertEqual(size(""), "none")
     XCTAssertEqual(size("run=\"sysctl swap.ramdisk=3\" swap.ramdisks=4 wap.ramdisk=5"), "none")
     XCTAssertEqual(size("run=memmap swap.ramdisk=64M color=0"), "67108864")

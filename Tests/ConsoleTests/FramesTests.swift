@@ -27,9 +27,74 @@ final class FramesTests: XCTestCase {
       0xfffc_0000  0xffff_ffff  256 KiB  reserved
       5 ranges                                                   16,287
       63.6 MiB in 16,287 frames of 63.6 MiB usable.
-      Dropped: 3 KiB at 0x0000_0009_f000: no whole frame.
+      left out      size  frames  because
+      0x0009_f000  3 KiB          no whole frame
+      There are no MTRRs: no memory is left out for its caching.
 
       """)
+  }
+
+  /// A PC whose firmware forgets the last 4 MiB, and calls usable what is video memory.
+  private func forgetful(_ isOn: UInt64) -> ConsoleHarness {
+    var rules = MapRules()
+    rules.cacheTypes = MemoryTypeRanges(addressBits: 36, vendor: .other) { number in
+      switch number {
+      case 0xfe: 1
+      case 0x2ff: isOn << 11 | 6
+      case 0x200: 0x3c0_0000
+      default: 0xf_ffc0_0800
+      }
+    }
+    return ConsoleHarness(
+      ranges: [(0, 0x9fc00, 1), (0x9fc00, 0x400, 2), (0xc0000, 0x8000, 1), (0x100000, 63 << 20, 1)],
+      rules: rules)
+  }
+
+  func testMemmapNotesEachThingThatIsLeftOut() {
+    let harness = forgetful(1)
+    let text = harness.run("memmap")
+    XCTAssertTrue(
+      text.hasSuffix(
+        """
+        left out       size  frames          because
+        0x0000_0000   4 KiB  0               frame 0 is never memory
+        0x0000_1000  60 KiB  1 to 15         the firmware may write to it
+        0x0009_f000   3 KiB                  no whole frame
+        0x000c_0000  32 KiB  192 to 199      video memory and ROM lie there
+        0x03c0_0000   4 MiB  15360 to 16383  the MTRRs do not make it write-back
+
+        """), text)
+    XCTAssertTrue(text.contains("16 to 158 "), text)
+    assertFits(text)
+    let log = harness.run("memmap -j")
+    let taken = rows(log).compactMap { $0["taken"] as? Int }.reduce(0, +)
+    XCTAssertEqual(taken, Int(harness.physical.total.rawValue))
+    XCTAssertEqual(taken, 143 + 16128 - 1024)
+    let leftOut = rows(log).filter { $0["kind"] as? String == "memmap_left_out" }
+    XCTAssertEqual(leftOut.map { $0["bytes"] as? Int }, [4096, 61440, 3072, 32768, 4 << 20])
+    XCTAssertEqual(leftOut.first?["because"] as? String, "frame 0 is never memory")
+    let state = rows(log).first { $0["kind"] as? String == "memmap_rules" }
+    XCTAssertEqual(state?["mtrrs"] as? String, "on")
+    XCTAssertEqual(state?["left_out"] as? Int, 5)
+    XCTAssertTrue(harness.run("sysctl vm.first_64k").contains("off"))
+    XCTAssertTrue(harness.run("sysctl vm.first_64k=on").contains("vm.first_64k is read only"))
+  }
+
+  func testMTRRsThatAreOffLeaveNothingOutAndMemmapSaysSo() {
+    let harness = forgetful(0)
+    let text = harness.run("memmap")
+    XCTAssertTrue(text.hasSuffix("The MTRRs are off: no memory is left out for its caching.\n"), text)
+    XCTAssertFalse(text.contains("do not make it write-back"), text)
+    XCTAssertTrue(text.contains("256 to 16383"), text)
+    XCTAssertTrue(rows(harness.run("memmap -j")).contains { $0["mtrrs"] as? String == "off" })
+  }
+
+  func testMoreIsLeftOutThanIsShown() {
+    let ranges = (0..<40 as Range<UInt64>).map { i -> (UInt64, UInt64, UInt32) in
+      (i << 20 | 0x100, 1 << 19, 1)
+    }
+    let text = ConsoleHarness(ranges: ranges + [(42 << 20, 20 << 20, 1)]).run("memmap")
+    XCTAssertTrue(text.contains("56 more places were left out."), text)
   }
 
   func testMemmapAddsUpWhateverTheFirmwareSays() {

@@ -71,20 +71,73 @@ extension Console {
       base = next + 1
     }
     table.finish(total: "\(count: UInt64(count), "range")")
-    if isJSON { return }
-    print("\(map.frames.bytes) in \(count: map.frames.rawValue, "frame") of \(ByteCount(usable)) usable.")
-    for i in 0..<map.noteCount {
-      let note = map.note(at: i)
-      if note.reason == .empty {
-        print("Dropped: an empty range at \(note.base).")
-      } else {
-        print("Dropped: \(note.length) at \(note.base): \(note.reason.words).")
-      }
+    if !isJSON {
+      print("\(map.frames.bytes) in \(count: map.frames.rawValue, "frame") of \(ByteCount(usable)) usable.")
     }
+    leftOut(of: map, digits)
+    if isJSON { return }
     if boot.pointee.ranges_dropped > 0 {
       print(
         "! \(count: UInt64(boot.pointee.ranges_dropped), "range") of the firmware did not fit the boot record."
       )
+    }
+  }
+
+  /// What was usable and not taken, in the order of addresses, and whether the MTRRs were heard.
+  private func leftOut(of map: MemoryMap, _ digits: UInt8) {
+    if map.noteCount > 0 {
+      let table = table("memmap_left_out")
+      table.column("left out", .words, key: "from")
+      table.column("size", .figure, key: "bytes")
+      table.column("frames", .words)
+      table.column("because", .words)
+      var before: (UInt64, Int)?
+      for _ in 0..<map.noteCount {
+        var next: (UInt64, Int)?
+        for i in 0..<map.noteCount {
+          let place = (map.note(at: i).base.rawValue, i)
+          if let before, place <= before { continue }
+          if let found = next, found <= place { continue }
+          next = place
+        }
+        guard let next else { break }
+        before = next
+        let note = map.note(at: next.1)
+        let (base, length) = (note.base.rawValue, note.length.rawValue)
+        table.begin()
+        table.address(note.base, digits: digits)
+        table.size(note.length)
+        if length > 0 && (base | length) & (Page.size - 1) == 0 {
+          let (first, count) = (base >> Page.shift, length >> Page.shift)
+          table.text(count == 1 ? "\(first)" : "\(first) to \(first + count - 1)")
+        } else {
+          table.empty()
+        }
+        table.text(note.reason.words)
+        table.end()
+      }
+      table.finish()
+    }
+    if isJSON {
+      row("memmap_rules") { row in
+        row.field("left_out", UInt64(map.noteCount + map.unkeptNoteCount))
+        row.field("mtrrs", text: Line(Self.words(map.caching)))
+      }
+      return
+    }
+    if map.unkeptNoteCount > 0 { print("\(count: UInt64(map.unkeptNoteCount), "more place") were left out.") }
+    switch map.caching {
+    case .on: break
+    case .off: print("The MTRRs are off: no memory is left out for its caching.")
+    case .absent: print("There are no MTRRs: no memory is left out for its caching.")
+    }
+  }
+
+  private static func words(_ state: MemoryTypeRanges.State) -> StaticString {
+    switch state {
+    case .absent: "absent"
+    case .off: "off"
+    case .on: "on"
     }
   }
 

@@ -28,18 +28,21 @@ enum Assembly {
     let ranges = cp_boot_ranges(information)
     var segments = Self.segments
     var occupied = Self.occupied(information)
+    let rules = MapRules(information, features)
     do throws(AssemblyError) {
       return try withUnsafePointer(to: &segments) { (segments) throws(AssemblyError) in
         try withUnsafePointer(to: &occupied) { (occupied) throws(AssemblyError) in
           let occupied = occupied.withMemoryRebound(to: OccupiedRange.self, capacity: occupiedLimit) {
             UnsafeBufferPointer(start: $0, count: 1 + Int(information.pointee.module_count))
           }
-          let setAside = RamDiskMemory.cut(information, avoiding: occupied, workspace)
+          let setAside = RamDiskMemory.cut(
+            information, rules, avoiding: occupied, workspace)
           // The cut has divided ranges.
           var request = BootRequest(
             machine: Executive.machine, workspace: workspace,
             firmwareRangeCount: Int(information.pointee.range_count))
           request.largestLeaf = features.gibibytePages ? .gibibyte : .mebibytes2
+          request.rules = rules
           request.setAside = setAside
           request.occupied = occupied
           request.image = segments.withMemoryRebound(to: ImageSegment.self, capacity: segmentCount) {

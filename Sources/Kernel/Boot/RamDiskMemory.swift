@@ -14,7 +14,7 @@ enum RamDiskMemory {
   /// when it asks for nothing. Stops the machine when it can't be had. `workspace` is used for a moment and
   /// is zeroes again afterwards.
   static func cut(
-    _ information: UnsafeMutablePointer<cp_boot_information>,
+    _ information: UnsafeMutablePointer<cp_boot_information>, _ rules: MapRules,
     avoiding occupied: UnsafeBufferPointer<OccupiedRange>, _ workspace: UnsafeMutableRawPointer
   ) -> SetAside {
     let line = KernelCommandLine(
@@ -29,8 +29,8 @@ enum RamDiskMemory {
     let ranges = cp_boot_ranges(information)
     let setAside: SetAside
     do throws(PhysicalMemoryError) {
-      // Sorted, and without what another range calls reserved.
-      let map = try MemoryMap(workspace, count: Int(information.pointee.range_count)) {
+      // Sorted, and without what is reserved or in use.
+      let map = try MemoryMap(workspace, count: Int(information.pointee.range_count), rules: rules) {
         FirmwareRange(ranges[$0])
       }
       do throws(SetAsideError) {

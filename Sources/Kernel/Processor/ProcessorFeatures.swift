@@ -7,6 +7,10 @@ import PageTables
 struct ProcessorFeatures {
   var globalPages = false
   var attributeTable = false
+  /// Memory type range registers.
+  var typeRanges = false
+  /// Made by AMD, or as AMD makes them.
+  var isAMD = false
   var gibibytePages = false
   var fiveLevels = false
   /// Supervisor mode execution prevention: the kernel never runs a user's page.
@@ -25,8 +29,13 @@ struct ProcessorFeatures {
     let basic = cp_cpuid(1, 0)
     globalPages = basic.edx & 1 << 13 != 0
     attributeTable = basic.edx & 1 << 16 != 0
+    typeRanges = basic.edx & 1 << 12 != 0
     if basic.edx & 1 << 19 != 0 { cacheLine = (basic.ebx >> 8 & 0xff) * 8 }
-    if cp_cpuid(0, 0).eax >= 7 {
+    let vendor = cp_cpuid(0, 0)
+    // "AuthenticAMD" and "HygonGenuine"; before family 15 there is no SYSCFG.
+    let isNew = basic.eax >> 8 & 0xf == 0xf
+    isAMD = isNew && (vendor.ebx == 0x6874_7541 || vendor.ebx == 0x6f67_7948)
+    if vendor.eax >= 7 {
       let extended = cp_cpuid(7, 0)
       smep = extended.ebx & 1 << 7 != 0
       smap = extended.ebx & 1 << 20 != 0
