@@ -8,7 +8,7 @@ import XCTest
 /// over all structures.
 final class HistoryTests: XCTestCase {
   func testKernelAndHostEndWithTheSameChecksums() throws {
-    let log = try Boot().run("selftest -j history", within: 120)
+    let log = try Boot().run("selftest -j history")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     let kernel = log.rows("history")
 

@@ -13,11 +13,11 @@ final class MachineTests: XCTestCase {
   }
 
   func comesUp(
-    _ boot: Boot, within seconds: TimeInterval = 60, file: StaticString = #filePath, line: UInt = #line
+    _ boot: Boot, file: StaticString = #filePath, line: UInt = #line
   )
     throws
   {
-    let log = try boot.run("memmap; frames; selftest invariants", within: seconds)
+    let log = try boot.run("memmap; frames; selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text, file: file, line: line)
     XCTAssertTrue(log.text.contains("Strata "), file: file, line: line)
     XCTAssertFalse(log.text.contains("FAULT"), log.text, file: file, line: line)
@@ -52,6 +52,43 @@ final class MachineTests: XCTestCase {
     let log = try Boot(processor: "qemu64,-nx").finish()
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
     XCTAssertTrue(log.text.contains("NX"), log.text)
+  }
+
+  /// No wait for a device is without end: what Strata can't do without, it names.
+  func testADeviceThatIsMissingIsNamed() throws {
+    let cases = [
+      ("q35,pit=off", "qemu64", "no interval timer"), ("microvm,pit=off", "qemu64", "no interval timer"),
+      ("q35,pic=off", "qemu64", "no 8259A interrupt controllers"),
+      ("pc", "qemu64,-apic", "no local interrupt controller"),
+    ]
+    for (board, processor, words) in cases {
+      let log = try Boot(processor: processor, board: board).run("memmap")
+      XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+      XCTAssertTrue(log.text.contains("a machine that Strata refuses"), log.text)
+      XCTAssertTrue(log.text.replacingOccurrences(of: "\n            ", with: " ").contains(words), log.text)
+    }
+  }
+
+  func testWithoutASerialPortCommandsRunAndTheStatusTells() throws {
+    XCTAssertEqual(try Boot(hasSerialPort: false).run("frames").status, Boot.Status.success)
+    XCTAssertEqual(try Boot(hasSerialPort: false).run("frame").status, Boot.Status.failed)
+    // Nobody could ever type.
+    XCTAssertEqual(try Boot(hasSerialPort: false).finish().status, Boot.Status.stopped)
+  }
+
+  func testWithoutAnExitDeviceItHaltsAndSaysSo() throws {
+    let session = try Session(Boot(line: "run=frames", hasExitDevice: false))
+    session.expect("as memmap took them")
+    session.expect("No device at port 0xf4 ends this machine: it halts.")
+  }
+
+  /// Firmware that leaves the MTRRs off: nothing is left out for their sake, and `memmap` says so.
+  func testAMachineWhoseMTRRsAreOff() throws {
+    let log = try Boot(board: "microvm").run("memmap; memmap -j; frames -j; selftest invariants")
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertTrue(log.text.contains("The MTRRs are off: no memory is left out for its caching."), log.text)
+    XCTAssertEqual(log.rows("memmap_rules").first?["mtrrs"] as? String, "off")
+    XCTAssertTrue(log.text.contains("256 to 65535"), log.text)
   }
 
   func testLoadersAgree() throws {

@@ -17,8 +17,7 @@ final class PagingTests: XCTestCase {
 
   func testAContiguousRequestIsGrantedOutOfDirtyMemory() throws {
     let log = try machine.run(
-      "dirty 90%; contig -j 2M align=2M; verify -j; contig free all; dirty free; selftest invariants",
-      within: 120)
+      "dirty 90%; contig -j 2M align=2M; verify -j; contig free all; dirty free; selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     let contig = try XCTUnwrap(log.rows("contig").first, log.text)
     XCTAssertEqual(contig["answer"] as? String, "granted", log.text)
@@ -30,7 +29,7 @@ final class PagingTests: XCTestCase {
 
   func testMoreIsDirtiedThanThereIsMemory() throws {
     let log = try machine.run(
-      "dirty 150%; verify -j; swap; queues; dirty free; selftest invariants", within: 120)
+      "dirty 150%; verify -j; swap; queues; dirty free; selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     let verify = try XCTUnwrap(log.rows("verify").first, log.text)
     XCTAssertEqual(verify["wrong"] as? Int, 0)
@@ -39,7 +38,7 @@ final class PagingTests: XCTestCase {
 
   func testTheHistoryEndsAsOnTheHost() throws {
     // Whatever lay in the memory that it runs in.
-    let log = try Boot().run("selftest -j paging; dirty 90%; dirty free; selftest -j paging", within: 120)
+    let log = try Boot().run("selftest -j paging; dirty 90%; dirty free; selftest -j paging")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     let found = log.rows("history").filter { $0["name"] as? String == "paging" }
 

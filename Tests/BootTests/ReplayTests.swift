@@ -4,7 +4,7 @@ import XCTest
 final class ReplayTests: XCTestCase {
   func testSampleReplaysAndLosesNothing() throws {
     for loader in [Boot.Loader.pvh, .grub] {
-      let log = try Boot(loader: loader, module: Boot.sample).run("replay -j", within: 120)
+      let log = try Boot(loader: loader, module: Boot.sample).run("replay -j")
       XCTAssertEqual(log.status, Boot.Status.success, log.text)
       let row = try XCTUnwrap(log.rows("replay").last)
       XCTAssertEqual(row["lost"] as? Int, 0)
@@ -15,8 +15,7 @@ final class ReplayTests: XCTestCase {
   /// Split over all processors, it ends with the counts of one, and the trace's interrupts are interrupts.
   private func split(_ processors: Int) throws {
     let log = try Boot(processors: processors, module: Boot.sample).run(
-      "replay -j; replay -j on=\(processors); cpus -j; replay on=\(processors); selftest invariants",
-      within: 120)
+      "replay -j; replay -j on=\(processors); cpus -j; replay on=\(processors); selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     let rows = log.rows("replay").map { row in row.filter { !$0.key.hasPrefix("peak_") } as NSDictionary }
     XCTAssertEqual(rows.count, 2, log.text)

@@ -48,12 +48,16 @@ enum SerialConsole {
 
   /// Carries `run=` out and leaves, or talks until somebody does.
   static func run(_ memory: KernelMemory, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
+    let line = KernelCommandLine(
+      UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length)))
+    guard SerialPort.isThere || line.hasRun else {
+      Reports.panic(
+        "a machine that Strata refuses", "it has neither a serial port nor run= on its command line")
+    }
     let console = Console(
       in: room(memory.physical), terminal: terminal, host: host,
       subject: Subject(memory: memory, boot: boot, imageBase: VirtualAddress(Image.virtualOffset)))
-    console.serve(
-      KernelCommandLine(
-        UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length))))
+    console.serve(line)
     Stop.success.now()
   }
 

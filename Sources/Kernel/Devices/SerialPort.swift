@@ -3,6 +3,10 @@
 // Input comes by interrupt into a ring, so none is lost while a command runs. When the ring is full the
 // interrupt is switched off and the bytes wait in the port, whose other side then holds back; reading
 // switches it on again. Output is polled: it must work in a fault, with interrupts off, on any stack.
+//
+// A machine without the port runs all the same: what is written goes nowhere, and nothing is ever read. A port that
+// takes nothing for a minute, as QEMU's does while its own reader stands still, loses what is written until it takes
+// something again.
 
 import CPlatform
 import MemoryPrimitives
@@ -21,6 +25,9 @@ enum SerialPort {
   /// Changes when input has come: what a reader sleeps on.
   nonisolated(unsafe) private static var arrivals: UInt64 = 0
   private static let overruns = Atomic<UInt32>(0)
+  private static let hasPort = Atomic<Bool>(false)
+  /// The port took nothing for so long that nothing waits for it any more.
+  private static let isStuck = Atomic<Bool>(false)
   private static var ring: UnsafeMutablePointer<UInt8> { cp_serial_input(Image.storage) }
 
   private enum Register {
@@ -42,9 +49,19 @@ enum SerialPort {
   private static func write(_ value: UInt8, to register: UInt16) { cp_out8(base + register, value) }
   private static func read(_ register: UInt16) -> UInt8 { cp_in8(base + register) }
 
+  /// Whether there is a port.
+  static var isThere: Bool { hasPort.load(ordering: .relaxed) }
+
+  /// Cycles to wait for the port: about a second for one that should be idle, a minute for one at work.
+  private static var idlePatience: UInt64 { 1 << 31 }
+  private static var patience: UInt64 { 1 << 37 }
+
   /// Sets the line up, with no interrupts. `Image.adopt` comes first: the ring lies in its storage.
   static func start() {
     write(0, to: Register.interrupts)
+    // Its upper bits are zero for good; where no device answers, a read gives ones.
+    guard read(Register.interrupts) == 0, waits(for: Status.roomToSend, idlePatience) else { return }
+    hasPort.store(true, ordering: .relaxed)
     write(0x80, to: Register.lineControl)
     write(1, to: Register.data)
     write(0, to: Register.interrupts)
@@ -56,10 +73,13 @@ enum SerialPort {
   }
 
   /// Lets received bytes interrupt.
-  static func receiveByInterrupt() { write(1, to: Register.interrupts) }
+  static func receiveByInterrupt() {
+    if isThere { write(1, to: Register.interrupts) }
+  }
 
   /// The interrupt's handler.
   static func handleInterrupt() {
+    guard isThere else { return }
     let before = received.load(ordering: .relaxed)
     receive()
     guard received.load(ordering: .relaxed) != before else { return }
@@ -121,7 +141,7 @@ enum SerialPort {
     var room = 0
     for byte in bytes {
       if room == 0 {
-        while read(Register.lineStatus) & Status.roomToSend == 0 { cp_pause(0) }
+        guard waitForRoom() else { return }
         room = fifoDepth
       }
       write(byte, to: Register.data)
@@ -131,8 +151,24 @@ enum SerialPort {
 
   /// Sends one byte.
   static func write(_ byte: UInt8) {
-    while read(Register.lineStatus) & Status.roomToSend == 0 { cp_pause(0) }
-    write(byte, to: Register.data)
+    if waitForRoom() { write(byte, to: Register.data) }
+  }
+
+  private static func waitForRoom() -> Bool {
+    guard isThere else { return false }
+    let hasRoom = waits(for: Status.roomToSend, isStuck.load(ordering: .relaxed) ? 0 : patience)
+    isStuck.store(!hasRoom, ordering: .relaxed)
+    return hasRoom
+  }
+
+  /// Waits until the line status has `bit`. False when it does not within so many cycles.
+  private static func waits(for bit: UInt8, _ cycles: UInt64) -> Bool {
+    let start = cp_cycles()
+    while read(Register.lineStatus) & bit == 0 {
+      guard cp_cycles() &- start < cycles else { return false }
+      cp_pause(0)
+    }
+    return true
   }
 
   /// Sends a line and its end.
@@ -144,6 +180,6 @@ enum SerialPort {
 
   /// Waits until the last bit has left the port.
   static func drain() {
-    while read(Register.lineStatus) & Status.idle == 0 { cp_pause(0) }
+    if isThere && !isStuck.load(ordering: .relaxed) { _ = waits(for: Status.idle, patience) }
   }
 }

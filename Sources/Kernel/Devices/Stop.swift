@@ -12,10 +12,11 @@ enum Stop: UInt8 {
   /// A fault report, a panic, or a machine that Strata refuses. Status 37.
   case fault = 0x12
 
-  /// Stops. Where no emulator listens, the processor halts.
+  /// Stops. Where no emulator listens, the processor halts, and says so unless a fault report has.
   func now() -> Never {
     SerialPort.drain()
     cp_out8(0xf4, rawValue)
+    if self != .fault { SerialPort.print("No device at port 0xf4 ends this machine: it halts.") }
     while true { cp_halt() }
   }
 }

@@ -24,33 +24,51 @@ enum Timer {
   /// A counter that jumps by more was not stopped by a host, it is another processor's.
   private static var mostTicks: UInt64 { 60_000 }
 
-  /// Starts the channel, and compares the time stamp counter with it: some 5 ms. Interrupts are off.
+  /// Reads of the counter by which one that runs has moved on: it does so every microsecond, and a read takes as long.
+  private static var readLimit: Int { 10_000 }
+  /// Ticks within which an interrupt of the channel must come.
+  private static var interruptLimit: UInt64 { 500 }
+  /// Looks at the clock at the least before an interrupt is missed: a host may let this processor stand still.
+  private static var pollLimit: UInt64 { 4_000_000 }
+
+  /// Starts the channel, and compares the time stamp counter with it: some 5 ms. Interrupts are off. Stops the machine
+  /// when no counter runs there.
   static func start() {
     cp_out8(0x43, 0x34)  // channel 0, both bytes, rate generator
     cp_out8(0x40, UInt8(truncatingIfNeeded: divisor))
     cp_out8(0x40, UInt8(truncatingIfNeeded: divisor >> 8))
     var least = UInt64.max
-    for _ in 0..<5 { least = min(least, measure()) }
+    for _ in 0..<5 {
+      guard let cycles = measure() else {
+        Reports.panic(
+          "a machine that Strata refuses", "it has no interval timer: no 8254 counts at port 0x40")
+      }
+      least = min(least, cycles)
+    }
     cyclesPerTick.store(least, ordering: .relaxed)
     lastCycles.store(cp_cycles(), ordering: .relaxed)
   }
 
-  /// Cycles in a tick, from half a period or more. Too many when the host let the processor stand still meanwhile.
-  private static func measure() -> UInt64 {
+  /// Cycles in a tick, from half a period or more; nil when the counter does not run. Too many when the host let the
+  /// processor stand still on the way.
+  private static func measure() -> UInt64? {
     // From the start of a period, so that it does not end on the way.
-    var before = count()
+    guard var before = count(otherThan: .max) else { return nil }
     while true {
-      let now = count()
+      guard let now = count(otherThan: before) else { return nil }
       if now > before { break }
       before = now
     }
     let (start, first) = (cp_cycles(), count())
     var last = first
-    while last <= first && first &- last < divisor / 2 { last = count() }
+    while last <= first && first &- last < divisor / 2 {
+      guard let now = count(otherThan: last) else { return nil }
+      last = now
+    }
     let cycles = cp_cycles() &- start
     guard last < first else { return .max }
     let (product, isTooMuch) = cycles.multipliedReportingOverflow(by: UInt64(divisor))
-    return isTooMuch ? .max : product / UInt64(first - last)
+    return isTooMuch ? .max : max(1, product / UInt64(first - last))
   }
 
   /// What the channel has left of its period.
@@ -58,6 +76,32 @@ enum Timer {
     cp_out8(0x43, 0)  // latch channel 0
     let low = UInt16(cp_in8(0x40))
     return UInt16(cp_in8(0x40)) << 8 | low
+  }
+
+  /// The same, once it is another than `before`; nil when it stays so, or is more than a period.
+  private static func count(otherThan before: UInt16) -> UInt16? {
+    for _ in 0..<readLimit {
+      let now = count()
+      if now != before && now <= divisor { return now }
+    }
+    return nil
+  }
+
+  /// Waits until the next tick has been counted. Interrupts must be on. Stops the machine when none comes.
+  static func waitForTick() {
+    let (before, start) = (now, cp_cycles())
+    let (limit, isNone) = cyclesPerTick.load(ordering: .relaxed).multipliedReportingOverflow(
+      by: interruptLimit)
+    var polls: UInt64 = 0
+    while now == before {
+      polls &+= 1
+      if polls > pollLimit && cp_cycles() &- start > (isNone ? 1 << 31 : limit) {
+        Reports.panic(
+          "a machine that Strata refuses",
+          "its interval timer does not interrupt: no tick came in half a second")
+      }
+      cp_pause(0)
+    }
   }
 
   static func handleInterrupt() {

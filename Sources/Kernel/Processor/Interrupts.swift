@@ -10,7 +10,14 @@ enum InterruptController {
   private static var primary: UInt16 { 0x20 }
   private static var secondary: UInt16 { 0xa0 }
 
-  /// Moves the lines to vectors 32 to 47 and masks all of them.
+  /// Whether there is a controller: it keeps the mask that is written to it. Interrupts are off.
+  private static func isThere(_ base: UInt16) -> Bool {
+    let mask: UInt8 = 0xa5
+    cp_out8(base + 1, mask)
+    return cp_in8(base + 1) == mask
+  }
+
+  /// Moves the lines to vectors 32 to 47 and masks all of them. Stops the machine when there are no controllers.
   static func start() {
     cp_out8(primary, 0x11)
     cp_out8(secondary, 0x11)
@@ -20,6 +27,11 @@ enum InterruptController {
     cp_out8(secondary + 1, 2)
     cp_out8(primary + 1, 1)
     cp_out8(secondary + 1, 1)
+    guard isThere(primary), isThere(secondary) else {
+      Reports.panic(
+        "a machine that Strata refuses",
+        "it has no 8259A interrupt controllers, by which its devices interrupt")
+    }
     cp_out8(primary + 1, 0xff & ~(1 << 2))
     cp_out8(secondary + 1, 0xff)
   }

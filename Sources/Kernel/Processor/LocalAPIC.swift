@@ -65,6 +65,9 @@ enum LocalAPIC {
     cp_write32(base.load(ordering: .relaxed) &+ register, value)
   }
 
+  /// Whether this processor has a controller that is switched on (IA32_APIC_BASE, 10.4.3).
+  static var isThere: Bool { cp_cpuid(1, 0).edx & 1 << 9 != 0 && cp_read_msr(0x1b) & 1 << 11 != 0 }
+
   /// Whether `map` has been called.
   static var isMapped: Bool { base.load(ordering: .relaxed) != 0 }
 
@@ -93,20 +96,21 @@ enum LocalAPIC {
 
   // MARK: Timer
 
-  /// Learns how fast the timer counts, in a tick of the clock. Interrupts must be on.
+  /// Learns how fast the timer counts, in a tick of the clock. Interrupts must be on. Stops the machine when the clock
+  /// or the timer stands still.
   static func calibrate() {
-    func waitForTick() {
-      let now = Timer.now
-      while Timer.now == now { cp_pause(0) }
-    }
     write(Bits.masked, to: Register.timer)
-    waitForTick()
+    Timer.waitForTick()
     write(UInt32.max, to: Register.initialCount)
     let start = Timer.now
-    waitForTick()
+    Timer.waitForTick()
     let counts = UInt32.max - read(Register.currentCount)
     let ticks = UInt32(truncatingIfNeeded: Timer.now.rawValue - start.rawValue)
     write(0, to: Register.initialCount)
+    guard counts > 0 else {
+      Reports.panic(
+        "a machine that Strata refuses", "the timer of its local interrupt controller (APIC) stands still")
+    }
     countsPerTick.store(max(1, counts / ticks), ordering: .relaxed)
   }
 
@@ -126,10 +130,17 @@ enum LocalAPIC {
 
   // MARK: Messages (10.6)
 
+  /// Reads in which a message leaves the controller: some 100 ms, where it takes microseconds.
+  private static var busyLimit: Int { 100_000 }
+
   private static func command(_ low: UInt32, to identity: UInt32) {
     // Both halves belong together: an interrupt handler may send as well.
     withInterruptsOff {
-      while read(Register.commandLow) & Bits.pending != 0 { cp_pause(0) }
+      // One that stays busy is written to all the same: nothing waits for a device for ever.
+      for _ in 0..<busyLimit {
+        if read(Register.commandLow) & Bits.pending == 0 { break }
+        cp_pause(0)
+      }
       write(identity << 24, to: Register.commandHigh)
       write(low, to: Register.commandLow)
     }

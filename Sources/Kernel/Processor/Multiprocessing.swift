@@ -9,6 +9,10 @@ import MemoryPrimitives
 enum Multiprocessing {
   /// Makes the boot the console's thread, starts the timer of this processor, and all other processors.
   static func begin(_ list: ProcessorList, _ memory: KernelMemory) {
+    guard LocalAPIC.isThere else {
+      Reports.panic(
+        "a machine that Strata refuses", "it has no local interrupt controller (APIC), or it is switched off")
+    }
     do throws(KernelSpaceError) {
       try LocalAPIC.map(list.controller, memory.space)
     } catch {
