@@ -121,9 +121,9 @@ final class PagingThreadsTests: XCTestCase {
     ) {
       let left = Counter(cores.count)
       let watchdog = DispatchWorkItem {
-        fatalError("the threads have been at it for two minutes: a deadlock")
+        fatalError("the threads have been at it for half an hour: a deadlock")
       }
-      DispatchQueue.global().asyncAfter(deadline: .now() + 120, execute: watchdog)
+      DispatchQueue.global().asyncAfter(deadline: .now() + 1800, execute: watchdog)
       var others = others
       if services == .threads {
         system.host.atStart = { [self] _ in listen() }

@@ -216,11 +216,11 @@ final class KmemTests: XCTestCase {
     XCTAssertTrue(rig.kmem.startTrimming())
     let objects = (0..<6000).map { _ in rig.kmem.alloc(size, type: type)! }
     for object in objects { rig.kmem.free(object, size: size, type: type) }
-    for _ in 0..<20_000 where rig.physical.count(.slab).rawValue > 12 {
+    // However long that takes on a busy host.
+    while rig.physical.count(.slab).rawValue > 12 {
       rig.host.advance()
       usleep(100)
     }
-    XCTAssertLessThanOrEqual(rig.physical.count(.slab).rawValue, 12)
     XCTAssertTrue(rig.kmem.setTrimInterval(1_000_000))
     rig.kmem.endTrimming()
     rig.host.hasOtherThreads = false

@@ -123,8 +123,11 @@ private final class Bed: @unchecked Sendable {
       })
   }
 
-  /// Runs a stress beside the disk's thread and a clock of a millisecond.
-  func run(_ plan: ProcessorStressPlan) throws -> ProcessorStressOutcome {
+  /// Runs a stress beside the disk's thread and a clock of a millisecond, for `ticks` at the least and until so many
+  /// operations are done, however busy the host is; or until something is wrong.
+  func run(
+    _ plan: ProcessorStressPlan, ticks: UInt64, operations: UInt64
+  ) throws -> ProcessorStressOutcome {
     over.store(false, ordering: .relaxed)
     let clock = Thread { [self] in
       while !over.load(ordering: .acquiring) {
@@ -134,9 +137,9 @@ private final class Bed: @unchecked Sendable {
     }
     clock.start()
     let watchdog = DispatchWorkItem {
-      fatalError("the processors have been at it for five minutes: a deadlock")
+      fatalError("the processors have been at it for half an hour: a deadlock")
     }
-    DispatchQueue.global().asyncAfter(deadline: .now() + 300, execute: watchdog)
+    DispatchQueue.global().asyncAfter(deadline: .now() + 1800, execute: watchdog)
     defer { watchdog.cancel() }
     return try host.runAs(processor: 0) {
       let last = UInt64(1) << UInt64(processors.count - 1)
@@ -146,7 +149,9 @@ private final class Bed: @unchecked Sendable {
         over.store(true, ordering: .releasing)
         host.machine.join(worker!)
       }
-      return try ProcessorStress.run(plan, on: memory, access)
+      return try ProcessorStress.run(plan, on: memory, access) { passed, done in
+        passed >= ticks && done >= operations ? .stop : .goOn
+      }
     }
   }
 
@@ -162,14 +167,14 @@ private final class Bed: @unchecked Sendable {
 final class ProcessorsTests: XCTestCase {
   /// So many workers, and as many processors to spare for threads that come and go.
   private func stress(
-    workers: Int, seed: UInt64, milliseconds: UInt64 = 2000, deaf: Int? = nil
+    workers: Int, seed: UInt64, milliseconds: UInt64 = 2000, operations: UInt64 = 20_000, deaf: Int? = nil
   ) throws -> ProcessorStressOutcome {
     let bed = try Bed(.mebibytes(32), processors: 1 + workers + 2, swap: PageCount(UInt64(16384)))
     bed.deaf = deaf
     var plan = ProcessorStressPlan(
       seed: seed, processors: workers + 1, workers: workers, pages: PageCount(UInt64(7000)))
-    plan.ticks = milliseconds
-    let outcome = try bed.run(plan)
+    plan.ticks = 3_600_000
+    let outcome = try bed.run(plan, ticks: milliseconds, operations: operations)
     print(outcome)
     return outcome
   }

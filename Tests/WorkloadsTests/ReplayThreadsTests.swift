@@ -165,7 +165,7 @@ final class ReplayThreadsTests: XCTestCase {
     for _ in 0..<20 {
       let system = try SmallSystem(.mebibytes(128), threads: 3)
       let watchdog = DispatchWorkItem { fatalError("a replay that was stopped goes on for ever") }
-      DispatchQueue.global().asyncAfter(deadline: .now() + 60, execute: watchdog)
+      DispatchQueue.global().asyncAfter(deadline: .now() + 1800, execute: watchdog)
       let summary = try system.replay(sample(), by: 3, interrupts: system.interrupts) { _ in .stop }
       watchdog.cancel()
       XCTAssertLessThan(summary.allEvents, 120_000)
