@@ -195,7 +195,7 @@ extension PageTables {
 
   // MARK: The check
 
-  /// Which law is broken, or nil. One pass over all entries, while nothing runs: a table takes too long for the lock.
+  /// Which law is broken, or nil. One pass over all entries, half a table at a time; exact while nothing runs.
   public func checkInvariants() -> StaticString? {
     var sums = Sums()
     if let broken = check(state.pointee.levels, 0, &sums) { return broken }
@@ -212,8 +212,15 @@ extension PageTables {
   }
 
   private func check(_ level: Int, _ address: UInt64, _ sums: inout Sums) -> StaticString? {
-    let (broken, children) = state.pointee.tree.quiet.pointee.check(level, address, &sums)
-    if let broken { return broken }
+    var used: UInt64 = 0
+    for first in stride(from: 0, to: 512, by: 256) {
+      if let broken = withTree({ $0.check(level, address, first..<first + 256, &used, &sums) }) {
+        return broken
+      }
+    }
+    sums.tables += 1
+    if let broken = withTree({ $0.checkUsed(level, address, used) }) { return broken }
+    let children = withTree { $0.children(of: level, for: address) }
     for i in 0..<512 where children[i / 64] >> UInt64(i % 64) & 1 != 0 {
       if let broken = check(level - 1, withTree { $0.address(address, level, i) }, &sums) { return broken }
     }
@@ -285,18 +292,15 @@ extension TableTree {
     return Self.canonical(start, levels)
   }
 
-  /// Checks one table, adds to `sums` and answers its entries that point to tables.
+  /// Checks a part of one table, and adds to `sums` and to the entries `used`.
   func check(
-    _ level: Int, _ address: UInt64, _ sums: inout Sums
-  ) -> (StaticString?, InlineArray<8, UInt64>) {
-    let none = InlineArray<8, UInt64>(repeating: 0)
-    guard let table = table(of: level, for: address) else { return (nil, none) }
-    sums.tables += 1
-    var used: UInt64 = 0
+    _ level: Int, _ address: UInt64, _ part: Range<Int>, _ used: inout UInt64, _ sums: inout Sums
+  ) -> StaticString? {
+    guard let table = table(of: level, for: address) else { return nil }
     // What the entry must be to continue a leaf that was found right.
     var next: UInt64 = 0
     let step = UInt64(1) << Self.shift(level)
-    for i in 0..<512 {
+    for i in part {
       let entry = slot(table, i).entry
       if entry.isEmpty { continue }
       used += 1
@@ -308,40 +312,57 @@ extension TableTree {
       }
       if entry.isTable(at: level) { continue }
       if entry == .preparedMark && level == 1 { continue }
+      if entry.isUnlinked(at: level) {
+        sums.tables += 1
+        if isUsed(unlinked: entry.tableFrame) { return "page tables: law 2, an unlinked table is not empty" }
+        continue
+      }
       guard entry.isPresent || entry.isRetired, level <= largestLeaf else {
-        return ("page tables: law 3, an entry is neither leaf nor table nor mark", none)
+        return "page tables: law 3, an entry is neither leaf nor table nor mark"
       }
       sums.leaves[level] += 1
       if entry.isDivisible { sums.divisible += 1 }
       if entry.isDivisible && level != 2 {
-        return ("page tables: law 5, only leaves of 2 MiB are divisible", none)
+        return "page tables: law 5, only leaves of 2 MiB are divisible"
       }
       // The bits that must be zero lie between the attribute's and the address.
       let reserved =
         level == 1 ? 0 : PageTableEntry.Bit.address & (1 << Self.shift(level) - 1) & ~UInt64(1 << 12)
-      if entry.untagged & (reserved | PageTableEntry.Bit.used) != 0 {
-        return ("page tables: law 3, a reserved bit of a leaf is set", none)
+      let kept = entry.isPrepared ? PageTableEntry.Bit.wires : PageTableEntry.Bit.tag
+      if entry.rawValue & ~kept & (reserved | PageTableEntry.Bit.used) != 0 {
+        return "page tables: law 3, a reserved bit of a leaf is set"
       }
       if entry.isWritable && entry.isExecutable {
-        return ("page tables: law 4, a leaf is writable and executable", none)
+        return "page tables: law 4, a leaf is writable and executable"
       }
       if entry.isDirty && !entry.isWritable {
-        return ("page tables: law 3, a leaf that can't be written is dirty", none)
+        return "page tables: law 3, a leaf that can't be written is dirty"
       }
       if entry.isWritable && !entry.isDirty {
-        return ("page tables: law 3, a leaf that can be written is not dirty", none)
+        return "page tables: law 3, a leaf that can be written is not dirty"
       }
       if !entry.isAccessed && !entry.isPrepared {
-        return ("page tables: law 3, accessed is clear in a leaf that is not pageable", none)
+        return "page tables: law 3, accessed is clear in a leaf that is not pageable"
       }
       next = entry.meaning &+ step
     }
-    if level < levels {
-      if used == 0 { return ("page tables: law 2, an empty table is in the tree", none) }
-      if descend(address, to: level + 1).slot.entry.used != used {
-        return ("page tables: law 1, the number of entries in use is wrong", none)
-      }
+    return nil
+  }
+
+  /// Checks that the table of `level` for `address` has `used` entries in use.
+  func checkUsed(_ level: Int, _ address: UInt64, _ used: UInt64) -> StaticString? {
+    guard level < levels, table(of: level, for: address) != nil else { return nil }
+    if used == 0 { return "page tables: law 2, an empty table is in the tree" }
+    if descend(address, to: level + 1).slot.entry.used != used {
+      return "page tables: law 1, the number of entries in use is wrong"
     }
-    return (nil, children(of: level, for: address))
+    return nil
+  }
+
+  /// Whether any entry but the first, which holds the number of an invalidation, is in use.
+  private func isUsed(unlinked table: FrameNumber) -> Bool {
+    if slot(table, 0).entry.isPresent { return true }
+    for i in 1..<512 where !slot(table, i).entry.isEmpty { return true }
+    return false
   }
 }

@@ -4,11 +4,14 @@
 // has to remember, so that no table needs a record beside it:
 //
 //   in an entry that points to a table    52-61  how many entries of that table are not zero
+//   in a pageable page                    52-62, 11  how many wires were made through this mapping
 //   in a leaf                             52-55  tag of the range that begins here, 0 inside a range
 //                                         9      divisible: a spare table is put by for it (2 MiB only)
 //                                         10     prepared: unmapping leaves the mark behind
 //   in an entry without "present"         10     prepared: the place is kept for a map that can't fail
 //                                         11     retired: unmapped, frame still to be collected
+//                                         62     unlinked: the table at the address left the tree, and a
+//                                                processor may still remember the way through this entry
 //
 // Accessed is set from the start, and dirty in what is writable, so that the processor writes to a table only
 // where accessed was taken from a pageable page. Dirty without writable would mean a shadow stack (SDM vol. 3, 4.6.1) and is never made.
@@ -25,6 +28,8 @@ import MemoryPrimitives
   public static var mebibytes2: Self { Self(2) }
   public static var gibibytes: Self { Self(3) }
   @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  /// The level whose entries lead to tables of this one.
+  public var above: Self { Self(Int(rawValue) + 1) }
   /// Pages that one entry of this level covers.
   public var span: PageCount { PageCount(UInt64(1) << (9 * (UInt64(rawValue) - 1))) }
 }
@@ -54,8 +59,14 @@ public struct PageTableEntry: Equatable, Sendable {
     @inline(__always) static var used: UInt64 { 0x3ff << 52 }
     @inline(__always) static var tagShift: UInt64 { 52 }
     @inline(__always) static var tag: UInt64 { 15 << 52 }
-    /// What a change of rights or attribute leaves alone.
-    @inline(__always) static var kept: UInt64 { divisible | prepared | tag }
+    @inline(__always) static var unlinked: UInt64 { 1 << 62 }
+    /// Twelve bits, as many as a page's claims count: the highest stands at its own weight.
+    @inline(__always) static var wires: UInt64 { lowWires << wiresShift | highWire }
+    @inline(__always) static var wiresShift: UInt64 { 52 }
+    @inline(__always) static var lowWires: UInt64 { 0x7ff }
+    @inline(__always) static var highWire: UInt64 { 1 << 11 }
+    /// What a change of rights or attribute leaves alone, in a leaf with or without a prepared place.
+    @inline(__always) static var kept: UInt64 { divisible | prepared | wires }
     @inline(__always) static var executeDisable: UInt64 { 1 << 63 }
   }
 
@@ -99,13 +110,34 @@ public struct PageTableEntry: Equatable, Sendable {
   @inline(__always) func withUsed(_ count: UInt64) -> Self {
     Self(rawValue & ~Bit.used | count << Bit.usedShift)
   }
+  /// The entry that a table leaves behind when it is taken out of the tree.
+  @inline(__always) static func unlinked(_ table: FrameNumber) -> Self {
+    Self(table.address.rawValue | Bit.unlinked)
+  }
+  @inline(__always) func isUnlinked(at level: Int) -> Bool {
+    level > 1 && rawValue & (Bit.present | Bit.unlinked) == Bit.unlinked
+  }
+  /// The first word of an unlinked table, not present: the invalidation after which no processor knows the table.
+  @inline(__always) static func waiting(for invalidation: UInt64) -> Self {
+    Self(invalidation << Page.shift)
+  }
+  @inline(__always) func isDone(after invalidation: UInt64) -> Bool {
+    rawValue >> Page.shift <= invalidation
+  }
 
   // MARK: Leaves
 
   @inline(__always) var tag: RangeTag { RangeTag(rawValue: UInt8((rawValue & Bit.tag) >> Bit.tagShift)) }
-  @inline(__always) var untagged: UInt64 { rawValue & ~Bit.tag }
-  /// What it says, without the tag and without accessed, which differs among pageable pages.
-  @inline(__always) var meaning: UInt64 { rawValue & ~(Bit.tag | Bit.accessed) }
+  /// What it says, without the tag, and without accessed and wires, which differ among pageable pages.
+  @inline(__always) var meaning: UInt64 { rawValue & ~(Bit.wires | Bit.accessed) }
+  /// Wires of a pageable page that were made through this mapping.
+  @inline(__always) var wires: UInt64 {
+    rawValue >> Bit.wiresShift & Bit.lowWires | rawValue & Bit.highWire
+  }
+  @inline(__always) func withWires(_ count: UInt64) -> Self {
+    Self(
+      rawValue & ~Bit.wires | (count & Bit.lowWires) << Bit.wiresShift | count & Bit.highWire)
+  }
 
   /// A leaf's bits without its address.
   static func leafBits(_ protection: Protection, _ attribute: CacheAttribute, at level: Int) -> UInt64 {

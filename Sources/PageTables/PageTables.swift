@@ -10,25 +10,32 @@
 //
 // LAWS (checkInvariants)
 //   1. An entry that points to a table holds the number of that table's entries that are not zero.
-//   2. No table but the root is empty: what empties a table takes it out.
+//   2. No table but the root is empty: what empties a table takes it out. An unlinked table is empty.
 //   3. A leaf's address is a multiple of its size; reserved bits are zero; it is dirty if it is writable, and
 //      only then.
 //   4. No leaf is writable and executable. (proveWriteXorExecute: no frame is, over all its aliases.)
 //   5. There are as many spare tables as divisible leaves, so unmapping a part of one needs no memory.
-//   6. The counts of tables and leaves are right.
+//   6. The counts of tables, unlinked ones included, and of leaves are right.
 //
 // MEMORY. Tables come from a `FrameSource`, one by one, before the lock is taken: a step under the lock
 // answers how many it needs, the lock is dropped, they are fetched, the step looks again. When the
 // source runs dry, what was mapped so far is taken out and the operation fails with all as before.
 // `prepare` puts marks where a later map shall need nothing. Unmapping needs nothing ever: a range is
 // *retired* (entries lose "present", keep the address), shot down with no lock held, then *collected*:
-// the frames are handed over, entries cleared, empty tables unlinked, and given back after one more
-// invalidation, which empties the caches of inner entries whatever its address is (SDM vol. 3, 4.10.4.1).
-// So the tables themselves are the list of frames while a range is shot down, however long it is. A
+// the frames are handed over, entries cleared, empty tables unlinked. So the tables themselves are the list of frames while a range is shot down, however long it is. A
 // large leaf that may be unmapped in part is *divisible* and has a spare table put by; any other is
 // unmapped whole. A change of protection or attribute may split a leaf at either end of its range; it
 // fetches the tables first. `join` makes large leaves again, but never while a change is under way, which
 // relies on the boundaries that it made; it is put off until the last one ends.
+//
+// UNLINKED TABLES. A processor may remember an entry that led to a table after that entry was cleared, and then
+// walks the table (SDM vol. 3, 4.10.3, 4.10.4.4). So the entry of an unlinked table is not free: it keeps the
+// table's address, without "present", until one more invalidation is complete on every processor. That empties
+// the caches of inner entries, whatever its address is (4.10.4.1). Only then the entry is cleared and the table
+// given back. A map that meets such an entry before puts the same table back into the tree, which is right for
+// every processor; where a large leaf is to stand it carries out the invalidation itself. Nothing waits for
+// another thread here, so interrupts may be off. Invalidations have numbers, and an unlinked table holds the one
+// it waits for in its first word: a table that was put back and unlinked again is not freed too early.
 //
 // PREPARED PLACES hold the pages of paging, mapped and unmapped one by one with a lock of lower rank held
 // (PageablePages.swift). They keep their mark while they are mapped, and are in no range.
@@ -205,6 +212,9 @@ public struct PageTables {
           empty(address, PageCount(done), of: filling)
           throw .noMemory
         }
+      case .needsFreeEntry:
+        // The entry lies in this range alone, so nothing is unlinked there again.
+        freeUnlinked(VirtualAddress(first + done << Page.shift), .one)
       case .conflict(let pages):
         giveBack(&hand)
         empty(address, PageCount(done), of: filling)
@@ -277,12 +287,13 @@ public struct PageTables {
     _ visit: (PhysicalAddress, PageCount) -> Void
   ) {
     var freed = FrameStack(machine.directMap)
+    var unlinked = Unlinked.none
     var done: UInt64 = 0
     while done < count.rawValue {
       var collected = Collected()
       let (at, left) = (address.rawValue + done << Page.shift, count.rawValue - done)
       let step = withTree {
-        $0.collect(at, left, marks: marks, into: &collected, freed: &freed)
+        $0.collect(at, left, marks: marks, into: &collected, freed: &freed, &unlinked)
       }
       guard case .done(let pages) = step else { break }
       done += pages
@@ -290,14 +301,27 @@ public struct PageTables {
         visit(PhysicalAddress(collected.starts[i]), PageCount(collected.lengths[i]))
       }
     }
-    forget(&freed, at: address)
+    // Spare tables of leaves that were collected: no processor ever saw them.
+    giveBack(&freed)
+    if unlinked == .some { freeUnlinked(address, count) }
   }
 
-  /// Gives back tables that were part of the tree.
-  private func forget(_ freed: inout FrameStack, at address: VirtualAddress) {
-    guard freed.count > 0 else { return }
-    machine.shootDown(address.page, .one)
-    giveBack(&freed)
+  /// Gives back the tables that were unlinked among `count` pages from `address` on, once no processor remembers
+  /// the way through them; a level at a time, as one that is freed may leave the next empty.
+  private func freeUnlinked(_ address: VirtualAddress, _ count: PageCount) {
+    var freed = FrameStack(machine.directMap)
+    var unlinked = Unlinked.some
+    while unlinked == .some {
+      unlinked = .none
+      let number = withTree { $0.beginInvalidation() }
+      machine.shootDown(address.page, .one)
+      var done: UInt64 = 0
+      while done < count.rawValue {
+        let (at, left) = (address.rawValue + done << Page.shift, count.rawValue - done)
+        done += withTree { $0.freeUnlinked(at, left, invalidation: number, into: &freed, &unlinked) }
+      }
+      giveBack(&freed)
+    }
   }
 
   // MARK: Changing
@@ -375,7 +399,7 @@ public struct PageTables {
       switch withTree({ step(&$0, done << Page.shift, count.rawValue - done) }) {
       case .done(let pages): done += pages
       case .conflict(let pages): return done + pages
-      case .needs: preconditionFailure("a step without a hand asked for tables")
+      case .needs, .needsFreeEntry: preconditionFailure("a step without a hand asked for tables")
       }
     }
     return nil

@@ -14,6 +14,7 @@
 // processor still reads, and writes if it could; only accessed needs no shootdown, as a stale translation
 // merely hides a use.
 
+import CPlatform
 import MemoryPrimitives
 import Synchronization
 
@@ -27,6 +28,45 @@ public struct PageMapping: Equatable, Sendable {
   /// Whether a processor used it since this was last taken, or since it was mapped.
   public var isAccessed: Bool { entry.isAccessed }
   public var isDirty: Bool { entry.isDirty }
+  /// Wires that were made through this mapping.
+  public var wires: UInt32 { UInt32(entry.wires) }
+  /// The most wires that one mapping counts.
+  public static var maximumWires: UInt64 { 0xfff }
+}
+
+/// Whether `show` gave a mapping that was there a right that it had not.
+@frozen public enum RightsChange: UInt8, Sendable { case none, raised }
+
+/// What the tables say of an access that faulted.
+@frozen public enum FaultVerdict: UInt8, Sendable {
+  /// It is permitted: the processor used what it remembered from before (SDM vol. 3, 4.10.4.3), and has dropped that
+  /// by the fault. The access is to be made again.
+  case permitted
+  /// It is not, and a place is kept there for a pageable page.
+  case pageable
+  /// It is not, and nothing pageable is there.
+  case notPageable
+}
+
+/// A page that an access of a simulated processor arrived at.
+public struct AccessedPage: Equatable, Sendable {
+  public var frame: FrameNumber
+  /// The most that its entry permits.
+  public var rights: AccessKind
+}
+
+/// What a processor remembers of the entries above a leaf (SDM vol. 3, 4.10.3), for a simulated one.
+public protocol UpperEntries {
+  /// The table of `level` on the way to `address`, if it is remembered.
+  func table(_ level: TableLevel, for address: VirtualAddress) -> FrameNumber?
+  /// Remembers that table.
+  func keep(_ table: FrameNumber, _ level: TableLevel, for address: VirtualAddress)
+}
+
+/// A processor that remembers none.
+private struct NoUpperEntries: UpperEntries {
+  @inline(__always) func table(_ level: TableLevel, for address: VirtualAddress) -> FrameNumber? { nil }
+  @inline(__always) func keep(_ table: FrameNumber, _ level: TableLevel, for address: VirtualAddress) {}
 }
 
 extension PageTables {
@@ -49,10 +89,14 @@ extension PageTables {
 
   /// Maps the prepared page at `address` to `frame`, or, when it is mapped already, gives it the right to write
   /// that `protection` has: what a fault ends with. Traps when the place is not prepared. Constant.
-  public func show(_ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection) {
+  ///
+  /// After `raised` a processor that remembers the page as read-only may fault on a write until it is told.
+  @discardableResult public func show(
+    _ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection
+  ) -> RightsChange {
     precondition(frame != .none && !protection.contains(.executable) && isCanonical(address))
     let written = protection.contains(.writable) ? PageTableEntry.Bit.written : 0
-    withTree { tree in
+    return withTree { tree in
       guard let slot = tree.place(address.rawValue), slot.entry.isPrepared else {
         preconditionFailure("a pageable page was mapped where no place was kept")
       }
@@ -61,7 +105,37 @@ extension PageTables {
         tree.leafCount[1] += 1
       } else if written != 0 {
         assert(slot.entry.tableFrame == frame, "a page is mapped to another frame")
-        slot.set(written)
+        if !slot.entry.isWritable {
+          slot.set(written)
+          return .raised
+        }
+      }
+      return .none
+    }
+  }
+
+  /// Counts one more wire that was made through the mapping at `address`: no more than `PageMapping.maximumWires`.
+  /// Traps when nothing pageable is mapped there. Constant.
+  public func addWire(_ address: VirtualAddress) {
+    guard changeWires(address, { $0 < PageMapping.maximumWires ? $0 + 1 : nil }) != nil else {
+      preconditionFailure("a page that is not mapped was wired, or too often")
+    }
+  }
+
+  /// Counts one wire less. The frame, or nil when no wire was made through the mapping at `address`. Constant.
+  public func removeWire(_ address: VirtualAddress) -> FrameNumber? {
+    changeWires(address) { $0 > 0 ? $0 - 1 : nil }
+  }
+
+  private func changeWires(_ address: VirtualAddress, _ change: (UInt64) -> UInt64?) -> FrameNumber? {
+    guard isCanonical(address) else { return nil }
+    return withTree { tree in
+      guard let slot = tree.pageablePage(address.rawValue) else { return nil }
+      while true {
+        let entry = slot.entry
+        guard let wires = change(entry.wires) else { return nil }
+        // Reads the entry again when a processor noted an access in between.
+        if slot.replace(entry, with: entry.withWires(wires).rawValue) { return entry.tableFrame }
       }
     }
   }
@@ -84,8 +158,8 @@ extension PageTables {
     }
   }
 
-  /// Makes the pageable page at `address` writable, and dirty. Traps when it is not mapped. Nobody needs
-  /// to be told: a processor that faults on what it remembers looks again (SDM vol. 3, 4.10.4.3). Constant.
+  /// Makes the pageable page at `address` writable, and dirty. Traps when it is not mapped. A processor that
+  /// remembers it as read-only may fault on a write until it is told (SDM vol. 3, 4.10.4.3). Constant.
   public func permitWriting(_ address: VirtualAddress) {
     precondition(isCanonical(address))
     withTree { tree in
@@ -114,12 +188,23 @@ extension PageTables {
     return withTree { tree in tree.pageablePage(address.rawValue).map { PageMapping($0.entry) } }
   }
 
-  /// Whether a place is kept for the page that holds `address`, mapped or not. Takes no lock, as `access`: a
-  /// handler of page faults asks this before it knows what the one who faulted holds.
+  /// Whether a place is kept for the page that holds `address`, mapped or not.
   public func isPrepared(_ address: VirtualAddress) -> Bool {
     guard isCanonical(address) else { return false }
-    let (_, entry, level) = walkUnlocked(address)
-    return level == 1 && entry.isPrepared
+    return withTree { tree in tree.place(address.rawValue)?.entry.isPrepared ?? false }
+  }
+
+  /// What the tables say of an access that faulted, for a handler of page faults, which asks before it knows what
+  /// locks the faulting thread holds.
+  ///
+  /// Takes no lock, so interrupts must be off until this returns: then no table on the way is given back, as an
+  /// invalidation waits for this processor.
+  public func verdict(onFault address: VirtualAddress, _ kind: AccessKind) -> FaultVerdict {
+    assert(!cp_interrupts_enabled(), "tables are walked without their lock and with interrupts on")
+    guard isCanonical(address) else { return .notPageable }
+    let (_, entry, level) = walkUnlocked(address, NoUpperEntries())
+    if entry.isPresent && (kind == .read || entry.isWritable) { return .permitted }
+    return level == 1 && entry.isPrepared ? .pageable : .notPageable
   }
 
   /// Pages that are mapped, by leaves of any size, among `count` from `address` on. A step for each table.
@@ -157,9 +242,17 @@ extension PageTables {
   /// and not just what is mapped there, must wait until this has returned. `FrameNumber.none` for memory
   /// that lies beyond all frames.
   public func access(_ address: VirtualAddress, _ kind: AccessKind) -> FrameNumber? {
+    access(address, kind, remembering: NoUpperEntries())?.frame
+  }
+
+  /// The same for a processor that remembers `upper` entries: it begins at the lowest table that it remembers for
+  /// the address, whether that is in the tree or not, and keeps each one that it passes.
+  public func access(
+    _ address: VirtualAddress, _ kind: AccessKind, remembering upper: some UpperEntries
+  ) -> AccessedPage? {
     guard isCanonical(address) else { return nil }
     while true {
-      let (slot, entry, level) = walkUnlocked(address)
+      let (slot, entry, level) = walkUnlocked(address, upper)
       guard entry.isPresent, kind == .read || entry.isWritable else { return nil }
       let noted = PageTableEntry.Bit.accessed | (kind == .write ? PageTableEntry.Bit.dirty : 0)
       // Walks again when the entry changed in between.
@@ -168,23 +261,31 @@ extension PageTables {
       }
       let offset = address.rawValue & (1 << TableTree.shift(level) - 1)
       let number = (entry.address(at: level) + offset) >> Page.shift
-      return number < UInt64(FrameNumber.limit) ? FrameNumber(UInt32(number)) : .none
+      return AccessedPage(
+        frame: number < UInt64(FrameNumber.limit) ? FrameNumber(UInt32(number)) : .none,
+        rights: entry.isWritable ? .write : .read)
     }
   }
 
   /// The last entry on the way to an address, as a processor finds it.
-  private func walkUnlocked(_ address: VirtualAddress) -> (slot: Slot, entry: PageTableEntry, level: Int) {
+  @inline(__always) private func walkUnlocked(
+    _ address: VirtualAddress, _ upper: some UpperEntries
+  ) -> (slot: Slot, entry: PageTableEntry, level: Int) {
     var level = state.pointee.levels
-    var slot = Slot(machine.directMap.pointer(to: state.pointee.root))
-    slot = slot + TableTree.index(address.rawValue, level)
-    var entry = slot.acquired
-    while entry.isTable(at: level) {
-      level -= 1
-      slot = Slot(machine.directMap.pointer(to: entry.tableFrame))
-      slot = slot + TableTree.index(address.rawValue, level)
-      entry = slot.acquired
+    var table = state.pointee.root
+    for known in 1..<level {
+      guard let frame = upper.table(TableLevel(known), for: address) else { continue }
+      (level, table) = (known, frame)
+      break
     }
-    return (slot, entry, level)
+    while true {
+      let slot = Slot(machine.directMap.pointer(to: table)) + TableTree.index(address.rawValue, level)
+      let entry = slot.acquired
+      guard entry.isTable(at: level) else { return (slot, entry, level) }
+      level -= 1
+      table = entry.tableFrame
+      upper.keep(table, TableLevel(level), for: address)
+    }
   }
 }
 

@@ -25,6 +25,8 @@ enum Step {
   case done(UInt64)
   /// Nothing was changed: so many tables must be in hand.
   case needs(Int)
+  /// Nothing was changed: a large leaf is to stand where an unlinked table still keeps its entry.
+  case needsFreeEntry
   /// Nothing was changed: the page so many pages from the start is not as it should be.
   case conflict(UInt64)
 }
@@ -63,6 +65,9 @@ struct Collected {
   }
 }
 
+/// Whether a step unlinked a table: then an invalidation must follow.
+enum Unlinked { case none, some }
+
 struct TableTree {
   let directMap: DirectMap
   let levels: Int
@@ -79,6 +84,8 @@ struct TableTree {
   var changing = 0
   /// First and last address of what could not be joined for that reason.
   var joinLater: (UInt64, UInt64)?
+  /// The number of the next invalidation that unlinked tables wait for.
+  var nextInvalidation: UInt64 = 0
 
   // MARK: Walking
 
@@ -135,18 +142,66 @@ struct TableTree {
     slot.store(slot.entry.withUsed(UInt64(Int(slot.entry.used) + change)))
   }
 
-  /// Takes tables without entries out of the tree, from `level` up.
-  private mutating func unlinkEmpty(_ path: Path, from level: Int, into freed: inout FrameStack) {
-    var level = level
-    while level < levels, path[level + 1].entry.used == 0 {
-      let slot = path[level + 1]
-      let table = slot.entry.tableFrame
-      slot.store(.empty)
-      freed.push(table)
-      tableCount -= 1
-      level += 1
-      adjustUsed(path, level, by: -1)
+  // MARK: Tables that leave
+
+  /// Takes the table of `level` on `path` out of the tree if it has no entries. Its entry keeps the table until
+  /// `freeUnlinked`, and counts as used until then.
+  private func unlinkIfEmpty(_ path: Path, _ level: Int, _ unlinked: inout Unlinked) {
+    guard level < levels, path[level + 1].entry.used == 0 else { return }
+    let table = path[level + 1].entry.tableFrame
+    slot(table, 0).store(.waiting(for: nextInvalidation))
+    path[level + 1].store(.unlinked(table))
+    unlinked = .some
+  }
+
+  /// Begins an invalidation of the way through all tables that were unlinked so far. Answers its number, for
+  /// `freeUnlinked` once every processor has carried it out.
+  mutating func beginInvalidation() -> UInt64 {
+    nextInvalidation += 1
+    return nextInvalidation - 1
+  }
+
+  /// Frees the tables that were unlinked before invalidation `number` began, and their entries, from `address` on
+  /// as far as one table goes. Answers how many of `pages` that covers. A table may become empty by it, and is
+  /// unlinked then.
+  mutating func freeUnlinked(
+    _ address: UInt64, _ pages: UInt64, invalidation number: UInt64, into freed: inout FrameStack,
+    _ unlinked: inout Unlinked
+  ) -> UInt64 {
+    let path = descend(address)
+    let level = path.level
+    let first = Self.index(address, level)
+    guard level > 1 else { return UInt64(512 - first) }
+    let span = Self.span(level)
+    var covered: UInt64 = 0
+    var gone = 0
+    for i in 0..<Self.toEnd(first) where covered < pages {
+      let place = path.slot + i
+      let entry = place.entry
+      if entry.isTable(at: level) { break }
+      covered += i == 0 ? span - (address >> Page.shift) % span : span
+      guard entry.isUnlinked(at: level),
+        slot(entry.tableFrame, 0).entry.isDone(after: number)
+      else { continue }
+      freed.push(entry.tableFrame)
+      place.store(.empty)
+      gone += 1
     }
+    tableCount -= UInt64(gone)
+    if gone > 0 {
+      adjustUsed(path, level, by: -gone)
+      unlinkIfEmpty(path, level, &unlinked)
+    }
+    return covered
+  }
+
+  /// Makes the unlinked table at `place` fit to be put back there: it is empty, and a processor that remembers the way
+  /// through the entry walks the same table. The caller that unlinked it finds it in use, or unlinked for a later
+  /// invalidation.
+  private func relink(_ place: Slot) -> FrameNumber {
+    let table = place.entry.tableFrame
+    slot(table, 0).store(.empty)
+    return table
   }
 
   // MARK: Filling
@@ -160,7 +215,7 @@ struct TableTree {
     let level = path.level
     let first = Self.index(address, level)
     if level > 1 {
-      guard path.slot.entry.isEmpty else { return .conflict(0) }
+      guard Self.isVacant(path.slot.entry, at: level, for: filling) else { return .conflict(0) }
       let rest = Self.span(level) - (address >> Page.shift) % Self.span(level)
       return .done(min(rest, pages))
     }
@@ -180,9 +235,11 @@ struct TableTree {
     return .done(count)
   }
 
-  private static func isVacant(_ entry: PageTableEntry, for filling: Filling) -> Bool {
-    if case .marks = filling { return entry.isEmpty }
-    return entry.isEmpty || entry == .preparedMark
+  private static func isVacant(_ entry: PageTableEntry, at level: Int = 1, for filling: Filling) -> Bool {
+    if entry.isEmpty { return true }
+    if level > 1 { return entry.isUnlinked(at: level) }
+    if case .marks = filling { return false }
+    return entry == .preparedMark
   }
 
   /// The level of the largest leaf that may stand at `address`.
@@ -204,9 +261,11 @@ struct TableTree {
     var path = descend(address)
     let found = path.level
     let entry = path.slot.entry
-    guard found == 1 ? Self.isVacant(entry, for: filling) : entry.isEmpty else { return .conflict(0) }
+    guard Self.isVacant(entry, at: found, for: filling) else { return .conflict(0) }
     let level = min(leafLevel(address, pages, filling, done), found)
-    let missing = found - level
+    let isUnlinked = entry.isUnlinked(at: found)
+    if isUnlinked && level == found { return .needsFreeEntry }
+    let missing = found - level - (isUnlinked ? 1 : 0)
     let span = Self.span(level)
     let first = Self.index(address, level)
     var count = min(Self.toEnd(first), Int(truncatingIfNeeded: min(pages / span, 512)))
@@ -216,7 +275,7 @@ struct TableTree {
       count = min(count, 32)
       spare = count
     }
-    if missing == 0 {
+    if level == found {
       for i in 1..<max(count, 1) {
         let entry = (path.slot + i).entry
         if level == 1 {
@@ -230,10 +289,13 @@ struct TableTree {
     guard hand.count >= missing + spare else { return .needs(missing + spare) }
 
     for upper in stride(from: found, to: level, by: -1) {
-      let table = hand.pop()
+      let isBack = isUnlinked && upper == found
+      let table = isBack ? relink(path[upper]) : hand.pop()
       path[upper].store(.table(table))
-      tableCount += 1
-      adjustUsed(path, upper, by: 1)
+      if !isBack {
+        tableCount += 1
+        adjustUsed(path, upper, by: 1)
+      }
       path[upper - 1] = slot(table, Self.index(address, upper - 1))
     }
     let came = write(filling, done, at: path[level], level, count)
@@ -323,7 +385,7 @@ struct TableTree {
   /// `collected` go.
   mutating func collect(
     _ address: UInt64, _ pages: UInt64, marks: Bool, into collected: inout Collected,
-    freed: inout FrameStack
+    freed: inout FrameStack, _ unlinked: inout Unlinked
   ) -> Step {
     let path = descend(address)
     let level = path.level
@@ -351,7 +413,7 @@ struct TableTree {
     }
     guard count > 0 else { return .conflict(0) }
     adjustUsed(path, level, by: -gone)
-    unlinkEmpty(path, from: level, into: &freed)
+    unlinkIfEmpty(path, level, &unlinked)
     return .done(UInt64(count) * span)
   }
 

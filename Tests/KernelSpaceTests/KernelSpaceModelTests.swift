@@ -24,6 +24,8 @@ final class KernelSpaceModelTests: XCTestCase {
   func run(seed: UInt64, operations: Int) throws {
     let bed = try Bed(memory: .mebibytes(8))
     let space = bed.space
+    let processor = RememberingProcessor(bed)
+    defer { processor.end() }
     let before = bed.picture(tags: false)
     var random = SeededRandom(seed: seed)
     var live: [Live] = []
@@ -38,6 +40,7 @@ final class KernelSpaceModelTests: XCTestCase {
         guard let frame = bed.frame(address + PageCount(page)) else {
           return XCTFail("seed \(seed): page \(page) is not mapped")
         }
+        XCTAssertEqual(processor.reach(address + PageCount(page)), frame, "seed \(seed)")
         XCTAssertNil(stamps[frame.rawValue], "seed \(seed): a frame was given out twice")
         stamps[frame.rawValue] = random.next()
         bed.bytes(frame)[100] = stamps[frame.rawValue]!
@@ -48,6 +51,7 @@ final class KernelSpaceModelTests: XCTestCase {
         guard let frame = bed.frame(address + PageCount(page)) else {
           return XCTFail("seed \(seed): page \(page) is not mapped")
         }
+        XCTAssertEqual(processor.reach(address + PageCount(page)), frame, "seed \(seed)")
         XCTAssertEqual(bed.bytes(frame)[100], stamps.removeValue(forKey: frame.rawValue), "seed \(seed)")
       }
     }
@@ -57,6 +61,7 @@ final class KernelSpaceModelTests: XCTestCase {
         XCTAssertEqual(bed.tables.access(page, .write), frame, "seed \(seed)")
         unstamp(page, .one)
         XCTAssertEqual(bed.tables.withdraw(page)?.frame, frame, "seed \(seed)")
+        bed.host.machine.shootDown(page, .one)
         resident[page.rawValue] = nil
         bed.physical.free(FrameRun(first: frame, count: .one))
       } else {
@@ -67,6 +72,32 @@ final class KernelSpaceModelTests: XCTestCase {
           resident[page.rawValue] = frame
         } catch { throw .noMemory }
         stamp(page, .one)
+      }
+    }
+    // Another processor, with wired memory of its own, acts while translations are shot down.
+    var others: [(VirtualAddress, PageCount)] = []
+    var acted = 0
+    processor.atInvalidation = {
+      guard random.oneIn(4) else { return }
+      acted += 1
+      if let (address, count) = others.last, random.oneIn(2) {
+        for page in 0..<count.rawValue {
+          XCTAssertEqual(processor.reach(address + PageCount(page)), bed.frame(address + PageCount(page)))
+        }
+        others.removeLast()
+        space.freeWired(address, count)
+      } else {
+        let count = PageCount(1 + random.below(6))
+        guard let address = try? space.allocateWired(count, from: random.oneIn(2) ? .kernel : .metadata)
+        else {
+          return
+        }
+        for page in 0..<count.rawValue {
+          XCTAssertEqual(
+            processor.reach(address + PageCount(page)), bed.frame(address + PageCount(page)),
+            "seed \(seed): memory that was just mapped faults")
+        }
+        others.append((address, count))
       }
     }
     func size() -> PageCount { PageCount(1 + random.below(random.oneIn(10) ? 700 : 40)) }
@@ -177,7 +208,10 @@ final class KernelSpaceModelTests: XCTestCase {
         space.releasePageable(address, count)
       }
     }
+    processor.atInvalidation = nil
     for item in live { free(item) }
+    for (address, count) in others { space.freeWired(address, count) }
+    XCTAssertGreaterThan(acted, 0)
     bed.check("seed \(seed), at the end")
     XCTAssertEqual(bed.picture(tags: false), before, "seed \(seed)")
   }

@@ -183,6 +183,47 @@ final class PageableRangesTests: XCTestCase {
     bed.check()
   }
 
+  /// What `whatis` and `vmem` look at goes while they look: wherever they can be interrupted, another processor gives
+  /// all ranges back.
+  func testRangesGoWhileTheyAreLookedAt() throws {
+    for looksAtAll in [false, true] {
+      var moment = 0
+      while true {
+        let bed = try Bed()
+        let pageable = try bed.space.reservePageable(PageCount(700))
+        bed.tables.enter(pageable + PageCount(3), FrameNumber(9), .kernelReadOnly)
+        let wired = try bed.space.allocateWired(PageCount(600), from: .kernel)
+        var (windows, isGone) = (0, false)
+        bed.host.withInterrupts(
+          seed: 0, oneIn: 1,
+          handler: {
+            windows += 1
+            guard windows == moment + 1, !isGone else { return }
+            isGone = true
+            _ = bed.tables.withdraw(pageable + PageCount(3))
+            bed.host.machine.shootDown(pageable, PageCount(700))
+            bed.space.releasePageable(pageable, PageCount(700))
+            bed.space.freeWired(wired, PageCount(600))
+          },
+          {
+            if looksAtAll {
+              bed.space.forEachRange { range, kind in
+                XCTAssertTrue(kind == .pageable || kind == .kernel)
+                XCTAssertTrue(range.address == pageable || range.address == wired)
+              }
+            } else {
+              _ = bed.space.whatIs(pageable + PageCount(3))
+              _ = bed.space.whatIs(wired + PageCount(599))
+            }
+          })
+        if !isGone { break }
+        bed.check("moment \(moment)")
+        moment += 1
+      }
+      XCTAssertGreaterThan(moment, 5)
+    }
+  }
+
   // MARK: Contiguous runs
 
   func testARunThatIsThereIsMappedAndFreed() throws {

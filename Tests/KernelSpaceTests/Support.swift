@@ -5,6 +5,7 @@ import MemoryPrimitives
 import PageTables
 import PhysicalMemory
 import Vmem
+import Workloads
 import XCTest
 
 /// A machine with everything up to kernel space.
@@ -96,4 +97,44 @@ final class Bed: @unchecked Sendable {
   func alias(_ frame: FrameNumber) -> Translation? {
     tables.translate(host.machine.directMap.virtualAddress(of: frame.address))
   }
+}
+
+/// A processor on this thread that remembers translations and tables until an invalidation. `atInvalidation` runs before
+/// it has carried one out, as another processor would.
+final class RememberingProcessor {
+  private let tables: PageTables
+  private let memory = UnsafeMutableRawPointer.allocate(
+    byteCount: Int(TranslationBuffer.size.rawValue), alignment: 64)
+  private let buffer: TranslationBuffer
+  var atInvalidation: (() -> Void)?
+  private var isInside = false
+
+  init(_ bed: Bed) {
+    tables = bed.tables
+    buffer = TranslationBuffer(memory)
+    cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
+    cp_processor().pointee.invalidate = { context, address in
+      Unmanaged<RememberingProcessor>.fromOpaque(context!).takeUnretainedValue().invalidate(address)
+    }
+  }
+
+  deinit { memory.deallocate() }
+
+  /// Ends its part: the hook may hold it.
+  func end() {
+    atInvalidation = nil
+    cp_processor().pointee.invalidate = nil
+  }
+
+  private func invalidate(_ address: UInt64) {
+    if !isInside {
+      isInside = true
+      atInvalidation?()
+      isInside = false
+    }
+    if address == .max { buffer.forget(0, 1 << 52) } else { buffer.forget(address, 1) }
+  }
+
+  /// The frame that a store to `address` reaches, or nil when it faults.
+  func reach(_ address: VirtualAddress) -> FrameNumber? { buffer.reach(address, .write, tables) }
 }

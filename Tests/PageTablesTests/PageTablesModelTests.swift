@@ -28,6 +28,8 @@ final class PageTablesModelTests: XCTestCase {
 
   func run(seed: UInt64, levels: PagingLevels, operations: Int) throws {
     let bed = Bed(levels: levels)
+    let processors = RememberingProcessors(bed, count: 1)
+    defer { processors.end() }
     var random = SeededRandom(seed: seed)
     var pages: [UInt64: Page] = [:]
     var prepared: Set<UInt64> = []
@@ -136,6 +138,13 @@ final class PageTablesModelTests: XCTestCase {
         }
       }
       XCTAssertEqual(bed.tables.mappedCount, PageCount(pages.count))
+      // What a processor remembers from before must not show.
+      for _ in 0..<40 {
+        let page = random.oneIn(2) ? random.below(Self.window) : range.randomElement(using: &random)!
+        XCTAssertEqual(
+          processors.reach(at(page), .read), pages[page].map { FrameNumber(UInt32($0.frame)) },
+          "seed \(seed), operation \(operation), page \(page)")
+      }
     }
   }
 }

@@ -71,6 +71,8 @@ final class TestFrames: @unchecked Sendable {
   private var free: [UInt32]
   private(set) var out: Set<UInt32> = []
   var limit = Int.max
+  /// Called before a frame is free again.
+  var atGive: ((FrameNumber) -> Void)?
 
   init(_ frames: Range<UInt32>) { free = Array(frames) }
 
@@ -92,6 +94,7 @@ final class TestFrames: @unchecked Sendable {
 
   private func give(_ frame: UInt32) {
     XCTAssertTrue(holdsNoSpinLock())
+    atGive?(FrameNumber(frame))
     lock.withLock {
       XCTAssertNotNil(out.remove(frame), "a frame came back that was not out")
       free.append(frame)

@@ -15,8 +15,11 @@ enum SwapDevice {
   static func start(_ memory: KernelMemory) {
     PageFaults.install(
       nil,
-      // Only pageable pages have prepared places.
-      owns: { _, address in Assembly.memory?.pageTables.isPrepared(VirtualAddress(address)) ?? false },
+      look: { _, address, access in
+        let tables = Assembly.memory?.pageTables
+        let verdict = tables?.verdict(onFault: VirtualAddress(address), access == .write ? .write : .read)
+        return (verdict ?? .notPageable).rawValue
+      },
       resolve: { _, address, access in SwapDevice.resolve(address, access == .write ? .write : .read) })
     guard memory.setAside.count > 0 else { return }
     let disk = disk(memory)

@@ -3,8 +3,12 @@
 //
 // The processor has pushed the state of who did; the fault is resolved on that stack, with interrupts on,
 // as if the thread had called: it may wait for a device and fault again meanwhile. Then the instruction is
-// begun anew. Whoever holds a spin lock, or has interrupts off, could not wait: there a fault on pageable
+// begun anew. A thread that holds a spin lock, or has interrupts off, can't wait: there a fault on pageable
 // memory is a bug.
+//
+// A fault may be spurious: where a right was raised, the processor may still use the translation that it remembers
+// from before (SDM vol. 3, 4.10.4.3). The fault makes it forget that, so the handler looks at the tables first, and
+// when they permit the access, the instruction is begun anew, whatever the thread holds.
 //
 // An access that may fail is made by `cp_try_load` or `cp_try_store`: when the page can't be had, the
 // thread goes on where those answer so. Any other access ends the machine, as there is nothing that the
@@ -12,17 +16,19 @@
 
 import CPlatform
 import MemoryPrimitives
+import PageTables
 
 enum PageFaults {
-  /// Whether an address is pageable, its page there or not. Takes no lock and touches nothing pageable.
-  typealias Owns = @convention(c) (UnsafeMutableRawPointer?, UInt64) -> Bool
+  /// What the tables say of an access, a `FaultVerdict`. Called with interrupts off; takes no lock and touches nothing
+  /// pageable.
+  typealias Look = @convention(c) (UnsafeMutableRawPointer?, UInt64, cp_access) -> FaultVerdict.RawValue
   /// Makes an address that is pageable accessible, or says why it can't be. Called with interrupts on and
   /// no lock held; it may wait, and is called again while it does.
   typealias Resolve = @convention(c) (UnsafeMutableRawPointer?, UInt64, cp_access) -> cp_fault_answer
 
   private struct Handler {
     let context: UnsafeMutableRawPointer?
-    let owns: Owns
+    let look: Look
     let resolve: Resolve
   }
 
@@ -30,8 +36,8 @@ enum PageFaults {
   nonisolated(unsafe) private static var handler: Handler?
 
   /// From now on faults are resolved. Once, at boot.
-  static func install(_ context: UnsafeMutableRawPointer?, owns: @escaping Owns, resolve: @escaping Resolve) {
-    handler = Handler(context: context, owns: owns, resolve: resolve)
+  static func install(_ context: UnsafeMutableRawPointer?, look: @escaping Look, resolve: @escaping Resolve) {
+    handler = Handler(context: context, look: look, resolve: resolve)
   }
 
   /// Resolves the fault that `frame` tells of, or makes the access that may fail do so, or tells of it and
@@ -42,13 +48,16 @@ enum PageFaults {
     let cause = PageFaultCause(rawValue: frame.pointee.error)
     var answer = cp_fault_answer.notMine
     // Pageable memory is data, and its tables are sound.
-    if let handler, !cause.isFetch, !cause.isCorrupt {
+    if let handler, cause.isDataAccess {
+      let access = cause.isWrite ? cp_access.write : .read
+      let verdict = FaultVerdict(rawValue: handler.look(handler.context, address, access))
+      if verdict == .permitted { return }
       if frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock() {
         cp_interrupts_enable()
-        answer = handler.resolve(handler.context, address, cause.isWrite ? .write : .read)
+        answer = handler.resolve(handler.context, address, access)
         _ = cp_interrupts_disable()
         if answer.outcome == .resolved { return }
-      } else if handler.owns(handler.context, address) {
+      } else if verdict == .pageable {
         forbid(frame, address)
       }
     }
@@ -99,6 +108,9 @@ struct PageFaultCause {
   /// An entry has bits set that must not be.
   var isCorrupt: Bool { rawValue & 1 << 3 != 0 }
   var isFetch: Bool { rawValue & 1 << 4 != 0 }
+  /// Neither an entry with bits set that must not be, nor a fetch, nor a right that no entry of ours gives or takes
+  /// (protection keys, shadow stacks, enclaves).
+  var isDataAccess: Bool { rawValue & ~0b111 == 0 }
 }
 
 extension cp_fault_answer {
