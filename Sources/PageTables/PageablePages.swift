@@ -217,6 +217,19 @@ extension PageTables {
     pages(from: address, count).prepared
   }
 
+  /// The first of `count` pages from `address` on that was wired through its mapping. A step for each table.
+  public func firstWired(_ address: VirtualAddress, count: PageCount) -> VirtualAddress? {
+    var done: UInt64 = 0
+    guard isRange(address.page, count) else { return nil }
+    while done < count.rawValue {
+      let (at, left) = (address.page.rawValue + done << Page.shift, count.rawValue - done)
+      let (pages, isWired) = withTree { $0.pagesBeforeWired(at, left) }
+      done += pages
+      if isWired { return address.page + PageCount(done) }
+    }
+    return nil
+  }
+
   private func pages(
     from address: VirtualAddress, _ count: PageCount
   ) -> (mapped: PageCount, prepared: PageCount) {
@@ -368,6 +381,19 @@ extension TableTree {
   @inline(__always) func pageablePage(_ address: UInt64) -> Slot? {
     guard let slot = place(address), slot.entry.isPageable else { return nil }
     return slot
+  }
+
+  /// Counts pages from `address` on, as far as one table goes, up to one that was wired through its mapping.
+  func pagesBeforeWired(_ address: UInt64, _ pages: UInt64) -> (pages: UInt64, isWired: Bool) {
+    let path = descend(address)
+    let span = Self.span(path.level)
+    if path.level > 1 { return (min(span - (address >> Page.shift) % span, pages), false) }
+    let some = min(UInt64(Self.toEnd(Self.index(address, 1))), pages)
+    for i in 0..<Int(some) {
+      let entry = (path.slot + i).entry
+      if entry.isPageable && entry.wires > 0 { return (UInt64(i), true) }
+    }
+    return (some, false)
   }
 
   /// Counts what is mapped, and what is prepared, of `pages` from `address` on, as far as one table goes.

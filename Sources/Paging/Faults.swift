@@ -124,13 +124,14 @@ extension Paging {
   }
 
   /// Maps a page at one of its addresses: writable only if it is dirty already. Object's lock held.
-  func show(
+  ///
+  /// A fault need not tell anybody of a right that it raised: it has made this processor forget the old mapping
+  /// (SDM vol. 3, 4.10.4.1), and another one may fault once more for nothing.
+  @discardableResult func show(
     _ frame: FrameNumber, _ record: FrameRecordPointer, at address: VirtualAddress, _ protection: Protection
-  ) {
+  ) -> RightsChange {
     let mayWrite = protection.contains(.writable) && record.pageFlags.contains(.dirty)
-    // The fault itself has made this processor forget the old mapping (SDM vol. 3, 4.10.4.1); another one may
-    // fault once more for nothing.
-    tables.show(address, frame, mayWrite ? .kernelData : .kernelReadOnly)
+    return tables.show(address, frame, mayWrite ? .kernelData : .kernelReadOnly)
   }
 
   /// Takes a cached page back. Object's lock held.

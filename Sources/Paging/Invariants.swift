@@ -44,7 +44,12 @@ extension Paging {
       let flags = record.pageFlags
       if !flags.contains(.valid) && !claims.isExclusive { return "paging: law 3, a page is not valid" }
       if flags.contains(.dirty) && slot.swap != .none { return "paging: law 4, a dirty page has a copy" }
-      if claims.wires > 0 { wired += 1 }
+      if claims.wires > 0 {
+        wired += 1
+        if wires(of: index, object) != claims.wires {
+          return "paging: law 3, the wires of a page and of its mappings"
+        }
+      }
       let isQueued = PageQueue(record.queue) != nil
       if isQueued { queued += 1 }
       if claims.wires > 0 && isQueued { return "paging: law 3, a wired page is in a queue" }
@@ -60,6 +65,13 @@ extension Paging {
     resident += here
     inSwap += copies
     return nil
+  }
+
+  /// Wires that were made through all mappings of a page.
+  private func wires(of index: UInt64, _ object: MemoryObject) -> UInt32 {
+    var sum: UInt32 = 0
+    forEachAddress(of: index, object) { address, _ in sum += tables.mapping(at: address)?.wires ?? 0 }
+    return sum
   }
 
   private func holdsZeroes(_ frame: FrameNumber) -> Bool {
@@ -106,6 +118,10 @@ extension Paging {
         let slot = object.slot(range.offset.rawValue + i).value
         guard slot.presence == .resident, slot.frame == mapping.frame else {
           broken = "paging: law 2, a mapping does not lead to the page"
+          return
+        }
+        if mapping.wires > record(slot.frame).claims.wires {
+          broken = "paging: law 3, a mapping is wired and its page is not"
           return
         }
         if mapping.isWritable && !record(slot.frame).pageFlags.contains(.dirty) {

@@ -79,8 +79,17 @@ struct RangeMap {
     return best
   }
 
+  /// The entry of exactly the `pages` pages from `first` on.
+  func find(_ first: UInt64, _ pages: UInt64) -> Entry? {
+    guard let entry = find(first), entry.pointee.first == first, entry.pointee.pages == pages else {
+      return nil
+    }
+    return entry
+  }
+
   mutating func insert(_ entry: Entry) {
     count += 1
+    entry.pointee.isGone = false
     var parts = split(root, at: entry.pointee.first)
     parts.0 = merge(parts.0, entry)
     root = merge(parts.0, parts.1)
@@ -190,17 +199,30 @@ extension Paging {
   }
 
   /// Takes a range back. Its pages stay with the object. Another size, an address that is no start of a range,
-  /// or a wired page in it: a fault report, and nothing has changed.
+  /// or a page that was wired through it: a fault report, and nothing has changed.
   public func unmap(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
-    guard let entry = entryToUnmap(address, count, site) else { return }
+    guard mayUnmap(address, count, site) else { return }
+    let found = withMap { map -> UnsafeMutablePointer<MapEntry>? in
+      let entry = map.find(address.rawValue, count.rawValue)
+      if let entry { map.remove(entry) }
+      return entry
+    }
+    guard let entry = found else {
+      return report(
+        .notAllocated, "a pageable range was taken back twice at once", address, 0, count.rawValue, site)
+    }
     let object = entry.pointee.object
-    withMap { $0.remove(entry) }
     // Faults that found it before are let through.
     while true {
       let ticket = state.pointee.waiting.ticket()
       if withMap({ _ in entry.pointee.users }) == 0 { break }
       let woken = state.pointee.waiting.sleep(ticket, on: machine)
       precondition(woken, "a fault in a range that goes, and nothing runs that could end it")
+    }
+    // One of them may have wired a page.
+    guard hasNoWires(address, count, site) else {
+      withMap { $0.insert(entry) }
+      return
     }
     // It stays known to whoever takes a page away, until no processor remembers a page of it.
     var interrupts = object.lock()
@@ -239,36 +261,42 @@ extension Paging {
     }
   }
 
-  private func entryToUnmap(
-    _ address: VirtualAddress, _ count: PageCount, _ site: CallSite
-  ) -> UnsafeMutablePointer<MapEntry>? {
-    func report(_ kind: FaultKind, _ what: StaticString, _ expected: UInt64, _ given: UInt64) {
-      var fault = FaultReport(kind, what, address.rawValue, .virtualAddress)
-      (fault.expected, fault.given, fault.reportedAt) = (expected, given, site)
-      machine.report(fault)
+  /// Whether a range is what the caller takes it for, and has no wired page; reports what is not so.
+  private func mayUnmap(_ address: VirtualAddress, _ count: PageCount, _ site: CallSite) -> Bool {
+    let found = withMap { map in
+      map.find(address.rawValue).map { (first: $0.pointee.first, pages: $0.pointee.pages) }
     }
-    guard let entry = withMap({ $0.find(address.rawValue) }) else {
-      report(.notAllocated, "a pageable range was taken back that there is not", 0, count.rawValue)
-      return nil
-    }
-    guard entry.pointee.first == address.rawValue, entry.pointee.pages == count.rawValue else {
+    guard let found else {
       report(
-        entry.pointee.first == address.rawValue ? .wrongSize : .foreignPointer,
-        "a pageable range was taken back in part", entry.pointee.pages, count.rawValue)
-      return nil
+        .notAllocated, "a pageable range was taken back that there is not", address, 0, count.rawValue, site)
+      return false
     }
-    let object = entry.pointee.object
-    for i in 0..<count.rawValue {
-      let interrupts = object.lock()
-      let slot = object.slot(entry.pointee.offset + i).value
-      let wires = slot.presence == .resident ? record(slot.frame).claims.wires : 0
-      let isMapped = wires > 0 && tables.mapping(at: address + PageCount(i)) != nil
-      object.unlock(interrupts)
-      guard isMapped else { continue }
-      report(.notAllocated, "a pageable range was taken back while a page of it is wired", i, UInt64(wires))
-      return nil
+    guard found.first == address.rawValue, found.pages == count.rawValue else {
+      report(
+        found.first == address.rawValue ? .wrongSize : .foreignPointer,
+        "a pageable range was taken back in part", address, found.pages, count.rawValue, site)
+      return false
     }
-    return entry
+    return hasNoWires(address, count, site)
+  }
+
+  /// Whether no page was wired through the range; reports the first that was. A wire that another range made of
+  /// the same page is that one's.
+  private func hasNoWires(_ address: VirtualAddress, _ count: PageCount, _ site: CallSite) -> Bool {
+    guard let page = tables.firstWired(address, count: count) else { return true }
+    report(
+      .notAllocated, "a pageable range was taken back while a page of it is wired", address,
+      (page.rawValue - address.rawValue) >> Page.shift, UInt64(tables.mapping(at: page)?.wires ?? 0), site)
+    return false
+  }
+
+  private func report(
+    _ kind: FaultKind, _ what: StaticString, _ address: VirtualAddress, _ expected: UInt64, _ given: UInt64,
+    _ site: CallSite
+  ) {
+    var fault = FaultReport(kind, what, address.rawValue, .virtualAddress)
+    (fault.expected, fault.given, fault.reportedAt) = (expected, given, site)
+    machine.report(fault)
   }
 
   // MARK: Finding

@@ -360,6 +360,7 @@ final class UnlinkedTablesTests: XCTestCase {
       ("isAnyMapped", { _ = $0.isAnyMapped(va(0), count: PageCount(1 << 20)) }),
       ("mappedCount", { _ = $0.mappedCount(va(0), count: PageCount(4000)) }),
       ("preparedCount", { _ = $0.preparedCount(va(0), count: PageCount(4000)) }),
+      ("firstWired", { _ = $0.firstWired(va(0), count: PageCount(4000)) }),
       ("checkInvariants", { _ = $0.checkInvariants() }), ("the proof", { _ = $0.proveWriteXorExecute() }),
     ]
   }
@@ -439,6 +440,11 @@ final class UnlinkedTablesTests: XCTestCase {
     }
     XCTAssertEqual(bed.tables.mapping(at: va(0))?.frame, FrameNumber(9))
     XCTAssertEqual(bed.tables.mapping(at: va(1))?.wires, 0)
+    XCTAssertEqual(bed.tables.firstWired(va(0), count: PageCount(2)), va(0))
+    XCTAssertNil(bed.tables.firstWired(va(1), count: PageCount(5000)))
+    bed.tables.addWire(va(1))
+    XCTAssertEqual(bed.tables.firstWired(va(1), count: PageCount(5000)), va(1))
+    XCTAssertEqual(bed.tables.removeWire(va(1)), FrameNumber(10))
     // Neither rights nor a use change the count.
     XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelData), .raised)
     XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelData), .none)

@@ -95,12 +95,10 @@ extension Console {
 
   private func firstNotWired(_ touched: Touched) -> VirtualAddress? {
     var found: VirtualAddress?
-    _ = forEachPart(of: touched) { range, at, pages in
-      guard found == nil, let object = memory.paging.object(numbered: range.object) else { return }
-      let index = range.offset.rawValue + (at.first - range.address.rawValue) >> Page.shift
+    _ = forEachPart(of: touched) { _, at, pages in
       for i in 0..<pages.rawValue where found == nil {
-        let page = memory.paging.describe(object, page: index + i)
-        if page.claims.wires == 0 { found = VirtualAddress(at.first) + PageCount(i) }
+        let page = VirtualAddress(at.first) + PageCount(i)
+        if (memory.pageTables.mapping(at: page)?.wires ?? 0) == 0 { found = page }
       }
     }
     return found
