@@ -11,7 +11,7 @@
 //   What is run on another processor sends no message.
 //
 // COST. For the sender about 150 instructions and the time until the slowest has answered, whatever the number of
-// pages: up to 64 are forgotten one by one, more by forgetting everything. On one processor nothing is sent.
+// pages: `Invalidation` tells how they are forgotten. On one processor nothing is sent.
 
 import CPlatform
 import MemoryPrimitives
@@ -22,9 +22,6 @@ enum Messages {
   private static func pending(_ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {
     UnsafeMutableRawPointer(places + index).assumingMemoryBound(to: Atomic<UInt64>.self)
   }
-
-  /// From how many pages on it is cheaper to forget everything.
-  private static var manyPages: UInt64 { 64 }
 
   private static let shootdowns = Atomic<UInt64>(0)
   private static let pages = Atomic<UInt64>(0)
@@ -103,12 +100,9 @@ enum Messages {
   }
 
   private static func forgetHere(_ runs: UnsafePointer<cp_page_run>, _ count: Int) {
-    var total: UInt64 = 0
-    for i in 0..<count { total &+= runs[i].count }
-    if total > manyPages { return cp_invalidate_all() }
-    for i in 0..<count {
-      for page in 0..<runs[i].count { cp_invalidate_page(runs[i].address &+ page &* Page.size) }
-    }
+    Invalidation.carryOut(
+      UnsafeBufferPointer(start: runs, count: count), invalidatePage: { cp_invalidate_page($0) },
+      invalidateAll: { cp_invalidate_all() })
   }
 
   /// Adds the rows that tell how much was sent.
