@@ -16,6 +16,8 @@ public enum ACPIError: UInt8, Error, CaseIterable, Sendable {
   case noSuchTable
   /// An entry that is shorter than its kind, or longer than what is left of its table.
   case malformedEntry
+  /// The list of processors does not name the one that reads it.
+  case noBootProcessor
 
   public var words: StaticString {
     switch self {
@@ -26,6 +28,7 @@ public enum ACPIError: UInt8, Error, CaseIterable, Sendable {
     case .outOfReach: "an ACPI table lies out of reach"
     case .noSuchTable: "the firmware has no such ACPI table"
     case .malformedEntry: "an ACPI table has a malformed entry"
+    case .noBootProcessor: "it leaves out the processor that runs, so it is not used"
     }
   }
 }

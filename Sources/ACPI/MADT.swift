@@ -11,6 +11,9 @@
 // with whatever identity: so each identity counts once, with the best that is said of it. That is why the
 // visits go by state, and in the order of the table within one (the boot processor first, 5.2.12.1).
 //
+// An identity of all ones, in the width of its entry, is that of no processor: a message to it goes to all of them
+// (Intel SDM vol. 3A, 10.6.2.1 and 10.12.9). Firmware fills up a table with such entries, enabled ones too.
+//
 // Cost: three passes, and for identities from 256 on one more for each of them.
 
 import MemoryPrimitives
@@ -151,17 +154,19 @@ public struct MADT {
 
   /// The processor that an entry names; nil if it is about something else.
   private func processor(_ entry: Entry, at offset: Int) -> LocalProcessor? {
-    let (identity, flags): (UInt32?, UInt32?)
+    let (identity, flags, broadcast): (UInt32?, UInt32?, UInt32)
     switch entry.type {
     case .local:
       identity = bytes.load(at: offset + 3, as: UInt8.self).map { UInt32($0) }
       flags = bytes.load(at: offset + 4, as: UInt32.self)
+      broadcast = UInt32(UInt8.max)
     case .local2:
       identity = bytes.load(at: offset + 4, as: UInt32.self)
       flags = bytes.load(at: offset + 8, as: UInt32.self)
+      broadcast = .max
     case .addressOverride, .other: return nil
     }
-    guard let identity, let flags else { return nil }
+    guard let identity, let flags, identity != broadcast else { return nil }
     // Bit 0: enabled. Bit 1: may come later, and means nothing beside bit 0.
     let state: LocalProcessor.State = flags & 1 != 0 ? .enabled : flags & 2 != 0 ? .onlineCapable : .disabled
     return LocalProcessor(identity: APICIdentity(identity), state: state)

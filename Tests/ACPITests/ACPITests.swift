@@ -150,12 +150,26 @@ final class ACPITests: XCTestCase {
   func testAnIdentityCountsOnceWithTheBestThatIsSaidOfIt() throws {
     let madt = try madt([
       Told.local(5, flags: 0), Told.local2(300, flags: 0), Told.local(5), Told.local2(5), Told.local2(300),
-      Told.local2(300, flags: 2), Told.local2(300), Told.local(255, flags: 0), Told.local(255, flags: 0),
+      Told.local2(300, flags: 2), Told.local2(300), Told.local2(255, flags: 0), Told.local2(255, flags: 0),
       Told.local2(301, flags: 2), Told.local2(301, flags: 0), Told.local(5, flags: 2),
     ])
     XCTAssertEqual(
       madt.processors.map { "\($0.identity.rawValue) \($0.state)" },
       ["5 enabled", "300 enabled", "301 onlineCapable", "255 disabled"])
+  }
+
+  /// All ones, in the width of the entry, means all processors: none has that identity.
+  func testAnIdentityOfAllOnesIsNoProcessor() throws {
+    for flags: UInt32 in 0...3 {
+      let madt = try madt([
+        Told.local(255, flags: flags), Told.local(1), Told.local2(.max, flags: flags), Told.local2(254),
+      ])
+      XCTAssertNil(madt.flaw)
+      XCTAssertEqual(madt.identities, [1, 254])
+    }
+    // An x2APIC has 32 bits, of which 255 is an identity like others.
+    XCTAssertEqual(
+      try madt([Told.local(255), Told.local2(255), Told.local2(.max - 1)]).identities, [255, .max - 1])
   }
 
   func testAVisitCanBeEndedByAnError() throws {

@@ -1,0 +1,65 @@
+// The processors that a kernel starts: those of the MADT that are enabled, can be reached, and fit.
+//
+// The processor that the machine booted on has index 0, wherever the table names it and whatever else the table says;
+// the others follow in the order of the table. The kernel makes its per-processor state for `count` processors and
+// starts the others of this same list, so no index is ever beyond what was made.
+//
+// A table that does not name the boot processor as enabled is no description of this machine (5.2.12.1 asks for its
+// entry first): none of it is used. Of a table with a malformed entry, the processors before that entry are used, if
+// the boot processor is among them.
+
+/// A choice of at most `capacity` processors, the boot processor included.
+public struct ProcessorSelection<let capacity: Int> {
+  /// The processor that runs, and has index 0.
+  public let boot: APICIdentity
+  /// Why there may be processors that are not in this list.
+  public private(set) var flaw: ACPIError?
+  /// Enabled processors that messages can't be sent to.
+  public private(set) var unreachableCount = 0
+  /// Enabled processors beyond `capacity`.
+  public private(set) var surplusCount = 0
+  private var others: InlineArray<capacity, APICIdentity>
+  private var otherCount = 0
+
+  /// The boot processor alone, on a machine whose tables are wrong in this way.
+  public init(only boot: APICIdentity, because flaw: ACPIError) {
+    precondition(capacity > 0, "the boot processor has no place")
+    self.boot = boot
+    self.flaw = flaw
+    others = .init(repeating: boot)
+  }
+
+  /// The processors that `table` names, as far as `addressing` reaches them.
+  public init(_ table: MADT, boot: APICIdentity, reachedBy addressing: APICIdentity.Addressing) {
+    self.init(only: boot, because: .noBootProcessor)
+    var namesBoot = false
+    var listed = self
+    table.forEachProcessor { processor in
+      guard processor.state == .enabled else { return }
+      if processor.identity == boot { namesBoot = true } else { listed.add(processor.identity, addressing) }
+    }
+    guard namesBoot else { return }
+    self = listed
+    flaw = table.flaw
+  }
+
+  private mutating func add(_ identity: APICIdentity, _ addressing: APICIdentity.Addressing) {
+    if addressing == .xAPIC && identity.addressing == .x2APIC {
+      unreachableCount += 1
+    } else if count == capacity {
+      surplusCount += 1
+    } else {
+      others[otherCount] = identity
+      otherCount += 1
+    }
+  }
+
+  /// Processors of the list: the boot processor and those that are to be started.
+  public var count: Int { 1 + otherCount }
+
+  /// The processor with index `index`, from 0 to `count - 1`.
+  public subscript(index: Int) -> APICIdentity {
+    precondition(index >= 0 && index < count, "a processor that is not in the list")
+    return index == 0 ? boot : others[index - 1]
+  }
+}
