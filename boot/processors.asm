@@ -5,8 +5,14 @@
 ; That only leaves real mode: the rest lies in the stub, at its physical address, and goes through the stub's own
 ; page tables, which map it where it is and where the kernel is. Processors are started one by one; what one of
 ; them needs stands in `processor_start`. One that comes too late, or is not the one that was called, halts.
+;
+; A processor is told by the identity of its local APIC, as the one that calls it reads it: 32 bits of an x2APIC, 8 bits
+; of an xAPIC (Intel SDM vol. 3A, 10.4.6 and 10.12.5.1). CPUID gives the identity after reset, which firmware may change.
 
 VIRTUAL equ 0xffffffff80000000
+
+CALLED  equ 1                   ; StartTicket.State
+CLAIMED equ 2
 
 extern boot_segments, boot_tables, kernel_processor, kernel_thread
 global trampoline, trampoline_end, processor_start, cp_switch, cp_thread_entry
@@ -37,15 +43,26 @@ protected:
         mov ds, eax
         mov es, eax
         mov ss, eax
-        mov eax, 1
-        cpuid
-        shr ebx, 24                             ; the local APIC's identity
-        cmp ebx, [processor_start.identity]
+
+        mov ecx, 0x1b                           ; IA32_APIC_BASE
+        rdmsr
+        test eax, 1 << 10                       ; an x2APIC
+        jz .memory
+        mov ecx, 0x802
+        rdmsr
+        mov ebx, eax
+        jmp .claim
+.memory:
+        and eax, 0xfffff000
+        mov ebx, [eax + 0x20]
+        shr ebx, 24
+; StartTicket: the identity below, CALLED or CLAIMED above. The exchange fails for all but the one that is called, and
+; for that one when the call was withdrawn.
+.claim: mov eax, ebx
+        mov edx, CALLED
+        mov ecx, CLAIMED
+        lock cmpxchg8b [processor_start.ticket]
         jne halt
-        xor eax, eax
-        xchg eax, [processor_start.ticket]
-        test eax, eax
-        jz halt
 
         mov eax, boot_tables
         mov cr3, eax
@@ -87,8 +104,7 @@ long_processor:
 ; struct cp_processor_start
 section .boot.bss nobits alloc noexec write align=8
 processor_start:
-.ticket:     resd 1
-.identity:   resd 1
+.ticket:     resq 1
 .root:       resq 1
 .control:    resq 1
 .attributes: resq 1

@@ -74,3 +74,14 @@ public struct ExecutiveView {
     }
   }
 }
+
+extension cp_left_out {
+  /// Calls `body` with each reason for which processors of the firmware's list do not run, and how many these are.
+  package func forEachReason(_ body: (UInt64, StaticString) -> Void) {
+    func tell(_ count: UInt32, _ reason: StaticString) { if count > 0 { body(UInt64(count), reason) } }
+    tell(mute, "did not come up")
+    tell(unreachable, "can't be reached by xAPIC")
+    tell(surplus, "did not start: 64 run at most")
+    tell(without_memory, "did not start for lack of memory")
+  }
+}

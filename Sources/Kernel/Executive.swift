@@ -37,7 +37,7 @@ enum Executive {
   /// The machine for `KernelMemory`.
   static var machine: Machine {
     Machine(
-      directMap: directMap, processorCount: Processors.named, upcalls: withUnsafePointer(to: &upcalls) { $0 })
+      directMap: directMap, processorCount: Processors.made, upcalls: withUnsafePointer(to: &upcalls) { $0 })
   }
 
   private static func start(_ request: cp_thread_request) -> UInt64 {

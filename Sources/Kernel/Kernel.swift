@@ -37,7 +37,13 @@ public func kernelMain(
   }
   let features = ProcessorFeatures()
   features.enable()
+  do throws(LocalAPICError) {
+    try LocalAPIC.find()
+  } catch {
+    Reports.panic("a machine that Strata refuses", "\(error.words)")
+  }
   let list = ProcessorList(boot.information)
+  Processors.make(for: list)
   Interrupts.start()
   SerialPort.print(Banner.line(boot.information))
 

@@ -42,32 +42,90 @@ final class ProcessorTests: XCTestCase {
     XCTAssertEqual(log.rows("cpu").count, 8)
   }
 
-  /// A table of processors with local APICs of these identities (ACPI 6.5, 5.2.12).
-  private func table(_ identities: [UInt8]) -> Data {
-    func bytes(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
-    var table = Array("APIC".utf8) + bytes(UInt32(44 + 8 * identities.count)) + [1, 0]
+  private func bytes(_ value: UInt32) -> [UInt8] {
+    (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
+  }
+  /// A processor with a local APIC of this identity, enabled, as it is told to an xAPIC and to an x2APIC (ACPI 6.5,
+  /// 5.2.12.2 and 5.2.12.12).
+  private func local(_ identity: UInt8, flags: UInt32 = 1) -> [UInt8] { [0, 8, 0, identity] + bytes(flags) }
+  private func local2(_ identity: UInt32) -> [UInt8] {
+    [9, 16, 0, 0] + bytes(identity) + bytes(1) + bytes(0)
+  }
+
+  /// The firmware's table of processors with these entries.
+  private func table(_ entries: [[UInt8]]) -> Data {
+    let content = entries.flatMap { $0 }
+    var table = Array("APIC".utf8) + bytes(UInt32(44 + content.count)) + [1, 0]
     table += Array("STRATANOANSWER".utf8) + bytes(1) + Array("TEST".utf8) + bytes(1)
-    table += bytes(0xfee0_0000) + bytes(1)
-    for (i, identity) in identities.enumerated() { table += [0, 8, UInt8(i), identity] + bytes(1) }
+    table += bytes(0xfee0_0000) + bytes(1) + content
     table[9] = 0 &- table.reduce(0, &+)
     return Data(table)
   }
 
-  /// Who is named by the firmware but does not answer is left out, and keeps nobody else from coming up.
+  /// Boots three processors by a table with these entries, works on those that come up, and gives the log. The stacks
+  /// that are held are those of threads and processors that there are.
+  private func log(of entries: [[UInt8]], runs identities: Set<Int>) throws -> String {
+    var boot = machine(3)
+    boot.loader = .grub
+    boot.processorTable = table(entries)
+    let log = try boot.run(
+      "cpus -j; cpus; frames -j; threads -j; selftest invariants; dirty 110%; verify -j")
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertEqual(log.rows("cpu").first?["apic"] as? Int, 0, "the boot processor comes first")
+    XCTAssertEqual(Set(log.rows("cpu").compactMap { $0["apic"] as? Int }), identities, log.text)
+    XCTAssertEqual(log.rows("verify").first?["wrong"] as? Int, 0)
+    assertNoStackIsLeftOver(log)
+    return log.text
+  }
+
+  /// A thread has 8 pages, but the console's, which runs on the image's; a processor has 16 more, but the first.
+  private func assertNoStackIsLeftOver(_ log: Boot.Log, line: UInt = #line) {
+    let stacks = log.rows("frames").first { $0["role"] as? String == "stack" }?["frames"] as? Int
+    let (threads, processors) = (log.rows("thread").count, log.rows("cpu").count)
+    XCTAssertEqual(stacks, 8 * (threads - 1) + 16 * (processors - 1), log.text, line: line)
+  }
+
+  /// Who is named by the firmware but does not answer is left out, and keeps nobody else from coming up. Entries that
+  /// name no processor are none that failed; those that an xAPIC can't reach are told apart.
   func testProcessorsThatDoNotAnswerAreLeftOut() throws {
-    for identities: [UInt8] in [[0, 7, 1, 9, 2, 254], [2, 200, 1, 0]] {
-      var boot = machine(3)
-      boot.loader = .grub
-      boot.processorTable = table(identities)
-      let mute = identities.count - 3
-      let log = try boot.run("cpus -j; cpus; selftest invariants; dirty 110%; verify -j")
-      XCTAssertEqual(log.status, Boot.Status.success, log.text)
-      XCTAssertEqual(Set(log.rows("cpu").compactMap { $0["apic"] as? Int }), [0, 1, 2], log.text)
-      let words = mute == 1 ? "1 processor" : "\(mute) processors"
-      XCTAssertTrue(log.text.contains("! \(words) did not come up; cpus shows the others."), log.text)
-      XCTAssertTrue(log.text.contains("! \(words) of ACPI's list did not come up."), log.text)
-      XCTAssertEqual(log.rows("verify").first?["wrong"] as? Int, 0)
-    }
+    let text = try log(
+      of: [0, 7, 1, 9, 2, 254, 255].map { local($0) } + [
+        local2(0x3c3d_3e3f), local2(0x3c3d_3e3f), local2(.max),
+      ],
+      runs: [0, 1, 2])
+    XCTAssertTrue(text.contains("! 3 processors did not come up; cpus shows the others."), text)
+    XCTAssertTrue(text.contains("! 3 processors of ACPI's list did not come up."), text)
+    XCTAssertTrue(text.contains("! 1 processor can't be reached by xAPIC; cpus shows the others."), text)
+    XCTAssertTrue(text.contains("! 1 processor of ACPI's list can't be reached by xAPIC."), text)
+  }
+
+  func testTheBootProcessorIsFirstWhereverItIsNamed() throws {
+    let text = try log(of: [2, 200, 1, 0].map { local($0) }, runs: [0, 1, 2])
+    XCTAssertTrue(text.contains("! 1 processor did not come up; cpus shows the others."), text)
+  }
+
+  func testATableThatLeavesTheBootProcessorOutIsNotUsed() throws {
+    let text = try log(of: [local(1), local(2), local(0, flags: 0)], runs: [0])
+    XCTAssertTrue(text.contains("1 processor, by GRUB"), text)
+    XCTAssertTrue(
+      text.contains("! ACPI's list of processors: it leaves out the processor that runs, so it is not used."),
+      text)
+    XCTAssertFalse(text.contains("did not come up"), text)
+  }
+
+  /// Processors that there is too little memory for leave enough of it to work.
+  func testAsManyProcessorsAsMemoryHolds() throws {
+    var boot = Boot(memory: "4M", processors: 24, line: "color=0")
+    var log = try boot.run("cpus -j; cpus; frames -j; threads -j; selftest invariants")
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertTrue(log.text.contains("of ACPI's list did not start for lack of memory."), log.text)
+    XCTAssertTrue((2..<20).contains(log.rows("cpu").count), log.text)
+    assertNoStackIsLeftOver(log)
+    boot = Boot(memory: "20M", processors: 8, line: "color=0")
+    log = try boot.run("cpus -j; frames -j; threads -j; selftest invariants")
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertEqual(log.rows("cpu").count, 8, log.text)
+    assertNoStackIsLeftOver(log)
   }
 
   /// All floors at once, by all processors, for a minute.

@@ -313,6 +313,14 @@ struct cp_thread_row {
   const uint8_t *_Nullable waits_for;  // static and ended by a zero, while it sleeps
 };
 
+/// Processors of the firmware's list that do not run, by why.
+struct cp_left_out {
+  uint32_t mute;            // did not answer
+  uint32_t unreachable;     // by the local APIC that there is
+  uint32_t surplus;         // beyond as many as may run
+  uint32_t without_memory;
+};
+
 struct cp_processor_row {
   uint32_t identity;     // of its local APIC
   uint32_t held_rank;    // of the innermost spin lock that it holds at this moment, or 0
@@ -322,7 +330,7 @@ struct cp_processor_row {
   uint64_t interrupts;
   uint64_t idle_cycles;
   uint64_t longest_off;  // most cycles with interrupts off that were seen, while that is measured
-  uint64_t left_out;     // processors that did not come up, the same on each row
+  struct cp_left_out left_out;  // the same on each row
 };
 
 /// Waits for locks of one rank, on all processors.

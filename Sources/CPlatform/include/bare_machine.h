@@ -98,8 +98,7 @@ _Static_assert(sizeof(struct cp_message) == 64, "a cache line");
 
 /// What a processor that is started needs (boot/processors.asm).
 struct cp_processor_start {
-  uint32_t ticket;      // 1 until somebody has taken it
-  uint32_t identity;    // of the one that is called
+  uint64_t ticket;      // StartTicket
   uint64_t root;        // CR3
   uint64_t control;     // CR4
   uint64_t attributes;  // the page attribute table
@@ -234,6 +233,10 @@ CP_INLINE uint64_t cp_read_msr(uint32_t number) {
 CP_INLINE void cp_write_msr(uint32_t number, uint64_t value) {
   __asm__ volatile("wrmsr" : : "c"(number), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
 }
+
+/// Makes all earlier stores visible before a later write to a model-specific register that sends a message (Intel SDM
+/// vol. 3A, 10.12.3).
+CP_INLINE void cp_fence_messages(void) { __asm__ volatile("mfence\n\tlfence" : : : "memory"); }
 
 struct cp_cpuid {
   uint32_t eax, ebx, ecx, edx;

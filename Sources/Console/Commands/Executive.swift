@@ -37,7 +37,7 @@ extension Console {
     table.column("idle", .figure, key: "idle_cycles")
     table.column("longest off", .figure)
     var count: UInt64 = 0
-    var leftOut: UInt64 = 0
+    var leftOut = cp_left_out()
     view.forEachProcessor { index, row in
       count += 1
       leftOut = row.left_out
@@ -53,7 +53,7 @@ extension Console {
     }
     table.finish(total: "\(count: count, "cpu")")
     guard !isJSON else { return }
-    if leftOut > 0 { print("! \(count: leftOut, "processor") of ACPI's list did not come up.") }
+    leftOut.forEachReason { print("! \(count: $0, "processor") of ACPI's list \($1).") }
     print("Idle and off are in \(cycleWord); off is measured while machine.measure=on.")
   }
 

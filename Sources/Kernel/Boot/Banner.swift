@@ -11,7 +11,7 @@ enum Banner {
       case .multiboot2: "by GRUB (multiboot2)"
       case .pvh: "by PVH"
       }
-    let processors = UInt64(Processors.named)
+    let processors = UInt64(Processors.made)
     return "Strata 0.1   x86-64, \(memory(boot)), \(count: processors, "processor"), \(loader)"
   }
 

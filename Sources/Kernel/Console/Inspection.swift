@@ -77,7 +77,7 @@ enum Inspection {
     row.pointee.interrupts = block.pointee.interrupts
     row.pointee.idle_cycles = block.pointee.idle_cycles
     row.pointee.longest_off = block.pointee.processor.longest_off
-    row.pointee.left_out = UInt64(Processors.leftOut)
+    row.pointee.left_out = Processors.leftOut
     return true
   }
 

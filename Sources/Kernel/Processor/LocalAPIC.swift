@@ -1,10 +1,13 @@
-// The local interrupt controller of each processor, as xAPIC: registers in memory, one page, at the same address on
-// all of them (Intel SDM vol. 3A, chapter 10, "Advanced Programmable Interrupt Controller").
+// The local interrupt controller of each processor (Intel SDM vol. 3A, chapter 10, "Advanced Programmable Interrupt
+// Controller"), in the mode in which the firmware left it: as xAPIC, with registers in memory, one page, at the same
+// address on all processors; or as x2APIC, with model-specific registers, which reaches identities of 32 bits. All
+// processors use the mode of the first.
 //
 // It brings what other processors send and the ticks of the processor's own timer. Devices still come through the
 // 8259A pair, which is wired to LINT0 of the first processor ("virtual wire", MultiProcessor Specification 1.4,
 // 3.6.2.2).
 
+import ACPI
 import CPlatform
 import KernelSpace
 import MemoryPrimitives
@@ -23,26 +26,40 @@ enum LocalVector {
   static var spurious: UInt64 { 0xff }
 }
 
+/// Why there is no local APIC to use.
+enum LocalAPICError: UInt8, Error {
+  case absent
+  case outOfReach
+
+  var words: StaticString {
+    switch self {
+    case .absent: "its processor has no local interrupt controller (APIC)"
+    case .outOfReach: "its local interrupt controller lies above 4 GiB"
+    }
+  }
+}
+
 enum LocalAPIC {
   private static let base = Atomic<UInt64>(0)
+  /// Written once, before any other processor runs.
+  nonisolated(unsafe) private(set) static var addressing = APICIdentity.Addressing.xAPIC
   /// Timer counts of a tick of a millisecond, at a sixteenth of the bus clock.
   private static let countsPerTick = Atomic<UInt32>(0)
 
-  /// Offsets (table 10-1).
   private enum Register {
-    static var identity: UInt64 { 0x20 }
-    static var taskPriority: UInt64 { 0x80 }
-    static var endOfInterrupt: UInt64 { 0xb0 }
-    static var spurious: UInt64 { 0xf0 }
-    static var commandLow: UInt64 { 0x300 }
-    static var commandHigh: UInt64 { 0x310 }
-    static var timer: UInt64 { 0x320 }
-    static var line0: UInt64 { 0x350 }
-    static var line1: UInt64 { 0x360 }
-    static var error: UInt64 { 0x370 }
-    static var initialCount: UInt64 { 0x380 }
-    static var currentCount: UInt64 { 0x390 }
-    static var divide: UInt64 { 0x3e0 }
+    static var identity: LocalAPICRegister { .init(0x20) }
+    static var taskPriority: LocalAPICRegister { .init(0x80) }
+    static var endOfInterrupt: LocalAPICRegister { .init(0xb0) }
+    static var spurious: LocalAPICRegister { .init(0xf0) }
+    static var command: LocalAPICRegister { .init(0x300) }
+    static var commandTarget: LocalAPICRegister { .init(0x310) }
+    static var timer: LocalAPICRegister { .init(0x320) }
+    static var line0: LocalAPICRegister { .init(0x350) }
+    static var line1: LocalAPICRegister { .init(0x360) }
+    static var error: LocalAPICRegister { .init(0x370) }
+    static var initialCount: LocalAPICRegister { .init(0x380) }
+    static var currentCount: LocalAPICRegister { .init(0x390) }
+    static var divide: LocalAPICRegister { .init(0x3e0) }
   }
 
   private enum Bits {
@@ -58,23 +75,46 @@ enum LocalAPIC {
     static var divideBy16: UInt32 { 3 }
   }
 
-  private static func read(_ register: UInt64) -> UInt32 {
-    cp_read32(base.load(ordering: .relaxed) &+ register)
+  @inline(always) private static func read(_ register: LocalAPICRegister) -> UInt32 {
+    switch addressing {
+    case .xAPIC: cp_read32(base.load(ordering: .relaxed) &+ UInt64(register.offset))
+    case .x2APIC: UInt32(truncatingIfNeeded: cp_read_msr(register.number))
+    }
   }
-  private static func write(_ value: UInt32, to register: UInt64) {
-    cp_write32(base.load(ordering: .relaxed) &+ register, value)
+  @inline(always) private static func write(_ value: UInt32, to register: LocalAPICRegister) {
+    switch addressing {
+    case .xAPIC: cp_write32(base.load(ordering: .relaxed) &+ UInt64(register.offset), value)
+    case .x2APIC: cp_write_msr(register.number, UInt64(value))
+    }
   }
 
-  /// Whether this processor has a controller that is switched on (IA32_APIC_BASE, 10.4.3).
-  static var isThere: Bool { cp_cpuid(1, 0).edx & 1 << 9 != 0 && cp_read_msr(0x1b) & 1 << 11 != 0 }
+  private static var ownBase: LocalAPICBase { LocalAPICBase(cp_read_msr(LocalAPICBase.register)) }
 
-  /// Whether `map` has been called.
-  static var isMapped: Bool { base.load(ordering: .relaxed) != 0 }
+  /// Finds the controller of the first processor, and takes over its mode; one that is switched off becomes an xAPIC.
+  /// The registers of an xAPIC are reached through the stub's direct map until `map` is called.
+  static func find() throws(LocalAPICError) {
+    if ownBase.addressing == nil { cp_write_msr(LocalAPICBase.register, ownBase.on(.xAPIC).rawValue) }
+    // The processor does not tell of a controller that is switched off.
+    guard let addressing = ownBase.addressing, cp_cpuid(1, 0).edx & 1 << 9 != 0 else { throw .absent }
+    Self.addressing = addressing
+    guard addressing == .xAPIC else { return }
+    guard ownBase.address.rawValue < 1 << 32 else { throw .outOfReach }
+    base.store(Executive.directMap.virtualAddress(of: ownBase.address).rawValue, ordering: .relaxed)
+  }
 
-  /// Maps the registers, which lie at physical `address`, uncached.
-  static func map(_ address: PhysicalAddress, _ space: KernelSpace) throws(KernelSpaceError) {
-    let place = try space.mapDevice(address, ByteCount(Page.size))
+  /// Maps the registers of an xAPIC, uncached, in the final tables.
+  static func map(_ space: KernelSpace) throws(KernelSpaceError) {
+    guard addressing == .xAPIC else { return }
+    let place = try space.mapDevice(ownBase.address, ByteCount(Page.size))
     base.store(place.rawValue, ordering: .relaxed)
+  }
+
+  /// Brings the controller of another processor, which runs this, into the mode of the first.
+  static func join() {
+    let (present, wanted) = (ownBase, ownBase.on(addressing))
+    guard present != wanted else { return }
+    if !present.canBecome(wanted) { cp_write_msr(LocalAPICBase.register, present.off.rawValue) }
+    cp_write_msr(LocalAPICBase.register, wanted.rawValue)
   }
 
   /// Switches this processor's controller on; `first` is the one that the devices are wired to.
@@ -90,7 +130,9 @@ enum LocalAPIC {
   enum Which { case first, other }
 
   /// This processor's identity.
-  static var identity: UInt32 { read(Register.identity) >> 24 }
+  static var identity: APICIdentity {
+    APICIdentity(addressing == .xAPIC ? read(Register.identity) >> 24 : read(Register.identity))
+  }
 
   static func acknowledge() { write(0, to: Register.endOfInterrupt) }
 
@@ -133,26 +175,37 @@ enum LocalAPIC {
   /// Reads in which a message leaves the controller: some 100 ms, where it takes microseconds.
   private static var busyLimit: Int { 100_000 }
 
-  private static func command(_ low: UInt32, to identity: UInt32) {
-    // Both halves belong together: an interrupt handler may send as well.
-    withInterruptsOff {
-      // One that stays busy is written to all the same: nothing waits for a device for ever.
-      for _ in 0..<busyLimit {
-        if read(Register.commandLow) & Bits.pending == 0 { break }
-        cp_pause(0)
+  private static func send(_ command: InterruptCommand) {
+    switch addressing {
+    case .xAPIC:
+      // Both halves belong together: an interrupt handler may send as well.
+      withInterruptsOff {
+        // One that stays busy is written to all the same: nothing waits for a device for ever.
+        for _ in 0..<busyLimit {
+          if read(Register.command) & Bits.pending == 0 { break }
+          cp_pause(0)
+        }
+        write(command.upperHalf, to: Register.commandTarget)
+        write(command.message, to: Register.command)
       }
-      write(identity << 24, to: Register.commandHigh)
-      write(low, to: Register.commandLow)
+    case .x2APIC:
+      // The write waits for no earlier store, and the receiver is to see all of them (10.12.3).
+      cp_fence_messages()
+      cp_write_msr(Register.command.number, command.whole)
     }
   }
 
   static func send(_ vector: UInt64, to identity: UInt32) {
-    command(UInt32(vector) | Bits.assert, to: identity)
+    send(InterruptCommand(UInt32(vector) | Bits.assert, to: APICIdentity(identity)))
   }
-  static func sendNMI(to identity: UInt32) { command(Bits.nmi | Bits.assert, to: identity) }
-  static func sendInitialise(to identity: UInt32) { command(Bits.initialise | Bits.assert, to: identity) }
+  static func sendNMI(to identity: UInt32) {
+    send(InterruptCommand(Bits.nmi | Bits.assert, to: APICIdentity(identity)))
+  }
+  static func sendInitialise(to identity: UInt32) {
+    send(InterruptCommand(Bits.initialise | Bits.assert, to: APICIdentity(identity)))
+  }
   /// Starts it in real mode at the first byte of `page`, below 1 MiB.
   static func sendStartUp(to identity: UInt32, at page: FrameNumber) {
-    command(Bits.startUp | Bits.assert | page.rawValue, to: identity)
+    send(InterruptCommand(Bits.startUp | Bits.assert | page.rawValue, to: APICIdentity(identity)))
   }
 }

@@ -2,6 +2,7 @@
 
 import ACPI
 import CPlatform
+import Console
 import KernelMemory
 import KernelSpace
 import MemoryPrimitives
@@ -9,12 +10,8 @@ import MemoryPrimitives
 enum Multiprocessing {
   /// Makes the boot the console's thread, starts the timer of this processor, and all other processors.
   static func begin(_ list: ProcessorList, _ memory: KernelMemory) {
-    guard LocalAPIC.isThere else {
-      Reports.panic(
-        "a machine that Strata refuses", "it has no local interrupt controller (APIC), or it is switched off")
-    }
     do throws(KernelSpaceError) {
-      try LocalAPIC.map(list.controller, memory.space)
+      try LocalAPIC.map(memory.space)
     } catch {
       Reports.panic("a machine that Strata refuses", "its local interrupt controller can't be mapped")
     }
@@ -22,18 +19,22 @@ enum Multiprocessing {
       Reports.panic("a machine that Strata refuses", "it is too small: its threads find no room")
     }
     LocalAPIC.enable(.first)
-    Processors.block(0).pointee.identity = LocalAPIC.identity
-    withInterruptsOff { Processors.noteOnline() }
+    Processors.block(0).pointee.identity = list.boot.rawValue
+    withInterruptsOff { Processors.noteOnline(0) }
     LocalAPIC.calibrate()
     Scheduler.begin(boot, idle: idle)
     LocalAPIC.startTimer(every: Scheduler.timerTicks)
-    list.withOthers(than: LocalAPIC.identity) { ProcessorStart.startAll($0, memory) }
+    ProcessorStart.startOthers(list, memory)
+    report(list)
+  }
+
+  /// Says why processors of ACPI's list do not run, each reason apart.
+  private static func report(_ list: ProcessorList) {
     if let flaw = list.flaw {
       SerialPort.print("! ACPI's list of processors: \(flaw.words).")
     }
-    if Processors.leftOut > 0 {
-      SerialPort.print(
-        "! \(count: UInt64(Processors.leftOut), "processor") did not come up; cpus shows the others.")
+    Processors.leftOut.forEachReason { count, reason in
+      SerialPort.print("! \(count: count, "processor") \(reason); cpus shows the others.")
     }
   }
 }

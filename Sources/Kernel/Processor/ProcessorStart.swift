@@ -1,10 +1,15 @@
 // The other processors are woken: each that ACPI names is sent INIT, then twice the page at which to start (Intel SDM
 // vol. 3A, 8.4.4.1), one after the other, and is given a stack, blocks of its own and its place in `Processors`.
 //
-// The record that a processor finds when it arrives (boot/processors.asm) is there once. A ticket in it is taken by
-// whoever comes first: the processor that was called, or this one, when it has waited long enough; so a processor
-// that comes later finds none and halts, and what was prepared for it serves the next.
+// The record that a processor finds when it arrives (boot/processors.asm) is there once. A `StartTicket` in it decides
+// whether the processor came in time, and whom its preparation belongs to. A late processor halts; the page that it may
+// still be sent to stays its own. No wait for a processor is longer than `answerTicks`.
+//
+// When memory is short: no processor is prepared once the others took half of what was free, so that the rest of the
+// boot, and the work that processors are started for, have the other half. A preparation that fails, or is not used, is
+// freed.
 
+import ACPI
 import CPlatform
 import KernelMemory
 import KernelSpace
@@ -14,48 +19,67 @@ import Synchronization
 
 enum ProcessorStart {
   /// Milliseconds in which a processor answers.
-  private static var patience: UInt64 { 500 }
+  private static var answerTicks: UInt64 { 500 }
   /// Of its exceptions' stacks: a report takes half of it.
   private static var stackPages: PageCount { PageCount(UInt64(8)) }
-  private static let arrived = Atomic<UInt32>(0)
 
   private static var record: UnsafeMutablePointer<cp_processor_start> {
     Executive.directMap.pointer(to: PhysicalAddress(Image.layout.processor_start))
       .assumingMemoryBound(to: cp_processor_start.self)
   }
-  private static var ticket: UnsafeMutablePointer<Atomic<UInt32>> {
-    UnsafeMutableRawPointer(record).assumingMemoryBound(to: Atomic<UInt32>.self)
+  fileprivate static var ticket: StartTicket {
+    StartTicket(UnsafeMutableRawPointer(record).assumingMemoryBound(to: Atomic<UInt64>.self))
   }
 
   /// What one more processor runs on.
-  private struct Room {
-    var block: ProcessorBlock
-    var interrupts: Stack
-    var faults: Stack
-    var idle: Thread
+  private struct Preparation {
+    let block: ProcessorBlock
+    let blockRun: FrameRun
+    let interrupts: Stack
+    let faults: Stack
+    let idle: Thread
+
+    func free(_ memory: KernelMemory) {
+      idle.dispose(memory)
+      memory.space.freeStack(faults)
+      memory.space.freeStack(interrupts)
+      memory.physical.free(blockRun)
+    }
   }
 
-  /// Starts all processors of `identities`, as far as memory goes. Interrupts are on.
-  static func startAll(_ identities: UnsafeBufferPointer<UInt32>, _ memory: KernelMemory) {
-    guard identities.count > 0 else { return }
+  /// Starts all processors of `list` but the one that runs this, as far as memory goes. Interrupts are on.
+  static func startOthers(_ list: ProcessorList, _ memory: KernelMemory) {
+    Processors.leftOut.unreachable = UInt32(list.unreachableCount)
+    Processors.leftOut.surplus = UInt32(list.surplusCount)
+    guard list.count > 1 else { return }
     guard let page = trampolinePage(memory.physical) else {
-      Processors.leftOut += identities.count
+      Processors.leftOut.without_memory += UInt32(list.count - 1)
       return
     }
     let code = Image.layout.trampoline
     Executive.directMap.pointer(to: page).copyMemory(
       from: Executive.directMap.pointer(to: PhysicalAddress(code.first)),
       byteCount: Int(code.end - code.first))
-    var room: Room?
-    for identity in identities {
-      if room == nil { room = makeRoom(memory) }
-      guard let ready = room, start(identity, ready, page) else {
-        Processors.leftOut += 1
+    let reserve = PageCount(memory.physical.freeCount.rawValue / 2)
+    var unused: Preparation?
+    for index in 1..<list.count {
+      guard let preparation = unused ?? prepare(memory, keeping: reserve) else {
+        Processors.leftOut.without_memory += 1
         continue
       }
-      room = nil
+      unused = nil
+      switch start(list[index], preparation, page) {
+      case .joined: break
+      case .noAnswer:
+        Processors.leftOut.mute += 1
+        unused = preparation
+      // It may run on it still.
+      case .lost: Processors.leftOut.mute += 1
+      }
     }
-    memory.physical.free(FrameRun(first: page, count: .one))
+    unused?.free(memory)
+    // A processor that has not answered may come to this page at any time.
+    if Processors.leftOut.mute == 0 { memory.physical.free(FrameRun(first: page, count: .one)) }
   }
 
   /// A frame below 640 KiB: what lies above belongs to the firmware, and a start-up message names a page by 8 bits.
@@ -70,52 +94,66 @@ enum ProcessorStart {
     }
   }
 
-  private static func makeRoom(_ memory: KernelMemory) -> Room? {
-    do throws(PhysicalMemoryError) {
-      let pages = ByteCount(MemoryLayout<cp_processor_block>.size).pagesRoundedUp
-      let words = Executive.directMap.pointer(to: try memory.physical.allocate(run: pages, role: .boot).first)
-      words.initializeMemory(as: UInt8.self, repeating: 0, count: Int(pages.bytes.rawValue))
-      guard let interrupts = try? memory.space.allocateStack(stackPages),
-        let faults = try? memory.space.allocateStack(stackPages), let idle = Thread.makeIdle(memory)
-      else { return nil }
-      return Room(
-        block: words.assumingMemoryBound(to: cp_processor_block.self), interrupts: interrupts, faults: faults,
-        idle: idle)
-    } catch {
+  /// Nil, and nothing taken, when memory is short, or no more than `reserve` is free.
+  private static func prepare(_ memory: KernelMemory, keeping reserve: PageCount) -> Preparation? {
+    guard memory.physical.freeCount > reserve else { return nil }
+    let pages = ByteCount(MemoryLayout<cp_processor_block>.size).pagesRoundedUp
+    guard let run = try? memory.physical.allocate(run: pages, role: .wired) else { return nil }
+    guard let interrupts = try? memory.space.allocateStack(stackPages) else {
+      memory.physical.free(run)
       return nil
     }
+    guard let faults = try? memory.space.allocateStack(stackPages) else {
+      memory.space.freeStack(interrupts)
+      memory.physical.free(run)
+      return nil
+    }
+    guard let idle = Thread.makeIdle(memory) else {
+      memory.space.freeStack(faults)
+      memory.space.freeStack(interrupts)
+      memory.physical.free(run)
+      return nil
+    }
+    let block = Executive.directMap.pointer(to: run.first)
+    block.initializeMemory(as: UInt8.self, repeating: 0, count: Int(pages.bytes.rawValue))
+    return Preparation(
+      block: block.assumingMemoryBound(to: cp_processor_block.self), blockRun: run, interrupts: interrupts,
+      faults: faults, idle: idle)
   }
 
-  private static func start(_ identity: UInt32, _ room: Room, _ page: FrameNumber) -> Bool {
+  private static func start(
+    _ identity: APICIdentity, _ preparation: Preparation, _ page: FrameNumber
+  ) -> StartTicket.Outcome {
     let index = Processors.onlineCount
-    Processors.add(room.block, index: index)
-    room.block.pointee.identity = identity
-    room.block.pointee.idle = UnsafeMutableRawPointer(room.idle.state)
-    room.block.pointee.processor.thread = UnsafeMutableRawPointer(room.idle.state)
-    room.idle.state.pointee.processor = UInt32(index)
+    let (block, idle) = (preparation.block, preparation.idle)
+    Processors.add(block, index: index)
+    block.pointee.identity = identity.rawValue
+    block.pointee.idle = UnsafeMutableRawPointer(idle.state)
+    block.pointee.processor.thread = UnsafeMutableRawPointer(idle.state)
+    idle.state.pointee.processor = UInt32(index)
     DescriptorTables.fill(
-      room.block, doubleFault: room.faults.top.rawValue, nmi: room.interrupts.top.rawValue)
-    record.pointee.identity = identity
+      block, doubleFault: preparation.faults.top.rawValue, nmi: preparation.interrupts.top.rawValue)
     record.pointee.root = cp_read_cr3()
     record.pointee.control = cp_read_cr4()
     record.pointee.attributes = cp_read_msr(0x277)
-    record.pointee.stack = room.idle.state.pointee.stackTop
-    record.pointee.block = UInt64(UInt(bitPattern: room.block))
-    ticket.pointee.store(1, ordering: .sequentiallyConsistent)
+    record.pointee.stack = idle.state.pointee.stackTop
+    record.pointee.block = UInt64(UInt(bitPattern: block))
+    ticket.call(identity.rawValue)
 
-    LocalAPIC.sendInitialise(to: identity)
+    LocalAPIC.sendInitialise(to: identity.rawValue)
     rest(10)
-    for _ in 0..<2 where ticket.pointee.load(ordering: .acquiring) != 0 {
-      LocalAPIC.sendStartUp(to: identity, at: page)
+    for _ in 0..<2 where ticket.state == .called {
+      LocalAPIC.sendStartUp(to: identity.rawValue, at: page)
       rest(1)
     }
-    let deadline = Timer.now.rawValue + patience
-    while ticket.pointee.load(ordering: .acquiring) != 0 && Timer.now.rawValue < deadline { cp_pause(0) }
-    // From here on it comes too late.
-    if ticket.pointee.exchange(0, ordering: .sequentiallyConsistent) != 0 { return false }
-    while Processors.onlineCount == index { cp_pause(0) }
-    Scheduler.add(idle: room.idle)
-    return true
+    let deadline = Timer.now.rawValue + answerTicks
+    while ticket.state != .joined && Timer.now.rawValue < deadline { cp_pause(0) }
+    let outcome = ticket.withdraw(identity.rawValue)
+    if outcome == .joined {
+      Scheduler.add(idle: idle)
+      withInterruptsOff { Processors.noteOnline(index) }
+    }
+    return outcome
   }
 
   private static func rest(_ ticks: UInt64) {
@@ -129,8 +167,16 @@ enum ProcessorStart {
 @c(kernel_processor)
 public func kernelProcessor() -> Never {
   DescriptorTables.load(Processors.mine)
+  LocalAPIC.join()
+  // A message to a controller that is not enabled is dropped, and messages may come as soon as this one has joined.
   LocalAPIC.enable(.other)
-  Processors.noteOnline()
+  guard ProcessorStart.ticket.join(Processors.mine.pointee.identity) else {
+    while true { cp_halt() }
+  }
+  // The caller sets it, so the caller waits for nothing that this processor may fail to do.
+  while !Processors.isOnline(Int(cp_processor_index())) { cp_pause(0) }
+  // What this one has looked up before, no other told it to invalidate.
+  cp_invalidate_all()
   LocalAPIC.startTimer(every: Scheduler.timerTicks)
   Scheduler.idle()
 }

@@ -4,6 +4,7 @@
 // APIC, which messages are sent to. Its block of words lies behind gs. A block stays for ever, so whoever looks at
 // another's reads words that one processor writes.
 
+import ACPI
 import CPlatform
 import MemoryPrimitives
 import Synchronization
@@ -11,10 +12,10 @@ import Synchronization
 typealias ProcessorBlock = UnsafeMutablePointer<cp_processor_block>
 
 enum Processors {
-  /// Processors that may ever be there: those that ACPI names, as far as there is room for them.
-  nonisolated(unsafe) static var named = 1
-  /// Those of ACPI's list that did not answer, or that there was no room for.
-  nonisolated(unsafe) static var leftOut = 0
+  /// Processors that per-processor state is made for: no index reaches this. Written once, before anything is made.
+  nonisolated(unsafe) private(set) static var made = 1
+  /// Those of ACPI's list that do not run, by why.
+  nonisolated(unsafe) static var leftOut = cp_left_out()
 
   private static let online = Atomic<UInt64>(0)
   private static let count = Atomic<UInt64>(0)
@@ -23,10 +24,18 @@ enum Processors {
   static var onlineMask: UInt64 { online.load(ordering: .acquiring) }
   /// How many run: their indices are below it.
   static var onlineCount: Int { Int(count.load(ordering: .acquiring)) }
+  static func isOnline(_ index: Int) -> Bool { onlineMask >> UInt64(index) & 1 != 0 }
+
+  /// Sets how many processors there is to be state for.
+  static func make(for list: ProcessorList) {
+    precondition(list.count <= Int(CP_PROCESSORS), "a list of more processors than there is storage for")
+    made = list.count
+  }
 
   /// The words of processor `index`, which must have been added.
   static func block(_ index: Int) -> ProcessorBlock {
-    ProcessorBlock(bitPattern: UInt(cp_processors(Image.storage)[index])).unsafelyUnwrapped
+    precondition(index >= 0 && index < made, "a processor for which nothing was made")
+    return ProcessorBlock(bitPattern: UInt(cp_processors(Image.storage)[index])).unsafelyUnwrapped
   }
 
   /// This processor's words. Interrupts must be off, or the thread may be moved.
@@ -36,17 +45,17 @@ enum Processors {
 
   /// Makes a block known.
   static func add(_ block: ProcessorBlock, index: Int) {
+    precondition(index >= 0 && index < made, "a processor for which nothing was made")
     cp_processors(Image.storage)[index] = UInt64(UInt(bitPattern: block))
     block.pointee.processor.`self` = UnsafeMutableRawPointer(block).assumingMemoryBound(to: cp_processor.self)
     block.pointee.processor.index = UInt32(index)
     block.pointee.processor.waits = cp_lock_waits_of(block)
   }
 
-  /// Called by a processor that is ready for messages. Interrupts are off.
-  static func noteOnline() {
-    online.bitwiseOr(1 << UInt64(cp_processor_index()), ordering: .sequentiallyConsistent)
+  /// Makes a processor that is ready for messages one that runs. From here on it is sent invalidations; it
+  /// invalidates everything once it finds itself online, for those that it was not sent.
+  static func noteOnline(_ index: Int) {
+    online.bitwiseOr(1 << UInt64(index), ordering: .sequentiallyConsistent)
     count.add(1, ordering: .sequentiallyConsistent)
-    // What this one has looked up before, nobody told it to forget.
-    cp_invalidate_all()
   }
 }
