@@ -234,7 +234,7 @@ struct Command {
         Does what only a bug would do, and shows how it is reported. The machine
         stops with exit status 37. Kinds: null guard write-text execute-data
         double-free wrong-size foreign-pointer stack-overflow divide overflow
-        lock-order locked-sleep locked-fault hang.
+        lock-order locked-sleep locked-fault hang nmi everywhere.
         """, example: "fault double-free"),
     Command(
       verb: .help, name: "help", usage: "help [COMMAND]",

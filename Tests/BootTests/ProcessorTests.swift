@@ -153,6 +153,32 @@ final class ProcessorTests: XCTestCase {
     }
   }
 
+  /// Faults that several processors have at the same time are one whole report: it lists the others, each once.
+  func testFaultsOnAllProcessorsAreOneReport() throws {
+    let kinds = [
+      ("nmi", "FAULT  non-maskable interrupt", "exception 2, error code 0x0000"),
+      ("everywhere", "FAULT  precondition failed", "a fault on all processors at once"),
+    ]
+    for (kind, title, what) in kinds {
+      let log = try machine(4).run("fault \(kind)")
+      XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+      let lines = log.text.split(separator: "\n")
+      XCTAssertEqual(lines.filter { $0.contains("FAULT") }.count, 1, log.text)
+      XCTAssertTrue(log.text.contains(title), log.text)
+      XCTAssertTrue(lines.contains { $0 == "  what      \(what)" }, log.text)
+      let reporters = (0..<4).filter { cpu in
+        lines.contains { $0.contains("FAULT") && $0.contains("cpu \(cpu), thread ") }
+      }
+      XCTAssertEqual(reporters.count, 1, log.text)
+      for cpu in (0..<4) where !reporters.contains(cpu) {
+        XCTAssertEqual(lines.filter { $0.hasPrefix("  cpu \(cpu)     thread ") }.count, 1, log.text)
+      }
+      XCTAssertTrue(log.text.contains("a fault of its own"), log.text)
+      XCTAssertEqual(lines.filter { $0.contains("Stopped, exit status 37.") }.count, 1, log.text)
+      XCTAssertTrue(lines.last?.contains("Stopped, exit status 37.") == true, log.text)
+    }
+  }
+
   private func stops(_ kind: String, _ words: String) throws {
     let log = try machine(2).run("fault \(kind)")
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)

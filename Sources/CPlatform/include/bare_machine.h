@@ -55,6 +55,9 @@ struct cp_image {
 _Static_assert(sizeof(struct cp_image) == 248, "boot/entry.asm lists 31 words");
 _Static_assert(sizeof(struct cp_boot_information) == 2232 + 1024 * 24, "boot/entry.asm makes this much room");
 
+/// Bytes that are kept of what a Swift trap says.
+enum { CP_TRAP_MESSAGE = 256 };
+
 /// What one processor has to itself: the words behind gs, its descriptor tables, its place among the others.
 struct cp_processor_block {
   struct cp_processor processor;
@@ -71,16 +74,19 @@ struct cp_processor_block {
   uint64_t neighbours_beats; // those of the next processor, as last seen
   uint64_t neighbours_since; // own ticks since they changed
   void *_Nullable work;      // what its next interrupt of InterruptWork is to do
-  struct cp_stopped {        // what an NMI has found
+  struct cp_stopped {        // where it was when another reported a fault
     uint64_t rip;
     uint64_t rbp;
-    uint32_t is_stopped;
+    uint32_t state;          // OtherProcessors.State
   } stopped;
+  uint32_t trap_length;      // bytes of trap_message
+  uint8_t trap_message[CP_TRAP_MESSAGE];  // what a Swift trap said: TrapMessage
   struct cp_lock_waits waits;
 };
 _Static_assert(sizeof(struct cp_processor_block) <= 8192, "boot/entry.asm makes this much room");
 
-CP_INLINE uint32_t *cp_stopped_flag(struct cp_processor_block *block) { return &block->stopped.is_stopped; }
+CP_INLINE uint32_t *cp_stopped_state(struct cp_processor_block *block) { return &block->stopped.state; }
+CP_INLINE uint8_t *cp_trap_message(struct cp_processor_block *block) { return block->trap_message; }
 CP_INLINE struct cp_lock_waits *cp_lock_waits_of(struct cp_processor_block *block) { return &block->waits; }
 
 enum { CP_PROCESSORS = 64, CP_SLEEPERS = 64 };
@@ -117,7 +123,6 @@ enum { CP_WORKSPACE = 40960 };
 struct cp_kernel_storage {
   uint8_t workspace[CP_WORKSPACE];  // Assembly
   uint8_t serial_input[4096];  // a ring: SerialPort
-  uint8_t trap_message[256];   // what a Swift trap said: TrapMessage
   uint64_t processors[CP_PROCESSORS];  // struct cp_processor_block of each
   struct cp_message messages[CP_PROCESSORS];
   uint64_t sleepers[CP_SLEEPERS];  // Scheduler: threads
@@ -127,7 +132,6 @@ _Static_assert(sizeof(struct cp_kernel_storage) <= 53248, "boot/entry.asm makes 
 
 CP_INLINE uint8_t *cp_workspace(struct cp_kernel_storage *storage) { return storage->workspace; }
 CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }
-CP_INLINE uint8_t *cp_trap_message(struct cp_kernel_storage *storage) { return storage->trap_message; }
 CP_INLINE uint64_t *cp_processors(struct cp_kernel_storage *storage) { return storage->processors; }
 CP_INLINE struct cp_message *cp_messages(struct cp_kernel_storage *storage) { return storage->messages; }
 CP_INLINE uint64_t *cp_sleepers(struct cp_kernel_storage *storage) { return storage->sleepers; }

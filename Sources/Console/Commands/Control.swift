@@ -11,14 +11,14 @@ extension Console {
   public enum Fault: UInt8, Sendable {
     case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
     case divide, overflow
-    case lockOrder, lockedSleep, lockedFault, hang
+    case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere
 
     struct Named {
       let fault: Fault
       let name: StaticString
     }
 
-    static let all: InlineArray<14, Named> = [
+    static let all: InlineArray<16, Named> = [
       Named(fault: .null, name: "null"),
       Named(fault: .guardPage, name: "guard"),
       Named(fault: .writeText, name: "write-text"),
@@ -33,6 +33,8 @@ extension Console {
       Named(fault: .lockedSleep, name: "locked-sleep"),
       Named(fault: .lockedFault, name: "locked-fault"),
       Named(fault: .hang, name: "hang"),
+      Named(fault: .nmi, name: "nmi"),
+      Named(fault: .everywhere, name: "everywhere"),
     ]
   }
 

@@ -84,6 +84,8 @@ enum SerialConsole {
     case .lockedSleep: Provocation.lockedSleep.provoke()
     case .lockedFault: Provocation.lockedFault.provoke()
     case .hang: Provocation.hang.provoke()
+    case .nmi: Provocation.nmi.provoke()
+    case .everywhere: Provocation.everywhere.provoke()
     // Reported by kmem when the console does it.
     case .doubleFree, .wrongSize, .foreignPointer: break
     }

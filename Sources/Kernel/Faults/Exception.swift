@@ -190,26 +190,28 @@ enum Exception {
   }
 }
 
-/// What Swift's own traps said on their way: `File.swift:51: Fatal error: words`.
+/// What Swift's own traps said on their way: `File.swift:51: Fatal error: words`. Each processor has a message of its
+/// own, as several may trap at once.
 struct TrapMessage {
   private var whole: Line
 
-  private static let heard = Atomic<Int>(0)
-
-  /// What was said since the last call.
+  /// What was said on this processor since the last call.
   static func take() -> TrapMessage {
+    let mine = Processors.mine
     var whole = Line()
     whole.append(
-      bytes: UnsafeBufferPointer(
-        start: cp_trap_message(Image.storage), count: heard.exchange(0, ordering: .relaxed)))
+      bytes: UnsafeBufferPointer(start: cp_trap_message(mine), count: Int(mine.pointee.trap_length)))
+    mine.pointee.trap_length = 0
     return TrapMessage(whole: whole)
   }
 
+  /// Interrupts are off.
   static func hear(_ byte: UInt8) {
-    let count = heard.load(ordering: .relaxed)
-    guard byte != UInt8(ascii: "\n"), count < 256 else { return }
-    cp_trap_message(Image.storage)[count] = byte
-    heard.store(count + 1, ordering: .relaxed)
+    let mine = Processors.mine
+    let count = mine.pointee.trap_length
+    guard byte != UInt8(ascii: "\n"), count < UInt32(CP_TRAP_MESSAGE) else { return }
+    cp_trap_message(mine)[Int(count)] = byte
+    mine.pointee.trap_length = count + 1
   }
 
   var isEmpty: Bool { whole.count == 0 }
@@ -249,9 +251,11 @@ struct TrapMessage {
   }
 }
 
-/// Swift's traps speak through this, a byte at a time, before they trap.
+/// Swift's traps speak through this, a byte at a time, before they trap. Interrupts stay off from the first byte on, so
+/// that the thread traps on the processor that has its message.
 @c(putchar)
 public func putchar(_ byte: Int32) -> Int32 {
+  _ = cp_interrupts_disable()
   TrapMessage.hear(UInt8(truncatingIfNeeded: byte))
   return byte
 }

@@ -2,7 +2,8 @@
 //
 // Everything here may run on any stack, with interrupts off, in a system that has just been shown to be
 // broken: it allocates nothing, takes no lock, and reads memory only where the tables say that there is
-// some. A fault while a fault is being told ends with one line, a third with none.
+// some. A fault while a fault is being told ends with one line, a third with none. Of processors that have a fault at
+// the same time only one gets here (`OtherProcessors`).
 
 import CPlatform
 import MemoryPrimitives
@@ -11,10 +12,11 @@ import Synchronization
 enum FaultBlock {
   private static let depth = Atomic<UInt32>(0)
 
-  /// Begins a block: what happened, in a few words, and where it ran. From here on nothing else runs.
+  /// Begins a block: what happened, in a few words, and where it ran. From here on nothing else runs. Does not return
+  /// on a processor that comes second: it is listed in the block of the first.
   static func open(_ title: Line, at address: UInt64) {
     _ = cp_interrupts_disable()
-    OtherProcessors.stop()
+    OtherProcessors.stop(toTellOf: address)
     let before = depth.add(1, ordering: .relaxed).oldValue
     if before > 1 { Stop.fault.now() }
     if before == 1 {

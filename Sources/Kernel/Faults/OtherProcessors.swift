@@ -1,5 +1,8 @@
 // What the other processors did when one began to tell of a fault: each is stopped by an NMI, which comes through
 // whatever it does, leaves word of where it was, and halts for good.
+//
+// Several may begin at once: an NMI from outside comes to all. The first one to say so tells; any other leaves word of
+// where its own fault was, and halts. The one that tells lets no further NMI interrupt it.
 
 import CPlatform
 import MemoryPrimitives
@@ -9,17 +12,35 @@ enum OtherProcessors {
   private static let stopper = Atomic<UInt32>(.max)
   private static let wasTold = Atomic<Bool>(false)
 
-  private static func stopped(_ index: Int) -> UnsafeMutablePointer<Atomic<UInt32>> {
-    UnsafeMutableRawPointer(cp_stopped_flag(Processors.block(index))).assumingMemoryBound(
+  /// What a processor does while another one tells.
+  private enum State: UInt32 {
+    case running
+    /// An NMI has stopped it.
+    case stopped
+    /// It had a fault of its own to tell of.
+    case faulted
+  }
+
+  private static func state(_ index: Int) -> UnsafeMutablePointer<Atomic<UInt32>> {
+    UnsafeMutableRawPointer(cp_stopped_state(Processors.block(index))).assumingMemoryBound(
       to: Atomic<UInt32>.self)
   }
 
-  /// Stops all but this one; those that do not answer within about a second are left. Of two that begin at once, one
-  /// stops the other.
-  static func stop() {
+  private static func isStopped(_ index: Int) -> Bool {
+    state(index).pointee.load(ordering: .acquiring) != State.running.rawValue
+  }
+
+  /// Stops all but this one, which has a fault at `address` to tell of; those that do not answer within about a second
+  /// are left. Of two that begin at once, the second does not return.
+  static func stop(toTellOf address: UInt64) {
     let me = cp_processor_index()
-    guard stopper.compareExchange(expected: .max, desired: me, ordering: .sequentiallyConsistent).exchanged
-    else {
+    // Before it is known who comes first, so that an NMI of the first one finds it done.
+    leaveWord(.faulted, at: address, cp_frame_pointer())
+    Provocation.meetOthers()
+    let (isFirst, by) = stopper.compareExchange(
+      expected: .max, desired: me, ordering: .sequentiallyConsistent)
+    guard isFirst else {
+      if by != me { haltForGood() }
       return
     }
     guard Processors.onlineCount > 1 else { return }
@@ -30,28 +51,43 @@ enum OtherProcessors {
     while cp_cycles() &- start < 3_000_000_000 && !allAreStopped(but: Int(me)) { cp_pause(0) }
   }
 
+  private static func leaveWord(_ state: State, at address: UInt64, _ framePointer: UInt64) {
+    let mine = Processors.mine
+    mine.pointee.stopped.rip = address
+    mine.pointee.stopped.rbp = framePointer
+    Self.state(Int(cp_processor_index())).pointee.store(state.rawValue, ordering: .releasing)
+  }
+
+  private static func haltForGood() -> Never { while true { cp_halt() } }
+
   private static func allAreStopped(but me: Int) -> Bool {
-    for index in 0..<Processors.onlineCount where index != me {
-      if stopped(index).pointee.load(ordering: .acquiring) == 0 { return false }
-    }
+    for index in 0..<Processors.onlineCount where index != me && !isStopped(index) { return false }
     return true
   }
 
+  /// What an NMI means.
+  enum NMIMeaning {
+    /// There is no fault yet: it is one.
+    case fault
+    /// This processor is telling of a fault, and goes on.
+    case nothing
+  }
+
   /// An NMI has come. Does not return if it is to stop this processor.
-  static func handleNMI(_ frame: UnsafePointer<cp_trap_frame>) {
-    let by = stopper.load(ordering: .acquiring)
-    guard by != .max, by != cp_processor_index() else { return }
-    let mine = Processors.mine
-    mine.pointee.stopped.rip = frame.pointee.rip
-    mine.pointee.stopped.rbp = frame.pointee.rbp
-    stopped(Int(cp_processor_index())).pointee.store(1, ordering: .releasing)
-    while true { cp_halt() }
+  static func handleNMI(_ frame: UnsafePointer<cp_trap_frame>) -> NMIMeaning {
+    let (by, me) = (stopper.load(ordering: .acquiring), cp_processor_index())
+    if by == .max { return .fault }
+    // Telling must end: the watchdog may still interrupt it.
+    if by == me { return Watchdog.isAccused() ? .fault : .nothing }
+    // What is known of one that has a fault of its own stays.
+    if !isStopped(Int(me)) { leaveWord(.stopped, at: frame.pointee.rip, frame.pointee.rbp) }
+    haltForGood()
   }
 
   /// Whether none of the others was in the middle of anything, so that the floors' laws must hold.
   static var areIdle: Bool {
     for index in 0..<Processors.onlineCount where index != Int(cp_processor_index()) {
-      if stopped(index).pointee.load(ordering: .acquiring) == 0 { return false }
+      guard state(index).pointee.load(ordering: .acquiring) == State.stopped.rawValue else { return false }
       let block = Processors.block(index)
       if block.pointee.processor.thread != block.pointee.idle { return false }
     }
@@ -64,16 +100,18 @@ enum OtherProcessors {
     for index in 0..<Processors.onlineCount where index != Int(cp_processor_index()) {
       let block = Processors.block(index)
       let label: Line = "cpu \(index)"
-      guard stopped(index).pointee.load(ordering: .acquiring) != 0 else {
+      let state = State(rawValue: state(index).pointee.load(ordering: .acquiring)) ?? .running
+      guard state != .running else {
         FaultBlock.field(label, "does not answer")
         continue
       }
       let thread = block.pointee.processor.thread.map {
         Thread(state: $0.assumingMemoryBound(to: Thread.Record.self)).state.pointee.name
       }
+      let fault: StaticString = state == .faulted ? ", a fault of its own" : ""
       FaultBlock.field(
-        label, "thread \(thread ?? Name("boot")), in \(Symbols.place(block.pointee.stopped.rip))")
-      if block.pointee.processor.thread != block.pointee.idle {
+        label, "thread \(thread ?? Name("boot")), in \(Symbols.place(block.pointee.stopped.rip))\(fault)")
+      if state == .faulted || block.pointee.processor.thread != block.pointee.idle {
         printBacktrace(from: block.pointee.stopped.rbp, label: "", limit: 8)
       }
     }

@@ -6,11 +6,12 @@ import KernelMemory
 import MemoryPrimitives
 import PageTables
 import Paging
+import Synchronization
 
 /// A fault to provoke.
 enum Provocation {
   case null, guardPage, writeText, executeData, stackOverflow, divide, overflow
-  case lockOrder, lockedSleep, lockedFault, hang
+  case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere
 
   /// Does it. Returns only where the machine lets it pass.
   @inline(never) func provoke() {
@@ -34,7 +35,69 @@ enum Provocation {
     case .hang:
       _ = cp_interrupts_disable()
       while true { cp_pause(0) }
+    case .nmi: Self.interruptAll()
+    case .everywhere: Self.failEverywhere()
     }
+  }
+
+  /// Sends an NMI to every processor, as a button on the machine does.
+  private static func interruptAll() {
+    withInterruptsOff {
+      let me = Int(cp_processor_index())
+      meeting.store(UInt64(Processors.onlineCount), ordering: .releasing)
+      for index in 0..<Processors.onlineCount where index != me {
+        LocalAPIC.sendNMI(to: Processors.block(index).pointee.identity)
+      }
+      LocalAPIC.sendNMI(to: Processors.block(me).pointee.identity)
+      let start = cp_cycles()
+      while cp_cycles() &- start < longestMeeting { cp_pause(0) }
+    }
+  }
+
+  private static let ready = Atomic<UInt64>(0)
+
+  /// Lets a check of the language fail on all processors at the same time.
+  private static func failEverywhere() {
+    var started: UInt64 = 0
+    var last: ThreadHandle?
+    for index in 0..<Processors.onlineCount {
+      guard
+        let thread = Executive.machine.start(
+          "fault", .worker, on: 1 << UInt64(index), nil, { _ in Provocation.failWithOthers() })
+      else { continue }
+      started += 1
+      last = thread
+    }
+    meeting.store(started, ordering: .releasing)
+    if let last { Executive.machine.join(last) }
+  }
+
+  @inline(never) private static func failWithOthers() {
+    while meeting.load(ordering: .acquiring) == 0 { Scheduler.yield() }
+    _ = cp_interrupts_disable()
+    ready.add(1, ordering: .sequentiallyConsistent)
+    // A thread that keeps another processor from coming may wait for this one's answer.
+    while ready.load(ordering: .acquiring) < meeting.load(ordering: .acquiring) { Messages.serve() }
+    precondition(ready.load(ordering: .relaxed) == 0, "a fault on all processors at once")
+  }
+
+  // Of faults that were asked for at the same time, none is reported before all are about to be: without that, the NMI
+  // of the first one comes before the others are.
+
+  /// Processors that are about to report a fault together; 0 when none are.
+  private static let meeting = Atomic<UInt64>(0)
+  private static let arrived = Atomic<UInt64>(0)
+  /// Cycles after which those that are there go on without the others: some seconds.
+  private static var longestMeeting: UInt64 { 30_000_000_000 }
+
+  /// Called when a fault is about to be reported, with interrupts off.
+  static func meetOthers() {
+    guard meeting.load(ordering: .acquiring) != 0 else { return }
+    arrived.add(1, ordering: .sequentiallyConsistent)
+    let start = cp_cycles()
+    while arrived.load(ordering: .acquiring) < meeting.load(ordering: .acquiring)
+      && cp_cycles() &- start < longestMeeting
+    { cp_pause(0) }
   }
 
   private static func withLock(_ rank: LockRank, _ body: () -> Void) {

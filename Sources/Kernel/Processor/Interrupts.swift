@@ -123,7 +123,7 @@ enum Interrupts {
 @c(kernel_interrupt)
 public func kernelInterrupt(_ frame: UnsafeMutablePointer<cp_trap_frame>) {
   let vector = frame.pointee.vector
-  if vector == Exception.nmi { OtherProcessors.handleNMI(frame) }
+  if vector == Exception.nmi && OtherProcessors.handleNMI(frame) == .nothing { return }
   if vector == Exception.pageFault {
     PageFaults.handle(frame)
   } else if vector == Exception.generalProtection && PageFaults.recover(frame) {
