@@ -55,7 +55,8 @@ extension PhysicalMemory {
     }
   }
 
-  /// The given frame. Up to 19 looks and 18 splits. Throws `outsideMemory`, `notFree` or `noMemory`.
+  /// The given frame, if no request of its level waits. Up to 19 looks and 18 splits. Throws `outsideMemory`,
+  /// `notFree` or `noMemory`.
   public func allocate(
     frame: FrameNumber, role: FrameRole, level: Level = .normal
   ) throws(PhysicalMemoryError) {
@@ -64,7 +65,7 @@ extension PhysicalMemory {
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     var interrupts = lock()
     let found = block(holding: number)
-    guard found != nil, admits(1, level) else {
+    guard found != nil, isNext(nil, level), admits(1, level) else {
       let isMemory = isPresent(number)
       if found != nil { state.pointee.events.pointee.failures.add() }
       unlock(interrupts)

@@ -59,6 +59,8 @@ extension PhysicalMemory {
         isRaised = state.pointee.alarm.isRaised.exchange(false, ordering: .sequentiallyConsistent) || isRaised
       }
       if isRaised { return true }
+      // From the look on until it sleeps, only the ticket tells that the alarm was raised.
+      noteClaim(UnsafeRawPointer(state))
       guard state.pointee.alarm.listeners.sleep(ticket, until: deadline, on: machine) else { return false }
     }
   }

@@ -48,7 +48,8 @@ final class WaitingTests: XCTestCase {
     func awaitSleepers(_ count: Int) { while host.sleeperCount < count { usleep(20) } }
 
     func close(refusals: Int = 0, _ file: StaticString = #filePath, _ line: UInt = #line) {
-      XCTAssertEqual(host.refusals, refusals, "refused for want of a wake-up", file: file, line: line)
+      XCTAssertEqual(
+        host.refusals, refusals, "refused for want of a wake-up", file: file, line: line)
       XCTAssertEqual(host.rescues, 0, "threads that were not woken", file: file, line: line)
       XCTAssertNil(memory.core.pointee.firstWaiter[0], file: file, line: line)
       XCTAssertFalse(memory.hasPassed, file: file, line: line)
@@ -176,5 +177,211 @@ final class WaitingTests: XCTestCase {
       }
     }
     bed.close()
+  }
+
+  // MARK: One thread, with the other's part done on its way to sleep
+
+  /// Frames are freed at any moment while a request is on its way to sleep: it gets them and does not sleep.
+  func testAFrameThatIsFreedBeforeTheSleepIsNotWaitedFor() throws {
+    var moments = 0
+    while true {
+      let system = try System(frames: [(256, 600)])
+      nonisolated(unsafe) let memory = system.memory!
+      var frames: [FrameNumber] = []
+      while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+      let last = frames.removeLast()
+      nonisolated(unsafe) var sleeps = 0
+      nonisolated(unsafe) var isFreed = false
+      @Sendable func free() {
+        isFreed = true
+        memory.free(last, Order(0))
+      }
+      system.host.runDevices = {
+        sleeps += 1
+        if isFreed { return false }
+        free()
+        return true
+      }
+      var moment = 0
+      var frame: FrameNumber?
+      func interrupt() {
+        if moment == moments && !isFreed { free() }
+        moment += 1
+      }
+      system.host.withInterrupts(seed: 0, oneIn: 1, handler: interrupt) {
+        frame = try? memory.allocate(Order(0), role: .kmem, level: .normal, waitUntil: .never)
+      }
+      XCTAssertNotNil(frame, "moment \(moments)")
+      let happened = moment > moments && sleeps == 0
+      XCTAssertTrue(happened || sleeps == 1, "asleep beside a free frame, moment \(moments)")
+      system.check()
+      if !happened { break }
+      moments += 1
+    }
+    XCTAssertGreaterThan(moments, 1)
+  }
+
+  /// The alarm is raised between the daemon's look at it and its sleep.
+  func testAnAlarmThatIsRaisedBeforeTheSleepIsHeard() throws {
+    for shortage in [Shortage.few, .awaited] {
+      let system = try System(frames: [(256, 600)])
+      let memory = system.memory!
+      nonisolated(unsafe) var sleeps = 0
+      system.host.runDevices = {
+        sleeps += 1
+        return false
+      }
+      var isHeard = false
+      var raises = 0
+      func raise(_ word: UnsafeRawPointer) {
+        raises += 1
+        if raises == 1 { memory.raiseAlarm(shortage) }
+      }
+      system.host.withClaims(.unlocked, handler: raise) { isHeard = memory.awaitAlarm(shortage) }
+      XCTAssertEqual(raises, 1)
+      XCTAssertTrue(isHeard)
+      XCTAssertEqual(sleeps, 0, "asleep beside an alarm")
+    }
+  }
+
+  /// The alarm wakes a listener that sleeps.
+  func testTheAlarmWakesItsListener() throws {
+    for shortage in [Shortage.few, .awaited] {
+      let system = try System(frames: [(256, 600)])
+      nonisolated(unsafe) let memory = system.memory!
+      nonisolated(unsafe) var sleeps = 0
+      system.host.runDevices = {
+        sleeps += 1
+        if sleeps == 1 { memory.raiseAlarm(shortage) }
+        return sleeps == 1
+      }
+      XCTAssertTrue(memory.awaitAlarm(shortage))
+      XCTAssertEqual(sleeps, 1)
+    }
+  }
+
+  /// A cached page is a free frame like any other: it is not taken back before those that wait.
+  func testAReactivationDoesNotOvertakeWhoWaits() throws {
+    let model = try PageModel(System(frames: [(256, 900)]))
+    nonisolated(unsafe) let memory = model.memory
+    let name = PageName(owner: 3, index: 77)
+    try model.makePage(name)
+    let frame = FrameNumber(UInt32(model.pages[name]!.frame))
+    nonisolated(unsafe) var taken: [FrameNumber] = []
+    while let next = try? memory.allocate(Order(0), role: .wired) { taken.append(next) }
+    nonisolated(unsafe) var sleeps = 0
+    model.system.host.runDevices = {
+      sleeps += 1
+      switch sleeps {
+      case 1:
+        memory.record(frame)!.claims = .exclusive
+        memory.free(page: frame, .cached)
+        XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .refused)
+        XCTAssertEqual(memory.cachedCount, .one)
+      case 2:
+        XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .refused)
+        for next in taken { memory.free(next, Order(0)) }
+      default: return false
+      }
+      return true
+    }
+    XCTAssertNoThrow(try memory.allocate(Order(2), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertEqual(sleeps, 2)
+    model.system.check()
+  }
+
+  /// Nor is a given frame allocated before them.
+  func testARequestForOneFrameDoesNotOvertakeWhoWaits() throws {
+    let system = try System(frames: [(256, 600)])
+    nonisolated(unsafe) let memory = system.memory!
+    nonisolated(unsafe) var taken: [FrameNumber] = []
+    while let next = try? memory.allocate(Order(0), role: .wired) { taken.append(next) }
+    nonisolated(unsafe) var sleeps = 0
+    system.host.runDevices = {
+      sleeps += 1
+      guard sleeps == 1 else { return false }
+      let frame = taken.removeLast()
+      memory.free(frame, Order(0))
+      XCTAssertNil(try? memory.allocate(frame: frame, role: .wired))
+      XCTAssertNotNil(try? memory.allocate(frame: frame, role: .wired, level: .system))
+      memory.free(frame, Order(0))
+      for next in taken { memory.free(next, Order(0)) }
+      return true
+    }
+    XCTAssertNoThrow(try memory.allocate(Order(2), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertEqual(sleeps, 1)
+    system.check()
+  }
+
+  /// Each way in which frames become free wakes who waits for them.
+  func testEveryFreeWakesWhoWaits() throws {
+    let ways: [(String, (PhysicalMemory, FrameNumber) -> Void)] = [
+      ("a run", { $0.free(FrameRun(first: $1, count: .one)) }),
+      (
+        "a page",
+        {
+          $0.record($1)!.claims = .exclusive
+          $0.free(page: $1, .dropped)
+        }
+      ),
+      (
+        "a cached page",
+        {
+          $0.record($1)!.claims = .exclusive
+          $0.record($1)!.pageFlags = .valid
+          $0.free(page: $1, .cached)
+        }
+      ),
+      (
+        "many pages",
+        { memory, frame in
+          memory.record(frame)!.claims = .exclusive
+          withUnsafePointer(to: frame) {
+            memory.free(droppedPages: UnsafeBufferPointer(start: $0, count: 1))
+          }
+        }
+      ),
+      ("a lowered reserve", { memory, _ in try! memory.setReserve(.zero, for: .normal) }),
+    ]
+    for (index, (name, free)) in ways.enumerated() {
+      let system = try System(frames: [(256, 600)])
+      nonisolated(unsafe) let memory = system.memory!
+      let role: FrameRole = index == 0 ? .wired : .pageable
+      let frame = try memory.allocate(Order(0), role: role)
+      while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+      nonisolated(unsafe) var sleeps = 0
+      nonisolated(unsafe) let body = free
+      system.host.runDevices = {
+        sleeps += 1
+        if sleeps == 1 { body(memory, frame) }
+        return sleeps == 1
+      }
+      XCTAssertNoThrow(
+        try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never), name)
+      XCTAssertEqual(sleeps, 1, "\(name) woke no waiter")
+      system.check()
+    }
+  }
+
+  /// Frames that an isolation had captured wake who waits when it is abandoned.
+  func testAnIsolationThatIsAbandonedWakesWhoWaits() throws {
+    let system = try System(frames: [(256, 600)])
+    nonisolated(unsafe) let memory = system.memory!
+    // Above the reserve.
+    var taken: [FrameNumber] = []
+    while let frame = try? memory.allocate(Order(0), role: .wired) { taken.append(frame) }
+    let run = FrameRun(first: taken[0], count: .one)
+    let isolation = try memory.isolate(run, level: .normal)
+    memory.free(run)
+    XCTAssertEqual(memory.capturedCount(isolation), .one)
+    nonisolated(unsafe) var sleeps = 0
+    system.host.runDevices = {
+      sleeps += 1
+      if sleeps == 1 { memory.abandon(isolation) }
+      return sleeps == 1
+    }
+    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertEqual(sleeps, 1)
+    system.check()
   }
 }
