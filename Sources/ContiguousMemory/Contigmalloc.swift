@@ -34,13 +34,26 @@ extension ContiguousMemory {
     _ site: CallSite
   ) throws(ContiguousFailure) -> ContiguousRange {
     do throws(KernelSpaceError) {
-      let address = try state.pointee.space.mapContiguous(
-        run, attribute: attribute, contents: contents, level: request.level, at: site)
-      return ContiguousRange(address: address, frames: run)
+      return ContiguousRange(
+        address: try mapOnce(run, request, attribute, contents, site), frames: run)
     } catch {
       physical.free(run)
       throw ContiguousFailure(.noAddressSpace)
     }
+  }
+
+  /// Maps the run. If the run has left no frames for tables, the page daemon frees some first, where it may.
+  private func mapOnce(
+    _ run: FrameRun, _ request: ContiguousRequest, _ attribute: CacheAttribute, _ contents: InitialContents,
+    _ site: CallSite
+  ) throws(KernelSpaceError) -> VirtualAddress {
+    let tables = PageCount(8 + run.count.rawValue >> 9)
+    let needed = physical.reserve(for: request.level) + tables
+    if request.sleeping == .allowed && request.passes > .relocate && physical.freeCount < needed {
+      paging.reclaim(until: needed)
+    }
+    return try state.pointee.space.mapContiguous(
+      run, attribute: attribute, contents: contents, level: request.level, at: site)
   }
 
   /// `size` bytes of contiguous memory, rounded up to pages, counted under `type`. Goes about it as

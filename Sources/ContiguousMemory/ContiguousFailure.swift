@@ -38,8 +38,9 @@ public struct ContiguousFailure: Error, Sendable {
   public var answer: Answer
   /// The best candidate.
   public var run: FrameRun?
-  /// The first frame in its way.
+  /// The lowest frame in its way of the owner who has most of them, and how many those are.
   public var blocker = FrameNumber.none
+  public var blockerFrames = PageCount.zero
   public var reason = Reason.none
   public var role = FrameRole.absent
   /// The blocker's object, or whatever its role keeps there.
@@ -49,17 +50,34 @@ public struct ContiguousFailure: Error, Sendable {
   public var missing = PageCount.zero
   /// Refused from memory: the same request was hopeless before, and nothing has changed for it.
   public var isRepeated = false
+  /// What the counts said of `run`; nil for a request that was refused without a look.
+  public var forecast: ContiguousForecast?
   /// From the first frame that was in the way of `run` to the last: no other run that avoids both lies in between.
   var obstacles: FrameRun?
 
   public init(_ answer: Answer) { self.answer = answer }
 
+  public var words: StaticString { answer.words }
+}
+
+extension ContiguousFailure.Answer {
+  /// How a request ends whose forecast is this; one that was to be granted and is refused may be asked again.
+  public init(_ outcome: ContiguousForecast.Outcome) {
+    self =
+      switch outcome {
+      case .never: .never
+      case .notNow: .notNow
+      case .overBudget: .overBudget
+      case .later, .granted: .later
+      }
+  }
+
   public var words: StaticString {
-    switch answer {
+    switch self {
     case .never: "never on this machine"
     case .notNow: "not now"
     case .later: "later"
-    case .overBudget: "over its budget"
+    case .overBudget: "over budget"
     case .noAddressSpace: "no address space"
     }
   }

@@ -5,26 +5,32 @@
 // keeps dirtying (2004), move instead of writing where there is room (2015), tell "never" apart from "not now"
 // (2016). Linux' alloc_contig_range adds isolation.
 //
-// HOW A RUN IS HAD
+// HOW A RUN IS EMPTIED
 //   pass 1  free and cached   the buddy queues have it, or its free frames are captured
 //   pass 2  relocate          its pages are moved to free frames, as long as memory is not short
-//   pass 3  launder inactive  pages that nobody used of late are written out
-//   pass 4  launder active    all others too, and once more those that were dirtied meanwhile
-// The candidate comes from the summary of each 2 MiB (PhysicalMemory/Candidates.swift): the run with the least
-// in its way. It is isolated first: every frame that is free in it or becomes free, by whomever, is
-// captured and nobody else gets it; so sleeping loses nothing, and no page comes into it again. Nothing outside
-// of the run is moved, written or freed for it. After each sleep the claims of each page are looked at anew.
+//   pass 3  launder inactive  pages that were not used of late are written out
+//   pass 4  launder active    all others too, and once more those that were dirtied during that
+// A request is judged first (Forecast), by counting: which run, and whether the free frames, the slots of swap and the
+// budget pay for it (Means). A run that can't be paid for costs no move and no write. `forecast` gives the same
+// judgement without the deed.
 //
-// A page that is held or busy when its turn comes is tried again in the next pass. What is left after the
-// last one costs the run: captured frames go back, and another run is chosen, four at most. So the work is
-// bounded by four times the pages of the run, each moved or written twice at most.
+// The run comes from the summary of each 2 MiB (PhysicalMemory/Candidates.swift): the one with the least in its way
+// of those that can be paid for. It is isolated: every frame that is free in it or becomes free is
+// captured for this request; so sleeping loses nothing, and no page comes into it again. After each sleep the claims
+// of each page are looked at anew.
+//
+// A page that is wired, held or busy when its turn comes is tried again in the next pass. What is left after the
+// last one costs the run: captured frames go back, and another run is chosen, four at most, as long as all attempts
+// together have moved and written no more than twice as many pages as the run has.
 //
 // WHEN MEMORY IS GONE. Moving takes a frame a page, and stops where the page daemon would have to work for
-// others; writing takes nothing. Capturing counts as taking: the reserve of the request's level stays. Without
-// swap there is only moving, down to that reserve.
+// others; writing takes nothing. Capturing a free frame counts as taking: the reserve of the request's level stays.
+// What becomes free in an isolated run is captured on the way, and lowers no count. Free frames that the reserve
+// does not allow for stay in the queues until the page daemon, which is told how many, has freed as many elsewhere:
+// only for them does it free anything outside of the run. A request that may not sleep, or not write, does without.
 //
-// A request that is hopeless (each run has a frame that can't be emptied) is remembered, and refused in constant
-// time until a run for it could have come up.
+// A request is refused when no run in its range can be emptied so. If each run has a frame that can't be emptied, that
+// is remembered, and the request is refused in constant time until a run for it could have come up.
 //
 // LOCKS. None of its own. Nothing here holds one while it calls down.
 //
@@ -198,41 +204,80 @@ public struct ContiguousMemory {
   struct Spending {
     var moved = PageCount.zero
     var written = PageCount.zero
+    /// By the page daemon, for frames that it had to free.
+    var writtenElsewhere = PageCount.zero
+
+    /// How many pages may still be moved and written, all in all: twice as many as the run has.
+    func left(of request: ContiguousRequest) -> PageCount {
+      let most = request.count.rawValue.multipliedReportingOverflow(by: 2)
+      return subtract(moved + written, from: PageCount(most.overflow ? .max : most.partialValue))
+    }
+    func leftToMove(for request: ContiguousRequest) -> PageCount {
+      min(left(of: request), subtract(moved, from: request.budget.moved))
+    }
+    func leftToWrite(for request: ContiguousRequest) -> PageCount {
+      min(left(of: request), subtract(written + writtenElsewhere, from: request.budget.written))
+    }
+    private func subtract(_ count: PageCount, from limit: PageCount) -> PageCount {
+      limit - min(limit, count)
+    }
   }
 
   func empty(
     _ request: ContiguousRequest, _ spent: inout Spending, _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
     if machine.failsHere(.contiguous) { throw ContiguousFailure(.later) }
+    // Before the notes, which know such a request as one that is harder than another.
+    guard physical.hasPlace(forRun: request.count, where: request.constraints) else {
+      throw ContiguousFailure(.never)
+    }
     if physical.isHopeless(request.count, request.constraints) {
       var failure = ContiguousFailure(.notNow)
       failure.isRepeated = true
       throw failure
     }
-    if let run = try freeRun(request) {
-      observe(.foundFree(run))
-      return run
-    }
-    if request.passes == .free { throw self.failure(request, nil) }
     var tried = ExcludedRuns()
     var lastFailure: ContiguousFailure?
     for _ in 0..<Self.attempts {
-      guard
-        case .found(let candidate) = physical.candidate(
-          run: request.count, where: request.constraints, excluding: tried)
-      else { break }
-      observe(.candidate(candidate))
-      do throws(ContiguousFailure) {
-        return try empty(candidate, request, &spent, observe)
-      } catch {
-        // Another run would meet the same want of frames, of swap, of budget.
-        if error.answer != .notNow { throw error }
-        lastFailure = error
+      if let run = try freeRun(request) {
+        observe(.foundFree(run))
+        return run
       }
-      // What was in the way, and not all of the run: one beside it may do.
-      tried.add(lastFailure?.obstacles ?? candidate.run)
+      let forecast = judge(request, spent, tried)
+      if forecast.isFree { continue }
+      guard isWorthwhile(forecast, request, spent) else {
+        if lastFailure == nil {
+          if forecast.fixed > .zero { physical.noteHopeless(request.count, request.constraints) }
+          lastFailure = refusal(forecast)
+        }
+        break
+      }
+      observe(.candidate(RunCandidate(forecast)))
+      do throws(ContiguousFailure) {
+        return try empty(forecast, request, &spent, observe)
+      } catch {
+        // What was in the way, and not all of the run: one beside it may do.
+        tried.add(error.obstacles ?? forecast.run)
+        lastFailure = forecast.outcome == .granted ? error : refusal(forecast)
+      }
     }
-    throw failure(request, lastFailure)
+    var failure = lastFailure ?? ContiguousFailure(.later)
+    if failure.answer != .never {
+      failure.longest = physical.longestEmptiableRun(
+        low: request.constraints.low, high: request.constraints.high)
+    }
+    throw failure
+  }
+
+  /// Whether a run is begun: the counts say that it can be emptied, and the attempts before have left enough of what all
+  /// of them together may move and write. Pages that are held or busy may be let go while others are written; a request
+  /// that would not sleep does not begin.
+  private func isWorthwhile(
+    _ forecast: ContiguousForecast, _ request: ContiguousRequest, _ spent: Spending
+  ) -> Bool {
+    let isClaimedOnly = forecast.fixed == .zero && forecast.claimed > .zero && forecast.missing == .zero
+    guard forecast.outcome == .granted || (isClaimedOnly && forecast.written > .zero) else { return false }
+    return forecast.moved + forecast.written + forecast.claimed <= spent.left(of: request)
   }
 
   /// A run that is free as it is, cached pages included.
@@ -249,11 +294,13 @@ public struct ContiguousMemory {
   // MARK: One run
 
   private func empty(
-    _ candidate: RunCandidate, _ request: ContiguousRequest, _ spent: inout Spending,
+    _ forecast: ContiguousForecast, _ request: ContiguousRequest, _ spent: inout Spending,
     _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
-    let run = candidate.run
-    let isolation = try isolate(candidate, request, spent)
+    let run = forecast.run
+    let means = Means(request, spent, self)
+    let plan = means.settle(physical.contents(of: run, at: means))
+    let isolation = try isolate(run, request)
     observe(.isolated(run))
     func report(_ pass: ContiguousPass, _ moved: PageCount, _ written: PageCount, _ refused: PageCount) {
       var report = PassReport(pass)
@@ -264,169 +311,138 @@ public struct ContiguousMemory {
     var isDone: Bool { physical.capturedCount(isolation) == run.count }
     report(.free, .zero, .zero, .zero)
 
-    // Twice, for pages that were claimed for a moment.
+    // Twice, for pages that were claimed for a moment. Not at all where free frames are wanted for capturing.
     var outcome = MoveOutcome()
-    for turn in 0..<2 where !isDone && (turn == 0 || outcome.claimed > .zero) {
-      outcome = move(run, request, spent)
-      spent.moved = spent.moved + outcome.moved
-      state.pointee.moved.add(outcome.moved.rawValue, ordering: .relaxed)
+    for turn in 0..<2
+    where !isDone && plan.movesFirst && (turn == 0 || outcome.claimed > .zero) {
+      outcome = paging.move(
+        outOf: run, leaving: PageCount(means.comfort), clean: plan.clean,
+        atMost: spent.leftToMove(for: request))
+      count(outcome.moved, &spent)
       report(.relocate, outcome.moved, .zero, outcome.claimed)
     }
-    // Inactive ones, then all, then once more what was dirtied meanwhile: two chances.
+    // Inactive ones, then all, then once more what was dirtied during that: two chances.
     var redirtied = PageCount.zero
-    for turn in 0..<3 where !isDone && mayLaunder(request, spent) {
+    for turn in 0..<3 where !isDone && means.mayWrite {
       let pass: ContiguousPass = turn == 0 ? .launderInactive : .launderActive
-      if pass.rawValue > request.passes.rawValue { break }
-      let outcome = paging.launder(
-        outOf: run, turn == 0 ? .inactive : .all,
-        atMost: request.budget.written - min(request.budget.written, spent.written))
+      let limit = spent.leftToWrite(for: request)
+      if pass > request.passes || limit == .zero { break }
+      let outcome = paging.launder(outOf: run, turn == 0 ? .inactive : .all, atMost: limit)
       redirtied = outcome.redirtied
       spent.written = spent.written + outcome.written
       state.pointee.written.add(outcome.written.rawValue, ordering: .relaxed)
       if turn == 2 && outcome.written == .zero && outcome.freed == .zero { break }
       report(pass, .zero, outcome.written, outcome.redirtied + outcome.passedOver + outcome.failed)
     }
-    if !isDone && request.passes > .free {
-      // Without room in swap there are still the frames above the reserve.
-      let outcome = paging.move(
-        outOf: run, leaving: physical.reserve(for: request.level), clean: .areDropped,
-        atMost: request.budget.moved - min(request.budget.moved, spent.moved))
-      if outcome.moved > .zero || outcome.dropped > .zero {
-        spent.moved = spent.moved + outcome.moved
-        state.pointee.moved.add(outcome.moved.rawValue, ordering: .relaxed)
-        report(.relocate, outcome.moved, .zero, outcome.claimed)
-      }
-    }
+    takeFrames(means, plan, isolation, &spent) { report(.relocate, $0, .zero, $1) }
     if let full = physical.finish(isolation) { return full }
-    var failure = reason(run, isolation, request, spent)
-    // It was not room that was missing, but rest: another run may have it.
-    if failure.reason == .none && redirtied > .zero { (failure.answer, failure.reason) = (.notNow, .busy) }
+    let failure = failure(isolation, request, spent, redirtied)
     physical.abandon(isolation)
     state.pointee.runsGivenUp.add(1, ordering: .relaxed)
     observe(.givenUp(run, failure.reason, failure.blocker))
     throw failure
   }
 
-  /// Isolates the candidate; gives up pages elsewhere first when its free frames are not to be spared.
-  private func isolate(
-    _ candidate: RunCandidate, _ request: ContiguousRequest, _ spent: Spending
-  ) throws(ContiguousFailure) -> Isolation {
-    for turn in 0..<2 {
-      do throws(PhysicalMemoryError) {
-        return try physical.isolate(candidate.run, level: request.level)
-      } catch {
-        // A run that others have begun to empty, or a page of it: another may do.
-        if error == .notFree {
-          var failure = ContiguousFailure(.notNow)
-          (failure.run, failure.reason, failure.blocker) = (candidate.run, .busy, candidate.run.first)
-          throw failure
-        }
-        // The daemon writes, which not everybody may.
-        if turn == 0 && mayLaunder(request, spent) { paging.runDaemon() }
+  /// The last step: what is left of the run takes free frames, down to the reserve. If there are too few, and the plan
+  /// says so, the page daemon frees as many as that takes. What it frees in the run is captured and counts as done.
+  private func takeFrames(
+    _ means: Means, _ plan: Means.Settlement, _ isolation: Isolation, _ spent: inout Spending,
+    _ report: (PageCount, PageCount) -> Void
+  ) {
+    guard means.mayMove else { return }
+    let least = PageCount(means.leastForMoving)
+    for _ in 0..<8 {
+      let captured = physical.capturedCount(isolation)
+      if captured == isolation.run.count { return }
+      let left = physical.contents(of: isolation.run, at: means)
+      let needed = least + PageCount(left.free + left.pages)
+      var freed = PageCount.zero
+      if plan.fetched > 0 && physical.freeCount < needed {
+        let outcome = paging.reclaim(until: needed)
+        freed = outcome.freed
+        spent.writtenElsewhere = spent.writtenElsewhere + outcome.written
       }
+      physical.captureFree(isolation, level: means.request.level)
+      let outcome = paging.move(
+        outOf: isolation.run, leaving: least, clean: .areDropped, atMost: spent.leftToMove(for: means.request)
+      )
+      count(outcome.moved, &spent)
+      if outcome.moved > .zero || outcome.dropped > .zero { report(outcome.moved, outcome.claimed) }
+      if freed == .zero && physical.capturedCount(isolation) == captured { return }
     }
-    var failure = ContiguousFailure(.later)
-    failure.run = candidate.run
-    let needed = candidate.free + physical.reserve(for: request.level)
-    let free = physical.freeCount
-    failure.missing = needed > free ? needed - free : .one
-    throw failure
   }
 
-  private func move(_ run: FrameRun, _ request: ContiguousRequest, _ spent: Spending) -> MoveOutcome {
-    paging.move(
-      outOf: run, leaving: floorForMoving(request),
-      clean: clean(in: run, for: request, free: physical.freeCount),
-      atMost: request.budget.moved - min(request.budget.moved, spent.moved))
+  private func count(_ moved: PageCount, _ spent: inout Spending) {
+    spent.moved = spent.moved + moved
+    state.pointee.moved.add(moved.rawValue, ordering: .relaxed)
   }
 
-  /// Frames that moving leaves free: who may write leaves memory as the page daemon wants it.
-  func floorForMoving(_ request: ContiguousRequest) -> PageCount {
-    let reserve = physical.reserve(for: request.level)
-    return request.passes > .relocate && request.sleeping == .allowed
-      ? max(reserve, paging.freeTarget) : reserve
-  }
-
-  /// What becomes of clean pages when so many frames are free: where these are short, nothing is spent on them.
-  func clean(in run: FrameRun, for request: ContiguousRequest, free: PageCount) -> CleanPages {
-    free < floorForMoving(request) + run.count ? .areDropped : .areMoved
-  }
-
-  func mayLaunder(_ request: ContiguousRequest, _ spent: Spending) -> Bool {
-    request.sleeping == .allowed && request.passes > .relocate && spent.written < request.budget.written
+  /// Isolates the run, and captures what is free in it as far as the reserve allows.
+  private func isolate(
+    _ run: FrameRun, _ request: ContiguousRequest
+  ) throws(ContiguousFailure) -> Isolation {
+    do throws(PhysicalMemoryError) {
+      return try physical.isolate(run, level: request.level, capturing: .asFarAsAllowed)
+    } catch {
+      // Others have begun to empty it, or a part of it, or as many runs as there may be: another may do.
+      var failure = ContiguousFailure(.notNow)
+      (failure.run, failure.reason, failure.blocker) = (run, .busy, run.first)
+      throw failure
+    }
   }
 
   // MARK: Why not
 
-  /// The first frame of the run that is not captured, and why.
-  private func reason(
-    _ run: FrameRun, _ isolation: Isolation, _ request: ContiguousRequest, _ spent: Spending
+  /// What kept the run from being emptied, by the frames that are not captured.
+  private func failure(
+    _ isolation: Isolation, _ request: ContiguousRequest, _ spent: Spending, _ redirtied: PageCount
   ) -> ContiguousFailure {
-    var failure = ContiguousFailure(.notNow)
-    failure.run = run
-    var left: UInt64 = 0
-    var last = FrameNumber.none
+    let run = isolation.run
+    var (left, claimed): (UInt64, UInt64) = (0, 0)
+    var (first, last) = (FrameNumber.none, FrameNumber.none)
     var at = run.first
     while at < run.end {
       let frame = at
       at = at + .one
       if physical.isCaptured(frame, isolation) { continue }
       left += 1
-      let what = physical.whatIs(frame)
-      let reason = ContiguousFailure.Reason(what)
-      if failure.reason == .none || reason != .none { last = frame }
-      if failure.blocker == .none || (failure.reason == .none && reason != .none) {
-        (failure.blocker, failure.reason) = (frame, reason)
-        (failure.role, failure.owner) = (what.role, what.owner)
-      }
+      let isClaimed = ContiguousFailure.Reason(physical.whatIs(frame)) != .none
+      if isClaimed && claimed == 0 { first = .none }
+      if isClaimed { claimed += 1 }
+      guard isClaimed || claimed == 0 else { continue }
+      if first == .none { first = frame }
+      last = frame
     }
-    if left > 0 { failure.obstacles = FrameRun(first: failure.blocker, count: last - failure.blocker + .one) }
-    if failure.reason == .none {
-      // Nobody is in the way: it was room that was missing, or the leave to make it.
-      failure.answer =
-        isBound(request, moved: spent.moved, written: spent.written) ? .overBudget : .later
-      failure.missing = PageCount(left)
+    var forecast = forecast(emptying: run, for: request)
+    // Captured frames are in no way.
+    forecast.fixed = physical.owners(of: run, .fixed).frames
+    forecast.missing = PageCount(left - claimed)
+    nameOwners(&forecast)
+    // It was not frames that were missing, but rest: another run may have it.
+    forecast.outcome = claimed > 0 || redirtied > .zero ? .notNow : .later
+    var failure = refusal(forecast)
+    if forecast.outcome == .notNow && claimed == 0 {
+      (failure.blocker, failure.reason) = (first, .busy)
+      let what = physical.whatIs(first)
+      (failure.role, failure.owner) = (what.role, what.owner)
     }
+    if left > 0 { failure.obstacles = FrameRun(first: first, count: last - first + .one) }
     return failure
   }
 
-  /// Whether the request could have gone further with leave to.
-  func isBound(_ request: ContiguousRequest, moved: PageCount, written: PageCount) -> Bool {
-    moved >= request.budget.moved || written >= request.budget.written
-      || request.sleeping == .forbidden || request.passes < .launderActive
-  }
-
-  /// The answer when no candidate is left.
-  private func failure(
-    _ request: ContiguousRequest, _ last: ContiguousFailure?
-  ) -> ContiguousFailure {
-    let explained = physical.explain(
-      run: request.count, where: request.constraints, level: request.level)
-    switch explained.verdict {
-    case .never: return ContiguousFailure(.never)
-    case .granted, .emptiable, .short:
-      if var last {
-        last.longest = explained.longest
-        return last
-      }
-      var failure = ContiguousFailure(explained.verdict == .short ? .later : .overBudget)
-      failure.run = explained.run
-      failure.missing = explained.verdict == .short ? explained.missing : explained.other
-      failure.longest = explained.longest
-      return failure
-    case .blocked:
-      physical.noteHopeless(request.count, request.constraints)
-      var failure = ContiguousFailure(.notNow)
-      failure.run = explained.run
-      failure.longest = explained.longest
-      if let blocker = explained.blockers[0] {
-        failure.blocker = blocker.run.first
-        failure.role = blocker.role
-        failure.owner = blocker.owner
-        failure.reason = blocker.role == .pageable ? .wired : .fixed
-      }
-      return failure
+  /// A forecast as an answer.
+  private func refusal(_ forecast: ContiguousForecast) -> ContiguousFailure {
+    var failure = ContiguousFailure(ContiguousFailure.Answer(forecast.outcome))
+    guard failure.answer != .never else { return failure }
+    failure.run = forecast.run
+    failure.missing = forecast.missing
+    failure.reason = forecast.reason
+    failure.forecast = forecast
+    if let owner = forecast.owners.first {
+      (failure.blocker, failure.blockerFrames) = (owner.first, owner.frames)
+      (failure.role, failure.owner) = (owner.role, owner.owner)
     }
+    return failure
   }
 
   /// Keeps what did not go well, and what took moving or writing.
@@ -454,6 +470,13 @@ public struct ContiguousMemory {
 extension Claims {
   /// Somebody brings the page in, moves it or writes it out.
   var isTaken: Bool { isExclusive || sharers > 0 }
+}
+
+extension RunCandidate {
+  init(_ forecast: ContiguousForecast) {
+    self.init(forecast.run)
+    (free, movable, dirty, unmovable) = (forecast.free, forecast.pages, forecast.dirty, forecast.fixed)
+  }
 }
 
 extension ContiguousPass: Comparable {

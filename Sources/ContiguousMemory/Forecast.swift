@@ -1,7 +1,8 @@
-// What emptying a run would come to, without doing it: the rules of `empty`, applied to the pages as they are.
+// What a request would come to, without doing it: one judgement, by counting, for `allocContig` and for whoever asks
+// beforehand.
 //
-// A forecast is as good as the moment it is made in. It knows nothing of pages that somebody dirties meanwhile,
-// nor of writes that fail.
+// A forecast is as good as the moment it is made in. It knows nothing of pages that another thread dirties, wires or
+// holds afterwards, nor of writes that fail.
 
 import MemoryPrimitives
 import Paging
@@ -12,133 +13,130 @@ public struct ContiguousForecast: Sendable {
   public enum Outcome: UInt8, Sendable {
     /// Every page of the run has somewhere to go.
     case granted
-    /// Somebody keeps a page: `blocker`.
+    /// `owners` keep frames: for good as things are, or held and busy at this moment.
     case notNow
-    /// `missing` pages have nowhere to go.
+    /// `missing` frames or slots of swap too few are there.
     case later
     /// `missing` pages are left when the request has done what it may.
     case overBudget
+    /// No run of memory satisfies the request.
+    case never
   }
   public var run: FrameRun
   public var outcome = Outcome.granted
   public var free = PageCount.zero
+  /// Pages in the way, and how many of them are dirty.
+  public var pages = PageCount.zero
+  public var dirty = PageCount.zero
   /// Pages that would be copied to other frames.
   public var moved = PageCount.zero
   /// Pages that would be written out.
   public var written = PageCount.zero
-  /// Clean pages that would be given up: a fault brings them back.
+  /// Clean pages that would be reclaimed: a fault brings them back.
   public var dropped = PageCount.zero
-  /// Frames that the page daemon would have to free before, wherever it finds them.
+  /// Frames that the page daemon would have to free, wherever it finds them.
   public var fetched = PageCount.zero
   /// Frames that can't be emptied.
   public var fixed = PageCount.zero
   /// Pages that are held or busy at this moment.
   public var claimed = PageCount.zero
   public var missing = PageCount.zero
-  /// The first frame that is fixed; if none is, the first that is claimed.
-  public var blocker: FrameNumber?
+  /// Whose the fixed frames are; if there are none, whose the claimed ones.
+  public var owners = RunOwners()
+  /// Why the first frame of the first owner can't be emptied.
   public var reason = ContiguousFailure.Reason.none
   /// Frames free afterwards.
   public var freeAfter = PageCount.zero
 
   public init(run: FrameRun) { self.run = run }
+
+  /// The lowest frame of the owner of most that is in the way.
+  public var blocker: FrameNumber? { owners.first?.first }
+  /// The run is free as it is.
+  public var isFree: Bool { outcome == .granted && free == run.count && fetched == .zero }
 }
 
 extension ContiguousMemory {
+  /// What `allocContig` would do for `request`. Searches, and counts; changes nothing.
+  public func forecast(_ request: ContiguousRequest) -> ContiguousForecast {
+    judge(request, Spending(), ExcludedRuns())
+  }
+
   /// What `allocContig` would do to empty `run` for `request`; frames that can't be emptied are passed over, as
   /// if they were free. A look at each frame of the run.
   public func forecast(emptying run: FrameRun, for request: ContiguousRequest) -> ContiguousForecast {
-    var forecast = ContiguousForecast(run: run)
-    let pages = look(at: run, &forecast)
-    // Isolating takes the free frames of the run from everybody else.
-    var free = physical.freeCount
-    let reserve = physical.reserve(for: request.level)
-    let needed = forecast.free + reserve
-    if free < needed && mayLaunder(request, Spending()) && free < paging.freeTarget {
-      forecast.fetched = paging.freeTarget - free
-      free = paging.freeTarget
-    }
-    guard free >= needed else {
-      forecast.outcome = forecast.fixed > .zero ? .notNow : .later
-      forecast.missing = needed - free
-      forecast.freeAfter = free
+    let means = Means(request, Spending(), self)
+    return forecast(run, physical.contents(of: run, at: means), means)
+  }
+
+  /// The run that a request would have now, and what would become of it; else why none, shown on the best one.
+  func judge(
+    _ request: ContiguousRequest, _ spent: Spending, _ excluding: ExcludedRuns
+  ) -> ContiguousForecast {
+    if let run = physical.freeRun(request.count, where: request.constraints, level: request.level) {
+      var forecast = ContiguousForecast(run: run)
+      forecast.free = run.count
+      let free = physical.freeCount
+      forecast.freeAfter = free - min(free, run.count)
       return forecast
     }
-    free = free - forecast.free
-    var left = pages.clean + pages.dirty
-    if request.passes > .free {
-      let floor = floorForMoving(request)
-      if clean(in: run, for: request, free: free) == .areDropped {
-        forecast.dropped = pages.clean
-        left = pages.dirty
-      }
-      move(&left, &free, above: floor, request.budget.moved, &forecast)
-      if mayLaunder(request, Spending()) {
-        let mayBeWritten = request.passes == .launderActive ? left : min(left, pages.inactive)
-        forecast.written = min(mayBeWritten, min(paging.swap.figures.free, request.budget.written))
-        left = left - forecast.written
-      }
-      move(&left, &free, above: reserve, request.budget.moved, &forecast)
-    }
-    forecast.freeAfter = free
-    forecast.missing = left
-    if forecast.blocker != nil {
+    let means = Means(request, spent, self)
+    switch physical.candidate(
+      run: request.count, where: request.constraints, excluding: excluding, at: means)
+    {
+    case .never:
+      var forecast = ContiguousForecast(run: FrameRun(first: FrameNumber(0), count: .zero))
+      forecast.outcome = .never
+      return forecast
+    case .found(let candidate):
+      return forecast(candidate.run, physical.contents(of: candidate.run, at: means), means)
+    case .blocked(let candidate, _):
+      var forecast = forecast(candidate.run, physical.contents(of: candidate.run, at: means), means)
+      // Whatever it costs, it was tried.
       forecast.outcome = .notNow
-    } else if left > .zero {
-      forecast.outcome =
-        isBound(request, moved: forecast.moved, written: forecast.written) ? .overBudget : .later
+      return forecast
+    }
+  }
+
+  private func forecast(_ run: FrameRun, _ contents: RunContents, _ means: Means) -> ContiguousForecast {
+    let answer = means.settle(contents)
+    var forecast = ContiguousForecast(run: run)
+    forecast.free = PageCount(contents.free)
+    forecast.pages = PageCount(contents.pages + contents.claimed)
+    forecast.dirty = PageCount(contents.dirty)
+    forecast.moved = PageCount(answer.moved)
+    forecast.written = PageCount(answer.written)
+    forecast.dropped = PageCount(answer.dropped)
+    forecast.fetched = PageCount(answer.fetched)
+    forecast.fixed = PageCount(contents.fixed + contents.captured)
+    forecast.claimed = PageCount(contents.claimed)
+    forecast.missing = PageCount(answer.missing)
+    let taken = contents.free + answer.moved
+    let free = means.free + answer.fetched
+    forecast.freeAfter = PageCount(free > taken ? free - taken : 0)
+    if forecast.fixed > .zero || forecast.claimed > .zero {
+      forecast.outcome = .notNow
+      nameOwners(&forecast)
+      if forecast.fixed > .zero { forecast.missing = max(forecast.missing, shortage(run.count, means)) }
+    } else if answer.missing > 0 {
+      let unbounded = means.isBound ? means.unbounded().settle(contents).missing : answer.missing
+      forecast.outcome = unbounded == 0 ? .overBudget : .later
     }
     return forecast
   }
 
-  private func move(
-    _ left: inout PageCount, _ free: inout PageCount, above floor: PageCount, _ limit: PageCount,
-    _ forecast: inout ContiguousForecast
-  ) {
-    let room = free > floor ? free - floor : .zero
-    let moved = min(left, min(room, limit - min(limit, forecast.moved)))
-    forecast.moved = forecast.moved + moved
-    left = left - moved
-    free = free - moved
+  func nameOwners(_ forecast: inout ContiguousForecast) {
+    forecast.owners = physical.owners(of: forecast.run, forecast.fixed > .zero ? .fixed : .claimed)
+    guard let first = forecast.owners.first else { return }
+    forecast.reason = ContiguousFailure.Reason(physical.whatIs(first.first))
   }
 
-  private struct Pages {
-    var clean = PageCount.zero
-    var dirty = PageCount.zero
-    /// Dirty ones that are in no active use.
-    var inactive = PageCount.zero
-  }
-
-  /// Counts what is in a run.
-  private func look(at run: FrameRun, _ forecast: inout ContiguousForecast) -> Pages {
-    var pages = Pages()
-    var at = run.first
-    while at < run.end {
-      let frame = at
-      at = at + .one
-      let what = physical.whatIs(frame)
-      let reason = ContiguousFailure.Reason(what)
-      switch reason {
-      case .wired, .fixed: forecast.fixed = forecast.fixed + .one
-      case .held, .busy: forecast.claimed = forecast.claimed + .one
-      case .none:
-        if what.role == .free {
-          forecast.free = forecast.free + .one
-        } else if what.pageFlags.contains(.dirty) {
-          pages.dirty = pages.dirty + .one
-          if what.queue != .active { pages.inactive = pages.inactive + .one }
-        } else {
-          pages.clean = pages.clean + .one
-        }
-        continue
-      }
-      let isFixed = reason == .wired || reason == .fixed
-      let isFirst = forecast.blocker == nil
-      if isFirst || (isFixed && forecast.reason != .wired && forecast.reason != .fixed) {
-        (forecast.blocker, forecast.reason) = (frame, reason)
-      }
-    }
-    return pages
+  /// How many frames too few are free or in pages that are not wired, wherever they lie, for a run above the reserve.
+  private func shortage(_ count: PageCount, _ means: Means) -> PageCount {
+    let pages = physical.count(.pageable)
+    let there = physical.freeCount + pages - min(pages, paging.wiredCount)
+    let needed = count + PageCount(means.reserve)
+    return needed > there ? needed - there : .zero
   }
 }
 

@@ -58,6 +58,11 @@ extension Paging {
     giveUpPages(until: state.pointee.marks.pointee.target.value)
   }
 
+  /// The same until `frames` are free, whatever the target: for a run that takes free frames of the reserve.
+  @discardableResult public func reclaim(until frames: PageCount) -> DaemonOutcome {
+    giveUpPages(until: frames.rawValue)
+  }
+
   /// For a request that was refused: gives up a few pages even where the target is met.
   func makeRoom() -> Room {
     if let room = roomFromDaemon() { return room }

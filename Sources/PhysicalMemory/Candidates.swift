@@ -17,6 +17,10 @@
 // What is found is weighed by the counts of pieces, four of the cheapest places are kept, and these are
 // looked at frame by frame, a piece's length to either side. So the cost is exact but for
 // places that their pieces' counts make look dearer than these four.
+//
+// What a run costs is for the caller to say (`RunPricing`): it may be more than the request can pay. When none of the
+// four places can be paid for, each run of the stretches is looked at, a window that slides over their frames: then
+// there is one whenever any run can be paid for.
 
 import MemoryPrimitives
 import Synchronization
@@ -32,6 +36,10 @@ public struct RunCandidate: Equatable, Sendable {
   public var dirty = PageCount.zero
   /// Frames that can't be emptied: none in a candidate that was found.
   public var unmovable = PageCount.zero
+}
+
+extension RunCandidate {
+  public init(_ run: FrameRun) { self.run = run }
 }
 
 /// Runs that a search leaves alone, because they were tried: the last four.
@@ -66,36 +74,12 @@ public struct RunBlockers: Sendable {
   public internal(set) var count = 0
 }
 
-/// What it takes to empty frames: work first, dirty pages where that is the same.
-struct EmptyingCost {
-  var work: UInt64 = 0
-  var dirty: UInt64 = 0
-
-  /// Of a fixed frame: more than all else.
-  static var fixed: UInt64 { 1 << 28 }
-  /// Of a page that is busy or held.
-  static var busy: UInt64 { 8 }
-
-  @inline(always) static func < (a: Self, b: Self) -> Bool {
-    a.work < b.work || (a.work == b.work && a.dirty < b.dirty)
-  }
-  @inline(always) static func += (a: inout Self, b: Self) {
-    a.work &+= b.work
-    a.dirty &+= b.dirty
-  }
-  /// The counts may have changed since they were added.
-  @inline(always) static func -= (a: inout Self, b: Self) {
-    a.work = a.work > b.work ? a.work &- b.work : 0
-    a.dirty = a.dirty > b.dirty ? a.dirty &- b.dirty : 0
-  }
-}
-
 /// A place for a run, weighed by counts, and the frames that it may be shifted in.
 struct Spot {
   var start: UInt64 = 0
   var low: UInt64 = 0
   var high: UInt64 = 0
-  var cost = EmptyingCost(work: .max, dirty: .max)
+  var price = RunPrice.highest
 }
 
 /// The four cheapest places, cheapest first.
@@ -104,11 +88,11 @@ struct Spots {
   var count = 0
 
   @inline(always) mutating func offer(_ spot: Spot) {
-    if spot.cost < list[3].cost { insert(spot) }
+    if spot.price < list[3].price { insert(spot) }
   }
   private mutating func insert(_ spot: Spot) {
     var i = 3
-    while i > 0 && spot.cost < list[i - 1].cost {
+    while i > 0 && spot.price < list[i - 1].price {
       list[i] = list[i - 1]
       i -= 1
     }
@@ -117,9 +101,23 @@ struct Spots {
   }
 }
 
-extension PieceGlance {
-  /// What the piece costs to empty.
-  @inline(always) var work: UInt64 { movable &+ fixed &* EmptyingCost.fixed }
+/// The cheapest start that was found, and its price.
+struct PricedStart {
+  var start: UInt64
+  var price = RunPrice.highest
+}
+
+extension PiecePointer {
+  /// What the piece has in it, as far as its counts tell.
+  @inline(always) func contents(_ glance: PieceGlance) -> RunContents {
+    var contents = RunContents()
+    let dirty = UInt64(dirty.pointee.load(ordering: .relaxed))
+    contents.free = glance.free
+    contents.fixed = glance.fixed
+    contents.activeForSwap = min(dirty, glance.movable)
+    contents.clean = glance.movable &- contents.activeForSwap
+    return contents
+  }
 }
 
 extension RunRequest {
@@ -138,6 +136,15 @@ extension PhysicalMemory {
     run count: PageCount, where constraints: RunConstraints = RunConstraints(),
     excluding: ExcludedRuns = ExcludedRuns()
   ) -> RunSearch {
+    candidate(run: count, where: constraints, excluding: excluding, at: PagesInTheWay())
+  }
+
+  /// The same by the prices of `pricing`: a run without fixed frames is found before any with some, whatever its
+  /// price. Where no place that counts have led to can be emptied, and another might, each frame in the range is
+  /// looked at, and the answer is exact.
+  public func candidate<Pricing: RunPricing>(
+    run count: PageCount, where constraints: RunConstraints, excluding: ExcludedRuns, at pricing: Pricing
+  ) -> RunSearch {
     guard let request = RunRequest(count, constraints) else { return .never }
     var steps: UInt64 = 0
     defer {
@@ -148,29 +155,40 @@ extension PhysicalMemory {
     for i in 0...4 {
       guard let part = part(i, of: request, excluding) else { continue }
       if request.isOfPieces {
-        searchPieces(request, part, .none, &spots, &steps)
+        searchPieces(request, part, .none, pricing, &spots, &steps)
       } else {
-        searchStretches(request, part, &spots, &steps, limit: 16)
+        searchStretches(request, part, pricing, &spots, &steps, limit: 16)
       }
     }
     if spots.count == 0 && !request.isOfPieces {
       for i in 0...4 {
         if let part = part(i, of: request, excluding) {
-          searchStretches(request, part, &spots, &steps, limit: .max)
+          searchStretches(request, part, pricing, &spots, &steps, limit: .max)
         }
       }
     }
     if spots.count > 0 {
-      let start = settle(request, spots, &steps)
+      var best = settle(request, spots, pricing, &steps)
+      // Of long runs, inner pieces were weighed by their counts.
+      if request.count >= 3 * Piece.frames {
+        best.price = pricing.price(contents(best.start, best.start + UInt64(request.count), pricing))
+      }
+      if best.price.obstacles > 0 && pricing.varies(best.price) {
+        for i in 0...4 {
+          if let part = part(i, of: request, excluding) {
+            searchFrames(request, part, pricing, &best, &steps)
+          }
+        }
+      }
       var blockers = RunBlockers()
-      let found = describe(start, start + UInt64(request.count), &blockers)
+      let found = describe(best.start, best.start + UInt64(request.count), &blockers)
       // What was taken meanwhile is in the way now.
       return found.unmovable == .zero ? .found(found) : .blocked(found, blockers)
     }
     offerSpans(request, excluding, &spots, &steps)
     if spots.count == 0 && excluding.next > 0 { offerSpans(request, ExcludedRuns(), &spots, &steps) }
     guard spots.count > 0 else { return .never }
-    let start = settle(request, spots, &steps)
+    let start = settle(request, spots, PagesInTheWay(), &steps).start
     var blockers = RunBlockers()
     let best = describe(start, start + UInt64(request.count), &blockers)
     return .blocked(best, blockers)
@@ -236,24 +254,25 @@ extension PhysicalMemory {
 
   // MARK: Whole pieces
 
-  private func searchPieces(
-    _ request: RunRequest, _ range: Span, _ fixed: FixedFrames, _ spots: inout Spots, _ steps: inout UInt64
+  private func searchPieces<Pricing: RunPricing>(
+    _ request: RunRequest, _ range: Span, _ fixed: FixedFrames, _ pricing: Pricing, _ spots: inout Spots,
+    _ steps: inout UInt64
   ) {
     let count = UInt64(request.count)
     let pieces = count >> 9
     let mask = request.alignment >> 9 - 1
     let first = (UInt64(range.first) + 511) >> 9
     var at = UInt64(range.end) >> 9
-    // The pieces in hand, from `at` up, may all be in a run; the cost is that of the lowest `pieces`.
+    // The pieces in hand, from `at` up, may all be in a run; the contents are those of the lowest `pieces`.
     var inHand: UInt64 = 0
-    var cost = EmptyingCost()
+    var contents = RunContents()
     let unwanted = fixed == .none ? PieceGlance.fixedBits : 0
     while at > first {
       let frame = UInt32(at << 9 - 1)
       guard let section = section(frame) else {
         at = max(first, (holeStart(frame) + 511) >> 9)
         inHand = 0
-        cost = EmptyingCost()
+        contents = RunContents()
         steps += 1
         continue
       }
@@ -261,7 +280,7 @@ extension PhysicalMemory {
       var piece = pieceUnchecked(frame)
       steps += at - bottom
       if pieces == 1 {
-        searchSinglePieces(request, piece, at, bottom, unwanted, &spots)
+        searchSinglePieces(request, piece, at, bottom, unwanted, pricing, &spots)
         at = bottom
         continue
       }
@@ -271,52 +290,49 @@ extension PhysicalMemory {
         let glance = piece.glance
         if glance.rawValue & unwanted != 0 {
           inHand = 0
-          cost = EmptyingCost()
+          contents = RunContents()
           continue
         }
         inHand += 1
-        cost += EmptyingCost(
-          work: glance.work, dirty: UInt64(piece.dirty.pointee.load(ordering: .relaxed)))
-        if inHand > pieces { cost -= self.cost(ofPiece: at + pieces) }
+        contents += piece.contents(glance)
+        if inHand > pieces { contents -= self.contents(ofPiece: at + pieces) }
         if inHand >= pieces && at & mask == 0 && request.keepsBoundary(at << 9) {
-          spots.offer(Spot(start: at << 9, low: at << 9, high: at << 9 + count, cost: cost))
+          spots.offer(
+            Spot(start: at << 9, low: at << 9, high: at << 9 + count, price: pricing.price(contents)))
         }
       }
-      if spots.list[0].cost.work == 0 { return }
+      if spots.list[0].price.isNothing { return }
     }
   }
 
   /// The same for runs of one piece: `piece` is the one below `top`. Most are not worth a second look.
-  private func searchSinglePieces(
+  private func searchSinglePieces<Pricing: RunPricing>(
     _ request: RunRequest, _ piece: PiecePointer, _ top: UInt64, _ bottom: UInt64, _ unwanted: UInt64,
-    _ spots: inout Spots
+    _ pricing: Pricing, _ spots: inout Spots
   ) {
     let mask = request.alignment >> 9 - 1
-    var worst = spots.list[3].cost
+    var worst = spots.list[3].price
     var piece = piece
     var at = top
     while at > bottom {
       at &-= 1
-      let glance = piece.glance
-      let dirty = piece.dirty
+      let (glance, here) = (piece.glance, piece)
       piece = piece.below
-      if glance.rawValue & unwanted != 0 { continue }
-      let work = unwanted == 0 ? glance.work : glance.movable
-      if work > worst.work { continue }
-      let cost = EmptyingCost(work: work, dirty: UInt64(dirty.pointee.load(ordering: .relaxed)))
-      if cost < worst && at & mask == 0 {
-        spots.offer(Spot(start: at << 9, low: at << 9, high: at << 9 + 512, cost: cost))
-        worst = spots.list[3].cost
-        if cost.work == 0 { return }
+      if glance.rawValue & unwanted != 0 || at & mask != 0 { continue }
+      if worst.obstacles == 0 && glance.movable > worst.work { continue }
+      let price = pricing.price(here.contents(glance))
+      if price < worst {
+        spots.offer(Spot(start: at << 9, low: at << 9, high: at << 9 + 512, price: price))
+        worst = spots.list[3].price
+        if price.isNothing { return }
       }
     }
   }
 
-  /// What one piece costs to empty, by its counts. It has records.
-  @inline(always) private func cost(ofPiece number: UInt64) -> EmptyingCost {
+  /// What one piece has in it, by its counts. It has records.
+  @inline(always) private func contents(ofPiece number: UInt64) -> RunContents {
     let piece = pieceUnchecked(UInt32(number << 9))
-    return EmptyingCost(
-      work: piece.glance.work, dirty: UInt64(piece.dirty.pointee.load(ordering: .relaxed)))
+    return piece.contents(piece.glance)
   }
 
   /// The first frame of the hole that `frame` lies in, up to the section that holds it.
@@ -464,51 +480,132 @@ extension PhysicalMemory {
     return length
   }
 
-  private func searchStretches(
-    _ request: RunRequest, _ range: Span, _ spots: inout Spots, _ steps: inout UInt64, limit: Int
+  private func searchStretches<Pricing: RunPricing>(
+    _ request: RunRequest, _ range: Span, _ pricing: Pricing, _ spots: inout Spots, _ steps: inout UInt64,
+    limit: Int
   ) {
     var looks = limit
     var weighing: UInt64 = 0
     forEachStretch(request, UInt64(range.first), UInt64(range.end), &steps, &looks) { first, end in
-      offer(request, first, end, .none, &spots, &weighing)
+      offer(request, first, end, .none, pricing, &spots, &weighing)
       return UInt64(request.count)
     }
     steps += weighing
   }
 
+  // MARK: Every frame
+
+  /// Frames that are looked at after a run was found that can be emptied, for a cheaper one.
+  private static var framesAfterTheFirst: UInt64 { 1 << 16 }
+
+  /// Looks at each run in `range`, frame by frame: a few dozen instructions a frame.
+  private func searchFrames<Pricing: RunPricing>(
+    _ request: RunRequest, _ range: Span, _ pricing: Pricing, _ best: inout PricedStart,
+    _ steps: inout UInt64
+  ) {
+    var looks = Int.max
+    var looked: UInt64 = 0
+    forEachStretch(request, UInt64(range.first), UInt64(range.end), &steps, &looks) { first, end in
+      slide(request, first, end, pricing, &best)
+      looked += end - first
+      let isEnough = best.price.obstacles == 0 && looked > Self.framesAfterTheFirst
+      return isEnough ? .max : UInt64(request.count)
+    }
+    steps += looked / 4
+  }
+
+  /// Looks at each run in frames `first` to `end`, which have no fixed one among them.
+  private func slide<Pricing: RunPricing>(
+    _ request: RunRequest, _ first: UInt64, _ end: UInt64, _ pricing: Pricing, _ best: inout PricedStart
+  ) {
+    let count = UInt64(request.count)
+    guard var start = request.place(first, end).map({ UInt64($0) }) else { return }
+    var inside = contents(start, start + count, pricing)
+    while true {
+      let price = pricing.price(inside)
+      if price < best.price { best = PricedStart(start: start, price: price) }
+      guard let lower = request.place(first, start + count - 1) else { return }
+      let next = UInt64(lower)
+      if next + count <= start {
+        inside = contents(next, next + count, pricing)
+      } else {
+        inside += contents(next, start, pricing)
+        inside -= contents(next + count, start + count, pricing)
+      }
+      start = next
+    }
+  }
+
+  /// What frames `first` to `end` have in them, each looked at. All of them have records.
+  private func contents<Pricing: RunPricing>(
+    _ first: UInt64, _ end: UInt64, _ pricing: Pricing
+  ) -> RunContents {
+    var contents = RunContents()
+    var at = first
+    while at < end {
+      let pieceEnd = min(end, at | 511 + 1)
+      weigh(at, pieceEnd, pricing, into: &contents)
+      at = pieceEnd
+    }
+    return contents
+  }
+
+  /// What the frames of `run` have in them; frames without a record are fixed. A few instructions a frame; takes no
+  /// lock.
+  public func contents<Pricing: RunPricing>(of run: FrameRun, at pricing: Pricing) -> RunContents {
+    var contents = RunContents()
+    var at = UInt64(run.first.rawValue)
+    let end = at + run.count.rawValue
+    while at < end {
+      let pieceEnd = min(end, at | 511 + 1)
+      if at < UInt64(FrameNumber.limit), section(UInt32(at)) != nil {
+        weigh(at, pieceEnd, pricing, into: &contents)
+      } else {
+        contents.fixed += pieceEnd - at
+      }
+      at = pieceEnd
+    }
+    return contents
+  }
+
+  /// The same of all memory.
+  public func contentsOfMemory<Pricing: RunPricing>(at pricing: Pricing) -> RunContents {
+    contents(of: FrameRun(first: FrameNumber(0), count: PageCount(UInt64(memoryEnd))), at: pricing)
+  }
+
   // MARK: Weighing
 
   /// Weighs places for the run in frames `first` to `end`, about a piece apart, by the counts of their pieces.
-  private func offer(
-    _ request: RunRequest, _ first: UInt64, _ end: UInt64, _ fixed: FixedFrames, _ spots: inout Spots,
-    _ steps: inout UInt64
+  private func offer<Pricing: RunPricing>(
+    _ request: RunRequest, _ first: UInt64, _ end: UInt64, _ fixed: FixedFrames, _ pricing: Pricing,
+    _ spots: inout Spots, _ steps: inout UInt64
   ) {
     let count = UInt64(request.count)
     guard var start = request.place(first, end).map({ UInt64($0) }) else { return }
     // Whole pieces from..<to are in the sum; both only fall.
     var to = (start + count) >> 9
     var from = to
-    var whole = EmptyingCost()
+    var whole = RunContents()
     while true {
       let (wholeFrom, wholeTo) = ((start + 511) >> 9, (start + count) >> 9)
       while to > max(wholeTo, wholeFrom) {
         to -= 1
-        if to >= from { whole -= cost(ofPiece: to) } else { from = to }
+        if to >= from { whole -= contents(ofPiece: to) } else { from = to }
       }
       while from > wholeFrom && from > 0 {
         from -= 1
-        whole += cost(ofPiece: from)
+        whole += contents(ofPiece: from)
         steps += 1
       }
-      var cost = whole
+      var inside = whole
       if wholeFrom > wholeTo {
-        cost = share(start, start + count, fixed)
+        inside = share(start, start + count, fixed)
       } else {
-        if start < wholeFrom << 9 { cost += share(start, wholeFrom << 9, fixed) }
-        if wholeTo << 9 < start + count { cost += share(wholeTo << 9, start + count, fixed) }
+        if start < wholeFrom << 9 { inside += share(start, wholeFrom << 9, fixed) }
+        if wholeTo << 9 < start + count { inside += share(wholeTo << 9, start + count, fixed) }
       }
       steps += 1
-      spots.offer(Spot(start: start, low: first, high: end, cost: cost))
+      spots.offer(Spot(start: start, low: first, high: end, price: pricing.price(inside)))
       guard start + count > 512, let next = request.place(first, start + count - 512) else { return }
       start = UInt64(next)
     }
@@ -517,17 +614,13 @@ extension PhysicalMemory {
   /// Whether the frames that are weighed may have fixed ones among them.
   private enum FixedFrames { case some, none }
 
-  /// What frames `first` to `end` of one piece cost if all of its frames were alike, or all that aren't fixed.
-  private func share(_ first: UInt64, _ end: UInt64, _ fixed: FixedFrames) -> EmptyingCost {
-    let piece = pieceUnchecked(UInt32(first))
-    let glance = piece.glance
-    let dirty = UInt64(piece.dirty.pointee.load(ordering: .relaxed))
-    let (work, among): (UInt64, UInt64) =
-      switch fixed {
-      case .some: (glance.work, 512)
-      case .none: (glance.movable, max(1, 512 - min(511, glance.fixed)))
-      }
-    return EmptyingCost(work: work * (end - first) / among, dirty: dirty * (end - first) / among)
+  /// What frames `first` to `end` of one piece have in them if all of its frames were alike, or all that aren't fixed.
+  private func share(_ first: UInt64, _ end: UInt64, _ fixed: FixedFrames) -> RunContents {
+    var whole = contents(ofPiece: first >> 9)
+    guard fixed == .none else { return whole.share(end - first, of: 512) }
+    let among = max(1, 512 - min(511, whole.fixed))
+    whole.fixed = 0
+    return whole.share(end - first, of: among)
   }
 
   /// Weighs places in all memory that isn't kept for good.
@@ -542,52 +635,82 @@ extension PhysicalMemory {
       for k in 0...4 {
         guard let part = part(k, span, excluding) else { continue }
         if request.isOfPieces {
-          searchPieces(request, part, .some, &spots, &steps)
+          searchPieces(request, part, .some, PagesInTheWay(), &spots, &steps)
         } else {
-          offer(request, UInt64(part.first), UInt64(part.end), .some, &spots, &steps)
+          offer(request, UInt64(part.first), UInt64(part.end), .some, PagesInTheWay(), &spots, &steps)
         }
       }
     }
   }
 
-  /// Frame by frame: what frames `first` to `end` of one piece cost.
-  private func weigh(_ first: UInt64, _ end: UInt64) -> EmptyingCost {
-    var cost = EmptyingCost()
+  /// Frame by frame: adds what frames `first` to `end` of one piece have in them.
+  private func weigh<Pricing: RunPricing>(
+    _ first: UInt64, _ end: UInt64, _ pricing: Pricing, into contents: inout RunContents
+  ) {
     guard let records = records(first) else {
       // All free, all taken a moment ago, or all as at boot.
-      let all = self.cost(ofPiece: first >> 9)
-      return all.work == 0
-        ? cost : EmptyingCost(work: (end - first) * max(1, all.work >> 9), dirty: 0)
+      let glance = pieceUnchecked(UInt32(first)).glance
+      if glance.hasFixed {
+        contents.fixed &+= end - first
+      } else if glance.movable > 0 {
+        contents.claimed &+= end - first
+      } else {
+        contents.free &+= end - first
+      }
+      return
     }
-    for i in 0..<Int(end - first) { weigh(records + i &* 32, into: &cost) }
-    return cost
+    for i in 0..<(end - first) {
+      weigh(records + Int(i) &* 32, FrameNumber(UInt32(first + i)), pricing, into: &contents)
+    }
   }
 
-  @inline(always) private func weigh(_ record: UnsafeMutableRawPointer, into cost: inout EmptyingCost) {
+  @inline(always) private func weigh<Pricing: RunPricing>(
+    _ record: UnsafeMutableRawPointer, _ frame: FrameNumber, _ pricing: Pricing,
+    into contents: inout RunContents
+  ) {
     let glance = FrameRecordPointer(record).glance
-    if glance.isIdlePage {
-      cost.work &+= 1
-      cost.dirty &+= glance.dirty
-    } else if !glance.isFree {
-      cost.work &+= glance.isMovable ? EmptyingCost.busy : EmptyingCost.fixed
-      cost.dirty &+= glance.isMovable ? glance.dirty : 0
+    if glance.isFree {
+      contents.free &+= 1
+    } else if glance.isIdlePage {
+      if glance.dirty == 0 {
+        contents.clean &+= 1
+      } else if !pricing.tellsDirtyPagesApart {
+        contents.activeForSwap &+= 1
+      } else {
+        switch (glance.isActive, pricing.isForDevice(frame)) {
+        case (true, false): contents.activeForSwap &+= 1
+        case (false, false): contents.inactiveForSwap &+= 1
+        case (true, true): contents.activeForDevice &+= 1
+        case (false, true): contents.inactiveForDevice &+= 1
+        }
+      }
+    } else if glance.isMovable {
+      contents.claimed &+= 1
+    } else if glance.isCaptured {
+      contents.captured &+= 1
+    } else {
+      contents.fixed &+= 1
     }
   }
 
   /// The cheapest start, after a look at the frames of each spot that counts say may be it.
-  private func settle(_ request: RunRequest, _ spots: Spots, _ steps: inout UInt64) -> UInt64 {
-    var best = spots.list[0].start
-    var cost = EmptyingCost(work: .max, dirty: .max)
+  private func settle<Pricing: RunPricing>(
+    _ request: RunRequest, _ spots: Spots, _ pricing: Pricing, _ steps: inout UInt64
+  ) -> PricedStart {
+    var best = PricedStart(start: spots.list[0].start)
+    let count = UInt64(request.count)
     for i in 0..<spots.count {
       let spot = spots.list[i]
       if request.isOfPieces {
         // Counts know all but who is busy.
-        if !(spot.cost < cost) { break }
-        let exact = isQuiet(spot.start, request.count) ? spot.cost : weighRun(spot.start, request.count)
-        steps += UInt64(request.count / 16)
-        if exact < cost { (best, cost) = (spot.start, exact) }
+        if !(spot.price < best.price) { break }
+        let isKnown = !pricing.tellsDirtyPagesApart && isQuiet(spot.start, request.count)
+        let exact =
+          isKnown ? spot.price : pricing.price(contents(spot.start, spot.start + count, pricing))
+        steps += count / 16
+        if exact < best.price { best = PricedStart(start: spot.start, price: exact) }
       } else if !isNear(spot, spots, i) {
-        refine(request, spot, &best, &cost, &steps)
+        refine(request, spot, pricing, &best, &steps)
       }
     }
     return best
@@ -620,59 +743,57 @@ extension PhysicalMemory {
     return claims & 0x7fff_ffff == 0
   }
 
-  private func weighRun(_ start: UInt64, _ count: UInt32) -> EmptyingCost {
-    var cost = EmptyingCost()
-    for piece in 0..<UInt64(count >> Piece.shift) {
-      let first = start + piece << 9
-      cost += weigh(first, first + 512)
-    }
-    return cost
-  }
-
   /// The cheapest start within a piece's length of the spot's, frame by frame.
-  private func refine(
-    _ request: RunRequest, _ spot: Spot, _ best: inout UInt64, _ cost: inout EmptyingCost,
-    _ steps: inout UInt64
+  private func refine<Pricing: RunPricing>(
+    _ request: RunRequest, _ spot: Spot, _ pricing: Pricing, _ best: inout PricedStart, _ steps: inout UInt64
   ) {
     let count = UInt64(request.count)
     var start = request.mayBeginInside ? min(spot.start + 511, spot.high - count) : spot.start
     let bottom = max(spot.low, spot.start > 511 ? spot.start - 511 : 0)
     // The window at the top: frames that will leave it by themselves, the others by the counts of pieces.
-    var sum = EmptyingCost()
+    var inside = RunContents()
     var at = start
     let end = start + count
     while at < end {
       let pieceEnd = min(end, at | 511 + 1)
-      sum +=
-        pieceEnd - at == 512 && pieceEnd + 1024 <= end ? self.cost(ofPiece: at >> 9) : weigh(at, pieceEnd)
+      if pieceEnd - at == 512 && pieceEnd + 1024 <= end {
+        inside += contents(ofPiece: at >> 9)
+      } else {
+        weigh(at, pieceEnd, pricing, into: &inside)
+      }
       at = pieceEnd
     }
     steps += count / 512 + (start - bottom) / 4
-    if !request.mayBeginInside {
-      if sum < cost { (best, cost) = (start, sum) }
-      return
+    func offer() {
+      let price = pricing.price(inside)
+      if price < best.price && request.place(start, start + count) == UInt32(start) {
+        best = PricedStart(start: start, price: price)
+      }
     }
+    if !request.mayBeginInside { return offer() }
     while true {
-      if sum < cost && request.place(start, start + count) == UInt32(start) { (best, cost) = (start, sum) }
+      offer()
       if start == bottom { return }
       // As long as the frame that comes in and the one that leaves stay in their pieces.
       var rest = min(start - bottom, (start - 1) & 511 + 1, (start - 1 + count) & 511 + 1)
       guard let first = records(start - 1), let last = records(start - 1 + count) else {
         start -= 1
-        sum += weigh(start, start + 1)
-        sum -= weigh(start + count, start + count + 1)
+        weigh(start, start + 1, pricing, into: &inside)
+        var gone = RunContents()
+        weigh(start + count, start + count + 1, pricing, into: &gone)
+        inside -= gone
         continue
       }
       var (entering, leaving) = (first, last)
       while true {
         start -= 1
         rest -= 1
-        weigh(entering, into: &sum)
-        var gone = EmptyingCost()
-        weigh(leaving, into: &gone)
-        sum -= gone
+        weigh(entering, FrameNumber(UInt32(start)), pricing, into: &inside)
+        var gone = RunContents()
+        weigh(leaving, FrameNumber(UInt32(start + count)), pricing, into: &gone)
+        inside -= gone
         if rest == 0 { break }
-        if sum < cost && request.place(start, start + count) == UInt32(start) { (best, cost) = (start, sum) }
+        offer()
         entering -= 32
         leaving -= 32
       }

@@ -47,6 +47,32 @@ public struct RunExplanation: Sendable {
 }
 
 extension PhysicalMemory {
+  /// Whether any memory that is not kept for good since boot has a place for such a run, whatever is freed. A step for
+  /// each stretch of it; takes no lock.
+  public func hasPlace(
+    forRun count: PageCount, where constraints: RunConstraints = RunConstraints()
+  ) -> Bool {
+    guard let request = RunRequest(count, constraints) else { return false }
+    for i in 0..<state.pointee.spanCount {
+      let span = state.pointee.spans[i]
+      let (first, end) = (max(span.first, request.low), min(span.end, request.high))
+      if first < end && request.place(UInt64(first), UInt64(end)) != nil { return true }
+    }
+    return false
+  }
+
+  /// The run that `allocate` would give at `level`, or nil. Takes nothing; as `allocate` but for the taking.
+  public func freeRun(
+    _ count: PageCount, where constraints: RunConstraints = RunConstraints(), level: Level = .normal
+  ) -> FrameRun? {
+    guard let request = RunRequest(count, constraints) else { return nil }
+    var interrupts = lock()
+    defer { unlock(interrupts) }
+    guard admits(count.rawValue, level), let found = find(request, &interrupts), admits(count.rawValue, level)
+    else { return nil }
+    return FrameRun(first: FrameNumber(found), count: count)
+  }
+
   /// Whether a run would be granted, from where, or what stands in the way. A search for a free run, one for a
   /// run to be emptied and a walk over the pieces of the range at worst; the lock is let go all the time.
   public func explain(

@@ -210,6 +210,7 @@ struct FrameGlance {
   @inline(always) var isFixed: Bool { rawValue & UInt64(Self.fixed) << 40 != 0 }
   @inline(always) var isDirty: Bool { rawValue & UInt64(2) << 48 != 0 }
   @inline(always) var dirty: UInt64 { rawValue >> 49 & 1 }
+  @inline(always) var isActive: Bool { rawValue >> 56 == UInt64(FrameQueue.active.rawValue) }
   @inline(always) var isFree: Bool { role == FrameRole.free.rawValue }
   /// A page of paging that nobody has wired: it can be moved or written out.
   @inline(always) var isMovable: Bool { role == FrameRole.pageable.rawValue && !isFixed }

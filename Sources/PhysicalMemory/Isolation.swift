@@ -20,6 +20,9 @@ public struct Isolation: Sendable {
   let number: UInt32
 }
 
+/// What becomes of the free frames of a run that is isolated while the reserve does not allow for all of them.
+@frozen public enum FreeFrames: UInt8, Sendable { case all, asFarAsAllowed }
+
 /// The table entry of an isolation.
 struct IsolatedRun {
   var first: UInt32 = 0
@@ -39,18 +42,30 @@ extension PhysicalMemory {
   /// instructions for each free block, a few for each frame; the lock is held for 64 frames at a time.
   /// Throws `outsideMemory` unless all of the run is memory that isn't kept for good, `notFree` when it touches
   /// a run that is isolated already, `noMemory` when four are or when too little is free; then everything
-  /// is as before.
-  public func isolate(_ run: FrameRun, level: Level) throws(PhysicalMemoryError) -> Isolation {
+  /// is as before. With `asFarAsAllowed` too little is no reason: the rest stays in the queues, for anybody, until
+  /// `captureFree`.
+  public func isolate(
+    _ run: FrameRun, level: Level, capturing: FreeFrames = .all
+  ) throws(PhysicalMemoryError) -> Isolation {
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     guard isOneSpan(run) else { throw .outsideMemory }
     let (first, end) = (run.first.rawValue, run.first.rawValue + UInt32(run.count.rawValue))
-    guard admitsFree(of: first, end, level) else { throw .noMemory }
+    guard capturing == .asFarAsAllowed || admitsFree(of: first, end, level) else { throw .noMemory }
     let isolation = try register(run, first, end)
-    if !captureFree(first, end, level, isolation.slot) {
+    if !captureFree(first, end, level, isolation.slot) && capturing == .all {
       abandon(isolation)
       throw .noMemory
     }
     return isolation
+  }
+
+  /// Captures what is still free in the run, as far as the reserve of `level` allows. A step for each free block.
+  public func captureFree(_ isolation: Isolation, level: Level) {
+    let interrupts = lock()
+    let isKnown = stands(isolation)
+    unlock(interrupts)
+    guard isKnown else { return refuse(isolation) }
+    _ = captureFree(isolation.run.first.rawValue, isolation.run.end.rawValue, level, isolation.slot)
   }
 
   private func register(

@@ -179,7 +179,7 @@ final class BruteForceTests: XCTestCase {
   func testRefusedOnlyWhenNoRunCouldHaveBeenEmptied() throws {
     let seed = historySeed(31)
     var random = SeededRandom(seed: seed)
-    var (granted, refused, repeated, never, tried, later) = (0, 0, 0, 0, 0, 0)
+    var (granted, refused, repeated, never, claimed, later) = (0, 0, 0, 0, 0, 0)
     for number in 0..<60 {
       guard let machine = Machine(&random, seed: seed, number: number) else { continue }
       let system = machine.system
@@ -207,28 +207,25 @@ final class BruteForceTests: XCTestCase {
             never += 1
             XCTAssertEqual(truth.starts, 0, "never, but there is memory for it, \(note)")
           case .notNow:
-            if truth.starts == 0 {
-              XCTAssertTrue(failure.isRepeated, "never is taken for not now, \(note)")
-            }
+            XCTAssertGreaterThan(truth.starts, 0, "never is taken for not now, \(note)")
             if failure.isRepeated || failure.reason == .fixed || failure.reason == .wired {
               XCTAssertTrue(truth.emptiable.isEmpty, "a run could have been emptied, \(note)")
             }
-            if !truth.quiet.isEmpty {
-              tried += 1
-              XCTAssertEqual(
-                steps.givenUp.count, 4, "refused, and \(truth.quiet.count) runs are quiet, \(note)")
-            }
+            XCTAssertTrue(truth.quiet.isEmpty, "refused, and \(truth.quiet.count) runs are quiet, \(note)")
+            if !truth.emptiable.isEmpty { claimed += 1 }
             if failure.blocker != .none {
               XCTAssertTrue(failure.run!.contains(failure.blocker), note)
               let kind = before[Int(failure.blocker.rawValue)]
               XCTAssertTrue(kind == .fixed || kind == .claimed || kind == .never, "\(kind), \(note)")
             }
           case .later:
-            // The reserve, the last thing that may be short here: there is swap for everything.
+            // The reserve, the last thing that may be short here: there is swap for everything, so all pages that are
+            // neither wired nor held can make room.
             later += 1
-            XCTAssertFalse(truth.emptiable.isEmpty, note)
+            XCTAssertFalse(truth.quiet.isEmpty, note)
+            let idle = PageCount(UInt64(before.count { $0 == .page }))
             XCTAssertLessThan(
-              free, system.physical.reserve(for: wanted.level) + wanted.count, "later, \(note)")
+              free + idle, system.physical.reserve(for: wanted.level) + wanted.count, "later, \(note)")
             XCTAssertGreaterThan(failure.missing, .zero, note)
           case .overBudget, .noAddressSpace: XCTFail("\(failure.words), \(note)")
           }
@@ -245,7 +242,7 @@ final class BruteForceTests: XCTestCase {
       try machine.close()
     }
     print("\(granted) granted, \(refused) refused, \(repeated) from memory, \(never) never, \(later) later,")
-    print("\(tried) after four runs with held pages")
+    print("\(claimed) for held pages")
     XCTAssertGreaterThan(granted, 300)
     XCTAssertGreaterThan(refused, 200)
     XCTAssertGreaterThan(never, 50)

@@ -98,7 +98,7 @@ final class FreeBSDLogTests: XCTestCase {
     let low = UInt64(system.frame(area, 100).rawValue) & ~63
     let wanted = request(64, low: low, high: low + 64)
     let pages = system.pages(of: area, in: frames(low, low + 64))
-    let held = try system.paging.hold(area[pages[pages.count / 2]], .read)
+    let page = pages[pages.count / 2]
     let total = system.physical.freeCount + system.physical.count(.pageable)
     for turn in 0..<6 {
       if turn == 3 {
@@ -109,7 +109,19 @@ final class FreeBSDLogTests: XCTestCase {
       }
       let steps = Steps()
       let lent = system.physical.count(.lent)
-      let failure = try XCTUnwrap(refusal(system.ask(wanted, steps)))
+      // Held from the moment on at which the run is isolated: what is held before is not begun.
+      var held = FrameNumber.none
+      let result: Result<FrameRun, ContiguousFailure>
+      do throws(ContiguousFailure) {
+        result = .success(
+          try system.contiguous.allocContig(wanted) {
+            steps.note($0)
+            if case .isolated = $0, held == .none { held = try! system.paging.hold(area[page], .read) }
+          })
+      } catch {
+        result = .failure(error)
+      }
+      let failure = try XCTUnwrap(refusal(result))
       XCTAssertEqual(failure.answer, .notNow)
       XCTAssertEqual(failure.blocker, held)
       XCTAssertEqual(steps.givenUp, [frames(low, low + 64)])
@@ -121,16 +133,68 @@ final class FreeBSDLogTests: XCTestCase {
         XCTAssertEqual(system.physical.whatIs(FrameNumber(UInt32(frame))).role, .free)
       }
       system.check("turn \(turn)")
+      system.paging.unhold(held)
       // Fill it again.
       let fresh = try system.area(63)
       try system.fill(fresh)
       system.release(fresh)
     }
-    system.paging.unhold(held)
     let run = try system.ask(wanted).get()
     system.give(run)
     try system.verify(area)
     system.check()
+  }
+
+  // "While it is necessary to verify that the page is still free after dropping and reacquiring the free page queue
+  // lock, the physical contiguity of the page can not change, making this check unnecessary. This check was wrong in
+  // that it could cause an out-of-bounds array access."
+  func testARecheckDoesNotLookBeyondTheEndOfTheRun() throws {
+    // Where free memory ends, and with free frames right behind.
+    for behind in [0, 7] as [UInt32] {
+      var moment = 0
+      while true {
+        let system = try PagedSystem(runs: [(256, 512)])
+        system.set("vm.reserve.normal", 0)
+        let stretch = try XCTUnwrap(system.physical.longestFreeRun())
+        let end = stretch.end.rawValue - behind
+        let run = frames(UInt64(end) - 30, UInt64(end))
+        let known = (stretch.end.rawValue - 40..<stretch.end.rawValue).map { FrameNumber($0) }
+        // Frames one by one, so that the lock is let go between them; the last one of the run is to come.
+        var taken: [FrameNumber] = []
+        for frame in known where (end - 1 - frame.rawValue) % 2 == 0 {
+          try system.physical.allocate(frame: frame, role: .lent)
+          taken.append(frame)
+        }
+        let (first, last) = (taken.first { run.contains($0) }!, FrameNumber(end - 1))
+        taken.removeAll { $0 == first || $0 == last }
+        var isolation: Isolation?
+        let happened = try system.preempting(
+          at: moment,
+          {
+            // One that was passed already, and the last one.
+            system.giveBack([first, last])
+          }, { isolation = try system.physical.isolate(run, level: .normal) })
+        let mine = try XCTUnwrap(isolation)
+        var captured: UInt64 = 0
+        for frame in known {
+          let isFree = !taken.contains(frame) && (happened || (frame != first && frame != last))
+          XCTAssertEqual(
+            system.physical.isCaptured(frame, mine), run.contains(frame) && isFree,
+            "frame \(frame), \(moment)")
+          if !run.contains(frame) && isFree { XCTAssertEqual(system.physical.whatIs(frame).role, .free) }
+          if run.contains(frame) && isFree { captured += 1 }
+        }
+        XCTAssertEqual(system.physical.capturedCount(mine), PageCount(captured))
+        system.check("moment \(moment)")
+        system.physical.abandon(mine)
+        if !happened { break }
+        for frame in known where !taken.contains(frame) {
+          XCTAssertEqual(system.physical.whatIs(frame).role, .free)
+        }
+        moment += 1
+      }
+      XCTAssertGreaterThan(moment, 2)
+    }
   }
 
   // "contigmalloc1() and contigmalloc2() assumes that a page in PQ_CACHE can be unconditionally reused by busying and

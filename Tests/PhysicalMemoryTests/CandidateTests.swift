@@ -181,6 +181,59 @@ final class CandidateTests: XCTestCase {
     XCTAssertEqual(blockers.count, 0)
   }
 
+  /// All frames of what was tried are left alone, and all frames in the way of a run are named.
+  func testEachFrameOfWhatWasTriedIsLeftAlone() throws {
+    let system = try System(frames: [(0, 2048)])
+    let memory = system.memory!
+    _ = fillWithPages(memory)
+    let count = PageCount(UInt64(16))
+    let range = RunConstraints(low: PhysicalAddress(1000 << 12), high: PhysicalAddress(1060 << 12))
+    // The cheapest places are in and around what was tried.
+    let tried = FrameRun(first: FrameNumber(1010), count: PageCount(UInt64(30)))
+    for frame in 1011..<UInt32(1040) { freePage(memory, frame) }
+    var excluding = ExcludedRuns()
+    excluding.add(tried)
+    let candidate = found(memory.candidate(run: count, where: range, excluding: excluding))!
+    XCTAssertGreaterThanOrEqual(candidate.run.first, tried.end)
+    // Blockers: rows of frames, all of each.
+    for frame in stride(from: UInt32(1003), to: 1060, by: 10) {
+      for offset in 0..<3 as Range<UInt32> where !(1011..<1040).contains(frame + offset) {
+        wirePage(memory, frame + offset)
+      }
+    }
+    let narrow = RunConstraints(low: PhysicalAddress(1040 << 12), high: PhysicalAddress(1060 << 12))
+    guard case .blocked(let best, let blockers) = memory.candidate(run: count, where: narrow) else {
+      return XCTFail("found")
+    }
+    XCTAssertEqual(
+      best.unmovable.rawValue, (0..<blockers.count).reduce(0) { $0 + blockers.list[$1]!.run.count.rawValue })
+    let owners = memory.owners(of: best.run, .fixed)
+    XCTAssertEqual(owners.frames, best.unmovable)
+  }
+
+  /// The owner of most frames in the way comes first, however many others have a few.
+  func testOwnersAreCountedAndTheLargestComesFirst() throws {
+    let system = try System(frames: [(0, 4096)])
+    let memory = system.memory!
+    let pages = fillWithPages(memory).filter { $0.rawValue >= 1024 && $0.rawValue < 2048 }
+    for (i, frame) in pages.enumerated() {
+      memory.record(frame)!.owner = i % 3 == 1 ? 7 : UInt32(20 + i % 40)
+      if i % 3 != 2 { wirePage(memory, frame.rawValue) }
+    }
+    let run = FrameRun(first: FrameNumber(1024), count: PageCount(UInt64(1024)))
+    let owners = memory.owners(of: run, .fixed)
+    XCTAssertEqual(owners.frames.rawValue, UInt64(pages.indices.count { $0 % 3 != 2 }))
+    let first = try XCTUnwrap(owners.first)
+    XCTAssertEqual(first.owner, 7)
+    XCTAssertEqual(first.role, .pageable)
+    XCTAssertEqual(first.frames.rawValue, UInt64(pages.indices.count { $0 % 3 == 1 }))
+    XCTAssertEqual(first.first, pages[1])
+    XCTAssertEqual(memory.owners(of: run, .claimed).count, 0)
+    for i in 1..<owners.count {
+      XCTAssertGreaterThanOrEqual(owners.list[i - 1]!.frames, owners.list[i]!.frames)
+    }
+  }
+
   func testNever() throws {
     let system = try System(frames: [(0, 159), (256, 4096)], occupied: [(1024, 3, .image)])
     let memory = system.memory!

@@ -321,6 +321,72 @@ final class IsolationTests: XCTestCase {
     system.check()
   }
 
+  /// Others take a frame at any moment, also between the first look and the lock: an isolation never takes a frame of the
+  /// reserve, and one that is refused has kept nothing.
+  func testTheReserveHoldsWhateverOthersTakeDuringTheIsolation() throws {
+    for capturing in [FreeFrames.all, .asFarAsAllowed] {
+      var (moment, refused, partial) = (0, 0, 0)
+      while true {
+        let system = try open([(256, 900)])
+        let memory = system.memory!
+        // Every second frame of the run is free, so the lock is let go on the way.
+        let whole = run(512, 128)
+        for frame in stride(from: UInt32(512), to: 640, by: 2) {
+          try memory.allocate(frame: FrameNumber(frame), role: .lent)
+        }
+        // A reserve is a half of memory at most.
+        for frame in 641..<UInt32(1150) where memory.freeCount > PageCount(UInt64(350)) {
+          try? memory.allocate(frame: FrameNumber(frame), role: .lent)
+        }
+        let (free, reserve) = (memory.freeCount, memory.freeCount - PageCount(UInt64(64)))
+        try memory.setReserve(reserve, for: .normal)
+        var moments = 0
+        var before: PageCount?
+        var isolation: Isolation?
+        system.host.withInterrupts(
+          seed: 0, oneIn: 1,
+          handler: {
+            if moments == moment {
+              before = free - memory.freeCount
+              try! memory.allocate(frame: FrameNumber(400), role: .lent, level: .interrupt)
+            }
+            moments += 1
+          }, { isolation = try? memory.isolate(whole, level: .normal, capturing: capturing) })
+        system.check()
+        guard let before else {
+          XCTAssertEqual(isolation.map { memory.capturedCount($0).rawValue }, 64)
+          break
+        }
+        // The frame that the other took is one too many for what was not captured yet.
+        let isLate = before.rawValue == 64
+        if capturing == .all && !isLate {
+          refused += 1
+          XCTAssertNil(isolation, "moment \(moment)")
+          XCTAssertEqual(memory.freeCount, free - .one)
+          XCTAssertEqual(memory.count(.contiguous), .zero)
+        } else {
+          let mine = try XCTUnwrap(isolation)
+          if !isLate { partial += 1 }
+          XCTAssertEqual(memory.capturedCount(mine).rawValue, isLate ? 64 : 63, "moment \(moment)")
+          XCTAssertGreaterThanOrEqual(memory.freeCount + (isLate ? .one : .zero), reserve)
+          if !isLate {
+            // The rest is captured when there is enough.
+            memory.captureFree(mine, level: .normal)
+            XCTAssertEqual(memory.capturedCount(mine).rawValue, 63)
+            memory.free(FrameNumber(400), Order(0))
+            memory.captureFree(mine, level: .normal)
+            XCTAssertEqual(memory.capturedCount(mine).rawValue, 64)
+            XCTAssertEqual(memory.freeCount, reserve)
+          }
+          memory.abandon(mine)
+        }
+        system.check()
+        moment += 1
+      }
+      XCTAssertGreaterThan(refused + partial, 1)
+    }
+  }
+
   func testWhatOnlyABugCanDoIsAFault() throws {
     let system = try open([(256, 2000)])
     let memory = system.memory!

@@ -19,6 +19,12 @@ struct ContigEntry {
   var size: ByteCount
   var type: MemoryType
   var attribute: CacheAttribute
+
+  /// How many of its frames lie in `run`.
+  func frames(in run: FrameRun) -> PageCount {
+    let (first, end) = (max(range.frames.first, run.first), min(range.frames.end, run.end))
+    return first < end ? end - first : .zero
+  }
 }
 
 /// All of them, the oldest first. Valid as zeroes.
@@ -284,70 +290,39 @@ extension Console {
   }
 
   private func refused(_ failure: ContiguousFailure, _ asked: RunAsked, _ story: ContigStory) {
+    // A request that is refused from memory is not looked at; for a person that is worth it.
+    let forecast = failure.forecast ?? (failure.isRepeated ? memory.contiguous.forecast(request(asked)) : nil)
+    let longest =
+      failure.isRepeated
+      ? physical.longestEmptiableRun(low: asked.constraints.low, high: asked.constraints.high)
+      : failure.longest
     if isJSON {
       row("contig") { row in
         row.field("answer", text: Line(failure.words))
         fields(row, asked, story)
         row.field("repeated", truth: failure.isRepeated ? .yes : .no)
-        row.field("missing", failure.missing.rawValue)
         if failure.answer == .never { row.field("reason", text: asked.whyNever(physical)) }
-        if failure.reason != .none {
-          row.field("blocker", UInt64(failure.blocker.rawValue))
-          row.field("reason", text: Line(failure.reason.words))
-          row.field("role", text: Line(failure.role.words))
-          row.field("whose", text: whose(failure.blocker))
-        }
-        if let run = failure.run { row.field("best_frame", UInt64(run.first.rawValue)) }
-        if let longest = failure.longest {
-          row.field("longest_frame", UInt64(longest.first.rawValue))
-          row.field("longest_frames", longest.count.rawValue)
+        if let forecast {
+          refusalFields(row, forecast, longest)
+          row.field("best_frame", UInt64(forecast.run.first.rawValue))
         }
       }
+      if let forecast { tellOwners(forecast) }
       return
     }
-    switch failure.answer {
-    case .never:
+    if failure.answer == .never {
       print("Never: \(asked.whyNever(physical)).")
-      return
-    case .notNow:
-      if failure.isRepeated {
-        print("Not now, as before: this or less was refused, and no run has come up since.")
-        print("Answered from memory, in \(count: story.cycles, story.unit).")
-        // Whoever answers from memory does not look; for a person that is worth it.
-        if let blocker = physical.explain(run: asked.count, where: asked.constraints).blockers[0] {
-          print("In the best run \(describe(FrameRun(first: blocker.run.first, count: .one))).")
-        }
-      } else if failure.reason != .none {
-        print("Not now: in the best run \(describe(FrameRun(first: failure.blocker, count: .one))).")
-      } else {
-        print("Not now: laundering has freed no run of \(asked.count.bytes).")
-      }
-    case .later:
-      print(
-        "Later: \(count: max(1, failure.missing.rawValue), "frame") more must be free, or have room in swap.")
-    case .overBudget:
-      // The longest run that could be emptied is no answer to who may not empty it.
-      let left: Line = "\(count: failure.missing.rawValue, "page")"
-      if asked.sleeping == .forbidden {
-        print("Not without waiting: nowait writes none; \(left) would be left.")
-        print("! Type: why \(asked.line)")
-      } else {
-        print("With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), \(left) would be left.")
-        print("! It may go further. Type: sysctl vm.contig.passes=4")
-      }
-      return
-    case .noAddressSpace:
+    } else if failure.answer == .noAddressSpace {
       print("No addresses or tables to map it: its frames went back.")
       print("! Type: vmem kernel_va")
-      return
-    }
-    if let longest = failure.longest {
-      print(
-        "The longest run to be had is \(longest.count.bytes), at \(physicalAddress(longest.first)).")
-    }
-    if failure.reason != .none {
-      print("! Type: whatis frame \(failure.blocker)")
+    } else if let forecast {
+      let isUntouched = story.moved == .zero && story.written == .zero
+      refused(forecast, asked, isUntouched ? .nothing : .something, longest)
+      if failure.isRepeated {
+        print("Refused from memory, in \(count: story.cycles, story.unit): no run has come up since.")
+      }
     } else {
+      print("Not now: laundering has freed no run of \(asked.count.bytes).")
       print("! Type: why \(asked.line)")
     }
   }

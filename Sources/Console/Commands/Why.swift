@@ -24,52 +24,43 @@ extension Console {
     }
     try arguments.end(Self.whyUsage)
 
-    let answer = physical.explain(run: asked.count, where: asked.constraints)
-    guard let run = answer.run else {
-      never(asked)
+    let forecast = memory.contiguous.forecast(request(asked))
+    if isJSON {
+      tellRow(forecast, asked)
       return
     }
-    switch answer.verdict {
-    case .granted: granted(run)
-    case .short: short(answer, run)
+    switch forecast.outcome {
     case .never: never(asked)
-    case .emptiable, .blocked:
-      var request = ContiguousRequest(asked.count, where: asked.constraints)
-      request.passes = memory.contiguous.passes
-      request.sleeping = asked.sleeping
-      let forecast = memory.contiguous.forecast(emptying: run, for: request)
-      if isJSON {
-        tellRow(forecast, answer)
-        return
-      }
-      switch forecast.outcome {
-      case .granted: emptiable(forecast, asked)
-      case .notNow: blocked(forecast, answer)
-      case .later, .overBudget: later(forecast, asked)
-      }
-      if memory.contiguous.strategy == .old && forecast.outcome != .notNow {
-        print("But vm.contig.strategy is old: contig would launder whole queues, and hope.")
-      }
+    case .granted: if forecast.isFree { granted(forecast) } else { emptiable(forecast, asked) }
+    case .notNow, .later, .overBudget: refused(forecast, asked, .nothing, longestRun(asked))
     }
+    if memory.contiguous.strategy == .old && !forecast.isFree
+      && forecast.outcome != .notNow && forecast.outcome != .never
+    {
+      print("But vm.contig.strategy is old: contig would launder whole queues, and hope.")
+    }
+  }
+
+  /// What contig asks for.
+  func request(_ asked: RunAsked) -> ContiguousRequest {
+    var request = ContiguousRequest(asked.count, where: asked.constraints)
+    request.passes = memory.contiguous.passes
+    request.sleeping = asked.sleeping
+    return request
+  }
+
+  private func longestRun(_ asked: RunAsked) -> FrameRun? {
+    physical.longestEmptiableRun(low: asked.constraints.low, high: asked.constraints.high)
   }
 
   // MARK: The answers
 
-  private func granted(_ run: FrameRun) {
-    if isJSON {
-      row("why") { row in
-        row.field("answer", text: "yes")
-        fields(row, run)
-        row.field("free", run.count.rawValue)
-      }
-      return
-    }
+  private func granted(_ forecast: ContiguousForecast) {
     print(
-      "Yes: \(count: run.count.rawValue, "free frame") at \(physicalAddress(run.first)). Nothing has been done."
+      "Yes: \(count: forecast.run.count.rawValue, "free frame") at \(physicalAddress(forecast.run.first)). Nothing has been done."
     )
-    strip(run)
-    let free = physical.freeCount
-    tellFree(after: free - min(free, run.count))
+    strip(forecast.run)
+    tellFree(after: forecast.freeAfter)
   }
 
   private func tellFree(after free: PageCount) {
@@ -78,26 +69,10 @@ extension Console {
     )
   }
 
-  private func short(_ answer: RunExplanation, _ run: FrameRun) {
-    if isJSON {
-      row("why") { row in
-        row.field("answer", text: "later")
-        fields(row, run)
-        row.field("free", answer.free.rawValue)
-        row.field("missing", answer.missing.rawValue)
-      }
-      return
-    }
-    print(
-      "Later: \(count: answer.missing.rawValue, "frame") too few are free; normal requests leave \(count: physical.reserve(for: .normal).rawValue)."
-    )
-    strip(run)
-    print("! It is shortage. Type: frames")
-  }
-
   private func emptiable(_ forecast: ContiguousForecast, _ asked: RunAsked) {
     var line = Line("Yes: by ")
     switch (forecast.moved, forecast.written) {
+    case (.zero, .zero) where forecast.dropped == .zero: line.append("taking frames that are free")
     case (.zero, .zero): line.append(line: "giving up \(count: forecast.dropped.rawValue, "clean page")")
     case (.zero, let written): line.append(line: "writing \(count: written.rawValue, "page") and moving none")
     case (let moved, .zero): line.append(line: "moving \(count: moved.rawValue, "page") and writing none")
@@ -111,7 +86,7 @@ extension Console {
     strip(forecast.run, remark: remark)
     details(forecast)
     if forecast.fetched > .zero {
-      print("Before it, the page daemon would free \(count: forecast.fetched.rawValue, "frame").")
+      print("For it, the page daemon would free \(count: forecast.fetched.rawValue, "frame") elsewhere.")
     }
     tellFree(after: forecast.freeAfter)
   }
@@ -145,72 +120,79 @@ extension Console {
     print(line)
   }
 
-  private func later(_ forecast: ContiguousForecast, _ asked: RunAsked) {
-    let missing = forecast.missing.rawValue
-    if forecast.outcome == .overBudget {
-      var line: Line = "Not without waiting: "
-      if asked.sleeping == .allowed {
-        line = "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), "
-      }
-      print("\(line)\(count: missing, "page") would be left. Nothing has been done.")
-    } else if forecast.moved == .zero && forecast.written == .zero && forecast.dropped == .zero {
-      print("Later: \(count: missing, "frame") too few are free to begin with. Nothing has been done.")
-    } else {
-      print("Later: \(count: missing, "page") of the run have nowhere to go. Nothing has been done.")
+  /// What a request has moved or written before it was refused.
+  enum Done { case nothing, something }
+
+  /// Why a run is refused: what `why` says of it, and contig.
+  func refused(_ forecast: ContiguousForecast, _ asked: RunAsked, _ done: Done, _ longest: FrameRun?) {
+    let nothing: StaticString = done == .nothing ? " Nothing has been done." : ""
+    switch forecast.outcome {
+    case .never, .granted: break
+    case .notNow: blocked(forecast, nothing, longest)
+    case .later: later(forecast, nothing)
+    case .overBudget: overBudget(forecast, asked, nothing)
     }
+  }
+
+  private func later(_ forecast: ContiguousForecast, _ nothing: StaticString) {
+    let what: StaticString = forecast.missing == .one ? "frame or slot" : "frames or slots"
+    print("Later: \(count: forecast.missing.rawValue) \(what) of swap too few.\(nothing)")
     strip(forecast.run)
     details(forecast)
-    if forecast.outcome == .overBudget {
-      var patient = asked
-      patient.sleeping = .allowed
-      if asked.sleeping == .forbidden {
-        print("! Who waits may have pages written. Type: why \(patient.line)")
-      } else {
-        print("! It may go further. Type: sysctl vm.contig.passes=4")
-      }
-    } else if memory.paging.swap.device == nil {
+    if memory.paging.swap.device == nil {
       print("! There is no swap to write to. Type: swap")
     } else {
       print("! Swap has \(count: memory.paging.swap.figures.free.rawValue, "free slot"). Type: swap")
     }
   }
 
-  private func blocked(_ forecast: ContiguousForecast, _ answer: RunExplanation) {
-    guard let first = forecast.blocker else { return }
+  private func overBudget(_ forecast: ContiguousForecast, _ asked: RunAsked, _ nothing: StaticString) {
+    var line: Line = "Not without waiting: "
+    if asked.sleeping == .allowed {
+      line = "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), "
+    }
+    print("\(line)\(count: forecast.missing.rawValue, "page") would be left.\(nothing)")
+    strip(forecast.run)
+    details(forecast)
+    if asked.sleeping == .forbidden {
+      var patient = asked
+      patient.sleeping = .allowed
+      print("! A request that waits may have pages written. Type: why \(patient.line)")
+    } else {
+      print("! It may go further. Type: sysctl vm.contig.passes=4")
+    }
+  }
+
+  private func blocked(_ forecast: ContiguousForecast, _ nothing: StaticString, _ longest: FrameRun?) {
+    guard let first = forecast.blocker else { return print("Not now: every run was tried.\(nothing)") }
     let fixed = forecast.fixed
     let isPage = physical.whatIs(first).role == .pageable
     if fixed == .zero {
       print(
-        "Not now: \(count: forecast.claimed.rawValue, "page") \(are(forecast.claimed)) \(forecast.reason.words) at this moment. Nothing has been done."
+        "Not now: \(count: forecast.claimed.rawValue, "page") \(are(forecast.claimed)) \(forecast.reason.words) at this moment.\(nothing)"
       )
     } else if fixed == .one {
-      print(
-        "Not now: one \(isPage ? "wired page" : "frame" as StaticString) stands in the way. Nothing has been done."
-      )
+      print("Not now: one \(isPage ? "wired page" : "frame" as StaticString) stands in the way.\(nothing)")
     } else {
-      print(
-        "Not now: \(count: fixed.rawValue, "frame") that can't move at the best place. Nothing has been done."
-      )
+      print("Not now: \(count: fixed.rawValue, "frame") that can't move at the best place.\(nothing)")
     }
     strip(forecast.run, mark: first)
     details(forecast)
     var shown = PageCount.zero
-    for i in 0..<min(answer.blockerCount, showsAll ? 8 : 4) {
-      guard let blocker = answer.blockers[i] else { continue }
-      shown = shown + blocker.run.count
-      print("blocker  \(describe(blocker.run))")
+    for i in 0..<min(forecast.owners.count, showsAll ? 8 : 4) {
+      guard let owner = forecast.owners.list[i] else { continue }
+      shown = shown + owner.frames
+      print("blocker  \(describe(owner, in: forecast.run))")
     }
-    if fixed == .zero {
-      print("blocker  \(describe(FrameRun(first: first, count: .one)))")
-    } else if shown < fixed {
-      print("         and \(count: (fixed - shown).rawValue, "frame") more")
+    if shown < forecast.owners.frames {
+      print("         and \(count: (forecast.owners.frames - shown).rawValue, "frame") of others")
     }
-    if let longest = answer.longest {
+    if let longest {
       print(
         "longest  \(longest.count.bytes), at \(physicalAddress(longest.first)), could be emptied as things are"
       )
     }
-    if isShortage(forecast.run.count) {
+    if forecast.missing > .zero {
       print("! It is shortage. Type: frames")
     } else if isPage && fixed > .zero && forecast.written > .zero {
       print(
@@ -222,23 +204,8 @@ extension Console {
 
   private func are(_ count: PageCount) -> StaticString { count == .one ? "is" : "are" }
 
-  /// Whether all that is free or could be emptied, wherever it lies, is less than was asked for.
-  private func isShortage(_ count: PageCount) -> Bool {
-    let pages = physical.count(.pageable) - min(physical.count(.pageable), memory.paging.wiredCount)
-    return physical.freeCount + pages < count + physical.reserve(for: .normal)
-  }
-
   private func never(_ asked: RunAsked) {
-    let reason = asked.whyNever(physical)
-    if isJSON {
-      row("why") { row in
-        row.field("answer", text: "never")
-        row.field("frames", asked.count.rawValue)
-        row.field("reason", text: reason)
-      }
-      return
-    }
-    print("Never: \(reason).")
+    print("Never: \(asked.whyNever(physical)).")
   }
 
   // MARK: What is in the way
@@ -264,6 +231,24 @@ extension Console {
     return line
   }
 
+  /// An owner of what is in the way of `run`, and how much of it that is.
+  func describe(_ owner: RunOwner, in run: FrameRun) -> Line {
+    guard owner.frames > .one else { return describe(FrameRun(first: owner.first, count: .one)) }
+    var line: Line = "\(count: owner.frames.rawValue) frames from frame \(owner.first) on: "
+    if owner.role == .pageable, let object = memory.paging.object(numbered: owner.owner) {
+      line.append(line: "object \(object.number) (\(object.name))")
+    } else {
+      line.append(line: whose(owner.first))
+    }
+    // The records of contiguous memory name no owner.
+    if let entry = contigEntry(holding: owner.first), entry.frames(in: run) < owner.frames {
+      line.append(" and others")
+    }
+    let reason = ContiguousFailure.Reason(physical.whatIs(owner.first))
+    if reason != .fixed { line.append(line: ", \(reason.words)") }
+    return line
+  }
+
   /// What a frame is, and whose: `object 3 (dirty) page 71,204`, `slab of kmem-64`, `contig 7`, `kmem pages`.
   func whose(_ frame: FrameNumber) -> Line {
     let what = physical.whatIs(frame)
@@ -280,45 +265,71 @@ extension Console {
 
   // MARK: As JSON
 
-  private func fields(_ row: JSONRow, _ run: FrameRun) {
-    row.field("at", text: physicalAddress(run.first))
-    row.field("first_frame", UInt64(run.first.rawValue))
-    row.field("frames", run.count.rawValue)
-  }
-
-  private func tellRow(_ forecast: ContiguousForecast, _ answer: RunExplanation) {
+  private func tellRow(_ forecast: ContiguousForecast, _ asked: RunAsked) {
     row("why") { row in
-      switch forecast.outcome {
-      case .granted: row.field("answer", text: "yes")
-      case .notNow: row.field("answer", text: "not now")
-      case .later: row.field("answer", text: "later")
-      case .overBudget: row.field("answer", text: "over budget")
+      if forecast.outcome == .granted {
+        row.field("answer", text: "yes")
+      } else {
+        row.field("answer", text: Line(ContiguousFailure.Answer(forecast.outcome).words))
       }
-      fields(row, forecast.run)
+      if forecast.outcome == .never {
+        row.field("frames", asked.count.rawValue)
+        row.field("reason", text: asked.whyNever(physical))
+        return
+      }
+      row.field("frames", forecast.run.count.rawValue)
       row.field("free", forecast.free.rawValue)
-      row.field("movable", answer.other.rawValue)
-      row.field("dirty", answer.dirty.rawValue)
+      if forecast.isFree {
+        placeFields(row, forecast)
+        return
+      }
+      row.field("movable", forecast.pages.rawValue)
+      row.field("dirty", forecast.dirty.rawValue)
       row.field("to_move", forecast.moved.rawValue)
       row.field("to_write", forecast.written.rawValue)
       row.field("to_drop", forecast.dropped.rawValue)
-      row.field("unmovable", forecast.fixed.rawValue)
-      row.field("held_or_busy", forecast.claimed.rawValue)
-      row.field("missing", forecast.missing.rawValue)
       row.field("to_fetch", forecast.fetched.rawValue)
       row.field("free_after", forecast.freeAfter.rawValue)
-      if let longest = answer.longest {
-        row.field("longest_at", text: physicalAddress(longest.first))
-        row.field("longest_frames", longest.count.rawValue)
-      }
+      refusalFields(row, forecast, longestRun(asked))
     }
-    for i in 0..<answer.blockerCount {
-      guard let blocker = answer.blockers[i] else { continue }
+    tellOwners(forecast)
+  }
+
+  private func placeFields(_ row: JSONRow, _ forecast: ContiguousForecast) {
+    row.field("at", text: physicalAddress(forecast.run.first))
+    row.field("first_frame", UInt64(forecast.run.first.rawValue))
+  }
+
+  /// What keeps a run from being granted, in the words of `why` and contig alike.
+  func refusalFields(_ row: JSONRow, _ forecast: ContiguousForecast, _ longest: FrameRun?) {
+    placeFields(row, forecast)
+    row.field("unmovable", forecast.fixed.rawValue)
+    row.field("held_or_busy", forecast.claimed.rawValue)
+    row.field("missing", forecast.missing.rawValue)
+    if let owner = forecast.owners.first {
+      row.field("blocker", UInt64(owner.first.rawValue))
+      row.field("blocker_frames", owner.frames.rawValue)
+      row.field("reason", text: Line(forecast.reason.words))
+      row.field("role", text: Line(owner.role.words))
+      row.field("whose", text: whose(owner.first))
+    }
+    if let longest {
+      row.field("longest_at", text: physicalAddress(longest.first))
+      row.field("longest_frame", UInt64(longest.first.rawValue))
+      row.field("longest_frames", longest.count.rawValue)
+    }
+  }
+
+  /// A row for each owner of what is in the way.
+  func tellOwners(_ forecast: ContiguousForecast) {
+    for i in 0..<forecast.owners.count {
+      guard let owner = forecast.owners.list[i] else { continue }
       row("blocker") { row in
-        row.field("first_frame", UInt64(blocker.run.first.rawValue))
-        row.field("frames", blocker.run.count.rawValue)
-        row.field("role", text: Line(blocker.role.words))
-        row.field("whose", text: whose(blocker.run.first))
-        row.field("wires", UInt64(blocker.claims.wires))
+        row.field("first_frame", UInt64(owner.first.rawValue))
+        row.field("frames", owner.frames.rawValue)
+        row.field("role", text: Line(owner.role.words))
+        row.field("whose", text: whose(owner.first))
+        row.field("wires", UInt64(physical.whatIs(owner.first).claims.wires))
       }
     }
   }

@@ -493,7 +493,7 @@ public struct PagingHistory {
       let run = try contiguous.allocContig(request)
       let cost = contiguous.movedCount + contiguous.writtenCount - before
       require(
-        cost.rawValue <= 12 * count, "a contiguous request did more than its runs have pages")
+        cost.rawValue <= 2 * count, "a contiguous request did more than its runs have pages")
       state.pointee.stamp += 1
       let stamp = state.pointee.stamp &* 0x94d0_49bb_1331_11eb | 1
       for i in 0..<count { store(run.first + PageCount(i), stamp &+ i) }

@@ -1,0 +1,209 @@
+// What a request may draw on, and whether that pays for a run: counting only, no page is touched.
+//
+// A run of n frames holds free ones, which are captured, and pages, each of which is moved, written or dropped. A free
+// frame that is captured and a page that is moved take one free frame each, above the reserve; a page that is
+// written or dropped takes none. A page that is written to swap takes a slot. So the run can be emptied when
+//   captured + moved     do not exceed the free frames above the reserve, and those that the page daemon can free
+//                        elsewhere: clean pages, and dirty ones as far as slots are left
+//   written              does not exceed the slots, but for pages of a device, nor the budget
+//   moved                does not exceed the budget
+// Whoever can pay both ways moves as long as memory stays as the page daemon wants it, and writes the rest.
+
+import MemoryPrimitives
+import Paging
+import PhysicalMemory
+
+/// What a request may spend on one run, as things are at one moment.
+struct Means {
+  let request: ContiguousRequest
+  /// Pages that may still be moved, and written.
+  let budget: ContiguousBudget
+  let memory: ContiguousMemory
+  /// Free frames; those that capturing leaves free; those that moving to make no work for the daemon leaves free; and
+  /// those that any moving leaves free.
+  let free: UInt64
+  let reserve: UInt64
+  let comfort: UInt64
+  let leastForMoving: UInt64
+  /// Free slots of swap.
+  let slots: UInt64
+  /// Whether a request in line keeps this one from taking single frames.
+  let isBehindOthers: Bool
+  let tellsDirtyPagesApart: Bool
+  /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not.
+  private(set) var elsewhere: RunContents?
+
+  /// What becomes of a run.
+  struct Settlement {
+    var moved: UInt64 = 0
+    var written: UInt64 = 0
+    var dropped: UInt64 = 0
+    /// Frames that the daemon has to free, wherever it finds them.
+    var fetched: UInt64 = 0
+    /// Frames of the run for which there is no way.
+    var missing: UInt64 = 0
+    /// Whether pages are moved before any is written, and clean ones with them.
+    var order = Order.movesFirst
+    var clean = CleanPages.areDropped
+
+    enum Order { case movesFirst, writesFirst }
+    var movesFirst: Bool { order == .movesFirst && fetched == 0 }
+  }
+
+  var mayMove: Bool { request.passes > .free }
+  var mayWrite: Bool {
+    request.sleeping == .allowed && request.passes > .relocate && budget.written > .zero
+  }
+  private var mayWriteAny: Bool { mayWrite && request.passes == .launderActive }
+
+  init(_ request: ContiguousRequest, _ spent: ContiguousMemory.Spending, _ memory: ContiguousMemory) {
+    let physical = memory.physical
+    self.request = request
+    self.memory = memory
+    budget = ContiguousBudget(
+      moved: spent.leftToMove(for: request), written: spent.leftToWrite(for: request))
+    free = physical.freeCount.rawValue
+    reserve = physical.reserve(for: request.level).rawValue
+    // Frames to move to are asked for at the normal level.
+    leastForMoving = max(reserve, physical.reserve(for: .normal).rawValue)
+    slots = memory.paging.swap.figures.free.rawValue
+    isBehindOthers = physical.awaited > .zero
+    let mayWrite =
+      request.sleeping == .allowed && request.passes > .relocate && budget.written > .zero
+    comfort = mayWrite ? max(leastForMoving, memory.paging.freeTarget.rawValue) : leastForMoving
+    // Where the free frames above the reserve make a whole run there is nothing to be fetched.
+    let isShort = free < leastForMoving + min(request.count.rawValue, physical.total.rawValue)
+    tellsDirtyPagesApart =
+      request.passes == .launderInactive || slots < request.count.rawValue
+      || (isShort && slots < physical.count(.pageable).rawValue)
+    if mayWrite && isShort && request.passes == .launderActive {
+      elsewhere = physical.contentsOfMemory(at: self)
+    }
+  }
+
+  /// Whether the request could go further with leave to.
+  var isBound: Bool {
+    request.sleeping == .forbidden || request.passes < .launderActive
+      || budget.moved < request.count || budget.written < request.count
+  }
+
+  /// The same with leave to sleep, to go through all passes and to spend what it takes.
+  func unbounded() -> Means {
+    var request = request
+    request.sleeping = .allowed
+    request.passes = .launderActive
+    request.budget = .unlimited
+    return Means(request, ContiguousMemory.Spending(), memory)
+  }
+
+  /// How a run with these contents would be emptied. Captured frames are there already.
+  func settle(_ contents: RunContents) -> Settlement {
+    var answer = Settlement()
+    guard mayMove else {
+      answer.missing = contents.pages + lack(contents.free)
+      return answer
+    }
+    let dirty = contents.dirty
+    let room = free > reserve ? free - reserve : 0
+    let captured = min(contents.free, room)
+    let mayTake = !isBehindOthers && captured == contents.free
+    let left = free - captured
+    // Frames for pages without work for the daemon.
+    var comfortable: UInt64 = 0
+    if mayTake && left > comfort { comfortable = min(left - comfort, budget.moved.rawValue) }
+    if comfortable >= request.count.rawValue {
+      answer.moved = contents.pages
+      answer.clean = .areMoved
+      return answer
+    }
+    answer.dropped = contents.clean
+    let forSwap =
+      mayWriteAny
+      ? contents.activeForSwap + contents.inactiveForSwap : mayWrite ? contents.inactiveForSwap : 0
+    let forDevice =
+      mayWriteAny
+      ? contents.activeForDevice + contents.inactiveForDevice : mayWrite ? contents.inactiveForDevice : 0
+    let first = min(dirty, comfortable)
+    // Whatever pages are moved first, the others can be written.
+    let restCanBeWritten =
+      forSwap + forDevice == dirty && slots >= forSwap && budget.written.rawValue >= dirty - first
+    var slotsTaken: UInt64
+    if first == dirty || restCanBeWritten {
+      answer.moved = first
+      answer.written = dirty - first
+      slotsTaken = min(forSwap, answer.written)
+    } else {
+      answer.order = .writesFirst
+      answer.written = min(forDevice + min(forSwap, slots), budget.written.rawValue)
+      slotsTaken = min(min(forSwap, slots), answer.written)
+      let rest = dirty - answer.written
+      answer.moved = isBehindOthers ? 0 : min(rest, budget.moved.rawValue)
+      answer.missing = rest - answer.moved
+    }
+    // Frames that must be free: those that are captured, and those to move to.
+    var needed = contents.free
+    if answer.moved > 0 {
+      needed += answer.moved
+      needed += leastForMoving
+    } else if needed > 0 {
+      needed += reserve
+    }
+    guard needed > free else { return answer }
+    var short = needed - free
+    if let elsewhere {
+      func others(_ all: UInt64, _ mine: UInt64) -> UInt64 { all > mine ? all - mine : 0 }
+      let slotsLeft = slots - min(slots, slotsTaken)
+      let reclaimable =
+        others(elsewhere.clean, contents.clean)
+        + others(
+          elsewhere.activeForDevice + elsewhere.inactiveForDevice,
+          contents.activeForDevice + contents.inactiveForDevice)
+        + min(
+          slotsLeft,
+          others(
+            elsewhere.activeForSwap + elsewhere.inactiveForSwap,
+            contents.activeForSwap + contents.inactiveForSwap))
+      let mayWriteMore = budget.written.rawValue - min(budget.written.rawValue, answer.written)
+      answer.fetched = min(short, min(reclaimable, mayWriteMore))
+      short -= answer.fetched
+    }
+    // What can't be moved for want of frames is missing; the rest are free frames that can't be captured.
+    answer.moved -= min(answer.moved, short)
+    answer.missing += short
+    return answer
+  }
+
+  /// How many of so many frames are missing above the reserve.
+  private func lack(_ count: UInt64) -> UInt64 {
+    count > 0 && count + reserve > free ? count + reserve - free : 0
+  }
+}
+
+extension Means: RunPricing {
+  func isForDevice(_ frame: FrameNumber) -> Bool {
+    let what = memory.physical.whatIs(frame)
+    guard what.role == .pageable, let object = memory.paging.object(numbered: what.owner) else {
+      return false
+    }
+    return object.kind == .device
+  }
+
+  func price(_ contents: RunContents) -> RunPrice {
+    let answer = settle(contents)
+    let fixed = contents.fixed + contents.captured
+    // In this order: fixed frames, frames that are missing, pages that are claimed.
+    let limit: UInt64 = 1 << 20 - 1
+    let obstacles =
+      min(fixed, limit) << 40 | min(answer.missing, limit) << 20 | min(contents.claimed, limit)
+    // Pages elsewhere are not asked for, so they count twice.
+    return RunPrice(
+      obstacles: obstacles, work: contents.pages + 2 * answer.fetched + 8 * contents.claimed,
+      dirty: contents.dirty)
+  }
+
+  /// With the page daemon's help and without a bound, what pays for one run pays for any: only claims differ.
+  func varies(_ price: RunPrice) -> Bool {
+    let isMissing = price.obstacles >> 20 & (1 << 20 - 1) > 0
+    return !isMissing || isBound || elsewhere == nil || isBehindOthers
+  }
+}

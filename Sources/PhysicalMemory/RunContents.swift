@@ -1,0 +1,119 @@
+// What lies in a run, counted, and what a search makes of it.
+//
+// A search adds up contents and asks a *pricing* what they cost. The pricing belongs to the caller, who knows what it
+// may move, write and wait for; the search knows nothing of that.
+
+import MemoryPrimitives
+
+/// The frames of a run by what emptying it takes.
+public struct RunContents: Equatable, Sendable {
+  /// Free frames and cached pages.
+  public internal(set) var free: UInt64 = 0
+  /// Pages that are not dirty.
+  public internal(set) var clean: UInt64 = 0
+  /// Dirty pages that are written to swap: those in the active queue, and the others.
+  public internal(set) var activeForSwap: UInt64 = 0
+  public internal(set) var inactiveForSwap: UInt64 = 0
+  /// Dirty pages that are written to a device of their own.
+  public internal(set) var activeForDevice: UInt64 = 0
+  public internal(set) var inactiveForDevice: UInt64 = 0
+  /// Pages that are held or busy at this moment.
+  public internal(set) var claimed: UInt64 = 0
+  /// Frames that an isolation has captured.
+  public internal(set) var captured: UInt64 = 0
+  /// Frames that can't be emptied.
+  public internal(set) var fixed: UInt64 = 0
+
+  public init() {}
+
+  /// Dirty pages.
+  @inline(always) public var dirty: UInt64 {
+    activeForSwap &+ inactiveForSwap &+ activeForDevice &+ inactiveForDevice
+  }
+  /// Pages that could be moved, written or dropped.
+  @inline(always) public var pages: UInt64 { clean &+ dirty }
+
+  @inline(always) static func += (a: inout Self, b: Self) {
+    a.free &+= b.free
+    a.clean &+= b.clean
+    a.activeForSwap &+= b.activeForSwap
+    a.inactiveForSwap &+= b.inactiveForSwap
+    a.activeForDevice &+= b.activeForDevice
+    a.inactiveForDevice &+= b.inactiveForDevice
+    a.claimed &+= b.claimed
+    a.captured &+= b.captured
+    a.fixed &+= b.fixed
+  }
+
+  /// The counts may have changed since they were added.
+  @inline(always) static func -= (a: inout Self, b: Self) {
+    func take(_ count: inout UInt64, _ less: UInt64) { count = count > less ? count &- less : 0 }
+    take(&a.free, b.free)
+    take(&a.clean, b.clean)
+    take(&a.activeForSwap, b.activeForSwap)
+    take(&a.inactiveForSwap, b.inactiveForSwap)
+    take(&a.activeForDevice, b.activeForDevice)
+    take(&a.inactiveForDevice, b.inactiveForDevice)
+    take(&a.claimed, b.claimed)
+    take(&a.captured, b.captured)
+    take(&a.fixed, b.fixed)
+  }
+
+  /// The share of `part` frames of `whole`, as if all were alike; fixed frames are rounded up.
+  @inline(always) func share(_ part: UInt64, of whole: UInt64) -> Self {
+    var share = Self()
+    share.clean = clean &* part / whole
+    share.activeForSwap = activeForSwap &* part / whole
+    share.fixed = (fixed &* part &+ whole &- 1) / whole
+    let used = share.clean &+ share.activeForSwap &+ share.fixed
+    share.free = part > used ? part &- used : 0
+    return share
+  }
+}
+
+/// What a run costs. What keeps it from being emptied counts first, then work, then dirty pages.
+public struct RunPrice: Equatable, Sendable {
+  /// Zero for a run that can be emptied.
+  public var obstacles: UInt64
+  public var work: UInt64
+  public var dirty: UInt64
+
+  @inline(always) public init(obstacles: UInt64, work: UInt64, dirty: UInt64) {
+    (self.obstacles, self.work, self.dirty) = (obstacles, work, dirty)
+  }
+
+  /// More than any run costs.
+  @inline(always) static var highest: Self { Self(obstacles: .max, work: .max, dirty: .max) }
+
+  @inline(always) var isNothing: Bool { obstacles == 0 && work == 0 }
+
+  @inline(always) static func < (a: Self, b: Self) -> Bool {
+    if a.obstacles != b.obstacles { return a.obstacles < b.obstacles }
+    return a.work != b.work ? a.work < b.work : a.dirty < b.dirty
+  }
+}
+
+/// How a search values runs. Passed down for one call.
+public protocol RunPricing {
+  /// Whether dirty pages are told apart by queue and device; if not, all count as active ones for swap.
+  var tellsDirtyPagesApart: Bool { get }
+  /// Whether a dirty page is written to a device of its own. Asked only where dirty pages are told apart.
+  func isForDevice(_ frame: FrameNumber) -> Bool
+  /// Never less work than there are pages in the way, unless there are obstacles.
+  func price(_ contents: RunContents) -> RunPrice
+  /// Whether another run may have fewer obstacles than one of this price, the best that counts have led to. Then the
+  /// search looks at every frame in its range.
+  func varies(_ price: RunPrice) -> Bool
+}
+
+/// Each page in the way costs 1, a busy or held one 8; a clean one is preferred to a dirty one where that is the same.
+struct PagesInTheWay: RunPricing {
+  var tellsDirtyPagesApart: Bool { false }
+  func isForDevice(_ frame: FrameNumber) -> Bool { false }
+  @inline(always) func price(_ contents: RunContents) -> RunPrice {
+    RunPrice(
+      obstacles: contents.fixed &+ contents.captured, work: contents.pages &+ 8 &* contents.claimed,
+      dirty: contents.dirty)
+  }
+  func varies(_ price: RunPrice) -> Bool { false }
+}

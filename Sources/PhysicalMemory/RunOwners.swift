@@ -1,0 +1,129 @@
+// Whose frames keep a run from being emptied, and how many each owner has there.
+//
+// Eight owners are kept. Where there are more, the table keeps each owner that has more than a ninth of the frames in
+// the way (Misra and Gries, "Finding repeated elements", 1982), and a second walk counts what these have.
+
+import MemoryPrimitives
+
+/// An owner of frames in the way of a run: a role, and the object, cache or other owner that its records name.
+public struct RunOwner: Equatable, Sendable {
+  public var role: FrameRole
+  public var owner: UInt32
+  /// How many frames in the way it has.
+  public var frames: PageCount
+  /// The lowest of them.
+  public var first: FrameNumber
+
+  func isSame(as other: FrameDescription) -> Bool { role == other.role && owner == other.owner }
+}
+
+/// The owners of what is in the way of a run, the one with most frames first; eight at most.
+public struct RunOwners: Sendable {
+  public internal(set) var list: InlineArray<8, RunOwner?> = .init(repeating: nil)
+  public internal(set) var count = 0
+  /// Frames in the way, those of other owners included.
+  public internal(set) var frames = PageCount.zero
+
+  public init() {}
+
+  /// The owner of most of them.
+  public var first: RunOwner? { list[0] }
+
+  /// Counts a frame, if there is room for its owner.
+  fileprivate mutating func add(_ what: FrameDescription) -> Counted {
+    for i in 0..<count {
+      guard var known = list[i], known.isSame(as: what) else { continue }
+      known.frames = known.frames + .one
+      list[i] = known
+      return .counted
+    }
+    guard count < 8 else { return .noRoom }
+    list[count] = RunOwner(role: what.role, owner: what.owner, frames: .one, first: what.frame)
+    count += 1
+    return .counted
+  }
+
+  fileprivate enum Counted { case counted, noRoom }
+
+  /// Takes a frame from each, and forgets those that have none left.
+  fileprivate mutating func discount() {
+    var kept = 0
+    for i in 0..<count {
+      guard var known = list[i], known.frames > .one else { continue }
+      known.frames = known.frames - .one
+      list[kept] = known
+      kept += 1
+    }
+    for i in kept..<count { list[i] = nil }
+    count = kept
+  }
+
+  fileprivate mutating func sort() {
+    for i in 0..<count {
+      guard let one = list[i] else { continue }
+      var k = i
+      while k > 0, let before = list[k - 1],
+        before.frames < one.frames || (before.frames == one.frames && one.first < before.first)
+      {
+        list[k] = before
+        k -= 1
+      }
+      list[k] = one
+    }
+  }
+}
+
+/// What is in the way of a run.
+@frozen public enum InTheWay: UInt8, Sendable {
+  /// Frames that can't be emptied.
+  case fixed
+  /// Pages that are held or busy at this moment.
+  case claimed
+}
+
+extension PhysicalMemory {
+  /// Who owns what is in the way of `run`. A look at each frame, and some hundred instructions for each in the way; a
+  /// second walk where there are more than eight owners. Frames that an isolation has captured are in no way.
+  public func owners(of run: FrameRun, _ kind: InTheWay) -> RunOwners {
+    var owners = RunOwners()
+    var isWhole = true
+    forEachFrame(of: run, kind) { what in
+      owners.frames = owners.frames + .one
+      if owners.add(what) == .noRoom {
+        isWhole = false
+        owners.discount()
+      }
+    }
+    if !isWhole {
+      for i in 0..<owners.count {
+        owners.list[i]?.frames = .zero
+        owners.list[i]?.first = .none
+      }
+      forEachFrame(of: run, kind) { what in
+        for i in 0..<owners.count {
+          guard var known = owners.list[i], known.isSame(as: what) else { continue }
+          if known.frames == .zero { known.first = what.frame }
+          known.frames = known.frames + .one
+          owners.list[i] = known
+        }
+      }
+    }
+    owners.sort()
+    return owners
+  }
+
+  private func forEachFrame(of run: FrameRun, _ kind: InTheWay, _ body: (FrameDescription) -> Void) {
+    var at = run.first
+    while at < run.end {
+      let what = whatIs(at)
+      at = at + .one
+      if what.role == .free || (what.role == .contiguous && what.claims == .captured) { continue }
+      let isPage = what.role == .pageable && what.claims.wires == 0
+      let isClaimed = isPage && what.claims.rawValue & 0x7fff_ffff != 0
+      switch kind {
+      case .fixed: if !isPage { body(what) }
+      case .claimed: if isClaimed { body(what) }
+      }
+    }
+  }
+}
