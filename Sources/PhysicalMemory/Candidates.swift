@@ -660,37 +660,26 @@ extension PhysicalMemory {
       return
     }
     for i in 0..<(end - first) {
-      weigh(records + Int(i) &* 32, FrameNumber(UInt32(first + i)), pricing, into: &contents)
+      contents.add(kind(records + Int(i) &* 32, FrameNumber(UInt32(first + i)), pricing))
     }
   }
 
-  @inline(always) private func weigh<Pricing: RunPricing>(
-    _ record: UnsafeMutableRawPointer, _ frame: FrameNumber, _ pricing: Pricing,
-    into contents: inout RunContents
-  ) {
+  @inline(always) private func kind<Pricing: RunPricing>(
+    _ record: UnsafeMutableRawPointer, _ frame: FrameNumber, _ pricing: Pricing
+  ) -> FrameKind {
     let glance = FrameRecordPointer(record).glance
-    if glance.isFree {
-      contents.free &+= 1
-    } else if glance.isIdlePage {
-      if glance.dirty == 0 {
-        contents.clean &+= 1
-      } else if !pricing.tellsDirtyPagesApart {
-        contents.activeForSwap &+= 1
-      } else {
-        switch (glance.isActive, pricing.isForDevice(frame)) {
-        case (true, false): contents.activeForSwap &+= 1
-        case (false, false): contents.inactiveForSwap &+= 1
-        case (true, true): contents.activeForDevice &+= 1
-        case (false, true): contents.inactiveForDevice &+= 1
-        }
+    if glance.isFree { return .free }
+    if glance.isIdlePage {
+      if glance.dirty == 0 { return .clean }
+      if !pricing.tellsDirtyPagesApart { return .activeForSwap }
+      switch (glance.isActive, pricing.isForDevice(frame)) {
+      case (true, false): return .activeForSwap
+      case (false, false): return .inactiveForSwap
+      case (true, true): return .activeForDevice
+      case (false, true): return .inactiveForDevice
       }
-    } else if glance.isMovable {
-      contents.claimed &+= 1
-    } else if glance.isCaptured {
-      contents.captured &+= 1
-    } else {
-      contents.fixed &+= 1
     }
+    return glance.isMovable ? .claimed : glance.isCaptured ? .captured : .fixed
   }
 
   /// The cheapest start, after a look at the frames of each spot that counts say may be it.
@@ -765,6 +754,7 @@ extension PhysicalMemory {
     }
     steps += count / 512 + (start - bottom) / 4
     func offer() {
+      if best.price.obstacles == 0 && inside.pages > best.price.work { return }
       let price = pricing.price(inside)
       if price < best.price && request.place(start, start + count) == UInt32(start) {
         best = PricedStart(start: start, price: price)
@@ -788,10 +778,8 @@ extension PhysicalMemory {
       while true {
         start -= 1
         rest -= 1
-        weigh(entering, FrameNumber(UInt32(start)), pricing, into: &inside)
-        var gone = RunContents()
-        weigh(leaving, FrameNumber(UInt32(start + count)), pricing, into: &gone)
-        inside -= gone
+        inside.add(kind(entering, FrameNumber(UInt32(start)), pricing))
+        inside.remove(kind(leaving, FrameNumber(UInt32(start + count)), pricing))
         if rest == 0 { break }
         offer()
         entering -= 32

@@ -59,6 +59,36 @@ public struct RunContents: Equatable, Sendable {
     take(&a.fixed, b.fixed)
   }
 
+  @inline(always) mutating func add(_ kind: FrameKind) {
+    switch kind {
+    case .free: free &+= 1
+    case .clean: clean &+= 1
+    case .activeForSwap: activeForSwap &+= 1
+    case .inactiveForSwap: inactiveForSwap &+= 1
+    case .activeForDevice: activeForDevice &+= 1
+    case .inactiveForDevice: inactiveForDevice &+= 1
+    case .claimed: claimed &+= 1
+    case .captured: captured &+= 1
+    case .fixed: fixed &+= 1
+    }
+  }
+
+  /// The frame may be of another kind than when it was added.
+  @inline(always) mutating func remove(_ kind: FrameKind) {
+    func take(_ count: inout UInt64) { if count > 0 { count &-= 1 } }
+    switch kind {
+    case .free: take(&free)
+    case .clean: take(&clean)
+    case .activeForSwap: take(&activeForSwap)
+    case .inactiveForSwap: take(&inactiveForSwap)
+    case .activeForDevice: take(&activeForDevice)
+    case .inactiveForDevice: take(&inactiveForDevice)
+    case .claimed: take(&claimed)
+    case .captured: take(&captured)
+    case .fixed: take(&fixed)
+    }
+  }
+
   /// The share of `part` frames of `whole`, as if all were alike; fixed frames are rounded up.
   @inline(always) func share(_ part: UInt64, of whole: UInt64) -> Self {
     var share = Self()
@@ -69,6 +99,12 @@ public struct RunContents: Equatable, Sendable {
     share.free = part > used ? part &- used : 0
     return share
   }
+}
+
+/// What emptying one frame takes: the counts of `RunContents`.
+enum FrameKind {
+  case free, clean, activeForSwap, inactiveForSwap, activeForDevice, inactiveForDevice, claimed, captured
+  case fixed
 }
 
 /// What a run costs. What keeps it from being emptied counts first, then work, then dirty pages.
