@@ -91,18 +91,14 @@ extension Paging {
     _ moving: inout PageBatch, _ dropping: inout PageBatch, _ outcome: inout MoveOutcome
   ) -> FrameNumber {
     var met = PageBatch()
-    var at = first
-    while !met.isFull {
-      let frame = physical.firstPage(from: at, below: end)
-      at = frame
-      if frame == end { break }
-      at = at + .one
+    let at = physical.forEachPage(from: first, below: end) { frame, record in
       // Not worth a claim.
-      if !hasRoom && (clean == .areMoved || record(frame).pageFlags.contains(.dirty)) {
+      if !hasRoom && (clean == .areMoved || record.pageFlags.contains(.dirty)) {
         outcome.noRoom = outcome.noRoom + .one
-        continue
+        return .more
       }
       met.add(frame)
+      return met.isFull ? .enough : .more
     }
     guard met.count > 0 else { return at }
     withQueues { queues in

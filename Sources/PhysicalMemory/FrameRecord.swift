@@ -158,6 +158,12 @@ import Synchronization
   @inline(always) var isInNoQueue: Bool {
     byte(31).pointee.load(ordering: .relaxed) == FrameQueue.none.rawValue
   }
+  /// No list has the frame any more, and it heads no free block.
+  @inline(always) func leaveQueue() {
+    let rest = byte(29).pointee.load(ordering: .relaxed) & ~31
+    byte(29).pointee.store(rest, ordering: .relaxed)
+    byte(31).pointee.store(FrameQueue.none.rawValue, ordering: .relaxed)
+  }
   /// Takes the links and the queue of `other`, which is in none from now on. Their neighbours are the caller's.
   @inline(always) public func takePlace(of other: FrameRecordPointer) {
     raw.storeBytes(of: other.raw.load(as: UInt64.self), as: UInt64.self)

@@ -267,13 +267,15 @@ extension PhysicalMemory {
 
   /// The slot of the isolation that captures all of these frames. Lock held.
   private func isolation(ofAll frames: UnsafeBufferPointer<FrameNumber>, _ sound: UInt32) -> Int? {
+    var (lowest, highest) = (UInt32.max, UInt32(0))
+    for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
+      lowest = min(lowest, frames[i].rawValue)
+      highest = max(highest, frames[i].rawValue)
+    }
     for slot in 0..<4 where core.pointee.isolations[slot].captures == .on {
-      let (first, end) = (core.pointee.isolations[slot].first, core.pointee.isolations[slot].end)
-      var isInside = true
-      for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
-        if frames[i].rawValue < first || frames[i].rawValue >= end { isInside = false }
+      if lowest >= core.pointee.isolations[slot].first && highest < core.pointee.isolations[slot].end {
+        return slot
       }
-      if isInside { return slot }
     }
     return nil
   }

@@ -31,6 +31,9 @@ import Synchronization
   case refused
 }
 
+/// Whether a walk over pages goes on.
+@frozen public enum PageVisit: UInt8, Sendable { case more, enough }
+
 /// Whether a page can be moved.
 @frozen public enum PageMobility: UInt8, Sendable {
   /// It is wired.
@@ -43,21 +46,26 @@ extension PhysicalMemory {
   /// Free frames that are cached pages. Constant; exact when nothing runs.
   public var cachedCount: PageCount { PageCount(state.pointee.cached.load(ordering: .relaxed)) }
 
-  /// The first frame from `first` on, below `end`, that is a page; `end` when there is none. Six instructions a
-  /// frame, and no lock: what is found may be none any more.
-  public func firstPage(from first: FrameNumber, below end: FrameNumber) -> FrameNumber {
+  /// Calls `body` with each frame from `first` on, below `end`, that is a page, until it answers `enough`; answers the
+  /// frame behind the last one. A few instructions a frame, and no lock: a frame may be no page any more.
+  @inline(__always) public func forEachPage(
+    from first: FrameNumber, below end: FrameNumber, _ body: (FrameNumber, FrameRecordPointer) -> PageVisit
+  ) -> FrameNumber {
     let limit = min(end.rawValue, memoryEnd)
     var at = first.rawValue
     while at < limit {
-      let pieceEnd = Piece.end(at, limit)
+      let blockEnd = Piece.end(at, limit)
       if section(at) != nil, pieceUnchecked(at).state == .valid {
-        let record = recordUnchecked(at)
-        for i in 0..<Int(pieceEnd - at)
-        where FrameRecordPointer(record.raw + i &* 32).hasRole(.pageable) {
-          return FrameNumber(at + UInt32(i))
+        // The records of a pageblock follow each other.
+        var record = recordUnchecked(at)
+        while at < blockEnd {
+          let frame = at
+          at &+= 1
+          if record.hasRole(.pageable), body(FrameNumber(frame), record) == .enough { return FrameNumber(at) }
+          record = FrameRecordPointer(record.raw + FrameRecordPointer.size)
         }
       }
-      at = pieceEnd
+      at = blockEnd
     }
     return end
   }
@@ -76,7 +84,9 @@ extension PhysicalMemory {
     let free = freeCount.rawValue
     let least = max(floor.rawValue, core.pointee.floors[Int(level.rawValue)])
     let most = isNext(nil, level) && free > least ? min(frames.count, Int(clamping: free - least)) : 0
-    while count < most, let frame = split(0) {
+    while count < most {
+      count += popSingles(UnsafeMutableBufferPointer(rebasing: frames[count..<most]))
+      guard count < most, let frame = split(0) else { break }
       accountTaken(frame, 1, .pageable)
       frames[count] = FrameNumber(frame)
       count += 1
@@ -95,6 +105,35 @@ extension PhysicalMemory {
     }
     if cached > 0 { state.pointee.cached.subtract(cached, ordering: .relaxed) }
     raiseAlarm(if: isShort)
+    return count
+  }
+
+  /// Pops blocks of one frame off the front of the highest list that has a block, as long as there are any: those that
+  /// `split` would pop one by one. Counts them as taken for pages, but for the counts by role. Lock held.
+  private func popSingles(_ frames: UnsafeMutableBufferPointer<FrameNumber>) -> Int {
+    var list = 2
+    while list >= 0 && core.pointee.masks[list] == 0 { list -= 1 }
+    guard list >= 0, core.pointee.masks[list] & 1 != 0 else { return 0 }
+    let queue = queue(list, 0)
+    var frame = queue.pointee.first
+    var count = 0
+    while count < frames.count && frame != .max {
+      let record = recordUnchecked(frame)
+      frames[count] = FrameNumber(frame)
+      count += 1
+      record.leaveQueue()
+      pieceUnchecked(frame).orders |= PiecePointer.stale
+      accountTaken(frame, 1, .pageable)
+      frame = record.next.rawValue
+    }
+    queue.pointee.first = frame
+    queue.pointee.count &-= UInt64(count)
+    if frame == .max {
+      queue.pointee.last = .max
+      core.pointee.masks[list] &= ~1
+    } else {
+      recordUnchecked(frame).previous = .none
+    }
     return count
   }
 

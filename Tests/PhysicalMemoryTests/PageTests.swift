@@ -34,8 +34,8 @@ final class PageTests: XCTestCase {
     XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .gone)
   }
 
-  /// From every frame on, in holes and in pageblocks without records too, the first page is found.
-  func testTheFirstPageFromAnyFrameOn() throws {
+  /// From every frame on, in holes and in pageblocks without records too, the pages are found, in their order.
+  func testThePagesFromAnyFrameOn() throws {
     let model = try PageModel(System(frames: [(256, 700), (4000, 600), (40_000, 1100)]))
     let memory = model.memory
     var random = SeededRandom(seed: historySeed(63))
@@ -46,15 +46,57 @@ final class PageTests: XCTestCase {
     let pages = model.names.keys.sorted()
     XCTAssertGreaterThan(pages.count, 100)
     for end in [300, 956, 4200, 40_500, 50_000] {
-      var next = pages.count
-      for frame in stride(from: end, through: 200, by: -1) {
-        while next > 0 && pages[next - 1] >= frame { next -= 1 }
-        let expected = next < pages.count && pages[next] < end ? pages[next] : end
-        let found = memory.firstPage(from: FrameNumber(UInt32(frame)), below: FrameNumber(UInt32(end)))
-        guard Int(found.rawValue) == expected else { return XCTFail("from \(frame) below \(end): \(found)") }
+      for first in Swift.stride(from: 200, through: end, by: 67) {
+        for limit in [1, 5, 1000] {
+          var found: [Int] = []
+          let next = memory.forEachPage(from: FrameNumber(UInt32(first)), below: FrameNumber(UInt32(end))) {
+            frame, _ in
+            found.append(Int(frame.rawValue))
+            return found.count == limit ? .enough : .more
+          }
+          let expected = Array(pages.filter { $0 >= first && $0 < end }.prefix(limit))
+          guard found == expected else { return XCTFail("from \(first) below \(end): \(found)") }
+          XCTAssertEqual(Int(next.rawValue), found.count == limit ? found.last! + 1 : end)
+        }
       }
     }
     XCTAssertNil(model.checkFrames())
+  }
+
+  /// Pages come from single free frames first, as long as there are any, then from larger blocks: one hold of the
+  /// lock takes as many as a request at a time would, and the same ones.
+  func testABatchTakesTheFramesThatSingleRequestsWould() throws {
+    let seed = historySeed(64)
+    for turn in 0..<6 as Range<UInt64> {
+      let systems = try (0..<2).map { _ in try System(frames: [(256, 700), (4000, 1200)]) }
+      var got: [[FrameNumber]] = [[], []]
+      for (which, system) in systems.enumerated() {
+        let memory = system.memory!
+        var random = SeededRandom(seed: seed &+ turn)
+        try memory.setReserve(.zero, for: .normal)
+        var frames: [FrameNumber] = []
+        while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+        for frame in frames where random.below(4) < 1 + turn % 3 { memory.free(frame, Order(0)) }
+        for _ in 0..<12 {
+          var batch = (0..<32).map { _ in FrameNumber.none }
+          let wanted = Int(1 + random.below(32))
+          var count = 0
+          batch.withUnsafeMutableBufferPointer { batch in
+            if which == 0 {
+              count = memory.allocate(pages: .init(rebasing: batch[..<wanted]))
+            } else {
+              while count < wanted, memory.allocate(pages: .init(rebasing: batch[count...count])) == 1 {
+                count += 1
+              }
+            }
+          }
+          got[which] += batch[..<count]
+        }
+        system.check()
+      }
+      XCTAssertEqual(got[0], got[1], "turn \(turn), seed \(seed)")
+      XCTAssertFalse(got[0].isEmpty)
+    }
   }
 
   /// Each frame of a free block or of a hole is what the whole is reported to be.
