@@ -2,6 +2,7 @@
 // 2 * value + 1.
 
 import CPlatform
+import MemoryPrimitives
 
 /// How the machine stops.
 enum Stop: UInt8 {
