@@ -161,7 +161,7 @@ final class FreeBSDLogTests: XCTestCase {
         let known = (stretch.end.rawValue - 40..<stretch.end.rawValue).map { FrameNumber($0) }
         // Frames one by one, so that the lock is let go between them; the last one of the run is to come.
         var taken: [FrameNumber] = []
-        for frame in known where (end - 1 - frame.rawValue) % 2 == 0 {
+        for frame in known where frame.rawValue % 2 == (end - 1) % 2 {
           try system.physical.allocate(frame: frame, role: .lent)
           taken.append(frame)
         }
