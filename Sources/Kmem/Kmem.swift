@@ -7,10 +7,10 @@
 // processor or of the cache's depot, or free in its slab. A slab is 1, 2, 4 or 8 contiguous frames of the
 // direct map and its state is in their records (Slab.swift), so a pointer leads to its slab, and the slab
 // to its cache, without a search. Magazines and the larger tables of slabs lie in frames where no caller has
-// memory (OwnMemory.swift), so no caller's stray write changes what kmem relies on. Requests up to 4096 bytes go to one of 29 size classes
-// (SizeClasses.swift); what is larger takes whole pages with an address of their own (Large.swift). Each
-// processor has one row of magazine slots, a cache line for each cache; each type has a row of counters
-// for each processor (MemoryType.swift).
+// memory (OwnMemory.swift), so no caller's stray write changes what kmem relies on. Requests up to 4096 bytes
+// go to one of 29 size classes (SizeClasses.swift); what is larger takes whole pages with an address of their
+// own (Large.swift). Each processor has one row of magazine slots, a cache line for each cache; each type has a
+// row of counters for each processor (MemoryType.swift).
 //
 // THE HOT HALVES find the slot by processor and class, take or put a word and add one to one counter, with
 // interrupts off and nothing else. A slot without magazines is empty and full at once: a size of zero, a
@@ -40,13 +40,13 @@
 // not needed since the last one (Trimming).
 //
 // LOCKS, in their order: the registry of caches and types (`kmemCaches`), a depot (`kmemDepot`), a cache's
-// slabs or kmem's own memory (`kmemSlabs`); then PhysicalMemory's. No two of one rank; constructors, destructors, other floors'
-// calls and reports are made with none.
+// slabs or kmem's own memory (`kmemSlabs`); then PhysicalMemory's. No two of one rank; constructors, destructors,
+// other floors' calls and reports are made with none.
 //
 // COST. Hot pair: 42 instructions for a constant size, interrupts off and on included; up to 60 for
-// another. Slow halves: an exchange at the depot,
-// or up to half a magazine from slabs under the cache's lock, about 20 instructions each; a new slab costs
-// its objects, and 64 bytes of own memory beside a page of small ones. Drains and queries: as long as what they visit, in pieces.
+// another. Slow halves: an exchange at the depot, or up to half a magazine from slabs under the cache's lock,
+// about 20 instructions each; a new slab costs its objects, and 64 bytes of own memory if there are more than 64.
+// Drains and queries: as long as what they visit, in pieces.
 //
 // WHEN MEMORY IS GONE. An allocation tries a slab of fewer frames, then gives back what all caches keep
 // free, then answers nil; nothing has changed but what was kept. A free never needs memory: it may ask for

@@ -65,7 +65,7 @@ extension Kmem {
   /// this cache.
   ///
   /// Throws `.badConstraint` for a size of zero or an alignment above a page, `.tooLarge`,
-  /// `.tooManyCaches` (92 fit), `.noMemory`; nothing has changed then.
+  /// `.tooManyCaches` (90 fit), `.noMemory`; nothing has changed then.
   public func createCache(
     name: Name, size: ByteCount, alignment: Alignment = .byte, constructor: ObjectHook? = nil,
     destructor: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
