@@ -103,6 +103,14 @@ public enum Budget: UInt8, Sendable {
   /// How many rows there are.
   public static var count: Int { Int(Budget.ownMemoryLarge.rawValue) + 1 }
 
+  /// Whether there is something to measure yet.
+  public var canBeMeasured: Bool {
+    switch self {
+    case .vmemQuantum, .faultZeroed, .zsDensity, .zsDensityHalf: false
+    default: true
+    }
+  }
+
   /// Whether the figure depends on the trace that is replayed.
   public var dependsOnTrace: Bool {
     switch self {
@@ -137,10 +145,10 @@ public enum Budget: UInt8, Sendable {
     case .kmemTraceHeld: .host("kmem-trace-x64-held", "bytes held for each byte live", "Kmem", .atMost(1100))
     case .kmemTwoThreads: .host("kmem-pairs-two-threads", "x one thread", "Kmem", .atLeast(1900))
     case .kmemPassedOn: .against4("kmem-producer-consumer", .atMost(400))
-    case .kmemKernel16: .instructions("kmem-kernel-pair-16", "Kmem", .atMost(60))
-    case .kmemKernel64: .instructions("kmem-kernel-pair-64", "Kmem", .atMost(60))
-    case .kmemKernel1024: .instructions("kmem-kernel-pair-1024", "Kmem", .atMost(60))
-    case .kmemKernel4096: .instructions("kmem-kernel-pair-4096", "Kmem", .atMost(60))
+    case .kmemKernel16: .instructions("kmem-kernel-pair-16", "Kmem", .atMost(60), .due)
+    case .kmemKernel64: .instructions("kmem-kernel-pair-64", "Kmem", .atMost(60), .due)
+    case .kmemKernel1024: .instructions("kmem-kernel-pair-1024", "Kmem", .atMost(60), .due)
+    case .kmemKernel4096: .instructions("kmem-kernel-pair-4096", "Kmem", .atMost(60), .due)
     case .kmemKernelVariable: .instructions("kmem-kernel-pair-variable", "Kmem", .atMost(60))
     case .kmemKernelInterruptsOff: .instructions("kmem-kernel-interrupts-off", "Kmem", .atMost(60))
     case .pagePair: .kernel("page-pair", "x kmem pair", "PhysicalMemory", .atMost(1500), scale: 1000)
@@ -167,9 +175,9 @@ public enum Budget: UInt8, Sendable {
       .host("run-search-99-percent", "x the steps in 1 GiB", "PhysicalMemory", .atMost(1500))
     case .searchLast: .host("run-search-last-block", "x the steps in 1 GiB", "PhysicalMemory", .atMost(1500))
     case .searchLuck: .host("run-search-luck", "steps a pageblock", "PhysicalMemory", .atMost(1000))
-    case .longestOff: .instructions("longest-off", "Kernel", .atMost(20_000))
+    case .longestOff: .instructions("longest-off", "Kernel", .atMost(20_000), .due)
     case .longestHeld: .instructions("longest-held", "PhysicalMemory", .atMost(20_000), .due)
-    case .fault: .instructions("fault", "Paging", .atMost(1500))
+    case .fault: .instructions("fault", "Paging", .atMost(1500), .due)
     case .faultZeroing: .instructions("fault-zeroing", "Paging", .none)
     case .faultZeroed: .instructions("fault-zeroing-page-at-hand", "PhysicalMemory", .atMost(120))
     case .faultBlocks:
@@ -192,7 +200,7 @@ public enum Budget: UInt8, Sendable {
     case .contigLowNever: .kernel("contig-low-never", "runs", "ContiguousMemory", .atLeast(1), .due)
     case .contigLowNeverCost: .instructions("contig-low-never-cost", "ContiguousMemory", .none)
     case .contigGibibyte: .kernel("contig-1G", "runs", "ContiguousMemory", .atLeast(1), .due)
-    case .contigBusy: .kernel("contig-busy-granted", "of 1000 runs", "ContiguousMemory", .atLeast(990))
+    case .contigBusy: .kernel("contig-busy-granted", "of 1000 runs", "ContiguousMemory", .atLeast(990), .due)
     case .daemonScanned:
       .kernel("daemon-scanned", "a page freed", "Paging", .atMost(4000), scale: 1000)
     case .shootdownsLaundry: .kernel("shootdowns-laundry", "a page", "Paging", .none, scale: 1000)
@@ -210,9 +218,9 @@ public enum Budget: UInt8, Sendable {
     case .bootLarge: .instructions("boot-20G", "KernelMemory", .atMost(10_000_000), .due)
     case .bootRatio: .kernel("boot-20G-to-256M", "x", "KernelMemory", .atMost(1500), .due, scale: 1000)
     case .ownMemorySmall:
-      .kernel("own-memory-256M", "% of memory", "KernelMemory", .atMost(2500), scale: 1000)
+      .kernel("own-memory-256M", "% of memory", "KernelMemory", .atMost(2500), .due, scale: 1000)
     case .ownMemoryLarge:
-      .kernel("own-memory-20G", "% of memory", "KernelMemory", .atMost(1200), scale: 1000)
+      .kernel("own-memory-20G", "% of memory", "KernelMemory", .atMost(1200), .due, scale: 1000)
     }
   }
 }

@@ -13,7 +13,8 @@ public enum RunSearchPattern: UInt8, Sendable {
   case everySecond
   /// 99 % are taken, by chance; four pages in a row are asked for, and refused.
   case random
-  /// Every second page is taken, but for four pages in the last pageblock that a search comes to: four are asked for.
+  /// Every second page is taken, but for four in a row, in no block of four, in the last pageblock that a search comes
+  /// to: four are asked for.
   case lastBlock
   /// Of each 64 KiB the first two pages are taken: two pages at a multiple of 64 KiB are asked for, and refused.
   case luck
@@ -49,7 +50,7 @@ public struct RunSearchBench {
         switch pattern {
         case .everySecond: frame & 1 == 1
         case .random: random.oneIn(100)
-        case .lastBlock: frame & 1 == 1 || frame & ~3 == lowest
+        case .lastBlock: frame & 1 == 1 || (frame &- lowest &- 2) < 4
         case .luck: frame & 15 >= 2
         }
       if isFree { physical.free(FrameNumber(frame), Order(0)) }

@@ -63,7 +63,7 @@ struct BenchCommand: ParsableCommand {
         leftOut.forEach { print("\($0.name) is left out: \($0.why).") }
         print(BenchFigure.summary(figures))
       }
-      let failed = figures.filter(\.verdict.fails)
+      let failed = figures.filter(\.fails)
       if let first = failed.first {
         throw Complaint("\(first.name) is due: \(first.verdict.words.lowercased())", .software)
       }

@@ -14,11 +14,8 @@ struct BenchFigure {
     case missed
     /// There is nothing to measure yet.
     case notThere
-    /// The row is due, and nothing was measured.
+    /// It can be measured, and was not.
     case notMeasured
-
-    /// Whether it fails the bench.
-    var fails: Bool { self == .missed || self == .notMeasured }
 
     var words: String {
       switch self {
@@ -27,7 +24,7 @@ struct BenchFigure {
       case .notYet: "later"
       case .missed: "MISSED"
       case .notThere: "not there yet"
-      case .notMeasured: "NOT MEASURED"
+      case .notMeasured: "not measured"
       }
     }
   }
@@ -44,11 +41,14 @@ struct BenchFigure {
   var name: String { "\(row.name)" }
 
   var verdict: Verdict {
-    guard let value else { return row.standing == .due ? .notMeasured : .notThere }
+    guard let value else { return budget.canBeMeasured ? .notMeasured : .notThere }
     guard row.bound != nil else { return .none }
     if row.isMet(by: UInt64(max(0, value * Double(row.scale)).rounded())) { return .met }
     return row.standing == .due ? .missed : .notYet
   }
+
+  /// Whether it fails the bench: the row is due, and its goal was missed or nothing was measured.
+  var fails: Bool { row.standing == .due && (verdict == .missed || verdict == .notMeasured) }
 
   private func spelled(_ value: Double) -> String { String(format: row.scale == 1 ? "%.0f" : "%.3f", value) }
   private var spelledGoal: String? { row.bound.map { spelled(Double($0) / Double(row.scale)) } }
@@ -104,7 +104,7 @@ struct BenchFigure {
     let due = figures.filter { $0.row.standing == .due }
     return """
       \(figures.count) rows: \(count(.met)) met, \(count(.notYet)) to be met later, \(count(.notThere)) not there yet, \
-      \(count(.none)) without a goal. \(due.count) are due, \(due.count { $0.verdict.fails }) of them missed.
+      \(count(.none)) without a goal. \(due.count) are due, \(due.count(where: \.fails)) of them missed.
       """
   }
 }
