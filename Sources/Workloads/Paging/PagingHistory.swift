@@ -222,9 +222,11 @@ public struct PagingHistory {
     require(self.paging.swap.figures.used == .zero, "slots of swap are used that nobody has")
   }
 
-  /// Frames by role that must come back. Tags and slabs may be kept for later.
+  /// Frames by role that must come back. Tags and slabs may be kept for later; kmem keeps magazines for them, in
+  /// frames of its own, until it is drained.
   private func figures() -> InlineArray<5, UInt64> {
-    [
+    state.pointee.system.kmem.drain()
+    return [
       physical.count(.pageable).rawValue, physical.count(.contiguous).rawValue,
       physical.count(.wired).rawValue, physical.count(.lent).rawValue, physical.count(.kmem).rawValue,
     ]
