@@ -2,6 +2,7 @@
 
 import KernelMemory
 import MemoryPrimitives
+import PageTables
 import Paging
 import PhysicalMemory
 
