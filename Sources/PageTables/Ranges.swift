@@ -44,20 +44,22 @@ extension PageTables {
   /// The range that begins at `address`, or nil. Costs a pass over it.
   public func range(at address: VirtualAddress) -> TaggedRange? {
     guard isRange(address, .one) else { return nil }
-    let tag = withTree { tree -> RangeTag in
-      let path = tree.descend(address.rawValue)
-      let entry = path.slot.entry
-      let isStart = entry.isPresent && !entry.isPrepared && TableTree.isAligned(address.rawValue, path.level)
-      return isStart ? entry.tag : .none
-    }
-    guard tag != .none else { return nil }
+    var tag = RangeTag.none
     var count: UInt64 = 0
     var at = address.rawValue
     while true {
       let (pages, ends, next) = withTree { tree in
+        if count == 0 {
+          // The tag and the first pages are read together: the range may go and another come between two looks.
+          let path = tree.descend(at)
+          let entry = path.slot.entry
+          let isStart = entry.isPresent && !entry.isPrepared && TableTree.isAligned(at, path.level)
+          tag = isStart ? entry.tag : .none
+        }
         let (pages, ends) = tree.extent(at, isFirst: count == 0)
         return (pages, ends, tree.canonical(behind: at, pages))
       }
+      guard tag != .none else { return nil }
       count += pages
       // No range goes on behind the end of its half of the space.
       guard !ends, let next, next == at + pages << Page.shift else { break }

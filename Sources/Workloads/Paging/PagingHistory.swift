@@ -12,6 +12,7 @@
 import ContiguousMemory
 import CPlatform
 import KernelMemory
+import Kmem
 import MemoryPrimitives
 import PageTables
 import Paging
