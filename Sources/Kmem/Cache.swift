@@ -299,7 +299,7 @@ struct CachePointer {
   }
 
   /// What is wrong with object `index`, which is free.
-  private func damage(_ slab: Slab, _ index: Int) -> Damage? {
+  @inline(never) private func damage(_ slab: Slab, _ index: Int) -> Damage? {
     if !looksFree(object(slab, index)) { return Damage(kind: .writeAfterFree, slab: slab, index: index) }
     if slab.isAudited && index == slab.objects - 1 && !isGuardIntact(slab) {
       return Damage(kind: .overrun, slab: slab, index: index)
@@ -333,9 +333,11 @@ struct CachePointer {
         var free = slab.free(number)
         while free != 0 && taken < most {
           let index = number << 6 | free.trailingZeroBitCount
-          found = damage(slab, index)
-          if found != nil { break }
           let object = object(slab, index)
+          if !looksFree(object) || isAudited {
+            found = damage(slab, index)
+            if found != nil { break }
+          }
           // Else a free of the untouched object would have to ask the map.
           setWord(of: object, 0)
           body(slab, index, object)

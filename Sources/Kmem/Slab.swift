@@ -47,7 +47,11 @@ struct Slab {
       record.queue = .owner
     }
     let slab = Slab(frame, physical.record(frame).unsafelyUnwrapped, directMap)
-    if let tables { slab.record.index = UInt64(UInt(bitPattern: tables)) }
+    guard let tables else {
+      slab.record.index = UInt64.max >> UInt64(64 - objects)
+      return slab
+    }
+    slab.record.index = UInt64(UInt(bitPattern: tables))
     for number in 0..<slab.mapWords {
       let left = objects - number << 6
       slab.setFree(number, left >= 64 ? .max : 1 << UInt64(left) - 1)
@@ -105,8 +109,15 @@ struct Slab {
     tables.storeBytes(of: bits, toByteOffset: number * 8, as: UInt64.self)
   }
 
-  func isFree(_ index: Int) -> Bool { free(index >> 6) >> UInt64(index & 63) & 1 != 0 }
-  func markFree(_ index: Int) { setFree(index >> 6, free(index >> 6) | 1 << UInt64(index & 63)) }
+  func isFree(_ index: Int) -> Bool { free(index >> 6) &>> UInt64(truncatingIfNeeded: index) & 1 != 0 }
+  func markFree(_ index: Int) {
+    let bit: UInt64 = 1 &<< UInt64(truncatingIfNeeded: index)
+    if let tables {
+      tables.assumingMemoryBound(to: UInt64.self)[index >> 6] |= bit
+    } else {
+      record.index |= bit
+    }
+  }
 
   /// The audit's entry of an object; only in an audited slab.
   func entry(_ index: Int) -> UnsafeMutablePointer<AuditEntry> {
