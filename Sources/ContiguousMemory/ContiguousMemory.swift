@@ -171,7 +171,7 @@ public struct ContiguousMemory {
   /// `request.count` frames in a row, each with the role `contiguous` and one wire. Moves and writes out what is
   /// in the way of one run, and nothing else. `observe` is told of each step.
   ///
-  /// Costs one search; then for each page in the way a copy and about 600 instructions, or a write.
+  /// Costs one search; then for each page in the way a copy and about 1000 instructions, or a write.
   public func allocContig(
     _ request: ContiguousRequest, observe: (ContiguousEvent) -> Void = { _ in }
   ) throws(ContiguousFailure) -> FrameRun {

@@ -195,7 +195,7 @@ extension PageTables {
 
   // MARK: The check
 
-  /// Which law is broken, or nil. One pass over all entries, half a table at a time; exact while nothing runs.
+  /// Which law is broken, or nil. One pass over all entries, a quarter of a table at a time; exact while nothing runs.
   public func checkInvariants() -> StaticString? {
     var sums = Sums()
     if let broken = check(state.pointee.levels, 0, &sums) { return broken }
@@ -213,8 +213,8 @@ extension PageTables {
 
   private func check(_ level: Int, _ address: UInt64, _ sums: inout Sums) -> StaticString? {
     var used: UInt64 = 0
-    for first in stride(from: 0, to: 512, by: 256) {
-      if let broken = withTree({ $0.check(level, address, first..<first + 256, &used, &sums) }) {
+    for first in stride(from: 0, to: 512, by: 128) {
+      if let broken = withTree({ $0.check(level, address, first..<first + 128, &used, &sums) }) {
         return broken
       }
     }

@@ -54,7 +54,7 @@ extension Paging {
   private static var rangesInOneHold: Int { 64 }
 
   /// Moves pages of `run` to other frames, as long as more than `leaving` frames are free, and `limit` at most.
-  /// Nothing outside of the run is touched. No lock may be held; costs a copy and some 600 instructions a page.
+  /// Nothing outside of the run is touched. No lock may be held; costs a copy and some 1000 instructions a page.
   public func move(
     outOf run: FrameRun, leaving floor: PageCount, clean: CleanPages, atMost limit: PageCount
   ) -> MoveOutcome {
