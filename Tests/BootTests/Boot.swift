@@ -109,12 +109,13 @@ final class Session: @unchecked Sendable {
     func read(_ handle: FileHandle) {
       Thread.detachNewThread { [self] in
         while true {
-          let data = (try? handle.read(upToCount: 1 << 16)) ?? nil
+          // What is there now, or the end: a read of so many bytes would wait for all of them.
+          let data = handle.availableData
           condition.withLock {
-            if let data, !data.isEmpty { bytes.append(data) } else { isAtEnd = true }
+            if data.isEmpty { isAtEnd = true } else { bytes.append(data) }
             condition.broadcast()
           }
-          if data?.isEmpty ?? true { return }
+          if data.isEmpty { return }
         }
       }
     }
