@@ -54,14 +54,18 @@ extension HostMachine {
   /// Tells a sleeper that no processor can wake it, if that is so. Condition locked.
   func findStuck() {
     guard isClosed else { return }
-    let canRun = sleepers.contains {
-      $0.answer != nil || $0.isDue() || ticks >= $0.deadline || $0.processor.isAsked
-        || ($0.deadline != .max && !$0.processor.isService)
+    func canRun() -> Bool {
+      sleepers.contains {
+        $0.answer != nil || $0.isDue() || ticks >= $0.deadline || $0.processor.isAsked
+          || ($0.deadline != .max && !$0.processor.isService)
+      }
     }
-    guard !canRun,
+    // In this order: a thread that ends is live, then leaving, then ended, which makes the one that joins it due.
+    guard
       processors.allSatisfy({ processor in
         !processor.isLive || sleepers.contains { $0.processor === processor }
-      })
+      }),
+      threads.leaving.load(ordering: .sequentiallyConsistent) == 0, !canRun()
     else { return }
     var stuck = StuckSleepers<HostSleeper>()
     let untimed = sleepers.filter { $0.deadline == .max }

@@ -13,6 +13,9 @@ final class HostThreadEnd: Sendable {
 
 /// The threads that were started and not joined yet.
 final class HostThreads: @unchecked Sendable {
+  /// Threads that have left their processor and do not count as ended yet: the thread that joins one is about to be
+  /// woken.
+  let leaving = Atomic<Int>(0)
   private let lock = NSLock()
   private var ends: [UInt64: HostThreadEnd] = [:]
   private var started: UInt64 = 0
@@ -44,8 +47,12 @@ extension HostMachine {
     let atStart = atStart
     let thread = Thread {
       atStart?(processor.index)
-      processor.enter(reserved: true) { body(UnsafeMutableRawPointer(bitPattern: argument)) }
-      end.hasCome.store(true, ordering: .releasing)
+      processor.enter(reserved: true) {
+        body(UnsafeMutableRawPointer(bitPattern: argument))
+        self.threads.leaving.add(1, ordering: .sequentiallyConsistent)
+      }
+      end.hasCome.store(true, ordering: .sequentiallyConsistent)
+      self.threads.leaving.subtract(1, ordering: .sequentiallyConsistent)
       self.wakeAll()
     }
     thread.stackSize = 8 << 20
