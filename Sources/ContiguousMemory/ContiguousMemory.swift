@@ -298,8 +298,8 @@ public struct ContiguousMemory {
     _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
     let run = forecast.run
-    let means = Means(request, spent, self)
-    let plan = means.settle(physical.contents(of: run, at: means))
+    let means = Means(request, spent, self, elsewhere: .isNotCounted)
+    let plan = forecast.plan
     let isolation = try isolate(run, request)
     observe(.isolated(run))
     func report(_ pass: ContiguousPass, _ moved: PageCount, _ written: PageCount, _ refused: PageCount) {

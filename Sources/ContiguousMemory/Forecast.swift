@@ -47,6 +47,8 @@ public struct ContiguousForecast: Sendable {
   public var reason = ContiguousFailure.Reason.none
   /// Frames free afterwards.
   public var freeAfter = PageCount.zero
+  /// How the run would be emptied.
+  var plan = Means.Settlement()
 
   public init(run: FrameRun) { self.run = run }
 
@@ -101,6 +103,7 @@ extension ContiguousMemory {
   private func forecast(_ run: FrameRun, _ contents: RunContents, _ means: Means) -> ContiguousForecast {
     let answer = means.settle(contents)
     var forecast = ContiguousForecast(run: run)
+    forecast.plan = answer
     forecast.free = PageCount(contents.free)
     forecast.pages = PageCount(contents.pages + contents.claimed)
     forecast.dirty = PageCount(contents.dirty)

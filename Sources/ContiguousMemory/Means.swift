@@ -56,7 +56,13 @@ struct Means {
   }
   private var mayWriteAny: Bool { mayWrite && request.passes == .launderActive }
 
-  init(_ request: ContiguousRequest, _ spent: ContiguousMemory.Spending, _ memory: ContiguousMemory) {
+  /// Whether the pages that the daemon could free are counted: a look at each frame of memory, where frames are few.
+  enum Elsewhere { case isCounted, isNotCounted }
+
+  init(
+    _ request: ContiguousRequest, _ spent: ContiguousMemory.Spending, _ memory: ContiguousMemory,
+    elsewhere look: Elsewhere = .isCounted
+  ) {
     let physical = memory.physical
     self.request = request
     self.memory = memory
@@ -73,10 +79,11 @@ struct Means {
     comfort = mayWrite ? max(leastForMoving, memory.paging.freeTarget.rawValue) : leastForMoving
     // Where the free frames above the reserve make a whole run there is nothing to be fetched.
     let isShort = free < leastForMoving + min(request.count.rawValue, physical.total.rawValue)
+    let slotsAreFew =
+      slots < request.count.rawValue || (isShort && slots < physical.count(.pageable).rawValue)
     tellsDirtyPagesApart =
-      request.passes == .launderInactive || slots < request.count.rawValue
-      || (isShort && slots < physical.count(.pageable).rawValue)
-    if mayWrite && isShort && request.passes == .launderActive {
+      request.passes == .launderInactive || (slotsAreFew && memory.paging.hasDeviceObjects)
+    if mayWrite && isShort && request.passes == .launderActive && look == .isCounted {
       elsewhere = physical.contentsOfMemory(at: self)
     }
   }

@@ -123,6 +123,7 @@ extension Paging {
     let object = MemoryObject.make(at: memory, number, name, pages, slots, device, first)
     state.pointee.numbers.withLock { $0.set(number, memory) }
     counters.pointee.objects.count()
+    if device != nil { counters.pointee.deviceObjects.count() }
     return object
   }
 
@@ -161,6 +162,7 @@ extension Paging {
   public func destroy(_ object: MemoryObject) {
     guard let fault = reasonNotToDestroy(object) else {
       for index in 0..<object.state.pointee.pageCount { drop(object, index) }
+      if object.kind == .device { counters.pointee.deviceObjects.uncount() }
       state.pointee.numbers.withLock { $0.release(object.number) }
       object.state.pointee.slots.free()
       state.pointee.objectCache.free(UnsafeMutableRawPointer(object.state), type: state.pointee.type)

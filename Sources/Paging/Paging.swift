@@ -158,6 +158,8 @@ public struct Paging {
   var tables: PageTables { state.pointee.tables }
   /// Where anonymous pages are written to.
   public var swap: Swap { state.pointee.swap }
+  /// Whether any object lies on a device of its own, so that its pages take no slots of swap.
+  public var hasDeviceObjects: Bool { counters.pointee.deviceObjects.value > 0 }
   var counters: UnsafeMutablePointer<PagingCounters> { state.pointee.counters }
 
   @inline(__always) func withQueues<R>(_ body: (inout PageQueues) -> R) -> R {
@@ -199,6 +201,7 @@ struct PagingCounters: ~Copyable {
   let wired = Atomic<UInt64>(0)
   /// Objects and resident pages now.
   let objects = Atomic<UInt64>(0)
+  let deviceObjects = Atomic<UInt64>(0)
   let ranges = Atomic<UInt64>(0)
 
   init() {}
