@@ -501,20 +501,33 @@ final class ContiguousTests: XCTestCase {
   func testAllThatWasInTheWayIsLeftAlone() throws {
     let system = try PagedSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 150)
+    // Sixty frames without fixed ones: the twenty in the middle are free but for two pages, which makes them the
+    // cheapest run, and those around it the next ones.
+    var start: UInt64 = 256
+    var low: UInt64?
+    for frame in 256..<768 as Range<UInt64> where low == nil {
+      let what = system.physical.whatIs(FrameNumber(UInt32(frame)))
+      if what.role != .pageable && what.role != .free { start = frame + 1 }
+      if frame - start == 59 { low = start }
+    }
+    let first = try XCTUnwrap(low)
+    let middle = frames(first + 20, first + 40)
+    let places = system.pages(of: area, in: middle).map { system.frame(area, $0) }.sorted()
+    let chosen = [places[1], places[places.count - 2]]
+    for frame in places where !chosen.contains(frame) {
+      _ = system.paging.launder(outOf: FrameRun(first: frame, count: .one), .all, atMost: .one)
+    }
+    let obstacles = FrameRun(first: chosen[0], count: chosen[1] - chosen[0] + .one)
+    XCTAssertGreaterThan(obstacles.count, PageCount(8))
+    let inTheWay = system.pages(of: area, in: middle)
     var held: [FrameNumber] = []
-    var obstacles: FrameRun?
     let steps = Steps()
     do throws(ContiguousFailure) {
-      let run = try system.contiguous.allocContig(request(24)) { event in
+      let run = try system.contiguous.allocContig(request(20, low: first, high: first + 60)) { event in
         steps.note(event)
         switch event {
-        case .isolated(let run) where obstacles == nil:
-          let places = system.pages(of: area, in: run).map { system.frame(area, $0) }.sorted()
-          let chosen = [places[2], places[places.count - 2]]
-          obstacles = FrameRun(first: chosen[0], count: chosen[1] - chosen[0] + .one)
-          for page in system.pages(of: area, in: run) where chosen.contains(system.frame(area, page)) {
-            held.append(try! system.paging.hold(area[page], .read))
-          }
+        case .isolated where steps.isolated.count == 1:
+          for page in inTheWay { held.append(try! system.paging.hold(area[page], .read)) }
         case .givenUp:
           for frame in held { system.paging.unhold(frame) }
           held = []
@@ -525,11 +538,10 @@ final class ContiguousTests: XCTestCase {
     } catch {
       XCTFail("\(error.words), \(steps.words)")
     }
-    let between = try XCTUnwrap(obstacles)
-    XCTAssertGreaterThan(between.count, PageCount(8))
     XCTAssertEqual(steps.isolated.count, 2, "\(steps.words)")
+    XCTAssertTrue(try XCTUnwrap(steps.isolated.first).contains(obstacles.first))
     for run in steps.isolated.dropFirst() {
-      XCTAssertTrue(run.end <= between.first || between.end <= run.first, "\(run) after \(between)")
+      XCTAssertTrue(run.end <= obstacles.first || obstacles.end <= run.first, "\(run) after \(obstacles)")
     }
     system.check()
     try system.verify(area)
