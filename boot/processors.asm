@@ -1,13 +1,16 @@
 ; How another processor comes to Swift, and how threads take turns on one.
 ;
 ; A processor that is started begins in real mode at the first byte of a page below 1 MiB (Intel SDM vol. 3A,
-; 8.4.4 "MP initialization example"), where Kernel/Processor/ProcessorStart.swift has put a copy of `trampoline`.
+; 9.4.4 "MP initialization example"), where Kernel/Processor/ProcessorStart.swift has put a copy of `trampoline`.
 ; That only leaves real mode: the rest lies in the stub, at its physical address, and goes through the stub's own
-; page tables, which map it where it is and where the kernel is. Processors are started one by one; what one of
-; them needs stands in `processor_start`. One that comes too late, or is not the one that was called, halts.
+; page tables, which map it where it is and where the kernel is. Processors are started one by one; the
+; record for one of them is `processor_start`. One that comes too late, or is not the one that was called, halts.
+; The caller may withdraw the call at any time and write the record anew for the next processor. So the called processor
+; reads the record into registers first, and uses them only if it still has the claim after that.
 ;
-; A processor is told by the identity of its local APIC, as the one that calls it reads it: 32 bits of an x2APIC, 8 bits
-; of an xAPIC (Intel SDM vol. 3A, 10.4.6 and 10.12.5.1). CPUID gives the identity after reset, which firmware may change.
+; A processor is told by the identity of its local APIC, as the one that calls it reads it: 32 bits of an x2APIC,
+; 8 bits of an xAPIC (Intel SDM vol. 3A, 11.4.6 and 11.12.5.1). CPUID gives the identity after reset, which firmware
+; may change.
 
 VIRTUAL equ 0xffffffff80000000
 
@@ -89,15 +92,22 @@ long_processor:
         xor eax, eax
         mov fs, eax
         mov gs, eax
-        mov rax, [processor_start.control]
-        mov cr4, rax
-        mov ecx, 0x277                          ; the page attribute table, before the tables that use it
+        mov r8, [processor_start.root]
+        mov r9, [processor_start.control]
         mov eax, [processor_start.attributes]
         mov edx, [processor_start.attributes + 4]
-        wrmsr
-        mov r8, [processor_start.root]
         mov rsp, [processor_start.stack]
         mov rdi, [processor_start.block]
+; StartTicket: the claim comes after all reads of the record, as loads stay in order (Intel SDM vol. 3A, 9.2.2).
+        mov ecx, CLAIMED
+        shl rcx, 32
+        mov esi, ebx
+        or rcx, rsi
+        cmp [processor_start.ticket], rcx
+        jne halt
+        mov cr4, r9
+        mov ecx, 0x277                          ; the page attribute table, before the tables that use it
+        wrmsr
         mov rax, high
         jmp rax
 

@@ -12,6 +12,10 @@
 // The called processor claims (boot/processors.asm), then joins; the caller withdraws when it has waited long enough. Of
 // two that try at once one succeeds, and the identity keeps a late processor from taking another one's ticket.
 //
+// The record that describes the preparation is there once, and the caller writes it anew after a call that is over.
+// So the called processor reads all of it after its claim, then looks whether it still has the claim, and only then uses
+// what it read.
+//
 // INVARIANT. A preparation that was withdrawn before it was claimed is the caller's again; one withdrawn after that
 // stays with the processor that claimed it, which may still run on it, and which halts when it fails to join.
 

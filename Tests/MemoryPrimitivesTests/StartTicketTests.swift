@@ -16,6 +16,11 @@ final class StartTicketTests: XCTestCase {
       .exchanged
   }
 
+  /// The look of boot/processors.asm whether its claim stands.
+  private func isClaimed(by identity: UInt32) -> Bool {
+    word.pointee.load(ordering: .sequentiallyConsistent) == UInt64(2) << 32 | UInt64(identity)
+  }
+
   func testAProcessorThatComesInTime() {
     let ticket = StartTicket(word)
     for identity: UInt32 in [0, 1, 254, 255, 0xffff_fffe] {
@@ -40,54 +45,111 @@ final class StartTicketTests: XCTestCase {
     XCTAssertFalse(claim(3))
   }
 
-  /// Two processors are called in turn, each with a preparation of its own unless the first one's came back. Whatever
-  /// the order of the steps, no preparation has two owners and each processor joins at most once.
-  func testEveryOrderOfTheSteps() {
-    enum Step: CaseIterable { case claimFirst, joinFirst, claimSecond, joinSecond, endFirst, endSecond }
-    var orders = 0
-    func visit(_ steps: [Step]) {
+  /// What a called processor does after its claim, in order: it reads the caller's record, and looks whether the claim
+  /// is still its own.
+  private enum Reading { case thenClaim, afterClaim }
+
+  /// Two processors are called in turn, and the record that both read names their preparation: the first one's again if
+  /// it came back. Gives the number of orders of their steps, and one order after which a preparation has two owners.
+  private func orders(_ reading: Reading) -> (count: Int, broken: [String]?) {
+    enum Step: CaseIterable {
+      case claimFirst, readFirst, checkFirst, joinFirst
+      case claimSecond, readSecond, checkSecond, joinSecond
+      case endFirst, prepareSecond, callSecond, endSecond
+    }
+    let middle: [[Step]] =
+      reading == .thenClaim
+      ? [[.readFirst, .checkFirst], [.readSecond, .checkSecond]]
+      : [[.checkFirst, .readFirst], [.checkSecond, .readSecond]]
+    let parties: [[Step]] = [
+      [.claimFirst] + middle[0] + [.joinFirst], [.claimSecond] + middle[1] + [.joinSecond],
+      [.endFirst, .prepareSecond, .callSecond, .endSecond],
+    ]
+    var (count, broken) = (0, [String]?.none)
+    func visit(_ steps: [Step], _ taken: [Int]) {
       if steps.count == Step.allCases.count { return check(steps) }
-      for step in Step.allCases where !steps.contains(step) {
-        // Each party takes its own steps in order; the second call comes after the end of the first.
-        if step == .joinFirst && !steps.contains(.claimFirst) { continue }
-        if step == .joinSecond && !steps.contains(.claimSecond) { continue }
-        if step == .endSecond && !steps.contains(.endFirst) { continue }
-        visit(steps + [step])
+      for party in parties.indices where taken[party] < parties[party].count {
+        var taken = taken
+        taken[party] += 1
+        visit(steps + [parties[party][taken[party] - 1]], taken)
       }
     }
+    struct Called {
+      let identity: UInt32
+      var hasClaimed = false
+      var goesOn = false
+      var read: Int?
+      /// What it runs on, from its check on.
+      var uses: Int?
+      var hasJoined = false
+      var outcome: StartTicket.Outcome?
+    }
     func check(_ steps: [Step]) {
-      orders += 1
+      count += 1
       word.pointee.store(0, ordering: .relaxed)
       let ticket = StartTicket(word)
-      var (first, second): (StartTicket.Outcome?, StartTicket.Outcome?)
-      var (claimed, runs) = (Set<UInt32>(), Set<UInt32>())
-      func take(_ identity: UInt32, claiming: Bool) {
-        if claiming {
-          if claim(identity) { claimed.insert(identity) }
-        } else if claimed.contains(identity), ticket.join(identity) {
-          runs.insert(identity)
-        }
+      var (first, second) = (Called(identity: 1), Called(identity: 2))
+      var record = 1
+      func claim(_ called: inout Called) {
+        called.hasClaimed = self.claim(called.identity)
+        called.goesOn = called.hasClaimed
+      }
+      func read(_ called: inout Called) {
+        guard called.goesOn else { return }
+        called.read = record
+        if reading == .afterClaim { called.uses = record }
+      }
+      func keep(_ called: inout Called) {
+        guard called.goesOn else { return }
+        called.goesOn = isClaimed(by: called.identity)
+        if called.goesOn { called.uses = called.read }
+      }
+      func join(_ called: inout Called) {
+        if called.goesOn { called.hasJoined = ticket.join(called.identity) }
       }
       ticket.call(1)
       for step in steps {
         switch step {
-        case .claimFirst: take(1, claiming: true)
-        case .joinFirst: take(1, claiming: false)
-        case .claimSecond: take(2, claiming: true)
-        case .joinSecond: take(2, claiming: false)
-        case .endFirst:
-          first = ticket.withdraw(1)
-          ticket.call(2)
-        case .endSecond: second = ticket.withdraw(2)
+        case .claimFirst: claim(&first)
+        case .readFirst: read(&first)
+        case .checkFirst: keep(&first)
+        case .joinFirst: join(&first)
+        case .claimSecond: claim(&second)
+        case .readSecond: read(&second)
+        case .checkSecond: keep(&second)
+        case .joinSecond: join(&second)
+        case .endFirst: first.outcome = ticket.withdraw(1)
+        case .prepareSecond: record = first.outcome == .noAnswer ? 1 : 2
+        case .callSecond: ticket.call(2)
+        case .endSecond: second.outcome = ticket.withdraw(2)
         }
       }
-      for (identity, outcome) in [(UInt32(1), first), (2, second)] {
-        XCTAssertEqual(outcome == .joined, runs.contains(identity), "\(steps)")
-        XCTAssertEqual(outcome == .noAnswer, !claimed.contains(identity), "\(steps)")
+      for called in [first, second] {
+        if (called.outcome == .joined) != called.hasJoined
+          || (called.outcome == .noAnswer) == called.hasClaimed
+          || called.hasJoined && called.uses == nil
+        {
+          broken = steps.map { "\($0)" }
+        }
       }
-      XCTAssertEqual(ticket.state, .unused)
+      // The first one's preparation is its own unless it came back, and then it is the second one's alone.
+      if let uses = first.uses, uses != 1 || first.outcome == .noAnswer { broken = steps.map { "\($0)" } }
+      if let uses = second.uses, uses == first.uses || uses != record { broken = steps.map { "\($0)" } }
+      if ticket.state != .unused { broken = steps.map { "\($0)" } }
     }
-    visit([])
-    XCTAssertEqual(orders, 90)
+    visit([], [0, 0, 0])
+    return (count, broken)
+  }
+
+  /// Whatever the order of the steps, no preparation has two owners and each processor joins at most once.
+  func testEveryOrderOfTheSteps() {
+    let (count, broken) = orders(.thenClaim)
+    XCTAssertEqual(count, 34_650)
+    XCTAssertNil(broken)
+  }
+
+  /// A processor that reads the record after it looked at its claim may run on the next one's preparation.
+  func testARecordThatIsReadAfterTheClaimMayBeTheNextOnes() {
+    XCTAssertNotNil(orders(.afterClaim).broken)
   }
 }

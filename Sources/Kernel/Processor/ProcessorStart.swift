@@ -1,9 +1,9 @@
 // The other processors are woken: each that ACPI names is sent INIT, then twice the page at which to start (Intel SDM
-// vol. 3A, 8.4.4.1), one after the other, and is given a stack, blocks of its own and its place in `Processors`.
+// vol. 3A, 9.4.4.1), one after the other, and is given a stack, blocks of its own and its place in `Processors`.
 //
-// The record that a processor finds when it arrives (boot/processors.asm) is there once. A `StartTicket` in it decides
-// whether the processor came in time, and whom its preparation belongs to. A late processor halts; the page that it may
-// still be sent to stays its own. No wait for a processor is longer than `answerTicks`.
+// The record that a processor finds when it arrives (boot/processors.asm) is there once, and the next call overwrites
+// it. A `StartTicket` in it decides whether the processor came in time, whether what it read of the record is its own,
+// and which of the two owns the preparation. A late processor halts; the page that it may still be sent to stays its own. No wait for a processor is longer than `answerTicks`.
 //
 // When memory is short: no processor is prepared once the others took half of what was free, so that the rest of the
 // boot, and the work that processors are started for, have the other half. A preparation that fails, or is not used, is
