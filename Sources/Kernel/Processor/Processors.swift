@@ -1,8 +1,8 @@
-// The processors of this machine: who is there, and what each has to itself.
+// The processors of this machine: which of them run, and the state of each.
 //
 // A processor is told by its index, from 0 in the order in which they came up, and by the identity of its local
-// APIC, which messages are sent to. Its block of words lies behind gs. A block stays for ever, so whoever looks at
-// another's reads words that one processor writes.
+// APIC, which messages are sent to. Its block of words lies behind gs. A block stays for ever, so a processor
+// that looks at another one's reads words that one processor writes.
 
 import ACPI
 import CPlatform
@@ -55,7 +55,9 @@ enum Processors {
   /// Makes a processor that is ready for messages one that runs. From here on it is sent invalidations; it
   /// invalidates everything once it finds itself online, for those that it was not sent.
   static func noteOnline(_ index: Int) {
-    online.bitwiseOr(1 << UInt64(index), ordering: .sequentiallyConsistent)
+    // The count first. A processor that finds itself in the mask may send, and a receiver looks at the messages of those
+    // that are counted: it would pass over one that is not counted yet, and no second interrupt comes for it.
     count.add(1, ordering: .sequentiallyConsistent)
+    online.bitwiseOr(1 << UInt64(index), ordering: .sequentiallyConsistent)
   }
 }
