@@ -29,7 +29,7 @@ LARGE     equ 1 << 7
 COM1       equ 0x3f8
 DEBUG_EXIT equ 0xf4
 REFUSED    equ 0x12             ; QEMU's exit status 37
-PORT_PATIENCE equ 1 << 20       ; reads of its status, about a second
+PORT_LIMIT equ 1 << 20       ; reads of its status, about a second
 
 PROCESSOR_BLOCK_SIZE  equ 8192  ; bare_machine.h asserts that what it describes fits
 BOOT_INFORMATION_SIZE equ 2232 + 1024 * 24
@@ -221,7 +221,7 @@ refuse:
         jz .stop
         mov ah, al
         mov dx, COM1 + 5
-        mov ecx, PORT_PATIENCE
+        mov ecx, PORT_LIMIT
 .wait:  in al, dx
         test al, 1 << 5
         loopz .wait

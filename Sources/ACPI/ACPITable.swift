@@ -1,4 +1,4 @@
-// What every table has: a signature of four letters, a length, a checksum (ACPI 6.5, 5.2.6).
+// What every table has: a signature of four letters, a length, a checksum (ACPI 6.4, 5.2.6).
 
 import MemoryPrimitives
 

@@ -1,11 +1,11 @@
 // The local APIC as the processor itself describes it, and the two ways to reach its registers.
 //
-// IA32_APIC_BASE (Intel SDM vol. 3A, 10.4.4 and 10.12.1): bit 11 switches the APIC on, bit 10 makes it an x2APIC, bits
+// IA32_APIC_BASE (Intel SDM vol. 3A, 11.4.4 and 11.12.1): bit 11 switches the APIC on, bit 10 makes it an x2APIC, bits
 // 12 up are the physical address of an xAPIC's registers. Firmware with processors from identity 255 on, or with
 // interrupt remapping, leaves the x2APIC on. An xAPIC's registers lie in memory, 16 bytes apart; those of an x2APIC are
-// model-specific registers from 0x800 on, one for each (10.12.1.2), and its registers in memory are gone.
+// model-specific registers from 0x800 on, one for each (11.12.1.2), and its registers in memory are gone.
 //
-// A message is the interrupt command register (10.6.1, 10.12.9): an xAPIC takes it in two halves, the upper with an
+// A message is the interrupt command register (11.6.1, 11.12.9): an xAPIC takes it in two halves, the upper with an
 // identity of 8 bits; an x2APIC takes it whole, with an identity of 32 bits.
 
 import MemoryPrimitives
@@ -38,11 +38,11 @@ public struct LocalAPICBase: Equatable, Sendable {
     Self(off.rawValue | Self.isOn | (addressing == .x2APIC ? Self.isX2APIC : 0))
   }
 
-  /// Whether one write makes this APIC `other`: from x2APIC to xAPIC the way leads over `off` (10.12.5).
+  /// Whether one write makes this APIC `other`: from x2APIC to xAPIC the way leads over `off` (11.12.5).
   public func canBecome(_ other: Self) -> Bool { addressing != .x2APIC || other.addressing != .xAPIC }
 }
 
-/// A register of a local APIC, by its offset in an xAPIC's page (table 10-1).
+/// A register of a local APIC, by its offset in an xAPIC's page (table 11-1).
 public struct LocalAPICRegister: Equatable, Sendable {
   public let offset: UInt32
   public init(_ offset: UInt32) { self.offset = offset }

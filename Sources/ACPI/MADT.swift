@@ -1,9 +1,8 @@
 // The processors that the firmware names: the Multiple APIC Description Table.
 //
-// ACPI 6.5, 5.2.12. Behind the header follow the physical address of the local interrupt controllers (32
-// bits, at 36), flags, and from 44 on entries of (type, length, contents). Three kinds matter here:
+// ACPI 6.4, 5.2.12. Behind the header follow the physical address of the local interrupt controllers (which
+// IA32_APIC_BASE gives as well), flags, and from 44 on entries of (type, length, contents). Two kinds matter here:
 //   0  local APIC (5.2.12.2): identity of 8 bits at 3, flags at 4
-//   5  local APIC address override (5.2.12.8): 64 bits at 4, instead of those in the head
 //   9  local x2APIC (5.2.12.12): identity of 32 bits at 4, flags at 8
 // All others are passed over; a later revision may add to the end of an entry, so longer ones are fine.
 //
@@ -12,7 +11,7 @@
 // visits go by state, and in the order of the table within one (the boot processor first, 5.2.12.1).
 //
 // An identity of all ones, in the width of its entry, is that of no processor: a message to it goes to all of them
-// (Intel SDM vol. 3A, 10.6.2.1 and 10.12.9). Firmware fills up a table with such entries, enabled ones too.
+// (Intel SDM vol. 3A, 11.6.2.1 and 11.12.9). Firmware fills up a table with such entries, enabled ones too.
 //
 // Cost: three passes, and for identities from 256 on one more for each of them.
 
@@ -49,8 +48,6 @@ public struct LocalProcessor: Equatable, Sendable {
 
 /// The interrupt controllers and processors of the machine.
 public struct MADT {
-  /// Physical address of the local interrupt controllers' registers.
-  public let localController: PhysicalAddress
   /// `malformedEntry` when such a one ended the walk: what stands before it is told, what follows is lost.
   public let flaw: ACPIError?
   private let bytes: PhysicalBytes
@@ -60,18 +57,9 @@ public struct MADT {
 
   public init(_ tables: ACPITables) throws(ACPIError) {
     bytes = try tables.find(.madt).bytes
-    guard bytes.count >= Entry.first, bytes.count <= Self.longest,
-      let controller = bytes.load(at: 36, as: UInt32.self)
-    else { throw .badLength }
-    var address = UInt64(controller)
+    guard bytes.count >= Entry.first, bytes.count <= Self.longest else { throw .badLength }
     var offset = Entry.first
-    while let entry = Entry(at: offset, of: bytes) {
-      if entry.type == .addressOverride, let override = bytes.load(at: offset + 4, as: UInt64.self) {
-        address = override
-      }
-      offset += entry.length
-    }
-    localController = PhysicalAddress(address)
+    while let entry = Entry(at: offset, of: bytes) { offset += entry.length }
     flaw = offset == bytes.count ? nil : .malformedEntry
   }
 
@@ -87,7 +75,7 @@ public struct MADT {
   // MARK: The walk
 
   private struct Entry {
-    enum Kind { case local, addressOverride, local2, other }
+    enum Kind { case local, local2, other }
     let type: Kind
     let length: Int
 
@@ -102,7 +90,7 @@ public struct MADT {
       let least: UInt8
       switch type {
       case 0: (self.type, least) = (.local, 8)
-      case 5: (self.type, least) = (.addressOverride, 12)
+      case 5: (self.type, least) = (.other, 12)
       case 9: (self.type, least) = (.local2, 16)
       default: (self.type, least) = (.other, 2)
       }
@@ -164,7 +152,7 @@ public struct MADT {
       identity = bytes.load(at: offset + 4, as: UInt32.self)
       flags = bytes.load(at: offset + 8, as: UInt32.self)
       broadcast = .max
-    case .addressOverride, .other: return nil
+    case .other: return nil
     }
     guard let identity, let flags, identity != broadcast else { return nil }
     // Bit 0: enabled. Bit 1: may come later, and means nothing beside bit 0.

@@ -1,6 +1,6 @@
 // The root pointer: the one structure that is found by its place, and leads to all others.
 //
-// ACPI 6.5, 5.2.5.3: "RSD PTR " and a blank, 20 bytes that add up to 0, and in them the RSDT's address. From
+// ACPI 6.4, 5.2.5.3: "RSD PTR " and a blank, 20 bytes that add up to 0, and in them the RSDT's address. From
 // revision 2 on a second half follows, with a length, the XSDT's address and a checksum over everything.
 //
 // Where it lies on a PC with a BIOS (5.2.5.1): at a multiple of 16 bytes in the first KiB of the extended

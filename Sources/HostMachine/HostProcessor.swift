@@ -47,7 +47,7 @@ final class HostProcessor: @unchecked Sendable {
   /// Whether others wait for it to carry something out.
   var isAsked: Bool { hasJobs.load(ordering: .acquiring) }
 
-  /// Makes it somebody's who will enter; false when it is already. Processor 0 is the test's own.
+  /// Reserves it for a thread that will enter; false when it is reserved already. Processor 0 is the test's own.
   func reserve() -> Bool {
     lock.withLock {
       guard !isLive, index > 0 else { return false }
@@ -235,9 +235,9 @@ extension HostMachine {
   /// Runs `body` as each of `count` processors at once, on threads of their own; returns when all have.
   public func onThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
     let group = DispatchGroup()
-    // Before one of them starts a thread for the core, which gets a processor that nobody is.
+    // Before one of them starts a thread for the core, which gets a processor that no thread is on.
     for index in 1..<max(1, count) {
-      precondition(processors[index].reserve(), "processor \(index) is somebody's already")
+      precondition(processors[index].reserve(), "processor \(index) is reserved already")
     }
     for index in 0..<count {
       group.enter()
@@ -272,7 +272,7 @@ extension HostMachine {
   }
 
   /// Runs `body`; after each claim without a lock that this thread makes in it (a compare-and-swap on a frame's busy
-  /// word, on the word of idle transfers), `handler` is told which word was claimed. Interrupts are off meanwhile,
+  /// word, on the word of idle transfers), `handler` is told which word was claimed. Interrupts are off in it,
   /// and claims that the handler makes are not told.
   public func withClaims<R>(
     _ moment: ClaimMoment, handler: @escaping (UnsafeRawPointer) -> Void, _ body: () throws -> R

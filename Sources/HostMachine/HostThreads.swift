@@ -33,7 +33,7 @@ final class HostThreads: @unchecked Sendable {
 }
 
 extension HostMachine {
-  /// Starts a thread on the first processor among those it may run on that nobody is; 0 when there is none.
+  /// Starts a thread on the first processor among those it may run on that no thread is on; 0 when there is none.
   func start(_ request: cp_thread_request) -> UInt64 {
     guard hasOtherThreads,
       let processor = processors.first(where: {
@@ -60,7 +60,7 @@ extension HostMachine {
     return handle
   }
 
-  /// Waits until a thread has returned, at interrupt windows of its own meanwhile.
+  /// Waits until a thread has returned, at interrupt windows of its own all the while.
   func join(_ handle: UInt64) {
     guard let end = threads.take(handle) else {
       fatalError("a thread that was not started, or is joined twice")
@@ -85,7 +85,7 @@ extension HostMachine {
     }
   }
 
-  /// Tells who listens on this thread; of all pages by the last address.
+  /// Calls the listener of this thread; of all pages by the last address.
   private static func invalidate(_ runs: UnsafeBufferPointer<cp_page_run>) {
     for run in runs {
       if run.count == CP_ALL_PAGES {

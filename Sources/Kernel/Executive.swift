@@ -15,7 +15,7 @@ enum Executive {
   /// Cycles since the loader entered the kernel: instructions, under QEMU's `-icount shift=0`.
   static var cyclesSinceEntry: UInt64 { cp_cycles() &- entered.load(ordering: .relaxed) }
 
-  /// Who runs here.
+  /// The thread that runs here.
   static var currentThreadName: Name {
     cp_current_thread() == nil ? Name("boot") : Thread.current.state.pointee.name
   }
@@ -26,7 +26,7 @@ enum Executive {
       Reports.tell(report.assumingMemoryBound(to: FaultReport.self).pointee)
     },
     tick: { _ in Timer.now.rawValue },
-    shoot_down: { _, runs, count in Messages.forget(runs, Int(count)) },
+    shoot_down: { _, runs, count in Messages.invalidate(runs, Int(count)) },
     run_on: { _, processor, body, argument in Messages.run(on: Int(processor), body, argument) },
     sleep: { _, sequence, seen, deadline, kind, what in Scheduler.sleep(sequence, seen, deadline, kind, what)
     },

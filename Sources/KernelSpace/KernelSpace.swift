@@ -13,7 +13,7 @@
 // translates to its old frame. Frames are zeroed through the direct map before they are mapped.
 //
 // ALIASES. A frame that is mapped other than write-back must not stay mapped write-back elsewhere (SDM
-// vol. 3, 11.12.4: aliases of different types leave memory undefined). So the alias of such frames in
+// vol. 3, 12.12.4: aliases of different types leave memory undefined). So the alias of such frames in
 // the direct map gets the same attribute first, the lines are written back, and when the range goes
 // the alias is write-back again before anybody else can have the frames. Setting the attribute may split
 // leaves, and does so first; setting it back meets the same boundaries, so it needs nothing.

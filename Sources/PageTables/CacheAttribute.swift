@@ -1,6 +1,6 @@
 // How memory behind a mapping is cached, and the one layout of the page attribute table behind it.
 //
-// Intel SDM vol. 3, 11.12: the register IA32_PAT (0x277) holds eight memory types of a byte each, and
+// Intel SDM vol. 3, 12.12: the register IA32_PAT (0x277) holds eight memory types of a byte each, and
 // three bits of a leaf (PWT, PCD, PAT) choose one. Entries 0 to 3 stay as the processor wakes up, so the
 // boot's tables mean the same before and after the register is written. Write-combining sits in 6:
 // processors that lose the top bit (errata of the Pentium III to M) then read entry 2, UC-, which is

@@ -1,6 +1,6 @@
 // The page tables of x86-64: map, unmap, protect, cache attributes, leaves of 4 KiB, 2 MiB and 1 GiB.
 //
-// Source: Intel SDM vol. 3, chapter 4 (paging) and 11.12 (page attribute table); the invalidation rules
+// Source: Intel SDM vol. 3, chapter 4 (paging) and 12.12 (page attribute table); the invalidation rules
 // of 4.10.4. Four levels, or five where the machine has them. The processor reads the same memory that
 // is written here, so an entry is always stored whole, and a table is filled before it is linked.
 //
@@ -22,8 +22,8 @@
 // source runs dry, what was mapped so far is taken out and the operation fails with all as before.
 // `prepare` puts marks where a later map shall need nothing. Unmapping needs nothing ever: a range is
 // *retired* (entries lose "present", keep the address), shot down with no lock held, then *collected*:
-// the frames are handed over, entries cleared, empty tables unlinked. So the tables themselves are the list of frames while a range is shot down, however long it is. A
-// large leaf that may be unmapped in part is *divisible* and has a spare table put by; any other is
+// the frames are handed over, entries cleared, empty tables unlinked. So the tables themselves are the list
+// of frames while a range is shot down, however long it is. A large leaf that may be unmapped in part is *divisible* and has a spare table put by; any other is
 // unmapped whole. A change of protection or attribute may split a leaf at either end of its range; it
 // fetches the tables first. `join` makes large leaves again, but never while a change is under way, which
 // relies on the boundaries that it made; it is put off until the last one ends.
@@ -337,7 +337,7 @@ public struct PageTables {
 
   /// Changes how `count` mapped pages are cached, on every processor. May have to split large leaves at
   /// either end. Cache lines are not written back: whoever leaves write-back flushes them afterwards
-  /// (SDM vol. 3, 11.12.4).
+  /// (SDM vol. 3, 12.12.4).
   public func setAttribute(
     _ address: VirtualAddress, count: PageCount, _ attribute: CacheAttribute
   ) throws(PageTableError) {

@@ -133,7 +133,6 @@ final class ACPITests: XCTestCase {
       Told.local(6, flags: 3), Told.local2(254), Told.local2(255), Told.local2(70_000), [0x80, 2],
     ])
     XCTAssertNil(madt.flaw)
-    XCTAssertEqual(madt.localController.rawValue, 0xfee0_0000)
     XCTAssertEqual(madt.identities, [0, 6, 254, 255, 70_000, 4, 2])
     XCTAssertEqual(
       madt.processors.map(\.state),
@@ -142,9 +141,10 @@ final class ACPITests: XCTestCase {
       madt.processors.map(\.identity.addressing), [.xAPIC, .xAPIC, .xAPIC, .x2APIC, .x2APIC, .xAPIC, .xAPIC])
   }
 
-  func testTheAddressCanBeOverridden() throws {
-    let madt = try madt([Told.local(0), Told.address(0x12_3456_7000)])
-    XCTAssertEqual(madt.localController.rawValue, 0x12_3456_7000)
+  func testAnEntryThatOverridesTheAddressIsPassedOver() throws {
+    let madt = try madt([Told.local(0), Told.address(0x12_3456_7000), Told.local(2)])
+    XCTAssertNil(madt.flaw)
+    XCTAssertEqual(madt.identities, [0, 2])
   }
 
   func testAnIdentityCountsOnceWithTheBestThatIsSaidOfIt() throws {
@@ -233,7 +233,6 @@ final class ACPITests: XCTestCase {
     XCTAssertEqual(root.rawValue, 0xf59d0)
     let madt = try MADT(ACPITables(root: root, reach: ram.reach, map: ram.map))
     XCTAssertNil(madt.flaw)
-    XCTAssertEqual(madt.localController.rawValue, 0xfee0_0000)
     XCTAssertEqual(madt.identities, [0, 1, 2, 3])
     XCTAssertEqual(Set(madt.processors.map(\.state)), [.enabled])
   }

@@ -25,7 +25,7 @@ final class LocalAPICTests: XCTestCase {
     let (off, xAPIC, x2APIC) = (
       LocalAPICBase(0xfee0_0100), LocalAPICBase(0xfee0_0900), LocalAPICBase(0xfee0_0d00)
     )
-    // SDM vol. 3A, 10.12.5: every other change takes one write.
+    // SDM vol. 3A, 11.12.5: every other change takes one write.
     XCTAssertFalse(x2APIC.canBecome(xAPIC))
     for (from, to) in [
       (off, xAPIC), (off, x2APIC), (xAPIC, x2APIC), (xAPIC, off), (x2APIC, off), (x2APIC, x2APIC),
@@ -34,7 +34,7 @@ final class LocalAPICTests: XCTestCase {
     }
   }
 
-  /// Table 10-6 of the SDM.
+  /// Table 11-6 of the SDM.
   func testAnX2APICHasARegisterForEach() {
     let numbers: [(UInt32, UInt32)] = [
       (0x20, 0x802), (0x80, 0x808), (0xb0, 0x80b), (0xf0, 0x80f), (0x300, 0x830), (0x320, 0x832),

@@ -97,7 +97,7 @@ struct Boot {
   }
 }
 
-/// A running machine with somebody at its serial console.
+/// A running machine with a user at its serial console.
 final class Session: @unchecked Sendable {
   /// What the machine has printed, as a thread of its own reads it: to the end of the pipe.
   private final class Output: @unchecked Sendable {

@@ -1,5 +1,5 @@
 // A walker of x86-64 tables that shares nothing with the code under test: the bits are written down
-// here once more, from Intel SDM vol. 3, tables 4-15 to 4-20 and 11-12.
+// here once more, from Intel SDM vol. 3, tables 4-15 to 4-20 and 12-12.
 
 import CPlatform
 import Foundation
@@ -55,7 +55,7 @@ struct Walker {
   }
 }
 
-/// The types' bytes in IA32_PAT (SDM vol. 3, table 11-10).
+/// The types' bytes in IA32_PAT (SDM vol. 3, table 12-10).
 func memoryType(_ attribute: CacheAttribute) -> UInt8 {
   switch attribute {
   case .writeBack: 6

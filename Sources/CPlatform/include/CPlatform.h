@@ -55,7 +55,7 @@ struct cp_processor {
   /// Host only: called when interrupts are switched on again; null when nothing is pending.
   void (*_Nullable pending)(void *_Nullable context);
   void *_Nullable pending_context;
-  /// Host only: told of each invalidation on this processor; null when nobody models a TLB.
+  /// Host only: told of each invalidation on this processor; null when no test models a TLB.
   void (*_Nullable invalidate)(void *_Nullable context, uint64_t address);
   void *_Nullable invalidate_context;
   /// Host only: told, with `pending_context`, of each word that this processor has claimed; null when no test listens.
@@ -228,8 +228,8 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_wake : uint8_t {
 /// What a sleeper waits for, which says who may be told that no processor can wake it.
 typedef enum __attribute__((enum_extensibility(closed))) cp_wait_kind : uint8_t {
   cp_wait_kind_memory,     // memory or address space: the sleeper can be refused
-  cp_wait_kind_thread,     // what a thread of this machine does: a lock let go, a page no longer busy, work given
-  cp_wait_kind_interrupt,  // what an interrupt may bring at any time: the machine is not dead meanwhile
+  cp_wait_kind_thread,     // an act of a thread of this machine: a lock let go, a page no longer busy, work given
+  cp_wait_kind_interrupt,  // what an interrupt may bring at any time: the machine is not dead until then
 } cp_wait_kind;
 
 /// What became of a new value for a tunable.
@@ -252,7 +252,7 @@ struct cp_page_run {
 struct cp_thread_request {
   const uint8_t *name;  // static
   uint32_t name_length;
-  /// It works for others and waits for work until it is told to end: nobody has to wake it.
+  /// It works for others and waits for work until it is told to end: no thread has to wake it.
   bool is_service;
   /// Processors that it may run on, a bit each.
   uint64_t processors;

@@ -58,7 +58,7 @@ _Static_assert(sizeof(struct cp_boot_information) == 2232 + 1024 * 24, "boot/ent
 /// Bytes that are kept of what a Swift trap says.
 enum { CP_TRAP_MESSAGE = 256 };
 
-/// What one processor has to itself: the words behind gs, its descriptor tables, its place among the others.
+/// The state of one processor: the words behind gs, its descriptor tables, its place among the others.
 struct cp_processor_block {
   struct cp_processor processor;
   uint64_t segments[6];      // null, code, data, null, task state (two words)
@@ -73,7 +73,7 @@ struct cp_processor_block {
   uint64_t interrupts;       // all that it has handled
   uint64_t neighbours_beats; // those of the next processor, as last seen
   uint64_t neighbours_since; // own ticks since they changed
-  void *_Nullable work;      // what its next interrupt of InterruptWork is to do
+  void *_Nullable work;      // work for its next interrupt of InterruptWork
   struct cp_stopped {        // where it was when another reported a fault
     uint64_t rip;
     uint64_t rbp;
@@ -91,18 +91,18 @@ CP_INLINE struct cp_lock_waits *cp_lock_waits_of(struct cp_processor_block *bloc
 
 enum { CP_PROCESSORS = 64, CP_SLEEPERS = 64 };
 
-/// What one processor asks of others, in a place of its own: read by those whose bit is set in `pending`.
+/// A request of one processor to others, in a place of its own: read by those whose bit is set in `pending`.
 struct cp_message {
   uint64_t pending;
-  const struct cp_page_run *_Nullable runs;  // pages to forget, or none
+  const struct cp_page_run *_Nullable runs;  // pages to invalidate, or none
   uint64_t count;
-  void (*_Nullable body)(void *);            // what to run
+  void (*_Nullable body)(void *);            // the function to run
   void *_Nullable argument;
   uint64_t padding[3];                       // a cache line each
 };
 _Static_assert(sizeof(struct cp_message) == 64, "a cache line");
 
-/// What a processor that is started needs (boot/processors.asm).
+/// The record that a processor that is started reads (boot/processors.asm).
 struct cp_processor_start {
   uint64_t ticket;      // StartTicket
   uint64_t root;        // CR3
@@ -239,7 +239,7 @@ CP_INLINE void cp_write_msr(uint32_t number, uint64_t value) {
 }
 
 /// Makes all earlier stores visible before a later write to a model-specific register that sends a message (Intel SDM
-/// vol. 3A, 10.12.3).
+/// vol. 3A, 11.12.3).
 CP_INLINE void cp_fence_messages(void) { __asm__ volatile("mfence\n\tlfence" : : : "memory"); }
 
 struct cp_cpuid {

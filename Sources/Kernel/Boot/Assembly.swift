@@ -98,7 +98,7 @@ enum Assembly {
 }
 
 extension FirmwareRange {
-  /// ACPI 6.5, table 15.4: type 1 is memory; everything else, reclaimable tables too, is left alone.
+  /// ACPI 6.4, table 15.4: type 1 is memory; everything else, reclaimable tables too, is left alone.
   init(_ range: cp_boot_range) {
     self.init(
       base: PhysicalAddress(range.base), length: ByteCount(range.length),

@@ -55,14 +55,14 @@ enum SerialConsole {
         "a machine that Strata refuses", "it has neither a serial port nor run= on its command line")
     }
     let console = Console(
-      in: room(memory.physical), terminal: terminal, host: host,
+      in: storage(memory.physical), terminal: terminal, host: host,
       subject: Subject(memory: memory, boot: boot, imageBase: VirtualAddress(Image.virtualOffset)))
     console.serve(line)
     Stop.success.now()
   }
 
   /// All that the console ever needs, taken once: looking takes no memory.
-  private static func room(_ physical: PhysicalMemory) -> UnsafeMutableRawPointer {
+  private static func storage(_ physical: PhysicalMemory) -> UnsafeMutableRawPointer {
     do throws(PhysicalMemoryError) {
       let run = try physical.allocate(run: Console.size.pagesRoundedUp, role: .boot)
       return Executive.directMap.pointer(to: run.first)

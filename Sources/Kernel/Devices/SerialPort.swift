@@ -5,7 +5,7 @@
 // switches it on again. Output is polled: it must work in a fault, with interrupts off, on any stack.
 //
 // A machine without the port runs all the same: what is written goes nowhere, and nothing is ever read. A port that
-// takes nothing for a minute, as QEMU's does while its own reader stands still, loses what is written until it takes
+// takes nothing for 2^37 cycles, as QEMU's does while its own reader stands still, loses what is written until it takes
 // something again.
 
 import CPlatform
@@ -42,7 +42,7 @@ enum SerialPort {
   private enum Status {
     static var received: UInt8 { 1 << 0 }
     static var overrun: UInt8 { 1 << 1 }
-    static var roomToSend: UInt8 { 1 << 5 }
+    static var readyToSend: UInt8 { 1 << 5 }
     static var idle: UInt8 { 1 << 6 }
   }
 
@@ -52,15 +52,16 @@ enum SerialPort {
   /// Whether there is a port.
   static var isThere: Bool { hasPort.load(ordering: .relaxed) }
 
-  /// Cycles to wait for the port: about a second for one that should be idle, a minute for one at work.
-  private static var idlePatience: UInt64 { 1 << 31 }
-  private static var patience: UInt64 { 1 << 37 }
+  /// Cycles that the boot waits for a port that should be idle: 2^31, which are 0.5 s at 4 GHz and 2 s at 1 GHz.
+  private static var idleLimit: UInt64 { 1 << 31 }
+  /// Cycles that a writer waits for a port at work: 2^37, which are 34 s at 4 GHz and 137 s at 1 GHz.
+  private static var busyLimit: UInt64 { 1 << 37 }
 
   /// Sets the line up, with no interrupts. `Image.adopt` comes first: the ring lies in its storage.
   static func start() {
     write(0, to: Register.interrupts)
     // Its upper bits are zero for good; where no device answers, a read gives ones.
-    guard read(Register.interrupts) == 0, waits(for: Status.roomToSend, idlePatience) else { return }
+    guard read(Register.interrupts) == 0, waits(for: Status.readyToSend, idleLimit) else { return }
     hasPort.store(true, ordering: .relaxed)
     write(0x80, to: Register.lineControl)
     write(1, to: Register.data)
@@ -133,32 +134,32 @@ enum SerialPort {
   /// Whether `read` has a byte to give.
   static var hasInput: Bool { taken.load(ordering: .relaxed) != received.load(ordering: .acquiring) }
 
-  /// Bytes that the port dropped because nobody took them in time.
+  /// Bytes that the port dropped because the interrupt handler did not take them in time.
   static var lostBytes: UInt32 { overruns.load(ordering: .relaxed) }
 
   /// Sends bytes as they are. Returns when the last is in the port.
   static func write(_ bytes: UnsafeBufferPointer<UInt8>) {
-    var room = 0
+    var free = 0
     for byte in bytes {
-      if room == 0 {
-        guard waitForRoom() else { return }
-        room = fifoDepth
+      if free == 0 {
+        guard waitForFIFO() else { return }
+        free = fifoDepth
       }
       write(byte, to: Register.data)
-      room -= 1
+      free -= 1
     }
   }
 
   /// Sends one byte.
   static func write(_ byte: UInt8) {
-    if waitForRoom() { write(byte, to: Register.data) }
+    if waitForFIFO() { write(byte, to: Register.data) }
   }
 
-  private static func waitForRoom() -> Bool {
+  private static func waitForFIFO() -> Bool {
     guard isThere else { return false }
-    let hasRoom = waits(for: Status.roomToSend, isStuck.load(ordering: .relaxed) ? 0 : patience)
-    isStuck.store(!hasRoom, ordering: .relaxed)
-    return hasRoom
+    let isReady = waits(for: Status.readyToSend, isStuck.load(ordering: .relaxed) ? 0 : busyLimit)
+    isStuck.store(!isReady, ordering: .relaxed)
+    return isReady
   }
 
   /// Waits until the line status has `bit`. False when it does not within so many cycles.
@@ -180,6 +181,6 @@ enum SerialPort {
 
   /// Waits until the last bit has left the port.
   static func drain() {
-    if isThere && !isStuck.load(ordering: .relaxed) { _ = waits(for: Status.idle, patience) }
+    if isThere && !isStuck.load(ordering: .relaxed) { _ = waits(for: Status.idle, busyLimit) }
   }
 }

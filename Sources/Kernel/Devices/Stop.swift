@@ -1,4 +1,4 @@
-// The end of the machine, with a status for whoever started it: QEMU's isa-debug-exit leaves with
+// The end of the machine, with a status for the program that started it: QEMU's isa-debug-exit leaves with
 // 2 * value + 1.
 
 import CPlatform

@@ -1,7 +1,7 @@
 // The swap device of this machine: a RAM disk in the memory that the command line set aside. And the page faults
 // that bring pages back from it.
 //
-// The disk is worked by a thread of its own, which sleeps until somebody asks for something.
+// The disk is worked by a thread of its own, which sleeps until a request comes.
 
 import CPlatform
 import KernelMemory
@@ -54,9 +54,9 @@ enum SwapDevice {
   }
 
   private static func disk(_ memory: KernelMemory) -> RamDisk {
-    let room: FrameRun
+    let state: FrameRun
     do throws(PhysicalMemoryError) {
-      room = try memory.physical.allocate(run: RamDisk.stateSize.pagesRoundedUp, role: .boot)
+      state = try memory.physical.allocate(run: RamDisk.stateSize.pagesRoundedUp, role: .boot)
     } catch {
       Reports.panic("a machine that Strata refuses", "it is too small: the swap disk finds no room")
     }
@@ -69,7 +69,7 @@ enum SwapDevice {
     let disk = withUnsafeMutablePointer(to: &extents) { array in
       let first = UnsafeMutableRawPointer(array).assumingMemoryBound(to: RamDisk.Extent.self)
       return RamDisk.create(
-        in: map.pointer(to: room.first), Name("ram"), machine: memory.machine,
+        in: map.pointer(to: state.first), Name("ram"), machine: memory.machine,
         over: UnsafeBufferPointer(start: first, count: memory.setAside.count))
     }
     return disk
@@ -87,7 +87,8 @@ enum SwapDevice {
 
   // MARK: Accesses that may fail
 
-  /// Reads a word, or all of a page, as any instruction does, page fault and all; 0, or one more than the number of the error.
+  /// Reads a word, or all of a page, as any instruction does, page fault and all. Gives 0, or one more than the number
+  /// of the error.
   static func load(_ address: UInt64, _ value: UnsafeMutablePointer<UInt64>) -> UInt8 {
     cp_try_load(address, value) ? 0 : Thread.current.state.pointee.pagingError + 1
   }

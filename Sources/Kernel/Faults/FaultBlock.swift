@@ -16,7 +16,7 @@ enum FaultBlock {
   /// on a processor that comes second: it is listed in the block of the first.
   static func open(_ title: Line, at address: UInt64) {
     _ = cp_interrupts_disable()
-    OtherProcessors.stop(toTellOf: address)
+    OtherProcessors.stop(toReport: address)
     let before = depth.add(1, ordering: .relaxed).oldValue
     if before > 1 { Stop.fault.now() }
     if before == 1 {
@@ -42,7 +42,7 @@ enum FaultBlock {
 
   /// A sentence at the end.
   static func say(_ text: Line) {
-    OtherProcessors.tell()
+    OtherProcessors.report()
     print(text, behind: "  ")
   }
 

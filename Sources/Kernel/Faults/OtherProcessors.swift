@@ -1,8 +1,8 @@
-// What the other processors did when one began to tell of a fault: each is stopped by an NMI, which comes through
-// whatever it does, leaves word of where it was, and halts for good.
+// The state of the other processors when one began to report a fault. An NMI stops each of them, with interrupts off as
+// well; it records its position and halts for good.
 //
-// Several may begin at once: an NMI from outside comes to all. The first one to say so tells; any other leaves word of
-// where its own fault was, and halts. The one that tells lets no further NMI interrupt it.
+// Several may begin at once: an NMI from outside comes to all. The first one reports; any other records the position of
+// its own fault, and halts. The one that reports lets no further NMI interrupt it.
 
 import CPlatform
 import MemoryPrimitives
@@ -10,14 +10,14 @@ import Synchronization
 
 enum OtherProcessors {
   private static let stopper = Atomic<UInt32>(.max)
-  private static let wasTold = Atomic<Bool>(false)
+  private static let isReported = Atomic<Bool>(false)
 
-  /// What a processor does while another one tells.
+  /// The state of a processor while another one reports.
   private enum State: UInt32 {
     case running
     /// An NMI has stopped it.
     case stopped
-    /// It had a fault of its own to tell of.
+    /// It had a fault of its own to report.
     case faulted
   }
 
@@ -30,12 +30,12 @@ enum OtherProcessors {
     state(index).pointee.load(ordering: .acquiring) != State.running.rawValue
   }
 
-  /// Stops all but this one, which has a fault at `address` to tell of; those that do not answer within about a second
-  /// are left. Of two that begin at once, the second does not return.
-  static func stop(toTellOf address: UInt64) {
+  /// Stops all but this one, which has a fault at `address` to report; those that do not answer within
+  /// 3 billion cycles (a second at 3 GHz) are left. Of two that begin at once, the second does not return.
+  static func stop(toReport address: UInt64) {
     let me = cp_processor_index()
-    // Before it is known who comes first, so that an NMI of the first one finds it done.
-    leaveWord(.faulted, at: address, cp_frame_pointer())
+    // Before it is known which comes first, so that an NMI of the first one finds it done.
+    recordPosition(.faulted, at: address, cp_frame_pointer())
     Provocation.meetOthers()
     let (isFirst, by) = stopper.compareExchange(
       expected: .max, desired: me, ordering: .sequentiallyConsistent)
@@ -51,7 +51,7 @@ enum OtherProcessors {
     while cp_cycles() &- start < 3_000_000_000 && !allAreStopped(but: Int(me)) { cp_pause(0) }
   }
 
-  private static func leaveWord(_ state: State, at address: UInt64, _ framePointer: UInt64) {
+  private static func recordPosition(_ state: State, at address: UInt64, _ framePointer: UInt64) {
     let mine = Processors.mine
     mine.pointee.stopped.rip = address
     mine.pointee.stopped.rbp = framePointer
@@ -69,7 +69,7 @@ enum OtherProcessors {
   enum NMIMeaning {
     /// There is no fault yet: it is one.
     case fault
-    /// This processor is telling of a fault, and goes on.
+    /// This processor is reporting a fault, and goes on.
     case nothing
   }
 
@@ -77,14 +77,14 @@ enum OtherProcessors {
   static func handleNMI(_ frame: UnsafePointer<cp_trap_frame>) -> NMIMeaning {
     let (by, me) = (stopper.load(ordering: .acquiring), cp_processor_index())
     if by == .max { return .fault }
-    // Telling must end: the watchdog may still interrupt it.
+    // The report must end: the watchdog may still interrupt it.
     if by == me { return Watchdog.isAccused() ? .fault : .nothing }
-    // What is known of one that has a fault of its own stays.
-    if !isStopped(Int(me)) { leaveWord(.stopped, at: frame.pointee.rip, frame.pointee.rbp) }
+    // The record of one that has a fault of its own stays.
+    if !isStopped(Int(me)) { recordPosition(.stopped, at: frame.pointee.rip, frame.pointee.rbp) }
     haltForGood()
   }
 
-  /// Whether none of the others was in the middle of anything, so that the floors' laws must hold.
+  /// Whether none of the others was in the middle of anything, so that the layers' invariants must hold.
   static var areIdle: Bool {
     for index in 0..<Processors.onlineCount where index != Int(cp_processor_index()) {
       guard state(index).pointee.load(ordering: .acquiring) == State.stopped.rawValue else { return false }
@@ -94,9 +94,9 @@ enum OtherProcessors {
     return true
   }
 
-  /// Rows that name what each was doing, once.
-  static func tell() {
-    guard !wasTold.exchange(true, ordering: .relaxed) else { return }
+  /// Prints rows that name the work of each, once.
+  static func report() {
+    guard !isReported.exchange(true, ordering: .relaxed) else { return }
     for index in 0..<Processors.onlineCount where index != Int(cp_processor_index()) {
       let block = Processors.block(index)
       let label: Line = "cpu \(index)"

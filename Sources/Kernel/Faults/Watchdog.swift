@@ -1,6 +1,6 @@
 // A machine that hangs, found by what still moves: each tick of a processor's own timer looks whether its neighbour's
 // timer has ticked since. One that has not for ten seconds has interrupts off all that time: it is sent an NMI, and
-// tells where it is.
+// reports where it is.
 //
 // The only processor of a machine has no neighbour. There QEMU's watchdog device does it (iBASE IB700, `-device ib700
 // -action watchdog=inject-nmi`): a countdown that the clock's ticks start again, and that ends in an NMI.
@@ -11,7 +11,7 @@ import Synchronization
 
 enum Watchdog {
   /// Ticks of a processor's own timer in ten seconds.
-  private static var patience: UInt64 { 10_000 / UInt64(Scheduler.timerTicks) }
+  private static var missedTickLimit: UInt64 { 10_000 / UInt64(Scheduler.timerTicks) }
   private static let isOn = Atomic<Bool>(false)
   /// The processor that has been sent an NMI for it.
   private static let accused = Atomic<UInt32>(.max)
@@ -46,7 +46,7 @@ enum Watchdog {
       return
     }
     mine.pointee.neighbours_since &+= 1
-    guard mine.pointee.neighbours_since == patience else { return }
+    guard mine.pointee.neighbours_since == missedTickLimit else { return }
     accused.store(neighbour.pointee.processor.index, ordering: .sequentiallyConsistent)
     LocalAPIC.sendNMI(to: neighbour.pointee.identity)
   }

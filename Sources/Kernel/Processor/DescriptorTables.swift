@@ -1,4 +1,4 @@
-// Segments, task state and interrupt gates of a processor (Intel SDM vol. 3A, chapters 3.4, 7.7, 6.14).
+// Segments, task state and interrupt gates of a processor (Intel SDM vol. 3A, chapters 3.4, 8.7, 6.14).
 //
 // Long mode needs little of all this: one code and one data segment, and a task state for the stacks of
 // the two exceptions that can't trust the one that they find: the double fault, which is how a stack that

@@ -1,6 +1,6 @@
-// Work that is to be done by an interrupt handler: what a driver's interrupt would do, for workloads that play one.
+// Work that an interrupt handler is to do: the part of a driver's interrupt, for workloads that play one.
 //
-// Who has such work makes the processor's own timer fire once, by a vector of its own, and waits until its handler has
+// A thread that has such work makes the processor's own timer fire once, by a vector of its own, and waits until its handler has
 // run. The timer's regular ticks begin anew then, so what they are for is done here as well: the next thread has its
 // turn, and the neighbour sees that this processor is alive. It does not look at its neighbour, for such interrupts
 // may come much faster than ticks.

@@ -1,4 +1,4 @@
-// The local interrupt controller of each processor (Intel SDM vol. 3A, chapter 10, "Advanced Programmable Interrupt
+// The local interrupt controller of each processor (Intel SDM vol. 3A, chapter 11, "Advanced Programmable Interrupt
 // Controller"), in the mode in which the firmware left it: as xAPIC, with registers in memory, one page, at the same
 // address on all processors; or as x2APIC, with model-specific registers, which reaches identities of 32 bits. All
 // processors use the mode of the first.
@@ -22,7 +22,7 @@ enum LocalVector {
   static var reschedule: UInt64 { 0xe2 }
   /// The timer, once, for work that waits for an interrupt: `InterruptWork`.
   static var work: UInt64 { 0xe3 }
-  /// Low bits all ones, as 10.9 asks of it.
+  /// Low bits all ones, as 11.9 asks of it.
   static var spurious: UInt64 { 0xff }
 }
 
@@ -170,7 +170,7 @@ enum LocalAPIC {
     write(1, to: Register.initialCount)
   }
 
-  // MARK: Messages (10.6)
+  // MARK: Messages (11.6)
 
   /// Reads in which a message leaves the controller: some 100 ms, where it takes microseconds.
   private static var busyLimit: Int { 100_000 }
@@ -189,7 +189,7 @@ enum LocalAPIC {
         write(command.message, to: Register.command)
       }
     case .x2APIC:
-      // The write waits for no earlier store, and the receiver is to see all of them (10.12.3).
+      // The write waits for no earlier store, and the receiver is to see all of them (11.12.3).
       cp_fence_messages()
       cp_write_msr(Register.command.number, command.whole)
     }

@@ -1,17 +1,17 @@
-// What one processor asks of the others and waits for: to forget translations, to run a function.
+// Requests of one processor to the others, which it waits for: to invalidate translations, to run a function.
 //
 // Each processor has a place for one message. It switches interrupts off, so that the place is its own, writes the
-// message, sets a bit in `pending` for each that it is meant for, and interrupts them. Who is interrupted looks at
-// all places, carries out what has its bit, and clears the bit; the sender waits until none is left. There is no
-// lock and nothing to run out of.
+// message, sets a bit in `pending` for each receiver, and interrupts them. A receiver looks at all places, carries out
+// each message that has its bit, and clears the bit; the sender waits until no bit is left. There is no lock and
+// nothing to run out of.
 //
-// LAWS
-//   No spin lock is held by a sender: who waits for that lock would have interrupts off, and never answer.
+// INVARIANTS
+//   A sender holds no spin lock: a processor that waits for that lock would have interrupts off, and never answer.
 //   A sender that waits looks at the places of the others itself, so that two may send to each other.
-//   What is run on another processor sends no message.
+//   A function that runs on another processor sends no message.
 //
 // COST. For the sender about 150 instructions and the time until the slowest has answered, whatever the number of
-// pages: `Invalidation` tells how they are forgotten. On one processor nothing is sent.
+// pages: `Invalidation` decides how they are invalidated. On one processor nothing is sent.
 
 import CPlatform
 import MemoryPrimitives
@@ -28,12 +28,12 @@ enum Messages {
   private static let sent = Atomic<UInt64>(0)
   private static let calls = Atomic<UInt64>(0)
 
-  /// Makes every processor forget `count` runs of pages.
-  static func forget(_ runs: UnsafePointer<cp_page_run>, _ count: Int) {
+  /// Makes every processor invalidate `count` runs of pages.
+  static func invalidate(_ runs: UnsafePointer<cp_page_run>, _ count: Int) {
     let interrupts = cp_interrupts_disable()
     shootdowns.add(1, ordering: .relaxed)
     for i in 0..<count where runs[i].count != CP_ALL_PAGES { pages.add(runs[i].count, ordering: .relaxed) }
-    post(Processors.onlineMask, runs, count, nil, nil) { forgetHere(runs, count) }
+    post(Processors.onlineMask, runs, count, nil, nil) { invalidateHere(runs, count) }
     cp_interrupts_restore(interrupts)
   }
 
@@ -52,11 +52,11 @@ enum Messages {
     cp_interrupts_restore(interrupts)
   }
 
-  /// Interrupts are off. `meanwhile` is this processor's own part.
+  /// Interrupts are off. `ownPart` runs on this processor while the others work.
   private static func post(
     _ targets: UInt64, _ runs: UnsafePointer<cp_page_run>?, _ count: Int,
     _ body: (@convention(c) (UnsafeMutableRawPointer) -> Void)?, _ argument: UnsafeMutableRawPointer?,
-    _ meanwhile: () -> Void
+    _ ownPart: () -> Void
   ) {
     precondition(cp_held_rank() == 0, "a message to other processors with a spin lock held")
     let me = Int(cp_processor_index())
@@ -75,7 +75,7 @@ enum Messages {
         sent.add(1, ordering: .relaxed)
       }
     }
-    meanwhile()
+    ownPart()
     guard others != 0 else { return }
     Interrupts.measured {
       var spins: UInt32 = 0
@@ -87,19 +87,19 @@ enum Messages {
     }
   }
 
-  /// Carries out what the others ask of this processor. Interrupts are off.
+  /// Carries out the messages of the others to this processor. Interrupts are off.
   static func serve() {
     let me = Int(cp_processor_index())
     let bit = UInt64(1) << UInt64(me)
     for index in 0..<Processors.onlineCount where index != me {
       guard pending(index).pointee.load(ordering: .acquiring) & bit != 0 else { continue }
-      if let runs = places[index].runs { forgetHere(runs, Int(places[index].count)) }
+      if let runs = places[index].runs { invalidateHere(runs, Int(places[index].count)) }
       if let body = places[index].body, let argument = places[index].argument { body(argument) }
       pending(index).pointee.bitwiseAnd(~bit, ordering: .acquiringAndReleasing)
     }
   }
 
-  private static func forgetHere(_ runs: UnsafePointer<cp_page_run>, _ count: Int) {
+  private static func invalidateHere(_ runs: UnsafePointer<cp_page_run>, _ count: Int) {
     Invalidation.carryOut(
       UnsafeBufferPointer(start: runs, count: count), invalidatePage: { cp_invalidate_page($0) },
       invalidateAll: { cp_invalidate_all() })

@@ -1,25 +1,25 @@
-// Who runs where: one queue of threads that are ready, in turn, for all processors; those that sleep, by what they
-// sleep on; and an idle thread for each processor.
+// The threads and where they run: one queue of those that are ready, in turn, for all processors; those that sleep, by
+// the word they sleep on; and an idle thread for each processor.
 //
 // A processor runs a thread until that sleeps, ends, or a tick of the processor's timer finds that another is ready.
 // The queue is one, as eight processors take from it some hundred times a second; a processor that has nothing to
 // do is interrupted when something becomes ready.
 //
-// LAWS
-//   One spin lock (rank `scheduler`, above every other) covers all records. It is held across a switch: who leaves
-//   takes it, who comes releases it. So a thread that is found ready, sleeping or ended has left its stack.
+// INVARIANTS
+//   One spin lock (rank `scheduler`, above every other) covers all records. It is held across a switch: the thread
+//   that leaves takes it, the one that comes releases it. So a thread that is found ready, sleeping or ended has left its stack.
 //   A thread is in one place: running on one processor, in the queue, in a bucket of sleepers, or ended.
 //   Interrupts come with no spin lock held, as a lock switches them off; so a tick may switch threads wherever
 //   it arrives.
-//   A sleeper looks at its sequence number under the lock, and who wakes takes the lock after changing it: no wake
-//   is lost. Who wakes looks first whether anybody sleeps at all, which costs one load.
+//   A sleeper looks at its sequence number under the lock, and a waker takes the lock after changing it: no wake
+//   is lost. A waker looks first whether any thread sleeps at all, which costs one load.
 //
 // WHEN NO PROCESSOR CAN WAKE A THREAD. All processors are idle, none but services sleeps with a deadline, and no thread
 // waits for an interrupt. Then the thread that has waited for memory longest is told so (`cp_wake_nobody`); the others
 // go on sleeping, as what it does then may wake them (StuckSleepers). A service that looks around now and then is not
 // waited for.
 //
-// COST. A wake, the sleep of who woke, and the switch between them: about 500 instructions (`bench switch`). A wake or
+// COST. A wake, the sleep of the waker, and the switch between them: about 500 instructions (`bench switch`). A wake or
 // a sleep is a walk over the sleepers of one bucket of 64; a sleep with a deadline also one over those with an earlier
 // one.
 
@@ -46,7 +46,7 @@ enum Scheduler {
   private static let readyCount = Atomic<UInt64>(0)
   private static let sleeperCount = Atomic<UInt64>(0)
   private static let earliest = Atomic<UInt64>(.max)
-  /// Who sleeps, by what they sleep on: nil is a word of zeroes.
+  /// The sleepers, by the word they sleep on: nil is a word of zeroes.
   private static var buckets: UnsafeMutablePointer<Thread?> {
     UnsafeMutableRawPointer(cp_sleepers(Image.storage)).assumingMemoryBound(to: Thread?.self)
   }
@@ -206,7 +206,7 @@ enum Scheduler {
         }
       }
       lock.unlock(interrupts)
-      // Whoever makes something ready from here on interrupts this processor.
+      // A processor that makes something ready from here on interrupts this processor.
       cp_enable_and_wait()
       _ = cp_interrupts_disable()
       let again = lock.lock()
@@ -242,7 +242,7 @@ enum Scheduler {
     precondition(holdsNoSpinLock(), "a sleep with a spin lock held")
     let me = Thread.current
     let interrupts = lock.lock()
-    // Counted before the look, as who wakes looks at the count after the change.
+    // Counted before the look, as a waker looks at the count after the change.
     sleeperCount.add(1, ordering: .sequentiallyConsistent)
     let value = UnsafeRawPointer(sequence).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
       .load(ordering: .sequentiallyConsistent)
@@ -259,7 +259,7 @@ enum Scheduler {
     sleepCount += 1
     me.state.pointee.asleepSince = sleepCount
     let place = bucket(sequence)
-    // At the end, so that who came first is woken first.
+    // At the end, so that the first to come is woken first.
     me.state.pointee.next = nil
     if var at = buckets[place] {
       while let next = at.state.pointee.next { at = next }
@@ -373,12 +373,12 @@ enum Scheduler {
 
   /// The first thing that a new thread does: it comes out of a switch, so it holds the lock.
   fileprivate static func enter() -> Thread {
-    // As the lock was taken with interrupts on by whoever made this thread's turn.
+    // As the lock was taken with interrupts on by the thread before this one.
     lock.unlock(0x200)
     return Thread.current
   }
 
-  /// The last thing that a thread does. Whoever finds under the lock that it has ended finds its stack left, too.
+  /// The last thing that a thread does. A thread that finds under the lock that it has ended finds its stack left, too.
   fileprivate static func end(_ me: Thread) -> Never {
     _ = lock.lock()
     me.state.pointee.state = .ended
@@ -469,7 +469,7 @@ enum Scheduler {
     }
   }
 
-  /// Who runs on a processor. A thread that ends meanwhile is still there: the lock is held.
+  /// The thread that runs on a processor. One that ends at the same time is still there: the lock is held.
   static func nameOfThread(on block: ProcessorBlock) -> Name {
     let interrupts = lock.lock()
     defer { lock.unlock(interrupts) }

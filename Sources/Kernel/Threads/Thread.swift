@@ -1,6 +1,6 @@
-// A thread of the kernel: a stack with a guard page below it, and what the scheduler has to know.
+// A thread of the kernel: a stack with a guard page below it, and the state that the scheduler needs.
 //
-// The record is kmem's, the stack kernel space's. Both stay until somebody joins the thread, so that `threads` can
+// The record is kmem's, the stack kernel space's. Both stay until another thread joins it, so that `threads` can
 // tell of one that has ended; the kernel's services never end.
 
 import CPlatform
@@ -16,7 +16,7 @@ struct Thread: Equatable {
   enum Role: UInt8 { case worker, service, idle }
 
   struct Record {
-    /// 1 when it has ended: whoever joins it sleeps on this. The first word: `ended` below takes its address.
+    /// 1 when it has ended: a thread that joins it sleeps on this. The first word: `ended` below takes its address.
     var ended: UInt64 = 0
     let number: UInt32
     let name: Name
@@ -68,7 +68,7 @@ struct Thread: Equatable {
     Thread(state: cp_current_thread().unsafelyUnwrapped.assumingMemoryBound(to: Record.self))
   }
 
-  /// Pages of a stack: a page fault is resolved on it, and messages of lines take room.
+  /// Pages of a stack: a page fault is resolved on it, and messages of lines need space.
   private static var stackPages: PageCount { PageCount(UInt64(8)) }
   private static let numbers = Atomic<UInt32>(0)
 
@@ -80,12 +80,12 @@ struct Thread: Equatable {
     _ memory: KernelMemory
   ) -> Thread? {
     let type = memory.kmem.type(named: Name("thread"))
-    guard let room = memory.kmem.alloc(size, type: type) else { return nil }
+    guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
     guard let stack = try? memory.space.allocateStack(stackPages) else {
-      memory.kmem.free(room, size: size, type: type)
+      memory.kmem.free(storage, size: size, type: type)
       return nil
     }
-    let thread = Thread(state: room.bindMemory(to: Record.self, capacity: 1))
+    let thread = Thread(state: storage.bindMemory(to: Record.self, capacity: 1))
     thread.state.initialize(
       to: Record(
         number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: role, processors: processors,
@@ -101,13 +101,13 @@ struct Thread: Equatable {
   /// The thread that has run since the loader's jump, on the image's own stack.
   static func adopt(_ name: Name, _ memory: KernelMemory) -> Thread? {
     let type = memory.kmem.type(named: Name("thread"))
-    guard let room = memory.kmem.alloc(size, type: type) else { return nil }
+    guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
     let span = Image.layout.stack.0
-    // What lies below this call was used by the boot, which is of no interest; some room for the loop itself.
+    // What lies below this call was used by the boot, which is of no interest; some space for the loop itself.
     let unused = Int((cp_frame_pointer() - 1024 - span.first) / 8)
     UnsafeMutablePointer<UInt64>(bitPattern: UInt(span.first)).unsafelyUnwrapped
       .update(repeating: untouched, count: unused)
-    let thread = Thread(state: room.bindMemory(to: Record.self, capacity: 1))
+    let thread = Thread(state: storage.bindMemory(to: Record.self, capacity: 1))
     thread.state.initialize(
       to: Record(
         number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: .worker, processors: .max,
@@ -148,7 +148,7 @@ struct Thread: Equatable {
     return unused < end || end == words
   }
 
-  /// Gives stack and record back. It has ended, and nobody runs on its stack.
+  /// Gives stack and record back. It has ended, and no processor runs on its stack.
   func dispose(_ memory: KernelMemory) {
     memory.space.freeStack(state.pointee.stack)
     state.deinitialize(count: 1)
