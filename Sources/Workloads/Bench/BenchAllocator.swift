@@ -1,7 +1,7 @@
 // What a bench of objects runs against: kmem, or the host's malloc in a process of its own.
 //
-// The bodies are generic and inlined with their allocator into whoever calls them, as a user's code has it: the fast
-// path of kmem stands in the loop, and so does the call of malloc. Both pass through `cp_opaque`, so that no pair is
+// The bodies are generic, and the compiler inlines them with their allocator into the caller, as in a user's code: the
+// fast path of kmem stands in the loop, and so does the call of malloc. Both pass through `cp_opaque`, so that no pair is
 // optimised away, and neither is favoured.
 
 import CPlatform

@@ -8,8 +8,8 @@
 // neighbours in memory are no neighbours in the object.
 //
 // A stamp is 16 words over the page and depends on the fill, the page and the place, so a page that comes
-// back torn, moved, mixed up or empty is found out. The words between them stay zero, and whoever verifies a page
-// looks at each: a stray write shows wherever it hits. That costs some 1500 instructions a page, where stamps alone
+// back torn, moved, mixed up or empty is found out. The words between them stay zero, and `verify`
+// compares each: it finds a stray write at any place. That costs some 1500 instructions a page, where stamps alone
 // would cost a third of it.
 
 import KernelMemory
@@ -121,15 +121,15 @@ public struct DirtyPages {
   /// stopped, in that in which they were filled.
   public func verify<A: PageAccess>(_ access: A, progress: (UInt64) -> GoOn = { _ in .goOn }) -> Verdict {
     var verdict = Verdict()
-    var room = InlineArray<512, UInt64>(repeating: 0)
+    var storage = InlineArray<512, UInt64>(repeating: 0)
     let stride = filled == count ? 1 : stride
     for turn in 0..<filled.rawValue {
       let page = turn * stride % count.rawValue
       let base = address + PageCount(page)
       var isIntact = false
       do throws(PagingError) {
-        isIntact = try withUnsafeMutablePointer(to: &room) { (room) throws(PagingError) in
-          let words = UnsafeMutableRawPointer(room).assumingMemoryBound(to: UInt64.self)
+        isIntact = try withUnsafeMutablePointer(to: &storage) { (storage) throws(PagingError) in
+          let words = UnsafeMutableRawPointer(storage).assumingMemoryBound(to: UInt64.self)
           try access.load(page: base, into: words)
           return holds(words, page)
         }
