@@ -77,6 +77,18 @@ public struct MapNote {
     case outOfReach
     /// Less than its frame records would cost.
     case tooScattered
+    /// The end of a run that a hole would split when the map holds all the runs it can.
+    case tooManyRuns
+
+    public static var count: Int { 11 }
+
+    /// Whether a rule of the map decides it, whatever edges the firmware's ranges have.
+    var isRule: Bool {
+      switch self {
+      case .frameZero, .first64KiB, .deviceArea, .notWriteBack, .tooManyRuns: true
+      case .empty, .wraps, .partOfFrame, .reserved, .outOfReach, .tooScattered: false
+      }
+    }
 
     public var words: StaticString {
       switch self {
@@ -90,6 +102,7 @@ public struct MapNote {
       case .notWriteBack: "the MTRRs do not make it write-back"
       case .outOfReach: "beyond 16 TiB"
       case .tooScattered: "less than its frame records cost"
+      case .tooManyRuns: "more pieces than the map holds"
       }
     }
   }
@@ -106,10 +119,13 @@ public struct MemoryMap {
     var frames: UInt64 = 0
     var caching = MemoryTypeRanges.State.absent
     var lowMemory: MapRules.LowMemory
-    var dropped: InlineArray<10, UInt64> = .init(repeating: 0)
-    /// All that were noted; the first `notes.count` are kept.
+    /// Bytes and places that were dropped, by reason.
+    var dropped: InlineArray<11, UInt64> = .init(repeating: 0)
+    var places: InlineArray<11, Int> = .init(repeating: 0)
+    /// All that were noted, and those of them that are kept.
     var noted = 0
-    var notes: InlineArray<24, MapNote>
+    var kept = 0
+    var notes: InlineArray<32, MapNote>
   }
   struct Range {
     var first: UInt64
@@ -120,6 +136,9 @@ public struct MemoryMap {
 
   /// Runs that the rules may make besides those that the firmware's ranges make.
   static var spare: Int { 64 }
+
+  /// Notes that only what the rules leave out is kept in.
+  private static var notesForRules: Int { 8 }
 
   /// Bytes of storage that a map of `count` firmware ranges needs, aligned to 16.
   public static func storage(ranges count: Int) -> ByteCount {
@@ -194,12 +213,15 @@ public struct MemoryMap {
   /// The frame behind the highest one.
   public var end: FrameNumber { self[count - 1].end }
 
-  /// Usable bytes that were dropped for `reason`; for `empty` the number of ranges.
+  /// Usable bytes that were dropped for `reason`, also those whose notes were not kept.
   public func dropped(_ reason: MapNote.Reason) -> ByteCount {
     ByteCount(state.pointee.dropped[Int(reason.rawValue)])
   }
-  /// What was dropped, one by one: the first 24.
-  public var noteCount: Int { min(state.pointee.noted, state.pointee.notes.count) }
+  /// Places that were dropped for `reason`, also those whose notes were not kept.
+  public func places(_ reason: MapNote.Reason) -> Int { state.pointee.places[Int(reason.rawValue)] }
+  /// What was dropped, one by one: the first 32. What the firmware's edges cause has 24 of them at most, so that
+  /// a map with many odd edges still shows what the rules leave out.
+  public var noteCount: Int { state.pointee.kept }
   /// How many more were dropped.
   public var unkeptNoteCount: Int { state.pointee.noted - noteCount }
   public func note(at index: Int) -> MapNote {
@@ -229,13 +251,15 @@ public struct MemoryMap {
 
   private func note(_ reason: MapNote.Reason, _ base: UInt64, _ length: UInt64) {
     let total = state.pointee.dropped[Int(reason.rawValue)]
-    let sum = total.addingReportingOverflow(reason == .empty ? 1 : length)
+    let sum = total.addingReportingOverflow(length)
     state.pointee.dropped[Int(reason.rawValue)] = sum.overflow ? .max : sum.partialValue
-    if state.pointee.noted < state.pointee.notes.count {
-      state.pointee.notes[state.pointee.noted] = MapNote(
-        reason: reason, base: PhysicalAddress(base), length: ByteCount(length))
-    }
+    state.pointee.places[Int(reason.rawValue)] += 1
     state.pointee.noted += 1
+    let limit = state.pointee.notes.count - (reason.isRule ? 0 : Self.notesForRules)
+    guard state.pointee.kept < limit else { return }
+    state.pointee.notes[state.pointee.kept] = MapNote(
+      reason: reason, base: PhysicalAddress(base), length: ByteCount(length))
+    state.pointee.kept += 1
   }
 
   /// Sorts by first byte (heap sort: n log n whatever the order) and joins what touches or overlaps.
@@ -363,8 +387,8 @@ public struct MemoryMap {
     if let pending { leaveOut(pending.first, pending.last, .notWriteBack) }
   }
 
-  /// Takes the bytes from `first` to `last` out of all runs. Answers how many runs there are more now. A run that would
-  /// become one too many is left out too.
+  /// Takes the bytes from `first` to `last` out of all runs. Answers how many runs there are more now. Where that makes
+  /// one run too many, the part of the run behind `last` is left out too, for a reason of its own.
   @discardableResult
   private func leaveOut(_ first: UInt64, _ last: UInt64, _ reason: MapNote.Reason) -> Int {
     let before = state.pointee.count
@@ -378,8 +402,11 @@ public struct MemoryMap {
       let from = max(run.first, first)
       var to = min(run.last, last)
       let count = state.pointee.count
-      if from > run.first && to < run.last && count == state.pointee.capacity { to = run.last }
       note(reason, from, to - from + 1)
+      if from > run.first && to < run.last && count == state.pointee.capacity {
+        note(.tooManyRuns, to + 1, run.last - to)
+        to = run.last
+      }
       if from > run.first {
         ranges[i].last = from - 1
         i += 1

@@ -93,8 +93,23 @@ final class FramesTests: XCTestCase {
     let ranges = (0..<40 as Range<UInt64>).map { i -> (UInt64, UInt64, UInt32) in
       (i << 20 | 0x100, 1 << 19, 1)
     }
-    let text = ConsoleHarness(ranges: ranges + [(42 << 20, 20 << 20, 1)]).run("memmap")
-    XCTAssertTrue(text.contains("56 more places were left out."), text)
+    let harness = ConsoleHarness(ranges: ranges + [(42 << 20, 20 << 20, 1)])
+    let text = harness.run("memmap")
+    XCTAssertTrue(
+      text.hasSuffix(
+        """
+        56 more places were left out. All places by reason:
+        because         places     size
+        no whole frame      80  160 KiB
+        all reasons         80  160 KiB
+        There are no MTRRs: no memory is left out for its caching.
+
+        """), text)
+    assertFits(text)
+    let sums = rows(harness.run("memmap -j")).filter { $0["kind"] as? String == "memmap_left_out_by_reason" }
+    XCTAssertEqual(sums.map { $0["because"] as? String }, ["no whole frame"])
+    XCTAssertEqual(sums.first?["places"] as? Int, 80)
+    XCTAssertEqual(sums.first?["bytes"] as? Int, 160 << 10)
   }
 
   func testMemmapAddsUpWhateverTheFirmwareSays() {

@@ -9,13 +9,15 @@ final class MemoryMapTests: XCTestCase {
   typealias Told = (UInt64, UInt64, FirmwareRange.Kind)
 
   /// The runs of the map of `told` as (first, count), or nil when it is refused.
-  func map(_ told: [Told], _ body: (MemoryMap) -> Void = { _ in }) -> [[UInt64]]? {
+  func map(
+    _ told: [Told], _ rules: MapRules = MapRules(lowMemory: .all), _ body: (MemoryMap) -> Void = { _ in }
+  ) -> [[UInt64]]? {
     let storage = UnsafeMutableRawPointer.allocate(
       byteCount: Int(MemoryMap.storage(ranges: told.count).rawValue), alignment: 16)
     defer { storage.deallocate() }
     guard
       let map = try? MemoryMap(
-        storage, count: told.count, rules: MapRules(lowMemory: .all),
+        storage, count: told.count, rules: rules,
         range: { i in
           FirmwareRange(
             base: PhysicalAddress(told[i].0), length: ByteCount(told[i].1), kind: told[i].2)
@@ -93,6 +95,30 @@ final class MemoryMapTests: XCTestCase {
       XCTAssertEqual(map.dropped(.reserved).rawValue, 4096)
       XCTAssertEqual(map.noteCount, 2)
       XCTAssertEqual(map.note(at: 0).base.rawValue, 0x9f000)
+    }
+  }
+
+  /// Of a map with more odd edges than notes, what the rules leave out is still noted, and each reason adds up.
+  func testOddEdgesLeaveRoomForTheNotesOfTheRules() {
+    XCTAssertEqual(MapNote.Reason.allCases.count, MapNote.Reason.count)
+    var told: [Told] = [(0, 0xb_0000, .usable)]
+    for i: UInt64 in 1...40 { told.append((i << 20 | 0x100, 1 << 19, .usable)) }
+    told += [(50 << 20, 0, .usable), (64 << 20, 32 << 20, .usable), (64 << 20, 4096, .reserved)]
+    _ = map(told, MapRules()) { map in
+      let notes = (0..<map.noteCount).map { map.note(at: $0) }
+      XCTAssertEqual(notes.filter { $0.reason == .frameZero }.map(\.length.rawValue), [4096])
+      XCTAssertEqual(notes.filter { $0.reason == .first64KiB }.map(\.length.rawValue), [15 << 12])
+      XCTAssertEqual(notes.filter { $0.reason == .deviceArea }.map(\.base.rawValue), [0xa_0000])
+      XCTAssertEqual(notes.count, 27)
+      XCTAssertEqual(map.unkeptNoteCount, 58)
+      XCTAssertEqual(map.places(.partOfFrame), 80)
+      XCTAssertEqual(map.dropped(.partOfFrame).rawValue, 40 * 4096)
+      XCTAssertEqual(map.places(.reserved), 1)
+      XCTAssertEqual(map.dropped(.reserved).rawValue, 4096)
+      XCTAssertEqual(map.places(.empty), 1)
+      XCTAssertEqual(map.dropped(.empty), .zero)
+      let places = MapNote.Reason.allCases.map { map.places($0) }.reduce(0, +)
+      XCTAssertEqual(places, map.noteCount + map.unkeptNoteCount)
     }
   }
 

@@ -239,6 +239,12 @@ final class MapRulesTests: XCTestCase {
     /// First frame, frames, reason.
     var notes: [String] = []
     var caching = MemoryTypeRanges.State.absent
+    var notWriteBack = ByteCount.zero
+    var tooManyRuns = ByteCount.zero
+
+    static func == (a: Outcome, b: Outcome) -> Bool {
+      a.runs == b.runs && a.notes == b.notes && a.caching == b.caching
+    }
   }
 
   private func map(
@@ -260,7 +266,8 @@ final class MapRulesTests: XCTestCase {
       notes: (0..<map.noteCount).map {
         let note = map.note(at: $0)
         return "\(note.base.rawValue >> 12) \(note.length.rawValue >> 12) \(note.reason)"
-      }, caching: map.caching)
+      }, caching: map.caching, notWriteBack: map.dropped(.notWriteBack),
+      tooManyRuns: map.dropped(.tooManyRuns))
   }
 
   /// The shapes that firmware comes up with.
@@ -355,6 +362,9 @@ final class MapRulesTests: XCTestCase {
     let runs = outcome.runs!
     XCTAssertEqual(runs.count, 1 + MemoryMap.spare)
     for (i, run) in runs.enumerated() { XCTAssertEqual(run, [UInt64(i) * 32, 16]) }
+    // The write-back frames behind the last run are not called anything else.
+    XCTAssertEqual(outcome.notWriteBack, PageCount(UInt64(65 * 16)).bytes)
+    XCTAssertEqual(outcome.tooManyRuns, ByteCount(64 * m) - PageCount(UInt64(65 * 32)).bytes)
   }
 
   /// Random maps under random rules, frame by frame.

@@ -118,6 +118,7 @@ extension Console {
       }
       table.finish()
     }
+    if map.unkeptNoteCount > 0 { leftOutByReason(map) }
     if isJSON {
       row("memmap_rules") { row in
         row.field("left_out", UInt64(map.noteCount + map.unkeptNoteCount))
@@ -125,12 +126,31 @@ extension Console {
       }
       return
     }
-    if map.unkeptNoteCount > 0 { print("\(count: UInt64(map.unkeptNoteCount), "more place") were left out.") }
     switch map.caching {
     case .on: break
     case .off: print("The MTRRs are off: no memory is left out for its caching.")
     case .absent: print("There are no MTRRs: no memory is left out for its caching.")
     }
+  }
+
+  /// All that was left out, added up for each reason: for a map that could not keep a note of each place.
+  private func leftOutByReason(_ map: MemoryMap) {
+    if !isJSON {
+      print("\(count: UInt64(map.unkeptNoteCount), "more place") were left out. All places by reason:")
+    }
+    let table = table("memmap_left_out_by_reason")
+    table.column("because", .words)
+    table.column("places", .sum)
+    table.column("size", .sum, key: "bytes")
+    for value in 0..<MapNote.Reason.count {
+      guard let reason = MapNote.Reason(rawValue: UInt8(value)), map.places(reason) > 0 else { continue }
+      table.begin()
+      table.text(reason.words)
+      table.count(UInt64(map.places(reason)))
+      table.size(map.dropped(reason))
+      table.end()
+    }
+    table.finish(total: "all reasons")
   }
 
   private static func words(_ state: MemoryTypeRanges.State) -> StaticString {
