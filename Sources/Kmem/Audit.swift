@@ -41,7 +41,7 @@ extension Kmem {
     var chain = FrameNumber.none
     let mistake = cache.cache.pointee.lists.withLock { lists -> FaultKind? in
       let entry = place.slab.entry(place.index)
-      if place.slab.isFree(place.index) { return .doubleFree }
+      if !place.slab.isOut(place.index) { return .doubleFree }
       if entry.pointee.period == period {
         guard UInt64(entry.pointee.size) == size else { return .wrongSize }
         guard entry.pointee.type == type.index else { return .wrongType }

@@ -281,12 +281,13 @@ struct CachePointer {
 
   // MARK: Stray writes
 
-  /// What a stray write has done to a free object, or to the guard behind the last object of an audited slab. Found
-  /// under the lock, reported when that is dropped.
+  /// What a stray write has done to a free object, to the guard behind the last object of an audited slab, or to the
+  /// map in a slab's tables. Found under the lock, reported when that is dropped.
   struct Damage {
     var kind: FaultKind
     var slab: Slab
-    var index: Int
+    /// The object; nil for the map.
+    var index: Int?
   }
 
   /// Whether nothing was written behind the last object of an audited slab.
@@ -328,6 +329,7 @@ struct CachePointer {
       guard first != .none else { break }
       let slab = slab(first)
       let (from, before) = (place(slab), taken)
+      if !slab.isMapSound { found = Damage(kind: .writeAfterFree, slab: slab, index: nil) }
       var number = 0
       while number < slab.mapWords && taken < most && found == nil {
         var free = slab.free(number)

@@ -7,7 +7,7 @@
 // processor or of the cache's depot, or free in its slab. A slab is 1, 2, 4 or 8 contiguous frames of the
 // direct map and its state is in their records (Slab.swift), so a pointer leads to its slab, and the slab
 // to its cache, without a search. Magazines and the larger tables of slabs lie in frames where no caller has
-// memory (OwnMemory.swift), so no caller's stray write changes what kmem relies on. Requests up to 4096 bytes
+// memory (OwnMemory.swift), and kmem checks them where it takes slow steps anyway. Requests up to 4096 bytes
 // go to one of 29 size classes (SizeClasses.swift); what is larger takes whole pages with an address of their
 // own (Large.swift). Each processor has one row of magazine slots, a cache line for each cache; each type has a
 // row of counters for each processor (MemoryType.swift).
@@ -30,8 +30,18 @@
 //   7. The sums kept beside are those of all caches: frames of slabs, frames of free slabs, and the bytes
 //      by which depots may exceed what each keeps in any case.
 //   8. Each piece of kmem's own memory in use is a magazine or the tables of a slab.
-//   9. A free object in a slab holds its word, and the guard of an audited slab is intact, unless a caller wrote
-//      there: that is reported, by the object that it hit, before the object is given out.
+//   9. The map of a slab has as many free objects as the slab counts. A free object in a slab holds its word, and the
+//      guard of an audited slab is intact, unless a caller wrote there: that is reported, by the object or the map
+//      that it hit, before the object is given out.
+//
+// STRAY WRITES. A caller that writes to an object which it freed, or beyond the end of one, never reaches the records
+// of frames. It may reach a frame of kmem's own: one that was a slab when the caller freed its object, or one behind an
+// object that the write runs over by more than 64 bytes. So kmem compares a slab's map in tables with the slab's counts
+// before it takes objects out, and each word of a magazine that comes from the depot with the slab that the word names.
+// It reports what is wrong; it hands out no object of that slab, and no word of that magazine.
+//   The limits: a processor does not check the words in its own two magazines, which would cost the fast path. Nor
+// does kmem see a link from one magazine of a depot to the next that was overwritten, a word that now names another
+// object out of its slab, or a map in which as many bits were set as cleared.
 //
 // WHAT IS KEPT FREE. Each cache keeps one or two free slabs and up to 32 KiB in full magazines. Whoever
 // needs more takes it from two shared allowances, each a 64th of all slabs (at least 128 KiB): a burst of

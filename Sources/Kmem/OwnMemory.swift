@@ -1,8 +1,11 @@
 // Memory for what kmem itself needs and reads back: magazines, and the tables of slabs.
 //
-// It lies in frames where no caller has an object, so that neither a write to a freed object nor one beyond the end
-// of an object reaches it. The first 64 bytes of each frame stay unused, because the frame before it may be a slab
-// that its objects fill. A frame is cut into pieces of one size; its record keeps the map of its free pieces:
+// It lies in frames where no caller has an object: a write beyond the end of an object by up to 64 bytes does not reach
+// it, because the first 64 bytes of each frame stay unused. A write that runs further does, and so does one to an object
+// that was freed before its frame went from a slab to this memory. kmem therefore checks maps and magazines before it
+// relies on them; Kmem.swift names what it does not see: above all the words in a processor's own two magazines.
+//
+// A frame is cut into pieces of one size; its record keeps the map of its free pieces:
 //
 //   owner    number of the size
 //   index    the map, a bit for each free piece

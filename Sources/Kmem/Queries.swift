@@ -448,16 +448,18 @@ extension CachePointer {
 
   /// The map of a slab against its count, and the words of its free objects unless one is known to be lost.
   private func checkFree(_ slab: Slab) -> StaticString? {
+    if slab.isDamaged { return nil }
+    if !slab.isMapSound { return "a slab's map has other free objects than the slab counts" }
     var count = 0
     for number in 0..<slab.mapWords { count += slab.free(number).nonzeroBitCount }
     for index in 0..<slab.objects where slab.isFree(index) {
       count -= 1
-      if !slab.isDamaged && !looksFree(object(slab, index)) { return "a free object has lost its word" }
+      if !looksFree(object(slab, index)) { return "a free object has lost its word" }
     }
     if count != 0 { return "a slab's map has objects that the slab has not" }
     for index in 0..<slab.objects where slab.isFree(index) { count += 1 }
     if count != slab.objects - slab.out { return "a slab's free objects are miscounted" }
-    if slab.isAudited && !slab.isDamaged && !isGuardIntact(slab) {
+    if slab.isAudited && !isGuardIntact(slab) {
       return "the guard behind the last object of a slab was written to"
     }
     return nil

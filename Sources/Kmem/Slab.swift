@@ -48,14 +48,11 @@ struct Slab {
     }
     let slab = Slab(frame, physical.record(frame).unsafelyUnwrapped, directMap)
     guard let tables else {
-      slab.record.index = UInt64.max >> UInt64(64 - objects)
+      slab.record.index = slab.mapBits(0)
       return slab
     }
     slab.record.index = UInt64(UInt(bitPattern: tables))
-    for number in 0..<slab.mapWords {
-      let left = objects - number << 6
-      slab.setFree(number, left >= 64 ? .max : 1 << UInt64(left) - 1)
-    }
+    for number in 0..<slab.mapWords { slab.setFree(number, slab.mapBits(number)) }
     if isAudited { slab.entry(0).initialize(repeating: AuditEntry(), count: objects) }
     return slab
   }
@@ -86,7 +83,7 @@ struct Slab {
     get { Int(record.aux & 0xffff) }
     nonmutating set { record.aux = record.aux & ~0xffff | UInt32(newValue) }
   }
-  /// A free object was written to: the free ones of this slab are not given out any more.
+  /// A free object or the map was written to: the free objects of this slab are not given out any more.
   var isDamaged: Bool { record.aux & 1 << 16 != 0 }
   func markDamaged() { record.aux |= 1 << 16 }
 
@@ -102,7 +99,23 @@ struct Slab {
   /// The free ones among objects 64 × `number` and the 63 after it.
   func free(_ number: Int) -> UInt64 {
     guard let tables else { return record.index }
-    return tables.load(fromByteOffset: number * 8, as: UInt64.self)
+    return tables.load(fromByteOffset: number * 8, as: UInt64.self) & mapBits(number)
+  }
+  /// Bits of a word of the map that stand for objects.
+  private func mapBits(_ number: Int) -> UInt64 {
+    let left = objects - number << 6
+    return left >= 64 ? .max : 1 << UInt64(left) - 1
+  }
+  /// Whether the map has as many free objects as the counts say, and no others. A map in a record is out of reach.
+  var isMapSound: Bool {
+    guard let tables else { return true }
+    var count = 0
+    for number in 0..<mapWords {
+      let bits = tables.load(fromByteOffset: number * 8, as: UInt64.self)
+      guard bits & ~mapBits(number) == 0 else { return false }
+      count += bits.nonzeroBitCount
+    }
+    return count == objects - out
   }
   func setFree(_ number: Int, _ bits: UInt64) {
     guard let tables else { return record.index = bits }
@@ -110,6 +123,8 @@ struct Slab {
   }
 
   func isFree(_ index: Int) -> Bool { free(index >> 6) &>> UInt64(truncatingIfNeeded: index) & 1 != 0 }
+  /// Whether an object is given out or in a magazine. By the counts too: they are right where the map is not.
+  func isOut(_ index: Int) -> Bool { out > 0 && !isFree(index) }
   func markFree(_ index: Int) {
     let bit: UInt64 = 1 &<< UInt64(truncatingIfNeeded: index)
     if let tables {

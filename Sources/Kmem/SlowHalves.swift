@@ -121,15 +121,24 @@ extension Kmem {
   /// Reports a stray write, if there was one, by the object that it hit or ran over the end of.
   func report(_ damage: CachePointer.Damage?, _ cache: CachePointer, at site: CallSite = .unknown) {
     guard let damage else { return }
+    guard let index = damage.index else {
+      let map = damage.slab.tables.unsafelyUnwrapped
+      var fault = FaultReport(
+        damage.kind, "the map of a slab was written to; the slab gives out no more",
+        VirtualAddress(map).rawValue, .virtualAddress)
+      fault.owner = cache.name
+      fault.reportedAt = site
+      return state.pointee.machine.report(fault)
+    }
     let what: StaticString =
       damage.kind == .overrun
       ? "something was written behind the end of an object"
       : "a free object was written to; its slab gives out no more"
-    let object = cache.object(damage.slab, damage.index)
+    let object = cache.object(damage.slab, index)
     var fault = FaultReport(damage.kind, what, VirtualAddress(object).rawValue, .virtualAddress)
     fault.owner = cache.name
     fault.reportedAt = site
-    _ = addAudit(to: &fault, damage.slab, damage.index)
+    _ = addAudit(to: &fault, damage.slab, index)
     state.pointee.machine.report(fault)
   }
 }
@@ -161,7 +170,14 @@ extension CachePointer {
   ) -> UnsafeMutableRawPointer? {
     var mayAddMagazine = true
     while true {
-      if let word = magazines.popSlow() { return UnsafeMutableRawPointer(bitPattern: word) }
+      switch magazines.popSlow(unlessRejected: { areOut($0, $1) }) {
+      case .word(let word): return UnsafeMutableRawPointer(bitPattern: word)
+      case .rejected(let magazine):
+        putBack(magazine, magazines.rounds, site)
+        magazines.returnEmpty(magazine)
+        continue
+      case .empty: break
+      }
       if auditPeriod != nil { return takePastMagazines(size: size, type, level, site) }
       var damage: Damage?
       let outcome = magazines.refill { words, most in
@@ -256,15 +272,13 @@ extension CachePointer {
 
   /// Puts objects back into their slabs. What a caller has put into a magazine need be no object of this
   /// cache, and another processor may free the same one just now: so each is looked at under the lock, and
-  /// what is wrong is reported and left alone.
+  /// what is wrong is reported and left alone. An object whose word a stray write changed is lost: it counts as in use.
   func putBack(_ words: UnsafeMutablePointer<UInt>, _ count: Int, _ site: CallSite) {
     var chain = FrameNumber.none
     var bad = 0
     cache.pointee.lists.withLock { lists in
       for i in 0..<count {
-        if let place = kmem.locate(VirtualAddress(UInt64(words[i]))), place.mistake(column) == nil,
-          !place.slab.isFree(place.index)
-        {
+        if let place = placeOut(words[i]) {
           put(&lists, place.slab, place.index, at: site, &chain)
         } else {
           words[bad] = words[i]
@@ -276,13 +290,31 @@ extension CachePointer {
     for i in 0..<bad { reportBadWord(words[i], site) }
   }
 
+  /// Where the object lies that a word of a magazine names; nil when the word is no object of this cache that is out
+  /// of its slab. Under the lock.
+  private func placeOut(_ word: UInt) -> ObjectPlace? {
+    guard let place = kmem.locate(VirtualAddress(UInt64(word))), place.mistake(column) == nil,
+      place.slab.isOut(place.index)
+    else { return nil }
+    return place
+  }
+
+  /// Whether each word of a magazine is an object of this cache that is out of its slab. Runs with interrupts off.
+  private func areOut(_ words: UnsafePointer<UInt>, _ count: Int) -> Bool {
+    cache.pointee.lists.withLock { _ in
+      for i in 0..<count where placeOut(words[i]) == nil { return false }
+      return true
+    }
+  }
+
   private func reportBadWord(_ word: UInt, _ site: CallSite) {
     // The free was counted when it went into the magazine, or will be: under which type, nobody knows now.
     kmem.otherType.countAllocation(column)
-    let object = UnsafeMutableRawPointer(bitPattern: word).unsafelyUnwrapped
-    guard let place = kmem.locate(VirtualAddress(object)) else {
+    guard let place = kmem.locate(VirtualAddress(UInt64(word))),
+      let object = UnsafeMutableRawPointer(bitPattern: word)
+    else {
       var fault = FaultReport(
-        .foreignPointer, "freed what kmem never gave", UInt64(word), .virtualAddress)
+        .foreignPointer, "freed what kmem never gave, or wrote to a magazine", UInt64(word), .virtualAddress)
       fault.owner = name
       fault.reportedAt = site
       return machine.report(fault)

@@ -33,9 +33,19 @@ struct DepotLists {
     } else if rounds == capacity {
       full.put(words)
     } else {
-      words[capacity - 1] = UInt(rounds)
+      words[capacity - 1] = UInt(rounds) ^ Self.mark(words)
       partial.put(words)
     }
+  }
+
+  /// The rounds of a partly filled magazine; nil when something else wrote to the word that says so.
+  static func partialRounds(_ words: UnsafePointer<UInt>, capacity: Int) -> Int? {
+    let rounds = words[capacity - 1] ^ mark(words)
+    return rounds >= 1 && rounds < UInt(capacity) ? Int(rounds) : nil
+  }
+  /// A word that differs from one magazine to the next, so that what a stray write leaves is no number of rounds.
+  private static func mark(_ words: UnsafePointer<UInt>) -> UInt {
+    UInt(bitPattern: words) &* 0x9e37_79b9_7f4a_7c15
   }
 
   mutating func takeFull() -> UnsafeMutablePointer<UInt>? {
@@ -54,7 +64,7 @@ struct DepotLists {
   func magazine(_ index: Int, capacity: Int) -> UnsafeBufferPointer<UInt>? {
     if index < full.count { return UnsafeBufferPointer(start: full.at(index), count: capacity) }
     guard index - full.count < partial.count, let words = partial.at(index - full.count) else { return nil }
-    return UnsafeBufferPointer(start: words, count: Int(words[capacity - 1]))
+    return UnsafeBufferPointer(start: words, count: Self.partialRounds(words, capacity: capacity) ?? 0)
   }
 }
 

@@ -18,7 +18,7 @@
 //   1. A slot's loaded magazine has `capacity` rounds, or the slot has none and rounds = capacity = 0.
 //   2. The previous magazine is full or empty: only a full or an empty one is ever put aside.
 //   3. What lies in the depot's list of full magazines is full; the empty list holds no word; a partly
-//      filled one (from a processor that was drained) carries its number of rounds in its last word.
+//      filled one (from a processor that was drained) carries its number of rounds, marked, in its last word.
 //   4. Every magazine given is in exactly one slot or one list; a depot that is off has all of them
 //      in its empty list, once it has been drained.
 //   5. At most `fullLimit` magazines lie full in the depot, but for what a drain moves there, and for what lay there
@@ -42,6 +42,15 @@ import MemoryPrimitives
   case noMagazine
   /// The depot is switched off.
   case off
+}
+
+/// What `popSlow(unlessRejected:)` brought.
+public enum PopOutcome {
+  case word(UInt)
+  /// Neither this processor nor the depot has a word.
+  case empty
+  /// The depot gave a full magazine that the caller does not find sound.
+  case rejected(UnsafeMutablePointer<UInt>)
 }
 
 /// What a refill brought.
@@ -120,13 +129,22 @@ public enum RefillOutcome {
   /// `pop` for a caller that has tried the loaded magazine itself: an exchange with the previous one,
   /// then with the depot.
   @inline(never) public func popSlow() -> UInt? {
+    guard case .word(let word) = popSlow(unlessRejected: { _, _ in true }) else { return nil }
+    return word
+  }
+
+  /// `popSlow` for a caller whose users may write to a magazine by mistake. `isSound` looks at the words of a magazine
+  /// that comes from the depot; like the body of `refill` it runs with interrupts off, and may take a spin lock of a
+  /// higher rank than the depot's. A magazine that it does not find sound is the caller's: see `returnEmpty`.
+  @inline(__always)
+  public func popSlow(unlessRejected isSound: (UnsafePointer<UInt>, Int) -> Bool) -> PopOutcome {
     withInterruptsOff {
       let slot = mine
       // An interrupt may have given something since the caller looked.
-      if let word = slot.pointee.take() { return word }
+      if let word = slot.pointee.take() { return .word(word) }
       if slot.pointee.previousRounds > 0 {
         slot.pointee.swap(capacity: state.pointee.rounds)
-        return slot.pointee.take()
+        return slot.pointee.take().map { .word($0) } ?? .empty
       }
       let returned = slot.pointee.previous
       let full = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
@@ -135,12 +153,21 @@ public enum RefillOutcome {
         if let returned { lists.empty.put(returned) }
         return full
       }
-      guard let full else { return nil }
+      guard let full else { return .empty }
+      guard isSound(full, state.pointee.rounds) else {
+        slot.pointee.previous = nil
+        return .rejected(full)
+      }
       slot.pointee.previous = slot.pointee.capacity == 0 ? nil : slot.pointee.loaded
       slot.pointee.load(full, rounds: state.pointee.rounds, capacity: state.pointee.rounds)
       slot.pointee.exchanges.add()
-      return slot.pointee.take()
+      return slot.pointee.take().map { .word($0) } ?? .empty
     }
+  }
+
+  /// Takes a magazine back that `popSlow(unlessRejected:)` rejected. Its words are not handed out any more.
+  public func returnEmpty(_ magazine: UnsafeMutablePointer<UInt>) {
+    state.pointee.lists.withLock { $0.empty.put(magazine) }
   }
 
   /// Lets `body` put words into this processor's loaded magazine, at most as many as it is told, and
@@ -310,7 +337,7 @@ public enum RefillOutcome {
           return words
         }
         if let words = lists.partial.take() {
-          count = Int(words[rounds - 1])
+          count = prepare(words)
           return words
         }
         return nil
@@ -319,6 +346,15 @@ public enum RefillOutcome {
       for i in 0..<count { body(words[i]) }
       state.pointee.lists.withLock { $0.empty.put(words) }
     }
+  }
+
+  /// How many words of a partly filled magazine a drain hands over. Where a stray write changed that number, it hands
+  /// over the changed word alone, for the owner to report: which words the magazine has held is unknown.
+  private func prepare(_ words: UnsafeMutablePointer<UInt>) -> Int {
+    let last = state.pointee.rounds - 1
+    if let rounds = DepotLists.partialRounds(words, capacity: last + 1) { return rounds }
+    words[0] = words[last]
+    return 1
   }
 
   /// Hands to `body`, as `drain` does, what lay in full magazines that were not needed since the last trim: of these the
@@ -332,7 +368,7 @@ public enum RefillOutcome {
       var count = state.pointee.rounds
       let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
         if let words = lists.partial.take() {
-          count = Int(words[count - 1])
+          count = prepare(words)
           return words
         }
         full -= 1
@@ -353,7 +389,7 @@ public enum RefillOutcome {
 
   /// Moves this processor's magazines to the depot; its slot has none afterwards. Runs on the processor
   /// itself with interrupts off.
-  private func unload() {
+  func unload() {
     let slot = mine
     let capacity = state.pointee.rounds
     let (loaded, rounds) = (slot.pointee.capacity == 0 ? nil : slot.pointee.loaded, slot.pointee.rounds)
@@ -449,7 +485,7 @@ public enum RefillOutcome {
     }
     next = partial
     while let words = next {
-      for i in 0..<Int(words[rounds - 1]) { try body(words[i], .depot) }
+      for i in 0..<(DepotLists.partialRounds(words, capacity: rounds) ?? 0) { try body(words[i], .depot) }
       next = MagazineList.link(words)
     }
   }

@@ -45,6 +45,49 @@ final class MagazinesTests: XCTestCase {
     XCTAssertEqual(Magazines.magazineSize(rounds: 63).rawValue, 512)
   }
 
+  func testAMagazineThatItsOwnerRejectsIsTheOwners() throws {
+    let bench = Bench(given: 6)
+    for word in UInt(1)...16 { XCTAssertEqual(bench.magazines.push(word), .pushed) }
+    XCTAssertEqual(bench.magazines.fullCount, 2)
+    for _ in 0..<8 { XCTAssertNotNil(bench.magazines.pop()) }
+    let held = bench.held()
+    var seen: [[UInt]] = []
+    let outcome = bench.magazines.popSlow(unlessRejected: {
+      seen.append(Array(UnsafeBufferPointer(start: $0, count: $1)))
+      return false
+    })
+    guard case .rejected(let magazine) = outcome else { return XCTFail("\(outcome)") }
+    let rejected = (0..<4).map { magazine[$0] }
+    XCTAssertEqual(seen, [rejected])
+    bench.magazines.returnEmpty(magazine)
+    XCTAssertNil(bench.magazines.checkInvariants())
+    XCTAssertEqual(bench.held(), held.filter { !rejected.contains($0) })
+    guard case .word(let word) = bench.magazines.popSlow(unlessRejected: { _, _ in true }) else {
+      return XCTFail("the other magazine is left")
+    }
+    XCTAssertFalse(rejected.contains(word))
+    XCTAssertNil(bench.magazines.checkInvariants())
+  }
+
+  func testAPartlyFilledMagazineWhoseNumberOfRoundsIsOverwrittenGivesNoWordTwice() {
+    for wrong: UInt in [0, 1, 2, 3, 4, .max, 1 << 40] {
+      let bench = Bench()
+      let piece = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
+      defer { piece.deallocate() }
+      bench.magazines.add(piece)
+      for word in UInt(1)...3 { XCTAssertEqual(bench.magazines.push(word), .pushed) }
+      let words = piece.assumingMemoryBound(to: UInt.self) + 1
+      bench.magazines.unload()
+      XCTAssertEqual(bench.held(), [1, 2, 3])
+      words[3] = wrong
+      XCTAssertEqual(bench.held(), [])
+      var handed: [UInt] = []
+      bench.magazines.drainDepot { handed.append($0) }
+      XCTAssertEqual(handed, [wrong], "only what its owner is to report")
+      XCTAssertNil(bench.magazines.checkInvariants())
+    }
+  }
+
   func testWithoutMagazinesEveryPushIsRefusedAndEveryPopEmpty() {
     let bench = Bench()
     XCTAssertNil(bench.magazines.pop())
