@@ -20,7 +20,8 @@ extension ContiguousMemory {
     observe: (ContiguousEvent) -> Void = { _ in }
   ) throws(ContiguousFailure) -> ContiguousRange {
     try counted(request) { (spent) throws(ContiguousFailure) in
-      try map(try empty(request, &spent, observe), request, attribute, contents, site)
+      let run = try empty(request, &spent, observe)
+      return try map(run, request, &spent, attribute, contents, site, observe)
     }
   }
 
@@ -30,12 +31,12 @@ extension ContiguousMemory {
   }
 
   private func map(
-    _ run: FrameRun, _ request: ContiguousRequest, _ attribute: CacheAttribute, _ contents: InitialContents,
-    _ site: CallSite
+    _ run: FrameRun, _ request: ContiguousRequest, _ spent: inout Spending, _ attribute: CacheAttribute,
+    _ contents: InitialContents, _ site: CallSite, _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> ContiguousRange {
     do throws(KernelSpaceError) {
       return ContiguousRange(
-        address: try mapOnce(run, request, attribute, contents, site), frames: run)
+        address: try mapOnce(run, request, &spent, attribute, contents, site, observe), frames: run)
     } catch {
       physical.free(run)
       throw ContiguousFailure(.noAddressSpace)
@@ -44,13 +45,13 @@ extension ContiguousMemory {
 
   /// Maps the run. If the run has left no frames for tables, the page daemon frees some first, where it may.
   private func mapOnce(
-    _ run: FrameRun, _ request: ContiguousRequest, _ attribute: CacheAttribute, _ contents: InitialContents,
-    _ site: CallSite
+    _ run: FrameRun, _ request: ContiguousRequest, _ spent: inout Spending, _ attribute: CacheAttribute,
+    _ contents: InitialContents, _ site: CallSite, _ observe: (ContiguousEvent) -> Void
   ) throws(KernelSpaceError) -> VirtualAddress {
     let tables = PageCount(8 + run.count.rawValue >> 9)
     let needed = physical.reserve(for: request.level) + tables
     if request.sleeping == .allowed && request.passes > .relocate && physical.freeCount < needed {
-      paging.reclaim(until: needed)
+      _ = fetch(until: needed, atMost: needed, for: request, &spent, observe)
     }
     return try state.pointee.space.mapContiguous(
       run, attribute: attribute, contents: contents, level: request.level, at: site)
@@ -73,7 +74,7 @@ extension ContiguousMemory {
         let run =
           strategy == .new
           ? try empty(request, &spent, observe) : try launderAndHope(request, &spent, observe)
-        return try map(run, request, attribute, contents, site)
+        return try map(run, request, &spent, attribute, contents, site, observe)
       }
       state.pointee.kmem.countContiguous(type, range.frames.count)
       return range
@@ -120,10 +121,12 @@ extension ContiguousMemory {
       launderAll(turn == 0 ? .laundry : .active, &spent, observe)
       if turn == 0 { launderAll(.inactive, &spent, observe) }
     }
-    let explained = physical.explain(
-      run: request.count, where: request.constraints, level: request.level)
-    var failure = ContiguousFailure(explained.verdict == .never ? .never : .notNow)
-    failure.longest = explained.longest
+    guard physical.hasPlace(forRun: request.count, where: request.constraints) else {
+      throw ContiguousFailure(.never)
+    }
+    var failure = ContiguousFailure(.notNow)
+    failure.longest = physical.longestEmptiableRun(
+      low: request.constraints.low, high: request.constraints.high)
     throw failure
   }
 

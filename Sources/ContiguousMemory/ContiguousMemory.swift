@@ -10,6 +10,7 @@
 //   pass 2  relocate          its pages are moved to free frames, as long as memory is not short
 //   pass 3  launder inactive  pages that were not used of late are written out
 //   pass 4  launder active    all others too, and once more those that were dirtied during that
+// Passes 3 and 4 are left out where nothing can be written: there are neither slots nor pages of a device.
 // A request is judged first (Forecast), by counting: which run, and whether the free frames, the slots of swap and the
 // budget pay for it (Means). A run that can't be paid for costs no move and no write. `forecast` gives the same
 // judgement without the deed.
@@ -27,7 +28,8 @@
 // others; writing takes nothing. Capturing a free frame counts as taking: the reserve of the request's level stays.
 // What becomes free in an isolated run is captured on the way, and lowers no count. Free frames that the reserve
 // does not allow for stay in the queues until the page daemon, which is told how many, has freed as many elsewhere:
-// only for them does it free anything outside of the run. A request that may not sleep, or not write, does without.
+// only for them does it free anything outside of the run. Once an attempt it frees as many as the judgement says, and
+// what it writes for that counts against the caller's budget. A request that may not sleep, or not write, does without.
 //
 // A request is refused when no run in its range can be emptied so. If each run has a frame that can't be emptied, that
 // is remembered, and the request is refused in constant time until a run for it could have come up.
@@ -119,6 +121,8 @@ public enum ContiguousEvent: Sendable {
   case candidate(RunCandidate)
   case isolated(FrameRun)
   case pass(PassReport)
+  /// The page daemon was asked to free pages elsewhere.
+  case fetched(DaemonOutcome)
   /// The run could not be emptied; its frames went back.
   case givenUp(FrameRun, ContiguousFailure.Reason, FrameNumber)
   /// A queue was laundered, by the old strategy.
@@ -216,7 +220,15 @@ public struct ContiguousMemory {
       min(left(of: request), subtract(moved, from: request.budget.moved))
     }
     func leftToWrite(for request: ContiguousRequest) -> PageCount {
-      min(left(of: request), subtract(written + writtenElsewhere, from: request.budget.written))
+      min(left(of: request), writable(for: request))
+    }
+    /// What the caller's budget leaves for writing, in the run and elsewhere.
+    func writable(for request: ContiguousRequest) -> PageCount {
+      subtract(written + writtenElsewhere, from: request.budget.written)
+    }
+    /// Whether another run may be begun that takes so many pages. What was written elsewhere counts too.
+    func admits(_ pages: PageCount, for request: ContiguousRequest) -> Bool {
+      pages <= subtract(writtenElsewhere, from: left(of: request))
     }
     private func subtract(_ count: PageCount, from limit: PageCount) -> PageCount {
       limit - min(limit, count)
@@ -243,7 +255,8 @@ public struct ContiguousMemory {
         observe(.foundFree(run))
         return run
       }
-      let forecast = judge(request, spent, tried)
+      let means = Means(request, spent, self)
+      let forecast = judge(request, means, tried)
       if forecast.isFree { continue }
       guard isWorthwhile(forecast, request, spent) else {
         if lastFailure == nil {
@@ -254,7 +267,7 @@ public struct ContiguousMemory {
       }
       observe(.candidate(RunCandidate(forecast)))
       do throws(ContiguousFailure) {
-        return try empty(forecast, request, &spent, observe)
+        return try empty(forecast, means, &spent, observe)
       } catch {
         // What was in the way, and not all of the run: one beside it may do.
         tried.add(error.obstacles ?? forecast.run)
@@ -277,7 +290,7 @@ public struct ContiguousMemory {
   ) -> Bool {
     let isClaimedOnly = forecast.fixed == .zero && forecast.claimed > .zero && forecast.missing == .zero
     guard forecast.outcome == .granted || (isClaimedOnly && forecast.written > .zero) else { return false }
-    return forecast.moved + forecast.written + forecast.claimed <= spent.left(of: request)
+    return spent.admits(forecast.moved + forecast.written + forecast.claimed, for: request)
   }
 
   /// A run that is free as it is, cached pages included.
@@ -294,13 +307,12 @@ public struct ContiguousMemory {
   // MARK: One run
 
   private func empty(
-    _ forecast: ContiguousForecast, _ request: ContiguousRequest, _ spent: inout Spending,
+    _ forecast: ContiguousForecast, _ means: Means, _ spent: inout Spending,
     _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
-    let run = forecast.run
-    let means = Means(request, spent, self, elsewhere: .isNotCounted)
-    let plan = forecast.plan
-    let isolation = try isolate(run, request)
+    let (run, request) = (forecast.run, means.request)
+    let plan = means.settle(physical.contents(of: run, at: means))
+    let isolation = try isolate(forecast, request)
     observe(.isolated(run))
     func report(_ pass: ContiguousPass, _ moved: PageCount, _ written: PageCount, _ refused: PageCount) {
       var report = PassReport(pass)
@@ -323,7 +335,10 @@ public struct ContiguousMemory {
     }
     // Inactive ones, then all, then once more what was dirtied during that: two chances.
     var redirtied = PageCount.zero
-    for turn in 0..<3 where !isDone && means.mayWrite {
+    // Not at all where there is nothing to write to: pages would lose their mappings in vain. Pages that should have been
+    // moved are written where the frames for it have gone since.
+    let launders = means.mayWrite && (plan.written > 0 || plan.movesFirst && means.slots > 0)
+    for turn in 0..<3 where !isDone && launders {
       let pass: ContiguousPass = turn == 0 ? .launderInactive : .launderActive
       let limit = spent.leftToWrite(for: request)
       if pass > request.passes || limit == .zero { break }
@@ -331,12 +346,16 @@ public struct ContiguousMemory {
       redirtied = outcome.redirtied
       spent.written = spent.written + outcome.written
       state.pointee.written.add(outcome.written.rawValue, ordering: .relaxed)
-      if turn == 2 && outcome.written == .zero && outcome.freed == .zero { break }
+      let wasInVain = outcome.written == .zero && outcome.freed == .zero
+      if turn == 2 && wasInVain { break }
       report(pass, .zero, outcome.written, outcome.redirtied + outcome.passedOver + outcome.failed)
+      if turn == 1 && wasInVain { break }
     }
-    takeFrames(means, plan, isolation, &spent) { report(.relocate, $0, .zero, $1) }
+    takeFrames(means, plan, isolation, &spent, observe) { report(.relocate, $0, .zero, $1) }
     if let full = physical.finish(isolation) { return full }
-    let failure = failure(isolation, request, spent, redirtied)
+    let failure = failure(isolation, means, redirtied)
+    // The last page may have become free during that look.
+    if let full = physical.finish(isolation) { return full }
     physical.abandon(isolation)
     state.pointee.runsGivenUp.add(1, ordering: .relaxed)
     observe(.givenUp(run, failure.reason, failure.blocker))
@@ -347,29 +366,48 @@ public struct ContiguousMemory {
   /// says so, the page daemon frees as many as that takes. What it frees in the run is captured and counts as done.
   private func takeFrames(
     _ means: Means, _ plan: Means.Settlement, _ isolation: Isolation, _ spent: inout Spending,
-    _ report: (PageCount, PageCount) -> Void
+    _ observe: (ContiguousEvent) -> Void, _ report: (PageCount, PageCount) -> Void
   ) {
     guard means.mayMove else { return }
-    let least = PageCount(means.leastForMoving)
+    let (run, least) = (isolation.run, PageCount(means.leastForMoving))
+    // Frames that the daemon frees, in all turns together: another processor may take each at once.
+    var allowance = PageCount(plan.fetched)
     for _ in 0..<8 {
       let captured = physical.capturedCount(isolation)
-      if captured == isolation.run.count { return }
-      let left = physical.contents(of: isolation.run, at: means)
+      if captured == run.count { return }
+      let left = physical.contents(of: run, at: means)
       let needed = least + PageCount(left.free + left.pages)
       var freed = PageCount.zero
-      if plan.fetched > 0 && physical.freeCount < needed {
-        let outcome = paging.reclaim(until: needed)
+      if allowance > .zero && physical.freeCount < needed {
+        let outcome = fetch(
+          until: min(needed, physical.freeCount + allowance), atMost: allowance, for: means.request, &spent,
+          observe)
         freed = outcome.freed
-        spent.writtenElsewhere = spent.writtenElsewhere + outcome.written
+        // What it freed in the run is captured, and no free frame more.
+        let inRun = min(physical.capturedCount(isolation) - captured, freed)
+        allowance = allowance - min(allowance, max(freed, outcome.written) - inRun)
       }
       physical.captureFree(isolation, level: means.request.level)
+      // A page must not be moved to a free frame of the run.
+      let hasFree = physical.contents(of: run, at: means).free > 0
       let outcome = paging.move(
-        outOf: isolation.run, leaving: least, clean: .areDropped, atMost: spent.leftToMove(for: means.request)
-      )
+        outOf: run, leaving: least, clean: .areDropped,
+        atMost: hasFree ? .zero : spent.leftToMove(for: means.request))
       count(outcome.moved, &spent)
       if outcome.moved > .zero || outcome.dropped > .zero { report(outcome.moved, outcome.claimed) }
       if freed == .zero && physical.capturedCount(isolation) == captured { return }
     }
+  }
+
+  /// Has the page daemon free frames, wherever it finds them, and write `limit` pages for it at most.
+  func fetch(
+    until free: PageCount, atMost limit: PageCount, for request: ContiguousRequest, _ spent: inout Spending,
+    _ observe: (ContiguousEvent) -> Void
+  ) -> DaemonOutcome {
+    let outcome = paging.reclaim(until: free, writing: min(limit, spent.writable(for: request)))
+    spent.writtenElsewhere = spent.writtenElsewhere + outcome.written
+    observe(.fetched(outcome))
+    return outcome
   }
 
   private func count(_ moved: PageCount, _ spent: inout Spending) {
@@ -379,14 +417,14 @@ public struct ContiguousMemory {
 
   /// Isolates the run, and captures what is free in it as far as the reserve allows.
   private func isolate(
-    _ run: FrameRun, _ request: ContiguousRequest
+    _ forecast: ContiguousForecast, _ request: ContiguousRequest
   ) throws(ContiguousFailure) -> Isolation {
     do throws(PhysicalMemoryError) {
-      return try physical.isolate(run, level: request.level, capturing: .asFarAsAllowed)
+      return try physical.isolate(forecast.run, level: request.level, capturing: .asFarAsAllowed)
     } catch {
       // Others have begun to empty it, or a part of it, or as many runs as there may be: another may do.
-      var failure = ContiguousFailure(.notNow)
-      (failure.run, failure.reason, failure.blocker) = (run, .busy, run.first)
+      var failure = refusal(forecast.beingEmptied)
+      (failure.reason, failure.blocker) = (.busy, forecast.run.first)
       throw failure
     }
   }
@@ -395,7 +433,7 @@ public struct ContiguousMemory {
 
   /// What kept the run from being emptied, by the frames that are not captured.
   private func failure(
-    _ isolation: Isolation, _ request: ContiguousRequest, _ spent: Spending, _ redirtied: PageCount
+    _ isolation: Isolation, _ means: Means, _ redirtied: PageCount
   ) -> ContiguousFailure {
     let run = isolation.run
     var (left, claimed): (UInt64, UInt64) = (0, 0)
@@ -413,7 +451,8 @@ public struct ContiguousMemory {
       if first == .none { first = frame }
       last = frame
     }
-    var forecast = forecast(emptying: run, for: request)
+    let now = Means(means.request, Spending(), self, known: means.elsewhere)
+    var forecast = forecast(run, physical.contents(of: run, at: now), now)
     // Captured frames are in no way.
     forecast.fixed = physical.owners(of: run, .fixed).frames
     forecast.missing = PageCount(left - claimed)

@@ -45,10 +45,10 @@ public struct ContiguousForecast: Sendable {
   public var owners = RunOwners()
   /// Why the first frame of the first owner can't be emptied.
   public var reason = ContiguousFailure.Reason.none
+  /// Another request empties the run or a part of it, or as many are under way as there may be.
+  public internal(set) var isBeingEmptied = false
   /// Frames free afterwards.
   public var freeAfter = PageCount.zero
-  /// How the run would be emptied.
-  var plan = Means.Settlement()
 
   public init(run: FrameRun) { self.run = run }
 
@@ -56,12 +56,30 @@ public struct ContiguousForecast: Sendable {
   public var blocker: FrameNumber? { owners.first?.first }
   /// The run is free as it is.
   public var isFree: Bool { outcome == .granted && free == run.count && fetched == .zero }
+
+  /// The same run while another request empties it, or a part of it.
+  var beingEmptied: Self {
+    var forecast = self
+    (forecast.outcome, forecast.reason) = (.notNow, .busy)
+    forecast.isBeingEmptied = true
+    return forecast
+  }
 }
 
 extension ContiguousMemory {
   /// What `allocContig` would do for `request`. Searches, and counts; changes nothing.
   public func forecast(_ request: ContiguousRequest) -> ContiguousForecast {
-    judge(request, Spending(), ExcludedRuns())
+    let means = Means(request, Spending(), self)
+    var tried = ExcludedRuns()
+    var refused: ContiguousForecast?
+    for _ in 0..<Self.attempts {
+      let forecast = judge(request, means, tried)
+      guard forecast.outcome == .granted else { return refused ?? forecast }
+      guard !forecast.isFree, physical.isBusy(isolating: forecast.run) else { return forecast }
+      refused = forecast.beingEmptied
+      tried.add(forecast.run)
+    }
+    return refused.unsafelyUnwrapped
   }
 
   /// What `allocContig` would do to empty `run` for `request`; frames that can't be emptied are passed over, as
@@ -73,7 +91,7 @@ extension ContiguousMemory {
 
   /// The run that a request would have now, and what would become of it; else why none, shown on the best one.
   func judge(
-    _ request: ContiguousRequest, _ spent: Spending, _ excluding: ExcludedRuns
+    _ request: ContiguousRequest, _ means: Means, _ excluding: ExcludedRuns
   ) -> ContiguousForecast {
     if let run = physical.freeRun(request.count, where: request.constraints, level: request.level) {
       var forecast = ContiguousForecast(run: run)
@@ -82,7 +100,6 @@ extension ContiguousMemory {
       forecast.freeAfter = free - min(free, run.count)
       return forecast
     }
-    let means = Means(request, spent, self)
     switch physical.candidate(
       run: request.count, where: request.constraints, excluding: excluding, at: means)
     {
@@ -100,10 +117,9 @@ extension ContiguousMemory {
     }
   }
 
-  private func forecast(_ run: FrameRun, _ contents: RunContents, _ means: Means) -> ContiguousForecast {
+  func forecast(_ run: FrameRun, _ contents: RunContents, _ means: Means) -> ContiguousForecast {
     let answer = means.settle(contents)
     var forecast = ContiguousForecast(run: run)
-    forecast.plan = answer
     forecast.free = PageCount(contents.free)
     forecast.pages = PageCount(contents.pages + contents.claimed)
     forecast.dirty = PageCount(contents.dirty)

@@ -5,7 +5,8 @@
 // written or dropped takes none. A page that is written to swap takes a slot. So the run can be emptied when
 //   captured + moved     do not exceed the free frames above the reserve, and those that the page daemon can free
 //                        elsewhere: clean pages, and dirty ones as far as slots are left
-//   written              does not exceed the slots, but for pages of a device, nor the budget
+//   written              does not exceed the slots, but for pages of a device, nor the budget; those that the page
+//                        daemon writes elsewhere draw on the caller's budget, but not on twice the run's pages
 //   moved                does not exceed the budget
 // Whoever can pay both ways moves as long as memory stays as the page daemon wants it, and writes the rest.
 
@@ -18,6 +19,8 @@ struct Means {
   let request: ContiguousRequest
   /// Pages that may still be moved, and written.
   let budget: ContiguousBudget
+  /// What the caller lets this request write, in the run and elsewhere.
+  let writable: UInt64
   let memory: ContiguousMemory
   /// Free frames; those that capturing leaves free; those that moving to make no work for the daemon leaves free; and
   /// those that any moving leaves free.
@@ -31,7 +34,7 @@ struct Means {
   let isBehindOthers: Bool
   let tellsDirtyPagesApart: Bool
   /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not.
-  private(set) var elsewhere: RunContents?
+  let elsewhere: RunContents?
 
   /// What becomes of a run.
   struct Settlement {
@@ -51,31 +54,27 @@ struct Means {
   }
 
   var mayMove: Bool { request.passes > .free }
-  var mayWrite: Bool {
-    request.sleeping == .allowed && request.passes > .relocate && budget.written > .zero
-  }
+  let mayWrite: Bool
   private var mayWriteAny: Bool { mayWrite && request.passes == .launderActive }
 
-  /// Whether the pages that the daemon could free are counted: a look at each frame of memory, where frames are few.
-  enum Elsewhere { case isCounted, isNotCounted }
-
+  /// `known` are the pages of all memory, where a walk over them was made for this request before.
   init(
     _ request: ContiguousRequest, _ spent: ContiguousMemory.Spending, _ memory: ContiguousMemory,
-    elsewhere look: Elsewhere = .isCounted
+    known: RunContents? = nil
   ) {
     let physical = memory.physical
     self.request = request
     self.memory = memory
     budget = ContiguousBudget(
       moved: spent.leftToMove(for: request), written: spent.leftToWrite(for: request))
+    writable = spent.writable(for: request).rawValue
     free = physical.freeCount.rawValue
     reserve = physical.reserve(for: request.level).rawValue
     // Frames to move to are asked for at the normal level.
     leastForMoving = max(reserve, physical.reserve(for: .normal).rawValue)
     slots = memory.paging.swap.figures.free.rawValue
     isBehindOthers = physical.awaited > .zero
-    let mayWrite =
-      request.sleeping == .allowed && request.passes > .relocate && budget.written > .zero
+    mayWrite = request.sleeping == .allowed && request.passes > .relocate && budget.written > .zero
     comfort = mayWrite ? max(leastForMoving, memory.paging.freeTarget.rawValue) : leastForMoving
     // Where the free frames above the reserve make a whole run there is nothing to be fetched.
     let isShort = free < leastForMoving + min(request.count.rawValue, physical.total.rawValue)
@@ -83,8 +82,15 @@ struct Means {
       slots < request.count.rawValue || (isShort && slots < physical.count(.pageable).rawValue)
     tellsDirtyPagesApart =
       request.passes == .launderInactive || (slotsAreFew && memory.paging.hasDeviceObjects)
-    if mayWrite && isShort && request.passes == .launderActive && look == .isCounted {
-      elsewhere = physical.contentsOfMemory(at: self)
+    let tellsDirtyPagesApart = tellsDirtyPagesApart
+    if isShort && request.sleeping == .allowed && request.passes == .launderActive {
+      elsewhere =
+        known
+        ?? physical.contentsOfMemory(
+          at: CountedPages(
+            paging: memory.paging, tellsDirtyPagesApart: tellsDirtyPagesApart, physical: physical))
+    } else {
+      elsewhere = nil
     }
   }
 
@@ -100,7 +106,7 @@ struct Means {
     request.sleeping = .allowed
     request.passes = .launderActive
     request.budget = .unlimited
-    return Means(request, ContiguousMemory.Spending(), memory)
+    return Means(request, ContiguousMemory.Spending(), memory, known: elsewhere)
   }
 
   /// How a run with these contents would be emptied. Captured frames are there already.
@@ -160,9 +166,9 @@ struct Means {
     if let elsewhere {
       func others(_ all: UInt64, _ mine: UInt64) -> UInt64 { all > mine ? all - mine : 0 }
       let slotsLeft = slots - min(slots, slotsTaken)
-      let reclaimable =
-        others(elsewhere.clean, contents.clean)
-        + others(
+      let clean = others(elsewhere.clean, contents.clean)
+      let dirty =
+        others(
           elsewhere.activeForDevice + elsewhere.inactiveForDevice,
           contents.activeForDevice + contents.inactiveForDevice)
         + min(
@@ -170,8 +176,8 @@ struct Means {
           others(
             elsewhere.activeForSwap + elsewhere.inactiveForSwap,
             contents.activeForSwap + contents.inactiveForSwap))
-      let mayWriteMore = budget.written.rawValue - min(budget.written.rawValue, answer.written)
-      answer.fetched = min(short, min(reclaimable, mayWriteMore))
+      let mayWriteMore = writable - min(writable, answer.written)
+      answer.fetched = min(short, clean + min(dirty, mayWriteMore))
       short -= answer.fetched
     }
     // What can't be moved for want of frames is missing; the rest are free frames that can't be captured.
@@ -186,13 +192,29 @@ struct Means {
   }
 }
 
+/// Counts pages, for a sum over all memory: nothing has a price.
+private struct CountedPages: RunPricing {
+  let paging: Paging
+  let tellsDirtyPagesApart: Bool
+  let physical: PhysicalMemory
+  func isForDevice(_ frame: FrameNumber) -> Bool { paging.isForDevice(frame, physical) }
+  func price(_ contents: RunContents) -> RunPrice { RunPrice(obstacles: 0, work: contents.pages, dirty: 0) }
+  func varies(_ price: RunPrice) -> Bool { false }
+}
+
+extension Paging {
+  /// Whether a page, dirty a moment ago, is written to a device of its own.
+  fileprivate func isForDevice(_ frame: FrameNumber, _ physical: PhysicalMemory) -> Bool {
+    guard let record = physical.record(frame), record.role == .pageable,
+      let object = object(numbered: record.owner)
+    else { return false }
+    return object.kind == .device
+  }
+}
+
 extension Means: RunPricing {
   func isForDevice(_ frame: FrameNumber) -> Bool {
-    let what = memory.physical.whatIs(frame)
-    guard what.role == .pageable, let object = memory.paging.object(numbered: what.owner) else {
-      return false
-    }
-    return object.kind == .device
+    memory.paging.isForDevice(frame, memory.physical)
   }
 
   func price(_ contents: RunContents) -> RunPrice {

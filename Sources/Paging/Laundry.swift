@@ -111,10 +111,12 @@ extension Paging {
     }
   }
 
-  /// Launders the pages that `next` gives one by one: shared by this caller and in no queue.
+  /// Launders the pages that `next` gives one by one: shared by this caller and in no queue. Writes `limit` at most.
   func launder(
-    _ sparing: Sparing, for client: LaundryClient = .caller, _ next: () -> FrameNumber?
+    _ sparing: Sparing, for client: LaundryClient = .caller, atMost limit: PageCount = PageCount(UInt64.max),
+    _ next: () -> FrameNumber?
   ) -> LaunderOutcome {
+    var writable = limit.rawValue
     state.pointee.launderers.add(1, ordering: .sequentiallyConsistent)
     defer {
       state.pointee.launderers.subtract(1, ordering: .sequentiallyConsistent)
@@ -132,7 +134,7 @@ extension Paging {
     while !isOver || underWay > 0 {
       if !isOver && underWay < 4 {
         let slot = (first + underWay) % 4
-        isOver = gather(&writings[slot], &clean, &kept, sparing, &outcome, next) == .atEnd
+        isOver = gather(&writings[slot], &clean, &kept, sparing, &writable, &outcome, next) == .atEnd
         giveUp(&clean, &outcome)
         while true {
           let begun = begin(&writings[slot], &outcome)
@@ -169,7 +171,7 @@ extension Paging {
   /// go to `clean`, exclusive.
   private func gather(
     _ writing: inout Writing, _ clean: inout PageBatch, _ kept: inout FrameNumber, _ sparing: Sparing,
-    _ outcome: inout LaunderOutcome, _ next: () -> FrameNumber?
+    _ writable: inout UInt64, _ outcome: inout LaunderOutcome, _ next: () -> FrameNumber?
   ) -> Gathered {
     writing.pages.removeAll()
     writing.run = nil
@@ -197,7 +199,12 @@ extension Paging {
       if isInUse || (takeReferenced(record.index, object, record) == .used && sparing == .used) {
         endShare(frame, record, object, .active, interrupts)
         outcome.passedOver = outcome.passedOver + .one
+      } else if record.pageFlags.contains(.dirty) && writable == 0 {
+        // A fault has made it dirty since `next` found it clean.
+        endShare(frame, record, object, .active, interrupts)
+        outcome.passedOver = outcome.passedOver + .one
       } else if record.pageFlags.contains(.dirty) {
+        writable -= 1
         restrictAll(record.index, object, &batch)
         markClean(frame, record)
         object.unlock(interrupts)

@@ -283,26 +283,27 @@ extension Paging {
     return ranges
   }
 
-  /// Writes pages of `run` out, `limit` at most, and gives them up; clean ones at once. Pages that somebody
-  /// claims are left alone, and so is everything outside of the run. Sleeps.
+  /// Writes pages of `run` out, `limit` at most, and reclaims them; clean ones at once, without a limit. Pages that
+  /// another thread claims are left alone, and so is everything outside of the run. Sleeps.
   public func launder(
     outOf run: FrameRun, _ pages: LaunderedPages, atMost limit: PageCount
   ) -> LaunderOutcome {
     var at = run.first
     var left = limit.rawValue
-    return launder(.nobody) { () -> FrameNumber? in
-      while at < run.end && left > 0 {
+    return launder(.nobody, atMost: limit) { () -> FrameNumber? in
+      while at < run.end {
         let frame = at
         at = at + .one
         guard let record = physical.record(frame), record.role == .pageable else { continue }
         if pages == .inactive && record.queue == .active { continue }
+        if left == 0 && record.pageFlags.contains(.dirty) { continue }
         let answer = withQueues { queues -> PageQueues.ClaimAnswer in
           let answer = queues.claim(frame) { $0.tryShare() }
           if answer == .claimed { queues.remove(frame) }
           return answer
         }
         if answer == .refused { continue }
-        left -= 1
+        if left > 0 && record.pageFlags.contains(.dirty) { left -= 1 }
         return frame
       }
       return nil

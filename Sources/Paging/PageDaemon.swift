@@ -58,9 +58,10 @@ extension Paging {
     giveUpPages(until: state.pointee.marks.pointee.target.value)
   }
 
-  /// The same until `frames` are free, whatever the target: for a run that takes free frames of the reserve.
-  @discardableResult public func reclaim(until frames: PageCount) -> DaemonOutcome {
-    giveUpPages(until: frames.rawValue)
+  /// The same until `frames` are free, whatever the target: for a run that takes free frames of the reserve. Writes
+  /// `limit` pages at most.
+  @discardableResult public func reclaim(until frames: PageCount, writing limit: PageCount) -> DaemonOutcome {
+    giveUpPages(until: frames.rawValue, writing: limit.rawValue)
   }
 
   /// For a request that was refused: gives up a few pages even where the target is met.
@@ -75,7 +76,9 @@ extension Paging {
   }
 
   /// One run. When it was in vain, who waits for more than is free keeps nobody else waiting any more.
-  func giveUpPages(until wanted: UInt64, laundry: Launderer = .caller) -> DaemonOutcome {
+  func giveUpPages(
+    until wanted: UInt64, writing limit: UInt64 = .max, laundry: Launderer = .caller
+  ) -> DaemonOutcome {
     counters.pointee.daemonRuns.count()
     reviveUnswappable()
     var outcome = DaemonOutcome()
@@ -88,8 +91,9 @@ extension Paging {
       let shortage = min(wanted - free, missing - outcome.freed.rawValue)
       var freed = scanInactive(giveUp: shortage)
       var load: LaundryLoad?
-      if freed < shortage {
-        load = beginLaundry(upTo: PageCount(shortage - freed), by: laundry)
+      let writable = limit - min(limit, outcome.written.rawValue)
+      if freed < shortage && writable > 0 {
+        load = beginLaundry(upTo: PageCount(min(shortage - freed, writable)), by: laundry)
       }
       let deactivated = scanActive(shortage, &looks)
       if let load {

@@ -111,9 +111,13 @@ extension PhysicalMemory {
   }
 
   /// Whether `count` frames may be taken at `level`. Lock held.
-  func admits(_ count: UInt64, _ level: Level) -> Bool {
+  func admits(_ count: UInt64, _ level: Level) -> Bool { count <= admitted(level) }
+
+  /// How many frames may be taken at `level`. Lock held.
+  @inline(__always) func admitted(_ level: Level) -> UInt64 {
     let free = (state.pointee.counts + 0).pointee.load(ordering: .relaxed)
-    return free >= count && free - count >= core.pointee.floors[Int(level.rawValue)]
+    let reserve = core.pointee.floors[Int(level.rawValue)]
+    return free > reserve ? free - reserve : 0
   }
 
   /// A block, or nil. `waiter` is set when a waiter tries again.

@@ -59,6 +59,19 @@ extension PhysicalMemory {
     return isolation
   }
 
+  /// Whether `run` can't be isolated now: a part of it is, or as many runs as may be.
+  public func isBusy(isolating run: FrameRun) -> Bool {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    var count = 0
+    for i in 0..<4 where core.pointee.isolations[i].number != 0 {
+      let other = core.pointee.isolations[i]
+      if run.first.rawValue < other.end && other.first < run.end.rawValue { return true }
+      count += 1
+    }
+    return count == 4
+  }
+
   /// Captures what is still free in the run, as far as the reserve of `level` allows. A step for each free block.
   public func captureFree(_ isolation: Isolation, level: Level) {
     let interrupts = lock()
@@ -178,14 +191,7 @@ extension PhysicalMemory {
         return step
       }
       let blockEnd = min(pieceEnd, head + (1 << UInt32(order)))
-      step.next = at
-      guard admits(UInt64(blockEnd - at), level) else {
-        step.answer = .refused
-        return step
-      }
-      detach(at, blockEnd)
-      (step.next, step.end) = (blockEnd, blockEnd)
-      accountCaptured(at, blockEnd - at, slot)
+      captureBlock(at, blockEnd, level, slot, &step)
       return step
     }
     step.next = min(pieceEnd, at | 63 + 1)
@@ -203,7 +209,13 @@ extension PhysicalMemory {
         break
       }
       guard admits(UInt64(count + size), level) else {
-        step.answer = .refused
+        step.next = frame
+        // What can be paid for of this block is a step of its own.
+        if count == 0 {
+          step.first = frame
+          captureBlock(frame, frame + size, level, slot, &step)
+          return step
+        }
         break
       }
       unlink(frame, size.trailingZeroBitCount)
@@ -213,6 +225,18 @@ extension PhysicalMemory {
     }
     if count > 0 { accountCaptured(at, count, slot) }
     return step
+  }
+
+  /// Captures free frames `at` to `end` of one block, as far as `level` allows. Lock held.
+  private func captureBlock(
+    _ at: UInt32, _ end: UInt32, _ level: Level, _ slot: Int, _ step: inout CaptureStep
+  ) {
+    let count = UInt32(min(UInt64(end - at), admitted(level)))
+    if at + count < end { step.answer = .refused }
+    (step.next, step.end) = (at + count, at + count)
+    guard count > 0 else { return }
+    detach(at, at + count)
+    accountCaptured(at, count, slot)
   }
 
   /// Counts `count` frames of the pageblock of `first`, out of the queues, as captured for `slot`. Lock held.

@@ -66,9 +66,10 @@ final class PaymentTests: XCTestCase {
     if moved > Int(clamping: request.budget.moved.rawValue) { return false }
     if free + moved == 0 { return true }
     var elsewhere = 0
-    if mayWrite && request.passes == .launderActive {
-      elsewhere = (purse.clean - clean) + min(purse.dirty - active - inactive, purse.slots - written)
-      elsewhere = min(elsewhere, budget - written)
+    if request.sleeping == .allowed && request.passes == .launderActive {
+      elsewhere =
+        (purse.clean - clean)
+        + min(purse.dirty - active - inactive, purse.slots - written, budget - written)
     }
     return free + moved + purse.reserve <= purse.free + elsewhere
   }
@@ -191,7 +192,11 @@ final class PaymentTests: XCTestCase {
     let before = system.paging.figures
     let writes = system.swapDisk.written.count
     let steps = Steps()
-    switch system.ask(request, steps) {
+    let result = system.ask(request, steps)
+    let written = system.paging.figures.written - before.written
+    XCTAssertLessThanOrEqual(written, request.budget.written.rawValue, "over budget, \(note)")
+    XCTAssertLessThanOrEqual(written, 2 * request.count.rawValue + forecast.fetched.rawValue, note)
+    switch result {
     case .success(let run):
       tally.granted += 1
       if steps.isolated.count > 0 && forecast.fetched > .zero { tally.fetched += 1 }
@@ -297,6 +302,53 @@ final class PaymentTests: XCTestCase {
     XCTAssertGreaterThan(tally.granted, 60)
     XCTAssertGreaterThan(tally.refused, 60)
     XCTAssertGreaterThan(tally.fetched, 3)
+  }
+
+  /// Another processor takes each frame as soon as the page daemon has freed it: what is written in vain stays bounded.
+  func testFramesThatAnotherProcessorTakesAreFetchedOnce() throws {
+    var random = SeededRandom(seed: historySeed(700))
+    let shape = Shape(mebibytes: 8, inside: 1000, elsewhere: 4, swap: 4096, isInOrder: true)
+    let full = try Full(shape, &random)
+    let system = full.system
+    let wanted = request(
+      full.window.count.rawValue, low: UInt64(full.window.first.rawValue),
+      high: UInt64(full.window.end.rawValue))
+    let forecast = system.contiguous.forecast(wanted)
+    XCTAssertGreaterThan(forecast.fetched, .zero)
+    // Capturing takes free frames too: what is free at the lowest is left.
+    var lowest = system.physical.freeCount.rawValue
+    var taken: [FrameNumber] = []
+    let before = system.paging.figures.written
+    system.host.withInterrupts(
+      seed: 0, oneIn: 1,
+      handler: {
+        lowest = min(lowest, system.physical.freeCount.rawValue)
+        taken += system.takeAll(leaving: lowest)
+      }, { _ = refusal(system.ask(wanted)) })
+    let written = system.paging.figures.written - before
+    XCTAssertGreaterThan(written, 0)
+    XCTAssertLessThanOrEqual(written, 2 * wanted.count.rawValue + forecast.fetched.rawValue)
+    system.giveBack(taken)
+    full.close()
+  }
+
+  /// Clean pages elsewhere pay for the reserve without a write, for a caller that allows none as well.
+  func testCleanPagesElsewherePayForTheReserve() throws {
+    var random = SeededRandom(seed: historySeed(800))
+    let shape = Shape(mebibytes: 8, inside: 1000, elsewhere: 0, swap: 4096, isInOrder: true, clean: 900)
+    let full = try Full(shape, &random)
+    for limit in [0, 1, UInt64.max] {
+      var wanted = request(
+        8, low: UInt64(full.window.first.rawValue), high: UInt64(full.window.end.rawValue))
+      wanted.budget.written = PageCount(limit)
+      let before = full.system.paging.figures.written
+      switch full.system.ask(wanted) {
+      case .success(let run): full.system.give(run)
+      case .failure(let failure): XCTFail("\(failure.words), \(failure.missing) missing, limit \(limit)")
+      }
+      XCTAssertLessThanOrEqual(full.system.paging.figures.written - before, limit)
+    }
+    full.close()
   }
 
   /// The machines of the reports: one object filled in order, swap as large as memory.

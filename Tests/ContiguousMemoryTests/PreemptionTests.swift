@@ -220,6 +220,38 @@ final class PreemptionTests: XCTestCase {
     ]
   }
 
+  /// The last page is held, and becomes free at any moment: no run is abandoned that is wholly captured.
+  func testARunWhoseLastPageBecomesFreeAtTheEndIsGranted() throws {
+    let system = try PagedSystem(runs: [(256, 160)], swap: 128)
+    system.setTarget(10)
+    system.set("vm.reserve.normal", 0)
+    var (n, granted) = (0, 0)
+    while true {
+      let bed = try Bed(system, leaving: 3)
+      let note = "moment \(n)"
+      bed.hold()
+      let frame = try XCTUnwrap(bed.held, note)
+      let first = UInt64(bed.run.first.rawValue)
+      let steps = Steps()
+      var result = Result<FrameRun, ContiguousFailure>.failure(ContiguousFailure(.never))
+      let happened = system.preempting(
+        at: n,
+        {
+          bed.held = nil
+          system.paging.unhold(frame)
+          _ = system.paging.launder(outOf: FrameRun(first: frame, count: .one), .all, atMost: .one)
+        }, { result = system.ask(request(8, low: first, high: first + 8), steps) })
+      for case .givenUp(_, _, let blocker) in steps.list {
+        XCTAssertNotEqual(blocker, .none, "nothing was in the way, \(note)")
+      }
+      if case .success = result { granted += 1 }
+      try bed.close(result, note)
+      if !happened { break }
+      n += 1
+    }
+    XCTAssertGreaterThan(granted, 20)
+  }
+
   func testARunIsMovedAwayFromWhileEverythingElseGoesOn() throws {
     try cross(leaving: 40, everything())
   }

@@ -28,6 +28,7 @@ final class Steps {
       case .candidate: "candidate"
       case .isolated: "isolated"
       case .pass(let report): "\(report.pass.words)"
+      case .fetched: "fetched"
       case .givenUp(_, let reason, _): "given up: \(reason.words)"
       case .laundered(let queue, _): "laundered: \(queue.words)"
       }

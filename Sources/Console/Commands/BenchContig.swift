@@ -41,23 +41,24 @@ extension Console {
   private func takeRun(_ asked: RunAsked, _ tally: inout ContigTally) -> ContiguousFailure? {
     let type = memory.kmem.type(named: Name("console"))
     let before = memory.paging.figures
-    // Pages of runs, as the passes report them: what else was moved or written lay outside, but for what the
-    // daemon wrote meanwhile.
-    var inRuns: UInt64 = 0
+    // Pages of runs, as the passes report them, and those that the daemon wrote elsewhere for the request. The
+    // daemon's other writes are its own.
+    var (inRuns, fetched): (UInt64, UInt64) = (0, 0)
     let start = cp_cycles()
     do throws(ContiguousFailure) {
       let range = try memory.contiguous.contigmalloc(asked.size, type: type, where: asked.constraints) {
         if case .pass(let report) = $0 { inRuns += (report.moved + report.written).rawValue }
+        if case .fetched(let outcome) = $0 { fetched += outcome.written.rawValue }
       }
       tally.cycles &+= cp_cycles() &- start
       tally.granted += 1
       tally.gained += range.frames.count.rawValue
       _ = keepContig(range, asked.size, type, .writeBack)
-      tally.count(before, memory.paging.figures, inRuns)
+      tally.count(before, memory.paging.figures, inRuns, fetched)
       return nil
     } catch {
       tally.cycles &+= cp_cycles() &- start
-      tally.count(before, memory.paging.figures, inRuns)
+      tally.count(before, memory.paging.figures, inRuns, fetched)
       return error
     }
   }
@@ -258,8 +259,12 @@ private struct ContigTally {
   /// Pages that were moved or written during the requests, neither for a run nor by the page daemon.
   var outside: UInt64 = 0
 
-  mutating func count(_ before: PagingFigures, _ after: PagingFigures, _ inRuns: UInt64) {
+  /// `fetched` of the pages that the daemon has written were for the request itself.
+  mutating func count(
+    _ before: PagingFigures, _ after: PagingFigures, _ inRuns: UInt64, _ fetched: UInt64
+  ) {
     let all = after.moved - before.moved + (after.written - before.written)
-    outside += all - min(all, inRuns + (after.writtenForDaemon - before.writtenForDaemon))
+    let byDaemon = after.writtenForDaemon - before.writtenForDaemon
+    outside += all - min(all, inRuns + (byDaemon - min(byDaemon, fetched)))
   }
 }

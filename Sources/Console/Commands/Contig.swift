@@ -315,12 +315,14 @@ extension Console {
     } else if failure.answer == .noAddressSpace {
       print("No addresses or tables to map it: its frames went back.")
       print("! Type: vmem kernel_va")
-    } else if let forecast {
+    } else if let forecast, forecast.outcome != .granted {
       let isUntouched = story.moved == .zero && story.written == .zero
       refused(forecast, asked, isUntouched ? .nothing : .something, longest)
       if failure.isRepeated {
         print("Refused from memory, in \(count: story.cycles, story.unit): no run has come up since.")
       }
+    } else if memory.contiguous.strategy == .new {
+      print("Later: a run was there, and other requests were faster. Ask again.")
     } else {
       print("Not now: laundering has freed no run of \(asked.count.bytes).")
       print("! Type: why \(asked.line)")
@@ -382,7 +384,7 @@ private struct ContigStory {
           "\(how): \(count: run.count.rawValue, "frame") at \(console.physicalAddress(run.first)).")
       }
     case .candidate(let candidate): begin(candidate)
-    case .isolated: break
+    case .isolated, .fetched: break
     case .pass(let report): add(report)
     case .givenUp(let run, let reason, let frame):
       if let table { finish(table) }

@@ -164,6 +164,11 @@ extension Console {
   }
 
   private func blocked(_ forecast: ContiguousForecast, _ nothing: StaticString, _ longest: FrameRun?) {
+    if forecast.isBeingEmptied {
+      print("Not now: other requests empty this run, or a part of it, or as many runs as may be.\(nothing)")
+      strip(forecast.run)
+      return details(forecast)
+    }
     guard let first = forecast.blocker else { return print("Not now: every run was tried.\(nothing)") }
     let fixed = forecast.fixed
     let isPage = physical.whatIs(first).role == .pageable
