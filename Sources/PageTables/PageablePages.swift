@@ -34,7 +34,8 @@ public struct PageMapping: Equatable, Sendable {
   public static var maximumWires: UInt64 { 0xfff }
 }
 
-/// Whether `show` gave a mapping that was there a right that it had not.
+/// Whether a processor may remember fewer rights than a mapping has after `show`: the mapping was there before, and
+/// permits writing now, by this call or by an earlier one that was followed by no invalidation.
 @frozen public enum RightsChange: UInt8, Sendable { case none, raised }
 
 /// What the tables say of an access that faulted.
@@ -90,7 +91,8 @@ extension PageTables {
   /// Maps the prepared page at `address` to `frame`, or, when it is mapped already, gives it the right to write
   /// that `protection` has: what a fault ends with. Traps when the place is not prepared. Constant.
   ///
-  /// After `raised` a processor that remembers the page as read-only may fault on a write until it is told.
+  /// After `raised` a processor that remembers the page as read-only may fault on a write until it is invalidated
+  /// there.
   @discardableResult public func show(
     _ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection
   ) -> RightsChange {
@@ -105,10 +107,8 @@ extension PageTables {
         tree.leafCount[1] += 1
       } else if written != 0 {
         assert(slot.entry.tableFrame == frame, "a page is mapped to another frame")
-        if !slot.entry.isWritable {
-          slot.set(written)
-          return .raised
-        }
+        if !slot.entry.isWritable { slot.set(written) }
+        return .raised
       }
       return .none
     }

@@ -125,8 +125,8 @@ extension Paging {
 
   /// Maps a page at one of its addresses: writable only if it is dirty already. Object's lock held.
   ///
-  /// A fault need not tell anybody of a right that it raised: it has made this processor forget the old mapping
-  /// (SDM vol. 3, 4.10.4.1), and another one may fault once more for nothing.
+  /// A fault that raises a right sends no shootdown: its own processor has dropped the old mapping by the fault (SDM
+  /// vol. 3, 4.10.4.1), and another one that still has it faults once more. `wire` invalidates the mapping everywhere.
   @discardableResult func show(
     _ frame: FrameNumber, _ record: FrameRecordPointer, at address: VirtualAddress, _ protection: Protection
   ) -> RightsChange {

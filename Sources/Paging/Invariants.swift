@@ -113,6 +113,7 @@ extension Paging {
         broken = broken ?? "paging: law 2, a range shows no object"
         return
       }
+      var wires: UInt64 = 0
       for i in 0..<range.count.rawValue {
         guard let mapping = tables.mapping(at: range.address + PageCount(i)) else { continue }
         let slot = object.slot(range.offset.rawValue + i).value
@@ -128,7 +129,9 @@ extension Paging {
           broken = "paging: law 2, a page is writable and not dirty"
           return
         }
+        wires += UInt64(mapping.wires)
       }
+      if wires != range.wires { broken = "paging: law 3, the wires of a range and of its mappings" }
     }
     if broken == nil && ranges != counters.pointee.ranges.value {
       broken = "paging: law 6, the count of ranges"

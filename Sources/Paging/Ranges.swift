@@ -22,8 +22,14 @@ struct MapEntry {
   /// Under the lock of the map.
   var left: UnsafeMutablePointer<MapEntry>?
   var right: UnsafeMutablePointer<MapEntry>?
+  /// Calls that work with the range now: each keeps it in the map.
   var users: UInt32 = 0
-  var isGone = false
+  /// A thread takes the range back once `users` is 0.
+  var isAwaited = false
+  /// Wires that were made through the range, each page's counted; a wire in progress is among `users` instead.
+  var wires: UInt64 = 0
+  /// Larger than the number of each range that was mapped before.
+  var number: UInt64 = 0
   /// Under the object's lock.
   var nextOfObject: UnsafeMutablePointer<MapEntry>?
   /// The range is being taken back: nothing is shown in it any more, but a processor may remember what was.
@@ -43,11 +49,33 @@ struct MapEntry {
   }
 }
 
+/// The ranges that there are at a moment: a range that is mapped later is not among them, even at the same address.
+public struct RangeGeneration: Sendable {
+  /// The largest number of a range that belongs to it.
+  fileprivate let last: UInt64
+
+  @inline(__always) func contains(_ number: UInt64) -> Bool { number <= last }
+}
+
 /// All ranges, in the order of their addresses: plain data under its lock.
 struct RangeMap {
   typealias Entry = UnsafeMutablePointer<MapEntry>
   private(set) var root: Entry?
   private(set) var count: UInt64 = 0
+  /// Ranges that were mapped since the start, which number them.
+  private var created: UInt64 = 0
+
+  /// Why a range was not removed, or the range.
+  enum Removal {
+    case removed(Entry)
+    /// By calls that will wake the thread that waits for them.
+    case isUsed(number: UInt64)
+    case isWired
+    case hasOtherPages(first: UInt64, pages: UInt64)
+    case isAbsent
+  }
+
+  var generation: RangeGeneration { RangeGeneration(last: created) }
 
   /// The entry that holds `address`.
   func find(_ address: UInt64) -> Entry? {
@@ -79,25 +107,33 @@ struct RangeMap {
     return best
   }
 
-  /// The entry of exactly the `pages` pages from `first` on.
-  func find(_ first: UInt64, _ pages: UInt64) -> Entry? {
-    guard let entry = find(first), entry.pointee.first == first, entry.pointee.pages == pages else {
-      return nil
+  /// Removes the entry of exactly the `pages` pages from `first` on, if no call uses it and no page is wired through
+  /// it. A caller that has waited says by `number` which range it has waited for.
+  mutating func remove(_ first: UInt64, _ pages: UInt64, number: UInt64?) -> Removal {
+    guard let entry = find(first), number == nil || entry.pointee.number == number else { return .isAbsent }
+    guard entry.pointee.first == first, entry.pointee.pages == pages else {
+      return .hasOtherPages(first: entry.pointee.first, pages: entry.pointee.pages)
     }
-    return entry
+    if entry.pointee.wires > 0 { return .isWired }
+    if entry.pointee.users > 0 {
+      entry.pointee.isAwaited = true
+      return .isUsed(number: entry.pointee.number)
+    }
+    remove(entry)
+    return .removed(entry)
   }
 
   mutating func insert(_ entry: Entry) {
     count += 1
-    entry.pointee.isGone = false
+    created += 1
+    entry.pointee.number = created
     var parts = split(root, at: entry.pointee.first)
     parts.0 = merge(parts.0, entry)
     root = merge(parts.0, parts.1)
   }
 
-  mutating func remove(_ entry: Entry) {
+  private mutating func remove(_ entry: Entry) {
     count -= 1
-    entry.pointee.isGone = true
     let merged = merge(entry.pointee.left, entry.pointee.right)
     (entry.pointee.left, entry.pointee.right) = (nil, nil)
     guard root != entry, var parent = root else {
@@ -154,6 +190,8 @@ public struct PageableRange: Sendable {
   public var object: UInt32
   public var offset: PageCount
   public var protection: Protection
+  let number: UInt64
+  let wires: UInt64
 }
 
 extension Paging {
@@ -198,32 +236,12 @@ extension Paging {
     return address
   }
 
-  /// Takes a range back. Its pages stay with the object. Another size, an address that is no start of a range,
-  /// or a page that was wired through it: a fault report, and nothing has changed.
+  /// Takes a range back, once the faults and wires in progress there have ended. Its pages stay with the object.
+  /// Another size, an address that is no start of a range, or a page that was wired through it: a fault report, and
+  /// nothing has changed at any moment.
   public func unmap(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
-    guard mayUnmap(address, count, site) else { return }
-    let found = withMap { map -> UnsafeMutablePointer<MapEntry>? in
-      let entry = map.find(address.rawValue, count.rawValue)
-      if let entry { map.remove(entry) }
-      return entry
-    }
-    guard let entry = found else {
-      return report(
-        .notAllocated, "a pageable range was taken back twice at once", address, 0, count.rawValue, site)
-    }
+    guard let entry = remove(address, count, site) else { return }
     let object = entry.pointee.object
-    // Faults that found it before are let through.
-    while true {
-      let ticket = state.pointee.waiting.ticket()
-      if withMap({ _ in entry.pointee.users }) == 0 { break }
-      let woken = state.pointee.waiting.sleep(ticket, on: machine)
-      precondition(woken, "a fault in a range that goes, and nothing runs that could end it")
-    }
-    // One of them may have wired a page.
-    guard hasNoWires(address, count, site) else {
-      withMap { $0.insert(entry) }
-      return
-    }
     // It stays known to whoever takes a page away, until no processor remembers a page of it.
     var interrupts = object.lock()
     entry.pointee.isGoing = true
@@ -261,33 +279,44 @@ extension Paging {
     }
   }
 
-  /// Whether a range is what the caller takes it for, and has no wired page; reports what is not so.
-  private func mayUnmap(_ address: VirtualAddress, _ count: PageCount, _ site: CallSite) -> Bool {
-    let found = withMap { map in
-      map.find(address.rawValue).map { (first: $0.pointee.first, pages: $0.pointee.pages) }
+  /// Removes a range from the map, where it stays while it has users or wires. Nil when it is not what the caller
+  /// takes it for, or has a wired page, which is reported.
+  private func remove(
+    _ address: VirtualAddress, _ count: PageCount, _ site: CallSite
+  ) -> UnsafeMutablePointer<MapEntry>? {
+    var number: UInt64?
+    while true {
+      let ticket = state.pointee.waiting.ticket()
+      switch withMap({ $0.remove(address.rawValue, count.rawValue, number: number) }) {
+      case .removed(let entry): return entry
+      case .isUsed(let used):
+        number = used
+        let woken = state.pointee.waiting.sleep(ticket, on: machine)
+        precondition(woken, "a fault in a range that goes, and nothing runs that could end it")
+        continue
+      case .isWired: reportWired(address, count, site)
+      case .hasOtherPages(let first, let pages):
+        report(
+          first == address.rawValue ? .wrongSize : .foreignPointer,
+          "a pageable range was taken back in part", address, pages, count.rawValue, site)
+      case .isAbsent:
+        let what: StaticString =
+          number == nil
+          ? "a pageable range was taken back that there is not"
+          : "a pageable range was taken back twice at once"
+        report(.notAllocated, what, address, 0, count.rawValue, site)
+      }
+      return nil
     }
-    guard let found else {
-      report(
-        .notAllocated, "a pageable range was taken back that there is not", address, 0, count.rawValue, site)
-      return false
-    }
-    guard found.first == address.rawValue, found.pages == count.rawValue else {
-      report(
-        found.first == address.rawValue ? .wrongSize : .foreignPointer,
-        "a pageable range was taken back in part", address, found.pages, count.rawValue, site)
-      return false
-    }
-    return hasNoWires(address, count, site)
   }
 
-  /// Whether no page was wired through the range; reports the first that was. A wire that another range made of
-  /// the same page is that one's.
-  private func hasNoWires(_ address: VirtualAddress, _ count: PageCount, _ site: CallSite) -> Bool {
-    guard let page = tables.firstWired(address, count: count) else { return true }
+  /// Reports the first page that was wired through a range, and how often. A wire that another range made of the same
+  /// page is that one's.
+  private func reportWired(_ address: VirtualAddress, _ count: PageCount, _ site: CallSite) {
+    let page = tables.firstWired(address, count: count) ?? address
     report(
       .notAllocated, "a pageable range was taken back while a page of it is wired", address,
       (page.rawValue - address.rawValue) >> Page.shift, UInt64(tables.mapping(at: page)?.wires ?? 0), site)
-    return false
   }
 
   private func report(
@@ -301,19 +330,30 @@ extension Paging {
 
   // MARK: Finding
 
-  /// The range that holds `address`, kept from going until `leave`.
-  @inline(__always) func enter(_ address: VirtualAddress) -> UnsafeMutablePointer<MapEntry>? {
+  /// The range that holds `address`, and is of the generation if one is given: it does not go until `leave`.
+  @inline(__always) func enter(
+    _ address: VirtualAddress, of generation: RangeGeneration? = nil
+  ) -> UnsafeMutablePointer<MapEntry>? {
     withMap { map in
       guard let entry = map.find(address.rawValue) else { return nil }
+      if let generation, !generation.contains(entry.pointee.number) { return nil }
       entry.pointee.users += 1
       return entry
     }
   }
-  @inline(__always) func leave(_ entry: UnsafeMutablePointer<MapEntry>) {
+  /// Ends a use of the range, which has made or undone a wire: in one hold of the lock, so that the range has a user
+  /// or a wire at each moment.
+  @inline(__always) func leave(_ entry: UnsafeMutablePointer<MapEntry>, _ change: WireChange = .none) {
     let mustWake = withMap { _ in
+      switch change {
+      case .none: break
+      case .made: entry.pointee.wires += 1
+      case .undone: entry.pointee.wires -= 1
+      }
       entry.pointee.users -= 1
-      // Only who takes the range back waits, after it has removed it.
-      return entry.pointee.users == 0 && entry.pointee.isGone
+      guard entry.pointee.users == 0 && entry.pointee.isAwaited else { return false }
+      entry.pointee.isAwaited = false
+      return true
     }
     if mustWake { state.pointee.waiting.wake(on: machine) }
   }
@@ -324,7 +364,8 @@ extension Paging {
       guard let entry = map.first(endingFrom: address.rawValue)?.pointee else { return nil }
       return PageableRange(
         address: VirtualAddress(entry.first), count: PageCount(entry.pages), object: entry.object.number,
-        offset: PageCount(entry.offset), protection: entry.protection)
+        offset: PageCount(entry.offset), protection: entry.protection, number: entry.number,
+        wires: entry.wires)
     }
   }
 
@@ -380,6 +421,9 @@ extension Paging {
     return usage
   }
 }
+
+/// Whether a use of a range has changed its count of wires.
+enum WireChange { case none, made, undone }
 
 /// Whether a page was used of late.
 enum Usage { case used, unused }

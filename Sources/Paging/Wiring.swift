@@ -26,28 +26,31 @@ private struct WiredPart {
 
 extension Paging {
   /// Wires all pages of `count` from `address` on; what can't be done is undone. Costs a fault a page at worst, and
-  /// one shootdown when a page was mapped read-only before.
+  /// one shootdown of the writable pages that were mapped before: no processor faults on one of them after that.
+  ///
+  /// Answers the ranges that there were when it began. It wires no other: one that is mapped later is a hole.
   ///
   /// Throws `notPageable` for a hole that is forbidden, and when there is no page at all; errors as `fault`;
   /// `tooManyWires`; `badConstraint` for what is no range of whole pages.
-  public func wire(
+  @discardableResult public func wire(
     _ address: VirtualAddress, _ count: PageCount, holes: Holes
-  ) throws(PagingError) {
+  ) throws(PagingError) -> RangeGeneration {
     guard let last = lastByte(address, count) else { throw .badConstraint }
-    let covered = coverage(address, last)
+    let ranges = withMap { $0.generation }
+    let covered = coverage(address, last, of: ranges)
     if covered == .zero || (holes == .forbidden && covered != count) { throw .notPageable }
-    // A processor that remembers a page as read-only may fault once more, and a thread that stores with interrupts
-    // off can't have that.
+    // A processor that remembers a page as read-only, from before this call or before a fault elsewhere, may fault once
+    // more; a thread that stores with interrupts off must not fault.
     var raised = ShootdownBatch()
     var next = address
     do throws(PagingError) {
-      try forEachPart(address, last) { part throws(PagingError) in
+      try forEachPart(address, last, of: ranges) { part throws(PagingError) in
         // A range may have gone since it was counted.
         if holes == .forbidden && part.first != next { throw .notPageable }
         for i in 0..<part.pages {
           next = part.first + PageCount(i)
           do throws(PagingError) {
-            if try wire(next) == .raised { raised.add(next) }
+            if try wire(next, of: ranges) == .raised { raised.add(next) }
           } catch {
             if error != .notPageable || holes == .forbidden { throw error }
           }
@@ -56,15 +59,24 @@ extension Paging {
       }
       if holes == .forbidden && next.rawValue != last &+ 1 { throw .notPageable }
     } catch {
-      if next > address { unwirePages(address, next.rawValue - 1) }
+      // Each page below `next` that these ranges still hold was wired: one that was not had lost its range, and a
+      // range that goes does not return.
+      if next > address { unwirePages(address, next.rawValue - 1, of: ranges) }
       throw error
     }
     raised.flush(on: machine)
+    return ranges
   }
 
-  /// Undoes one `wire` of the same pages through the same ranges. A page that is not wired there, or no page at all:
-  /// a fault report, and nothing has changed.
-  public func unwire(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
+  /// Undoes one `wire` of the same pages. A page that is not wired there, or no page at all: a fault report, and
+  /// nothing has changed.
+  ///
+  /// A caller that has wired across holes passes the ranges that `wire` answered, as others may have mapped and wired
+  /// pages in the holes since. Without them these are the ranges that there are now.
+  public func unwire(
+    _ address: VirtualAddress, _ count: PageCount, of ranges: RangeGeneration? = nil,
+    at site: CallSite = .here
+  ) {
     func refuse(_ kind: FaultKind, _ what: StaticString, _ page: VirtualAddress) {
       var fault = FaultReport(kind, what, page.rawValue, .virtualAddress)
       fault.given = count.rawValue
@@ -74,9 +86,11 @@ extension Paging {
     guard let last = lastByte(address, count) else {
       return refuse(.badConstraint, "no range of whole pages was to be unwired", address)
     }
+    // Others may map and wire more while this looks.
+    let ranges = ranges ?? withMap { $0.generation }
     var isAnyThere = false
     var loose: VirtualAddress?
-    forEachPart(address, last) { part in
+    forEachPart(address, last, of: ranges) { part in
       isAnyThere = true
       for i in 0..<part.pages where loose == nil {
         let page = part.first + PageCount(i)
@@ -87,42 +101,48 @@ extension Paging {
     if !isAnyThere {
       return refuse(.notAllocated, "pages were unwired where none are pageable", address)
     }
-    unwirePages(address, last)
+    unwirePages(address, last, of: ranges)
   }
 
   /// The last byte of `count` whole pages from `address` on; nil when there is none such.
   private func lastByte(_ address: VirtualAddress, _ count: PageCount) -> UInt64? {
-    let room = (UInt64.max - address.rawValue) >> Page.shift
-    guard count > .zero, address.offsetInPage == 0, count.rawValue - 1 <= room else { return nil }
+    let pagesAbove = (UInt64.max - address.rawValue) >> Page.shift
+    guard count > .zero, address.offsetInPage == 0, count.rawValue - 1 <= pagesAbove else { return nil }
     return address.rawValue + ((count.rawValue - 1) << Page.shift + (Page.size - 1))
   }
 
-  /// Calls `body` with each part of the addresses from `address` to `last` that a range holds: a step for each
+  /// Calls `body` with each part of the addresses from `address` to `last` that one of `ranges` holds: a step for each
   /// range, however long the holes are.
   private func forEachPart<E>(
-    _ address: VirtualAddress, _ last: UInt64, _ body: (WiredPart) throws(E) -> Void
+    _ address: VirtualAddress, _ last: UInt64, of ranges: RangeGeneration,
+    _ body: (WiredPart) throws(E) -> Void
   ) throws(E) {
     var at = address.rawValue
     while let range = range(endingFrom: VirtualAddress(at)), range.address.rawValue <= last {
       let first = max(at, range.address.rawValue)
       let end = range.address.rawValue + (range.count.rawValue << Page.shift - 1)
-      try body(
-        WiredPart(first: VirtualAddress(first), pages: (min(last, end) - first) >> Page.shift + 1))
+      if ranges.contains(range.number) {
+        try body(
+          WiredPart(first: VirtualAddress(first), pages: (min(last, end) - first) >> Page.shift + 1))
+      }
       guard end < last else { return }
       at = end + 1
     }
   }
 
-  /// Pages that ranges hold of the addresses from `address` to `last`.
-  private func coverage(_ address: VirtualAddress, _ last: UInt64) -> PageCount {
+  /// Pages that `ranges` hold of the addresses from `address` to `last`.
+  private func coverage(
+    _ address: VirtualAddress, _ last: UInt64, of ranges: RangeGeneration
+  ) -> PageCount {
     var covered = PageCount.zero
-    forEachPart(address, last) { part in covered = covered + PageCount(part.pages) }
+    forEachPart(address, last, of: ranges) { part in covered = covered + PageCount(part.pages) }
     return covered
   }
 
-  private func wire(_ page: VirtualAddress) throws(PagingError) -> RightsChange {
-    guard let entry = enter(page) else { throw .notPageable }
-    defer { leave(entry) }
+  private func wire(_ page: VirtualAddress, of ranges: RangeGeneration) throws(PagingError) -> RightsChange {
+    guard let entry = enter(page, of: ranges) else { throw .notPageable }
+    var wires = WireChange.none
+    defer { leave(entry, wires) }
     let protection = entry.pointee.protection
     let kind: AccessKind = protection.contains(.writable) ? .write : .read
     var isFull = false
@@ -141,25 +161,28 @@ extension Paging {
       }
       change = show(frame, record, at: page, protection)
       tables.addWire(page)
+      wires = .made
       return .done
     }
     if isFull { throw .tooManyWires }
     return change
   }
 
-  private func unwirePages(_ address: VirtualAddress, _ last: UInt64) {
-    forEachPart(address, last) { part in
-      for i in 0..<part.pages { unwirePage(part.first + PageCount(i)) }
+  private func unwirePages(_ address: VirtualAddress, _ last: UInt64, of ranges: RangeGeneration) {
+    forEachPart(address, last, of: ranges) { part in
+      for i in 0..<part.pages { unwirePage(part.first + PageCount(i), of: ranges) }
     }
   }
 
-  private func unwirePage(_ page: VirtualAddress) {
-    guard let entry = enter(page) else { return }
-    defer { leave(entry) }
+  private func unwirePage(_ page: VirtualAddress, of ranges: RangeGeneration) {
+    guard let entry = enter(page, of: ranges) else { return }
+    var wires = WireChange.none
+    defer { leave(entry, wires) }
     let object = entry.pointee.object
     let interrupts = object.lock()
-    // None is left in a range that came into a hole in between, or where another thread has unwired the page.
+    // None is left where another thread has unwired the page since this call looked.
     guard let frame = tables.removeWire(page) else { return object.unlock(interrupts) }
+    wires = .undone
     let record = record(frame)
     var waiters = WaitersAnswer.nobodyWaits
     if record.claims.wires == 1 {

@@ -454,7 +454,9 @@ final class UnlinkedTablesTests: XCTestCase {
     XCTAssertEqual(bed.tables.removeWire(va(1)), FrameNumber(10))
     // Neither rights nor a use change the count.
     XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelData), .raised)
-    XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelData), .none)
+    // Nothing has invalidated it since.
+    XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelData), .raised)
+    XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelReadOnly), .none)
     XCTAssertTrue(bed.tables.takeAccessed(va(0)))
     XCTAssertEqual(bed.tables.restrict(va(0))?.wires, 4095)
     XCTAssertNil(bed.tables.range(containing: va(0)))

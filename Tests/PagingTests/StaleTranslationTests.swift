@@ -22,17 +22,42 @@ final class StaleTranslationTests: XCTestCase {
     let faults = system.paging.figures.faults
     var shootdowns = system.shootdowns
     try system.paging.wire(area[0], PageCount(60), holes: .forbidden)
-    XCTAssertEqual(system.shootdowns - shootdowns, 20, "not the pages that were read-only")
+    XCTAssertEqual(system.shootdowns - shootdowns, 40, "not the pages that were mapped")
     for page in 0..<60 as Range<UInt64> {
       let frame = system.buffer.reach(area[page], .write, system.memory.pageTables)
       XCTAssertEqual(frame, system.frame(area, page), "a store into a wired page faults, page \(page)")
     }
     XCTAssertEqual(system.paging.figures.faults, faults)
-    // Nothing is left to invalidate.
+    // A second wire may be done before the first one has invalidated what it raised.
     shootdowns = system.shootdowns
     try system.paging.wire(area[0], PageCount(60), holes: .forbidden)
-    XCTAssertEqual(system.shootdowns, shootdowns)
+    XCTAssertEqual(system.shootdowns - shootdowns, 60)
     for _ in 0..<2 { system.paging.unwire(area[0], PageCount(60)) }
+    // No right is raised where none may write.
+    let readable = try system.show(area.object, .kernelReadOnly)
+    for page in 0..<20 as Range<UInt64> { XCTAssertTrue(try system.holds(readable, page, 0)) }
+    shootdowns = system.shootdowns
+    try system.paging.wire(readable[0], PageCount(60), holes: .forbidden)
+    XCTAssertEqual(system.shootdowns, shootdowns)
+    system.paging.unwire(readable[0], PageCount(60))
+    system.check()
+  }
+
+  /// Another processor's fault raises a right without a shootdown, and then the page is wired: no processor remembers
+  /// it as read-only after that.
+  func testWiringInvalidatesWhatAFaultHasRaised() throws {
+    let system = try PagedSystem()
+    let area = try system.area(3)
+    let tables = system.memory.pageTables
+    for page in 0..<3 as Range<UInt64> { XCTAssertTrue(try system.holds(area, page, 0)) }
+    for page in 0..<3 as Range<UInt64> { try system.paging.fault(area[page], .write) }
+    XCTAssertNil(system.buffer.find(area[1].rawValue >> Page.shift, .write))
+    XCTAssertNotNil(system.buffer.find(area[1].rawValue >> Page.shift, .read))
+    try system.paging.wire(area[1], .one, holes: .forbidden)
+    XCTAssertNotNil(system.buffer.reach(area[1], .write, tables), "a store into a wired page faults")
+    // What was not wired is as it was.
+    XCTAssertNil(system.buffer.reach(area[0], .write, tables))
+    system.paging.unwire(area[1], .one)
     system.check()
   }
 
@@ -209,6 +234,69 @@ final class StaleTranslationTests: XCTestCase {
     try system.verify(area)
     system.paging.unwire(area[2], .one)
     system.release(area)
+    system.check()
+  }
+
+  /// While a thread that takes a range back waits for a wire in it, the range is there for all others; once the wire
+  /// is made, taking it back is refused, and it was there throughout.
+  func testARangeIsThereWhileItsUnmapWaits() throws {
+    for isUnwired in [false, true] {
+      let system = try PagedSystem(processors: 2)
+      let area = try system.area(4)
+      try system.fill(area)
+      system.launderAll()
+      system.dropCached()
+      XCTAssertTrue(try system.holds(area, 1, 1001))
+      nonisolated(unsafe) let paging = system.paging
+      let faults = system.host.faults {
+        Turns().run(
+          system, { system.hide(area) },
+          {
+            try! paging.wire(area[2], .one, holes: .forbidden)
+            XCTAssertNotNil(try? paging.fault(area[1], .write), "a range that stays was not there")
+            if isUnwired { paging.unwire(area[2], .one) }
+          })
+      }
+      XCTAssertEqual(faults.map { $0.kind }, isUnwired ? [] : [FaultKind.notAllocated])
+      XCTAssertEqual(paging.wiredCount, isUnwired ? .zero : .one)
+      XCTAssertEqual(paging.figures.ranges, isUnwired ? 0 : 1)
+      system.check()
+      if !isUnwired {
+        try system.verify(area)
+        paging.unwire(area[2], .one)
+        system.hide(area)
+      }
+      let second = try system.show(area.object)
+      try system.verify(second)
+      system.release(second)
+      system.check()
+    }
+  }
+
+  /// A range is taken back, and another is mapped at its address, while a second thread waits to take the first one
+  /// back: that is reported, and the other one stays.
+  func testAnUnmapThatWaitsTakesNoOtherRange() throws {
+    let system = try PagedSystem(processors: 2)
+    let area = try system.area(4)
+    try system.fill(area)
+    system.launderAll()
+    system.dropCached()
+    nonisolated(unsafe) var second: Area?
+    let faults = system.host.faults {
+      Turns().run(
+        system, { system.hide(area) },
+        {
+          try! system.paging.fault(area[2], .read)
+          system.hide(area)
+          second = try! system.show(area.object)
+        })
+    }
+    XCTAssertEqual(faults.map(\.kind), [.notAllocated])
+    let there = try XCTUnwrap(second)
+    XCTAssertEqual(there.address, area.address)
+    XCTAssertEqual(system.paging.figures.ranges, 1)
+    try system.verify(there)
+    system.release(there)
     system.check()
   }
 

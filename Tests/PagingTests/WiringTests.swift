@@ -225,6 +225,160 @@ final class WiringTests: XCTestCase {
     XCTAssertGreaterThan(nth, 6)
   }
 
+  // MARK: Wires and ranges of other threads
+
+  /// Three pages, a hole of two, and five pages of which the third can't be read.
+  private struct Bed {
+    let system: PagedSystem
+    let below: Area
+    let above: Area
+    /// What a range in the hole shows.
+    let other: MemoryObject
+    var hole: VirtualAddress { below.address + PageCount(3) }
+
+    init() throws {
+      system = try PagedSystem()
+      below = try system.area(3)
+      let between = try system.area(2)
+      above = try system.area(5)
+      other = between.object
+      XCTAssertEqual(between.address, below.address + PageCount(3))
+      XCTAssertEqual(above.address, between.address + PageCount(2))
+      try system.write(above, 2, 1)
+      system.launderAll()
+      system.dropCached()
+      system.disk.spoil(DevicePage(system.swapDisk.requests.last { $0.isWrite }!.first))
+      system.hide(between)
+    }
+
+    /// Maps a range into the hole, and wires it for a device.
+    func wireHole() throws {
+      let area = try system.show(other)
+      XCTAssertEqual(area.address, hole)
+      try system.paging.wire(hole, PageCount(2), holes: .forbidden)
+    }
+
+    func checkOnlyTheHoleIsWired(_ note: String = "") {
+      XCTAssertEqual(system.paging.wiredCount, PageCount(2), note)
+      for page in 0..<2 as Range<UInt64> {
+        XCTAssertEqual(system.memory.pageTables.mapping(at: hole + PageCount(page))?.wires, 1, note)
+      }
+      system.check(note)
+      system.paging.unwire(hole, PageCount(2))
+      system.paging.unmap(hole, PageCount(2))
+      system.check(note)
+    }
+  }
+
+  /// A range comes into a hole that a wire has passed, and its owner wires it while the wire sleeps: the undoing of
+  /// the wire leaves that.
+  func testAWireThatFailsLeavesTheWiresOfARangeThatCameIntoAHole() throws {
+    let bed = try Bed()
+    var hasCome = false
+    bed.system.atPoll = {
+      guard !hasCome else { return }
+      hasCome = true
+      try! bed.wireHole()
+    }
+    XCTAssertFails(PagingError.inputOutput) {
+      try bed.system.paging.wire(bed.below[0], PageCount(10), holes: .allowed)
+    }
+    XCTAssertTrue(hasCome)
+    bed.checkOnlyTheHoleIsWired()
+  }
+
+  /// The same at each moment, before the wire comes to the hole too: either it wires nothing there, or it is undone.
+  func testAWireThatFailsLeavesTheWiresOfARangeThatComesAtAnyMoment() throws {
+    var moment = 0
+    while true {
+      let bed = try Bed()
+      let happened = bed.system.preempting(
+        at: moment, { try! bed.wireHole() },
+        {
+          XCTAssertFails(PagingError.inputOutput) {
+            try bed.system.paging.wire(bed.below[0], PageCount(10), holes: .allowed)
+          }
+        })
+      if !happened { break }
+      bed.checkOnlyTheHoleIsWired("moment \(moment)")
+      moment += 1
+    }
+    XCTAssertGreaterThan(moment, 20)
+  }
+
+  /// A range goes before a wire comes to it, and another one comes in its place: the wire leaves that alone.
+  func testAWireThatFailsLeavesTheWiresOfARangeThatReplacesAnother() throws {
+    var (moment, replaced) = (0, 0)
+    while true {
+      let bed = try Bed()
+      let system = bed.system
+      let first = try system.show(bed.other)
+      var isReplaced = false
+      let happened = system.preempting(
+        at: moment,
+        {
+          let entry = system.paging.withMap { $0.find(bed.hole.rawValue) }
+          guard entry?.pointee.users == 0, system.mapping(first, 0) == nil else { return }
+          isReplaced = true
+          system.hide(first)
+          try! bed.wireHole()
+        },
+        {
+          XCTAssertFails(PagingError.inputOutput) {
+            try system.paging.wire(bed.below[0], PageCount(10), holes: .allowed)
+          }
+        })
+      if !happened { break }
+      if isReplaced {
+        replaced += 1
+        bed.checkOnlyTheHoleIsWired("moment \(moment)")
+      } else {
+        XCTAssertEqual(system.paging.wiredCount, .zero, "moment \(moment)")
+      }
+      system.check("moment \(moment)")
+      moment += 1
+    }
+    XCTAssertGreaterThan(replaced, 5)
+    XCTAssertGreaterThan(moment, replaced)
+  }
+
+  /// A range that is mapped and wired while an unwire across a hole is under way keeps its wires.
+  func testAnUnwireLeavesTheWiresOfARangeThatComesAtAnyMoment() throws {
+    var moment = 0
+    while true {
+      let bed = try Bed()
+      bed.system.disk.mend()
+      try bed.system.paging.wire(bed.below[0], PageCount(10), holes: .allowed)
+      var hasCome = false
+      let happened = bed.system.preempting(
+        at: moment,
+        {
+          hasCome = true
+          try! bed.wireHole()
+        }, { bed.system.paging.unwire(bed.below[0], PageCount(10)) })
+      if !happened { break }
+      XCTAssertTrue(hasCome)
+      bed.checkOnlyTheHoleIsWired("moment \(moment)")
+      moment += 1
+    }
+    XCTAssertGreaterThan(moment, 20)
+  }
+
+  /// A range that came into a hole after a wire across it is no part of what the wire's owner unwires, wired or not.
+  func testAnUnwireLeavesTheWiresOfARangeThatCameIntoAHole() throws {
+    let bed = try Bed()
+    bed.system.disk.mend()
+    let ranges = try bed.system.paging.wire(bed.below[0], PageCount(10), holes: .allowed)
+    try bed.wireHole()
+    bed.system.paging.unwire(bed.below[0], PageCount(10), of: ranges)
+    bed.checkOnlyTheHoleIsWired()
+    let others = try bed.system.paging.wire(bed.below[0], PageCount(10), holes: .allowed)
+    _ = try bed.system.show(bed.other)
+    bed.system.paging.unwire(bed.below[0], PageCount(10), of: others)
+    XCTAssertEqual(bed.system.paging.wiredCount, .zero)
+    bed.system.check()
+  }
+
   // MARK: Bugs of callers
 
   func testUnwiringWhatIsNotWiredIsReported() throws {
