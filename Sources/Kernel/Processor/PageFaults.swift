@@ -50,9 +50,15 @@ enum PageFaults {
     // Pageable memory is data, and its tables are sound.
     if let handler, cause.isDataAccess {
       let access = cause.isWrite ? cp_access.write : .read
-      let verdict = FaultVerdict(rawValue: handler.look(handler.context, address, access))
-      if verdict == .permitted { return }
-      if frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock() {
+      let mayResolve = frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock()
+      // No processor remembers that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a fault of protection may come
+      // from a stale entry. Where the fault may not be resolved the tables say what it is.
+      var verdict: FaultVerdict?
+      if cause.isProtection || !mayResolve {
+        verdict = FaultVerdict(rawValue: handler.look(handler.context, address, access))
+        if verdict == .permitted { return }
+      }
+      if mayResolve {
         cp_interrupts_enable()
         answer = handler.resolve(handler.context, address, access)
         _ = cp_interrupts_disable()
