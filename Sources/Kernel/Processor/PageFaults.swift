@@ -51,8 +51,8 @@ enum PageFaults {
     if let handler, cause.isDataAccess {
       let access = cause.isWrite ? cp_access.write : .read
       let mayResolve = frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock()
-      // No processor remembers that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a fault of protection may come
-      // from a stale entry. Where the fault may not be resolved the tables say what it is.
+      // No processor remembers that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a fault of protection may
+      // come from a stale entry. Where the fault may not be resolved the tables say what it is.
       var verdict: FaultVerdict?
       if cause.isProtection || !mayResolve {
         verdict = FaultVerdict(rawValue: handler.look(handler.context, address, access))
