@@ -107,9 +107,10 @@ final class SetAsideTests: XCTestCase {
           if mebibyte >= 16 && !isTaken { allowed.append(mebibyte) }
         }
       }
-      let total = map.reduce(0) { $0 + $1.length.rawValue / m }
+      let inUse: UInt64 = map[0].base.rawValue == 0 ? 0x7_0000 : 0
+      let total = map.reduce(0) { $0 + $1.length.rawValue } - inUse
       let wanted = UInt64.random(in: 1...64, using: &seed)
-      let isPossible = wanted + 16 <= total && wanted <= allowed.count
+      let isPossible = (wanted + 16) * m <= total && wanted <= allowed.count
       do {
         let setAside = try cut(wanted * m, of: map, avoiding: taken)
         XCTAssertTrue(isPossible)
