@@ -8,7 +8,7 @@
 // HOW A RUN IS EMPTIED
 //   pass 1  free and cached   the buddy queues have it, or its free frames are captured
 //   pass 2  relocate          its pages are moved to free frames, as long as memory is not short
-//   pass 3  launder inactive  pages that were not used of late are written out
+//   pass 3  launder inactive  pages that were not used recently are written out
 //   pass 4  launder active    all others too, and once more those that were dirtied during that
 // Passes 3 and 4 are left out where nothing can be written: there are neither slots nor pages of a device.
 // A request is judged first (Forecast), by counting: which run, and whether the free frames, the slots of swap and the
@@ -335,7 +335,7 @@ public struct ContiguousMemory {
     }
     // Inactive ones, then all, then once more what was dirtied during that: two chances.
     var redirtied = PageCount.zero
-    // Not at all where there is nothing to write to: pages would lose their mappings in vain. Pages that should have been
+    // Not at all where there is nothing to write to: pages would lose their mappings for nothing. Pages that should have been
     // moved are written where the frames for it have gone since.
     let launders = means.mayWrite && (plan.written > 0 || plan.movesFirst && means.slots > 0)
     for turn in 0..<3 where !isDone && launders {

@@ -1,4 +1,4 @@
-// What a request would come to, without doing it: one judgement, by counting, for `allocContig` and for whoever asks
+// What a request would come to, without doing it: one judgement, by counting, for `allocContig` and for a caller that asks
 // beforehand.
 //
 // A forecast is as good as the moment it is made in. It knows nothing of pages that another thread dirties, wires or

@@ -8,7 +8,7 @@
 //   written              does not exceed the slots, but for pages of a device, nor the budget; those that the page
 //                        daemon writes elsewhere draw on the caller's budget, but not on twice the run's pages
 //   moved                does not exceed the budget
-// Whoever can pay both ways moves as long as memory stays as the page daemon wants it, and writes the rest.
+// A request that can pay both ways moves as long as memory stays as the page daemon wants it, and writes the rest.
 
 import MemoryPrimitives
 import Paging
