@@ -38,16 +38,17 @@ extension HostMachine {
     condition.withLock { sleepers.append(sleeper) }
     while true {
       me.poll()
-      condition.lock()
-      if sleeper.answer == nil { findStuck() }
-      let isOver = isDue()
-      if isOver || sleeper.answer != nil || ticks >= deadline {
-        sleepers.removeAll { $0 === sleeper }
-        condition.unlock()
-        return isOver ? .woken : sleeper.answer ?? .deadline
+      let answer: cp_wake? = condition.withLock {
+        if sleeper.answer == nil { findStuck() }
+        let isOver = isDue()
+        if isOver || sleeper.answer != nil || ticks >= deadline {
+          sleepers.removeAll { $0 === sleeper }
+          return isOver ? .woken : sleeper.answer ?? .deadline
+        }
+        if !me.isAsked { _ = condition.wait(until: Date(timeIntervalSinceNow: 0.001)) }
+        return nil
       }
-      if !me.isAsked { _ = condition.wait(until: Date(timeIntervalSinceNow: 0.001)) }
-      condition.unlock()
+      if let answer { return answer }
     }
   }
 

@@ -53,6 +53,11 @@ public struct MemoryObject: Equatable {
 
   @inline(__always) func lock() -> UInt64 { state.pointee.lock.lock() }
   @inline(__always) func unlock(_ interrupts: UInt64) { state.pointee.lock.unlock(interrupts) }
+  @inline(__always) func withLock<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    return try body()
+  }
 
   /// The slot of a page below `pageCount`. Lock held.
   @inline(__always) func slot(_ index: UInt64) -> PageSlotPointer {

@@ -158,9 +158,7 @@ extension Paging {
     var i = 0
     while i < moves.count {
       let object = object(numbered: moves[i].pointee.owner).unsafelyUnwrapped
-      let interrupts = object.lock()
-      i = tables.withPlaces { body(i, object, $0) }
-      object.unlock(interrupts)
+      i = object.withLock { tables.withPlaces { body(i, object, $0) } }
     }
   }
 

@@ -106,7 +106,7 @@ extension Paging {
   /// Ticks between two runs that give nothing up: the first time, and at most.
   private static var pauses: (shortest: UInt64, longest: UInt64) { (100, 1600) }
 
-  private func serveShortage() {
+  func serveShortage() {
     var isFilling = false
     var pause = Self.pauses.shortest
     var returnTime = Tick(0)
@@ -126,6 +126,8 @@ extension Paging {
       // In this order: whoever has seen the count before it grew is served by this run, see `roomFromDaemon`.
       services.pointee.begun.add(1, ordering: .sequentiallyConsistent)
       let isAwaited = services.pointee.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
+      // A thread that asks from here on counts this run as begun.
+      noteClaim(services)
       let goal = max(isAwaited ? goalWithRoom : freeTarget.rawValue, awaited)
       let outcome = giveUpPages(
         until: min(goal, free + Self.runLength),
@@ -154,6 +156,8 @@ extension Paging {
       let ticket = services.pointee.runEnded.ticket()
       guard isServed else { return nil }
       if services.pointee.ended.news >= wanted { break }
+      // From the look on until it sleeps, only the ticket tells that a run has ended.
+      noteClaim(services)
       services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
       physical.raiseAlarm(.awaited)
       guard services.pointee.runEnded.sleep(ticket, on: machine) else { return nil }
@@ -163,13 +167,14 @@ extension Paging {
 
   // MARK: The laundry
 
-  private func serveLaundry() {
+  func serveLaundry() {
     while true {
       let ticket = services.pointee.asking.ticket()
       let asked = services.pointee.asked.exchange(0, ordering: .sequentiallyConsistent)
       if asked == 0 {
         // Only when the daemon is gone, who asks.
         if isEnding && services.pointee.launderer.news == 0 { return }
+        noteClaim(services)
         _ = services.pointee.asking.sleep(ticket, on: machine)
         continue
       }
@@ -200,6 +205,7 @@ extension Paging {
       while true {
         let ticket = services.pointee.loadEnded.ticket()
         if services.pointee.loads.news != loads { break }
+        noteClaim(services)
         _ = services.pointee.loadEnded.sleep(ticket, on: machine)
       }
       var outcome = LaunderOutcome()

@@ -178,22 +178,21 @@ extension Paging {
     guard let entry = enter(page, of: ranges) else { return }
     var wires = WireChange.none
     defer { leave(entry, wires) }
-    let object = entry.pointee.object
-    let interrupts = object.lock()
-    // None is left where another thread has unwired the page since this call looked.
-    guard let frame = tables.removeWire(page) else { return object.unlock(interrupts) }
-    wires = .undone
-    let record = record(frame)
     var waiters = WaitersAnswer.nobodyWaits
-    if record.claims.wires == 1 {
-      // In its queue before anybody can claim it.
-      if !record.claims.isBusy { withQueues { $0.append(frame, .active) } }
-      physical.note(frame, .movable)
-      counters.pointee.wired.uncount()
-      if record.claims.hasWaiters { waiters = .somebodyWaits }
+    entry.pointee.object.withLock {
+      // None is left where another thread has unwired the page since this call looked.
+      guard let frame = tables.removeWire(page) else { return }
+      wires = .undone
+      let record = record(frame)
+      if record.claims.wires == 1 {
+        // In its queue before anybody can claim it.
+        if !record.claims.isBusy { withQueues { $0.append(frame, .active) } }
+        physical.note(frame, .movable)
+        counters.pointee.wired.uncount()
+        if record.claims.hasWaiters { waiters = .somebodyWaits }
+      }
+      _ = record.endWire()
     }
-    _ = record.endWire()
-    object.unlock(interrupts)
     wake(waiters)
   }
 }

@@ -107,6 +107,142 @@ final class WakingTests: XCTestCase {
     XCTAssertEqual(sleeps, 2)
   }
 
+  /// Carries `act` out, which tells of `rounds` looks at what services and their callers share. After the n-th of them,
+  /// from 0, another thread does `meanwhile(n)`. Answers how often the thread of `act` slept.
+  private func sleeps(
+    of system: PagedSystem, rounds: Int = 1, in act: () -> Void, meanwhile: @escaping (Int) -> Void
+  ) -> Int {
+    let services = UnsafeRawPointer(system.paging.state.pointee.services)
+    nonisolated(unsafe) var sleeps = 0
+    nonisolated(unsafe) let disk = system.disk
+    system.host.runDevices = {
+      if disk.poll() { return true }
+      sleeps += 1
+      return false
+    }
+    var looks = 0
+    func tell(_ word: UnsafeRawPointer) {
+      guard word == services else { return }
+      meanwhile(looks)
+      looks += 1
+    }
+    system.host.withClaims(.unlocked, handler: tell, act)
+    XCTAssertEqual(looks, rounds)
+    return sleeps
+  }
+
+  /// A thread asks the daemon just after this has begun a run: the run does not count as the one that is asked for, but
+  /// another one follows.
+  func testAThreadThatAsksAsARunBeginsIsServedByTheNext() throws {
+    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let services = system.paging.state.pointee.services
+    services.pointee.isAwaited.store(true, ordering: .relaxed)
+    var wanted: UInt64?
+    let slept = sleeps(
+      of: system, rounds: 2, in: { system.paging.serveShortage() },
+      meanwhile: { look in
+        system.physical.raiseAlarm(.awaited)
+        if look == 0 {
+          services.pointee.isAwaited.store(true, ordering: .relaxed)
+          wanted = services.pointee.begun.load(ordering: .relaxed) + 1
+        } else {
+          XCTAssertLessThan(services.pointee.ended.load(ordering: .relaxed), wanted!)
+          services.pointee.isEnding.store(true, ordering: .relaxed)
+        }
+      })
+    XCTAssertEqual(services.pointee.ended.load(ordering: .relaxed), wanted)
+    XCTAssertEqual(slept, 0)
+  }
+
+  func testARunThatEndsBeforeTheSleepIsNotSleptOn() throws {
+    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let paging = system.paging
+    let services = paging.state.pointee.services
+    services.pointee.isServed.store(true, ordering: .relaxed)
+    var room: Room?
+    let slept = sleeps(
+      of: system, in: { room = paging.roomFromDaemon() },
+      meanwhile: { _ in
+        services.pointee.begun.add(1, ordering: .relaxed)
+        services.pointee.freed.add(7, ordering: .relaxed)
+        services.pointee.ended.add(1, ordering: .relaxed)
+        services.pointee.runEnded.wake(on: system.host.machine)
+      })
+    XCTAssertEqual(room, .some)
+    XCTAssertEqual(slept, 0)
+  }
+
+  func testALoadThatIsAskedForBeforeTheLaundrySleepsIsDone() throws {
+    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let paging = system.paging
+    let services = paging.state.pointee.services
+    services.pointee.launderer.store(1, ordering: .relaxed)
+    let slept = sleeps(
+      of: system, rounds: 2, in: { paging.serveLaundry() },
+      meanwhile: { look in
+        if look == 0 {
+          _ = paging.beginLaundry(upTo: .one, by: .thread)
+        } else {
+          XCTAssertEqual(services.pointee.loads.load(ordering: .relaxed), 1)
+          services.pointee.isEnding.store(true, ordering: .relaxed)
+          services.pointee.launderer.store(0, ordering: .relaxed)
+          services.pointee.asking.wake(on: system.host.machine)
+        }
+      })
+    XCTAssertEqual(slept, 0)
+  }
+
+  func testALoadThatEndsBeforeTheDaemonSleepsIsNotSleptOn() throws {
+    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let paging = system.paging
+    let services = paging.state.pointee.services
+    let load = paging.beginLaundry(upTo: .one, by: .thread)
+    var outcome = LaunderOutcome()
+    let slept = sleeps(
+      of: system, in: { outcome = paging.endLaundry(load) },
+      meanwhile: { _ in
+        services.pointee.laundered.add(3, ordering: .relaxed)
+        services.pointee.written.add(2, ordering: .relaxed)
+        services.pointee.loads.add(1, ordering: .relaxed)
+        services.pointee.loadEnded.wake(on: system.host.machine)
+      })
+    XCTAssertEqual(outcome.freed, PageCount(UInt64(3)))
+    XCTAssertEqual(outcome.written, PageCount(UInt64(2)))
+    XCTAssertEqual(slept, 0)
+  }
+
+  /// A thread that waits until a page has no claims is woken by the end of a hold and of a wire.
+  func testTheEndOfAHoldAndOfAWireWakesAThreadThatWaitsForThePage() throws {
+    for isWired in [false, true] {
+      let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+      nonisolated(unsafe) let paging = system.paging
+      let area = try system.area(1)
+      let frame = try paging.hold(area[0], .write)
+      if isWired {
+        try paging.wire(area[0], .one, holes: .forbidden)
+        paging.unhold(frame)
+      }
+      nonisolated(unsafe) let machine = system.host.machine
+      nonisolated(unsafe) var sleeps = 0
+      system.host.runDevices = {
+        sleeps += 1
+        if sleeps > 1 {
+          // No wake came: the test ends all the same.
+          paging.state.pointee.waiting.wake(on: machine)
+        } else if isWired {
+          paging.unwire(area[0], .one)
+        } else {
+          paging.unhold(frame)
+        }
+        return true
+      }
+      let record = system.physical.knownRecord(frame)
+      paging.waitWhileClaimed(record, area.object, area.object.lock())
+      XCTAssertEqual(sleeps, 1, isWired ? "unwire" : "unhold")
+      XCTAssertEqual(record.claims.ofUsers, 0)
+    }
+  }
+
   /// A page is let go at any moment while a fault is on its way to sleep on it.
   func testAPageThatIsLetGoBeforeTheSleepIsNotSleptOn() throws {
     var moments = 0
