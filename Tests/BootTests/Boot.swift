@@ -27,6 +27,8 @@ struct Boot {
   var processorTable: Data?
   var extra: [String] = []
   var hasSerialPort = true
+  /// Whether instructions are counted, each a nanosecond of the machine's time, and QEMU's monitor shares the serial port.
+  var countsInstructions = false
   var hasExitDevice = true
 
   /// Seconds that a machine may take for anything, however busy its host is: only a hang meets it.
@@ -62,8 +64,10 @@ struct Boot {
   func arguments() throws -> [String] {
     var list = [
       "-M", board, "-m", memory, "-smp", "\(processors)", "-cpu", processor, "-display", "none", "-monitor",
-      "none", "-serial", hasSerialPort ? "stdio" : "none", "-no-reboot",
+      "none", "-serial", countsInstructions ? "mon:stdio" : hasSerialPort ? "stdio" : "none", "-no-reboot",
     ]
+    // The monitor tells the count of a machine that is recorded.
+    if countsInstructions { list += ["-icount", "shift=0,rr=record,rrfile=/dev/null"] }
     if hasExitDevice { list += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"] }
     switch loader {
     case .pvh:
@@ -184,6 +188,19 @@ final class Session: @unchecked Sendable {
     if output.find(Data(text.utf8), until: Date(timeIntervalSinceNow: Boot.limit)) { return true }
     XCTFail("no \"\(text)\"; the console's end:\n\(output.tail)", file: file, line: line)
     return false
+  }
+
+  /// Asks QEMU's monitor how many instructions the machine has executed, the firmware's included, and ends it.
+  func endedByMonitor() throws -> Int {
+    // Leads from the serial port to the monitor.
+    type("\u{1}c")
+    expect("(qemu)")
+    type("info replay\n")
+    expect("instruction count = ")
+    type("quit\n")
+    _ = waitForExit()
+    let count = text.components(separatedBy: "instruction count = ").last?.prefix { $0.isNumber }
+    return try XCTUnwrap(count.flatMap { Int($0) }, text)
   }
 
   /// QEMU's exit status, once all that it printed has been read; -1 when it had to be ended.
