@@ -54,7 +54,7 @@ public struct RangeGeneration: Sendable {
   /// The largest number of a range that belongs to it.
   fileprivate let last: UInt64
 
-  @inline(__always) func contains(_ number: UInt64) -> Bool { number <= last }
+  @inline(__always) fileprivate func contains(_ number: UInt64) -> Bool { number <= last }
 }
 
 /// All ranges, in the order of their addresses: plain data under its lock.
@@ -358,14 +358,24 @@ extension Paging {
     if mustWake { state.pointee.waiting.wake(on: machine) }
   }
 
-  /// The range that holds `address`, or the first one above it.
-  public func range(endingFrom address: VirtualAddress) -> PageableRange? {
-    withMap { map in
-      guard let entry = map.first(endingFrom: address.rawValue)?.pointee else { return nil }
-      return PageableRange(
-        address: VirtualAddress(entry.first), count: PageCount(entry.pages), object: entry.object.number,
-        offset: PageCount(entry.offset), protection: entry.protection, number: entry.number,
-        wires: entry.wires)
+  /// The ranges that there are now.
+  public var ranges: RangeGeneration { withMap { $0.generation } }
+
+  /// The range that holds `address`, or the first one above it; of these `ranges`, if they are given.
+  public func range(
+    endingFrom address: VirtualAddress, of ranges: RangeGeneration? = nil
+  ) -> PageableRange? {
+    var at = address.rawValue
+    while true {
+      let found: PageableRange? = withMap { map in
+        guard let entry = map.first(endingFrom: at)?.pointee else { return nil }
+        return PageableRange(
+          address: VirtualAddress(entry.first), count: PageCount(entry.pages), object: entry.object.number,
+          offset: PageCount(entry.offset), protection: entry.protection, number: entry.number,
+          wires: entry.wires)
+      }
+      guard let found, let ranges, !ranges.contains(found.number) else { return found }
+      at = found.address.rawValue + found.count.bytes.rawValue
     }
   }
 

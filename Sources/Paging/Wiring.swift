@@ -36,7 +36,7 @@ extension Paging {
     _ address: VirtualAddress, _ count: PageCount, holes: Holes
   ) throws(PagingError) -> RangeGeneration {
     guard let last = lastByte(address, count) else { throw .badConstraint }
-    let ranges = withMap { $0.generation }
+    let ranges = self.ranges
     let covered = coverage(address, last, of: ranges)
     if covered == .zero || (holes == .forbidden && covered != count) { throw .notPageable }
     // A processor that remembers a page as read-only, from before this call or before a fault elsewhere, may fault once
@@ -87,7 +87,7 @@ extension Paging {
       return refuse(.badConstraint, "no range of whole pages was to be unwired", address)
     }
     // Others may map and wire more while this looks.
-    let ranges = ranges ?? withMap { $0.generation }
+    let ranges = ranges ?? self.ranges
     var isAnyThere = false
     var loose: VirtualAddress?
     forEachPart(address, last, of: ranges) { part in
@@ -118,13 +118,10 @@ extension Paging {
     _ body: (WiredPart) throws(E) -> Void
   ) throws(E) {
     var at = address.rawValue
-    while let range = range(endingFrom: VirtualAddress(at)), range.address.rawValue <= last {
+    while let range = range(endingFrom: VirtualAddress(at), of: ranges), range.address.rawValue <= last {
       let first = max(at, range.address.rawValue)
       let end = range.address.rawValue + (range.count.rawValue << Page.shift - 1)
-      if ranges.contains(range.number) {
-        try body(
-          WiredPart(first: VirtualAddress(first), pages: (min(last, end) - first) >> Page.shift + 1))
-      }
+      try body(WiredPart(first: VirtualAddress(first), pages: (min(last, end) - first) >> Page.shift + 1))
       guard end < last else { return }
       at = end + 1
     }

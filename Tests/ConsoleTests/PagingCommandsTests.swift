@@ -426,6 +426,48 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
+  /// Another thread maps a range in the hole at any moment of the command: no page of it is taken for one that was wired.
+  func testARangeThatIsMappedInAHoleDuringAnUnwireIsLeftAlone() throws {
+    let harness = ConsoleHarness(swap: .mebibytes(16))
+    let paging = harness.memory.paging
+    let first = try harness.space("first", 8)
+    let second = try harness.space("second", 8)
+    let third = try harness.space("third", 8)
+    paging.unmap(second.address, page(8))
+    var (moments, unwired) = (0, 0)
+    while true {
+      XCTAssertTrue(harness.run("wire \(first.at(6))+56K holes").hasPrefix("Wired 6 pages"))
+      var moment = 0
+      var mapped: VirtualAddress?
+      var answer = ""
+      let faults = harness.host.faults {
+        harness.host.withInterrupts(
+          seed: 0, oneIn: 1,
+          handler: {
+            if moment == moments { mapped = try! paging.map(second.object, count: second.object.pageCount) }
+            moment += 1
+          }
+        ) { answer = harness.run("unwire \(first.at(6))+56K") }
+      }
+      XCTAssertEqual(faults.count, 0, "\(faults.first.map { "\($0.what)" } ?? ""), moment \(moments)")
+      if answer.hasPrefix("Unwired 6 pages") {
+        unwired += 1
+        XCTAssertEqual(paging.wiredCount, .zero)
+      } else {
+        XCTAssertTrue(answer.contains("\(second.at(0)) is not wired; nothing was changed"), answer)
+        paging.unwire(first.address + page(6), page(2))
+        paging.unwire(third.address, page(4))
+      }
+      guard let mapped else { break }
+      XCTAssertEqual(mapped, second.address, "not in the hole")
+      paging.unmap(mapped, page(8))
+      moments += 1
+    }
+    XCTAssertGreaterThan(moments, 10)
+    XCTAssertGreaterThan(unwired, 10)
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
   func testAWireThatFailsSaysWhyAndLeavesNothingWired() throws {
     let harness = ConsoleHarness(swap: .mebibytes(64))
     let space = try harness.space("test", 600)

@@ -32,7 +32,7 @@ extension Console {
       holes = .allowed
     }
     try arguments.end(Self.wireUsage)
-    let (covered, hole) = covered(touched)
+    let (covered, hole) = covered(touched, of: memory.paging.ranges)
     if covered == .zero { throw refuse(word, "no pageable memory is there; objects N shows where it is") }
     if let hole, holes == .forbidden {
       throw refuse(word, "no pageable memory is at \(hole); holes passes over that")
@@ -61,13 +61,15 @@ extension Console {
     }
     let touched = try touched(word, arguments)
     try arguments.end(Self.unwireUsage)
-    let (covered, _) = covered(touched)
+    // One that is mapped from here on holds no page that the check below has seen.
+    let ranges = memory.paging.ranges
+    let (covered, _) = covered(touched, of: ranges)
     if covered == .zero { throw refuse(word, "no pageable memory is there; objects N shows where it is") }
     // Paging takes this for a bug of its caller.
-    if let loose = firstNotWired(touched) {
+    if let loose = firstNotWired(touched, of: ranges) {
       throw refuse(word, "\(loose) is not wired; nothing was changed")
     }
-    memory.paging.unwire(touched.first, touched.count)
+    memory.paging.unwire(touched.first, touched.count, of: ranges)
     tell("unwire", "Unwired", touched, covered)
   }
 
@@ -83,10 +85,10 @@ extension Console {
   }
 
   /// Pages that a pageable range holds, and the first address that none does.
-  private func covered(_ touched: Touched) -> (PageCount, VirtualAddress?) {
+  private func covered(_ touched: Touched, of ranges: RangeGeneration) -> (PageCount, VirtualAddress?) {
     var covered = PageCount.zero
     var hole: VirtualAddress?
-    let end = forEachPart(of: touched) { range, at, pages in
+    let end = forEachPart(of: touched, in: ranges) { range, at, pages in
       if at.gap > 0 && hole == nil { hole = VirtualAddress(at.first - at.gap) }
       covered = covered + pages
     }
@@ -94,9 +96,9 @@ extension Console {
     return (covered, hole)
   }
 
-  private func firstNotWired(_ touched: Touched) -> VirtualAddress? {
+  private func firstNotWired(_ touched: Touched, of ranges: RangeGeneration) -> VirtualAddress? {
     var found: VirtualAddress?
-    _ = forEachPart(of: touched) { _, at, pages in
+    _ = forEachPart(of: touched, in: ranges) { _, at, pages in
       for i in 0..<pages.rawValue where found == nil {
         let page = VirtualAddress(at.first) + PageCount(i)
         if (memory.pageTables.mapping(at: page)?.wires ?? 0) == 0 { found = page }
@@ -105,13 +107,14 @@ extension Console {
     return found
   }
 
-  /// Calls `body` with each part of `touched` that a pageable range holds: the range, where the part begins
+  /// Calls `body` with each part of `touched` that one of `ranges` holds: the range, where the part begins
   /// and how far behind the last one, its pages. Answers where the last one ends.
   private func forEachPart(
-    of touched: Touched, _ body: (PageableRange, (first: UInt64, gap: UInt64), PageCount) -> Void
+    of touched: Touched, in ranges: RangeGeneration,
+    _ body: (PageableRange, (first: UInt64, gap: UInt64), PageCount) -> Void
   ) -> UInt64 {
     var at = touched.first.rawValue
-    while at < touched.end, let range = memory.paging.range(endingFrom: VirtualAddress(at)),
+    while at < touched.end, let range = memory.paging.range(endingFrom: VirtualAddress(at), of: ranges),
       range.address.rawValue < touched.end
     {
       let from = max(at, range.address.rawValue)
