@@ -181,11 +181,13 @@ extension Paging {
   }
 
   /// Waits until a run of the laundry has ended that others began; false when there is none.
-  private func laundryEnded() -> Bool {
+  func laundryEnded() -> Bool {
     state.pointee.starved.add(1, ordering: .sequentiallyConsistent)
     defer { state.pointee.starved.subtract(1, ordering: .sequentiallyConsistent) }
     let ticket = state.pointee.laundered.ticket()
     guard state.pointee.launderers.load(ordering: .sequentiallyConsistent) > 0 else { return false }
+    // From the look on until it sleeps, only the ticket tells that one has ended.
+    noteClaim(state)
     return state.pointee.laundered.sleep(ticket, on: machine)
   }
 

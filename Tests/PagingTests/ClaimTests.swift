@@ -151,6 +151,32 @@ final class ClaimTests: XCTestCase {
     XCTAssertGreaterThan(moments, 2)
   }
 
+  /// A range begins to go, and its pages are unmapped, while they are on their way: none is shown there again.
+  func testAMovedPageIsNotShownInARangeThatHasBegunToGo() throws {
+    var moments = 0
+    while true {
+      let bed = try Bed()
+      let system = bed.system
+      let entry = system.paging.withMap { $0.find(bed.other.address.rawValue)! }
+      let happened = system.preempting(
+        at: moments,
+        {
+          entry.pointee.isGoing = true
+          for page in 0..<6 as Range<UInt64> { _ = system.paging.tables.withdraw(bed.other[page]) }
+        }, { bed.move(.areMoved) })
+      if !happened { break }
+      for page in 0..<6 as Range<UInt64> {
+        XCTAssertNil(system.mapping(bed.other, page), "page \(page), moment \(moments)")
+      }
+      entry.pointee.isGoing = false
+      system.buffer.forget(0, 1 << 52)
+      try system.verify(bed.area)
+      system.check("moment \(moments)")
+      moments += 1
+    }
+    XCTAssertGreaterThan(moments, 2)
+  }
+
   /// Each operation, with another one in its middle, as soon as a page is claimed: the other leaves it alone.
   func testAClaimKeepsAPageFromEveryOther() throws {
     let acts: [(String, (Bed) -> Void)] = [

@@ -85,33 +85,44 @@ final class StaleTranslationTests: XCTestCase {
 
   // MARK: Ranges that go
 
-  /// A page that is clean is given up while its range goes: its translations are gone before its frame is anybody's.
-  func testACleanPageOfARangeThatGoesIsInvalidatedBeforeItIsGivenUp() throws {
-    var moment = 0
-    var given = 0
-    while true {
-      let system = try PagedSystem(runs: [(256, 160)], swap: 128)
-      let area = try system.area(8)
-      try system.fill(area)
-      system.launderAll()
-      try system.verify(area)
-      let happened = system.preempting(
-        at: moment,
-        {
-          given += Int(system.launderAll().freed.rawValue)
-          for page in 0..<area.count {
-            guard let frame = system.buffer.find(area[page].rawValue >> Page.shift, .read) else { continue }
-            XCTAssertEqual(system.place(area, page).place, .resident, "page \(page) at moment \(moment)")
-            XCTAssertEqual(system.place(area, page).frame, frame, "page \(page) at moment \(moment)")
-          }
-        }, { system.hide(area) })
-      system.paging.destroy(area.object)
-      system.check("moment \(moment)")
-      if !happened { break }
-      moment += 1
+  /// A clean page leaves its frame while its range goes: its translations are gone before its frame is another's.
+  func testAPageOfARangeThatGoesIsInvalidatedBeforeItLeavesItsFrame() throws {
+    func move(_ system: PagedSystem, _ clean: CleanPages) -> MoveOutcome {
+      let run = FrameRun(first: FrameNumber(256), count: PageCount(UInt64(160)))
+      return system.paging.move(outOf: run, leaving: .zero, clean: clean, atMost: run.count)
     }
-    XCTAssertGreaterThan(moment, 10)
-    XCTAssertGreaterThan(given, 40)
+    let ways: [(String, (PagedSystem) -> PageCount)] = [
+      ("reclaimed", { $0.launderAll().freed }), ("moved", { move($0, .areMoved).moved }),
+      ("discarded", { move($0, .areDropped).dropped }),
+    ]
+    for (name, leave) in ways {
+      var moment = 0
+      var left = 0
+      while true {
+        let system = try PagedSystem(runs: [(256, 160)], swap: 128)
+        let area = try system.area(8)
+        try system.fill(area)
+        system.launderAll()
+        try system.verify(area)
+        let happened = system.preempting(
+          at: moment,
+          {
+            left += Int(leave(system).rawValue)
+            for page in 0..<area.count {
+              guard let frame = system.buffer.find(area[page].rawValue >> Page.shift, .read) else { continue }
+              let note = "page \(page), \(name) at moment \(moment)"
+              XCTAssertEqual(system.place(area, page).place, .resident, note)
+              XCTAssertEqual(system.place(area, page).frame, frame, note)
+            }
+          }, { system.hide(area) })
+        system.paging.destroy(area.object)
+        system.check("\(name) at moment \(moment)")
+        if !happened { break }
+        moment += 1
+      }
+      XCTAssertGreaterThan(moment, 10)
+      XCTAssertGreaterThan(left, 40)
+    }
   }
 
   /// A dirty page is written out while its range goes: no processor can write to it behind the laundry's back.
@@ -321,6 +332,29 @@ final class StaleTranslationTests: XCTestCase {
   }
 
   // MARK: Wires and ranges
+
+  /// A range goes when it has neither users nor wires: at each moment of a wire and of its end it has one of them.
+  func testEachWireIsCountedByItsRangeAtEachMoment() throws {
+    let system = try PagedSystem()
+    let area = try system.area(3)
+    let entry = system.paging.withMap { $0.find(area.address.rawValue)! }
+    var moments = 0
+    func look() {
+      let made = (0..<area.count).reduce(UInt64(0)) { $0 + UInt64(system.mapping(area, $1)?.wires ?? 0) }
+      let (users, wires) = (UInt64(entry.pointee.users), entry.pointee.wires)
+      XCTAssertLessThanOrEqual(made, wires + users, "moment \(moments)")
+      XCTAssertLessThanOrEqual(wires, made + users, "moment \(moments)")
+      moments += 1
+    }
+    try system.host.withInterrupts(seed: 0, oneIn: 1, handler: look) {
+      try system.paging.wire(area.address, PageCount(area.count), holes: .forbidden)
+      XCTAssertEqual(entry.pointee.wires, area.count)
+      system.paging.unwire(area.address, PageCount(area.count))
+    }
+    XCTAssertEqual(entry.pointee.wires, 0)
+    XCTAssertGreaterThan(moments, 10)
+    system.check()
+  }
 
   func testARangeGoesWhosePagesAnotherRangeHasWired() throws {
     let system = try PagedSystem()

@@ -60,6 +60,71 @@ final class WakingTests: XCTestCase {
     XCTAssertEqual(transfers.idleCount, 1)
   }
 
+  func testATransferThatEndsBeforeTheSleepIsNotSleptOn() throws {
+    let bench = try SwapBench(pages: 64, requests: 1)
+    let begun = bench.transfer(.write, 0, [try bench.frame()])!
+    bench.transfers.wait(begun)
+    nonisolated(unsafe) var sleeps = 0
+    bench.host.runDevices = {
+      sleeps += 1
+      return false
+    }
+    bench.host.withClaims(
+      .unlocked, handler: { _ in bench.transfers.end(begun) },
+      { XCTAssertTrue(bench.transfers.waitForAny()) })
+    XCTAssertEqual(sleeps, 0)
+  }
+
+  func testALaundryRunThatEndsBeforeTheSleepIsNotSleptOn() throws {
+    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let state = system.paging.state
+    state.pointee.launderers.add(1, ordering: .relaxed)
+    nonisolated(unsafe) var sleeps = 0
+    system.host.runDevices = {
+      sleeps += 1
+      return false
+    }
+    func end(_: UnsafeRawPointer) {
+      state.pointee.launderers.subtract(1, ordering: .relaxed)
+      state.pointee.laundered.wake(on: system.host.machine)
+    }
+    system.host.withClaims(.unlocked, handler: end) { XCTAssertTrue(system.paging.laundryEnded()) }
+    XCTAssertEqual(sleeps, 0)
+  }
+
+  /// The last call that uses a range ends at any moment while an unmap is on its way to sleep on it.
+  func testARangeThatIsLeftBeforeTheSleepIsNotSleptOn() throws {
+    var moments = 0
+    while true {
+      let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+      let area = try system.area(1)
+      nonisolated(unsafe) let paging = system.paging
+      nonisolated(unsafe) let entry = paging.enter(area[0])!
+      nonisolated(unsafe) var isLeft = false
+      nonisolated(unsafe) var sleeps = 0
+      @Sendable func leave() {
+        isLeft = true
+        paging.leave(entry)
+      }
+      system.host.runDevices = {
+        sleeps += 1
+        if isLeft { return false }
+        leave()
+        return true
+      }
+      var isEarly = false
+      func other() {
+        isEarly = !isLeft
+        if isEarly { leave() }
+      }
+      _ = system.preempting(at: moments, other, { system.hide(area) })
+      XCTAssertEqual(sleeps, isEarly ? 0 : 1, "moment \(moments)")
+      if !isEarly { break }
+      moments += 1
+    }
+    XCTAssertGreaterThan(moments, 0)
+  }
+
   /// The claim of a transfer by another thread leaves no request: who was about to take it gets none.
   func testATransferIsClaimedOnce() throws {
     let bench = try SwapBench(pages: 64, requests: 2)
@@ -92,7 +157,8 @@ final class WakingTests: XCTestCase {
     system.host.runDevices = {
       sleeps += 1
       switch sleeps {
-      case 1: break
+      // The run that had begun has taken note of the request.
+      case 1: its.pointee.isAwaited.store(false, ordering: .relaxed)
       case 2:
         XCTAssertTrue(its.pointee.isAwaited.load(ordering: .relaxed))
         its.pointee.begun.add(1, ordering: .relaxed)

@@ -290,7 +290,7 @@ final class WaitingTests: XCTestCase {
     model.system.check()
   }
 
-  /// Nor is a given frame allocated before them.
+  /// Nor is a given frame allocated before them, nor a page.
   func testARequestForOneFrameDoesNotOvertakeWhoWaits() throws {
     let system = try System(frames: [(256, 600)])
     nonisolated(unsafe) let memory = system.memory!
@@ -303,6 +303,11 @@ final class WaitingTests: XCTestCase {
       let frame = taken.removeLast()
       memory.free(frame, Order(0))
       XCTAssertNil(try? memory.allocate(frame: frame, role: .wired))
+      var page = FrameNumber.none
+      let pages = withUnsafeMutablePointer(to: &page) {
+        memory.allocate(pages: UnsafeMutableBufferPointer(start: $0, count: 1))
+      }
+      XCTAssertEqual(pages, 0)
       XCTAssertNotNil(try? memory.allocate(frame: frame, role: .wired, level: .system))
       memory.free(frame, Order(0))
       for next in taken { memory.free(next, Order(0)) }

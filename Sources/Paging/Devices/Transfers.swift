@@ -118,6 +118,8 @@ public struct Transfers {
     defer { state.pointee.waiting.subtract(1, ordering: .sequentiallyConsistent) }
     let ticket = state.pointee.queue.ticket()
     if idleCount > 0 { return true }
+    // From the look on until it sleeps, only the ticket tells that a transfer has ended.
+    noteClaim(state)
     return state.pointee.queue.sleep(ticket, on: state.pointee.machine) || idleCount > 0
   }
 
