@@ -16,7 +16,7 @@ public struct EarlyMemory {
     var first: UInt32
     var end: UInt32
     var role: FrameRole
-    /// Taken from here, or somebody's before.
+    /// Whether it was taken from here, or was in use before.
     var origin: Origin
   }
   enum Origin: UInt8 { case taken, occupied }

@@ -14,7 +14,7 @@ import Workloads
 
 extension Console {
   /// Fills memory up to `percent` with dirty pages, or as far as it goes without writing any, runs `body`, verifies
-  /// and gives all back: the pages, and runs that were kept meanwhile.
+  /// and gives all back: the pages, and the runs that it kept.
   func withDirtyMemory(
     _ percent: UInt64, _ name: StaticString, _ sheet: BenchSheet, _ body: (DirtyPages) -> Void
   ) throws(CommandError) {

@@ -1,7 +1,7 @@
 // `swap.ramdisk=SIZE` on the command line: the top of memory becomes a RAM disk before Strata takes the rest.
 //
 // The boot record is rewritten as if the firmware had told of the disk: usable ranges end where it begins,
-// and it is a range, or several, of its own. So everybody who reads the map sees the same.
+// and it is a range, or several, of its own. So every reader of the map sees the same.
 
 import CPlatform
 import Console

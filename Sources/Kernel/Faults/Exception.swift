@@ -68,8 +68,8 @@ enum Exception {
     cause.isFetch ? "execution of" : cause.isWrite ? "write to" : "read of"
   }
 
-  /// Tells of a page fault at `address` and stops. `why` is the reason that its page could not be had, where
-  /// somebody has tried.
+  /// Tells of a page fault at `address` and stops. `why` is the reason that paging gave when it could not
+  /// bring the page in; nil where it was not asked.
   static func report(_ frame: UnsafePointer<cp_trap_frame>, _ address: UInt64, _ why: Line?) -> Never {
     let cause = PageFaultCause(rawValue: frame.pointee.error)
     let deed = deed(cause)
@@ -176,7 +176,8 @@ enum Exception {
   }
 
   /// The caller of a function that had not made its frame yet: at its first instruction the return
-  /// address is on top of the stack, at the second one word deeper. Also who jumped to where no code is.
+  /// address is on top of the stack, at the second one word deeper. Also the place from which a
+  /// thread jumped to where no code is.
   private static func callerWithoutFrame(_ frame: cp_trap_frame) -> UInt64? {
     var place = frame.rsp
     if let (_, distance) = Symbols.function(at: frame.rip) {

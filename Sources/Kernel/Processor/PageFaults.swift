@@ -1,9 +1,8 @@
-// Page faults that are no bug: somebody touched a pageable page that is not there, or wrote to one that is
-// clean.
+// Page faults that are no bug: a thread touched a pageable page that is not there, or wrote to one that is clean.
 //
-// The processor has pushed the state of who did; the fault is resolved on that stack, with interrupts on,
-// as if the thread had called: it may wait for a device and fault again meanwhile. Then the instruction is
-// begun anew. A thread that holds a spin lock, or has interrupts off, can't wait: there a fault on pageable
+// The processor has pushed the state of that thread. The handler resolves the fault on the same stack, with interrupts
+// on, as if the thread had called: it may wait for a device, and fault again while it does. Then the processor begins
+// the instruction anew. A thread that holds a spin lock, or has interrupts off, can't wait: there a fault on pageable
 // memory is a bug.
 //
 // A fault may be spurious: where a right was raised, the processor may still use the translation that it remembers
@@ -32,7 +31,7 @@ enum PageFaults {
     let resolve: Resolve
   }
 
-  /// Who resolves faults. None until there is paging: then each is a bug.
+  /// What resolves faults. Nil until there is paging: before, each fault is a bug.
   nonisolated(unsafe) private static var handler: Handler?
 
   /// From now on faults are resolved. Once, at boot.
