@@ -107,7 +107,7 @@ extension ContiguousMemory {
   private func launderAndHope(
     _ request: ContiguousRequest, _ spent: inout Spending, _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
-    if machine.failsHere(.contiguous) { throw ContiguousFailure(.later) }
+    if machine.failsHere(.contiguous) { throw .injected }
     for turn in 0..<3 {
       do throws(PhysicalMemoryError) {
         let run = try physical.allocate(

@@ -1,4 +1,4 @@
-// Why contiguous memory was not to be had: never, not now, or later.
+// Why a request for contiguous memory is refused: never, not now, or later.
 
 import MemoryPrimitives
 import PhysicalMemory
@@ -6,7 +6,7 @@ import PhysicalMemory
 /// The answer to a request that was refused. A value of fixed size; nothing was kept.
 public struct ContiguousFailure: Error, Sendable {
   public enum Answer: UInt8, Sendable {
-    /// Not on this machine, whoever gives what back.
+    /// Not on this machine, whatever is freed.
     case never
     /// Something stands in the way of every run: `blocker` of the best one, `run`.
     case notNow
@@ -50,12 +50,21 @@ public struct ContiguousFailure: Error, Sendable {
   public var missing = PageCount.zero
   /// Refused from memory: the same request was hopeless before, and nothing has changed for it.
   public var isRepeated = false
+  /// Fault injection refuses the request before memory is searched.
+  public internal(set) var isInjected = false
   /// What the counts said of `run`; nil for a request that was refused without a look.
   public var forecast: ContiguousForecast?
   /// From the first frame that was in the way of `run` to the last: no other run that avoids both lies in between.
   var obstacles: FrameRun?
 
   public init(_ answer: Answer) { self.answer = answer }
+
+  /// The answer of fault injection: the same request succeeds when it is made again.
+  static var injected: Self {
+    var failure = Self(.later)
+    failure.isInjected = true
+    return failure
+  }
 
   public var words: StaticString { answer.words }
 }

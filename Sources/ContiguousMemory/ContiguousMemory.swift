@@ -108,13 +108,13 @@ public struct PassReport: Sendable {
   public var captured = PageCount.zero
   public var moved = PageCount.zero
   public var written = PageCount.zero
-  /// Pages that somebody claimed, or wrote to meanwhile.
+  /// Pages that another thread claimed, or wrote to during the pass.
   public var refused = PageCount.zero
 
   public init(_ pass: ContiguousPass) { self.pass = pass }
 }
 
-/// What happens on the way, for whoever watches. No lock is held.
+/// A step of a request, for its observer. No lock is held.
 public enum ContiguousEvent: Sendable {
   /// The buddy queues had the run.
   case foundFree(FrameRun)
@@ -238,7 +238,7 @@ public struct ContiguousMemory {
   func empty(
     _ request: ContiguousRequest, _ spent: inout Spending, _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
-    if machine.failsHere(.contiguous) { throw ContiguousFailure(.later) }
+    if machine.failsHere(.contiguous) { throw .injected }
     // Before the notes, which know such a request as one that is harder than another.
     guard physical.hasPlace(forRun: request.count, where: request.constraints) else {
       throw ContiguousFailure(.never)
@@ -282,9 +282,9 @@ public struct ContiguousMemory {
     throw failure
   }
 
-  /// Whether a run is begun: the counts say that it can be emptied, and the attempts before have left enough of what all
-  /// of them together may move and write. Pages that are held or busy may be let go while others are written; a request
-  /// that would not sleep does not begin.
+  /// Whether a run is begun: the counts say that it can be emptied, and the attempts before have left enough of what
+  /// all of them together may move and write. Pages that are held or busy may be let go while others are written; a
+  /// request that would not sleep does not begin.
   private func isWorthwhile(
     _ forecast: ContiguousForecast, _ request: ContiguousRequest, _ spent: Spending
   ) -> Bool {
@@ -327,16 +327,13 @@ public struct ContiguousMemory {
     var outcome = MoveOutcome()
     for turn in 0..<2
     where !isDone && plan.movesFirst && (turn == 0 || outcome.claimed > .zero) {
-      outcome = paging.move(
-        outOf: run, leaving: PageCount(means.comfort), clean: plan.clean,
-        atMost: spent.leftToMove(for: request))
-      count(outcome.moved, &spent)
+      outcome = move(isolation, request, leaving: PageCount(means.comfort), plan.clean, &spent)
       report(.relocate, outcome.moved, .zero, outcome.claimed)
     }
     // Inactive ones, then all, then once more what was dirtied during that: two chances.
     var redirtied = PageCount.zero
-    // Not at all where there is nothing to write to: pages would lose their mappings for nothing. Pages that should have been
-    // moved are written where the frames for it have gone since.
+    // Not at all where there is nothing to write to: pages would lose their mappings for nothing. Pages that should
+    // have been moved are written where the frames for it have gone since.
     let launders = means.mayWrite && (plan.written > 0 || plan.movesFirst && means.slots > 0)
     for turn in 0..<3 where !isDone && launders {
       let pass: ContiguousPass = turn == 0 ? .launderInactive : .launderActive
@@ -387,13 +384,7 @@ public struct ContiguousMemory {
         let inRun = min(physical.capturedCount(isolation) - captured, freed)
         allowance = allowance - min(allowance, max(freed, outcome.written) - inRun)
       }
-      physical.captureFree(isolation, level: means.request.level)
-      // A page must not be moved to a free frame of the run.
-      let hasFree = physical.contents(of: run, at: means).free > 0
-      let outcome = paging.move(
-        outOf: run, leaving: least, clean: .areDropped,
-        atMost: hasFree ? .zero : spent.leftToMove(for: means.request))
-      count(outcome.moved, &spent)
+      let outcome = move(isolation, means.request, leaving: least, .areDropped, &spent)
       if outcome.moved > .zero || outcome.dropped > .zero { report(outcome.moved, outcome.claimed) }
       if freed == .zero && physical.capturedCount(isolation) == captured { return }
     }
@@ -410,9 +401,18 @@ public struct ContiguousMemory {
     return outcome
   }
 
-  private func count(_ moved: PageCount, _ spent: inout Spending) {
-    spent.moved = spent.moved + moved
-    state.pointee.moved.add(moved.rawValue, ordering: .relaxed)
+  /// Captures what is free in the run, and moves its pages as far as the request may. As long as the reserve leaves a
+  /// free frame of the run in the queues, no page is moved: it could land in that frame.
+  private func move(
+    _ isolation: Isolation, _ request: ContiguousRequest, leaving least: PageCount, _ clean: CleanPages,
+    _ spent: inout Spending
+  ) -> MoveOutcome {
+    if physical.hasFreeFrames(isolation) { physical.captureFree(isolation, level: request.level) }
+    let limit = physical.hasFreeFrames(isolation) ? .zero : spent.leftToMove(for: request)
+    let outcome = paging.move(outOf: isolation.run, leaving: least, clean: clean, atMost: limit)
+    spent.moved = spent.moved + outcome.moved
+    state.pointee.moved.add(outcome.moved.rawValue, ordering: .relaxed)
+    return outcome
   }
 
   /// Isolates the run, and captures what is free in it as far as the reserve allows.
@@ -420,7 +420,7 @@ public struct ContiguousMemory {
     _ forecast: ContiguousForecast, _ request: ContiguousRequest
   ) throws(ContiguousFailure) -> Isolation {
     do throws(PhysicalMemoryError) {
-      return try physical.isolate(forecast.run, level: request.level, capturing: .asFarAsAllowed)
+      return try physical.isolate(forecast.run, level: request.level)
     } catch {
       // Others have begun to empty it, or a part of it, or as many runs as there may be: another may do.
       var failure = refusal(forecast.beingEmptied)

@@ -1,5 +1,5 @@
-// What a request would come to, without doing it: one judgement, by counting, for `allocContig` and for a caller that asks
-// beforehand.
+// What a request would come to, without doing it: one judgement, by counting, for `allocContig` and for a caller that
+// asks beforehand.
 //
 // A forecast is as good as the moment it is made in. It knows nothing of pages that another thread dirties, wires or
 // holds afterwards, nor of writes that fail.
@@ -109,7 +109,7 @@ extension ContiguousMemory {
       return forecast
     case .found(let candidate):
       return forecast(candidate.run, physical.contents(of: candidate.run, at: means), means)
-    case .blocked(let candidate, _):
+    case .blocked(let candidate):
       var forecast = forecast(candidate.run, physical.contents(of: candidate.run, at: means), means)
       // Whatever it costs, it was tried.
       forecast.outcome = .notNow

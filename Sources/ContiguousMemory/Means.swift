@@ -33,8 +33,9 @@ struct Means {
   /// Whether a request in line keeps this one from taking single frames.
   let isBehindOthers: Bool
   let tellsDirtyPagesApart: Bool
-  /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not.
-  let elsewhere: RunContents?
+  /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not. More
+  /// of them than are counted make no difference to `settle`.
+  let elsewhere: IdlePages?
 
   /// What becomes of a run.
   struct Settlement {
@@ -57,10 +58,10 @@ struct Means {
   let mayWrite: Bool
   private var mayWriteAny: Bool { mayWrite && request.passes == .launderActive }
 
-  /// `known` are the pages of all memory, where a walk over them was made for this request before.
+  /// `known` are the pages of all memory, where they were counted for this request before.
   init(
     _ request: ContiguousRequest, _ spent: ContiguousMemory.Spending, _ memory: ContiguousMemory,
-    known: RunContents? = nil
+    known: IdlePages? = nil
   ) {
     let physical = memory.physical
     self.request = request
@@ -86,12 +87,29 @@ struct Means {
     if isShort && request.sleeping == .allowed && request.passes == .launderActive {
       elsewhere =
         known
-        ?? physical.contentsOfMemory(
-          at: CountedPages(
+        ?? Self.pagesElsewhere(
+          request, memory, least: leastForMoving, slots: slots, writable: writable,
+          CountedPages(
             paging: memory.paging, tellsDirtyPagesApart: tellsDirtyPagesApart, physical: physical))
     } else {
       elsewhere = nil
     }
+  }
+
+  /// The pages of all memory, as far as they make a difference. At most `short` frames are fetched for a run, which
+  /// itself has at most `count` pages and takes at most as many slots and writes: of each kind, more than both
+  /// together are too many to matter. Where slots and writes suffice for so many, one kind stands for another.
+  private static func pagesElsewhere(
+    _ request: ContiguousRequest, _ memory: ContiguousMemory, least: UInt64, slots: UInt64, writable: UInt64,
+    _ kinds: CountedPages
+  ) -> IdlePages {
+    let count = min(request.count.rawValue, memory.physical.total.rawValue)
+    let short = count + least
+    let most = short + count
+    let forSwap = slots == 0 ? 0 : min(slots + count, most)
+    return memory.physical.idlePages(
+      enough: IdlePages(clean: most, forSwap: forSwap, forDevice: kinds.tellsDirtyPagesApart ? most : 0),
+      enoughInAll: min(slots, writable) >= most ? most : .max, by: kinds)
   }
 
   /// Whether the request could go further with leave to.
@@ -168,14 +186,8 @@ struct Means {
       let slotsLeft = slots - min(slots, slotsTaken)
       let clean = others(elsewhere.clean, contents.clean)
       let dirty =
-        others(
-          elsewhere.activeForDevice + elsewhere.inactiveForDevice,
-          contents.activeForDevice + contents.inactiveForDevice)
-        + min(
-          slotsLeft,
-          others(
-            elsewhere.activeForSwap + elsewhere.inactiveForSwap,
-            contents.activeForSwap + contents.inactiveForSwap))
+        others(elsewhere.forDevice, contents.activeForDevice + contents.inactiveForDevice)
+        + min(slotsLeft, others(elsewhere.forSwap, contents.activeForSwap + contents.inactiveForSwap))
       let mayWriteMore = writable - min(writable, answer.written)
       answer.fetched = min(short, clean + min(dirty, mayWriteMore))
       short -= answer.fetched
@@ -192,14 +204,12 @@ struct Means {
   }
 }
 
-/// Counts pages, for a sum over all memory: nothing has a price.
-private struct CountedPages: RunPricing {
+/// Counts the pages of all memory.
+private struct CountedPages: DirtyPageKinds {
   let paging: Paging
   let tellsDirtyPagesApart: Bool
   let physical: PhysicalMemory
   func isForDevice(_ frame: FrameNumber) -> Bool { paging.isForDevice(frame, physical) }
-  func price(_ contents: RunContents) -> RunPrice { RunPrice(obstacles: 0, work: contents.pages, dirty: 0) }
-  func varies(_ price: RunPrice) -> Bool { false }
 }
 
 extension Paging {

@@ -19,8 +19,8 @@
 // places that their pieces' counts make look dearer than these four.
 //
 // What a run costs is for the caller to say (`RunPricing`): it may be more than the request can pay. When none of the
-// four places can be paid for, each run of the stretches is looked at, a window that slides over their frames: then
-// there is one whenever any run can be paid for.
+// four places can be paid for, a window slides over the frames of the stretches, past those runs that a lower bound
+// rules out: then there is one whenever any run can be paid for.
 
 import MemoryPrimitives
 import Synchronization
@@ -61,17 +61,10 @@ public struct ExcludedRuns: Sendable {
 public enum RunSearch: Sendable {
   /// The cheapest run to empty.
   case found(RunCandidate)
-  /// Every run has frames that can't be emptied, or was tried: the run with the fewest of them, and which
-  /// they are.
-  case blocked(RunCandidate, RunBlockers)
+  /// Every run has frames that can't be emptied, or was tried: the run with the fewest of them.
+  case blocked(RunCandidate)
   /// No matter what is freed.
   case never
-}
-
-/// Frames in the way of a run: the first eight rows of them, lowest frame first.
-public struct RunBlockers: Sendable {
-  public internal(set) var list: InlineArray<8, RunBlocker?> = .init(repeating: nil)
-  public internal(set) var count = 0
 }
 
 /// A place for a run, weighed by counts, and the frames that it may be shifted in.
@@ -180,18 +173,15 @@ extension PhysicalMemory {
           }
         }
       }
-      var blockers = RunBlockers()
-      let found = describe(best.start, best.start + UInt64(request.count), &blockers)
-      // What was taken meanwhile is in the way now.
-      return found.unmovable == .zero ? .found(found) : .blocked(found, blockers)
+      let found = describe(best.start, best.start + UInt64(request.count))
+      // Frames that others have taken since are in the way now.
+      return found.unmovable == .zero ? .found(found) : .blocked(found)
     }
     offerSpans(request, excluding, &spots, &steps)
     if spots.count == 0 && excluding.next > 0 { offerSpans(request, ExcludedRuns(), &spots, &steps) }
     guard spots.count > 0 else { return .never }
     let start = settle(request, spots, PagesInTheWay(), &steps).start
-    var blockers = RunBlockers()
-    let best = describe(start, start + UInt64(request.count), &blockers)
-    return .blocked(best, blockers)
+    return .blocked(describe(start, start + UInt64(request.count)))
   }
 
   /// The longest run that could be emptied, free frames included, or nil when every frame is fixed. A step a
@@ -498,45 +488,80 @@ extension PhysicalMemory {
   /// Frames that are looked at after a run was found that can be emptied, for a cheaper one.
   private static var framesAfterTheFirst: UInt64 { 1 << 16 }
 
-  /// Looks at each run in `range`, frame by frame: a few dozen instructions a frame.
+  /// Looks at each run in `range`, but for those that a lower bound rules out.
   private func searchFrames<Pricing: RunPricing>(
     _ request: RunRequest, _ range: Span, _ pricing: Pricing, _ best: inout PricedStart,
     _ steps: inout UInt64
   ) {
     var looks = Int.max
     var looked: UInt64 = 0
+    var sliding: UInt64 = 0
     forEachStretch(request, UInt64(range.first), UInt64(range.end), &steps, &looks) { first, end in
-      slide(request, first, end, pricing, &best)
+      slide(request, first, end, pricing, &best, &sliding)
       looked += end - first
       let isEnough = best.price.obstacles == 0 && looked > Self.framesAfterTheFirst
       return isEnough ? .max : UInt64(request.count)
     }
-    steps += looked / 4
+    steps += sliding
   }
 
-  /// Looks at each run in frames `first` to `end`, which have no fixed one among them.
+  /// Looks at the runs in frames `first` to `end`, which have no fixed one among them, from the top down. The contents
+  /// of the frames that a run loses and gains on its way down bound what any run on that way has; if even that does not
+  /// cost less than the best, all of them are passed over.
   private func slide<Pricing: RunPricing>(
-    _ request: RunRequest, _ first: UInt64, _ end: UInt64, _ pricing: Pricing, _ best: inout PricedStart
+    _ request: RunRequest, _ first: UInt64, _ end: UInt64, _ pricing: Pricing, _ best: inout PricedStart,
+    _ steps: inout UInt64
   ) {
     let count = UInt64(request.count)
     guard var start = request.place(first, end).map({ UInt64($0) }) else { return }
     var inside = contents(start, start + count, pricing)
+    steps += count / 8
+    var reach = count
     while true {
+      steps += 1
       let price = pricing.price(inside)
       if price < best.price { best = PricedStart(start: start, price: price) }
-      guard let lower = request.place(first, start + count - 1) else { return }
-      let next = UInt64(lower)
+      while true {
+        let way = min(reach, start - first)
+        if way == 0 {
+          reach = 1
+          break
+        }
+        // Down to a whole piece, if there is one.
+        let lower = way > 512 ? (start - way + 511) & ~511 : start - way
+        let gained = contents(lower, start, pricing)
+        let lost = contents(lower + count, start + count, pricing)
+        steps += 1 + way / 4
+        guard
+          !mayBeat(best.price, pricing.price(inside.least(gaining: gained, losing: lost, of: start - lower)))
+        else {
+          reach /= 4
+          break
+        }
+        inside += gained
+        inside -= lost
+        start = lower
+        reach = min(count, reach * 2)
+      }
+      guard let next = request.place(first, start + count - 1).map({ UInt64($0) }) else { return }
       if next + count <= start {
         inside = contents(next, next + count, pricing)
       } else {
         inside += contents(next, start, pricing)
         inside -= contents(next + count, start + count, pricing)
       }
+      steps += min(count, start - next) / 4
       start = next
     }
   }
 
-  /// What frames `first` to `end` have in them, each looked at. All of them have records.
+  /// Whether a run that costs no less than `least` may be the better one. Of runs that can't be paid for, one with the
+  /// fewest frames missing is as good as any.
+  private func mayBeat(_ best: RunPrice, _ least: RunPrice) -> Bool {
+    best.obstacles > 0 ? least.obstacles < best.obstacles : least < best
+  }
+
+  /// What frames `first` to `end` have in them. All of them have records.
   private func contents<Pricing: RunPricing>(
     _ first: UInt64, _ end: UInt64, _ pricing: Pricing
   ) -> RunContents {
@@ -566,11 +591,6 @@ extension PhysicalMemory {
       at = pieceEnd
     }
     return contents
-  }
-
-  /// The same of all memory.
-  public func contentsOfMemory<Pricing: RunPricing>(at pricing: Pricing) -> RunContents {
-    contents(of: FrameRun(first: FrameNumber(0), count: PageCount(UInt64(memoryEnd))), at: pricing)
   }
 
   // MARK: Weighing
@@ -643,13 +663,15 @@ extension PhysicalMemory {
     }
   }
 
-  /// Frame by frame: adds what frames `first` to `end` of one piece have in them.
-  private func weigh<Pricing: RunPricing>(
-    _ first: UInt64, _ end: UInt64, _ pricing: Pricing, into contents: inout RunContents
+  /// Adds what frames `first` to `end` of one piece have in them: a whole piece by its counts, where these say it all,
+  /// else frame by frame.
+  func weigh<Kinds: DirtyPageKinds>(
+    _ first: UInt64, _ end: UInt64, _ kinds: Kinds, into contents: inout RunContents
   ) {
+    let piece = pieceUnchecked(UInt32(first))
+    let glance = piece.glance
     guard let records = records(first) else {
       // All free, all taken a moment ago, or all as at boot.
-      let glance = pieceUnchecked(UInt32(first)).glance
       if glance.hasFixed {
         contents.fixed &+= end - first
       } else if glance.movable > 0 {
@@ -659,20 +681,25 @@ extension PhysicalMemory {
       }
       return
     }
+    // The dirty pages of a piece with fixed frames may be wired ones.
+    if end - first == 512 && !glance.hasFixed {
+      let counts = piece.contents(glance)
+      if (!kinds.tellsDirtyPagesApart || counts.dirty == 0) && isQuiet(records) { return contents += counts }
+    }
     for i in 0..<(end - first) {
-      contents.add(kind(records + Int(i) &* 32, FrameNumber(UInt32(first + i)), pricing))
+      contents.add(kind(records + Int(i) &* 32, FrameNumber(UInt32(first + i)), kinds))
     }
   }
 
-  @inline(always) private func kind<Pricing: RunPricing>(
-    _ record: UnsafeMutableRawPointer, _ frame: FrameNumber, _ pricing: Pricing
+  @inline(always) private func kind<Kinds: DirtyPageKinds>(
+    _ record: UnsafeMutableRawPointer, _ frame: FrameNumber, _ kinds: Kinds
   ) -> FrameKind {
     let glance = FrameRecordPointer(record).glance
     if glance.isFree { return .free }
     if glance.isIdlePage {
       if glance.dirty == 0 { return .clean }
-      if !pricing.tellsDirtyPagesApart { return .activeForSwap }
-      switch (glance.isActive, pricing.isForDevice(frame)) {
+      if !kinds.tellsDirtyPagesApart { return .activeForSwap }
+      switch (glance.isActive, kinds.isForDevice(frame)) {
       case (true, false): return .activeForSwap
       case (false, false): return .inactiveForSwap
       case (true, true): return .activeForDevice
@@ -719,15 +746,20 @@ extension PhysicalMemory {
   /// pieces are not looked at.
   private func isQuiet(_ start: UInt64, _ count: UInt32) -> Bool {
     guard count <= 8 * Piece.frames else { return true }
-    var claims: UInt32 = 0
     for piece in 0..<UInt64(count >> Piece.shift) {
-      guard let records = records(start + piece << 9) else { continue }
-      var record = records
-      let end = records + 512 * 32
-      while record < end {
-        claims |= FrameRecordPointer(record).claimsWord.pointee.load(ordering: .relaxed)
-        record += 32
-      }
+      if let records = records(start + piece << 9), !isQuiet(records) { return false }
+    }
+    return true
+  }
+
+  /// Whether no frame of a piece is claimed, by its records.
+  @inline(always) private func isQuiet(_ records: UnsafeMutableRawPointer) -> Bool {
+    var claims: UInt32 = 0
+    var record = records
+    let end = records + 512 * 32
+    while record < end {
+      claims |= FrameRecordPointer(record).claimsWord.pointee.load(ordering: .relaxed)
+      record += 32
     }
     return claims & 0x7fff_ffff == 0
   }
@@ -788,23 +820,21 @@ extension PhysicalMemory {
     }
   }
 
-  // MARK: Telling
+  // MARK: Describing
 
   /// What frames `first` to `end` hold, all of them memory. Whole pieces without fixed frames by their counts.
-  private func describe(_ first: UInt64, _ end: UInt64, _ blockers: inout RunBlockers) -> RunCandidate {
+  private func describe(_ first: UInt64, _ end: UInt64) -> RunCandidate {
     var (free, movable, dirty, unmovable): (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     var at = first
     while at < end {
       let pieceEnd = min(end, at | 511 + 1)
       let piece = pieceUnchecked(UInt32(at))
       let glance = piece.glance
-      let records = records(at)
-      if pieceEnd - at == 512 && (!glance.hasFixed || blockers.count == 8) {
+      if pieceEnd - at == 512 && !glance.hasFixed {
         free += glance.free
         movable += glance.movable
-        unmovable += glance.fixed
         dirty += UInt64(piece.dirty.pointee.load(ordering: .relaxed))
-      } else if let records {
+      } else if let records = records(at) {
         for i in 0..<(pieceEnd - at) {
           let frame = FrameRecordPointer(records + Int(i) &* 32).glance
           if frame.isFree {
@@ -814,12 +844,10 @@ extension PhysicalMemory {
             if frame.isDirty { dirty += 1 }
           } else {
             unmovable += 1
-            note(at + i, at + i + 1, FrameRole(rawValue: frame.role) ?? .absent, &blockers)
           }
         }
       } else if glance.hasFixed {
         unmovable += pieceEnd - at
-        note(at, pieceEnd, piece.state == .uniform ? piece.role : .wired, &blockers)
       } else if glance.movable > 0 {
         movable += pieceEnd - at
       } else {
@@ -830,20 +858,5 @@ extension PhysicalMemory {
     return RunCandidate(
       run: FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(end - first)), free: PageCount(free),
       movable: PageCount(movable), dirty: PageCount(dirty), unmovable: PageCount(unmovable))
-  }
-
-  private func note(_ first: UInt64, _ end: UInt64, _ role: FrameRole, _ blockers: inout RunBlockers) {
-    let known = blockers.count
-    let run = FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(end - first))
-    if known > 0, var last = blockers.list[known - 1], last.role == role, last.run.end == run.first {
-      last.run.count = last.run.count + run.count
-      blockers.list[known - 1] = last
-      return
-    }
-    guard known < 8 else { return }
-    let description = whatIs(run.first)
-    blockers.list[known] = RunBlocker(
-      run: run, role: role, owner: description.owner, claims: description.claims)
-    blockers.count = known + 1
   }
 }

@@ -20,9 +20,6 @@ public struct Isolation: Sendable {
   let number: UInt32
 }
 
-/// What becomes of the free frames of a run that is isolated while the reserve does not allow for all of them.
-@frozen public enum FreeFrames: UInt8, Sendable { case all, asFarAsAllowed }
-
 /// The table entry of an isolation.
 struct IsolatedRun {
   var first: UInt32 = 0
@@ -38,24 +35,17 @@ struct IsolatedRun {
 
 extension PhysicalMemory {
   /// From now on every frame of `run` that is free, cached or gets freed is captured for the caller: role
-  /// contiguous, out of the queues. What is free now is taken above the reserve of `level`. A few dozen
-  /// instructions for each free block, a few for each frame; the lock is held for 64 frames at a time.
+  /// contiguous, out of the queues. What is free now is captured as far as the reserve of `level` allows; the rest
+  /// stays in the queues, where any request may take it, until `captureFree`. A few dozen instructions for each free
+  /// block, a few for each frame; the lock is held for 64 frames at a time.
   /// Throws `outsideMemory` unless all of the run is memory that isn't kept for good, `notFree` when it touches
-  /// a run that is isolated already, `noMemory` when four are or when too little is free; then everything
-  /// is as before. With `asFarAsAllowed` too little is no reason: the rest stays in the queues, for anybody, until
-  /// `captureFree`.
-  public func isolate(
-    _ run: FrameRun, level: Level, capturing: FreeFrames = .all
-  ) throws(PhysicalMemoryError) -> Isolation {
+  /// a run that is isolated already, `noMemory` when four are; then everything is as before.
+  public func isolate(_ run: FrameRun, level: Level) throws(PhysicalMemoryError) -> Isolation {
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     guard isOneSpan(run) else { throw .outsideMemory }
     let (first, end) = (run.first.rawValue, run.first.rawValue + UInt32(run.count.rawValue))
-    guard capturing == .asFarAsAllowed || admitsFree(of: first, end, level) else { throw .noMemory }
     let isolation = try register(run, first, end)
-    if !captureFree(first, end, level, isolation.slot) && capturing == .all {
-      abandon(isolation)
-      throw .noMemory
-    }
+    captureFree(first, end, level, isolation.slot)
     return isolation
   }
 
@@ -78,7 +68,28 @@ extension PhysicalMemory {
     let isKnown = stands(isolation)
     unlock(interrupts)
     guard isKnown else { return refuse(isolation) }
-    _ = captureFree(isolation.run.first.rawValue, isolation.run.end.rawValue, level, isolation.slot)
+    captureFree(isolation.run.first.rawValue, isolation.run.end.rawValue, level, isolation.slot)
+  }
+
+  /// Whether a frame of the run is free and not captured, because the reserve does not allow for it. A step for each
+  /// pageblock of the run, a few instructions for each frame of one that the run has a part of. Takes no lock.
+  public func hasFreeFrames(_ isolation: Isolation) -> Bool {
+    let end = isolation.run.end.rawValue
+    var at = isolation.run.first.rawValue
+    while at < end {
+      let pieceEnd = Piece.end(at, end)
+      let piece = pieceUnchecked(at)
+      let isWhole = pieceEnd - at == Piece.frames
+      if piece.glance.free > 0 {
+        if isWhole || piece.state != .valid { return true }
+        let record = recordUnchecked(at)
+        for i in 0..<Int(pieceEnd - at) where FrameRecordPointer(record.raw + i &* 32).glance.isFree {
+          return true
+        }
+      }
+      at = pieceEnd
+    }
+    return false
   }
 
   private func register(
@@ -123,31 +134,8 @@ extension PhysicalMemory {
     return false
   }
 
-  /// Whether what is free in frames `first` to `end` may be taken at `level`. No lock: a first look.
-  private func admitsFree(of first: UInt32, _ end: UInt32, _ level: Level) -> Bool {
-    var free: UInt64 = 0
-    var at = first
-    while at < end {
-      let pieceEnd = Piece.end(at, end)
-      if pieceEnd - at == Piece.frames {
-        free += pieceUnchecked(at).glance.free
-      } else if pieceUnchecked(at).state == .valid {
-        let record = recordUnchecked(at)
-        for i in 0..<Int(pieceEnd - at) where FrameRecordPointer(record.raw + i &* 32).glance.isFree {
-          free += 1
-        }
-      } else if pieceUnchecked(at).glance.free == 512 {
-        free += UInt64(pieceEnd - at)
-      }
-      at = pieceEnd
-    }
-    let interrupts = lock()
-    defer { unlock(interrupts) }
-    return admits(free, level)
-  }
-
-  /// Takes what is free in frames `first` to `end` out of the queues. False when `level` may not have so much.
-  private func captureFree(_ first: UInt32, _ end: UInt32, _ level: Level, _ slot: Int) -> Bool {
+  /// Takes what is free in frames `first` to `end` out of the queues, as far as `level` may have it.
+  private func captureFree(_ first: UInt32, _ end: UInt32, _ level: Level, _ slot: Int) {
     var at = first
     while at < end {
       let interrupts = lock()
@@ -155,10 +143,9 @@ extension PhysicalMemory {
       unlock(interrupts)
       // Out of the queues, frames are the isolation's, as those of any request are.
       stamp(step)
-      if step.answer == .refused { return false }
+      if step.answer == .refused { return }
       at = step.next
     }
-    return true
   }
 
   /// The frames that one hold of the lock has captured.
@@ -173,8 +160,8 @@ extension PhysicalMemory {
     var end: UInt32
   }
 
-  /// Captures free frames from `at` on: whole blocks in a row of 64 frames, or the part of one larger block that lies in
-  /// its pageblock. Lock held, for 8000 instructions at most: a pageblock whose records are to be made valid.
+  /// Captures free frames from `at` on: whole blocks in a row of 64 frames, or the part of one larger block that lies
+  /// in its pageblock. Lock held, for 8000 instructions at most: a pageblock whose records are to be made valid.
   @inline(__always)
   private func captureStep(_ at: UInt32, _ end: UInt32, _ level: Level, _ slot: Int) -> CaptureStep {
     let pieceEnd = Piece.end(at, end)

@@ -89,6 +89,26 @@ public struct RunContents: Equatable, Sendable {
     }
   }
 
+  /// The least that each run has on the way of one with these contents, which gains and loses as many frames one by
+  /// one. It loses no more of a kind than there are in `lost`, and no more than it gains of others.
+  func least(gaining gained: Self, losing lost: Self, of frames: UInt64) -> Self {
+    func least(_ count: UInt64, _ gained: UInt64, _ lost: UInt64) -> UInt64 {
+      let less = min(lost, frames > gained ? frames &- gained : 0)
+      return count > less ? count &- less : 0
+    }
+    var run = Self()
+    run.free = least(free, gained.free, lost.free)
+    run.clean = least(clean, gained.clean, lost.clean)
+    run.activeForSwap = least(activeForSwap, gained.activeForSwap, lost.activeForSwap)
+    run.inactiveForSwap = least(inactiveForSwap, gained.inactiveForSwap, lost.inactiveForSwap)
+    run.activeForDevice = least(activeForDevice, gained.activeForDevice, lost.activeForDevice)
+    run.inactiveForDevice = least(inactiveForDevice, gained.inactiveForDevice, lost.inactiveForDevice)
+    run.claimed = least(claimed, gained.claimed, lost.claimed)
+    run.captured = least(captured, gained.captured, lost.captured)
+    run.fixed = least(fixed, gained.fixed, lost.fixed)
+    return run
+  }
+
   /// The share of `part` frames of `whole`, as if all were alike; fixed frames are rounded up.
   @inline(always) func share(_ part: UInt64, of whole: UInt64) -> Self {
     var share = Self()
@@ -129,13 +149,18 @@ public struct RunPrice: Equatable, Sendable {
   }
 }
 
-/// How a search values runs. Passed down for one call.
-public protocol RunPricing {
+/// How dirty pages are counted. Passed down for one call.
+public protocol DirtyPageKinds {
   /// Whether dirty pages are told apart by queue and device; if not, all count as active ones for swap.
   var tellsDirtyPagesApart: Bool { get }
   /// Whether a dirty page is written to a device of its own. Asked only where dirty pages are told apart.
   func isForDevice(_ frame: FrameNumber) -> Bool
-  /// Never less work than there are pages in the way, unless there are obstacles.
+}
+
+/// How a search values runs. Passed down for one call.
+public protocol RunPricing: DirtyPageKinds {
+  /// Never less work than there are pages in the way, unless there are obstacles. With more of any kind of frame, the
+  /// obstacles are no fewer; and as long as there are none, the price is no lower.
   func price(_ contents: RunContents) -> RunPrice
   /// Whether another run may have fewer obstacles than one of this price, the best that counts have led to. Then the
   /// search looks at every frame in its range.

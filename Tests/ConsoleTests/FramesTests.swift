@@ -1,3 +1,4 @@
+import ContiguousMemory
 import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
@@ -324,11 +325,13 @@ final class WhyTests: XCTestCase {
           cheapest = min(cheapest, used[start + count] - used[start])
         }
         let what = "seed \(seed) round \(round): \(count) at \(alignment) in \(boundary), \(low) to \(high)"
-        let answer = physical.explain(run: PageCount(UInt64(count)), where: constraints)
-        XCTAssertEqual(answer.verdict == .granted || answer.verdict == .short, cheapest == 0, what)
-        if cheapest == Int.max { XCTAssertEqual(answer.verdict, .never, what) }
-        guard let run = answer.run else { continue }
-        let cost = Int(answer.other.rawValue + answer.unmovable.rawValue)
+        let answer = harness.memory.contiguous.forecast(
+          ContiguousRequest(PageCount(UInt64(count)), where: constraints))
+        XCTAssertEqual(answer.free.rawValue == UInt64(count), cheapest == 0, what)
+        XCTAssertEqual(answer.outcome == .never, cheapest == Int.max, what)
+        guard answer.outcome != .never else { continue }
+        let run = answer.run
+        let cost = Int((answer.pages + answer.claimed + answer.fixed).rawValue)
         XCTAssertGreaterThanOrEqual(cost, cheapest, what)
         let first = Int(run.first.rawValue)
         XCTAssertEqual(used[first + count] - used[first], cost, what)

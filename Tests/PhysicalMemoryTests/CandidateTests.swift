@@ -82,11 +82,12 @@ final class CandidateTests: XCTestCase {
         if memory.record(frame)?.glance.isMovable ?? false { wirePage(memory, frame.rawValue) }
       }
       let vain = steps(memory) {
-        guard case .blocked(let candidate, let blockers) = memory.candidate(run: twoMebibytes, where: aligned)
+        guard case .blocked(let candidate) = memory.candidate(run: twoMebibytes, where: aligned)
         else { return XCTFail("found") }
         XCTAssertEqual(candidate.unmovable, .one)
-        XCTAssertEqual(blockers.count, 1)
-        XCTAssertEqual(blockers.list[0]?.run.first.rawValue, candidate.run.first.rawValue + 301)
+        let owners = memory.owners(of: candidate.run, .fixed)
+        XCTAssertEqual(owners.count, 1)
+        XCTAssertEqual(owners.first?.first.rawValue, candidate.run.first.rawValue + 301)
       }
       XCTAssertLessThanOrEqual(vain, gibibytes * 512 * 4 + 300)
       print("\(gibibytes) GiB: \(vain) steps in vain")
@@ -173,12 +174,10 @@ final class CandidateTests: XCTestCase {
     let low = RunConstraints(high: PhysicalAddress(8 << 20), alignment: Alignment(4 << 20)!)
     var all = ExcludedRuns()
     all.add(FrameRun(first: FrameNumber(0), count: PageCount(UInt64(4096))))
-    guard
-      case .blocked(let candidate, let blockers) = memory.candidate(
-        run: twoMebibytes, where: low, excluding: all)
+    guard case .blocked(let candidate) = memory.candidate(run: twoMebibytes, where: low, excluding: all)
     else { return XCTFail("found what was excluded") }
     XCTAssertEqual(candidate.unmovable, .zero)
-    XCTAssertEqual(blockers.count, 0)
+    XCTAssertEqual(memory.owners(of: candidate.run, .fixed).count, 0)
   }
 
   /// All frames of what was tried are left alone, and all frames in the way of a run are named.
@@ -195,18 +194,17 @@ final class CandidateTests: XCTestCase {
     excluding.add(tried)
     let candidate = found(memory.candidate(run: count, where: range, excluding: excluding))!
     XCTAssertGreaterThanOrEqual(candidate.run.first, tried.end)
-    // Blockers: rows of frames, all of each.
+    // Each frame in the way is counted.
     for frame in stride(from: UInt32(1003), to: 1060, by: 10) {
       for offset in 0..<3 as Range<UInt32> where !(1011..<1040).contains(frame + offset) {
         wirePage(memory, frame + offset)
       }
     }
     let narrow = RunConstraints(low: PhysicalAddress(1040 << 12), high: PhysicalAddress(1060 << 12))
-    guard case .blocked(let best, let blockers) = memory.candidate(run: count, where: narrow) else {
+    guard case .blocked(let best) = memory.candidate(run: count, where: narrow) else {
       return XCTFail("found")
     }
-    XCTAssertEqual(
-      best.unmovable.rawValue, (0..<blockers.count).reduce(0) { $0 + blockers.list[$1]!.run.count.rawValue })
+    XCTAssertEqual(best.unmovable.rawValue, 5)
     let owners = memory.owners(of: best.run, .fixed)
     XCTAssertEqual(owners.frames, best.unmovable)
   }
@@ -251,24 +249,26 @@ final class CandidateTests: XCTestCase {
     XCTAssertFalse(isNever(159, RunConstraints(high: PhysicalAddress(1 << 20))))
   }
 
-  func testExplainTellsWhatCouldBeEmptied() throws {
+  func testWhatCouldBeEmptiedAndWhoIsInTheWay() throws {
     let system = try System(frames: [(0, 4096)])
     let memory = system.memory!
     _ = fillWithPages(memory)
-    let answer = memory.explain(run: twoMebibytes, where: aligned)
-    XCTAssertEqual(answer.verdict, .emptiable)
-    XCTAssertEqual(answer.other.rawValue, 512)
-    XCTAssertEqual(answer.longest?.count, memory.recordsRun.first - FrameNumber(0))
+    XCTAssertNil(memory.freeRun(twoMebibytes, where: aligned))
+    let answer = found(memory.candidate(run: twoMebibytes, where: aligned))
+    XCTAssertEqual(answer?.movable.rawValue, 512)
+    XCTAssertEqual(memory.longestEmptiableRun()?.count, memory.recordsRun.first - FrameNumber(0))
     for piece in 0..<UInt32(8) where memory.record(FrameNumber(piece * 512 + 9))!.role == .pageable {
       wirePage(memory, piece * 512 + 9)
     }
-    let blocked = memory.explain(run: twoMebibytes, where: aligned)
-    XCTAssertEqual(blocked.verdict, .blocked)
+    guard case .blocked(let blocked) = memory.candidate(run: twoMebibytes, where: aligned) else {
+      return XCTFail("found")
+    }
     XCTAssertEqual(blocked.unmovable, .one)
-    XCTAssertEqual(blocked.blockerCount, 1)
-    XCTAssertEqual(blocked.blockers[0]?.role, .pageable)
-    XCTAssertEqual(blocked.blockers[0]?.claims, .wiredOnce)
-    XCTAssertEqual(blocked.longest?.count.rawValue, 511)
+    let owners = memory.owners(of: blocked.run, .fixed)
+    XCTAssertEqual(owners.count, 1)
+    XCTAssertEqual(owners.first?.role, .pageable)
+    XCTAssertEqual(owners.first.map { memory.whatIs($0.first).claims }, .wiredOnce)
+    XCTAssertEqual(memory.longestEmptiableRun()?.count.rawValue, 511)
   }
 }
 

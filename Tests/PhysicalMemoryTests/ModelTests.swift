@@ -57,6 +57,39 @@ struct Model {
 
 final class ModelTests: XCTestCase {
   /// Drives `system` with random requests; each answer is checked against the model.
+  /// What is wrong with the answer to a search for a run to be emptied, or nil.
+  private func mistake(
+    in search: RunSearch, _ count: Int, _ constraints: RunConstraints, _ model: Model, _ initial: [FrameRole]
+  ) -> String? {
+    var empty = model
+    func isThere(_ isEmptiable: (Int) -> Bool) -> Bool {
+      for frame in empty.roles.indices where isEmptiable(frame) { empty.roles[frame] = .free }
+      return empty.hasRun(count, constraints)
+    }
+    let best: RunCandidate
+    switch search {
+    case .never:
+      return isThere { !initial[$0].isPermanent } ? "never, but there could be one" : nil
+    case .found(let candidate):
+      best = candidate
+      if !isThere({ empty.roles[$0].isMovable }) { return "found, but there is none" }
+    case .blocked(let candidate):
+      best = candidate
+      if isThere({ empty.roles[$0].isMovable }) { return "blocked, but there is one" }
+    }
+    let first = Int(best.run.first.rawValue)
+    guard Int(best.run.count.rawValue) == count, model.allows(first, count, constraints) else {
+      return "a candidate that breaks the constraints"
+    }
+    let frames = model.roles[first..<first + count]
+    let free = frames.count { $0 == .free }
+    let movable = frames.count { $0.isMovable }
+    guard !frames.contains(where: { $0.isPermanent }), Int(best.free.rawValue) == free,
+      Int(best.movable.rawValue) == movable, Int(best.unmovable.rawValue) == count - free - movable
+    else { return "a candidate that is counted wrong" }
+    return nil
+  }
+
   func history(
     _ system: System, seed: UInt64, operations: Int, largestRun: UInt64, checkEvery: Int
   ) {
@@ -97,7 +130,8 @@ final class ModelTests: XCTestCase {
         if random.oneIn(3) { constraints.boundary = Alignment(4096 << random.below(9))! }
         if random.oneIn(3) { constraints.low = PhysicalAddress(random.below(top << 12)) }
         if random.oneIn(3) { constraints.high = PhysicalAddress(random.below(top << 12)) }
-        let explained = memory.explain(run: PageCount(count), where: constraints, level: level)
+        let free = memory.freeRun(PageCount(count), where: constraints, level: level)
+        let search = memory.candidate(run: PageCount(count), where: constraints)
         do {
           let run = try memory.allocate(
             run: PageCount(count), where: constraints, role: role, level: level)
@@ -106,45 +140,15 @@ final class ModelTests: XCTestCase {
           {
             return fail("a run that is not free or breaks its constraints", i)
           }
-          if explained.verdict != .granted || explained.run?.first != run.first {
-            return fail("explained as \(explained.verdict) but granted", i)
-          }
+          if free != run { return fail("granted, and not the free run that was named", i) }
           model.set(first, count, role)
           given.append((first, count))
         } catch {
           let exists = model.hasRun(count, constraints)
           if admits(UInt64(count)) && exists { return fail("a run of \(count) was refused", i) }
-          switch explained.verdict {
-          case .granted: return fail("explained as granted but refused", i)
-          case .short: if !exists || admits(UInt64(count)) { return fail("explained as short", i) }
-          case .emptiable, .blocked:
-            guard !exists, let run = explained.run else {
-              return fail("explained as \(explained.verdict)", i)
-            }
-            let first = Int(run.first.rawValue)
-            let frames = (first..<first + count).map { model.roles[$0] }
-            let free = frames.filter { $0 == .free }.count
-            let other = frames.filter { $0.isMovable }.count
-            if !model.allows(first, count, constraints) || frames.contains(where: { $0.isPermanent })
-              || Int(explained.free.rawValue) != free || Int(explained.other.rawValue) != other
-              || Int(explained.unmovable.rawValue) != count - free - other
-              || explained.blockers[0]?.run.first.rawValue
-                != frames.firstIndex(where: { $0 != .free && !$0.isMovable }).map({ UInt32(first + $0) })
-            {
-              return fail("a candidate that is none, or counted wrong", i)
-            }
-            var empty = model
-            for frame in empty.roles.indices where empty.roles[frame].isMovable { empty.roles[frame] = .free }
-            if (explained.verdict == .emptiable) != empty.hasRun(count, constraints)
-              || (explained.verdict == .emptiable) != (explained.unmovable == .zero)
-            {
-              return fail("explained as \(explained.verdict)", i)
-            }
-          case .never:
-            var empty = model
-            for frame in empty.roles.indices where !initial[frame].isPermanent { empty.roles[frame] = .free }
-            if empty.hasRun(count, constraints) { return fail("explained as never", i) }
-          }
+          if free != nil { return fail("a free run was named but refused", i) }
+          // A run that is free, but not above the reserve, costs nothing to empty.
+          if let wrong = mistake(in: search, count, constraints, model, initial) { return fail(wrong, i) }
         }
       case 5:
         let frame = Int(random.below(top + 3))
@@ -249,9 +253,9 @@ final class ModelTests: XCTestCase {
       XCTAssertEqual(Int(memory.longestFreeRun()?.count.rawValue ?? 0), longest, "round \(round)")
       for count in 1...longest + 1 {
         let constraints = RunConstraints(alignment: Alignment(4096 << random.below(3))!)
-        let verdict = memory.explain(run: PageCount(count), where: constraints).verdict
+        let run = memory.freeRun(PageCount(count), where: constraints)
         let exists = model.hasRun(count, constraints)
-        XCTAssertEqual(verdict == .granted, exists, "\(count) frames, round \(round), STRATA_SEED=\(number)")
+        XCTAssertEqual(run != nil, exists, "\(count) frames, round \(round), STRATA_SEED=\(number)")
       }
       for (first, count) in islands {
         let at = PhysicalAddress(UInt64(first) << 12)

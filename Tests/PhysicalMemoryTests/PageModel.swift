@@ -191,6 +191,8 @@ final class PageModel {
 
   // MARK: Brute force
 
+  private func isCaptured(_ frame: Int) -> Bool { isolations.contains { $0.1.contains(frame) } }
+
   /// What it costs to empty each frame; nil for one that can't be.
   func cost(_ frame: Int) -> Int? {
     switch frames.roles[frame] {
@@ -272,15 +274,19 @@ final class PageModel {
       let total = (first..<first + count).reduce(0) { $0 + (self.cost($1) ?? 1000) }
       if total < least { return "cheaper than the cheapest" }
       if isExact && total != least { return "costs \(total) instead of \(least)" }
-    case .blocked(let candidate, let blockers):
+    case .blocked(let candidate):
       if least != nil { return "blocked, but there is one" }
       if let mistake = check(candidate) { return mistake }
-      if candidate.unmovable > .zero {
-        let first = Int(candidate.run.first.rawValue)
-        let blocker = (first..<first + count).first { cost($0) == nil }!
-        if blockers.list[0]?.run.first != FrameNumber(UInt32(blocker)) { return "the first blocker" }
-      } else if blockers.count > 0 {
-        return "blockers of nothing"
+      // Every owner of a frame in the way, and its lowest frame, where all of them are kept.
+      let first = Int(candidate.run.first.rawValue)
+      let blockers = (first..<first + count).filter { cost($0) == nil && !isCaptured($0) }
+      let owners = memory.owners(of: candidate.run, .fixed)
+      if owners.frames.rawValue != UInt64(blockers.count) { return "frames in the way" }
+      if owners.count < 8,
+        (0..<owners.count).map({ owners.list[$0]!.first.rawValue }).min()
+          != blockers.first.map({ UInt32($0) })
+      {
+        return "the lowest frame in the way"
       }
     case .never: if isPossible(count, `where`) { return "never, but there could be one" }
     }

@@ -1,0 +1,61 @@
+// How many pages of all memory can be written or dropped: as many as the caller has to know of.
+//
+// The counts of a pageblock say it all where every page in use is a movable one and none is held or busy. Elsewhere
+// each record is looked at. The walk ends as soon as more pages make no difference to the caller, and passes over
+// pageblocks whose pages make none.
+
+import MemoryPrimitives
+import Synchronization
+
+/// Pages that are neither wired nor held nor busy.
+public struct IdlePages: Equatable, Sendable {
+  public var clean: UInt64
+  /// Dirty pages that are written to swap, and to a device of their own.
+  public var forSwap: UInt64
+  public var forDevice: UInt64
+
+  public init(clean: UInt64 = 0, forSwap: UInt64 = 0, forDevice: UInt64 = 0) {
+    (self.clean, self.forSwap, self.forDevice) = (clean, forSwap, forDevice)
+  }
+
+  var all: UInt64 { clean &+ forSwap &+ forDevice }
+
+  fileprivate mutating func add(_ contents: RunContents) {
+    clean &+= contents.clean
+    forSwap &+= contents.activeForSwap &+ contents.inactiveForSwap
+    forDevice &+= contents.activeForDevice &+ contents.inactiveForDevice
+  }
+}
+
+extension PhysicalMemory {
+  /// The idle pages of all memory. Each count is exact, or at least that of `enough`; or all of them together are at
+  /// least `enoughInAll`. Takes no lock. A step a pageblock; a few instructions a frame, or some thirty where pages are
+  /// wired, held or busy, until that is enough.
+  public func idlePages<Kinds: DirtyPageKinds>(
+    enough: IdlePages, enoughInAll: UInt64 = .max, by kinds: Kinds
+  ) -> IdlePages {
+    var pages = IdlePages()
+    var steps: UInt64 = 0
+    defer { state.pointee.events.pointee.searchSteps.add(steps, ordering: .relaxed) }
+    for number in 0..<state.pointee.sectionCount {
+      let entry = sectionEntry(number)
+      for i in 0..<entry.frames >> Piece.shift {
+        let lacksClean = pages.clean < enough.clean
+        let lacksDirty = pages.forSwap < enough.forSwap || pages.forDevice < enough.forDevice
+        if pages.all >= enoughInAll || !(lacksClean || lacksDirty) { return pages }
+        steps += 1
+        let first = UInt64(entry.first + i << Piece.shift)
+        let piece = pieceUnchecked(UInt32(first))
+        let (glance, dirty) = (piece.glance, UInt64(piece.dirty.pointee.load(ordering: .relaxed)))
+        // Wired pages may be among the dirty ones.
+        let mayHaveClean = glance.movable > (glance.hasFixed ? 0 : dirty)
+        guard (lacksClean && mayHaveClean) || (lacksDirty && dirty > 0) else { continue }
+        var contents = RunContents()
+        weigh(first, first + UInt64(Piece.frames), kinds, into: &contents)
+        steps += UInt64(Piece.frames) / 8
+        pages.add(contents)
+      }
+    }
+    return pages
+  }
+}
