@@ -345,6 +345,89 @@ final class ContigTests: XCTestCase {
     }
   }
 
+  /// The same while other requests empty runs: one that is large, or as many as there may be.
+  func testWhyAndContigAnswerAlikeWhileRunsAreIsolated() throws {
+    for firsts in [[4096], [300, 5000, 9000, 13000]] as [[UInt32]] {
+      for lines in [["dirty 60%"], ["dirty 105%"]] {
+        let harness = ConsoleHarness(swap: .mebibytes(64))
+        for line in lines { harness.run(line) }
+        let count = PageCount(UInt64(firsts.count == 1 ? 8000 : 1))
+        var isolations: [Isolation] = []
+        for first in firsts {
+          isolations.append(
+            try harness.physical.isolate(FrameRun(first: FrameNumber(first), count: count), level: .normal))
+        }
+        var refused = 0
+        for asked in ["2M align=2M", "2M", "64K", "8M", "40M", "2M nowait", "1M low=20M high=40M"] {
+          let what = "\(asked), \(firsts), \(lines)"
+          let why = harness.run("why \(asked)")
+          let contig = harness.run("contig \(asked)")
+          if why.hasPrefix("Yes: ") {
+            XCTAssertTrue(contig.contains("Granted: contig "), "\(what):\n\(why)\n\(contig)")
+            harness.run("contig free all")
+            continue
+          }
+          refused += 1
+          XCTAssertEqual(harness.outcome, .failed, what)
+          let sameWords = contig.components(separatedBy: "\nRefused from memory")[0]
+          XCTAssertEqual(sameWords + (contig == sameWords ? "" : "\n"), why, what)
+        }
+        if firsts.count == 4 { XCTAssertGreaterThan(refused, 2, "\(lines)") }
+        for isolation in isolations { harness.physical.abandon(isolation) }
+        harness.run("verify")
+        XCTAssertNil(harness.memory.checkInvariants())
+      }
+    }
+  }
+
+  /// By the old strategy, what is never or free is told alike; else `why` says that contig does something else, or
+  /// contig names `why`.
+  func testWhyAndContigByTheOldStrategy() throws {
+    for lines in [["dirty 50%"], ["contig 20M", "dirty 93%"]] {
+      let harness = ConsoleHarness()
+      for line in lines { harness.run(line) }
+      harness.run("sysctl vm.contig.strategy=old")
+      for asked in ["64K", "2M", "8M", "40M", "1G", "256K boundary=64K", "30M nowait"] {
+        let why = harness.run("why \(asked)")
+        let contig = harness.run("contig \(asked)")
+        let what = "\(asked), \(lines):\n\(why)\n\(contig)"
+        if why.hasPrefix("Never: ") {
+          XCTAssertEqual(contig, why, what)
+        } else if why.contains(" free frames at ") {
+          XCTAssertTrue(contig.contains("Granted: contig "), what)
+        } else if why.hasPrefix("Not now: ") {
+          XCTAssertTrue(contig.contains("Not now: laundering has freed no run"), what)
+          XCTAssertTrue(contig.contains("! Type: why "), what)
+        } else {
+          XCTAssertTrue(why.hasSuffix("contig would launder whole queues, and hope.\n"), what)
+        }
+        harness.run("contig free all")
+        if lines.count > 1 { harness.run("contig 20M") }
+      }
+    }
+  }
+
+  /// A request that fault injection refuses says so, by either strategy, and succeeds when it is made again.
+  func testFaultInjectionIsNamed() throws {
+    let harness = ConsoleHarness()
+    harness.run("contig 4K")
+    for strategy in ["new", "old"] {
+      harness.run("sysctl vm.contig.strategy=\(strategy)")
+      let told = (0..<4).map { (points: Int64) in
+        harness.host.failures.pointee.countdown = points
+        let text = harness.run("contig 64K")
+        harness.host.failures.pointee.countdown = -1
+        return text
+      }
+      XCTAssertEqual(
+        told.filter { $0 == "Later: fault injection has refused the request. Nothing has been done.\n" }
+          .count,
+        1, "\(told)")
+      XCTAssertTrue(harness.run("contig 64K").contains("Granted: contig "))
+    }
+    XCTAssertNil(harness.memory.checkInvariants())
+  }
+
   /// The owner of most frames in the way is named, and not that of the lowest ones.
   func testTheOwnerOfMostFramesIsNamed() throws {
     let harness = ConsoleHarness()

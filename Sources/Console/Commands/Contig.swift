@@ -312,6 +312,8 @@ extension Console {
     }
     if failure.answer == .never {
       print("Never: \(asked.whyNever(physical)).")
+    } else if failure.isInjected {
+      print("Later: fault injection has refused the request. Nothing has been done.")
     } else if failure.answer == .noAddressSpace {
       print("No addresses or tables to map it: its frames went back.")
       print("! Type: vmem kernel_va")
