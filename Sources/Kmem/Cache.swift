@@ -34,6 +34,8 @@ struct Cache: ~Copyable {
   let failed = Atomic<UInt64>(0)
   /// False in a descriptor that nobody uses; all zeroes is such a one.
   let isLive = Atomic<Bool>(false)
+  /// `owner` in the record of a slab that is not audited and has as many frames as the cache prefers.
+  let plainOwner: UInt32
   let visits = CacheVisits()
 
   static var stride: Int { 512 }

@@ -3,65 +3,63 @@
 // Bonwick, "The Slab Allocator" (USENIX 1994); Bonwick and Adams, "Magazines and Vmem" (USENIX 2001);
 // NetBSD kmem(9) for the calls, malloc(9) for the types.
 //
-// STRUCTURES. An object of a cache is in exactly one of these places: with a caller, in a magazine of a
-// processor or of the cache's depot, or free in its slab. A slab is 1, 2, 4 or 8 contiguous frames of the
-// direct map and its state is in their records (Slab.swift), so a pointer leads to its slab, and the slab
-// to its cache, without a search. Magazines and the larger tables of slabs lie in frames where no caller has
-// memory (OwnMemory.swift), and kmem checks them where it takes slow steps anyway. Requests up to 4096 bytes
-// go to one of 29 size classes (SizeClasses.swift); what is larger takes whole pages with an address of their
-// own (Large.swift). Each processor has one row of magazine slots, a cache line for each cache; each type has a
-// row of counters for each processor (MemoryType.swift).
+// STRUCTURES. An object of a cache is in exactly one of these places: with a caller, in a magazine of a processor or of
+// the cache's depot, or free in its slab. A slab is 1, 2, 4 or 8 contiguous frames of the direct map, and the records
+// of these frames hold its state (Slab.swift). So a pointer leads to its slab, and the slab to its cache, without a
+// search. Magazines and the larger tables of slabs lie in frames where no caller has memory (OwnMemory.swift); kmem
+// checks them on its slow paths. Requests up to 4096 bytes go to one of 29 size classes (SizeClasses.swift). A larger
+// request takes whole pages with an address of their own (Large.swift). Each processor has one row of magazine slots, a
+// cache line for each cache. Each type has a row of counters for each processor (MemoryType.swift).
 //
-// THE HOT HALVES find the slot by processor and class, take or put a word and add one to one counter, with
-// interrupts off and nothing else. A slot without magazines is empty and full at once: a size of zero, a
-// large size, an audited cache and a processor's first request all fall into the slow half by that one
-// test.
+// THE HOT HALVES find the slot by processor and class, take or put a word and add one to one counter, with interrupts
+// off and nothing else. A slot without magazines is empty and full at once. So a size of zero, a large size, an audited
+// cache and a processor's first request all reach the slow half by that one test.
 //
 //   Laws
-//   1. Of each slab: objects = free in its map + out; it lies on the list that the counts say: free, partial or
-//      full, which is where a damaged one lies; audited slabs are apart. The free objects of a damaged one are lost.
+//   1. Of each slab: objects = free in its map + out. It lies on the list that its counts say: free, partial or full. A
+//      damaged slab lies on the full list, and its free objects are lost. Audited slabs have lists of their own.
 //   2. Of each cache: the sums over its slabs are the figures under its lock.
 //   3. Each word in a magazine is an object of that cache which is out of its slab.
-//   4. When nothing runs: allocations - frees, over all types and processors, = objects out of slabs -
-//      words in magazines, for each cache. A free into a magazine is counted before it is known to be one;
-//      when it turns out to be none, an allocation under `other` evens it out.
+//   4. When nothing runs, for each cache: allocations - frees, over all types and processors, = objects out of slabs -
+//      words in magazines. A free into a magazine is counted before kmem knows that it is one. When it turns out to be
+//      none, an allocation under `other` evens it out.
 //   5. The records of all frames of a slab name its cache and its first frame.
 //   6. A cache has no magazine in use while it is audited.
-//   7. The sums kept beside are those of all caches: frames of slabs, frames of free slabs, and the bytes
-//      by which depots may exceed what each keeps in any case.
+//   7. The sums kept beside are those of all caches: frames of slabs, frames of free slabs, and the bytes by which
+//      depots may exceed their fixed share.
 //   8. Each piece of kmem's own memory in use is a magazine or the tables of a slab.
 //   9. The map of a slab has as many free objects as the slab counts. A free object in a slab holds its word, and the
-//      guard of an audited slab is intact, unless a caller wrote there: that is reported, by the object or the map
-//      that it hit, before the object is given out.
+//      guard of an audited slab is intact, unless a caller wrote there. kmem reports such a write by the object or the
+//      map that it hit, before it gives the object out.
 //
 // STRAY WRITES. A caller that writes to an object which it freed, or beyond the end of one, never reaches the records
 // of frames. It may reach a frame of kmem's own: one that was a slab when the caller freed its object, or one behind an
 // object that the write runs over by more than 64 bytes. So kmem compares a slab's map in tables with the slab's counts
-// before it takes objects out, and each word of a magazine that comes from the depot with the slab that the word names.
-// It reports what is wrong; it hands out no object of that slab, and no word of that magazine.
-//   The limits: a processor does not check the words in its own two magazines, which would cost the fast path. Nor
-// does kmem see a link from one magazine of a depot to the next that was overwritten, a word that now names another
-// object out of its slab, or a map in which as many bits were set as cleared.
+// before it takes objects out. It compares each word of a magazine that comes from the depot with the slab that the
+// word names (ObjectFinder.swift). It reports a difference, and hands out no object of that slab and no word of that
+// magazine.
+//   The limits: a processor does not check the words in its own two magazines, which would cost the fast path. kmem
+// does not see an overwritten link from one magazine of a depot to the next. Nor does it see a word that now names
+// another object out of its slab, or a map in which as many bits were set as cleared.
 //
-// WHAT IS KEPT FREE. Each cache keeps one or two free slabs and up to 32 KiB in full magazines. Whoever
-// needs more takes it from two shared allowances, each a 64th of all slabs (at least 128 KiB): a burst of
-// requests meets its own frees again without going down to the frames, and what is held stays within a
-// few hundredths of what is used. A request that would fail, and a drain, take all of it back; a trim takes what was
-// not needed since the last one (Trimming).
+// KEPT FREE. Each cache keeps one or two free slabs and up to 32 KiB in full magazines. A cache that needs more takes
+// it from two shared allowances, each a 64th of all slabs (at least 128 KiB). So a burst of requests finds its own
+// frames again, and kmem holds only a few hundredths more than is used. A request that would fail, and a drain, take
+// all of it back. A trim takes what was not needed since the last one (Trimming.swift).
 //
-// LOCKS, in their order: the registry of caches and types (`kmemCaches`), a depot (`kmemDepot`), a cache's
-// slabs or kmem's own memory (`kmemSlabs`); then PhysicalMemory's. No two of one rank; constructors, destructors,
-// other floors' calls and reports are made with none.
+// LOCKS, in their order: the registry of caches and types (`kmemCaches`), a depot (`kmemDepot`), a cache's slabs or
+// kmem's own memory (`kmemSlabs`); then PhysicalMemory's. A processor holds no two of one rank. kmem calls
+// constructors, destructors, other layers and the fault reporter with none held.
 //
-// COST. Hot pair: 42 instructions for a constant size, interrupts off and on included; up to 60 for
-// another. Slow halves: an exchange at the depot, or up to half a magazine from slabs under the cache's lock,
-// about 20 instructions each; a new slab costs its objects, and 64 bytes of own memory if there are more than 64.
-// Drains and queries: as long as what they visit, in pieces.
+// COST. Hot pair: 42 instructions for a constant size, interrupts off and on included; up to 60 for another. An
+// exchange at the depot checks each word of the magazine, in about 40 instructions, under the cache's lock. A refill
+// takes up to half a magazine from slabs under that lock, in about 20 instructions for each object. A new slab costs
+// its objects, and 64 bytes of kmem's own memory if there are more than 64. Drains and queries: as long as what they
+// visit, in parts.
 //
-// WHEN MEMORY IS GONE. An allocation tries a slab of fewer frames, then gives back what all caches keep
-// free, then answers nil; nothing has changed but what was kept. A free never needs memory: it may ask for
-// a magazine, and goes to the slab without one. Nothing here waits yet, at any level; a request of level
-// `.interrupt` does not go round all caches either.
+// EXHAUSTION. An allocation tries a slab of fewer frames, then gives back what all caches keep free, then answers nil;
+// nothing has changed but what was kept. A free never needs memory: it may ask for a magazine, and goes to the slab
+// without one. No request waits yet, at any level. A request of level `.interrupt` does not visit all caches either.
 
 import CPlatform
 import Magazines
@@ -317,6 +315,7 @@ extension Kmem {
     let chunk = (needed + alignment - 1) & ~(alignment - 1)
     let rounds = Self.rounds(chunk: chunk)
     let fullLimit = max(2, 32 << 10 / (rounds * chunk))
+    let order = CachePointer.preferredOrder(chunk: chunk, isAudited: false)
     let memory = UnsafeMutableRawPointer(descriptor(column).unsafelyUnwrapped)
     let cache = memory.bindMemory(to: Cache.self, capacity: 1)
     cache.initialize(
@@ -325,7 +324,10 @@ extension Kmem {
         reciprocal: (1 << 32 + UInt64(chunk) - 1) / UInt64(chunk),
         wordOffset: isConstructed ? (size + 7) & ~7 : 0, constructor: constructor, destructor: destructor,
         context: context,
-        fullLimit: fullLimit, lists: Locked(.kmemSlabs, SlabLists())))
+        fullLimit: fullLimit, lists: Locked(.kmemSlabs, SlabLists()),
+        plainOwner: Slab.owner(
+          order, cache: column, objects: CachePointer.objects(chunk: chunk, order: order, isAudited: false),
+          isAudited: false)))
     let magazines = Magazines.create(
       in: memory + Cache.depotOffset, slots: slotsStart(column), stride: ByteCount(Self.rowStride),
       rounds: rounds, fullLimit: fullLimit, machine: state.pointee.machine)

@@ -1,9 +1,9 @@
 // Memory for what kmem itself needs and reads back: magazines, and the tables of slabs.
 //
-// It lies in frames where no caller has an object: a write beyond the end of an object by up to 64 bytes does not reach
-// it, because the first 64 bytes of each frame stay unused. A write that runs further does, and so does one to an object
-// that was freed before its frame went from a slab to this memory. kmem therefore checks maps and magazines before it
-// relies on them; Kmem.swift names what it does not see: above all the words in a processor's own two magazines.
+// It lies in frames where no caller has an object. The first 64 bytes of each frame stay unused, so a write that runs
+// over the end of an object by up to 64 bytes reaches none of it. A write that runs further does. So does a write to an
+// object that its caller freed before the frame became kmem's own. kmem therefore checks maps and magazines before it
+// relies on them. Kmem.swift names what it does not see: above all the words in a processor's own two magazines.
 //
 // A frame is cut into pieces of one size; its record keeps the map of its free pieces:
 //

@@ -1,22 +1,22 @@
 // A slab: 1, 2, 4 or 8 contiguous frames of the direct map, cut into objects of one cache.
 //
 // A caller can write to any byte of a slab, by a pointer that it has freed or beyond the end of its object. So kmem
-// keeps nothing there that it relies on. A map says which objects are free, a bit for each; it and the counts lie in
-// the records of the frames, or in memory of kmem's own:
+// keeps nothing there that it relies on. A map says which objects are free, a bit for each. The map and the counts lie
+// in the records of the frames, or in memory of kmem's own:
 //
 //   owner    cache 10 bits | order 2 | audited 1 | place of the frame in the slab 3 | objects 16
 //   aux      objects out of the slab 16 | damaged 1
 //   index    the map of up to 64 objects; of a slab with tables, their address
 //   links    the cache's list that the slab is on
 //
-// All of it is in the record of the first frame. The records of the other frames hold `owner` too, so any address
-// leads to its slab in two loads. Tables are a piece of kmem's own memory: the map of up to 512 objects and, in an
-// audited slab, an entry for each object.
+// All of it is in the record of the first frame. The records of the other frames hold `owner` too, so any address leads
+// to its slab in two loads. Tables are a piece of kmem's own memory: the map of up to 512 objects and, in an audited
+// slab, an entry for each object.
 //
-// A free object holds a word that its address decides. kmem compares it before it gives the object out, and uses it
-// for nothing else: a word that differs tells of a write to the free object. In a cache with a constructor the word
-// stands behind the object, which stays constructed. Behind the last object of an audited slab stand two such words,
-// the guard: they tell of a write beyond its end.
+// A free object holds a word that follows from its address. kmem compares it before it gives the object out, and uses
+// it for nothing else: another word means that a caller wrote to the free object. In a cache with a constructor the
+// word stands behind the object, which stays constructed. Behind the last object of an audited slab stand two such
+// words, the guard: they show a write beyond its end.
 
 import MemoryPrimitives
 import PhysicalMemory
@@ -38,8 +38,7 @@ struct Slab {
     _ frame: FrameNumber, _ order: Order, cache: Int, objects: Int, isAudited: Bool,
     tables: UnsafeMutableRawPointer?, physical: PhysicalMemory, directMap: DirectMap
   ) -> Slab {
-    let owner =
-      UInt32(cache) | UInt32(order.rawValue) << 10 | (isAudited ? 1 << 12 : 0) | UInt32(objects) << 16
+    let owner = owner(order, cache: cache, objects: objects, isAudited: isAudited)
     for i in 0..<UInt32(order.frames.rawValue) {
       let record = physical.record(FrameNumber(frame.rawValue + i)).unsafelyUnwrapped
       record.owner = owner | i << 13
@@ -57,6 +56,13 @@ struct Slab {
     return slab
   }
 
+  /// `owner` in the record of the first frame.
+  static func owner(_ order: Order, cache: Int, objects: Int, isAudited: Bool) -> UInt32 {
+    UInt32(cache) | UInt32(order.rawValue) << 10 | (isAudited ? 1 << 12 : 0) | UInt32(objects) << 16
+  }
+  /// The bits of `owner` in which the frames of a slab differ.
+  static var placeBits: UInt32 { 7 << 13 }
+
   /// Bytes of the tables of a slab of so many objects; 0 for none.
   static func tableBytes(objects: Int, isAudited: Bool) -> Int {
     if isAudited { return mapBytes + objects * MemoryLayout<AuditEntry>.stride }
@@ -68,21 +74,28 @@ struct Slab {
   static var mostAudited: Int { (OwnMemory.largest - mapBytes) / MemoryLayout<AuditEntry>.stride }
 
   /// The cache that the record of a frame of a slab names.
-  static func cache(_ record: FrameRecordPointer) -> Int { Int(record.owner & 0x3ff) }
+  static func cache(_ record: FrameRecordPointer) -> Int { cache(record.owner) }
+  static func cache(_ owner: UInt32) -> Int { Int(owner & 0x3ff) }
   /// The first frame of the slab that `frame` belongs to.
   static func first(_ frame: FrameNumber, _ record: FrameRecordPointer) -> FrameNumber {
-    FrameNumber(frame.rawValue &- record.owner >> 13 & 7)
+    FrameNumber(frame.rawValue &- place(record.owner))
   }
+  /// How many frames of the slab come before the one whose record has `owner`.
+  static func place(_ owner: UInt32) -> UInt32 { owner >> 13 & 7 }
+  static func objects(_ owner: UInt32) -> Int { Int(owner >> 16) }
+  /// Whether a slab keeps its map in tables.
+  static func hasTables(_ owner: UInt32) -> Bool { owner & 1 << 12 != 0 || objects(owner) > 64 }
 
   var cache: Int { Self.cache(record) }
   var order: Order { Order(UInt8(record.owner >> 10 & 3)) }
   var isAudited: Bool { record.owner & 1 << 12 != 0 }
-  var objects: Int { Int(record.owner >> 16) }
+  var objects: Int { Self.objects(record.owner) }
   /// Objects that are not free in the slab: given out, or in a magazine.
   var out: Int {
-    get { Int(record.aux & 0xffff) }
-    nonmutating set { record.aux = record.aux & ~0xffff | UInt32(newValue) }
+    get { Int(record.aux & Self.outBits) }
+    nonmutating set { record.aux = record.aux & ~Self.outBits | UInt32(newValue) }
   }
+  static var outBits: UInt32 { 0xffff }
   /// A free object or the map was written to: the free objects of this slab are not given out any more.
   var isDamaged: Bool { record.aux & 1 << 16 != 0 }
   func markDamaged() { record.aux |= 1 << 16 }
@@ -91,7 +104,11 @@ struct Slab {
 
   /// The tables; nil when the map lies in the record.
   var tables: UnsafeMutableRawPointer? {
-    isAudited || objects > 64 ? UnsafeMutableRawPointer(bitPattern: UInt(record.index)) : nil
+    Self.hasTables(record.owner) ? UnsafeMutableRawPointer(bitPattern: UInt(record.index)) : nil
+  }
+  /// The map in the tables of a slab that has some, by the record of its first frame.
+  static func tables(_ first: FrameRecordPointer) -> UnsafePointer<UInt64> {
+    UnsafePointer(bitPattern: UInt(first.index)).unsafelyUnwrapped
   }
   /// Words of the map.
   var mapWords: Int { (objects + 63) >> 6 }

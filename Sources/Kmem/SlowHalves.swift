@@ -277,9 +277,11 @@ extension CachePointer {
     var chain = FrameNumber.none
     var bad = 0
     cache.pointee.lists.withLock { lists in
+      var finder = ObjectFinder(self)
       for i in 0..<count {
-        if let place = placeOut(words[i]) {
-          put(&lists, place.slab, place.index, at: site, &chain)
+        if let object = finder.objectOut(words[i]) {
+          let slab = Slab(object.frame, object.record, machine.directMap)
+          put(&lists, slab, object.index, at: site, &chain)
         } else {
           words[bad] = words[i]
           bad += 1
@@ -290,19 +292,16 @@ extension CachePointer {
     for i in 0..<bad { reportBadWord(words[i], site) }
   }
 
-  /// Where the object lies that a word of a magazine names; nil when the word is no object of this cache that is out
-  /// of its slab. Under the lock.
-  private func placeOut(_ word: UInt) -> ObjectPlace? {
-    guard let place = kmem.locate(VirtualAddress(UInt64(word))), place.mistake(column) == nil,
-      place.slab.isOut(place.index)
-    else { return nil }
-    return place
-  }
-
   /// Whether each word of a magazine is an object of this cache that is out of its slab. Runs with interrupts off.
   private func areOut(_ words: UnsafePointer<UInt>, _ count: Int) -> Bool {
     cache.pointee.lists.withLock { _ in
-      for i in 0..<count where placeOut(words[i]) == nil { return false }
+      var finder = ObjectFinder(self)
+      var next = words
+      let end = words + count
+      while next != end {
+        guard finder.objectOut(next.pointee) != nil else { return false }
+        next += 1
+      }
       return true
     }
   }

@@ -348,12 +348,13 @@ public enum RefillOutcome {
     }
   }
 
-  /// How many words of a partly filled magazine a drain hands over. Where a stray write changed that number, it hands
-  /// over the changed word alone, for the owner to report: which words the magazine has held is unknown.
+  /// How many words of a partly filled magazine a drain hands over. Where a stray write changed that number, which words
+  /// the magazine has held is unknown: the drain hands over the address of the number alone, for the owner to report. It
+  /// does not hand over what was written there, which may be a word that is in use.
   private func prepare(_ words: UnsafeMutablePointer<UInt>) -> Int {
     let last = state.pointee.rounds - 1
     if let rounds = DepotLists.partialRounds(words, capacity: last + 1) { return rounds }
-    words[0] = words[last]
+    words[0] = UInt(bitPattern: words + last)
     return 1
   }
 

@@ -96,6 +96,10 @@ import Synchronization
     get { raw.load(fromByteOffset: 16, as: UInt64.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 16, as: UInt64.self) }
   }
+  /// The record so many frames before this one, in the same section.
+  @inline(always) public func before(_ frames: UInt32) -> FrameRecordPointer {
+    FrameRecordPointer(raw - Int(frames) &* Self.size)
+  }
   @inline(always) public var claims: Claims {
     get { Claims(rawValue: claimsWord.pointee.load(ordering: .acquiring)) }
     nonmutating set { claimsWord.pointee.store(newValue.rawValue, ordering: .releasing) }
@@ -115,6 +119,11 @@ import Synchronization
   /// Whether the frame has `role`: one comparison.
   @inline(always) public func hasRole(_ role: FrameRole) -> Bool {
     byte(28).pointee.load(ordering: .relaxed) == role.rawValue
+  }
+  /// Whether the frame has `role`, and its links are its owner's: one comparison.
+  @inline(always) public func isOwners(_ role: FrameRole) -> Bool {
+    (raw + 28).assumingMemoryBound(to: Atomic<UInt32>.self).pointee.load(ordering: .relaxed) & 0xff00_00ff
+      == UInt32(FrameQueue.owner.rawValue) << 24 | UInt32(role.rawValue)
   }
   /// The order of the free block that this frame heads; meaningless otherwise.
   @inline(always) public internal(set) var order: Order {
@@ -202,6 +211,29 @@ import Synchronization
     self.role = role
     flags = 0
     self.claims = claims
+  }
+}
+
+/// The records of one pageblock, which stay valid: for a caller that looks at one after the other.
+@frozen public struct PageblockRecords {
+  @usableFromInline let first: UInt64
+  @usableFromInline let records: UnsafeMutableRawPointer
+
+  /// No records.
+  @inlinable @inline(__always) public init() {
+    first = 1 << 63
+    records = UnsafeMutableRawPointer(bitPattern: 8).unsafelyUnwrapped
+  }
+  init(first: UInt32, records: FrameRecordPointer) {
+    self.first = UInt64(first)
+    self.records = records.raw
+  }
+
+  /// The record of frame `number`; nil when that is no frame of the pageblock. Any number below 2^63 may be asked for.
+  @inlinable @inline(__always) public func record(_ number: UInt64) -> FrameRecordPointer? {
+    let place = number &- first
+    guard place < 512 else { return nil }
+    return FrameRecordPointer(records + Int(truncatingIfNeeded: place) &* FrameRecordPointer.size)
   }
 }
 

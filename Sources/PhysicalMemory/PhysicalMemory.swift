@@ -216,6 +216,16 @@ public struct PhysicalMemory {
     recordUnchecked(frame.rawValue)
   }
 
+  /// The records of the pageblock of `frame`, none where they are not valid. Takes no lock and makes no record valid:
+  /// for a number that may be of no frame at all.
+  @inline(never) public func validRecords(around frame: FrameNumber) -> PageblockRecords {
+    guard section(frame.rawValue) != nil, pieceUnchecked(frame.rawValue).state == .valid else {
+      return PageblockRecords()
+    }
+    let first = frame.rawValue & ~(Piece.frames - 1)
+    return PageblockRecords(first: first, records: recordUnchecked(first))
+  }
+
   @inline(never) func recordSlow(_ frame: FrameNumber) -> FrameRecordPointer? {
     let interrupts = lock()
     defer { unlock(interrupts) }

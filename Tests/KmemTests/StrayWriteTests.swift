@@ -355,6 +355,141 @@ final class StrayWriteTests: XCTestCase {
     }
   }
 
+  /// The number of rounds in a partly filled magazine becomes the address of an object that is in use.
+  func testANumberOfRoundsThatWasWrittenToFreesNoObject() throws {
+    let rig = try Rig()
+    let type = rig.type()
+    let cache = try make(rig, Shape(size: 64, alignment: 64), .off)
+    let live = try XCTUnwrap(cache.alloc(type: type))
+    for object in (0..<20).map({ _ in cache.alloc(type: type)! }) { cache.free(object, type: type) }
+    let magazines = try XCTUnwrap(rig.kmem.cache(at: cache.column)).magazines
+    magazines.unload()
+    let partial = try XCTUnwrap(magazines.state.pointee.lists.withLock { $0.partial.first })
+    partial[62] = UInt(bitPattern: live)
+    let faults = rig.host.faults { cache.drain() }
+    XCTAssertEqual(faults.map(\.kind), [.foreignPointer])
+    XCTAssertEqual(faults.map(\.subject), [VirtualAddress(UnsafeRawPointer(partial + 62)).rawValue])
+    XCTAssertEqual(rig.kmem.whatIs(VirtualAddress(live))?.standing, .inUse)
+    let got = (0..<200).map { _ in cache.alloc(type: type)! }
+    XCTAssertEqual(Set(got + [live]).count, 201, "given out twice")
+  }
+
+  /// What the slabs of a cache say is out: by their lists, not by way of an address.
+  private func objectsOut(_ cache: CachePointer) -> Set<UInt> {
+    var out: Set<UInt> = []
+    cache.forEachSlab { slab in
+      for index in 0..<slab.objects where !slab.isFree(index) {
+        out.insert(UInt(bitPattern: slab.base) + UInt(index * cache.chunk))
+      }
+    }
+    return out
+  }
+
+  /// Slabs of all forms: plain, with tables, of several frames, of fewer frames than preferred, audited, given back; and
+  /// beside each those of another cache of the same form.
+  func testAWordIsAnObjectThatIsOutExactlyWhenItsSlabSaysSo() throws {
+    let seed = historySeed(33)
+    var forms: Set<String> = []
+    for shape in Self.shapes {
+      var random = SeededRandom(seed: seed)
+      let note = "STRATA_SEED=\(seed), \(shape.size) bytes"
+      // Two pageblocks, and a machine that ends with them.
+      let rig = try Rig(frames: 1024)
+      let type = rig.type()
+      let caches = try [make(rig, shape, .off), make(rig, shape, .off)]
+      var live: [(object: UnsafeMutableRawPointer, cache: ObjectCache)] = []
+      func allocate(_ bytes: UInt64) {
+        for cache in caches {
+          for _ in 0..<min(300, bytes / shape.size) {
+            guard let object = cache.alloc(type: type) else { return XCTFail("no memory. \(note)") }
+            live.append((object, cache))
+          }
+        }
+      }
+      func free(_ percent: UInt64) {
+        for i in stride(from: live.count - 1, through: 0, by: -1) where random.below(100) < percent {
+          live.swapAt(i, live.count - 1)
+          let last = live.removeLast()
+          last.cache.free(last.object, type: type)
+        }
+      }
+      allocate(200 << 10)
+      for cache in caches { cache.setAudit(.on) }
+      allocate(60 << 10)
+      for cache in caches { cache.setAudit(.off) }
+      free(70)
+      for cache in caches { cache.drain() }
+      // No two free frames lie side by side, so a new slab has one frame.
+      var frames: [FrameNumber] = []
+      while let frame = try? rig.physical.allocate(Order(0), role: .wired, level: .interrupt) {
+        frames.append(frame)
+      }
+      if shape.size <= 4096 {
+        frames.sort()
+        for frame in frames where frame.rawValue % 2 == 0 { rig.physical.free(frame, Order(0)) }
+        frames.removeAll { $0.rawValue % 2 == 0 }
+        allocate(400 << 10)
+        free(40)
+      }
+      for cache in caches {
+        let pointer = try XCTUnwrap(rig.kmem.cache(at: cache.column))
+        let out = objectsOut(pointer)
+        pointer.forEachSlab { slab in
+          if slab.isAudited { forms.insert("audited") }
+          if slab.tables != nil { forms.insert("with tables") }
+          if slab.order.rawValue > 0 { forms.insert("of several frames") }
+          if !slab.isAudited && slab.record.owner != pointer.cache.pointee.plainOwner {
+            forms.insert("small")
+          }
+        }
+        XCTAssertGreaterThan(out.count, 5, note)
+        var finder = ObjectFinder(pointer)
+        var found = 0
+        func look(_ word: UInt) {
+          let object = finder.objectOut(word)
+          if (object != nil) != out.contains(word) { XCTFail("\(String(word, radix: 16)). \(note)") }
+          guard let object else { return }
+          found += 1
+          let slab = Slab(object.frame, object.record, rig.host.machine.directMap)
+          XCTAssertEqual(UInt(bitPattern: pointer.object(slab, object.index)), word, note)
+        }
+        let memory = UInt(bitPattern: rig.host.machine.directMap.pointer(to: FrameNumber(0)))
+        for number in 0..<UInt(1024) {
+          let isSlab = rig.physical.record(FrameNumber(UInt32(number)))?.role == .slab
+          for offset in stride(from: UInt(0), to: 4096, by: isSlab ? 8 : 1024) {
+            look(memory + number << 12 + offset)
+          }
+        }
+        XCTAssertEqual(found, out.count, note)
+        // Another owner's frame, whose record happens to say the same.
+        if let frame = frames.last, let record = rig.physical.record(frame) {
+          (record.owner, record.aux) = (pointer.cache.pointee.plainOwner, 1)
+          look(memory + UInt(frame.rawValue) << 12)
+          record.queue = .owner
+          look(memory + UInt(frame.rawValue) << 12)
+          (record.owner, record.aux, record.queue) = (0, 0, .none)
+        }
+        for _ in 0..<1000 {
+          look(memory + UInt(random.below(1024 << 12)))
+          look(UInt(random.next()))
+          look(memory &+ UInt(random.next() >> random.below(60)))
+          if let word = out.randomElement(using: &random) {
+            look(word)
+            look(word ^ 1 << UInt(random.below(64)))
+          }
+        }
+        for word in [
+          0, 1, .max, memory - 1, memory + 1024 << 12, memory + 1 << 44 - 1 << 12, memory + 1 << 44,
+        ] {
+          look(word)
+        }
+      }
+      for frame in frames { rig.physical.free(frame, Order(0)) }
+      rig.check(note)
+    }
+    XCTAssertEqual(forms.count, 4, "\(forms)")
+  }
+
   func testAMapThatWasWrittenToIsReportedAndItsSlabGivesOutNoMore() throws {
     for auditing in [Auditing.off, .on] {
       for wrong in 0..<4 {
