@@ -108,6 +108,10 @@ extension ContiguousMemory {
     _ request: ContiguousRequest, _ spent: inout Spending, _ observe: (ContiguousEvent) -> Void
   ) throws(ContiguousFailure) -> FrameRun {
     if machine.failsHere(.contiguous) { throw .injected }
+    // No page is written for what memory has no place for.
+    guard physical.hasPlace(forRun: request.count, where: request.constraints) else {
+      throw ContiguousFailure(.never)
+    }
     for turn in 0..<3 {
       do throws(PhysicalMemoryError) {
         let run = try physical.allocate(
@@ -120,9 +124,6 @@ extension ContiguousMemory {
       if turn == 2 || request.sleeping == .forbidden { break }
       launderAll(turn == 0 ? .laundry : .active, &spent, observe)
       if turn == 0 { launderAll(.inactive, &spent, observe) }
-    }
-    guard physical.hasPlace(forRun: request.count, where: request.constraints) else {
-      throw ContiguousFailure(.never)
     }
     var failure = ContiguousFailure(.notNow)
     failure.longest = physical.longestEmptiableRun(

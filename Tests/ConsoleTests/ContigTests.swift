@@ -347,7 +347,7 @@ final class ContigTests: XCTestCase {
 
   /// The same while other requests empty runs: one that is large, or as many as there may be.
   func testWhyAndContigAnswerAlikeWhileRunsAreIsolated() throws {
-    for firsts in [[4096], [300, 5000, 9000, 13000]] as [[UInt32]] {
+    for firsts in [[4096], [3000, 5000, 9000, 13000]] as [[UInt32]] {
       for lines in [["dirty 60%"], ["dirty 105%"]] {
         let harness = ConsoleHarness(swap: .mebibytes(64))
         for line in lines { harness.run(line) }
@@ -369,8 +369,11 @@ final class ContigTests: XCTestCase {
           }
           refused += 1
           XCTAssertEqual(harness.outcome, .failed, what)
+          // The runs that were tried come first.
           let sameWords = contig.components(separatedBy: "\nRefused from memory")[0]
-          XCTAssertEqual(sameWords + (contig == sameWords ? "" : "\n"), why, what)
+          let answer = sameWords + (contig == sameWords ? "" : "\n")
+          XCTAssertTrue(answer.hasSuffix(why), "\(what):\n\(why)\n\(contig)")
+          if answer != why { XCTAssertTrue(contig.hasPrefix("Candidate 0x"), what) }
         }
         if firsts.count == 4 { XCTAssertGreaterThan(refused, 2, "\(lines)") }
         for isolation in isolations { harness.physical.abandon(isolation) }
