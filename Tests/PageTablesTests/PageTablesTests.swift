@@ -261,6 +261,17 @@ final class PageTablesTests: XCTestCase {
     seen.pages = []
     try bed.tables.protect(va(3), count: PageCount(2), .kernelReadOnly)
     XCTAssertEqual(seen.pages, [kernelBase + 0x3000, kernelBase + 0x4000])
+    // So with a range of its own.
+    let tag = RangeTag(rawValue: 1)
+    try bed.tables.map(va(800), to: pa(2000), count: PageCount(10), protection: .kernelData, tag: tag)
+    (seen.pages, handed) = ([], 0)
+    let check = bed.tables.unmapRange(va(800), count: PageCount(10), accepting: RangeTagSet(tag)) {
+      _, count in
+      for page in UInt64(800)..<810 { XCTAssertTrue(seen.pages.contains(kernelBase + page << 12)) }
+      handed += count.rawValue
+    }
+    guard case .unmapped = check else { return XCTFail("\(check)") }
+    XCTAssertEqual(handed, 10)
   }
 
   func testRangesAreRecordedInTheTables() throws {
