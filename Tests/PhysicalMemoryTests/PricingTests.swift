@@ -130,6 +130,28 @@ final class PricingTests: XCTestCase {
     }
   }
 
+  /// Every pageblock has as many free frames as any other, so that counts tell nothing: the one run that can be paid
+  /// for is found wherever it lies.
+  func testTheOnlyRunThatCanBePaidForIsFoundWhereCountsTellNothing() throws {
+    for lucky in [2, 9, 17, 25] as [UInt32] {
+      let system = try System(frames: [(512, 16_000)])
+      let memory = system.memory!
+      for frame in fillWithPages(memory).map(\.rawValue) {
+        let (piece, offset) = (frame / 512, frame % 512)
+        let row = 5 * lucky..<5 * lucky + 256
+        if piece == lucky ? !row.contains(offset) : offset % 2 == 0 { freePage(memory, frame) }
+      }
+      for count in [64, 200, 256] as [UInt64] {
+        let answer = memory.candidate(
+          run: PageCount(count), where: RunConstraints(), excluding: ExcludedRuns(),
+          at: Purse(free: 3, dirty: 0))
+        guard case .found(let candidate) = answer else { return XCTFail("not found, pageblock \(lucky)") }
+        XCTAssertLessThanOrEqual(candidate.free.rawValue, 3, "\(count) frames, pageblock \(lucky)")
+        XCTAssertEqual(candidate.run.first.rawValue / 512, lucky)
+      }
+    }
+  }
+
   /// Runs that a lower bound rules out are passed over: a small part of the frames is looked at.
   func testRunsThatCanNotBeatTheBestArePassedOver() throws {
     let system = try System(frames: [(256, 16_000)])
@@ -146,6 +168,28 @@ final class PricingTests: XCTestCase {
     XCTAssertEqual(candidate.dirty.rawValue, 4096)
     let steps = memory.state.pointee.events.pointee.searchSteps.load(ordering: .relaxed) - before
     XCTAssertLessThan(steps, 16_000 / 2)
+  }
+
+  /// The dirty pages of a pageblock may all be wired, and its clean ones count all the same.
+  func testCleanPagesBesideWiredDirtyOnes() throws {
+    struct Alike: DirtyPageKinds {
+      var tellsDirtyPagesApart: Bool { false }
+      func isForDevice(_ frame: FrameNumber) -> Bool { false }
+    }
+    let system = try System(frames: [(512, 2048)])
+    let memory = system.memory!
+    var clean: UInt64 = 0
+    for frame in fillWithPages(memory) {
+      if frame.rawValue % 100 == 0 {
+        clean += 1
+        continue
+      }
+      memory.record(frame)!.pageFlags.insert(.dirty)
+      memory.noteDirty(frame)
+      wirePage(memory, frame.rawValue)
+    }
+    let most = IdlePages(clean: .max)
+    XCTAssertEqual(memory.idlePages(enough: most, by: Alike()), IdlePages(clean: clean))
   }
 
   /// Each count is exact, or as much as is enough; pages that are wired or held are in none.
