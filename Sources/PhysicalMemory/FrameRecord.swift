@@ -66,7 +66,8 @@ import Synchronization
   @inlinable public static var cached: Self { Self(rawValue: 8) }
 }
 
-/// The record of one frame, in place.
+/// The record of one frame, in place. Its words are aligned, which a load would check on each path where assertions are
+/// on; `loadUnaligned` does not, and compiles to the same instruction.
 @frozen public struct FrameRecordPointer {
   @usableFromInline let raw: UnsafeMutableRawPointer
   @inlinable init(_ raw: UnsafeMutableRawPointer) { self.raw = raw }
@@ -75,25 +76,25 @@ import Synchronization
   @inlinable public static var size: Int { 32 }
 
   @inline(always) public var next: FrameNumber {
-    get { FrameNumber(raw.load(as: UInt32.self)) }
+    get { FrameNumber(raw.loadUnaligned(as: UInt32.self)) }
     nonmutating set { raw.storeBytes(of: newValue.rawValue, as: UInt32.self) }
   }
   @inline(always) public var previous: FrameNumber {
-    get { FrameNumber(raw.load(fromByteOffset: 4, as: UInt32.self)) }
+    get { FrameNumber(raw.loadUnaligned(fromByteOffset: 4, as: UInt32.self)) }
     nonmutating set { raw.storeBytes(of: newValue.rawValue, toByteOffset: 4, as: UInt32.self) }
   }
   /// Index of the object or cache that has the frame.
   @inline(always) public var owner: UInt32 {
-    get { raw.load(fromByteOffset: 8, as: UInt32.self) }
+    get { raw.loadUnaligned(fromByteOffset: 8, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 8, as: UInt32.self) }
   }
   /// The owner's own word.
   @inline(always) public var aux: UInt32 {
-    get { raw.load(fromByteOffset: 12, as: UInt32.self) }
+    get { raw.loadUnaligned(fromByteOffset: 12, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 12, as: UInt32.self) }
   }
   @inline(always) public var index: UInt64 {
-    get { raw.load(fromByteOffset: 16, as: UInt64.self) }
+    get { raw.loadUnaligned(fromByteOffset: 16, as: UInt64.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 16, as: UInt64.self) }
   }
   /// The record so many frames before this one, in the same section.
@@ -175,7 +176,7 @@ import Synchronization
   }
   /// Takes the links and the queue of `other`, which is in none from now on. Their neighbours are the caller's.
   @inline(always) public func takePlace(of other: FrameRecordPointer) {
-    raw.storeBytes(of: other.raw.load(as: UInt64.self), as: UInt64.self)
+    raw.storeBytes(of: other.raw.loadUnaligned(as: UInt64.self), as: UInt64.self)
     byte(31).pointee.store(other.byte(31).pointee.load(ordering: .relaxed), ordering: .relaxed)
     other.raw.storeBytes(of: UInt64.max, as: UInt64.self)
     other.byte(31).pointee.store(FrameQueue.none.rawValue, ordering: .relaxed)

@@ -67,12 +67,12 @@ struct PiecePointer {
   }
   /// The order less 8 of the free block that begins here, if its order is 9 or more; else 0.
   @inline(always) var head: UInt8 {
-    get { raw.load(fromByteOffset: 9, as: UInt8.self) }
+    get { raw.loadUnaligned(fromByteOffset: 9, as: UInt8.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 9, as: UInt8.self) }
   }
   /// Of a uniform piece.
   @inline(always) var role: FrameRole {
-    get { FrameRole(rawValue: raw.load(fromByteOffset: 10, as: UInt8.self)) ?? .absent }
+    get { FrameRole(rawValue: raw.loadUnaligned(fromByteOffset: 10, as: UInt8.self)) ?? .absent }
     nonmutating set { raw.storeBytes(of: newValue.rawValue, toByteOffset: 10, as: UInt8.self) }
   }
 
@@ -117,26 +117,26 @@ struct Section {
 
   /// Where the record of frame 0 would lie if all records followed each other; 0 for a hole.
   @inline(always) var records: UInt {
-    get { raw.load(as: UInt.self) }
+    get { raw.loadUnaligned(as: UInt.self) }
     nonmutating set { raw.storeBytes(of: newValue, as: UInt.self) }
   }
   /// The same for the entry of piece 0.
   @inline(always) var pieces: UInt {
-    get { raw.load(fromByteOffset: 8, as: UInt.self) }
+    get { raw.loadUnaligned(fromByteOffset: 8, as: UInt.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 8, as: UInt.self) }
   }
   /// The frames that have records: whole pieces.
   @inline(always) var first: UInt32 {
-    get { raw.load(fromByteOffset: 16, as: UInt32.self) }
+    get { raw.loadUnaligned(fromByteOffset: 16, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 16, as: UInt32.self) }
   }
   @inline(always) var frames: UInt32 {
-    get { raw.load(fromByteOffset: 20, as: UInt32.self) }
+    get { raw.loadUnaligned(fromByteOffset: 20, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 20, as: UInt32.self) }
   }
   /// Free frames.
   @inline(always) var free: UInt32 {
-    get { raw.load(fromByteOffset: 24, as: UInt32.self) }
+    get { raw.loadUnaligned(fromByteOffset: 24, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 24, as: UInt32.self) }
   }
 
