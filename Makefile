@@ -12,7 +12,7 @@ export QEMUFLAGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test tsan fuzz bench kernel iso lint format clean help tools
+.PHONY: run test tsan asan fuzz bench kernel iso lint format clean help tools
 
 triple := x86_64-unknown-none-elf
 objects := .build-kernel/$(triple)/release
@@ -30,6 +30,10 @@ test: tools
 # What several processors share, under the thread sanitizer.
 tsan: tools
 	@Scripts/tsan
+
+# The host tests under the address sanitizer.
+asan:
+	@Scripts/asan
 
 # Random histories of pageable memory, a seed after the other, with optimisation and assertions.
 export SEEDS ?= 2000
@@ -87,6 +91,7 @@ help:
 #:               (without a terminal: the tour, or the run= in ARGS, then power off)
 #: make test     every test, on the host and in QEMU; ends with "N passed, N failed"
 #: make tsan     what several processors share, under the thread sanitizer
+#: make asan     the host tests, under the address sanitizer
 #: make fuzz     random histories of pageable memory, SEEDS=2000 of them
 #: make bench    the budgets, measured: figure and goal, met or missed (JSON=1: rows of JSON)
 #: make lint     the style, checked; make format mends most of it

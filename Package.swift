@@ -1,7 +1,7 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-// Floors as in Sources/README.md: a target names the floors below that it imports, and nothing more.
+// Layers as in Sources/README.md: a target names the layers below that it imports, and nothing more.
 // The kernel is built from the same package for a bare machine (`make kernel`), which asks for its
 // target by STRATA_KERNEL; a host build never sees it.
 
@@ -100,9 +100,14 @@ if bare {
         name: module + "Tests", dependencies: (floors + ["HostMachine"]).map { .byName(name: $0) }))
   }
   package.targets += [
-    .testTarget(name: "HouseTests"),
+    .testTarget(name: "ArchitectureTests"),
     .testTarget(
       name: "BootTests", dependencies: ["MemoryPrimitives", "KernelMemory", "Workloads", "HostMachine"]),
     .testTarget(name: "StrataTests", dependencies: ["strata", "Workloads", "HostMachine"]),
   ]
+}
+
+// A warning is an error, in every target.
+for target in package.targets {
+  target.swiftSettings = (target.swiftSettings ?? []) + [.treatAllWarnings(as: .error)]
 }
