@@ -39,6 +39,34 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
     return try body(&value.pointee)
   }
 
+  /// Takes the lock until the answer is released or goes out of scope: for a lock that must cross a call. The callee takes
+  /// it `consuming`.
+  @inline(always) package borrowing func acquire() -> Held<Value> {
+    Held(lock: lock.address, interrupts: lock.lock(), value: cell.address)
+  }
+
   /// The value without its lock, for a checker: sound only while nothing else uses the instance.
   @inlinable public var quiet: UnsafeMutablePointer<Value> { cell.address }
+}
+
+/// A value whose lock is held. The lock is released when this is.
+@frozen @usableFromInline package struct Held<Value: ~Copyable>: ~Copyable {
+  @usableFromInline let lock: UnsafePointer<SpinLock>
+  @usableFromInline let interrupts: UInt64
+  @usableFromInline let address: UnsafeMutablePointer<Value>
+
+  @inlinable init(lock: UnsafePointer<SpinLock>, interrupts: UInt64, value: UnsafeMutablePointer<Value>)
+  {
+    (self.lock, self.interrupts, address) = (lock, interrupts, value)
+  }
+
+  @inlinable package var value: Value {
+    @inline(__always) _read { yield address.pointee }
+    @inline(__always) nonmutating _modify { yield &address.pointee }
+  }
+
+  /// Releases the lock.
+  @inline(always) package consuming func release() {}
+
+  @inlinable deinit { lock.pointee.unlock(interrupts) }
 }

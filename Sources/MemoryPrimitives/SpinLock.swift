@@ -4,6 +4,7 @@
 // is a word of the processor; each lock remembers the rank that it covered, so release restores it
 // without a list. This takes locks to be released in the opposite order, which `assert` checks.
 
+import Builtin
 import CPlatform
 import Synchronization
 
@@ -29,6 +30,11 @@ public struct SpinLock: ~Copyable {
     assert(noteReleased(), "spin locks were released out of order")
     word.store(0, ordering: .releasing)
     cp_interrupts_restore(interrupts)
+  }
+
+  /// Where the lock lies, which never changes.
+  @inlinable var address: UnsafePointer<SpinLock> {
+    UnsafePointer(Builtin.unprotectedAddressOfBorrow(self))
   }
 
   @usableFromInline @inline(never) borrowing func spin() {

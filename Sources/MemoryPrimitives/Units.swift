@@ -1,4 +1,4 @@
-// The quantities of the house as types: no bare integer crosses a public call, so that a frame number
+// Quantities as types: no bare integer crosses a public call, so that a frame number
 // can't be taken for an address, nor pages for bytes.
 //
 // A frame number has 32 bits and all ones means none: physical memory is used below 16 TiB less one
@@ -54,10 +54,11 @@ public enum Page {
 }
 
 /// A number of bytes.
-@frozen public struct ByteCount: Equatable, Comparable, Sendable {
+@frozen public struct ByteCount: Equatable, Comparable, Sendable, ExpressibleByIntegerLiteral {
   public var rawValue: UInt64
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
+  @inline(always) public init(integerLiteral value: UInt64) { rawValue = value }
 
   @inline(always) public static var zero: Self { Self(UInt64(0)) }
   @inline(always) public static func kibibytes(_ n: UInt64) -> Self { Self(n * (1 << 10)) }
@@ -67,6 +68,12 @@ public enum Page {
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   @inline(always) public static func + (a: Self, b: Self) -> Self { Self(a.rawValue + b.rawValue) }
   @inline(always) public static func - (a: Self, b: Self) -> Self { Self(a.rawValue - b.rawValue) }
+  @inline(always) public static func += (a: inout Self, b: Self) { a.rawValue += b.rawValue }
+  @inline(always) public static func -= (a: inout Self, b: Self) { a.rawValue -= b.rawValue }
+  /// The difference; zero where `other` is more.
+  @inline(always) public func subtractingSaturated(_ other: Self) -> Self {
+    Self(rawValue > other.rawValue ? rawValue - other.rawValue : 0)
+  }
 
   /// Whole pages that hold this many bytes.
   @inline(always) public var pagesRoundedUp: PageCount {
@@ -75,16 +82,23 @@ public enum Page {
 }
 
 /// A number of pages, or of frames.
-@frozen public struct PageCount: Equatable, Comparable, Sendable {
+@frozen public struct PageCount: Equatable, Comparable, Sendable, ExpressibleByIntegerLiteral {
   public var rawValue: UInt64
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
+  @inline(always) public init(integerLiteral value: UInt64) { rawValue = value }
 
   @inline(always) public static var zero: Self { Self(UInt64(0)) }
   @inline(always) public static var one: Self { Self(UInt64(1)) }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   @inline(always) public static func + (a: Self, b: Self) -> Self { Self(a.rawValue + b.rawValue) }
   @inline(always) public static func - (a: Self, b: Self) -> Self { Self(a.rawValue - b.rawValue) }
+  @inline(always) public static func += (a: inout Self, b: Self) { a.rawValue += b.rawValue }
+  @inline(always) public static func -= (a: inout Self, b: Self) { a.rawValue -= b.rawValue }
+  /// The difference; zero where `other` is more.
+  @inline(always) public func subtractingSaturated(_ other: Self) -> Self {
+    Self(rawValue > other.rawValue ? rawValue - other.rawValue : 0)
+  }
 
   /// Their bytes; the largest number of bytes from 2^52 pages on.
   @inline(always) public var bytes: ByteCount {
@@ -108,6 +122,7 @@ public enum Page {
   @inline(always) public static func - (a: Self, b: Self) -> PageCount {
     PageCount(UInt64(a.rawValue - b.rawValue))
   }
+  @inline(always) public static func += (a: inout Self, b: PageCount) { a = a + b }
 
   @inline(always) public var address: PhysicalAddress { PhysicalAddress(self) }
 }
@@ -157,7 +172,14 @@ public enum Page {
   }
   @inlinable init(powerOfTwo bytes: UInt64) { rawValue = bytes }
   @inline(always) public static var byte: Self { Self(powerOfTwo: 1) }
+  @inline(always) public static var cacheLine: Self { Self(powerOfTwo: 64) }
   @inline(always) public static var page: Self { Self(powerOfTwo: Page.size) }
+  /// A pageblock: 2 MiB, what a large leaf maps.
+  @inline(always) public static var pageblock: Self { Self(powerOfTwo: 1 << 21) }
+  /// What the largest leaf maps: 1 GiB.
+  @inline(always) public static var gibibyte: Self { Self(powerOfTwo: 1 << 30) }
+  /// The next multiple at `value` or above. Traps where that does not fit.
+  @inlinable package func roundUp(_ value: Int) -> Int { (value + Int(rawValue) - 1) & ~(Int(rawValue) - 1) }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 }
 

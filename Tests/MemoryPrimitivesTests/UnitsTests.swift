@@ -24,6 +24,23 @@ final class UnitsTests: XCTestCase {
     }
   }
 
+  func testADifferenceThatSaturatesIsNeverBelowZero() {
+    let five: PageCount = 5
+    XCTAssertEqual(five.subtractingSaturated(3), 2)
+    XCTAssertEqual(five.subtractingSaturated(5), 0)
+    XCTAssertEqual(five.subtractingSaturated(PageCount(UInt64.max)), 0)
+    XCTAssertEqual(ByteCount(UInt64.max).subtractingSaturated(1), ByteCount(UInt64.max - 1))
+    var (pages, bytes, frame) = (five, ByteCount(8), FrameNumber(3))
+    pages += 2
+    pages -= 1
+    bytes += 8
+    bytes -= 1
+    frame += pages
+    XCTAssertEqual(pages, 6)
+    XCTAssertEqual(bytes, 15)
+    XCTAssertEqual(frame, FrameNumber(9))
+  }
+
   func testOrdersBeyondTheHighestHaveNoFewerFrames() {
     var last = PageCount.zero
     for order in UInt8(0)...255 {
