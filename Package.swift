@@ -89,15 +89,15 @@ if bare {
       ]),
   ]
 
-  let floors = [
+  let layers = [
     "CPlatform", "MemoryPrimitives", "Magazines", "ACPI", "PhysicalMemory", "PageTables", "Vmem",
     "KernelSpace", "Kmem", "Paging", "ContiguousMemory",
     "KernelMemory", "Workloads", "Console",
   ]
-  for module in floors.dropFirst() {
+  for module in layers.dropFirst() {
     package.targets.append(
       .testTarget(
-        name: module + "Tests", dependencies: (floors + ["HostMachine"]).map { .byName(name: $0) }))
+        name: module + "Tests", dependencies: (layers + ["HostMachine"]).map { .byName(name: $0) }))
   }
   package.targets += [
     .testTarget(name: "ArchitectureTests"),

@@ -19,7 +19,7 @@ public enum ACPIError: UInt8, Error, CaseIterable, Sendable {
   /// The list of processors does not name the one that reads it.
   case noBootProcessor
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .noRoot: "there is no ACPI root pointer"
     case .badSignature: "something else lies where an ACPI table should"

@@ -6,7 +6,7 @@
 // its length, and the sum of all its bytes is 0.
 //
 // Nothing that firmware says is believed before it was looked at. These are the rules, in one place each:
-//   1. Memory is touched through `PhysicalReach` only, which checks a whole piece before it gives it out:
+//   1. Memory is touched through `PhysicalReach` only, which checks a whole range before it gives it out:
 //      nothing at or above `reach`, no length that wraps around. Tables lie at any byte, so loads are
 //      unaligned ones.
 //   2. A table is an `ACPITable` only when its length is possible, it lies within reach and its sum is 0.

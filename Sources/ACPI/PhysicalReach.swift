@@ -15,7 +15,7 @@ struct PhysicalReach {
   }
 }
 
-/// A piece of physical memory that was found to be within reach.
+/// An extent of physical memory that was found to be within reach.
 struct PhysicalBytes {
   private let start: UnsafeRawPointer
   let count: Int
@@ -25,7 +25,7 @@ struct PhysicalBytes {
     self.count = count
   }
 
-  /// The value at `offset`, at whatever alignment; nil where it would not end within the piece.
+  /// The value at `offset`, at whatever alignment; nil where it would not end within the extent.
   func load<T: BitwiseCopyable>(at offset: Int, as type: T.Type) -> T? {
     guard offset >= 0, offset <= count, MemoryLayout<T>.size <= count - offset else { return nil }
     return start.loadUnaligned(fromByteOffset: offset, as: type)

@@ -1,6 +1,6 @@
 // A command's words, asked for one by one; what is wrong with one is told where it stands.
 //
-// An error takes at most three lines: the line as typed, a caret under the spot with what is wrong, and
+// An error takes at most three lines: the line as typed, a caret under the position with what is wrong, and
 // what to do. Asking for words and complaining go together: whatever nobody asked for is a mistake too.
 
 import MemoryPrimitives
@@ -167,15 +167,15 @@ struct Arguments {
   }
 
   private func refuse(_ word: Word, _ error: FigureError) -> CommandError {
-    guard word.width == word.bytes.count else { return console.refuse(word, Line(error.words)) }
-    return console.refuse(word.column + error.at, max(1, word.width - error.at), Line(error.words))
+    guard word.width == word.bytes.count else { return console.refuse(word, Line(error.description)) }
+    return console.refuse(word.column + error.at, max(1, word.width - error.at), Line(error.description))
   }
 }
 
 extension Console {
   func refuse(_ word: Word, _ what: Line) -> CommandError { refuse(word.column, word.width, what) }
 
-  /// Shows the line as typed, a caret under the spot, and what is wrong there.
+  /// Shows the line as typed, a caret under the position, and what is wrong there.
   func refuse(_ column: Int, _ width: Int, _ what: Line) -> CommandError {
     if isJSON || wantsJSON {
       errorRow(what, column: column)
@@ -198,7 +198,7 @@ extension Console {
     return .refused
   }
 
-  /// Says in a sentence what is wrong; for what has no spot on the line.
+  /// Says in a sentence what is wrong; for what has no position on the line.
   func refuse(_ sentence: Line) -> CommandError {
     if isJSON || wantsJSON { errorRow(sentence, column: nil) } else { print(sentence) }
     return .refused

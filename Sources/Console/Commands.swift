@@ -165,7 +165,7 @@ struct Command {
     Command(
       verb: .whatis, name: "whatis", usage: "whatis ADDRESS | frame N",
       about: """
-        Everything that is known on an address or a frame, floor by floor. Takes
+        Everything that is known on an address or a frame, layer by layer. Takes
         any address as it is printed, virtual or physical.
         """, example: "whatis frame 300"),
     Command(
@@ -201,9 +201,9 @@ struct Command {
     Command(
       verb: .selftest, name: "selftest", usage: "selftest [NAME] [SECONDS]",
       about: """
-        Checks that the system is as it says it is: the laws of each floor, and
+        Checks that the system is as it says it is: the invariants of each layer, and
         the same seeded history of operations that the tests run on the host.
-        smp uses all floors at once on all processors, for 10 seconds or SECONDS.
+        smp uses all layers at once on all processors, for 10 seconds or SECONDS.
         """, example: "selftest history"),
     Command(
       verb: .bench, name: "bench", usage: "bench [NAME]",
@@ -226,7 +226,7 @@ struct Command {
         """, example: "replay on=4"),
     Command(
       verb: .tour, name: "tour", usage: "tour",
-      about: "A walk through all floors, a command and a sentence at a time.",
+      about: "A walk through all layers, a command and a sentence at a time.",
       example: "tour"),
     Command(
       verb: .fault, name: "fault", usage: "fault KIND",

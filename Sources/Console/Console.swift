@@ -11,7 +11,7 @@
 // a table or as JSON (JSON.swift), a screen at a time (Output.swift). Commands.swift is the list of them
 // all; each has its own file under Commands.
 //
-// A console belongs to one thread. It takes no lock, holds none while it asks a floor, and polls the
+// A console belongs to one thread. It takes no lock, holds none while it asks a layer, and polls the
 // terminal while a command runs: Ctrl-C is seen at each line printed and wherever a command asks
 // `shouldStop`; every other byte is kept for the prompt.
 
@@ -20,12 +20,12 @@ import MemoryPrimitives
 import Paging
 import Workloads
 
-/// What only the kernel under the console can do, as calls that cross the seam.
+/// What only the kernel under the console can do, as calls that cross the platform interface.
 public struct ConsoleHost {
   let context: UnsafeMutableRawPointer?
   let leaving: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
   let panicking: @convention(c) (UnsafeMutableRawPointer?) -> Void
-  let provoking: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
+  let triggering: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
   let naming: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int
   let loading: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8
   let storing: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8
@@ -34,7 +34,7 @@ public struct ConsoleHost {
 
   /// - `leave` ends the machine with a `Console.ExitStatus`; it returns only in a test.
   /// - `panic` stops the machine as a panic.
-  /// - `provoke` does what a `Console.Fault` names, which ends in its report.
+  /// - `trigger` does what a `Console.Fault` names, which ends in its report.
   /// - `name` writes the name and offset of a code address, at most so many bytes, and answers how many
   ///   it wrote; none when nothing is known.
   /// - `load` and `store` access a word of pageable memory as any instruction would, page faults included, and
@@ -45,7 +45,7 @@ public struct ConsoleHost {
     _ context: UnsafeMutableRawPointer?,
     leave: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
     panic: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
-    provoke: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
+    trigger: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
     name:
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int,
     load: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8,
@@ -57,7 +57,7 @@ public struct ConsoleHost {
     self.context = context
     leaving = leave
     panicking = panic
-    provoking = provoke
+    triggering = trigger
     naming = name
     loading = load
     storing = store

@@ -3,7 +3,7 @@
 import CPlatform
 import Workloads
 
-/// Processors and threads as calls that cross the seam.
+/// Processors and threads as calls that cross the platform interface.
 public struct ExecutiveView {
   let context: UnsafeMutableRawPointer?
   let threads: @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_thread_row>) -> Bool

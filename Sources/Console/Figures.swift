@@ -12,7 +12,7 @@ struct FigureError: Error, Equatable {
   var reason: Reason
   var at: Int
 
-  var words: StaticString {
+  var description: StaticString {
     switch reason {
     case .empty: "a number is missing here"
     case .notADigit: "no number: digits, with _ or , between them, or 0x and hex digits"

@@ -5,7 +5,7 @@
 
 import MemoryPrimitives
 
-/// One object under way. Pieces go out as they come, so there is no longest row.
+/// One object under way. Parts go out as they come, so there is no longest row.
 struct JSONRow {
   let terminal: Terminal
 

@@ -75,7 +75,7 @@ public struct KernelCommandLine {
       do throws(FigureError) {
         asked = .size(try Figures.size(value ?? Bytes(start: nil, count: 0)))
       } catch {
-        asked = .unreadable(error.words)
+        asked = .unreadable(error.description)
       }
     }
     return asked

@@ -4,7 +4,7 @@
 //
 // History: the last 32 different lines. The line being typed is kept while one walks through them.
 //
-// Laws:
+// Invariants:
 // 1. On the screen, behind the prompt, stands `text[first ..< first + drawn]` and nothing else.
 // 2. The cursor stands at `cursor - first` behind the prompt, which is within `0...room`.
 // 3. Nothing is written outside the `room` columns behind the prompt.

@@ -18,10 +18,10 @@ extension Console {
       guard !state.pointee.stopped else { return }
       let end = Self.lineEnd(line, from: from, room: from == 0 ? width : width - 2)
       if isWrong { tint(.wrong) }
-      var piece = Line()
-      if from > 0 { piece.append(blanks: 2) }
-      for i in from..<end { piece.append(byte: line[i]) }
-      terminal.write(piece)
+      var part = Line()
+      if from > 0 { part.append(blanks: 2) }
+      for i in from..<end { part.append(byte: line[i]) }
+      terminal.write(part)
       if isWrong { tint(.plain) }
       newline()
       from = end
@@ -40,7 +40,7 @@ extension Console {
     return end > first ? end : start + room
   }
 
-  /// A line as a floor hands it out.
+  /// A line as a layer hands it out.
   public func write(_ line: Line) { print(line) }
 
   func newline() { terminal.write(Line("\r\n")) }

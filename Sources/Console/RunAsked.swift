@@ -8,7 +8,7 @@ import PhysicalMemory
 struct RunAsked {
   var size: ByteCount
   var constraints = RunConstraints()
-  var sleeping = Sleeping.allowed
+  var waitPolicy = WaitPolicy.allowed
 
   init(_ size: ByteCount) { self.size = size }
 
@@ -17,16 +17,18 @@ struct RunAsked {
   /// As one would type it again.
   var line: Line {
     var line = Self.spelled(size)
-    let spot = constraints
-    if spot.low.rawValue > 0 { line.append(line: " low=\(Self.spelled(ByteCount(spot.low.rawValue)))") }
-    if spot.high.rawValue < .max { line.append(line: " high=\(Self.spelled(ByteCount(spot.high.rawValue)))") }
-    if spot.alignment > .page {
-      line.append(line: " align=\(Self.spelled(ByteCount(spot.alignment.rawValue)))")
+    let limits = constraints
+    if limits.low.rawValue > 0 { line.append(line: " low=\(Self.spelled(ByteCount(limits.low.rawValue)))") }
+    if limits.high.rawValue < .max {
+      line.append(line: " high=\(Self.spelled(ByteCount(limits.high.rawValue)))")
     }
-    if let boundary = spot.boundary {
+    if limits.alignment > .page {
+      line.append(line: " align=\(Self.spelled(ByteCount(limits.alignment.rawValue)))")
+    }
+    if let boundary = limits.boundary {
       line.append(line: " boundary=\(Self.spelled(ByteCount(boundary.rawValue)))")
     }
-    if sleeping == .forbidden { line.append(" nowait") }
+    if waitPolicy == .forbidden { line.append(" nowait") }
     return line
   }
 
@@ -50,7 +52,7 @@ struct RunAsked {
     } else if count > physical.total {
       return "all memory of this machine is \(physical.total.bytes)"
     }
-    return "no stretch of memory satisfies that, whoever gives what back"
+    return "no range of memory satisfies that, whoever gives what back"
   }
 }
 

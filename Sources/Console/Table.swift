@@ -12,7 +12,7 @@ import MemoryPrimitives
 /// What a column holds, and what happens to it in the last rows.
 enum ColumnStyle: UInt8 {
   /// Text, left.
-  case words
+  case text
   /// A figure, right; has no sum.
   case figure
   /// A figure, right, summed up.
@@ -201,7 +201,7 @@ struct Table {
     for i in 0..<state.pointee.columnCount {
       let cell = row.pointee.cells[i]
       switch state.pointee.columns[i].style {
-      case .words, .figure: continue
+      case .text, .figure: continue
       case .sum, .share, .ratio, .bar: break
       }
       guard cell.kind != .none && cell.kind != .empty else { continue }
@@ -297,7 +297,7 @@ struct Table {
     while sum > console.width {
       var widest = -1
       for column in 0..<state.pointee.columnCount
-      where state.pointee.columns[column].style == .words && !holdsAddresses(column) {
+      where state.pointee.columns[column].style == .text && !holdsAddresses(column) {
         if widest < 0 || state.pointee.columns[column].width > state.pointee.columns[widest].width {
           widest = column
         }
@@ -348,7 +348,7 @@ struct Table {
   private func put(_ line: inout Line, _ text: Line, _ column: Int) {
     if column > 0 { line.append(blanks: state.pointee.gap) }
     let width = Int(state.pointee.columns[column].width)
-    if state.pointee.columns[column].style == .words {
+    if state.pointee.columns[column].style == .text {
       var text = text
       if text.count > width {
         // What is cut says so.
@@ -401,7 +401,7 @@ struct Table {
         let column = state.pointee.columns[i]
         switch column.style {
         case .share, .ratio, .bar: continue
-        case .words, .figure, .sum: break
+        case .text, .figure, .sum: break
         }
         var key = Line()
         for byte in Bytes(start: column.key.utf8Start, count: column.key.utf8CodeUnitCount) {

@@ -49,12 +49,12 @@ extension ContiguousMemory {
     _ contents: InitialContents, _ site: CallSite, _ observe: (ContiguousEvent) -> Void
   ) throws(KernelSpaceError) -> VirtualAddress {
     let tables = PageCount(8 + run.count.rawValue >> 9)
-    let needed = physical.reserve(for: request.level) + tables
-    if request.sleeping == .allowed && request.passes > .relocate && physical.freeCount < needed {
+    let needed = physical.reserve(for: request.priority) + tables
+    if request.waitPolicy == .allowed && request.passes > .relocate && physical.freeCount < needed {
       _ = fetch(until: needed, atMost: needed, for: request, &spent, observe)
     }
     return try state.pointee.space.mapContiguous(
-      run, attribute: attribute, contents: contents, level: request.level, at: site)
+      run, attribute: attribute, contents: contents, priority: request.priority, at: site)
   }
 
   /// `size` bytes of contiguous memory, rounded up to pages, counted under `type`. Goes about it as
@@ -62,13 +62,13 @@ extension ContiguousMemory {
   public func contigmalloc(
     _ size: ByteCount, type: MemoryType, where constraints: RunConstraints = RunConstraints(),
     attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown,
-    sleeping: Sleeping = .allowed, at site: CallSite = .here,
+    waitPolicy: WaitPolicy = .allowed, at site: CallSite = .here,
     observe: (ContiguousEvent) -> Void = { _ in }
   ) throws(ContiguousFailure) -> ContiguousRange {
     var request = ContiguousRequest(size.pagesRoundedUp, where: constraints)
-    request.sleeping = sleeping
+    request.waitPolicy = waitPolicy
     request.passes = passes
-    request.who = type.name
+    request.requester = type.name
     do throws(ContiguousFailure) {
       let range = try counted(request) { (spent) throws(ContiguousFailure) in
         let run =
@@ -115,13 +115,13 @@ extension ContiguousMemory {
     for turn in 0..<3 {
       do throws(PhysicalMemoryError) {
         let run = try physical.allocate(
-          run: request.count, where: request.constraints, role: .contiguous, level: request.level)
+          run: request.count, where: request.constraints, role: .contiguous, priority: request.priority)
         observe(.foundFree(run))
         return run
       } catch {
         if error == .badConstraint { throw ContiguousFailure(.never) }
       }
-      if turn == 2 || request.sleeping == .forbidden { break }
+      if turn == 2 || request.waitPolicy == .forbidden { break }
       launderAll(turn == 0 ? .laundry : .active, &spent, observe)
       if turn == 0 { launderAll(.inactive, &spent, observe) }
     }
@@ -163,7 +163,7 @@ extension ContiguousMemory {
     state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
   }
 
-  /// Adds the rows of this floor.
+  /// Adds the rows of this layer.
   public func register(in statistics: Statistics) {
     let context = UnsafeMutableRawPointer(state)
     statistics.add(
@@ -208,8 +208,8 @@ extension ContiguousMemory {
     counter("vm.contig.pages_written", .pages, "to swap or devices, for runs") {
       ContiguousMemory($0).writtenCount.rawValue
     }
-    counter("vm.contig.runs_given_up", .events, "begun to be emptied, and not to be had") {
-      ContiguousMemory($0).state.pointee.runsGivenUp.load(ordering: .relaxed)
+    counter("vm.contig.runs_abandoned", .events, "begun to be emptied, and not to be had") {
+      ContiguousMemory($0).state.pointee.runsAbandoned.load(ordering: .relaxed)
     }
   }
 }

@@ -24,7 +24,7 @@ public struct ContiguousFailure: Error, Sendable {
     /// It is no pageable page: `role` tells what it is.
     case fixed
 
-    public var words: StaticString {
+    public var description: StaticString {
       switch self {
       case .none: "nothing"
       case .wired: "wired"
@@ -66,7 +66,7 @@ public struct ContiguousFailure: Error, Sendable {
     return failure
   }
 
-  public var words: StaticString { answer.words }
+  public var description: StaticString { answer.description }
 }
 
 extension ContiguousFailure.Answer {
@@ -81,7 +81,7 @@ extension ContiguousFailure.Answer {
       }
   }
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .never: "never on this machine"
     case .notNow: "not now"

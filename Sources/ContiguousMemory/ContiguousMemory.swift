@@ -25,7 +25,7 @@
 // together have moved and written no more than twice as many pages as the run has.
 //
 // WHEN MEMORY IS GONE. Moving takes a frame a page, and stops where the page daemon would have to work for
-// others; writing takes nothing. Capturing a free frame counts as taking: the reserve of the request's level stays.
+// others; writing takes nothing. Capturing a free frame counts as taking: the reserve of the request's priority stays.
 // What becomes free in an isolated run is captured on the way, and lowers no count. Free frames that the reserve
 // does not allow for stay in the queues until the page daemon, which is told how many, has freed as many elsewhere:
 // only for them does it free anything outside of the run. Once an attempt it frees as many as the judgement says, and
@@ -60,7 +60,7 @@ import Synchronization
   case free = 1
   case relocate, launderInactive, launderActive
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .free: "free and cached"
     case .relocate: "relocate"
@@ -71,7 +71,7 @@ import Synchronization
 }
 
 /// Whether a request may sleep. One that may not goes as far as moving pages.
-@frozen public enum Sleeping: UInt8, Sendable { case allowed, forbidden }
+@frozen public enum WaitPolicy: UInt8, Sendable { case allowed, forbidden }
 
 /// What a request may spend, in pages.
 public struct ContiguousBudget: Sendable {
@@ -88,12 +88,12 @@ public struct ContiguousBudget: Sendable {
 public struct ContiguousRequest: Sendable {
   public var count: PageCount
   public var constraints = RunConstraints()
-  public var level = Level.normal
-  public var sleeping = Sleeping.allowed
+  public var priority = AllocationPriority.normal
+  public var waitPolicy = WaitPolicy.allowed
   public var passes = ContiguousPass.launderActive
   public var budget = ContiguousBudget.unlimited
   /// For whom, in the log of failures.
-  public var who = Name("contiguous")
+  public var requester = Name("contiguous")
 
   public init(_ count: PageCount, where constraints: RunConstraints = RunConstraints()) {
     self.count = count
@@ -124,7 +124,7 @@ public enum ContiguousEvent: Sendable {
   /// The page daemon was asked to free pages elsewhere.
   case fetched(DaemonOutcome)
   /// The run could not be emptied; its frames went back.
-  case givenUp(FrameRun, ContiguousFailure.Reason, FrameNumber)
+  case abandoned(FrameRun, ContiguousFailure.Reason, FrameNumber)
   /// A queue was laundered, by the old strategy.
   case laundered(PageQueue, LaunderOutcome)
 }
@@ -145,7 +145,7 @@ public struct ContiguousMemory {
     let repeated = Atomic<UInt64>(0)
     let moved = Atomic<UInt64>(0)
     let written = Atomic<UInt64>(0)
-    let runsGivenUp = Atomic<UInt64>(0)
+    let runsAbandoned = Atomic<UInt64>(0)
   }
   let state: UnsafeMutablePointer<State>
 
@@ -243,7 +243,7 @@ public struct ContiguousMemory {
     guard physical.hasPlace(forRun: request.count, where: request.constraints) else {
       throw ContiguousFailure(.never)
     }
-    if physical.isHopeless(request.count, request.constraints) {
+    if physical.hasFailedRecently(request.count, request.constraints) {
       var failure = ContiguousFailure(.notNow)
       failure.isRepeated = true
       throw failure
@@ -260,7 +260,7 @@ public struct ContiguousMemory {
       if forecast.isFree { continue }
       guard isWorthwhile(forecast, request, spent) else {
         if lastFailure == nil {
-          if forecast.fixed > .zero { physical.noteHopeless(request.count, request.constraints) }
+          if forecast.fixed > .zero { physical.cacheFailedRequest(request.count, request.constraints) }
           lastFailure = refusal(forecast)
         }
         break
@@ -297,7 +297,7 @@ public struct ContiguousMemory {
   private func freeRun(_ request: ContiguousRequest) throws(ContiguousFailure) -> FrameRun? {
     do throws(PhysicalMemoryError) {
       return try physical.allocate(
-        run: request.count, where: request.constraints, role: .contiguous, level: request.level)
+        run: request.count, where: request.constraints, role: .contiguous, priority: request.priority)
     } catch {
       if error == .badConstraint { throw ContiguousFailure(.never) }
       return nil
@@ -354,8 +354,8 @@ public struct ContiguousMemory {
     // The last page may have become free during that look.
     if let full = physical.finish(isolation) { return full }
     physical.abandon(isolation)
-    state.pointee.runsGivenUp.add(1, ordering: .relaxed)
-    observe(.givenUp(run, failure.reason, failure.blocker))
+    state.pointee.runsAbandoned.add(1, ordering: .relaxed)
+    observe(.abandoned(run, failure.reason, failure.blocker))
     throw failure
   }
 
@@ -407,7 +407,7 @@ public struct ContiguousMemory {
     _ isolation: Isolation, _ request: ContiguousRequest, leaving least: PageCount, _ clean: CleanPages,
     _ spent: inout Spending
   ) -> MoveOutcome {
-    if physical.hasFreeFrames(isolation) { physical.captureFree(isolation, level: request.level) }
+    if physical.hasFreeFrames(isolation) { physical.captureFree(isolation, priority: request.priority) }
     let limit = physical.hasFreeFrames(isolation) ? .zero : spent.leftToMove(for: request)
     let outcome = paging.move(outOf: isolation.run, leaving: least, clean: clean, atMost: limit)
     spent.moved = spent.moved + outcome.moved
@@ -420,7 +420,7 @@ public struct ContiguousMemory {
     _ forecast: ContiguousForecast, _ request: ContiguousRequest
   ) throws(ContiguousFailure) -> Isolation {
     do throws(PhysicalMemoryError) {
-      return try physical.isolate(forecast.run, level: request.level)
+      return try physical.isolate(forecast.run, priority: request.priority)
     } catch {
       // Others have begun to empty it, or a part of it, or as many runs as there may be: another may do.
       var failure = refusal(forecast.beingEmptied)
@@ -489,8 +489,8 @@ public struct ContiguousMemory {
     if failure == nil && spent.moved == .zero && spent.written == .zero { return }
     func note() -> RefusedRequest {
       var note = RefusedRequest(
-        .run, request.count.bytes, level: request.level, who: request.who,
-        reason: failure?.words ?? "granted", free: physical.freeCount)
+        .run, request.count.bytes, priority: request.priority, requester: request.requester,
+        reason: failure?.description ?? "granted", free: physical.freeCount)
       if request.constraints.alignment > .page {
         note.alignment = ByteCount(request.constraints.alignment.rawValue)
       }
@@ -506,9 +506,9 @@ public struct ContiguousMemory {
   }
 }
 
-extension Claims {
+extension BusyWord {
   /// Somebody brings the page in, moves it or writes it out.
-  var isTaken: Bool { isExclusive || sharers > 0 }
+  var isTaken: Bool { isXbusy || sbusyCount > 0 }
 }
 
 extension RunCandidate {

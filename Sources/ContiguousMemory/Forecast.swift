@@ -93,7 +93,7 @@ extension ContiguousMemory {
   func judge(
     _ request: ContiguousRequest, _ means: Means, _ excluding: ExcludedRuns
   ) -> ContiguousForecast {
-    if let run = physical.freeRun(request.count, where: request.constraints, level: request.level) {
+    if let run = physical.freeRun(request.count, where: request.constraints, priority: request.priority) {
       var forecast = ContiguousForecast(run: run)
       forecast.free = run.count
       let free = physical.freeCount
@@ -167,8 +167,8 @@ extension ContiguousFailure.Reason {
     } else if what.role != .pageable {
       self = .fixed
     } else {
-      let claims = what.claims
-      self = claims.wires > 0 ? .wired : claims.holds > 0 ? .held : claims.isTaken ? .busy : .none
+      let busyWord = what.busyWord
+      self = busyWord.wires > 0 ? .wired : busyWord.holds > 0 ? .held : busyWord.isTaken ? .busy : .none
     }
   }
 }

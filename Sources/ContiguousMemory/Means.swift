@@ -70,12 +70,12 @@ struct Means {
       moved: spent.leftToMove(for: request), written: spent.leftToWrite(for: request))
     writable = spent.writable(for: request).rawValue
     free = physical.freeCount.rawValue
-    reserve = physical.reserve(for: request.level).rawValue
-    // Frames to move to are asked for at the normal level.
+    reserve = physical.reserve(for: request.priority).rawValue
+    // Frames to move to are asked for at the normal priority.
     leastForMoving = max(reserve, physical.reserve(for: .normal).rawValue)
     slots = memory.paging.swap.figures.free.rawValue
     isBehindOthers = physical.awaited > .zero
-    mayWrite = request.sleeping == .allowed && request.passes > .relocate && budget.written > .zero
+    mayWrite = request.waitPolicy == .allowed && request.passes > .relocate && budget.written > .zero
     comfort = mayWrite ? max(leastForMoving, memory.paging.freeTarget.rawValue) : leastForMoving
     // Where the free frames above the reserve make a whole run there is nothing to be fetched.
     let isShort = free < leastForMoving + min(request.count.rawValue, physical.total.rawValue)
@@ -84,7 +84,7 @@ struct Means {
     tellsDirtyPagesApart =
       request.passes == .launderInactive || (slotsAreFew && memory.paging.hasDeviceObjects)
     let tellsDirtyPagesApart = tellsDirtyPagesApart
-    if isShort && request.sleeping == .allowed && request.passes == .launderActive {
+    if isShort && request.waitPolicy == .allowed && request.passes == .launderActive {
       elsewhere =
         known
         ?? Self.pagesElsewhere(
@@ -114,14 +114,14 @@ struct Means {
 
   /// Whether the request could go further with leave to.
   var isBound: Bool {
-    request.sleeping == .forbidden || request.passes < .launderActive
+    request.waitPolicy == .forbidden || request.passes < .launderActive
       || budget.moved < request.count || budget.written < request.count
   }
 
   /// The same with leave to sleep, to go through all passes and to spend what it takes.
   func unbounded() -> Means {
     var request = request
-    request.sleeping = .allowed
+    request.waitPolicy = .allowed
     request.passes = .launderActive
     request.budget = .unlimited
     return Means(request, ContiguousMemory.Spending(), memory, known: elsewhere)

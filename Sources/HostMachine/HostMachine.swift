@@ -1,5 +1,5 @@
 // A machine inside an ordinary process: simulated RAM, processors, interrupts and a fault reporter,
-// behind the same seam as the executive on bare metal.
+// behind the same platform interface as the executive on bare metal.
 //
 // RAM is one anonymous mapping without reservation, so 64 GiB cost nothing until touched; its base is
 // the direct map's. A processor is a thread that took an index. A pending interrupt runs on the thread
@@ -120,7 +120,7 @@ public final class HostMachine: @unchecked Sendable {
   public var runDevices: (@Sendable () -> Bool)?
   /// Told of the pages that every processor must forget, as `cp_upcalls` says it: what a translation buffer in
   /// software needs to hear.
-  public var forget: (@Sendable (_ address: UInt64, _ pages: UInt64) -> Void)?
+  public var invalidate: (@Sendable (_ address: UInt64, _ pages: UInt64) -> Void)?
   /// Called on each thread that is started for the core, before it becomes the processor of this index: where a
   /// translation buffer is hung in.
   public var atStart: (@Sendable (Int) -> Void)?

@@ -3,7 +3,7 @@
 // What bare metal does with interrupts happens here at the points where a thread switches interrupts
 // on again: it first carries out what other processors asked of it (the mailbox: an inter-processor
 // interrupt), then perhaps a pending device interrupt, chosen by a seed. So nothing ever enters a
-// stretch with interrupts off, and the order without threads is the seed's.
+// interval with interrupts off, and the order without threads is the seed's.
 
 import CPlatform
 import Foundation

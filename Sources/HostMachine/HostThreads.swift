@@ -72,7 +72,7 @@ extension HostMachine {
 
   /// Makes every processor that keeps translations forget the pages.
   func shootDown(_ runs: UnsafeBufferPointer<cp_page_run>) {
-    if let forget { for run in runs { forget(run.address, run.count) } }
+    if let invalidate { for run in runs { invalidate(run.address, run.count) } }
     Self.invalidate(runs)
     let me = Int(cp_processor_index())
     for processor in processors where processor.index != me && processor.keepsTranslations {

@@ -1,4 +1,4 @@
-// What the floors below ask of an executive, carried out by processors and threads.
+// What the layers below ask of an executive, carried out by processors and threads.
 
 import CPlatform
 import KernelMemory

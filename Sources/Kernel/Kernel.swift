@@ -1,4 +1,4 @@
-// The kernel: what is left to do around the floors below on a bare machine. Composition, no algorithms.
+// The kernel: what is left to do around the layers below on a bare machine. Composition, no algorithms.
 //
 // Order of boot. The stub (boot/entry.asm) has mapped the first 4 GiB and the image and set gs. Here:
 // the serial port, so that everything after can speak; descriptor tables, so that everything after can
@@ -6,7 +6,7 @@
 // list of processors, which the final tables do not map; interrupts; then the memory subsystem, threads, the other
 // processors, and the console.
 //
-// When memory is gone in the middle: nothing on this floor allocates.
+// When memory is gone in the middle: nothing on this layer allocates.
 
 import CPlatform
 import KernelMemory
@@ -25,7 +25,7 @@ public func kernelMain(
   do throws(BootRecordError) {
     try boot.copy(cp_loader(rawValue: loader).unsafelyUnwrapped, record)
   } catch {
-    Reports.panic("a machine that Strata refuses", "\(error.words)")
+    Reports.panic("a machine that Strata refuses", "\(error.description)")
   }
   guard boot.information.pointee.line_dropped == 0 else {
     let limit = UInt64(CP_BOOT_LINE)
@@ -40,7 +40,7 @@ public func kernelMain(
   do throws(LocalAPICError) {
     try LocalAPIC.find()
   } catch {
-    Reports.panic("a machine that Strata refuses", "\(error.words)")
+    Reports.panic("a machine that Strata refuses", "\(error.description)")
   }
   let list = ProcessorList(boot.information)
   Processors.make(for: list)

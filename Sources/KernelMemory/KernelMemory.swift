@@ -1,8 +1,8 @@
-// The memory of a kernel, assembled: one call that brings the floors up in order, and the handle that a
+// The memory of a kernel, assembled: one call that brings the layers up in order, and the handle that a
 // kernel keeps.
 //
 // ORDER (what each step may rely on)
-//   1  the firmware's map is sanitised: sorted runs of whole frames, less what is set aside
+//   1  the firmware's map is sanitised: sorted runs of whole frames, less what is carved out
 //   2  early memory hands out pages of it, never what somebody occupies, only below 4 GiB
 //   3  the records of all frames are reserved at the top of memory, not touched
 //   4  the final page tables are built and made current: from here all memory can be reached, that set
@@ -26,15 +26,15 @@ import Paging
 import PhysicalMemory
 import Vmem
 
-/// Why the floors did not come up.
+/// Why the layers did not come up.
 @frozen public enum AssemblyError: UInt8, Error, Sendable {
-  /// The firmware's map holds no usable memory, none in one piece for the frame records, or nothing
+  /// The firmware's map holds no usable memory, none in one run for the frame records, or nothing
   /// besides.
   case tooSmall
   /// More occupied ranges than boot can keep apart.
   case tooManyRanges
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .tooSmall: "the machine is too small: it has no room for the records of its own memory"
     case .tooManyRanges: "the loader left more modules than boot can keep apart"
@@ -45,7 +45,7 @@ import Vmem
 /// What a machine brings along at boot.
 public struct BootRequest {
   public var machine: Machine
-  /// Zeroed memory of `KernelMemory.workspaceSize`, for the firmware's ranges and those set aside, aligned
+  /// Zeroed memory of `KernelMemory.workspaceSize`, for the firmware's ranges and those carved out, aligned
   /// to 64 bytes, that the instance keeps.
   public var workspace: UnsafeMutableRawPointer
   public var firmwareRangeCount: Int
@@ -55,7 +55,7 @@ public struct BootRequest {
   public var rules = MapRules()
   /// Memory that the instance is not to own, whatever the firmware's map says of it: reserved, but mapped
   /// in the direct map, readable and writable.
-  public var setAside = SetAside()
+  public var carveOut = CarveOut()
   /// The image's segments; none where nothing runs from this memory.
   public var image: KernelImage = .init(start: nil, count: 0)
   public var levels: PagingLevels = .four
@@ -82,13 +82,13 @@ public struct OccupiedRange: Sendable {
   }
 }
 
-/// One memory system: the floors, and the figures that they keep.
+/// One memory system: the layers, and the figures that they keep.
 public struct KernelMemory {
   public let machine: Machine
   /// The firmware's map as it was taken.
   public let map: MemoryMap
-  /// What the boot request set aside: nobody's here, and reached by the direct map.
-  public let setAside: SetAside
+  /// What the boot request carved out: nobody's here, and reached by the direct map.
+  public let carveOut: CarveOut
   public let physical: PhysicalMemory
   public let pageTables: PageTables
   public let space: KernelSpace
@@ -98,10 +98,10 @@ public struct KernelMemory {
   /// Runs of frames, emptied for whoever needs one.
   public let contiguous: ContiguousMemory
   public let statistics: Statistics
-  /// The last requests that a floor refused.
+  /// The last requests that a layer refused.
   public let failures: FailureLog
 
-  /// Bytes of workspace for a firmware map of `ranges` ranges, each run set aside counted as one.
+  /// Bytes of workspace for a firmware map of `ranges` ranges, each run carved out counted as one.
   public static func workspaceSize(ranges: Int) -> ByteCount {
     earlyOffset(ranges) + EarlyMemory.storage
   }
@@ -110,7 +110,7 @@ public struct KernelMemory {
     ByteCount((MemoryMap.storage(ranges: ranges).rawValue + 63) & ~63)
   }
 
-  /// Brings up all floors. `range` tells the firmware's ranges one by one, in any order; `activate`
+  /// Brings up all layers. `range` tells the firmware's ranges one by one, in any order; `activate`
   /// makes the final page tables current, given the address of their root.
   ///
   /// About a million instructions for 256 MiB; one processor, interrupts off or harmless.
@@ -119,11 +119,11 @@ public struct KernelMemory {
     activate: (PhysicalAddress) -> Void = { _ in }
   ) throws(AssemblyError) -> KernelMemory {
     let told = request.firmwareRangeCount
-    let setAside = request.setAside
-    let count = told + setAside.count
+    let carveOut = request.carveOut
+    let count = told + carveOut.count
     let map = try orTooSmall { () throws(PhysicalMemoryError) in
       try MemoryMap(request.workspace, count: count, rules: request.rules) {
-        $0 < told ? range($0) : setAside.firmwareRange($0 - told)
+        $0 < told ? range($0) : carveOut.firmwareRange($0 - told)
       }
     }
     let early = EarlyMemory(
@@ -149,7 +149,7 @@ public struct KernelMemory {
     early.liftCeiling()
     let physical = PhysicalMemory.open(machine: machine, map: map, early: early, records: records)
     guard physical.freeCount > .zero else { throw .tooSmall }
-    tables.setSource(physical.frameSource(role: .pageTable, level: .system))
+    tables.setSource(physical.frameSource(role: .pageTable, priority: .system))
     let space = try orTooSmall { () throws(KernelSpaceError) in
       try KernelSpace.create(
         in: rooms.space, machine: machine, physical: physical, tables: tables, layout: request.layout,
@@ -174,7 +174,7 @@ public struct KernelMemory {
     paging.register(in: statistics)
     contiguous.register(in: statistics)
     return KernelMemory(
-      machine: machine, map: map, setAside: setAside, physical: physical, pageTables: tables, space: space,
+      machine: machine, map: map, carveOut: carveOut, physical: physical, pageTables: tables, space: space,
       kmem: kmem, paging: paging, contiguous: contiguous, statistics: statistics, failures: failures)
   }
 
@@ -198,7 +198,7 @@ public struct KernelMemory {
 
   /// The image, the direct map of all memory with the largest leaves, and write protection for the
   /// aliases that the image has in it. Address 0 stays unmapped, and so does what lies between the ranges of
-  /// the map and was not set aside.
+  /// the map and was not carved out.
   private static func buildTables(
     _ request: BootRequest, _ map: MemoryMap, _ early: EarlyMemory, _ room: UnsafeMutableRawPointer
   ) throws(PageTableError) -> PageTables {
@@ -209,8 +209,8 @@ public struct KernelMemory {
     for index in 0..<map.count {
       try tables.mapDirect(map[index].first.address, count: map[index].count)
     }
-    for index in 0..<request.setAside.count {
-      let run = request.setAside[index]
+    for index in 0..<request.carveOut.count {
+      let run = request.carveOut[index]
       try tables.mapDirect(run.first.address, count: run.count)
     }
     try tables.protectAliases(of: request.image)
@@ -222,14 +222,14 @@ public struct KernelMemory {
     (physical.total - physical.freeCount - physical.count(.bootModule)).bytes
   }
 
-  /// The first law that is broken on any floor, or nil. Exact when nothing else runs; n log n.
+  /// The first invariant that is broken on any layer, or nil. Exact when nothing else runs; n log n.
   public func checkInvariants() -> StaticString? {
     physical.checkInvariants() ?? space.checkInvariants() ?? kmem.checkInvariants()
       ?? paging.checkInvariants()
   }
 }
 
-/// Where the floors above physical memory keep their state: early pages, so that they are there before
+/// Where the layers above physical memory keep their state: early pages, so that they are there before
 /// anything can be allocated, and below 4 GiB, where boundary tags must lie.
 private struct Rooms {
   let tables: UnsafeMutableRawPointer

@@ -1,5 +1,5 @@
 // Kmem's large requests come from kernel space: wired pages behind addresses of `heap_va`, or of
-// `interrupt_va` at interrupt level.
+// `interrupt_va` at interrupt priority.
 
 import Kmem
 import KernelSpace
@@ -11,12 +11,13 @@ extension KernelSpace {
   static func largePages(_ place: UnsafeMutablePointer<KernelSpace>) -> LargePages {
     LargePages(
       UnsafeMutableRawPointer(place),
-      take: { context, pages, level, zeroed, site in
+      take: { context, pages, priority, zeroed, site in
         let space = context.unsafelyUnwrapped.load(as: KernelSpace.self)
-        let level = Level(rawValue: level) ?? .normal
+        let priority = AllocationPriority(rawValue: priority) ?? .normal
         do throws(KernelSpaceError) {
           return try space.allocateWired(
-            PageCount(pages), from: level == .interrupt ? .interrupt : .heap, role: .kmem, level: level,
+            PageCount(pages), from: priority == .interrupt ? .interrupt : .heap, role: .kmem,
+            priority: priority,
             contents: zeroed ? .zero : .unknown, at: CallSite(rawValue: site)
           ).rawValue
         } catch {

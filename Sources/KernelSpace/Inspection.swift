@@ -10,7 +10,7 @@ import Vmem
 @frozen public enum AddressRegion: UInt8, Sendable {
   case directMap, kernel, device, elsewhere
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .directMap: "direct map"
     case .kernel: "kernel_va"
@@ -20,7 +20,7 @@ import Vmem
   }
 }
 
-/// Everything that this floor knows of an address.
+/// Everything that this layer knows of an address.
 public struct AddressDescription {
   public var region: AddressRegion
   /// The lowest arena that has the address in a span, and the segment there.
@@ -109,7 +109,7 @@ extension KernelSpace {
     }
   }
 
-  /// Adds the rows of this floor to `statistics`.
+  /// Adds the rows of this layer to `statistics`.
   public func register(in statistics: Statistics) {
     func add(
       _ name: StaticString, _ about: StaticString,
@@ -134,8 +134,8 @@ extension KernelSpace {
     add("vm.kernel.contiguous", "pages of contiguous memory mapped") {
       KernelSpace(from: $0).pages(.contiguous).rawValue
     }
-    add("vm.kernel.given", "pages of callers' frames mapped") {
-      KernelSpace(from: $0).pages(.given).rawValue
+    add("vm.kernel.caller_frames", "pages of callers' frames mapped") {
+      KernelSpace(from: $0).pages(.callerFrames).rawValue
     }
     add("vm.kernel.pageable", "pages of addresses for pageable memory") {
       KernelSpace(from: $0).pages(.pageable).rawValue
@@ -152,7 +152,7 @@ extension KernelSpace {
 
   // MARK: The check
 
-  /// Which law is broken, or nil. Exact when nothing runs.
+  /// Which invariant is broken, or nil. Exact when nothing runs.
   public func checkInvariants() -> StaticString? {
     if let broken = tables.checkInvariants() ?? tags.checkInvariants() { return broken }
 
@@ -171,15 +171,15 @@ extension KernelSpace {
         all += range.count.rawValue
       }
     }
-    if !isPrepared { return "kernel space: law 1, a page of a pageable range is not prepared" }
+    if !isPrepared { return "kernel space: invariant 1, a page of a pageable range is not prepared" }
     func pages(_ kind: RangeKind) -> UInt64 { found[Int(kind.rawValue)] }
     var broken: StaticString?
     RangeKind.forEach { kind in
       if pages(kind) != self.pages(kind).rawValue {
-        broken = "kernel space: law 2, the pages of a kind are not those of its segments"
+        broken = "kernel space: invariant 2, the pages of a kind are not those of its segments"
       }
       if ranges[Int(kind.rawValue)] != rangeCount(kind) {
-        broken = "kernel space: law 1, a segment has no range, or a range no segment"
+        broken = "kernel space: invariant 1, a segment has no range, or a range no segment"
       }
     }
     if let broken { return broken }
@@ -188,20 +188,20 @@ extension KernelSpace {
       let region = region(of: run.address)
       if region == .kernel || region == .device { mapped += run.count.rawValue }
     }
-    if mapped != all { return "kernel space: law 2, pages are mapped that belong to no range" }
+    if mapped != all { return "kernel space: invariant 2, pages are mapped that belong to no range" }
 
     // What is allocated of an arena is what is mapped in it, and what others imported.
     func allocated(_ arena: Arena) -> UInt64 { arena.size(.allocated).rawValue >> Page.shift }
     func total(_ arena: Arena) -> UInt64 { arena.size(.total).rawValue >> Page.shift }
     var kernel = total(state.pointee.heap) + total(state.pointee.metadata)
     kernel += total(state.pointee.interrupt) + rangeCount(.stack)
-    kernel += pages(.kernel) + pages(.stack) + pages(.contiguous) + pages(.given) + pages(.pageable)
+    kernel += pages(.kernel) + pages(.stack) + pages(.contiguous) + pages(.callerFrames) + pages(.pageable)
     if kernel != allocated(state.pointee.kernel) || pages(.device) != allocated(state.pointee.device)
       || pages(.heap) != allocated(state.pointee.heap)
       || pages(.metadata) != allocated(state.pointee.metadata)
       || pages(.interrupt) != allocated(state.pointee.interrupt)
     {
-      return "kernel space: law 1, addresses are allocated that nothing is mapped at"
+      return "kernel space: invariant 1, addresses are allocated that nothing is mapped at"
     }
     return nil
   }

@@ -22,7 +22,7 @@
 //   1. Each busy segment of an arena holds one range of the right kind (a stack behind one page that is
 //      not mapped), or belongs to an arena that imports, or is pageable: each page prepared, some mapped.
 //   2. The counts of pages by kind are those of the tables, and nothing else is mapped in these regions.
-//   3. The laws of the arenas and of the page tables hold.
+//   3. The invariants of the arenas and of the page tables hold.
 //
 // LOCKS. None of its own: the arenas, the page tables and physical memory are called one after the
 // other, and two callers meet only there. Counts are atomic. Nothing waits: a request fails at once.
@@ -78,11 +78,11 @@ public struct AddressLayout: Sendable {
   case stack
   case device
   case contiguous
-  case given
+  case callerFrames
   case pageable
 
   /// The kind as the console says it.
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .heap: "wired, heap"
     case .metadata: "wired, metadata"
@@ -91,7 +91,7 @@ public struct AddressLayout: Sendable {
     case .stack: "stack"
     case .device: "device registers"
     case .contiguous: "contiguous"
-    case .given: "given frames"
+    case .callerFrames: "given frames"
     case .pageable: "pageable"
     }
   }
@@ -200,13 +200,13 @@ public struct KernelSpace {
   private static func tagSource(_ context: UnsafeMutableRawPointer, _ machine: Machine) -> TagSource {
     TagSource(
       base: VirtualAddress(machine.directMap.base), context,
-      take: { context, level in
+      take: { context, priority in
         let state = context!.assumingMemoryBound(to: State.self)
         var reach = RunConstraints()
         reach.high = PhysicalAddress(32 << 30)
         do throws(PhysicalMemoryError) {
           let run = try state.pointee.physical.allocate(
-            run: .one, where: reach, role: .tags, level: Level(rawValue: level) ?? .normal)
+            run: .one, where: reach, role: .tags, priority: AllocationPriority(rawValue: priority) ?? .normal)
           return state.pointee.machine.directMap.pointer(to: run.first)
         } catch {
           return nil
@@ -248,7 +248,7 @@ public struct KernelSpace {
     case .heap: state.pointee.heap
     case .metadata: state.pointee.metadata
     case .interrupt: state.pointee.interrupt
-    case .kernel, .stack, .contiguous, .given, .pageable: state.pointee.kernel
+    case .kernel, .stack, .contiguous, .callerFrames, .pageable: state.pointee.kernel
     case .device: state.pointee.device
     }
   }
@@ -257,24 +257,24 @@ public struct KernelSpace {
 
   /// Takes `pages` addresses for a range of `kind`.
   func reserve(
-    _ kind: RangeKind, _ pages: PageCount, _ level: Level, _ site: CallSite,
+    _ kind: RangeKind, _ pages: PageCount, _ priority: AllocationPriority, _ site: CallSite,
     _ constraints: ArenaConstraints = ArenaConstraints()
   ) throws(KernelSpaceError) -> VirtualAddress {
     guard pages > .zero, pages.rawValue <= state.pointee.layout.kernelSize.rawValue >> Page.shift else {
-      throw failed(pages > .zero ? .noAddressSpace : .badConstraint, kind, pages, level, site)
+      throw failed(pages > .zero ? .noAddressSpace : .badConstraint, kind, pages, priority, site)
     }
     if machine.failsHere(.kernelSpace) { throw failed(.noMemory) }
     let size = ArenaSize(pages.bytes.rawValue)
     do throws(VmemError) {
       switch kind {
       case .heap, .metadata, .interrupt:
-        return VirtualAddress(try arena(kind).alloc(size, level: level, at: site).rawValue)
+        return VirtualAddress(try arena(kind).alloc(size, priority: priority, at: site).rawValue)
       default:
         return VirtualAddress(
-          try arena(kind).xalloc(size, constraints, policy: .bestFit, level: level, at: site).rawValue)
+          try arena(kind).xalloc(size, constraints, policy: .bestFit, priority: priority, at: site).rawValue)
       }
     } catch {
-      throw failed(KernelSpaceError(error), kind, pages, level, site)
+      throw failed(KernelSpaceError(error), kind, pages, priority, site)
     }
   }
 
@@ -296,7 +296,8 @@ public struct KernelSpace {
   }
   /// Counts and notes a refusal. What kmem asked for, by the arenas of its own, kmem notes.
   func failed(
-    _ error: KernelSpaceError, _ kind: RangeKind, _ pages: PageCount, _ level: Level, _ site: CallSite
+    _ error: KernelSpaceError, _ kind: RangeKind, _ pages: PageCount, _ priority: AllocationPriority,
+    _ site: CallSite
   ) -> KernelSpaceError {
     if kind != .heap && kind != .interrupt {
       func request() -> RefusedRequest {
@@ -307,7 +308,8 @@ public struct KernelSpace {
           case .badConstraint: "never"
           }
         var request = RefusedRequest(
-          .space, pages.bytes, level: level, who: Name(kind.words), reason: reason, free: physical.freeCount)
+          .space, pages.bytes, priority: priority, requester: Name(kind.description), reason: reason,
+          free: physical.freeCount)
         request.site = site
         return request
       }

@@ -12,14 +12,14 @@ extension KernelSpace {
   /// Addresses for `count` pageable pages, with everything prepared to map each of them. Errors: no frame for
   /// a table or for tags; no addresses; a count of zero. A store for each page.
   public func reservePageable(
-    _ count: PageCount, level: Level = .normal, at site: CallSite = .here
+    _ count: PageCount, priority: AllocationPriority = .normal, at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
-    let address = try reserve(.pageable, count, level, site)
+    let address = try reserve(.pageable, count, priority, site)
     do throws(PageTableError) {
       try tables.prepare(address, count: count)
     } catch {
       giveBack(.pageable, address, count, site)
-      throw failed(.noMemory, .pageable, count, level, site)
+      throw failed(.noMemory, .pageable, count, priority, site)
     }
     note(.pageable, came: count)
     return address

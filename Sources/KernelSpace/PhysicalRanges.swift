@@ -23,7 +23,7 @@ extension KernelSpace {
 
   /// Maps `length` bytes of registers from `physical` on, whatever its offset in a page, into the device
   /// window; large leaves where both fit. `badConstraint` for no bytes, for what wraps, and for memory of
-  /// the map that is not to be write-back: it has a write-back alias, see `mapGiven`.
+  /// the map that is not to be write-back: it has a write-back alias, see `mapFrames`.
   public func mapDevice(
     _ physical: PhysicalAddress, _ length: ByteCount, _ attribute: CacheAttribute = .uncached,
     at site: CallSite = .here
@@ -87,20 +87,21 @@ extension KernelSpace {
   /// launders anything.
   public func allocateContiguous(
     _ count: PageCount, where constraints: RunConstraints = RunConstraints(),
-    attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown, level: Level = .normal,
+    attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown,
+    priority: AllocationPriority = .normal,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> ContiguousRange {
     guard count > .zero else { throw failed(.badConstraint) }
     if machine.failsHere(.kernelSpace) { throw failed(.noMemory) }
     let run: FrameRun
     do throws(PhysicalMemoryError) {
-      run = try physical.allocate(run: count, where: constraints, role: .contiguous, level: level)
+      run = try physical.allocate(run: count, where: constraints, role: .contiguous, priority: priority)
     } catch {
-      throw failed(KernelSpaceError(error), .contiguous, count, level, site)
+      throw failed(KernelSpaceError(error), .contiguous, count, priority, site)
     }
     do throws(KernelSpaceError) {
       return ContiguousRange(
-        address: try mapRun(run, attribute, .contiguous, contents, level, site), frames: run)
+        address: try mapRun(run, attribute, .contiguous, contents, priority, site), frames: run)
     } catch {
       physical.free(run)
       throw error
@@ -108,18 +109,18 @@ extension KernelSpace {
   }
 
   /// Maps a run that the caller has with the role `contiguous`, as `allocateContiguous` does: the range is the
-  /// same from there on, so `freeContiguous` frees the frames with it. Errors as `mapGiven`; the frames then
+  /// same from there on, so `freeContiguous` frees the frames with it. Errors as `mapFrames`; the frames then
   /// stay the caller's. Some ten instructions a frame, and 512 stores more for one that must be zero.
   ///
   /// A frame with another role, or no memory: a fault report and `badConstraint`; nothing has changed.
   public func mapContiguous(
     _ run: FrameRun, attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown,
-    level: Level = .normal, at site: CallSite = .here
+    priority: AllocationPriority = .normal, at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
     guard run.count > .zero, isOwned(run, as: .contiguous, site), isWriteBack(run) else {
       throw failed(.badConstraint)
     }
-    return try mapRun(run, attribute, .contiguous, contents, level, site)
+    return try mapRun(run, attribute, .contiguous, contents, priority, site)
   }
 
   /// Gives back what `allocateContiguous` or `mapContiguous` gave, all of it: its frames have a write-back
@@ -147,21 +148,21 @@ extension KernelSpace {
   /// instructions a frame.
   ///
   /// A frame that is free, or no memory: a fault report and `badConstraint`; nothing has changed.
-  public func mapGiven(
-    _ run: FrameRun, _ attribute: CacheAttribute = .writeBack, level: Level = .normal,
+  public func mapFrames(
+    _ run: FrameRun, _ attribute: CacheAttribute = .writeBack, priority: AllocationPriority = .normal,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
     guard run.count > .zero, isOwned(run, as: nil, site), isWriteBack(run) else {
       throw failed(.badConstraint)
     }
-    return try mapRun(run, attribute, .given, .unknown, level, site)
+    return try mapRun(run, attribute, .callerFrames, .unknown, priority, site)
   }
 
-  /// Undoes `mapGiven`. The frames stay the caller's. Faults as `freeWired`.
-  public func unmapGiven(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
-    let tags = RangeTagSet(RangeKind.given.tag)
+  /// Undoes `mapFrames`. The frames stay the caller's. Faults as `freeWired`.
+  public func unmapFrames(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
+    let tags = RangeTagSet(RangeKind.callerFrames.tag)
     guard unmap(address, count, tags, site, visit: { restoreAlias($0, $1) }) != nil else { return }
-    giveBack(.given, address, count, site)
+    giveBack(.callerFrames, address, count, site)
   }
 
   /// Whether each frame of the run is somebody's, and has `role` if one is given; reports the first that is
@@ -205,9 +206,9 @@ extension KernelSpace {
 
   private func mapRun(
     _ run: FrameRun, _ attribute: CacheAttribute, _ kind: RangeKind, _ contents: InitialContents,
-    _ level: Level, _ site: CallSite
+    _ priority: AllocationPriority, _ site: CallSite
   ) throws(KernelSpaceError) -> VirtualAddress {
-    let address = try reserve(kind, run.count, level, site, Self.inStep(run.first.address, run.count))
+    let address = try reserve(kind, run.count, priority, site, Self.inStep(run.first.address, run.count))
     if contents == .zero { zero(run) }
     do throws(PageTableError) {
       try setAlias(run, attribute)

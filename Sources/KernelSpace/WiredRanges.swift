@@ -44,16 +44,17 @@ extension KernelSpace {
   /// Errors: no frames, tables or tags; no addresses; a count of zero. Costs some hundred instructions a
   /// page, and 512 stores more for a page that must be zero.
   public func allocateWired(
-    _ count: PageCount, from arena: WiredArena = .heap, role: FrameRole = .wired, level: Level = .normal,
+    _ count: PageCount, from arena: WiredArena = .heap, role: FrameRole = .wired,
+    priority: AllocationPriority = .normal,
     contents: InitialContents = .unknown, at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
     let kind = RangeKind(arena)
-    let address = try reserve(kind, count, level, site)
+    let address = try reserve(kind, count, priority, site)
     do throws(KernelSpaceError) {
-      try back(address, count, kind, role, level, contents)
+      try back(address, count, kind, role, priority, contents)
     } catch {
       giveBack(kind, address, count, site)
-      throw failed(error, kind, count, level, site)
+      throw failed(error, kind, count, priority, site)
     }
     note(kind, came: count)
     return address
@@ -74,18 +75,18 @@ extension KernelSpace {
 
   /// A stack of `count` pages, its guard page not counted. Errors as `allocateWired`.
   public func allocateStack(
-    _ count: PageCount, level: Level = .normal, contents: InitialContents = .unknown,
+    _ count: PageCount, priority: AllocationPriority = .normal, contents: InitialContents = .unknown,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> Stack {
     guard count > .zero else { throw failed(.badConstraint) }
     guard count.rawValue < .max else { throw failed(.noAddressSpace) }
-    let guardPage = try reserve(.stack, count + .one, level, site)
+    let guardPage = try reserve(.stack, count + .one, priority, site)
     let stack = Stack(bottom: guardPage + PageCount.one, count: count)
     do throws(KernelSpaceError) {
-      try back(stack.bottom, count, .stack, .stack, level, contents)
+      try back(stack.bottom, count, .stack, .stack, priority, contents)
     } catch {
       giveBack(.stack, guardPage, count + .one, site)
-      throw failed(error, .stack, count, level, site)
+      throw failed(error, .stack, count, priority, site)
     }
     note(.stack, came: count)
     return stack
@@ -100,7 +101,8 @@ extension KernelSpace {
 
   /// Maps single frames behind the range, 32 at a time; takes all back when that fails.
   private func back(
-    _ address: VirtualAddress, _ count: PageCount, _ kind: RangeKind, _ role: FrameRole, _ level: Level,
+    _ address: VirtualAddress, _ count: PageCount, _ kind: RangeKind, _ role: FrameRole,
+    _ priority: AllocationPriority,
     _ contents: InitialContents
   ) throws(KernelSpaceError) {
     var batch = FrameBatch()
@@ -109,7 +111,7 @@ extension KernelSpace {
       let some = Int(min(FrameBatch.capacity, count.rawValue - done))
       do throws(KernelSpaceError) {
         try batch.withFrames(some) { frames throws(KernelSpaceError) in
-          try fill(frames, role, level, contents)
+          try fill(frames, role, priority, contents)
           do throws(PageTableError) {
             try tables.map(
               address + PageCount(done), frames: UnsafeBufferPointer(frames), protection: .kernelData,
@@ -128,11 +130,11 @@ extension KernelSpace {
   }
 
   private func fill(
-    _ frames: UnsafeMutableBufferPointer<FrameNumber>, _ role: FrameRole, _ level: Level,
+    _ frames: UnsafeMutableBufferPointer<FrameNumber>, _ role: FrameRole, _ priority: AllocationPriority,
     _ contents: InitialContents
   ) throws(KernelSpaceError) {
     do throws(PhysicalMemoryError) {
-      try physical.allocate(into: frames, role: role, level: level)
+      try physical.allocate(into: frames, role: role, priority: priority)
     } catch {
       throw KernelSpaceError(error)
     }

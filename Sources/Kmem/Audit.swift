@@ -51,7 +51,7 @@ extension Kmem {
       return nil
     }
     cache.giveBack(chain)
-    guard let mistake else { return type.countFree(cache.column) }
+    guard let mistake else { return type.countFree(cache.cacheIndex) }
     if mistake == .overrun {
       // The free is right: the report is on the object, not on its size.
       return report(.init(kind: .overrun, slab: place.slab, index: place.index), cache, at: site)

@@ -11,7 +11,7 @@ public typealias ObjectHook = @convention(c) (UnsafeMutableRawPointer?, UnsafeMu
 /// The descriptor of a cache, in 512 bytes with its depot behind it.
 struct Cache: ~Copyable {
   let name: Name
-  let column: Int
+  let cacheIndex: Int
   /// Bytes of an object as its users know it.
   let size: Int
   /// Bytes from one object to the next.
@@ -25,7 +25,7 @@ struct Cache: ~Copyable {
   let context: UnsafeMutableRawPointer?
   /// Full magazines that its depot keeps in any case, and beyond that at the moment.
   let fullLimit: Int
-  let raised = Atomic<Int>(0)
+  let depotLimit = Atomic<Int>(0)
   let lists: Locked<SlabLists>
   /// The period of auditing, 0 when audit is off.
   let audit = Atomic<UInt32>(0)
@@ -124,7 +124,7 @@ struct CachePointer {
   var magazines: Magazines { Magazines(at: UnsafeMutableRawPointer(cache) + Cache.depotOffset) }
   var physical: PhysicalMemory { kmem.state.pointee.physical }
   var machine: Machine { kmem.state.pointee.machine }
-  var column: Int { cache.pointee.column }
+  var cacheIndex: Int { cache.pointee.cacheIndex }
   var name: Name { cache.pointee.name }
   var size: Int { cache.pointee.size }
   var chunk: Int { cache.pointee.chunk }
@@ -198,16 +198,16 @@ struct CachePointer {
       state.pointee.depotBytes.subtract(bytes, ordering: .relaxed)
       return false
     }
-    cache.pointee.raised.add(1, ordering: .relaxed)
+    cache.pointee.depotLimit.add(1, ordering: .relaxed)
     magazines.changeFullLimit(by: 1)
     return true
   }
 
   /// Takes back what `raiseFullLimit` has allowed, or so much of it.
   func lowerFullLimit(atMost most: Int = .max) {
-    let raised = cache.pointee.raised.exchange(0, ordering: .relaxed)
-    let change = min(raised, most)
-    cache.pointee.raised.add(raised - change, ordering: .relaxed)
+    let depotLimit = cache.pointee.depotLimit.exchange(0, ordering: .relaxed)
+    let change = min(depotLimit, most)
+    cache.pointee.depotLimit.add(depotLimit - change, ordering: .relaxed)
     kmem.state.pointee.depotBytes.subtract(change * magazines.rounds * chunk, ordering: .relaxed)
     magazines.changeFullLimit(by: -change)
   }
@@ -221,24 +221,24 @@ struct CachePointer {
 
   /// A slab of its own frames, every object constructed and free, on no list yet; nil without memory.
   /// Falls back on smaller slabs where no run is to be had. Calls the constructor: no lock is held.
-  func makeSlab(isAudited: Bool, level: Level) -> Slab? {
+  func makeSlab(isAudited: Bool, priority: AllocationPriority) -> Slab? {
     if machine.failsHere(.kmem) { return nil }
     var order = Self.preferredOrder(chunk: chunk, isAudited: isAudited)
     while true {
       let objects = Self.objects(chunk: chunk, order: order, isAudited: isAudited)
       guard objects > 0 else { return nil }
-      if let frame = try? physical.allocate(order, role: .slab, level: level) {
+      if let frame = try? physical.allocate(order, role: .slab, priority: priority) {
         let tableBytes = Slab.tableBytes(objects: objects, isAudited: isAudited)
         var tables: UnsafeMutableRawPointer?
         if tableBytes > 0 {
-          tables = kmem.takeOwn(tableBytes, level: level)
+          tables = kmem.takeOwn(tableBytes, priority: priority)
           guard tables != nil else {
             physical.free(frame, order)
             return nil
           }
         }
         let slab = Slab.create(
-          frame, order, cache: column, objects: objects, isAudited: isAudited, tables: tables,
+          frame, order, cache: cacheIndex, objects: objects, isAudited: isAudited, tables: tables,
           physical: physical,
           directMap: machine.directMap)
         construct(slab)

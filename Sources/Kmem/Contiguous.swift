@@ -1,4 +1,4 @@
-// Contiguous memory, accounted under a type like everything else: who gives it is another floor, and kmem
+// Contiguous memory, accounted under a type like everything else: who gives it is another layer, and kmem
 // keeps the counters.
 //
 // A call that failed is never counted as an allocation, and nothing is counted before the memory is there: the
@@ -9,8 +9,8 @@ import MemoryPrimitives
 extension Kmem {
   /// Counts `pages` of contiguous memory that `type` has got: one request, granted and in use.
   public func countContiguous(_ type: MemoryType, _ pages: PageCount) {
-    type.countAllocation(Column.contiguous)
-    type.countAllocation(Column.contiguousPages, pages.rawValue)
+    type.countAllocation(CacheIndex.contiguous)
+    type.countAllocation(CacheIndex.contiguousPages, pages.rawValue)
   }
 
   /// Counts what `countContiguous` counted as given back. False when `type` has no contiguous memory, or
@@ -32,19 +32,19 @@ extension Kmem {
       state.pointee.machine.report(fault)
       return false
     }
-    type.countFree(Column.contiguous)
-    type.countFree(Column.contiguousPages, pages.rawValue)
+    type.countFree(CacheIndex.contiguous)
+    type.countFree(CacheIndex.contiguousPages, pages.rawValue)
     return true
   }
 
   /// Counts a request of `type` for contiguous memory that was refused.
-  public func countContiguousFailure(_ type: MemoryType) { type.countAllocation(Column.failed) }
+  public func countContiguousFailure(_ type: MemoryType) { type.countAllocation(CacheIndex.failed) }
 
-  /// Contiguous memory that `type` has: pieces and pages.
+  /// Contiguous memory that `type` has: parts and pages.
   public func contiguous(_ type: MemoryType) -> (requests: UInt64, pages: PageCount) {
     let processors = state.pointee.machine.processorCount
-    let requests = type.sums(Column.contiguous, processors: processors)
-    let pages = type.sums(Column.contiguousPages, processors: processors)
+    let requests = type.sums(CacheIndex.contiguous, processors: processors)
+    let pages = type.sums(CacheIndex.contiguousPages, processors: processors)
     return (requests.allocations &- requests.frees, PageCount(pages.allocations &- pages.frees))
   }
 }

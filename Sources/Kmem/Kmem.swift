@@ -15,7 +15,7 @@
 // off and nothing else. A slot without magazines is empty and full at once. So a size of zero, a large size, an audited
 // cache and a processor's first request all reach the slow half by that one test.
 //
-//   Laws
+//   Invariants
 //   1. Of each slab: objects = free in its map + out. It lies on the list that its counts say: free, partial or full. A
 //      damaged slab lies on the full list, and its free objects are lost. Audited slabs have lists of their own.
 //   2. Of each cache: the sums over its slabs are the figures under its lock.
@@ -27,7 +27,7 @@
 //   6. A cache has no magazine in use while it is audited.
 //   7. The sums kept beside are those of all caches: frames of slabs, frames of free slabs, and the bytes by which
 //      depots may exceed their fixed share.
-//   8. Each piece of kmem's own memory in use is a magazine or the tables of a slab.
+//   8. Each chunk of kmem's own memory in use is a magazine or the tables of a slab.
 //   9. The map of a slab has as many free objects as the slab counts. A free object in a slab holds its word, and the
 //      guard of an audited slab is intact, unless a caller wrote there. kmem reports such a write by the object or the
 //      map that it hit, before it gives the object out.
@@ -59,7 +59,7 @@
 //
 // EXHAUSTION. An allocation tries a slab of fewer frames, then gives back what all caches keep free, then answers nil;
 // nothing has changed but what was kept. A free never needs memory: it may ask for a magazine, and goes to the slab
-// without one. No request waits yet, at any level. A request of level `.interrupt` does not visit all caches either.
+// without one. No request waits yet, at any priority. A request of priority `.interrupt` does not visit all caches either.
 
 import CPlatform
 import Magazines
@@ -91,15 +91,15 @@ import Synchronization
   @inlinable static var rowStride: Int { 8192 }
   @inlinable static var classTableOffset: Int { 3840 }
 
-  /// The place of the class that serves `size`: its column times 16, by which the processor's address
+  /// The place of the class that serves `size`: its cacheIndex times 16, by which the processor's address
   /// arithmetic reaches the counters directly and the slots by its factor of four.
   @inlinable @inline(__always) func place(_ size: UInt64) -> Int {
     if size <= 64 { return Int((size &* 2 &+ 14) & ~15) }
-    guard size <= 4096 else { return Column.large &* 16 }
+    guard size <= 4096 else { return CacheIndex.large &* 16 }
     let line = Int((size &+ 63) >> 6)
     return Int((base + Self.classTableOffset).assumingMemoryBound(to: UInt16.self)[line])
   }
-  func column(_ size: UInt64) -> Int { place(size) >> 4 }
+  func cacheIndex(_ size: UInt64) -> Int { place(size) >> 4 }
 
   @inlinable @inline(__always)
   func slot(_ processor: Int, _ place: Int) -> UnsafeMutablePointer<MagazineSlot> {
@@ -140,19 +140,19 @@ import Synchronization
   /// 64 to itself. About 25 instructions when this processor has an object of the class.
   @inline(always)
   public func alloc(
-    _ size: ByteCount, type: MemoryType, level: Level = .normal
+    _ size: ByteCount, type: MemoryType, priority: AllocationPriority = .normal
   ) -> UnsafeMutableRawPointer? {
     let place = place(size.rawValue)
-    return take(place, type) ?? allocSlow(place, size.rawValue, type, level)
+    return take(place, type) ?? allocSlow(place, size.rawValue, type, priority)
   }
 
   /// As `alloc`, all bytes zero.
   @inline(always)
   public func zalloc(
-    _ size: ByteCount, type: MemoryType, level: Level = .normal
+    _ size: ByteCount, type: MemoryType, priority: AllocationPriority = .normal
   ) -> UnsafeMutableRawPointer? {
-    guard size.rawValue <= 4096 else { return zallocLarge(size.rawValue, type, level) }
-    guard let object = alloc(size, type: type, level: level) else { return nil }
+    guard size.rawValue <= 4096 else { return zallocLarge(size.rawValue, type, priority) }
+    guard let object = alloc(size, type: type, priority: priority) else { return nil }
     object.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
     return object
   }
@@ -169,9 +169,10 @@ import Synchronization
   /// The cache behind a size up to 4096, for a caller who asks for the same size again and again; nil
   /// above. What it gives may be freed by `free(_:size:type:)` with this size, and the other way round.
   public func lookUp(_ size: ByteCount) -> ObjectCache? {
-    let column = column(size.rawValue)
-    guard column != Column.large else { return nil }
-    return ObjectCache(kmem: self, column: max(column, Column.firstClass), size: UInt32(size.rawValue))
+    let cacheIndex = cacheIndex(size.rawValue)
+    guard cacheIndex != CacheIndex.large else { return nil }
+    return ObjectCache(
+      kmem: self, cacheIndex: max(cacheIndex, CacheIndex.firstClass), size: UInt32(size.rawValue))
   }
 }
 
@@ -207,7 +208,7 @@ struct KmemState: ~Copyable {
 /// What the registry's lock guards.
 struct Registry {
   /// Columns in use, a bit each.
-  var columns: InlineArray<2, UInt64> = [0, 0]
+  var cacheIndices: InlineArray<2, UInt64> = [0, 0]
   var types = 2
   /// Memory still to be carved.
   var cursor: UInt = 0
@@ -238,24 +239,25 @@ extension Kmem {
     let own = makeType(Name("kmem"), index: 1, row: rows + typeBytes, bytes: typeBytes)
     other.header.pointee.next.store(UInt(bitPattern: own.row), ordering: .relaxed)
     var registry = Registry()
-    for column in 0..<Column.firstObjectCache { registry.columns[0] |= 1 << UInt64(column) }
+    for cacheIndex in 0..<CacheIndex.firstObjectCache { registry.cacheIndices[0] |= 1 << UInt64(cacheIndex) }
     memory.bindMemory(to: KmemState.self, capacity: 1).initialize(
       to: KmemState(
         machine: machine, physical: physical, large: large, otherType: other.row, ownType: own.row,
         registry: Locked(.kmemCaches, registry)))
     for lines in 1...64 {
       memory.storeBytes(
-        of: UInt16(SizeClasses.column(holdingLines: lines) * 16), toByteOffset: classTableOffset + lines * 2,
+        of: UInt16(SizeClasses.cacheIndex(holdingLines: lines) * 16),
+        toByteOffset: classTableOffset + lines * 2,
         as: UInt16.self)
     }
     let descriptors = rows + 2 * typeBytes
     for page in 0..<4 {
       kmem.descriptorPage(page).pointee.store(UInt(bitPattern: descriptors + page * 4096), ordering: .relaxed)
     }
-    for column in Column.firstClass...Column.lastClass {
-      let size = SizeClasses.size(column)
+    for cacheIndex in CacheIndex.firstClass...CacheIndex.lastClass {
+      let size = SizeClasses.size(cacheIndex)
       kmem.makeCache(
-        column, SizeClasses.name(column), size: size, alignment: size < 64 ? 8 : 64, constructor: nil,
+        cacheIndex, SizeClasses.name(cacheIndex), size: size, alignment: size < 64 ? 8 : 64, constructor: nil,
         destructor: nil, context: nil)
     }
     return kmem
@@ -272,23 +274,25 @@ extension Kmem {
     (base + Self.descriptorTableOffset + page * 8).assumingMemoryBound(to: Atomic<UInt>.self)
   }
 
-  func descriptor(_ column: Int) -> UnsafeMutablePointer<Cache>? {
-    let page = descriptorPage(column >> 3).pointee.load(ordering: .acquiring)
+  func descriptor(_ cacheIndex: Int) -> UnsafeMutablePointer<Cache>? {
+    let page = descriptorPage(cacheIndex >> 3).pointee.load(ordering: .acquiring)
     guard let page = UnsafeMutableRawPointer(bitPattern: page) else { return nil }
-    return (page + (column & 7) * Cache.stride).assumingMemoryBound(to: Cache.self)
+    return (page + (cacheIndex & 7) * Cache.stride).assumingMemoryBound(to: Cache.self)
   }
 
-  /// The cache of a column, if there is one.
-  func cache(at column: Int) -> CachePointer? {
-    guard column >= 0 && column < Column.limit, let cache = descriptor(column) else { return nil }
+  /// The cache of a cacheIndex, if there is one.
+  func cache(at cacheIndex: Int) -> CachePointer? {
+    guard cacheIndex >= 0 && cacheIndex < CacheIndex.limit, let cache = descriptor(cacheIndex) else {
+      return nil
+    }
     guard cache.pointee.isLive.load(ordering: .acquiring) else { return nil }
     return CachePointer(cache: cache, kmem: self)
   }
 
   /// Visits every cache; none is destroyed while `body` has it.
   func forEach<E>(_ body: (CachePointer) throws(E) -> Void) throws(E) {
-    for column in Column.firstClass..<Column.limit {
-      guard let cache = descriptor(column), cache.pointee.visits.enter() else { continue }
+    for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
+      guard let cache = descriptor(cacheIndex), cache.pointee.visits.enter() else { continue }
       defer { if cache.pointee.visits.leave() { state.pointee.visitors.wake(on: state.pointee.machine) } }
       try body(CachePointer(cache: cache, kmem: self))
     }
@@ -304,9 +308,9 @@ extension Kmem {
     }
   }
 
-  /// Fills in the descriptor of a column that the caller has reserved and whose page is there.
+  /// Fills in the descriptor of a cacheIndex that the caller has reserved and whose page is there.
   func makeCache(
-    _ column: Int, _ name: Name, size: Int, alignment: Int, constructor: ObjectHook?,
+    _ cacheIndex: Int, _ name: Name, size: Int, alignment: Int, constructor: ObjectHook?,
     destructor: ObjectHook?, context: UnsafeMutableRawPointer?
   ) {
     // A constructed object keeps its word behind it, any other in its first bytes.
@@ -316,20 +320,21 @@ extension Kmem {
     let rounds = Self.rounds(chunk: chunk)
     let fullLimit = max(2, 32 << 10 / (rounds * chunk))
     let order = CachePointer.preferredOrder(chunk: chunk, isAudited: false)
-    let memory = UnsafeMutableRawPointer(descriptor(column).unsafelyUnwrapped)
+    let memory = UnsafeMutableRawPointer(descriptor(cacheIndex).unsafelyUnwrapped)
     let cache = memory.bindMemory(to: Cache.self, capacity: 1)
     cache.initialize(
       to: Cache(
-        name: name, column: column, size: size, chunk: chunk,
+        name: name, cacheIndex: cacheIndex, size: size, chunk: chunk,
         reciprocal: (1 << 32 + UInt64(chunk) - 1) / UInt64(chunk),
         wordOffset: isConstructed ? (size + 7) & ~7 : 0, constructor: constructor, destructor: destructor,
         context: context,
         fullLimit: fullLimit, lists: Locked(.kmemSlabs, SlabLists()),
         plainOwner: Slab.owner(
-          order, cache: column, objects: CachePointer.objects(chunk: chunk, order: order, isAudited: false),
+          order, cache: cacheIndex,
+          objects: CachePointer.objects(chunk: chunk, order: order, isAudited: false),
           isAudited: false)))
     let magazines = Magazines.create(
-      in: memory + Cache.depotOffset, slots: slotsStart(column), stride: ByteCount(Self.rowStride),
+      in: memory + Cache.depotOffset, slots: slotsStart(cacheIndex), stride: ByteCount(Self.rowStride),
       rounds: rounds, fullLimit: fullLimit, machine: state.pointee.machine)
     let pointer = CachePointer(cache: cache, kmem: self)
     if state.pointee.auditsAll.load(ordering: .relaxed) && pointer.canBeAudited {
@@ -340,7 +345,7 @@ extension Kmem {
     cache.pointee.visits.open()
   }
 
-  func slotsStart(_ column: Int) -> UnsafeMutableRawPointer { base + Self.rowsOffset + column * 64 }
+  func slotsStart(_ cacheIndex: Int) -> UnsafeMutableRawPointer { base + Self.rowsOffset + cacheIndex * 64 }
 
   /// Words of a magazine for objects of so many bytes: the more the smaller they are, so that what a
   /// processor keeps stays below 30 KiB a cache. A magazine and its link are a power of two.
@@ -351,7 +356,7 @@ extension Kmem {
   // MARK: Memory for kmem's own tables
 
   /// Memory that is never given back, aligned to 64; contents unknown. Nil when there is none.
-  func carve(_ size: ByteCount, level: Level) -> UnsafeMutableRawPointer? {
+  func carve(_ size: ByteCount, priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     let bytes = UInt((size.rawValue + 63) & ~63)
     func cut() -> UnsafeMutableRawPointer? {
       state.pointee.registry.withLock { registry -> UnsafeMutableRawPointer? in
@@ -363,7 +368,7 @@ extension Kmem {
     if let memory = cut() { return memory }
     if state.pointee.machine.failsHere(.kmem) { return nil }
     let order = Order.holding(size.pagesRoundedUp)
-    guard let frame = try? state.pointee.physical.allocate(order, role: .kmem, level: level) else {
+    guard let frame = try? state.pointee.physical.allocate(order, role: .kmem, priority: priority) else {
       return nil
     }
     state.pointee.metadataPages.add(order.frames.rawValue, ordering: .relaxed)

@@ -1,6 +1,6 @@
 // Requests above the largest class: whole pages with an address of their own.
 //
-// The pages are counted in a column of their own, so a type's bytes derive from its counters here too.
+// The pages are counted in a cacheIndex of their own, so a type's bytes derive from its counters here too.
 // Whether the size at a free is right, the arena knows that gave the address.
 
 import CPlatform
@@ -10,7 +10,7 @@ import MemoryPrimitives
 public struct LargePages {
   public typealias Take =
     @convention(c) (
-      _ context: UnsafeMutableRawPointer?, _ pages: UInt64, _ level: UInt8, _ zeroed: Bool, _ site: UInt32
+      _ context: UnsafeMutableRawPointer?, _ pages: UInt64, _ priority: UInt8, _ zeroed: Bool, _ site: UInt32
     ) -> UInt64
   public typealias Give =
     @convention(c) (
@@ -35,29 +35,31 @@ enum Zeroed { case no, yes }
 
 extension Kmem {
   @usableFromInline @inline(never)
-  func zallocLarge(_ size: UInt64, _ type: MemoryType, _ level: Level) -> UnsafeMutableRawPointer? {
-    allocateLarge(size, type, level, .yes, CallSite(codeAddress: cp_return_address()))
+  func zallocLarge(_ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority)
+    -> UnsafeMutableRawPointer?
+  {
+    allocateLarge(size, type, priority, .yes, CallSite(codeAddress: cp_return_address()))
   }
 
   func allocateLarge(
-    _ size: UInt64, _ type: MemoryType, _ level: Level, _ zeroed: Zeroed, _ site: CallSite
+    _ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority, _ zeroed: Zeroed, _ site: CallSite
   ) -> UnsafeMutableRawPointer? {
     let pages = ByteCount(size).pagesRoundedUp
     guard let large = state.pointee.large, size < 1 << 47, !state.pointee.machine.failsHere(.kmem) else {
-      noteRefused(size, type, level, site)
+      noteRefused(size, type, priority, site)
       return nil
     }
     func take() -> UInt64 {
-      large.taking(large.context, pages.rawValue, level.rawValue, zeroed == .yes, site.rawValue)
+      large.taking(large.context, pages.rawValue, priority.rawValue, zeroed == .yes, site.rawValue)
     }
     var address = take()
-    if address == 0 && level != .interrupt && reclaim() > .zero { address = take() }
+    if address == 0 && priority != .interrupt && reclaim() > .zero { address = take() }
     guard address != 0 else {
-      noteRefused(size, type, level, site)
+      noteRefused(size, type, priority, site)
       return nil
     }
-    type.countAllocation(Column.large)
-    type.countAllocation(Column.largePages, pages.rawValue)
+    type.countAllocation(CacheIndex.large)
+    type.countAllocation(CacheIndex.largePages, pages.rawValue)
     return UnsafeMutableRawPointer(bitPattern: UInt(address))
   }
 
@@ -76,7 +78,7 @@ extension Kmem {
     }
     let pages = ByteCount(size).pagesRoundedUp.rawValue
     guard large.giving(large.context, VirtualAddress(object).rawValue, pages, site.rawValue) else { return }
-    type.countFree(Column.large)
-    type.countFree(Column.largePages, pages)
+    type.countFree(CacheIndex.large)
+    type.countFree(CacheIndex.largePages, pages)
   }
 }

@@ -18,14 +18,14 @@ import Synchronization
   @inlinable static var stride: Int { 2048 }
   @inlinable static var countersOffset: Int { 64 }
 
-  /// By sixteen times the column.
+  /// By sixteen times the cacheIndex.
   @inlinable @inline(__always)
   func counters(_ processor: Int, place: Int) -> UnsafeMutablePointer<TypeCounters> {
     let offset = processor &* Self.stride &+ place &+ Self.countersOffset
     return (row + offset).assumingMemoryBound(to: TypeCounters.self)
   }
-  func counters(_ processor: Int, _ column: Int) -> UnsafeMutablePointer<TypeCounters> {
-    counters(processor, place: column * 16)
+  func counters(_ processor: Int, _ cacheIndex: Int) -> UnsafeMutablePointer<TypeCounters> {
+    counters(processor, place: cacheIndex * 16)
   }
 
   var header: UnsafeMutablePointer<TypeHeader> { row.assumingMemoryBound(to: TypeHeader.self) }
@@ -33,21 +33,23 @@ import Synchronization
   public var index: UInt16 { header.pointee.index }
   public var name: Name { header.pointee.name }
 
-  /// Counts an allocation, or a free, of `amount` in `column`.
-  func countAllocation(_ column: Int, _ amount: UInt64 = 1) {
-    withInterruptsOff { counters(Int(cp_processor_index()), column).pointee.allocations.add(amount) }
+  /// Counts an allocation, or a free, of `amount` in `cacheIndex`.
+  func countAllocation(_ cacheIndex: Int, _ amount: UInt64 = 1) {
+    withInterruptsOff { counters(Int(cp_processor_index()), cacheIndex).pointee.allocations.add(amount) }
   }
-  func countFree(_ column: Int, _ amount: UInt64 = 1) {
-    withInterruptsOff { counters(Int(cp_processor_index()), column).pointee.frees.add(amount) }
+  func countFree(_ cacheIndex: Int, _ amount: UInt64 = 1) {
+    withInterruptsOff { counters(Int(cp_processor_index()), cacheIndex).pointee.frees.add(amount) }
   }
 
-  /// Allocations and frees of all processors in one column.
-  func sums(_ column: Int, processors: Int) -> (allocations: UInt64, frees: UInt64) {
+  /// Allocations and frees of all processors in one cacheIndex.
+  func sums(_ cacheIndex: Int, processors: Int) -> (allocations: UInt64, frees: UInt64) {
     var (allocations, frees): (UInt64, UInt64) = (0, 0)
     // Frees first: what is freed in between was allocated before, so the difference never looks negative
     // by more than what is under way.
-    for processor in 0..<processors { frees &+= counters(processor, column).pointee.frees.value }
-    for processor in 0..<processors { allocations &+= counters(processor, column).pointee.allocations.value }
+    for processor in 0..<processors { frees &+= counters(processor, cacheIndex).pointee.frees.value }
+    for processor in 0..<processors {
+      allocations &+= counters(processor, cacheIndex).pointee.allocations.value
+    }
     return (allocations, frees)
   }
 }
@@ -80,7 +82,7 @@ extension Kmem {
     if let found = findType({ $0.name == name }) { return found }
     // A row once carved stays.
     guard state.pointee.registry.withLock({ $0.types < Self.typeLimit }) else { return otherType }
-    guard let row = carve(ByteCount(typeRowBytes), level: .normal) else { return otherType }
+    guard let row = carve(ByteCount(typeRowBytes), priority: .normal) else { return otherType }
     return add(type: name, row: row) ?? otherType
   }
 

@@ -13,22 +13,22 @@ import Synchronization
 /// A cache of objects of one size: a handle. Also what `Kmem.lookUp` answers.
 @frozen public struct ObjectCache {
   @usableFromInline let kmem: Kmem
-  /// The column of its counters, times 16.
+  /// The cacheIndex of its counters, times 16.
   @usableFromInline let place: Int
   @usableFromInline let size: UInt32
 
-  init(kmem: Kmem, column: Int, size: UInt32) {
+  init(kmem: Kmem, cacheIndex: Int, size: UInt32) {
     self.kmem = kmem
-    place = column * 16
+    place = cacheIndex * 16
     self.size = size
   }
-  var column: Int { place >> 4 }
+  var cacheIndex: Int { place >> 4 }
 
   /// An object, counted under `type`; nil when there is no memory. Contents are as the constructor or the
   /// last user left them. About 20 instructions when this processor has one.
   @inline(always)
-  public func alloc(type: MemoryType, level: Level = .normal) -> UnsafeMutableRawPointer? {
-    kmem.take(place, type) ?? kmem.allocSlow(place, UInt64(size), type, level)
+  public func alloc(type: MemoryType, priority: AllocationPriority = .normal) -> UnsafeMutableRawPointer? {
+    kmem.take(place, type) ?? kmem.allocSlow(place, UInt64(size), type, priority)
   }
 
   /// Frees an object of this cache, by the type that it was allocated under.
@@ -39,8 +39,8 @@ import Synchronization
 
   /// The cache; nil when it was destroyed, which is reported: who has the handle still has a bug.
   var pointer: CachePointer? {
-    let cache = kmem.cache(at: column)
-    if cache == nil { kmem.reportDestroyed(column) }
+    let cache = kmem.cache(at: cacheIndex)
+    if cache == nil { kmem.reportDestroyed(cacheIndex) }
     return cache
   }
 
@@ -77,15 +77,15 @@ extension Kmem {
     guard size.rawValue <= 32 << 10 else { throw .tooLarge }
     let needed = (size.rawValue + (hasHooks ? 15 : 0) + aligned - 1) & ~(aligned - 1)
     guard needed <= 32 << 10 else { throw .tooLarge }
-    guard let column = reserveColumn() else { throw .tooManyCaches }
-    guard prepareDescriptor(column) else {
-      releaseColumn(column)
+    guard let cacheIndex = reserveCacheIndex() else { throw .tooManyCaches }
+    guard prepareDescriptor(cacheIndex) else {
+      releaseCacheIndex(cacheIndex)
       throw .noMemory
     }
     makeCache(
-      column, name, size: Int(size.rawValue), alignment: Int(aligned), constructor: constructor,
+      cacheIndex, name, size: Int(size.rawValue), alignment: Int(aligned), constructor: constructor,
       destructor: destructor, context: context)
-    return ObjectCache(kmem: self, column: column, size: UInt32(size.rawValue))
+    return ObjectCache(kmem: self, cacheIndex: cacheIndex, size: UInt32(size.rawValue))
   }
 
   /// Gives up a cache and all of its memory. Objects still in use are a fault report (`leak`, with their
@@ -93,9 +93,9 @@ extension Kmem {
   /// until another cache takes its place. Asks every processor, and sleeps while a walk over all caches has it.
   public func destroy(_ cache: ObjectCache) {
     guard let pointer = cache.pointer else { return }
-    guard cache.column >= Column.firstObjectCache else {
+    guard cache.cacheIndex >= CacheIndex.firstObjectCache else {
       var fault = FaultReport(
-        .foreignPointer, "a size class can't be destroyed", UInt64(cache.column), .identifier)
+        .foreignPointer, "a size class can't be destroyed", UInt64(cache.cacheIndex), .identifier)
       fault.owner = pointer.name
       return state.pointee.machine.report(fault)
     }
@@ -105,7 +105,7 @@ extension Kmem {
     let lists = pointer.cache.pointee.lists.withLock { ($0.out, $0.frames) }
     guard lists.0 == 0 else {
       var fault = FaultReport(
-        .leak, "a cache was destroyed while objects were in use", UInt64(cache.column), .identifier)
+        .leak, "a cache was destroyed while objects were in use", UInt64(cache.cacheIndex), .identifier)
       fault.given = UInt64(lists.0)
       fault.owner = pointer.name
       pointer.forEachSlab { slab in
@@ -124,63 +124,63 @@ extension Kmem {
     pointer.cache.pointee.isLive.store(false, ordering: .releasing)
     pointer.giveBackDamaged()
     pointer.keepEvents()
-    clearCounters(cache.column)
-    releaseColumn(cache.column)
+    clearCounters(cache.cacheIndex)
+    releaseCacheIndex(cache.cacheIndex)
   }
 
-  /// Sets all counters of a column to zero, so that its next cache starts anew. What they had counted stays
+  /// Sets all counters of a cacheIndex to zero, so that its next cache starts anew. What they had counted stays
   /// in the sums of the types and of the instance, which only rise. Each processor does it with its own, which no
   /// other may write to.
-  private func clearCounters(_ column: Int) {
-    var request = (kmem: self, column: column)
+  private func clearCounters(_ cacheIndex: Int) {
+    var request = (kmem: self, cacheIndex: cacheIndex)
     for processor in 0..<state.pointee.machine.processorCount {
       withUnsafeMutablePointer(to: &request) {
         state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer($0)) {
-          let request = $0.assumingMemoryBound(to: (kmem: Kmem, column: Int).self).pointee
-          request.kmem.clearOwnCounters(request.column)
+          let request = $0.assumingMemoryBound(to: (kmem: Kmem, cacheIndex: Int).self).pointee
+          request.kmem.clearOwnCounters(request.cacheIndex)
         }
       }
     }
   }
 
   /// Runs on the processor whose counters they are, with interrupts off.
-  private func clearOwnCounters(_ column: Int) {
+  private func clearOwnCounters(_ cacheIndex: Int) {
     let processor = Int(cp_processor_index())
     forEachTypeToken { type in
-      let counters = type.counters(processor, column)
-      type.counters(processor, Column.failed).pointee.frees.add(counters.pointee.allocations.value)
+      let counters = type.counters(processor, cacheIndex)
+      type.counters(processor, CacheIndex.failed).pointee.frees.add(counters.pointee.allocations.value)
       counters.pointee.allocations.set(0)
       counters.pointee.frees.set(0)
     }
   }
 
-  func reportDestroyed(_ column: Int) {
+  func reportDestroyed(_ cacheIndex: Int) {
     state.pointee.machine.report(
-      FaultReport(.notAllocated, "a cache was used after it was destroyed", UInt64(column), .identifier))
+      FaultReport(.notAllocated, "a cache was used after it was destroyed", UInt64(cacheIndex), .identifier))
   }
 
-  private func reserveColumn() -> Int? {
+  private func reserveCacheIndex() -> Int? {
     state.pointee.registry.withLock { registry -> Int? in
-      for column in Column.firstObjectCache..<Column.limit
-      where registry.columns[column >> 6] & 1 << UInt64(column & 63) == 0 {
-        registry.columns[column >> 6] |= 1 << UInt64(column & 63)
-        return column
+      for cacheIndex in CacheIndex.firstObjectCache..<CacheIndex.limit
+      where registry.cacheIndices[cacheIndex >> 6] & 1 << UInt64(cacheIndex & 63) == 0 {
+        registry.cacheIndices[cacheIndex >> 6] |= 1 << UInt64(cacheIndex & 63)
+        return cacheIndex
       }
       return nil
     }
   }
 
-  private func releaseColumn(_ column: Int) {
-    state.pointee.registry.withLock { $0.columns[column >> 6] &= ~(1 << UInt64(column & 63)) }
+  private func releaseCacheIndex(_ cacheIndex: Int) {
+    state.pointee.registry.withLock { $0.cacheIndices[cacheIndex >> 6] &= ~(1 << UInt64(cacheIndex & 63)) }
   }
 
-  /// Makes sure that the page of descriptors with this column's is there.
-  private func prepareDescriptor(_ column: Int) -> Bool {
-    if descriptor(column) != nil { return true }
-    guard let page = carve(ByteCount(8 * Cache.stride), level: .normal) else { return false }
+  /// Makes sure that the page of descriptors with this cacheIndex's is there.
+  private func prepareDescriptor(_ cacheIndex: Int) -> Bool {
+    if descriptor(cacheIndex) != nil { return true }
+    guard let page = carve(ByteCount(8 * Cache.stride), priority: .normal) else { return false }
     page.initializeMemory(as: UInt8.self, repeating: 0, count: 8 * Cache.stride)
     // Another may have been quicker; its page serves then, and this one is lost.
-    _ = descriptorPage(column >> 3).pointee.compareExchange(
+    _ = descriptorPage(cacheIndex >> 3).pointee.compareExchange(
       expected: 0, desired: UInt(bitPattern: page), ordering: .releasing)
     return true
   }

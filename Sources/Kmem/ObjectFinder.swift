@@ -78,7 +78,7 @@ struct ObjectFinder {
 
   /// `objectOut` in any slab: an audited one, one of fewer frames than the cache prefers, one of another cache.
   @inline(never) private func rareObjectOut(_ word: UInt) -> ObjectOut? {
-    guard let place = cache.kmem.locate(VirtualAddress(UInt64(word))), place.mistake(cache.column) == nil,
+    guard let place = cache.kmem.locate(VirtualAddress(UInt64(word))), place.mistake(cache.cacheIndex) == nil,
       place.slab.isOut(place.index)
     else { return nil }
     return ObjectOut(frame: place.slab.frame, record: place.slab.record, index: place.index)

@@ -5,33 +5,33 @@
 // object that its caller freed before the frame became kmem's own. kmem therefore checks maps and magazines before it
 // relies on them. Kmem.swift names what it does not see: above all the words in a processor's own two magazines.
 //
-// A frame is cut into pieces of one size; its record keeps the map of its free pieces:
+// A frame is cut into chunks of one size; its record keeps the map of its free chunks:
 //
 //   owner    number of the size
-//   index    the map, a bit for each free piece
-//   links    the list of frames that have a free piece
+//   index    the map, a bit for each free chunk
+//   links    the list of frames that have a free chunk
 //
-// A frame without a piece in use goes back at once. The pages are counted under the type `kmem`, as large requests.
+// A frame without a chunk in use goes back at once. The pages are counted under the type `kmem`, as large requests.
 
 import MemoryPrimitives
 import PhysicalMemory
 
-/// The frames with free pieces, by size. Under its lock.
+/// The frames with free chunks, by size. Under its lock.
 struct OwnMemory {
   /// How many sizes there are.
   static var sizes: Int { 7 }
   /// Bytes at the start of each frame that nothing is kept in.
   static var unused: Int { 64 }
-  /// The largest piece.
+  /// The largest chunk.
   static var largest: Int { size(sizes - 1) }
 
   private(set) var lists: InlineArray<7, SlabList> = .init { _ in SlabList() }
-  /// Pieces in use, of all sizes.
+  /// Chunks in use, of all sizes.
   private(set) var inUse = 0
   /// Frames.
   private(set) var frames = 0
 
-  /// Bytes of a piece: powers of two for magazines, and what cuts a frame into 3, 2 and 1.
+  /// Bytes of a chunk: powers of two for magazines, and what cuts a frame into 3, 2 and 1.
   static func size(_ number: Int) -> Int {
     switch number {
     case 0...3: 64 << number
@@ -49,29 +49,29 @@ struct OwnMemory {
     return number
   }
 
-  /// The map of a frame whose pieces are all free.
+  /// The map of a frame whose chunks are all free.
   static func allFree(_ number: Int) -> UInt64 {
     1 << UInt64((Int(Page.size) - unused) / size(number)) - 1
   }
 
-  /// A free piece, by its frame and the byte where it starts there.
+  /// A free chunk, by its frame and the byte where it starts there.
   mutating func take(_ number: Int, _ physical: PhysicalMemory) -> (FrameNumber, Int)? {
     let frame = lists[number].first
     guard frame != .none else { return nil }
     let record = physical.record(frame).unsafelyUnwrapped
-    let piece = record.index.trailingZeroBitCount
+    let chunk = record.index.trailingZeroBitCount
     record.index &= record.index - 1
     if record.index == 0 { lists[number].remove(record, physical) }
     inUse += 1
-    return (frame, Self.unused + piece * Self.size(number))
+    return (frame, Self.unused + chunk * Self.size(number))
   }
 
-  /// Takes a piece back. Answers whether the frame has none in use now: it is the caller's then.
+  /// Takes a chunk back. Answers whether the frame has none in use now: it is the caller's then.
   mutating func put(_ frame: FrameNumber, at offset: Int, _ physical: PhysicalMemory) -> Bool {
     let record = physical.record(frame).unsafelyUnwrapped
     let number = Int(record.owner)
     let bit: UInt64 = 1 << UInt64((offset - Self.unused) / Self.size(number))
-    precondition(record.index & bit == 0, "a piece of kmem's own memory was given back twice")
+    precondition(record.index & bit == 0, "a chunk of kmem's own memory was given back twice")
     if record.index == 0 { lists[number].put(frame, record, physical) }
     record.index |= bit
     inUse -= 1
@@ -81,7 +81,7 @@ struct OwnMemory {
     return true
   }
 
-  /// Adds a frame whose pieces are all free.
+  /// Adds a frame whose chunks are all free.
   mutating func add(_ frame: FrameNumber, _ number: Int, _ physical: PhysicalMemory) {
     let record = physical.record(frame).unsafelyUnwrapped
     record.owner = UInt32(number)
@@ -116,9 +116,9 @@ struct OwnMemory {
 }
 
 extension Kmem {
-  /// A piece of at least `bytes`, aligned to 8 bytes (to 64 when its size is a power of two). Nil without memory.
+  /// A chunk of at least `bytes`, aligned to 8 bytes (to 64 when its size is a power of two). Nil without memory.
   /// No lock of rank `kmemSlabs` may be held.
-  func takeOwn(_ bytes: Int, level: Level) -> UnsafeMutableRawPointer? {
+  func takeOwn(_ bytes: Int, priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     let number = OwnMemory.number(holding: bytes)
     let physical = state.pointee.physical
     while true {
@@ -126,25 +126,25 @@ extension Kmem {
         return state.pointee.machine.directMap.pointer(to: frame) + offset
       }
       guard !state.pointee.machine.failsHere(.kmem),
-        let frame = try? physical.allocate(Order(0), role: .kmem, level: level)
+        let frame = try? physical.allocate(Order(0), role: .kmem, priority: priority)
       else { return nil }
-      ownType.countAllocation(Column.large)
-      ownType.countAllocation(Column.largePages)
+      ownType.countAllocation(CacheIndex.large)
+      ownType.countAllocation(CacheIndex.largePages)
       state.pointee.own.withLock { $0.add(frame, number, physical) }
     }
   }
 
-  /// Gives back a piece that `takeOwn` answered.
-  func giveOwn(_ piece: UnsafeMutableRawPointer) {
+  /// Gives back a chunk that `takeOwn` answered.
+  func giveOwn(_ chunk: UnsafeMutableRawPointer) {
     let physical = state.pointee.physical
-    let address = state.pointee.machine.directMap.physicalAddress(of: VirtualAddress(piece))
+    let address = state.pointee.machine.directMap.physicalAddress(of: VirtualAddress(chunk))
     let frame = address.frame
     guard state.pointee.own.withLock({ $0.put(frame, at: Int(address.offsetInPage), physical) }) else {
       return
     }
     physical.record(frame).unsafelyUnwrapped.queue = .none
     physical.free(frame, Order(0))
-    ownType.countFree(Column.large)
-    ownType.countFree(Column.largePages)
+    ownType.countFree(CacheIndex.large)
+    ownType.countFree(CacheIndex.largePages)
   }
 }

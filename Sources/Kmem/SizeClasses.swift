@@ -9,7 +9,7 @@ import MemoryPrimitives
 
 /// Columns of the table of counters: one for each size class, for what is larger, for what others give, and
 /// for each object cache.
-@usableFromInline enum Column {
+@usableFromInline enum CacheIndex {
   /// No request succeeds here: its allocations are those that failed, its frees those that caches served
   /// which are gone. A size of zero lands here, and in the slow half.
   @inlinable static var failed: Int { 0 }
@@ -28,10 +28,10 @@ import MemoryPrimitives
 
 enum SizeClasses {
 
-  /// Bytes of an object of the class at `column`, 1 to 29.
-  static func size(_ column: Int) -> Int {
-    if column <= 8 { return column * 8 }
-    return switch column {
+  /// Bytes of an object of the class at `cacheIndex`, 1 to 29.
+  static func size(_ cacheIndex: Int) -> Int {
+    if cacheIndex <= 8 { return cacheIndex * 8 }
+    return switch cacheIndex {
     case 9: 128
     case 10: 192
     case 11: 256
@@ -56,17 +56,17 @@ enum SizeClasses {
     }
   }
 
-  /// The column of the smallest class that holds `lines` cache lines, 1 to 64.
-  static func column(holdingLines lines: Int) -> Int {
-    var column = 8
-    while size(column) < lines * 64 { column += 1 }
-    return column
+  /// The cacheIndex of the smallest class that holds `lines` cache lines, 1 to 64.
+  static func cacheIndex(holdingLines lines: Int) -> Int {
+    var cacheIndex = 8
+    while size(cacheIndex) < lines * 64 { cacheIndex += 1 }
+    return cacheIndex
   }
 
   /// What the caches are called.
-  static func name(_ column: Int) -> Name {
+  static func name(_ cacheIndex: Int) -> Name {
     var digits: (UInt8, UInt8, UInt8, UInt8) = (0, 0, 0, 0)
-    var rest = size(column)
+    var rest = size(cacheIndex)
     var length = 0
     while rest > 0 {
       digits = (UInt8(ascii: "0") + UInt8(rest % 10), digits.0, digits.1, digits.2)

@@ -10,7 +10,7 @@
 //   links    the cache's list that the slab is on
 //
 // All of it is in the record of the first frame. The records of the other frames hold `owner` too, so any address leads
-// to its slab in two loads. Tables are a piece of kmem's own memory: the map of up to 512 objects and, in an audited
+// to its slab in two loads. Tables are a part of kmem's own memory: the map of up to 512 objects and, in an audited
 // slab, an entry for each object.
 //
 // A free object holds a word that follows from its address. kmem compares it before it gives the object out, and uses
@@ -70,7 +70,7 @@ struct Slab {
   }
   /// Bytes of the map in tables: of 512 objects, as many as a page has.
   private static var mapBytes: Int { 64 }
-  /// Objects of an audited slab, at most: for so many there is room in a piece of kmem's own memory.
+  /// Objects of an audited slab, at most: for so many there is room in a part of kmem's own memory.
   static var mostAudited: Int { (OwnMemory.largest - mapBytes) / MemoryLayout<AuditEntry>.stride }
 
   /// The cache that the record of a frame of a slab names.

@@ -1,7 +1,7 @@
 // One processor's two magazines: a cache line, touched by its processor alone with interrupts off.
 //
 // The hot halves of whoever keeps objects in magazines work on a slot directly, so that its own
-// counting shares the one stretch with interrupts off.
+// counting shares the one interval with interrupts off.
 
 import MemoryPrimitives
 

@@ -6,15 +6,15 @@
 // previous one is not, the two change places; so a caller that alternates at the edge of a magazine
 // does not go further. Only then a whole magazine is exchanged at the *depot*, under its lock.
 //
-// This floor knows words only: Kmem keeps objects here, Vmem segments of its quantum caches. Whoever
-// stands above releases what does not fit and brings what is missing. Each magazine is a piece of
+// This layer knows words only: Kmem keeps objects here, Vmem segments of its quantum caches. Whoever
+// stands above releases what does not fit and brings what is missing. Each magazine is a part of
 // memory that the owner gave, and gets back.
 //
 // A processor without magazines has a slot with rounds = capacity = 0. That is at once empty and full,
 // so both hot halves fall into their slow ones without a test of their own; a processor's first
 // operation, and a depot that is switched off, cost the hot path nothing.
 //
-//   Laws
+//   Invariants
 //   1. A slot's loaded magazine has `capacity` rounds, or the slot has none and rounds = capacity = 0.
 //   2. The previous magazine is full or empty: only a full or an empty one is ever put aside.
 //   3. What lies in the depot's list of full magazines is full; the empty list holds no word; a partly
@@ -232,7 +232,7 @@ public enum RefillOutcome {
   /// Gives the slot, whose magazines are full or missing, an empty one from the depot; a full previous
   /// one goes there in exchange. `.pushed` says that there is room now.
   private func equip(_ slot: UnsafeMutablePointer<MagazineSlot>) -> PushOutcome {
-    // Law 2: with a loaded magazine that is full and a previous one that is not empty, that is full.
+    // Invariant 2: with a loaded magazine that is full and a previous one that is not empty, that is full.
     let returned = slot.pointee.previousRounds > 0 ? slot.pointee.previous : nil
     let fails = state.pointee.machine.failsHere(.magazines)
     var outcome = PushOutcome.pushed
@@ -498,7 +498,7 @@ public enum RefillOutcome {
     return count
   }
 
-  /// Which law is broken, nil when none is. Only when no other processor is at it; as long as the lists.
+  /// Which invariant is broken, nil when none is. Only when no other processor is at it; as long as the lists.
   public func checkInvariants() -> StaticString? {
     let capacity = state.pointee.rounds
     var found = 0

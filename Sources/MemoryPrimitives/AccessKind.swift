@@ -5,7 +5,7 @@
   case read
   case write
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .read: "read"
     case .write: "write"

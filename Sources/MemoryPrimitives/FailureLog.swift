@@ -1,8 +1,8 @@
 // The last requests that did not go well: who asked for what, when, and how much was free. A refusal is an
 // answer and no bug, so nothing stops for it; this is where one looks afterwards.
 //
-// A ring in memory that the caller gives. A floor notes what it refuses to somebody above all floors; what a
-// floor asked of one below is not noted there again. Noting costs a spin lock on a path that has failed.
+// A ring in memory that the caller gives. A layer notes what it refuses to somebody above all layers; what a
+// layer asked of one below is not noted there again. Noting costs a spin lock on a path that has failed.
 
 import Synchronization
 
@@ -20,7 +20,7 @@ public struct RefusedRequest: Sendable {
     /// Kernel addresses with memory behind them.
     case space
 
-    public var words: StaticString {
+    public var description: StaticString {
       switch self {
       case .object: "object"
       case .block: "block"
@@ -33,7 +33,7 @@ public struct RefusedRequest: Sendable {
 
   public var kind: Kind
   public var bytes: ByteCount
-  public var level: Level
+  public var priority: AllocationPriority
   /// Zero where none was asked for.
   public var alignment = ByteCount.zero
   public var boundary = ByteCount.zero
@@ -41,7 +41,7 @@ public struct RefusedRequest: Sendable {
   public var low = PhysicalAddress(0)
   public var high = PhysicalAddress(UInt64.max)
   /// For whom: a type, a role.
-  public var who: Name
+  public var requester: Name
   public var site = CallSite.unknown
   /// Why, in a few words.
   public var reason: StaticString
@@ -58,12 +58,13 @@ public struct RefusedRequest: Sendable {
   public internal(set) var tick = Tick(0)
 
   public init(
-    _ kind: Kind, _ bytes: ByteCount, level: Level, who: Name, reason: StaticString, free: PageCount
+    _ kind: Kind, _ bytes: ByteCount, priority: AllocationPriority, requester: Name, reason: StaticString,
+    free: PageCount
   ) {
     self.kind = kind
     self.bytes = bytes
-    self.level = level
-    self.who = who
+    self.priority = priority
+    self.requester = requester
     self.reason = reason
     self.free = free
   }

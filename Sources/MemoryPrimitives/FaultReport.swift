@@ -19,7 +19,7 @@
   /// A write behind the end of an object.
   case overrun
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .doubleFree: "double free"
     case .wrongSize: "wrong size"

@@ -5,7 +5,7 @@
 
 import CPlatform
 
-/// The place of a lock in the order. A gap is left between neighbours for the floors to come.
+/// The place of a lock in the order. A gap is left between neighbours for the layers to come.
 @frozen public struct LockRank: Equatable, Sendable {
   public let rawValue: UInt32
   @inlinable public init(_ rawValue: UInt32) { self.rawValue = rawValue }

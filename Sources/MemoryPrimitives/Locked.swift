@@ -55,8 +55,7 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
   @usableFromInline let interrupts: UInt64
   @usableFromInline let address: UnsafeMutablePointer<Value>
 
-  @inlinable init(lock: UnsafePointer<SpinLock>, interrupts: UInt64, value: UnsafeMutablePointer<Value>)
-  {
+  @inlinable init(lock: UnsafePointer<SpinLock>, interrupts: UInt64, value: UnsafeMutablePointer<Value>) {
     (self.lock, self.interrupts, address) = (lock, interrupts, value)
   }
 

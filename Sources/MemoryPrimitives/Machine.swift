@@ -1,7 +1,7 @@
 // What an instance knows of the machine under it: where physical memory can be reached, how many
 // processors there are, and whom to ask for what only an executive can do.
 //
-// A `Machine` is a value that each floor keeps in its state, so two systems over different memory
+// A `Machine` is a value that each layer keeps in its state, so two systems over different memory
 // live side by side.
 
 import CPlatform
@@ -49,11 +49,11 @@ public struct Machine {
 
   /// The same machine as an instance sees it that has only a part of its memory, with physical address 0
   /// at the start of `directMap`: for a second instance over memory that the first one lends.
-  public func lending(_ directMap: DirectMap, processors: Int) -> Machine {
+  public func loaning(_ directMap: DirectMap, processors: Int) -> Machine {
     Machine(directMap: directMap, processorCount: processors, upcalls: upcalls)
   }
 
-  /// The same machine, for floors that note in `log` what they refuse.
+  /// The same machine, for layers that note in `log` what they refuse.
   public func logging(to log: FailureLog) -> Machine {
     Machine(
       directMap: directMap, processorCount: processorCount, upcalls: upcalls, failures: failures, log: log)
@@ -77,19 +77,19 @@ public struct Machine {
 
   public var now: Tick { Tick(upcalls.pointee.tick(upcalls.pointee.context)) }
 
-  /// Makes every processor forget the translations of `pages` pages from `first` on.
+  /// Makes every processor invalidate the translations of `pages` pages from `first` on.
   public func shootDown(_ first: VirtualAddress, _ pages: PageCount) {
     var run = cp_page_run(address: first.rawValue, count: pages.rawValue)
     shootDown(&run, 1)
   }
 
-  /// Makes every processor forget all translations.
+  /// Makes every processor invalidate all translations.
   public func shootDownAll() {
     var all = cp_page_run(address: 0, count: UInt64(CP_ALL_PAGES))
     shootDown(&all, 1)
   }
 
-  /// Makes every processor forget `count` runs of pages, with one message to each.
+  /// Makes every processor invalidate `count` runs of pages, with one message to each.
   func shootDown(_ runs: UnsafePointer<cp_page_run>, _ count: Int) {
     assert(holdsNoSpinLock(), "an upcall with a spin lock held")
     upcalls.pointee.shoot_down(upcalls.pointee.context, runs, UInt32(count))
@@ -141,7 +141,7 @@ public struct Machine {
 
 /// What a thread is there for.
 @frozen public enum ThreadKind: UInt8, Sendable {
-  /// Does one piece of work and returns; whoever started it joins it.
+  /// Does one job and returns; whoever started it joins it.
   case worker
   /// Works for others until it is told to end. When everybody but services sleeps without a deadline, nobody
   /// is left to wake them.

@@ -38,7 +38,7 @@ public struct ShootdownBatch {
     count += 1
   }
 
-  /// Makes every processor forget the pages, and empties the batch: one upcall, and none when it is empty. No spin
+  /// Makes every processor invalidate the pages, and empties the batch: one upcall, and none when it is empty. No spin
   /// lock may be held.
   public mutating func flush(on machine: Machine) {
     if isAll {

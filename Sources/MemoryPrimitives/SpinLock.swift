@@ -49,7 +49,7 @@ public struct SpinLock: ~Copyable {
     rank.noteWait(cp_cycles() &- start)
   }
 
-  /// Keeps the longest stretch, measured from the outermost lock to its release.
+  /// Keeps the longest interval, measured from the outermost lock to its release.
   @usableFromInline @inline(never) borrowing func noteHeld(_ mine: UnsafeMutablePointer<cp_processor>) {
     let cycles = cp_cycles() &- mine.pointee.held_since
     mine.pointee.held_since = 0

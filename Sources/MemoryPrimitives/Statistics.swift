@@ -1,4 +1,4 @@
-// The registry of figures and tunables: rows that each floor adds at boot, read by the console, the
+// The registry of figures and tunables: rows that each layer adds at boot, read by the console, the
 // host tool and a user's own code the same way.
 //
 // The table has a fixed size and lives in memory that the caller gives; rows are added during assembly

@@ -199,7 +199,7 @@ public enum Page {
 }
 
 /// How far down towards the last frame a request may reach, and whether it may wait.
-@frozen public enum Level: UInt8, Sendable {
+@frozen public enum AllocationPriority: UInt8, Sendable {
   /// Leaves the reserve alone.
   case normal
   /// May use most of the reserve: work that will free memory soon.

@@ -17,7 +17,7 @@
   /// Writes are gathered in a buffer and not ordered: frame buffers, rings that a device reads.
   case writeCombining
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .writeBack: "write-back"
     case .writeThrough: "write-through"

@@ -1,5 +1,5 @@
-// Frames put by, linked through their own first words: tables in hand before the lock is taken, tables
-// to give back after it was dropped, spare tables of divisible leaves.
+// Frames put by, linked through their own first words: tables preallocated before the lock is taken, tables
+// to give back after it was dropped, spare tables of splittable leaves.
 //
 // A link is a frame number shifted to where an address stands in an entry, without "present": a
 // processor that still walks through a table just taken out of the tree reads an empty entry.

@@ -77,7 +77,7 @@ extension PageTables {
 
   /// Tables in use, the root included, without the spare ones.
   public var tableCount: PageCount { withTree { PageCount($0.tableCount) } }
-  /// Tables put by for divisible leaves.
+  /// Tables put by for splittable leaves.
   public var spareCount: PageCount { withTree { PageCount($0.spares.count) } }
   /// Leaves of a size: level 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB.
   public func leafCount(_ size: TableLevel) -> PageCount {
@@ -145,11 +145,11 @@ extension PageTables {
   /// Looks for a frame that one mapping lets be written and another, or the same, executed, and for a
   /// table that can be executed. Nil means there is none.
   ///
-  /// Two passes over all runs for each 16 stretches of executable memory: a kernel has one.
+  /// Two passes over all runs for each 16 extents of executable memory: a kernel has one.
   public func proveWriteXorExecute() -> WriteExecuteViolation? {
     var at: UInt64? = 0
     while at != nil {
-      // Executable memory in up to 16 stretches, each with an address that executes it.
+      // Executable memory in up to 16 extents, each with an address that executes it.
       var starts: InlineArray<16, UInt64> = .init(repeating: 0)
       var ends: InlineArray<16, UInt64> = .init(repeating: 0)
       var places: InlineArray<16, UInt64> = .init(repeating: 0)
@@ -195,17 +195,17 @@ extension PageTables {
 
   // MARK: The check
 
-  /// Which law is broken, or nil. One pass over all entries, a quarter of a table at a time; exact while nothing runs.
+  /// Which invariant is broken, or nil. One pass over all entries, a quarter of a table at a time; exact while nothing runs.
   public func checkInvariants() -> StaticString? {
     var sums = Sums()
     if let broken = check(state.pointee.levels, 0, &sums) { return broken }
     return withTree { tree in
-      if sums.tables != tree.tableCount { return "page tables: law 6, the count of tables is wrong" }
+      if sums.tables != tree.tableCount { return "page tables: invariant 6, the count of tables is wrong" }
       for level in 1...3 where sums.leaves[level] != tree.leafCount[level] {
-        return "page tables: law 6, a count of leaves is wrong"
+        return "page tables: invariant 6, a count of leaves is wrong"
       }
-      if sums.divisible != UInt64(tree.spares.count) {
-        return "page tables: law 5, spare tables and divisible leaves differ in number"
+      if sums.splittable != UInt64(tree.spares.count) {
+        return "page tables: invariant 5, spare tables and splittable leaves differ in number"
       }
       return nil
     }
@@ -231,7 +231,7 @@ extension PageTables {
 /// What the check counts.
 struct Sums {
   var tables: UInt64 = 0
-  var divisible: UInt64 = 0
+  var splittable: UInt64 = 0
   var leaves: InlineArray<4, UInt64> = .init(repeating: 0)
 }
 
@@ -306,7 +306,7 @@ extension TableTree {
       used += 1
       if entry.meaning == next && entry.isPresent && (entry.isAccessed || entry.isPrepared) {
         sums.leaves[level] += 1
-        if entry.isDivisible { sums.divisible += 1 }
+        if entry.isSplittable { sums.splittable += 1 }
         next &+= step
         continue
       }
@@ -314,35 +314,37 @@ extension TableTree {
       if entry == .preparedMark && level == 1 { continue }
       if entry.isUnlinked(at: level) {
         sums.tables += 1
-        if isUsed(unlinked: entry.tableFrame) { return "page tables: law 2, an unlinked table is not empty" }
+        if isUsed(unlinked: entry.tableFrame) {
+          return "page tables: invariant 2, an unlinked table is not empty"
+        }
         continue
       }
-      guard entry.isPresent || entry.isRetired, level <= largestLeaf else {
-        return "page tables: law 3, an entry is neither leaf nor table nor mark"
+      guard entry.isPresent || entry.isMadeNotPresent, level <= largestLeaf else {
+        return "page tables: invariant 3, an entry is neither leaf nor table nor mark"
       }
       sums.leaves[level] += 1
-      if entry.isDivisible { sums.divisible += 1 }
-      if entry.isDivisible && level != 2 {
-        return "page tables: law 5, only leaves of 2 MiB are divisible"
+      if entry.isSplittable { sums.splittable += 1 }
+      if entry.isSplittable && level != 2 {
+        return "page tables: invariant 5, only leaves of 2 MiB are splittable"
       }
       // The bits that must be zero lie between the attribute's and the address.
       let reserved =
         level == 1 ? 0 : PageTableEntry.Bit.address & (1 << Self.shift(level) - 1) & ~UInt64(1 << 12)
       let kept = entry.isPrepared ? PageTableEntry.Bit.wires : PageTableEntry.Bit.tag
       if entry.rawValue & ~kept & (reserved | PageTableEntry.Bit.used) != 0 {
-        return "page tables: law 3, a reserved bit of a leaf is set"
+        return "page tables: invariant 3, a reserved bit of a leaf is set"
       }
       if entry.isWritable && entry.isExecutable {
-        return "page tables: law 4, a leaf is writable and executable"
+        return "page tables: invariant 4, a leaf is writable and executable"
       }
       if entry.isDirty && !entry.isWritable {
-        return "page tables: law 3, a leaf that can't be written is dirty"
+        return "page tables: invariant 3, a leaf that can't be written is dirty"
       }
       if entry.isWritable && !entry.isDirty {
-        return "page tables: law 3, a leaf that can be written is not dirty"
+        return "page tables: invariant 3, a leaf that can be written is not dirty"
       }
       if !entry.isAccessed && !entry.isPrepared {
-        return "page tables: law 3, accessed is clear in a leaf that is not pageable"
+        return "page tables: invariant 3, accessed is clear in a leaf that is not pageable"
       }
       next = entry.meaning &+ step
     }
@@ -352,9 +354,9 @@ extension TableTree {
   /// Checks that the table of `level` for `address` has `used` entries in use.
   func checkUsed(_ level: Int, _ address: UInt64, _ used: UInt64) -> StaticString? {
     guard level < levels, table(of: level, for: address) != nil else { return nil }
-    if used == 0 { return "page tables: law 2, an empty table is in the tree" }
+    if used == 0 { return "page tables: invariant 2, an empty table is in the tree" }
     if descend(address, to: level + 1).slot.entry.used != used {
-      return "page tables: law 1, the number of entries in use is wrong"
+      return "page tables: invariant 1, the number of entries in use is wrong"
     }
     return nil
   }

@@ -77,7 +77,7 @@ extension PageTables {
       machine.directMap.virtualAddress(of: segment.physical), count: segment.count, protection)
   }
 
-  /// Adds the rows of this floor to `statistics`.
+  /// Adds the rows of this layer to `statistics`.
   public func register(in statistics: Statistics) {
     statistics.add(
       Statistic(

@@ -1,15 +1,15 @@
 // The entries of x86-64 tables, each bit once.
 //
-// Intel SDM vol. 3, 4.5.4 and tables 4-15 to 4-20. Bits that the processor ignores hold what this floor
+// Intel SDM vol. 3, 4.5.4 and tables 4-15 to 4-20. Bits that the processor ignores hold what this layer
 // has to remember, so that no table needs a record beside it:
 //
 //   in an entry that points to a table    52-61  how many entries of that table are not zero
 //   in a pageable page                    52-62, 11  how many wires were made through this mapping
 //   in a leaf                             52-55  tag of the range that begins here, 0 inside a range
-//                                         9      divisible: a spare table is put by for it (2 MiB only)
+//                                         9      splittable: a spare table is put by for it (2 MiB only)
 //                                         10     prepared: unmapping leaves the mark behind
 //   in an entry without "present"         10     prepared: the place is kept for a map that can't fail
-//                                         11     retired: unmapped, frame still to be collected
+//                                         11     made not present: unmapped, frame still to be reclaimed
 //                                         62     unlinked: the table at the address left the tree, and a
 //                                                processor may still remember the way through this entry
 //
@@ -50,9 +50,9 @@ public struct PageTableEntry: Equatable, Sendable {
     @inline(__always) static var large: UInt64 { 1 << 7 }
     @inline(__always) static var smallAttribute: UInt64 { 1 << 7 }
     @inline(__always) static var global: UInt64 { 1 << 8 }
-    @inline(__always) static var divisible: UInt64 { 1 << 9 }
+    @inline(__always) static var splittable: UInt64 { 1 << 9 }
     @inline(__always) static var prepared: UInt64 { 1 << 10 }
-    @inline(__always) static var retired: UInt64 { 1 << 11 }
+    @inline(__always) static var madeNotPresent: UInt64 { 1 << 11 }
     @inline(__always) static var largeAttribute: UInt64 { 1 << 12 }
     @inline(__always) static var address: UInt64 { 0x000f_ffff_ffff_f000 }
     @inline(__always) static var usedShift: UInt64 { 52 }
@@ -66,7 +66,7 @@ public struct PageTableEntry: Equatable, Sendable {
     @inline(__always) static var lowWires: UInt64 { 0x7ff }
     @inline(__always) static var highWire: UInt64 { 1 << 11 }
     /// What a change of rights or attribute leaves alone, in a leaf with or without a prepared place.
-    @inline(__always) static var kept: UInt64 { divisible | prepared | wires }
+    @inline(__always) static var kept: UInt64 { splittable | prepared | wires }
     @inline(__always) static var executeDisable: UInt64 { 1 << 63 }
   }
 
@@ -80,13 +80,15 @@ public struct PageTableEntry: Equatable, Sendable {
   public var isAccessed: Bool { rawValue & Bit.accessed != 0 }
   public var isDirty: Bool { rawValue & Bit.dirty != 0 }
   @inline(__always) var isEmpty: Bool { rawValue == 0 }
-  @inline(__always) var isDivisible: Bool { rawValue & Bit.divisible != 0 }
+  @inline(__always) var isSplittable: Bool { rawValue & Bit.splittable != 0 }
   @inline(__always) var isPrepared: Bool { rawValue & Bit.prepared != 0 }
   /// Whether this is a page mapped at a prepared place.
   @inline(__always) var isPageable: Bool {
     rawValue & (Bit.present | Bit.prepared) == Bit.present | Bit.prepared
   }
-  @inline(__always) var isRetired: Bool { rawValue & (Bit.retired | Bit.present) == Bit.retired }
+  @inline(__always) var isMadeNotPresent: Bool {
+    rawValue & (Bit.madeNotPresent | Bit.present) == Bit.madeNotPresent
+  }
 
   /// Whether the processor walks on through this entry.
   @inline(__always) func isTable(at level: Int) -> Bool {
@@ -181,10 +183,10 @@ public struct PageTableEntry: Equatable, Sendable {
   public func attribute(at level: TableLevel) -> CacheAttribute { attribute(at: Int(level.rawValue)) }
 
   /// A leaf that leads to `address` and is otherwise like this one, one level further down.
-  func piece(at address: UInt64, below level: Int) -> Self {
+  func part(at address: UInt64, below level: Int) -> Self {
     Self(Self.leafBits(protection, attribute(at: level), at: level - 1) | address)
   }
 
-  @inline(__always) var retired: Self { Self(rawValue & ~Bit.present | Bit.retired) }
-  @inline(__always) var revived: Self { Self(rawValue & ~Bit.retired | Bit.present) }
+  @inline(__always) var madeNotPresent: Self { Self(rawValue & ~Bit.present | Bit.madeNotPresent) }
+  @inline(__always) var restored: Self { Self(rawValue & ~Bit.madeNotPresent | Bit.present) }
 }

@@ -14,16 +14,16 @@
 //   3. A leaf's address is a multiple of its size; reserved bits are zero; it is dirty if it is writable, and
 //      only then.
 //   4. No leaf is writable and executable. (proveWriteXorExecute: no frame is, over all its aliases.)
-//   5. There are as many spare tables as divisible leaves, so unmapping a part of one needs no memory.
+//   5. There are as many spare tables as splittable leaves, so unmapping a part of one needs no memory.
 //   6. The counts of tables, unlinked ones included, and of leaves are right.
 //
 // MEMORY. Tables come from a `FrameSource`, one by one, before the lock is taken: a step under the lock
 // answers how many it needs, the lock is dropped, they are fetched, the step looks again. When the
 // source runs dry, what was mapped so far is taken out and the operation fails with all as before.
 // `prepare` puts marks where a later map shall need nothing. Unmapping needs nothing ever: a range is
-// *retired* (entries lose "present", keep the address), shot down with no lock held, then *collected*:
+// *made not present* (entries lose "present", keep the address), shot down with no lock held, then *reclaimed*:
 // the frames are handed over, entries cleared, empty tables unlinked. So the tables themselves are the list
-// of frames while a range is shot down, however long it is. A large leaf that may be unmapped in part is *divisible* and has a spare table put by; any other is
+// of frames while a range is shot down, however long it is. A large leaf that may be unmapped in part is *splittable* and has a spare table put by; any other is
 // unmapped whole. A change of protection or attribute may split a leaf at either end of its range; it
 // fetches the tables first. `join` makes large leaves again, but never while a change is under way, which
 // relies on the boundaries that it made; it is put off until the last one ends.
@@ -80,13 +80,13 @@ import MemoryPrimitives
   /// As large as alignment allows; a large leaf is unmapped as a whole or not at all.
   case whole
   /// Up to 2 MiB, a spare table put by for each, so that any part can be unmapped.
-  case divisible
+  case splittable
 
   var largest: Int {
     switch self {
     case .pages: 1
     case .whole: 3
-    case .divisible: 2
+    case .splittable: 2
     }
   }
 }
@@ -187,7 +187,7 @@ public struct PageTables {
       report(.notMapped, "a page to be given up was not prepared", address, at)
       return false
     }
-    collect(address, count, marks: true) { _, _ in }
+    reclaim(address, count, marks: true) { _, _ in }
     return true
   }
 
@@ -200,15 +200,17 @@ public struct PageTables {
         return report(.doubleMap, "a page to be mapped was in use", address, at)
       }
     }
-    var hand = FrameStack(machine.directMap)
+    var preallocated = FrameStack(machine.directMap)
     var done: UInt64 = 0
     while done < count.rawValue {
       let left = count.rawValue - done
-      switch withTree({ $0.fill(first + done << Page.shift, left, with: filling, done: done, hand: &hand) }) {
+      switch withTree({
+        $0.fill(first + done << Page.shift, left, with: filling, done: done, preallocated: &preallocated)
+      }) {
       case .done(let pages):
         done += pages
       case .needs(let tables):
-        guard fetch(tables, into: &hand) else {
+        guard fetch(tables, into: &preallocated) else {
           empty(address, PageCount(done), of: filling)
           throw .noMemory
         }
@@ -216,19 +218,19 @@ public struct PageTables {
         // The entry lies in this range alone, so nothing is unlinked there again.
         freeUnlinked(VirtualAddress(first + done << Page.shift), .one)
       case .conflict(let pages):
-        giveBack(&hand)
+        giveBack(&preallocated)
         empty(address, PageCount(done), of: filling)
         return report(.doubleMap, "a page to be mapped was in use", address, done + pages)
       }
     }
-    giveBack(&hand)
+    giveBack(&preallocated)
   }
 
   /// Takes back what `fill` has done so far.
   private func empty(_ address: VirtualAddress, _ count: PageCount, of filling: Filling) {
     guard count > .zero else { return }
     if case .marks = filling {
-      collect(address, count, marks: true) { _, _ in }
+      reclaim(address, count, marks: true) { _, _ in }
     } else {
       unmap(address, count: count)
     }
@@ -238,7 +240,7 @@ public struct PageTables {
 
   /// Unmaps `count` pages from `address` on, on every processor: needs no memory, can't fail.
   ///
-  /// A page that is not mapped, or a part of a large leaf that was not mapped divisible: a fault report,
+  /// A page that is not mapped, or a part of a large leaf that was not mapped splittable: a fault report,
   /// and nothing has changed.
   public func unmap(_ address: VirtualAddress, count: PageCount) {
     unmap(address, count: count) { _, _ in }
@@ -249,21 +251,21 @@ public struct PageTables {
   public func unmap(
     _ address: VirtualAddress, count: PageCount, visit: (PhysicalAddress, PageCount) -> Void
   ) {
-    guard retire(address, count: count) else { return }
+    guard makeNotPresent(address, count: count) else { return }
     machine.shootDown(address, count)
-    collect(address, count, marks: false, visit)
+    reclaim(address, count, marks: false, visit)
   }
 
   /// The first half: takes "present" from the range. False when it reported.
-  private func retire(_ address: VirtualAddress, count: PageCount) -> Bool {
+  private func makeNotPresent(_ address: VirtualAddress, count: PageCount) -> Bool {
     guard isSound(address, count) else { return false }
     let what: StaticString = "a page to be unmapped was not mapped, or is part of an indivisible leaf"
-    // Checked as a whole even inside one table: a divisible leaf at one end must not be split in vain.
+    // Checked as a whole even inside one table: a splittable leaf at one end must not be split in vain.
     if let at = firstConflict(count, { $0.visitLeaves(address.rawValue + $1, $2, .check) }) {
       report(.notMapped, what, address, at)
       return false
     }
-    if let at = retireAll(address, count) {
+    if let at = makeAllNotPresent(address, count) {
       report(.notMapped, what, address, at)
       return false
     }
@@ -272,17 +274,17 @@ public struct PageTables {
 
   /// Retires a range that was checked. Answers the page that somebody unmapped meanwhile, if any; then
   /// the others are present as before.
-  func retireAll(_ address: VirtualAddress, _ count: PageCount) -> UInt64? {
+  func makeAllNotPresent(_ address: VirtualAddress, _ count: PageCount) -> UInt64? {
     let first = address.rawValue
-    let conflict = firstConflict(count, { $0.visitLeaves(first + $1, $2, .retire) })
+    let conflict = firstConflict(count, { $0.visitLeaves(first + $1, $2, .makeNotPresent) })
     if let conflict {
-      _ = firstConflict(PageCount(conflict), { $0.visitLeaves(first + $1, $2, .revive) })
+      _ = firstConflict(PageCount(conflict), { $0.visitLeaves(first + $1, $2, .restore) })
     }
     return conflict
   }
 
-  /// The second half: takes retired leaves (or marks) out, and gives back the tables that got empty.
-  func collect(
+  /// The second half: takes non-present leaves (or marks) out, and gives back the tables that got empty.
+  func reclaim(
     _ address: VirtualAddress, _ count: PageCount, marks: Bool,
     _ visit: (PhysicalAddress, PageCount) -> Void
   ) {
@@ -290,18 +292,18 @@ public struct PageTables {
     var unlinked = Unlinked.none
     var done: UInt64 = 0
     while done < count.rawValue {
-      var collected = Collected()
+      var reclaimed = Reclaimed()
       let (at, left) = (address.rawValue + done << Page.shift, count.rawValue - done)
       let step = withTree {
-        $0.collect(at, left, marks: marks, into: &collected, freed: &freed, &unlinked)
+        $0.reclaim(at, left, marks: marks, into: &reclaimed, freed: &freed, &unlinked)
       }
       guard case .done(let pages) = step else { break }
       done += pages
-      for i in 0..<collected.count {
-        visit(PhysicalAddress(collected.starts[i]), PageCount(collected.lengths[i]))
+      for i in 0..<reclaimed.count {
+        visit(PhysicalAddress(reclaimed.starts[i]), PageCount(reclaimed.lengths[i]))
       }
     }
-    // Spare tables of leaves that were collected: no processor ever saw them.
+    // Spare tables of leaves that were reclaimed: no processor ever saw them.
     giveBack(&freed)
     if unlinked == .some { freeUnlinked(address, count) }
   }
@@ -352,11 +354,13 @@ public struct PageTables {
     if let at = firstConflict(count, { $0.checkMapped(first + $1, $2) }) {
       return report(.notMapped, "a page to be changed was not mapped", address, at)
     }
-    var hand = FrameStack(machine.directMap)
-    while case .needs(let tables) = withTree({ $0.splitEdges(first, count.rawValue, hand: &hand) }) {
-      guard fetch(tables, into: &hand) else { throw .noMemory }
+    var preallocated = FrameStack(machine.directMap)
+    while case .needs(let tables) = withTree({
+      $0.splitEdges(first, count.rawValue, preallocated: &preallocated)
+    }) {
+      guard fetch(tables, into: &preallocated) else { throw .noMemory }
     }
-    giveBack(&hand)
+    giveBack(&preallocated)
     let conflict = firstConflict(count, { $0.change(first + $1, $2, to: change) })
     let later = withTree { $0.endChange() }
     machine.shootDown(address, count)
@@ -399,7 +403,7 @@ public struct PageTables {
       switch withTree({ step(&$0, done << Page.shift, count.rawValue - done) }) {
       case .done(let pages): done += pages
       case .conflict(let pages): return done + pages
-      case .needs, .needsFreeEntry: preconditionFailure("a step without a hand asked for tables")
+      case .needs, .needsFreeEntry: preconditionFailure("a step without preallocated tables asked for tables")
       }
     }
     return nil
@@ -413,14 +417,14 @@ public struct PageTables {
   }
 
   /// Brings `hand` to `count` tables; gives all back when that fails.
-  private func fetch(_ count: Int, into hand: inout FrameStack) -> Bool {
+  private func fetch(_ count: Int, into preallocated: inout FrameStack) -> Bool {
     let source = withTree { $0.source }
-    while hand.count < count {
+    while preallocated.count < count {
       guard let table = Self.takeTable(machine, source) else {
-        giveBack(&hand)
+        giveBack(&preallocated)
         return false
       }
-      hand.push(table)
+      preallocated.push(table)
     }
     return true
   }

@@ -80,7 +80,7 @@ extension PageTables {
     withTree { $0.enter(address.rawValue, frame, protection) }
   }
 
-  /// Runs `body` with one hold of the tables' lock on prepared places, for pages that are entered or withdrawn
+  /// Runs `body` with one hold of the tables' lock on prepared places, for pages that are entered or removed
   /// together: a few dozen, as the lock is held. `body` makes no upcall.
   @inline(__always) public func withPlaces<R>(_ body: (borrowing PreparedPlaces) -> R) -> R {
     withTree { tree in
@@ -142,14 +142,14 @@ extension PageTables {
 
   /// Unmaps the pageable page at `address`; the place stays prepared. What was there, or nil when nothing
   /// was. Other processors still see it until they are told. Constant.
-  public func withdraw(_ address: VirtualAddress) -> PageMapping? {
+  public func remove(_ address: VirtualAddress) -> PageMapping? {
     guard isCanonical(address) else { return nil }
-    return withTree { $0.withdraw(address.rawValue) }
+    return withTree { $0.remove(address.rawValue) }
   }
 
   /// Takes the right to write, and dirty with it, from the pageable page at `address`. What was there
   /// before, or nil when it is not mapped. Other processors may write until they are told. Constant.
-  public func restrict(_ address: VirtualAddress) -> PageMapping? {
+  public func writeProtect(_ address: VirtualAddress) -> PageMapping? {
     guard isCanonical(address) else { return nil }
     return withTree { tree in
       guard let slot = tree.pageablePage(address.rawValue) else { return nil }
@@ -172,7 +172,7 @@ extension PageTables {
 
   /// Clears accessed for the pageable page at `address`, and answers whether it was set; false when nothing
   /// is mapped. Constant.
-  public func takeAccessed(_ address: VirtualAddress) -> Bool {
+  public func testAndClearAccessed(_ address: VirtualAddress) -> Bool {
     guard isCanonical(address) else { return false }
     return withTree { tree in
       guard let slot = tree.pageablePage(address.rawValue), slot.entry.isAccessed else { return false }
@@ -325,9 +325,9 @@ public struct PreparedPlaces: ~Copyable {
     tree.pointee.enter(address.rawValue, frame, protection)
   }
 
-  /// As `PageTables.withdraw`.
-  @inline(__always) public func withdraw(_ address: VirtualAddress) -> PageMapping? {
-    isCanonical(address) ? tree.pointee.withdraw(address.rawValue) : nil
+  /// As `PageTables.remove`.
+  @inline(__always) public func remove(_ address: VirtualAddress) -> PageMapping? {
+    isCanonical(address) ? tree.pointee.remove(address.rawValue) : nil
   }
 
   @inline(__always) private func isCanonical(_ address: VirtualAddress) -> Bool {
@@ -348,7 +348,7 @@ extension TableTree {
   }
 
   /// Unmaps the pageable page at `address`; the place stays prepared.
-  @inline(__always) mutating func withdraw(_ address: UInt64) -> PageMapping? {
+  @inline(__always) mutating func remove(_ address: UInt64) -> PageMapping? {
     guard let slot = pageablePage(address) else { return nil }
     leafCount[1] -= 1
     return PageMapping(slot.exchange(.preparedMark))

@@ -1,5 +1,5 @@
 // Ranges: what was mapped together, and what for, recorded in the tables themselves by a tag on the first
-// page. The floors above need no list of what they mapped, and a free is checked against what holds.
+// page. The layers above need no list of what they mapped, and a free is checked against what holds.
 // A prepared place is in no range, whatever is mapped there: ranges end in front of it.
 
 import MemoryPrimitives
@@ -92,9 +92,9 @@ extension PageTables {
     }
     guard tags.contains(range.tag) else { return .otherTag(range.tag) }
     guard range.count == count else { return .otherCount(range.count) }
-    if retireAll(address, count) != nil { return .notMapped }
+    if makeAllNotPresent(address, count) != nil { return .notMapped }
     machine.shootDown(address, count)
-    collect(address, count, marks: false, visit)
+    reclaim(address, count, marks: false, visit)
     return .unmapped(range.tag)
   }
 }

@@ -23,7 +23,7 @@ enum Change {
 enum Step {
   /// So many pages from the start of the step are done.
   case done(UInt64)
-  /// Nothing was changed: so many tables must be in hand.
+  /// Nothing was changed: so many tables must be in preallocated.
   case needs(Int)
   /// Nothing was changed: a large leaf is to stand where an unlinked table still keeps its entry.
   case needsFreeEntry
@@ -45,7 +45,7 @@ struct Path {
 }
 
 /// Frames that a step took out of the tree, as runs.
-struct Collected {
+struct Reclaimed {
   static var capacity: Int { 64 }
   var count = 0
   var starts: InlineArray<64, UInt64> = .init(repeating: 0)
@@ -76,9 +76,9 @@ struct TableTree {
   var source: FrameSource
   /// Tables in the tree, the root included.
   var tableCount: UInt64 = 1
-  /// Leaves present or retired, by level.
+  /// Leaves present or made not present, by level.
   var leafCount: InlineArray<4, UInt64> = .init(repeating: 0)
-  /// One for each divisible leaf.
+  /// One for each splittable leaf.
   var spares: FrameStack
   /// Changes under way, which rely on the boundaries between leaves that they made.
   var changing = 0
@@ -256,7 +256,7 @@ struct TableTree {
 
   /// Fills from `address` on as much as one table takes, of `pages` that are left after `done`.
   mutating func fill(
-    _ address: UInt64, _ pages: UInt64, with filling: Filling, done: UInt64, hand: inout FrameStack
+    _ address: UInt64, _ pages: UInt64, with filling: Filling, done: UInt64, preallocated: inout FrameStack
   ) -> Step {
     var path = descend(address)
     let found = path.level
@@ -271,7 +271,7 @@ struct TableTree {
     var count = min(Self.toEnd(first), Int(truncatingIfNeeded: min(pages / span, 512)))
 
     var spare = 0
-    if case .run(_, _, _, .divisible, _) = filling, level > 1 {
+    if case .run(_, _, _, .splittable, _) = filling, level > 1 {
       count = min(count, 32)
       spare = count
     }
@@ -286,11 +286,11 @@ struct TableTree {
         }
       }
     }
-    guard hand.count >= missing + spare else { return .needs(missing + spare) }
+    guard preallocated.count >= missing + spare else { return .needs(missing + spare) }
 
     for upper in stride(from: found, to: level, by: -1) {
       let isBack = isUnlinked && upper == found
-      let table = isBack ? relink(path[upper]) : hand.pop()
+      let table = isBack ? relink(path[upper]) : preallocated.pop()
       path[upper].store(.table(table))
       if !isBack {
         tableCount += 1
@@ -303,7 +303,7 @@ struct TableTree {
     if case .marks = filling { return .done(UInt64(count)) }
     leafCount[level] += UInt64(count)
     if spare > 0 {
-      for _ in 0..<count { spares.push(hand.pop()) }
+      for _ in 0..<count { spares.push(preallocated.pop()) }
     }
     return .done(UInt64(count) * span)
   }
@@ -321,7 +321,7 @@ struct TableTree {
     switch filling {
     case .run(let start, let protection, let attribute, let sizes, let tag):
       var entry = PageTableEntry.leafBits(protection, attribute, at: level)
-      if sizes == .divisible && level > 1 { entry |= PageTableEntry.Bit.divisible }
+      if sizes == .splittable && level > 1 { entry |= PageTableEntry.Bit.splittable }
       entry |= start + done << Page.shift
       for i in 0..<count {
         put(i, done == 0 && i == 0 ? entry | tag.bits : entry)
@@ -342,18 +342,18 @@ struct TableTree {
   // MARK: Unmapping
 
   /// What `visitLeaves` does with each.
-  enum Visit { case check, retire, revive }
+  enum Visit { case check, makeNotPresent, restore }
 
   /// Checks, retires or revives the leaves from `address` on, as far as one table goes. Splits a
-  /// divisible leaf that is covered in part.
+  /// splittable leaf that is covered in part.
   mutating func visitLeaves(_ address: UInt64, _ pages: UInt64, _ visit: Visit) -> Step {
     let path = descend(address)
     let level = path.level
     let entry = path.slot.entry
-    guard visit == .revive ? entry.isRetired : entry.isPresent else { return .conflict(0) }
+    guard visit == .restore ? entry.isMadeNotPresent : entry.isPresent else { return .conflict(0) }
     let span = Self.span(level)
     if !Self.isAligned(address, level) || pages < span {
-      guard entry.isDivisible else { return .conflict(0) }
+      guard entry.isSplittable else { return .conflict(0) }
       if visit == .check {
         return .done(min(pages, span - (address >> Page.shift) % span))
       }
@@ -365,7 +365,7 @@ struct TableTree {
     var ready = 1
     while ready < count {
       let entry = (path.slot + ready).entry
-      guard visit == .revive ? entry.isRetired : entry.isLeaf(at: level) else {
+      guard visit == .restore ? entry.isMadeNotPresent : entry.isLeaf(at: level) else {
         // At level 1 the rest of the range can't be right either.
         if level == 1 { return .conflict(UInt64(ready)) }
         break
@@ -375,16 +375,16 @@ struct TableTree {
     if visit != .check {
       for i in 0..<ready {
         let slot = path.slot + i
-        slot.store(visit == .retire ? slot.entry.retired : slot.entry.revived)
+        slot.store(visit == .makeNotPresent ? slot.entry.madeNotPresent : slot.entry.restored)
       }
     }
     return .done(UInt64(ready) * span)
   }
 
-  /// Takes retired leaves, or marks, from `address` on out of the tree, as far as one table and
-  /// `collected` go.
-  mutating func collect(
-    _ address: UInt64, _ pages: UInt64, marks: Bool, into collected: inout Collected,
+  /// Takes madeNotPresent leaves, or marks, from `address` on out of the tree, as far as one table and
+  /// `reclaimed` go.
+  mutating func reclaim(
+    _ address: UInt64, _ pages: UInt64, marks: Bool, into reclaimed: inout Reclaimed,
     freed: inout FrameStack, _ unlinked: inout Unlinked
   ) -> Step {
     let path = descend(address)
@@ -403,8 +403,8 @@ struct TableTree {
         slot.store(.empty)
         gone += 1
       } else {
-        guard entry.isRetired, collected.add(entry.address(at: level), pages: span) else { break }
-        if entry.isDivisible { freed.push(spares.pop()) }
+        guard entry.isMadeNotPresent, reclaimed.add(entry.address(at: level), pages: span) else { break }
+        if entry.isSplittable { freed.push(spares.pop()) }
         slot.store(entry.isPrepared ? .preparedMark : .empty)
         gone += entry.isPrepared ? 0 : 1
         leafCount[level] -= 1
@@ -462,11 +462,11 @@ struct TableTree {
   private mutating func split(_ path: Path, with table: FrameNumber) {
     let level = path.level
     let leaf = path.slot.entry
-    var piece = leaf.piece(at: leaf.address(at: level), below: level).rawValue
-    slot(table, 0).store(PageTableEntry(piece | leaf.tag.bits))
+    var part = leaf.part(at: leaf.address(at: level), below: level).rawValue
+    slot(table, 0).store(PageTableEntry(part | leaf.tag.bits))
     for i in 1..<512 {
-      piece &+= 1 << Self.shift(level - 1)
-      slot(table, i).store(PageTableEntry(piece))
+      part &+= 1 << Self.shift(level - 1)
+      slot(table, i).store(PageTableEntry(part))
     }
     path.slot.store(PageTableEntry.table(table).withUsed(512))
     tableCount += 1
@@ -478,7 +478,7 @@ struct TableTree {
   /// boundary at `other` takes anyway.
   private func tablesToSplit(at edge: UInt64, besides other: UInt64?) -> Int {
     let path = descend(edge)
-    guard path.level > 1, path.slot.entry.isPresent, !path.slot.entry.isDivisible else { return 0 }
+    guard path.level > 1, path.slot.entry.isPresent, !path.slot.entry.isSplittable else { return 0 }
     var count = 0
     for level in stride(from: path.level, to: 1, by: -1) where !Self.isAligned(edge, level) {
       if let other, !Self.isAligned(other, level), (edge ^ other) >> Self.shift(level) == 0 { continue }
@@ -489,23 +489,23 @@ struct TableTree {
 
   /// Splits leaves so that one begins at `first` and one behind the last of `pages`, and keeps it so until
   /// `endChange`.
-  mutating func splitEdges(_ first: UInt64, _ pages: UInt64, hand: inout FrameStack) -> Step {
+  mutating func splitEdges(_ first: UInt64, _ pages: UInt64, preallocated: inout FrameStack) -> Step {
     let end = first &+ pages << Page.shift
     let hasEnd = end != 0 && end == canonical(behind: first, pages)
     let needed =
       tablesToSplit(at: first, besides: nil) + (hasEnd ? tablesToSplit(at: end, besides: first) : 0)
-    guard hand.count >= needed else { return .needs(needed) }
-    split(at: first, hand: &hand)
-    if hasEnd { split(at: end, hand: &hand) }
+    guard preallocated.count >= needed else { return .needs(needed) }
+    split(at: first, preallocated: &preallocated)
+    if hasEnd { split(at: end, preallocated: &preallocated) }
     changing += 1
     return .done(0)
   }
 
-  private mutating func split(at edge: UInt64, hand: inout FrameStack) {
+  private mutating func split(at edge: UInt64, preallocated: inout FrameStack) {
     while true {
       let path = descend(edge)
       guard path.level > 1, path.slot.entry.isPresent, !Self.isAligned(edge, path.level) else { return }
-      split(path, with: path.slot.entry.isDivisible ? spares.pop() : hand.pop())
+      split(path, with: path.slot.entry.isSplittable ? spares.pop() : preallocated.pop())
     }
   }
 
@@ -584,7 +584,7 @@ struct TableTree {
     else { return nil }
     let step = UInt64(1) << Self.shift(level - 1)
     // Marks would be lost in the leaf; accessed and dirty are constant here.
-    guard !first.isPrepared, !first.isDivisible else { return nil }
+    guard !first.isPrepared, !first.isSplittable else { return nil }
     for i in 1..<512 where slot(table, i).entry.rawValue != first.rawValue + UInt64(i) * step {
       return nil
     }

@@ -90,7 +90,7 @@ extension Paging {
       let slot = object.slot(index)
       var value = slot.value
       if value.presence == .cached {
-        switch takeBack(object, index, slot, value) {
+        switch reactivate(object, index, slot, value) {
         case .taken:
           value = slot.value
           isTakenBack = true
@@ -109,15 +109,15 @@ extension Paging {
         continue
       }
       let record = record(value.frame)
-      if record.claims.isExclusive {
-        waitWhileExclusive(record, object, interrupts)
+      if record.busyWord.isXbusy {
+        waitWhileXbusy(record, object, interrupts)
         continue
       }
       if kind == .write { markDirty(slot, value.frame, record, object) }
       let settled = body(value.frame, record, slot)
       object.unlock(interrupts)
       if settled == .done {
-        if isTakenBack { physical.checkAlarm() }
+        if isTakenBack { physical.checkLowMemory() }
         return
       }
     }
@@ -135,16 +135,16 @@ extension Paging {
   }
 
   /// Takes a cached page back. Object's lock held.
-  private func takeBack(
+  private func reactivate(
     _ object: MemoryObject, _ index: UInt64, _ slot: PageSlotPointer, _ value: PageSlot
   ) -> Reactivation {
-    let answer = physical.reactivate(value.frame, owner: object.number, index: index, level: .normal)
+    let answer = physical.reactivate(value.frame, owner: object.number, index: index, priority: .normal)
     switch answer {
     case .taken:
       slot.value = PageSlot(.resident, value.frame, value.swap)
       object.core.pointee.resident += 1
       withQueues { $0.append(value.frame, .active) }
-      _ = record(value.frame).endExclusive()
+      _ = record(value.frame).endXbusy()
       counters.pointee.reactivations.count()
     case .gone:
       slot.value = PageSlot(.absent, .none, value.swap)
@@ -227,7 +227,7 @@ extension Paging {
     }
     record.pageFlags = [.valid]
     withQueues { $0.append(frame, .active) }
-    let waiters = record.endExclusive()
+    let waiters = record.endXbusy()
     object.unlock(interrupts)
     wake(waiters)
   }

@@ -28,7 +28,8 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   /// 1024 of those; a store an entry. Throws `noMemory`, and has given back what it took by then;
   /// `badConstraint` for more than a radix of three levels holds (2^30 entries of 4 bytes).
   init(
-    count: Int, initial: Element, physical: PhysicalMemory, machine: Machine, level: Level = .normal
+    count: Int, initial: Element, physical: PhysicalMemory, machine: Machine,
+    priority: AllocationPriority = .normal
   ) throws(PagingError) {
     precondition(count > 0, "an array without entries")
     let leaves = (count - 1) >> Self.leafShift + 1
@@ -37,7 +38,7 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
     self.physical = physical
     directMap = machine.directMap
     depth = leaves == 1 ? 0 : leaves <= Self.fan ? 1 : 2
-    root = try Self.make(depth, leaves, initial, physical, machine, level)
+    root = try Self.make(depth, leaves, initial, physical, machine, priority)
   }
 
   /// Gives all frames back. Nobody may use the array, or a copy of it, afterwards.
@@ -89,12 +90,12 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
 
   private static func make(
     _ depth: Int, _ leaves: Int, _ initial: Element, _ physical: PhysicalMemory, _ machine: Machine,
-    _ level: Level
+    _ priority: AllocationPriority
   ) throws(PagingError) -> FrameNumber {
     if machine.failsHere(.paging) { throw .noMemory }
     let frame: FrameNumber
     do throws(PhysicalMemoryError) {
-      frame = try physical.allocate(Order(0), role: .paging, level: level)
+      frame = try physical.allocate(Order(0), role: .paging, priority: priority)
     } catch {
       throw .noMemory
     }
@@ -108,7 +109,7 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
     do throws(PagingError) {
       while made < leaves {
         let part = min(span(depth), leaves - made)
-        table[made / span(depth)] = try make(depth - 1, part, initial, physical, machine, level)
+        table[made / span(depth)] = try make(depth - 1, part, initial, physical, machine, priority)
         made += part
       }
     } catch {

@@ -1,13 +1,13 @@
-// The proof of the laws at the head of Paging.swift, when nothing runs.
+// The proof of the invariants at the head of Paging.swift, when nothing runs.
 
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
 
 extension Paging {
-  /// Nil when all laws hold, else which one is broken. Looks at each page of each object and range once.
+  /// Nil when all invariants hold, else which one is broken. Looks at each page of each object and range once.
   public func checkInvariants() -> StaticString? {
-    if swap.checkInvariants() != nil { return "paging: a law of swap" }
+    if swap.checkInvariants() != nil { return "paging: an invariant of swap" }
     var (resident, wired, inSwap, queued): (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     var broken: StaticString?
     var objects: UInt64 = 0
@@ -16,10 +16,14 @@ extension Paging {
       if broken == nil { broken = check(object, &resident, &wired, &inSwap, &queued) }
     }
     if let broken { return broken }
-    if objects != counters.pointee.objects.value { return "paging: law 6, the count of objects" }
-    if resident != physical.count(.pageable).rawValue { return "paging: law 1, a page belongs to no object" }
-    if wired != wiredCount.rawValue { return "paging: law 6, the count of wired pages" }
-    if inSwap != swap.figures.used.rawValue { return "paging: law 4, slots of swap that no page refers to" }
+    if objects != counters.pointee.objects.value { return "paging: invariant 6, the count of objects" }
+    if resident != physical.count(.pageable).rawValue {
+      return "paging: invariant 1, a page belongs to no object"
+    }
+    if wired != wiredCount.rawValue { return "paging: invariant 6, the count of wired pages" }
+    if inSwap != swap.figures.used.rawValue {
+      return "paging: invariant 4, slots of swap that no page refers to"
+    }
     if let broken = checkQueues(queued) { return broken }
     return checkRanges()
   }
@@ -33,34 +37,38 @@ extension Paging {
       let slot = object.slot(index).value
       if slot.swap != .none {
         copies += 1
-        if object.kind == .device { return "paging: law 4, a page of a device has a slot of swap" }
+        if object.kind == .device { return "paging: invariant 4, a page of a device has a slot of swap" }
       }
       guard slot.presence == .resident else { continue }
       here += 1
       guard let record = physical.record(slot.frame), record.role == .pageable,
         record.owner == object.number, record.index == index
-      else { return "paging: law 1, a slot and its page's record don't name each other" }
-      let claims = record.claims
+      else { return "paging: invariant 1, a slot and its page's record don't name each other" }
+      let busyWord = record.busyWord
       let flags = record.pageFlags
-      if !flags.contains(.valid) && !claims.isExclusive { return "paging: law 3, a page is not valid" }
-      if flags.contains(.dirty) && slot.swap != .none { return "paging: law 4, a dirty page has a copy" }
-      if claims.wires > 0 {
+      if !flags.contains(.valid) && !busyWord.isXbusy { return "paging: invariant 3, a page is not valid" }
+      if flags.contains(.dirty) && slot.swap != .none {
+        return "paging: invariant 4, a dirty page has a copy"
+      }
+      if busyWord.wires > 0 {
         wired += 1
-        if wires(of: index, object) != claims.wires {
-          return "paging: law 3, the wires of a page and of its mappings"
+        if wires(of: index, object) != busyWord.wires {
+          return "paging: invariant 3, the wires of a page and of its mappings"
         }
       }
       let isQueued = PageQueue(record.queue) != nil
       if isQueued { queued += 1 }
-      if claims.wires > 0 && isQueued { return "paging: law 3, a wired page is in a queue" }
-      if claims.wires == 0 && !claims.isBusy && !isQueued { return "paging: law 3, a page is in no queue" }
+      if busyWord.wires > 0 && isQueued { return "paging: invariant 3, a wired page is in a queue" }
+      if busyWord.wires == 0 && !busyWord.isBusy && !isQueued {
+        return "paging: invariant 3, a page is in no queue"
+      }
       let isZero = !flags.contains(.dirty) && slot.swap == .none && object.kind == .anonymous
-      if isZero && !claims.isBusy && !holdsZeroes(slot.frame) {
-        return "paging: law 5, a page without a copy is neither dirty nor zero"
+      if isZero && !busyWord.isBusy && !holdsZeroes(slot.frame) {
+        return "paging: invariant 5, a page without a copy is neither dirty nor zero"
       }
     }
     if here != object.core.pointee.resident || copies != object.core.pointee.inSwap {
-      return "paging: law 6, the counts of an object"
+      return "paging: invariant 6, the counts of an object"
     }
     resident += here
     inSwap += copies
@@ -91,16 +99,16 @@ extension Paging {
         while at != .none {
           guard let record = physical.record(at), record.role == .pageable, record.queue == queue.mark,
             record.previous == previous
-          else { return "paging: law 3, the links of a queue" }
+          else { return "paging: invariant 3, the links of a queue" }
           count += 1
-          if count > queues.count(queue) { return "paging: law 6, the count of a queue" }
+          if count > queues.count(queue) { return "paging: invariant 6, the count of a queue" }
           previous = at
           at = record.next
         }
-        if count != queues.count(queue) { return "paging: law 6, the count of a queue" }
+        if count != queues.count(queue) { return "paging: invariant 6, the count of a queue" }
         all += count
       }
-      return all == queued ? nil : "paging: law 3, a page is in a queue and no object's"
+      return all == queued ? nil : "paging: invariant 3, a page is in a queue and no object's"
     }
   }
 
@@ -110,7 +118,7 @@ extension Paging {
     forEachRange { range in
       ranges += 1
       guard broken == nil, let object = object(numbered: range.object) else {
-        broken = broken ?? "paging: law 2, a range shows no object"
+        broken = broken ?? "paging: invariant 2, a range shows no object"
         return
       }
       var wires: UInt64 = 0
@@ -118,23 +126,23 @@ extension Paging {
         guard let mapping = tables.mapping(at: range.address + PageCount(i)) else { continue }
         let slot = object.slot(range.offset.rawValue + i).value
         guard slot.presence == .resident, slot.frame == mapping.frame else {
-          broken = "paging: law 2, a mapping does not lead to the page"
+          broken = "paging: invariant 2, a mapping does not lead to the page"
           return
         }
-        if mapping.wires > record(slot.frame).claims.wires {
-          broken = "paging: law 3, a mapping is wired and its page is not"
+        if mapping.wires > record(slot.frame).busyWord.wires {
+          broken = "paging: invariant 3, a mapping is wired and its page is not"
           return
         }
         if mapping.isWritable && !record(slot.frame).pageFlags.contains(.dirty) {
-          broken = "paging: law 2, a page is writable and not dirty"
+          broken = "paging: invariant 2, a page is writable and not dirty"
           return
         }
         wires += UInt64(mapping.wires)
       }
-      if wires != range.wires { broken = "paging: law 3, the wires of a range and of its mappings" }
+      if wires != range.wires { broken = "paging: invariant 3, the wires of a range and of its mappings" }
     }
     if broken == nil && ranges != counters.pointee.ranges.value {
-      broken = "paging: law 6, the count of ranges"
+      broken = "paging: invariant 6, the count of ranges"
     }
     return broken
   }

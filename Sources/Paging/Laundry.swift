@@ -104,7 +104,7 @@ extension Paging {
     return launder(sparing, for: client) { () -> FrameNumber? in
       while left > 0 {
         left -= 1
-        let frame = withQueues { $0.take(queue, tries: 1) { $0.tryShare() } }
+        let frame = withQueues { $0.take(queue, tries: 1) { $0.trySbusy() } }
         if let frame { return frame }
       }
       return nil
@@ -135,7 +135,7 @@ extension Paging {
       if !isOver && underWay < 4 {
         let slot = (first + underWay) % 4
         isOver = gather(&writings[slot], &clean, &kept, sparing, &writable, &outcome, next) == .atEnd
-        giveUp(&clean, &outcome)
+        reclaim(&clean, &outcome)
         while true {
           let begun = begin(&writings[slot], &outcome)
           if begun == .begun { underWay += 1 }
@@ -195,27 +195,27 @@ extension Paging {
       let interrupts = object.lock()
       // A page may have been wired or held since it was shared: it stays mapped as it is, and dirty, as whoever
       // holds it may write to it unseen. From here on that takes this lock, and makes it dirty again.
-      let isInUse = record.claims.wires > 0 || record.claims.holds > 0
+      let isInUse = record.busyWord.wires > 0 || record.busyWord.holds > 0
       if isInUse || (takeReferenced(record.index, object, record) == .used && sparing == .used) {
-        endShare(frame, record, object, .active, interrupts)
+        endSbusy(frame, record, object, .active, interrupts)
         outcome.passedOver = outcome.passedOver + .one
       } else if record.pageFlags.contains(.dirty) && writable == 0 {
         // A fault has made it dirty since `next` found it clean.
-        endShare(frame, record, object, .active, interrupts)
+        endSbusy(frame, record, object, .active, interrupts)
         outcome.passedOver = outcome.passedOver + .one
       } else if record.pageFlags.contains(.dirty) {
         writable -= 1
-        restrictAll(record.index, object, &batch)
+        writeProtectAll(record.index, object, &batch)
         markClean(frame, record)
         object.unlock(interrupts)
         writing.pages.add(frame)
         if object.kind == .device { break }
-      } else if record.tryShareToExclusive() {
-        withdrawAll(record.index, object, &batch)
+      } else if record.trySbusyToXbusy() {
+        removeAll(record.index, object, &batch)
         object.unlock(interrupts)
         clean.add(frame)
       } else {
-        endShare(frame, record, object, .inactive, interrupts)
+        endSbusy(frame, record, object, .inactive, interrupts)
         outcome.passedOver = outcome.passedOver + .one
       }
     }
@@ -228,13 +228,13 @@ extension Paging {
   }
 
   /// Ends the claim of whoever wrote a page, which goes to `queue` unless it is wired. Drops the lock.
-  private func endShare(
+  private func endSbusy(
     _ frame: FrameNumber, _ record: FrameRecordPointer, _ object: MemoryObject, _ queue: PageQueue,
     _ interrupts: UInt64
   ) {
     // In its queue before anybody can claim it.
-    if record.claims.wires == 0 { withQueues { $0.append(frame, queue) } }
-    let waiters = record.endShare()
+    if record.busyWord.wires == 0 { withQueues { $0.append(frame, queue) } }
+    let waiters = record.endSbusy()
     object.unlock(interrupts)
     wake(waiters)
   }
@@ -258,7 +258,7 @@ extension Paging {
       let object = self.object(of: record)
       let interrupts = object.lock()
       markDirtyAgain(frame, record)
-      endShare(frame, record, object, accepted == 0 ? .unswappable : .laundry, interrupts)
+      endSbusy(frame, record, object, accepted == 0 ? .unswappable : .laundry, interrupts)
       if accepted == 0 { outcome.unswappable = outcome.unswappable + .one }
     }
     writing.pages.truncate(to: accepted)
@@ -300,7 +300,7 @@ extension Paging {
         } else {
           outcome.redirtied = outcome.redirtied + .one
         }
-        endShare(frame, record, object, wasDirtied ? .active : .laundry, interrupts)
+        endSbusy(frame, record, object, wasDirtied ? .active : .laundry, interrupts)
         continue
       }
       if copy != .none {
@@ -308,27 +308,27 @@ extension Paging {
         slot.value = PageSlot(.resident, frame, copy)
         object.core.pointee.inSwap += 1
       }
-      guard record.tryShareToExclusive() else {
-        endShare(frame, record, object, .inactive, interrupts)
+      guard record.trySbusyToXbusy() else {
+        endSbusy(frame, record, object, .inactive, interrupts)
         outcome.passedOver = outcome.passedOver + .one
         continue
       }
-      withdrawAll(record.index, object, &batch)
+      removeAll(record.index, object, &batch)
       object.unlock(interrupts)
       clean.add(frame)
     }
     batch.flush(on: machine)
-    giveUp(&clean, &outcome)
+    reclaim(&clean, &outcome)
   }
 
   /// Gives up pages that are exclusive, clean, unmapped and forgotten by every processor.
-  func giveUp(_ clean: inout PageBatch, _ outcome: inout LaunderOutcome) {
-    for i in 0..<clean.count { giveUp(clean[i]) }
+  func reclaim(_ clean: inout PageBatch, _ outcome: inout LaunderOutcome) {
+    for i in 0..<clean.count { reclaim(clean[i]) }
     outcome.freed = outcome.freed + PageCount(clean.count)
     clean.removeAll()
   }
 
-  func giveUp(_ frame: FrameNumber) {
+  func reclaim(_ frame: FrameNumber) {
     let record = record(frame)
     let object = object(of: record)
     let interrupts = object.lock()
@@ -342,7 +342,7 @@ extension Paging {
   }
 
   /// Lets pages that could not be written for want of swap be tried again: as many as there are free slots.
-  public func reviveUnswappable() {
+  public func retryUnswappable() {
     if count(.unswappable) == .zero { return }
     for _ in 0..<swap.figures.free.rawValue {
       let isOver = withQueues { queues -> Bool in

@@ -2,7 +2,7 @@
 //
 // The descriptor comes from an object cache, the slots from single frames (FrameArray), all at creation: what
 // comes later never needs memory for its metadata. A record names its object by a number (32 bits), which a
-// table of two levels turns into the descriptor.
+// table of two priorities turns into the descriptor.
 
 import Kmem
 import MemoryPrimitives
@@ -13,7 +13,7 @@ import Synchronization
 @frozen public enum ObjectKind: UInt8, Sendable {
   /// Nothing: pages begin as zero and go to swap.
   case anonymous
-  /// A stretch of a block device.
+  /// An extent of a block device.
   case device
 }
 
@@ -87,7 +87,7 @@ public struct PageDescription: Sendable {
   public var place: Place
   public var frame: FrameNumber?
   public var flags: PageFlags = []
-  public var claims = Claims.none
+  public var busyWord = BusyWord.none
   public var queue: PageQueue?
 }
 
@@ -137,7 +137,7 @@ extension Paging {
     if let number = state.pointee.numbers.withLock({ $0.reserve() }) { return number }
     if machine.failsHere(.paging) { return nil }
     do throws(PhysicalMemoryError) {
-      let frame = try physical.allocate(Order(0), role: .paging, level: .system)
+      let frame = try physical.allocate(Order(0), role: .paging, priority: .system)
       let table = machine.directMap.pointer(to: frame)
       table.initializeMemory(as: UInt64.self, repeating: 0, count: 512)
       let isTaken = state.pointee.numbers.withLock { $0.grow(table) }
@@ -188,13 +188,13 @@ extension Paging {
     for index in 0..<object.state.pointee.pageCount {
       let interrupts = object.lock()
       let slot = object.slot(index).value
-      let claims = slot.presence == .resident ? record(slot.frame).claims : .none
+      let busyWord = slot.presence == .resident ? record(slot.frame).busyWord : .none
       object.unlock(interrupts)
-      guard claims.wires > 0 || claims.holds > 0 else { continue }
+      guard busyWord.wires > 0 || busyWord.holds > 0 else { continue }
       fault = FaultReport(
         .leak, "an object was destroyed with a page that is wired or held", UInt64(slot.frame.rawValue),
         .frame)
-      fault.given = UInt64(claims.rawValue)
+      fault.given = UInt64(busyWord.rawValue)
       fault.owner = object.name
       return fault
     }
@@ -213,12 +213,12 @@ extension Paging {
         releaseSwap(of: value, object)
         object.unlock(interrupts)
         if value.presence == .cached {
-          physical.forget(cached: value.frame, owner: object.number, index: index)
+          physical.discard(cached: value.frame, owner: object.number, index: index)
         }
         return
       case .resident:
         let record = record(value.frame)
-        guard record.tryExclusive() else {
+        guard record.tryXbusy() else {
           waitWhileClaimed(record, object, interrupts)
           continue
         }
@@ -243,8 +243,8 @@ extension Paging {
 
   /// Gives a frame back that is exclusive, in no queue and no longer the object's. No lock held.
   func release(_ frame: FrameNumber, _ record: FrameRecordPointer, _ identity: PageIdentity) {
-    let waiters: WaitersAnswer = record.claims.hasWaiters ? .somebodyWaits : .nobodyWaits
-    if waiters == .somebodyWaits { record.claims = .exclusive }
+    let waiters: WaitersAnswer = record.busyWord.hasWaiters ? .somebodyWaits : .nobodyWaits
+    if waiters == .somebodyWaits { record.busyWord = .xbusy }
     if identity == .cached { counters.pointee.cached.count() } else { counters.pointee.dropped.count() }
     physical.free(page: frame, identity)
     wake(waiters)
@@ -293,7 +293,7 @@ extension Paging {
     case .resident:
       let record = record(slot.frame)
       return PageDescription(
-        place: .resident, frame: slot.frame, flags: record.pageFlags, claims: record.claims,
+        place: .resident, frame: slot.frame, flags: record.pageFlags, busyWord: record.busyWord,
         queue: PageQueue(record.queue))
     }
   }

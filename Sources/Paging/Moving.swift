@@ -1,4 +1,4 @@
-// Emptying a run of frames for whoever wants it as one piece: pages are moved elsewhere, or written out.
+// Emptying a run of frames for whoever wants it whole: pages are moved elsewhere, or written out.
 //
 // The run is isolated (PhysicalMemory): whatever becomes free in it is captured, so no page ever comes into it
 // again, and one pass over its frames meets each page once. Up to 32 pages are moved together: claimed, unmapped,
@@ -56,7 +56,7 @@ extension Paging {
   /// Moves pages of `run` to other frames, as long as more than `leaving` frames are free, and `limit` at most.
   /// Nothing outside of the run is touched. No lock may be held; costs a copy and some 1000 instructions a page.
   public func move(
-    outOf run: FrameRun, leaving floor: PageCount, clean: CleanPages, atMost limit: PageCount
+    outOf run: FrameRun, leaving reserve: PageCount, clean: CleanPages, atMost limit: PageCount
   ) -> MoveOutcome {
     var outcome = MoveOutcome()
     var at = run.first
@@ -65,9 +65,9 @@ extension Paging {
       var dropping = PageBatch()
       var dropped = PageBatch()
       let room = min(UInt64(PageBatch.capacity), limit.rawValue - min(limit.rawValue, outcome.moved.rawValue))
-      let hasRoom = room > 0 && physical.freeCount > floor
+      let hasRoom = room > 0 && physical.freeCount > reserve
       at = claim(from: at, to: run.end, hasRoom, clean, &moving, &dropping, &outcome)
-      withTargets(for: &moving, Int(room), floor, &outcome) { moves, outcome in
+      withTargets(for: &moving, Int(room), reserve, &outcome) { moves, outcome in
         var batch = ShootdownBatch()
         unmap(moves, &batch)
         unmap(&dropping, &dropped, &batch, &outcome)
@@ -79,7 +79,7 @@ extension Paging {
       counters.pointee.moved.count(UInt64(moving.count))
       outcome.dropped = outcome.dropped + PageCount(dropped.count)
       var given = LaunderOutcome()
-      giveUp(&dropped, &given)
+      reclaim(&dropped, &given)
     }
     return outcome
   }
@@ -104,7 +104,7 @@ extension Paging {
     withQueues { queues in
       for i in 0..<met.count {
         let frame = met[i]
-        guard queues.claim(frame, { $0.tryExclusive() }) == .claimed else {
+        guard queues.claim(frame, { $0.tryXbusy() }) == .claimed else {
           outcome.claimed = outcome.claimed + .one
           continue
         }
@@ -123,7 +123,7 @@ extension Paging {
   /// Takes frames to move to and runs `body` on the pages that got one: the first of `moving`, which is cut to
   /// them. The others are let go.
   private func withTargets(
-    for moving: inout PageBatch, _ limit: Int, _ floor: PageCount, _ outcome: inout MoveOutcome,
+    for moving: inout PageBatch, _ limit: Int, _ reserve: PageCount, _ outcome: inout MoveOutcome,
     _ body: (Moves, inout MoveOutcome) -> Void
   ) {
     var targets: InlineArray<32, FrameNumber> = .init(repeating: .none)
@@ -133,10 +133,10 @@ extension Paging {
       count = withUnsafeMutablePointer(to: &targets) {
         let first = UnsafeMutableRawPointer($0).assumingMemoryBound(to: FrameNumber.self)
         return physical.allocate(
-          pages: UnsafeMutableBufferPointer(start: first, count: wanted), leaving: floor)
+          pages: UnsafeMutableBufferPointer(start: first, count: wanted), leaving: reserve)
       }
     }
-    for i in count..<moving.count { wake(record(moving[i]).endExclusive()) }
+    for i in count..<moving.count { wake(record(moving[i]).endXbusy()) }
     outcome.noRoom = outcome.noRoom + PageCount(moving.count - count)
     moving.truncate(to: count)
     var storage: InlineArray<32, Move> = .init(repeating: Move())
@@ -192,7 +192,7 @@ extension Paging {
   ) -> Int {
     var (address, isWritable, isAccessed) = (UInt64(0), false, false)
     let ranges = forEachAddress(of: move.pointee.index, object) { place, isGoing in
-      let found = places.withdraw(place)
+      let found = places.remove(place)
       if found != nil || isGoing { batch.add(place) }
       guard let mapping = found else { return }
       if address == 0 && !isGoing { (address, isWritable) = (place.rawValue, mapping.isWritable) }
@@ -217,10 +217,10 @@ extension Paging {
       let interrupts = object.lock()
       if record.pageFlags.contains(.dirty) {
         // A fault that had found it unclaimed made it so, under this lock.
-        endExclusive(dropping[i], record, object, .active, interrupts)
+        endXbusy(dropping[i], record, object, .active, interrupts)
         outcome.claimed = outcome.claimed + .one
       } else {
-        withdrawAll(record.index, object, &batch)
+        removeAll(record.index, object, &batch)
         object.unlock(interrupts)
         dropped.add(dropping[i])
       }
@@ -243,8 +243,8 @@ extension Paging {
     var waiters = WaitersAnswer.nobodyWaits
     for i in 0..<moves.count {
       let from = record(moves[i].pointee.source)
-      guard from.claims.hasWaiters else { continue }
-      from.claims = .exclusive
+      guard from.busyWord.hasWaiters else { continue }
+      from.busyWord = .xbusy
       waiters = .somebodyWaits
     }
     wake(waiters)
@@ -277,7 +277,7 @@ extension Paging {
       }
     }
     if isShown { places.enter(address, target, move.pointee.isWritable ? .kernelData : .kernelReadOnly) }
-    _ = to.endExclusive()
+    _ = to.endXbusy()
     return ranges
   }
 
@@ -296,7 +296,7 @@ extension Paging {
         if pages == .inactive && record.queue == .active { continue }
         if left == 0 && record.pageFlags.contains(.dirty) { continue }
         let answer = withQueues { queues -> PageQueues.ClaimAnswer in
-          let answer = queues.claim(frame) { $0.tryShare() }
+          let answer = queues.claim(frame) { $0.trySbusy() }
           if answer == .claimed { queues.remove(frame) }
           return answer
         }

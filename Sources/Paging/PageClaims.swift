@@ -10,73 +10,73 @@
 import MemoryPrimitives
 import PhysicalMemory
 
-extension Claims {
+extension BusyWord {
   static var waiters: UInt32 { 1 << 31 }
-  static var oneSharer: UInt32 { 1 << 22 }
+  static var oneSbusy: UInt32 { 1 << 22 }
   static var oneHold: UInt32 { 1 << 12 }
 
   /// Without the waiters bit.
   var ofUsers: UInt32 { rawValue & ~Self.waiters }
-  var isBusy: Bool { isExclusive || sharers > 0 }
+  var isBusy: Bool { isXbusy || sbusyCount > 0 }
 }
 
 extension FrameRecordPointer {
   /// Changes the claims as `change` says, or not at all when it answers nil.
-  @inline(__always) private func changeClaims(_ change: (Claims) -> UInt32?) -> Claims? {
+  @inline(__always) private func changeBusyWord(_ change: (BusyWord) -> UInt32?) -> BusyWord? {
     while true {
-      let before = claims
+      let before = busyWord
       guard let after = change(before) else { return nil }
-      if exchangeClaims(before, for: Claims(rawValue: after)) { return before }
+      if exchangeBusyWord(before, for: BusyWord(rawValue: after)) { return before }
     }
   }
 
   /// Takes a page that nobody has any claim on.
-  func tryExclusive() -> Bool {
-    changeClaims { $0.ofUsers == 0 ? $0.rawValue | Claims.exclusive.rawValue : nil } != nil
+  func tryXbusy() -> Bool {
+    changeBusyWord { $0.ofUsers == 0 ? $0.rawValue | BusyWord.xbusy.rawValue : nil } != nil
   }
   /// Whether somebody is to be woken.
-  func endExclusive() -> WaitersAnswer {
-    WaitersAnswer(changeClaims { $0.rawValue & ~(Claims.exclusive.rawValue | Claims.waiters) })
+  func endXbusy() -> WaitersAnswer {
+    WaitersAnswer(changeBusyWord { $0.rawValue & ~(BusyWord.xbusy.rawValue | BusyWord.waiters) })
   }
 
   /// For writing out: nobody wires, holds or has it exclusive.
-  func tryShare() -> Bool {
-    changeClaims {
-      $0.isExclusive || $0.wires > 0 || $0.holds > 0 || $0.sharers == 255
-        ? nil : $0.rawValue + Claims.oneSharer
+  func trySbusy() -> Bool {
+    changeBusyWord {
+      $0.isXbusy || $0.wires > 0 || $0.holds > 0 || $0.sbusyCount == 255
+        ? nil : $0.rawValue + BusyWord.oneSbusy
     } != nil
   }
-  func endShare() -> WaitersAnswer {
-    WaitersAnswer(changeClaims { ($0.rawValue - Claims.oneSharer) & ~Claims.waiters })
+  func endSbusy() -> WaitersAnswer {
+    WaitersAnswer(changeBusyWord { ($0.rawValue - BusyWord.oneSbusy) & ~BusyWord.waiters })
   }
   /// The only sharer takes the page for itself.
-  func tryShareToExclusive() -> Bool {
-    changeClaims {
-      $0.ofUsers == Claims.oneSharer
-        ? $0.rawValue - Claims.oneSharer | Claims.exclusive.rawValue : nil
+  func trySbusyToXbusy() -> Bool {
+    changeBusyWord {
+      $0.ofUsers == BusyWord.oneSbusy
+        ? $0.rawValue - BusyWord.oneSbusy | BusyWord.xbusy.rawValue : nil
     } != nil
   }
 
   enum HoldAnswer { case held, busy, tooMany }
   func tryHold() -> HoldAnswer {
     var answer = HoldAnswer.held
-    _ = changeClaims {
-      answer = $0.isExclusive ? .busy : $0.holds == 0x3ff ? .tooMany : .held
-      return answer == .held ? $0.rawValue + Claims.oneHold : nil
+    _ = changeBusyWord {
+      answer = $0.isXbusy ? .busy : $0.holds == 0x3ff ? .tooMany : .held
+      return answer == .held ? $0.rawValue + BusyWord.oneHold : nil
     }
     return answer
   }
   /// Nil when nobody holds it: a bug of the caller.
   func endHold() -> WaitersAnswer? {
-    changeClaims { $0.holds == 0 ? nil : ($0.rawValue - Claims.oneHold) & ~Claims.waiters }
+    changeBusyWord { $0.holds == 0 ? nil : ($0.rawValue - BusyWord.oneHold) & ~BusyWord.waiters }
       .map { WaitersAnswer($0) }
   }
 
   enum WireAnswer { case first, again, busy, tooMany }
   func tryWire() -> WireAnswer {
     var answer = WireAnswer.busy
-    _ = changeClaims {
-      if $0.isExclusive {
+    _ = changeBusyWord {
+      if $0.isXbusy {
         answer = .busy
         return nil
       }
@@ -91,20 +91,20 @@ extension FrameRecordPointer {
   }
   enum UnwireAnswer { case last, more, notWired }
   func endWire() -> UnwireAnswer {
-    guard let before = changeClaims({ $0.wires == 0 ? nil : $0.rawValue - 1 }) else { return .notWired }
+    guard let before = changeBusyWord({ $0.wires == 0 ? nil : $0.rawValue - 1 }) else { return .notWired }
     return before.wires == 1 ? .last : .more
   }
 
   /// Asks to be woken. False when the page is no longer in the way of `whom`.
-  func noteWaiter(until condition: (Claims) -> Bool) -> Bool {
-    changeClaims { condition($0) ? nil : $0.rawValue | Claims.waiters } != nil
+  func noteWaiter(until condition: (BusyWord) -> Bool) -> Bool {
+    changeBusyWord { condition($0) ? nil : $0.rawValue | BusyWord.waiters } != nil
   }
 }
 
 /// Whether a claim that ended had somebody waiting.
 enum WaitersAnswer {
   case somebodyWaits, nobodyWaits
-  init(_ before: Claims?) { self = before?.hasWaiters == true ? .somebodyWaits : .nobodyWaits }
+  init(_ before: BusyWord?) { self = before?.hasWaiters == true ? .somebodyWaits : .nobodyWaits }
 }
 
 extension Paging {
@@ -115,9 +115,9 @@ extension Paging {
 
   /// Sleeps until the page is not exclusive any more. The ticket is taken before the waiters bit is set, so a
   /// wake in between is not lost. Called with the object's lock held, which it drops.
-  func waitWhileExclusive(_ record: FrameRecordPointer, _ object: MemoryObject, _ interrupts: UInt64) {
+  func waitWhileXbusy(_ record: FrameRecordPointer, _ object: MemoryObject, _ interrupts: UInt64) {
     let ticket = state.pointee.waiting.ticket()
-    let mustWait = record.noteWaiter { !$0.isExclusive }
+    let mustWait = record.noteWaiter { !$0.isXbusy }
     object.unlock(interrupts)
     sleep(ticket, mustWait)
   }

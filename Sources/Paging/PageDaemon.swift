@@ -55,19 +55,19 @@ extension Paging {
 
   /// Runs the daemon until the target is reached or nothing is left to be given up. Sleeps.
   @discardableResult public func runDaemon() -> DaemonOutcome {
-    giveUpPages(until: state.pointee.marks.pointee.target.value)
+    reclaimPages(until: state.pointee.marks.pointee.target.value)
   }
 
   /// The same until `frames` are free, whatever the target: for a run that takes free frames of the reserve. Writes
   /// `limit` pages at most.
   @discardableResult public func reclaim(until frames: PageCount, writing limit: PageCount) -> DaemonOutcome {
-    giveUpPages(until: frames.rawValue, writing: limit.rawValue)
+    reclaimPages(until: frames.rawValue, writing: limit.rawValue)
   }
 
   /// For a request that was refused: gives up a few pages even where the target is met.
   func makeRoom() -> Room {
     if let room = roomFromDaemon() { return room }
-    return giveUpPages(until: goalWithRoom).freed > .zero ? .some : .none
+    return reclaimPages(until: goalWithRoom).freed > .zero ? .some : .none
   }
 
   /// The target, or where that is met already some frames more.
@@ -76,11 +76,11 @@ extension Paging {
   }
 
   /// One run. When it was in vain, who waits for more than is free keeps nobody else waiting any more.
-  func giveUpPages(
+  func reclaimPages(
     until wanted: UInt64, writing limit: UInt64 = .max, laundry: Launderer = .caller
   ) -> DaemonOutcome {
     counters.pointee.daemonRuns.count()
-    reviveUnswappable()
+    retryUnswappable()
     var outcome = DaemonOutcome()
     let missing = wanted - min(wanted, physical.freeCount.rawValue)
     // Each page may be looked at twice: those of the laundry too, which become active when they were used.
@@ -89,7 +89,7 @@ extension Paging {
       let free = physical.freeCount.rawValue
       if free >= wanted || outcome.freed.rawValue >= missing { return outcome }
       let shortage = min(wanted - free, missing - outcome.freed.rawValue)
-      var freed = scanInactive(giveUp: shortage)
+      var freed = scanInactive(reclaim: shortage)
       var load: LaundryLoad?
       let writable = limit - min(limit, outcome.written.rawValue)
       if freed < shortage && writable > 0 {
@@ -106,12 +106,12 @@ extension Paging {
       if freed == 0 && deactivated == 0 && looks == 0 { break }
     }
     outcome.isInVain = outcome.freed == .zero
-    if outcome.isInVain { physical.letOthersPass() }
+    if outcome.isInVain { physical.parkUnservableWaiters() }
     return outcome
   }
 
   /// Gives up clean pages of the inactive queue, up to so many; each page is looked at once. Answers how many.
-  private func scanInactive(giveUp limit: UInt64) -> UInt64 {
+  private func scanInactive(reclaim limit: UInt64) -> UInt64 {
     var left = withQueues { $0.count(.inactive) }
     var outcome = LaunderOutcome()
     var clean = PageBatch()
@@ -120,34 +120,34 @@ extension Paging {
       while left > 0 && !clean.isFull && !batch.isFull && outcome.freed.rawValue + UInt64(clean.count) < limit
       {
         left -= 1
-        guard let frame = withQueues({ $0.take(.inactive, tries: 1) { $0.tryExclusive() } }) else { continue }
+        guard let frame = withQueues({ $0.take(.inactive, tries: 1) { $0.tryXbusy() } }) else { continue }
         counters.pointee.scanned.count()
         let record = record(frame)
         let object = object(of: record)
         let interrupts = object.lock()
         if takeReferenced(record.index, object, record) == .used {
-          endExclusive(frame, record, object, .active, interrupts)
+          endXbusy(frame, record, object, .active, interrupts)
         } else if record.pageFlags.contains(.dirty) {
-          endExclusive(frame, record, object, .laundry, interrupts)
+          endXbusy(frame, record, object, .laundry, interrupts)
         } else {
-          withdrawAll(record.index, object, &batch)
+          removeAll(record.index, object, &batch)
           object.unlock(interrupts)
           clean.add(frame)
         }
       }
       batch.flush(on: machine)
-      giveUp(&clean, &outcome)
+      reclaim(&clean, &outcome)
     }
     return outcome.freed.rawValue
   }
 
   /// Ends an exclusive claim; the page goes to `queue`. Drops the lock.
-  func endExclusive(
+  func endXbusy(
     _ frame: FrameNumber, _ record: FrameRecordPointer, _ object: MemoryObject, _ queue: PageQueue,
     _ interrupts: UInt64
   ) {
     withQueues { $0.append(frame, queue) }
-    let waiters = record.endExclusive()
+    let waiters = record.endXbusy()
     object.unlock(interrupts)
     wake(waiters)
   }
@@ -168,13 +168,13 @@ extension Paging {
     while turn > 0 && deactivated < goal {
       turn -= 1
       looks -= 1
-      guard let frame = withQueues({ $0.take(.active, tries: 1) { $0.tryExclusive() } }) else { continue }
+      guard let frame = withQueues({ $0.take(.active, tries: 1) { $0.tryXbusy() } }) else { continue }
       counters.pointee.scanned.count()
       let record = record(frame)
       let object = object(of: record)
       let interrupts = object.lock()
       let usage = takeReferenced(record.index, object, record)
-      endExclusive(frame, record, object, usage == .used ? .active : .inactive, interrupts)
+      endXbusy(frame, record, object, usage == .used ? .active : .inactive, interrupts)
       if usage == .unused { deactivated += 1 }
     }
     if active == 0 { looks = 0 }

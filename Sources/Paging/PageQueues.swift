@@ -18,7 +18,7 @@ import PhysicalMemory
   case unswappable
 
   public static var count: Int { 4 }
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .active: "active"
     case .inactive: "inactive"

@@ -175,7 +175,7 @@ public struct Paging {
   /// are looked at again.
   public func attachSwap(_ device: BlockDevice) throws(PagingError) {
     try swap.attach(device)
-    reviveUnswappable()
+    retryUnswappable()
   }
 }
 

@@ -1,6 +1,6 @@
 // Why paging could not do what it was asked for, in good faith.
 
-/// What a caller of this floor can meet. Nothing was changed, unless the operation says otherwise.
+/// What a caller of this layer can meet. Nothing was changed, unless the operation says otherwise.
 @frozen public enum PagingError: UInt8, Error, Sendable {
   /// No frame, and none could be freed; or no memory for tables.
   case noMemory
@@ -21,7 +21,7 @@
   /// The page is held more often than can be counted.
   case tooManyHolds
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .noMemory: "no memory is free and none can be freed"
     case .noAddressSpace: "no address space"

@@ -108,10 +108,10 @@ extension Paging {
     case .resident:
       figures.inMemory = figures.inMemory + .one
       let record = record(slot.frame)
-      let claims = record.claims
-      if claims.wires > 0 { figures.wired = figures.wired + .one }
-      if claims.holds > 0 { figures.held = figures.held + .one }
-      if claims.isBusy { figures.busy = figures.busy + .one }
+      let busyWord = record.busyWord
+      if busyWord.wires > 0 { figures.wired = figures.wired + .one }
+      if busyWord.holds > 0 { figures.held = figures.held + .one }
+      if busyWord.isBusy { figures.busy = figures.busy + .one }
       if record.pageFlags.contains(.dirty) { figures.dirty = figures.dirty + .one }
     }
   }
@@ -146,7 +146,7 @@ extension Paging {
     case .resident:
       let record = record(slot.frame)
       facts.description.flags = record.pageFlags
-      facts.description.claims = record.claims
+      facts.description.busyWord = record.busyWord
       facts.description.queue = PageQueue(record.queue)
       facts.description.frame = slot.frame
     case .cached: facts.description.frame = slot.frame
@@ -178,7 +178,7 @@ extension Paging {
     state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
   }
 
-  /// Adds the rows of this floor, and those of swap.
+  /// Adds the rows of this layer, and those of swap.
   public func register(in statistics: Statistics) {
     swap.register(in: statistics)
     func add(
@@ -218,7 +218,7 @@ extension Paging {
       Paging($0).figures.redirtied
     }
     add("vm.pages.moved", .pages, .counter, "pages moved to another frame") { Paging($0).figures.moved }
-    add("vm.pages.given_up", .pages, .counter, "pages that became cached ones") { Paging($0).figures.cached }
+    add("vm.pages.reclaimed", .pages, .counter, "pages that became cached ones") { Paging($0).figures.cached }
     add("vm.daemon.runs", .events, .counter, "runs of the page daemon") { Paging($0).figures.daemonRuns }
     add("vm.daemon.written", .pages, .counter, "pages written out for them") {
       Paging($0).figures.writtenForDaemon
@@ -238,7 +238,7 @@ extension Paging {
     guard pages <= physical.total.rawValue / 2 else { return false }
     state.pointee.marks.pointee.target.store(pages, ordering: .relaxed)
     state.pointee.marks.pointee.wake.store(pages - pages / 10, ordering: .relaxed)
-    if isServed { physical.setAlarm(below: wakeMark) }
+    if isServed { physical.setLowMemoryMark(below: wakeMark) }
     return true
   }
 }

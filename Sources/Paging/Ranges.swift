@@ -250,7 +250,7 @@ extension Paging {
     for i in 0..<count.rawValue {
       let page = address + PageCount(i)
       let interrupts = object.lock()
-      let mapping = tables.withdraw(page)
+      let mapping = tables.remove(page)
       object.unlock(interrupts)
       if mapping != nil { batch.add(page) }
       if batch.isFull { batch.flush(on: machine) }
@@ -407,16 +407,16 @@ extension Paging {
   }
 
   /// Unmaps a page everywhere; its addresses go into `batch`, to be forgotten once the lock is dropped.
-  func withdrawAll(_ index: UInt64, _ object: MemoryObject, _ batch: inout ShootdownBatch) {
+  func removeAll(_ index: UInt64, _ object: MemoryObject, _ batch: inout ShootdownBatch) {
     forEachAddress(of: index, object) { address, isGoing in
-      if tables.withdraw(address) != nil || isGoing { batch.add(address) }
+      if tables.remove(address) != nil || isGoing { batch.add(address) }
     }
   }
 
   /// Takes the right to write from all mappings of a page.
-  func restrictAll(_ index: UInt64, _ object: MemoryObject, _ batch: inout ShootdownBatch) {
+  func writeProtectAll(_ index: UInt64, _ object: MemoryObject, _ batch: inout ShootdownBatch) {
     forEachAddress(of: index, object) { address, isGoing in
-      if let mapping = tables.restrict(address), mapping.isWritable { batch.add(address) }
+      if let mapping = tables.writeProtect(address), mapping.isWritable { batch.add(address) }
       if isGoing { batch.add(address) }
     }
   }
@@ -426,7 +426,7 @@ extension Paging {
     var usage: Usage = record.pageFlags.contains(.referenced) ? .used : .unused
     record.pageFlags.remove(.referenced)
     forEachAddress(of: index, object) { address, _ in
-      if tables.takeAccessed(address) { usage = .used }
+      if tables.testAndClearAccessed(address) { usage = .used }
     }
     return usage
   }

@@ -77,7 +77,7 @@ extension Paging {
     services.pointee.launderer.store(launderer?.rawValue ?? 0, ordering: .sequentiallyConsistent)
     services.pointee.daemon.store(daemon.rawValue, ordering: .sequentiallyConsistent)
     services.pointee.isServed.store(true, ordering: .sequentiallyConsistent)
-    physical.setAlarm(below: wakeMark)
+    physical.setLowMemoryMark(below: wakeMark)
     return true
   }
 
@@ -86,9 +86,9 @@ extension Paging {
     let daemon = services.pointee.daemon.exchange(0, ordering: .sequentiallyConsistent)
     guard daemon != 0 else { return }
     services.pointee.isServed.store(false, ordering: .sequentiallyConsistent)
-    physical.setAlarm(below: .zero)
+    physical.setLowMemoryMark(below: .zero)
     services.pointee.isEnding.store(true, ordering: .sequentiallyConsistent)
-    physical.raiseAlarm(.awaited)
+    physical.notifyLowMemory(.awaited)
     machine.join(ThreadHandle(rawValue: daemon))
     // Who waited for a run makes it now.
     services.pointee.runEnded.wake(on: machine)
@@ -111,7 +111,7 @@ extension Paging {
     var pause = Self.pauses.shortest
     var returnTime = Tick(0)
     while !isEnding {
-      if machine.now >= returnTime { physical.letReturn() }
+      if machine.now >= returnTime { physical.unparkWaiters() }
       // Before the look at what is free: whoever gets in line after it raises the alarm, whoever did so before is seen.
       let awaited = physical.awaited.rawValue
       let free = physical.freeCount.rawValue
@@ -119,7 +119,7 @@ extension Paging {
       guard services.pointee.isAwaited.load(ordering: .sequentiallyConsistent) || free < max(mark, awaited)
       else {
         isFilling = false
-        physical.awaitAlarm(.few, until: physical.hasPassed ? returnTime : .never)
+        physical.awaitLowMemory(.few, until: physical.hasParkedWaiters ? returnTime : .never)
         continue
       }
       isFilling = true
@@ -129,7 +129,7 @@ extension Paging {
       // A thread that asks from here on counts this run as begun.
       noteClaim(services)
       let goal = max(isAwaited ? goalWithRoom : freeTarget.rawValue, awaited)
-      let outcome = giveUpPages(
+      let outcome = reclaimPages(
         until: min(goal, free + Self.runLength),
         laundry: services.pointee.launderer.news == 0 ? .caller : .thread)
       services.pointee.freed.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
@@ -138,7 +138,7 @@ extension Paging {
       if outcome.isInVain {
         let now = machine.now.rawValue
         returnTime = Tick(now &+ Self.pauses.longest)
-        let isAsked = physical.awaitAlarm(.awaited, until: Tick(now &+ pause))
+        let isAsked = physical.awaitLowMemory(.awaited, until: Tick(now &+ pause))
         pause = isAsked ? Self.pauses.shortest : min(2 * pause, Self.pauses.longest)
       } else {
         pause = Self.pauses.shortest
@@ -159,7 +159,7 @@ extension Paging {
       // From the look on until it sleeps, only the ticket tells that a run has ended.
       noteClaim(services)
       services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
-      physical.raiseAlarm(.awaited)
+      physical.notifyLowMemory(.awaited)
       guard services.pointee.runEnded.sleep(ticket, on: machine) else { return nil }
     }
     return services.pointee.freed.news > freed ? Room.some : Room.none

@@ -18,7 +18,7 @@ import Synchronization
   case forbidden
 }
 
-/// The pages that one range holds of a stretch of addresses.
+/// The pages that one range holds of an extent of addresses.
 private struct WiredPart {
   var first: VirtualAddress
   var pages: UInt64
@@ -181,12 +181,12 @@ extension Paging {
       guard let frame = tables.removeWire(page) else { return }
       wires = .undone
       let record = record(frame)
-      if record.claims.wires == 1 {
+      if record.busyWord.wires == 1 {
         // In its queue before anybody can claim it.
-        if !record.claims.isBusy { withQueues { $0.append(frame, .active) } }
+        if !record.busyWord.isBusy { withQueues { $0.append(frame, .active) } }
         physical.note(frame, .movable)
         counters.pointee.wired.uncount()
-        if record.claims.hasWaiters { waiters = .somebodyWaits }
+        if record.busyWord.hasWaiters { waiters = .somebodyWaits }
       }
       _ = record.endWire()
     }

@@ -1,4 +1,4 @@
-// Taking frames: by order, one given frame, many single ones; and giving them back in any pieces.
+// Taking frames: by order, one given frame, many single ones; and giving them back in any parts.
 
 import MemoryPrimitives
 import Synchronization
@@ -10,31 +10,31 @@ extension PhysicalMemory {
   /// gets `role` and one wire; its contents are unknown. Never waits. Constant, but for the records: a
   /// store or two a frame. Throws `noMemory`; `badConstraint` for an order above 18.
   public func allocate(
-    _ order: Order, role: FrameRole, level: Level = .normal
+    _ order: Order, role: FrameRole, priority: AllocationPriority = .normal
   ) throws(PhysicalMemoryError) -> FrameNumber {
     checkUse(role)
     guard order <= .highest else { throw .badConstraint }
-    let frame = take(Int(order.rawValue), role, level, as: nil)
+    let frame = take(Int(order.rawValue), role, priority, as: nil)
     guard let frame else {
-      noteRefused(.block, order.frames, role, level)
+      noteRefused(.block, order.frames, role, priority)
       throw .noMemory
     }
     return FrameNumber(frame)
   }
 
   /// The same for a request that may wait until `deadline` for enough frames to be free; requests of a
-  /// level are served in the order in which they came. `interrupt` never waits. Throws `noMemory` when the
+  /// priority are served in the order in which they came. `interrupt` never waits. Throws `noMemory` when the
   /// deadline passes, when nothing could wake the sleeper, and at once when there is not so much memory, or
   /// frames enough are free but no block is: that is not waited for.
   public func allocate(
-    _ order: Order, role: FrameRole, level: Level, waitUntil deadline: Tick
+    _ order: Order, role: FrameRole, priority: AllocationPriority, waitUntil deadline: Tick
   ) throws(PhysicalMemoryError) -> FrameNumber {
     checkUse(role)
     guard order <= .highest else { throw .badConstraint }
-    if let frame = take(Int(order.rawValue), role, level, as: nil) { return FrameNumber(frame) }
-    let frame = level == .interrupt ? nil : wait(for: order, role, level, until: deadline)
+    if let frame = take(Int(order.rawValue), role, priority, as: nil) { return FrameNumber(frame) }
+    let frame = priority == .interrupt ? nil : wait(for: order, role, priority, until: deadline)
     guard let frame else {
-      noteRefused(.block, order.frames, role, level)
+      noteRefused(.block, order.frames, role, priority)
       throw .noMemory
     }
     return FrameNumber(frame)
@@ -43,11 +43,12 @@ extension PhysicalMemory {
   /// Fills `frames` with single frames, or throws and takes none. A few hundred instructions a frame at
   /// most.
   public func allocate(
-    into frames: UnsafeMutableBufferPointer<FrameNumber>, role: FrameRole, level: Level = .normal
+    into frames: UnsafeMutableBufferPointer<FrameNumber>, role: FrameRole,
+    priority: AllocationPriority = .normal
   ) throws(PhysicalMemoryError) {
     checkUse(role)
     for i in 0..<frames.count {
-      guard let frame = take(0, role, level, as: nil) else {
+      guard let frame = take(0, role, priority, as: nil) else {
         for k in 0..<i { free(FrameRun(first: frames[k], count: .one)) }
         throw .noMemory
       }
@@ -55,21 +56,22 @@ extension PhysicalMemory {
     }
   }
 
-  /// The given frame, if no request of its level waits. Up to 19 looks and 18 splits. Throws `outsideMemory`,
+  /// The given frame, if no request of its priority waits. Up to 19 looks and 18 splits. Throws `outsideMemory`,
   /// `notFree` or `noMemory`.
   public func allocate(
-    frame: FrameNumber, role: FrameRole, level: Level = .normal
+    frame: FrameNumber, role: FrameRole, priority: AllocationPriority = .normal
   ) throws(PhysicalMemoryError) {
     checkUse(role)
     let number = frame.rawValue
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     var interrupts = lock()
     let found = block(holding: number)
-    guard found != nil, isNext(nil, level), admits(1, level) else {
+    guard found != nil, isNext(nil, priority), admits(1, priority) else {
       let isMemory = isPresent(number)
       if found != nil { state.pointee.events.pointee.failures.add() }
       unlock(interrupts)
-      noteRefused(.frame, .one, role, level, !isMemory ? "no memory there" : found == nil ? "not free" : nil)
+      noteRefused(
+        .frame, .one, role, priority, !isMemory ? "no memory there" : found == nil ? "not free" : nil)
       throw !isMemory ? .outsideMemory : found == nil ? .notFree : .noMemory
     }
     detach(number, number + 1)
@@ -78,25 +80,25 @@ extension PhysicalMemory {
     let isShort = isShort(freeCount.rawValue)
     unlock(interrupts)
     stamp(number, number + 1, role)
-    raiseAlarm(if: isShort)
+    notifyLowMemory(if: isShort)
   }
 
-  /// Notes a refusal, if it is this floor's to note: what kmem, arenas, tables, paging or contiguous memory ask
+  /// Notes a refusal, if it is this layer's to note: what kmem, arenas, tables, paging or contiguous memory ask
   /// for is noted by those who asked them. No lock held.
   func noteRefused(
-    _ kind: RefusedRequest.Kind, _ count: PageCount, _ role: FrameRole, _ level: Level,
+    _ kind: RefusedRequest.Kind, _ count: PageCount, _ role: FrameRole, _ priority: AllocationPriority,
     _ reason: StaticString? = nil, _ constraints: RunConstraints = RunConstraints()
   ) {
     switch role {
-    case .slab, .kmem, .pageTable, .tags, .stack, .contiguous, .pageable, .lent: return
+    case .slab, .kmem, .pageTable, .tags, .stack, .contiguous, .pageable, .loaned: return
     default: break
     }
     func request() -> RefusedRequest {
-      let (free, reserved) = (freeCount.rawValue, reserve(for: level).rawValue)
+      let (free, reserved) = (freeCount.rawValue, reserve(for: priority).rawValue)
       // The count is the caller's and may be anything.
       let enough = free >= reserved && free - reserved >= count.rawValue
       var request = RefusedRequest(
-        kind, count.bytes, level: level, who: Name(role.words),
+        kind, count.bytes, priority: priority, requester: Name(role.description),
         reason: reason ?? (enough ? "fragmentation" : "shortage"), free: freeCount)
       if constraints.alignment > .page { request.alignment = ByteCount(constraints.alignment.rawValue) }
       if let boundary = constraints.boundary { request.boundary = ByteCount(boundary.rawValue) }
@@ -110,24 +112,24 @@ extension PhysicalMemory {
     precondition(role != .free && role != .absent, "frames are allocated for a use")
   }
 
-  /// Whether `count` frames may be taken at `level`. Lock held.
-  func admits(_ count: UInt64, _ level: Level) -> Bool { count <= admitted(level) }
+  /// Whether `count` frames may be taken at `priority`. Lock held.
+  func admits(_ count: UInt64, _ priority: AllocationPriority) -> Bool { count <= admitted(priority) }
 
-  /// How many frames may be taken at `level`. Lock held.
-  @inline(__always) func admitted(_ level: Level) -> UInt64 {
+  /// How many frames may be taken at `priority`. Lock held.
+  @inline(__always) func admitted(_ priority: AllocationPriority) -> UInt64 {
     let free = (state.pointee.counts + 0).pointee.load(ordering: .relaxed)
-    let reserve = core.pointee.floors[Int(level.rawValue)]
+    let reserve = core.pointee.reserves[Int(priority.rawValue)]
     return free > reserve ? free - reserve : 0
   }
 
   /// A block, or nil. `waiter` is set when a waiter tries again.
   func take(
-    _ order: Int, _ role: FrameRole, _ level: Level, as waiter: UnsafeMutablePointer<Waiter>?
+    _ order: Int, _ role: FrameRole, _ priority: AllocationPriority, as waiter: UnsafeMutablePointer<Waiter>?
   ) -> UInt32? {
     if machine.failsHere(.physicalMemory) { return nil }
     let count: UInt32 = 1 << UInt32(truncatingIfNeeded: order)
     let interrupts = lock()
-    guard isNext(waiter, level), admits(UInt64(count), level), let frame = split(order) else {
+    guard isNext(waiter, priority), admits(UInt64(count), priority), let frame = split(order) else {
       state.pointee.events.pointee.failures.add()
       unlock(interrupts)
       return nil
@@ -137,7 +139,7 @@ extension PhysicalMemory {
     var at = frame
     var rest = count
     while true {
-      let part = min(rest, Piece.frames)
+      let part = min(rest, Pageblock.frames)
       accountTaken(at, part, role)
       rest &-= part
       if rest == 0 { break }
@@ -147,7 +149,7 @@ extension PhysicalMemory {
     let isShort = isShort(freeCount.rawValue)
     unlock(interrupts)
     stamp(frame, frame + count, role)
-    raiseAlarm(if: isShort)
+    notifyLowMemory(if: isShort)
     return frame
   }
 
@@ -178,13 +180,13 @@ extension PhysicalMemory {
       let (head, order) = block(holding: at).unsafelyUnwrapped
       unlink(head, order)
       let blockEnd = head + (1 << UInt32(order))
-      // A piece taken in part must have valid records before its other part can go back.
+      // A pageblock taken in part must have valid records before its other part can go back.
       if head < at {
-        if at & (Piece.frames - 1) != 0 { materialize(at) }
+        if at & (Pageblock.frames - 1) != 0 { materialize(at) }
         putBack(head, at)
       }
       if blockEnd > end {
-        if end & (Piece.frames - 1) != 0 { materialize(end) }
+        if end & (Pageblock.frames - 1) != 0 { materialize(end) }
         putBack(end, blockEnd)
       }
       at = min(blockEnd, end)
@@ -199,9 +201,9 @@ extension PhysicalMemory {
     var at = first
     var steps = 0
     while at < end {
-      let pieceEnd = Piece.end(at, end)
-      accountTaken(at, pieceEnd - at, role)
-      at = pieceEnd
+      let pageblockEnd = Pageblock.end(at, end)
+      accountTaken(at, pageblockEnd - at, role)
+      at = pageblockEnd
       steps += 1
       if steps % 512 == 0 {
         unlock(interrupts)
@@ -211,41 +213,41 @@ extension PhysicalMemory {
   }
 
   /// Writes the records of frames that were just taken: no lock.
-  func stamp(_ first: UInt32, _ end: UInt32, _ role: FrameRole, _ claims: Claims = .wiredOnce) {
-    if state.pointee.cached.load(ordering: .relaxed) != 0 { forgetCached(first, end) }
+  func stamp(_ first: UInt32, _ end: UInt32, _ role: FrameRole, _ busyWord: BusyWord = .wiredOnce) {
+    if state.pointee.cached.load(ordering: .relaxed) != 0 { discardCached(first, end) }
     var at = first
     while at < end {
-      let pieceEnd = Piece.end(at, end)
-      let piece = pieceUnchecked(at)
+      let pageblockEnd = Pageblock.end(at, end)
+      let pageblock = pageblockUnchecked(at)
       let record = recordUnchecked(at)
-      let count = Int(pieceEnd - at)
-      if piece.state == .valid {
-        for i in 0..<count { FrameRecordPointer(record.raw + i &* 32).handOut(role, claims) }
+      let count = Int(pageblockEnd - at)
+      if pageblock.state == .valid {
+        for i in 0..<count { FrameRecordPointer(record.raw + i &* 32).handOut(role, busyWord) }
       } else {
-        // The whole piece was taken out of one block, and nobody else looks at it.
+        // The whole pageblock was taken out of one block, and nobody else looks at it.
         assert(count == 512)
         for i in 0..<count {
-          FrameRecordPointer(record.raw + i &* 32).initialize(role: role, claims: claims)
+          FrameRecordPointer(record.raw + i &* 32).initialize(role: role, busyWord: busyWord)
         }
-        piece.state = .valid
+        pageblock.state = .valid
       }
-      at = pieceEnd
+      at = pageblockEnd
     }
   }
 
   /// Whether the map gave us this frame.
   func isPresent(_ frame: UInt32) -> Bool {
-    guard let piece = piece(frame) else { return false }
-    switch piece.state {
+    guard let pageblock = pageblock(frame) else { return false }
+    switch pageblock.state {
     case .lazy: return true
-    case .uniform: return piece.role != .absent
+    case .uniform: return pageblock.role != .absent
     case .valid: return recordUnchecked(frame).role != .absent
     }
   }
 
   // MARK: Giving back
 
-  /// Gives frames back: all or part of what one or several requests got, in any order and pieces. A step a
+  /// Gives frames back: all or part of what one or several requests got, in any order and parts. A step a
   /// frame, and up to 18 merges for each aligned part. A frame that is free, not memory, boot's for good, or
   /// claimed by more than its one wire is a fault, and then nothing is freed.
   public func free(_ run: FrameRun) {
@@ -262,12 +264,12 @@ extension PhysicalMemory {
     let end = first + UInt32(run.count.rawValue)
     var at = first
     while at < end {
-      guard let record = record(FrameNumber(at)), record.exchangeClaims(.wiredOnce, for: .exclusive) else {
+      guard let record = record(FrameNumber(at)), record.exchangeBusyWord(.wiredOnce, for: .xbusy) else {
         refuse(at, claimedFrom: first)
         return
       }
-      if !record.glance.mayBeFreed {
-        record.claims = .wiredOnce
+      if !record.snapshot.mayBeFreed {
+        record.busyWord = .wiredOnce
         refuse(at, claimedFrom: first)
         return
       }
@@ -291,7 +293,7 @@ extension PhysicalMemory {
 
   /// Undoes the claims of a free that met a frame it must not free, and reports that one.
   @inline(never) private func refuse(_ frame: UInt32, claimedFrom first: UInt32) {
-    for claimed in first..<frame { recordUnchecked(claimed).claims = .wiredOnce }
+    for claimed in first..<frame { recordUnchecked(claimed).busyWord = .wiredOnce }
     let description = whatIs(FrameNumber(frame))
     let (kind, what): (FaultKind, StaticString)
     switch description.role {
@@ -300,32 +302,32 @@ extension PhysicalMemory {
     case .boot, .image, .records: (kind, what) = (.notAllocated, "a frame that boot keeps was freed")
     default:
       (kind, what) =
-        description.claims.isExclusive
+        description.busyWord.isXbusy
         ? (.doubleFree, "the frame was freed while being freed")
         : (.notAllocated, "a frame was freed that others wire, hold or use")
     }
     var fault = FaultReport(kind, what, UInt64(frame), .frame)
-    fault.given = UInt64(description.claims.rawValue)
-    fault.expected = UInt64(Claims.wiredOnce.rawValue)
+    fault.given = UInt64(description.busyWord.rawValue)
+    fault.expected = UInt64(BusyWord.wiredOnce.rawValue)
     machine.report(fault)
   }
 
-  /// Frees frames that are claimed, a piece and a role at a time.
+  /// Frees frames that are claimed, a pageblock and a role at a time.
   func release(_ first: UInt32, _ end: UInt32) {
     var at = first
     var mustWake = false
     while at < end {
-      let pieceEnd = Piece.end(at, end)
+      let pageblockEnd = Pageblock.end(at, end)
       let role = recordUnchecked(at).role
       var partEnd = at
-      while partEnd < pieceEnd {
+      while partEnd < pageblockEnd {
         let record = recordUnchecked(partEnd)
         if record.role != role { break }
         record.role = .free
         record.flags = 0
         record.queue = .none
         record.owner = 0
-        record.claims = .none
+        record.busyWord = .none
         partEnd += 1
       }
       let interrupts = lock()
@@ -337,7 +339,7 @@ extension PhysicalMemory {
     if mustWake { state.pointee.waiting.wake(on: machine) }
   }
 
-  /// Counts frames `first` to `end` of one piece and role, whose records say free already, as free and puts
+  /// Counts frames `first` to `end` of one pageblock and role, whose records say free already, as free and puts
   /// them where they belong. Lock held.
   @inline(always) func giveBack(_ first: UInt32, _ end: UInt32, _ role: FrameRole) {
     let count = end &- first

@@ -2,7 +2,7 @@
 // and joined with their other half as soon as both are free.
 //
 // Where a free block begins is said in one of two places: for orders below 9 in the record of its first
-// frame (whose piece is valid), for 9 and above in the entry of its first piece, so that a buddy can be
+// frame (whose pageblock is valid), for 9 and above in the entry of its first pageblock, so that a buddy can be
 // looked for without touching records that hold rubbish. Blocks never cross 16 MiB or 4 GiB, where one
 // list ends; only the two blocks of 16 MiB at 0 and at 16 MiB could, and are kept apart.
 //
@@ -17,15 +17,15 @@ extension PhysicalMemory {
   enum End { case front, back }
 
   /// Puts the block of 2^`order` frames at `frame` into its queue. Its frames are accounted as free; if
-  /// order is below 9 its piece is valid.
+  /// order is below 9 its pageblock is valid.
   @inline(always) func push(_ frame: UInt32, _ order: Int, _ end: End) {
     let record = recordUnchecked(frame)
-    let piece = pieceUnchecked(frame)
+    let pageblock = pageblockUnchecked(frame)
     if order >= 9 {
-      if piece.state != .valid { record.initialize(role: .free, claims: .none) }
-      piece.head = UInt8(truncatingIfNeeded: order &- 8)
+      if pageblock.state != .valid { record.initialize(role: .free, busyWord: .none) }
+      pageblock.head = UInt8(truncatingIfNeeded: order &- 8)
     } else {
-      piece.orders |= 1 << UInt16(truncatingIfNeeded: order)
+      pageblock.orders |= 1 << UInt16(truncatingIfNeeded: order)
     }
     record.order = Order(UInt8(truncatingIfNeeded: order))
     record.queue = .buddy
@@ -78,16 +78,16 @@ extension PhysicalMemory {
     if queue.pointee.count == 0 { core.pointee.masks[list] &= ~(1 << UInt32(truncatingIfNeeded: order)) }
     record.queue = .none
     record.order = Order(0)
-    let piece = pieceUnchecked(frame)
-    if order >= 9 { piece.head = 0 } else { piece.orders |= PiecePointer.stale }
+    let pageblock = pageblockUnchecked(frame)
+    if order >= 9 { pageblock.head = 0 } else { pageblock.orders |= PageblockPointer.stale }
   }
 
-  /// Whether a free block of exactly 2^`order` frames begins at `frame`. For an order below 9 the piece
+  /// Whether a free block of exactly 2^`order` frames begins at `frame`. For an order below 9 the pageblock
   /// is known to be valid; above, the frame need not be memory.
   @inline(always) func isHead(_ frame: UInt32, _ order: Int) -> Bool {
     if order >= 9 {
-      guard let piece = piece(frame) else { return false }
-      return Int(piece.head) == order &- 8
+      guard let pageblock = pageblock(frame) else { return false }
+      return Int(pageblock.head) == order &- 8
     }
     let record = recordUnchecked(frame)
     return record.queue == .buddy && Int(record.order.rawValue) == order
@@ -127,10 +127,10 @@ extension PhysicalMemory {
 
   /// The free block that holds `frame`: its first frame and its order. Up to 19 looks.
   func block(holding frame: UInt32) -> (first: UInt32, order: Int)? {
-    guard let piece = piece(frame), piece.free != 0 else { return nil }
-    if piece.free != 512 {
+    guard let pageblock = pageblock(frame), pageblock.free != 0 else { return nil }
+    if pageblock.free != 512 {
       // Part of it is free: then its records are valid.
-      guard piece.state == .valid, recordUnchecked(frame).role == .free else { return nil }
+      guard pageblock.state == .valid, recordUnchecked(frame).role == .free else { return nil }
       for order in 0..<9 {
         let head = frame & ~(1 << UInt32(order) - 1)
         if isHead(head, order) { return (head, order) }
@@ -145,23 +145,23 @@ extension PhysicalMemory {
   }
 
   /// Counts `count` free frames from `first` on as taken for `role`; the role's own count and that of
-  /// free frames are the caller's. They lie in one piece.
+  /// free frames are the caller's. They lie in one run.
   @inline(always) func accountTaken(_ first: UInt32, _ count: UInt32, _ role: FrameRole) {
-    let piece = pieceUnchecked(first)
+    let pageblock = pageblockUnchecked(first)
     if role.isMovable {
-      piece.movable &+= UInt16(truncatingIfNeeded: count)
+      pageblock.movable &+= UInt16(truncatingIfNeeded: count)
     } else {
-      piece.unmovable &+= UInt16(truncatingIfNeeded: count)
+      pageblock.unmovable &+= UInt16(truncatingIfNeeded: count)
     }
     sectionEntry(Int(first >> Section.frameShift)).free &-= count
   }
 
   @inline(always) func accountFreed(_ first: UInt32, _ count: UInt32, _ role: FrameRole) {
-    let piece = pieceUnchecked(first)
+    let pageblock = pageblockUnchecked(first)
     if role.isMovable {
-      piece.movable &-= UInt16(truncatingIfNeeded: count)
+      pageblock.movable &-= UInt16(truncatingIfNeeded: count)
     } else {
-      piece.unmovable &-= UInt16(truncatingIfNeeded: count)
+      pageblock.unmovable &-= UInt16(truncatingIfNeeded: count)
     }
     sectionEntry(Int(first >> Section.frameShift)).free &+= count
   }

@@ -3,23 +3,23 @@
 // A frame can be emptied when it is free, or a page that nobody has wired; a page that is busy or held at
 // this moment counts as such a page, but an expensive one. All other frames are *fixed*.
 //
-// Nothing here takes the lock: the counts of pieces and the last eight bytes of valid records are read as they
+// Nothing here takes the lock: the counts of pageblocks and the last eight bytes of valid records are read as they
 // are at that moment. A candidate is a hint, which isolation puts to the test; when nothing else runs, it is
 // exact: there is one whenever any run that is allowed has no fixed frame.
 //
 // Two walks, from the top down, so that low memory is spared
-//   whole pieces   a run of whole pieces at the start of a piece is judged by the counts of its pieces alone,
-//                  a window that slides over them: a step a piece, and no record is looked at
-//   stretches      any other run lies in a *stretch*, a maximal row of frames that are not fixed. A piece without
-//                  fixed frames is a step. Of a piece with some, the end that touches the stretch in hand is
+//   whole pageblocks   a run of whole pageblocks at the start of a pageblock is judged by the counts of its pageblocks alone,
+//                  a window that slides over them: a step a pageblock, and no record is looked at
+//   extents      any other run lies in an *extent*, a maximal row of frames that are not fixed. A pageblock without
+//                  fixed frames is a step. Of a pageblock with some, the end that touches the extent in hand is
 //                  looked at only if the two together could hold the run, and its inside only if it has as many
 //                  frames that are not fixed as the run needs
-// What is found is weighed by the counts of pieces, four of the cheapest places are kept, and these are
-// looked at frame by frame, a piece's length to either side. So the cost is exact but for
-// places that their pieces' counts make look dearer than these four.
+// What is found is weighed by the counts of pageblocks, four of the cheapest places are kept, and these are
+// looked at frame by frame, a pageblock's length to either side. So the cost is exact but for
+// places that their pageblocks' counts make look dearer than these four.
 //
 // What a run costs is for the caller to say (`RunPricing`): it may be more than the request can pay. When none of the
-// four places can be paid for, a window slides over the frames of the stretches, past those runs that a lower bound
+// four places can be paid for, a window slides over the frames of the extents, past those runs that a lower bound
 // rules out: then there is one whenever any run can be paid for.
 
 import MemoryPrimitives
@@ -68,7 +68,7 @@ public enum RunSearch: Sendable {
 }
 
 /// A place for a run, weighed by counts, and the frames that it may be shifted in.
-struct Spot {
+struct CandidateStart {
   var start: UInt64 = 0
   var low: UInt64 = 0
   var high: UInt64 = 0
@@ -76,20 +76,20 @@ struct Spot {
 }
 
 /// The four cheapest places, cheapest first.
-struct Spots {
-  var list: InlineArray<4, Spot> = .init(repeating: Spot())
+struct CandidateStarts {
+  var list: InlineArray<4, CandidateStart> = .init(repeating: CandidateStart())
   var count = 0
 
-  @inline(always) mutating func offer(_ spot: Spot) {
-    if spot.price < list[3].price { insert(spot) }
+  @inline(always) mutating func offer(_ candidate: CandidateStart) {
+    if candidate.price < list[3].price { insert(candidate) }
   }
-  private mutating func insert(_ spot: Spot) {
+  private mutating func insert(_ candidate: CandidateStart) {
     var i = 3
-    while i > 0 && spot.price < list[i - 1].price {
+    while i > 0 && candidate.price < list[i - 1].price {
       list[i] = list[i - 1]
       i -= 1
     }
-    list[i] = spot
+    list[i] = candidate
     count = min(4, count + 1)
   }
 }
@@ -100,31 +100,31 @@ struct PricedStart {
   var price = RunPrice.highest
 }
 
-extension PiecePointer {
-  /// What the piece has in it, as far as its counts tell.
-  @inline(always) func contents(_ glance: PieceGlance) -> RunContents {
+extension PageblockPointer {
+  /// What the pageblock has in it, as far as its counts tell.
+  @inline(always) func contents(_ snapshot: PageblockSnapshot) -> RunContents {
     var contents = RunContents()
     let dirty = UInt64(dirty.pointee.load(ordering: .relaxed))
-    contents.free = glance.free
-    contents.fixed = glance.fixed
-    contents.activeForSwap = min(dirty, glance.movable)
-    contents.clean = glance.movable &- contents.activeForSwap
+    contents.free = snapshot.free
+    contents.fixed = snapshot.fixed
+    contents.activeForSwap = min(dirty, snapshot.movable)
+    contents.clean = snapshot.movable &- contents.activeForSwap
     return contents
   }
 }
 
 extension RunRequest {
-  /// Whether every run for this covers whole pieces.
-  var isOfPieces: Bool { count & (Piece.frames - 1) == 0 && alignment >= UInt64(Piece.frames) }
-  /// Whether a run may begin inside a piece.
-  var mayBeginInside: Bool { alignment < UInt64(Piece.frames) }
+  /// Whether every run for this covers whole pageblocks.
+  var isOfPageblocks: Bool { count & (Pageblock.frames - 1) == 0 && alignment >= UInt64(Pageblock.frames) }
+  /// Whether a run may begin inside a pageblock.
+  var mayBeginInside: Bool { alignment < UInt64(Pageblock.frames) }
 }
 
 extension PhysicalMemory {
   /// The cheapest run to empty that satisfies `where` and has no frame of the runs in `excluding`: each page to
   /// be moved or written costs 1, a busy or held one 8; a clean one is preferred to a dirty one where that is
-  /// the same. Takes no lock. Cost: see the head of Candidates.swift; for a run of whole pieces a step for each
-  /// piece of 2 MiB in the range.
+  /// the same. Takes no lock. Cost: see the head of Candidates.swift; for a run of whole pageblocks a step for each
+  /// pageblock in the range.
   public func candidate(
     run count: PageCount, where constraints: RunConstraints = RunConstraints(),
     excluding: ExcludedRuns = ExcludedRuns()
@@ -144,26 +144,26 @@ extension PhysicalMemory {
       state.pointee.events.pointee.searches.add(1, ordering: .relaxed)
       state.pointee.events.pointee.searchSteps.add(steps, ordering: .relaxed)
     }
-    var spots = Spots()
+    var starts = CandidateStarts()
     for i in 0...4 {
       guard let part = part(i, of: request, excluding) else { continue }
-      if request.isOfPieces {
-        searchPieces(request, part, .none, pricing, &spots, &steps)
+      if request.isOfPageblocks {
+        searchPageblocks(request, part, .none, pricing, &starts, &steps)
       } else {
-        searchStretches(request, part, pricing, &spots, &steps, limit: 16)
+        searchExtents(request, part, pricing, &starts, &steps, limit: 16)
       }
     }
-    if spots.count == 0 && !request.isOfPieces {
+    if starts.count == 0 && !request.isOfPageblocks {
       for i in 0...4 {
         if let part = part(i, of: request, excluding) {
-          searchStretches(request, part, pricing, &spots, &steps, limit: .max)
+          searchExtents(request, part, pricing, &starts, &steps, limit: .max)
         }
       }
     }
-    if spots.count > 0 {
-      var best = settle(request, spots, pricing, &steps)
-      // Of long runs, inner pieces were weighed by their counts.
-      if request.count >= 3 * Piece.frames {
+    if starts.count > 0 {
+      var best = settle(request, starts, pricing, &steps)
+      // Of long runs, inner pageblocks were weighed by their counts.
+      if request.count >= 3 * Pageblock.frames {
         best.price = pricing.price(contents(best.start, best.start + UInt64(request.count), pricing))
       }
       if best.price.obstacles > 0 && pricing.varies(best.price) {
@@ -177,15 +177,15 @@ extension PhysicalMemory {
       // Frames that others have taken since are in the way now.
       return found.unmovable == .zero ? .found(found) : .blocked(found)
     }
-    offerSpans(request, excluding, &spots, &steps)
-    if spots.count == 0 && excluding.next > 0 { offerSpans(request, ExcludedRuns(), &spots, &steps) }
-    guard spots.count > 0 else { return .never }
-    let start = settle(request, spots, PagesInTheWay(), &steps).start
+    offerSpans(request, excluding, &starts, &steps)
+    if starts.count == 0 && excluding.next > 0 { offerSpans(request, ExcludedRuns(), &starts, &steps) }
+    guard starts.count > 0 else { return .never }
+    let start = settle(request, starts, PagesInTheWay(), &steps).start
     return .blocked(describe(start, start + UInt64(request.count)))
   }
 
   /// The longest run that could be emptied, free frames included, or nil when every frame is fixed. A step a
-  /// piece, and a look at the frames of a piece that could have a longer one. Takes no lock.
+  /// pageblock, and a look at the frames of a pageblock that could have a longer one. Takes no lock.
   public func longestEmptiableRun(
     low: PhysicalAddress = PhysicalAddress(0), high: PhysicalAddress = PhysicalAddress(UInt64.max)
   ) -> FrameRun? {
@@ -193,7 +193,7 @@ extension PhysicalMemory {
     var best: FrameRun?
     var steps: UInt64 = 0
     var looks = Int.max
-    forEachStretch(request, UInt64(request.low), UInt64(request.high), &steps, &looks) { first, end in
+    forEachExtent(request, UInt64(request.low), UInt64(request.high), &steps, &looks) { first, end in
       best = FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(end - first))
       return end - first + 1
     }
@@ -204,7 +204,7 @@ extension PhysicalMemory {
   func canEmpty(_ request: RunRequest, _ low: UInt64, _ high: UInt64, _ steps: inout UInt64) -> Bool {
     var found = false
     var looks = Int.max
-    forEachStretch(request, low, high, &steps, &looks) { first, end in
+    forEachExtent(request, low, high, &steps, &looks) { first, end in
       found = request.place(first, end) != nil
       return found ? .max : UInt64(request.count)
     }
@@ -242,21 +242,22 @@ extension PhysicalMemory {
     }
   }
 
-  // MARK: Whole pieces
+  // MARK: Whole pageblocks
 
-  private func searchPieces<Pricing: RunPricing>(
-    _ request: RunRequest, _ range: Span, _ fixed: FixedFrames, _ pricing: Pricing, _ spots: inout Spots,
+  private func searchPageblocks<Pricing: RunPricing>(
+    _ request: RunRequest, _ range: Span, _ fixed: FixedFrames, _ pricing: Pricing,
+    _ starts: inout CandidateStarts,
     _ steps: inout UInt64
   ) {
     let count = UInt64(request.count)
-    let pieces = count >> 9
+    let pageblocks = count >> 9
     let mask = request.alignment >> 9 - 1
     let first = (UInt64(range.first) + 511) >> 9
     var at = UInt64(range.end) >> 9
-    // The pieces in hand, from `at` up, may all be in a run; the contents are those of the lowest `pieces`.
+    // The pageblocks in hand, from `at` up, may all be in a run; the contents are those of the lowest `pageblocks`.
     var inHand: UInt64 = 0
     var contents = RunContents()
-    let unwanted = fixed == .none ? PieceGlance.fixedBits : 0
+    let unwanted = fixed == .none ? PageblockSnapshot.fixedBits : 0
     while at > first {
       let frame = UInt32(at << 9 - 1)
       guard let section = section(frame) else {
@@ -267,62 +268,63 @@ extension PhysicalMemory {
         continue
       }
       let bottom = max(first, UInt64(section.first) >> 9)
-      var piece = pieceUnchecked(frame)
+      var pageblock = pageblockUnchecked(frame)
       steps += at - bottom
-      if pieces == 1 {
-        searchSinglePieces(request, piece, at, bottom, unwanted, pricing, &spots)
+      if pageblocks == 1 {
+        searchSinglePageblocks(request, pageblock, at, bottom, unwanted, pricing, &starts)
         at = bottom
         continue
       }
       while at > bottom {
         at -= 1
-        defer { piece = piece.below }
-        let glance = piece.glance
-        if glance.rawValue & unwanted != 0 {
+        defer { pageblock = pageblock.below }
+        let snapshot = pageblock.snapshot
+        if snapshot.rawValue & unwanted != 0 {
           inHand = 0
           contents = RunContents()
           continue
         }
         inHand += 1
-        contents += piece.contents(glance)
-        if inHand > pieces { contents -= self.contents(ofPiece: at + pieces) }
-        if inHand >= pieces && at & mask == 0 && request.keepsBoundary(at << 9) {
-          spots.offer(
-            Spot(start: at << 9, low: at << 9, high: at << 9 + count, price: pricing.price(contents)))
+        contents += pageblock.contents(snapshot)
+        if inHand > pageblocks { contents -= self.contents(ofPageblock: at + pageblocks) }
+        if inHand >= pageblocks && at & mask == 0 && request.keepsBoundary(at << 9) {
+          starts.offer(
+            CandidateStart(
+              start: at << 9, low: at << 9, high: at << 9 + count, price: pricing.price(contents)))
         }
       }
-      if spots.list[0].price.isNothing { return }
+      if starts.list[0].price.isNothing { return }
     }
   }
 
-  /// The same for runs of one piece: `piece` is the one below `top`. Most are not worth a second look.
-  private func searchSinglePieces<Pricing: RunPricing>(
-    _ request: RunRequest, _ piece: PiecePointer, _ top: UInt64, _ bottom: UInt64, _ unwanted: UInt64,
-    _ pricing: Pricing, _ spots: inout Spots
+  /// The same for runs of one pageblock: `pageblock` is the one below `top`. Most are not worth a second look.
+  private func searchSinglePageblocks<Pricing: RunPricing>(
+    _ request: RunRequest, _ pageblock: PageblockPointer, _ top: UInt64, _ bottom: UInt64, _ unwanted: UInt64,
+    _ pricing: Pricing, _ starts: inout CandidateStarts
   ) {
     let mask = request.alignment >> 9 - 1
-    var worst = spots.list[3].price
-    var piece = piece
+    var worst = starts.list[3].price
+    var pageblock = pageblock
     var at = top
     while at > bottom {
       at &-= 1
-      let (glance, here) = (piece.glance, piece)
-      piece = piece.below
-      if glance.rawValue & unwanted != 0 || at & mask != 0 { continue }
-      if worst.obstacles == 0 && glance.movable > worst.work { continue }
-      let price = pricing.price(here.contents(glance))
+      let (snapshot, here) = (pageblock.snapshot, pageblock)
+      pageblock = pageblock.below
+      if snapshot.rawValue & unwanted != 0 || at & mask != 0 { continue }
+      if worst.obstacles == 0 && snapshot.movable > worst.work { continue }
+      let price = pricing.price(here.contents(snapshot))
       if price < worst {
-        spots.offer(Spot(start: at << 9, low: at << 9, high: at << 9 + 512, price: price))
-        worst = spots.list[3].price
+        starts.offer(CandidateStart(start: at << 9, low: at << 9, high: at << 9 + 512, price: price))
+        worst = starts.list[3].price
         if price.isNothing { return }
       }
     }
   }
 
-  /// What one piece has in it, by its counts. It has records.
-  @inline(always) private func contents(ofPiece number: UInt64) -> RunContents {
-    let piece = pieceUnchecked(UInt32(number << 9))
-    return piece.contents(piece.glance)
+  /// What one pageblock has in it, by its counts. It has records.
+  @inline(always) private func contents(ofPageblock number: UInt64) -> RunContents {
+    let pageblock = pageblockUnchecked(UInt32(number << 9))
+    return pageblock.contents(pageblock.snapshot)
   }
 
   /// The first frame of the hole that `frame` lies in, up to the section that holds it.
@@ -334,20 +336,20 @@ extension PhysicalMemory {
       ? UInt64(entry.first) + UInt64(entry.frames) : UInt64(number) << UInt64(Section.frameShift)
   }
 
-  // MARK: Stretches
+  // MARK: Extents
 
-  /// Calls `body` with each maximal stretch of frames in `low` to `high` that are not fixed, from the top down,
+  /// Calls `body` with each maximal extent of frames in `low` to `high` that are not fixed, from the top down,
   /// if it may hold a run as long as is wanted: at first the request's, then what `body` answered
-  /// last, `.max` to end. Stretches in which no run for the request can begin or end are left out or cut.
-  /// `looks` counts down pieces that have fixed frames; at zero such pieces are taken for all fixed.
-  private func forEachStretch(
+  /// last, `.max` to end. Extents in which no run for the request can begin or end are left out or cut.
+  /// `looks` counts down pageblocks that have fixed frames; at zero such pageblocks are taken for all fixed.
+  private func forEachExtent(
     _ request: RunRequest, _ low: UInt64, _ high: UInt64, _ steps: inout UInt64, _ looks: inout Int,
     _ body: (UInt64, UInt64) -> UInt64
   ) {
     var wanted = UInt64(request.count)
-    let (isOfPieces, mayBeginInside) = (request.isOfPieces, request.mayBeginInside)
+    let (isOfPageblocks, mayBeginInside) = (request.isOfPageblocks, request.mayBeginInside)
     var at = min(high, UInt64(memoryEnd))
-    // The stretch in hand is `at` to `top`. If it ends in a piece with fixed frames, `top` is only the most
+    // The extent in hand is `at` to `top`. If it ends in a pageblock with fixed frames, `top` is only the most
     // that it can be until the frames in `unknown` were looked at.
     var top = at
     var unknown: (first: UInt64, end: UInt64)?
@@ -373,18 +375,18 @@ extension PhysicalMemory {
         unknown = nil
         continue
       }
-      let floor = max(low, UInt64(section.first))
-      var piece = pieceUnchecked(frame)
-      while at > floor && wanted != .max {
+      let lowest = max(low, UInt64(section.first))
+      var pageblock = pageblockUnchecked(frame)
+      while at > lowest && wanted != .max {
         steps += 1
         let bottom = max(low, (at - 1) & ~511)
-        let glance = piece.glance
-        piece = piece.below
-        if !glance.hasFixed {
+        let snapshot = pageblock.snapshot
+        pageblock = pageblock.below
+        if !snapshot.hasFixed {
           at = bottom
           continue
         }
-        let most = looks > 0 && !isOfPieces ? min(512 - min(glance.fixed, 512), at - bottom) : 0
+        let most = looks > 0 && !isOfPageblocks ? min(512 - min(snapshot.fixed, 512), at - bottom) : 0
         if most == 0 {
           close(at)
           at = bottom
@@ -392,14 +394,14 @@ extension PhysicalMemory {
           unknown = nil
           continue
         }
-        // The frames right below the stretch in hand belong to it.
+        // The frames right below the extent in hand belong to it.
         var end = at
         var looked = false
         if mayBeginInside && top - at + most >= wanted {
           end = at - suffixLength(bottom, at, &steps)
           looked = true
           if end == bottom {
-            // Those of the piece that are fixed lie outside of the range.
+            // Those of the pageblock that are fixed lie outside of the range.
             at = bottom
             continue
           }
@@ -407,7 +409,7 @@ extension PhysicalMemory {
         close(end)
         if mayBeginInside && most >= wanted && wanted != .max {
           looked = true
-          forEachStretchInside(bottom, end, &steps) { first, end in
+          forEachExtentInside(bottom, end, &steps) { first, end in
             if end - first >= wanted { wanted = body(first, end) }
             return wanted == .max ? .enough : .more
           }
@@ -423,9 +425,9 @@ extension PhysicalMemory {
 
   private enum Progress { case more, enough }
 
-  /// Calls `body` with each stretch in frames `first` to `end` of one piece that ends at a fixed frame on either
+  /// Calls `body` with each extent in frames `first` to `end` of one pageblock that ends at a fixed frame on either
   /// side.
-  private func forEachStretchInside(
+  private func forEachExtentInside(
     _ first: UInt64, _ end: UInt64, _ steps: inout UInt64, _ body: (UInt64, UInt64) -> Progress
   ) {
     let records = records(first)
@@ -440,19 +442,19 @@ extension PhysicalMemory {
     }
   }
 
-  /// Records from that of `frame` on, in its piece; nil when they hold rubbish.
+  /// Records from that of `frame` on, in its pageblock; nil when they hold rubbish.
   @inline(always) private func records(_ frame: UInt64) -> UnsafeMutableRawPointer? {
     let frame = UInt32(frame)
-    return pieceUnchecked(frame).state == .valid ? recordUnchecked(frame).raw : nil
+    return pageblockUnchecked(frame).state == .valid ? recordUnchecked(frame).raw : nil
   }
 
   @inline(always) private func isFixed(_ records: UnsafeMutableRawPointer?, _ i: UInt64) -> Bool {
     guard let records else { return true }
-    let glance = FrameRecordPointer(records + Int(i) &* 32).glance
-    return !glance.isFree && !glance.isMovable
+    let snapshot = FrameRecordPointer(records + Int(i) &* 32).snapshot
+    return !snapshot.isFree && !snapshot.isMovable
   }
 
-  /// How many frames from `first` on, of one piece, are not fixed.
+  /// How many frames from `first` on, of one pageblock, are not fixed.
   private func prefixLength(_ first: UInt64, _ end: UInt64, _ steps: inout UInt64) -> UInt64 {
     let records = records(first)
     var length: UInt64 = 0
@@ -461,7 +463,7 @@ extension PhysicalMemory {
     return length
   }
 
-  /// How many frames below `end`, of one piece and not below `first`, are not fixed.
+  /// How many frames below `end`, of one pageblock and not below `first`, are not fixed.
   private func suffixLength(_ first: UInt64, _ end: UInt64, _ steps: inout UInt64) -> UInt64 {
     let records = records(first)
     var length: UInt64 = 0
@@ -470,14 +472,15 @@ extension PhysicalMemory {
     return length
   }
 
-  private func searchStretches<Pricing: RunPricing>(
-    _ request: RunRequest, _ range: Span, _ pricing: Pricing, _ spots: inout Spots, _ steps: inout UInt64,
+  private func searchExtents<Pricing: RunPricing>(
+    _ request: RunRequest, _ range: Span, _ pricing: Pricing, _ starts: inout CandidateStarts,
+    _ steps: inout UInt64,
     limit: Int
   ) {
     var looks = limit
     var weighing: UInt64 = 0
-    forEachStretch(request, UInt64(range.first), UInt64(range.end), &steps, &looks) { first, end in
-      offer(request, first, end, .none, pricing, &spots, &weighing)
+    forEachExtent(request, UInt64(range.first), UInt64(range.end), &steps, &looks) { first, end in
+      offer(request, first, end, .none, pricing, &starts, &weighing)
       return UInt64(request.count)
     }
     steps += weighing
@@ -496,7 +499,7 @@ extension PhysicalMemory {
     var looks = Int.max
     var looked: UInt64 = 0
     var sliding: UInt64 = 0
-    forEachStretch(request, UInt64(range.first), UInt64(range.end), &steps, &looks) { first, end in
+    forEachExtent(request, UInt64(range.first), UInt64(range.end), &steps, &looks) { first, end in
       slide(request, first, end, pricing, &best, &sliding)
       looked += end - first
       let isEnough = best.price.obstacles == 0 && looked > Self.framesAfterTheFirst
@@ -527,7 +530,7 @@ extension PhysicalMemory {
           reach = 1
           break
         }
-        // Down to a whole piece, if there is one.
+        // Down to a whole pageblock, if there is one.
         let lower = way > 512 ? (start - way + 511) & ~511 : start - way
         let gained = contents(lower, start, pricing)
         let lost = contents(lower + count, start + count, pricing)
@@ -568,9 +571,9 @@ extension PhysicalMemory {
     var contents = RunContents()
     var at = first
     while at < end {
-      let pieceEnd = min(end, at | 511 + 1)
-      weigh(at, pieceEnd, pricing, into: &contents)
-      at = pieceEnd
+      let pageblockEnd = min(end, at | 511 + 1)
+      weigh(at, pageblockEnd, pricing, into: &contents)
+      at = pageblockEnd
     }
     return contents
   }
@@ -582,27 +585,27 @@ extension PhysicalMemory {
     var at = UInt64(run.first.rawValue)
     let end = at + run.count.rawValue
     while at < end {
-      let pieceEnd = min(end, at | 511 + 1)
+      let pageblockEnd = min(end, at | 511 + 1)
       if at < UInt64(FrameNumber.limit), section(UInt32(at)) != nil {
-        weigh(at, pieceEnd, pricing, into: &contents)
+        weigh(at, pageblockEnd, pricing, into: &contents)
       } else {
-        contents.fixed += pieceEnd - at
+        contents.fixed += pageblockEnd - at
       }
-      at = pieceEnd
+      at = pageblockEnd
     }
     return contents
   }
 
   // MARK: Weighing
 
-  /// Weighs places for the run in frames `first` to `end`, about a piece apart, by the counts of their pieces.
+  /// Weighs places for the run in frames `first` to `end`, about a pageblock apart, by the counts of their pageblocks.
   private func offer<Pricing: RunPricing>(
     _ request: RunRequest, _ first: UInt64, _ end: UInt64, _ fixed: FixedFrames, _ pricing: Pricing,
-    _ spots: inout Spots, _ steps: inout UInt64
+    _ starts: inout CandidateStarts, _ steps: inout UInt64
   ) {
     let count = UInt64(request.count)
     guard var start = request.place(first, end).map({ UInt64($0) }) else { return }
-    // Whole pieces from..<to are in the sum; both only fall.
+    // Whole pageblocks from..<to are in the sum; both only fall.
     var to = (start + count) >> 9
     var from = to
     var whole = RunContents()
@@ -610,11 +613,11 @@ extension PhysicalMemory {
       let (wholeFrom, wholeTo) = ((start + 511) >> 9, (start + count) >> 9)
       while to > max(wholeTo, wholeFrom) {
         to -= 1
-        if to >= from { whole -= contents(ofPiece: to) } else { from = to }
+        if to >= from { whole -= contents(ofPageblock: to) } else { from = to }
       }
       while from > wholeFrom && from > 0 {
         from -= 1
-        whole += contents(ofPiece: from)
+        whole += contents(ofPageblock: from)
         steps += 1
       }
       var inside = whole
@@ -625,7 +628,7 @@ extension PhysicalMemory {
         if wholeTo << 9 < start + count { inside += share(wholeTo << 9, start + count, fixed) }
       }
       steps += 1
-      spots.offer(Spot(start: start, low: first, high: end, price: pricing.price(inside)))
+      starts.offer(CandidateStart(start: start, low: first, high: end, price: pricing.price(inside)))
       guard start + count > 512, let next = request.place(first, start + count - 512) else { return }
       start = UInt64(next)
     }
@@ -634,9 +637,9 @@ extension PhysicalMemory {
   /// Whether the frames that are weighed may have fixed ones among them.
   private enum FixedFrames { case some, none }
 
-  /// What frames `first` to `end` of one piece have in them if all of its frames were alike, or all that aren't fixed.
+  /// What frames `first` to `end` of one pageblock have in them if all of its frames were alike, or all that aren't fixed.
   private func share(_ first: UInt64, _ end: UInt64, _ fixed: FixedFrames) -> RunContents {
-    var whole = contents(ofPiece: first >> 9)
+    var whole = contents(ofPageblock: first >> 9)
     guard fixed == .none else { return whole.share(end - first, of: 512) }
     let among = max(1, 512 - min(511, whole.fixed))
     whole.fixed = 0
@@ -645,7 +648,7 @@ extension PhysicalMemory {
 
   /// Weighs places in all memory that isn't kept for good.
   private func offerSpans(
-    _ request: RunRequest, _ excluding: ExcludedRuns, _ spots: inout Spots, _ steps: inout UInt64
+    _ request: RunRequest, _ excluding: ExcludedRuns, _ starts: inout CandidateStarts, _ steps: inout UInt64
   ) {
     for i in stride(from: state.pointee.spanCount - 1, through: 0, by: -1) {
       let span = Span(
@@ -654,36 +657,36 @@ extension PhysicalMemory {
       guard span.first < span.end else { continue }
       for k in 0...4 {
         guard let part = part(k, span, excluding) else { continue }
-        if request.isOfPieces {
-          searchPieces(request, part, .some, PagesInTheWay(), &spots, &steps)
+        if request.isOfPageblocks {
+          searchPageblocks(request, part, .some, PagesInTheWay(), &starts, &steps)
         } else {
-          offer(request, UInt64(part.first), UInt64(part.end), .some, PagesInTheWay(), &spots, &steps)
+          offer(request, UInt64(part.first), UInt64(part.end), .some, PagesInTheWay(), &starts, &steps)
         }
       }
     }
   }
 
-  /// Adds what frames `first` to `end` of one piece have in them: a whole piece by its counts, where these say it all,
+  /// Adds what frames `first` to `end` of one pageblock have in them: a whole pageblock by its counts, where these say it all,
   /// else frame by frame.
   func weigh<Kinds: DirtyPageKinds>(
     _ first: UInt64, _ end: UInt64, _ kinds: Kinds, into contents: inout RunContents
   ) {
-    let piece = pieceUnchecked(UInt32(first))
-    let glance = piece.glance
+    let pageblock = pageblockUnchecked(UInt32(first))
+    let snapshot = pageblock.snapshot
     guard let records = records(first) else {
       // All free, all taken a moment ago, or all as at boot.
-      if glance.hasFixed {
+      if snapshot.hasFixed {
         contents.fixed &+= end - first
-      } else if glance.movable > 0 {
+      } else if snapshot.movable > 0 {
         contents.claimed &+= end - first
       } else {
         contents.free &+= end - first
       }
       return
     }
-    // The dirty pages of a piece with fixed frames may be wired ones.
-    if end - first == 512 && !glance.hasFixed {
-      let counts = piece.contents(glance)
+    // The dirty pages of a pageblock with fixed frames may be wired ones.
+    if end - first == 512 && !snapshot.hasFixed {
+      let counts = pageblock.contents(snapshot)
       if (!kinds.tellsDirtyPagesApart || counts.dirty == 0) && isQuiet(records) { return contents += counts }
     }
     for i in 0..<(end - first) {
@@ -694,95 +697,98 @@ extension PhysicalMemory {
   @inline(always) private func kind<Kinds: DirtyPageKinds>(
     _ record: UnsafeMutableRawPointer, _ frame: FrameNumber, _ kinds: Kinds
   ) -> FrameKind {
-    let glance = FrameRecordPointer(record).glance
-    if glance.isFree { return .free }
-    if glance.isIdlePage {
-      if glance.dirty == 0 { return .clean }
+    let snapshot = FrameRecordPointer(record).snapshot
+    if snapshot.isFree { return .free }
+    if snapshot.isIdlePage {
+      if snapshot.dirty == 0 { return .clean }
       if !kinds.tellsDirtyPagesApart { return .activeForSwap }
-      switch (glance.isActive, kinds.isForDevice(frame)) {
+      switch (snapshot.isActive, kinds.isForDevice(frame)) {
       case (true, false): return .activeForSwap
       case (false, false): return .inactiveForSwap
       case (true, true): return .activeForDevice
       case (false, true): return .inactiveForDevice
       }
     }
-    return glance.isMovable ? .claimed : glance.isCaptured ? .captured : .fixed
+    return snapshot.isMovable ? .claimed : snapshot.isCaptured ? .captured : .fixed
   }
 
-  /// The cheapest start, after a look at the frames of each spot that counts say may be it.
+  /// The cheapest start, after a look at the frames of each start that counts say may be it.
   private func settle<Pricing: RunPricing>(
-    _ request: RunRequest, _ spots: Spots, _ pricing: Pricing, _ steps: inout UInt64
+    _ request: RunRequest, _ starts: CandidateStarts, _ pricing: Pricing, _ steps: inout UInt64
   ) -> PricedStart {
-    var best = PricedStart(start: spots.list[0].start)
+    var best = PricedStart(start: starts.list[0].start)
     let count = UInt64(request.count)
-    for i in 0..<spots.count {
-      let spot = spots.list[i]
-      if request.isOfPieces {
+    for i in 0..<starts.count {
+      let candidate = starts.list[i]
+      if request.isOfPageblocks {
         // Counts know all but who is busy.
-        if !(spot.price < best.price) { break }
-        let isKnown = !pricing.tellsDirtyPagesApart && isQuiet(spot.start, request.count)
+        if !(candidate.price < best.price) { break }
+        let isKnown = !pricing.tellsDirtyPagesApart && isQuiet(candidate.start, request.count)
         let exact =
-          isKnown ? spot.price : pricing.price(contents(spot.start, spot.start + count, pricing))
+          isKnown
+          ? candidate.price : pricing.price(contents(candidate.start, candidate.start + count, pricing))
         steps += count / 16
-        if exact < best.price { best = PricedStart(start: spot.start, price: exact) }
-      } else if !isNear(spot, spots, i) {
-        refine(request, spot, pricing, &best, &steps)
+        if exact < best.price { best = PricedStart(start: candidate.start, price: exact) }
+      } else if !isNear(candidate, starts, i) {
+        refine(request, candidate, pricing, &best, &steps)
       }
     }
     return best
   }
 
-  /// Whether one of the first `count` spots was looked at within reach of this one.
-  private func isNear(_ spot: Spot, _ spots: Spots, _ count: Int) -> Bool {
+  /// Whether one of the first `count` starts was looked at within reach of this one.
+  private func isNear(_ candidate: CandidateStart, _ starts: CandidateStarts, _ count: Int) -> Bool {
     for i in 0..<count {
-      let other = spots.list[i]
-      let distance = spot.start > other.start ? spot.start - other.start : other.start - spot.start
-      if other.low == spot.low && distance <= 512 { return true }
+      let other = starts.list[i]
+      let distance =
+        candidate.start > other.start ? candidate.start - other.start : other.start - candidate.start
+      if other.low == candidate.low && distance <= 512 { return true }
     }
     return false
   }
 
-  /// Whether no frame of a run of whole pieces is claimed, so that the counts say all. Runs of more than 8
-  /// pieces are not looked at.
+  /// Whether no frame of a run of whole pageblocks is claimed, so that the counts say all. Runs of more than 8
+  /// pageblocks are not looked at.
   private func isQuiet(_ start: UInt64, _ count: UInt32) -> Bool {
-    guard count <= 8 * Piece.frames else { return true }
-    for piece in 0..<UInt64(count >> Piece.shift) {
-      if let records = records(start + piece << 9), !isQuiet(records) { return false }
+    guard count <= 8 * Pageblock.frames else { return true }
+    for pageblock in 0..<UInt64(count >> Pageblock.shift) {
+      if let records = records(start + pageblock << 9), !isQuiet(records) { return false }
     }
     return true
   }
 
-  /// Whether no frame of a piece is claimed, by its records.
+  /// Whether no frame of a pageblock is claimed, by its records.
   @inline(always) private func isQuiet(_ records: UnsafeMutableRawPointer) -> Bool {
-    var claims: UInt32 = 0
+    var busyWord: UInt32 = 0
     var record = records
     let end = records + 512 * 32
     while record < end {
-      claims |= FrameRecordPointer(record).claimsWord.pointee.load(ordering: .relaxed)
+      busyWord |= FrameRecordPointer(record).busyAtomic.pointee.load(ordering: .relaxed)
       record += 32
     }
-    return claims & 0x7fff_ffff == 0
+    return busyWord & 0x7fff_ffff == 0
   }
 
-  /// The cheapest start within a piece's length of the spot's, frame by frame.
+  /// The cheapest start within a pageblock's length of the start's, frame by frame.
   private func refine<Pricing: RunPricing>(
-    _ request: RunRequest, _ spot: Spot, _ pricing: Pricing, _ best: inout PricedStart, _ steps: inout UInt64
+    _ request: RunRequest, _ candidate: CandidateStart, _ pricing: Pricing, _ best: inout PricedStart,
+    _ steps: inout UInt64
   ) {
     let count = UInt64(request.count)
-    var start = request.mayBeginInside ? min(spot.start + 511, spot.high - count) : spot.start
-    let bottom = max(spot.low, spot.start > 511 ? spot.start - 511 : 0)
-    // The window at the top: frames that will leave it by themselves, the others by the counts of pieces.
+    var start = request.mayBeginInside ? min(candidate.start + 511, candidate.high - count) : candidate.start
+    let bottom = max(candidate.low, candidate.start > 511 ? candidate.start - 511 : 0)
+    // The window at the top: frames that will leave it by themselves, the others by the counts of pageblocks.
     var inside = RunContents()
     var at = start
     let end = start + count
     while at < end {
-      let pieceEnd = min(end, at | 511 + 1)
-      if pieceEnd - at == 512 && pieceEnd + 1024 <= end {
-        inside += contents(ofPiece: at >> 9)
+      let pageblockEnd = min(end, at | 511 + 1)
+      if pageblockEnd - at == 512 && pageblockEnd + 1024 <= end {
+        inside += contents(ofPageblock: at >> 9)
       } else {
-        weigh(at, pieceEnd, pricing, into: &inside)
+        weigh(at, pageblockEnd, pricing, into: &inside)
       }
-      at = pieceEnd
+      at = pageblockEnd
     }
     steps += count / 512 + (start - bottom) / 4
     func offer() {
@@ -796,7 +802,7 @@ extension PhysicalMemory {
     while true {
       offer()
       if start == bottom { return }
-      // As long as the frame that comes in and the one that leaves stay in their pieces.
+      // As long as the frame that comes in and the one that leaves stay in their pageblocks.
       var rest = min(start - bottom, (start - 1) & 511 + 1, (start - 1 + count) & 511 + 1)
       guard let first = records(start - 1), let last = records(start - 1 + count) else {
         start -= 1
@@ -822,21 +828,21 @@ extension PhysicalMemory {
 
   // MARK: Describing
 
-  /// What frames `first` to `end` hold, all of them memory. Whole pieces without fixed frames by their counts.
+  /// What frames `first` to `end` hold, all of them memory. Whole pageblocks without fixed frames by their counts.
   private func describe(_ first: UInt64, _ end: UInt64) -> RunCandidate {
     var (free, movable, dirty, unmovable): (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     var at = first
     while at < end {
-      let pieceEnd = min(end, at | 511 + 1)
-      let piece = pieceUnchecked(UInt32(at))
-      let glance = piece.glance
-      if pieceEnd - at == 512 && !glance.hasFixed {
-        free += glance.free
-        movable += glance.movable
-        dirty += UInt64(piece.dirty.pointee.load(ordering: .relaxed))
+      let pageblockEnd = min(end, at | 511 + 1)
+      let pageblock = pageblockUnchecked(UInt32(at))
+      let snapshot = pageblock.snapshot
+      if pageblockEnd - at == 512 && !snapshot.hasFixed {
+        free += snapshot.free
+        movable += snapshot.movable
+        dirty += UInt64(pageblock.dirty.pointee.load(ordering: .relaxed))
       } else if let records = records(at) {
-        for i in 0..<(pieceEnd - at) {
-          let frame = FrameRecordPointer(records + Int(i) &* 32).glance
+        for i in 0..<(pageblockEnd - at) {
+          let frame = FrameRecordPointer(records + Int(i) &* 32).snapshot
           if frame.isFree {
             free += 1
           } else if frame.isMovable {
@@ -846,14 +852,14 @@ extension PhysicalMemory {
             unmovable += 1
           }
         }
-      } else if glance.hasFixed {
-        unmovable += pieceEnd - at
-      } else if glance.movable > 0 {
-        movable += pieceEnd - at
+      } else if snapshot.hasFixed {
+        unmovable += pageblockEnd - at
+      } else if snapshot.movable > 0 {
+        movable += pageblockEnd - at
       } else {
-        free += pieceEnd - at
+        free += pageblockEnd - at
       }
-      at = pieceEnd
+      at = pageblockEnd
     }
     return RunCandidate(
       run: FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(end - first)), free: PageCount(free),

@@ -222,8 +222,8 @@ public struct EarlyMemory {
         // The highest taken run that begins below `end`.
         var i = position(end - 1)
         if i == state.pointee.count || taken[i].first >= end { i -= 1 }
-        let floor = i >= 0 ? max(first, taken[i].end) : first
-        if end > floor && end - floor >= count {
+        let lowest = i >= 0 ? max(first, taken[i].end) : first
+        if end > lowest && end - lowest >= count {
           let start = end - count
           guard insert(position(start), Taken(first: start, end: end, role: role, origin: .taken)) else {
             return nil

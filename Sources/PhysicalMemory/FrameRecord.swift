@@ -3,7 +3,7 @@
 //   0 next 4, previous 4    frame numbers; one list at a time: buddy, slab, paging queue
 //   8 owner 4, aux 4        index of the object or cache that has the frame; aux is the owner's
 //  16 index 8               page in its object, 40 bits, and the age
-//  24 claims 4              one atomic word, see `Claims`
+//  24 claims 4              one atomic word, see `BusyWord`
 //  28 role 1
 //  29 order (5 bits), fixed (of a pageable page)
 //  30 valid, dirty, referenced, cache attribute
@@ -20,7 +20,7 @@ import Synchronization
 
 /// The claims word: who keeps a frame from being taken. "Nobody has it" is tested and taken by one
 /// compare-and-swap.
-@frozen public struct Claims: Equatable, Sendable {
+@frozen public struct BusyWord: Equatable, Sendable {
   public var rawValue: UInt32
   @inline(always) public init(rawValue: UInt32) { self.rawValue = rawValue }
 
@@ -28,17 +28,17 @@ import Synchronization
   /// Wired once and nothing else: how a frame is handed out, and the only state it may be freed in.
   @inline(always) public static var wiredOnce: Self { Self(rawValue: 1) }
   /// Taken for itself by whoever frees or moves the frame.
-  @inline(always) public static var exclusive: Self { Self(rawValue: 1 << 30) }
+  @inline(always) public static var xbusy: Self { Self(rawValue: 1 << 30) }
   /// Wired, and kept by an isolation until it ends: nobody else can free it.
   @inline(always) static var captured: Self { Self(rawValue: 1 << 30 | 1) }
 
   @inline(always) public var wires: UInt32 { rawValue & 0xfff }
   @inline(always) public var holds: UInt32 { rawValue >> 12 & 0x3ff }
-  @inline(always) public var sharers: UInt32 { rawValue >> 22 & 0xff }
-  @inline(always) public var isExclusive: Bool { rawValue & 1 << 30 != 0 }
+  @inline(always) public var sbusyCount: UInt32 { rawValue >> 22 & 0xff }
+  @inline(always) public var isXbusy: Bool { rawValue & 1 << 30 != 0 }
   @inline(always) public var hasWaiters: Bool { rawValue & 1 << 31 != 0 }
   /// Exclusive and nothing else, but that somebody may be waiting.
-  @inline(always) var isExclusiveOnly: Bool { rawValue & 0x7fff_ffff == Self.exclusive.rawValue }
+  @inline(always) var isXbusyOnly: Bool { rawValue & 0x7fff_ffff == Self.xbusy.rawValue }
 }
 
 /// Which list a frame's links belong to.
@@ -101,16 +101,16 @@ import Synchronization
   @inline(always) public func before(_ frames: UInt32) -> FrameRecordPointer {
     FrameRecordPointer(raw - Int(frames) &* Self.size)
   }
-  @inline(always) public var claims: Claims {
-    get { Claims(rawValue: claimsWord.pointee.load(ordering: .acquiring)) }
-    nonmutating set { claimsWord.pointee.store(newValue.rawValue, ordering: .releasing) }
+  @inline(always) public var busyWord: BusyWord {
+    get { BusyWord(rawValue: busyAtomic.pointee.load(ordering: .acquiring)) }
+    nonmutating set { busyAtomic.pointee.store(newValue.rawValue, ordering: .releasing) }
   }
   /// Replaces `expected` by `desired`, or changes nothing and answers false.
-  @inline(always) public func exchangeClaims(_ expected: Claims, for desired: Claims) -> Bool {
-    let isDone = claimsWord.pointee.compareExchange(
+  @inline(always) public func exchangeBusyWord(_ expected: BusyWord, for desired: BusyWord) -> Bool {
+    let isDone = busyAtomic.pointee.compareExchange(
       expected: expected.rawValue, desired: desired.rawValue, ordering: .acquiringAndReleasing
     ).exchanged
-    if isDone { noteClaim(claimsWord) }
+    if isDone { noteClaim(busyAtomic) }
     return isDone
   }
   @inline(always) public var role: FrameRole {
@@ -144,15 +144,15 @@ import Synchronization
     get { PageFlags(rawValue: flags) }
     nonmutating set { flags = newValue.rawValue }
   }
-  /// Of a pageable page: it is wired, and counts as unmovable in its piece. Written under the lock.
-  @inline(always) var isFixed: Bool { byte(29).pointee.load(ordering: .relaxed) & FrameGlance.fixed != 0 }
+  /// Of a pageable page: it is wired, and counts as unmovable in its pageblock. Written under the lock.
+  @inline(always) var isFixed: Bool { byte(29).pointee.load(ordering: .relaxed) & FrameSnapshot.fixed != 0 }
   @inline(always) func setFixed(_ mobility: PageMobility) {
-    let rest = byte(29).pointee.load(ordering: .relaxed) & ~FrameGlance.fixed
-    byte(29).pointee.store(mobility == .fixed ? rest | FrameGlance.fixed : rest, ordering: .relaxed)
+    let rest = byte(29).pointee.load(ordering: .relaxed) & ~FrameSnapshot.fixed
+    byte(29).pointee.store(mobility == .fixed ? rest | FrameSnapshot.fixed : rest, ordering: .relaxed)
   }
   /// Claims, role, marks and flags in one look, as they were at one moment. No lock.
-  @inline(always) var glance: FrameGlance {
-    FrameGlance(
+  @inline(always) var snapshot: FrameSnapshot {
+    FrameSnapshot(
       rawValue: (raw + 24).assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed))
   }
   @inline(always) public var queue: FrameQueue {
@@ -187,7 +187,7 @@ import Synchronization
     return 1 << UInt32(byte(29).pointee.load(ordering: .relaxed) & 31)
   }
 
-  @inlinable var claimsWord: UnsafeMutablePointer<Atomic<UInt32>> {
+  @inlinable var busyAtomic: UnsafeMutablePointer<Atomic<UInt32>> {
     (raw + 24).assumingMemoryBound(to: Atomic<UInt32>.self)
   }
   @inlinable func byte(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt8>> {
@@ -195,23 +195,23 @@ import Synchronization
   }
 
   /// Writes all of a record that held rubbish.
-  @inline(always) func initialize(role: FrameRole, claims: Claims) {
+  @inline(always) func initialize(role: FrameRole, busyWord: BusyWord) {
     raw.storeBytes(of: UInt64.max, as: UInt64.self)
     raw.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
     raw.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
     raw.storeBytes(
-      of: UInt64(claims.rawValue) | UInt64(role.rawValue) << 32, toByteOffset: 24, as: UInt64.self)
+      of: UInt64(busyWord.rawValue) | UInt64(role.rawValue) << 32, toByteOffset: 24, as: UInt64.self)
   }
 
   /// Makes a valid record that of a frame just handed out. Order and queue were reset with the buddy
   /// lock held, and neighbours may be reading them.
-  @inline(always) func handOut(_ role: FrameRole, _ claims: Claims) {
+  @inline(always) func handOut(_ role: FrameRole, _ busyWord: BusyWord) {
     raw.storeBytes(of: UInt64.max, as: UInt64.self)
     raw.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
     raw.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
     self.role = role
     flags = 0
-    self.claims = claims
+    self.busyWord = busyWord
   }
 }
 
@@ -239,12 +239,12 @@ import Synchronization
 }
 
 /// The last eight bytes of a record.
-struct FrameGlance {
+struct FrameSnapshot {
   var rawValue: UInt64
 
   static var fixed: UInt8 { 32 }
 
-  @inline(always) var claims: Claims { Claims(rawValue: UInt32(truncatingIfNeeded: rawValue)) }
+  @inline(always) var busyWord: BusyWord { BusyWord(rawValue: UInt32(truncatingIfNeeded: rawValue)) }
   @inline(always) var role: UInt8 { UInt8(truncatingIfNeeded: rawValue >> 32) }
   @inline(always) var isFixed: Bool { rawValue & UInt64(Self.fixed) << 40 != 0 }
   @inline(always) var isDirty: Bool { rawValue & UInt64(2) << 48 != 0 }
@@ -265,7 +265,7 @@ struct FrameGlance {
   }
   /// An isolation has the frame.
   @inline(always) var isCaptured: Bool {
-    role == FrameRole.contiguous.rawValue && claims == .captured
+    role == FrameRole.contiguous.rawValue && busyWord == .captured
   }
   /// A page that nobody has wired, holds or uses at this moment; a waiter may be left.
   @inline(always) var isIdlePage: Bool {

@@ -15,7 +15,7 @@
   case stack
   /// Boundary tags of arenas.
   case tags
-  /// Frame records and the other tables of this floor.
+  /// Frame records and the other tables of this layer.
   case records
   /// The kernel's image.
   case image
@@ -33,7 +33,7 @@
   /// What paging keeps beside the pages: slots of objects and of swap.
   case paging
   /// Lent to a second instance, a test or a driver.
-  case lent
+  case loaned
   /// No memory, or memory that the map does not give us.
   case absent
 
@@ -49,7 +49,7 @@
   }
 
   /// The role as the console says it.
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .free: "free"
     case .wired: "wired"
@@ -67,7 +67,7 @@
     case .pageable: "pageable"
     case .zspage: "zspage"
     case .paging: "paging tables"
-    case .lent: "lent"
+    case .loaned: "loaned"
     case .absent: "no memory"
     }
   }
@@ -91,7 +91,7 @@
     case .pageable: "vm.frames.pageable"
     case .zspage: "vm.frames.zspage"
     case .paging: "vm.frames.paging"
-    case .lent: "vm.frames.lent"
+    case .loaned: "vm.frames.loaned"
     case .absent: "vm.frames.absent"
     }
   }

@@ -39,20 +39,20 @@ extension PhysicalMemory {
     defer { state.pointee.events.pointee.searchSteps.add(steps, ordering: .relaxed) }
     for number in 0..<state.pointee.sectionCount {
       let entry = sectionEntry(number)
-      for i in 0..<entry.frames >> Piece.shift {
+      for i in 0..<entry.frames >> Pageblock.shift {
         let lacksClean = pages.clean < enough.clean
         let lacksDirty = pages.forSwap < enough.forSwap || pages.forDevice < enough.forDevice
         if pages.all >= enoughInAll || !(lacksClean || lacksDirty) { return pages }
         steps += 1
-        let first = UInt64(entry.first + i << Piece.shift)
-        let piece = pieceUnchecked(UInt32(first))
-        let (glance, dirty) = (piece.glance, UInt64(piece.dirty.pointee.load(ordering: .relaxed)))
+        let first = UInt64(entry.first + i << Pageblock.shift)
+        let pageblock = pageblockUnchecked(UInt32(first))
+        let (snapshot, dirty) = (pageblock.snapshot, UInt64(pageblock.dirty.pointee.load(ordering: .relaxed)))
         // Wired pages may be among the dirty ones.
-        let mayHaveClean = glance.movable > (glance.hasFixed ? 0 : dirty)
+        let mayHaveClean = snapshot.movable > (snapshot.hasFixed ? 0 : dirty)
         guard (lacksClean && mayHaveClean) || (lacksDirty && dirty > 0) else { continue }
         var contents = RunContents()
-        weigh(first, first + UInt64(Piece.frames), kinds, into: &contents)
-        steps += UInt64(Piece.frames) / 8
+        weigh(first, first + UInt64(Pageblock.frames), kinds, into: &contents)
+        steps += UInt64(Pageblock.frames) / 8
         pages.add(contents)
       }
     }

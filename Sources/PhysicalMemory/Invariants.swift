@@ -1,11 +1,11 @@
-// The proof of the laws at the head of PhysicalMemory.swift, when nothing runs.
+// The proof of the invariants at the head of PhysicalMemory.swift, when nothing runs.
 
 import MemoryPrimitives
 import Synchronization
 
 extension PhysicalMemory {
-  /// Nil when all laws hold, else which one is broken. Looks at each frame whose record is valid and at
-  /// each piece once, and at each free block a few times: too long for a lock, so none is taken.
+  /// Nil when all invariants hold, else which one is broken. Looks at each frame whose record is valid and at
+  /// each pageblock once, and at each free block a few times: too long for a lock, so none is taken.
   public func checkInvariants() -> StaticString? {
     if let broken = checkQueues() { return broken }
     return checkFrames()
@@ -64,34 +64,34 @@ extension PhysicalMemory {
         continue
       }
       var sectionFree: UInt32 = 0
-      for i in 0..<section.frames >> Piece.shift {
-        let first = section.first + i << Piece.shift
-        let piece = pieceUnchecked(first)
+      for i in 0..<section.frames >> Pageblock.shift {
+        let first = section.first + i << Pageblock.shift
+        let pageblock = pageblockUnchecked(first)
         var free: UInt16 = 0, unmovable: UInt16 = 0, movable: UInt16 = 0, absent: UInt16 = 0
         var dirty: UInt16 = 0
         var orders: UInt16 = 0
-        if piece.head != 0 {
+        if pageblock.head != 0 {
           if blockEnd > UInt64(first) { return "2: free blocks overlap" }
-          let order = Int(piece.head) + 8
+          let order = Int(pageblock.head) + 8
           guard order <= 18, recordUnchecked(first).queue == .buddy else { return "1: a head in no queue" }
           blockEnd = UInt64(first) + 1 << UInt64(order)
         }
-        switch piece.state {
+        switch pageblock.state {
         case .lazy:
-          guard blockEnd >= UInt64(first) + 512 else { return "7: a lazy piece outside of a free block" }
+          guard blockEnd >= UInt64(first) + 512 else { return "7: a lazy pageblock outside of a free block" }
           free = 512
         case .uniform:
-          if piece.role == .absent {
+          if pageblock.role == .absent {
             absent = 512
-          } else if piece.role.isMovable {
+          } else if pageblock.role.isMovable {
             movable = 512
           } else {
             unmovable = 512
           }
-          roles[Int(piece.role.rawValue)] += 512
+          roles[Int(pageblock.role.rawValue)] += 512
           if blockEnd > UInt64(first) { return "2: a free block over frames taken since boot" }
         case .valid:
-          for at in 0..<Piece.frames {
+          for at in 0..<Pageblock.frames {
             let frame = first + at
             let record = recordUnchecked(frame)
             let role = record.role
@@ -104,11 +104,11 @@ extension PhysicalMemory {
               return "2: a free frame in no block, or a taken one in one"
             }
             if role == .free || role == .absent {
-              if record.claims != .none { return "7: a free frame with claims" }
+              if record.busyWord != .none { return "7: a free frame with claims" }
             } else if role == .pageable {
               if let broken = checkPage(record) { return broken }
               if record.pageFlags.contains(.dirty) { dirty += 1 }
-            } else if record.claims.wires == 0 {
+            } else if record.busyWord.wires == 0 {
               return "7: an allocated frame without a wire"
             } else if record.isFixed {
               return "7: a frame noted as fixed that is no page"
@@ -120,7 +120,7 @@ extension PhysicalMemory {
               } else if record.flags != 0 {
                 return "8: the flags of a free frame"
               }
-            } else if record.glance.isCaptured {
+            } else if record.snapshot.isCaptured {
               guard let slot = isolation(of: frame) else {
                 return "9: a captured frame outside of isolations"
               }
@@ -139,14 +139,16 @@ extension PhysicalMemory {
           }
           roles[0] -= UInt64(free)
         }
-        guard piece.free == free, piece.unmovable == unmovable, piece.movable == movable,
-          piece.absent == absent
-        else { return "4: the counts of a piece" }
-        if piece.dirty.pointee.load(ordering: .relaxed) != dirty { return "4: the dirty pages of a piece" }
-        guard orders & ~piece.orders == 0 else { return "4: the order bits of a piece" }
-        if piece.orders & PiecePointer.stale == 0 && piece.orders != orders && orders != 0 {
+        guard pageblock.free == free, pageblock.unmovable == unmovable, pageblock.movable == movable,
+          pageblock.absent == absent
+        else { return "4: the counts of a pageblock" }
+        if pageblock.dirty.pointee.load(ordering: .relaxed) != dirty {
+          return "4: the dirty pages of a pageblock"
+        }
+        guard orders & ~pageblock.orders == 0 else { return "4: the order bits of a pageblock" }
+        if pageblock.orders & PageblockPointer.stale == 0 && pageblock.orders != orders && orders != 0 {
           // Bits may be set too many only after a block was taken.
-          return "4: the order bits of a piece are neither exact nor stale"
+          return "4: the order bits of a pageblock are neither exact nor stale"
         }
         roles[0] += UInt64(free)
         sectionFree += UInt32(free)
@@ -159,7 +161,7 @@ extension PhysicalMemory {
       watchers += 1
       if core.pointee.isolations[i].captured != captured[i] { return "9: the count of captured frames" }
     }
-    for i in 0..<8 where core.pointee.notes[i].request != nil { watchers += 1 }
+    for i in 0..<8 where core.pointee.failedRequests[i].request != nil { watchers += 1 }
     if watchers != core.pointee.watchers { return "9: the count of who watches frees" }
     var total: UInt64 = 0
     for value in 0..<FrameRole.count {
@@ -174,8 +176,8 @@ extension PhysicalMemory {
   /// A page of an object is fixed exactly while it is wired; one as handed out is nobody's yet.
   private func checkPage(_ record: FrameRecordPointer) -> StaticString? {
     if record.pageFlags.contains(.cached) { return "8: a page in use that is marked as cached" }
-    if record.owner == 0 && record.claims == .wiredOnce && !record.isFixed { return nil }
-    return record.isFixed == (record.claims.wires > 0)
+    if record.owner == 0 && record.busyWord == .wiredOnce && !record.isFixed { return nil }
+    return record.isFixed == (record.busyWord.wires > 0)
       ? nil : "7: a page noted as fixed and not wired, or not"
   }
 

@@ -35,17 +35,18 @@ struct IsolatedRun {
 
 extension PhysicalMemory {
   /// From now on every frame of `run` that is free, cached or gets freed is captured for the caller: role
-  /// contiguous, out of the queues. What is free now is captured as far as the reserve of `level` allows; the rest
+  /// contiguous, out of the queues. What is free now is captured as far as the reserve of `priority` allows; the rest
   /// stays in the queues, where any request may take it, until `captureFree`. A few dozen instructions for each free
   /// block, a few for each frame; the lock is held for 64 frames at a time.
   /// Throws `outsideMemory` unless all of the run is memory that isn't kept for good, `notFree` when it touches
   /// a run that is isolated already, `noMemory` when four are; then everything is as before.
-  public func isolate(_ run: FrameRun, level: Level) throws(PhysicalMemoryError) -> Isolation {
+  public func isolate(_ run: FrameRun, priority: AllocationPriority) throws(PhysicalMemoryError) -> Isolation
+  {
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     guard isOneSpan(run) else { throw .outsideMemory }
     let (first, end) = (run.first.rawValue, run.first.rawValue + UInt32(run.count.rawValue))
     let isolation = try register(run, first, end)
-    captureFree(first, end, level, isolation.slot)
+    captureFree(first, end, priority, isolation.slot)
     return isolation
   }
 
@@ -62,13 +63,13 @@ extension PhysicalMemory {
     return count == 4
   }
 
-  /// Captures what is still free in the run, as far as the reserve of `level` allows. A step for each free block.
-  public func captureFree(_ isolation: Isolation, level: Level) {
+  /// Captures what is still free in the run, as far as the reserve of `priority` allows. A step for each free block.
+  public func captureFree(_ isolation: Isolation, priority: AllocationPriority) {
     let interrupts = lock()
     let isKnown = stands(isolation)
     unlock(interrupts)
     guard isKnown else { return refuse(isolation) }
-    captureFree(isolation.run.first.rawValue, isolation.run.end.rawValue, level, isolation.slot)
+    captureFree(isolation.run.first.rawValue, isolation.run.end.rawValue, priority, isolation.slot)
   }
 
   /// Whether a frame of the run is free and not captured, because the reserve does not allow for it. A step for each
@@ -77,17 +78,17 @@ extension PhysicalMemory {
     let end = isolation.run.end.rawValue
     var at = isolation.run.first.rawValue
     while at < end {
-      let pieceEnd = Piece.end(at, end)
-      let piece = pieceUnchecked(at)
-      let isWhole = pieceEnd - at == Piece.frames
-      if piece.glance.free > 0 {
-        if isWhole || piece.state != .valid { return true }
+      let pageblockEnd = Pageblock.end(at, end)
+      let pageblock = pageblockUnchecked(at)
+      let isWhole = pageblockEnd - at == Pageblock.frames
+      if pageblock.snapshot.free > 0 {
+        if isWhole || pageblock.state != .valid { return true }
         let record = recordUnchecked(at)
-        for i in 0..<Int(pieceEnd - at) where FrameRecordPointer(record.raw + i &* 32).glance.isFree {
+        for i in 0..<Int(pageblockEnd - at) where FrameRecordPointer(record.raw + i &* 32).snapshot.isFree {
           return true
         }
       }
-      at = pieceEnd
+      at = pageblockEnd
     }
     return false
   }
@@ -121,7 +122,7 @@ extension PhysicalMemory {
     return core.pointee.lastNumber
   }
 
-  /// Whether all of `run` lies in one stretch of memory that isn't kept for good.
+  /// Whether all of `run` lies in one extent of memory that isn't kept for good.
   private func isOneSpan(_ run: FrameRun) -> Bool {
     let first = UInt64(run.first.rawValue)
     guard run.count > .zero, run.count.rawValue <= UInt64(FrameNumber.limit) - first else { return false }
@@ -134,12 +135,12 @@ extension PhysicalMemory {
     return false
   }
 
-  /// Takes what is free in frames `first` to `end` out of the queues, as far as `level` may have it.
-  private func captureFree(_ first: UInt32, _ end: UInt32, _ level: Level, _ slot: Int) {
+  /// Takes what is free in frames `first` to `end` out of the queues, as far as `priority` may have it.
+  private func captureFree(_ first: UInt32, _ end: UInt32, _ priority: AllocationPriority, _ slot: Int) {
     var at = first
     while at < end {
       let interrupts = lock()
-      let step = captureStep(at, end, level, slot)
+      let step = captureStep(at, end, priority, slot)
       unlock(interrupts)
       // Out of the queues, frames are the isolation's, as those of any request are.
       stamp(step)
@@ -163,25 +164,27 @@ extension PhysicalMemory {
   /// Captures free frames from `at` on: whole blocks in a row of 64 frames, or the part of one larger block that lies
   /// in its pageblock. Lock held, for 8000 instructions at most: a pageblock whose records are to be made valid.
   @inline(__always)
-  private func captureStep(_ at: UInt32, _ end: UInt32, _ level: Level, _ slot: Int) -> CaptureStep {
-    let pieceEnd = Piece.end(at, end)
-    var step = CaptureStep(next: pieceEnd, first: at, end: at)
-    let piece = pieceUnchecked(at)
-    if piece.free == 0 { return step }
-    let isValid = piece.state == .valid
+  private func captureStep(_ at: UInt32, _ end: UInt32, _ priority: AllocationPriority, _ slot: Int)
+    -> CaptureStep
+  {
+    let pageblockEnd = Pageblock.end(at, end)
+    var step = CaptureStep(next: pageblockEnd, first: at, end: at)
+    let pageblock = pageblockUnchecked(at)
+    if pageblock.free == 0 { return step }
+    let isValid = pageblock.state == .valid
     let head = recordUnchecked(at)
-    if !isValid || (head.hasRole(.free) && head.queue != .buddy) || head.blockSize > pieceEnd &- at
+    if !isValid || (head.hasRole(.free) && head.queue != .buddy) || head.blockSize > pageblockEnd &- at
       || head.blockSize > 64
     {
       guard let (head, order) = block(holding: at) else {
         if isValid { step.next = at + 1 }
         return step
       }
-      let blockEnd = min(pieceEnd, head + (1 << UInt32(order)))
-      captureBlock(at, blockEnd, level, slot, &step)
+      let blockEnd = min(pageblockEnd, head + (1 << UInt32(order)))
+      captureBlock(at, blockEnd, priority, slot, &step)
       return step
     }
-    step.next = min(pieceEnd, at | 63 + 1)
+    step.next = min(pageblockEnd, at | 63 + 1)
     var count: UInt32 = 0
     var frame = at
     while frame < step.next {
@@ -195,12 +198,12 @@ extension PhysicalMemory {
         step.next = frame
         break
       }
-      guard admits(UInt64(count + size), level) else {
+      guard admits(UInt64(count + size), priority) else {
         step.next = frame
         // What can be paid for of this block is a step of its own.
         if count == 0 {
           step.first = frame
-          captureBlock(frame, frame + size, level, slot, &step)
+          captureBlock(frame, frame + size, priority, slot, &step)
           return step
         }
         break
@@ -214,11 +217,11 @@ extension PhysicalMemory {
     return step
   }
 
-  /// Captures free frames `at` to `end` of one block, as far as `level` allows. Lock held.
+  /// Captures free frames `at` to `end` of one block, as far as `priority` allows. Lock held.
   private func captureBlock(
-    _ at: UInt32, _ end: UInt32, _ level: Level, _ slot: Int, _ step: inout CaptureStep
+    _ at: UInt32, _ end: UInt32, _ priority: AllocationPriority, _ slot: Int, _ step: inout CaptureStep
   ) {
-    let count = UInt32(min(UInt64(end - at), admitted(level)))
+    let count = UInt32(min(UInt64(end - at), admitted(priority)))
     if at + count < end { step.answer = .refused }
     (step.next, step.end) = (at + count, at + count)
     guard count > 0 else { return }
@@ -263,9 +266,9 @@ extension PhysicalMemory {
     guard let slot = isolation(ofAll: frames, sound) else { return false }
     let count = UInt64(sound.nonzeroBitCount)
     for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
-      let piece = pieceUnchecked(frames[i].rawValue)
-      piece.movable &-= 1
-      piece.unmovable &+= 1
+      let pageblock = pageblockUnchecked(frames[i].rawValue)
+      pageblock.movable &-= 1
+      pageblock.unmovable &+= 1
       recordUnchecked(frames[i].rawValue).handOut(.contiguous, .captured)
     }
     subtract(count, from: .pageable)
@@ -291,7 +294,7 @@ extension PhysicalMemory {
     return nil
   }
 
-  /// Puts frames of one piece that have just become free where they belong, when isolations or notes want to
+  /// Puts frames of one pageblock that have just become free where they belong, when isolations or notes want to
   /// see them: `role` is what they had. Lock held.
   @inline(never) func queueUpWatched(_ first: UInt32, _ end: UInt32, _ role: FrameRole) {
     var at = first
@@ -337,8 +340,10 @@ extension PhysicalMemory {
 
   /// Whether the isolation has this frame. Constant, takes no lock.
   public func isCaptured(_ frame: FrameNumber, _ isolation: Isolation) -> Bool {
-    guard isolation.run.contains(frame), pieceUnchecked(frame.rawValue).state == .valid else { return false }
-    return recordUnchecked(frame.rawValue).glance.isCaptured
+    guard isolation.run.contains(frame), pageblockUnchecked(frame.rawValue).state == .valid else {
+      return false
+    }
+    return recordUnchecked(frame.rawValue).snapshot.isCaptured
   }
 
   /// When all frames are captured: ends the isolation; the run is the caller's, role contiguous, each frame
@@ -361,10 +366,10 @@ extension PhysicalMemory {
     var at = run.first.rawValue
     while at < run.end.rawValue {
       // The records of a pageblock follow each other.
-      let pieceEnd = Piece.end(at, run.end.rawValue)
+      let pageblockEnd = Pageblock.end(at, run.end.rawValue)
       let record = recordUnchecked(at)
-      for i in 0..<Int(pieceEnd - at) { FrameRecordPointer(record.raw + i &* 32).claims = .wiredOnce }
-      at = pieceEnd
+      for i in 0..<Int(pageblockEnd - at) { FrameRecordPointer(record.raw + i &* 32).busyWord = .wiredOnce }
+      at = pageblockEnd
     }
     close(isolation)
     return run
@@ -380,14 +385,14 @@ extension PhysicalMemory {
     let end = isolation.run.end.rawValue
     var at = isolation.run.first.rawValue
     while at < end {
-      let pieceEnd = Piece.end(at, end)
-      guard pieceUnchecked(at).state == .valid else {
-        at = pieceEnd
+      let pageblockEnd = Pageblock.end(at, end)
+      guard pageblockUnchecked(at).state == .valid else {
+        at = pageblockEnd
         continue
       }
-      while at < pieceEnd && !recordUnchecked(at).glance.isCaptured { at += 1 }
+      while at < pageblockEnd && !recordUnchecked(at).snapshot.isCaptured { at += 1 }
       var partEnd = at
-      while partEnd < pieceEnd && recordUnchecked(partEnd).glance.isCaptured { partEnd += 1 }
+      while partEnd < pageblockEnd && recordUnchecked(partEnd).snapshot.isCaptured { partEnd += 1 }
       if at < partEnd { release(at, partEnd) }
       at = partEnd
     }

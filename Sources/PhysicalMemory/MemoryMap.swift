@@ -45,7 +45,7 @@ public struct MapRules: Sendable {
     case from64KiB
     /// From frame 1 to 640 KiB: a person asked for it.
     case fromFrame1
-    /// All of it: the memory is no PC's, but lent by another instance or simulated.
+    /// All of it: the memory is no PC's, but loaned by another instance or simulated.
     case all
   }
   public var lowMemory: LowMemory
@@ -90,7 +90,7 @@ public struct MapNote {
       }
     }
 
-    public var words: StaticString {
+    public var description: StaticString {
       switch self {
       case .empty: "empty"
       case .wraps: "wraps around"
@@ -102,7 +102,7 @@ public struct MapNote {
       case .notWriteBack: "the MTRRs do not make it write-back"
       case .outOfReach: "beyond 16 TiB"
       case .tooScattered: "less than its frame records cost"
-      case .tooManyRuns: "more pieces than the map holds"
+      case .tooManyRuns: "more pageblocks than the map holds"
       }
     }
   }
@@ -456,9 +456,9 @@ public struct MemoryMap {
         spill = ranges[end].last
         end += 1
       }
-      let pieces = last >> Piece.addressShift - first >> Piece.addressShift + 1
+      let pageblocks = last >> Pageblock.addressShift - first >> Pageblock.addressShift + 1
       let gap = section > tableEnd ? section - tableEnd : 0
-      let isKept = frames > pieces * Piece.recordPages + gap * UInt64(Section.size) / Page.size + 1
+      let isKept = frames > pageblocks * Pageblock.recordPages + gap * UInt64(Section.size) / Page.size + 1
       if isKept { tableEnd = section + 1 }
       func settle(_ range: Range) {
         let part = Range(first: range.first, last: min(range.last, sectionLast))

@@ -1,8 +1,8 @@
-// How this floor comes up, in two steps, because the tables that let all of memory be reached are built
+// How this layer comes up, in two steps, because the tables that let all of memory be reached are built
 // between them: reserve one run for records and tables at the top of memory; then open.
 //
-// Nothing here touches each frame. Records are not written at all, but for the pieces of 2 MiB that are
-// partly taken or partly no memory, and the heads of free blocks; a piece that boot occupied as a whole
+// Nothing here touches each frame. Records are not written at all, but for the pageblocks that are
+// partly taken or partly no memory, and the heads of free blocks; a pageblock that boot occupied as a whole
 // is one entry. What is written: 16 bytes for 2 MiB, 32 bytes for 128 MiB.
 
 import MemoryPrimitives
@@ -12,18 +12,19 @@ extension PhysicalMemory {
   /// How the reserved run is laid out, in bytes from its start.
   struct Layout {
     var sectionCount = 0
-    var pieceCount: UInt64 = 0
+    var pageblockCount: UInt64 = 0
     var spanCapacity = 0
     var counts = 0, events = 0, core = 0, queues = 0, supplies = 0, sections = 0, spans = 0
-    var pieces = 0
+    var pageblocks = 0
     var records: UInt64 = 0
     var end: UInt64 = 0
 
     init(_ map: MemoryMap) {
       sectionCount = Int((map.end.rawValue - 1) >> Section.frameShift) + 1
-      var pieceCount: UInt64 = 0
-      Layout.forEachSection(of: map) { _, first, frames in pieceCount += UInt64(frames >> Piece.shift) }
-      self.pieceCount = pieceCount
+      var pageblockCount: UInt64 = 0
+      Layout.forEachSection(of: map) { _, first, frames in pageblockCount += UInt64(frames >> Pageblock.shift)
+      }
+      self.pageblockCount = pageblockCount
       // An occupied run inside a run of the map makes two of it.
       spanCapacity = map.count + EarlyMemory.capacity
       var at = 0
@@ -39,9 +40,9 @@ extension PhysicalMemory {
       supplies = place(FrameRole.count * 3 * MemoryLayout<Supply>.stride)
       sections = place(sectionCount * Section.size)
       spans = place(spanCapacity * MemoryLayout<Span>.stride)
-      pieces = place(Int(pieceCount) * PiecePointer.size)
+      pageblocks = place(Int(pageblockCount) * PageblockPointer.size)
       records = (UInt64(at) + Page.size - 1) & ~(Page.size - 1)
-      end = records + pieceCount * Piece.recordPages * Page.size
+      end = records + pageblockCount * Pageblock.recordPages * Page.size
     }
 
     var pages: PageCount { ByteCount(end).pagesRoundedUp }
@@ -54,8 +55,8 @@ extension PhysicalMemory {
       var isOpen = false
       func close() {
         guard isOpen else { return }
-        let start = first & ~(Piece.frames - 1)
-        body(number, start, (last | (Piece.frames - 1)) - start + 1)
+        let start = first & ~(Pageblock.frames - 1)
+        body(number, start, (last | (Pageblock.frames - 1)) - start + 1)
       }
       for i in 0..<map.count {
         let run = map[i]
@@ -92,7 +93,7 @@ extension PhysicalMemory {
     open(machine: machine, map: map, early: early, records: try reserveRecords(of: map, from: early))
   }
 
-  /// Brings the floor up in `records`, which `reserveRecords` reserved from the same `map`; all of
+  /// Brings the layer up in `records`, which `reserveRecords` reserved from the same `map`; all of
   /// the map must be reachable by the direct map. `early` is closed: what was taken or occupied keeps its
   /// role, everything else becomes free.
   public static func open(
@@ -115,10 +116,11 @@ extension PhysicalMemory {
     for i in 0..<3 * 19 { (queues + i).initialize(to: FreeQueue()) }
     for i in 0..<FrameRole.count { (counts + i).initialize(to: Atomic(0)) }
     for role in 0..<FrameRole.count {
-      for level in 0..<3 {
-        (supplies + (role * 3 + level)).initialize(
+      for priority in 0..<3 {
+        (supplies + (role * 3 + priority)).initialize(
           to: Supply(
-            state: state, role: FrameRole(rawValue: UInt8(role))!, level: Level(rawValue: UInt8(level))!))
+            state: state, role: FrameRole(rawValue: UInt8(role))!,
+            priority: AllocationPriority(rawValue: UInt8(priority))!))
       }
     }
 
@@ -130,26 +132,26 @@ extension PhysicalMemory {
         spanCount: spanCount, total: map.frames.rawValue, recordsRun: records))
     let memory = PhysicalMemory(state: state)
 
-    // Sections, with each piece lazy and free; then what is not free is taken out of that.
+    // Sections, with each pageblock lazy and free; then what is not free is taken out of that.
     var record = UInt(bitPattern: base) + UInt(layout.records)
-    var piece = UInt(bitPattern: base) + UInt(layout.pieces)
+    var pageblock = UInt(bitPattern: base) + UInt(layout.pageblocks)
     Layout.forEachSection(of: map) { number, first, frames in
       let entry = memory.sectionEntry(Int(number))
       entry.records = record &- UInt(first) &* 32
-      entry.pieces = piece &- UInt(first >> Piece.shift) &* 16
+      entry.pageblocks = pageblock &- UInt(first >> Pageblock.shift) &* 16
       entry.first = first
       entry.frames = frames
       entry.free = frames
       record += UInt(frames) * 32
-      piece += UInt(frames >> Piece.shift) * 16
+      pageblock += UInt(frames >> Pageblock.shift) * 16
     }
     memory.populate(map, early)
 
     // The reserve: as many KiB as four times the root of all KiB (Linux's min_free_kbytes), at most 1/32.
     let root = squareRoot(map.frames.rawValue * 4)
-    let floor = min(root, map.frames.rawValue / 32)
-    core.pointee.floors[0] = floor
-    core.pointee.floors[1] = floor / 4
+    let reserve = min(root, map.frames.rawValue / 32)
+    core.pointee.reserves[0] = reserve
+    core.pointee.reserves[1] = reserve / 4
     return memory
   }
 
@@ -178,11 +180,11 @@ extension PhysicalMemory {
       }
     }
     assign(.absent, at, .max)
-    // The number that means none has a record if its piece has memory.
+    // The number that means none has a record if its pageblock has memory.
     if let section = section(.max) {
       materialize(.max)
       recordUnchecked(.max).role = .absent
-      pieceUnchecked(.max).absent += 1
+      pageblockUnchecked(.max).absent += 1
       section.free -= 1
     }
   }
@@ -209,25 +211,25 @@ extension PhysicalMemory {
         }
         continue
       }
-      let pieceFirst = at & ~(Piece.frames - 1)
-      let last = min(end - 1, pieceFirst | (Piece.frames - 1))
+      let pageblockFirst = at & ~(Pageblock.frames - 1)
+      let last = min(end - 1, pageblockFirst | (Pageblock.frames - 1))
       let count = last - at + 1
-      let piece = pieceUnchecked(at)
-      if count == Piece.frames {
-        piece.state = .uniform
-        piece.role = role
+      let pageblock = pageblockUnchecked(at)
+      if count == Pageblock.frames {
+        pageblock.state = .uniform
+        pageblock.role = role
       } else {
         materialize(at)
         for frame in at...last {
           let record = recordUnchecked(frame)
           record.role = role
-          if role != .absent { record.claims = .wiredOnce }
+          if role != .absent { record.busyWord = .wiredOnce }
         }
       }
       if role == .absent {
-        piece.absent += UInt16(count)
+        pageblock.absent += UInt16(count)
       } else {
-        piece.unmovable += UInt16(count)
+        pageblock.unmovable += UInt16(count)
         add(UInt64(count), to: role)
       }
       section.free -= count

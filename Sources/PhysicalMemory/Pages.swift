@@ -1,7 +1,7 @@
 // Pages of paging: frames with the role `pageable`.
 //
 // A page is handed out wired once, like any frame; from then on its claims are paging's, and it need not
-// be wired. In its piece it counts as movable, unless paging notes that it is wired: then it is *fixed*
+// be wired. In its pageblock it counts as movable, unless paging notes that it is wired: then it is *fixed*
 // (a mark in the record, under the lock) and counts as unmovable.
 //
 // A *cached page* is a clean page that its object gave up: a free frame like any other, in the queues and in
@@ -27,7 +27,7 @@ import Synchronization
   case taken
   /// The frame is no longer that page.
   case gone
-  /// It is, but the request's level may not take a frame now.
+  /// It is, but the request's priority may not take a frame now.
   case refused
 }
 
@@ -54,8 +54,8 @@ extension PhysicalMemory {
     let limit = min(end.rawValue, memoryEnd)
     var at = first.rawValue
     while at < limit {
-      let blockEnd = Piece.end(at, limit)
-      if section(at) != nil, pieceUnchecked(at).state == .valid {
+      let blockEnd = Pageblock.end(at, limit)
+      if section(at) != nil, pageblockUnchecked(at).state == .valid {
         // The records of a pageblock follow each other.
         var record = recordUnchecked(at)
         while at < blockEnd {
@@ -70,20 +70,20 @@ extension PhysicalMemory {
     return end
   }
 
-  /// Fills `frames` with single frames for pages, each claimed exclusively, as long as more than `floor` and the
-  /// reserve of `level` stay free. Answers how many it has filled. Never waits. One hold of the lock and some
+  /// Fills `frames` with single frames for pages, each claimed exclusively, as long as more than `reserve` and the
+  /// reserve of `priority` stay free. Answers how many it has filled. Never waits. One hold of the lock and some
   /// 150 instructions a page, so at most 32 at a time.
   public func allocate(
-    pages frames: UnsafeMutableBufferPointer<FrameNumber>, leaving floor: PageCount = .zero,
-    level: Level = .normal
+    pages frames: UnsafeMutableBufferPointer<FrameNumber>, leaving reserve: PageCount = .zero,
+    priority: AllocationPriority = .normal
   ) -> Int {
     precondition(frames.count <= 32, "more pages than one hold of the lock is for")
     if machine.failsHere(.physicalMemory) { return 0 }
     var count = 0
     let interrupts = lock()
     let free = freeCount.rawValue
-    let least = max(floor.rawValue, core.pointee.floors[Int(level.rawValue)])
-    let most = isNext(nil, level) && free > least ? min(frames.count, Int(clamping: free - least)) : 0
+    let least = max(reserve.rawValue, core.pointee.reserves[Int(priority.rawValue)])
+    let most = isNext(nil, priority) && free > least ? min(frames.count, Int(clamping: free - least)) : 0
     while count < most {
       count += popSingles(UnsafeMutableBufferPointer(rebasing: frames[count..<most]))
       guard count < most, let frame = split(0) else { break }
@@ -101,10 +101,10 @@ extension PhysicalMemory {
     for i in 0..<count {
       let record = recordUnchecked(frames[i].rawValue)
       if record.pageFlags.contains(.cached) { cached += 1 }
-      record.handOut(.pageable, .exclusive)
+      record.handOut(.pageable, .xbusy)
     }
     if cached > 0 { state.pointee.cached.subtract(cached, ordering: .relaxed) }
-    raiseAlarm(if: isShort)
+    notifyLowMemory(if: isShort)
     return count
   }
 
@@ -122,7 +122,7 @@ extension PhysicalMemory {
       frames[count] = FrameNumber(frame)
       count += 1
       record.leaveQueue()
-      pieceUnchecked(frame).orders |= PiecePointer.stale
+      pageblockUnchecked(frame).orders |= PageblockPointer.stale
       accountTaken(frame, 1, .pageable)
       frame = record.next.rawValue
     }
@@ -173,9 +173,9 @@ extension PhysicalMemory {
       refusePage(frame, "a frame that is no page was freed as one", .wrongType)
       return false
     }
-    let claims = record.claims
-    guard claims.isExclusiveOnly,
-      record.exchangeClaims(claims, for: .captured)
+    let busyWord = record.busyWord
+    guard busyWord.isXbusyOnly,
+      record.exchangeBusyWord(busyWord, for: .captured)
     else {
       refusePage(frame, "a page was freed that the caller has not claimed for itself", .notAllocated)
       return false
@@ -183,7 +183,7 @@ extension PhysicalMemory {
     let flags = record.pageFlags
     let isKeepable = keeping == .dropped || flags.contains(.valid)
     guard record.isInNoQueue, !record.isFixed, !flags.contains(.dirty), isKeepable else {
-      record.claims = claims
+      record.busyWord = busyWord
       refusePage(
         frame,
         !isKeepable
@@ -201,7 +201,7 @@ extension PhysicalMemory {
       record.pageFlags = []
       record.owner = 0
     }
-    record.claims = .none
+    record.busyWord = .none
     return true
   }
 
@@ -211,15 +211,15 @@ extension PhysicalMemory {
       description.role == .free ? .doubleFree : kind,
       description.role == .free ? "a page was freed while already free" : what, UInt64(frame.rawValue), .frame
     )
-    fault.given = UInt64(description.claims.rawValue)
-    fault.expected = UInt64(Claims.exclusive.rawValue)
+    fault.given = UInt64(description.busyWord.rawValue)
+    fault.expected = UInt64(BusyWord.xbusy.rawValue)
     machine.report(fault)
   }
 
   /// Whether a record that says free is that of a cached page with this identity, in the queues still.
   /// Lock held.
   private func isCached(_ frame: UInt32, _ owner: UInt32, _ index: UInt64) -> Bool {
-    guard section(frame) != nil, pieceUnchecked(frame).state == .valid else { return false }
+    guard section(frame) != nil, pageblockUnchecked(frame).state == .valid else { return false }
     let record = recordUnchecked(frame)
     guard record.role == .free, record.pageFlags.contains(.cached), record.owner == owner,
       record.index == index
@@ -230,17 +230,17 @@ extension PhysicalMemory {
 
   /// Takes a cached page back if it is still free and is page `index` of `owner`: then it has the role
   /// pageable, is claimed exclusively, valid, clean and in no queue, and its contents are what they were.
-  /// `level` says how far down towards the last free frame this may reach. Never waits. Up to 19 looks and
-  /// 18 splits. May be called with an object's lock held, so it raises no alarm: see `checkAlarm`.
+  /// `priority` says how far down towards the last free frame this may reach. Never waits. Up to 19 looks and
+  /// 18 splits. May be called with an object's lock held, so it raises no alarm: see `checkLowMemory`.
   public func reactivate(
-    _ frame: FrameNumber, owner: UInt32, index: UInt64, level: Level
+    _ frame: FrameNumber, owner: UInt32, index: UInt64, priority: AllocationPriority
   ) -> Reactivation {
     if machine.failsHere(.physicalMemory) { return .refused }
     let number = frame.rawValue
     let interrupts = lock()
     defer { unlock(interrupts) }
     guard isCached(number, owner, index) else { return .gone }
-    guard isNext(nil, level), admits(1, level) else {
+    guard isNext(nil, priority), admits(1, priority) else {
       state.pointee.events.pointee.failures.add()
       return .refused
     }
@@ -255,14 +255,14 @@ extension PhysicalMemory {
     record.aux = 0
     record.role = .pageable
     record.pageFlags = .valid
-    record.claims = .exclusive
+    record.busyWord = .xbusy
     state.pointee.events.pointee.reactivations.add()
     return .taken
   }
 
   /// The identity of a cached page is void from now on: its object goes, or writes the page anew. Nothing
   /// happens when the frame is no longer that page. Up to 19 looks. May be called with an object's lock held.
-  public func forget(cached frame: FrameNumber, owner: UInt32, index: UInt64) {
+  public func discard(cached frame: FrameNumber, owner: UInt32, index: UInt64) {
     let interrupts = lock()
     defer { unlock(interrupts) }
     guard isCached(frame.rawValue, owner, index) else { return }
@@ -273,25 +273,25 @@ extension PhysicalMemory {
   }
 
   /// Drops the identities among frames that were just taken: they are the caller's, no lock.
-  @inline(never) func forgetCached(_ first: UInt32, _ end: UInt32) {
+  @inline(never) func discardCached(_ first: UInt32, _ end: UInt32) {
     var count: UInt64 = 0
     var at = first
     while at < end {
-      let pieceEnd = Piece.end(at, end)
-      if pieceUnchecked(at).state == .valid {
+      let pageblockEnd = Pageblock.end(at, end)
+      if pageblockUnchecked(at).state == .valid {
         let record = recordUnchecked(at)
-        for i in 0..<Int(pieceEnd - at)
+        for i in 0..<Int(pageblockEnd - at)
         where FrameRecordPointer(record.raw + i &* 32).pageFlags.contains(.cached) { count += 1 }
       }
-      at = pieceEnd
+      at = pageblockEnd
     }
     if count > 0 { state.pointee.cached.subtract(count, ordering: .relaxed) }
   }
 
-  // MARK: What pieces know of pages
+  // MARK: What pageblocks know of pages
 
   /// A page was wired for the first time, or unwired for the last: it counts as unmovable or movable in
-  /// its piece from now on. Constant. May be called with an object's lock held. The caller keeps the page from
+  /// its pageblock from now on. Constant. May be called with an object's lock held. The caller keeps the page from
   /// being freed meanwhile. Noting what is so already is a fault, as is a frame that is no page.
   public func note(_ frame: FrameNumber, _ mobility: PageMobility) {
     guard let record = record(frame), record.role == .pageable else {
@@ -301,14 +301,14 @@ extension PhysicalMemory {
     let isKnown = record.isFixed == (mobility == .fixed)
     if !isKnown {
       record.setFixed(mobility)
-      let piece = pieceUnchecked(frame.rawValue)
+      let pageblock = pageblockUnchecked(frame.rawValue)
       switch mobility {
       case .fixed:
-        piece.movable &-= 1
-        piece.unmovable &+= 1
+        pageblock.movable &-= 1
+        pageblock.unmovable &+= 1
       case .movable:
-        piece.unmovable &-= 1
-        piece.movable &+= 1
+        pageblock.unmovable &-= 1
+        pageblock.movable &+= 1
         if core.pointee.watchers != 0 { noteEmptiable(frame.rawValue, frame.rawValue + 1) }
       }
     }
@@ -316,14 +316,14 @@ extension PhysicalMemory {
     if isKnown { refusePage(frame, "a page was noted twice as wired, or as not wired", .notAllocated) }
   }
 
-  /// The page has become dirty: its piece counts it. The caller sets the flag in the record as well, under
+  /// The page has become dirty: its pageblock counts it. The caller sets the flag in the record as well, under
   /// its object's lock. Constant, takes no lock.
   @inline(__always) public func noteDirty(_ frame: FrameNumber) {
-    pieceUnchecked(frame.rawValue).dirty.pointee.add(1, ordering: .relaxed)
+    pageblockUnchecked(frame.rawValue).dirty.pointee.add(1, ordering: .relaxed)
   }
 
   /// The page has become clean; see `noteDirty`.
   @inline(__always) public func noteClean(_ frame: FrameNumber) {
-    pieceUnchecked(frame.rawValue).dirty.pointee.subtract(1, ordering: .relaxed)
+    pageblockUnchecked(frame.rawValue).dirty.pointee.subtract(1, ordering: .relaxed)
   }
 }

@@ -4,8 +4,8 @@
 // come up (`Opening`), and every frame of the map is either in a buddy queue or somebody's.
 //
 // Structures
-//   sections, pieces   tables that find a frame's record, and counts by 2 MiB (`Sections`)
-//   frame records      32 bytes a frame (`FrameRecord`), initialised a piece at a time when first needed
+//   sections, pageblocks   tables that find a frame's record, and counts by 2 MiB (`Sections`)
+//   frame records      32 bytes a frame (`FrameRecord`), initialised a pageblock at a time when first needed
 //   buddy queues       free blocks of 2^0 to 2^18 frames, aligned to their size, in doubly linked lists
 //                      by range (below 16 MiB, below 4 GiB, above) and order (Knowlton, "A fast storage
 //                      allocator", CACM 1965; FreeBSD's vm_phys)
@@ -13,38 +13,38 @@
 //   pages              frames of paging: wired or not, dirty or not, and cached ones, which are free and
 //                      keep their identity (`Pages`)
 //   isolations         runs that are being emptied: what gets free in them is captured (`Isolation`)
-//   candidates         the cheapest run to empty, by the counts of pieces (`Candidates`); requests for which
+//   candidates         the cheapest run to empty, by the counts of pageblocks (`Candidates`); requests for which
 //                      there was none are kept for a while (`Hopeless`)
 //
-// Laws, which `checkInvariants` proves by number
+// Invariants, which `checkInvariants` proves by number
 //   1  a queue's links, count and mask agree; a head is a free frame, marked, aligned, in the right list
 //   2  free blocks are disjoint, and lie in memory of the map
 //   3  two buddies of one list are never both free at one order: what can coalesce has
-//   4  a piece's counts are those of its frames, movable being the pages that are not noted as fixed; a clear
+//   4  a pageblock's counts are those of its frames, movable being the pages that are not noted as fixed; a clear
 //      order bit means no block of that order
-//   5  a section's free count is the sum of its pieces'
+//   5  a section's free count is the sum of its pageblocks'
 //   6  counts by role are those of the frames, and add up to the frames that the map gave
 //   7  a free frame has no claims, any other but a page at least a wire; a page of an object is noted as
-//      fixed exactly while it is wired; a lazy piece lies inside one free block
+//      fixed exactly while it is wired; a lazy pageblock lies inside one free block
 //   8  a free frame has no flags unless it is a cached page, and the count of these is right
 //   9  a captured frame (role contiguous, wired and exclusive) lies in an isolation, and each isolation counts
 //      its own
 //
-// Locks. One spin lock (rank `physicalDomain`) covers queues, piece and section counts, links and marks
+// Locks. One spin lock (rank `physicalDomain`) covers queues, pageblock and section counts, links and marks
 // of free blocks. Frames on their way in or out belong to their owner: their records are written
 // without it. A free claims each frame by compare-and-swap first ("wired once" to "exclusive"), so of
-// two racing frees of one frame one is told apart as a bug. The lock is held for at most one piece's
+// two racing frees of one frame one is told apart as a bug. The lock is held for at most one pageblock's
 // worth of work (about 5000 instructions; a block of 1 GiB is accounted in 512 steps of 12); longer work
 // lets go between. `WaitQueue` is woken after it. A mapping's or an object's lock may be held by whoever calls
 // here for single pages: nothing here asks for a lock below. Searches for candidates take no lock: counts of
-// pieces and the last eight bytes of records are relaxed atomics, and what was found is put to the test by
+// pageblocks and the last eight bytes of records are relaxed atomics, and what was found is put to the test by
 // isolation.
 //
-// Cost. Allocation of an order: constant, up to 18 splits; the first use of a piece initialises its 512
+// Cost. Allocation of an order: constant, up to 18 splits; the first use of a pageblock initialises its 512
 // records. Free: constant a frame, up to 18 merges for each aligned part. A run: constant when a free
-// block holds it whichever way; else a walk from the top of its range, a step for each 2 MiB piece
+// block holds it whichever way; else a walk from the top of its range, a step for each pageblock
 // without hope and for each frame at worst for one with. A page freed, cached or taken back: constant. A
-// candidate: a step for each piece in its range, and a look at the frames of a few pieces. A request noted as
+// candidate: a step for each pageblock in its range, and a look at the frames of a few pageblocks. A request noted as
 // hopeless: constant. While nothing is isolated or noted, a free pays one load for both, and taking frames one
 // for cached pages.
 //
@@ -57,7 +57,7 @@ import Synchronization
 
 /// Why a request was refused. Nothing was changed.
 public enum PhysicalMemoryError: UInt8, Error, Sendable {
-  /// Not enough free frames above the reserve of the request's level, or no block or run that fits.
+  /// Not enough free frames above the reserve of the request's priority, or no block or run that fits.
   case noMemory
   /// No machine could grant it: no pages, a boundary shorter than the run, an order above 18, an empty
   /// range of addresses.
@@ -66,7 +66,7 @@ public enum PhysicalMemoryError: UInt8, Error, Sendable {
   case notFree
   /// The frame asked for is no memory of the map.
   case outsideMemory
-  /// The map has too little memory, or none in one piece, for frame records.
+  /// The map has too little memory, or none in one run, for frame records.
   case tooSmall
 }
 
@@ -87,7 +87,7 @@ public enum PhysicalMemoryError: UInt8, Error, Sendable {
     case .above: (1 << 20, FrameNumber.limit)
     }
   }
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .below16MiB: "below 16 MiB"
     case .below4GiB: "below 4 GiB"
@@ -116,7 +116,7 @@ public struct PhysicalMemory {
     let recordsRun: FrameRun
     let lock = SpinLock(.physicalDomain)
     let waiting = WaitQueue("free frames", .memory)
-    let alarm = ShortageAlarm()
+    let lowMemory = LowMemoryNotification()
     /// Free frames that are cached pages.
     let cached = Atomic<UInt64>(0)
   }
@@ -124,9 +124,9 @@ public struct PhysicalMemory {
   struct Core {
     /// For each list a bit for each order that has a block.
     var masks: InlineArray<3, UInt32> = .init(repeating: 0)
-    /// Frames that requests of each level leave alone.
-    var floors: InlineArray<3, UInt64> = .init(repeating: 0)
-    /// Who waits, by level, first come first.
+    /// Frames that requests of each priority leave alone.
+    var reserves: InlineArray<3, UInt64> = .init(repeating: 0)
+    /// Who waits, by priority, first come first.
     var firstWaiter: InlineArray<3, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
     var lastWaiter: InlineArray<3, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
     /// Isolations and notes that a free has to look at. Zero: nothing.
@@ -134,7 +134,7 @@ public struct PhysicalMemory {
     /// The last number that an isolation or a note was given.
     var lastNumber: UInt32 = 0
     var isolations: InlineArray<4, IsolatedRun> = .init(repeating: IsolatedRun())
-    var notes: InlineArray<8, HopelessNote> = .init(repeating: HopelessNote())
+    var failedRequests: InlineArray<8, FailedRequest> = .init(repeating: FailedRequest())
   }
   /// One list of blocks of one order, 16 bytes.
   struct FreeQueue {
@@ -161,14 +161,14 @@ public struct PhysicalMemory {
     /// Bumped without the lock.
     let searches = Atomic<UInt64>(0)
     let searchSteps = Atomic<UInt64>(0)
-    let hopeless = Atomic<UInt64>(0)
-    let hopelessSteps = Atomic<UInt64>(0)
+    let failedCacheHits = Atomic<UInt64>(0)
+    let failedCacheSteps = Atomic<UInt64>(0)
   }
   /// What a frame source hands to its functions.
   struct Supply {
     var state: UnsafeMutablePointer<State>
     var role: FrameRole
-    var level: Level
+    var priority: AllocationPriority
   }
 
   let state: UnsafeMutablePointer<State>
@@ -192,7 +192,7 @@ public struct PhysicalMemory {
   public func count(_ role: FrameRole) -> PageCount {
     PageCount((state.pointee.counts + Int(role.rawValue)).pointee.load(ordering: .relaxed))
   }
-  /// The frames that hold records and tables of this floor.
+  /// The frames that hold records and tables of this layer.
   public var recordsRun: FrameRun { state.pointee.recordsRun }
 
   @inline(always) func add(_ count: UInt64, to role: FrameRole) {
@@ -201,12 +201,12 @@ public struct PhysicalMemory {
   }
   @inline(always) func subtract(_ count: UInt64, from role: FrameRole) { add(0 &- count, to: role) }
 
-  /// The record of `frame`, for whoever was given the frame; nil when it lies in no piece of 2 MiB that has
+  /// The record of `frame`, for whoever was given the frame; nil when it lies in no pageblock that has
   /// memory, or in one that nobody was given a frame of.
-  /// Constant, but for the first question about a piece that boot occupied as a whole.
+  /// Constant, but for the first question about a pageblock that boot occupied as a whole.
   @inline(__always) public func record(_ frame: FrameNumber) -> FrameRecordPointer? {
     guard section(frame.rawValue) != nil else { return nil }
-    if pieceUnchecked(frame.rawValue).state == .valid { return recordUnchecked(frame.rawValue) }
+    if pageblockUnchecked(frame.rawValue).state == .valid { return recordUnchecked(frame.rawValue) }
     return recordSlow(frame)
   }
 
@@ -219,21 +219,21 @@ public struct PhysicalMemory {
   /// The records of the pageblock of `frame`, none where they are not valid. Takes no lock and makes no record valid:
   /// for a number that may be of no frame at all.
   @inline(never) public func validRecords(around frame: FrameNumber) -> PageblockRecords {
-    guard section(frame.rawValue) != nil, pieceUnchecked(frame.rawValue).state == .valid else {
+    guard section(frame.rawValue) != nil, pageblockUnchecked(frame.rawValue).state == .valid else {
       return PageblockRecords()
     }
-    let first = frame.rawValue & ~(Piece.frames - 1)
+    let first = frame.rawValue & ~(Pageblock.frames - 1)
     return PageblockRecords(first: first, records: recordUnchecked(first))
   }
 
   @inline(never) func recordSlow(_ frame: FrameNumber) -> FrameRecordPointer? {
     let interrupts = lock()
     defer { unlock(interrupts) }
-    let piece = pieceUnchecked(frame.rawValue)
-    switch piece.state {
+    let pageblock = pageblockUnchecked(frame.rawValue)
+    switch pageblock.state {
     case .lazy: return nil
     case .uniform:
-      if piece.role == .absent { return nil }
+      if pageblock.role == .absent { return nil }
       materialize(frame.rawValue)
     case .valid: break
     }
@@ -245,16 +245,16 @@ public struct PhysicalMemory {
   /// Single frames with the role `pageTable`.
   public var frameSource: FrameSource { frameSource(role: .pageTable) }
 
-  /// Single frames with `role`, asked for at `level`.
-  public func frameSource(role: FrameRole, level: Level = .normal) -> FrameSource {
-    let supply = state.pointee.supplies + (Int(role.rawValue) * 3 + Int(level.rawValue))
+  /// Single frames with `role`, asked for at `priority`.
+  public func frameSource(role: FrameRole, priority: AllocationPriority = .normal) -> FrameSource {
+    let supply = state.pointee.supplies + (Int(role.rawValue) * 3 + Int(priority.rawValue))
     return FrameSource(
       UnsafeMutableRawPointer(supply),
       take: { context in
         let supply = context!.assumingMemoryBound(to: Supply.self).pointee
         do throws(PhysicalMemoryError) {
           return try PhysicalMemory(state: supply.state)
-            .allocate(Order(0), role: supply.role, level: supply.level).rawValue
+            .allocate(Order(0), role: supply.role, priority: supply.priority).rawValue
         } catch {
           return FrameNumber.none.rawValue
         }

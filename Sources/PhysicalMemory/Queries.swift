@@ -10,7 +10,7 @@ public struct FrameDescription: Sendable {
   public var role: FrameRole
   /// The index of the object or cache that has it.
   public var owner: UInt32
-  public var claims: Claims
+  public var busyWord: BusyWord
   public var queue: FrameQueue
   /// Of a page, also a cached one: its place in its object, and what is said of it.
   public var index: UInt64 = 0
@@ -23,8 +23,8 @@ public struct FrameDescription: Sendable {
   public var blockOrder: Order?
 }
 
-/// How the 512 frames of a piece of 2 MiB are used.
-public struct PieceCounts: Equatable, Sendable {
+/// How the 512 frames of a pageblock are used.
+public struct PageblockCounts: Equatable, Sendable {
   public var first: FrameNumber
   public var free: PageCount
   public var unmovable: PageCount
@@ -37,18 +37,18 @@ public struct PieceCounts: Equatable, Sendable {
 }
 
 extension PhysicalMemory {
-  /// What a request of `level` leaves free.
-  public func reserve(for level: Level) -> PageCount {
+  /// What a request of `priority` leaves free.
+  public func reserve(for priority: AllocationPriority) -> PageCount {
     let interrupts = lock()
     defer { unlock(interrupts) }
-    return PageCount(core.pointee.floors[Int(level.rawValue)])
+    return PageCount(core.pointee.reserves[Int(priority.rawValue)])
   }
 
-  /// Sets what requests of `level` leave free; at most a half of memory.
-  public func setReserve(_ pages: PageCount, for level: Level) throws(PhysicalMemoryError) {
+  /// Sets what requests of `priority` leave free; at most a half of memory.
+  public func setReserve(_ pages: PageCount, for priority: AllocationPriority) throws(PhysicalMemoryError) {
     guard pages.rawValue <= state.pointee.total / 2 else { throw .badConstraint }
     let interrupts = lock()
-    core.pointee.floors[Int(level.rawValue)] = pages.rawValue
+    core.pointee.reserves[Int(priority.rawValue)] = pages.rawValue
     let mustWake = hasWaiters
     unlock(interrupts)
     // Whoever waits may have enough now.
@@ -67,31 +67,31 @@ extension PhysicalMemory {
   public func whatIs(_ frame: FrameNumber) -> FrameDescription {
     let number = frame.rawValue
     var answer = FrameDescription(
-      frame: frame, role: .absent, owner: 0, claims: .none, queue: .none, index: 0, pageFlags: [],
+      frame: frame, role: .absent, owner: 0, busyWord: .none, queue: .none, index: 0, pageFlags: [],
       list: RangeList(rawValue: UInt8(RangeList.of(number))).unsafelyUnwrapped,
       section: number >> Section.frameShift, block: nil, blockOrder: nil)
     let interrupts = lock()
     defer { unlock(interrupts) }
-    guard let piece = piece(number) else { return answer }
+    guard let pageblock = pageblock(number) else { return answer }
     if let (head, order) = block(holding: number) {
       answer.role = .free
       (answer.block, answer.blockOrder) = (FrameNumber(head), Order(UInt8(order)))
-      if piece.state == .valid, recordUnchecked(number).pageFlags.contains(.cached) {
+      if pageblock.state == .valid, recordUnchecked(number).pageFlags.contains(.cached) {
         let record = recordUnchecked(number)
         (answer.owner, answer.index, answer.pageFlags) = (record.owner, record.index, .cached)
       }
       return answer
     }
-    switch piece.state {
+    switch pageblock.state {
     case .lazy:
       // On its way to whoever took it.
-      (answer.role, answer.claims) = (.wired, .wiredOnce)
+      (answer.role, answer.busyWord) = (.wired, .wiredOnce)
     case .uniform:
-      answer.role = piece.role
-      answer.claims = piece.role == .absent ? .none : .wiredOnce
+      answer.role = pageblock.role
+      answer.busyWord = pageblock.role == .absent ? .none : .wiredOnce
     case .valid:
       let record = recordUnchecked(number)
-      (answer.role, answer.claims, answer.owner) = (record.role, record.claims, record.owner)
+      (answer.role, answer.busyWord, answer.owner) = (record.role, record.busyWord, record.owner)
       answer.queue = record.queue
       if record.role == .pageable { (answer.index, answer.pageFlags) = (record.index, record.pageFlags) }
     }
@@ -107,39 +107,41 @@ extension PhysicalMemory {
       guard at < UInt64(FrameNumber.limit), let record = record(FrameNumber(UInt32(at))) else {
         return FrameNumber(UInt32(min(at, UInt64(UInt32.max))))
       }
-      let pieceEnd = min(end, (at | 511) + 1)
-      for i in 0..<Int(pieceEnd - at) where FrameRecordPointer(record.raw + i &* 32).role != role {
+      let pageblockEnd = min(end, (at | 511) + 1)
+      for i in 0..<Int(pageblockEnd - at) where FrameRecordPointer(record.raw + i &* 32).role != role {
         return FrameNumber(UInt32(at) + UInt32(i))
       }
-      at = pieceEnd
+      at = pageblockEnd
     }
     return nil
   }
 
-  /// The counts of the piece of 2 MiB that holds `frame`, or nil where no frame has a record. Constant.
-  public func pieceCounts(at frame: FrameNumber) -> PieceCounts? {
+  /// The counts of the pageblock that holds `frame`, or nil where no frame has a record. Constant.
+  public func pageblockCounts(at frame: FrameNumber) -> PageblockCounts? {
     let interrupts = lock()
     defer { unlock(interrupts) }
-    guard let piece = piece(frame.rawValue) else { return nil }
-    return PieceCounts(
-      first: FrameNumber(frame.rawValue & ~(Piece.frames - 1)), free: PageCount(UInt64(piece.free)),
-      unmovable: PageCount(UInt64(piece.unmovable)), other: PageCount(UInt64(piece.movable)),
-      dirty: PageCount(UInt64(piece.dirty.pointee.load(ordering: .relaxed))),
-      absent: PageCount(UInt64(piece.absent)))
+    guard let pageblock = pageblock(frame.rawValue) else { return nil }
+    return PageblockCounts(
+      first: FrameNumber(frame.rawValue & ~(Pageblock.frames - 1)), free: PageCount(UInt64(pageblock.free)),
+      unmovable: PageCount(UInt64(pageblock.unmovable)), other: PageCount(UInt64(pageblock.movable)),
+      dirty: PageCount(UInt64(pageblock.dirty.pointee.load(ordering: .relaxed))),
+      absent: PageCount(UInt64(pageblock.absent)))
   }
 
-  /// Calls `body` with the counts of each piece of 2 MiB that has records, in address order.
-  public func forEachPiece<E>(_ body: (PieceCounts) throws(E) -> Void) throws(E) {
+  /// Calls `body` with the counts of each pageblock that has records, in address order.
+  public func forEachPageblock<E>(_ body: (PageblockCounts) throws(E) -> Void) throws(E) {
     for number in 0..<state.pointee.sectionCount {
       let entry = sectionEntry(number)
-      for i in 0..<entry.frames >> Piece.shift {
-        if let counts = pieceCounts(at: FrameNumber(entry.first + i << Piece.shift)) { try body(counts) }
+      for i in 0..<entry.frames >> Pageblock.shift {
+        if let counts = pageblockCounts(at: FrameNumber(entry.first + i << Pageblock.shift)) {
+          try body(counts)
+        }
       }
     }
   }
 
   /// Calls `body` with each run of frames of one role in frames `low` to `high`, in address order, holes
-  /// left out (a frame of a hole that shares a piece with memory is `absent`).
+  /// left out (a frame of a hole that shares a pageblock with memory is `absent`).
   public func forEachRole<E>(
     from low: FrameNumber = FrameNumber(0), to high: FrameNumber = .none,
     _ body: (FrameRun, FrameRole) throws(E) -> Void
@@ -164,22 +166,22 @@ extension PhysicalMemory {
     if run.count.rawValue > 0 { try body(run, role) }
   }
 
-  /// Frames from `at` on with one role, up to the end of a piece or a free block; no role in a hole.
+  /// Frames from `at` on with one role, up to the end of a pageblock or a free block; no role in a hole.
   func roleRun(_ at: UInt32, _ top: UInt32) -> (UInt32, FrameRole?) {
     let interrupts = lock()
     defer { unlock(interrupts) }
-    guard let piece = piece(at) else { return (min(top, holeEnd(at)), nil) }
+    guard let pageblock = pageblock(at) else { return (min(top, holeEnd(at)), nil) }
     if let (head, order) = block(holding: at) {
       return (min(top, head + (1 << UInt32(order))), .free)
     }
-    let pieceEnd = Piece.end(at, top)
-    switch piece.state {
-    case .lazy: return (pieceEnd, .wired)
-    case .uniform: return (pieceEnd, piece.role)
+    let pageblockEnd = Pageblock.end(at, top)
+    switch pageblock.state {
+    case .lazy: return (pageblockEnd, .wired)
+    case .uniform: return (pageblockEnd, pageblock.role)
     case .valid:
       let role = recordUnchecked(at).role
       var end = at + 1
-      while end < pieceEnd && role != .free && recordUnchecked(end).hasRole(role) { end += 1 }
+      while end < pageblockEnd && role != .free && recordUnchecked(end).hasRole(role) { end += 1 }
       return (end, role)
     }
   }
@@ -223,8 +225,8 @@ extension PhysicalMemory {
           at = min(top - 1, section.first + (section.frames - 1)) + 1
           continue
         }
-        if pieceUnchecked(at).free == 0 {
-          at = Piece.end(at, top)
+        if pageblockUnchecked(at).free == 0 {
+          at = Pageblock.end(at, top)
           continue
         }
         if let (head, order) = block(holding: at) {
@@ -241,7 +243,7 @@ extension PhysicalMemory {
 
   // MARK: Statistics
 
-  /// Adds this floor's rows.
+  /// Adds this layer's rows.
   public func register(in statistics: Statistics) {
     let context = UnsafeMutableRawPointer(state)
     func gauge(
@@ -280,7 +282,7 @@ extension PhysicalMemory {
     counter("vm.allocations", "blocks and single frames given out") {
       Self($0).state.pointee.events.pointee.allocations.value
     }
-    counter("vm.frees", "pieces of one role given back") {
+    counter("vm.frees", "pageblocks of one role given back") {
       Self($0).state.pointee.events.pointee.frees.value
     }
     counter("vm.failures", "requests refused, runs not counted") {
@@ -309,11 +311,11 @@ extension PhysicalMemory {
     counter("vm.search_steps", "steps of searches for runs to be emptied") {
       Self($0).state.pointee.events.pointee.searchSteps.load(ordering: .relaxed)
     }
-    counter("vm.hopeless", "requests that a note called hopeless") {
-      Self($0).state.pointee.events.pointee.hopeless.load(ordering: .relaxed)
+    counter("vm.failed_cache.hits", "requests that a note called hopeless") {
+      Self($0).state.pointee.events.pointee.failedCacheHits.load(ordering: .relaxed)
     }
-    counter("vm.hopeless_steps", "steps of looks at such notes") {
-      Self($0).state.pointee.events.pointee.hopelessSteps.load(ordering: .relaxed)
+    counter("vm.failed_cache.steps", "steps of looks at such notes") {
+      Self($0).state.pointee.events.pointee.failedCacheSteps.load(ordering: .relaxed)
     }
   }
 
@@ -321,9 +323,9 @@ extension PhysicalMemory {
     state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
   }
 
-  func setReserve(_ pages: UInt64, _ level: Level) -> Bool {
+  func setReserve(_ pages: UInt64, _ priority: AllocationPriority) -> Bool {
     do throws(PhysicalMemoryError) {
-      try setReserve(PageCount(pages), for: level)
+      try setReserve(PageCount(pages), for: priority)
       return true
     } catch {
       return false

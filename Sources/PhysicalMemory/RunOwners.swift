@@ -117,9 +117,9 @@ extension PhysicalMemory {
     while at < run.end {
       let what = whatIs(at)
       at = at + .one
-      if what.role == .free || (what.role == .contiguous && what.claims == .captured) { continue }
-      let isPage = what.role == .pageable && what.claims.wires == 0
-      let isClaimed = isPage && what.claims.rawValue & 0x7fff_ffff != 0
+      if what.role == .free || (what.role == .contiguous && what.busyWord == .captured) { continue }
+      let isPage = what.role == .pageable && what.busyWord.wires == 0
+      let isClaimed = isPage && what.busyWord.rawValue & 0x7fff_ffff != 0
       switch kind {
       case .fixed: if !isPage { body(what) }
       case .claimed: if isClaimed { body(what) }

@@ -4,7 +4,7 @@ import MemoryPrimitives
 
 extension PhysicalMemory {
   /// Whether any memory that is not kept for good since boot has a place for such a run, whatever is freed. A step for
-  /// each stretch of it; takes no lock.
+  /// each extent of it; takes no lock.
   public func hasPlace(
     forRun count: PageCount, where constraints: RunConstraints = RunConstraints()
   ) -> Bool {
@@ -17,14 +17,16 @@ extension PhysicalMemory {
     return false
   }
 
-  /// The run that `allocate` would give at `level`, or nil. Takes nothing; as `allocate` but for the taking.
+  /// The run that `allocate` would give at `priority`, or nil. Takes nothing; as `allocate` but for the taking.
   public func freeRun(
-    _ count: PageCount, where constraints: RunConstraints = RunConstraints(), level: Level = .normal
+    _ count: PageCount, where constraints: RunConstraints = RunConstraints(),
+    priority: AllocationPriority = .normal
   ) -> FrameRun? {
     guard let request = RunRequest(count, constraints) else { return nil }
     var interrupts = lock()
     defer { unlock(interrupts) }
-    guard admits(count.rawValue, level), let found = find(request, &interrupts), admits(count.rawValue, level)
+    guard admits(count.rawValue, priority), let found = find(request, &interrupts),
+      admits(count.rawValue, priority)
     else { return nil }
     return FrameRun(first: FrameNumber(found), count: count)
   }

@@ -3,14 +3,14 @@
 //
 // Two ways to find one. If a free block of a list that lies wholly in the range of addresses holds it
 // whatever the alignment, the smallest such block is taken: constant. Else memory is walked from the top
-// of the range down, keeping the free stretch in hand. What makes the walk short: n frames in a row hold an
-// aligned free block of order k = floor(log2((n + 1) / 2)), and what can coalesce has; so if no list has
-// such a block the answer is no at once, and in a piece of 2 MiB without one only its two ends are
-// looked at. Whole sections and pieces without a free frame cost a step, large free blocks one each.
+// of the range down, keeping the free extent in hand. What makes the walk short: n frames in a row hold an
+// aligned free block of order k = log2((n + 1) / 2), rounded down, and what can coalesce has; so if no list has
+// such a block the answer is no at once, and in a pageblock without one only its two ends are
+// looked at. Whole sections and pageblocks without a free frame cost a step, large free blocks one each.
 //
-// The walk lets the lock go every dozen steps, but only where no stretch is in hand; a stretch in hand has
-// at most 40 blocks and one for each GiB. A step is some 200 instructions, and a piece whose order bits are to be
-// made exact 5,000: what is longest without the lock being let go is a dozen, one such piece and one stretch.
+// The walk lets the lock go every dozen steps, but only where no extent is in hand; an extent in hand has
+// at most 40 blocks and one for each GiB. A step is some 200 instructions, and a pageblock whose order bits are to be
+// made exact 5,000: what is longest without the lock being let go is a dozen, one such pageblock and one extent.
 
 import MemoryPrimitives
 
@@ -94,25 +94,25 @@ struct RunRequest {
 
 extension PhysicalMemory {
   /// `run` frames in a row that satisfy `where`, each with `role` and one wire. Never waits. Cost: see the
-  /// head of Runs.swift. Throws `noMemory` when there is no such run or not above the reserve of `level`;
+  /// head of Runs.swift. Throws `noMemory` when there is no such run or not above the reserve of `priority`;
   /// `badConstraint` when no machine could have it.
   public func allocate(
     run count: PageCount, where constraints: RunConstraints = RunConstraints(), role: FrameRole,
-    level: Level = .normal
+    priority: AllocationPriority = .normal
   ) throws(PhysicalMemoryError) -> FrameRun {
     checkUse(role)
     guard let request = RunRequest(count, constraints) else {
-      noteRefused(.run, count, role, level, "never", constraints)
+      noteRefused(.run, count, role, priority, "never", constraints)
       throw .badConstraint
     }
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     var interrupts = lock()
-    guard admits(count.rawValue, level), let first = find(request, &interrupts),
-      admits(count.rawValue, level)
+    guard admits(count.rawValue, priority), let first = find(request, &interrupts),
+      admits(count.rawValue, priority)
     else {
       state.pointee.events.pointee.runFailures.add()
       unlock(interrupts)
-      noteRefused(.run, count, role, level, nil, constraints)
+      noteRefused(.run, count, role, priority, nil, constraints)
       throw .noMemory
     }
     let end = first + request.count
@@ -122,7 +122,7 @@ extension PhysicalMemory {
     let isShort = isShort(freeCount.rawValue)
     unlock(interrupts)
     stamp(first, end, role)
-    raiseAlarm(if: isShort)
+    notifyLowMemory(if: isShort)
     return FrameRun(first: FrameNumber(first), count: count)
   }
 
@@ -160,9 +160,9 @@ extension PhysicalMemory {
     UInt32(min(UInt64(UInt32.max), UInt64(state.pointee.sectionCount) << UInt64(Section.frameShift)))
   }
 
-  /// Walks frames `low` to `high` from the top down and calls `body` with the free stretch in hand each
-  /// time that it has grown; stretches that hold no free block of order `inner` are left out or cut. True
-  /// from `body` ends the walk, with the lock held since that stretch was seen.
+  /// Walks frames `low` to `high` from the top down and calls `body` with the free extent in hand each
+  /// time that it has grown; extents that hold no free block of order `inner` are left out or cut. True
+  /// from `body` ends the walk, with the lock held since that extent was seen.
   func scan(
     _ low: UInt32, _ high: UInt32, _ inner: Int, _ interrupts: inout UInt64,
     _ body: (UInt32, UInt32) -> Bool
@@ -193,10 +193,10 @@ extension PhysicalMemory {
         end = at
         continue
       }
-      let piece = pieceUnchecked(frame)
-      let pieceFirst = frame & ~(Piece.frames - 1)
-      if piece.free == 0 {
-        at = max(low, pieceFirst)
+      let pageblock = pageblockUnchecked(frame)
+      let pageblockFirst = frame & ~(Pageblock.frames - 1)
+      if pageblock.free == 0 {
+        at = max(low, pageblockFirst)
         end = at
         continue
       }
@@ -205,18 +205,18 @@ extension PhysicalMemory {
         if body(at, end) { return }
         continue
       }
-      if piece.state != .valid || piece.free == 512 {
-        at = max(low, pieceFirst)
+      if pageblock.state != .valid || pageblock.free == 512 {
+        at = max(low, pageblockFirst)
         end = at
         continue
       }
-      if piece.orders & PiecePointer.stale != 0 {
-        renewOrders(pieceFirst)
+      if pageblock.orders & PageblockPointer.stale != 0 {
+        renewOrders(pageblockFirst)
         steps += 20
       }
-      if piece.orders >> UInt16(min(inner, 9)) == 0 {
-        // No such block in here: a run can have no more of this piece than its start.
-        var prefix = pieceFirst
+      if pageblock.orders >> UInt16(min(inner, 9)) == 0 {
+        // No such block in here: a run can have no more of this pageblock than its start.
+        var prefix = pageblockFirst
         while prefix < frame, let (head, order) = block(holding: prefix) {
           prefix = head + (1 << UInt32(order))
           steps += 1
@@ -229,12 +229,12 @@ extension PhysicalMemory {
     }
   }
 
-  /// Makes the order bits of a valid piece exact. Up to 512 looks; lock held.
-  private func renewOrders(_ pieceFirst: UInt32) {
+  /// Makes the order bits of a valid pageblock exact. Up to 512 looks; lock held.
+  private func renewOrders(_ pageblockFirst: UInt32) {
     var orders: UInt16 = 0
     var at: UInt32 = 0
-    while at < Piece.frames {
-      let record = recordUnchecked(pieceFirst + at)
+    while at < Pageblock.frames {
+      let record = recordUnchecked(pageblockFirst + at)
       if record.queue == .buddy {
         orders |= 1 << UInt16(record.order.rawValue)
         at += 1 << UInt32(record.order.rawValue)
@@ -242,7 +242,7 @@ extension PhysicalMemory {
         at += 1
       }
     }
-    pieceUnchecked(pieceFirst).orders = orders
+    pageblockUnchecked(pageblockFirst).orders = orders
   }
 
   /// The longest run of free frames, or nil when none is free. A walk over all of memory at worst.

@@ -1,28 +1,28 @@
 // From a frame number to what is kept about it, in two loads.
 //
 // Memory is cut into sections of 128 MiB; a table indexed by the section's number tells where its
-// records lie, biased so that the frame number itself is the index. A section is cut into pieces of
+// records lie, biased so that the frame number itself is the index. A section is cut into pageblocks of
 // 2 MiB with an entry each in a second table: the counts that a search for runs reads instead of frames,
-// and how far the piece's 512 records are valid. Holes of the map cost a table entry of 32 bytes.
+// and how far the pageblock's 512 records are valid. Holes of the map cost a table entry of 32 bytes.
 //
-// A piece is in one of three states:
+// A pageblock is in one of three states:
 //   lazy     its records hold rubbish; all 512 frames lie in one free block, or are on their way out of
 //            one (then nobody but the taker looks at them). Only the record of a block's head is valid,
-//            and that a block of order 9 or more begins here is said by the piece's `head`.
-//   uniform  its records hold rubbish; all 512 frames have the role kept in the piece, since boot.
-//   valid    all 512 records are valid. A piece never goes back from here.
+//            and that a block of order 9 or more begins here is said by the pageblock's `head`.
+//   uniform  its records hold rubbish; all 512 frames have the role kept in the pageblock, since boot.
+//   valid    all 512 records are valid. A pageblock never goes back from here.
 
 import MemoryPrimitives
 import Synchronization
 
 /// 2 MiB of memory, 512 frames.
-enum Piece {
+enum Pageblock {
   static var shift: UInt32 { 9 }
   static var frames: UInt32 { 512 }
   static var addressShift: UInt64 { 21 }
   static var recordPages: UInt64 { 4 }
 
-  /// The end of the piece of `frame`, or `end` if that comes first.
+  /// The end of the pageblock of `frame`, or `end` if that comes first.
   @inline(always) static func end(_ frame: UInt32, _ end: UInt32) -> UInt32 {
     min(end &- 1, frame | 511) &+ 1
   }
@@ -30,9 +30,9 @@ enum Piece {
   enum State: UInt8 { case lazy, uniform, valid }
 }
 
-/// The entry of one piece, 16 bytes, in place. Zeroes mean: lazy, all free, no block begins here.
+/// The entry of one pageblock, 16 bytes, in place. Zeroes mean: lazy, all free, no block begins here.
 /// Counts change under the lock (`dirty` without) and are relaxed atomics, for searches read them without.
-struct PiecePointer {
+struct PageblockPointer {
   static var size: Int { 16 }
   let raw: UnsafeMutableRawPointer
 
@@ -61,8 +61,8 @@ struct PiecePointer {
   /// In `orders`: a block was taken since the bits were last exact.
   static var stale: UInt16 { 1 << 15 }
 
-  @inline(always) var state: Piece.State {
-    get { Piece.State(rawValue: byte(8).pointee.load(ordering: .acquiring)).unsafelyUnwrapped }
+  @inline(always) var state: Pageblock.State {
+    get { Pageblock.State(rawValue: byte(8).pointee.load(ordering: .acquiring)).unsafelyUnwrapped }
     nonmutating set { byte(8).pointee.store(newValue.rawValue, ordering: .releasing) }
   }
   /// The order less 8 of the free block that begins here, if its order is 9 or more; else 0.
@@ -70,21 +70,22 @@ struct PiecePointer {
     get { raw.loadUnaligned(fromByteOffset: 9, as: UInt8.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 9, as: UInt8.self) }
   }
-  /// Of a uniform piece.
+  /// Of a uniform pageblock.
   @inline(always) var role: FrameRole {
     get { FrameRole(rawValue: raw.loadUnaligned(fromByteOffset: 10, as: UInt8.self)) ?? .absent }
     nonmutating set { raw.storeBytes(of: newValue.rawValue, toByteOffset: 10, as: UInt8.self) }
   }
 
-  /// The entry of the piece below, in the same section.
-  @inline(always) var below: PiecePointer { PiecePointer(raw: raw - Self.size) }
+  /// The entry of the pageblock below, in the same section.
+  @inline(always) var below: PageblockPointer { PageblockPointer(raw: raw - Self.size) }
 
   /// Pages with the flag `dirty`.
   @inline(always) var dirty: UnsafeMutablePointer<Atomic<UInt16>> { half(12) }
 
   /// The counts, as they were at one moment. No lock.
-  @inline(always) var glance: PieceGlance {
-    PieceGlance(rawValue: raw.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed))
+  @inline(always) var snapshot: PageblockSnapshot {
+    PageblockSnapshot(
+      rawValue: raw.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed))
   }
 
   @inline(always) private func byte(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt8>> {
@@ -95,8 +96,8 @@ struct PiecePointer {
   }
 }
 
-/// The counts of a piece, as they were at one moment.
-struct PieceGlance {
+/// The counts of a pageblock, as they were at one moment.
+struct PageblockSnapshot {
   var rawValue: UInt64
 
   @inline(always) var unmovable: UInt64 { rawValue & 0xffff }
@@ -120,12 +121,12 @@ struct Section {
     get { raw.loadUnaligned(as: UInt.self) }
     nonmutating set { raw.storeBytes(of: newValue, as: UInt.self) }
   }
-  /// The same for the entry of piece 0.
-  @inline(always) var pieces: UInt {
+  /// The same for the entry of pageblock 0.
+  @inline(always) var pageblocks: UInt {
     get { raw.loadUnaligned(fromByteOffset: 8, as: UInt.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 8, as: UInt.self) }
   }
-  /// The frames that have records: whole pieces.
+  /// The frames that have records: whole pageblocks.
   @inline(always) var first: UInt32 {
     get { raw.loadUnaligned(fromByteOffset: 16, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 16, as: UInt32.self) }
@@ -164,32 +165,32 @@ extension PhysicalMemory {
       UnsafeMutableRawPointer(bitPattern: entry.records &+ UInt(frame) &* 32).unsafelyUnwrapped)
   }
 
-  /// The piece of a frame that is known to have a record.
-  @inline(always) func pieceUnchecked(_ frame: UInt32) -> PiecePointer {
+  /// The pageblock of a frame that is known to have a record.
+  @inline(always) func pageblockUnchecked(_ frame: UInt32) -> PageblockPointer {
     let entry = sectionEntry(Int(frame >> Section.frameShift))
-    return PiecePointer(
-      raw: UnsafeMutableRawPointer(bitPattern: entry.pieces &+ UInt(frame >> Piece.shift) &* 16)
+    return PageblockPointer(
+      raw: UnsafeMutableRawPointer(bitPattern: entry.pageblocks &+ UInt(frame >> Pageblock.shift) &* 16)
         .unsafelyUnwrapped)
   }
 
-  @inline(always) func piece(_ frame: UInt32) -> PiecePointer? {
-    section(frame) == nil ? nil : pieceUnchecked(frame)
+  @inline(always) func pageblock(_ frame: UInt32) -> PageblockPointer? {
+    section(frame) == nil ? nil : pageblockUnchecked(frame)
   }
 
-  /// Makes all records of the piece of `frame` valid. Lock held, or the piece all the caller's own.
+  /// Makes all records of the pageblock of `frame` valid. Lock held, or the pageblock all the caller's own.
   func materialize(_ frame: UInt32) {
-    let piece = pieceUnchecked(frame)
-    let first = frame & ~(Piece.frames - 1)
-    let (role, claims): (FrameRole, Claims)
-    switch piece.state {
+    let pageblock = pageblockUnchecked(frame)
+    let first = frame & ~(Pageblock.frames - 1)
+    let (role, busyWord): (FrameRole, BusyWord)
+    switch pageblock.state {
     case .valid: return
-    case .lazy: (role, claims) = (.free, .none)
-    case .uniform: (role, claims) = (piece.role, piece.role == .absent ? .none : .wiredOnce)
+    case .lazy: (role, busyWord) = (.free, .none)
+    case .uniform: (role, busyWord) = (pageblock.role, pageblock.role == .absent ? .none : .wiredOnce)
     }
     let record = recordUnchecked(first)
-    for i in 0..<Int(Piece.frames) {
-      FrameRecordPointer(record.raw + i &* 32).initialize(role: role, claims: claims)
+    for i in 0..<Int(Pageblock.frames) {
+      FrameRecordPointer(record.raw + i &* 32).initialize(role: role, busyWord: busyWord)
     }
-    piece.state = .valid
+    pageblock.state = .valid
   }
 }

@@ -74,7 +74,7 @@ public struct Arena {
 
   /// An arena without spans in `memory`, which it keeps until it is destroyed.
   ///
-  /// Sizes are rounded up to the quantum, and every piece starts at a multiple of it. With a `source`,
+  /// Sizes are rounded up to the quantum, and every segment starts at a multiple of it. With a `source`,
   /// what is missing is imported, in sizes rounded up to `importUnit` where that can be had.
   public static func create(
     in memory: UnsafeMutableRawPointer, name: Name, quantum: Alignment, contents: ArenaContents = .addresses,
@@ -121,14 +121,15 @@ public struct Arena {
 
   /// Gives the arena the span `first ... last`, for good. Both ends on the quantum, else `.badConstraint`;
   /// `.overlaps` when any of it is the arena's already; `.noTags`. Costs a pass over the spans.
-  public func add(_ first: ArenaAddress, through last: ArenaAddress, level: Level = .normal) throws(VmemError)
+  public func add(_ first: ArenaAddress, through last: ArenaAddress, priority: AllocationPriority = .normal)
+    throws(VmemError)
   {
     let mask = state.pointee.quantum - 1
     guard first <= last, first.rawValue & mask == 0, last.rawValue & mask == mask else {
       throw .badConstraint
     }
     if state.pointee.machine.failsHere(.vmem) { throw .noTags }
-    try secure(2, level)
+    try secure(2, priority)
     var walker = ArenaCore.Walker()
     let overlaps = withUnsafeMutablePointer(to: &walker) { walker in
       state.pointee.core.withLock { core in
@@ -136,7 +137,7 @@ public struct Arena {
         core.register(walker)
       }
       while true {
-        // The pass reaches the end of the list and adds the span in one stretch under the lock.
+        // The pass reaches the end of the list and adds the span in one go under the lock.
         let answer = state.pointee.core.withLock { core -> Bool? in
           let span = core.overlap(walker, first.rawValue, last.rawValue)
           if span == nil { return nil }
@@ -158,42 +159,45 @@ public struct Arena {
   }
 
   /// Gives the arena `size` values from `first` on: see `add(_:through:)`.
-  public func add(_ first: ArenaAddress, _ size: ArenaSize, level: Level = .normal) throws(VmemError) {
+  public func add(_ first: ArenaAddress, _ size: ArenaSize, priority: AllocationPriority = .normal)
+    throws(VmemError)
+  {
     let last = first.rawValue.addingReportingOverflow(size.rawValue &- 1)
     guard size.rawValue != 0, !last.overflow else { throw .badConstraint }
-    try add(first, through: ArenaAddress(last.partialValue), level: level)
+    try add(first, through: ArenaAddress(last.partialValue), priority: priority)
   }
 
   // MARK: Allocation
 
-  /// A piece of `size` values. Constant time with `.instantFit`.
+  /// A segment of `size` values. Constant time with `.instantFit`.
   ///
-  /// With a deadline and a level other than `.interrupt` the call sleeps until there is space and tags,
+  /// With a deadline and a priority other than `.interrupt` the call sleeps until there is space and tags,
   /// at most until then; without one it fails at once. Errors: `.noSpace`, `.noTags`, `.badConstraint` (a
   /// size of zero).
   public func alloc(
-    _ size: ArenaSize, policy: FitPolicy = .instantFit, level: Level = .normal, until deadline: Tick? = nil,
+    _ size: ArenaSize, policy: FitPolicy = .instantFit, priority: AllocationPriority = .normal,
+    until deadline: Tick? = nil,
     at site: CallSite = .here
   ) throws(VmemError) -> ArenaAddress {
-    try xalloc(size, ArenaConstraints(), policy: policy, level: level, until: deadline, at: site)
+    try xalloc(size, ArenaConstraints(), policy: policy, priority: priority, until: deadline, at: site)
   }
 
-  /// A piece of `size` values that satisfies `constraints`; granted whenever a free segment can. Errors and
+  /// A segment of `size` values that satisfies `constraints`; granted whenever a free segment can. Errors and
   /// waiting as for `alloc`. `.badConstraint` where no arena whatsoever could satisfy the request. Goes back
   /// with `xfree`.
   public func xalloc(
     _ size: ArenaSize, _ constraints: ArenaConstraints, policy: FitPolicy = .instantFit,
-    level: Level = .normal, until deadline: Tick? = nil, at site: CallSite = .here
+    priority: AllocationPriority = .normal, until deadline: Tick? = nil, at site: CallSite = .here
   ) throws(VmemError) -> ArenaAddress {
     let request = try ready(size, constraints)
     do {
-      return try attempt(request, policy, level, site)
+      return try attempt(request, policy, priority, site)
     } catch {
-      guard let deadline, level != .interrupt else {
+      guard let deadline, priority != .interrupt else {
         fail()
         throw error
       }
-      return try wait(request, policy, level, until: deadline, site)
+      return try wait(request, policy, priority, until: deadline, site)
     }
   }
 
@@ -227,7 +231,7 @@ public struct Arena {
       settle(after)
       state.pointee.tags.wakeWaiters()
     case .wrongSize(let expected, let allocatedAt):
-      var fault = fault(.wrongSize, "a piece of an arena was freed with another size than it has", address)
+      var fault = fault(.wrongSize, "a segment of an arena was freed with another size than it has", address)
       fault.given = size.rawValue
       fault.expected = expected
       fault.allocatedAt = allocatedAt
@@ -299,7 +303,7 @@ public struct Arena {
 
   // MARK: Destruction
 
-  /// Ends the arena: its tags go back to the supply, its memory to whoever gave it. With pieces still
+  /// Ends the arena: its tags go back to the supply, its memory to whoever gave it. With segments still
   /// allocated it is reported as a leak, first one first, and the arena stays as it is. Nobody else uses
   /// the arena meanwhile, nor visits the arenas of the supply.
   public func destroy(at site: CallSite = .here) {
@@ -362,7 +366,7 @@ public struct Arena {
   private func fail() { state.pointee.core.withLock { _ in state.pointee.failed.add() } }
 
   /// Makes `count` tags the caller's own: hidden among the spares.
-  private func secure(_ count: UInt32, _ level: Level) throws(VmemError) {
+  private func secure(_ count: UInt32, _ priority: AllocationPriority) throws(VmemError) {
     while true {
       let isDone = state.pointee.core.withLock { core in
         guard core.secure(count) else { return false }
@@ -370,7 +374,7 @@ public struct Arena {
         return true
       }
       if isDone { return }
-      guard state.pointee.tags.grow(level) else { throw .noTags }
+      guard state.pointee.tags.grow(priority) else { throw .noTags }
     }
   }
 
@@ -384,7 +388,7 @@ public struct Arena {
 
   /// One try, without sleeping.
   private func attempt(
-    _ request: Request, _ policy: FitPolicy, _ level: Level, _ site: CallSite
+    _ request: Request, _ policy: FitPolicy, _ priority: AllocationPriority, _ site: CallSite
   ) throws(VmemError) -> ArenaAddress {
     if state.pointee.machine.failsHere(.vmem) { throw .noTags }
     let need: UInt32 = state.pointee.source == nil ? 2 : 4
@@ -401,10 +405,10 @@ public struct Arena {
       }
       switch outcome {
       case .granted(let place):
-        if wantsPage { growHash(level) }
+        if wantsPage { growHash(priority) }
         return ArenaAddress(place)
       case .needsTags:
-        guard state.pointee.tags.grow(level) else { throw .noTags }
+        guard state.pointee.tags.grow(priority) else { throw .noTags }
         continue
       case .unclear:
         break
@@ -414,13 +418,13 @@ public struct Arena {
         place = search(request, policy, site, need, &wantsPage)
       }
       if place == nil, let source = state.pointee.source {
-        place = importSpan(source, request, policy, level, site, need, &wantsPage)
+        place = importSpan(source, request, policy, priority, site, need, &wantsPage)
         if place == nil { place = search(request, policy, site, need, &wantsPage) }
       }
       if place == nil { state.pointee.core.withLock { $0.spares.hidden -= need } }
       finish()
       guard let place else { throw .noSpace }
-      if wantsPage { growHash(level) }
+      if wantsPage { growHash(priority) }
       return ArenaAddress(place)
     }
   }
@@ -491,10 +495,11 @@ public struct Arena {
   /// Asks the source for a span that satisfies the request, and cuts it out of that. If space has come up
   /// meanwhile, that is used and the import goes back.
   private func importSpan(
-    _ source: ArenaSource, _ request: Request, _ policy: FitPolicy, _ level: Level, _ site: CallSite,
+    _ source: ArenaSource, _ request: Request, _ policy: FitPolicy, _ priority: AllocationPriority,
+    _ site: CallSite,
     _ need: UInt32, _ wantsPage: inout Bool
   ) -> UInt64? {
-    guard let span = fetch(source, request, level, site) else { return nil }
+    guard let span = fetch(source, request, priority, site) else { return nil }
     var page = false
     let (place, isSurplus) = state.pointee.core.withLock { core -> (UInt64, Bool) in
       core.spares.hidden -= need
@@ -518,7 +523,7 @@ public struct Arena {
   /// A span from the source and the place for the request in it: the size rounded up to the unit of
   /// import, or, when that is not to be had or could not satisfy a constraint, just the size.
   private func fetch(
-    _ source: ArenaSource, _ request: Request, _ level: Level, _ site: CallSite
+    _ source: ArenaSource, _ request: Request, _ priority: AllocationPriority, _ site: CallSite
   ) -> (start: UInt64, last: UInt64, place: UInt64)? {
     let isFree = request.nocross == 0 && request.minimum == 0 && request.maximum == UInt64.max
     let large = request.extent | (state.pointee.importUnit - 1)
@@ -526,7 +531,7 @@ public struct Arena {
     if isFree { extents[0] = large }
     for i in 0..<2 where i == 0 || extents[0] != extents[1] {
       guard !state.pointee.machine.failsHere(.vmem), extents[i] != UInt64.max else { continue }
-      let ask = ImportRequest(request, extent: extents[i], level: level, site: site)
+      let ask = ImportRequest(request, extent: extents[i], priority: priority, site: site)
       guard let span = source.take(ask) else { continue }
       let mask = state.pointee.quantum - 1
       if span.start & mask == 0, span.last & mask == mask,
@@ -541,7 +546,8 @@ public struct Arena {
 
   /// Sleeps and tries again until the request is granted or the deadline has passed.
   private func wait(
-    _ request: Request, _ policy: FitPolicy, _ level: Level, until deadline: Tick, _ site: CallSite
+    _ request: Request, _ policy: FitPolicy, _ priority: AllocationPriority, until deadline: Tick,
+    _ site: CallSite
   ) throws(VmemError) -> ArenaAddress {
     let shared = state.pointee.tags.state
     shared.pointee.waiters.add(1, ordering: .sequentiallyConsistent)
@@ -550,7 +556,7 @@ public struct Arena {
     while true {
       let ticket = shared.pointee.queue.ticket()
       do {
-        return try attempt(request, policy, level, site)
+        return try attempt(request, policy, priority, site)
       } catch {
         guard shared.pointee.queue.sleep(ticket, until: deadline, on: state.pointee.machine) else {
           fail()
@@ -563,11 +569,11 @@ public struct Arena {
   // MARK: Inside: what is done with the lock dropped
 
   /// Gives the hash the page that it would like. Failure is harmless.
-  @inline(never) private func growHash(_ level: Level) {
-    guard level != .interrupt else { return }
+  @inline(never) private func growHash(_ priority: AllocationPriority) {
+    guard priority != .interrupt else { return }
     let tags = state.pointee.tags
     while state.pointee.core.withLock({ $0.hash.wantsPage }) {
-      guard let page = tags.takePage(level) else {
+      guard let page = tags.takePage(priority) else {
         state.pointee.core.withLock { $0.hash.goWithout() }
         return
       }
@@ -619,9 +625,9 @@ public struct Arena {
     if let segment = find(address) {
       switch segment.kind {
       case .free:
-        fault = self.fault(.doubleFree, "a piece of an arena was freed that is free", address)
+        fault = self.fault(.doubleFree, "a segment of an arena was freed that is free", address)
       default:
-        fault = self.fault(.notAllocated, "the inside of a piece of an arena was freed", address)
+        fault = self.fault(.notAllocated, "the inside of a segment of an arena was freed", address)
         fault.expected = segment.first.rawValue
         fault.allocatedAt = segment.allocatedAt
       }
@@ -636,7 +642,7 @@ public struct Arena {
   @inline(never) private func reportLeak(_ busy: UInt64, _ site: CallSite) {
     var first: Segment?
     walk { if first == nil, $0.kind == .busy { first = $0 } }
-    var fault = self.fault(.leak, "an arena was destroyed with pieces allocated", first?.first ?? .lowest)
+    var fault = self.fault(.leak, "an arena was destroyed with segments allocated", first?.first ?? .lowest)
     fault.given = busy
     fault.allocatedAt = first?.allocatedAt ?? .unknown
     fault.reportedAt = site

@@ -1,4 +1,4 @@
-// The check of all laws in Vmem.swift. At most n log n for n tags, of it only the spans pay the logarithm:
+// The check of all invariants in Vmem.swift. At most n log n for n tags, of it only the spans pay the logarithm:
 // they are sorted through a link that spans don't use, so the check needs no memory.
 //
 // It takes no lock, for it would hold it too long: nothing else may use the arena meanwhile.
@@ -6,7 +6,7 @@
 import MemoryPrimitives
 
 extension Arena {
-  /// Checks every law of the arena: nil when all hold, else the one that is broken. Linear in tags, n log
+  /// Checks every invariant of the arena: nil when all hold, else the one that is broken. Linear in tags, n log
   /// n in spans. Nothing else may use the arena meanwhile.
   public func checkInvariants() -> StaticString? { state.pointee.core.quiet.pointee.check() }
 
@@ -25,7 +25,7 @@ extension ArenaCore {
 
   private var quantumMask: UInt64 { (1 << shift) - 1 }
 
-  /// Laws 1, 2, 3, 6 and 7. Marks each free segment for `checkLists`, each busy one by its place in the hash.
+  /// Invariants 1, 2, 3, 6 and 7. Marks each free segment for `checkLists`, each busy one by its place in the hash.
   private mutating func checkSegments() -> StaticString? {
     var counted: (spans: UInt64, free: UInt64, busy: UInt64) = (0, 0, 0)
     var sizes: (total: UInt64, busy: UInt64) = (0, 0)
@@ -102,7 +102,7 @@ extension ArenaCore {
     return nil
   }
 
-  /// Law 4. Takes the marks off again.
+  /// Invariant 4. Takes the marks off again.
   private mutating func checkLists() -> StaticString? {
     var members: UInt64 = 0
     for list in 0..<FreeLists.heads {
@@ -136,7 +136,7 @@ extension ArenaCore {
     return nil
   }
 
-  /// Law 5, second half: the hash holds as many as there are busy segments, each in its bucket.
+  /// Invariant 5, second half: the hash holds as many as there are busy segments, each in its bucket.
   private func checkHash() -> StaticString? {
     var members: UInt64 = 0
     let count = hash.count
@@ -155,7 +155,7 @@ extension ArenaCore {
     return members == count ? nil : "vmem: the hash is counted wrongly"
   }
 
-  /// Law 8.
+  /// Invariant 8.
   private func checkSpares() -> StaticString? {
     guard spares.hidden == 0 else { return "vmem: tags stayed hidden behind an operation" }
     var count: UInt32 = 0
@@ -168,7 +168,7 @@ extension ArenaCore {
     return count == spares.count ? nil : "vmem: spare tags are counted wrongly"
   }
 
-  // MARK: Law 2: spans don't overlap
+  // MARK: Invariant 2: spans don't overlap
 
   /// Sorts the spans through their idle link to the previous segment and compares neighbours.
   private func checkOverlap() -> StaticString? {
@@ -234,7 +234,7 @@ extension ArenaCore {
 }
 
 extension Tags {
-  /// Checks the supply and every arena that draws on it: nil when all is well, else the law that is broken.
+  /// Checks the supply and every arena that draws on it: nil when all is well, else the invariant that is broken.
   /// Nothing else may use any of them meanwhile.
   public func checkInvariants() -> StaticString? {
     let pool = state.pointee.pool.quiet

@@ -20,7 +20,7 @@ struct SpareTags {
 }
 
 struct ArenaCore: ~Copyable {
-  /// Tags that a pass looks at in one stretch under the lock: about 15 instructions each.
+  /// Tags that a pass looks at in one go under the lock: about 15 instructions each.
   static var searchBudget: UInt32 { 512 }
   /// How often a pass starts again because others put segments into the lists behind it.
   static var searchRounds: UInt32 { 8 }

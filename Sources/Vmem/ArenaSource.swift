@@ -11,20 +11,20 @@ import MemoryPrimitives
 public struct ImportRequest {
   public var size: ArenaSize
   public var constraints: ArenaConstraints
-  public var level: Level
+  public var priority: AllocationPriority
   /// Who asked the arena.
   public var site: CallSite
   /// The answer, to be filled in: first and last value of the span.
   public var first: ArenaAddress = .lowest
   public var last: ArenaAddress = .lowest
 
-  init(_ request: Request, extent: UInt64, level: Level, site: CallSite) {
+  init(_ request: Request, extent: UInt64, priority: AllocationPriority, site: CallSite) {
     size = ArenaSize(extent + 1)
     constraints = ArenaConstraints(
       alignment: Alignment(request.alignment) ?? .byte, phase: ArenaSize(request.phase),
       nocross: Alignment(request.nocross), minimum: ArenaAddress(request.minimum),
       maximum: ArenaAddress(request.maximum))
-    self.level = level
+    self.priority = priority
     self.site = site
   }
 }
@@ -80,7 +80,7 @@ public struct ArenaSource {
 
 extension Arena {
   /// Allocates what another arena wants to import. Its quantum may be smaller than this one's: then what the
-  /// phase is above this quantum is asked for as size, and the piece lies so far inside the span.
+  /// phase is above this quantum is asked for as size, and the segment lies so far inside the span.
   func give(_ request: UnsafeMutablePointer<ImportRequest>) -> Bool {
     let quantum = state.pointee.quantum
     var size = request.pointee.size
@@ -96,14 +96,14 @@ extension Arena {
           constraints.minimum.rawValue > inset ? constraints.minimum.rawValue - inset : 0)
       }
     }
-    // A window ends where the piece ends; what rounding adds may lie beyond.
+    // A window ends where the segment ends; what rounding adds may lie beyond.
     let rounding = ((size.rawValue - 1) | (quantum - 1)) - (size.rawValue - 1)
     let (end, isBeyond) = constraints.maximum.rawValue.addingReportingOverflow(rounding)
     constraints.maximum = isBeyond ? .highest : ArenaAddress(end)
     if let nocross = constraints.nocross, nocross.rawValue < quantum { constraints.nocross = nil }
     do {
       let first = try xalloc(
-        size, constraints, policy: .instantFit, level: request.pointee.level, at: request.pointee.site)
+        size, constraints, policy: .instantFit, priority: request.pointee.priority, at: request.pointee.site)
       request.pointee.first = first
       request.pointee.last = ArenaAddress(first.rawValue + ((size.rawValue - 1) | (quantum - 1)))
       return true

@@ -18,7 +18,7 @@ public struct TagSource {
   let taking: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> UnsafeMutableRawPointer?
   let giving: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
 
-  /// `take` gets the context and a `Level.rawValue`, and answers a page or null; it must enter no arena.
+  /// `take` gets the context and a `AllocationPriority.rawValue`, and answers a page or null; it must enter no arena.
   /// `give` gets the context and a page that came from `take`.
   public init(
     base: VirtualAddress, _ context: UnsafeMutableRawPointer?,
@@ -110,19 +110,19 @@ public struct Tags {
   // MARK: For arenas
 
   /// Adds a page of tags. False when there is none to be had. No lock is held.
-  func grow(_ level: Level) -> Bool {
-    guard let page = takePage(level) else { return false }
+  func grow(_ priority: AllocationPriority) -> Bool {
+    guard let page = takePage(priority) else { return false }
     TagPool.prepare(page, state.pointee.links, isStatic: 0)
     state.pointee.pool.withLock { $0.add(page) }
     return true
   }
 
   /// A page of unknown contents that links can name.
-  func takePage(_ level: Level) -> UnsafeMutableRawPointer? {
+  func takePage(_ priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     assert(holdsNoSpinLock(), "the source of tags is asked with no lock held")
     if state.pointee.machine.failsHere(.vmem) { return nil }
     let source = state.pointee.pool.withLock { $0.source }
-    guard let page = source.taking(source.context, level.rawValue) else { return nil }
+    guard let page = source.taking(source.context, priority.rawValue) else { return nil }
     guard state.pointee.links.reaches(pageAt: page) else {
       source.giving(source.context, page)
       return nil

@@ -1,5 +1,5 @@
-// Vmem: arenas of integers. An arena is given spans of values, hands out pieces of them, takes the
-// pieces back and joins what lies side by side. It knows neither pages nor memory: the values may be
+// Vmem: arenas of integers. An arena is given spans of values, hands out segments of them, takes the
+// segments back and joins what lies side by side. It knows neither pages nor memory: the values may be
 // addresses, pages or process numbers.
 //
 // The semantics are those of vmem(9) (NetBSD, FreeBSD); the idea is Bonwick and Adams: "Magazines and
@@ -28,7 +28,7 @@
 // TAGS. An operation secures the tags that it may need before it looks for space; afterwards it can't
 // fail for tags. The number is the longest chain of one call: an import makes a span and a free segment
 // (2), cutting the request out of a segment leaves a remainder on each side (2), and there is one import
-// in a call, for the piece is cut from the imported span in the same stretch under the lock: 4 with a
+// in a call, for the segment is cut from the imported span in the same hold of the lock: 4 with a
 // source, 2 without, 2 for `add`. While the lock is dropped (import, long search) the tags stay among
 // the arena's spares but are *hidden*: counted as not there. There is one way out of an operation and it
 // takes the hiding back, so a failed import leaks nothing (FreeBSD bug 235747). A source that is an
@@ -42,7 +42,7 @@
 // COST. Instant fit, and a free, take constant time whatever the number of segments: one bitmap search,
 // the head of one list, one hash chain of expected length 1.5. Best fit costs a pass over one list.
 // A request with a window (`minimum`, `maximum`) or `nocross` may cost a pass over all lists that could
-// hold it, but is granted whenever any free segment can. Passes are cut into pieces of
+// hold it, but is granted whenever any free segment can. Passes are cut into segments of
 // `ArenaCore.searchBudget` tags with the lock dropped between; a cursor keeps the place and is moved on when
 // its tag goes. If others put segments into the lists meanwhile the pass starts again, up to
 // `ArenaCore.searchRounds` times.
@@ -50,7 +50,7 @@
 // WHEN MEMORY IS GONE. A request that finds no tags fails with `.noTags` and has changed nothing. A hash
 // that finds no page to grow has longer chains and asks again later. A free needs nothing.
 //
-// QUANTUM CACHES will stand between `alloc`/`free` and `xalloc`/`xfree`, on the magazines of floor 2:
+// QUANTUM CACHES will stand between `alloc`/`free` and `xalloc`/`xfree`, on the magazines of layer 2:
 // that is why the two pairs are distinct and must not be mixed.
 
 import MemoryPrimitives
@@ -102,11 +102,11 @@ public struct ArenaConstraints: Equatable, Sendable {
   public var alignment: Alignment
   /// Below `alignment`, and a multiple of the quantum.
   public var phase: ArenaSize
-  /// The piece contains no multiple of this behind its first value. Nil for no such wish.
+  /// The segment contains no multiple of this behind its first value. Nil for no such wish.
   public var nocross: Alignment?
-  /// The first value that may be part of the piece.
+  /// The first value that may be part of the segment.
   public var minimum: ArenaAddress
-  /// The last value that may be part of the piece (inclusive).
+  /// The last value that may be part of the segment (inclusive).
   public var maximum: ArenaAddress
 
   public init(

@@ -17,7 +17,7 @@ extension Tags {
       Tags.sum($0) { $0.segments.value }
     }
     row("vmem.allocations", .requests, .counter, "requests granted") { Tags.sum($0) { $0.allocations.value } }
-    row("vmem.frees", .requests, .counter, "pieces given back") { Tags.sum($0) { $0.frees.value } }
+    row("vmem.frees", .requests, .counter, "segments given back") { Tags.sum($0) { $0.frees.value } }
     row("vmem.failed", .requests, .counter, "requests refused") { Tags.sum($0) { $0.failed.value } }
     row("vmem.waits", .requests, .counter, "requests that slept") { Tags.sum($0) { $0.waits.value } }
     row("vmem.imports", .events, .counter, "spans that came from a source") {

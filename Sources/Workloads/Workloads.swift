@@ -2,7 +2,7 @@
 //
 // Two kinds. A *replay* (Replay/) takes the allocations of a real kernel from a packed trace (Trace/) and
 // does them again against the live allocators. A *seeded history* (Histories/) is a long random sequence of
-// operations on one floor that depends on its seed only and ends with a checksum, so that "the kernel runs
+// operations on one layer that depends on its seed only and ends with a checksum, so that "the kernel runs
 // the same code as the tests" is an equation between two numbers. XCTest, the tool `strata` and the console
 // all run these; none of them keeps a workload of its own.
 //

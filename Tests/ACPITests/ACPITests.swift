@@ -238,6 +238,6 @@ final class ACPITests: XCTestCase {
   }
 
   func testEveryErrorHasItsWords() {
-    XCTAssertEqual(Set(ACPIError.allCases.map { "\($0.words)" }).count, ACPIError.allCases.count)
+    XCTAssertEqual(Set(ACPIError.allCases.map { "\($0.description)" }).count, ACPIError.allCases.count)
   }
 }

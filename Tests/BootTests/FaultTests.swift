@@ -20,8 +20,8 @@ final class FaultTests: XCTestCase {
   func testStackOverflow() throws { try report(of: "stack-overflow", contains: ["guard page", "stack"]) }
   func testDivide() throws { try report(of: "divide", contains: ["divide error"]) }
   func testOverflow() throws { try report(of: "overflow", contains: ["arithmetic overflow", ".swift:"]) }
-  func testDoubleFree() throws { try report(of: "double-free", contains: ["double free", "whose"]) }
-  func testWrongSize() throws { try report(of: "wrong-size", contains: ["wrong size", "whose"]) }
+  func testDoubleFree() throws { try report(of: "double-free", contains: ["double free", "owner"]) }
+  func testWrongSize() throws { try report(of: "wrong-size", contains: ["wrong size", "owner"]) }
   func testForeignPointer() throws { try report(of: "foreign-pointer", contains: ["foreign pointer"]) }
 
   func testPanic() throws {

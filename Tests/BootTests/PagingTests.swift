@@ -57,14 +57,14 @@ final class PagingTests: XCTestCase {
     let found = log.rows("history").filter { $0["name"] as? String == "paging" }
 
     let plan = PagingPlan.standard
-    let host = HostMachine(memory: plan.lent)
+    let host = HostMachine(memory: plan.loaned)
     let size = Int(PagingHistory.workspace(plan).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: size)
     defer { workspace.deallocate() }
     let outcome = try withExtendedLifetime(host) {
       try PagingHistory.run(
-        plan, on: host.machine, lent: host.machine.directMap.pointer(to: PhysicalAddress(0)),
+        plan, on: host.machine, loaned: host.machine.directMap.pointer(to: PhysicalAddress(0)),
         workspace: workspace)
     }
     XCTAssertNil(outcome.broken)

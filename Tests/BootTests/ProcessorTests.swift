@@ -225,7 +225,7 @@ final class ProcessorTests: XCTestCase {
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
     XCTAssertTrue(log.text.contains("Type: watchdog on"), log.text)
     XCTAssertTrue(log.text.contains("FAULT  no progress"), log.text)
-    XCTAssertTrue(log.text.contains("Provocation.provoke()"), log.text)
+    XCTAssertTrue(log.text.contains("TriggeredFault.trigger()"), log.text)
   }
 
   func testTheOnlyProcessorThatHangsIsNoticedByTheDevice() throws {

@@ -19,7 +19,7 @@ final class RamDiskTests: XCTestCase {
     disk.reduce(0) { $0 + $1.last - $1.first + 1 }
   }
 
-  /// Roles and memmap agree, the disk has `size` bytes, and each end of each piece is in the direct map.
+  /// Roles and memmap agree, the disk has `size` bytes, and each end of each extent is in the direct map.
   private func hasDisk(
     _ size: UInt64, _ boot: Boot, file: StaticString = #filePath, line: UInt = #line
   ) throws -> [(first: UInt64, last: UInt64)] {
@@ -33,10 +33,10 @@ final class RamDiskTests: XCTestCase {
     XCTAssertGreaterThan(taken, 0, file: file, line: line)
     XCTAssertEqual(taken, roles, log.text, file: file, line: line)
     let mappings = log.rows("mapping")
-    for piece in disk {
-      XCTAssertGreaterThanOrEqual(piece.first, 16 << 20, file: file, line: line)
-      XCTAssertEqual(piece.first % 4096, 0, file: file, line: line)
-      for place in [piece.first, piece.last] {
+    for extent in disk {
+      XCTAssertGreaterThanOrEqual(extent.first, 16 << 20, file: file, line: line)
+      XCTAssertEqual(extent.first % 4096, 0, file: file, line: line)
+      for place in [extent.first, extent.last] {
         let isMapped = mappings.contains { row in
           guard let from = address(row["from"]), let to = address(row["to"]),
             let bytes = row["bytes"] as? UInt64

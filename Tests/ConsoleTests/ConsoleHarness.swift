@@ -63,7 +63,7 @@ final class ScriptedTerminal {
       Unmanaged.passUnretained(self).toOpaque(),
       leave: { ScriptedTerminal.from($0).left.append($1) },
       panic: { ScriptedTerminal.from($0).panics += 1 },
-      provoke: { ScriptedTerminal.from($0).provoked.append($1) },
+      trigger: { ScriptedTerminal.from($0).provoked.append($1) },
       name: { _, _, _, _ in 0 },
       load: { context, address, value in
         ScriptedTerminal.answer { value.pointee = try ScriptedTerminal.from(context).load(address) }
@@ -134,7 +134,7 @@ final class ConsoleHarness {
   let host: HostMachine
   let memory: KernelMemory
   let boot: UnsafeMutablePointer<cp_boot_information>
-  private var pieces: [UnsafeMutableRawPointer] = []
+  private var blocks: [UnsafeMutableRawPointer] = []
 
   var physical: PhysicalMemory { memory.physical }
   var statistics: Statistics { memory.statistics }
@@ -148,16 +148,16 @@ final class ConsoleHarness {
     rules: MapRules = MapRules(lowMemory: .all),
     memory size: ByteCount = .mebibytes(64), trace: Data? = nil, swap: ByteCount? = nil
   ) {
-    var pieces: [UnsafeMutableRawPointer] = []
-    func piece(_ size: ByteCount) -> UnsafeMutableRawPointer {
+    var blocks: [UnsafeMutableRawPointer] = []
+    func block(_ size: ByteCount) -> UnsafeMutableRawPointer {
       let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
       memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
-      pieces.append(memory)
+      blocks.append(memory)
       return memory
     }
     host = HostMachine(memory: size)
     let machine = host.machine
-    boot = piece(ByteCount(MemoryLayout<cp_boot_information>.stride))
+    boot = block(ByteCount(MemoryLayout<cp_boot_information>.stride))
       .bindMemory(to: cp_boot_information.self, capacity: 1)
     boot.pointee.range_count = UInt32(ranges.count)
     for (i, range) in ranges.enumerated() {
@@ -180,7 +180,7 @@ final class ConsoleHarness {
       }
     }
     var request = BootRequest(
-      machine: machine, workspace: piece(KernelMemory.workspaceSize(ranges: ranges.count)),
+      machine: machine, workspace: block(KernelMemory.workspaceSize(ranges: ranges.count)),
       firmwareRangeCount: ranges.count)
     request.rules = rules
     // As in the kernel, the direct map has an address of its own, which only the tables know.
@@ -193,21 +193,21 @@ final class ConsoleHarness {
       }
     }
     console = Console(
-      in: piece(Console.size), terminal: terminal.terminal, host: terminal.host,
+      in: block(Console.size), terminal: terminal.terminal, host: terminal.host,
       subject: Subject(memory: memory, boot: boot))
-    nonisolated(unsafe) let buffer = TranslationBuffer(piece(TranslationBuffer.size))
-    host.forget = { buffer.forget($0, $1) }
+    nonisolated(unsafe) let buffer = TranslationBuffer(block(TranslationBuffer.size))
+    host.invalidate = { buffer.invalidate($0, $1) }
     terminal.processor = SoftwareProcessor(
       directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
     if let swap {
       nonisolated(unsafe) let disk = RamDisk.create(
-        in: piece(RamDisk.stateSize), Name("ram"), machine: machine,
-        over: RamDisk.Extent(piece(swap), swap.pagesRoundedUp))
+        in: block(RamDisk.stateSize), Name("ram"), machine: machine,
+        over: RamDisk.Extent(block(swap), swap.pagesRoundedUp))
       host.runDevices = { disk.poll() }
       try! memory.paging.attachSwap(disk.device)
       self.disk = disk
     }
-    self.pieces = pieces
+    self.blocks = blocks
   }
 
   static let ranges: [(base: UInt64, length: UInt64, type: UInt32)] = [
@@ -215,7 +215,7 @@ final class ConsoleHarness {
     (0xfffc_0000, 0x40000, 2),
   ]
 
-  deinit { for piece in pieces { piece.deallocate() } }
+  deinit { for block in blocks { block.deallocate() } }
 
   /// Runs a line as `run=` would and returns what it printed.
   @discardableResult func run(_ line: String) -> String {

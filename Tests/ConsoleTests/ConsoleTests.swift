@@ -264,7 +264,7 @@ final class TableTests: XCTestCase {
     let harness = ConsoleHarness()
     func fill() {
       let table = harness.console.table("cache", .largestFirst)
-      table.column("cache", .words)
+      table.column("cache", .text)
       table.column("frames", .sum)
       table.column("size", .sum, key: "bytes")
       table.column("share", .share)
@@ -311,7 +311,7 @@ final class TableTests: XCTestCase {
   func testColumnsAreAsWideAsTheRowsThatAreShown() {
     let harness = ConsoleHarness()
     let table = harness.console.table("x", .largestFirst)
-    table.column("name", .words)
+    table.column("name", .text)
     table.column("figure", .figure)
     for i in 0..<30 as Range<UInt64> {
       table.begin(weight: i * i * i * i * i)
@@ -351,8 +351,8 @@ final class TableTests: XCTestCase {
   func testAWideTableLosesTheEndsOfNames() {
     let harness = ConsoleHarness()
     let table = harness.console.table("x")
-    table.column("name", .words)
-    table.column("what it is", .words)
+    table.column("name", .text)
+    table.column("what it is", .text)
     table.begin()
     table.text("a very long name of a thing that nobody would want to read in full length")
     table.text("and what it does")

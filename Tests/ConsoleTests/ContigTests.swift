@@ -320,10 +320,10 @@ final class ContigTests: XCTestCase {
           for key in [
             "answer", "at", "first_frame", "unmovable", "held_or_busy", "missing", "blocker",
             "blocker_frames",
-            "reason", "role", "whose", "longest_at", "longest_frame", "longest_frames",
+            "reason", "role", "owner", "longest_at", "longest_frame", "longest_frames",
           ] { XCTAssertEqual("\(refused[key] ?? "-")", "\(row[key] ?? "-")", "\(key), \(what)") }
           let owners = { (list: [[String: Any]]) in
-            list.filter { $0["kind"] as? String == "blocker" }.map { "\($0["whose"]!) \($0["frames"]!)" }
+            list.filter { $0["kind"] as? String == "blocker" }.map { "\($0["owner"]!) \($0["frames"]!)" }
           }
           XCTAssertEqual(owners(again), owners(told), what)
           if answer == "later" || answer == "over budget" {
@@ -355,7 +355,8 @@ final class ContigTests: XCTestCase {
         var isolations: [Isolation] = []
         for first in firsts {
           isolations.append(
-            try harness.physical.isolate(FrameRun(first: FrameNumber(first), count: count), level: .normal))
+            try harness.physical.isolate(FrameRun(first: FrameNumber(first), count: count), priority: .normal)
+          )
         }
         var refused = 0
         for asked in ["2M align=2M", "2M", "64K", "8M", "40M", "2M nowait", "1M low=20M high=40M"] {
@@ -441,7 +442,7 @@ final class ContigTests: XCTestCase {
     XCTAssertEqual(harness.run("contig 50M"), why)
     let row = try XCTUnwrap(rows(harness.run("contig 50M -j")).first { $0["kind"] as? String == "contig" })
     XCTAssertGreaterThan(try XCTUnwrap(row["blocker_frames"] as? Int), 5000)
-    XCTAssertEqual(row["whose"] as? String, "contig 1 (dma)")
+    XCTAssertEqual(row["owner"] as? String, "contig 1 (dma)")
     assertFits(why)
   }
 

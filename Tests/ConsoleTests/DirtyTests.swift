@@ -68,10 +68,10 @@ final class DirtyTests: XCTestCase {
   func testThePagesLieScatteredOverAllOfMemory() throws {
     let harness = ConsoleHarness(swap: .mebibytes(64))
     harness.run("dirty 60%")
-    var pieces: [UInt64] = []
-    harness.physical.forEachPiece { if $0.absent == .zero { pieces.append($0.other.rawValue) } }
+    var pageblocks: [UInt64] = []
+    harness.physical.forEachPageblock { if $0.absent == .zero { pageblocks.append($0.other.rawValue) } }
     // No 2 MiB that are all of memory's own are without pages.
-    XCTAssertGreaterThan(pieces.filter { $0 > 100 }.count, pieces.count - 3, "\(pieces)")
+    XCTAssertGreaterThan(pageblocks.filter { $0 > 100 }.count, pageblocks.count - 3, "\(pageblocks)")
   }
 
   func testMoreThanMemoryGoesToSwapAndComesBack() throws {
@@ -121,7 +121,7 @@ final class DirtyTests: XCTestCase {
     let free = harness.physical.freeCount.rawValue
     let row = try XCTUnwrap(rows(harness.run("dirty 20% -j")).last)
     XCTAssertEqual(harness.outcome, .failed)
-    // What is set aside while a fill goes on is there for its pages.
+    // What is carved out while a fill goes on is there for its pages.
     XCTAssertGreaterThan(try XCTUnwrap(row["pages"] as? UInt64), free - 255 - 80)
     harness.run("verify")
     XCTAssertNil(harness.outcome)

@@ -143,7 +143,7 @@ final class FramesTests: XCTestCase {
     XCTAssertFalse(harness.run("buddy").contains("! "))
     // Every second frame taken: half of memory is free and no block is larger than a frame.
     var taken: [FrameNumber] = []
-    while let frame = try? harness.physical.allocate(Order(0), role: .wired, level: .interrupt) {
+    while let frame = try? harness.physical.allocate(Order(0), role: .wired, priority: .interrupt) {
       taken.append(frame)
     }
     for frame in taken where frame.rawValue % 2 == 0 { harness.physical.free(frame, Order(0)) }
@@ -229,7 +229,7 @@ final class WhyTests: XCTestCase {
       "Never: from low to high there is less than 2 MiB.\n")
     XCTAssertEqual(
       harness.run("why 63M align=32M"),
-      "Never: no stretch of memory satisfies that, whoever gives what back.\n")
+      "Never: no range of memory satisfies that, whoever gives what back.\n")
     XCTAssertNil(harness.outcome)
     for line in ["why 256K boundary=64K", "why 63M align=32M"] { assertFits(harness.run(line)) }
   }
@@ -262,9 +262,9 @@ final class WhyTests: XCTestCase {
   func testNotNowNamesTheBlocker() throws {
     let harness = ConsoleHarness()
     // One frame in the middle of each 2 MiB, but the first of which has two.
-    for piece in 1..<32 as Range<UInt32> {
-      let first = piece * 512
-      for frame in first + 100..<first + (piece == 7 ? 101 : 103)
+    for pageblock in 1..<32 as Range<UInt32> {
+      let first = pageblock * 512
+      for frame in first + 100..<first + (pageblock == 7 ? 101 : 103)
       where harness.physical.whatIs(FrameNumber(frame)).role == .free {
         try harness.physical.allocate(frame: FrameNumber(frame), role: .wired)
       }

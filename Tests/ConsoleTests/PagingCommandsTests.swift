@@ -555,7 +555,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(pages(10) { ($0.active, $0.inactive) = (4, 6) }, "i")
     XCTAssertEqual(pages(10) { ($0.active, $0.claimed) = (9, 1) }, "!")
     XCTAssertEqual(pages(10) { ($0.active, $0.claimed, $0.wired) = (8, 1, 1) }, "W")
-    XCTAssertEqual(pages(10) { _ in }, "a", "pieces don't tell queues")
+    XCTAssertEqual(pages(10) { _ in }, "a", "pageblocks don't tell queues")
     // Of what can't move, what there is most of; pages that are wired are wired frames.
     XCTAssertEqual(
       letter {
@@ -573,7 +573,7 @@ final class PagingCommandsTests: XCTestCase {
       }, "W")
   }
 
-  func testABlockOfALargePictureTellsWhatItsPiecesCount() throws {
+  func testABlockOfALargePictureTellsWhatItsPageblocksCount() throws {
     // 3 GiB: a character is 4 MiB.
     let harness = ConsoleHarness(
       ranges: [(1 << 20, 3 << 30, 1)], memory: .mebibytes(3100), swap: .mebibytes(16))
@@ -587,15 +587,15 @@ final class PagingCommandsTests: XCTestCase {
     harness.run("wire \(space.at(2000))+4K")
     let start = UInt64(frame.rawValue) & ~1023
     XCTAssertEqual(harness.console.cell(start, 1024), UInt8(ascii: "W"))
-    // Piece by piece and page by page come to the same.
+    // Pageblock by pageblock and page by page come to the same.
     let total = harness.physical.total.rawValue
     for (first, count) in [(UInt64(0), total + 256), (start, 1024), (start - 100, 700)] {
-      let pieces = harness.console.tally(first, count, by: .pieces)
+      let pageblocks = harness.console.tally(first, count, by: .pageblocks)
       let pages = harness.console.tally(first, count, by: .pages)
-      XCTAssertEqual(pieces.free, pages.free)
-      XCTAssertEqual(pieces.fixed, pages.fixed)
-      XCTAssertEqual(pieces.movable, pages.movable)
-      XCTAssertEqual(pieces.wired, pages.wired)
+      XCTAssertEqual(pageblocks.free, pages.free)
+      XCTAssertEqual(pageblocks.fixed, pages.fixed)
+      XCTAssertEqual(pageblocks.movable, pages.movable)
+      XCTAssertEqual(pageblocks.wired, pages.wired)
     }
     let log = harness.run("map 0+3G")
     XCTAssertTrue(log.contains("\na character is 4 MiB, a line 256 MiB\n"), log)
@@ -669,7 +669,7 @@ final class PagingCommandsTests: XCTestCase {
     harness.takeAllCached()
     has(whatis(3), "test\", in swap\n", "a fault reads it")
     has(whatis(599), "test\", never touched\n", "a fault fills a frame with zeroes")
-    XCTAssertTrue(harness.run("whatis frame \(frame.rawValue)").hasPrefix("A frame with the role lent"))
+    XCTAssertTrue(harness.run("whatis frame \(frame.rawValue)").hasPrefix("A frame with the role loaned"))
     // A page that several ranges show.
     for _ in 0..<6 { _ = try paging.map(space.object, count: page(600)) }
     has(whatis(3), "and in 3 other ranges; -a tells all")
@@ -689,28 +689,28 @@ final class PagingCommandsTests: XCTestCase {
     let told = try XCTUnwrap(log.first { $0["kind"] as? String == "history" })
     XCTAssertEqual(told["name"] as? String, "paging")
     let plan = PagingPlan.standard
-    let host = HostMachine(memory: plan.lent)
+    let host = HostMachine(memory: plan.loaned)
     let room = UnsafeMutableRawPointer.allocate(
       byteCount: Int(PagingHistory.workspace(plan).rawValue), alignment: 64)
     room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(PagingHistory.workspace(plan).rawValue))
     defer { room.deallocate() }
     let outcome = try PagingHistory.run(
-      plan, on: host.machine, lent: host.machine.directMap.pointer(to: PhysicalAddress(0)), workspace: room)
+      plan, on: host.machine, loaned: host.machine.directMap.pointer(to: PhysicalAddress(0)), workspace: room)
     XCTAssertEqual(told["checksum"] as? String, text("\(hex: outcome.checksum, digits: 16)"))
     // Nothing reads memory that it has not written: only a disk shows what lay there before, where it loses a
     // write.
-    let other = HostMachine(memory: plan.lent)
-    let lent = other.machine.directMap.pointer(to: PhysicalAddress(0))
-    lent.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(plan.memory.rawValue))
+    let other = HostMachine(memory: plan.loaned)
+    let loaned = other.machine.directMap.pointer(to: PhysicalAddress(0))
+    loaned.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(plan.memory.rawValue))
     room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(PagingHistory.workspace(plan).rawValue))
     let second = try withExtendedLifetime(other) {
-      try PagingHistory.run(plan, on: other.machine, lent: lent, workspace: room)
+      try PagingHistory.run(plan, on: other.machine, loaned: loaned, workspace: room)
     }
     XCTAssertEqual(second.checksum, outcome.checksum)
     XCTAssertNil(second.broken)
     XCTAssertTrue(
       ConsoleHarness(ranges: [(1 << 20, 15 << 20, 1)], memory: .mebibytes(16))
-        .run("selftest paging").contains("left out: no 30 MiB in one piece"))
+        .run("selftest paging").contains("left out: no 30 MiB in one run"))
   }
 
   func testTheBannerTellsOfSwap() {
@@ -771,7 +771,7 @@ extension ConsoleHarness {
   /// Takes frames until no free one holds a cached page any more.
   func takeAllCached() {
     while physical.cachedCount > .zero {
-      guard (try? physical.allocate(Order(0), role: .lent, level: .interrupt)) != nil else { return }
+      guard (try? physical.allocate(Order(0), role: .loaned, priority: .interrupt)) != nil else { return }
     }
   }
 

@@ -90,7 +90,7 @@ final class SystemTests: XCTestCase {
     }
   }
 
-  func testTheTourShowsEachFloorAndEndsWithARequestThatIsHard() throws {
+  func testTheTourShowsEachLayerAndEndsWithARequestThatIsHard() throws {
     let harness = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
     let text = harness.run("tour")
     XCTAssertNil(harness.outcome)
@@ -143,7 +143,7 @@ final class SystemTests: XCTestCase {
     XCTAssertFalse(log.contains("-- 6 of"))
   }
 
-  func testWhatisTellsAnObjectFloorByFloor() throws {
+  func testWhatisTellsAnObjectLayerByLayer() throws {
     let harness = ConsoleHarness()
     let kmem = harness.memory.kmem
     kmem.setAudit(.on)
@@ -234,18 +234,18 @@ final class SystemTests: XCTestCase {
       try harness.physical.allocate(
         run: PageCount(UInt64(64)), where: RunConstraints(boundary: Alignment(64 << 10)), role: .wired))
     let type = harness.memory.kmem.type(named: Name("test"))
-    while (try? harness.physical.allocate(Order(0), role: .wired, level: .interrupt)) != nil {}
+    while (try? harness.physical.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {}
     XCTAssertNil(harness.memory.kmem.alloc(ByteCount(UInt64(100)), type: type))
     XCTAssertThrowsError(try harness.memory.space.allocateStack(PageCount(UInt64(4))))
     let told = rows(harness.run("failures -j"))
     XCTAssertEqual(
-      told.map { "\($0["who"] ?? "") \($0["asked"] ?? "") \($0["bytes"] ?? 0) \($0["answer"] ?? "")" },
+      told.map { "\($0["requester"] ?? "") \($0["asked"] ?? "") \($0["bytes"] ?? 0) \($0["answer"] ?? "")" },
       [
         "stack kernel space 16384 no memory", "test object 100 no memory", "wired block 4096 shortage",
         "wired run 262144 never",
       ])
     XCTAssertEqual(told.map { $0["boundary"] as? Int }, [0, 0, 0, 65536])
-    XCTAssertEqual(told.map { $0["level"] as? String }, ["normal", "normal", "interrupt", "normal"])
+    XCTAssertEqual(told.map { $0["priority"] as? String }, ["normal", "normal", "interrupt", "normal"])
     XCTAssertEqual(told.map { $0["granted"] as? Bool }, [false, false, false, false])
     XCTAssertTrue(told.allSatisfy { $0["high"] is NSNull && $0["blocker"] is NSNull })
     let log = harness.run("failures")
@@ -286,7 +286,7 @@ final class SystemTests: XCTestCase {
       XCTAssertNil(outcome.broken)
       XCTAssertEqual(text("\(hex: outcome.checksum, digits: 16)"), checksum)
     }
-    XCTAssertTrue(ConsoleHarness().run("selftest history").contains("no 64 MiB in one piece"))
+    XCTAssertTrue(ConsoleHarness().run("selftest history").contains("no 64 MiB in one run"))
   }
 
   func testTheBannerOwnsUpToWhatWasTaken() throws {

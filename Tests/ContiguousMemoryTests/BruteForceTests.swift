@@ -28,7 +28,7 @@ final class BruteForceTests: XCTestCase {
     var stamps: [UInt64]
     var wired: [UInt64] = []
     var held: [FrameNumber] = []
-    var lent: [FrameNumber] = []
+    var loaned: [FrameNumber] = []
     var runs: [FrameRun] = []
     let note: String
 
@@ -58,7 +58,7 @@ final class BruteForceTests: XCTestCase {
       var aside: [FrameNumber] = []
       for frame in system.takeAll() {
         switch random.below(40) {
-        case 0: lent.append(frame)
+        case 0: loaned.append(frame)
         case 1..<20: aside.append(frame)
         default: system.physical.free(FrameRun(first: frame, count: .one))
         }
@@ -106,8 +106,9 @@ final class BruteForceTests: XCTestCase {
         let what = system.physical.whatIs(FrameNumber(number))
         if what.role.isPermanent { return .never }
         if what.role == .free { return .free }
-        guard what.role == .pageable, what.claims.wires == 0 else { return .fixed }
-        return what.claims.holds > 0 || what.claims.isExclusive || what.claims.sharers > 0 ? .claimed : .page
+        guard what.role == .pageable, what.busyWord.wires == 0 else { return .fixed }
+        return what.busyWord.holds > 0 || what.busyWord.isXbusy || what.busyWord.sbusyCount > 0
+          ? .claimed : .page
       }
     }
 
@@ -122,7 +123,7 @@ final class BruteForceTests: XCTestCase {
       for run in runs { system.give(run) }
       for page in wired { system.paging.unwire(area[page], .one) }
       for frame in held { system.paging.unhold(frame) }
-      system.giveBack(lent)
+      system.giveBack(loaned)
       system.check(note)
       try verify()
       system.release(area)
@@ -189,7 +190,7 @@ final class BruteForceTests: XCTestCase {
         let note = "\(machine.note), request \(turn)"
         let before = machine.look()
         var wanted = request(&random, UInt64(before.count))
-        if random.oneIn(8) { wanted.level = .system }
+        if random.oneIn(8) { wanted.priority = .system }
         let truth = truth(wanted, before)
         let steps = Steps()
         let free = system.physical.freeCount
@@ -225,9 +226,9 @@ final class BruteForceTests: XCTestCase {
             XCTAssertFalse(truth.quiet.isEmpty, note)
             let idle = PageCount(UInt64(before.count { $0 == .page }))
             XCTAssertLessThan(
-              free + idle, system.physical.reserve(for: wanted.level) + wanted.count, "later, \(note)")
+              free + idle, system.physical.reserve(for: wanted.priority) + wanted.count, "later, \(note)")
             XCTAssertGreaterThan(failure.missing, .zero, note)
-          case .overBudget, .noAddressSpace: XCTFail("\(failure.words), \(note)")
+          case .overBudget, .noAddressSpace: XCTFail("\(failure.description), \(note)")
           }
         }
         system.check(note)
@@ -237,7 +238,7 @@ final class BruteForceTests: XCTestCase {
           system.paging.unwire(machine.area[page], .one)
         }
         if random.oneIn(5), let frame = machine.held.popLast() { system.paging.unhold(frame) }
-        if random.oneIn(5), let frame = machine.lent.popLast() { system.giveBack([frame]) }
+        if random.oneIn(5), let frame = machine.loaned.popLast() { system.giveBack([frame]) }
       }
       try machine.close()
     }
@@ -263,7 +264,7 @@ final class BruteForceTests: XCTestCase {
         let note = "\(machine.note), request \(turn)"
         var wanted = request(&random, UInt64(machine.look().count))
         if random.oneIn(3) { wanted.passes = ContiguousPass(rawValue: UInt8(2 + random.below(3)))! }
-        if random.oneIn(4) { wanted.sleeping = .forbidden }
+        if random.oneIn(4) { wanted.waitPolicy = .forbidden }
         if random.oneIn(4) {
           wanted.budget = ContiguousBudget(
             moved: PageCount(random.below(40)), written: PageCount(random.below(40)))
@@ -299,7 +300,7 @@ final class BruteForceTests: XCTestCase {
           case .later: XCTAssertEqual(forecast.outcome, .later, note)
           case .overBudget: XCTAssertEqual(forecast.outcome, .overBudget, note)
           case .notNow: XCTAssertEqual(forecast.outcome, .notNow, note)
-          case .never, .noAddressSpace: XCTFail("\(failure.words), \(note)")
+          case .never, .noAddressSpace: XCTFail("\(failure.description), \(note)")
           }
         }
         XCTAssertEqual(forecast.moved, moved, "moved, \(note)")

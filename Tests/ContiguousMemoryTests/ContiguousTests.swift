@@ -18,7 +18,7 @@ final class ContiguousTests: XCTestCase {
     let steps = Steps()
     let wanted = request(64, aligned: 64)
     let run = try system.ask(wanted, steps).get()
-    XCTAssertEqual(steps.words, ["free"])
+    XCTAssertEqual(steps.names, ["free"])
     system.checkGranted(run, wanted)
     system.give(run)
     system.check()
@@ -36,9 +36,9 @@ final class ContiguousTests: XCTestCase {
     system.launderAll()
     XCTAssertEqual(system.physical.cachedCount, PageCount(area.count))
     let steps = Steps()
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     let run = try system.ask(request(512, aligned: 256), steps).get()
-    XCTAssertEqual(steps.words, ["free"])
+    XCTAssertEqual(steps.names, ["free"])
     XCTAssertEqual(system.swapDisk.requests.count, 0)
     system.check()
     system.give(run)
@@ -61,7 +61,7 @@ final class ContiguousTests: XCTestCase {
       wanted.passes = .free
       let failure = try XCTUnwrap(refusal(system.ask(wanted, steps)))
       XCTAssertEqual(failure.answer, .overBudget)
-      XCTAssertEqual(steps.words, [])
+      XCTAssertEqual(steps.names, [])
       XCTAssertEqual(failure.missing, PageCount(UInt64(system.pages(of: area, in: failure.run!).count)))
       XCTAssertSame(system.picture(pages: true), before)
     }
@@ -72,7 +72,7 @@ final class ContiguousTests: XCTestCase {
       wanted.passes = passes
       let run = try system.ask(wanted, steps).get()
       system.checkGranted(run, wanted)
-      XCTAssertEqual(steps.words, ["candidate", "isolated", "free and cached", "relocate"])
+      XCTAssertEqual(steps.names, ["candidate", "isolated", "free and cached", "relocate"])
       XCTAssertEqual(system.swapDisk.requests.count, 0)
       XCTAssertGreaterThan(steps.moved, 0)
       XCTAssertEqual(system.contiguous.movedCount.rawValue, steps.moved)
@@ -90,7 +90,7 @@ final class ContiguousTests: XCTestCase {
       XCTAssertEqual(failure.answer, .overBudget)
       XCTAssertEqual(system.swapDisk.requests.count, 0)
       XCTAssertEqual(system.physical.count(.contiguous), .zero)
-      XCTAssertEqual(steps.words, [])
+      XCTAssertEqual(steps.names, [])
       system.check()
       // The inactive ones only: these are none.
       wanted.passes = .launderInactive
@@ -105,7 +105,7 @@ final class ContiguousTests: XCTestCase {
       system.checkGranted(run, wanted)
       XCTAssertGreaterThan(all.written, 0)
       XCTAssertEqual(
-        all.words.filter { $0 == "launder inactive" || $0 == "launder active" },
+        all.names.filter { $0 == "launder inactive" || $0 == "launder active" },
         ["launder inactive", "launder active"])
       system.check()
       system.give(run)
@@ -119,7 +119,7 @@ final class ContiguousTests: XCTestCase {
     let system = try PagedSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 90)
     // All are clean of bits; a run of the daemon makes some inactive. Then memory is short.
-    for page in 0..<area.count { _ = system.memory.pageTables.takeAccessed(area[page]) }
+    for page in 0..<area.count { _ = system.memory.pageTables.testAndClearAccessed(area[page]) }
     system.setTarget(system.physical.freeCount.rawValue + 1)
     system.paging.runDaemon()
     XCTAssertGreaterThan(system.paging.count(.inactive) + system.paging.count(.laundry), PageCount(20))
@@ -130,13 +130,13 @@ final class ContiguousTests: XCTestCase {
       if what.queue == .inactive || what.queue == .laundry { inactive.insert(what.frame!.rawValue) }
     }
     XCTAssertGreaterThan(inactive.count, 20)
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     var wanted = request(32, aligned: 32)
     wanted.passes = .launderInactive
     let steps = Steps()
     let result = system.ask(wanted, steps)
     for frame in system.swapDisk.written { XCTAssertTrue(inactive.contains(frame.rawValue)) }
-    XCTAssertFalse(steps.words.contains("launder active"))
+    XCTAssertFalse(steps.names.contains("launder active"))
     if case .success(let run) = result { system.give(run) }
     system.check()
     system.giveBack(taken)
@@ -150,9 +150,9 @@ final class ContiguousTests: XCTestCase {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 130)
     system.host.runDevices = nil
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     var wanted = request(64, aligned: 64)
-    wanted.sleeping = .forbidden
+    wanted.waitPolicy = .forbidden
     let steps = Steps()
     let run = try system.ask(wanted, steps).get()
     system.checkGranted(run, wanted)
@@ -164,7 +164,7 @@ final class ContiguousTests: XCTestCase {
     // With memory short it is refused, and has asked no device.
     let taken = system.takeAll(leaving: 30)
     let failure = try XCTUnwrap(refusal(system.ask(wanted)))
-    XCTAssertTrue(failure.answer == .overBudget || failure.answer == .later, "\(failure.words)")
+    XCTAssertTrue(failure.answer == .overBudget || failure.answer == .later, "\(failure.description)")
     XCTAssertEqual(system.swapDisk.requests.count, 0)
     XCTAssertEqual(system.physical.count(.contiguous), .zero)
     system.check()
@@ -176,7 +176,7 @@ final class ContiguousTests: XCTestCase {
       let type = system.kmem.type(named: Name("test"))
       do throws(ContiguousFailure) {
         let range = try system.contiguous.contigmalloc(
-          .kibibytes(256), type: type, where: wanted.constraints, sleeping: .forbidden)
+          .kibibytes(256), type: type, where: wanted.constraints, waitPolicy: .forbidden)
         system.contiguous.contigfree(range.address, size: .kibibytes(256), type: type)
       } catch {
         XCTAssertEqual(strategy, .old)
@@ -239,7 +239,7 @@ final class ContiguousTests: XCTestCase {
     XCTAssertEqual(system.contiguous.passes, .free)
     let steps = Steps()
     let run = try system.ask(request(64, aligned: 64), steps).get()
-    XCTAssertEqual(steps.words, ["candidate", "isolated", "free and cached", "relocate"])
+    XCTAssertEqual(steps.names, ["candidate", "isolated", "free and cached", "relocate"])
     system.give(run)
     let range = try system.contiguous.kmemAllocContig(request(64, aligned: 64))
     system.contiguous.kmemFreeContig(range)
@@ -328,7 +328,7 @@ final class ContiguousTests: XCTestCase {
     let page = try XCTUnwrap(system.pages(of: area, in: frames(low, low + 16)).first)
     var failure: ContiguousFailure?
     system.atPoll = {
-      guard failure == nil, system.place(area, page).claims.sharers > 0 else { return }
+      guard failure == nil, system.place(area, page).busyWord.sbusyCount > 0 else { return }
       failure = refusal(system.ask(wanted))
     }
     let one = FrameRun(first: system.frame(area, page), count: .one)
@@ -356,7 +356,7 @@ final class ContiguousTests: XCTestCase {
       guard let run = first else { return }
       for page in system.pages(of: area, in: run).prefix(3) {
         let what = system.place(area, page)
-        guard what.claims.sharers > 0, !what.flags.contains(.dirty) else { continue }
+        guard what.busyWord.sbusyCount > 0, !what.flags.contains(.dirty) else { continue }
         stamp += 1
         try! system.write(area, page, stamp)
         stamps[page] = stamp
@@ -380,8 +380,8 @@ final class ContiguousTests: XCTestCase {
     }
     system.atPoll = nil
     XCTAssertFalse(stamps.isEmpty)
-    XCTAssertEqual(steps.givenUp.first, first, "\(steps.words)")
-    XCTAssertEqual(steps.isolated.count, 2, "\(steps.words)")
+    XCTAssertEqual(steps.abandoned.first, first, "\(steps.names)")
+    XCTAssertEqual(steps.isolated.count, 2, "\(steps.names)")
     let run = try result.get()
     XCTAssertNotEqual(run, first)
     system.checkGranted(run, wanted)
@@ -422,7 +422,8 @@ final class ContiguousTests: XCTestCase {
       XCTAssertNotNil(failure.longest)
     }
     XCTAssertLessThanOrEqual(steps.isolated.count, 4)
-    XCTAssertEqual(system.contiguous.movedCount + system.contiguous.writtenCount, before, "\(steps.words)")
+    XCTAssertEqual(
+      system.contiguous.movedCount + system.contiguous.writtenCount, before, "\(steps.names)")
     XCTAssertEqual(system.physical.count(.contiguous), .zero)
     system.check()
     for frame in held { system.paging.unhold(frame) }
@@ -447,7 +448,7 @@ final class ContiguousTests: XCTestCase {
         system.atPoll = {
           guard disturbance == .dirty, let run = current else { return }
           for page in system.pages(of: area, in: run)
-          where system.place(area, page).claims.sharers > 0
+          where system.place(area, page).busyWord.sbusyCount > 0
             && !system.place(area, page).flags.contains(.dirty)
           {
             stamps[page] = 70_000 + page
@@ -476,11 +477,11 @@ final class ContiguousTests: XCTestCase {
           answer = error.answer
         }
         system.atPoll = nil
-        let note = "\(disturbance), short \(isShort), \(steps.words)"
+        let note = "\(disturbance), short \(isShort), \(steps.names)"
         // Pages that are moved are not written, and nothing dirties them on the way.
         XCTAssertEqual(answer, disturbance == .dirty && !isShort ? nil : .notNow, note)
-        XCTAssertGreaterThan(steps.givenUp.count, answer == nil ? -1 : disturbance == .dirty ? 0 : 1, note)
-        XCTAssertLessThanOrEqual(steps.givenUp.count, 4, note)
+        XCTAssertGreaterThan(steps.abandoned.count, answer == nil ? -1 : disturbance == .dirty ? 0 : 1, note)
+        XCTAssertLessThanOrEqual(steps.abandoned.count, 4, note)
         XCTAssertLessThanOrEqual(steps.moved + steps.written, 2 * 64, note)
         XCTAssertEqual(
           steps.moved + steps.written,
@@ -521,7 +522,7 @@ final class ContiguousTests: XCTestCase {
           // All frames outside of the run, and the reserve is what is free in it but for a few.
           for frame in 256..<UInt32(6256) where !window.contains(FrameNumber(frame)) {
             do throws(PhysicalMemoryError) {
-              try system.physical.allocate(frame: FrameNumber(frame), role: .lent, level: .interrupt)
+              try system.physical.allocate(frame: FrameNumber(frame), role: .loaned, priority: .interrupt)
               taken.append(FrameNumber(frame))
             } catch {}
           }
@@ -545,7 +546,7 @@ final class ContiguousTests: XCTestCase {
     XCTAssertGreaterThan(back.count, 4)
     XCTAssertGreaterThan(left.count, 4)
     XCTAssertGreaterThan(passes, 0)
-    XCTAssertEqual(landed, 0, "\(steps.words)")
+    XCTAssertEqual(landed, 0, "\(steps.names)")
     system.giveBack(taken)
     system.check()
     try system.verify(area)
@@ -583,7 +584,7 @@ final class ContiguousTests: XCTestCase {
         switch event {
         case .isolated where steps.isolated.count == 1:
           for page in inTheWay { held.append(try! system.paging.hold(area[page], .read)) }
-        case .givenUp:
+        case .abandoned:
           for frame in held { system.paging.unhold(frame) }
           held = []
         default: break
@@ -591,9 +592,9 @@ final class ContiguousTests: XCTestCase {
       }
       system.give(run)
     } catch {
-      XCTFail("\(error.words), \(steps.words)")
+      XCTFail("\(error.description), \(steps.names)")
     }
-    XCTAssertEqual(steps.isolated.count, 2, "\(steps.words)")
+    XCTAssertEqual(steps.isolated.count, 2, "\(steps.names)")
     XCTAssertTrue(try XCTUnwrap(steps.isolated.first).contains(obstacles.first))
     for run in steps.isolated.dropFirst() {
       XCTAssertTrue(run.end <= obstacles.first || obstacles.end <= run.first, "\(run) after \(obstacles)")
@@ -641,7 +642,7 @@ final class ContiguousTests: XCTestCase {
 
   // MARK: Hopeless requests
 
-  func testAHopelessRequestIsRefusedWithoutASearch() throws {
+  func testARequestThatFailedBeforeIsRefusedWithoutASearch() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 150)
     // Wired pages, one in each 32 frames of the upper half.
@@ -665,7 +666,7 @@ final class ContiguousTests: XCTestCase {
       let again = try XCTUnwrap(refusal(system.ask(wanted, steps)))
       XCTAssertEqual(again.answer, .notNow)
       XCTAssertTrue(again.isRepeated)
-      XCTAssertEqual(steps.words, [])
+      XCTAssertEqual(steps.names, [])
     }
     // Larger and narrower ones too.
     XCTAssertTrue(try XCTUnwrap(refusal(system.ask(request(100, low: 600, aligned: 2)))).isRepeated)
@@ -706,16 +707,16 @@ final class ContiguousTests: XCTestCase {
       let steps = Steps()
       let failure = try XCTUnwrap(refusal(system.ask(wanted, steps)))
       XCTAssertEqual(failure.answer, .never, "\(wanted)")
-      XCTAssertEqual(steps.words, [])
+      XCTAssertEqual(steps.names, [])
     }
     // In the way of this one is somebody who may give it back.
     let whole = request(512, low: 256, high: 768)
     system.give(try system.ask(whole).get())
-    try system.physical.allocate(frame: FrameNumber(400), role: .lent)
+    try system.physical.allocate(frame: FrameNumber(400), role: .loaned)
     let failure = try XCTUnwrap(refusal(system.ask(whole)))
     XCTAssertEqual(failure.answer, .notNow)
     XCTAssertEqual(failure.reason, .fixed)
-    XCTAssertEqual(failure.role, .lent)
+    XCTAssertEqual(failure.role, .loaned)
     XCTAssertEqual(failure.blocker, FrameNumber(400))
     XCTAssertEqual(failure.longest, frames(401, 768))
     system.giveBack([FrameNumber(400)])
@@ -732,7 +733,7 @@ final class ContiguousTests: XCTestCase {
     let wanted = request(64, aligned: 64)
     let steps = Steps()
     let failure = try XCTUnwrap(refusal(system.ask(wanted, steps)))
-    XCTAssertEqual(failure.answer, .later, "\(steps.words)")
+    XCTAssertEqual(failure.answer, .later, "\(steps.names)")
     XCTAssertGreaterThan(failure.missing, .zero)
     XCTAssertEqual(system.physical.count(.contiguous), .zero)
     XCTAssertGreaterThanOrEqual(system.physical.freeCount.rawValue, reserve)

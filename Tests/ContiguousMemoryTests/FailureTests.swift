@@ -20,13 +20,13 @@ final class FailureTests: XCTestCase {
     let type = system.kmem.type(named: Name("test"))
     let wanted = request(48, aligned: 16)
     var acts: [(String, Act)] = []
-    for level in [Level.normal, .system] {
+    for priority in [AllocationPriority.normal, .system] {
       acts.append(
         (
-          "pages, \(level)",
+          "pages, \(priority)",
           {
             var wanted = wanted
-            wanted.level = level
+            wanted.priority = priority
             guard case .success(let run) = $0.ask(wanted) else { return nil }
             return { system.give(run) }
           }
@@ -114,7 +114,7 @@ final class FailureTests: XCTestCase {
           // Pages may be elsewhere; nothing else is other than it was.
           let after = system.picture()
           for (role, count) in before.roles where role != .pageable {
-            XCTAssertEqual(after.roles[role], count, "\(role.words), \(note)")
+            XCTAssertEqual(after.roles[role], count, "\(role.description), \(note)")
           }
           XCTAssertEqual(after.kmem, before.kmem, note)
           try system.verify(area, note)
@@ -147,7 +147,7 @@ final class FailureTests: XCTestCase {
     let steps = Steps()
     let run = try system.ask(wanted, steps).get()
     system.checkGranted(run, wanted)
-    XCTAssertEqual(steps.written, run.count.rawValue, "\(steps.words)")
+    XCTAssertEqual(steps.written, run.count.rawValue, "\(steps.names)")
     XCTAssertEqual(steps.moved, 0)
     system.check()
     system.give(run)
@@ -186,7 +186,8 @@ final class FailureTests: XCTestCase {
           system.give(run)
         case .failure(let failure):
           refused += 1
-          XCTAssertTrue(failure.answer == .later || failure.answer == .notNow, "\(failure.words), \(note)")
+          XCTAssertTrue(
+            failure.answer == .later || failure.answer == .notNow, "\(failure.description), \(note)")
         }
         system.disk.trouble = Trouble()
         system.check(note)

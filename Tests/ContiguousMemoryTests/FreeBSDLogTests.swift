@@ -108,7 +108,7 @@ final class FreeBSDLogTests: XCTestCase {
         system.giveBack(Array(wasFree.filter { !frames(low, low + 64).contains($0) }.prefix(40)))
       }
       let steps = Steps()
-      let lent = system.physical.count(.lent)
+      let loaned = system.physical.count(.loaned)
       // Held from the moment on at which the run is isolated: what is held before is not begun.
       var held = FrameNumber.none
       let result: Result<FrameRun, ContiguousFailure>
@@ -124,10 +124,10 @@ final class FreeBSDLogTests: XCTestCase {
       let failure = try XCTUnwrap(refusal(result))
       XCTAssertEqual(failure.answer, .notNow)
       XCTAssertEqual(failure.blocker, held)
-      XCTAssertEqual(steps.givenUp, [frames(low, low + 64)])
+      XCTAssertEqual(steps.abandoned, [frames(low, low + 64)])
       XCTAssertEqual(system.physical.count(.contiguous), .zero)
       XCTAssertEqual(
-        system.physical.freeCount + system.physical.count(.pageable) + lent, total, "turn \(turn)")
+        system.physical.freeCount + system.physical.count(.pageable) + loaned, total, "turn \(turn)")
       // All that was captured is free for anybody.
       for frame in low..<low + 64 where FrameNumber(UInt32(frame)) != held {
         XCTAssertEqual(system.physical.whatIs(FrameNumber(UInt32(frame))).role, .free)
@@ -155,14 +155,14 @@ final class FreeBSDLogTests: XCTestCase {
       while true {
         let system = try PagedSystem(runs: [(256, 512)])
         system.set("vm.reserve.normal", 0)
-        let stretch = try XCTUnwrap(system.physical.longestFreeRun())
-        let end = stretch.end.rawValue - behind
+        let extent = try XCTUnwrap(system.physical.longestFreeRun())
+        let end = extent.end.rawValue - behind
         let run = frames(UInt64(end) - 30, UInt64(end))
-        let known = (stretch.end.rawValue - 40..<stretch.end.rawValue).map { FrameNumber($0) }
+        let known = (extent.end.rawValue - 40..<extent.end.rawValue).map { FrameNumber($0) }
         // Frames one by one, so that the lock is let go between them; the last one of the run is to come.
         var taken: [FrameNumber] = []
         for frame in known where frame.rawValue % 2 == (end - 1) % 2 {
-          try system.physical.allocate(frame: frame, role: .lent)
+          try system.physical.allocate(frame: frame, role: .loaned)
           taken.append(frame)
         }
         let (first, last) = (taken.first { run.contains($0) }!, FrameNumber(end - 1))
@@ -173,7 +173,7 @@ final class FreeBSDLogTests: XCTestCase {
           {
             // One that was passed already, and the last one.
             system.giveBack([first, last])
-          }, { isolation = try system.physical.isolate(run, level: .normal) })
+          }, { isolation = try system.physical.isolate(run, priority: .normal) })
         let mine = try XCTUnwrap(isolation)
         var captured: UInt64 = 0
         for frame in known {
@@ -222,7 +222,7 @@ final class FreeBSDLogTests: XCTestCase {
     system.check()
     let taken = cached.filter { system.place(area, $0).place == .swapped }
     XCTAssertGreaterThan(taken.count, 50)
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     for page in taken.prefix(40) { XCTAssertTrue(try system.holds(area, page, 1000 + page)) }
     XCTAssertEqual(system.swapDisk.readCount, 40)
     system.check()
@@ -251,7 +251,7 @@ final class FreeBSDLogTests: XCTestCase {
         at: moment,
         {
           let what = system.place(area, 1)
-          if what.place == .resident, !what.claims.isExclusive {
+          if what.place == .resident, !what.busyWord.isXbusy {
             stamp = 40_000 + UInt64(moment)
             try! system.write(area, 1, stamp)
           } else if system.mapping(area, 1) == nil, what.place != .resident {
@@ -298,7 +298,7 @@ final class FreeBSDLogTests: XCTestCase {
           let happened = system.preempting(
             at: moment,
             {
-              guard !system.place(area, page).claims.isExclusive else { return }
+              guard !system.place(area, page).busyWord.isXbusy else { return }
               try! system.paging.fault(area[page], kinds.1)
             }, { try! system.paging.fault(area[page], kinds.0) })
           XCTAssertEqual(system.physical.count(.pageable), .one, "page \(page), moment \(moment)")
@@ -388,18 +388,18 @@ final class FreeBSDLogTests: XCTestCase {
     let area = try system.area(32)
     let other = try system.show(area.object)
     try system.paging.wire(area.address, PageCount(32), holes: .forbidden)
-    let unmovable = system.physical.pieceCounts(at: system.frame(area, 0))?.unmovable
+    let unmovable = system.physical.pageblockCounts(at: system.frame(area, 0))?.unmovable
     try system.paging.wire(other.address, PageCount(32), holes: .forbidden)
     try system.paging.wire(area.address, PageCount(16), holes: .allowed)
     XCTAssertEqual(system.paging.wiredCount, PageCount(32))
     XCTAssertEqual(system.statistic("vm.pages.wired"), 32)
     XCTAssertEqual(system.paging.residentCount(area.object), PageCount(32))
-    XCTAssertEqual(system.physical.pieceCounts(at: system.frame(area, 0))?.unmovable, unmovable)
+    XCTAssertEqual(system.physical.pageblockCounts(at: system.frame(area, 0))?.unmovable, unmovable)
     system.check()
     system.paging.unwire(area.address, PageCount(16))
     system.paging.unwire(area.address, PageCount(32))
     XCTAssertEqual(system.paging.wiredCount, PageCount(32))
-    XCTAssertEqual(system.physical.pieceCounts(at: system.frame(area, 0))?.unmovable, unmovable)
+    XCTAssertEqual(system.physical.pageblockCounts(at: system.frame(area, 0))?.unmovable, unmovable)
     system.paging.unwire(other.address, PageCount(32))
     XCTAssertEqual(system.paging.wiredCount, .zero)
     system.check()
@@ -414,7 +414,7 @@ final class FreeBSDLogTests: XCTestCase {
       try system.fill(area)
       system.launderAll()
       system.dropCached()
-      system.swapDisk.forget()
+      system.swapDisk.discardHistory()
       // Every copy from the thirtieth on can't be read.
       var reads = 0
       system.atPoll = {
@@ -431,7 +431,7 @@ final class FreeBSDLogTests: XCTestCase {
       system.atPoll = nil
       XCTAssertEqual(system.paging.wiredCount, .zero)
       XCTAssertEqual(system.paging.residentCount(area.object).rawValue, system.paging.count(.active).rawValue)
-      for page in 0..<area.count { XCTAssertEqual(system.place(area, page).claims, .none) }
+      for page in 0..<area.count { XCTAssertEqual(system.place(area, page).busyWord, .none) }
       system.check()
       system.disk.trouble = Trouble()
       try system.verify(area)
@@ -455,7 +455,7 @@ final class FreeBSDLogTests: XCTestCase {
       // The free frames of a run can be spared, but none of its pages can be moved.
       let taken = isShort ? system.takeAll(leaving: 70) : []
       let before = system.frames(of: area)
-      system.swapDisk.forget()
+      system.swapDisk.discardHistory()
       system.contiguous.setStrategy(strategy)
       let type = system.kmem.type(named: Name("test"))
       let steps = Steps()
@@ -471,7 +471,7 @@ final class FreeBSDLogTests: XCTestCase {
       switch strategy {
       case .new:
         XCTAssertNotNil(range)
-        XCTAssertEqual(outside, 0, "\(steps.words)")
+        XCTAssertEqual(outside, 0, "\(steps.names)")
         XCTAssertEqual(changed, 0)
         XCTAssertLessThanOrEqual(steps.moved + steps.written, 64)
         XCTAssertEqual(isShort, steps.written > 0)
@@ -500,15 +500,15 @@ final class FreeBSDLogTests: XCTestCase {
     XCTAssertThrowsError(
       try system.contiguous.contigmalloc(.mebibytes(1), type: type, observe: steps.note))
     XCTAssertEqual(
-      steps.words, ["laundered: laundry", "laundered: inactive", "laundered: active"])
+      steps.names, ["laundered: laundry", "laundered: inactive", "laundered: active"])
     system.check()
     // The new one asks no disk when no run can be emptied.
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     system.contiguous.setStrategy(.new)
     let few = Steps()
     XCTAssertThrowsError(
       try system.contiguous.contigmalloc(.mebibytes(1), type: type, observe: few.note))
-    XCTAssertEqual(few.words, [])
+    XCTAssertEqual(few.names, [])
     XCTAssertEqual(system.swapDisk.requests.count, 0)
     try system.verify(area)
 
@@ -520,16 +520,16 @@ final class FreeBSDLogTests: XCTestCase {
     second.atPoll = {
       // Whatever slot it goes to.
       var trouble = Trouble(seed: 3)
-      trouble.failed = second.place(full, bad).claims.sharers > 0 ? 1000 : 0
+      trouble.failed = second.place(full, bad).busyWord.sbusyCount > 0 ? 1000 : 0
       second.disk.trouble = trouble
     }
-    second.swapDisk.forget()
+    second.swapDisk.discardHistory()
     let more = Steps()
     let failure = try XCTUnwrap(refusal(second.ask(request(64, low: low, high: low + 64), more)))
     second.atPoll = nil
     second.disk.trouble = Trouble()
     XCTAssertEqual(failure.answer, .later)
-    XCTAssertEqual(more.givenUp.count, 1)
+    XCTAssertEqual(more.abandoned.count, 1)
     XCTAssertLessThanOrEqual(more.passes.filter { $0.written > .zero }.count, 3)
     second.check()
     try second.verify(full)

@@ -7,14 +7,14 @@ import XCTest
 /// Histories of pageable memory, three times as large as the machine's RAM.
 final class HistoryTests: XCTestCase {
   private func run(_ plan: PagingPlan) throws -> HistoryOutcome {
-    let host = HostMachine(memory: plan.lent)
+    let host = HostMachine(memory: plan.loaned)
     let size = Int(PagingHistory.workspace(plan).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: size)
     defer { workspace.deallocate() }
     return try withExtendedLifetime(host) {
       try PagingHistory.run(
-        plan, on: host.machine, lent: host.machine.directMap.pointer(to: PhysicalAddress(0)),
+        plan, on: host.machine, loaned: host.machine.directMap.pointer(to: PhysicalAddress(0)),
         workspace: workspace)
     }
   }
@@ -37,7 +37,7 @@ final class HistoryTests: XCTestCase {
     }
   }
 
-  func testAllLawsHoldAfterEveryFewOperations() throws {
+  func testAllInvariantsHoldAfterEveryFewOperations() throws {
     for seed in historySeeds(200, count: 4) {
       let trouble: PagingPlan.Troubles = seed % 2 == 0 ? .some : .none
       let outcome = try run(plan(seed, trouble, operations: 600, checkEvery: 3))

@@ -47,8 +47,8 @@ final class PaymentTests: XCTestCase {
     return (0..<top).map {
       let what = system.physical.whatIs(FrameNumber($0))
       if what.role == .free { return .free }
-      guard what.role == .pageable, what.claims.wires == 0 else { return .fixed }
-      if what.claims.rawValue & 0x7fff_ffff != 0 { return .claimed }
+      guard what.role == .pageable, what.busyWord.wires == 0 else { return .fixed }
+      if what.busyWord.rawValue & 0x7fff_ffff != 0 { return .claimed }
       return !what.pageFlags.contains(.dirty) ? .clean : what.queue == .active ? .active : .inactive
     }
   }
@@ -59,7 +59,7 @@ final class PaymentTests: XCTestCase {
     _ request: ContiguousRequest, free: Int, clean: Int, active: Int, inactive: Int, _ purse: Purse
   ) -> Bool {
     let mayWrite =
-      request.sleeping == .allowed && request.passes > .relocate && request.budget.written > .zero
+      request.waitPolicy == .allowed && request.passes > .relocate && request.budget.written > .zero
     let writable = !mayWrite ? 0 : request.passes == .launderActive ? active + inactive : inactive
     let budget = Int(clamping: request.budget.written.rawValue)
     let written = min(writable, purse.slots, budget)
@@ -67,7 +67,7 @@ final class PaymentTests: XCTestCase {
     if moved > Int(clamping: request.budget.moved.rawValue) { return false }
     if free + moved == 0 { return true }
     var elsewhere = 0
-    if request.sleeping == .allowed && request.passes == .launderActive {
+    if request.waitPolicy == .allowed && request.passes == .launderActive {
       elsewhere =
         (purse.clean - clean)
         + min(purse.dirty - active - inactive, purse.slots - written, budget - written)
@@ -161,7 +161,7 @@ final class PaymentTests: XCTestCase {
         wired.append(page)
       }
       if shape.inactive > 0 {
-        for page in 0..<area.count { _ = system.memory.pageTables.takeAccessed(area[page]) }
+        for page in 0..<area.count { _ = system.memory.pageTables.testAndClearAccessed(area[page]) }
         system.setTarget(system.physical.freeCount.rawValue + 1)
         system.paging.runDaemon()
         system.setTarget(0)
@@ -185,7 +185,7 @@ final class PaymentTests: XCTestCase {
     let sums = Sums(kinds)
     let top = kinds.count
     let purse = Purse(
-      free: Int(physical.freeCount.rawValue), reserve: Int(physical.reserve(for: request.level).rawValue),
+      free: Int(physical.freeCount.rawValue), reserve: Int(physical.reserve(for: request.priority).rawValue),
       slots: Int(system.paging.swap.figures.free.rawValue), clean: sums.count(.clean, 0, top),
       dirty: sums.count(.active, 0, top) + sums.count(.inactive, 0, top))
     let isPossible = canBeEmptied(request, sums, purse)
@@ -204,9 +204,9 @@ final class PaymentTests: XCTestCase {
       XCTAssertTrue(isPossible, "granted what can't be emptied, \(note)")
       XCTAssertEqual(forecast.outcome, .granted, note)
       XCTAssertEqual(forecast.run, run, note)
-      XCTAssertEqual(forecast.moved.rawValue, steps.moved, "moved, \(note) \(steps.words)")
+      XCTAssertEqual(forecast.moved.rawValue, steps.moved, "moved, \(note) \(steps.names)")
       if forecast.fetched == .zero {
-        XCTAssertEqual(forecast.written.rawValue, steps.written, "written, \(note) \(steps.words)")
+        XCTAssertEqual(forecast.written.rawValue, steps.written, "written, \(note) \(steps.names)")
         XCTAssertEqual(system.swapDisk.written.count - writes, Int(steps.written), "outside, \(note)")
       }
       XCTAssertLessThanOrEqual(steps.moved + steps.written, 2 * request.count.rawValue, note)
@@ -217,7 +217,7 @@ final class PaymentTests: XCTestCase {
       tally.refused += 1
       if isPossible {
         XCTFail(
-          "refused: \(failure.words), \(failure.missing) missing, forecast \(forecast.outcome), fetched \(forecast.fetched), \(steps.words), \(note)"
+          "refused: \(failure.description), \(failure.missing) missing, forecast \(forecast.outcome), fetched \(forecast.fetched), \(steps.names), \(note)"
         )
       }
       XCTAssertLessThanOrEqual(steps.moved + steps.written, 2 * request.count.rawValue, note)
@@ -228,14 +228,14 @@ final class PaymentTests: XCTestCase {
         XCTAssertEqual(failure.answer, .notNow, note)
         XCTAssertEqual(failure.reason, .held, note)
         XCTAssertTrue(full.held.contains(failure.blocker), note)
-        XCTAssertEqual(steps.givenUp, steps.isolated, note)
+        XCTAssertEqual(steps.abandoned, steps.isolated, note)
         XCTAssertLessThanOrEqual(steps.isolated.count, 4, note)
         XCTAssertEqual(physical.count(.contiguous), .zero, note)
         system.check(note)
         return nil
       }
       // Judged by counting: nothing was done.
-      XCTAssertEqual(steps.words, [], note)
+      XCTAssertEqual(steps.names, [], note)
       XCTAssertEqual(system.paging.figures.moved, before.moved, note)
       XCTAssertEqual(system.paging.figures.written, before.written, note)
       XCTAssertEqual(ContiguousFailure.Answer(forecast.outcome), failure.answer, note)
@@ -263,7 +263,7 @@ final class PaymentTests: XCTestCase {
       ("small", request(1 + random.below(60), low: low, high: high, aligned: 4)),
     ]
     var restless = request(window.count.rawValue, aligned: 16)
-    restless.sleeping = .forbidden
+    restless.waitPolicy = .forbidden
     list.append(("nowait", restless))
     var moving = request(window.count.rawValue / 2, low: low, high: high)
     moving.passes = .relocate
@@ -376,7 +376,8 @@ final class PaymentTests: XCTestCase {
       let before = full.system.paging.figures.written
       switch full.system.ask(wanted) {
       case .success(let run): full.system.give(run)
-      case .failure(let failure): XCTFail("\(failure.words), \(failure.missing) missing, limit \(limit)")
+      case .failure(let failure):
+        XCTFail("\(failure.description), \(failure.missing) missing, limit \(limit)")
       }
       XCTAssertLessThanOrEqual(full.system.paging.figures.written - before, limit)
     }

@@ -23,7 +23,7 @@ final class PreemptionTests: XCTestCase {
     var held: FrameNumber?
     var taken: [FrameNumber] = []
     var given: FrameRun?
-    var lent: [FrameNumber]
+    var loaned: [FrameNumber]
 
     init(_ system: PagedSystem, leaving free: UInt64) throws {
       self.system = system
@@ -49,12 +49,12 @@ final class PreemptionTests: XCTestCase {
         return frame >= first && frame < first + 8 && $0 % 4 != 1
       }!
       let run = run
-      lent = system.takeAll(leaving: free)
-      system.giveBack(lent.filter { run.contains($0) })
-      lent = lent.filter { !run.contains($0) }
+      loaned = system.takeAll(leaving: free)
+      system.giveBack(loaned.filter { run.contains($0) })
+      loaned = loaned.filter { !run.contains($0) }
     }
 
-    var isBusy: Bool { system.place(area, page).claims.isExclusive }
+    var isBusy: Bool { system.place(area, page).busyWord.isXbusy }
 
     func write() {
       let address = area[page] + ByteCount(UInt64(512))
@@ -127,9 +127,9 @@ final class PreemptionTests: XCTestCase {
       if let held { system.paging.unhold(held) }
       if isWired { system.paging.unwire(area[page], .one) }
       system.giveBack(taken)
-      system.giveBack(lent)
+      system.giveBack(loaned)
       XCTAssertEqual(system.physical.count(.contiguous), .zero, note)
-      XCTAssertEqual(system.physical.count(.lent), .zero, note)
+      XCTAssertEqual(system.physical.count(.loaned), .zero, note)
       for page in 0..<area.count {
         XCTAssertTrue(try system.holds(area, page, 1000 + page), "page \(page), \(note)")
         if let other, page >= 4, page < 16 {
@@ -194,8 +194,8 @@ final class PreemptionTests: XCTestCase {
       (
         "give frames back",
         {
-          let some = $0.lent.prefix(20)
-          $0.lent.removeFirst(min(20, $0.lent.count))
+          let some = $0.loaned.prefix(20)
+          $0.loaned.removeFirst(min(20, $0.loaned.count))
           $0.system.giveBack(Array(some))
         }
       ),
@@ -241,7 +241,7 @@ final class PreemptionTests: XCTestCase {
           system.paging.unhold(frame)
           _ = system.paging.launder(outOf: FrameRun(first: frame, count: .one), .all, atMost: .one)
         }, { result = system.ask(request(8, low: first, high: first + 8), steps) })
-      for case .givenUp(_, _, let blocker) in steps.list {
+      for case .abandoned(_, _, let blocker) in steps.list {
         XCTAssertNotEqual(blocker, .none, "nothing was in the way, \(note)")
       }
       if case .success = result { granted += 1 }

@@ -16,21 +16,23 @@ final class Steps {
     list.compactMap { if case .pass(let report) = $0 { report } else { nil } }
   }
   var isolated: [FrameRun] { list.compactMap { if case .isolated(let run) = $0 { run } else { nil } } }
-  var givenUp: [FrameRun] { list.compactMap { if case .givenUp(let run, _, _) = $0 { run } else { nil } } }
+  var abandoned: [FrameRun] {
+    list.compactMap { if case .abandoned(let run, _, _) = $0 { run } else { nil } }
+  }
   var foundFree: Bool { list.contains { if case .foundFree = $0 { true } else { false } } }
   var moved: UInt64 { passes.reduce(0) { $0 + $1.moved.rawValue } }
   var written: UInt64 { passes.reduce(0) { $0 + $1.written.rawValue } }
   /// One word a step.
-  var words: [String] {
+  var names: [String] {
     list.map {
       switch $0 {
       case .foundFree: "free"
       case .candidate: "candidate"
       case .isolated: "isolated"
-      case .pass(let report): "\(report.pass.words)"
+      case .pass(let report): "\(report.pass.description)"
       case .fetched: "fetched"
-      case .givenUp(_, let reason, _): "given up: \(reason.words)"
-      case .laundered(let queue, _): "laundered: \(queue.words)"
+      case .abandoned(_, let reason, _): "given up: \(reason.description)"
+      case .laundered(let queue, _): "laundered: \(queue.description)"
       }
     }
   }
@@ -146,7 +148,7 @@ extension PagedSystem {
     for i in 0..<run.count.rawValue {
       let what = physical.whatIs(run.first + PageCount(i))
       XCTAssertEqual(what.role, .contiguous, note(), file: file, line: line)
-      XCTAssertEqual(what.claims, .wiredOnce, note(), file: file, line: line)
+      XCTAssertEqual(what.busyWord, .wiredOnce, note(), file: file, line: line)
     }
   }
 }

@@ -28,7 +28,7 @@ final class PagingThreadsTests: XCTestCase {
 
     init(_ system: PagedSystem) { self.system = system }
 
-    func forget(_ address: UInt64) {
+    func invalidate(_ address: UInt64) {
       lock.withLock {
         if address == .max { known = [:] } else { known[address >> Page.shift] = nil }
       }
@@ -50,7 +50,7 @@ final class PagingThreadsTests: XCTestCase {
         let word = lock.withLock { find(address, .read).map { $0.load(as: UInt64.self) } }
         if let word { return word }
         faults += 1
-        forget(address.rawValue)
+        invalidate(address.rawValue)
         try system.paging.fault(address, .read)
       }
     }
@@ -64,7 +64,7 @@ final class PagingThreadsTests: XCTestCase {
         }
         if isDone { return }
         faults += 1
-        forget(address.rawValue)
+        invalidate(address.rawValue)
         try system.paging.fault(address, .write)
       }
     }
@@ -111,7 +111,9 @@ final class PagingThreadsTests: XCTestCase {
     func listen() {
       cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
       cp_processor().pointee.invalidate = { context, address in
-        for core in Unmanaged<Bed>.fromOpaque(context!).takeUnretainedValue().cores { core.forget(address) }
+        for core in Unmanaged<Bed>.fromOpaque(context!).takeUnretainedValue().cores {
+          core.invalidate(address)
+        }
       }
     }
 
@@ -215,12 +217,12 @@ final class PagingThreadsTests: XCTestCase {
           return
         }
         while system.physical.freeCount > PageCount(UInt64(150)) { usleep(20) }
-        // Far more than is free, all at the level that leaves the reserve alone.
+        // Far more than is free, all at the priority that leaves the reserve alone.
         var taken: [FrameNumber] = []
         for _ in 0..<200 {
           do throws(PhysicalMemoryError) {
             taken.append(
-              try system.physical.allocate(Order(0), role: .lent, level: .normal, waitUntil: .never))
+              try system.physical.allocate(Order(0), role: .loaned, priority: .normal, waitUntil: .never))
           } catch {
             XCTFail("\(error) after \(taken.count)")
           }
@@ -245,7 +247,8 @@ final class PagingThreadsTests: XCTestCase {
         for page in 0..<area.count { try! core.store(area[page], page + 1) }
         let deadline = Tick(system.host.machine.now.rawValue + 1_000_000)
         // It may come to nothing, as frames enough need not make a block; but not for want of frames.
-        let block = try? system.physical.allocate(order, role: .lent, level: .normal, waitUntil: deadline)
+        let block = try? system.physical.allocate(
+          order, role: .loaned, priority: .normal, waitUntil: deadline)
         XCTAssertLessThan(system.host.machine.now, deadline)
         XCTAssertGreaterThan(system.physical.freeCount + (block == nil ? .zero : order.frames), order.frames)
         if let block { system.physical.free(block, order) }
@@ -267,11 +270,12 @@ final class PagingThreadsTests: XCTestCase {
       { number, core in
         if number == 1 {
           // Frames enough need not make a block; but it does not wait for ever.
-          let block = try? system.physical.allocate(order, role: .lent, level: .normal, waitUntil: .never)
+          let block = try? system.physical.allocate(
+            order, role: .loaned, priority: .normal, waitUntil: .never)
           if let block { system.physical.free(block, order) }
           return
         }
-        while system.physical.awaited == .zero && !system.physical.hasPassed { usleep(20) }
+        while system.physical.awaited == .zero && !system.physical.hasParkedWaiters { usleep(20) }
         for page in 0..<area.count { try! core.store(area[page], page + 1) }
         for page in 0..<area.count { XCTAssertEqual(try! core.load(area[page]), page + 1) }
         system.paging.unwire(wired[0], PageCount(wired.count))
@@ -338,10 +342,10 @@ final class PagingThreadsTests: XCTestCase {
             case 1: system.paging.launder(.inactive, upTo: PageCount(40))
             case 2: system.paging.runDaemon()
             case 3:
-              // Whatever is free, at the level of an interrupt: no cached page is left.
+              // Whatever is free, at the priority of an interrupt: no cached page is left.
               var taken: [FrameNumber] = []
               while taken.count < 40,
-                let frame = try? system.physical.allocate(Order(0), role: .lent, level: .interrupt)
+                let frame = try? system.physical.allocate(Order(0), role: .loaned, priority: .interrupt)
               {
                 taken.append(frame)
               }
@@ -367,7 +371,7 @@ final class PagingThreadsTests: XCTestCase {
     system.check("STRATA_SEED=\(seed)")
     XCTAssertEqual(system.paging.wiredCount, .zero)
     XCTAssertEqual(system.physical.count(.contiguous), .zero)
-    XCTAssertEqual(system.physical.count(.lent), .zero)
+    XCTAssertEqual(system.physical.count(.loaned), .zero)
     for page in 0..<area.count {
       for number in 0..<2 {
         let word = try bed.cores[number].load(area[page] + Self.place(number, page))

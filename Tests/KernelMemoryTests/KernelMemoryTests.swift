@@ -115,7 +115,8 @@ final class KernelMemoryTests: XCTestCase {
         let object = try XCTUnwrap(system.kmem.alloc(ByteCount(100), type: type))
         let stack = try system.space.allocateStack(PageCount(4))
         let run = try system.physical.allocate(
-          run: PageCount(UInt64(1) << 18), where: RunConstraints(alignment: Alignment(1 << 30)!), role: .lent)
+          run: PageCount(UInt64(1) << 18), where: RunConstraints(alignment: Alignment(1 << 30)!),
+          role: .loaned)
         system.physical.free(run)
         system.space.freeStack(stack)
         system.kmem.free(object, size: ByteCount(100), type: type)

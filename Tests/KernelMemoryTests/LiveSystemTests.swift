@@ -1,4 +1,4 @@
-// The floors together: failures, faults, threads and interrupts in one live system.
+// The layers together: failures, faults, threads and interrupts in one live system.
 
 import ContiguousMemory
 import Paging
@@ -14,14 +14,14 @@ import Workloads
 import XCTest
 
 final class LiveSystemTests: XCTestCase {
-  /// Something held, of any floor, and how it goes back.
+  /// Something held, of any layer, and how it goes back.
   private typealias Held = () -> Void
 
   private static let sizes = [1, 8, 24, 64, 100, 512, 1152, 4096, 4097, 10_000, 200_000]
 
   /// One request of a random kind, or nil when it was refused.
   private static func ask(
-    _ system: System, _ type: MemoryType, _ random: inout SeededRandom, level: Level = .normal
+    _ system: System, _ type: MemoryType, _ random: inout SeededRandom, priority: AllocationPriority = .normal
   ) -> Held? {
     let space = system.space
     do {
@@ -29,10 +29,10 @@ final class LiveSystemTests: XCTestCase {
       case 0:
         let pages = PageCount(1 + random.below(60))
         let arena: WiredArena = [.heap, .metadata, .interrupt, .kernel][Int(random.below(4))]
-        let address = try space.allocateWired(pages, from: arena, level: level)
+        let address = try space.allocateWired(pages, from: arena, priority: priority)
         return { space.freeWired(address, pages) }
       case 1:
-        let stack = try space.allocateStack(PageCount(1 + random.below(6)), level: level)
+        let stack = try space.allocateStack(PageCount(1 + random.below(6)), priority: priority)
         return { space.freeStack(stack) }
       case 2:
         let length = ByteCount(1 + random.below(4 << 20))
@@ -41,18 +41,18 @@ final class LiveSystemTests: XCTestCase {
       case 3:
         let attribute: CacheAttribute = random.oneIn(2) ? .writeCombining : .writeBack
         let range = try space.allocateContiguous(
-          PageCount(1 + random.below(40)), attribute: attribute, level: level)
+          PageCount(1 + random.below(40)), attribute: attribute, priority: priority)
         return { space.freeContiguous(range.address, range.frames.count) }
       case 4:
         let order = Order(UInt8(random.below(4)))
-        let frame = try system.physical.allocate(order, role: .lent, level: level)
+        let frame = try system.physical.allocate(order, role: .loaned, priority: priority)
         return { system.physical.free(frame, order) }
       default:
         let size = sizes[Int(random.below(UInt64(sizes.count)))]
         let object =
           random.oneIn(2)
-          ? system.kmem.alloc(ByteCount(size), type: type, level: level)
-          : system.kmem.zalloc(ByteCount(size), type: type, level: level)
+          ? system.kmem.alloc(ByteCount(size), type: type, priority: priority)
+          : system.kmem.zalloc(ByteCount(size), type: type, priority: priority)
         guard let object else { return nil }
         return { system.kmem.free(object, size: ByteCount(size), type: type) }
       }
@@ -90,12 +90,12 @@ final class LiveSystemTests: XCTestCase {
 
   // MARK: Failures
 
-  func testEachPointThatFailsLeavesAllFloorsAsTheyWere() throws {
+  func testEachPointThatFailsLeavesAllLayersAsTheyWere() throws {
     let system = try System()
     let (space, kmem, type) = (system.space, system.kmem, system.type())
     let failures = system.host.failures
     let run = try system.physical.allocate(
-      run: PageCount(3), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .lent)
+      run: PageCount(3), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .loaned)
     struct Refused: Error {}
     func unless(_ object: UnsafeMutableRawPointer?) throws -> UnsafeMutableRawPointer {
       guard let object else { throw Refused() }
@@ -103,57 +103,59 @@ final class LiveSystemTests: XCTestCase {
     }
     /// Asks, and says how to give back.
     var acts: [(String, () throws -> Held)] = []
-    for level in [Level.normal, .system, .interrupt] {
+    for priority in [AllocationPriority.normal, .system, .interrupt] {
       for arena in [WiredArena.heap, .metadata, .interrupt, .kernel] {
         acts.append(
           (
-            "wired \(arena) \(level)",
+            "wired \(arena) \(priority)",
             {
-              let address = try space.allocateWired(PageCount(70), from: arena, level: level, contents: .zero)
+              let address = try space.allocateWired(
+                PageCount(70), from: arena, priority: priority, contents: .zero)
               return { space.freeWired(address, PageCount(70)) }
             }
           ))
       }
       acts.append(
         (
-          "stack \(level)",
+          "stack \(priority)",
           {
-            let stack = try space.allocateStack(PageCount(33), level: level)
+            let stack = try space.allocateStack(PageCount(33), priority: priority)
             return { space.freeStack(stack) }
           }
         ))
       for attribute in [CacheAttribute.writeBack, .uncached] {
         acts.append(
           (
-            "contiguous \(attribute) \(level)",
+            "contiguous \(attribute) \(priority)",
             {
-              let range = try space.allocateContiguous(PageCount(600), attribute: attribute, level: level)
+              let range = try space.allocateContiguous(
+                PageCount(600), attribute: attribute, priority: priority)
               return { space.freeContiguous(range.address, PageCount(600)) }
             }
           ))
         acts.append(
           (
-            "given \(attribute) \(level)",
+            "given \(attribute) \(priority)",
             {
-              let address = try space.mapGiven(run, attribute, level: level)
-              return { space.unmapGiven(address, PageCount(3)) }
+              let address = try space.mapFrames(run, attribute, priority: priority)
+              return { space.unmapFrames(address, PageCount(3)) }
             }
           ))
       }
-      for size in [16, 1152, 4096, 4097, 40_000, 2_100_000] where size < 1_000_000 || level == .normal {
+      for size in [16, 1152, 4096, 4097, 40_000, 2_100_000] where size < 1_000_000 || priority == .normal {
         acts.append(
           (
-            "alloc \(size) \(level)",
+            "alloc \(size) \(priority)",
             {
-              let object = try unless(kmem.alloc(ByteCount(size), type: type, level: level))
+              let object = try unless(kmem.alloc(ByteCount(size), type: type, priority: priority))
               return { kmem.free(object, size: ByteCount(size), type: type) }
             }
           ))
         acts.append(
           (
-            "zalloc \(size) \(level)",
+            "zalloc \(size) \(priority)",
             {
-              let object = try unless(kmem.zalloc(ByteCount(size), type: type, level: level))
+              let object = try unless(kmem.zalloc(ByteCount(size), type: type, priority: priority))
               return { kmem.free(object, size: ByteCount(size), type: type) }
             }
           ))
@@ -274,7 +276,7 @@ final class LiveSystemTests: XCTestCase {
     let wired = try space.allocateWired(PageCount(8))
     let stack = try space.allocateStack(PageCount(2))
     let range = try space.allocateContiguous(PageCount(4), attribute: .uncached)
-    let frame = try physical.allocate(Order(2), role: .lent)
+    let frame = try physical.allocate(Order(2), role: .loaned)
     let large = try XCTUnwrap(kmem.alloc(ByteCount(20_000), type: type))
     let small = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
     kmem.setAudit(.on)
@@ -340,10 +342,10 @@ final class LiveSystemTests: XCTestCase {
       space.freeStack(Stack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
     }
     expect(.foreignPointer) { space.unmapDevice(VirtualAddress(UInt64.max), bytes(1)) }
-    expect(.wrongType) { space.unmapGiven(range.address, PageCount(4)) }
+    expect(.wrongType) { space.unmapFrames(range.address, PageCount(4)) }
     expect(.doubleFree) { space.freeWired(range.address + PageCount(UInt64(1) << 30), one) }
     expect(.notAllocated) {
-      let address = try? space.mapGiven(FrameRun(first: physical.memoryFrame(.free), count: one))
+      let address = try? space.mapFrames(FrameRun(first: physical.memoryFrame(.free), count: one))
       XCTAssertNil(address)
     }
     // Numbers.
@@ -415,7 +417,7 @@ final class LiveSystemTests: XCTestCase {
 
   // MARK: Together
 
-  func testTwoThreadsThroughAllFloors() throws {
+  func testTwoThreadsThroughAllLayers() throws {
     let system = try System(.mebibytes(32))
     let type = system.type()
     let before = system.picture(tags: false)
@@ -472,7 +474,7 @@ final class LiveSystemTests: XCTestCase {
         handler: {
           fired += 1
           if kept.count < 20, inner.oneIn(2) {
-            if let one = Self.ask(system, handlers, &inner, level: .interrupt) { kept.append(one) }
+            if let one = Self.ask(system, handlers, &inner, priority: .interrupt) { kept.append(one) }
           } else if !kept.isEmpty {
             kept.remove(at: Int(inner.below(UInt64(kept.count))))()
           }

@@ -1,4 +1,4 @@
-// All floors, assembled over a simulated machine with the firmware's map, occupied ranges and image of the
+// All layers, assembled over a simulated machine with the firmware's map, occupied ranges and image of the
 // test's choice.
 
 import HostMachine
@@ -36,11 +36,11 @@ final class System: @unchecked Sendable {
 
   init(
     _ host: HostMachine, _ map: [FirmwareRange], occupied: [OccupiedRange] = [], image: [ImageSegment] = [],
-    setAside: SetAside = SetAside(), largestLeaf: LargestLeaf = .mebibytes2, levels: PagingLevels = .four,
+    carveOut: CarveOut = CarveOut(), largestLeaf: LargestLeaf = .mebibytes2, levels: PagingLevels = .four,
     activate: (PhysicalAddress) -> Void = { _ in }
   ) throws {
     self.host = host
-    let bytes = Int(KernelMemory.workspaceSize(ranges: map.count + setAside.count).rawValue)
+    let bytes = Int(KernelMemory.workspaceSize(ranges: map.count + carveOut.count).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes + 64, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     // What lies behind the workspace is nobody's to write to.
@@ -50,7 +50,7 @@ final class System: @unchecked Sendable {
     request.rules.lowMemory = .all
     request.largestLeaf = largestLeaf
     request.levels = levels
-    request.setAside = setAside
+    request.carveOut = carveOut
     do {
       memory = try occupied.withUnsafeBufferPointer { occupied in
         try image.withUnsafeBufferPointer { image in
@@ -110,7 +110,7 @@ final class System: @unchecked Sendable {
   /// All frames that are to be had, one by one.
   func takeAll() -> [FrameNumber] {
     var frames: [FrameNumber] = []
-    while let frame = try? physical.allocate(Order(0), role: .lent, level: .interrupt) {
+    while let frame = try? physical.allocate(Order(0), role: .loaned, priority: .interrupt) {
       frames.append(frame)
     }
     return frames

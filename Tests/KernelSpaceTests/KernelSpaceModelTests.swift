@@ -60,14 +60,14 @@ final class KernelSpaceModelTests: XCTestCase {
       if let frame = resident[page.rawValue] {
         XCTAssertEqual(bed.tables.access(page, .write), frame, "seed \(seed)")
         unstamp(page, .one)
-        XCTAssertEqual(bed.tables.withdraw(page)?.frame, frame, "seed \(seed)")
+        XCTAssertEqual(bed.tables.remove(page)?.frame, frame, "seed \(seed)")
         bed.host.machine.shootDown(page, .one)
         resident[page.rawValue] = nil
         bed.physical.free(FrameRun(first: frame, count: .one))
       } else {
         XCTAssertNil(bed.tables.access(page, .read), "seed \(seed)")
         do {
-          let frame = try bed.physical.allocate(run: .one, role: .lent).first
+          let frame = try bed.physical.allocate(run: .one, role: .loaned).first
           bed.tables.enter(page, frame, .kernelData)
           resident[page.rawValue] = frame
         } catch { throw .noMemory }
@@ -105,17 +105,17 @@ final class KernelSpaceModelTests: XCTestCase {
     for operation in 0..<operations {
       do {
         let attribute = attributes[Int(random.below(4))]
-        let level: Level = [.normal, .system, .interrupt][Int(random.below(3))]
+        let priority: AllocationPriority = [.normal, .system, .interrupt][Int(random.below(3))]
         switch random.below(16) {
         case 0, 1:
           let arena: WiredArena = [.heap, .metadata, .interrupt, .kernel][Int(random.below(4))]
           let count = size()
           let address = try space.allocateWired(
-            count, from: arena, level: level, contents: random.oneIn(2) ? .zero : .unknown)
+            count, from: arena, priority: priority, contents: random.oneIn(2) ? .zero : .unknown)
           stamp(address, count)
           live.append(.wired(address, count))
         case 2:
-          let stack = try space.allocateStack(PageCount(1 + random.below(8)), level: level)
+          let stack = try space.allocateStack(PageCount(1 + random.below(8)), priority: priority)
           stamp(stack.bottom, stack.count)
           live.append(.stack(stack))
         case 3:
@@ -124,7 +124,7 @@ final class KernelSpaceModelTests: XCTestCase {
           live.append(
             .device(try space.mapDevice(PhysicalAddress(start), length, attribute), length))
         case 4:
-          let range = try space.allocateContiguous(size(), attribute: attribute, level: level)
+          let range = try space.allocateContiguous(size(), attribute: attribute, priority: priority)
           stamp(range.address, range.frames.count)
           live.append(.contiguous(range, attribute))
         case 6:
@@ -134,7 +134,7 @@ final class KernelSpaceModelTests: XCTestCase {
             run = try bed.physical.allocate(run: count, role: .contiguous)
           } catch { throw KernelSpaceError.noMemory }
           do {
-            let address = try space.mapContiguous(run, attribute: attribute, level: level)
+            let address = try space.mapContiguous(run, attribute: attribute, priority: priority)
             stamp(address, count)
             live.append(.contiguous(ContiguousRange(address: address, frames: run), attribute))
           } catch {
@@ -143,7 +143,7 @@ final class KernelSpaceModelTests: XCTestCase {
           }
         case 7:
           let count = size()
-          live.append(.pageable(try space.reservePageable(count, level: level), count))
+          live.append(.pageable(try space.reservePageable(count, priority: priority), count))
         case 8, 9:
           for case .pageable(let address, let count) in live {
             for _ in 0..<8 { try turn(address + PageCount(random.below(count.rawValue))) }
@@ -151,10 +151,10 @@ final class KernelSpaceModelTests: XCTestCase {
         case 5:
           let run: FrameRun
           do {
-            run = try bed.physical.allocate(run: PageCount(1 + random.below(20)), role: .lent)
+            run = try bed.physical.allocate(run: PageCount(1 + random.below(20)), role: .loaned)
           } catch { throw KernelSpaceError.noMemory }
           do {
-            let address = try space.mapGiven(run, attribute, level: level)
+            let address = try space.mapFrames(run, attribute, priority: priority)
             stamp(address, run.count)
             live.append(.given(address, run, attribute))
           } catch {
@@ -199,7 +199,7 @@ final class KernelSpaceModelTests: XCTestCase {
         space.freeContiguous(range.address, range.frames.count)
       case .given(let address, let run, _):
         unstamp(address, run.count)
-        space.unmapGiven(address, run.count)
+        space.unmapFrames(address, run.count)
         bed.physical.free(run)
       case .pageable(let address, let count):
         for page in 0..<count.rawValue where resident[(address + PageCount(page)).rawValue] != nil {

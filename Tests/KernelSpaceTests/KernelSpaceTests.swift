@@ -39,7 +39,7 @@ final class KernelSpaceTests: XCTestCase {
   func testFragmentedMemoryStillBacksARange() throws {
     let bed = try Bed()
     var singles: [FrameNumber] = []
-    while let frame = try? bed.physical.allocate(Order(0), role: .lent, level: .interrupt) {
+    while let frame = try? bed.physical.allocate(Order(0), role: .loaned, priority: .interrupt) {
       singles.append(frame)
     }
     for frame in singles where frame.rawValue % 2 == 0 {
@@ -146,14 +146,14 @@ final class KernelSpaceTests: XCTestCase {
 
   func testGivenFramesStayTheCallers() throws {
     let bed = try Bed()
-    let run = try bed.physical.allocate(run: PageCount(5), role: .lent)
+    let run = try bed.physical.allocate(run: PageCount(5), role: .loaned)
     let before = bed.picture()
-    let one = try bed.space.mapGiven(run, .writeCombining)
+    let one = try bed.space.mapFrames(run, .writeCombining)
     XCTAssertEqual(bed.alias(run.first)?.attribute, .writeCombining)
     bed.check()
-    bed.space.unmapGiven(one, PageCount(5))
+    bed.space.unmapFrames(one, PageCount(5))
     XCTAssertEqual(bed.alias(run.first)?.attribute, .writeBack)
-    XCTAssertEqual(bed.physical.record(run.first)?.role, .lent)
+    XCTAssertEqual(bed.physical.record(run.first)?.role, .loaned)
     XCTAssertEqual(bed.picture(), before)
     bed.check()
   }
@@ -180,18 +180,18 @@ final class KernelSpaceTests: XCTestCase {
     let bed = try Bed()
     let half = PageCount(256)
     let run = try bed.physical.allocate(
-      run: PageCount(512), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .lent)
+      run: PageCount(512), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .loaned)
     let before = bed.picture()
-    let lower = try bed.space.mapGiven(FrameRun(first: run.first, count: half), .uncached)
-    let upper = try bed.space.mapGiven(FrameRun(first: run.first + half, count: half), .uncached)
+    let lower = try bed.space.mapFrames(FrameRun(first: run.first, count: half), .uncached)
+    let upper = try bed.space.mapFrames(FrameRun(first: run.first + half, count: half), .uncached)
     // As a change elsewhere does that had to put its join off.
     let alias = bed.host.machine.directMap.virtualAddress(of: run.first.address)
     bed.tables.join(alias, count: PageCount(512))
     bed.host.failures.pointee.countdown = 0
-    bed.space.unmapGiven(lower, half)
+    bed.space.unmapFrames(lower, half)
     XCTAssertEqual(bed.alias(run.first)?.attribute, .writeBack)
     XCTAssertEqual(bed.alias(run.first + half)?.attribute, .uncached)
-    bed.space.unmapGiven(upper, half)
+    bed.space.unmapFrames(upper, half)
     bed.host.failures.pointee.countdown = -1
     XCTAssertFalse(bed.host.failures.pointee.hasFailed)
     XCTAssertEqual(bed.picture(), before)
@@ -200,20 +200,20 @@ final class KernelSpaceTests: XCTestCase {
 
   func testFramesAreMappedOtherwiseOnceAtATime() throws {
     let bed = try Bed()
-    let run = try bed.physical.allocate(run: PageCount(8), role: .lent)
-    let one = try bed.space.mapGiven(run)
-    let two = try bed.space.mapGiven(run)
-    bed.space.unmapGiven(one, run.count)
-    bed.space.unmapGiven(two, run.count)
-    let three = try bed.space.mapGiven(FrameRun(first: run.first, count: PageCount(5)), .uncached)
+    let run = try bed.physical.allocate(run: PageCount(8), role: .loaned)
+    let one = try bed.space.mapFrames(run)
+    let two = try bed.space.mapFrames(run)
+    bed.space.unmapFrames(one, run.count)
+    bed.space.unmapFrames(two, run.count)
+    let three = try bed.space.mapFrames(FrameRun(first: run.first, count: PageCount(5)), .uncached)
     let before = bed.picture(tags: false)
     for attribute in [CacheAttribute.writeBack, .uncached, .writeCombining] {
       XCTAssertThrowsError(
-        try bed.space.mapGiven(FrameRun(first: run.first + PageCount(4), count: PageCount(4)), attribute)
+        try bed.space.mapFrames(FrameRun(first: run.first + PageCount(4), count: PageCount(4)), attribute)
       ) { XCTAssertEqual($0 as? KernelSpaceError, .badConstraint) }
       XCTAssertEqual(bed.picture(tags: false), before)
     }
-    bed.space.unmapGiven(three, PageCount(5))
+    bed.space.unmapFrames(three, PageCount(5))
     for page in UInt64(0)..<8 {
       XCTAssertEqual(bed.alias(run.first + PageCount(page))?.attribute, .writeBack)
     }
@@ -270,8 +270,8 @@ final class KernelSpaceTests: XCTestCase {
     let stack = try space.allocateStack(PageCount(2))
     let device = try space.mapDevice(PhysicalAddress(0xfee0_0000), ByteCount(UInt64(4096)))
     let contiguous = try space.allocateContiguous(PageCount(4), attribute: .uncached)
-    let run = try bed.physical.allocate(run: PageCount(2), role: .lent)
-    let given = try space.mapGiven(run, .writeCombining)
+    let run = try bed.physical.allocate(run: PageCount(2), role: .loaned)
+    let given = try space.mapFrames(run, .writeCombining)
     space.freeWired(gone, PageCount(8))
     let before = bed.picture()
     func expect(_ kind: FaultKind, expected: UInt64? = nil, line: UInt = #line, _ body: () -> Void) {
@@ -299,7 +299,7 @@ final class KernelSpaceTests: XCTestCase {
     expect(.wrongType) { space.freeWired(contiguous.address, PageCount(4)) }
     expect(.wrongType) { space.freeWired(given, PageCount(2)) }
     expect(.wrongType) { space.freeContiguous(given, PageCount(2)) }
-    expect(.wrongType) { space.unmapGiven(contiguous.address, PageCount(4)) }
+    expect(.wrongType) { space.unmapFrames(contiguous.address, PageCount(4)) }
     expect(.wrongType) { space.unmapDevice(wired, ByteCount(UInt64(8 * 4096))) }
     expect(.wrongSize) { space.freeStack(Stack(bottom: stack.bottom, count: PageCount(3))) }
     expect(.wrongType) { space.freeStack(Stack(bottom: wired, count: PageCount(8))) }
@@ -320,7 +320,7 @@ final class KernelSpaceTests: XCTestCase {
       for attribute in [CacheAttribute.writeBack, .uncached] {
         var error: (any Error)?
         expect(.notAllocated) {
-          do { _ = try space.mapGiven(run, attribute) } catch let thrown { error = thrown }
+          do { _ = try space.mapFrames(run, attribute) } catch let thrown { error = thrown }
         }
         XCTAssertEqual(error as? KernelSpaceError, .badConstraint)
       }
@@ -335,7 +335,7 @@ final class KernelSpaceTests: XCTestCase {
       ("heap", { space, _ in _ = try space.allocateWired(PageCount(40), contents: .zero) }),
       (
         "interrupt",
-        { space, _ in _ = try space.allocateWired(PageCount(1), from: .interrupt, level: .interrupt) }
+        { space, _ in _ = try space.allocateWired(PageCount(1), from: .interrupt, priority: .interrupt) }
       ),
       ("kernel", { space, _ in _ = try space.allocateWired(PageCount(1030), from: .kernel) }),
       ("stack", { space, _ in _ = try space.allocateStack(PageCount(33)) }),
@@ -345,14 +345,14 @@ final class KernelSpaceTests: XCTestCase {
       acts.append(
         ("contiguous", { space, _ in _ = try space.allocateContiguous(PageCount(600), attribute: attribute) })
       )
-      acts.append(("given", { space, run in _ = try space.mapGiven(run, attribute) }))
+      acts.append(("given", { space, run in _ = try space.mapFrames(run, attribute) }))
     }
     var reached: [FailurePoint: UInt64] = [:]
     for (name, act) in acts {
       for nth in Int64(0)... {
         let bed = try Bed()
         let run = try bed.physical.allocate(
-          run: PageCount(3), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .lent)
+          run: PageCount(3), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .loaned)
         let before = bed.picture(tags: false)
         bed.host.failures.pointee = FailureInjection()
         bed.host.failures.pointee.countdown = nth
@@ -391,7 +391,7 @@ final class KernelSpaceTests: XCTestCase {
     refused(.badConstraint) { _ = try space.allocateWired(.zero) }
     refused(.badConstraint) { _ = try space.allocateStack(.zero) }
     refused(.badConstraint) { _ = try space.allocateContiguous(.zero) }
-    refused(.badConstraint) { _ = try space.mapGiven(FrameRun(first: FrameNumber(9), count: .zero)) }
+    refused(.badConstraint) { _ = try space.mapFrames(FrameRun(first: FrameNumber(9), count: .zero)) }
     refused(.noMemory) { _ = try space.allocateWired(PageCount(100_000)) }
     refused(.noMemory) { _ = try space.allocateStack(PageCount(100_000)) }
     refused(.noAddressSpace) { _ = try space.allocateWired(PageCount(UInt64(1) << 40)) }
@@ -447,7 +447,8 @@ final class KernelSpaceTests: XCTestCase {
       seed: 11, oneIn: 4,
       handler: {
         fired += 1
-        if kept.count < 8, let page = try? bed.space.allocateWired(.one, from: .interrupt, level: .interrupt)
+        if kept.count < 8,
+          let page = try? bed.space.allocateWired(.one, from: .interrupt, priority: .interrupt)
         {
           kept.append(page)
         } else if let page = kept.popLast() {

@@ -40,7 +40,7 @@ final class PageableRangesTests: XCTestCase {
       }
       for page in used {
         XCTAssertEqual(bed.tables.access(address + PageCount(page), .write)?.rawValue, UInt32(page + 1))
-        XCTAssertNotNil(bed.tables.withdraw(address + PageCount(page)))
+        XCTAssertNotNil(bed.tables.remove(address + PageCount(page)))
         bed.check()
       }
       XCTAssertFalse(bed.host.failures.pointee.hasFailed)
@@ -71,7 +71,7 @@ final class PageableRangesTests: XCTestCase {
     var seen: [TaggedRange] = []
     bed.space.forEachRange { if $1 == .pageable { seen.append($0) } }
     XCTAssertEqual(seen, [range])
-    XCTAssertEqual(RangeKind.pageable.words.description, "pageable")
+    XCTAssertEqual(RangeKind.pageable.description.description, "pageable")
     var kinds: [RangeKind] = []
     RangeKind.forEach { kinds.append($0) }
     XCTAssertEqual(kinds.count, 9)
@@ -105,7 +105,7 @@ final class PageableRangesTests: XCTestCase {
     for address in wired { XCTAssertTrue(bed.space.freeWired(address, PageCount(3))) }
     bed.check()
     for address in pageable {
-      for page: UInt64 in [0, 1] { XCTAssertNotNil(bed.tables.withdraw(address + PageCount(page))) }
+      for page: UInt64 in [0, 1] { XCTAssertNotNil(bed.tables.remove(address + PageCount(page))) }
       bed.space.releasePageable(address, PageCount(2))
       bed.check()
     }
@@ -143,7 +143,7 @@ final class PageableRangesTests: XCTestCase {
       expect(bed, .foreignPointer) { space.releasePageable(device, one) }
       expect(bed, .foreignPointer) { space.freeWired(address, PageCount(600)) }
       expect(bed, .foreignPointer) { space.freeContiguous(address, PageCount(600)) }
-      expect(bed, .foreignPointer) { space.unmapGiven(address, PageCount(600)) }
+      expect(bed, .foreignPointer) { space.unmapFrames(address, PageCount(600)) }
       expect(bed, .foreignPointer) { space.freeStack(Stack(bottom: address, count: PageCount(600))) }
     }
     bugs()
@@ -154,7 +154,7 @@ final class PageableRangesTests: XCTestCase {
     bugs()
     for page: UInt64 in [0, 1, 511, 599] {
       expect(bed, .notMapped) { space.releasePageable(address, PageCount(600)) }
-      _ = bed.tables.withdraw(address + PageCount(page))
+      _ = bed.tables.remove(address + PageCount(page))
     }
     space.releasePageable(address, PageCount(600))
     XCTAssertEqual(space.pages(.pageable), .zero)
@@ -178,7 +178,7 @@ final class PageableRangesTests: XCTestCase {
     try bed.tables.prepare(address + PageCount(20), count: .one)
     bed.tables.enter(address + PageCount(20), FrameNumber(7), .kernelData)
     XCTAssertNotNil(bed.space.checkInvariants())
-    _ = bed.tables.withdraw(address + PageCount(20))
+    _ = bed.tables.remove(address + PageCount(20))
     bed.tables.unprepare(address + PageCount(20), count: .one)
     bed.check()
   }
@@ -200,7 +200,7 @@ final class PageableRangesTests: XCTestCase {
             windows += 1
             guard windows == moment + 1, !isGone else { return }
             isGone = true
-            _ = bed.tables.withdraw(pageable + PageCount(3))
+            _ = bed.tables.remove(pageable + PageCount(3))
             bed.host.machine.shootDown(pageable, PageCount(700))
             bed.space.releasePageable(pageable, PageCount(700))
             bed.space.freeWired(wired, PageCount(600))
@@ -263,7 +263,7 @@ final class PageableRangesTests: XCTestCase {
   func testOnlyContiguousFramesAreMappedAsSuch() throws {
     let bed = try Bed()
     let run = try bed.physical.allocate(run: PageCount(4), role: .contiguous)
-    let lent = try bed.physical.allocate(run: PageCount(4), role: .lent)
+    let loaned = try bed.physical.allocate(run: PageCount(4), role: .loaned)
     var free: FrameNumber?
     bed.physical.forEachFreeBlock { frame, _ in free = frame }
     func refused(
@@ -282,7 +282,7 @@ final class PageableRangesTests: XCTestCase {
       bed.check(line: line)
     }
     refused(nil, run.first, 0)
-    refused(.wrongType, lent.first, 4)
+    refused(.wrongType, loaned.first, 4)
     refused(.notAllocated, try XCTUnwrap(free), 1)
     refused(.notAllocated, FrameNumber(UInt32(bed.host.memorySize.rawValue >> 12)), 1)
     refused(.notAllocated, .none, 1)
@@ -292,7 +292,7 @@ final class PageableRangesTests: XCTestCase {
     XCTAssertFalse(
       bed.host.faults { XCTAssertFalse(bed.space.freeContiguous(address, PageCount(3))) }.isEmpty)
     XCTAssertTrue(bed.space.freeContiguous(address, PageCount(4)))
-    bed.physical.free(lent)
+    bed.physical.free(loaned)
     bed.check()
   }
 
@@ -302,7 +302,7 @@ final class PageableRangesTests: XCTestCase {
     typealias Act = (Bed, FrameRun) throws -> Void
     var acts: [(String, Act)] = [
       ("pageable", { bed, _ in _ = try bed.space.reservePageable(PageCount(1300)) }),
-      ("pageable, one", { bed, _ in _ = try bed.space.reservePageable(.one, level: .interrupt) }),
+      ("pageable, one", { bed, _ in _ = try bed.space.reservePageable(.one, priority: .interrupt) }),
     ]
     for attribute in [CacheAttribute.writeBack, .uncached] {
       acts.append(
@@ -384,7 +384,7 @@ final class PageableRangesTests: XCTestCase {
         XCTAssertEqual(bed.tables.mappedCount(address, count: count).rawValue, (count.rawValue + 6) / 7)
         for page in stride(from: 0, to: count.rawValue, by: 7) {
           XCTAssertEqual(bed.tables.access(address + PageCount(page), .read), frame)
-          XCTAssertEqual(bed.tables.withdraw(address + PageCount(page))?.frame, frame)
+          XCTAssertEqual(bed.tables.remove(address + PageCount(page))?.frame, frame)
         }
         XCTAssertTrue(bed.space.freeWired(heap, PageCount(2)))
         bed.space.releasePageable(address, count)

@@ -40,7 +40,7 @@ final class Bed: @unchecked Sendable {
     let records = try PhysicalMemory.reserveRecords(of: map, from: early)
     let staticTags = try XCTUnwrap(early.take(PageCount(4), role: .tags))
     physical = PhysicalMemory.open(machine: machine, map: map, early: early, records: records)
-    tables.setSource(physical.frameSource(role: .pageTable, level: .system))
+    tables.setSource(physical.frameSource(role: .pageTable, priority: .system))
     space = try KernelSpace.create(
       in: place(KernelSpace.stateSize), machine: machine, physical: physical, tables: tables,
       staticTags: machine.directMap.pointer(to: staticTags.first), staticTags.count)
@@ -132,7 +132,7 @@ final class RememberingProcessor {
       atInvalidation?()
       isInside = false
     }
-    if address == .max { buffer.forget(0, 1 << 52) } else { buffer.forget(address, 1) }
+    if address == .max { buffer.invalidate(0, 1 << 52) } else { buffer.invalidate(address, 1) }
   }
 
   /// The frame that a store to `address` reaches, or nil when it faults.

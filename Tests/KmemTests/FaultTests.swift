@@ -76,7 +76,7 @@ final class FaultTests: XCTestCase {
       _ = expect(rig, [.wrongSize]) { free(object, 100) }
       _ = expect(rig, [.wrongSize]) { free(object, 4096) }
       _ = expect(rig, [.foreignPointer]) { cache.kmem.freeSlow(object, cache.place, 60, type) }
-      let frame = try rig.physical.allocate(Order(0), role: .wired, level: .normal)
+      let frame = try rig.physical.allocate(Order(0), role: .wired, priority: .normal)
       _ = expect(rig, [.foreignPointer]) { free(rig.host.machine.directMap.pointer(to: frame), 60) }
       rig.physical.free(frame, Order(0))
       _ = expect(rig, [.foreignPointer]) { free(rig.host.machine.directMap.pointer(to: frame), 60) }
@@ -141,7 +141,7 @@ final class FaultTests: XCTestCase {
     XCTAssertEqual(faults.map(\.kind), [.wrongSize])
     XCTAssertEqual(faults.first?.subject, VirtualAddress(object).rawValue)
     XCTAssertEqual(faults.first?.expected, 64)
-    // The free that was counted and did not take place is evened out, so the laws hold as before.
+    // The free that was counted and did not take place is evened out, so the invariants hold as before.
     rig.check()
     rig.kmem.free(object, size: ByteCount(64), type: type)
     rig.kmem.free(warm, size: ByteCount(32), type: type)

@@ -1,4 +1,4 @@
-// Random histories against a model: every live object keeps its stamp and overlaps no other, and the laws
+// Random histories against a model: every live object keeps its stamp and overlaps no other, and the invariants
 // hold after each step.
 
 import HostMachine
@@ -18,12 +18,12 @@ final class HistoryTests: XCTestCase {
   ) {
     if live.isEmpty || (live.count < most && random.below(100) < 55) {
       let type = types[Int(random.below(UInt64(types.count)))]
-      let level: Level = [.normal, .system, .interrupt][Int(random.below(3))]
+      let priority: AllocationPriority = [.normal, .system, .interrupt][Int(random.below(3))]
       let stamp = UInt8(truncatingIfNeeded: random.next())
       var object: LiveObject
       if !caches.isEmpty && random.oneIn(3) {
         let cache = caches[Int(random.below(UInt64(caches.count)))]
-        guard let pointer = cache.alloc(type: type, level: level) else { return }
+        guard let pointer = cache.alloc(type: type, priority: priority) else { return }
         object = LiveObject(
           pointer: pointer, size: Int(cache.objectSize.rawValue), type: type, cache: cache, stamp: stamp)
       } else {
@@ -31,8 +31,8 @@ final class HistoryTests: XCTestCase {
         let zeroed = random.oneIn(4)
         let pointer =
           zeroed
-          ? rig.kmem.zalloc(ByteCount(size), type: type, level: level)
-          : rig.kmem.alloc(ByteCount(size), type: type, level: level)
+          ? rig.kmem.zalloc(ByteCount(size), type: type, priority: priority)
+          : rig.kmem.alloc(ByteCount(size), type: type, priority: priority)
         guard let pointer else { return }
         object = LiveObject(pointer: pointer, size: Int(size), type: type, cache: nil, stamp: stamp)
         if zeroed && !object.isLarge {
@@ -55,7 +55,7 @@ final class HistoryTests: XCTestCase {
     }
   }
 
-  func testRandomHistoriesKeepEveryStampAndLaw() throws {
+  func testRandomHistoriesKeepEveryStampAndInvariant() throws {
     let seed = historySeed(1)
     for round in 0..<8 {
       var random = SeededRandom(seed: seed &+ UInt64(round))
@@ -247,11 +247,11 @@ final class HistoryTests: XCTestCase {
     }
     for auditing in [Auditing.off, .on] {
       rig.kmem.setAudit(auditing)
-      for level in [Level.normal, .interrupt] {
+      for priority in [AllocationPriority.normal, .interrupt] {
         for size in [1, 64, 100, 1152, 4096, 10000] {
           count(
             failEach(rig, "alloc \(size)") {
-              guard let object = rig.kmem.alloc(ByteCount(size), type: type, level: level) else {
+              guard let object = rig.kmem.alloc(ByteCount(size), type: type, priority: priority) else {
                 return true
               }
               rig.kmem.free(object, size: ByteCount(size), type: type)
@@ -259,7 +259,7 @@ final class HistoryTests: XCTestCase {
             })
           count(
             failEach(rig, "zalloc \(size)") {
-              guard let object = rig.kmem.zalloc(ByteCount(size), type: type, level: level) else {
+              guard let object = rig.kmem.zalloc(ByteCount(size), type: type, priority: priority) else {
                 return true
               }
               rig.kmem.free(object, size: ByteCount(size), type: type)

@@ -143,8 +143,8 @@ final class KmemTests: XCTestCase {
           withUnsafeMutablePointer(to: &request) {
             kmem.state.pointee.machine.run(on: ProcessorIndex(1), UnsafeMutableRawPointer($0)) {
               let cache = $0.assumingMemoryBound(to: ObjectCache.self).pointee
-              cache.kmem.otherType.countAllocation(cache.column)
-              cache.kmem.otherType.countFree(cache.column)
+              cache.kmem.otherType.countAllocation(cache.cacheIndex)
+              cache.kmem.otherType.countFree(cache.cacheIndex)
             }
           }
           kmem.destroy(cache)
@@ -154,8 +154,8 @@ final class KmemTests: XCTestCase {
       }
       func counters() -> UInt64 {
         var sum: UInt64 = 0
-        for column in 0..<Column.limit {
-          let own = kmem.otherType.counters(1, column)
+        for cacheIndex in 0..<CacheIndex.limit {
+          let own = kmem.otherType.counters(1, cacheIndex)
           sum = sum &* 31 &+ own.pointee.allocations.value
           sum = sum &* 31 &+ own.pointee.frees.value
         }
@@ -185,7 +185,7 @@ final class KmemTests: XCTestCase {
           return
         }
         for round in 0..<1500 {
-          // Of one size after the other, as a column's next cache may have smaller magazines.
+          // Of one size after the other, as a cacheIndex's next cache may have smaller magazines.
           let size = ByteCount(UInt64(round % 2 == 0 ? 128 : 640))
           let cache = try! kmem.createCache(name: Name("short-lived"), size: size)
           for _ in 0..<3 {
@@ -230,13 +230,13 @@ final class KmemTests: XCTestCase {
   func testEverySizeFindsTheSmallestClassThatHoldsIt() throws {
     let rig = try Rig()
     for size in 1...4096 {
-      let column = rig.kmem.column(UInt64(size))
-      XCTAssertGreaterThanOrEqual(SizeClasses.size(column), size)
-      if column > 1 { XCTAssertLessThan(SizeClasses.size(column - 1), size) }
+      let cacheIndex = rig.kmem.cacheIndex(UInt64(size))
+      XCTAssertGreaterThanOrEqual(SizeClasses.size(cacheIndex), size)
+      if cacheIndex > 1 { XCTAssertLessThan(SizeClasses.size(cacheIndex - 1), size) }
     }
-    XCTAssertEqual(rig.kmem.column(0), Column.failed)
-    XCTAssertEqual(rig.kmem.column(4097), Column.large)
-    XCTAssertEqual(rig.kmem.column(.max), Column.large)
+    XCTAssertEqual(rig.kmem.cacheIndex(0), CacheIndex.failed)
+    XCTAssertEqual(rig.kmem.cacheIndex(4097), CacheIndex.large)
+    XCTAssertEqual(rig.kmem.cacheIndex(.max), CacheIndex.large)
     XCTAssertEqual(SizeClasses.name(1), Name("kmem-8"))
     XCTAssertEqual(SizeClasses.name(29), Name("kmem-4096"))
     XCTAssertEqual(MemoryLayout<AuditEntry>.size, 16)
@@ -463,8 +463,8 @@ final class KmemTests: XCTestCase {
     let type = rig.type()
     for size in [8, 64, 1152, 4096] {
       var objects: [UnsafeMutableRawPointer] = []
-      for level in [Level.normal, .system, .interrupt] {
-        while let object = rig.kmem.alloc(ByteCount(size), type: type, level: level) {
+      for priority in [AllocationPriority.normal, .system, .interrupt] {
+        while let object = rig.kmem.alloc(ByteCount(size), type: type, priority: priority) {
           objects.append(object)
         }
         rig.check()
@@ -520,7 +520,7 @@ final class KmemTests: XCTestCase {
     let type = rig.type()
     // Every second frame: no two that follow each other.
     var frames: [FrameNumber] = []
-    while let frame = try? rig.physical.allocate(Order(0), role: .wired, level: .interrupt) {
+    while let frame = try? rig.physical.allocate(Order(0), role: .wired, priority: .interrupt) {
       frames.append(frame)
     }
     for frame in frames where frame.rawValue % 2 == 1 { rig.physical.free(frame, Order(0)) }

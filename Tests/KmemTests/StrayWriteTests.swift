@@ -142,7 +142,7 @@ final class StrayWriteTests: XCTestCase {
     for object in live {
       let place = rig.kmem.locate(VirtualAddress(object))
       XCTAssertNotNil(place, note)
-      XCTAssertNil(place?.mistake(cache.column)?.kind, note)
+      XCTAssertNil(place?.mistake(cache.cacheIndex)?.kind, note)
     }
     let isBroken = write.overrun != nil && lastLive(write) != nil && !isLost
     if !isBroken { rig.check(note) }
@@ -244,7 +244,7 @@ final class StrayWriteTests: XCTestCase {
               XCTAssertTrue(taken.insert(object).inserted, "given out twice. \(note)")
               XCTAssertFalse(freed.contains(VirtualAddress(object).rawValue), "not reported. \(note)")
               let place = rig.kmem.locate(VirtualAddress(object))
-              XCTAssertTrue(place != nil && place?.mistake(cache.column) == nil, note)
+              XCTAssertTrue(place != nil && place?.mistake(cache.cacheIndex) == nil, note)
               live.append((object, number))
             default:
               guard !live.isEmpty else { break }
@@ -303,7 +303,7 @@ final class StrayWriteTests: XCTestCase {
 
   /// The first of the full magazines in the depot of `cache`.
   private func magazine(_ rig: Rig, _ cache: ObjectCache) -> UnsafeMutablePointer<UInt>? {
-    rig.kmem.cache(at: cache.column)?.magazines.state.pointee.lists.withLock { $0.full.first }
+    rig.kmem.cache(at: cache.cacheIndex)?.magazines.state.pointee.lists.withLock { $0.full.first }
   }
 
   /// A caller writes through a pointer whose frame holds magazines now.
@@ -323,7 +323,7 @@ final class StrayWriteTests: XCTestCase {
         let slab = rig.kmem.locate(VirtualAddress(objects[150]))!.slab
         let first = try XCTUnwrap(magazine(rig, cache), note)
         let spare = cache.alloc(type: type)!
-        let free = rig.kmem.cache(at: cache.column)!
+        let free = rig.kmem.cache(at: cache.cacheIndex)!
         var freeWord: UInt = 0
         free.forEachSlab { slab in
           for i in 0..<slab.objects where slab.isFree(i) { freeWord = UInt(bitPattern: free.object(slab, i)) }
@@ -342,7 +342,7 @@ final class StrayWriteTests: XCTestCase {
         XCTAssertFalse(got.contains(hit), note)
         for object in got {
           let place = rig.kmem.locate(VirtualAddress(object))
-          XCTAssertTrue(place != nil && place?.mistake(cache.column) == nil, note)
+          XCTAssertTrue(place != nil && place?.mistake(cache.cacheIndex) == nil, note)
         }
         rig.check(note)
         for object in got + kept { cache.free(object, type: type) }
@@ -362,7 +362,7 @@ final class StrayWriteTests: XCTestCase {
     let cache = try make(rig, Shape(size: 64, alignment: 64), .off)
     let live = try XCTUnwrap(cache.alloc(type: type))
     for object in (0..<20).map({ _ in cache.alloc(type: type)! }) { cache.free(object, type: type) }
-    let magazines = try XCTUnwrap(rig.kmem.cache(at: cache.column)).magazines
+    let magazines = try XCTUnwrap(rig.kmem.cache(at: cache.cacheIndex)).magazines
     magazines.unload()
     let partial = try XCTUnwrap(magazines.state.pointee.lists.withLock { $0.partial.first })
     partial[62] = UInt(bitPattern: live)
@@ -421,7 +421,7 @@ final class StrayWriteTests: XCTestCase {
       for cache in caches { cache.drain() }
       // No two free frames lie side by side, so a new slab has one frame.
       var frames: [FrameNumber] = []
-      while let frame = try? rig.physical.allocate(Order(0), role: .wired, level: .interrupt) {
+      while let frame = try? rig.physical.allocate(Order(0), role: .wired, priority: .interrupt) {
         frames.append(frame)
       }
       if shape.size <= 4096 {
@@ -432,7 +432,7 @@ final class StrayWriteTests: XCTestCase {
         free(40)
       }
       for cache in caches {
-        let pointer = try XCTUnwrap(rig.kmem.cache(at: cache.column))
+        let pointer = try XCTUnwrap(rig.kmem.cache(at: cache.cacheIndex))
         let out = objectsOut(pointer)
         pointer.forEachSlab { slab in
           if slab.isAudited { forms.insert("audited") }

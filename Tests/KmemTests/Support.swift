@@ -1,4 +1,4 @@
-// A small machine with kmem up, and a stand-in for the floor that gives large requests their pages.
+// A small machine with kmem up, and a stand-in for the layer that gives large requests their pages.
 
 import HostMachine
 import MemoryPrimitives

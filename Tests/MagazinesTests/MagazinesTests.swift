@@ -10,27 +10,27 @@ import XCTest
 final class Bench {
   let host: HostMachine
   let magazines: Magazines
-  private var pieces: [UnsafeMutableRawPointer] = []
+  private var blocks: [UnsafeMutableRawPointer] = []
 
   init(processors: Int = 1, rounds: Int = 4, fullLimit: Int = 3, given: Int = 0) {
     host = HostMachine(memory: .mebibytes(1), processors: processors)
     let depot = UnsafeMutableRawPointer.allocate(byteCount: Int(Magazines.size.rawValue), alignment: 64)
     let slots = UnsafeMutableRawPointer.allocate(
       byteCount: Int(Magazines.slotsSize(processors: processors).rawValue), alignment: 64)
-    pieces = [depot, slots]
+    blocks = [depot, slots]
     magazines = Magazines.create(
       in: depot, slots: slots, rounds: rounds, fullLimit: fullLimit, machine: host.machine)
     for _ in 0..<given { addMagazine() }
   }
 
   func addMagazine() {
-    let piece = UnsafeMutableRawPointer.allocate(
+    let block = UnsafeMutableRawPointer.allocate(
       byteCount: Int(Magazines.magazineSize(rounds: magazines.rounds).rawValue), alignment: 64)
-    pieces.append(piece)
-    magazines.add(piece)
+    blocks.append(block)
+    magazines.add(block)
   }
 
-  deinit { for piece in pieces { piece.deallocate() } }
+  deinit { for block in blocks { block.deallocate() } }
 
   func held() -> [UInt] {
     var words: [UInt] = []
@@ -72,11 +72,11 @@ final class MagazinesTests: XCTestCase {
   func testAPartlyFilledMagazineWhoseNumberOfRoundsIsOverwrittenGivesNoWordTwice() {
     for wrong: UInt in [0, 1, 2, 3, 4, .max, 1 << 40] {
       let bench = Bench()
-      let piece = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
-      defer { piece.deallocate() }
-      bench.magazines.add(piece)
+      let block = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
+      defer { block.deallocate() }
+      bench.magazines.add(block)
       for word in UInt(1)...3 { XCTAssertEqual(bench.magazines.push(word), .pushed) }
-      let words = piece.assumingMemoryBound(to: UInt.self) + 1
+      let words = block.assumingMemoryBound(to: UInt.self) + 1
       bench.magazines.unload()
       XCTAssertEqual(bench.held(), [1, 2, 3])
       words[3] = wrong

@@ -75,6 +75,6 @@ final class ShootdownBatchTests: XCTestCase {
   }
 
   func testKindsOfAccessHaveWords() {
-    XCTAssertEqual("\(AccessKind.read.words) \(AccessKind.write.words)", "read write")
+    XCTAssertEqual("\(AccessKind.read.description) \(AccessKind.write.description)", "read write")
   }
 }

@@ -13,7 +13,7 @@ final class PageTablesModelTests: XCTestCase {
     /// The leaf that maps it: its first page, its size, and whether it may be unmapped in part.
     var leaf: UInt64
     var span: UInt64
-    var divisible: Bool
+    var splittable: Bool
   }
 
   static let window: UInt64 = 2048
@@ -50,7 +50,7 @@ final class PageTablesModelTests: XCTestCase {
       for other in page.leaf..<page.leaf + page.span {
         pages[other]!.leaf = other
         pages[other]!.span = 1
-        pages[other]!.divisible = false
+        pages[other]!.splittable = false
       }
     }
 
@@ -66,7 +66,7 @@ final class PageTablesModelTests: XCTestCase {
       let faults = try bed.host.faults {
         switch random.below(9) {
         case 0, 1, 2:
-          let sizes: LeafSizes = [.pages, .whole, .divisible][Int(random.below(3))]
+          let sizes: LeafSizes = [.pages, .whole, .splittable][Int(random.below(3))]
           let frame =
             random.oneIn(2) ? random.below(1 << 20) : random.below(1 << 11) << 9 + range.lowerBound % 512
           try bed.tables.map(
@@ -82,7 +82,8 @@ final class PageTablesModelTests: XCTestCase {
               && !(leaf..<leaf + 512).contains { prepared.contains($0) }
             pages[page] = Page(
               frame: frame + page - range.lowerBound, protection: protection, attribute: attribute,
-              leaf: isLarge ? leaf : page, span: isLarge ? 512 : 1, divisible: isLarge && sizes == .divisible)
+              leaf: isLarge ? leaf : page, span: isLarge ? 512 : 1,
+              splittable: isLarge && sizes == .splittable)
           }
         case 3, 4, 5:
           var back: [UInt64] = []
@@ -91,7 +92,7 @@ final class PageTablesModelTests: XCTestCase {
           }
           let edges = [range.lowerBound, range.upperBound]
           let isDivided = edges.contains {
-            if let page = pages[$0], page.leaf != $0 { !page.divisible } else { false }
+            if let page = pages[$0], page.leaf != $0 { !page.splittable } else { false }
           }
           guard isMapped, !isDivided else { return expected = .notMapped }
           XCTAssertEqual(back, range.map { pages[$0]!.frame })

@@ -182,10 +182,10 @@ final class PageTablesTests: XCTestCase {
     }
   }
 
-  func testDivisibleLeafIsUnmappedInPartWithoutMemory() throws {
+  func testSplittableLeafIsUnmappedInPartWithoutMemory() throws {
     let bed = Bed()
     try bed.tables.map(
-      va(0), to: pa(1024), count: PageCount(1536), protection: .kernelData, leaves: .divisible)
+      va(0), to: pa(1024), count: PageCount(1536), protection: .kernelData, leaves: .splittable)
     XCTAssertEqual(bed.tables.leafCount(TableLevel(2)), PageCount(3))
     XCTAssertEqual(bed.tables.spareCount, PageCount(3))
     bed.check()
@@ -242,7 +242,7 @@ final class PageTablesTests: XCTestCase {
     let seen = Seen()
     let bed = Bed()
     try bed.tables.map(
-      va(0), to: pa(1024), count: PageCount(700), protection: .kernelData, leaves: .divisible)
+      va(0), to: pa(1024), count: PageCount(700), protection: .kernelData, leaves: .splittable)
     let processor = cp_processor()
     processor.pointee.invalidate_context = Unmanaged.passUnretained(seen).toOpaque()
     processor.pointee.invalidate = { context, address in
@@ -444,11 +444,11 @@ final class PageTablesTests: XCTestCase {
     let acts: [(String, Act)] = [
       ("map", { try $0.map(va(400), to: pa(7), count: PageCount(2000), protection: .kernelData) }),
       (
-        "map divisible",
+        "map splittable",
         {
           try $0.map(
             va(4096 - 5), to: pa(4096 - 5), count: PageCount(2000), protection: .kernelData,
-            leaves: .divisible)
+            leaves: .splittable)
         }
       ),
       (
@@ -551,7 +551,7 @@ final class PageTablesTests: XCTestCase {
     try bed.tables.map(
       va(0), to: pa(1024), count: PageCount(512), protection: .kernelReadOnly, leaves: .whole)
     for i in UInt64(0)..<40 {
-      // Many stretches of executable memory, so that the proof takes several passes.
+      // Many extents of executable memory, so that the proof takes several passes.
       try bed.tables.map(va(1000 + i * 2), to: pa(1024 + i * 2), count: .one, protection: .kernelText)
     }
     try bed.tables.map(va(2000), to: pa(1103), count: .one, protection: .kernelData)
@@ -575,10 +575,10 @@ final class PageTablesTests: XCTestCase {
     XCTAssertNil(table.writableAt)
   }
 
-  func testTheCheckFindsBrokenLaws() throws {
+  func testTheCheckFindsBrokenInvariants() throws {
     let bed = Bed()
     try bed.tables.map(
-      va(0), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .divisible)
+      va(0), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .splittable)
     try bed.tables.map(va(600), to: pa(1024), count: PageCount(3), protection: .kernelData)
     let (large, _) = try XCTUnwrap(bed.walker.word(va(0).rawValue))
     let (small, _) = try XCTUnwrap(bed.walker.word(va(600).rawValue))
@@ -607,7 +607,7 @@ final class PageTablesTests: XCTestCase {
         }
         let wide = VirtualAddress(kernelBase + UInt64(thread + 1) << 30)
         try! bed.tables.map(
-          wide, to: pa(1024), count: PageCount(1024), protection: .kernelData, leaves: .divisible)
+          wide, to: pa(1024), count: PageCount(1024), protection: .kernelData, leaves: .splittable)
         try! bed.tables.protect(wide + PageCount(7), count: PageCount(3), .kernelReadOnly)
         for page in mine {
           XCTAssertEqual(bed.tables.translate(va(page))?.physical, pa(page + 9), "round \(round)")

@@ -44,9 +44,9 @@ final class PageablePagesTests: XCTestCase {
       XCTAssertFalse(bed.tables.isPrepared(va(509)))
       XCTAssertFalse(bed.tables.isPrepared(va(514)))
       XCTAssertNil(bed.tables.mapping(at: at))
-      XCTAssertNil(bed.tables.withdraw(at))
-      XCTAssertNil(bed.tables.restrict(at))
-      XCTAssertFalse(bed.tables.takeAccessed(at))
+      XCTAssertNil(bed.tables.remove(at))
+      XCTAssertNil(bed.tables.writeProtect(at))
+      XCTAssertFalse(bed.tables.testAndClearAccessed(at))
 
       bed.tables.enter(at, one, .kernelReadOnly)
       bed.check()
@@ -58,22 +58,22 @@ final class PageablePagesTests: XCTestCase {
       XCTAssertEqual(Page(bed.tables.mapping(at: at + ByteCount(9))), Page(one, false))
       XCTAssertTrue(bed.tables.isPrepared(at))
       XCTAssertEqual(bed.tables.leafCount(.pages), .one)
-      XCTAssertEqual(Page(bed.tables.restrict(at)), Page(one, false))
+      XCTAssertEqual(Page(bed.tables.writeProtect(at)), Page(one, false))
 
       bed.tables.permitWriting(at)
       bed.check()
       XCTAssertEqual(Page(bed.tables.mapping(at: at)), Page(one, true))
-      XCTAssertEqual(Page(bed.tables.restrict(at)), Page(one, true))
-      XCTAssertEqual(Page(bed.tables.restrict(at)), Page(one, false))
+      XCTAssertEqual(Page(bed.tables.writeProtect(at)), Page(one, true))
+      XCTAssertEqual(Page(bed.tables.writeProtect(at)), Page(one, false))
       bed.check()
-      XCTAssertEqual(Page(bed.tables.withdraw(at)), Page(one, false))
+      XCTAssertEqual(Page(bed.tables.remove(at)), Page(one, false))
       XCTAssertNil(bed.walker.walk(at.rawValue))
       bed.check()
 
       bed.tables.enter(at, two, .kernelData)
       bed.check()
-      XCTAssertEqual(Page(bed.tables.withdraw(at)), Page(two, true))
-      XCTAssertNil(bed.tables.withdraw(at))
+      XCTAssertEqual(Page(bed.tables.remove(at)), Page(two, true))
+      XCTAssertNil(bed.tables.remove(at))
       bed.check()
       XCTAssertEqual(bed.tables.leafCount(.pages), .zero)
       XCTAssertEqual(bed.frames.out, out)
@@ -88,8 +88,8 @@ final class PageablePagesTests: XCTestCase {
     let at = va(1)
     XCTAssertNil(bed.tables.access(at, .read))
     bed.tables.enter(at, FrameNumber(9), .kernelReadOnly)
-    XCTAssertTrue(bed.tables.takeAccessed(at))
-    XCTAssertFalse(bed.tables.takeAccessed(at))
+    XCTAssertTrue(bed.tables.testAndClearAccessed(at))
+    XCTAssertFalse(bed.tables.testAndClearAccessed(at))
     XCTAssertEqual(bed.tables.mapping(at: at)?.isAccessed, false)
     bed.check()
     // A write that faults leaves the entry alone.
@@ -98,17 +98,17 @@ final class PageablePagesTests: XCTestCase {
     XCTAssertEqual(bed.tables.access(at + ByteCount(4095), .read), FrameNumber(9))
     XCTAssertEqual(bed.tables.mapping(at: at)?.isAccessed, true)
     XCTAssertEqual(bed.tables.mapping(at: at)?.isDirty, false)
-    XCTAssertTrue(bed.tables.takeAccessed(at))
+    XCTAssertTrue(bed.tables.testAndClearAccessed(at))
     bed.tables.permitWriting(at)
     XCTAssertEqual(bed.tables.mapping(at: at)?.isAccessed, false)
     XCTAssertEqual(bed.tables.access(at, .write), FrameNumber(9))
     XCTAssertEqual(Page(bed.tables.mapping(at: at)), Page(FrameNumber(9), true))
     bed.check()
     // Taking rights away keeps what the processor noted.
-    XCTAssertTrue(bed.tables.takeAccessed(at))
+    XCTAssertTrue(bed.tables.testAndClearAccessed(at))
     XCTAssertEqual(bed.tables.access(at, .read), FrameNumber(9))
-    XCTAssertEqual(bed.tables.restrict(at)?.isAccessed, true)
-    XCTAssertEqual(bed.tables.withdraw(at)?.isAccessed, true)
+    XCTAssertEqual(bed.tables.writeProtect(at)?.isAccessed, true)
+    XCTAssertEqual(bed.tables.remove(at)?.isAccessed, true)
     XCTAssertNil(bed.tables.access(at, .read))
     bed.check()
   }
@@ -149,9 +149,9 @@ final class PageablePagesTests: XCTestCase {
     let before = bed.picture()
     for address in [va(1), va(600), va(5), va(1 << 20), VirtualAddress(1 << 62)] {
       XCTAssertNil(bed.tables.mapping(at: address))
-      XCTAssertNil(bed.tables.withdraw(address))
-      XCTAssertNil(bed.tables.restrict(address))
-      XCTAssertFalse(bed.tables.takeAccessed(address))
+      XCTAssertNil(bed.tables.remove(address))
+      XCTAssertNil(bed.tables.writeProtect(address))
+      XCTAssertFalse(bed.tables.testAndClearAccessed(address))
       XCTAssertFalse(bed.tables.isPrepared(address))
     }
     XCTAssertEqual(bed.picture(), before)
@@ -166,7 +166,7 @@ final class PageablePagesTests: XCTestCase {
     try bed.tables.map(va(2048), to: pa(2048), count: PageCount(700), protection: .kernelData, leaves: .whole)
     for page in UInt64(505)..<525 {
       bed.tables.enter(va(page), FrameNumber(UInt32(1000 + page)), .kernelReadOnly)
-      if page % 3 == 0 { XCTAssertTrue(bed.tables.takeAccessed(va(page))) }
+      if page % 3 == 0 { XCTAssertTrue(bed.tables.testAndClearAccessed(va(page))) }
     }
     bed.check()
     XCTAssertEqual(bed.tables.mappedCount(va(500), count: PageCount(600)), PageCount(20))
@@ -227,7 +227,7 @@ final class PageablePagesTests: XCTestCase {
       XCTAssertEqual(bed.tables.preparedCount(va(500), count: PageCount(600)), PageCount(600))
       bed.check()
     }
-    _ = bed.tables.withdraw(va(1000))
+    _ = bed.tables.remove(va(1000))
     XCTAssertTrue(bed.tables.unprepare(va(500), count: PageCount(600)))
     XCTAssertEqual(bed.frames.out.count, 1)
   }
@@ -311,9 +311,9 @@ final class PageablePagesTests: XCTestCase {
             bed.tables.enter(at(page), frame, isWritable ? .kernelData : .kernelReadOnly)
             pages[page] = Page(frame, isWritable)
           case 3:
-            XCTAssertEqual(Page(bed.tables.withdraw(at(page))), pages.removeValue(forKey: page), message)
+            XCTAssertEqual(Page(bed.tables.remove(at(page))), pages.removeValue(forKey: page), message)
           case 4:
-            XCTAssertEqual(Page(bed.tables.restrict(at(page))), pages[page], message)
+            XCTAssertEqual(Page(bed.tables.writeProtect(at(page))), pages[page], message)
             pages[page]?.writable = false
             pages[page]?.dirty = false
           case 5:
@@ -322,7 +322,7 @@ final class PageablePagesTests: XCTestCase {
             pages[page]?.writable = true
             pages[page]?.dirty = true
           case 6, 7:
-            XCTAssertEqual(bed.tables.takeAccessed(at(page)), pages[page]?.accessed ?? false, message)
+            XCTAssertEqual(bed.tables.testAndClearAccessed(at(page)), pages[page]?.accessed ?? false, message)
             pages[page]?.accessed = false
           case 8:
             let kind: AccessKind = random.oneIn(2) ? .read : .write
@@ -356,7 +356,7 @@ final class PageablePagesTests: XCTestCase {
         if let word { XCTAssertEqual(word & 0x8000_0000_0000_0198, 0x8000_0000_0000_0100, message) }
       }
     }
-    for page in pages.keys { _ = bed.tables.withdraw(at(page)) }
+    for page in pages.keys { _ = bed.tables.remove(at(page)) }
     for page in prepared { XCTAssertTrue(bed.tables.unprepare(at(page), count: .one)) }
     XCTAssertEqual(bed.frames.out.count, 1)
     bed.check()
@@ -389,7 +389,7 @@ final class PageablePagesTests: XCTestCase {
     bed.host.onThreads(2) { processor in
       var random = SeededRandom(seed: UInt64(processor))
       for round in 1...4000 {
-        if processor == 0 { _ = bed.tables.takeAccessed(at) }
+        if processor == 0 { _ = bed.tables.testAndClearAccessed(at) }
         rounds.meet(processor, 2 * round)
         if processor == 1 {
           for spin in 0..<random.below(40) { cp_pause(UInt32(spin)) }
@@ -403,7 +403,7 @@ final class PageablePagesTests: XCTestCase {
           // Rights come and go until the other has used the page: its use must still be there then.
           repeat {
             bed.tables.permitWriting(at)
-            XCTAssertEqual(bed.tables.restrict(at)?.isDirty, true)
+            XCTAssertEqual(bed.tables.writeProtect(at)?.isDirty, true)
           } while isDone.value.load(ordering: .acquiring) < round
           let mapping = bed.tables.mapping(at: at)
           XCTAssertEqual(mapping?.isAccessed, true)
@@ -427,7 +427,7 @@ final class PageablePagesTests: XCTestCase {
       for round in 1...8000 {
         if processor == 0 {
           bed.tables.enter(at, FrameNumber(UInt32(round)), round % 2 == 0 ? .kernelData : .kernelReadOnly)
-          XCTAssertTrue(bed.tables.takeAccessed(at))
+          XCTAssertTrue(bed.tables.testAndClearAccessed(at))
         }
         rounds.meet(processor, 3 * round)
         for spin in 0..<random.below(12) { cp_pause(UInt32(spin)) }
@@ -437,7 +437,7 @@ final class PageablePagesTests: XCTestCase {
           if let frame { XCTAssertEqual(frame, FrameNumber(UInt32(round))) }
           used.value.store(frame == nil ? 0 : 1, ordering: .relaxed)
         } else {
-          gone = bed.tables.withdraw(at)
+          gone = bed.tables.remove(at)
         }
         rounds.meet(processor, 3 * round + 1)
         if processor == 0 {
@@ -468,7 +468,7 @@ final class PageablePagesTests: XCTestCase {
         for page in stride(from: UInt64(processor), to: 512, by: 2) {
           if round % 2 == 0 { bed.tables.permitWriting(va(page)) }
           XCTAssertEqual(
-            Page(bed.tables.withdraw(va(page))), Page(FrameNumber(UInt32(page) + 7), round % 2 == 0))
+            Page(bed.tables.remove(va(page))), Page(FrameNumber(UInt32(page) + 7), round % 2 == 0))
         }
         XCTAssertTrue(bed.tables.unprepare(wide, count: PageCount(1030)))
       }

@@ -49,7 +49,7 @@ final class RememberingProcessors {
       isInside = false
     }
     for buffer in buffers {
-      if address == .max { buffer.forget(0, 1 << 52) } else { buffer.forget(address, 1) }
+      if address == .max { buffer.invalidate(0, 1 << 52) } else { buffer.invalidate(address, 1) }
     }
     afterInvalidation?()
   }
@@ -113,10 +113,10 @@ final class UnlinkedTablesTests: XCTestCase {
         }
       ),
       (
-        "map a divisible leaf and unmap a part", 520...1023,
+        "map a splittable leaf and unmap a part", 520...1023,
         {
           try $0.tables.map(
-            va(512), to: pa(1536), count: PageCount(512), protection: .kernelData, leaves: .divisible)
+            va(512), to: pa(1536), count: PageCount(512), protection: .kernelData, leaves: .splittable)
           $0.tables.unmap(va(512), count: PageCount(8))
         }
       ),
@@ -142,7 +142,7 @@ final class UnlinkedTablesTests: XCTestCase {
   func testAMapWhereTablesLeaveIsSeenByProcessorsThatRememberThem() throws {
     for levels in [PagingLevels.four, .five] {
       for act in acts {
-        // A page is not free before its unmapping has collected it.
+        // A page is not free before its unmapping has reclaimed it.
         var moment = act.pages.contains(514) || act.pages.lowerBound == 520 ? 1 : 0
         while true {
           let note = "\(act.name) at invalidation \(moment), \(levels)"
@@ -188,7 +188,7 @@ final class UnlinkedTablesTests: XCTestCase {
               XCTAssertEqual(processors.reach(va(page), .read), FrameNumber(UInt32(page) + 1024), note)
             }
             if act.pages == 600...600 {
-              _ = bed.tables.withdraw(va(600))
+              _ = bed.tables.remove(va(600))
               bed.host.machine.shootDownAll()
               bed.tables.unprepare(va(600), count: .one)
             } else {
@@ -457,8 +457,8 @@ final class UnlinkedTablesTests: XCTestCase {
     // Nothing has invalidated it since.
     XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelData), .raised)
     XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelReadOnly), .none)
-    XCTAssertTrue(bed.tables.takeAccessed(va(0)))
-    XCTAssertEqual(bed.tables.restrict(va(0))?.wires, 4095)
+    XCTAssertTrue(bed.tables.testAndClearAccessed(va(0)))
+    XCTAssertEqual(bed.tables.writeProtect(va(0))?.wires, 4095)
     XCTAssertNil(bed.tables.range(containing: va(0)))
     var runs = 0
     bed.tables.forEachRun { _ in runs += 1 }

@@ -58,13 +58,13 @@ final class ClaimTests: XCTestCase {
     var happened = false
     func claimed(_ word: UnsafeRawPointer) {
       let isLocked = lock.pointee.lock.word.load(ordering: .relaxed) != 0
-      guard word == record.claimsWord, record.claims.isBusy, !isLocked else { return }
+      guard word == record.busyAtomic, record.busyWord.isBusy, !isLocked else { return }
       flags = flags ?? record.pageFlags
     }
     func interrupt() {
       guard let before = flags, !happened else { return }
       // What it does under the lock is seen by this.
-      guard record.claims.isBusy, record.pageFlags == before,
+      guard record.busyWord.isBusy, record.pageFlags == before,
         bed.system.mapping(bed.area, page) != nil
       else {
         flags = nil
@@ -73,11 +73,11 @@ final class ClaimTests: XCTestCase {
       happened = moment == n
       moment += 1
       guard happened else { return }
-      let claims = record.claims
+      let busyWord = record.busyWord
       // The thread has looked before; a shared page is none that it waits for.
-      if claims.isExclusive { record.claims = .none }
+      if busyWord.isXbusy { record.busyWord = .none }
       late()
-      if claims.isExclusive { record.claims = claims }
+      if busyWord.isXbusy { record.busyWord = busyWord }
     }
     bed.system.host.withInterrupts(seed: 0, oneIn: 1, handler: interrupt) {
       bed.system.host.withClaims(.atOnce, handler: claimed) { act(bed) }
@@ -162,14 +162,14 @@ final class ClaimTests: XCTestCase {
         at: moments,
         {
           entry.pointee.isGoing = true
-          for page in 0..<6 as Range<UInt64> { _ = system.paging.tables.withdraw(bed.other[page]) }
+          for page in 0..<6 as Range<UInt64> { _ = system.paging.tables.remove(bed.other[page]) }
         }, { bed.move(.areMoved) })
       if !happened { break }
       for page in 0..<6 as Range<UInt64> {
         XCTAssertNil(system.mapping(bed.other, page), "page \(page), moment \(moments)")
       }
       entry.pointee.isGoing = false
-      system.buffer.forget(0, 1 << 52)
+      system.buffer.invalidate(0, 1 << 52)
       try system.verify(bed.area)
       system.check("moment \(moments)")
       moments += 1
@@ -194,7 +194,7 @@ final class ClaimTests: XCTestCase {
           system.host.withClaims(
             .unlocked,
             handler: { word in
-              guard word == record.claimsWord, record.claims.isBusy, times == 0 else { return }
+              guard word == record.busyAtomic, record.busyWord.isBusy, times == 0 else { return }
               times += 1
               let (owner, index) = (record.owner, record.index)
               other(bed)
@@ -224,7 +224,7 @@ final class ClaimTests: XCTestCase {
         system.host.withClaims(
           .unlocked,
           handler: { word in
-            guard word == record.claimsWord, record.claims == .captured else { return }
+            guard word == record.busyAtomic, record.busyWord == .captured else { return }
             times += 1
             XCTAssertTrue(try! system.holds(bed.area, 2, 1002))
             if access == .write { try! system.write(bed.area, 2, 55) }

@@ -63,7 +63,7 @@ final class FaultTests: XCTestCase {
     system.check()
     system.dropCached()
     XCTAssertEqual(system.physical.cachedCount, .zero)
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     try system.verify(area)
     XCTAssertEqual(system.swapDisk.readCount, 300)
     XCTAssertEqual(system.paging.figures.pageIns, 300)
@@ -101,7 +101,7 @@ final class FaultTests: XCTestCase {
     system.launderAll()
     let frames = (0..<area.count).map { system.place(area, $0).frame }
     for page in 0..<area.count { XCTAssertEqual(system.place(area, page).place, .cached) }
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     try system.verify(area)
     XCTAssertEqual(system.swapDisk.requests.count, 0)
     XCTAssertEqual(system.paging.figures.reactivations, 100)
@@ -137,7 +137,7 @@ final class FaultTests: XCTestCase {
     // There is no frame to read it to; then there is one.
     XCTAssertFails(PagingError.noMemory) { _ = try system.holds(area, 0, 1000) }
     system.giveBack(all)
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     try system.verify(area)
     XCTAssertEqual(system.swapDisk.readCount, 100)
     for frame in all where system.physical.whatIs(frame).role == .free {
@@ -151,7 +151,7 @@ final class FaultTests: XCTestCase {
     let area = try system.area(600)
     try system.fill(area)
     system.launderAll()
-    let run = try system.physical.allocate(run: PageCount(512), role: .lent)
+    let run = try system.physical.allocate(run: PageCount(512), role: .loaned)
     XCTAssertGreaterThan(run.count.rawValue, 0)
     for i in 0..<512 as Range<UInt64> {
       system.words(run.first + PageCount(i)).update(repeating: 0xbad, count: 512)
@@ -204,7 +204,7 @@ final class FaultTests: XCTestCase {
       XCTAssertEqual(system.mapping(a, 0)?.isWritable, false)
       XCTAssertEqual(system.mapping(b, 0)?.isWritable, false)
       XCTAssertEqual(system.place(a, 0).flags, [.valid])
-      XCTAssertEqual(system.place(a, 0).claims.sharers, 1)
+      XCTAssertEqual(system.place(a, 0).busyWord.sbusyCount, 1)
       // So that it stays in memory.
       if held == .none { held = try! system.paging.hold(a[0], .read) }
     }
@@ -240,7 +240,7 @@ final class FaultTests: XCTestCase {
     for turn in 0..<3 as Range<UInt64> {
       let run = FrameRun(first: FrameNumber(1), count: PageCount(1000))
       let isolation = try system.physical.isolate(
-        FrameRun(first: system.frame(a, turn), count: .one), level: .interrupt)
+        FrameRun(first: system.frame(a, turn), count: .one), priority: .interrupt)
       let outcome = system.paging.move(
         outOf: isolation.run, leaving: .zero, clean: .areMoved, atMost: run.count)
       XCTAssertEqual(outcome.moved, .one)

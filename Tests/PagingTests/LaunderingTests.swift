@@ -26,7 +26,7 @@ final class LaunderingTests: XCTestCase {
     system.atPoll = {
       for page in [3, 17, 39] as [UInt64] where !written.contains(page) {
         let what = system.place(area, page)
-        guard what.claims.sharers > 0, !what.flags.contains(.dirty) else { continue }
+        guard what.busyWord.sbusyCount > 0, !what.flags.contains(.dirty) else { continue }
         try! system.write(area, page, 9000 + page)
         written.insert(page)
         XCTAssertTrue(system.place(area, page).flags.contains(.dirty))
@@ -71,7 +71,7 @@ final class LaunderingTests: XCTestCase {
         {
           let what = system.place(area, 2)
           // Who has it exclusive can't be waited for: it would wait for this.
-          guard !what.claims.isExclusive else { return }
+          guard !what.busyWord.isXbusy else { return }
           stamp = 7000 + UInt64(moment)
           try! system.write(area, 2, stamp)
         },
@@ -96,7 +96,7 @@ final class LaunderingTests: XCTestCase {
     try system.fill(area)
     var reads = 0
     system.atPoll = {
-      for page in 0..<4 as Range<UInt64> where system.place(area, page).claims.sharers > 0 {
+      for page in 0..<4 as Range<UInt64> where system.place(area, page).busyWord.sbusyCount > 0 {
         XCTAssertTrue(try! system.holds(area, page, 1000 + page))
         reads += 1
       }
@@ -233,14 +233,14 @@ final class LaunderingTests: XCTestCase {
     system.check()
     try system.verify(area)
     // Nothing is to be had; nobody asks the disk again and again.
-    system.swapDisk.forget()
-    system.paging.reviveUnswappable()
+    system.swapDisk.discardHistory()
+    system.paging.retryUnswappable()
     XCTAssertEqual(system.paging.count(.unswappable), PageCount(136))
     // Slots get free when pages are written to that have a copy.
     system.launderAll()
     for page in 0..<30 as Range<UInt64> { try system.write(area, page, 1000 + page) }
     XCTAssertEqual(system.paging.swap.figures.free, PageCount(30))
-    system.paging.reviveUnswappable()
+    system.paging.retryUnswappable()
     XCTAssertEqual(system.paging.count(.unswappable), PageCount(106))
     XCTAssertEqual(system.paging.count(.laundry), PageCount(30))
     system.check()
@@ -300,8 +300,8 @@ final class LaunderingTests: XCTestCase {
     let area = try system.area(300)
     try system.fill(area)
     // Nobody has used any page; then every third is used.
-    for page in 0..<area.count { _ = system.memory.pageTables.takeAccessed(area[page]) }
-    system.buffer.forget(0, 1 << 52)
+    for page in 0..<area.count { _ = system.memory.pageTables.testAndClearAccessed(area[page]) }
+    system.buffer.invalidate(0, 1 << 52)
     var used: [UInt64: FrameNumber] = [:]
     for page in 0..<area.count where page % 3 == 0 {
       _ = try system.processor.load(area[page])
@@ -330,7 +330,7 @@ final class LaunderingTests: XCTestCase {
       try system.write(area, page, page)
       if page % 8 == 0 {
         // A processor forgets in time; what it remembers hides uses.
-        system.buffer.forget(0, 1 << 52)
+        system.buffer.invalidate(0, 1 << 52)
         for page in 0..<hot.count { _ = try system.processor.load(hot[page]) }
       }
     }
@@ -371,7 +371,7 @@ final class LaunderingTests: XCTestCase {
       }
       system.check("\(why)")
       if why != .nothing {
-        system.paging.reviveUnswappable()
+        system.paging.retryUnswappable()
         XCTAssertEqual(system.launderAll().freed, PageCount(200), "\(why)")
         system.dropCached()
         try system.verify(area, "\(why)")
@@ -392,7 +392,7 @@ final class LaunderingTests: XCTestCase {
     system.disk.trouble = Trouble()
     let other = try system.area(1)
     let taken = system.takeAll()
-    system.buffer.forget(0, 1 << 52)
+    system.buffer.invalidate(0, 1 << 52)
     try system.verify(area)
     try system.write(other, 0, 5)
     XCTAssertTrue(try system.holds(other, 0, 5))

@@ -11,10 +11,10 @@ import XCTest
 /// run out, and what others do between the steps.
 final class MovingTests: XCTestCase {
   private func move(
-    _ system: PagedSystem, _ run: FrameRun, _ clean: CleanPages = .areMoved, leaving floor: UInt64 = 0,
+    _ system: PagedSystem, _ run: FrameRun, _ clean: CleanPages = .areMoved, leaving reserve: UInt64 = 0,
     atMost limit: UInt64 = .max
   ) -> MoveOutcome {
-    system.paging.move(outOf: run, leaving: PageCount(floor), clean: clean, atMost: PageCount(limit))
+    system.paging.move(outOf: run, leaving: PageCount(reserve), clean: clean, atMost: PageCount(limit))
   }
 
   /// A run of `count` frames that are all pages of these areas, and which pages they are.
@@ -49,7 +49,7 @@ final class MovingTests: XCTestCase {
     for area in areas { try system.verify(area) }
     let (whole, pages) = try window(system, Array(areas[0..<3]), 100)
     XCTAssertEqual(Set(pages.map(\.0.object.number)).count, 3)
-    let isolation = try system.physical.isolate(whole, level: .interrupt)
+    let isolation = try system.physical.isolate(whole, priority: .interrupt)
     let outcome = move(system, whole)
     XCTAssertEqual(outcome.moved, whole.count)
     XCTAssertNotNil(system.physical.finish(isolation))
@@ -103,7 +103,7 @@ final class MovingTests: XCTestCase {
     }
     let (before, inOrder) = (known(), order())
     let (whole, _) = try window(system, [area], 64)
-    let isolation = try system.physical.isolate(whole, level: .interrupt)
+    let isolation = try system.physical.isolate(whole, priority: .interrupt)
     XCTAssertEqual(move(system, whole).moved, PageCount(64))
     XCTAssertNotNil(system.physical.finish(isolation))
     XCTAssertEqual(known(), before)
@@ -124,12 +124,12 @@ final class MovingTests: XCTestCase {
     let record = { (i: Int) in system.physical.record(frames[i])! }
     _ = try system.paging.hold(area[pages[3].1], .read)
     for i in [10, 11, 12] { try system.paging.wire(area[pages[i].1], .one, holes: .forbidden) }
-    XCTAssertTrue(record(20).tryShare())
-    XCTAssertTrue(record(33).tryExclusive())
-    XCTAssertTrue(record(63).tryShare())
+    XCTAssertTrue(record(20).trySbusy())
+    XCTAssertTrue(record(33).tryXbusy())
+    XCTAssertTrue(record(63).trySbusy())
     let stay: Set = [3, 10, 11, 12, 20, 33, 63]
     for clean in [CleanPages.areMoved, .areDropped] {
-      let isolation = try system.physical.isolate(whole, level: .interrupt)
+      let isolation = try system.physical.isolate(whole, priority: .interrupt)
       let outcome = move(system, whole, clean)
       XCTAssertEqual(outcome.moved.rawValue, clean == .areMoved ? 57 : 0)
       XCTAssertEqual(outcome.claimed.rawValue, UInt64(stay.count))
@@ -140,9 +140,9 @@ final class MovingTests: XCTestCase {
       }
       system.physical.abandon(isolation)
     }
-    _ = record(20).endShare()
-    _ = record(33).endExclusive()
-    _ = record(63).endShare()
+    _ = record(20).endSbusy()
+    _ = record(33).endXbusy()
+    _ = record(63).endSbusy()
     system.paging.unhold(frames[3])
     for i in [10, 11, 12] { system.paging.unwire(area[pages[i].1], .one) }
     system.check()
@@ -153,25 +153,27 @@ final class MovingTests: XCTestCase {
 
   /// Frames run out in the middle of a batch: pages without one are let go, and are used as before.
   func testFramesThatRunOutInTheMiddle() throws {
-    for (free, floor, limit): (UInt64, UInt64, UInt64) in [
+    for (free, reserve, limit): (UInt64, UInt64, UInt64) in [
       (10, 0, .max), (40, 33, .max), (50, 0, 7), (50, 0, 33), (33, 0, .max), (50, 50, .max), (5, 9, .max),
     ] {
       let system = try PagedSystem()
       let area = try system.area(200)
       try system.fill(area)
       let (whole, pages) = try window(system, [area], 70)
-      let isolation = try system.physical.isolate(whole, level: .interrupt)
+      let isolation = try system.physical.isolate(whole, priority: .interrupt)
       let aside = system.takeAll(leaving: free)
-      for level in [Level.normal, .system] { try system.physical.setReserve(.zero, for: level) }
-      let note = "\(free) free, \(floor) to be left, \(limit) at most"
-      let outcome = move(system, whole, leaving: floor, atMost: limit)
-      let moved = min(70, limit, free - min(free, floor))
+      for priority in [AllocationPriority.normal, .system] {
+        try system.physical.setReserve(.zero, for: priority)
+      }
+      let note = "\(free) free, \(reserve) to be left, \(limit) at most"
+      let outcome = move(system, whole, leaving: reserve, atMost: limit)
+      let moved = min(70, limit, free - min(free, reserve))
       XCTAssertEqual(outcome.moved.rawValue, moved, note)
       XCTAssertEqual(outcome.noRoom.rawValue, 70 - moved, note)
       XCTAssertEqual(outcome.claimed, .zero, note)
       XCTAssertEqual(system.physical.capturedCount(isolation).rawValue, moved, note)
       for (_, page) in pages {
-        XCTAssertEqual(system.place(area, page).claims, .none, note)
+        XCTAssertEqual(system.place(area, page).busyWord, .none, note)
         XCTAssertNotNil(system.place(area, page).queue, note)
       }
       system.check(note)
@@ -192,7 +194,7 @@ final class MovingTests: XCTestCase {
       let area = try system.area(200)
       try system.fill(area)
       let (whole, pages) = try window(system, [area], 40)
-      let isolation = try system.physical.isolate(whole, level: .interrupt)
+      let isolation = try system.physical.isolate(whole, priority: .interrupt)
       system.host.failures.pointee.hasFailed = false
       system.host.failures.pointee.countdown = nth
       let outcome = move(system, whole)
@@ -200,7 +202,7 @@ final class MovingTests: XCTestCase {
       XCTAssertTrue(system.host.failures.pointee.hasFailed)
       XCTAssertEqual(outcome.noRoom.rawValue, nth < 2 ? 32 : 8)
       XCTAssertEqual(outcome.moved.rawValue, nth < 2 ? 8 : 32)
-      for (_, page) in pages { XCTAssertEqual(system.place(area, page).claims, .none) }
+      for (_, page) in pages { XCTAssertEqual(system.place(area, page).busyWord, .none) }
       system.physical.abandon(isolation)
       system.check()
       try system.verify(area)
@@ -223,17 +225,17 @@ final class MovingTests: XCTestCase {
         system.dropCached()
         for page in 0..<80 as Range<UInt64> { XCTAssertTrue(try system.holds(area, page, 1000 + page)) }
         let (whole, pages) = try window(system, [area], 40)
-        let isolation = try system.physical.isolate(whole, level: .interrupt)
+        let isolation = try system.physical.isolate(whole, priority: .interrupt)
         var written: Set<UInt64> = []
         isThere = system.preempting(at: n) {
           for i in [0, 17, 31, 32, 39] {
             let page = pages[i].1
-            if system.place(area, page).claims.isExclusive { continue }
+            if system.place(area, page).busyWord.isXbusy { continue }
             do throws(PagingError) {
               try system.write(area, page, 2000 + page)
               written.insert(page)
             } catch {
-              XCTFail("a page could not be written: \(error.words)")
+              XCTFail("a page could not be written: \(error.description)")
             }
           }
         } _: {
@@ -262,7 +264,7 @@ final class MovingTests: XCTestCase {
       let other = try system.show(area.object)
       try system.verify(other)
       let (whole, _) = try window(system, [area], 40)
-      let isolation = try system.physical.isolate(whole, level: .interrupt)
+      let isolation = try system.physical.isolate(whole, priority: .interrupt)
       let count = PageCount(other.count)
       isThere = system.preempting(at: n) {
         system.hide(other)

@@ -109,7 +109,7 @@ final class ObjectTests: XCTestCase {
     XCTAssertEqual(what.place, .resident)
     XCTAssertEqual(what.flags, [.valid, .dirty])
     XCTAssertEqual(what.queue, .active)
-    XCTAssertEqual(what.claims, .none)
+    XCTAssertEqual(what.busyWord, .none)
     let frame = try XCTUnwrap(what.frame)
     let known = system.physical.whatIs(frame)
     XCTAssertEqual(known.role, .pageable)

@@ -1,4 +1,4 @@
-// All floors over a simulated machine with a swap disk: what the tests of paging and of contiguous memory run on.
+// All layers over a simulated machine with a swap disk: what the tests of paging and of contiguous memory run on.
 //
 // The core's sleeps run the disks. A software processor reaches pageable memory by the tables, through a
 // translation buffer that shootdowns empty, so a mapping changed without one leads to the wrong frame. Each
@@ -78,7 +78,7 @@ final class RecordedDisk {
   }
 
   var requests: [DiskRequest] { lock.withLock { kept } }
-  func forget() { lock.withLock { kept = [] } }
+  func discardHistory() { lock.withLock { kept = [] } }
   var written: [FrameNumber] { requests.filter(\.isWrite).flatMap(\.frames) }
   var readCount: Int { requests.filter { !$0.isWrite }.count }
   func words(_ page: UInt64) -> UnsafeMutablePointer<UInt64> {
@@ -157,7 +157,11 @@ final class PagedSystem: @unchecked Sendable {
     cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
     cp_processor().pointee.invalidate = { context, address in
       let system = Unmanaged<PagedSystem>.fromOpaque(context!).takeUnretainedValue()
-      if address == .max { system.buffer.forget(0, 1 << 52) } else { system.buffer.forget(address, 1) }
+      if address == .max {
+        system.buffer.invalidate(0, 1 << 52)
+      } else {
+        system.buffer.invalidate(address, 1)
+      }
       system.shootdowns += 1
       system.inside(system.atShootDown)
     }
@@ -282,10 +286,10 @@ final class PagedSystem: @unchecked Sendable {
   /// Takes all frames that are to be had and gives them back: no cached page is left.
   func dropCached() { giveBack(takeAll()) }
 
-  func takeAll(leaving count: UInt64 = 0, role: FrameRole = .lent) -> [FrameNumber] {
+  func takeAll(leaving count: UInt64 = 0, role: FrameRole = .loaned) -> [FrameNumber] {
     var frames: [FrameNumber] = []
     while physical.freeCount.rawValue > count,
-      let frame = try? physical.allocate(Order(0), role: role, level: .interrupt)
+      let frame = try? physical.allocate(Order(0), role: role, priority: .interrupt)
     {
       frames.append(frame)
     }
@@ -344,7 +348,7 @@ final class PagedSystem: @unchecked Sendable {
         let what = paging.describe(object, page: page)
         picture.pages.append([
           UInt64(object.number), page, UInt64(what.place.rawValue),
-          UInt64(what.frame?.rawValue ?? 0), UInt64(what.flags.rawValue), UInt64(what.claims.rawValue),
+          UInt64(what.frame?.rawValue ?? 0), UInt64(what.flags.rawValue), UInt64(what.busyWord.rawValue),
           UInt64(what.queue?.rawValue ?? 9),
         ])
       }
@@ -413,7 +417,7 @@ func XCTAssertSame(
   guard a != b else { return }
   var text = note
   for (role, count) in a.roles where b.roles[role] != count {
-    text += " \(role.words): \(count), not \(b.roles[role] ?? 0);"
+    text += " \(role.description): \(count), not \(b.roles[role] ?? 0);"
   }
   func tell(_ what: String, _ a: [[UInt64]], _ b: [[UInt64]]) {
     if a.count != b.count { text += " \(what): \(a.count), not \(b.count);" }

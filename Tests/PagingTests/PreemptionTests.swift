@@ -9,7 +9,7 @@ import XCTest
 
 /// Every operation, and every other one in its middle: at each moment at which the first one holds no lock, the other
 /// is carried out as another processor would. Whatever the order was, no stamp is lost, nobody's wire or hold
-/// is broken, and all laws hold.
+/// is broken, and all invariants hold.
 final class PreemptionTests: XCTestCase {
   /// Six pages: dirty, clean with a copy, cached, in swap, read as zero, untouched; shown by two ranges.
   private final class Bed {
@@ -42,7 +42,7 @@ final class PreemptionTests: XCTestCase {
     }
 
     /// Whether someone would have to wait for the page, which who is interrupted has.
-    func isBusy(_ page: UInt64) -> Bool { system.place(a, page).claims.isExclusive }
+    func isBusy(_ page: UInt64) -> Bool { system.place(a, page).busyWord.isXbusy }
 
     private static let mark = ByteCount(UInt64(512))
 
@@ -115,7 +115,7 @@ final class PreemptionTests: XCTestCase {
       for page in wiredPages {
         let what = system.place(a, page)
         XCTAssertEqual(what.place, .resident, note)
-        XCTAssertGreaterThan(what.claims.wires, 0, note)
+        XCTAssertGreaterThan(what.busyWord.wires, 0, note)
         XCTAssertTrue(what.flags.contains(.dirty), "a wired page is not dirty, \(note)")
         XCTAssertEqual(system.mapping(a, page)?.isWritable, true, "a wired page would fault, \(note)")
         XCTAssertEqual(system.mapping(a, page)?.frame, what.frame, note)

@@ -30,20 +30,20 @@ final class RamDiskTests: XCTestCase {
     XCTAssertEqual(bench.disk.figures.failed, 0)
   }
 
-  func testADiskInEightPieces() throws {
+  func testADiskInEightExtents() throws {
     let bench = try SwapBench(pages: 1)
     let sizes: [Int] = [3, 1, 40, 2, 7, 1, 1, 33]
     let total = sizes.reduce(0, +)
-    let pieces = sizes.map { UnsafeMutableRawPointer.allocate(byteCount: $0 << 12, alignment: 4096) }
+    let parts = sizes.map { UnsafeMutableRawPointer.allocate(byteCount: $0 << 12, alignment: 4096) }
     let memory = UnsafeMutableRawPointer.allocate(
       byteCount: Int(RamDisk.stateSize.rawValue), alignment: 64)
-    defer { for pointer in pieces + [memory] { pointer.deallocate() } }
-    let extents = (0..<8).map { RamDisk.Extent(pieces[$0], PageCount(sizes[$0])) }
+    defer { for pointer in parts + [memory] { pointer.deallocate() } }
+    let extents = (0..<8).map { RamDisk.Extent(parts[$0], PageCount(sizes[$0])) }
     let disk = extents.withUnsafeBufferPointer {
-      RamDisk.create(in: memory, Name("pieces"), machine: bench.host.machine, over: $0)
+      RamDisk.create(in: memory, Name("extents"), machine: bench.host.machine, over: $0)
     }
     XCTAssertEqual(disk.device.pageCount, PageCount(total))
-    XCTAssertEqual(disk.device.name, Name("pieces"))
+    XCTAssertEqual(disk.device.name, Name("extents"))
     nonisolated(unsafe) let polled = disk
     bench.host.runDevices = { polled.poll() }
     let frames = try bench.frames(32)
@@ -55,17 +55,17 @@ final class RamDiskTests: XCTestCase {
         return !bench.transfers.hasFailed(transfer)
       }
     }
-    // In pieces that lie across every border.
+    // In parts that lie across every border.
     for first in stride(from: 0, to: total, by: 19) {
       let count = min(19, total - first)
       for i in 0..<count { bench.fill(frames[i], UInt64(first + i)) }
       XCTAssertTrue(run(.write, first, count))
     }
     var page = 0
-    for (piece, size) in sizes.enumerated() {
+    for (part, size) in sizes.enumerated() {
       for i in 0..<size {
         XCTAssertTrue(
-          pageHolds((pieces[piece] + i << 12).assumingMemoryBound(to: UInt64.self), UInt64(page)))
+          pageHolds((parts[part] + i << 12).assumingMemoryBound(to: UInt64.self), UInt64(page)))
         page += 1
       }
     }

@@ -137,7 +137,7 @@ final class StaleTranslationTests: XCTestCase {
         at: moment,
         {
           system.atPoll = {
-            for page in 0..<area.count where system.place(area, page).claims.sharers > 0 {
+            for page in 0..<area.count where system.place(area, page).busyWord.sbusyCount > 0 {
               looks += 1
               XCTAssertNil(
                 system.buffer.find(area[page].rawValue >> Page.shift, .write),
@@ -208,7 +208,7 @@ final class StaleTranslationTests: XCTestCase {
     Turns().run(
       system,
       {
-        XCTAssertTrue(system.place(area, 2).claims.isExclusive)
+        XCTAssertTrue(system.place(area, 2).busyWord.isXbusy)
         system.hide(area)
         XCTAssertTrue(isThrough.isSet, "the range went while a fault was in it")
       },

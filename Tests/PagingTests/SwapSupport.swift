@@ -71,9 +71,9 @@ final class SwapBench: @unchecked Sendable {
   }
 
   func check(_ note: String = "", _ file: StaticString = #filePath, _ line: UInt = #line) {
-    if let broken = swap.checkInvariants() { XCTFail("law \(broken) \(note)", file: file, line: line) }
+    if let broken = swap.checkInvariants() { XCTFail("invariant \(broken) \(note)", file: file, line: line) }
     if let broken = physical.checkInvariants() {
-      XCTFail("physical law \(broken) \(note)", file: file, line: line)
+      XCTFail("physical invariant \(broken) \(note)", file: file, line: line)
     }
   }
 

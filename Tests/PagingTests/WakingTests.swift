@@ -207,7 +207,7 @@ final class WakingTests: XCTestCase {
     let slept = sleeps(
       of: system, rounds: 2, in: { system.paging.serveShortage() },
       meanwhile: { look in
-        system.physical.raiseAlarm(.awaited)
+        system.physical.notifyLowMemory(.awaited)
         if look == 0 {
           services.pointee.isAwaited.store(true, ordering: .relaxed)
           wanted = services.pointee.begun.load(ordering: .relaxed) + 1
@@ -305,7 +305,7 @@ final class WakingTests: XCTestCase {
       let record = system.physical.knownRecord(frame)
       paging.waitWhileClaimed(record, area.object, area.object.lock())
       XCTAssertEqual(sleeps, 1, isWired ? "unwire" : "unhold")
-      XCTAssertEqual(record.claims.ofUsers, 0)
+      XCTAssertEqual(record.busyWord.ofUsers, 0)
     }
   }
 
@@ -317,13 +317,13 @@ final class WakingTests: XCTestCase {
       let area = try system.area(1)
       try system.write(area, 0, 1)
       nonisolated(unsafe) let record = system.physical.knownRecord(system.frame(area, 0))
-      XCTAssertTrue(record.tryExclusive())
+      XCTAssertTrue(record.tryXbusy())
       nonisolated(unsafe) var isLetGo = false
       nonisolated(unsafe) var sleeps = 0
       nonisolated(unsafe) let paging = system.paging
       @Sendable func letGo() {
         isLetGo = true
-        paging.wake(record.endExclusive())
+        paging.wake(record.endXbusy())
       }
       system.host.runDevices = {
         sleeps += 1
@@ -384,7 +384,7 @@ final class WakingTests: XCTestCase {
       system.host.isClosed = false
       nonisolated(unsafe) let disk = system.disk
       system.host.runDevices = { disk.poll() }
-      system.buffer.forget(0, 1 << 52)
+      system.buffer.invalidate(0, 1 << 52)
     }
 
     /// Runs `act`, and `other` as soon as it has claimed page 0; `act` goes on when `other` sleeps. The thread of
@@ -401,7 +401,7 @@ final class WakingTests: XCTestCase {
           system.host.withClaims(
             .unlocked,
             handler: { [self] _ in
-              guard record.claims.isBusy, !isClaimed.exchange(true, ordering: .relaxed) else {
+              guard record.busyWord.isBusy, !isClaimed.exchange(true, ordering: .relaxed) else {
                 return
               }
               while system.host.sleeperCount == 0 { usleep(20) }
@@ -589,7 +589,7 @@ final class WakingTests: XCTestCase {
     }
   }
 
-  /// A request may be refused though frames are not few, as one of a level that others are in line for: the daemon sees
+  /// A request may be refused though frames are not few, as one of a priority that others are in line for: the daemon sees
   /// no shortage, and makes a run because it is asked for one.
   func testARequestWakesADaemonThatSeesNoShortage() throws {
     let duo = try Duo(frames: 300, processors: 5)

@@ -27,16 +27,17 @@ final class WiringTests: XCTestCase {
     let frames = (0..<area.count).map { system.frame(area, $0) }
     for page in 5..<15 as Range<UInt64> {
       let what = system.place(area, page)
-      XCTAssertEqual(what.claims, .wiredOnce)
+      XCTAssertEqual(what.busyWord, .wiredOnce)
       XCTAssertNil(what.queue)
       XCTAssertTrue(what.flags.contains(.dirty))
       XCTAssertEqual(system.mapping(area, page)?.isWritable, true)
-      XCTAssertEqual(system.physical.pieceCounts(at: frames[Int(page)])?.unmovable.rawValue ?? 0 > 0, true)
+      XCTAssertEqual(
+        system.physical.pageblockCounts(at: frames[Int(page)])?.unmovable.rawValue ?? 0 > 0, true)
     }
     system.check()
     // Neither written out, nor moved, nor given up, whatever memory is short of.
     let faults = system.paging.figures.faults
-    system.swapDisk.forget()
+    system.swapDisk.discardHistory()
     system.launderAll()
     let all = FrameRun(first: FrameNumber(1), count: PageCount(1000))
     let moved = system.paging.move(outOf: all, leaving: .zero, clean: .areDropped, atMost: PageCount(1000))
@@ -70,13 +71,13 @@ final class WiringTests: XCTestCase {
     try wire(system, a, 6, 2)
     try wire(system, b, 0, 8)
     XCTAssertEqual(system.paging.wiredCount, PageCount(20))
-    XCTAssertEqual(system.place(a, 0).claims.wires, 1)
-    XCTAssertEqual(system.place(a, 4).claims.wires, 2)
-    XCTAssertEqual(system.place(a, 7).claims.wires, 3)
+    XCTAssertEqual(system.place(a, 0).busyWord.wires, 1)
+    XCTAssertEqual(system.place(a, 4).busyWord.wires, 2)
+    XCTAssertEqual(system.place(a, 7).busyWord.wires, 3)
     system.check()
     system.paging.unwire(a[0], PageCount(20))
     XCTAssertEqual(system.paging.wiredCount, PageCount(8))
-    XCTAssertEqual(system.place(a, 7).claims.wires, 2)
+    XCTAssertEqual(system.place(a, 7).busyWord.wires, 2)
     system.check()
     system.paging.unwire(b[0], PageCount(8))
     XCTAssertEqual(system.paging.wiredCount, PageCount(2))
@@ -97,8 +98,8 @@ final class WiringTests: XCTestCase {
     // In the middle: what came before is unwired.
     XCTAssertFails(PagingError.tooManyWires) { try wire(system, area, 0, 4) }
     XCTAssertEqual(system.paging.wiredCount, .one)
-    XCTAssertEqual(system.place(area, 0).claims, .none)
-    XCTAssertEqual(system.place(area, 3).claims, .none)
+    XCTAssertEqual(system.place(area, 0).busyWord, .none)
+    XCTAssertEqual(system.place(area, 3).busyWord, .none)
     system.check()
     for _ in 0..<4095 { system.paging.unwire(area[2], .one) }
     XCTAssertEqual(system.paging.wiredCount, .zero)
@@ -173,13 +174,13 @@ final class WiringTests: XCTestCase {
       XCTAssertFails(PagingError.inputOutput, "page \(bad)") { try wire(system, area, 0, 40) }
       XCTAssertEqual(system.paging.wiredCount, .one)
       for page in 0..<area.count {
-        XCTAssertEqual(system.place(area, page).claims.wires, page == 5 ? 1 : 0, "page \(page)")
+        XCTAssertEqual(system.place(area, page).busyWord.wires, page == 5 ? 1 : 0, "page \(page)")
       }
       system.check()
       system.disk.mend()
       try wire(system, area, 0, 40)
       XCTAssertEqual(system.paging.wiredCount, PageCount(40))
-      XCTAssertEqual(system.place(area, 5).claims.wires, 2)
+      XCTAssertEqual(system.place(area, 5).busyWord.wires, 2)
       try system.verify(area)
       system.paging.unwire(area[0], PageCount(40))
       system.paging.unwire(area[5], .one)
@@ -410,7 +411,7 @@ final class WiringTests: XCTestCase {
     try system.fill(area)
     let frame = try system.paging.hold(area[1], .write)
     XCTAssertEqual(frame, system.frame(area, 1))
-    XCTAssertEqual(system.place(area, 1).claims.holds, 1)
+    XCTAssertEqual(system.place(area, 1).busyWord.holds, 1)
     system.launderAll()
     XCTAssertEqual(system.paging.residentCount(area.object), .one)
     let all = FrameRun(first: FrameNumber(1), count: PageCount(1000))
@@ -447,7 +448,7 @@ final class WiringTests: XCTestCase {
     let area = try system.area(2)
     try system.write(area, 0, 1)
     system.expectFault(.notAllocated) { system.paging.unhold(system.frame(area, 0)) }
-    let frame = try system.physical.allocate(Order(0), role: .lent)
+    let frame = try system.physical.allocate(Order(0), role: .loaned)
     system.expectFault(.notAllocated) { system.paging.unhold(frame) }
     system.physical.free(FrameRun(first: frame, count: .one))
     system.expectFault(.notAllocated) { system.paging.unhold(frame) }
@@ -462,11 +463,11 @@ final class WiringTests: XCTestCase {
     try system.write(area, 0, 1)
     let frame = system.frame(area, 0)
     for _ in 0..<1023 { XCTAssertEqual(try system.paging.hold(area[0], .read), frame) }
-    XCTAssertEqual(system.place(area, 0).claims.holds, 1023)
+    XCTAssertEqual(system.place(area, 0).busyWord.holds, 1023)
     XCTAssertFails(PagingError.tooManyHolds) { _ = try system.paging.hold(area[0], .read) }
-    XCTAssertEqual(system.place(area, 0).claims.holds, 1023)
+    XCTAssertEqual(system.place(area, 0).busyWord.holds, 1023)
     for _ in 0..<1023 { system.paging.unhold(frame) }
-    XCTAssertEqual(system.place(area, 0).claims, .none)
+    XCTAssertEqual(system.place(area, 0).busyWord, .none)
     system.check()
   }
 }

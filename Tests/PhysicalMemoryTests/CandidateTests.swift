@@ -5,32 +5,32 @@ import XCTest
 
 @testable import PhysicalMemory
 
-/// Fills what is free with pages that belong to nobody's object yet; `claims` makes them idle.
+/// Fills what is free with pages that belong to nobody's object yet; `busyWord` makes them idle.
 func fillWithPages(_ memory: PhysicalMemory, owner: UInt32 = 1) -> [FrameNumber] {
   var frames: [FrameNumber] = []
-  while let frame = try? memory.allocate(Order(0), role: .pageable, level: .interrupt) {
+  while let frame = try? memory.allocate(Order(0), role: .pageable, priority: .interrupt) {
     let record = memory.record(frame)!
     record.owner = owner
     record.index = UInt64(frames.count)
     record.pageFlags = .valid
-    record.claims = .none
+    record.busyWord = .none
     frames.append(frame)
   }
   return frames
 }
 
 func freePage(_ memory: PhysicalMemory, _ frame: UInt32) {
-  memory.record(FrameNumber(frame))!.claims = .exclusive
+  memory.record(FrameNumber(frame))!.busyWord = .xbusy
   memory.free(page: FrameNumber(frame), .dropped)
 }
 
 func wirePage(_ memory: PhysicalMemory, _ frame: UInt32) {
-  memory.record(FrameNumber(frame))!.claims = .wiredOnce
+  memory.record(FrameNumber(frame))!.busyWord = .wiredOnce
   memory.note(FrameNumber(frame), .fixed)
 }
 
 func unwirePage(_ memory: PhysicalMemory, _ frame: UInt32) {
-  memory.record(FrameNumber(frame))!.claims = .none
+  memory.record(FrameNumber(frame))!.busyWord = .none
   memory.note(FrameNumber(frame), .movable)
 }
 
@@ -51,14 +51,14 @@ final class CandidateTests: XCTestCase {
     return nil
   }
 
-  func testAnAlignedRequestCostsAStepAPiece() throws {
+  func testAnAlignedRequestCostsAStepAPageblock() throws {
     for gibibytes in [1, 2] as [UInt64] {
       let system = try System(frames: [(0, 159), (256, gibibytes << 18 - 256)])
       let memory = system.memory!
       _ = fillWithPages(memory)
-      // A wired page in every second piece, and one piece with less to do than the others.
-      for piece in 1..<UInt32(gibibytes * 512) - 10 where piece % 2 == 0 {
-        wirePage(memory, piece * 512 + 99)
+      // A wired page in every second pageblock, and one pageblock with less to do than the others.
+      for pageblock in 1..<UInt32(gibibytes * 512) - 10 where pageblock % 2 == 0 {
+        wirePage(memory, pageblock * 512 + 99)
       }
       for frame in 0..<UInt32(200) { freePage(memory, 101 * 512 + 2 * frame) }
       let cost = steps(memory) {
@@ -76,10 +76,10 @@ final class CandidateTests: XCTestCase {
       let anywhere = steps(memory) { _ = found(memory.candidate(run: twoMebibytes)) }
       print("\(gibibytes) GiB: \(anywhere) steps anywhere")
       XCTAssertLessThanOrEqual(anywhere, gibibytes * 512 * 2 + 8000)
-      // Nothing found: each piece has a wired page.
-      for piece in 0..<UInt32(gibibytes * 512) {
-        let frame = FrameNumber(piece * 512 + 301)
-        if memory.record(frame)?.glance.isMovable ?? false { wirePage(memory, frame.rawValue) }
+      // Nothing found: each pageblock has a wired page.
+      for pageblock in 0..<UInt32(gibibytes * 512) {
+        let frame = FrameNumber(pageblock * 512 + 301)
+        if memory.record(frame)?.snapshot.isMovable ?? false { wirePage(memory, frame.rawValue) }
       }
       let vain = steps(memory) {
         guard case .blocked(let candidate) = memory.candidate(run: twoMebibytes, where: aligned)
@@ -120,11 +120,11 @@ final class CandidateTests: XCTestCase {
     XCTAssertEqual(answer.movable.rawValue, 511)
     XCTAssertEqual(answer.dirty.rawValue, 511)
     // A page that is held makes it dearer than the clean one.
-    memory.record(FrameNumber(3 * 512 + 100))!.claims = Claims(rawValue: 1 << 12)
+    memory.record(FrameNumber(3 * 512 + 100))!.busyWord = BusyWord(rawValue: 1 << 12)
     XCTAssertEqual(first(), 5 * 512)
     // As does one that is being written.
-    memory.record(FrameNumber(5 * 512 + 100))!.claims = Claims(rawValue: 1 << 22)
-    memory.record(FrameNumber(3 * 512 + 100))!.claims = .none
+    memory.record(FrameNumber(5 * 512 + 100))!.busyWord = BusyWord(rawValue: 1 << 22)
+    memory.record(FrameNumber(3 * 512 + 100))!.busyWord = .none
     XCTAssertEqual(first(), 3 * 512)
     system.check()
   }
@@ -257,8 +257,8 @@ final class CandidateTests: XCTestCase {
     let answer = found(memory.candidate(run: twoMebibytes, where: aligned))
     XCTAssertEqual(answer?.movable.rawValue, 512)
     XCTAssertEqual(memory.longestEmptiableRun()?.count, memory.recordsRun.first - FrameNumber(0))
-    for piece in 0..<UInt32(8) where memory.record(FrameNumber(piece * 512 + 9))!.role == .pageable {
-      wirePage(memory, piece * 512 + 9)
+    for pageblock in 0..<UInt32(8) where memory.record(FrameNumber(pageblock * 512 + 9))!.role == .pageable {
+      wirePage(memory, pageblock * 512 + 9)
     }
     guard case .blocked(let blocked) = memory.candidate(run: twoMebibytes, where: aligned) else {
       return XCTFail("found")
@@ -267,7 +267,7 @@ final class CandidateTests: XCTestCase {
     let owners = memory.owners(of: blocked.run, .fixed)
     XCTAssertEqual(owners.count, 1)
     XCTAssertEqual(owners.first?.role, .pageable)
-    XCTAssertEqual(owners.first.map { memory.whatIs($0.first).claims }, .wiredOnce)
+    XCTAssertEqual(owners.first.map { memory.whatIs($0.first).busyWord }, .wiredOnce)
     XCTAssertEqual(memory.longestEmptiableRun()?.count.rawValue, 511)
   }
 }
@@ -294,12 +294,12 @@ final class CandidateLandscapeTests: XCTestCase {
         model.names[number] = name
         model.stamp(number, name)
       }
-      // How each piece is used: of a thousand frames so many are wired, free, held and dirty.
-      var piece = -1
+      // How each pageblock is used: of a thousand frames so many are wired, free, held and dirty.
+      var pageblock = -1
       var densities: [UInt64] = []
       for frame in 0..<top {
-        if frame >> 9 != piece {
-          piece = frame >> 9
+        if frame >> 9 != pageblock {
+          pageblock = frame >> 9
           densities = [
             [0, 0, 0, 1, 3, 20, 400][Int(random.below(7))], [0, 0, 10, 300, 900][Int(random.below(5))],
             [0, 0, 0, 5, 200][Int(random.below(5))], [0, 0, 500, 1000][Int(random.below(4))],
@@ -328,19 +328,19 @@ final class CandidateLandscapeTests: XCTestCase {
           runs.append(run)
           excluding.add(run)
         }
-        let isOfPieces = count % 512 == 0 && constraints.alignment.rawValue >= 2 << 20
+        let isOfPageblocks = count % 512 == 0 && constraints.alignment.rawValue >= 2 << 20
         let answer = memory.candidate(run: PageCount(count), where: constraints, excluding: excluding)
-        let wrong = model.mistake(in: answer, count, constraints, runs, isExact: isOfPieces && isIdle)
+        let wrong = model.mistake(in: answer, count, constraints, runs, isExact: isOfPageblocks && isIdle)
         if let wrong {
           return XCTFail(
             "\(wrong): \(count) \(constraints) without \(runs), round \(round), STRATA_SEED=\(seed)")
         }
-        memory.noteHopeless(PageCount(count), constraints)
-        let isHopeless = memory.isHopeless(PageCount(count), constraints)
-        if isHopeless
+        memory.cacheFailedRequest(PageCount(count), constraints)
+        let hasFailedRecently = memory.hasFailedRecently(PageCount(count), constraints)
+        if hasFailedRecently
           != (model.cheapest(count, constraints) == nil && RunRequest(PageCount(count), constraints) != nil)
         {
-          return XCTFail("hopeless: \(isHopeless), \(count) \(constraints), STRATA_SEED=\(seed)")
+          return XCTFail("hopeless: \(hasFailedRecently), \(count) \(constraints), STRATA_SEED=\(seed)")
         }
         if case .found(let candidate) = answer {
           searched += 1

@@ -21,7 +21,7 @@ final class ClaimTests: XCTestCase {
       system.host.withClaims(
         .unlocked,
         handler: { word in
-          guard word == record.claimsWord, record.claims.isExclusive, !isDone else { return }
+          guard word == record.busyAtomic, record.busyWord.isXbusy, !isDone else { return }
           isDone = true
           other()
         }, act)
@@ -65,7 +65,7 @@ final class ClaimTests: XCTestCase {
     let memory = system.memory!
     var isolation: Isolation?
     afterClaim(
-      of: 1, run, system, { isolation = try? memory.isolate(run, level: .normal) },
+      of: 1, run, system, { isolation = try? memory.isolate(run, priority: .normal) },
       { memory.free(run) })
     XCTAssertEqual(memory.capturedCount(isolation!), run.count)
     XCTAssertEqual(memory.finish(isolation!), run)
@@ -82,15 +82,15 @@ final class ClaimTests: XCTestCase {
     try model.makePage(name)
     let frame = FrameNumber(UInt32(model.pages[name]!.frame))
     let record = memory.knownRecord(frame)
-    record.claims = .exclusive
+    record.busyWord = .xbusy
     var answer: Reactivation?
     afterClaim(
       of: 0, FrameRun(first: frame, count: .one), model.system,
-      { answer = memory.reactivate(frame, owner: 3, index: 77, level: .normal) },
+      { answer = memory.reactivate(frame, owner: 3, index: 77, priority: .normal) },
       { memory.free(page: frame, .cached) })
     XCTAssertEqual(answer, .gone)
     XCTAssertEqual(memory.cachedCount, .one)
-    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .taken)
+    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .taken)
     model.system.check()
   }
 }

@@ -12,7 +12,9 @@ final class IsolationTests: XCTestCase {
 
   func open(_ frames: [(UInt64, UInt64)], occupied: [(UInt64, UInt64, FrameRole)] = []) throws -> System {
     let system = try System(frames: frames, occupied: occupied)
-    for level in [Level.normal, .system] { try system.memory.setReserve(.zero, for: level) }
+    for priority in [AllocationPriority.normal, .system] {
+      try system.memory.setReserve(.zero, for: priority)
+    }
     return system
   }
 
@@ -24,7 +26,7 @@ final class IsolationTests: XCTestCase {
     while let block = try? memory.allocate(Order(2), role: .kmem) { blocks.append(block) }
     while (try? memory.allocate(Order(0), role: .stack)) != nil {}
     let before = Snapshot(memory)
-    let isolation = try memory.isolate(run(1022, 516), level: .normal)
+    let isolation = try memory.isolate(run(1022, 516), priority: .normal)
     XCTAssertEqual(memory.capturedCount(isolation), .zero)
     XCTAssertNil(memory.finish(isolation))
     // Blocks that lie partly inside and partly outside.
@@ -45,7 +47,9 @@ final class IsolationTests: XCTestCase {
     XCTAssertEqual(memory.freeCount.rawValue, 12)
     // What is free goes to others, what is captured doesn't.
     var others: [FrameNumber] = []
-    while let frame = try? memory.allocate(Order(0), role: .wired, level: .interrupt) { others.append(frame) }
+    while let frame = try? memory.allocate(Order(0), role: .wired, priority: .interrupt) {
+      others.append(frame)
+    }
     XCTAssertEqual(others.count, 12)
     XCTAssertTrue(others.allSatisfy { !isolation.run.contains($0) })
     for frame in others { memory.free(frame, Order(0)) }
@@ -54,7 +58,7 @@ final class IsolationTests: XCTestCase {
     }
     XCTAssertEqual(memory.finish(isolation), run(1022, 516))
     system.check()
-    XCTAssertEqual(memory.record(FrameNumber(1100))!.claims, .wiredOnce)
+    XCTAssertEqual(memory.record(FrameNumber(1100))!.busyWord, .wiredOnce)
     memory.free(run(1022, 516))
     for first: UInt32 in [1012, 1016, 1020, 1536] + Array(stride(from: 1024, to: 1536, by: 4)) {
       for frame in first..<first + 4 { try memory.allocate(frame: FrameNumber(frame), role: .kmem) }
@@ -68,9 +72,9 @@ final class IsolationTests: XCTestCase {
     let all = try memory.allocate(run: PageCount(UInt64(2048)), role: .wired)
     let first = all.first.rawValue
     let isolations = [
-      try memory.isolate(run(first + 100, 7), level: .normal),
-      try memory.isolate(run(first + 107, 1), level: .normal),
-      try memory.isolate(run(first + 500, 1000), level: .normal),
+      try memory.isolate(run(first + 100, 7), priority: .normal),
+      try memory.isolate(run(first + 107, 1), priority: .normal),
+      try memory.isolate(run(first + 500, 1000), priority: .normal),
     ]
     memory.free(all)
     system.check()
@@ -160,7 +164,7 @@ final class IsolationTests: XCTestCase {
           longest = max(longest, captured - before)
           before = captured
           moments += 1
-        }, { isolation = try? memory.isolate(run(first, 512), level: .normal) })
+        }, { isolation = try? memory.isolate(run(first, 512), priority: .normal) })
       // One block of 512 frames is taken as one.
       if stride > 1 {
         XCTAssertGreaterThanOrEqual(moments, 8)
@@ -201,7 +205,7 @@ final class IsolationTests: XCTestCase {
             }
           }
           n += 1
-        }, { isolation = try? memory.isolate(whole, level: .normal) })
+        }, { isolation = try? memory.isolate(whole, priority: .normal) })
       XCTAssertGreaterThan(n, moment)
       system.check()
       let inside = Set(odd).union(given).subtracting(taken).filter { whole.contains(FrameNumber($0)) }
@@ -231,8 +235,8 @@ final class IsolationTests: XCTestCase {
     let pages = Array(all[start..<start + 96])
     let first = pages[0].rawValue
     let before = memory.freeCount
-    let low = try memory.isolate(run(first, 40), level: .normal)
-    let high = try memory.isolate(run(first + 50, 20), level: .normal)
+    let low = try memory.isolate(run(first, 40), priority: .normal)
+    let high = try memory.isolate(run(first + 50, 20), priority: .normal)
     func give(_ range: Range<Int>) -> [FaultKind] {
       system.host.faults {
         pages.withUnsafeBufferPointer { memory.free(droppedPages: .init(rebasing: $0[range])) }
@@ -245,9 +249,9 @@ final class IsolationTests: XCTestCase {
       system.check(#filePath, line)
     }
     // A page that somebody wires is not given back.
-    memory.record(pages[5])!.claims = Claims(rawValue: Claims.exclusive.rawValue | 1)
+    memory.record(pages[5])!.busyWord = BusyWord(rawValue: BusyWord.xbusy.rawValue | 1)
     XCTAssertEqual(give(0..<20), [.notAllocated])
-    memory.record(pages[5])!.claims = .exclusive
+    memory.record(pages[5])!.busyWord = .xbusy
     expect(19, 0, 0)
     // In the first, in none, in the second.
     XCTAssertEqual(give(30..<60), [])
@@ -274,11 +278,12 @@ final class IsolationTests: XCTestCase {
     let rest = try memory.allocate(run: PageCount(UInt64(1100)), role: .wired)
     let before = Snapshot(memory)
     func refuse(
-      _ error: PhysicalMemoryError, _ first: UInt32, _ count: UInt64, _ level: Level = .normal,
+      _ error: PhysicalMemoryError, _ first: UInt32, _ count: UInt64,
+      _ priority: AllocationPriority = .normal,
       line: UInt = #line
     ) {
       let before = Snapshot(memory)
-      XCTAssertThrowsError(try memory.isolate(run(first, count), level: level), line: line) {
+      XCTAssertThrowsError(try memory.isolate(run(first, count), priority: priority), line: line) {
         XCTAssertEqual($0 as? PhysicalMemoryError, error, line: line)
       }
       XCTAssertEqual(Snapshot(memory), before, line: line)
@@ -296,19 +301,19 @@ final class IsolationTests: XCTestCase {
     refuse(.outsideMemory, 407, 2)
     refuse(.outsideMemory, memory.recordsRun.first.rawValue - 1, 2)
     refuse(.outsideMemory, 500, 0)
-    let last = try memory.isolate(run(3000, 20), level: .normal)
+    let last = try memory.isolate(run(3000, 20), priority: .normal)
     XCTAssertEqual(memory.capturedCount(last).rawValue, 20)
     // Somebody's frames are waited for.
-    let module = try memory.isolate(run(598, 12), level: .normal)
+    let module = try memory.isolate(run(598, 12), priority: .normal)
     XCTAssertEqual(memory.capturedCount(module).rawValue, 4)
     refuse(.notFree, 609, 5)
     refuse(.notFree, 500, 99)
     refuse(.notFree, 590, 40)
     refuse(.notFree, 602, 1)
     try memory.setReserve(memory.freeCount - PageCount(UInt64(9)), for: .normal)
-    let third = try memory.isolate(run(700, 10), level: .normal)
+    let third = try memory.isolate(run(700, 10), priority: .normal)
     XCTAssertEqual(memory.capturedCount(third).rawValue, 9)
-    let fourth = try memory.isolate(run(720, 600), level: .interrupt)
+    let fourth = try memory.isolate(run(720, 600), priority: .interrupt)
     refuse(.noMemory, 500, 1, .interrupt)
     memory.abandon(fourth)
     system.check()
@@ -330,11 +335,11 @@ final class IsolationTests: XCTestCase {
       // Every second frame of the run is free, so the lock is let go on the way.
       let whole = run(512, 128)
       for frame in stride(from: UInt32(512), to: 640, by: 2) {
-        try memory.allocate(frame: FrameNumber(frame), role: .lent)
+        try memory.allocate(frame: FrameNumber(frame), role: .loaned)
       }
       // A reserve is a half of memory at most.
       for frame in 641..<UInt32(1150) where memory.freeCount > PageCount(UInt64(350)) {
-        try? memory.allocate(frame: FrameNumber(frame), role: .lent)
+        try? memory.allocate(frame: FrameNumber(frame), role: .loaned)
       }
       let (free, reserve) = (memory.freeCount, memory.freeCount - PageCount(UInt64(64)))
       try memory.setReserve(reserve, for: .normal)
@@ -346,10 +351,10 @@ final class IsolationTests: XCTestCase {
         handler: {
           if moments == moment {
             before = free - memory.freeCount
-            try! memory.allocate(frame: FrameNumber(400), role: .lent, level: .interrupt)
+            try! memory.allocate(frame: FrameNumber(400), role: .loaned, priority: .interrupt)
           }
           moments += 1
-        }, { isolation = try? memory.isolate(whole, level: .normal) })
+        }, { isolation = try? memory.isolate(whole, priority: .normal) })
       system.check()
       guard let before else {
         XCTAssertEqual(isolation.map { memory.capturedCount($0).rawValue }, 64)
@@ -363,10 +368,10 @@ final class IsolationTests: XCTestCase {
       XCTAssertGreaterThanOrEqual(memory.freeCount + (isLate ? .one : .zero), reserve)
       if !isLate {
         // The rest is captured when there is enough.
-        memory.captureFree(mine, level: .normal)
+        memory.captureFree(mine, priority: .normal)
         XCTAssertEqual(memory.capturedCount(mine).rawValue, 63)
         memory.free(FrameNumber(400), Order(0))
-        memory.captureFree(mine, level: .normal)
+        memory.captureFree(mine, priority: .normal)
         XCTAssertEqual(memory.capturedCount(mine).rawValue, 64)
         XCTAssertEqual(memory.freeCount, reserve)
       }
@@ -381,7 +386,7 @@ final class IsolationTests: XCTestCase {
     let system = try open([(256, 2000)])
     let memory = system.memory!
     let block = try memory.allocate(Order(3), role: .slab)
-    let isolation = try memory.isolate(run(block.rawValue, 8), level: .normal)
+    let isolation = try memory.isolate(run(block.rawValue, 8), priority: .normal)
     memory.free(block, Order(3))
     // Who gave it away has it no longer.
     XCTAssertEqual(system.host.faults { memory.free(block, Order(0)) }.map(\.kind), [.doubleFree])
@@ -392,7 +397,7 @@ final class IsolationTests: XCTestCase {
       XCTAssertEqual(system.host.faults(in: use).map(\.kind), [.notAllocated])
     }
     XCTAssertEqual(memory.capturedCount(isolation), .zero)
-    let next = try memory.isolate(run(block.rawValue, 8), level: .normal)
+    let next = try memory.isolate(run(block.rawValue, 8), priority: .normal)
     XCTAssertEqual(system.host.faults { memory.abandon(isolation) }.map(\.kind), [.notAllocated])
     // A run that somebody else owns is not captured, though its role is the same.
     XCTAssertEqual(memory.capturedCount(next), .zero)
@@ -406,7 +411,7 @@ final class IsolationTests: XCTestCase {
     nonisolated(unsafe) let memory = system.memory!
     var frames: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
-    let isolation = try memory.isolate(run(frames[0].rawValue, 1), level: .normal)
+    let isolation = try memory.isolate(run(frames[0].rawValue, 1), priority: .normal)
     let freed = frames
     nonisolated(unsafe) var rounds = 0
     system.host.runDevices = {
@@ -415,7 +420,7 @@ final class IsolationTests: XCTestCase {
       return rounds < 5
     }
     XCTAssertEqual(
-      try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never), frames[1])
+      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never), frames[1])
     XCTAssertEqual(rounds, 2)
     XCTAssertNotNil(memory.finish(isolation))
     system.check()
@@ -429,13 +434,13 @@ final class IsolationTests: XCTestCase {
     var moment = 0
     var moments = 0
     repeat {
-      let isolation = try memory.isolate(whole, level: .normal)
+      let isolation = try memory.isolate(whole, priority: .normal)
       moments = 0
       var finished: FrameRun?
       system.host.withInterrupts(
         seed: 0, oneIn: 1,
         handler: {
-          if moments == moment, let other = try? memory.isolate(whole, level: .normal) {
+          if moments == moment, let other = try? memory.isolate(whole, priority: .normal) {
             XCTAssertEqual(memory.capturedCount(other), .zero)
             XCTAssertNil(memory.finish(other))
             memory.abandon(other)
@@ -456,7 +461,7 @@ final class IsolationTests: XCTestCase {
     let memory = system.memory!
     let before = Snapshot(memory)
     for (first, count): (UInt32, UInt64) in [(1 << 18, 1 << 18), (300_000, 100_001), (1 << 19 - 5, 10)] {
-      let isolation = try memory.isolate(run(first, count), level: .normal)
+      let isolation = try memory.isolate(run(first, count), priority: .normal)
       XCTAssertEqual(memory.capturedCount(isolation).rawValue, count)
       system.check()
       if count == 10 {
@@ -484,7 +489,7 @@ final class IsolationTests: XCTestCase {
       for _ in 0..<2000 {
         let run = FrameRun(
           first: FrameNumber(256 + UInt32(random.below(5000))), count: PageCount(1 + random.below(700)))
-        guard let isolation = try? memory.isolate(run, level: .normal) else { continue }
+        guard let isolation = try? memory.isolate(run, priority: .normal) else { continue }
         var mine: [FrameNumber] = []
         for i in 0..<run.count.rawValue where memory.isCaptured(run.first + PageCount(i), isolation) {
           mine.append(run.first + PageCount(i))

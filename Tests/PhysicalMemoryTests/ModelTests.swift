@@ -107,14 +107,14 @@ final class ModelTests: XCTestCase {
     for i in 0..<operations {
       if random.oneIn(200) { fillsUp.toggle() }
       let role = roles[Int(random.below(4))]
-      let level = Level(rawValue: UInt8(random.below(3)))!
-      let floor = memory.reserve(for: level).rawValue
-      func admits(_ count: UInt64) -> Bool { model.free >= count + floor }
+      let priority = AllocationPriority(rawValue: UInt8(random.below(3)))!
+      let reserve = memory.reserve(for: priority).rawValue
+      func admits(_ count: UInt64) -> Bool { model.free >= count + reserve }
       switch random.below(fillsUp ? 8 : 12) {
       case 0...2:
         let order = Int(random.below(random.oneIn(4) ? 10 : 3))
         do {
-          let frame = Int(try memory.allocate(Order(UInt8(order)), role: role, level: level).rawValue)
+          let frame = Int(try memory.allocate(Order(UInt8(order)), role: role, priority: priority).rawValue)
           if !model.isFree(frame, 1 << order) || frame % (1 << order) != 0 || !admits(1 << order) {
             return fail("a block that is not free, not aligned or out of the reserve", i)
           }
@@ -130,11 +130,11 @@ final class ModelTests: XCTestCase {
         if random.oneIn(3) { constraints.boundary = Alignment(4096 << random.below(9))! }
         if random.oneIn(3) { constraints.low = PhysicalAddress(random.below(top << 12)) }
         if random.oneIn(3) { constraints.high = PhysicalAddress(random.below(top << 12)) }
-        let free = memory.freeRun(PageCount(count), where: constraints, level: level)
+        let free = memory.freeRun(PageCount(count), where: constraints, priority: priority)
         let search = memory.candidate(run: PageCount(count), where: constraints)
         do {
           let run = try memory.allocate(
-            run: PageCount(count), where: constraints, role: role, level: level)
+            run: PageCount(count), where: constraints, role: role, priority: priority)
           let first = Int(run.first.rawValue)
           if !model.isFree(first, count) || !model.allows(first, count, constraints) || !admits(UInt64(count))
           {
@@ -154,7 +154,7 @@ final class ModelTests: XCTestCase {
         let frame = Int(random.below(top + 3))
         let isKnown = frame < model.roles.count && model.roles[frame] != .absent
         do {
-          try memory.allocate(frame: FrameNumber(UInt32(frame)), role: role, level: level)
+          try memory.allocate(frame: FrameNumber(UInt32(frame)), role: role, priority: priority)
           if !isKnown || !model.isFree(frame, 1) || !admits(1) { return fail("a given frame was granted", i) }
           model.set(frame, 1, role)
           given.append((frame, 1))
@@ -181,7 +181,7 @@ final class ModelTests: XCTestCase {
         if to < count { given.append((first + to, count - to)) }
       }
       if i % checkEvery == 0 {
-        if let broken = memory.checkInvariants() { return fail("law \(broken)", i) }
+        if let broken = memory.checkInvariants() { return fail("invariant \(broken)", i) }
         if memory.freeCount.rawValue != model.free { return fail("count of free frames", i) }
         if Int(memory.longestFreeRun()?.count.rawValue ?? 0) != model.longestRun() {
           return fail("longest run", i)
@@ -230,10 +230,10 @@ final class ModelTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testIslandsAcrossPiecesAreFound() throws {
+  func testIslandsAcrossPageblocksAreFound() throws {
     let system = try System(frames: [(256, 2600)])
     let memory = system.memory!
-    for level in [Level.normal, .system] { try memory.setReserve(.zero, for: level) }
+    for priority in [AllocationPriority.normal, .system] { try memory.setReserve(.zero, for: priority) }
     var frames = 0
     while (try? memory.allocate(Order(0), role: .slab)) != nil { frames += 1 }
     var model = Model(system)
@@ -358,7 +358,7 @@ final class ModelTests: XCTestCase {
         given.removeLast()
       }
       if i % 20_000 == 0, let broken = memory.checkInvariants() {
-        return XCTFail("law \(broken), operation \(i), STRATA_SEED=\(number)")
+        return XCTFail("invariant \(broken), operation \(i), STRATA_SEED=\(number)")
       }
     }
     for run in given { memory.free(run) }

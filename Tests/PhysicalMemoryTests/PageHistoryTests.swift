@@ -75,7 +75,7 @@ final class PageHistoryTests: XCTestCase {
         guard let name = model.cached[frame] else { return nil }
         let other = PageName(owner: name.owner, index: name.index + 1)
         for (name, goes) in [(other, false), (name, true)] {
-          memory.forget(cached: FrameNumber(UInt32(frame)), owner: name.owner, index: name.index)
+          memory.discard(cached: FrameNumber(UInt32(frame)), owner: name.owner, index: name.index)
           if goes { model.cached[frame] = nil }
           if memory.cachedCount != PageCount(model.cached.count) { return "forget" }
         }
@@ -174,10 +174,11 @@ final class PageHistoryTests: XCTestCase {
           runs.append(run)
           excluding.add(run)
         }
-        let isOfPieces = count % 512 == 0 && constraints.alignment.rawValue >= 2 << 20
+        let isOfPageblocks = count % 512 == 0 && constraints.alignment.rawValue >= 2 << 20
         let isIdle = !model.pages.values.contains { $0.isHeld }
         let answer = memory.candidate(run: PageCount(count), where: constraints, excluding: excluding)
-        if let wrong = model.mistake(in: answer, count, constraints, runs, isExact: isOfPieces && isIdle) {
+        if let wrong = model.mistake(in: answer, count, constraints, runs, isExact: isOfPageblocks && isIdle)
+        {
           return fail("\(wrong): \(count) \(constraints) without \(runs)")
         }
         if case .found(let candidate) = answer {
@@ -193,18 +194,18 @@ final class PageHistoryTests: XCTestCase {
       if random.oneIn(emphasis.hopeless) {
         for (count, constraints) in wanted {
           let isPossible = model.cheapest(count, constraints) != nil
-          let isHopeless = memory.isHopeless(PageCount(count), constraints)
-          if isPossible && isHopeless { return fail("called hopeless: \(count) \(constraints)") }
+          let hasFailedRecently = memory.hasFailedRecently(PageCount(count), constraints)
+          if isPossible && hasFailedRecently { return fail("called hopeless: \(count) \(constraints)") }
           if !isPossible {
             asked += 1
-            if isHopeless { refused += 1 }
+            if hasFailedRecently { refused += 1 }
           }
         }
         let (count, constraints) = wanted[Int(random.below(UInt64(wanted.count)))]
-        memory.noteHopeless(PageCount(count), constraints)
+        memory.cacheFailedRequest(PageCount(count), constraints)
         let isPossible = model.cheapest(count, constraints) != nil
         let isRequest = RunRequest(PageCount(count), constraints) != nil
-        if memory.isHopeless(PageCount(count), constraints) != (isRequest && !isPossible) {
+        if memory.hasFailedRecently(PageCount(count), constraints) != (isRequest && !isPossible) {
           return fail("noted as hopeless, or not: \(count) \(constraints)")
         }
       }
@@ -217,7 +218,7 @@ final class PageHistoryTests: XCTestCase {
     }
     for name in model.pages.keys { model.freePage(name, .dropped) }
     for (frame, name) in model.cached {
-      memory.forget(cached: FrameNumber(UInt32(frame)), owner: name.owner, index: name.index)
+      memory.discard(cached: FrameNumber(UInt32(frame)), owner: name.owner, index: name.index)
     }
     XCTAssertEqual(memory.cachedCount, .zero)
     system.check()

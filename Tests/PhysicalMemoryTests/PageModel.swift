@@ -39,7 +39,7 @@ final class PageModel {
     memory = system.memory!
     frames = Model(system)
     initial = frames.roles
-    for level in [Level.normal, .system] { try memory.setReserve(.zero, for: level) }
+    for priority in [AllocationPriority.normal, .system] { try memory.setReserve(.zero, for: priority) }
   }
 
   private func words(_ frame: Int) -> UnsafeMutablePointer<UInt64> {
@@ -88,7 +88,7 @@ final class PageModel {
     record.owner = name.owner
     record.index = name.index
     record.pageFlags = .valid
-    record.claims = .none
+    record.busyWord = .none
     pages[name] = ModelPage(frame: frame)
     names[frame] = name
     hints[name] = nil
@@ -97,21 +97,21 @@ final class PageModel {
 
   func wire(_ name: PageName) {
     let record = record(pages[name]!.frame)
-    record.claims = Claims(rawValue: record.claims.rawValue + 1)
+    record.busyWord = BusyWord(rawValue: record.busyWord.rawValue + 1)
     pages[name]!.wires += 1
     if pages[name]!.wires == 1 { memory.note(FrameNumber(UInt32(pages[name]!.frame)), .fixed) }
   }
 
   func unwire(_ name: PageName) {
     let record = record(pages[name]!.frame)
-    record.claims = Claims(rawValue: record.claims.rawValue - 1)
+    record.busyWord = BusyWord(rawValue: record.busyWord.rawValue - 1)
     pages[name]!.wires -= 1
     if pages[name]!.wires == 0 { memory.note(FrameNumber(UInt32(pages[name]!.frame)), .movable) }
   }
 
   func toggleHold(_ name: PageName) {
     let record = record(pages[name]!.frame)
-    record.claims = Claims(rawValue: record.claims.rawValue ^ 1 << 12)
+    record.busyWord = BusyWord(rawValue: record.busyWord.rawValue ^ 1 << 12)
     pages[name]!.isHeld.toggle()
   }
 
@@ -134,7 +134,7 @@ final class PageModel {
     if pages[name]!.isHeld { toggleHold(name) }
     while pages[name]!.wires > 0 { unwire(name) }
     let frame = pages[name]!.frame
-    XCTAssertTrue(record(frame).exchangeClaims(.none, for: .exclusive))
+    XCTAssertTrue(record(frame).exchangeBusyWord(.none, for: .xbusy))
     memory.free(page: FrameNumber(UInt32(frame)), keeping)
     pages[name] = nil
     names[frame] = nil
@@ -149,14 +149,14 @@ final class PageModel {
   func reactivate(_ name: PageName, at frame: Int) -> Bool {
     let isCached = cached[frame] == name
     let answer = memory.reactivate(
-      FrameNumber(UInt32(frame)), owner: name.owner, index: name.index, level: .normal)
+      FrameNumber(UInt32(frame)), owner: name.owner, index: name.index, priority: .normal)
     guard isCached else { return answer == .gone }
     guard answer == .taken, isStamped(frame, name) else { return false }
     let record = record(frame)
-    guard record.role == .pageable, record.claims == .exclusive, record.pageFlags == .valid,
+    guard record.role == .pageable, record.busyWord == .xbusy, record.pageFlags == .valid,
       record.owner == name.owner, record.index == name.index, record.queue == .none
     else { return false }
-    record.claims = .none
+    record.busyWord = .none
     cached[frame] = nil
     frames.roles[frame] = .pageable
     pages[name] = ModelPage(frame: frame)
@@ -169,7 +169,7 @@ final class PageModel {
 
   func isolate(_ first: Int, _ count: Int) throws(PhysicalMemoryError) {
     let isolation = try memory.isolate(
-      FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count)), level: .normal)
+      FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count)), priority: .normal)
     isolations.append((isolation, []))
     for frame in first..<first + count where frames.roles[frame] == .free { give(frame, 1) }
   }
@@ -295,7 +295,7 @@ final class PageModel {
 
   /// What is wrong with the system, or nil.
   func check() -> String? {
-    if let broken = memory.checkInvariants() { return "law \(broken)" }
+    if let broken = memory.checkInvariants() { return "invariant \(broken)" }
     if memory.cachedCount != PageCount(cached.count) { return "count of cached pages" }
     if memory.freeCount.rawValue != frames.free { return "count of free frames" }
     for (isolation, captured) in isolations where memory.capturedCount(isolation) != PageCount(captured.count)

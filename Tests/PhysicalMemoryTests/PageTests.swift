@@ -31,7 +31,7 @@ final class PageTests: XCTestCase {
     XCTAssertEqual(memory.cachedCount, .zero)
     XCTAssertNil(model.check())
     XCTAssertNil(model.checkFrames())
-    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .gone)
+    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .gone)
   }
 
   /// From every frame on, in holes and in pageblocks without records too, the pages are found, in their order.
@@ -115,7 +115,7 @@ final class PageTests: XCTestCase {
       }
       reported[what, default: 0] += 1
       guard role == what, last.rawValue >= frame, memory.whatIs(last).role == what else {
-        return XCTFail("frame \(frame) to \(last): \(what.words), but \(role.words)")
+        return XCTFail("frame \(frame) to \(last): \(what.description), but \(role.description)")
       }
     }
     XCTAssertEqual(reported[.free], Int(memory.freeCount.rawValue))
@@ -125,34 +125,34 @@ final class PageTests: XCTestCase {
   func testOnlyTheIdentityTakesItBack() throws {
     let (model, frame) = try cachedPage()
     let memory = model.memory
-    XCTAssertEqual(memory.reactivate(frame, owner: 4, index: 77, level: .normal), .gone)
-    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 78, level: .normal), .gone)
+    XCTAssertEqual(memory.reactivate(frame, owner: 4, index: 77, priority: .normal), .gone)
+    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 78, priority: .normal), .gone)
     for other: UInt32 in [frame.rawValue + 1, 0, 255, 256, 1155, 1156, 1 << 20, .max]
     where other != frame.rawValue {
-      XCTAssertEqual(memory.reactivate(FrameNumber(other), owner: 3, index: 77, level: .normal), .gone)
-      memory.forget(cached: FrameNumber(other), owner: 3, index: 77)
+      XCTAssertEqual(memory.reactivate(FrameNumber(other), owner: 3, index: 77, priority: .normal), .gone)
+      memory.discard(cached: FrameNumber(other), owner: 3, index: 77)
     }
-    memory.forget(cached: frame, owner: 3, index: 76)
+    memory.discard(cached: frame, owner: 3, index: 76)
     XCTAssertEqual(memory.cachedCount, .one)
-    memory.forget(cached: frame, owner: 3, index: 77)
+    memory.discard(cached: frame, owner: 3, index: 77)
     XCTAssertEqual(memory.cachedCount, .zero)
-    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .gone)
+    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .gone)
     // A page that was dropped is nobody's, whatever its record says.
     try model.makePage(page)
     let dropped = FrameNumber(UInt32(model.pages[page]!.frame))
     model.freePage(page, .dropped)
-    XCTAssertEqual(memory.reactivate(dropped, owner: 3, index: 77, level: .normal), .gone)
-    XCTAssertEqual(memory.reactivate(dropped, owner: 0, index: 77, level: .normal), .gone)
+    XCTAssertEqual(memory.reactivate(dropped, owner: 3, index: 77, priority: .normal), .gone)
+    XCTAssertEqual(memory.reactivate(dropped, owner: 0, index: 77, priority: .normal), .gone)
     model.cached = [:]
     XCTAssertNil(model.check())
   }
 
   func testEveryRequestMayTakeIt() throws {
     let takers: [(PhysicalMemory, FrameNumber) throws -> Void] = [
-      { memory, _ in while (try? memory.allocate(Order(0), role: .wired, level: .interrupt)) != nil {} },
+      { memory, _ in while (try? memory.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {} },
       { memory, _ in
         for order in stride(from: 9, through: 0, by: -1) {
-          while (try? memory.allocate(Order(UInt8(order)), role: .slab, level: .interrupt)) != nil {}
+          while (try? memory.allocate(Order(UInt8(order)), role: .slab, priority: .interrupt)) != nil {}
         }
       },
       { memory, frame in try memory.allocate(frame: frame, role: .wired) },
@@ -163,7 +163,7 @@ final class PageTests: XCTestCase {
           role: .wired)
         while (try? memory.allocate(run: .one, role: .wired)) != nil {}
       },
-      { memory, frame in _ = try memory.isolate(FrameRun(first: frame, count: .one), level: .normal) },
+      { memory, frame in _ = try memory.isolate(FrameRun(first: frame, count: .one), priority: .normal) },
     ]
     for (i, take) in takers.enumerated() {
       let (model, frame) = try cachedPage()
@@ -173,7 +173,7 @@ final class PageTests: XCTestCase {
       object.unlock(interrupts)
       try take(model.memory, frame)
       XCTAssertEqual(model.memory.cachedCount, .zero, "taker \(i)")
-      XCTAssertEqual(model.memory.reactivate(frame, owner: 3, index: 77, level: .interrupt), .gone)
+      XCTAssertEqual(model.memory.reactivate(frame, owner: 3, index: 77, priority: .interrupt), .gone)
       model.system.check()
     }
   }
@@ -184,12 +184,12 @@ final class PageTests: XCTestCase {
     while memory.freeCount > .one { _ = try memory.allocate(frame: other(than: frame, memory), role: .wired) }
     try memory.setReserve(.one, for: .normal)
     let before = Snapshot(memory)
-    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .refused)
+    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .refused)
     model.system.host.failures.pointee.countdown = 0
-    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .system), .refused)
+    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .system), .refused)
     XCTAssertEqual(Snapshot(memory), before)
     XCTAssertEqual(memory.cachedCount, .one)
-    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .system), .taken)
+    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .system), .taken)
     model.system.check()
   }
 
@@ -205,43 +205,43 @@ final class PageTests: XCTestCase {
     let memory = model.memory
     let object = SpinLock(.pagingObject)
     let interrupts = object.lock()
-    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .taken)
+    XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .taken)
     let record = memory.record(frame)!
-    record.claims = .wiredOnce
+    record.busyWord = .wiredOnce
     memory.note(frame, .fixed)
     record.pageFlags.insert(.dirty)
     memory.noteDirty(frame)
     memory.noteClean(frame)
     record.pageFlags.remove(.dirty)
     memory.note(frame, .movable)
-    record.claims = .exclusive
+    record.busyWord = .xbusy
     memory.free(page: frame, .cached)
-    memory.forget(cached: frame, owner: 3, index: 77)
+    memory.discard(cached: frame, owner: 3, index: 77)
     object.unlock(interrupts)
     model.system.check()
   }
 
-  func testPiecesKnowWiredAndDirtyPages() throws {
+  func testPageblocksKnowWiredAndDirtyPages() throws {
     let model = try PageModel(System(frames: [(256, 900)]))
     let memory = model.memory
     for i in 0..<40 { try model.makePage(PageName(owner: 1, index: UInt64(i))) }
     let first = FrameNumber(UInt32(model.pages[PageName(owner: 1, index: 0)]!.frame))
-    let unmovable = memory.pieceCounts(at: first)!.unmovable
+    let unmovable = memory.pageblockCounts(at: first)!.unmovable
     for i in 0..<10 { model.toggleDirty(PageName(owner: 1, index: UInt64(i))) }
     for i in 5..<12 {
       model.wire(PageName(owner: 1, index: UInt64(i)))
       model.wire(PageName(owner: 1, index: UInt64(i)))
     }
-    let counts = memory.pieceCounts(at: first)!
+    let counts = memory.pageblockCounts(at: first)!
     XCTAssertEqual(counts.unmovable, unmovable + PageCount(UInt64(7)))
     XCTAssertEqual(counts.other, PageCount(UInt64(33)))
     XCTAssertEqual(counts.dirty, PageCount(UInt64(10)))
     XCTAssertNil(model.check())
     for i in 5..<12 { model.unwire(PageName(owner: 1, index: UInt64(i))) }
-    XCTAssertEqual(memory.pieceCounts(at: first)!.other, PageCount(UInt64(33)))
+    XCTAssertEqual(memory.pageblockCounts(at: first)!.other, PageCount(UInt64(33)))
     for i in 0..<40 { model.freePage(PageName(owner: 1, index: UInt64(i)), .dropped) }
-    XCTAssertEqual(memory.pieceCounts(at: first)!.other, .zero)
-    XCTAssertEqual(memory.pieceCounts(at: first)!.dirty, .zero)
+    XCTAssertEqual(memory.pageblockCounts(at: first)!.other, .zero)
+    XCTAssertEqual(memory.pageblockCounts(at: first)!.dirty, .zero)
     XCTAssertNil(model.check())
   }
 
@@ -255,11 +255,11 @@ final class PageTests: XCTestCase {
       _ kind: FaultKind, _ frame: FrameNumber, _ keeping: PageIdentity = .dropped, line: UInt = #line
     ) {
       let before = Snapshot(memory)
-      let claims = memory.record(frame)?.claims
+      let busyWord = memory.record(frame)?.busyWord
       let faults = model.system.host.faults { memory.free(page: frame, keeping) }
       XCTAssertEqual(faults.map(\.kind), [kind], line: line)
       XCTAssertEqual(Snapshot(memory), before, line: line)
-      XCTAssertEqual(memory.record(frame)?.claims, claims, line: line)
+      XCTAssertEqual(memory.record(frame)?.busyWord, busyWord, line: line)
     }
     expect(.wrongType, FrameNumber(3))
     expect(.wrongType, FrameNumber(100_000))
@@ -267,36 +267,36 @@ final class PageTests: XCTestCase {
     expect(.wrongType, wired)
     memory.free(wired, Order(0))
     expect(.doubleFree, wired)
-    for claims in [
-      Claims.none, .wiredOnce, Claims(rawValue: 1 << 12), Claims(rawValue: 1 << 22),
-      Claims(rawValue: 1 << 30 | 1 << 12),
+    for busyWord in [
+      BusyWord.none, .wiredOnce, BusyWord(rawValue: 1 << 12), BusyWord(rawValue: 1 << 22),
+      BusyWord(rawValue: 1 << 30 | 1 << 12),
     ] {
-      record.claims = claims
+      record.busyWord = busyWord
       expect(.notAllocated, frame)
     }
-    record.claims = .exclusive
+    record.busyWord = .xbusy
     record.queue = .inactive
     expect(.notAllocated, frame)
     record.queue = .none
     record.pageFlags = [.valid, .dirty]
     memory.noteDirty(frame)
     expect(.notAllocated, frame)
-    record.claims = .wiredOnce
+    record.busyWord = .wiredOnce
     XCTAssertEqual(model.system.host.faults { memory.free(frame, Order(0)) }.map(\.kind), [.notAllocated])
-    record.claims = .exclusive
+    record.busyWord = .xbusy
     memory.noteClean(frame)
     record.pageFlags = []
     expect(.notAllocated, frame, .cached)
     memory.note(frame, .fixed)
     expect(.notAllocated, frame)
     XCTAssertEqual(model.system.host.faults { memory.note(frame, .fixed) }.map(\.kind), [.notAllocated])
-    record.claims = .wiredOnce
+    record.busyWord = .wiredOnce
     XCTAssertEqual(model.system.host.faults { memory.free(frame, Order(0)) }.map(\.kind), [.notAllocated])
     memory.note(frame, .movable)
     XCTAssertEqual(model.system.host.faults { memory.note(frame, .movable) }.map(\.kind), [.notAllocated])
     XCTAssertEqual(model.system.host.faults { memory.note(wired, .fixed) }.map(\.kind), [.doubleFree])
     // Somebody may wait for the page; that ends here.
-    record.claims = Claims(rawValue: 3 << 30)
+    record.busyWord = BusyWord(rawValue: 3 << 30)
     memory.free(page: frame, .dropped)
     model.system.check()
     expect(.doubleFree, frame)
@@ -312,12 +312,12 @@ final class PageTests: XCTestCase {
     model.system.host.runDevices = {
       rounds += 1
       if rounds == 2 {
-        memory.record(frame)!.claims = .exclusive
+        memory.record(frame)!.busyWord = .xbusy
         memory.free(page: frame, .cached)
       }
       return rounds < 5
     }
-    XCTAssertEqual(try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never), frame)
+    XCTAssertEqual(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never), frame)
     XCTAssertEqual(rounds, 2)
     XCTAssertEqual(memory.cachedCount, .zero)
     model.system.check()
@@ -341,13 +341,13 @@ final class PageTests: XCTestCase {
         let word = UInt64(index) << 20 | 0xabc
         if let frame = pages[index] {
           if map.pointer(to: frame).load(as: UInt64.self) != word { XCTFail("a page's contents") }
-          memory.record(frame)!.claims = .exclusive
+          memory.record(frame)!.busyWord = .xbusy
           memory.free(page: frame, .cached)
           (pages[index], hints[index]) = (nil, frame)
           continue
         }
         if let hint = hints[index] {
-          switch memory.reactivate(hint, owner: 9, index: UInt64(index), level: .normal) {
+          switch memory.reactivate(hint, owner: 9, index: UInt64(index), priority: .normal) {
           case .taken:
             pages[index] = hint
             counts.taken += 1
@@ -364,11 +364,11 @@ final class PageTests: XCTestCase {
         pages[index] = frame
       }
       for case let frame? in pages {
-        memory.record(frame)!.claims = .exclusive
+        memory.record(frame)!.busyWord = .xbusy
         memory.free(page: frame, .dropped)
       }
       for (index, hint) in hints.enumerated() {
-        if let hint { memory.forget(cached: hint, owner: 9, index: UInt64(index)) }
+        if let hint { memory.discard(cached: hint, owner: 9, index: UInt64(index)) }
       }
     }
     XCTAssertGreaterThan(counts.taken, 0)

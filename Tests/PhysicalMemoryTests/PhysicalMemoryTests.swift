@@ -69,9 +69,11 @@ final class BuddyTests: XCTestCase {
     let system = try System(frames: [(0, 1024)])
     let memory = system.memory!
     var frames: [FrameNumber] = []
-    for level in [Level.normal, .system, .interrupt] {
-      while let frame = try? memory.allocate(Order(0), role: .wired, level: level) { frames.append(frame) }
-      XCTAssertEqual(memory.freeCount, memory.reserve(for: level))
+    for priority in [AllocationPriority.normal, .system, .interrupt] {
+      while let frame = try? memory.allocate(Order(0), role: .wired, priority: priority) {
+        frames.append(frame)
+      }
+      XCTAssertEqual(memory.freeCount, memory.reserve(for: priority))
     }
     XCTAssertEqual(memory.freeCount, .zero)
     system.check()

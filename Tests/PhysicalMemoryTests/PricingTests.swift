@@ -27,12 +27,12 @@ final class PricingTests: XCTestCase {
 
   private enum Kind: Int, CaseIterable { case free, clean, dirty, claimed, fixed }
 
-  /// Memory full of pages, of which some are free, dirty, held and wired: more or fewer in each stretch of 200 frames.
+  /// Memory full of pages, of which some are free, dirty, held and wired: more or fewer in each extent of 200 frames.
   private func fill(_ memory: PhysicalMemory, _ random: inout SeededRandom) {
-    var (stretch, densities) = (UInt32.max, [UInt64](repeating: 0, count: 4))
+    var (extent, densities) = (UInt32.max, [UInt64](repeating: 0, count: 4))
     for frame in fillWithPages(memory).sorted() {
-      if frame.rawValue / 200 != stretch {
-        stretch = frame.rawValue / 200
+      if frame.rawValue / 200 != extent {
+        extent = frame.rawValue / 200
         densities = [
           [0, 0, 100, 500, 950][Int(random.below(5))], [0, 500, 900, 1000][Int(random.below(4))],
           [0, 0, 0, 5][Int(random.below(4))], [0, 0, 0, 0, 3, 30][Int(random.below(6))],
@@ -45,8 +45,8 @@ final class PricingTests: XCTestCase {
       if random.below(1000) < densities[3] {
         wirePage(memory, frame.rawValue)
       } else if random.below(1000) < densities[2] {
-        memory.record(frame)!.claims = Claims(rawValue: 1 << 12)
-      } else if random.below(1000) < densities[0], !memory.record(frame)!.glance.isDirty {
+        memory.record(frame)!.busyWord = BusyWord(rawValue: 1 << 12)
+      } else if random.below(1000) < densities[0], !memory.record(frame)!.snapshot.isDirty {
         freePage(memory, frame.rawValue)
       }
     }
@@ -56,8 +56,8 @@ final class PricingTests: XCTestCase {
     (0..<top).map {
       let what = memory.whatIs(FrameNumber($0))
       if what.role == .free { return .free }
-      guard what.role == .pageable, what.claims.wires == 0 else { return .fixed }
-      if what.claims != .none { return .claimed }
+      guard what.role == .pageable, what.busyWord.wires == 0 else { return .fixed }
+      if what.busyWord != .none { return .claimed }
       return what.pageFlags.contains(.dirty) ? .dirty : .clean
     }
   }
@@ -137,9 +137,9 @@ final class PricingTests: XCTestCase {
       let system = try System(frames: [(512, 16_000)])
       let memory = system.memory!
       for frame in fillWithPages(memory).map(\.rawValue) {
-        let (piece, offset) = (frame / 512, frame % 512)
+        let (pageblock, offset) = (frame / 512, frame % 512)
         let row = 5 * lucky..<5 * lucky + 256
-        if piece == lucky ? !row.contains(offset) : offset % 2 == 0 { freePage(memory, frame) }
+        if pageblock == lucky ? !row.contains(offset) : offset % 2 == 0 { freePage(memory, frame) }
       }
       for count in [64, 200, 256] as [UInt64] {
         let answer = memory.candidate(

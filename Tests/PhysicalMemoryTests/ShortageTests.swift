@@ -9,17 +9,17 @@ final class ShortageTests: XCTestCase {
   func testItIsRaisedBelowTheMarkAndStaysSoUntilNoted() throws {
     let system = try System(frames: [(256, 256)])
     let physical = system.memory!
-    func isRaised() -> Bool { physical.state.pointee.alarm.isRaised.load(ordering: .relaxed) }
+    func isRaised() -> Bool { physical.state.pointee.lowMemory.isRaised.load(ordering: .relaxed) }
     _ = try physical.allocate(Order(2), role: .wired)
     XCTAssertFalse(isRaised(), "nobody listens")
     let mark = physical.freeCount - PageCount(UInt64(4))
-    physical.setAlarm(below: mark)
+    physical.setLowMemoryMark(below: mark)
     _ = try physical.allocate(Order(2), role: .wired)
     XCTAssertEqual(physical.freeCount, mark)
     XCTAssertFalse(isRaised())
     let frame = try physical.allocate(Order(0), role: .wired)
     XCTAssertTrue(isRaised())
-    physical.awaitAlarm(.few)
+    physical.awaitLowMemory(.few)
     XCTAssertFalse(isRaised())
     physical.free(frame, Order(0))
     XCTAssertFalse(isRaised())
@@ -32,8 +32,8 @@ final class ShortageTests: XCTestCase {
         }, 1)
       XCTAssertTrue(isRaised())
     }
-    physical.awaitAlarm(.few)
-    physical.setAlarm(below: .zero)
+    physical.awaitLowMemory(.few)
+    physical.setLowMemoryMark(below: .zero)
     _ = try physical.allocate(Order(0), role: .wired)
     XCTAssertFalse(isRaised())
   }
@@ -42,17 +42,17 @@ final class ShortageTests: XCTestCase {
     let system = try System(frames: [(256, 256)])
     while (try? system.memory.allocate(Order(0), role: .wired)) != nil {}
     XCTAssertThrowsError(
-      try system.memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
-    XCTAssertTrue(system.memory.state.pointee.alarm.isUrgent.load(ordering: .relaxed))
-    XCTAssertFalse(system.memory.state.pointee.alarm.isRaised.load(ordering: .relaxed))
+      try system.memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertTrue(system.memory.state.pointee.lowMemory.isUrgent.load(ordering: .relaxed))
+    XCTAssertFalse(system.memory.state.pointee.lowMemory.isRaised.load(ordering: .relaxed))
   }
 
   /// Nobody's pages would be given up for it, for ever.
   func testNobodyWaitsForMoreThanThereIs() throws {
     let system = try System(frames: [(256, 256)])
     XCTAssertThrowsError(
-      try system.memory.allocate(Order(9), role: .wired, level: .normal, waitUntil: .never))
+      try system.memory.allocate(Order(9), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(system.memory.state.pointee.events.pointee.waits.value, 0)
-    XCTAssertFalse(system.memory.state.pointee.alarm.isUrgent.load(ordering: .relaxed))
+    XCTAssertFalse(system.memory.state.pointee.lowMemory.isUrgent.load(ordering: .relaxed))
   }
 }

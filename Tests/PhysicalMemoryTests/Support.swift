@@ -1,4 +1,4 @@
-// A small machine with its physical memory up, for the tests of this floor.
+// A small machine with its physical memory up, for the tests of this layer.
 
 import HostMachine
 import MemoryPrimitives
@@ -44,7 +44,7 @@ final class System {
   func open() throws { memory = try PhysicalMemory.create(machine: host.machine, map: map, early: early) }
 
   func check(_ file: StaticString = #filePath, _ line: UInt = #line) {
-    if let broken = memory.checkInvariants() { XCTFail("law \(broken)", file: file, line: line) }
+    if let broken = memory.checkInvariants() { XCTFail("invariant \(broken)", file: file, line: line) }
   }
 
   /// The role of each frame up to the highest one, read record by record.
@@ -58,7 +58,7 @@ struct Snapshot: Equatable {
   var blocks: [UInt64] = []
   var roles: [UInt64] = []
   var counts: [UInt64] = []
-  var pieces: [PieceCounts] = []
+  var pageblocks: [PageblockCounts] = []
 
   init(_ memory: PhysicalMemory) {
     memory.forEachFreeBlock { blocks.append(UInt64($0.rawValue) << 8 | UInt64($1.rawValue)) }
@@ -66,6 +66,6 @@ struct Snapshot: Equatable {
     for role in 0..<FrameRole.count {
       counts.append(memory.count(FrameRole(rawValue: UInt8(role))!).rawValue)
     }
-    memory.forEachPiece { pieces.append($0) }
+    memory.forEachPageblock { pageblocks.append($0) }
   }
 }

@@ -38,9 +38,9 @@ final class FaultTests: XCTestCase {
     assertFault(system, .notAllocated, memory.recordsRun.first.rawValue)
     assertFault(system, .doubleFree, frame, 9)
     assertFault(system, .doubleFree, 3000)
-    memory.record(FrameNumber(frame + 3))!.claims = Claims(rawValue: 2)
+    memory.record(FrameNumber(frame + 3))!.busyWord = BusyWord(rawValue: 2)
     assertFault(system, .notAllocated, frame, 8)
-    memory.record(FrameNumber(frame + 3))!.claims = .wiredOnce
+    memory.record(FrameNumber(frame + 3))!.busyWord = .wiredOnce
     let faults = system.host.faults { memory.free(FrameNumber(frame), Order(19)) }
     XCTAssertEqual(faults.map(\.kind), [.wrongSize])
     memory.free(FrameNumber(frame), Order(3))
@@ -80,7 +80,7 @@ final class FailureTests: XCTestCase {
       ("order", { _ = try memory.allocate(Order(2), role: .wired) }),
       (
         "order, waiting",
-        { _ = try memory.allocate(Order(2), role: .wired, level: .normal, waitUntil: .never) }
+        { _ = try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never) }
       ),
       ("run", { _ = try memory.allocate(run: PageCount(UInt64(30)), role: .wired) }),
       ("given frame", { try memory.allocate(frame: FrameNumber(700), role: .wired) }),
@@ -132,7 +132,7 @@ final class FailureTests: XCTestCase {
       XCTAssertThrowsError(try memory.allocate(run: PageCount(count), role: .wired))
     }
     XCTAssertThrowsError(
-      try memory.allocate(Order(11), role: .wired, level: .interrupt, waitUntil: .never))
+      try memory.allocate(Order(11), role: .wired, priority: .interrupt, waitUntil: .never))
     var reasons: [String] = []
     log.forEach { reasons.append($0.reason.description) }
     XCTAssertEqual(reasons, ["shortage", "shortage", "never"])
@@ -167,7 +167,7 @@ final class FailureTests: XCTestCase {
 }
 
 /// Random requests; each frame is stamped when taken and checked when freed.
-func hammer(_ memory: PhysicalMemory, _ seed: UInt64, _ operations: Int, _ level: Level) {
+func hammer(_ memory: PhysicalMemory, _ seed: UInt64, _ operations: Int, _ priority: AllocationPriority) {
   var random = SeededRandom(seed: seed)
   var given: [FrameRun] = []
   let map = memory.machine.directMap
@@ -186,10 +186,10 @@ func hammer(_ memory: PhysicalMemory, _ seed: UInt64, _ operations: Int, _ level
         run = try? memory.allocate(
           run: PageCount(1 + random.below(random.oneIn(10) ? 1500 : 20)),
           where: RunConstraints(alignment: Alignment(4096 << random.below(4))!), role: .contiguous,
-          level: level)
+          priority: priority)
       } else {
         let order = Order(UInt8(random.below(random.oneIn(10) ? 11 : 3)))
-        run = (try? memory.allocate(order, role: .slab, level: level)).map {
+        run = (try? memory.allocate(order, role: .slab, priority: priority)).map {
           FrameRun(first: $0, count: order.frames)
         }
       }
@@ -229,7 +229,7 @@ final class ConcurrencyTests: XCTestCase {
       if held.count > 40 {
         memory.free(held.removeLast(), Order(0))
         memory.free(held.removeFirst(), Order(0))
-      } else if let frame = try? memory.allocate(Order(0), role: .wired, level: .interrupt) {
+      } else if let frame = try? memory.allocate(Order(0), role: .wired, priority: .interrupt) {
         held.append(frame)
       }
     } _: {
@@ -252,7 +252,7 @@ final class ConcurrencyTests: XCTestCase {
       if index == 0 {
         for _ in 0..<50 {
           granted.append(
-            try! memory.allocate(Order(0), role: .kmem, level: .normal, waitUntil: .never))
+            try! memory.allocate(Order(0), role: .kmem, priority: .normal, waitUntil: .never))
         }
       } else {
         for _ in 0..<50 {
@@ -274,11 +274,11 @@ final class ConcurrencyTests: XCTestCase {
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
     let before = Snapshot(memory)
     XCTAssertThrowsError(
-      try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
+      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(Snapshot(memory), before)
-    while (try? memory.allocate(Order(0), role: .wired, level: .interrupt)) != nil {}
+    while (try? memory.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {}
     XCTAssertThrowsError(
-      try memory.allocate(Order(0), role: .wired, level: .interrupt, waitUntil: .never))
+      try memory.allocate(Order(0), role: .wired, priority: .interrupt, waitUntil: .never))
     XCTAssertEqual(memory.freeCount, .zero)
     // Devices that free something wake the sleeper.
     nonisolated(unsafe) var rounds = 0
@@ -292,7 +292,7 @@ final class ConcurrencyTests: XCTestCase {
       }
       return rounds < 5
     }
-    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(rounds, 3)
     system.check()
   }
@@ -307,7 +307,7 @@ final class ConcurrencyTests: XCTestCase {
       if rounds == 1 { try! memory.setReserve(.zero, for: .normal) }
       return rounds < 5
     }
-    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(rounds, 1)
     system.check()
   }
@@ -325,7 +325,7 @@ final class ConcurrencyTests: XCTestCase {
       return rounds < 100
     }
     XCTAssertThrowsError(
-      try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: Tick(10)))
+      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
     XCTAssertEqual(rounds, 10)
     XCTAssertEqual(Snapshot(memory), before)
   }
@@ -344,9 +344,9 @@ final class ConcurrencyTests: XCTestCase {
       if (try? shared.allocate(Order(0), role: .slab)) == nil { refused += 1 }
       return true
     }
-    _ = try memory.allocate(Order(2), role: .wired, level: .normal, waitUntil: .never)
+    _ = try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never)
     XCTAssertEqual(refused, 4)
-    XCTAssertNotNil(try? memory.allocate(Order(0), role: .slab, level: .system))
+    XCTAssertNotNil(try? memory.allocate(Order(0), role: .slab, priority: .system))
     system.check()
   }
 
@@ -373,16 +373,16 @@ final class ConcurrencyTests: XCTestCase {
       case 1:
         XCTAssertFalse(isServed())
         XCTAssertEqual(memory.awaited, order.frames + memory.reserve(for: .normal))
-        memory.letOthersPass()
+        memory.parkUnservableWaiters()
         XCTAssertTrue(isServed())
         XCTAssertEqual(memory.awaited, .zero)
-        XCTAssertTrue(memory.hasPassed)
+        XCTAssertTrue(memory.hasParkedWaiters)
       case 2:
-        memory.letReturn()
+        memory.unparkWaiters()
         XCTAssertFalse(isServed())
-        XCTAssertFalse(memory.hasPassed)
+        XCTAssertFalse(memory.hasParkedWaiters)
         XCTAssertGreaterThan(memory.awaited, order.frames)
-        memory.letOthersPass()
+        memory.parkUnservableWaiters()
         XCTAssertTrue(isServed())
       case 3:
         for frame in frames { memory.free(frame, Order(0)) }
@@ -390,9 +390,9 @@ final class ConcurrencyTests: XCTestCase {
       }
       return true
     }
-    XCTAssertNoThrow(try memory.allocate(order, role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(order, role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(rounds, 3)
-    XCTAssertFalse(memory.hasPassed)
+    XCTAssertFalse(memory.hasParkedWaiters)
     for page in pages { memory.free(page: page, .dropped) }
     system.check()
   }
@@ -404,14 +404,14 @@ final class ConcurrencyTests: XCTestCase {
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
     let host = system.host
     system.host.runDevices = {
-      memory.letOthersPass()
-      XCTAssertTrue(memory.hasPassed)
+      memory.parkUnservableWaiters()
+      XCTAssertTrue(memory.hasParkedWaiters)
       host.advance()
       return true
     }
     XCTAssertThrowsError(
-      try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: Tick(10)))
-    XCTAssertFalse(memory.hasPassed)
+      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
+    XCTAssertFalse(memory.hasParkedWaiters)
     XCTAssertEqual(memory.awaited, .zero)
     system.check()
   }

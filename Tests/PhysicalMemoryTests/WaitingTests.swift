@@ -40,8 +40,10 @@ final class WaitingTests: XCTestCase {
     }
 
     /// A block that was waited for; nil when that came to nothing.
-    func wait(_ order: Int, until deadline: Tick = .never, level: Level = .normal) -> FrameNumber? {
-      try? memory.allocate(Order(UInt8(order)), role: .kmem, level: level, waitUntil: deadline)
+    func wait(_ order: Int, until deadline: Tick = .never, priority: AllocationPriority = .normal)
+      -> FrameNumber?
+    {
+      try? memory.allocate(Order(UInt8(order)), role: .kmem, priority: priority, waitUntil: deadline)
     }
 
     /// Returns when so many threads sleep.
@@ -52,7 +54,7 @@ final class WaitingTests: XCTestCase {
         host.refusals, refusals, "refused for want of a wake-up", file: file, line: line)
       XCTAssertEqual(host.rescues, 0, "threads that were not woken", file: file, line: line)
       XCTAssertNil(memory.core.pointee.firstWaiter[0], file: file, line: line)
-      XCTAssertFalse(memory.hasPassed, file: file, line: line)
+      XCTAssertFalse(memory.hasParkedWaiters, file: file, line: line)
       system.check(file, line)
     }
   }
@@ -173,7 +175,7 @@ final class WaitingTests: XCTestCase {
         bed.giveAll()
       default:
         bed.awaitSleepers(2)
-        bed.memory.letOthersPass()
+        bed.memory.parkUnservableWaiters()
       }
     }
     bed.close()
@@ -209,7 +211,7 @@ final class WaitingTests: XCTestCase {
         moment += 1
       }
       system.host.withInterrupts(seed: 0, oneIn: 1, handler: interrupt) {
-        frame = try? memory.allocate(Order(0), role: .kmem, level: .normal, waitUntil: .never)
+        frame = try? memory.allocate(Order(0), role: .kmem, priority: .normal, waitUntil: .never)
       }
       XCTAssertNotNil(frame, "moment \(moments)")
       let happened = moment > moments && sleeps == 0
@@ -235,9 +237,9 @@ final class WaitingTests: XCTestCase {
       var raises = 0
       func raise(_ word: UnsafeRawPointer) {
         raises += 1
-        if raises == 1 { memory.raiseAlarm(shortage) }
+        if raises == 1 { memory.notifyLowMemory(shortage) }
       }
-      system.host.withClaims(.unlocked, handler: raise) { isHeard = memory.awaitAlarm(shortage) }
+      system.host.withClaims(.unlocked, handler: raise) { isHeard = memory.awaitLowMemory(shortage) }
       XCTAssertEqual(raises, 1)
       XCTAssertTrue(isHeard)
       XCTAssertEqual(sleeps, 0, "asleep beside an alarm")
@@ -252,10 +254,10 @@ final class WaitingTests: XCTestCase {
       nonisolated(unsafe) var sleeps = 0
       system.host.runDevices = {
         sleeps += 1
-        if sleeps == 1 { memory.raiseAlarm(shortage) }
+        if sleeps == 1 { memory.notifyLowMemory(shortage) }
         return sleeps == 1
       }
-      XCTAssertTrue(memory.awaitAlarm(shortage))
+      XCTAssertTrue(memory.awaitLowMemory(shortage))
       XCTAssertEqual(sleeps, 1)
     }
   }
@@ -274,18 +276,18 @@ final class WaitingTests: XCTestCase {
       sleeps += 1
       switch sleeps {
       case 1:
-        memory.record(frame)!.claims = .exclusive
+        memory.record(frame)!.busyWord = .xbusy
         memory.free(page: frame, .cached)
-        XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .refused)
+        XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .refused)
         XCTAssertEqual(memory.cachedCount, .one)
       case 2:
-        XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, level: .normal), .refused)
+        XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .refused)
         for next in taken { memory.free(next, Order(0)) }
       default: return false
       }
       return true
     }
-    XCTAssertNoThrow(try memory.allocate(Order(2), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(sleeps, 2)
     model.system.check()
   }
@@ -308,12 +310,12 @@ final class WaitingTests: XCTestCase {
         memory.allocate(pages: UnsafeMutableBufferPointer(start: $0, count: 1))
       }
       XCTAssertEqual(pages, 0)
-      XCTAssertNotNil(try? memory.allocate(frame: frame, role: .wired, level: .system))
+      XCTAssertNotNil(try? memory.allocate(frame: frame, role: .wired, priority: .system))
       memory.free(frame, Order(0))
       for next in taken { memory.free(next, Order(0)) }
       return true
     }
-    XCTAssertNoThrow(try memory.allocate(Order(2), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(sleeps, 1)
     system.check()
   }
@@ -325,14 +327,14 @@ final class WaitingTests: XCTestCase {
       (
         "a page",
         {
-          $0.record($1)!.claims = .exclusive
+          $0.record($1)!.busyWord = .xbusy
           $0.free(page: $1, .dropped)
         }
       ),
       (
         "a cached page",
         {
-          $0.record($1)!.claims = .exclusive
+          $0.record($1)!.busyWord = .xbusy
           $0.record($1)!.pageFlags = .valid
           $0.free(page: $1, .cached)
         }
@@ -340,7 +342,7 @@ final class WaitingTests: XCTestCase {
       (
         "many pages",
         { memory, frame in
-          memory.record(frame)!.claims = .exclusive
+          memory.record(frame)!.busyWord = .xbusy
           withUnsafePointer(to: frame) {
             memory.free(droppedPages: UnsafeBufferPointer(start: $0, count: 1))
           }
@@ -362,7 +364,7 @@ final class WaitingTests: XCTestCase {
         return sleeps == 1
       }
       XCTAssertNoThrow(
-        try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never), name)
+        try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never), name)
       XCTAssertEqual(sleeps, 1, "\(name) woke no waiter")
       system.check()
     }
@@ -376,7 +378,7 @@ final class WaitingTests: XCTestCase {
     var taken: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { taken.append(frame) }
     let run = FrameRun(first: taken[0], count: .one)
-    let isolation = try memory.isolate(run, level: .normal)
+    let isolation = try memory.isolate(run, priority: .normal)
     memory.free(run)
     XCTAssertEqual(memory.capturedCount(isolation), .one)
     nonisolated(unsafe) var sleeps = 0
@@ -385,7 +387,7 @@ final class WaitingTests: XCTestCase {
       if sleeps == 1 { memory.abandon(isolation) }
       return sleeps == 1
     }
-    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, level: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(sleeps, 1)
     system.check()
   }

@@ -56,7 +56,9 @@ final class ConcurrencyTests: XCTestCase {
       var random = SeededRandom(seed: number &+ round)
       var other = SeededRandom(seed: number &+ round &+ 1000)
       var model = Set<UInt64>()
-      func act(_ random: inout SeededRandom, _ live: inout [(Arena, UInt64, UInt64)], _ level: Level) {
+      func act(
+        _ random: inout SeededRandom, _ live: inout [(Arena, UInt64, UInt64)], _ priority: AllocationPriority
+      ) {
         if live.count < 40, !random.oneIn(3) {
           let arena = random.oneIn(2) ? root : heap
           let size = 1 + random.below(0x300)
@@ -64,7 +66,7 @@ final class ConcurrencyTests: XCTestCase {
             nocross: random.oneIn(3) ? Alignment(0x400) : nil,
             maximum: ArenaAddress(random.oneIn(3) ? 0x7fff : UInt64.max))
           if let place = try? arena.xalloc(
-            ArenaSize(size), wish, policy: random.oneIn(2) ? .bestFit : .instantFit, level: level)
+            ArenaSize(size), wish, policy: random.oneIn(2) ? .bestFit : .instantFit, priority: priority)
           {
             live.append((arena, place.rawValue, size))
             for unit in place.rawValue / 16...(place.rawValue + size - 1) / 16 {
@@ -99,16 +101,16 @@ final class ConcurrencyTests: XCTestCase {
       let bench = Bench()
       let arena = bench.arena()
       try arena.add(0...199_999)
-      // Holes of 32 with pieces of 1 between: all on one list, which holds 32 to 35.
-      var pieces: [UInt64] = []
+      // Holes of 32 with segments of 1 between: all on one list, which holds 32 to 35.
+      var segments: [UInt64] = []
       for index in 0..<6000 as Range<UInt64> {
         let size: UInt64 = index == 17 ? 34 : 32
-        pieces.append(arena.alloc(size)!)
+        segments.append(arena.alloc(size)!)
         _ = arena.alloc(1)!
       }
       let rest = arena.size(.largestFree).rawValue
       XCTAssertNotNil(arena.alloc(rest))
-      for (index, piece) in pieces.enumerated() { arena.free(piece, index == 17 ? 34 : 32) }
+      for (index, segment) in segments.enumerated() { arena.free(segment, index == 17 ? 34 : 32) }
       XCTAssertEqual(arena.size(.largestFree), ArenaSize(34))
       var random = SeededRandom(seed: historySeed(41) &+ round)
       var taken: [UInt64] = []
@@ -188,7 +190,7 @@ final class ConcurrencyTests: XCTestCase {
     bench.host.hasOtherThreads = false
     XCTAssertVmem(.noSpace) { () throws(VmemError) in try arena.alloc(ArenaSize(11), until: .never) }
     XCTAssertVmem(.noSpace) { () throws(VmemError) in
-      try arena.alloc(ArenaSize(11), level: .interrupt, until: .never)
+      try arena.alloc(ArenaSize(11), priority: .interrupt, until: .never)
     }
     XCTAssertEqual(arena.figures.failed, 3)
     XCTAssertEqual(arena.figures.waits, 2)

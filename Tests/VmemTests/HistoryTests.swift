@@ -7,7 +7,7 @@ import XCTest
 
 /// Random histories against a model, and each allocation point made to fail.
 final class HistoryTests: XCTestCase {
-  struct Piece {
+  struct Segment {
     var address: UInt64
     var size: UInt64
     var arena: Int
@@ -150,19 +150,19 @@ final class HistoryTests: XCTestCase {
     let arena = bench.arena()
     try arena.add(0...(1 << 40))
     var random = SeededRandom(seed: historySeed(5))
-    var live: [Piece] = []
+    var live: [Segment] = []
     for step in 0..<200_000 {
       if live.isEmpty || (live.count < 10_000 ? !random.oneIn(3) : random.oneIn(3)) {
         let size = 1 + random.below(random.oneIn(10) ? 10_000 : 100)
-        live.append(Piece(address: arena.alloc(size)!, size: size, arena: 0))
+        live.append(Segment(address: arena.alloc(size)!, size: size, arena: 0))
       } else {
         live.swapAt(Int(random.below(UInt64(live.count))), live.count - 1)
-        let piece = live.removeLast()
-        arena.free(piece.address, piece.size)
+        let segment = live.removeLast()
+        arena.free(segment.address, segment.size)
       }
       if step % 1000 == 0 { bench.check() }
     }
-    for piece in live { arena.free(piece.address, piece.size) }
+    for segment in live { arena.free(segment.address, segment.size) }
     bench.check()
   }
 
@@ -177,7 +177,7 @@ final class HistoryTests: XCTestCase {
     let arenas = [root, heap, small, other]
     let number = historySeed(7)
     var random = SeededRandom(seed: number)
-    var live: [Piece] = []
+    var live: [Segment] = []
     for step in 0..<6000 {
       if live.count < 50, !random.oneIn(2) {
         let which = Int(random.below(4))
@@ -203,22 +203,22 @@ final class HistoryTests: XCTestCase {
           let place = try arenas[which].xalloc(ArenaSize(size), wish, policy: policy).rawValue
           XCTAssertTrue(expected, "seed \(number) step \(step)")
           XCTAssertTrue(Model.satisfies(UInt128(place), UInt128(rounded), wish))
-          for piece in live {
+          for segment in live {
             XCTAssertTrue(
-              piece.address + (piece.size + 15) / 16 * 16 <= place || place + rounded <= piece.address)
+              segment.address + (segment.size + 15) / 16 * 16 <= place || place + rounded <= segment.address)
           }
-          live.append(Piece(address: place, size: size, arena: which))
+          live.append(Segment(address: place, size: size, arena: which))
         } catch {
           XCTAssertFalse(expected, "seed \(number) step \(step): \(size) \(wish)")
         }
       } else if let index = live.indices.randomElement(using: &random) {
-        let piece = live.remove(at: index)
-        arenas[piece.arena].free(piece.address, piece.size)
+        let segment = live.remove(at: index)
+        arenas[segment.arena].free(segment.address, segment.size)
       }
       bench.check()
       if testRun?.failureCount ?? 0 > 0 { return }
     }
-    for piece in live { arenas[piece.arena].free(piece.address, piece.size) }
+    for segment in live { arenas[segment.arena].free(segment.address, segment.size) }
     bench.check()
     XCTAssertEqual(root.size(.allocated), .zero)
     for arena in arenas.reversed() { arena.destroy() }
@@ -240,10 +240,10 @@ final class HistoryTests: XCTestCase {
         failures.pointee.hasFailed = false
         failures.pointee.countdown = point
         do throws(VmemError) {
-          let piece = try body()
+          let segment = try body()
           failures.pointee.countdown = -1
-          if let piece {
-            live.append((arena, piece.0, piece.1))
+          if let segment {
+            live.append((arena, segment.0, segment.1))
           }
           bench.check()
           // Passed without the failure: all points were tried. With it: it was a harmless one.

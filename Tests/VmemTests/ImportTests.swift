@@ -11,12 +11,12 @@ final class ImportTests: XCTestCase {
     let parent = bench.arena("parent", quantum: 4096)
     try parent.add(0...0xff_ffff)
     let child = bench.arena("child", quantum: 4096, source: .arena(parent), importUnit: 0x10000)
-    let piece = child.alloc(4096)!
+    let segment = child.alloc(4096)!
     XCTAssertEqual(parent.size(.allocated), ArenaSize(0x10000))
     XCTAssertEqual(child.size(.free), ArenaSize(0xf000))
     let second = child.alloc(4096)!
     XCTAssertEqual(child.figures.imports, 1)
-    child.free(piece, 4096)
+    child.free(segment, 4096)
     bench.check()
     XCTAssertEqual(parent.size(.allocated), ArenaSize(0x10000))
     child.free(second, 4096)

@@ -1,7 +1,7 @@
 import MemoryPrimitives
 import Vmem
 
-/// What an arena should hold: spans and busy pieces as sorted arrays, and brute force in 128 bits.
+/// What an arena should hold: spans and busy segments as sorted arrays, and brute force in 128 bits.
 struct Model {
   typealias Range = ClosedRange<UInt64>
   var spans: [Range] = []
@@ -11,9 +11,9 @@ struct Model {
     var all: [Range] = []
     for span in spans {
       var start = UInt128(span.lowerBound)
-      for piece in busy where span.contains(piece.lowerBound) {
-        if UInt128(piece.lowerBound) > start { all.append(UInt64(start)...(piece.lowerBound - 1)) }
-        start = UInt128(piece.upperBound) + 1
+      for segment in busy where span.contains(segment.lowerBound) {
+        if UInt128(segment.lowerBound) > start { all.append(UInt64(start)...(segment.lowerBound - 1)) }
+        start = UInt128(segment.upperBound) + 1
       }
       if start <= UInt128(span.upperBound) { all.append(UInt64(start)...span.upperBound) }
     }

@@ -33,23 +33,23 @@ final class TagTests: XCTestCase {
     bench.pageLimit = 0
     let arena = bench.arena()
     try arena.add(0...9999)
-    var pieces: [UInt64] = []
+    var segments: [UInt64] = []
     while true {
       do throws(VmemError) {
-        pieces.append(try arena.alloc(ArenaSize(1)).rawValue)
+        segments.append(try arena.alloc(ArenaSize(1)).rawValue)
       } catch {
         XCTAssertEqual(error, .noTags)
         break
       }
     }
-    XCTAssertGreaterThan(pieces.count, 100)
+    XCTAssertGreaterThan(segments.count, 100)
     XCTAssertEqual(bench.tags.figures.total, 127)
     XCTAssertEqual(arena.figures.failed, 1)
     bench.check()
     // A free needs no tag.
-    for piece in pieces where piece % 2 == 0 { arena.free(piece, 1) }
+    for segment in segments where segment % 2 == 0 { arena.free(segment, 1) }
     bench.check()
-    for piece in pieces where piece % 2 == 1 { arena.free(piece, 1) }
+    for segment in segments where segment % 2 == 1 { arena.free(segment, 1) }
     bench.check()
     XCTAssertEqual(arena.figures.freeSegments, 1)
   }
@@ -59,7 +59,7 @@ final class TagTests: XCTestCase {
     let arena = bench.arena()
     try arena.add(0...UInt64.max)
     var random = SeededRandom(seed: historySeed(3))
-    var pieces = (0..<40_000).map { _ in arena.alloc(1 + random.below(9))! }
+    var segments = (0..<40_000).map { _ in arena.alloc(1 + random.below(9))! }
     XCTAssertGreaterThan(bench.pagesOut, 300)
     XCTAssertGreaterThan(arena.figures.hashPages, 30)
     bench.check()
@@ -67,9 +67,9 @@ final class TagTests: XCTestCase {
       uniqueKeysWithValues: arena.segments().filter { $0.kind == .busy }.map {
         ($0.first.rawValue, $0.size.rawValue)
       })
-    pieces.shuffle(using: &random)
-    for (n, piece) in pieces.enumerated() {
-      arena.free(piece, sizes[piece]!)
+    segments.shuffle(using: &random)
+    for (n, segment) in segments.enumerated() {
+      arena.free(segment, sizes[segment]!)
       if n % 1000 == 0 { bench.check() }
     }
     bench.check()
@@ -86,14 +86,14 @@ final class TagTests: XCTestCase {
     bench.pageLimit = 0
     let arena = bench.arena()
     try arena.add(0...99_999)
-    let pieces = (0..<4000).map { _ in arena.alloc(1)! }
+    let segments = (0..<4000).map { _ in arena.alloc(1)! }
     XCTAssertEqual(arena.figures.hashPages, 0)
     bench.check()
     bench.pageLimit = 100
     let more = (0..<900).map { _ in arena.alloc(1)! }
     XCTAssertGreaterThan(arena.figures.hashPages, 0)
     bench.check()
-    for piece in pieces + more { arena.free(piece, 1) }
+    for segment in segments + more { arena.free(segment, 1) }
     bench.check()
     XCTAssertEqual(bench.pagesOut, Int(bench.tags.figures.pages.rawValue - 40))
   }
@@ -103,9 +103,9 @@ final class TagTests: XCTestCase {
     let bench = Bench(staticPages: 2)
     let arena = bench.arena()
     try arena.add(0...999)
-    let pieces = (0..<17).map { _ in arena.alloc(1)! }
+    let segments = (0..<17).map { _ in arena.alloc(1)! }
     XCTAssertEqual(arena.figures.hashPages, 1)
-    for piece in pieces { arena.free(piece, 1) }
+    for segment in segments { arena.free(segment, 1) }
     arena.destroy()
     bench.check()
     XCTAssertEqual(bench.tags.figures.hashPages, .zero)
@@ -117,14 +117,14 @@ final class TagTests: XCTestCase {
     let bench = Bench(staticPages: 70)
     let arena = bench.arena()
     try arena.add(0...99_999)
-    var pieces = (0..<8192).map { _ in arena.alloc(1)! }
+    var segments = (0..<8192).map { _ in arena.alloc(1)! }
     XCTAssertEqual(arena.figures.hashPages, 8)
     XCTAssertEqual(bench.pagesOut, 8)
     bench.pageLimit = 9
-    pieces += (0..<8).map { _ in arena.alloc(1)! }
+    segments += (0..<8).map { _ in arena.alloc(1)! }
     XCTAssertEqual(arena.figures.hashPages, 9)
     bench.check()
-    for piece in pieces { arena.free(piece, 1) }
+    for segment in segments { arena.free(segment, 1) }
     bench.check()
     arena.destroy()
     bench.check()
@@ -145,13 +145,13 @@ final class TagTests: XCTestCase {
     XCTAssertEqual(links.link(page(0x1000 + (32 << 30) - 32)), Link(0x3fff_ffff))
   }
 
-  func testTheCheckerSeesEachLawBroken() throws {
+  func testTheCheckerSeesEachInvariantBroken() throws {
     let bench = Bench()
     let arena = bench.arena(quantum: 16)
     try arena.add(0...0xffff)
     try arena.add(0x20000...0x2ffff)
-    let pieces = (0..<40).map { _ in arena.alloc(32)! }
-    for piece in pieces.prefix(20) where piece % 64 == 0 { arena.free(piece, 32) }
+    let segments = (0..<40).map { _ in arena.alloc(32)! }
+    for segment in segments.prefix(20) where segment % 64 == 0 { arena.free(segment, 32) }
     bench.check()
     let core = arena.state.pointee.core.quiet
     func breaks(_ make: () -> Void, _ mend: () -> Void, line: UInt = #line) {
@@ -163,7 +163,7 @@ final class TagTests: XCTestCase {
       if let broken = bench.tags.checkInvariants() { XCTFail("\(broken)", line: line) }
     }
     let links = core.pointee.links
-    let busy = links[core.pointee.hash.find(pieces[39])]
+    let busy = links[core.pointee.hash.find(segments[39])]
     let span = links[core.pointee.firstSpan]
     let second = links[span.pointee.next]
     let free = links[core.pointee.lists.head[2]]
@@ -210,7 +210,7 @@ final class TagTests: XCTestCase {
     let parent = bench.arena("parent")
     let child = bench.arena("child", source: .arena(parent))
     try parent.add(0...999)
-    let piece = child.alloc(10)!
+    let segment = child.alloc(10)!
     XCTAssertNil(child.alloc(2000))
     func value(_ name: String) -> UInt64? {
       (0..<statistics.count).map { statistics[$0] }.first { "\($0.name)" == name }?.value
@@ -221,7 +221,7 @@ final class TagTests: XCTestCase {
     XCTAssertEqual(value("vmem.imports"), 1)
     XCTAssertEqual(value("vmem.segments"), 3)
     XCTAssertEqual(value("vmem.tags.total"), 127)
-    child.free(piece, 10)
+    child.free(segment, 10)
     XCTAssertEqual(value("vmem.releases"), 1)
     XCTAssertEqual(value("vmem.frees"), 2)
     XCTAssertEqual(value("vmem.segments"), 1)

@@ -54,8 +54,8 @@ final class ArenaTests: XCTestCase {
     let bench = Bench()
     let arena = bench.arena()
     try arena.add(100...399)
-    let pieces = (0..<3).map { _ in arena.alloc(100)! }
-    XCTAssertEqual(pieces, [100, 200, 300])
+    let segments = (0..<3).map { _ in arena.alloc(100)! }
+    XCTAssertEqual(segments, [100, 200, 300])
     arena.free(100, 100)
     arena.free(300, 100)
     bench.check()
@@ -69,7 +69,7 @@ final class ArenaTests: XCTestCase {
   func testBestFitTakesTheSmallestThatFits() throws {
     let bench = Bench()
     let arena = bench.arena()
-    // Free pieces of 300, 280, 260 (one class), 400, with busy pieces of 1 between.
+    // Free segments of 300, 280, 260 (one class), 400, with busy segments of 1 between.
     var start: UInt64 = 0
     var holes: [UInt64: UInt64] = [:]
     try arena.add(0...2000)

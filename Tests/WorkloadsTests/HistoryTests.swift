@@ -2,7 +2,7 @@ import MemoryPrimitives
 import Workloads
 import XCTest
 
-/// Random histories over one live system: every floor keeps its laws, gives everything back, and ends with a
+/// Random histories over one live system: every layer keeps its invariants, gives everything back, and ends with a
 /// checksum that depends on the seed only.
 final class HistoryTests: XCTestCase {
   private func run(
@@ -28,7 +28,7 @@ final class HistoryTests: XCTestCase {
   func testKernelSpace() throws { _ = try run(.kernelSpace) }
   func testKmem() throws { _ = try run(.kmem) }
 
-  func testAllLawsHoldAfterEveryOperationOnASmallMachine() throws {
+  func testAllInvariantsHoldAfterEveryOperationOnASmallMachine() throws {
     for kind in (0..<HistoryKind.count).map({ HistoryKind(rawValue: UInt8($0))! }) {
       let system = try SmallSystem(.mebibytes(3))
       let outcome = system.run(HistoryPlan(kind, seed: testSeed, operations: 500, checkEvery: 1))
@@ -40,7 +40,7 @@ final class HistoryTests: XCTestCase {
   func testChecksumsDependOnTheSeedOnly() throws {
     for kind in (0..<HistoryKind.count).map({ HistoryKind(rawValue: UInt8($0))! }) {
       let first = try run(kind, seed: 1, operations: 3000)
-      // Laws may be looked at or not: looking changes nothing.
+      // Invariants may be looked at or not: looking changes nothing.
       let second = try run(kind, seed: 1, operations: 3000, checkEvery: 0)
       let other = try run(kind, seed: 2, operations: 3000)
       XCTAssertEqual(first.checksum, second.checksum, "\(kind)")

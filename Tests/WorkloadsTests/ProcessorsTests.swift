@@ -67,15 +67,15 @@ private final class Bed: @unchecked Sendable {
 
   /// This thread is about to be processor `index`.
   private func listen(_ index: Int) {
-    processors[index].buffer.forget(0, 1 << 52)
+    processors[index].buffer.invalidate(0, 1 << 52)
     cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
     cp_processor().pointee.invalidate = { context, address in
       let (bed, index) = (Bed.from(context), Int(cp_processor_index()))
       if index == bed.deaf { return }
       if address == .max {
-        bed.processors[index].buffer.forget(0, 1 << 52)
+        bed.processors[index].buffer.invalidate(0, 1 << 52)
       } else {
-        bed.processors[index].buffer.forget(address, 1)
+        bed.processors[index].buffer.invalidate(address, 1)
       }
     }
   }
@@ -83,7 +83,7 @@ private final class Bed: @unchecked Sendable {
   /// The processor that this thread is. One that is not told what to forget forgets all each time.
   private var mine: SoftwareProcessor {
     let processor = processors[Int(cp_processor_index())]
-    if cp_processor().pointee.invalidate == nil { processor.buffer.forget(0, 1 << 52) }
+    if cp_processor().pointee.invalidate == nil { processor.buffer.invalidate(0, 1 << 52) }
     return processor
   }
 
@@ -163,7 +163,7 @@ private final class Bed: @unchecked Sendable {
   }
 }
 
-/// All floors at once, by several processors with real threads.
+/// All layers at once, by several processors with real threads.
 final class ProcessorsTests: XCTestCase {
   /// So many workers, and as many processors to spare for threads that come and go.
   private func stress(
@@ -185,7 +185,7 @@ final class ProcessorsTests: XCTestCase {
     let outcome = try stress(workers: workers, seed: historySeed(seed))
     if let trouble = outcome.trouble {
       XCTFail(
-        "\(trouble.law): at \(String(trouble.subject, radix: 16)), found \(String(trouble.found, radix: 16)), "
+        "\(trouble.invariant): at \(String(trouble.subject, radix: 16)), found \(String(trouble.found, radix: 16)), "
           + "expected \(String(trouble.expected, radix: 16)), on processor \(trouble.processor); seed \(seed)",
         file: file, line: line)
     }

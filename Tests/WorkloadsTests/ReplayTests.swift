@@ -59,7 +59,7 @@ final class ReplayTests: XCTestCase {
     XCTAssertEqual(summary.lost, 0)
   }
 
-  func testBlocksAreFreedInPiecesAndAcrossBlocks() throws {
+  func testBlocksAreFreedInPartsAndAcrossBlocks() throws {
     var trace = WrittenTrace()
     for block in 0..<4 as Range<UInt32> { trace.pages(.pageAlloc, block * 4, order: 2) }
     trace.pages(.pageFree, 1)
@@ -95,7 +95,7 @@ final class ReplayTests: XCTestCase {
 
   func testWhatFindsNoMemoryIsSkippedAndSoIsItsFree() throws {
     var trace = WrittenTrace()
-    trace.pages(.pageAlloc, 0, order: 11)  // more in one piece than 8 MiB has left
+    trace.pages(.pageAlloc, 0, order: 11)  // more in one run than 8 MiB has left
     trace.pages(.pageFree, 0, order: 11)
     trace.kmalloc(0, 16 << 20)
     trace.kfree(0)

@@ -52,7 +52,7 @@ final class ReplayThreadsTests: XCTestCase {
     XCTAssertTrue(summary.succeeded, summary.text)
   }
 
-  func testPiecesOfBlocksAndBlocksOfPiecesStayTogether() throws {
+  func testPartsOfBlocksAndBlocksOfPartsStayTogether() throws {
     var trace = WrittenTrace()
     for block in 0..<32 as Range<UInt32> { trace.pages(.pageAlloc, block * 4, order: 2, .softInterrupt) }
     for block in 0..<32 as Range<UInt32> {

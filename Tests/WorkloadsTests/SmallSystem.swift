@@ -4,7 +4,7 @@ import MemoryPrimitives
 import PhysicalMemory
 import Workloads
 
-/// All floors over a simulated machine.
+/// All layers over a simulated machine.
 final class SmallSystem {
   let host: HostMachine
   let memory: KernelMemory

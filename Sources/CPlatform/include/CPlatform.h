@@ -1,4 +1,4 @@
-// The seam between the core and the machine that it runs on: static inline primitives, one set for
+// The platform interface between the core and the machine that it runs on: static inline primitives, one set for
 // bare x86-64 and one for an ordinary process, and the C types that cross an upcall.
 //
 // Nothing here holds state of an instance: a processor's own words are the only state, reached by gs
@@ -49,7 +49,7 @@ struct cp_processor {
   void *_Nullable thread;          // 24: kernel only: who runs here
   struct cp_lock_waits *_Nullable waits;  // 32: where waits for locks are counted, if anywhere
   uint32_t held_sleeping;          // 40: rank of the innermost sleeping lock that the thread here holds
-  uint32_t measuring;              // 44: whether stretches with a spin lock held are measured
+  uint32_t measuring;              // 44: whether intervals with a spin lock held are measured
   uint64_t held_since;             // 48: cycles when the outermost spin lock was taken, 0 when not measured
   uint64_t longest_off;            // 56: the most cycles that interrupts were off, as far as that is measured
   /// Host only: called when interrupts are switched on again; null when nothing is pending.
@@ -348,10 +348,10 @@ CP_INLINE uint8_t *cp_processor_name(struct cp_processor_row *row) { return row-
 /// every call. None is made with a spin lock held, except `report_fault` on the way to a stop.
 struct cp_upcalls {
   void *_Nullable context;
-  /// Takes a `FaultReport` (floor 1). Returns only where a test is to see what happens next.
+  /// Takes a `FaultReport` (layer 1). Returns only where a test is to see what happens next.
   void (*report_fault)(void *_Nullable context, const void *report);
   uint64_t (*tick)(void *_Nullable context);
-  /// Makes every processor forget `count` runs of pages; returns when all have.
+  /// Makes every processor invalidate `count` runs of pages; returns when all have.
   void (*shoot_down)(void *_Nullable context, const struct cp_page_run *runs, uint32_t count);
   /// Runs `body` on another processor, or on this one, with interrupts off; returns when it has run.
   void (*run_on)(void *_Nullable context, uint32_t processor, void (*body)(void *), void *argument);

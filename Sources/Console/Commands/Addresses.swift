@@ -22,8 +22,8 @@ extension Console {
     let table = table("pagetable")
     table.column("level", .figure)
     table.column("index", .figure)
-    table.column("entry at", .words, key: "entry_at")
-    table.column("says", .words)
+    table.column("entry at", .text, key: "entry_at")
+    table.column("says", .text)
     var levels = 0
     memory.pageTables.walk(address) { step in
       levels += 1
@@ -59,7 +59,7 @@ extension Console {
     }
     let frame = translation.physical.frame
     let role =
-      ramDisk(translation.physical.rawValue) == nil ? physical.whatIs(frame).role.words : "the RAM disk"
+      ramDisk(translation.physical.rawValue) == nil ? physical.whatIs(frame).role.description : "the RAM disk"
     print(
       "Physical \(physicalAddress(translation.physical)), frame \(frame): \(role); whatis tells whose.")
   }
@@ -73,7 +73,7 @@ extension Console {
     guard entry.isPresent else { return ("not present", Line()) }
     let says: Line =
       "leaf of \(step.level.span.bytes) at \(physicalAddress(entry.address(at: step.level))), \(rights(entry.protection))"
-    var marks: Line = ", \(entry.attribute(at: step.level).words)"
+    var marks: Line = ", \(entry.attribute(at: step.level).description)"
     if entry.isGlobal { marks.append(", global") }
     if entry.isAccessed { marks.append(", accessed") }
     if entry.isDirty { marks.append(", dirty") }
@@ -93,12 +93,12 @@ extension Console {
   private func mappings() {
     let tables = memory.pageTables
     let table = table("mapping")
-    table.column("from", .words)
+    table.column("from", .text)
     table.column("size", .sum, key: "bytes")
-    table.column("to", .words)
+    table.column("to", .text)
     table.column("leaf", .figure, key: "leaf_bytes")
-    table.column("rights", .words)
-    table.column("cached", .words)
+    table.column("rights", .text)
+    table.column("cached", .text)
     var last: MappedRun?
     var pageable: PageableRange?
     var mapped = PageCount.zero
@@ -138,7 +138,7 @@ extension Console {
       table.text(physicalAddress(run.physical))
       table.size(run.level.span.bytes)
       table.text(rights(run.protection))
-      table.text(run.attribute.words)
+      table.text(run.attribute.description)
       table.end()
       last = nil
     }
@@ -200,7 +200,7 @@ extension Console {
 
   private func arenas() {
     let table = table("arena")
-    table.column("arena", .words)
+    table.column("arena", .text)
     table.column("size", .figure, key: "bytes")
     table.column("in use", .figure, key: "bytes_in_use")
     table.column("largest free", .figure, key: "bytes_largest_free")
@@ -239,10 +239,10 @@ extension Console {
   private func segments(of arena: Arena) {
     let isAddresses = arena.contents == .addresses
     let table = table("segment")
-    table.column("from", .words)
+    table.column("from", .text)
     table.column("size", .figure, key: "bytes")
-    table.column("what", .words)
-    table.column("asked for by", .words, key: "site")
+    table.column("what", .text)
+    table.column("asked for by", .text, key: "site")
     var (busy, free, spans) = (UInt64(0), UInt64(0), UInt64(0))
     arena.walk { segment in
       var what: Line
@@ -263,9 +263,9 @@ extension Console {
         let range =
           isAddresses ? memory.pageTables.range(at: start) ?? memory.pageTables.range(at: start + .one) : nil
         if let kind = range.flatMap({ RangeKind(rawValue: $0.tag.rawValue) }) {
-          what = "  \(kind.words)"
+          what = "  \(kind.description)"
         } else if isAddresses && memory.pageTables.isPrepared(start) {
-          what = "  \(RangeKind.pageable.words)"
+          what = "  \(RangeKind.pageable.description)"
         }
       }
       table.begin()

@@ -1,4 +1,4 @@
-// What a person sees on arriving: a line a floor, what it found and took, and the command that shows more.
+// What a person sees on arriving: a line a layer, what it found and took, and the command that shows more.
 
 import CPlatform
 import KernelMemory
@@ -21,28 +21,28 @@ extension Console {
       usable += 1
       usableBytes = usableBytes &+ cp_boot_ranges(boot)[i].length
     }
-    floor(
+    layer(
       "memory map",
       "\(count: UInt64(boot.pointee.range_count), "range"), \(count: usable) of them usable: \(ByteCount(usableBytes))",
       "memmap")
-    let setAside = memory.setAside.pages
-    if setAside > .zero { floor("RAM disk", "\(setAside.bytes), cut off the top of memory", "sysctl swap") }
+    let carveOut = memory.carveOut.pages
+    if carveOut > .zero { layer("RAM disk", "\(carveOut.bytes), cut off the top of memory", "sysctl swap") }
     let tables = memory.pageTables
     var largest = TableLevel.pages
     if tables.leafCount(.mebibytes2) > .zero { largest = .mebibytes2 }
     if tables.leafCount(.gibibytes) > .zero { largest = .gibibytes }
     let proven: StaticString = tables.proveWriteXorExecute() == nil ? "W^X proven" : "W^X BROKEN"
-    floor(
+    layer(
       "page tables",
       "\(count: tables.tableCount.rawValue, "table"), leaves up to \(largest.span.bytes); \(proven)",
       "pagetable")
-    floor(
+    layer(
       "frames",
       "\(count: physical.total.rawValue, "frame"), records of 32 bytes in \(physical.recordsRun.count.bytes)",
       "frames")
     var order = 18
     while order > 0 && blocks(UInt8(order)) == 0 { order -= 1 }
-    floor(
+    layer(
       "buddy",
       "\(count: physical.freeCount.rawValue) frames free, largest block \(Order(UInt8(order)).frames.bytes)",
       "buddy")
@@ -52,7 +52,7 @@ extension Console {
       if $0.hasSource { importing += 1 }
     }
     let kernel = memory.space.kernelArena
-    floor(
+    layer(
       "address space",
       "\(kernel.name) of \(ByteCount(kernel.size(.total).rawValue)), \(count: importing) of \(count: arenas) arenas import from it",
       "vmem")
@@ -61,16 +61,16 @@ extension Console {
       caches += 1
       slabs += $0.slabs
     }
-    floor("kmem", "\(count: caches, "cache"), \(count: slabs, "slab")", "kmem")
+    layer("kmem", "\(count: caches, "cache"), \(count: slabs, "slab")", "kmem")
     let swap = memory.paging.swap.figures
     if let device = memory.paging.swap.device {
       let used: Line = swap.used == .zero ? "none" : "\(swap.used.bytes)"
-      floor("paging", "swap of \(swap.total.bytes) on \(device.name), \(used) used", "swap")
+      layer("paging", "swap of \(swap.total.bytes) on \(device.name), \(used) used", "swap")
     } else {
-      floor("paging", "no swap device: dirty pages stay in memory", "swap")
+      layer("paging", "no swap device: dirty pages stay in memory", "swap")
     }
     if boot.pointee.module_count > 0 {
-      floor("boot module", describeModule(cp_boot_modules(boot)[0]), "replay")
+      layer("boot module", describeModule(cp_boot_modules(boot)[0]), "replay")
     }
     newline()
     let end = UInt64(memory.map.end.rawValue)
@@ -88,7 +88,7 @@ extension Console {
   }
 
   /// A line of the banner: what, how much, and the command for more.
-  private func floor(_ name: StaticString, _ text: Line, _ command: StaticString) {
+  private func layer(_ name: StaticString, _ text: Line, _ command: StaticString) {
     var line: Line = "  \(name)"
     line.append(blanks: 17 - line.count)
     line.append(line: text)

@@ -107,11 +107,11 @@ struct BenchSheet {
     tally = inPlace(&console.state.pointee.bench)
     tally.pointee = BenchOutcome()
     table = console.table("bench")
-    table.column("bench", .words)
+    table.column("bench", .text)
     table.column("figure", .figure)
     table.column("goal", .figure)
-    table.column("", .words)
-    table.column("unit", .words)
+    table.column("", .text)
+    table.column("unit", .text)
   }
 
   private func spelled(_ figure: UInt64, _ scale: UInt64) -> Line {
@@ -147,7 +147,7 @@ struct BenchSheet {
         }
         json.field("sense", text: Line(row.sense))
         json.field("unit", text: Line(unit))
-        json.field("where", text: Line(row.place.words))
+        json.field("where", text: Line(row.place.description))
         json.field("layer", text: Line(row.layer))
         json.field("due", truth: row.standing == .due ? .yes : .no)
         if isJudged { json.field("met", truth: isMet ? .yes : .no) } else { json.none("met") }

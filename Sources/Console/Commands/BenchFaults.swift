@@ -64,7 +64,7 @@ extension Console {
       let faults = cp_cycles() &- start
       return Touching(faults: faults, zeroing: zeroCycles(address, count))
     } catch {
-      sheet.leaveOut(name, "a page could not be had: \(error.words)")
+      sheet.leaveOut(name, "a page could not be had: \(error.description)")
       return nil
     }
   }

@@ -106,9 +106,9 @@ extension Console {
     }
     half.release()
     var (blocks, unmovable): (UInt64, UInt64) = (0, 0)
-    physical.forEachPiece { piece in
-      unmovable += piece.unmovable.rawValue
-      if piece.unmovable > .zero { blocks += 1 }
+    physical.forEachPageblock { block in
+      unmovable += block.unmovable.rawValue
+      if block.unmovable > .zero { blocks += 1 }
     }
     _ = replay.close()
     if state.pointee.stopped { return }
@@ -121,12 +121,12 @@ extension Console {
   func benchVmem(_ sheet: BenchSheet) {
     func measure(_ live: UInt64, _ kind: VmemBench.Kind, _ budget: Budget) {
       guard var bench = VmemBench(memory, live: live, seed: 1) else {
-        return sheet.leaveOut(budget.row.name, "its pieces and tags take more memory")
+        return sheet.leaveOut(budget.row.name, "its segments and tags take more memory")
       }
       if let cycles = bench.cyclesOfPair(kind, 2000) {
         sheet.add(budget, cycles)
       } else {
-        sheet.leaveOut(budget.row.name, "a piece was refused")
+        sheet.leaveOut(budget.row.name, "a segment was refused")
       }
       bench.release()
     }

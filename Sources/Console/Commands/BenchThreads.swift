@@ -104,11 +104,11 @@ extension Console {
       }
       sheet.add(.shootdownsUnmap, (unmapped - read) * 1000 / count.rawValue)
     } catch {
-      sheet.leaveOut(name, "a page could not be had: \(error.words)")
+      sheet.leaveOut(name, "a page could not be had: \(error.description)")
     }
   }
 
-  /// The longest stretches with interrupts off and with a spin lock held, since they are measured.
+  /// The longest intervals with interrupts off and with a spin lock held, since they are measured.
   func benchLongest(_ sheet: BenchSheet) {
     guard let off = statistic("machine.longest_off"), off > 0, let view = state.pointee.host.executive else {
       return sheet.leaveOut("longest-off", "nothing was measured: sysctl machine.measure=on")

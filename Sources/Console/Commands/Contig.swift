@@ -90,8 +90,8 @@ extension Console {
     }
     while let word = arguments.next() {
       if word.bytes == "nowait" {
-        guard asked.sleeping == .allowed else { throw refuse(word, "nowait is given twice") }
-        asked.sleeping = .forbidden
+        guard asked.waitPolicy == .allowed else { throw refuse(word, "nowait is given twice") }
+        asked.waitPolicy = .forbidden
       } else if word.bytes == "zero" {
         guard options.contents == .unknown else { throw refuse(word, "zero is given twice") }
         options.contents = .zero
@@ -211,9 +211,9 @@ extension Console {
     table.column("frames", .sum)
     // Frames are whole, what was asked for need not be.
     table.column("asked", .sum)
-    table.column("address", .words)
-    table.column("cached", .words)
-    table.column("type", .words)
+    table.column("address", .text)
+    table.column("cached", .text)
+    table.column("type", .text)
     for i in 0..<count {
       let entry = entries[i]
       table.begin()
@@ -222,7 +222,7 @@ extension Console {
       table.count(entry.range.frames.count.rawValue)
       table.size(entry.size)
       table.address(entry.range.address)
-      table.text(entry.attribute.words)
+      table.text(entry.attribute.description)
       table.text(entry.type.name)
       table.end()
       if shouldStop { return }
@@ -237,7 +237,7 @@ extension Console {
     row.field("frames", entry.range.frames.count.rawValue)
     row.field("bytes", entry.size.rawValue)
     row.field("address", entry.range.address)
-    row.field("cached", text: Line(entry.attribute.words))
+    row.field("cached", text: Line(entry.attribute.description))
     row.field("type", text: "\(entry.type.name)")
   }
 
@@ -253,7 +253,7 @@ extension Console {
     do throws(ContiguousFailure) {
       range = try memory.contiguous.contigmalloc(
         asked.size, type: type, where: asked.constraints, attribute: options.attribute,
-        contents: options.contents, sleeping: asked.sleeping
+        contents: options.contents, waitPolicy: asked.waitPolicy
       ) { story.hear($0) }
     } catch {
       story.end(.refused)
@@ -269,7 +269,7 @@ extension Console {
         fields(row, asked, story)
         row.field("first_frame", UInt64(range.frames.first.rawValue))
         row.field("address", range.address)
-        row.field("cached", text: Line(options.attribute.words))
+        row.field("cached", text: Line(options.attribute.description))
         row.field("type", text: "\(type.name)")
       }
       return
@@ -284,7 +284,7 @@ extension Console {
     row.field("bytes", asked.size.rawValue)
     row.field("moved", story.moved.rawValue)
     row.field("written", story.written.rawValue)
-    row.field("runs_given_up", story.givenUp)
+    row.field("runs_abandoned", story.abandoned)
     row.field(countsInstructions ? "instructions" : "cycles", story.cycles)
     row.field("free", physical.freeCount.rawValue)
   }
@@ -298,7 +298,7 @@ extension Console {
       : failure.longest
     if isJSON {
       row("contig") { row in
-        row.field("answer", text: Line(failure.words))
+        row.field("answer", text: Line(failure.description))
         fields(row, asked, story)
         row.field("repeated", truth: failure.isRepeated ? .yes : .no)
         if failure.answer == .never { row.field("reason", text: asked.whyNever(physical)) }
@@ -341,7 +341,7 @@ private struct ContigStory {
   private(set) var cycles: UInt64 = 0
   private(set) var moved = PageCount.zero
   private(set) var written = PageCount.zero
-  private(set) var givenUp: UInt64 = 0
+  private(set) var abandoned: UInt64 = 0
   private var mark: UInt64 = 0
   /// Since the last row.
   private var pending: UInt64 = 0
@@ -388,9 +388,9 @@ private struct ContigStory {
     case .candidate(let candidate): begin(candidate)
     case .isolated, .fetched: break
     case .pass(let report): add(report)
-    case .givenUp(let run, let reason, let frame):
+    case .abandoned(let run, let reason, let frame):
       if let table { finish(table) }
-      givenUp += 1
+      abandoned += 1
       guard !console.isJSON else { break }
       var line = Line("Given up: ")
       if reason == .none {
@@ -423,7 +423,7 @@ private struct ContigStory {
       }
     } else {
       var line: Line = "Candidate \(console.physicalAddress(run.first)), frame \(run.first): the "
-      if givenUp > 0 {
+      if abandoned > 0 {
         line.append("next run.")
       } else if let blocks = console.emptiableBlocks(asked) {
         line.append(line: "cheapest of \(count: blocks, "block").")
@@ -490,13 +490,13 @@ private struct ContigStory {
 
   private func openTable() -> Table {
     let table = console.table("pass")
-    table.column("pass", .words)
+    table.column("pass", .text)
     table.column("captured", .sum)
     table.column("moved", .sum)
     table.column("written", .sum)
     table.column("busy", .figure)
     table.column(countsInstructions ? "instructions" : "cycles", .sum)
-    if console.isJSON && detail == .drawn { table.column("in the way", .words) }
+    if console.isJSON && detail == .drawn { table.column("in the way", .text) }
     return table
   }
 
@@ -517,7 +517,7 @@ private struct ContigStory {
     let isAgain = seen & bit != 0
     seen |= bit
     table.begin()
-    table.text(isAgain ? "\(report.pass.words) again" : Line(report.pass.words))
+    table.text(isAgain ? "\(report.pass.description) again" : Line(report.pass.description))
     table.count((report.captured - min(report.captured, captured)).rawValue)
     captured = report.captured
     if report.pass == .free {
@@ -546,7 +546,7 @@ private struct ContigStory {
     let table = table ?? openTable()
     self.table = table
     table.begin()
-    table.text("launder all \(queue.words)")
+    table.text("launder all \(queue.description)")
     table.none()
     table.none()
     table.count(outcome.written.rawValue)

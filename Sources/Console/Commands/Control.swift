@@ -54,8 +54,8 @@ extension Console {
         guard let view = state.pointee.host.executive, view.watching(view.context) else {
           throw refuse("Nobody would notice. Type: watchdog on")
         }
-        state.pointee.host.provoking(state.pointee.host.context, Fault.hang.rawValue)
-      default: state.pointee.host.provoking(state.pointee.host.context, Fault.all[i].fault.rawValue)
+        state.pointee.host.triggering(state.pointee.host.context, Fault.hang.rawValue)
+      default: state.pointee.host.triggering(state.pointee.host.context, Fault.all[i].fault.rawValue)
       }
       throw fail("The machine did not notice: this is a bug of Strata.")
     }
@@ -152,16 +152,16 @@ extension Console {
     Stop(sentence: "the same as a picture: capitals can't move, dots are free.", command: "map"),
     Stop(sentence: "free memory comes in blocks of 2^n frames; long ones are precious.", command: "buddy"),
     Stop(
-      sentence: "would two megabytes in one piece be had? Asking takes nothing.", command: "why 2M align=2M"),
+      sentence: "would two megabytes in one run be had? Asking takes nothing.", command: "why 2M align=2M"),
     Stop(sentence: "the processor sees addresses through tables like this one.", command: "pagetable"),
     Stop(sentence: "addresses are handed out by arenas, each fed by the one above.", command: "vmem"),
     Stop(
       sentence: "small objects: some of each size, filled, checked, given back.", command: "selftest objects"),
-    Stop(sentence: "they came from slabs: pages cut into pieces of one size.", command: "kmem"),
+    Stop(sentence: "they came from slabs: pages cut into parts of one size.", command: "kmem"),
     Stop(sentence: "the work: all that a real kernel allocated, stamped and checked.", command: "replay"),
     Stop(sentence: "pageable memory: scattered pages, each stamped with what it is.", command: nil),
     Stop(
-      sentence: "two megabytes in one piece, all the same: what is in the way goes.",
+      sentence: "two megabytes in one run, all the same: what is in the way goes.",
       command: "contig -v 2M align=2M"),
     Stop(sentence: "and nobody has noticed: every page is what it was.", command: "verify"),
   ]
@@ -172,7 +172,7 @@ extension Console {
     let (fills, lastID) = (fillCount, contigEntries.pointee.lastID)
     defer {
       giveBackContig(above: lastID)
-      giveUpFills(from: fills)
+      freeFills(from: fills)
     }
     try walk()
   }

@@ -135,7 +135,7 @@ extension Console {
   private func tell(_ error: PagingError, at fitted: PageCount, of count: PageCount) {
     let page: Line = "Page \(count: fitted.rawValue + 1) of \(count: count.rawValue)"
     guard error == .noMemory else {
-      _ = fail("\(page): \(error.words).")
+      _ = fail("\(page): \(error.description).")
       return
     }
     let reserve = physical.reserve(for: .normal).rawValue
@@ -190,7 +190,7 @@ extension Console {
       }
     }
     let count = fills.pointee.count
-    let pages = giveUpFills(from: 0)
+    let pages = freeFills(from: 0)
     if isJSON {
       row("dirty_freed") { row in
         row.field("fills", UInt64(count))
@@ -207,7 +207,7 @@ extension Console {
   }
 
   /// Gives up all fills but the first `first`. Answers how many pages they had.
-  @discardableResult func giveUpFills(from first: Int) -> PageCount {
+  @discardableResult func freeFills(from first: Int) -> PageCount {
     var pages = PageCount.zero
     while fills.pointee.count > first {
       fills.pointee.count -= 1

@@ -18,9 +18,9 @@ extension Console {
     let table = table("failure")
     table.column("no", .figure)
     table.column("tick", .figure)
-    table.column("who", .words)
-    table.column("asked", .words)
-    table.column("answer", .words)
+    table.column("by", .text, key: "requester")
+    table.column("asked", .text)
+    table.column("answer", .text)
     table.column("free then", .figure)
     var (kept, granted) = (UInt64(0), UInt64(0))
     log.forEach { request in
@@ -29,7 +29,7 @@ extension Console {
       table.begin()
       table.count(request.number)
       table.count(request.tick.rawValue)
-      table.text(request.who)
+      table.text(request.requester)
       table.text(asked(request))
       table.text(answer(request))
       table.size(request.free.bytes)
@@ -45,14 +45,14 @@ extension Console {
     row("failure") { row in
       row.field("no", request.number)
       row.field("tick", request.tick.rawValue)
-      row.field("who", text: "\(request.who)")
-      row.field("asked", text: Line(request.kind.words))
+      row.field("requester", text: "\(request.requester)")
+      row.field("asked", text: Line(request.kind.description))
       row.field("bytes", request.bytes.rawValue)
       row.field("alignment", request.alignment.rawValue)
       row.field("boundary", request.boundary.rawValue)
       row.field("low", request.low)
       if request.high.rawValue < .max { row.field("high", request.high) } else { row.none("high") }
-      row.field("level", text: Line(request.level.words))
+      row.field("priority", text: Line(request.priority.description))
       row.field("granted", truth: request.wasGranted ? .yes : .no)
       row.field("answer", text: request.wasGranted ? "yes" : Line(request.reason))
       if request.blocker == .none {
@@ -70,12 +70,12 @@ extension Console {
   /// What was asked for: a run by its size and constraints, anything else by its kind too.
   private func asked(_ request: RefusedRequest) -> Line {
     var asked: Line =
-      request.kind == .run ? "\(request.bytes)" : "\(request.kind.words) of \(request.bytes)"
+      request.kind == .run ? "\(request.bytes)" : "\(request.kind.description) of \(request.bytes)"
     if request.low.rawValue > 0 { asked.append(line: " low \(ByteCount(request.low.rawValue))") }
     if request.high.rawValue < .max { asked.append(line: " high \(ByteCount(request.high.rawValue))") }
     if request.alignment > .zero { asked.append(line: " align \(request.alignment)") }
     if request.boundary > .zero { asked.append(line: " boundary \(request.boundary)") }
-    if request.level != .normal { asked.append(line: ", \(request.level.words)") }
+    if request.priority != .normal { asked.append(line: ", \(request.priority.description)") }
     return asked
   }
 
@@ -105,8 +105,8 @@ extension Console {
   }
 }
 
-extension Level {
-  var words: StaticString {
+extension AllocationPriority {
+  var description: StaticString {
     switch self {
     case .normal: "normal"
     case .system: "system"

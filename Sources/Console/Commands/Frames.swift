@@ -18,11 +18,11 @@ extension Console {
     let digits = UInt8(max(1, (64 - highest.leadingZeroBitCount + 15) / 16) * 4)
 
     let table = table("memmap")
-    table.column("from", .words)
-    table.column("to", .words)
+    table.column("from", .text)
+    table.column("to", .text)
     table.column("size", .figure, key: "bytes")
-    table.column("firmware", .words)
-    table.column("frames", .words)
+    table.column("firmware", .text)
+    table.column("frames", .text)
     table.column("taken", .sum)
     var usable: UInt64 = 0
     var covered: UInt64 = 0
@@ -87,10 +87,10 @@ extension Console {
   private func leftOut(of map: MemoryMap, _ digits: UInt8) {
     if map.noteCount > 0 {
       let table = table("memmap_left_out")
-      table.column("left out", .words, key: "from")
+      table.column("left out", .text, key: "from")
       table.column("size", .figure, key: "bytes")
-      table.column("frames", .words)
-      table.column("because", .words)
+      table.column("frames", .text)
+      table.column("because", .text)
       var before: (UInt64, Int)?
       for _ in 0..<map.noteCount {
         var next: (UInt64, Int)?
@@ -113,7 +113,7 @@ extension Console {
         } else {
           table.empty()
         }
-        table.text(note.reason.words)
+        table.text(note.reason.description)
         table.end()
       }
       table.finish()
@@ -139,13 +139,13 @@ extension Console {
       print("\(count: UInt64(map.unkeptNoteCount), "more place") were left out. All places by reason:")
     }
     let table = table("memmap_left_out_by_reason")
-    table.column("because", .words)
+    table.column("because", .text)
     table.column("places", .sum)
     table.column("size", .sum, key: "bytes")
     for value in 0..<MapNote.Reason.count {
       guard let reason = MapNote.Reason(rawValue: UInt8(value)), map.places(reason) > 0 else { continue }
       table.begin()
-      table.text(reason.words)
+      table.text(reason.description)
       table.count(UInt64(map.places(reason)))
       table.size(map.dropped(reason))
       table.end()
@@ -178,7 +178,7 @@ extension Console {
   func frames() throws(CommandError) {
     let total = physical.total.rawValue
     let table = table("frames", .largestFirst)
-    table.column("role", .words)
+    table.column("role", .text)
     table.column("frames", .sum)
     table.column("size", .sum, key: "bytes")
     table.column("share", .share)
@@ -189,7 +189,7 @@ extension Console {
       let count = physical.count(role)
       sum += count.rawValue
       table.begin(weight: count.rawValue)
-      table.text(role.words)
+      table.text(role.description)
       table.count(count.rawValue)
       table.size(count.bytes)
       table.share(count.rawValue, of: total)
@@ -221,7 +221,7 @@ extension Console {
         for order in 0...18 {
           let count = physical.blocks(in: list, of: Order(UInt8(order)))
           row("buddy") { row in
-            row.field("list", text: Line(list.words))
+            row.field("list", text: Line(list.description))
             row.field("order", UInt64(order))
             row.field("blocks", count)
             row.field("frames", count << UInt64(order))
@@ -302,7 +302,7 @@ extension Console {
         var frames: UInt64 = 0
         for order in 0...18 { frames += physical.blocks(in: list, of: Order(UInt8(order))) << UInt64(order) }
         if frames == 0 && !showsAll { continue }
-        line(list.words, "\(count: frames)") { digits(physical.blocks(in: list, of: Order(UInt8($0)))) }
+        line(list.description, "\(count: frames)") { digits(physical.blocks(in: list, of: Order(UInt8($0)))) }
       }
       line("all blocks", "\(count: free)") { digits(blocks[$0]) }
       line("unusable, %", Line()) { unusable($0) }

@@ -59,7 +59,7 @@ extension Console {
       if isJSON {
         tell(LaunderOutcome(), queue, looked: .zero, cost: 0)
       } else {
-        print("Nothing to do: there is no page in the queue \(queue.words). Type: \(elsewhere)")
+        print("Nothing to do: there is no page in the queue \(queue.description). Type: \(elsewhere)")
       }
       return
     }
@@ -92,12 +92,12 @@ extension Console {
     let free = physical.freeCount
     if !isJSON {
       print(
-        "\(count: looked.rawValue, "page") of the queue \(queue.words) looked at: \(outcome.freed.bytes) became free."
+        "\(count: looked.rawValue, "page") of the queue \(queue.description) looked at: \(outcome.freed.bytes) became free."
       )
     }
     let table = table("launder")
     if isJSON {
-      table.column("queue", .words)
+      table.column("queue", .text)
       table.column("looked at", .figure)
     }
     table.column("written", .figure)
@@ -109,7 +109,7 @@ extension Console {
     table.column(costUnit, .figure)
     table.begin()
     if isJSON {
-      table.text(queue.words)
+      table.text(queue.description)
       table.count(looked.rawValue)
     }
     table.count(outcome.written.rawValue)

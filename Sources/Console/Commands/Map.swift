@@ -26,13 +26,13 @@ extension FrameRole {
     case .pageable: UInt8(ascii: "a")
     case .zspage: UInt8(ascii: "z")
     case .paging: UInt8(ascii: "P")
-    case .lent: UInt8(ascii: "L")
+    case .loaned: UInt8(ascii: "L")
     case .absent: UInt8(ascii: "-")
     }
   }
 }
 
-/// What lies in a stretch of frames, as far as a picture tells it.
+/// What lies in an extent of frames, as far as a picture tells it.
 struct FrameTally {
   private var roles = InlineArray<18, UInt64>(repeating: 0)
   /// Pages that are wired, and others that are held, brought in, moved or written out.
@@ -91,23 +91,23 @@ struct FrameTally {
 }
 
 extension Console {
-  private static var pieceFrames: UInt64 { 512 }
+  private static var pageblockFrames: UInt64 { 512 }
 
   /// How pages are told apart.
   enum Closeness: UInt8 {
     /// Each by its record.
     case pages
-    /// By what pieces of 2 MiB count, where they lie in the stretch as a whole: that tells wired and dirty
+    /// By what pageblocks count, where they lie in the extent as a whole: that tells wired and dirty
     /// ones, and neither claims nor queues.
-    case pieces
+    case pageblocks
   }
 
-  /// What lies in `count` frames from `first` on. Costs a look at each page, or at each piece and the runs in
+  /// What lies in `count` frames from `first` on. Costs a look at each page, or at each pageblock and the runs in
   /// it that can't move.
   func tally(_ first: UInt64, _ count: UInt64, by closeness: Closeness) -> FrameTally {
     var tally = FrameTally()
     // Frames behind the last pageblock that has memory are a hole like any other.
-    let mapEnd = (UInt64(memory.map.end.rawValue) | (Self.pieceFrames - 1)) + 1
+    let mapEnd = (UInt64(memory.map.end.rawValue) | (Self.pageblockFrames - 1)) + 1
     let end = min(mapEnd, first + count)
     guard first < end else { return tally }
     if closeness == .pages {
@@ -118,28 +118,28 @@ extension Console {
     while at < end {
       // A large free block, or a hole, is counted as a whole: large machines are mostly that.
       if let (last, role) = physical.lastOfBlockOrHole(at: FrameNumber(UInt32(at))),
-        UInt64(last.rawValue) > at + Self.pieceFrames
+        UInt64(last.rawValue) > at + Self.pageblockFrames
       {
         let extentEnd = min(end, UInt64(last.rawValue) + 1)
         if role == .free { tally.add(.free, PageCount(extentEnd - at)) }
         at = extentEnd
         continue
       }
-      let pieceEnd = min(end, (at | (Self.pieceFrames - 1)) + 1)
-      if pieceEnd - at == Self.pieceFrames {
-        addPiece(at, &tally)
+      let pageblockEnd = min(end, (at | (Self.pageblockFrames - 1)) + 1)
+      if pageblockEnd - at == Self.pageblockFrames {
+        addPageblock(at, &tally)
       } else {
-        addFrames(at, pieceEnd, &tally)
+        addFrames(at, pageblockEnd, &tally)
       }
-      at = pieceEnd
+      at = pageblockEnd
     }
     return tally
   }
 
-  private func addPiece(_ first: UInt64, _ tally: inout FrameTally) {
-    guard let counts = physical.pieceCounts(at: FrameNumber(UInt32(first))) else {
+  private func addPageblock(_ first: UInt64, _ tally: inout FrameTally) {
+    guard let counts = physical.pageblockCounts(at: FrameNumber(UInt32(first))) else {
       // A hole, or its edge.
-      addFrames(first, first + Self.pieceFrames, &tally)
+      addFrames(first, first + Self.pageblockFrames, &tally)
       return
     }
     if counts.unmovable == .zero && (counts.other == .zero || physical.count(.zspage) == .zero) {
@@ -148,7 +148,7 @@ extension Console {
       tally.add(.pageable, counts.other)
     } else {
       var fixed = PageCount.zero
-      forEachRole(first, first + Self.pieceFrames) { run, role in
+      forEachRole(first, first + Self.pageblockFrames) { run, role in
         tally.add(role, run.count)
         if role != .free && role != .absent && !role.isMovable { fixed = fixed + run.count }
       }
@@ -166,10 +166,10 @@ extension Console {
         guard let record = physical.record(run.first + PageCount(i)), record.role == .pageable else {
           continue
         }
-        let claims = record.claims
-        if claims.wires > 0 {
+        let busyWord = record.busyWord
+        if busyWord.wires > 0 {
           tally.wired += 1
-        } else if claims.holds > 0 || claims.sharers > 0 || claims.isExclusive {
+        } else if busyWord.holds > 0 || busyWord.sbusyCount > 0 || busyWord.isXbusy {
           tally.claimed += 1
         } else {
           if record.pageFlags.contains(.dirty) { tally.dirty += 1 }
@@ -185,7 +185,9 @@ extension Console {
   }
 
   /// How closely a cell of so many frames is looked at.
-  private func closeness(of frames: UInt64) -> Closeness { frames < Self.pieceFrames ? .pages : .pieces }
+  private func closeness(of frames: UInt64) -> Closeness {
+    frames < Self.pageblockFrames ? .pages : .pageblocks
+  }
 
   /// The character of `count` frames from `first` on.
   func cell(_ first: UInt64, _ count: UInt64) -> UInt8 {
@@ -239,7 +241,7 @@ extension Console {
           row.field("from", text: physicalAddress(run.first))
           row.field("first_frame", UInt64(run.first.rawValue))
           row.field("frames", run.count.rawValue)
-          row.field("role", text: Line(role.words))
+          row.field("role", text: Line(role.description))
           guard role == .pageable else { return }
           let pages = tally(UInt64(run.first.rawValue), run.count.rawValue, by: .pages)
           row.field("wired", pages.wired)
@@ -279,7 +281,7 @@ extension Console {
     print("a character is \(cellSize), a line \(PageCount(perLine).bytes)")
     print(". free   d dirty   a active, i inactive: clean  c cached  z zspage: can move")
     print("X image  M module  B boot  R records  T tables  G stack  V tags  - no memory")
-    print("S slab   K kmem    W wired  C contiguous  P paging tables  N statistics  L lent")
+    print("S slab   K kmem    W wired  C contiguous  P paging tables  N statistics  L loaned")
     print("! busy or held; upper case and this one can't move")
   }
 }

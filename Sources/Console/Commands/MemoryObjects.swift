@@ -7,7 +7,7 @@ import PhysicalMemory
 
 extension ObjectKind {
   /// What is behind it, as the console says it.
-  var words: StaticString {
+  var description: StaticString {
     switch self {
     case .anonymous: "anonymous"
     case .device: "device"
@@ -16,7 +16,7 @@ extension ObjectKind {
 }
 
 extension PageDescription.Place {
-  var words: StaticString {
+  var description: StaticString {
     switch self {
     case .untouched: "never touched"
     case .resident: "in memory"
@@ -59,9 +59,9 @@ extension Console {
       return
     }
     let table = table("object", .largestFirst)
-    table.column("object", .words)
-    table.column("name", .words)
-    table.column("kind", .words)
+    table.column("object", .text)
+    table.column("name", .text)
+    table.column("kind", .text)
     table.column("pages", .sum)
     table.column("in memory", .sum)
     table.column("cached", .sum)
@@ -76,7 +76,7 @@ extension Console {
       table.begin(weight: object.pageCount.rawValue)
       table.plain(UInt64(object.number))
       table.text("\(object.name)")
-      table.text(object.kind.words)
+      table.text(object.kind.description)
       table.count(object.pageCount.rawValue)
       table.count(figures.inMemory.rawValue)
       table.count(figures.cached.rawValue)
@@ -98,7 +98,7 @@ extension Console {
     row("object") { row in
       row.field("object", UInt64(object.number))
       row.field("name", text: "\(object.name)")
-      row.field("backing", text: Line(object.kind.words))
+      row.field("backing", text: Line(object.kind.description))
       row.field("pages", object.pageCount.rawValue)
       row.field("bytes", object.pageCount.bytes.rawValue)
       row.field("in_memory", figures.inMemory.rawValue)
@@ -119,7 +119,7 @@ extension Console {
       tellRow(object, figures)
     } else {
       print(
-        "Object \(object.title): \(object.kind.words), \(count: object.pageCount.rawValue, "page"), \(object.pageCount.bytes)"
+        "Object \(object.title): \(object.kind.description), \(count: object.pageCount.rawValue, "page"), \(object.pageCount.bytes)"
       )
     }
     tellRanges(of: object, figures.ranges)
@@ -149,10 +149,10 @@ extension Console {
       return
     }
     let table = table("range")
-    table.column("range", .words)
+    table.column("range", .text)
     table.column("size", .sum)
-    table.column("shows pages", .words)
-    table.column("rights", .words)
+    table.column("shows pages", .text)
+    table.column("rights", .text)
     memory.paging.forEachRange { range in
       guard range.object == object.number else { return }
       table.begin()
@@ -168,7 +168,7 @@ extension Console {
 
   private func tellPlaces(_ figures: ObjectFigures) {
     let table = table("place", .largestFirst)
-    table.column("place", .words)
+    table.column("place", .text)
     table.column("pages", .sum)
     table.column("size", .sum, key: "bytes")
     table.column("share", .share)
@@ -176,7 +176,7 @@ extension Console {
       figures.inMemory + figures.cached + figures.inSwap + figures.onDevice + figures.untouched
     func add(_ place: PageDescription.Place, _ pages: PageCount) {
       table.begin(weight: pages.rawValue)
-      table.text(place.words)
+      table.text(place.description)
       table.count(pages.rawValue)
       table.size(pages.bytes)
       table.share(pages.rawValue, of: whole.rawValue)

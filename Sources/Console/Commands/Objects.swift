@@ -11,7 +11,7 @@ extension Console {
 
   func kmem() throws(CommandError) {
     let table = table("cache", .largestFirst)
-    table.column("cache", .words)
+    table.column("cache", .text)
     table.column("size", .figure)
     table.column("in use", .sum)
     table.column("free", .sum)

@@ -22,7 +22,7 @@ extension Console {
     var known = PageCount.zero
     for number in 0..<PageQueue.count {
       guard let queue = PageQueue(rawValue: UInt8(number)) else { continue }
-      queues[number] = Named(name: queue.words, pages: paging.count(queue))
+      queues[number] = Named(name: queue.description, pages: paging.count(queue))
       known = known + queues[number].pages
     }
     queues[4] = Named(name: "wired", pages: paging.wiredCount)
@@ -56,11 +56,11 @@ extension Console {
       return
     }
     let table = table("queue")
-    table.column("queue", .words)
+    table.column("queue", .text)
     table.column("pages", .figure)
     table.column("size", .figure)
-    table.column("", .words)
-    table.column("watermark", .words)
+    table.column("", .text)
+    table.column("watermark", .text)
     table.column("frames", .figure)
     for i in 0..<count + 1 {
       let queue = i < count ? queues[i] : Named(name: "pageable", pages: pageable)

@@ -18,24 +18,24 @@ extension Console {
       let about: StaticString
     }
 
-    /// Memory that it needs to be lent, in one piece.
-    var lent: ByteCount? {
+    /// Memory that it needs to be loaned, in one run.
+    var loaned: ByteCount? {
       switch self {
       case .history: SeededHistory.memory
-      case .paging: PagingPlan.standard.lent
+      case .paging: PagingPlan.standard.loaned
       case .invariants, .protection, .frames, .objects, .space, .smp: nil
       }
     }
 
     static let all: InlineArray<8, Named> = [
-      Named(test: .invariants, name: "invariants", about: "the laws of every floor"),
+      Named(test: .invariants, name: "invariants", about: "the invariants of every layer"),
       Named(test: .protection, name: "protection", about: "no frame can be written and executed"),
       Named(test: .frames, name: "frames", about: "blocks and runs are had, given back, and join"),
       Named(test: .objects, name: "objects", about: "objects of all sizes don't overlap"),
       Named(test: .space, name: "space", about: "address, frames and mapping come and go together"),
       Named(test: .history, name: "history", about: "seeded histories, as the tests run them on the host"),
       Named(test: .paging, name: "paging", about: "a seeded history of pages on three times the memory"),
-      Named(test: .smp, name: "smp", about: "all floors at once, on all processors"),
+      Named(test: .smp, name: "smp", about: "all layers at once, on all processors"),
     ]
   }
 
@@ -60,8 +60,8 @@ extension Console {
       let named = SelfTest.all[i]
       if let word, !(word.bytes == named.name) { continue }
       if shouldStop { break }
-      if let lent = named.test.lent, !canLend(lent) {
-        leaveOut(named, isJSON ? "too little memory" : "no \(lent) in one piece can be lent here")
+      if let loaned = named.test.loaned, !canLoan(loaned) {
+        leaveOut(named, isJSON ? "too little memory" : "no \(loaned) in one run can be loaned here")
         continue
       }
       if named.test == .smp, let reason = whyNoStress {
@@ -108,68 +108,68 @@ extension Console {
     }
   }
 
-  /// Whether so much memory in one piece can be lent to a second instance.
-  private func canLend(_ memory: ByteCount) -> Bool {
+  /// Whether so much memory in one run can be loaned to a second instance.
+  private func canLoan(_ memory: ByteCount) -> Bool {
     guard let run = physical.longestFreeRun() else { return false }
     return run.count >= memory.pagesRoundedUp
   }
 
   /// Runs `body` with memory that this instance lends, and with zeroed room for what a history must remember.
   /// What is wrong, or nil.
-  private func lending(
+  private func loaning(
     _ size: ByteCount, room roomSize: ByteCount,
     _ body: (UnsafeMutableRawPointer, UnsafeMutableRawPointer) throws(AssemblyError) -> StaticString?
   ) -> StaticString? {
     let before = physical.freeCount
     let map = memory.machine.directMap
-    let lent: FrameRun
+    let loaned: FrameRun
     let room: FrameRun
     do throws(PhysicalMemoryError) {
       // So that the page tables of a second instance take the same frames everywhere.
-      lent = try physical.allocate(
+      loaned = try physical.allocate(
         run: size.pagesRoundedUp,
         where: RunConstraints(alignment: Alignment(2 << 20).unsafelyUnwrapped, boundary: Alignment(1 << 30)),
-        role: .lent)
+        role: .loaned)
     } catch {
-      return "no memory in one piece can be lent on this machine"
+      return "no memory in one run can be loaned on this machine"
     }
     do throws(PhysicalMemoryError) {
       room = try physical.allocate(run: roomSize.pagesRoundedUp, role: .wired)
     } catch {
-      physical.free(lent)
+      physical.free(loaned)
       return "no room for what a history must remember"
     }
     var trouble: StaticString?
     let workspace = map.pointer(to: room.first)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(room.count.bytes.rawValue))
     // What lay there is nobody's business: a disk in it that loses a write shows it.
-    map.pointer(to: lent.first).initializeMemory(
-      as: UInt64.self, repeating: 0, count: Int(lent.count.rawValue) * 512)
+    map.pointer(to: loaned.first).initializeMemory(
+      as: UInt64.self, repeating: 0, count: Int(loaned.count.rawValue) * 512)
     do throws(AssemblyError) {
-      trouble = try body(map.pointer(to: lent.first), workspace)
+      trouble = try body(map.pointer(to: loaned.first), workspace)
     } catch {
       trouble = "the second instance did not come up"
     }
     physical.free(room)
-    physical.free(lent)
-    if trouble == nil && physical.freeCount != before { return "lent frames did not come back" }
+    physical.free(loaned)
+    if trouble == nil && physical.freeCount != before { return "loaned frames did not come back" }
     return trouble
   }
 
-  /// Runs each floor's standard history on a second instance over memory that this one lends. The
+  /// Runs each layer's standard history on a second instance over memory that this one lends. The
   /// checksums are for comparing: the same code on the host ends with the same.
   private func testHistories() -> StaticString? {
     let spaceSize = (KernelMemory.workspaceSize(ranges: 1).rawValue + 63) & ~63
-    return lending(SeededHistory.memory, room: ByteCount(spaceSize) + SeededHistory.workspace) {
-      (lent, workspace) throws(AssemblyError) in
+    return loaning(SeededHistory.memory, room: ByteCount(spaceSize) + SeededHistory.workspace) {
+      (loaned, workspace) throws(AssemblyError) in
       var trouble: StaticString?
-      let base = UInt64(UInt(bitPattern: lent))
+      let base = UInt64(UInt(bitPattern: loaned))
       let system = try SeededHistory.assemble(
-        memory.machine.lending(DirectMap(base: base), processors: 1), workspace: workspace)
+        memory.machine.loaning(DirectMap(base: base), processors: 1), workspace: workspace)
       for number in 0..<HistoryKind.count {
         guard let kind = HistoryKind(rawValue: UInt8(number)), !shouldStop else { break }
         let outcome = SeededHistory.run(.standard(kind), on: system, workspace: workspace + Int(spaceSize))
-        tell(kind.words, outcome)
+        tell(kind.description, outcome)
         if let broken = outcome.broken { trouble = broken }
       }
       return trouble
@@ -179,9 +179,9 @@ extension Console {
   /// The same for pageable memory, on a machine of its own with a disk that has troubles.
   private func testPaging() -> StaticString? {
     let plan = PagingPlan.standard
-    return lending(plan.lent, room: PagingHistory.workspace(plan)) {
-      (lent, workspace) throws(AssemblyError) in
-      let outcome = try PagingHistory.run(plan, on: memory.machine, lent: lent, workspace: workspace)
+    return loaning(plan.loaned, room: PagingHistory.workspace(plan)) {
+      (loaned, workspace) throws(AssemblyError) in
+      let outcome = try PagingHistory.run(plan, on: memory.machine, loaned: loaned, workspace: workspace)
       tell("paging", outcome)
       return outcome.broken
     }

@@ -1,4 +1,4 @@
-// selftest smp: all floors at once on all processors of the live system, for some seconds.
+// selftest smp: all layers at once on all processors of the live system, for some seconds.
 
 import KernelMemory
 import MemoryPrimitives
@@ -20,7 +20,7 @@ extension Console {
 
   /// Why this machine can't run the test of processors, if it can't.
   var whyNoStress: StaticString? {
-    state.pointee.host.executive == nil ? StressRefusal.noThreads.words : nil
+    state.pointee.host.executive == nil ? StressRefusal.noThreads.description : nil
   }
 
   private var processorCount: Int {
@@ -56,10 +56,10 @@ extension Console {
       }
       bar.end()
       tell(plan, outcome)
-      return outcome.trouble?.law
+      return outcome.trouble?.invariant
     } catch {
       bar.end()
-      return error.words
+      return error.description
     }
   }
 
@@ -78,7 +78,7 @@ extension Console {
         row.field("pages", outcome.pages)
         row.field("visitors", outcome.visitors)
         row.field("refused", outcome.refused)
-        row.field("verdict", text: outcome.trouble.map { Line($0.law) } ?? "held")
+        row.field("verdict", text: outcome.trouble.map { Line($0.invariant) } ?? "held")
         if let trouble = outcome.trouble {
           row.field("subject", text: "\(hex: trouble.subject)")
           row.field("found", text: "\(hex: trouble.found)")

@@ -37,7 +37,7 @@ extension Console {
       return
     }
     let table = table("swap")
-    table.column("tier", .words)
+    table.column("tier", .text)
     table.column("size", .figure)
     table.column("pages", .figure)
     table.column("held", .figure)

@@ -82,12 +82,12 @@ extension Console {
 
   private func figures(where wanted: (Statistic) -> Bool) {
     let table = table("sysctl")
-    table.column("name", .words)
+    table.column("name", .text)
     table.column("value", .figure)
-    table.column("unit", .words)
+    table.column("unit", .text)
     // Marks what can be set.
-    table.column("=", .words, key: "")
-    table.column("what it does", .words, key: "about")
+    table.column("=", .text, key: "")
+    table.column("what it does", .text, key: "about")
     var hasTunable = false
     for i in 0..<statistics.count {
       let row = statistics[i]
@@ -263,7 +263,7 @@ extension Console {
       }
     }
     let table = table("diff", .largestFirst)
-    table.column("counter", .words)
+    table.column("counter", .text)
     table.column("before", .figure)
     table.column("now", .figure)
     table.column("change", .figure)

@@ -1,4 +1,4 @@
-// whatis: everything that is known on one address, floor by floor, from the object up to the frame.
+// whatis: everything that is known on one address, layer by layer, from the object up to the frame.
 
 import CPlatform
 import KernelSpace
@@ -128,25 +128,25 @@ extension Console {
         answer("\(ByteCount(address.rawValue - range.address.rawValue)) into contig \(entry.id).")
       } else {
         answer(
-          "\(ByteCount(address.rawValue - range.address.rawValue)) into \(range.count.bytes) of \(kind.words)"
+          "\(ByteCount(address.rawValue - range.address.rawValue)) into \(range.count.bytes) of \(kind.description)"
         )
       }
       row("address_range") { row in
         row.field("address", range.address)
         row.field("frames", range.count.rawValue)
-        row.field("use", text: Line(kind.words))
+        row.field("use", text: Line(kind.description))
         if let found { row.field("rights", text: Line(rights(found.range.protection))) }
       }
-      var what: Line = "\(count: range.count.rawValue, "page"), \(kind.words)"
+      var what: Line = "\(count: range.count.rawValue, "page"), \(kind.description)"
       if let found { what.append(line: ", \(rights(found.range.protection))") }
       fact("range", "\(range.address)", what)
       if let found { tellPage(found.page, besides: address) }
     } else if let segment = known.segment, segment.kind == .free {
-      answer("An address of \(known.region.words) that nobody has.")
+      answer("An address of \(known.region.description) that nobody has.")
     } else if known.segment != nil {
-      answer("An address of \(known.region.words) that is given out and not mapped: a guard page.")
+      answer("An address of \(known.region.description) that is given out and not mapped: a guard page.")
     } else {
-      answer("An address of \(known.region.words), in no arena.")
+      answer("An address of \(known.region.description), in no arena.")
     }
     if let segment = known.segment, let arena = known.arena {
       row("arena_segment") { row in
@@ -187,11 +187,11 @@ extension Console {
       row.field("physical", text: physicalAddress(translation.physical))
       row.field("leaf_bytes", translation.level.span.bytes.rawValue)
       row.field("rights", text: Line(rights(translation.protection)))
-      row.field("cached", text: Line(translation.attribute.words))
+      row.field("cached", text: Line(translation.attribute.description))
     }
     fact(
       "mapping", name ?? "to \(physicalAddress(translation.physical))",
-      "leaf of \(translation.level.span.bytes), \(rights(translation.protection)), \(translation.attribute.words)"
+      "leaf of \(translation.level.span.bytes), \(rights(translation.protection)), \(translation.attribute.description)"
     )
   }
 
@@ -235,10 +235,11 @@ extension Console {
         }
       default:
         if address.offsetInPage == 0 {
-          answer("A frame with the role \(description.role.words).")
+          answer("A frame with the role \(description.role.description).")
         } else {
           answer(
-            "\(count: address.offsetInPage, "byte") into a frame with the role \(description.role.words).")
+            "\(count: address.offsetInPage, "byte") into a frame with the role \(description.role.description)."
+          )
         }
       }
     }
@@ -252,7 +253,7 @@ extension Console {
     row("contig_run") { fields($0, entry) }
     fact(
       "contig", "\(entry.id) at \(entry.range.address)",
-      "\(entry.size) of type \(entry.type.name), \(entry.attribute.words)")
+      "\(entry.size) of type \(entry.type.name), \(entry.attribute.description)")
   }
 
   private func tellObject(_ object: ObjectDescription) {
@@ -317,10 +318,10 @@ extension Console {
     row("frame") { row in
       row.field("frame", UInt64(frame.rawValue))
       row.field("address", text: physicalAddress(frame))
-      row.field("role", text: Line(description.role.words))
-      row.field("list", text: Line(description.list.words))
-      row.field("wires", UInt64(description.claims.wires))
-      row.field("holds", UInt64(description.claims.holds))
+      row.field("role", text: Line(description.role.description))
+      row.field("list", text: Line(description.list.description))
+      row.field("wires", UInt64(description.busyWord.wires))
+      row.field("holds", UInt64(description.busyWord.holds))
       row.field("section", UInt64(description.section))
       if let block = description.block, let order = description.blockOrder {
         row.field("block", UInt64(block.rawValue))
@@ -329,31 +330,31 @@ extension Console {
     }
     fact(
       "frame", "\(frame) at \(physicalAddress(frame))",
-      "role \(description.role.words), \(description.list.words)")
+      "role \(description.role.description), \(description.list.description)")
     if let block = description.block, let order = description.blockOrder {
       fact(
         "block", "frames \(block) to \(FrameNumber(block.rawValue + UInt32(order.frames.rawValue - 1)))",
         "free, order \(UInt64(order.rawValue)), \(order.frames.bytes)")
     } else if description.role != .absent {
-      let claims = description.claims
+      let busyWord = description.busyWord
       fact(
-        "claims", "wired \(UInt64(claims.wires)), held \(UInt64(claims.holds))",
-        Self.words(for: claims, description.role))
+        "claims", "wired \(UInt64(busyWord.wires)), held \(UInt64(busyWord.holds))",
+        Self.words(for: busyWord, description.role))
     }
   }
 
-  private static func words(for claims: Claims, _ role: FrameRole) -> Line {
-    if claims.isExclusive { return "busy" }
-    if claims.sharers > 0 { return "being written out" }
-    guard role.isMovable && claims.wires == 0 else { return "can't be moved" }
-    return claims.holds > 0 ? "can't be moved while it is held" : "could be moved"
+  private static func words(for busyWord: BusyWord, _ role: FrameRole) -> Line {
+    if busyWord.isXbusy { return "busy" }
+    if busyWord.sbusyCount > 0 { return "being written out" }
+    guard role.isMovable && busyWord.wires == 0 else { return "can't be moved" }
+    return busyWord.holds > 0 ? "can't be moved while it is held" : "could be moved"
   }
 
-  /// The run of memory set aside that holds a physical address.
+  /// The run of memory carved out that holds a physical address.
   func ramDisk(_ address: UInt64) -> FrameRun? {
-    let setAside = memory.setAside
-    for i in 0..<setAside.count {
-      let run = setAside[i]
+    let carveOut = memory.carveOut
+    for i in 0..<carveOut.count {
+      let run = carveOut[i]
       let start = run.first.address.rawValue
       if address >= start && address - start < run.count.bytes.rawValue { return run }
     }

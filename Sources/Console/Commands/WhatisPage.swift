@@ -18,7 +18,7 @@ struct FoundPage {
 
   /// What lies at an address of the page.
   func answer(at address: VirtualAddress) -> Line {
-    let place = facts.description.place.words
+    let place = facts.description.place.description
     let offset = address.offsetInPage
     return offset == 0
       ? "Pageable memory: \(name), \(place)" : "\(count: offset, "byte") into \(name), \(place)"
@@ -56,29 +56,29 @@ extension Console {
   /// The evidence on a page: its object, queue, state, copy in swap, and what shows it besides `known`.
   func tellPage(_ page: FoundPage, besides known: VirtualAddress? = nil) {
     let description = page.facts.description
-    let claims = description.claims
+    let busyWord = description.busyWord
     let isResident = description.place == .resident
     row("page") { row in
       row.field("object", UInt64(page.object.number))
       row.field("name", text: "\(page.object.name)")
-      row.field("backing", text: Line(page.object.kind.words))
+      row.field("backing", text: Line(page.object.kind.description))
       row.field("page", page.index)
       row.field("pages", page.object.pageCount.rawValue)
-      row.field("place", text: Line(description.place.words))
+      row.field("place", text: Line(description.place.description))
       if let frame = description.frame { row.field("frame", UInt64(frame.rawValue)) }
       if isResident {
         if let queue = description.queue {
-          row.field("queue", text: Line(queue.words))
+          row.field("queue", text: Line(queue.description))
         } else {
           row.none("queue")
         }
         row.field("valid", truth: description.flags.contains(.valid) ? .yes : .no)
         row.field("dirty", truth: description.flags.contains(.dirty) ? .yes : .no)
         row.field("referenced", truth: description.flags.contains(.referenced) ? .yes : .no)
-        row.field("wires", UInt64(claims.wires))
-        row.field("holds", UInt64(claims.holds))
-        row.field("writers", UInt64(claims.sharers))
-        row.field("busy", truth: claims.isExclusive ? .yes : .no)
+        row.field("wires", UInt64(busyWord.wires))
+        row.field("holds", UInt64(busyWord.holds))
+        row.field("writers", UInt64(busyWord.sbusyCount))
+        row.field("busy", truth: busyWord.isXbusy ? .yes : .no)
       }
       if let copy = page.facts.copy {
         row.field("swap_slot", UInt64(copy.rawValue))
@@ -88,7 +88,8 @@ extension Console {
     }
     fact(
       "object", page.object.title,
-      "page \(count: page.index) of \(count: page.object.pageCount.rawValue), \(page.object.kind.words)")
+      "page \(count: page.index) of \(count: page.object.pageCount.rawValue), \(page.object.kind.description)"
+    )
     switch description.place {
     case .resident: tellState(description)
     case .cached: fact("page", "cached", "free for anybody; a fault takes it back")
@@ -105,13 +106,13 @@ extension Console {
   }
 
   private func tellState(_ description: PageDescription) {
-    let claims = description.claims
+    let busyWord = description.busyWord
     var queue: Line = "no queue"
     if let named = description.queue {
-      queue = Line(named.words)
-    } else if claims.wires > 0 {
+      queue = Line(named.description)
+    } else if busyWord.wires > 0 {
       queue.append(": wired")
-    } else if claims.isExclusive || claims.sharers > 0 {
+    } else if busyWord.isXbusy || busyWord.sbusyCount > 0 {
       queue.append(": on its way")
     }
     var flags = Line()

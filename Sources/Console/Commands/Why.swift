@@ -20,7 +20,7 @@ extension Console {
       guard word.bytes == "nowait" else {
         throw refuse(word, "not understood here; usage: \(Self.whyUsage)")
       }
-      asked.sleeping = .forbidden
+      asked.waitPolicy = .forbidden
     }
     try arguments.end(Self.whyUsage)
 
@@ -45,7 +45,7 @@ extension Console {
   func request(_ asked: RunAsked) -> ContiguousRequest {
     var request = ContiguousRequest(asked.count, where: asked.constraints)
     request.passes = memory.contiguous.passes
-    request.sleeping = asked.sleeping
+    request.waitPolicy = asked.waitPolicy
     return request
   }
 
@@ -93,12 +93,12 @@ extension Console {
 
   /// How many blocks of 2 MiB could be emptied, where the request is for one of these.
   func emptiableBlocks(_ asked: RunAsked) -> UInt64? {
-    let spot = asked.constraints
-    guard asked.count.bytes == .mebibytes(2), spot.alignment.rawValue == 2 << 20, spot.low.rawValue == 0,
-      spot.high.rawValue == .max
+    let limits = asked.constraints
+    guard asked.count.bytes == .mebibytes(2), limits.alignment.rawValue == 2 << 20, limits.low.rawValue == 0,
+      limits.high.rawValue == .max
     else { return nil }
     var blocks: UInt64 = 0
-    physical.forEachPiece { if $0.unmovable == .zero && $0.absent == .zero { blocks += 1 } }
+    physical.forEachPageblock { if $0.unmovable == .zero && $0.absent == .zero { blocks += 1 } }
     return blocks
   }
 
@@ -148,15 +148,15 @@ extension Console {
 
   private func overBudget(_ forecast: ContiguousForecast, _ asked: RunAsked, _ nothing: StaticString) {
     var line: Line = "Not without waiting: "
-    if asked.sleeping == .allowed {
+    if asked.waitPolicy == .allowed {
       line = "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), "
     }
     print("\(line)\(count: forecast.missing.rawValue, "page") would be left.\(nothing)")
     strip(forecast.run)
     details(forecast)
-    if asked.sleeping == .forbidden {
+    if asked.waitPolicy == .forbidden {
       var patient = asked
-      patient.sleeping = .allowed
+      patient.waitPolicy = .allowed
       print("! A request that waits may have pages written. Type: why \(patient.line)")
     } else {
       print("! It may go further. Type: sysctl vm.contig.passes=4")
@@ -174,7 +174,7 @@ extension Console {
     let isPage = physical.whatIs(first).role == .pageable
     if fixed == .zero {
       print(
-        "Not now: \(count: forecast.claimed.rawValue, "page") \(are(forecast.claimed)) \(forecast.reason.words) at this moment.\(nothing)"
+        "Not now: \(count: forecast.claimed.rawValue, "page") \(are(forecast.claimed)) \(forecast.reason.description) at this moment.\(nothing)"
       )
     } else if fixed == .one {
       print("Not now: one \(isPage ? "wired page" : "frame" as StaticString) stands in the way.\(nothing)")
@@ -226,12 +226,12 @@ extension Console {
     line.append(line: ": \(whose(run.first))")
     let what = physical.whatIs(run.first)
     let reason = ContiguousFailure.Reason(what)
-    if what.claims.wires == 1 {
+    if what.busyWord.wires == 1 {
       line.append(", wired once")
-    } else if what.claims.wires > 1 {
-      line.append(line: ", wired \(UInt64(what.claims.wires)) times")
+    } else if what.busyWord.wires > 1 {
+      line.append(line: ", wired \(UInt64(what.busyWord.wires)) times")
     } else if reason == .held || reason == .busy {
-      line.append(line: ", \(reason.words)")
+      line.append(line: ", \(reason.description)")
     }
     return line
   }
@@ -250,7 +250,7 @@ extension Console {
       line.append(" and others")
     }
     let reason = ContiguousFailure.Reason(physical.whatIs(owner.first))
-    if reason != .fixed { line.append(line: ", \(reason.words)") }
+    if reason != .fixed { line.append(line: ", \(reason.description)") }
     return line
   }
 
@@ -265,7 +265,7 @@ extension Console {
     if what.role == .contiguous, let entry = contigEntry(holding: frame) {
       return "contig \(entry.id) (\(entry.type.name))"
     }
-    return Line(what.role.words)
+    return Line(what.role.description)
   }
 
   // MARK: As JSON
@@ -275,7 +275,7 @@ extension Console {
       if forecast.outcome == .granted {
         row.field("answer", text: "yes")
       } else {
-        row.field("answer", text: Line(ContiguousFailure.Answer(forecast.outcome).words))
+        row.field("answer", text: Line(ContiguousFailure.Answer(forecast.outcome).description))
       }
       if forecast.outcome == .never {
         row.field("frames", asked.count.rawValue)
@@ -314,9 +314,9 @@ extension Console {
     if let owner = forecast.owners.first {
       row.field("blocker", UInt64(owner.first.rawValue))
       row.field("blocker_frames", owner.frames.rawValue)
-      row.field("reason", text: Line(forecast.reason.words))
-      row.field("role", text: Line(owner.role.words))
-      row.field("whose", text: whose(owner.first))
+      row.field("reason", text: Line(forecast.reason.description))
+      row.field("role", text: Line(owner.role.description))
+      row.field("owner", text: whose(owner.first))
     }
     if let longest {
       row.field("longest_at", text: physicalAddress(longest.first))
@@ -332,9 +332,9 @@ extension Console {
       row("blocker") { row in
         row.field("first_frame", UInt64(owner.first.rawValue))
         row.field("frames", owner.frames.rawValue)
-        row.field("role", text: Line(owner.role.words))
-        row.field("whose", text: whose(owner.first))
-        row.field("wires", UInt64(physical.whatIs(owner.first).claims.wires))
+        row.field("role", text: Line(owner.role.description))
+        row.field("owner", text: whose(owner.first))
+        row.field("wires", UInt64(physical.whatIs(owner.first).busyWord.wires))
       }
     }
   }

@@ -44,11 +44,11 @@ extension Console {
       case .noMemory:
         throw fail("No frame is free for one of its pages. Nothing is wired.")
       case .inputOutput, .corrupt:
-        throw fail("A page could not be brought in: \(error.words). Nothing is wired.")
+        throw fail("A page could not be brought in: \(error.description). Nothing is wired.")
       case .tooManyWires:
         throw fail("A page of the range is wired 4,095 times already. Nothing is wired.")
       case .noAddressSpace, .badConstraint, .notPageable, .protection, .tooManyHolds:
-        throw fail("It is refused: \(error.words). Nothing is wired.")
+        throw fail("It is refused: \(error.description). Nothing is wired.")
       }
     }
     tell("wire", "Wired", touched, covered)

@@ -18,7 +18,7 @@ enum Assembly {
   ) -> KernelMemory {
     let count = Int(information.pointee.range_count)
     precondition(
-      KernelMemory.workspaceSize(ranges: Int(CP_BOOT_RANGES) + SetAside.limit).rawValue
+      KernelMemory.workspaceSize(ranges: Int(CP_BOOT_RANGES) + CarveOut.limit).rawValue
         <= UInt64(CP_WORKSPACE),
       "no room for the firmware's map")
     guard information.pointee.ranges_dropped == 0 else {
@@ -35,7 +35,7 @@ enum Assembly {
           let occupied = occupied.withMemoryRebound(to: OccupiedRange.self, capacity: occupiedLimit) {
             UnsafeBufferPointer(start: $0, count: 1 + Int(information.pointee.module_count))
           }
-          let setAside = RamDiskMemory.cut(
+          let carveOut = RamDiskMemory.cut(
             information, rules, avoiding: occupied, workspace)
           // The cut has divided ranges.
           var request = BootRequest(
@@ -43,7 +43,7 @@ enum Assembly {
             firmwareRangeCount: Int(information.pointee.range_count))
           request.largestLeaf = features.gibibytePages ? .gibibyte : .mebibytes2
           request.rules = rules
-          request.setAside = setAside
+          request.carveOut = carveOut
           request.occupied = occupied
           request.image = segments.withMemoryRebound(to: ImageSegment.self, capacity: segmentCount) {
             KernelImage(start: $0, count: segmentCount)
@@ -55,7 +55,7 @@ enum Assembly {
         }
       }
     } catch {
-      Reports.panic("a machine that Strata refuses", "\(error.words)")
+      Reports.panic("a machine that Strata refuses", "\(error.description)")
     }
   }
 

@@ -13,7 +13,7 @@ enum BootRecordError: UInt8, Error {
   case noMemoryMap
   case outOfReach
 
-  var words: StaticString {
+  var description: StaticString {
     switch self {
     case .noMemoryMap: "the loader handed over no memory map"
     case .outOfReach: "the loader left its record above 4 GiB"

@@ -16,34 +16,34 @@ enum RamDiskMemory {
   static func cut(
     _ information: UnsafeMutablePointer<cp_boot_information>, _ rules: MapRules,
     avoiding occupied: UnsafeBufferPointer<OccupiedRange>, _ workspace: UnsafeMutableRawPointer
-  ) -> SetAside {
+  ) -> CarveOut {
     let line = KernelCommandLine(
       UnsafeBufferPointer(start: cp_boot_line(information), count: Int(information.pointee.line_length)))
     let size: ByteCount
     switch line.size(of: "swap.ramdisk") {
-    case .none: return SetAside()
+    case .none: return CarveOut()
     case .unreadable(let words): refuse("what it is set to is no size: \(words)")
     case .size(let asked): size = asked
     }
-    guard size > .zero else { return SetAside() }
+    guard size > .zero else { return CarveOut() }
     let ranges = cp_boot_ranges(information)
-    let setAside: SetAside
+    let carveOut: CarveOut
     do throws(PhysicalMemoryError) {
       // Sorted, and without what is reserved or in use.
       let map = try MemoryMap(workspace, count: Int(information.pointee.range_count), rules: rules) {
         FirmwareRange(ranges[$0])
       }
-      do throws(SetAsideError) {
-        setAside = try SetAside(top: size.pagesRoundedUp, of: map, avoiding: occupied)
+      do throws(CarveOutError) {
+        carveOut = try CarveOut(top: size.pagesRoundedUp, of: map, avoiding: occupied)
       } catch {
-        refuse("\(size) of \(map.frames.bytes) can't be cut off: \(error.words)")
+        refuse("\(size) of \(map.frames.bytes) can't be cut off: \(error.description)")
       }
     } catch {
       refuse("the firmware's map holds no usable memory")
     }
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(CP_WORKSPACE))
-    for i in 0..<setAside.count { take(setAside[i], outOf: information) }
-    return setAside
+    for i in 0..<carveOut.count { take(carveOut[i], outOf: information) }
+    return carveOut
   }
 
   /// Adds the row that tells what was cut off.
@@ -51,7 +51,7 @@ enum RamDiskMemory {
     statistics.add(
       Statistic(
         "swap.ramdisk", .bytes, .gauge, "cut off the top of memory at boot",
-        context: nil, read: { _ in Assembly.memory?.setAside.pages.bytes.rawValue ?? 0 }))
+        context: nil, read: { _ in Assembly.memory?.carveOut.pages.bytes.rawValue ?? 0 }))
   }
 
   /// Makes a range of its own of `run`.

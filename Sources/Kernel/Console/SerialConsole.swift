@@ -28,8 +28,8 @@ enum SerialConsole {
         }
       },
       panic: { _ in Reports.panic("panic", "asked for at the console") },
-      provoke: { _, fault in
-        if let fault = Console.Fault(rawValue: fault) { SerialConsole.provoke(fault) }
+      trigger: { _, fault in
+        if let fault = Console.Fault(rawValue: fault) { SerialConsole.trigger(fault) }
       },
       name: { _, address, buffer, capacity in
         guard let (name, distance) = Symbols.function(at: address) else { return 0 }
@@ -71,21 +71,21 @@ enum SerialConsole {
     }
   }
 
-  private static func provoke(_ fault: Console.Fault) {
+  private static func trigger(_ fault: Console.Fault) {
     switch fault {
-    case .null: Provocation.null.provoke()
-    case .guardPage: Provocation.guardPage.provoke()
-    case .writeText: Provocation.writeText.provoke()
-    case .executeData: Provocation.executeData.provoke()
-    case .stackOverflow: Provocation.stackOverflow.provoke()
-    case .divide: Provocation.divide.provoke()
-    case .overflow: Provocation.overflow.provoke()
-    case .lockOrder: Provocation.lockOrder.provoke()
-    case .lockedSleep: Provocation.lockedSleep.provoke()
-    case .lockedFault: Provocation.lockedFault.provoke()
-    case .hang: Provocation.hang.provoke()
-    case .nmi: Provocation.nmi.provoke()
-    case .everywhere: Provocation.everywhere.provoke()
+    case .null: TriggeredFault.null.trigger()
+    case .guardPage: TriggeredFault.guardPage.trigger()
+    case .writeText: TriggeredFault.writeText.trigger()
+    case .executeData: TriggeredFault.executeData.trigger()
+    case .stackOverflow: TriggeredFault.stackOverflow.trigger()
+    case .divide: TriggeredFault.divide.trigger()
+    case .overflow: TriggeredFault.overflow.trigger()
+    case .lockOrder: TriggeredFault.lockOrder.trigger()
+    case .lockedSleep: TriggeredFault.lockedSleep.trigger()
+    case .lockedFault: TriggeredFault.lockedFault.trigger()
+    case .hang: TriggeredFault.hang.trigger()
+    case .nmi: TriggeredFault.nmi.trigger()
+    case .everywhere: TriggeredFault.everywhere.trigger()
     // Reported by kmem when the console does it.
     case .doubleFree, .wrongSize, .foreignPointer: break
     }

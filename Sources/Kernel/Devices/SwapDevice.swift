@@ -1,4 +1,4 @@
-// The swap device of this machine: a RAM disk in the memory that the command line set aside. And the page faults
+// The swap device of this machine: a RAM disk in the memory that the command line carved out. And the page faults
 // that bring pages back from it.
 //
 // The disk is worked by a thread of its own, which sleeps until a request comes.
@@ -21,7 +21,7 @@ enum SwapDevice {
         return (verdict ?? .notPageable).rawValue
       },
       resolve: { _, address, access in SwapDevice.resolve(address, access == .write ? .write : .read) })
-    guard memory.setAside.count > 0 else { return }
+    guard memory.carveOut.count > 0 else { return }
     let disk = disk(memory)
     guard
       memory.machine.start(
@@ -49,7 +49,7 @@ enum SwapDevice {
       return .resolved
     } catch {
       Thread.current.state.pointee.pagingError = error.rawValue
-      return error == .notPageable ? .notMine : .failed(error.words)
+      return error == .notPageable ? .notMine : .failed(error.description)
     }
   }
 
@@ -63,14 +63,14 @@ enum SwapDevice {
     let map = memory.machine.directMap
     var extents = InlineArray<8, RamDisk.Extent>(
       repeating: RamDisk.Extent(map.pointer(to: FrameNumber(0)), .zero))
-    for i in 0..<memory.setAside.count {
-      extents[i] = RamDisk.Extent(map.pointer(to: memory.setAside[i].first), memory.setAside[i].count)
+    for i in 0..<memory.carveOut.count {
+      extents[i] = RamDisk.Extent(map.pointer(to: memory.carveOut[i].first), memory.carveOut[i].count)
     }
     let disk = withUnsafeMutablePointer(to: &extents) { array in
       let first = UnsafeMutableRawPointer(array).assumingMemoryBound(to: RamDisk.Extent.self)
       return RamDisk.create(
         in: map.pointer(to: state.first), Name("ram"), machine: memory.machine,
-        over: UnsafeBufferPointer(start: first, count: memory.setAside.count))
+        over: UnsafeBufferPointer(start: first, count: memory.carveOut.count))
     }
     return disk
   }

@@ -105,7 +105,7 @@ enum Exception {
   ) -> Never {
     FaultBlock.field("what", what)
     if let why { FaultBlock.field("why", why) }
-    FaultBlock.field("whose", Whose.describe(address))
+    FaultBlock.field("owner", OwnerDescription.describe(address))
     FaultBlock.field("walk", TableWalk(address).describe(address))
     finish(frame, "", touched: address)
   }
@@ -117,7 +117,7 @@ enum Exception {
     FaultBlock.open("\(deed) a guard page", at: frame.pointee.rip)
     FaultBlock.field(
       "what", "\(VirtualAddress(address)), \(count: stack.first - address) bytes below a stack")
-    FaultBlock.field("whose", Whose.describe(address))
+    FaultBlock.field("owner", OwnerDescription.describe(address))
     FaultBlock.field("walk", TableWalk(address).describe(address))
     let stackPointer = frame.pointee.rsp
     let ranOnIt = stackPointer >= stack.first &- 4096 && stackPointer <= stack.end

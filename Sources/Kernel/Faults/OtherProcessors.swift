@@ -36,7 +36,7 @@ enum OtherProcessors {
     let me = cp_processor_index()
     // Before it is known which comes first, so that an NMI of the first one finds it done.
     recordPosition(.faulted, at: address, cp_frame_pointer())
-    Provocation.meetOthers()
+    TriggeredFault.meetOthers()
     let (isFirst, by) = stopper.compareExchange(
       expected: .max, desired: me, ordering: .sequentiallyConsistent)
     guard isFirst else {

@@ -1,4 +1,4 @@
-// Fault reports of the floors below, and panics: told in the same block as exceptions.
+// Fault reports of the layers below, and panics: told in the same block as exceptions.
 
 import CPlatform
 import KernelMemory
@@ -10,7 +10,7 @@ enum Reports {
   static func tell(_ report: FaultReport) -> Never {
     // The callers of the upcall, which is no news itself.
     let here = UnsafePointer<UInt64>(bitPattern: UInt(cp_frame_pointer()))?.pointee ?? 0
-    FaultBlock.open("\(report.kind.words)", at: cp_here())
+    FaultBlock.open("\(report.kind.description)", at: cp_here())
     switch report.place {
     case .virtualAddress:
       FaultBlock.field("what", "\(report.what): \(VirtualAddress(report.subject))")
@@ -22,7 +22,7 @@ enum Reports {
     if report.given != report.expected && report.expected != 0 {
       FaultBlock.field("", "given \(count: report.given), expected \(count: report.expected)")
     }
-    FaultBlock.field("whose", whose(report))
+    FaultBlock.field("owner", whose(report))
     if report.allocatedAt != .unknown { FaultBlock.field("allocated", place(report.allocatedAt)) }
     if report.freedAt != .unknown { FaultBlock.field("freed", place(report.freedAt)) }
     if report.reportedAt != .unknown { FaultBlock.field("and again", place(report.reportedAt)) }
@@ -38,7 +38,7 @@ enum Reports {
     let free: Line =
       "\(count: memory.physical.freeCount.rawValue) of \(count: memory.physical.total.rawValue) frames are free."
     guard OtherProcessors.areIdle else { return "Nothing was changed. \(free)" }
-    if let broken = memory.checkInvariants() { return "! A law is broken: \(broken). \(free)" }
+    if let broken = memory.checkInvariants() { return "! An invariant is broken: \(broken). \(free)" }
     return "Nothing was changed; all invariants hold. \(free)"
   }
 
@@ -50,7 +50,7 @@ enum Reports {
       line.append(line: "type \(type)")
     }
     if line.count > 0 { return line }
-    return report.place == .virtualAddress ? Whose.describe(report.subject) : "not known"
+    return report.place == .virtualAddress ? OwnerDescription.describe(report.subject) : "not known"
   }
 
   private static func place(_ site: CallSite) -> Line {

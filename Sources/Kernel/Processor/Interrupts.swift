@@ -93,7 +93,7 @@ enum Interrupts {
     }
   }
 
-  /// Counts `body`, with interrupts off, among the stretches that are measured.
+  /// Counts `body`, with interrupts off, among the intervals that are measured.
   static func measured(_ body: () -> Void) {
     let mine = cp_processor()
     let start = mine.pointee.measuring != 0 ? cp_cycles() : 0

@@ -31,7 +31,7 @@ enum LocalAPICError: UInt8, Error {
   case absent
   case outOfReach
 
-  var words: StaticString {
+  var description: StaticString {
     switch self {
     case .absent: "its processor has no local interrupt controller (APIC)"
     case .outOfReach: "its local interrupt controller lies above 4 GiB"

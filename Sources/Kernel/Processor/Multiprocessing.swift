@@ -31,7 +31,7 @@ enum Multiprocessing {
   /// Says why processors of ACPI's list do not run, each reason apart.
   private static func report(_ list: ProcessorList) {
     if let flaw = list.flaw {
-      SerialPort.print("! ACPI's list of processors: \(flaw.words).")
+      SerialPort.print("! ACPI's list of processors: \(flaw.description).")
     }
     Processors.leftOut.forEachReason { count, reason in
       SerialPort.print("! \(count: count, "processor") \(reason); cpus shows the others.")

@@ -85,7 +85,7 @@ enum PageFaults {
     _ frame: UnsafeMutablePointer<cp_trap_frame>, _ address: UInt64, _ answer: cp_fault_answer
   ) -> Never {
     switch answer.outcome {
-    case .failed: Exception.report(frame, address, answer.words)
+    case .failed: Exception.report(frame, address, answer.description)
     // No page of anybody's; or it was pageable a moment ago.
     case .not_mine, .resolved: Exception.report(frame, address, nil)
     }
@@ -127,7 +127,7 @@ extension cp_fault_answer {
     Self(outcome: .failed, count: UInt32(words.utf8CodeUnitCount), text: words.utf8Start)
   }
 
-  fileprivate var words: Line {
+  fileprivate var description: Line {
     var line = Line()
     line.append(bytes: UnsafeBufferPointer(start: text, count: Int(count)))
     return line

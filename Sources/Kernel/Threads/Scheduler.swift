@@ -296,7 +296,7 @@ enum Scheduler {
   }
 
   /// Takes a sleeper out of its bucket, where `before` is before it, and makes it ready. Lock held.
-  private static func rouse(_ thread: Thread, behind before: Thread?, in place: Int, _ answer: cp_wake) {
+  private static func wake(_ thread: Thread, behind before: Thread?, in place: Int, _ answer: cp_wake) {
     let next = thread.state.pointee.next
     if let before { before.state.pointee.next = next } else { buckets[place] = next }
     if thread.state.pointee.isTimed {
@@ -317,18 +317,18 @@ enum Scheduler {
   static func wake(_ sequence: UnsafePointer<UInt64>) {
     guard sleeperCount.load(ordering: .sequentiallyConsistent) > 0 else { return }
     let interrupts = lock.lock()
-    rouseAll(sequence)
+    wakeAll(sequence)
     lock.unlock(interrupts)
   }
 
-  private static func rouseAll(_ sequence: UnsafePointer<UInt64>) {
+  private static func wakeAll(_ sequence: UnsafePointer<UInt64>) {
     let place = bucket(sequence)
     var before: Thread?
     var at = buckets[place]
     while let thread = at {
       at = thread.state.pointee.next
       if thread.state.pointee.sequence == sequence {
-        rouse(thread, behind: before, in: place, .woken)
+        wake(thread, behind: before, in: place, .woken)
       } else {
         before = thread
       }
@@ -336,7 +336,7 @@ enum Scheduler {
   }
 
   /// Wakes a thread wherever it sleeps. Lock held.
-  private static func rouse(_ thread: Thread, _ answer: cp_wake) {
+  private static func wake(_ thread: Thread, _ answer: cp_wake) {
     let place = bucket(thread.state.pointee.sequence.unsafelyUnwrapped)
     var before: Thread?
     var at = buckets[place]
@@ -344,14 +344,14 @@ enum Scheduler {
       before = other
       at = other.state.pointee.next
     }
-    rouse(thread, behind: before, in: place, answer)
+    wake(thread, behind: before, in: place, answer)
   }
 
   /// A tick of the clock, in its interrupt handler: wakes whose deadline has come.
   static func tick(_ now: UInt64) {
     guard now >= earliest.load(ordering: .relaxed) else { return }
     let interrupts = lock.lock()
-    while let thread = timed, thread.state.pointee.deadline <= now { rouse(thread, .deadline) }
+    while let thread = timed, thread.state.pointee.deadline <= now { wake(thread, .deadline) }
     lock.unlock(interrupts)
   }
 
@@ -366,7 +366,7 @@ enum Scheduler {
       guard thread.state.pointee.state == .sleeping, thread.state.pointee.deadline == .max else { continue }
       sleepers.add(thread, thread.state.pointee.waitKind, since: thread.state.pointee.asleepSince)
     }
-    if let refused = sleepers.refused { rouse(refused, .nobody) }
+    if let refused = sleepers.refused { wake(refused, .nobody) }
   }
 
   // MARK: Ends
@@ -385,7 +385,7 @@ enum Scheduler {
     let sequence = me.ended
     UnsafeMutableRawPointer(mutating: sequence).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
       .store(1, ordering: .sequentiallyConsistent)
-    rouseAll(sequence)
+    wakeAll(sequence)
     switchAway()
     fatalError("a thread that has ended runs")
   }
@@ -395,11 +395,11 @@ enum Scheduler {
     let what = ("a thread to end" as StaticString).utf8Start
     while sleep(thread.ended, 0, .max, .thread, what) != .woken {}
     let interrupts = lock.lock()
-    forget(thread)
+    discard(thread)
     lock.unlock(interrupts)
   }
 
-  private static func forget(_ thread: Thread) {
+  private static func discard(_ thread: Thread) {
     var before: Thread?
     var at = all
     while let other = at, other != thread {

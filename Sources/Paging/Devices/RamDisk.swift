@@ -14,9 +14,9 @@
 import CPlatform
 import MemoryPrimitives
 
-/// A device over up to eight pieces of memory: a handle.
+/// A device over up to eight extents of memory: a handle.
 public struct RamDisk {
-  /// One piece of memory: whole pages, mapped for as long as the disk lives.
+  /// One extent of memory: whole pages, mapped for as long as the disk lives.
   public struct Extent {
     public var start: UnsafeMutableRawPointer
     public var pages: PageCount
@@ -65,7 +65,7 @@ public struct RamDisk {
   let state: UnsafeMutablePointer<State>
   private init(state: UnsafeMutablePointer<State>) { self.state = state }
 
-  /// The most pieces of memory that a disk can lie in.
+  /// The most extents of memory that a disk can lie in.
   public static var extentLimit: Int { 8 }
   /// Bytes that `create` needs, aligned to 64.
   public static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.stride) }
@@ -76,7 +76,7 @@ public struct RamDisk {
     in memory: UnsafeMutableRawPointer, _ name: Name, machine: Machine,
     over extents: UnsafeBufferPointer<Extent>
   ) -> RamDisk {
-    precondition(extents.count > 0 && extents.count <= extentLimit, "a RAM disk lies in 1 to 8 pieces")
+    precondition(extents.count > 0 && extents.count <= extentLimit, "a RAM disk lies in 1 to 8 extents")
     var copy = InlineArray<8, Extent>(repeating: Extent(extents[0].start, .zero))
     var pages: UInt64 = 0
     for i in 0..<extents.count {
@@ -91,7 +91,7 @@ public struct RamDisk {
     return RamDisk(state: state)
   }
 
-  /// A disk over one piece of memory.
+  /// A disk over one extent of memory.
   public static func create(
     in memory: UnsafeMutableRawPointer, _ name: Name, machine: Machine, over extent: Extent
   ) -> RamDisk {

@@ -13,7 +13,7 @@
 // a torn, lost or flipped write is an error to whoever reads, never other data. What a device does
 // wrong is told and nothing lost: the caller still has the page, and it stays dirty.
 //
-//   Laws
+//   Invariants
 //   1  a slot is free, used or bad; free + used + bad = total
 //   2  the summary says which words of the bitmap have a free slot
 //   3  the checksum of a free slot is 0, which no page has
@@ -131,16 +131,17 @@ public struct Swap {
   /// Takes `device` for swap: all slots are free, whatever is on it. Takes a frame for each 1024 slots, one
   /// for about each 16 000, and a store for each slot. Throws `noMemory`; `badConstraint` when there is a
   /// device already, or this one has no pages.
-  public func attach(_ device: BlockDevice, level: Level = .normal) throws(PagingError) {
+  public func attach(_ device: BlockDevice, priority: AllocationPriority = .normal) throws(PagingError) {
     let total = Int(min(device.pageCount, Self.slotLimit).rawValue)
     guard total > 0, change(from: .detached, to: .changing) else { throw .badConstraint }
     let (physical, machine) = (state.pointee.physical, state.pointee.machine)
     do throws(PagingError) {
       let words = try FrameArray<UInt64>(
-        count: SwapSlots.wordCount(total), initial: 0, physical: physical, machine: machine, level: level)
+        count: SwapSlots.wordCount(total), initial: 0, physical: physical, machine: machine,
+        priority: priority)
       do throws(PagingError) {
         let checksums = try FrameArray<UInt32>(
-          count: total, initial: 0, physical: physical, machine: machine, level: level)
+          count: total, initial: 0, physical: physical, machine: machine, priority: priority)
         state.pointee.attachment.address.pointee = Attachment(device: device, checksums: checksums)
       } catch {
         words.free()
@@ -382,7 +383,7 @@ public struct Swap {
     }
   }
 
-  /// The number of the law (see above) that does not hold, or nil. For tests, while nothing runs: a step for
+  /// The number of the invariant (see above) that does not hold, or nil. For tests, while nothing runs: a step for
   /// each slot.
   public func checkInvariants() -> Int? {
     guard let slots = state.pointee.core.quiet.pointee.slots else { return nil }

@@ -25,7 +25,7 @@ public enum BudgetStanding: Equatable, Sendable {
 public enum BudgetPlace: UInt8, Sendable {
   case host, kernel
 
-  public var words: StaticString { self == .host ? "host" : "kernel" }
+  public var description: StaticString { self == .host ? "host" : "kernel" }
 }
 
 /// A row of the table of budgets.

@@ -67,7 +67,7 @@ public struct ChurnBench {
 
   private func allocate() -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(Order(0), role: .wired, level: .interrupt)
+      return try physical.allocate(Order(0), role: .wired, priority: .interrupt)
     } catch {
       return nil
     }

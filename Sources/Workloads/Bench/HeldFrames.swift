@@ -41,7 +41,7 @@ struct HeldFrames {
 
   private func allocate(_ order: Order) -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(order, role: .wired, level: .interrupt)
+      return try physical.allocate(order, role: .wired, priority: .interrupt)
     } catch {
       return nil
     }

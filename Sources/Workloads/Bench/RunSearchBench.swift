@@ -66,7 +66,7 @@ public struct RunSearchBench {
   private func isThere(_ count: PageCount, _ constraints: RunConstraints) -> Bool {
     do throws(PhysicalMemoryError) {
       physical.free(
-        try physical.allocate(run: count, where: constraints, role: .wired, level: .interrupt))
+        try physical.allocate(run: count, where: constraints, role: .wired, priority: .interrupt))
       return true
     } catch {
       return false
@@ -93,7 +93,7 @@ public struct RunSearchBench {
 
   private func take(_ order: UInt8) -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(Order(order), role: .wired, level: .interrupt)
+      return try physical.allocate(Order(order), role: .wired, priority: .interrupt)
     } catch {
       return nil
     }

@@ -1,8 +1,8 @@
-// Benches of arenas: a piece is freed and another allocated in its place, over so many live ones.
+// Benches of arenas: a segment is freed and another allocated in its place, over so many live ones.
 //
 // The arena is one of its own over the system's supply of tags, without a quantum cache and with nothing to import
-// from. Sizes are 1 to 16 quanta by chance. The arena is filled, and then a third of its pieces are freed by chance, so
-// what is free lies scattered; only 64 quanta at the end are free in one piece.
+// from. Sizes are 1 to 16 quanta by chance. The arena is filled, and then a third of its segments are freed by chance, so
+// what is free lies scattered; only 64 quanta at the end are free in one run.
 
 import CPlatform
 import KernelMemory
@@ -11,7 +11,7 @@ import MemoryPrimitives
 import PhysicalMemory
 import Vmem
 
-/// One arena with live pieces.
+/// One arena with live segments.
 public struct VmemBench {
   /// What each allocation asks for besides its size.
   public enum Kind: UInt8, Sendable {
@@ -19,11 +19,11 @@ public struct VmemBench {
     case plain
     /// A multiple of 16 quanta.
     case aligned
-    /// A place in that half of the arena in which the piece that was freed lay.
+    /// A place in that half of the arena in which the segment that was freed lay.
     case windowed
   }
 
-  private struct Piece {
+  private struct Segment {
     var first: ArenaAddress
     var size: ArenaSize
   }
@@ -31,16 +31,16 @@ public struct VmemBench {
   private let memory: KernelMemory
   private let run: FrameRun
   private let arena: Arena
-  private let pieces: UnsafeMutablePointer<Piece>
+  private let segments: UnsafeMutablePointer<Segment>
   private let live: UInt64
   private let extent: UInt64
   private var random: SeededRandom
 
-  /// An arena with `live` pieces; nil when there is no memory for them.
+  /// An arena with `live` segments; nil when there is no memory for them.
   public init?(_ memory: KernelMemory, live: UInt64, seed: UInt64) {
     let all = live + live / 2
-    let bytes = Page.size + all * UInt64(MemoryLayout<Piece>.stride)
-    // Beside the pieces, a tag for each piece and for each gap between two.
+    let bytes = Page.size + all * UInt64(MemoryLayout<Segment>.stride)
+    // Beside the segments, a tag for each segment and for each gap between two.
     guard memory.physical.freeCount > ByteCount(bytes + all * 2 * Tags.tagSize.rawValue).pagesRoundedUp else {
       return nil
     }
@@ -54,12 +54,12 @@ public struct VmemBench {
     let base = memory.machine.directMap.pointer(to: run.first)
     arena = Arena.create(
       in: base, name: Name("bench"), quantum: .page, tags: memory.space.tags, machine: memory.machine)
-    pieces = (base + Int(Page.size)).bindMemory(to: Piece.self, capacity: Int(all))
+    segments = (base + Int(Page.size)).bindMemory(to: Segment.self, capacity: Int(all))
     random = SeededRandom(seed: seed)
     var extent = 64 * Page.size
     for i in 0..<Int(all) {
-      pieces[i] = Piece(first: .lowest, size: Self.size(&random))
-      extent += pieces[i].size.rawValue
+      segments[i] = Segment(first: .lowest, size: Self.size(&random))
+      extent += segments[i].size.rawValue
     }
     self.extent = extent
     guard fill(all) else {
@@ -69,24 +69,24 @@ public struct VmemBench {
     }
   }
 
-  /// Allocates all pieces and frees by chance those above `live`. False when one was refused; none is left then.
+  /// Allocates all segments and frees by chance those above `live`. False when one was refused; none is left then.
   private mutating func fill(_ all: UInt64) -> Bool {
     var count = 0
     do throws(VmemError) {
       try arena.add(ArenaAddress(0), ArenaSize(extent))
       while count < Int(all) {
-        pieces[count].first = try arena.xalloc(pieces[count].size, ArenaConstraints())
+        segments[count].first = try arena.xalloc(segments[count].size, ArenaConstraints())
         count += 1
       }
     } catch {
-      for i in 0..<count { arena.xfree(pieces[i].first, pieces[i].size) }
+      for i in 0..<count { arena.xfree(segments[i].first, segments[i].size) }
       return false
     }
     while count > Int(live) {
       count -= 1
-      let chosen = pieces + Int(random.below(UInt64(count + 1)))
+      let chosen = segments + Int(random.below(UInt64(count + 1)))
       arena.xfree(chosen.pointee.first, chosen.pointee.size)
-      chosen.pointee = pieces[count]
+      chosen.pointee = segments[count]
     }
     return true
   }
@@ -102,9 +102,9 @@ public struct VmemBench {
     let middle = ArenaAddress(extent / 2)
     var cycles: UInt64 = 0
     for _ in 0..<count {
-      let piece = pieces + Int(random.below(live))
+      let segment = segments + Int(random.below(live))
       let size = Self.size(&random)
-      let old = piece.pointee
+      let old = segment.pointee
       if kind == .windowed {
         constraints.minimum = old.first < middle ? .lowest : middle
         constraints.maximum = old.first < middle ? middle : .highest
@@ -112,10 +112,10 @@ public struct VmemBench {
       do throws(VmemError) {
         let start = cp_cycles()
         arena.xfree(old.first, old.size)
-        piece.pointee.size = .zero
+        segment.pointee.size = .zero
         let first = try arena.xalloc(size, constraints)
         cycles &+= cp_cycles() &- start
-        piece.pointee = Piece(first: first, size: size)
+        segment.pointee = Segment(first: first, size: size)
       } catch {
         return nil
       }
@@ -125,7 +125,9 @@ public struct VmemBench {
 
   /// Gives all back.
   public func release() {
-    for i in 0..<Int(live) where pieces[i].size != .zero { arena.xfree(pieces[i].first, pieces[i].size) }
+    for i in 0..<Int(live) where segments[i].size != .zero {
+      arena.xfree(segments[i].first, segments[i].size)
+    }
     arena.destroy()
     memory.physical.free(run)
   }

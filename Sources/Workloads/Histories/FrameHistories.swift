@@ -1,5 +1,5 @@
 // Histories of frames: blocks by order and given frames (`buddy`), runs with constraints (`runs`). What is
-// held is a run of frames in either, and goes back whole or in pieces.
+// held is a run of frames in either, and goes back whole or in parts.
 
 import KernelMemory
 import MemoryPrimitives
@@ -49,7 +49,7 @@ extension SeededHistory {
     }
   }
 
-  mutating func level() -> Level {
+  mutating func priority() -> AllocationPriority {
     switch random.below(8) {
     case 0: .interrupt
     case 1: .system
@@ -60,9 +60,9 @@ extension SeededHistory {
   private mutating func askForBlock() {
     // Half of all requests are for one frame, a quarter for two, …
     let order = Order(UInt8(min(11, random.next().trailingZeroBitCount)))
-    let (role, level) = (role(), level())
+    let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
-      let first = try system.physical.allocate(order, role: role, level: level)
+      let first = try system.physical.allocate(order, role: role, priority: priority)
       require(UInt64(first.rawValue) & (order.frames.rawValue - 1) == 0, "a block is not aligned to its size")
       take(FrameRun(first: first, count: order.frames), role)
     } catch {
@@ -72,9 +72,9 @@ extension SeededHistory {
 
   private mutating func askForFrame() {
     let frame = FrameNumber(UInt32(random.below(system.physical.total.rawValue + 512)))
-    let (role, level) = (role(), level())
+    let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
-      try system.physical.allocate(frame: frame, role: role, level: level)
+      try system.physical.allocate(frame: frame, role: role, priority: priority)
       take(FrameRun(first: frame, count: .one), role)
     } catch {
       refuse(error.rawValue)
@@ -92,10 +92,10 @@ extension SeededHistory {
     if random.oneIn(4) {
       constraints.high = PhysicalAddress(constraints.low.rawValue + size + random.below(top))
     }
-    let (role, level) = (role(), level())
+    let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
       let run = try system.physical.allocate(
-        run: PageCount(count), where: constraints, role: role, level: level)
+        run: PageCount(count), where: constraints, role: role, priority: priority)
       let (first, last) = (run.first.address.rawValue, run.first.address.rawValue + size - 1)
       require(run.count.rawValue == count, "a run has another length")
       require(
@@ -128,7 +128,7 @@ extension SeededHistory {
   private mutating func giveFramesBack() {
     let index = Int(random.below(UInt64(used)))
     let slot = slots[index]
-    // A piece from the middle, or all of it.
+    // A part from the middle, or all of it.
     var (from, to) = (UInt64(0), slot.b)
     if slot.b > 1 && random.oneIn(2) {
       from = random.below(slot.b)

@@ -63,7 +63,7 @@ extension SeededHistory {
       }
     let contents: InitialContents = random.oneIn(4) ? .zero : .unknown
     let address = try system.space.allocateWired(
-      count, from: arena, role: .kmem, level: level(), contents: contents)
+      count, from: arena, role: .kmem, priority: priority(), contents: contents)
     visitPages(address, count) { history, page, frame in
       let memory = history.system.machine.directMap.pointer(to: frame)
       if contents == .zero { history.require(memory.load(as: UInt64.self) == 0, "a page is not zero") }
@@ -78,7 +78,7 @@ extension SeededHistory {
   }
 
   private mutating func askForStack() throws(KernelSpaceError) {
-    let stack = try system.space.allocateStack(PageCount(1 + random.below(8)), level: level())
+    let stack = try system.space.allocateStack(PageCount(1 + random.below(8)), priority: priority())
     require(translate(stack.guardPage) == nil, "a guard page is mapped")
     visitPages(stack.bottom, stack.count) { history, page, frame in
       history.system.machine.directMap.pointer(to: frame).storeBytes(of: page.rawValue, as: UInt64.self)
@@ -107,7 +107,7 @@ extension SeededHistory {
       default: .writeBack
       }
     let range = try system.space.allocateContiguous(
-      count, where: constraints, attribute: attribute, level: level())
+      count, where: constraints, attribute: attribute, priority: priority())
     require(translate(range.address)?.attribute == attribute, "pages have another cache attribute")
     var next = range.frames.first
     visitPages(range.address, count) { history, _, frame in

@@ -68,13 +68,13 @@ extension SeededHistory {
     let cache = random.oneIn(4) ? Int(random.below(UInt64(Self.caches))) : -1
     let isZeroed = cache < 0 && random.oneIn(4)
     let size = cache >= 0 ? Self.objectSize(cache) : anySize()
-    let level = level()
+    let priority = priority()
     let given =
       cache >= 0
-      ? caches[cache].alloc(type: type, level: level)
+      ? caches[cache].alloc(type: type, priority: priority)
       : isZeroed
-        ? system.kmem.zalloc(ByteCount(size), type: type, level: level)
-        : system.kmem.alloc(ByteCount(size), type: type, level: level)
+        ? system.kmem.zalloc(ByteCount(size), type: type, priority: priority)
+        : system.kmem.alloc(ByteCount(size), type: type, priority: priority)
     guard let given else { return refuse(0) }
     let address = VirtualAddress(given)
     require(

@@ -1,4 +1,4 @@
-// Seeded histories: long random sequences of operations on one floor of a live system, which depend on
+// Seeded histories: long random sequences of operations on one layer of a live system, which depend on
 // their seed only and end with a checksum.
 //
 // XCTest runs them on the host, `selftest history` runs them in the kernel on a second instance of the same
@@ -9,20 +9,20 @@
 //
 // What a history holds stands in a table of slots in memory that the caller gives, not in the instance's
 // own. Phases of growth and of decline take turns, so that memory runs out now and then and comes back.
-// Results are checked as they come (alignment, ranges, zeroes, stamps), the floor's laws every so often, and
+// Results are checked as they come (alignment, ranges, zeroes, stamps), the layer's invariants every so often, and
 // at the end everything is given back and must be there.
 
 import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
-/// Which floor a history is about.
+/// Which layer a history is about.
 @frozen public enum HistoryKind: UInt8, Sendable {
   case buddy, runs, vmem, kernelSpace, kmem
 
   public static var count: Int { 5 }
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .buddy: "buddy"
     case .runs: "runs"
@@ -38,7 +38,7 @@ public struct HistoryPlan: Sendable {
   public var kind: HistoryKind
   public var seed: UInt64
   public var operations: UInt64
-  /// The floor's laws are checked after each so many operations, and at the end.
+  /// The layer's invariants are checked after each so many operations, and at the end.
   public var checkEvery: UInt64
 
   public init(_ kind: HistoryKind, seed: UInt64, operations: UInt64, checkEvery: UInt64 = 1000) {
@@ -63,7 +63,7 @@ public struct HistoryOutcome: Sendable {
   /// Requests that got something, and those that were refused.
   public var granted: UInt64
   public var refused: UInt64
-  /// The law that was broken, and after how many operations. Nil when all held.
+  /// The invariant that was broken, and after how many operations. Nil when all held.
   public var broken: StaticString?
 }
 
@@ -105,7 +105,7 @@ public struct SeededHistory {
     extra = workspace + Self.slotBytes
   }
 
-  /// Runs the history to its end, or until a law is broken. `workspace` has `workspace` bytes, aligned to 64,
+  /// Runs the history to its end, or until an invariant is broken. `workspace` has `workspace` bytes, aligned to 64,
   /// and is no part of the instance. What was asked for is given back.
   public static func run(
     _ plan: HistoryPlan, on system: KernelMemory, workspace: UnsafeMutableRawPointer
@@ -157,8 +157,8 @@ public struct SeededHistory {
   }
 
   /// Notes that something does not hold; the first one stays.
-  mutating func require(_ holds: Bool, _ law: StaticString) {
-    if !holds && broken == nil { broken = law }
+  mutating func require(_ holds: Bool, _ invariant: StaticString) {
+    if !holds && broken == nil { broken = invariant }
   }
 
   mutating func keep(_ slot: Slot) {
@@ -193,7 +193,7 @@ public struct SeededHistory {
   }
 
   mutating func examine(_ check: (KernelMemory) -> StaticString?) {
-    if broken == nil, let law = check(system) { broken = law }
+    if broken == nil, let invariant = check(system) { broken = invariant }
   }
 
   /// The offset of an address of the direct map.

@@ -22,9 +22,9 @@ extension SeededHistory {
     add(parent, 0)
     repeated({ history in
       if history.grows() {
-        history.askForPiece(history.random.oneIn(2) ? parent : child, of: parent)
+        history.askForSegment(history.random.oneIn(2) ? parent : child, of: parent)
       } else {
-        history.givePieceBack(parent, child)
+        history.giveSegmentBack(parent, child)
       }
       if history.done % 4096 == 4095 && history.done < 64 << 10 {
         history.add(parent, history.done / 4096 + 1)
@@ -71,7 +71,7 @@ extension SeededHistory {
   }
 
   /// In a slot: address, size, 1 for an `xalloc`, 1 for the child.
-  private mutating func askForPiece(_ arena: Arena, of parent: Arena) {
+  private mutating func askForSegment(_ arena: Arena, of parent: Arena) {
     let isChild = !(arena == parent)
     let unit = arena.quantum.rawValue
     let size = 1 + random.below(unit << random.below(isChild ? 8 : 12))
@@ -92,9 +92,9 @@ extension SeededHistory {
     do throws(VmemError) {
       let address =
         isConstrained
-        ? try arena.xalloc(ArenaSize(size), constraints, policy: policy, level: level())
-        : try arena.alloc(ArenaSize(size), policy: policy, level: level())
-      checkPiece(address.rawValue, size, constraints)
+        ? try arena.xalloc(ArenaSize(size), constraints, policy: policy, priority: priority())
+        : try arena.alloc(ArenaSize(size), policy: policy, priority: priority())
+      checkSegment(address.rawValue, size, constraints)
       fold(address.rawValue)
       keep(Slot(a: address.rawValue, b: size, c: isConstrained ? 1 : 0, d: isChild ? 1 : 0))
     } catch {
@@ -102,21 +102,21 @@ extension SeededHistory {
     }
   }
 
-  private mutating func checkPiece(_ first: UInt64, _ size: UInt64, _ constraints: ArenaConstraints) {
+  private mutating func checkSegment(_ first: UInt64, _ size: UInt64, _ constraints: ArenaConstraints) {
     let last = first + size - 1
     require(
       first >= constraints.minimum.rawValue && last <= constraints.maximum.rawValue,
-      "a piece lies out of its range")
+      "a segment lies out of its range")
     require(
       (first &- constraints.phase.rawValue) & (constraints.alignment.rawValue - 1) == 0,
-      "a piece has another alignment or phase")
+      "a segment has another alignment or phase")
     if let nocross = constraints.nocross {
       let mask = ~(nocross.rawValue - 1)
-      require(first & mask == last & mask, "a piece crosses what it must not")
+      require(first & mask == last & mask, "a segment crosses what it must not")
     }
   }
 
-  private mutating func givePieceBack(_ parent: Arena, _ child: Arena) {
+  private mutating func giveSegmentBack(_ parent: Arena, _ child: Arena) {
     let index = Int(random.below(UInt64(used)))
     give(slots[index], parent, child)
     drop(index)

@@ -1,10 +1,10 @@
 // Memory full of dirty pages, each stamped with what it is: the state in which a contiguous request is hard.
 //
 // A fill takes a share of all frames. They lie scattered over memory, single frames free between them: all are
-// set aside at first, dealt into 64 heaps by chance, and come back a heap after the other as pages need them; what
+// carved out at first, dealt into 64 heaps by chance, and come back a heap after the other as pages need them; what
 // is left then is given back. So which frames are used, and which pages are old, has nothing to do with the order
 // in which the buddy queues give. The reserve and what the page daemon keeps free are lowered until memory is used
-// up: they would lie where memory is spared, in one piece. Pages are touched in a scattered order too, so that
+// up: they would lie where memory is spared, in one run. Pages are touched in a scattered order too, so that
 // neighbours in memory are no neighbours in the object.
 //
 // A stamp is 16 words over the page and depends on the fill, the page and the place, so a page that comes
@@ -150,7 +150,7 @@ public struct DirtyPages {
   }
 }
 
-/// Frames that are set aside while memory is filled, linked through their first words in 64 heaps.
+/// Frames that are carved out while memory is filled, linked through their first words in 64 heaps.
 private struct Aside {
   let physical: PhysicalMemory
   let machine: Machine
@@ -178,7 +178,7 @@ private struct Aside {
 
   private func take() -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(Order(0), role: .lent, level: .interrupt)
+      return try physical.allocate(Order(0), role: .loaned, priority: .interrupt)
     } catch {
       return nil
     }
@@ -231,7 +231,7 @@ private struct Marks {
     if isLowered { set(reserve, target) }
     isLowered = false
   }
-  /// From here on frames are had from the page daemon, if at all. What is set aside is not used up.
+  /// From here on frames are had from the page daemon, if at all. What is carved out is not used up.
   mutating func restoreWhenUsedUp(_ aside: PageCount) {
     if isLowered && memory.physical.freeCount + aside < bottom { restore() }
   }

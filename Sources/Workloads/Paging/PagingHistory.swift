@@ -81,7 +81,7 @@ public struct PagingHistory {
   private static func rounded(_ size: Int) -> Int { (size + 63) & ~63 }
   private static func expectedSize(_ plan: PagingPlan) -> Int { Int(pages(plan)) * subjectCount * 8 }
 
-  /// Bytes that a history needs beside the memory lent, aligned to 64 and zeroed.
+  /// Bytes that a history needs beside the memory loaned, aligned to 64 and zeroed.
   public static func workspace(_ plan: PagingPlan) -> ByteCount {
     var size = rounded(MemoryLayout<State>.size) + rounded(MemoryLayout<PagingMachine>.size)
     size += rounded(MemoryLayout<cp_upcalls>.size) + rounded(MemoryLayout<FailureInjection>.size)
@@ -92,12 +92,12 @@ public struct PagingHistory {
     return ByteCount(size)
   }
 
-  /// Runs a history to its end, or until something does not hold. `lent` is `plan.lent` bytes of memory that
+  /// Runs a history to its end, or until something does not hold. `loaned` is `plan.loaned` bytes of memory that
   /// `outer` can reach, `workspace` zeroed memory; both are the caller's again afterwards.
   ///
   /// Throws when the instance did not come up.
   public static func run(
-    _ plan: PagingPlan, on outer: Machine, lent: UnsafeMutableRawPointer, workspace: UnsafeMutableRawPointer
+    _ plan: PagingPlan, on outer: Machine, loaned: UnsafeMutableRawPointer, workspace: UnsafeMutableRawPointer
   ) throws(AssemblyError) -> HistoryOutcome {
     var at = workspace
     func place(_ size: Int) -> UnsafeMutableRawPointer {
@@ -112,11 +112,11 @@ public struct PagingHistory {
     failures.initialize(to: FailureInjection())
     upcalls.initialize(to: PagingMachine.upcalls(machine))
     let inner = Machine(
-      directMap: DirectMap(base: UInt64(UInt(bitPattern: lent))), processorCount: 1,
+      directMap: DirectMap(base: UInt64(UInt(bitPattern: loaned))), processorCount: 1,
       upcalls: UnsafePointer(upcalls), failures: failures)
     let disk = RamDisk.create(
       in: place(Int(RamDisk.stateSize.rawValue)), Name("ram"), machine: inner,
-      over: RamDisk.Extent(lent + Int(plan.memory.rawValue), plan.swap.pagesRoundedUp))
+      over: RamDisk.Extent(loaned + Int(plan.memory.rawValue), plan.swap.pagesRoundedUp))
     let buffer = TranslationBuffer(place(Int(TranslationBuffer.size.rawValue)))
     machine.initialize(
       to: PagingMachine(outer: outer, disk: disk, buffer: buffer, random: SeededRandom(seed: plan.seed ^ 1)))
@@ -172,8 +172,8 @@ public struct PagingHistory {
     sum ^= sum >> 29
     state.pointee.sum = sum
   }
-  func require(_ holds: Bool, _ law: StaticString) {
-    if !holds && state.pointee.broken == nil { state.pointee.broken = law }
+  func require(_ holds: Bool, _ invariant: StaticString) {
+    if !holds && state.pointee.broken == nil { state.pointee.broken = invariant }
   }
   private func refuse(_ why: UInt8) {
     state.pointee.refused += 1
@@ -229,13 +229,13 @@ public struct PagingHistory {
     state.pointee.system.kmem.drain()
     return [
       physical.count(.pageable).rawValue, physical.count(.contiguous).rawValue,
-      physical.count(.wired).rawValue, physical.count(.lent).rawValue, physical.count(.kmem).rawValue,
+      physical.count(.wired).rawValue, physical.count(.loaned).rawValue, physical.count(.kmem).rawValue,
     ]
   }
 
   private func examine() {
     calm()
-    if let law = state.pointee.system.checkInvariants() { require(false, law) }
+    if let invariant = state.pointee.system.checkInvariants() { require(false, invariant) }
   }
 
   /// No trouble from here on.
@@ -474,7 +474,7 @@ public struct PagingHistory {
     let outcome = paging.launder(
       queue, upTo: PageCount(1 + below(100)), sparing: oneIn(2) ? .used : .nobody)
     fold(outcome.written.rawValue << 20 | outcome.freed.rawValue)
-    if oneIn(8) { paging.reviveUnswappable() }
+    if oneIn(8) { paging.retryUnswappable() }
   }
 
   private func askForRun() {
@@ -486,7 +486,7 @@ public struct PagingHistory {
     if oneIn(4) { constraints.high = PhysicalAddress((700 + below(900)) << Page.shift) }
     if oneIn(8) { constraints.boundary = Alignment(Page.size << (5 + below(5))) }
     var request = ContiguousRequest(PageCount(count), where: constraints)
-    if oneIn(6) { request.sleeping = .forbidden }
+    if oneIn(6) { request.waitPolicy = .forbidden }
     if oneIn(6) { request.passes = ContiguousPass(rawValue: UInt8(1 + below(4))) ?? .launderActive }
     if oneIn(8) {
       request.budget = ContiguousBudget(moved: PageCount(below(64)), written: PageCount(below(64)))
@@ -562,7 +562,7 @@ public struct PagingHistory {
     switch random.pointee.random.below(4) {
     case 0 where state.pointee.borrowedCount < Self.borrowedCapacity:
       do throws(PhysicalMemoryError) {
-        let frame = try physical.allocate(Order(0), role: .wired, level: .interrupt)
+        let frame = try physical.allocate(Order(0), role: .wired, priority: .interrupt)
         state.pointee.borrowed[state.pointee.borrowedCount] = frame
         state.pointee.borrowedCount += 1
       } catch {
@@ -581,7 +581,7 @@ public struct PagingHistory {
       let subject = subject(index).pointee
       // Whoever has it exclusive is below on this stack and can't be waited for.
       let what = paging.describe(subject.object, page: PageCount(page).rawValue)
-      guard what.place == .resident, !what.claims.isExclusive else { return }
+      guard what.place == .resident, !what.busyWord.isXbusy else { return }
       do throws(PagingError) {
         state.pointee.stamp += 1
         let stamp = state.pointee.stamp &* 0xbf58_476d_1ce4_e5b9 | 1

@@ -5,7 +5,7 @@
 // which completes requests late, out of order and not always well; a shootdown empties the processor's buffer;
 // and at each of these points an interrupt may come, whose handler is the history's.
 //
-// Layout of the memory lent, from its start: the instance's own memory, then its swap disk.
+// Layout of the memory loaned, from its start: the instance's own memory, then its swap disk.
 
 import CPlatform
 import KernelMemory
@@ -17,7 +17,7 @@ import PhysicalMemory
 public struct PagingPlan: Sendable {
   public var seed: UInt64
   public var operations: UInt64
-  /// All laws of all floors are checked after each so many operations, and at the end.
+  /// All invariants of all layers are checked after each so many operations, and at the end.
   public var checkEvery: UInt64
   public var memory: ByteCount
   public var swap: ByteCount
@@ -43,11 +43,11 @@ public struct PagingPlan: Sendable {
     PagingPlan(seed: 0x5041_4745_5253, operations: 20_000, checkEvery: 5000)
   }
 
-  /// Memory that is to be lent: in one piece, aligned to 2 MiB.
-  public var lent: ByteCount { memory + swap }
+  /// Memory that is to be loaned: in one run, aligned to 2 MiB.
+  public var loaned: ByteCount { memory + swap }
 }
 
-/// What the seam of a history's machine is about: in place, reached through a context word.
+/// What the platform interface of a history's machine is about: in place, reached through a context word.
 struct PagingMachine {
   var outer: Machine
   var disk: RamDisk
@@ -91,7 +91,7 @@ struct PagingMachine {
       },
       shoot_down: { context, runs, count in
         let machine = PagingMachine.from(context)
-        for i in 0..<Int(count) { machine.pointee.buffer.forget(runs[i].address, runs[i].count) }
+        for i in 0..<Int(count) { machine.pointee.buffer.invalidate(runs[i].address, runs[i].count) }
         PagingMachine.mayInterrupt(machine)
       },
       run_on: { _, _, body, argument in withInterruptsOff { body(argument) } },

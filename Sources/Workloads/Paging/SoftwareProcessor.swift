@@ -131,7 +131,7 @@ public struct TranslationBuffer: UpperEntries {
   // MARK: Invalidation
 
   /// Invalidates `pages` pages from `address` on, and all tables.
-  public func forget(_ address: UInt64, _ pages: UInt64) {
+  public func invalidate(_ address: UInt64, _ pages: UInt64) {
     generation.pointee += 1
     let first = address >> Page.shift
     for i in 0..<min(pages, UInt64(Self.count)) {

@@ -1,8 +1,8 @@
-// What every floor gives, made by one processor and given back by another: a table of slots, each the address of a
+// What every layer gives, made by one processor and given back by another: a table of slots, each the address of a
 // thing or nothing. A turn makes a thing, or nothing, and exchanges it for what lies in some slot; what it got is
 // its own, whoever made it.
 //
-// A thing is stamped all over: by the words of its memory, or, where it is a piece of an identifier arena, by a
+// A thing is stamped all over: by the words of its memory, or, where it is a part of an identifier arena, by a
 // table of who has each value. Two owners of one word find each other's stamps. Mapped memory is stamped and looked
 // at through the processor's translations, all else through the direct map.
 
@@ -106,7 +106,7 @@ struct ExchangedThings {
     return place
   }
 
-  /// What some floor gives; nil when it refuses.
+  /// What some layer gives; nil when it refuses.
   private func obtain(_ worker: StressWorker) -> Thing? {
     func thing(_ kind: Thing.Kind, _ address: UInt64, _ size: UInt64) -> Thing {
       Thing(kind: kind, address: address, size: size, stamp: worker.stamp())
@@ -137,7 +137,7 @@ struct ExchangedThings {
     default:
       var request = ContiguousRequest(PageCount(1 + worker.below(1 << worker.below(6))))
       if worker.oneIn(2) { request.constraints.alignment = Alignment(Page.size << worker.below(5)) ?? .page }
-      if worker.oneIn(3) { request.sleeping = .forbidden }
+      if worker.oneIn(3) { request.waitPolicy = .forbidden }
       if worker.oneIn(2) {
         guard let run = try? memory.contiguous.allocContig(request) else { return nil }
         return thing(
@@ -146,7 +146,7 @@ struct ExchangedThings {
       let bytes = request.count.bytes
       guard
         let range = try? memory.contiguous.contigmalloc(
-          bytes, type: type, where: request.constraints, sleeping: request.sleeping)
+          bytes, type: type, where: request.constraints, waitPolicy: request.waitPolicy)
       else { return nil }
       return thing(.mappedRun, range.address.rawValue, bytes.rawValue)
     }
@@ -178,7 +178,7 @@ struct ExchangedThings {
       for i in thing.address..<(thing.address + thing.size) {
         let before = owners[Int(i)].exchange(thing.stamp, ordering: .acquiringAndReleasing)
         worker.require(
-          before == 0, "a piece of an arena has two owners", i, found: before, expected: 0)
+          before == 0, "a part of an arena has two owners", i, found: before, expected: 0)
       }
       return
     }
@@ -194,22 +194,22 @@ struct ExchangedThings {
       for i in thing.address..<(thing.address + thing.size) {
         let before = owners[Int(i)].exchange(0, ordering: .acquiringAndReleasing)
         worker.require(
-          before == thing.stamp, "a piece of an arena has two owners", i, found: before, expected: thing.stamp
+          before == thing.stamp, "a part of an arena has two owners", i, found: before, expected: thing.stamp
         )
       }
       return
     }
     forEachWord(thing.address, thing.size) { at, offset in
       let (word, expected) = (load(at, worker), Self.word(thing, offset))
-      worker.require(word == expected, Self.law(thing.kind), at, found: word, expected: expected)
+      worker.require(word == expected, Self.invariant(thing.kind), at, found: word, expected: expected)
     }
   }
 
-  private static func law(_ kind: Thing.Kind) -> StaticString {
+  private static func invariant(_ kind: Thing.Kind) -> StaticString {
     switch kind {
     case .object: "an object is not what it was"
     case .block: "a block of frames is not what it was"
-    case .identifiers: "a piece of an arena has two owners"
+    case .identifiers: "a part of an arena has two owners"
     case .wired: "a wired range is not what it was"
     case .stack: "a stack is not what it was"
     case .run: "a contiguous run is not what it was"

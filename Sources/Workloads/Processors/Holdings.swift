@@ -1,4 +1,4 @@
-// What must be as it was when everything was given back: frames by role, and what each floor's users hold.
+// What must be as it was when everything was given back: frames by role, and what each layer's users hold.
 //
 // Tags come and go by the page. What belongs to pageable memory can be compared only where nobody else has any:
 // under pressure, the pages of others go out to swap.
@@ -37,8 +37,10 @@ struct Holdings {
 
   /// The first count that is another one later.
   func difference(to later: Holdings) -> StressTrouble? {
-    func trouble(_ law: StaticString, _ subject: UInt64, _ now: UInt64, _ before: UInt64) -> StressTrouble {
-      var trouble = StressTrouble(law)
+    func trouble(_ invariant: StaticString, _ subject: UInt64, _ now: UInt64, _ before: UInt64)
+      -> StressTrouble
+    {
+      var trouble = StressTrouble(invariant)
       (trouble.subject, trouble.found, trouble.expected) = (subject, now, before)
       return trouble
     }

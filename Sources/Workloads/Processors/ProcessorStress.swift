@@ -1,4 +1,4 @@
-// All floors at once, by several processors: what one processor hands to another, remaps under its eyes, writes out
+// All layers at once, by several processors: what one processor hands to another, remaps under its eyes, writes out
 // while it is being written to, or leaves to a thread that ends.
 //
 // A worker is a thread, pinned to a processor where that can be. It takes random turns, so that every mixture of
@@ -17,8 +17,8 @@
 // generation that is known to be gone, or what is no stamp at all. And the mapped things of (1) and the pages of
 // (3) lie at addresses that are used again and again: a stale translation leads to another owner's stamps.
 //
-// Laws are checked where something is looked at; at the end everything is given back, all counts must be what they
-// were, and the laws of every floor must hold. The first law that does not hold ends the stress, and then nothing is
+// Invariants are checked where something is looked at; at the end everything is given back, all counts must be what they
+// were, and the invariants of every layer must hold. The first invariant that does not hold ends the stress, and then nothing is
 // given back any more: what is broken stays as it is.
 //
 // COST. A turn is some hundred to some ten thousand instructions. Memory: a record a worker, a word a slot, two words
@@ -89,7 +89,7 @@ public struct ProcessorStress {
       // The caller is the last worker.
       let last = StressWorker(room.worker(plan.workers))
       stress.things.giveBackAll(last)
-      stress.addresses.withdrawAll(last)
+      stress.addresses.removeAll(last)
       stress.pages?.verifyAll(last)
     }
     if !stress.isTroubled {
@@ -168,7 +168,7 @@ public struct ProcessorStress {
 
   func stop() { state.pointee.over.store(true, ordering: .releasing) }
 
-  /// Notes that a law does not hold, and ends the stress. The first one stays.
+  /// Notes that an invariant does not hold, and ends the stress. The first one stays.
   func note(_ trouble: StressTrouble) {
     var trouble = trouble
     trouble.processor = cp_processor_index()

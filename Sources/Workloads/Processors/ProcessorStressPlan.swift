@@ -22,9 +22,9 @@ public struct ProcessorStressPlan: Sendable {
   }
 }
 
-/// A law that did not hold.
+/// An invariant that did not hold.
 public struct StressTrouble: Sendable {
-  public var law: StaticString
+  public var invariant: StaticString
   /// What it is about: an address, a frame, a page of the shared object; 0 for nothing that has a number.
   public var subject: UInt64 = 0
   public var found: UInt64 = 0
@@ -32,7 +32,7 @@ public struct StressTrouble: Sendable {
   /// On which processor it was seen.
   public var processor: UInt32 = 0
 
-  init(_ law: StaticString) { self.law = law }
+  init(_ invariant: StaticString) { self.invariant = invariant }
 }
 
 /// What came of a stress.
@@ -61,7 +61,7 @@ public enum StressRefusal: UInt8, Error, Sendable {
   case noMemory
   case noThreads
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .noMemory: "there is too little memory"
     case .noThreads: "there are no threads here"

@@ -140,7 +140,7 @@ struct SharedAddresses {
     guard
       places[place].turn.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
     else { return }
-    withdraw(place)
+    remove(place)
     // Left unmapped for a while, too: then the read has to fail.
     if !worker.oneIn(4), !show(place) { worker.countRefusal() }
     places[place].turn.store(0, ordering: .releasing)
@@ -148,11 +148,11 @@ struct SharedAddresses {
     worker.countOperation()
   }
 
-  func withdrawAll(_ worker: StressWorker) {
-    for place in 0..<Self.count { withdraw(place) }
+  func removeAll(_ worker: StressWorker) {
+    for place in 0..<Self.count { remove(place) }
   }
 
-  private func withdraw(_ place: Int) {
+  private func remove(_ place: Int) {
     let generation = places[place].published.exchange(0, ordering: .sequentiallyConsistent)
     guard generation != 0 else { return }
     let address = VirtualAddress(places[place].address.load(ordering: .relaxed))
@@ -192,7 +192,7 @@ struct SharedAddresses {
       // Tagged as a range of its own, lest it count as a page of the range before it.
       try memory.pageTables.map(
         address, to: frame.address, count: .one, protection: .kernelData,
-        tag: RangeTag(rawValue: RangeKind.given.rawValue))
+        tag: RangeTag(rawValue: RangeKind.callerFrames.rawValue))
       return true
     } catch {
       memory.physical.free(FrameRun(first: frame, count: .one))

@@ -31,12 +31,12 @@ struct StressWorker {
   func countOperation() { record.pointee.operations.pointee.add() }
   func countRefusal() { record.pointee.tally.refused += 1 }
 
-  /// Notes that a law does not hold.
+  /// Notes that an invariant does not hold.
   func require(
-    _ holds: Bool, _ law: StaticString, _ subject: UInt64 = 0, found: UInt64 = 0, expected: UInt64 = 0
+    _ holds: Bool, _ invariant: StaticString, _ subject: UInt64 = 0, found: UInt64 = 0, expected: UInt64 = 0
   ) {
     guard !holds else { return }
-    var trouble = StressTrouble(law)
+    var trouble = StressTrouble(invariant)
     trouble.subject = subject
     trouble.found = found
     trouble.expected = expected

@@ -1,4 +1,4 @@
-// How a workload of several threads reaches mapped memory by its address, as calls that cross the seam: each access
+// How a workload of several threads reaches mapped memory by its address, as calls that cross the platform interface: each access
 // is made by the processor that the caller runs on, with that processor's own translations.
 //
 // In the kernel that is an instruction; on the host a software processor for each thread. Nothing need be mapped at

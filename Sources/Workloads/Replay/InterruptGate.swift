@@ -1,4 +1,4 @@
-// The way to interrupt level, for workloads that are to run there: whoever runs them says how to get there.
+// The way to interrupt priority, for workloads that are to run there: whoever runs them says how to get there.
 
 /// Runs work in an interrupt handler. Copyable.
 @frozen public struct InterruptGate {

@@ -7,12 +7,12 @@
 //   - a free of which nothing is live frees what was allocated before the recording, or what the kernel
 //     took in bulk without an event; it is counted and does nothing;
 //   - an allocation of what is still live lost its free; the old one is freed first;
-//   - a block of order n may be freed in pieces, each page for itself;
+//   - a block of order n may be freed in parts, each page for itself;
 //   - slab pages appear as pages, objects as objects; each is freed by its own table;
 //   - mm_page_free_batched repeats a mm_page_free.
 //
 // Everything is stamped when it comes and checked when it goes (Stamp.swift), and the role of its frames is
-// looked at: nothing overlaps, or it is found out. ReplayHand.swift does the events; ReplaySplit.swift shares them
+// looked at: nothing overlaps, or it is found out. ReplayExecutor.swift does the events; ReplaySplit.swift shares them
 // out among processors.
 //
 // Memory: state and tables are one run of frames, reached by the direct map and taken before the starting
@@ -45,7 +45,7 @@ public enum ReplayError: Error, Equatable, Sendable {
     case .machineTooSmall(let needed, let free):
       "\(subject) needs \(needed.bytes) of free memory at its peak, and \(free.bytes) is free."
     case .noRun(let pages):
-      "\(subject) needs \(pages.bytes) in one piece for its tables; memory is too fragmented."
+      "\(subject) needs \(pages.bytes) in one run for its tables; memory is too fragmented."
     case .tooFewProcessors(let asked, let there):
       "\(subject) can't be split over \(count: UInt64(asked), "processor"): \(count: UInt64(there)) are there."
     case .noThread(let processor):
@@ -79,11 +79,11 @@ public struct Replay {
   let pages: UnsafeMutablePointer<ReplayPage>
   let caches: UnsafeMutablePointer<ObjectCache?>
   /// What the workers share; nothing lies there when there are none.
-  let crew: UnsafeMutableRawPointer
+  let pool: UnsafeMutableRawPointer
 
   /// Where the parts of the run begin, in bytes.
   private struct Layout {
-    let found, caches, objects, pages, crew, end: UInt64
+    let found, caches, objects, pages, pool, end: UInt64
 
     init(_ counts: TraceCounts, _ split: ReplaySplit?) {
       func line(_ bytes: UInt64) -> UInt64 { (bytes + 63) & ~63 }
@@ -91,8 +91,9 @@ public struct Replay {
       caches = line(found + UInt64(MemoryLayout<ReplaySummary>.stride))
       objects = line(caches + UInt64(counts.caches) * UInt64(MemoryLayout<ObjectCache?>.stride))
       pages = objects + UInt64(counts.objects) * UInt64(MemoryLayout<ReplayObject>.stride)
-      crew = line(pages + UInt64(counts.pages) * UInt64(MemoryLayout<ReplayPage>.stride))
-      end = crew + (split.map { ReplayCrew.size(workers: $0.workers, pages: counts.pages).rawValue } ?? 0)
+      pool = line(pages + UInt64(counts.pages) * UInt64(MemoryLayout<ReplayPage>.stride))
+      end =
+        pool + (split.map { ReplayWorkerPool.size(workers: $0.workers, pages: counts.pages).rawValue } ?? 0)
     }
   }
 
@@ -133,7 +134,7 @@ public struct Replay {
     replay.state.initialize(to: State(system: system, trace: trace, run: run, type: type, split: split))
     replay.found.initialize(to: ReplaySummary())
     replay.fillTables()
-    // What the floors keep for good once it has been asked for must not look lost in the end.
+    // What the layers keep for good once it has been asked for must not look lost in the end.
     replay.warmUp()
     if let split { try replay.assemble(split) }
     replay.state.pointee.startCount = replay.settledCount()
@@ -147,12 +148,12 @@ public struct Replay {
     caches = (base + Int(layout.caches)).assumingMemoryBound(to: ObjectCache?.self)
     objects = (base + Int(layout.objects)).assumingMemoryBound(to: ReplayObject.self)
     pages = (base + Int(layout.pages)).assumingMemoryBound(to: ReplayPage.self)
-    crew = base + Int(layout.crew)
+    pool = base + Int(layout.pool)
   }
 
   /// A hand that counts in the summary.
-  var hand: ReplayHand {
-    ReplayHand(
+  var executor: ReplayExecutor {
+    ReplayExecutor(
       system: state.pointee.system, trace: state.pointee.trace, type: state.pointee.type,
       access: WalkedAccess(state.pointee.system), objects: objects, pages: pages, caches: caches,
       summary: found)
@@ -201,11 +202,11 @@ public struct Replay {
   }
 
   private func warmUp() {
-    let hand = hand
-    for i in 0..<hand.trace.counts.operations {
-      let operation = hand.trace.operation(i)
+    let executor = executor
+    for i in 0..<executor.trace.counts.operations {
+      let operation = executor.trace.operation(i)
       guard operation.kind.allocates, !operation.kind.isAboutPages else { continue }
-      if let object = hand.allocate(operation, .normal) { hand.free(object, operation) }
+      if let object = executor.allocate(operation, .normal) { executor.free(object, operation) }
     }
   }
 
@@ -249,11 +250,11 @@ public struct Replay {
   }
 
   private func runAlone(progress: (Progress) -> ReplayPace) throws(ReplayError) {
-    let hand = hand
-    var cursor = hand.trace.records
+    let executor = executor
+    var cursor = executor.trace.records
     do throws(TraceError) {
       while let event = try cursor.next() {
-        hand.step(event, cursor.index)
+        executor.step(event, cursor.index)
         if cursor.index & 4095 == 0, tell(progress, cursor.index) == .stop { break }
       }
     } catch {
@@ -274,12 +275,12 @@ public struct Replay {
   /// Frees what is left, sees whether the system is back at its starting counts, and gives back caches and
   /// tables. The handle is void afterwards.
   public func close() -> ReplaySummary {
-    let hand = hand
+    let executor = executor
     let counts = state.pointee.trace.counts
     for identity in 0..<counts.objects where objects[Int(identity)].address > 1 {
-      hand.end(identity, counts.events)
+      executor.end(identity, counts.events)
     }
-    hand.endPages(0, Int(counts.pages), counts.events)
+    executor.endPages(0, Int(counts.pages), counts.events)
     let (count, start) = (settledCount(), state.pointee.startCount)
     found.pointee.lostPages = start > count ? start - count : 0
     found.pointee.gainedPages = count > start ? count - start : 0
@@ -291,7 +292,7 @@ public struct Replay {
       if let cache = caches[i] { kmem.destroy(cache) }
     }
     let summary = found.pointee
-    if state.pointee.split != nil { ReplayCrew(at: crew).dismiss() }
+    if state.pointee.split != nil { ReplayWorkerPool(at: pool).dismiss() }
     physical.free(state.pointee.run)
     return summary
   }

@@ -2,14 +2,14 @@
 // its own, and the counts are those of one processor.
 //
 // WHO DOES WHAT. Each worker walks the whole trace and does only what is its own: objects by their number; pages by
-// the block that they belong to, which is the largest that any event names, since a block may be freed in pieces and
-// pages of several blocks in one piece. So all events of an identity are one worker's, in the order of the trace;
+// the block that they belong to, which is the largest that any event names, since a block may be freed in parts and
+// pages of several blocks in one run. So all events of an identity are one worker's, in the order of the trace;
 // whether a free has an owner, or an allocation lost its free, does not depend on the others, and nobody locks the
 // tables. Neighbours go to different workers, for what they share of a cache line is part of the trial.
 //
 // INTERRUPTS. What the trace did in a soft or hard interrupt is done in an interrupt handler, if there is a gate to
 // one: up to 16 events of a worker that follow each other in one interrupt. There all memory is asked for at
-// interrupt level.
+// interrupt priority.
 //
 // PACE. No worker is more than `window` events ahead of the slowest, or what is live at once would be anything: who
 // is ahead sleeps. Who comes by each `step` events says so and wakes the others.
@@ -30,7 +30,7 @@ public struct ReplaySplit {
   public let workers: Int
   /// The processor of the first; the others follow.
   public let firstProcessor: ProcessorIndex
-  /// The way to interrupt level; without one everything is done by the threads themselves.
+  /// The way to interrupt priority; without one everything is done by the threads themselves.
   public let interrupts: InterruptGate?
 
   public init(
@@ -50,12 +50,12 @@ public struct ReplaySplit {
 }
 
 /// What the workers of one replay share: a handle. Behind it lie their records, then for each page its owner.
-struct ReplayCrew {
+struct ReplayWorkerPool {
   enum Order: UInt8, AtomicRepresentable {
     /// Behind the barrier.
     case wait
     case go
-    case goHome
+    case exit
   }
 
   struct State: ~Copyable {
@@ -63,9 +63,9 @@ struct ReplayCrew {
     let trace: PackedTrace
     let split: ReplaySplit
     let owners: UnsafeMutablePointer<UInt8>
-    let order = Atomic<Order>(.goHome)
+    let order = Atomic<Order>(.exit)
     /// Woken whenever a worker has come further, and with each order.
-    let news = WaitQueue("the rest of the replay", .thread)
+    let progress = WaitQueue("the rest of the replay", .thread)
   }
 
   private let base: UnsafeMutableRawPointer
@@ -86,18 +86,20 @@ struct ReplayCrew {
     ByteCount(workersOffset + workers * workerStride + Int(pages))
   }
 
-  /// Sets up the crew at `base`, with hands that are like `hand`.
-  static func make(at base: UnsafeMutableRawPointer, _ split: ReplaySplit, _ hand: ReplayHand) -> ReplayCrew {
-    let crew = ReplayCrew(at: base)
+  /// Sets up the pool at `base`, with hands that are like `executor`.
+  static func make(at base: UnsafeMutableRawPointer, _ split: ReplaySplit, _ executor: ReplayExecutor)
+    -> ReplayWorkerPool
+  {
+    let pool = ReplayWorkerPool(at: base)
     let owners = (base + workersOffset + split.workers * workerStride).assumingMemoryBound(to: UInt8.self)
-    crew.state.initialize(
-      to: State(machine: hand.system.machine, trace: hand.trace, split: split, owners: owners))
-    crew.sums.initialize(to: LiveSums())
+    pool.state.initialize(
+      to: State(machine: executor.system.machine, trace: executor.trace, split: split, owners: owners))
+    pool.sums.initialize(to: LiveSums())
     for number in 0..<split.workers {
-      crew.worker(number).initialize(number, crew, hand)
+      pool.worker(number).initialize(number, pool, executor)
     }
-    crew.assignPages()
-    return crew
+    pool.assignPages()
+    return pool
   }
 
   func worker(_ number: Int) -> ReplayWorker {
@@ -145,7 +147,7 @@ struct ReplayCrew {
 
   func give(_ order: Order) {
     state.pointee.order.store(order, ordering: .releasing)
-    state.pointee.news.wake(on: state.pointee.machine)
+    state.pointee.progress.wake(on: state.pointee.machine)
   }
 
   /// Starts all threads; when one is not to be had, none is left.
@@ -157,7 +159,7 @@ struct ReplayCrew {
         "replay", .worker, on: 1 << UInt64(processor), worker(number).base
       ) { ReplayWorker(at: $0.unsafelyUnwrapped).live() }
       guard let thread else {
-        give(.goHome)
+        give(.exit)
         join(number)
         throw .noThread(ProcessorIndex(UInt32(processor)))
       }
@@ -195,8 +197,8 @@ struct ReplayWorker {
 
   struct State {
     let number: Int
-    let crew: ReplayCrew
-    let hand: ReplayHand
+    let pool: ReplayWorkerPool
+    let executor: ReplayExecutor
     var error: TraceError?
     /// Events for the next interrupt.
     var batch: InlineArray<16, Waiting>
@@ -221,17 +223,17 @@ struct ReplayWorker {
   private static var stateOffset: Int { 64 + (MemoryLayout<ReplaySummary>.size + 63) & ~63 }
   static var size: Int { stateOffset + MemoryLayout<State>.size }
 
-  func initialize(_ number: Int, _ crew: ReplayCrew, _ hand: ReplayHand) {
+  func initialize(_ number: Int, _ pool: ReplayWorkerPool, _ executor: ReplayExecutor) {
     read.initialize(to: Atomic(0))
     thread.initialize(to: nil)
     found.initialize(to: ReplaySummary())
-    var hand = hand
-    hand.summary = found
-    hand.sums = crew.sums
+    var executor = executor
+    executor.summary = found
+    executor.sums = pool.sums
     let none = TraceEvent(.kfree, operation: 0, identity: TraceEvent.nobody)
     state.initialize(
       to: State(
-        number: number, crew: crew, hand: hand,
+        number: number, pool: pool, executor: executor,
         batch: .init(repeating: Waiting(event: none, sequence: 0))))
   }
 
@@ -240,7 +242,7 @@ struct ReplayWorker {
   var progress: UInt64 { read.pointee.load(ordering: .acquiring) }
   var error: TraceError? { state.pointee.error }
 
-  private var crew: ReplayCrew { state.pointee.crew }
+  private var pool: ReplayWorkerPool { state.pointee.pool }
 
   /// Makes it one that has read nothing. Its thread does not run.
   func begin() { read.pointee.store(0, ordering: .relaxed) }
@@ -254,21 +256,21 @@ struct ReplayWorker {
     report(.max)
   }
 
-  private func awaitOrder() -> ReplayCrew.Order {
-    let shared = crew.state
+  private func awaitOrder() -> ReplayWorkerPool.Order {
+    let shared = pool.state
     while true {
-      let ticket = shared.pointee.news.ticket()
-      let order = crew.order
+      let ticket = shared.pointee.progress.ticket()
+      let order = pool.order
       if order != .wait { return order }
-      _ = shared.pointee.news.sleep(ticket, on: shared.pointee.machine)
+      _ = shared.pointee.progress.sleep(ticket, on: shared.pointee.machine)
     }
   }
 
   private func walk() throws(TraceError) {
-    let (crew, number) = (crew, state.pointee.number)
-    var cursor = crew.state.pointee.trace.records
+    let (pool, number) = (pool, state.pointee.number)
+    var cursor = pool.state.pointee.trace.records
     while let event = try cursor.next() {
-      if crew.owner(of: event) == number { take(event, cursor.index) }
+      if pool.owner(of: event) == number { take(event, cursor.index) }
       guard cursor.index % Self.step == 0 else { continue }
       report(UInt64(cursor.index))
       if keepPace(UInt64(cursor.index)) == .stop { return }
@@ -277,27 +279,27 @@ struct ReplayWorker {
 
   private func report(_ events: UInt64) {
     read.pointee.store(events, ordering: .releasing)
-    crew.state.pointee.news.wake(on: crew.state.pointee.machine)
+    pool.state.pointee.progress.wake(on: pool.state.pointee.machine)
   }
 
   /// Sleeps until the slowest is near enough.
   private func keepPace(_ events: UInt64) -> ReplayPace {
-    let shared = crew.state
+    let shared = pool.state
     while true {
-      let ticket = shared.pointee.news.ticket()
-      if crew.order != .go { return .stop }
-      let slowest = crew.slowest
+      let ticket = shared.pointee.progress.ticket()
+      if pool.order != .go { return .stop }
+      let slowest = pool.slowest
       if slowest >= events || events - slowest <= Self.window { return .goOn }
-      _ = shared.pointee.news.sleep(ticket, on: shared.pointee.machine)
+      _ = shared.pointee.progress.sleep(ticket, on: shared.pointee.machine)
     }
   }
 
   // MARK: Its events
 
   private func take(_ event: TraceEvent, _ sequence: UInt32) {
-    guard event.context != .thread, crew.state.pointee.split.interrupts != nil else {
+    guard event.context != .thread, pool.state.pointee.split.interrupts != nil else {
       doBatch()
-      return state.pointee.hand.step(event, sequence)
+      return state.pointee.executor.step(event, sequence)
     }
     state.pointee.batch[state.pointee.batched] = Waiting(event: event, sequence: sequence)
     state.pointee.batched += 1
@@ -306,69 +308,69 @@ struct ReplayWorker {
 
   /// Does what waits for an interrupt, in one.
   private func doBatch() {
-    guard state.pointee.batched > 0, let gate = crew.state.pointee.split.interrupts else { return }
+    guard state.pointee.batched > 0, let gate = pool.state.pointee.split.interrupts else { return }
     gate.run(base) { ReplayWorker(at: $0).handleInterrupt() }
   }
 
   private func handleInterrupt() {
-    var hand = state.pointee.hand
-    hand.level = .interrupt
+    var executor = state.pointee.executor
+    executor.priority = .interrupt
     let count = state.pointee.batched
     for i in 0..<count {
       let waiting = state.pointee.batch[i]
-      hand.step(waiting.event, waiting.sequence)
+      executor.step(waiting.event, waiting.sequence)
     }
     state.pointee.batched = 0
-    hand.summary.pointee.interruptEvents += UInt64(count)
-    hand.summary.pointee.interrupts += 1
+    executor.summary.pointee.interruptEvents += UInt64(count)
+    executor.summary.pointee.interrupts += 1
   }
 }
 
 extension Replay {
-  /// Sets up the crew and has its threads once.
+  /// Sets up the pool and has its threads once.
   func assemble(_ split: ReplaySplit) throws(ReplayError) {
-    let crew = ReplayCrew.make(at: self.crew, split, hand)
+    let pool = ReplayWorkerPool.make(at: self.pool, split, executor)
     do throws(ReplayError) {
-      try crew.start()
+      try pool.start()
     } catch {
       _ = close()
       throw error
     }
-    crew.join(split.workers)
+    pool.join(split.workers)
   }
 
-  /// Has all events done by the crew.
+  /// Has all events done by the pool.
   func run(_ split: ReplaySplit, progress: (Progress) -> ReplayPace) throws(ReplayError) {
-    let crew = ReplayCrew(at: self.crew)
-    let shared = crew.state
+    let pool = ReplayWorkerPool(at: self.pool)
+    let shared = pool.state
     let machine = shared.pointee.machine
-    crew.give(.wait)
-    for number in 0..<split.workers { crew.worker(number).begin() }
-    try crew.start()
-    crew.give(.go)
+    pool.give(.wait)
+    for number in 0..<split.workers { pool.worker(number).begin() }
+    try pool.start()
+    pool.give(.go)
     while true {
-      let ticket = shared.pointee.news.ticket()
-      let slowest = crew.slowest
+      let ticket = shared.pointee.progress.ticket()
+      let slowest = pool.slowest
       let events = UInt64(shared.pointee.trace.counts.events)
       let now = Progress(
-        events: min(slowest, events), of: events, liveObjects: crew.sums.pointee.objects.live)
-      if progress(now) == .stop { crew.give(.goHome) }
+        events: min(slowest, events), of: events, liveObjects: pool.sums.pointee.objects.live)
+      if progress(now) == .stop { pool.give(.exit) }
       if slowest == .max { break }
-      _ = shared.pointee.news.sleep(ticket, until: Tick(machine.now.rawValue &+ 100), on: machine)
+      _ = shared.pointee.progress.sleep(ticket, until: Tick(machine.now.rawValue &+ 100), on: machine)
     }
-    crew.join(split.workers)
-    gather(crew)
+    pool.join(split.workers)
+    gather(pool)
     for number in 0..<split.workers {
-      if let error = crew.worker(number).error { throw .trace(error) }
+      if let error = pool.worker(number).error { throw .trace(error) }
     }
   }
 
-  private func gather(_ crew: ReplayCrew) {
-    let workers = crew.state.pointee.split.workers
-    for number in 0..<workers { found.pointee.add(crew.worker(number).found.pointee) }
+  private func gather(_ pool: ReplayWorkerPool) {
+    let workers = pool.state.pointee.split.workers
+    for number in 0..<workers { found.pointee.add(pool.worker(number).found.pointee) }
     found.pointee.workers = workers
-    found.pointee.peakObjects = crew.sums.pointee.objects.peak
-    found.pointee.peakObjectBytes = crew.sums.pointee.bytes.peak
-    found.pointee.peakPages = crew.sums.pointee.pages.peak
+    found.pointee.peakObjects = pool.sums.pointee.objects.peak
+    found.pointee.peakObjectBytes = pool.sums.pointee.bytes.peak
+    found.pointee.peakPages = pool.sums.pointee.pages.peak
   }
 }

@@ -16,7 +16,7 @@ import MemoryPrimitives
 
   public static var count: Int { 4 }
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .noObject: "no memory for an object"
     case .noPages: "no block of frames"
@@ -137,7 +137,9 @@ public struct ReplaySummary: Equatable, Sendable {
 
   /// The figures of the row `{"kind":"replay",…}`, in their order.
   public func forEachFigure(_ body: (StaticString, UInt64) -> Void) {
-    for i in 0..<TraceKind.count { body(TraceKind(rawValue: UInt8(i)).unsafelyUnwrapped.words, events[i]) }
+    for i in 0..<TraceKind.count {
+      body(TraceKind(rawValue: UInt8(i)).unsafelyUnwrapped.description, events[i])
+    }
     body("unmatched_object_frees", unmatchedObjectFrees)
     body("unmatched_page_frees", unmatchedPageFrees)
     body("reused", reused)
@@ -150,7 +152,7 @@ public struct ReplaySummary: Equatable, Sendable {
     body("lost", lost)
   }
 
-  /// Hands out the row as pieces of one line, without a line feed.
+  /// Hands out the row as parts of one line, without a line feed.
   public func writeJSON(_ sink: (Line) -> Void) {
     sink("{\"kind\":\"replay\"")
     forEachFigure { name, value in sink(",\"\(name)\":\(value)") }
@@ -178,7 +180,7 @@ public struct ReplaySummary: Equatable, Sendable {
       let kind = TraceKind(rawValue: UInt8(order[i])).unsafelyUnwrapped
       let each =
         done[order[i]] > 0 && kind != .pageFreeBatched ? grouped(cycles[order[i]] / done[order[i]]) : "-"
-      row("\(kind.words)", events[order[i]], done[order[i]], withoutOwner(kind), each, sink)
+      row("\(kind.description)", events[order[i]], done[order[i]], withoutOwner(kind), each, sink)
     }
     let repeats = events[Int(TraceKind.pageFreeBatched.rawValue)]
     let carriedOut = sum(done) - repeats
@@ -193,7 +195,7 @@ public struct ReplaySummary: Equatable, Sendable {
       sink("\(count: interruptEvents) events were done in \(count: interrupts) interrupts.")
     }
     for i in 0..<ReplaySkip.count where skips[i] > 0 {
-      sink("Skipped \(count: skips[i]): \(ReplaySkip(rawValue: UInt8(i)).unsafelyUnwrapped.words).")
+      sink("Skipped \(count: skips[i]): \(ReplaySkip(rawValue: UInt8(i)).unsafelyUnwrapped.description).")
     }
     if reused > 0 { sink("Allocated while still live, so the old one was freed first: \(count: reused).") }
     sink(

@@ -49,7 +49,7 @@ import MemoryPrimitives
   public static var count: Int { 7 }
 
   /// The name of the kernel's event.
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .kmalloc: "kmalloc"
     case .kfree: "kfree"

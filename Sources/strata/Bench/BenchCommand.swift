@@ -65,7 +65,7 @@ struct BenchCommand: ParsableCommand {
       }
       let failed = figures.filter(\.fails)
       if let first = failed.first {
-        throw Complaint("\(first.name) is due: \(first.verdict.words.lowercased())", .software)
+        throw Complaint("\(first.name) is due: \(first.verdict.description.lowercased())", .software)
       }
     }
   }

@@ -17,7 +17,7 @@ struct BenchFigure {
     /// It can be measured, and was not.
     case notMeasured
 
-    var words: String {
+    var description: String {
       switch self {
       case .none: "-"
       case .met: "met"
@@ -57,7 +57,7 @@ struct BenchFigure {
   func json(trace: String?) -> String {
     """
     {"kind":"bench","name":"\(name)","figure":\(value.map(spelled) ?? "null"),\
-    "goal":\(spelledGoal ?? "null"),"sense":"\(row.sense)","unit":"\(row.unit)","where":"\(row.place.words)",\
+    "goal":\(spelledGoal ?? "null"),"sense":"\(row.sense)","unit":"\(row.unit)","where":"\(row.place.description)",\
     "layer":"\(row.layer)","due":\(row.standing == .due),"met":\(spelledVerdict)\(named(trace))}
     """
   }
@@ -81,8 +81,8 @@ struct BenchFigure {
   var cells: [String] {
     [
       name + (budget.dependsOnTrace ? " *" : ""), value.map(spelled) ?? "-",
-      spelledGoal.map { "\(row.sense) \($0)" } ?? "-", verdict.words, row.standing == .due ? "due" : "",
-      "\(row.unit)", "\(row.place.words)", "\(row.layer)",
+      spelledGoal.map { "\(row.sense) \($0)" } ?? "-", verdict.description, row.standing == .due ? "due" : "",
+      "\(row.unit)", "\(row.place.description)", "\(row.layer)",
     ]
   }
 

@@ -14,12 +14,12 @@ struct FuzzCommand: ParsableCommand {
     discussion: """
       Each seed is a history of faults, writes, wires, holds, laundering, contiguous requests, errors of the \
       swap disk, failed allocations and interrupts, on a machine whose pageable memory is three times its RAM. \
-      All laws of all floors are checked as it goes, and every page against its stamp. A history that fails is \
+      All invariants of all layers are checked as it goes, and every page against its stamp. A history that fails is \
       run again with a check after each operation, to tell where it went wrong.
 
       Examples:
         strata fuzz --seeds 1000
-        strata fuzz --first 4711 --seeds 1 --check 1     one seed again, all laws after each operation
+        strata fuzz --first 4711 --seeds 1 --check 1     one seed again, all invariants after each operation
 
       Exit status: 0 when all went well, 70 when a history failed.
       """)
@@ -33,7 +33,7 @@ struct FuzzCommand: ParsableCommand {
   @Option(help: "Operations of each history.")
   var operations: UInt64 = 3000
 
-  @Option(help: "Check all laws after each so many operations.")
+  @Option(help: "Check all invariants after each so many operations.")
   var check: UInt64 = 500
 
   @Option(help: "Memory of each machine, as in 6M; its swap is four times that.")
@@ -74,14 +74,14 @@ struct FuzzCommand: ParsableCommand {
     let plan = PagingPlan(
       seed: seed, operations: operations, checkEvery: checkEvery, memory: memory.bytes,
       swap: ByteCount(memory.bytes.rawValue * 4), trouble: calm ? .none : .some)
-    let host = HostMachine(memory: plan.lent)
+    let host = HostMachine(memory: plan.loaned)
     let size = Int(PagingHistory.workspace(plan).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: size)
     defer { workspace.deallocate() }
     return try withExtendedLifetime(host) {
       try PagingHistory.run(
-        plan, on: host.machine, lent: host.machine.directMap.pointer(to: PhysicalAddress(0)),
+        plan, on: host.machine, loaned: host.machine.directMap.pointer(to: PhysicalAddress(0)),
         workspace: workspace)
     }
   }

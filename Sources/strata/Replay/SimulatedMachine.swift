@@ -1,4 +1,4 @@
-// The machine that the host tool works on: one stretch of memory, all floors up, and processors, of which this thread
+// The machine that the host tool works on: one range of memory, all layers up, and processors, of which this thread
 // is the first and the others are threads to be.
 
 import HostMachine

@@ -110,7 +110,7 @@ struct ContigStudy: ParsableCommand {
         return .goOn
       }
     } catch {
-      throw Complaint("\(dirty) % of memory can't be dirtied: \(error.words)", .unavailable)
+      throw Complaint("\(dirty) % of memory can't be dirtied: \(error.description)", .unavailable)
     }
     system.contiguous.setStrategy(strategy)
     let type = system.kmem.type(named: Name("study"))
@@ -218,7 +218,7 @@ final class PagedMachine {
     host.runDevices = { polled.poll() }
     try memory.paging.attachSwap(disk.device)
     nonisolated(unsafe) let buffer = TranslationBuffer(rooms[2])
-    host.forget = { buffer.forget($0, $1) }
+    host.invalidate = { buffer.invalidate($0, $1) }
     processor = SoftwareProcessor(
       directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
   }

@@ -14,7 +14,7 @@ final class Terminal {
 
   init(isTerminal: Bool) { self.isTerminal = isTerminal }
 
-  /// Starts the clock of a new piece of work.
+  /// Starts the clock of a new job.
   func beginProgress() {
     clearProgress()
     start = .now()

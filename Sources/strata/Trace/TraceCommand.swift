@@ -94,7 +94,7 @@ struct PackSummary {
     var rows = (0..<TraceKind.count).compactMap { TraceKind(rawValue: UInt8($0)) }
     rows.sort { packer.eventsByKind[Int($0.rawValue)] > packer.eventsByKind[Int($1.rawValue)] }
     for kind in rows where packer.eventsByKind[Int(kind.rawValue)] > 0 {
-      lines.append("\(kind.words)".left(20) + grouped(packer.eventsByKind[Int(kind.rawValue)]).right(8))
+      lines.append("\(kind.description)".left(20) + grouped(packer.eventsByKind[Int(kind.rawValue)]).right(8))
     }
     lines.append("all events".left(20) + grouped(counts.events).right(8))
     let dropped = packer.dropped

@@ -91,7 +91,7 @@ extension Kmem {
   }
 
   func describe(_ cache: CachePointer) -> CacheDescription {
-    let sums = sums(cache.column)
+    let sums = sums(cache.cacheIndex)
     let lists = cache.cache.pointee.lists.withLock { $0 }
     let inUse = sums.allocations &- sums.frees
     return CacheDescription(
@@ -102,14 +102,14 @@ extension Kmem {
       slabsMade: lists.created, slabsGivenBack: lists.released,
       magazineRounds: UInt64(cache.magazines.rounds), magazines: UInt64(cache.magazines.magazineCount),
       auditing: cache.auditPeriod == nil ? .off : .on,
-      isSizeClass: cache.column < Column.firstObjectCache)
+      isSizeClass: cache.cacheIndex < CacheIndex.firstObjectCache)
   }
 
-  /// Allocations and frees of a column, over all types.
-  func sums(_ column: Int) -> (allocations: UInt64, frees: UInt64) {
+  /// Allocations and frees of a cacheIndex, over all types.
+  func sums(_ cacheIndex: Int) -> (allocations: UInt64, frees: UInt64) {
     var (allocations, frees): (UInt64, UInt64) = (0, 0)
     forEachTypeToken { type in
-      let sums = type.sums(column, processors: state.pointee.machine.processorCount)
+      let sums = type.sums(cacheIndex, processors: state.pointee.machine.processorCount)
       allocations &+= sums.allocations
       frees &+= sums.frees
     }
@@ -128,21 +128,21 @@ extension Kmem {
   /// A type in figures.
   public func describe(_ type: MemoryType) -> TypeDescription {
     let processors = state.pointee.machine.processorCount
-    let (failed, past) = type.sums(Column.failed, processors: processors)
+    let (failed, past) = type.sums(CacheIndex.failed, processors: processors)
     var description = TypeDescription(
       name: type.name, inUse: 0, bytes: .zero, contiguous: .zero, requests: past, failed: failed)
     var bytes: UInt64 = 0
-    for column in Column.firstClass..<Column.limit {
-      let sums = type.sums(column, processors: processors)
+    for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
+      let sums = type.sums(cacheIndex, processors: processors)
       let inUse = sums.allocations &- sums.frees
-      if column == Column.largePages || column == Column.contiguousPages {
+      if cacheIndex == CacheIndex.largePages || cacheIndex == CacheIndex.contiguousPages {
         bytes &+= inUse &* Page.size
-        if column == Column.contiguousPages { description.contiguous = PageCount(inUse).bytes }
+        if cacheIndex == CacheIndex.contiguousPages { description.contiguous = PageCount(inUse).bytes }
         continue
       }
       description.inUse &+= inUse
       description.requests += sums.allocations
-      if let cache = cache(at: column) { bytes &+= inUse &* UInt64(cache.chunk) }
+      if let cache = cache(at: cacheIndex) { bytes &+= inUse &* UInt64(cache.chunk) }
     }
     description.bytes = ByteCount(bytes)
     return description
@@ -154,16 +154,17 @@ extension Kmem {
     of type: MemoryType, _ body: (ByteCount?, _ requests: UInt64, _ inUse: UInt64) -> Void
   ) {
     let processors = state.pointee.machine.processorCount
-    for column in Column.firstClass..<Column.limit {
-      if column > Column.large && column < Column.firstObjectCache { continue }
-      var sums = type.sums(column, processors: processors)
-      if column == Column.large {
-        let contiguous = type.sums(Column.contiguous, processors: processors)
+    for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
+      if cacheIndex > CacheIndex.large && cacheIndex < CacheIndex.firstObjectCache { continue }
+      var sums = type.sums(cacheIndex, processors: processors)
+      if cacheIndex == CacheIndex.large {
+        let contiguous = type.sums(CacheIndex.contiguous, processors: processors)
         sums.allocations &+= contiguous.allocations
         sums.frees &+= contiguous.frees
       }
       guard sums.allocations > 0 else { continue }
-      body(cache(at: column).map { ByteCount($0.chunk) }, sums.allocations, sums.allocations &- sums.frees)
+      body(
+        cache(at: cacheIndex).map { ByteCount($0.chunk) }, sums.allocations, sums.allocations &- sums.frees)
     }
   }
 
@@ -178,13 +179,13 @@ extension Kmem {
 
   /// Bytes of contiguous memory in use that types account for. Not kmem's own: neither used nor held here.
   public var contiguousBytes: ByteCount {
-    let pages = sums(Column.contiguousPages)
+    let pages = sums(CacheIndex.contiguousPages)
     return PageCount(pages.allocations &- pages.frees).bytes
   }
 
   /// Bytes of all slabs, of large requests' pages, and of the tables kept beside.
   public var heldBytes: ByteCount {
-    let large = sums(Column.largePages)
+    let large = sums(CacheIndex.largePages)
     return (slabPages + PageCount(large.allocations &- large.frees)).bytes + metadataBytes
   }
 
@@ -200,7 +201,7 @@ extension Kmem {
     forEachType { requests += $0.requests }
     return requests
   }
-  public var failedRequests: UInt64 { sums(Column.failed).allocations }
+  public var failedRequests: UInt64 { sums(CacheIndex.failed).allocations }
 
   // MARK: One address
 
@@ -249,20 +250,20 @@ extension Kmem {
 
   // MARK: Invariants
 
-  /// Which law is broken, nil when none is. Only when nothing runs; as long as all slabs and magazines.
+  /// Which invariant is broken, nil when none is. Only when nothing runs; as long as all slabs and magazines.
   public func checkInvariants() -> StaticString? {
     var broken: StaticString?
     forEach { cache in
       if broken == nil { broken = cache.checkInvariants() }
     }
-    var (frames, spare, bytes, pieces) = (0, 0, 0, 0)
+    var (frames, spare, bytes, chunks) = (0, 0, 0, 0)
     forEach { cache in
       frames += cache.cache.pointee.lists.withLock { $0.frames }
-      bytes += cache.cache.pointee.raised.load(ordering: .relaxed) * cache.magazines.rounds * cache.chunk
-      pieces += cache.magazines.magazineCount
+      bytes += cache.cache.pointee.depotLimit.load(ordering: .relaxed) * cache.magazines.rounds * cache.chunk
+      chunks += cache.magazines.magazineCount
       cache.forEachSlab {
         if $0.out == 0 && !$0.isDamaged { spare += Int($0.order.frames.rawValue) }
-        if $0.tables != nil { pieces += 1 }
+        if $0.tables != nil { chunks += 1 }
       }
     }
     if frames != state.pointee.slabFrames.load(ordering: .relaxed) {
@@ -275,8 +276,8 @@ extension Kmem {
       return "what depots may keep beyond their share is miscounted"
     }
     let own = state.pointee.own.withLock { $0 }
-    if own.inUse != pieces { return "pieces of kmem's own memory are not those of magazines and slabs" }
-    let pages = ownType.sums(Column.largePages, processors: state.pointee.machine.processorCount)
+    if own.inUse != chunks { return "chunks of kmem's own memory are not those of magazines and slabs" }
+    let pages = ownType.sums(CacheIndex.largePages, processors: state.pointee.machine.processorCount)
     if pages.allocations &- pages.frees != UInt64(own.frames) { return "kmem's own frames are miscounted" }
     return broken ?? own.checkInvariants(state.pointee.physical)
   }
@@ -366,7 +367,7 @@ extension CachePointer {
     }
   }
 
-  /// Which law this cache breaks. Only when nothing runs.
+  /// Which invariant this cache breaks. Only when nothing runs.
   func checkInvariants() -> StaticString? {
     if let broken = magazines.checkInvariants() { return broken }
     let lists = cache.pointee.lists.withLock { $0 }
@@ -387,12 +388,12 @@ extension CachePointer {
     if lists.created &- lists.released != UInt64(lists.plain.count + lists.audited.count) {
       return "slabs made and given back do not add up"
     }
-    // Law 3, and 6.
+    // Invariant 3, and 6.
     var words: UInt64 = 0
     var broken: StaticString?
     magazines.forEachWord { word, _ in
       words += 1
-      guard let place = kmem.locate(VirtualAddress(UInt64(word))), place.mistake(column) == nil else {
+      guard let place = kmem.locate(VirtualAddress(UInt64(word))), place.mistake(cacheIndex) == nil else {
         broken = "a magazine holds what is no object of its cache"
         return
       }
@@ -400,8 +401,8 @@ extension CachePointer {
     }
     if let broken { return broken }
     if auditPeriod != nil && words > 0 { return "an audited cache has objects in magazines" }
-    // Law 4.
-    let sums = kmem.sums(column)
+    // Invariant 4.
+    let sums = kmem.sums(cacheIndex)
     if sums.allocations &- sums.frees != UInt64(lists.out) &- words {
       return "counters of types and objects out of slabs do not add up"
     }
@@ -424,7 +425,7 @@ extension CachePointer {
       for i in 0..<slab.order.frames.rawValue {
         let frame = next + PageCount(i)
         guard let other = physical.record(frame), other.role == .slab, other.queue == .owner,
-          Slab.cache(other) == column, Slab.first(frame, other) == next
+          Slab.cache(other) == cacheIndex, Slab.first(frame, other) == next
         else { return "a frame of a slab does not name its slab and cache" }
       }
       if slab.isAudited != isAudited {

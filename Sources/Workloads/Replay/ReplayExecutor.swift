@@ -1,4 +1,4 @@
-// The hand of a replay: does one event after the other on the live allocators, and counts.
+// The executor of a replay: does one event after the other on the live allocators, and counts.
 //
 // A replay on one processor has one hand. One that is split has one for each worker: all share the tables of
 // identities, of which each touches only what is its own, so nothing here takes a lock.
@@ -49,7 +49,7 @@ struct LiveSums: ~Copyable {
 }
 
 /// Does events and counts them.
-struct ReplayHand {
+struct ReplayExecutor {
   let system: KernelMemory
   let trace: PackedTrace
   let type: MemoryType
@@ -63,7 +63,7 @@ struct ReplayHand {
   /// Where it counts what is live, together with others.
   var sums: UnsafeMutablePointer<LiveSums>?
   /// At which all is allocated, where that is not the event's to say.
-  var level: Level?
+  var priority: AllocationPriority?
 
   private var kmem: Kmem { system.kmem }
   private var physical: PhysicalMemory { system.physical }
@@ -99,7 +99,7 @@ struct ReplayHand {
     }
     let operation = trace.operation(event.operation)
     let start = cp_cycles()
-    let given = allocate(operation, level(event, operation))
+    let given = allocate(operation, priority(event, operation))
     let cycles = cp_cycles() &- start
     guard let given else {
       entry.pointee.address = 1
@@ -147,7 +147,7 @@ struct ReplayHand {
     let old = endPages(first, count, sequence)
     if old.freed > 0 { summary.pointee.reused += 1 }
     let start = cp_cycles()
-    let given = allocatePages(operation, level(event, operation))
+    let given = allocatePages(operation, priority(event, operation))
     let cycles = cp_cycles() &- start
     guard let given else {
       for i in first..<first + count { pages[i].frame = ReplayPage.skipped }
@@ -218,16 +218,16 @@ struct ReplayHand {
     if !isIntact || physical.record(frame).map({ $0.role == .wired }) != true { damage(sequence) }
   }
 
-  // MARK: The floors
+  // MARK: The layers
 
-  func allocate(_ operation: TraceOperation, _ level: Level) -> UnsafeMutableRawPointer? {
+  func allocate(_ operation: TraceOperation, _ priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     let size = ByteCount(UInt64(operation.requested))
     if operation.kind == .cacheAlloc, let cache = caches[Int(operation.cache)] {
-      return cache.alloc(type: type, level: level)
+      return cache.alloc(type: type, priority: priority)
     }
     return isZeroed(operation)
-      ? kmem.zalloc(size, type: type, level: level)
-      : kmem.alloc(size, type: type, level: level)
+      ? kmem.zalloc(size, type: type, priority: priority)
+      : kmem.alloc(size, type: type, priority: priority)
   }
 
   func free(_ object: UnsafeMutableRawPointer, _ operation: TraceOperation) {
@@ -242,24 +242,25 @@ struct ReplayHand {
     operation.flags.contains(.zero) && operation.kind == .kmalloc
   }
 
-  private func allocatePages(_ operation: TraceOperation, _ level: Level) -> FrameNumber? {
+  private func allocatePages(_ operation: TraceOperation, _ priority: AllocationPriority) -> FrameNumber? {
     let order = Order(operation.order)
     do throws(PhysicalMemoryError) {
       guard operation.limit == .dma || operation.limit == .dma32 else {
-        return try physical.allocate(order, role: .wired, level: level)
+        return try physical.allocate(order, role: .wired, priority: priority)
       }
       let high = PhysicalAddress(operation.limit == .dma ? 16 << 20 : 4 << 30)
       let alignment = Alignment(order.frames.bytes.rawValue) ?? .page
       let constraints = RunConstraints(high: high, alignment: alignment)
-      return try physical.allocate(run: order.frames, where: constraints, role: .wired, level: level).first
+      return try physical.allocate(run: order.frames, where: constraints, role: .wired, priority: priority)
+        .first
     } catch {
       return nil
     }
   }
 
   /// How far down a request may reach: what could not wait may dip into the reserve, as it did there.
-  private func level(_ event: TraceEvent, _ operation: TraceOperation) -> Level {
-    if let level { return level }
+  private func priority(_ event: TraceEvent, _ operation: TraceOperation) -> AllocationPriority {
+    if let priority { return priority }
     return operation.flags.contains(.atomic) || event.context == .hardInterrupt ? .interrupt : .normal
   }
 

@@ -5,11 +5,11 @@ import XCTest
 
 @testable import PhysicalMemory
 
-final class HopelessTests: XCTestCase {
+final class FailedRequestCacheTests: XCTestCase {
   /// A machine full of wired frames but for the free ones given.
   func full(_ frames: [(UInt64, UInt64)]) throws -> System {
     let system = try System(frames: frames)
-    while (try? system.memory.allocate(Order(0), role: .kmem, level: .interrupt)) != nil {}
+    while (try? system.memory.allocate(Order(0), role: .kmem, priority: .interrupt)) != nil {}
     return system
   }
 
@@ -21,14 +21,14 @@ final class HopelessTests: XCTestCase {
     let at = PhysicalAddress(FrameNumber(first))
     _ = try memory.allocate(
       run: PageCount(count), where: RunConstraints(low: at, high: at + PageCount(count).bytes), role: .kmem,
-      level: .interrupt)
+      priority: .interrupt)
   }
 
   func steps(_ memory: PhysicalMemory, _ body: () -> Void) -> UInt64 {
     let word = memory.state.pointee.events
-    let before = word.pointee.hopelessSteps.load(ordering: .relaxed)
+    let before = word.pointee.failedCacheSteps.load(ordering: .relaxed)
     body()
-    return word.pointee.hopelessSteps.load(ordering: .relaxed) - before
+    return word.pointee.failedCacheSteps.load(ordering: .relaxed) - before
   }
 
   let count = PageCount(UInt64(100))
@@ -37,42 +37,42 @@ final class HopelessTests: XCTestCase {
     let system = try full([(0, 8192)])
     let memory = system.memory!
     let range = RunConstraints(low: PhysicalAddress(1024 << 12), high: PhysicalAddress(4096 << 12))
-    XCTAssertFalse(memory.isHopeless(count, range))
-    memory.noteHopeless(count, range)
-    XCTAssertTrue(memory.isHopeless(count, range))
+    XCTAssertFalse(memory.hasFailedRecently(count, range))
+    memory.cacheFailedRequest(count, range)
+    XCTAssertTrue(memory.hasFailedRecently(count, range))
     // Outside of its range, and over its edge by too little.
     free(memory, 5000, 700)
     free(memory, 900, 124 + 99)
-    XCTAssertTrue(memory.isHopeless(count, range))
+    XCTAssertTrue(memory.hasFailedRecently(count, range))
     // Inside, but too short.
     free(memory, 2000, 99)
-    XCTAssertTrue(memory.isHopeless(count, range))
+    XCTAssertTrue(memory.hasFailedRecently(count, range))
     for round in 0..<200 {
       free(memory, 3000 + UInt32(round % 4), 96)
-      XCTAssertTrue(memory.isHopeless(count, range))
+      XCTAssertTrue(memory.hasFailedRecently(count, range))
       try take(memory, 3000 + UInt32(round % 4), 96)
     }
     // Long enough together with what became free long ago.
     free(memory, 2099, 1)
-    XCTAssertFalse(memory.isHopeless(count, range))
+    XCTAssertFalse(memory.hasFailedRecently(count, range))
     try take(memory, 2099, 1)
     // Once it was dropped it must be noted anew.
-    XCTAssertFalse(memory.isHopeless(count, range))
-    memory.noteHopeless(count, range)
-    XCTAssertTrue(memory.isHopeless(count, range))
+    XCTAssertFalse(memory.hasFailedRecently(count, range))
+    memory.cacheFailedRequest(count, range)
+    XCTAssertTrue(memory.hasFailedRecently(count, range))
     free(memory, 1123, 1)
-    XCTAssertFalse(memory.isHopeless(count, range))
+    XCTAssertFalse(memory.hasFailedRecently(count, range))
     system.check()
   }
 
-  func testANoteOfWhatIsNotHopelessIsNone() throws {
+  func testARequestThatCouldSucceedIsNotCached() throws {
     let system = try full([(0, 4096)])
     let memory = system.memory!
     free(memory, 700, 100)
-    memory.noteHopeless(count, RunConstraints())
-    XCTAssertFalse(memory.isHopeless(count, RunConstraints()))
-    memory.noteHopeless(.zero, RunConstraints())
-    XCTAssertFalse(memory.isHopeless(.zero, RunConstraints()))
+    memory.cacheFailedRequest(count, RunConstraints())
+    XCTAssertFalse(memory.hasFailedRecently(count, RunConstraints()))
+    memory.cacheFailedRequest(.zero, RunConstraints())
+    XCTAssertFalse(memory.hasFailedRecently(.zero, RunConstraints()))
     XCTAssertEqual(memory.core.pointee.watchers, 0)
     system.check()
   }
@@ -82,12 +82,12 @@ final class HopelessTests: XCTestCase {
     for size: UInt64 in [8192, 200_000] {
       let system = try full([(0, size)])
       let memory = system.memory!
-      memory.noteHopeless(count, RunConstraints())
-      var cost = [steps(memory) { XCTAssertTrue(memory.isHopeless(count, RunConstraints())) }]
+      memory.cacheFailedRequest(count, RunConstraints())
+      var cost = [steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) }]
       // Four places, each too short, with frames free on both sides of them.
       for first: UInt32 in [1000, 2000, 3000, 4000] { free(memory, first, 98) }
-      cost.append(steps(memory) { XCTAssertTrue(memory.isHopeless(count, RunConstraints())) })
-      cost.append(steps(memory) { XCTAssertTrue(memory.isHopeless(count, RunConstraints())) })
+      cost.append(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) })
+      cost.append(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) })
       costs.append(cost)
     }
     print("steps of a refusal: nothing changed, four places changed, looked at: \(costs)")
@@ -100,53 +100,53 @@ final class HopelessTests: XCTestCase {
   func testMoreThanCanBeKeptOpensIt() throws {
     let system = try full([(0, 8192)])
     let memory = system.memory!
-    memory.noteHopeless(count, RunConstraints())
+    memory.cacheFailedRequest(count, RunConstraints())
     for first: UInt32 in [1000, 2000, 3000, 4000, 5000] { free(memory, first, 1) }
-    XCTAssertFalse(memory.isHopeless(count, RunConstraints()))
-    memory.noteHopeless(count, RunConstraints())
-    XCTAssertTrue(memory.isHopeless(count, RunConstraints()))
+    XCTAssertFalse(memory.hasFailedRecently(count, RunConstraints()))
+    memory.cacheFailedRequest(count, RunConstraints())
+    XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints()))
     // Near ones are one.
     for first in stride(from: UInt32(6000), to: 6600, by: 30) { free(memory, first, 1) }
-    XCTAssertTrue(memory.isHopeless(count, RunConstraints()))
+    XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints()))
     system.check()
   }
 
-  func testWholePiecesAreToldOfEmptyPiecesOnly() throws {
+  func testWholePageblocksAreToldOfEmptyPageblocksOnly() throws {
     let system = try full([(0, 8192)])
     let memory = system.memory!
     let aligned = RunConstraints(alignment: Alignment(2 << 20)!)
     let size = PageCount(UInt64(1024))
-    memory.noteHopeless(size, aligned)
-    for piece: UInt32 in 1...12 { free(memory, piece * 512 + 1, 511) }
-    XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.isHopeless(size, aligned)) }, 1)
+    memory.cacheFailedRequest(size, aligned)
+    for pageblock: UInt32 in 1...12 { free(memory, pageblock * 512 + 1, 511) }
+    XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(size, aligned)) }, 1)
     free(memory, 1024, 1)
-    XCTAssertTrue(memory.isHopeless(size, aligned))
+    XCTAssertTrue(memory.hasFailedRecently(size, aligned))
     free(memory, 2048, 1)
-    XCTAssertTrue(memory.isHopeless(size, aligned))
+    XCTAssertTrue(memory.hasFailedRecently(size, aligned))
     free(memory, 1536, 1)
-    XCTAssertFalse(memory.isHopeless(size, aligned))
+    XCTAssertFalse(memory.hasFailedRecently(size, aligned))
     system.check()
   }
 
-  func testANoteSpeaksForHarderRequests() throws {
+  func testACachedFailureSpeaksForHarderRequests() throws {
     let system = try full([(0, 8192)])
     let memory = system.memory!
     let range = RunConstraints(low: PhysicalAddress(1024 << 12), boundary: Alignment(16 << 20)!)
-    memory.noteHopeless(count, range)
+    memory.cacheFailedRequest(count, range)
     var harder = range
     harder.alignment = Alignment(64 << 10)!
     harder.high = PhysicalAddress(4096 << 12)
     harder.low = PhysicalAddress(1025 << 12)
     harder.boundary = Alignment(4 << 20)!
-    XCTAssertTrue(memory.isHopeless(PageCount(UInt64(101)), harder))
+    XCTAssertTrue(memory.hasFailedRecently(PageCount(UInt64(101)), harder))
     for easier in [
       RunConstraints(low: PhysicalAddress(1023 << 12), boundary: Alignment(16 << 20)!),
       RunConstraints(low: PhysicalAddress(1024 << 12), boundary: Alignment(32 << 20)!),
       RunConstraints(low: PhysicalAddress(1024 << 12)),
-    ] { XCTAssertFalse(memory.isHopeless(count, easier)) }
-    XCTAssertFalse(memory.isHopeless(PageCount(UInt64(99)), range))
+    ] { XCTAssertFalse(memory.hasFailedRecently(count, easier)) }
+    XCTAssertFalse(memory.hasFailedRecently(PageCount(UInt64(99)), range))
     free(memory, 2000, 100)
-    XCTAssertFalse(memory.isHopeless(PageCount(UInt64(101)), harder))
+    XCTAssertFalse(memory.hasFailedRecently(PageCount(UInt64(101)), harder))
     system.check()
   }
 
@@ -156,12 +156,12 @@ final class HopelessTests: XCTestCase {
     func request(_ i: UInt64) -> RunConstraints {
       RunConstraints(low: PhysicalAddress(i << 12), high: PhysicalAddress((3000 + i) << 12))
     }
-    for i: UInt64 in 1...9 { memory.noteHopeless(count, request(i)) }
-    XCTAssertFalse(memory.isHopeless(count, request(1)))
-    for i: UInt64 in 2...9 { XCTAssertTrue(memory.isHopeless(count, request(i))) }
+    for i: UInt64 in 1...9 { memory.cacheFailedRequest(count, request(i)) }
+    XCTAssertFalse(memory.hasFailedRecently(count, request(1)))
+    for i: UInt64 in 2...9 { XCTAssertTrue(memory.hasFailedRecently(count, request(i))) }
     // The same again takes no second place.
-    for _ in 0..<9 { memory.noteHopeless(count, request(9)) }
-    for i: UInt64 in 2...9 { XCTAssertTrue(memory.isHopeless(count, request(i))) }
+    for _ in 0..<9 { memory.cacheFailedRequest(count, request(9)) }
+    for i: UInt64 in 2...9 { XCTAssertTrue(memory.hasFailedRecently(count, request(i))) }
     XCTAssertEqual(memory.core.pointee.watchers, 8)
     system.check()
   }
@@ -171,22 +171,22 @@ final class HopelessTests: XCTestCase {
     let memory = system.memory!
     let frames = fillWithPages(memory).map(\.rawValue).sorted()
     for frame in frames where frame % 50 == 0 { wirePage(memory, frame) }
-    memory.noteHopeless(count, RunConstraints())
+    memory.cacheFailedRequest(count, RunConstraints())
     // Pages come and go: what could be emptied before can be now.
     for frame in 1001..<UInt32(1049) { freePage(memory, frame) }
-    XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.isHopeless(count, RunConstraints())) }, 1)
+    XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) }, 1)
     unwirePage(memory, 1000)
-    XCTAssertTrue(memory.isHopeless(count, RunConstraints()), "99 frames")
+    XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints()), "99 frames")
     unwirePage(memory, 1050)
-    XCTAssertFalse(memory.isHopeless(count, RunConstraints()), "149 frames")
+    XCTAssertFalse(memory.hasFailedRecently(count, RunConstraints()), "149 frames")
     // An isolation that is given up.
     let isolation = try memory.isolate(
-      FrameRun(first: FrameNumber(1001), count: PageCount(UInt64(48))), level: .interrupt)
+      FrameRun(first: FrameNumber(1001), count: PageCount(UInt64(48))), priority: .interrupt)
     wirePage(memory, 1050)
-    memory.noteHopeless(PageCount(UInt64(99)), RunConstraints())
-    XCTAssertTrue(memory.isHopeless(PageCount(UInt64(99)), RunConstraints()))
+    memory.cacheFailedRequest(PageCount(UInt64(99)), RunConstraints())
+    XCTAssertTrue(memory.hasFailedRecently(PageCount(UInt64(99)), RunConstraints()))
     memory.abandon(isolation)
-    XCTAssertFalse(memory.isHopeless(PageCount(UInt64(99)), RunConstraints()))
+    XCTAssertFalse(memory.hasFailedRecently(PageCount(UInt64(99)), RunConstraints()))
     system.check()
   }
 }

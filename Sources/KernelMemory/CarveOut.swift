@@ -1,31 +1,31 @@
-// Memory that a machine has and Strata does not own: cut off the top of the firmware's map before the floors
+// Memory that a machine has and Strata does not own: cut off the top of the firmware's map before the layers
 // come up, for a RAM disk.
 //
 // It counts as reserved, so it has no frame records and no role, but it lies in the direct map: whoever it
-// was cut for reaches it there. The top of memory need not be one piece: where a device window divides
+// was cut for reaches it there. The top of memory need not be one extent: where a device window divides
 // memory (QEMU's pc with 4 GiB: 3 below the window, 1 above), a large cut takes what is above and goes on
 // below. What the image, a module or the loader occupies is passed by.
 
 import MemoryPrimitives
 import PhysicalMemory
 
-/// Why so much memory could not be set aside.
-@frozen public enum SetAsideError: UInt8, Error, Sendable {
-  /// Less than `SetAside.left` would remain.
+/// Why so much memory could not be carved out.
+@frozen public enum CarveOutError: UInt8, Error, Sendable {
+  /// Less than `CarveOut.left` would remain.
   case tooMuch
-  /// It would lie in more than `SetAside.limit` pieces.
+  /// It would lie in more than `CarveOut.limit` extents.
   case tooScattered
 
-  public var words: StaticString {
+  public var description: StaticString {
     switch self {
     case .tooMuch: "less than 16 MiB would be left"
-    case .tooScattered: "the top of memory is in too many pieces"
+    case .tooScattered: "the top of memory is in too many extents"
     }
   }
 }
 
 /// Runs of frames, the highest first: a plain value, empty at first.
-public struct SetAside: Sendable {
+public struct CarveOut: Sendable {
   private var runs: InlineArray<8, FrameRun> = .init(
     repeating: FrameRun(first: FrameNumber(UInt32(0)), count: .zero))
   /// How many runs there are.
@@ -38,8 +38,8 @@ public struct SetAside: Sendable {
   /// What must remain for a system.
   public static var left: PageCount { ByteCount.mebibytes(16).pagesRoundedUp }
   /// Nothing below this is taken: the image, the loader's records and old devices lie there.
-  private static var floor: UInt32 { UInt32(ByteCount.mebibytes(16).pagesRoundedUp.rawValue) }
-  /// A piece shorter than this is passed by when more is asked for: it is not worth a run.
+  private static var lowest: UInt32 { UInt32(ByteCount.mebibytes(16).pagesRoundedUp.rawValue) }
+  /// An extent shorter than this is passed by when more is asked for: it is not worth a run.
   private static var crumb: UInt64 { ByteCount.mebibytes(1).pagesRoundedUp.rawValue }
 
   public subscript(index: Int) -> FrameRun {
@@ -57,14 +57,14 @@ public struct SetAside: Sendable {
   /// The highest `pages` frames of `map` that are above 16 MiB and that none of `occupied` touches. The
   /// 2 MiB around what is occupied stay with it, or it would be alone there with its frame records.
   ///
-  /// Costs a pass over `occupied` for each piece.
+  /// Costs a pass over `occupied` for each extent.
   public init(
     top pages: PageCount, of map: MemoryMap, avoiding occupied: UnsafeBufferPointer<OccupiedRange>
-  ) throws(SetAsideError) {
+  ) throws(CarveOutError) {
     guard pages <= map.frames, map.frames - pages >= Self.left else { throw .tooMuch }
     var missing = pages.rawValue
     for index in stride(from: map.count - 1, through: 0, by: -1) {
-      let first = max(Self.floor, map[index].first.rawValue)
+      let first = max(Self.lowest, map[index].first.rawValue)
       var end = map[index].end.rawValue
       while missing > 0 && end > first {
         // What is free below `end`, and where to go on below it.

@@ -8,36 +8,36 @@ import Synchronization
 
 extension Kmem {
   @usableFromInline @inline(never)
-  func allocSlow(_ place: Int, _ size: UInt64, _ type: MemoryType, _ level: Level)
+  func allocSlow(_ place: Int, _ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority)
     -> UnsafeMutableRawPointer?
   {
     let site = CallSite(codeAddress: cp_return_address())
-    if place == Column.large * 16 { return allocateLarge(size, type, level, .no, site) }
+    if place == CacheIndex.large * 16 { return allocateLarge(size, type, priority, .no, site) }
     // A size of zero is served like a size of one.
-    let column = max(place >> 4, Column.firstClass)
-    guard let cache = cache(at: column) else {
-      reportDestroyed(column)
+    let cacheIndex = max(place >> 4, CacheIndex.firstClass)
+    guard let cache = cache(at: cacheIndex) else {
+      reportDestroyed(cacheIndex)
       return nil
     }
-    var object = cache.take(size: Int(size), type, level, site)
-    if object == nil && level != .interrupt && reclaim() > .zero {
-      object = cache.take(size: Int(size), type, level, site)
+    var object = cache.take(size: Int(size), type, priority, site)
+    if object == nil && priority != .interrupt && reclaim() > .zero {
+      object = cache.take(size: Int(size), type, priority, site)
     }
     guard let object else {
       cache.cache.pointee.failed.add(1, ordering: .relaxed)
-      noteRefused(size, type, level, site)
+      noteRefused(size, type, priority, site)
       return nil
     }
-    type.countAllocation(column)
+    type.countAllocation(cacheIndex)
     return object
   }
 
   /// Counts a request as refused, and notes it where somebody keeps account.
-  func noteRefused(_ size: UInt64, _ type: MemoryType, _ level: Level, _ site: CallSite) {
-    type.countAllocation(Column.failed)
+  func noteRefused(_ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority, _ site: CallSite) {
+    type.countAllocation(CacheIndex.failed)
     func request() -> RefusedRequest {
       var request = RefusedRequest(
-        .object, ByteCount(size), level: level, who: type.name, reason: "no memory",
+        .object, ByteCount(size), priority: priority, requester: type.name, reason: "no memory",
         free: state.pointee.physical.freeCount)
       request.site = site
       return request
@@ -48,8 +48,8 @@ extension Kmem {
   @usableFromInline @inline(never)
   func freeSlow(_ object: UnsafeMutableRawPointer, _ place: Int, _ size: UInt64, _ type: MemoryType) {
     let site = CallSite(codeAddress: cp_return_address())
-    if place == Column.large * 16 { return freeLarge(object, size, type, site) }
-    let column = max(place >> 4, Column.firstClass)
+    if place == CacheIndex.large * 16 { return freeLarge(object, size, type, site) }
+    let cacheIndex = max(place >> 4, CacheIndex.firstClass)
     guard let found = locate(VirtualAddress(object)) else {
       var fault = FaultReport(
         .foreignPointer, "freed what kmem never gave", VirtualAddress(object).rawValue, .virtualAddress)
@@ -58,7 +58,7 @@ extension Kmem {
       fault.reportedAt = site
       return state.pointee.machine.report(fault)
     }
-    if let kind = found.mistake(column) {
+    if let kind = found.mistake(cacheIndex) {
       return report(kind.kind, kind.what, found, object, size, type, site)
     }
     if found.slab.isAudited {
@@ -71,7 +71,7 @@ extension Kmem {
         .doubleFree, "freed an object that is free already", found, object, size, type, site)
     }
     found.cache.give(UInt(bitPattern: object), site)
-    type.countFree(column)
+    type.countFree(cacheIndex)
   }
 
   /// Where an address lies among the slabs; nil when it is not in any.
@@ -151,12 +151,12 @@ struct ObjectPlace {
   /// Bytes into the object.
   let offset: Int
 
-  /// What is wrong with freeing this as an object of the cache at `column`.
-  func mistake(_ column: Int) -> (kind: FaultKind, what: StaticString)? {
+  /// What is wrong with freeing this as an object of the cache at `cacheIndex`.
+  func mistake(_ cacheIndex: Int) -> (kind: FaultKind, what: StaticString)? {
     if index >= slab.objects { return (.foreignPointer, "freed an address behind the objects of a slab") }
     if offset != 0 { return (.foreignPointer, "freed an address inside an object") }
-    if cache.column == column { return nil }
-    if cache.column < Column.firstObjectCache && column < Column.firstObjectCache {
+    if cache.cacheIndex == cacheIndex { return nil }
+    if cache.cacheIndex < CacheIndex.firstObjectCache && cacheIndex < CacheIndex.firstObjectCache {
       return (.wrongSize, "freed by another size than it was allocated by")
     }
     return (.foreignPointer, "freed to another cache than it came from")
@@ -166,7 +166,7 @@ struct ObjectPlace {
 extension CachePointer {
   /// An object from the magazines, the slabs, or a new slab.
   func take(
-    size: Int, _ type: MemoryType, _ level: Level, _ site: CallSite
+    size: Int, _ type: MemoryType, _ priority: AllocationPriority, _ site: CallSite
   ) -> UnsafeMutableRawPointer? {
     var mayAddMagazine = true
     while true {
@@ -178,7 +178,7 @@ extension CachePointer {
         continue
       case .empty: break
       }
-      if auditPeriod != nil { return takePastMagazines(size: size, type, level, site) }
+      if auditPeriod != nil { return takePastMagazines(size: size, type, priority, site) }
       var damage: Damage?
       let outcome = magazines.refill { words, most in
         cache.pointee.lists.withLock { take(&$0, into: words, most: most, &damage) }
@@ -188,16 +188,16 @@ extension CachePointer {
       case .word(let word): return UnsafeMutableRawPointer(bitPattern: word)
       case .noMagazine where mayAddMagazine:
         mayAddMagazine = false
-        if addMagazine(level) { continue }
-        return takePastMagazines(size: size, type, level, site)
-      case .noMagazine, .empty, .off: return takePastMagazines(size: size, type, level, site)
+        if addMagazine(priority) { continue }
+        return takePastMagazines(size: size, type, priority, site)
+      case .noMagazine, .empty, .off: return takePastMagazines(size: size, type, priority, site)
       }
     }
   }
 
   /// One object straight from a slab. This is all there is when the cache is audited.
   func takePastMagazines(
-    size: Int, _ type: MemoryType, _ level: Level, _ site: CallSite
+    size: Int, _ type: MemoryType, _ priority: AllocationPriority, _ site: CallSite
   ) -> UnsafeMutableRawPointer? {
     while true {
       let period = auditPeriod
@@ -213,7 +213,7 @@ extension CachePointer {
         kmem.report(damage, self, at: site)
         continue
       }
-      guard let slab = makeSlab(isAudited: period != nil, level: level) else { return nil }
+      guard let slab = makeSlab(isAudited: period != nil, priority: priority) else { return nil }
       let first = cache.pointee.lists.withLock { lists -> UnsafeMutableRawPointer? in
         insert(&lists, slab)
         return one(&lists)
@@ -224,12 +224,12 @@ extension CachePointer {
   }
 
   /// Brings the depot another magazine, if it may have one.
-  func addMagazine(_ level: Level) -> Bool {
-    let raised = cache.pointee.raised.load(ordering: .relaxed)
-    let limit = 2 * machine.processorCount + cache.pointee.fullLimit + raised + 2
+  func addMagazine(_ priority: AllocationPriority) -> Bool {
+    let depotLimit = cache.pointee.depotLimit.load(ordering: .relaxed)
+    let limit = 2 * machine.processorCount + cache.pointee.fullLimit + depotLimit + 2
     guard magazines.magazineCount < limit else { return false }
     let size = Int(Magazines.magazineSize(rounds: magazines.rounds).rawValue)
-    guard let magazine = kmem.takeOwn(size, level: level) else { return false }
+    guard let magazine = kmem.takeOwn(size, priority: priority) else { return false }
     magazines.add(magazine)
     return true
   }
@@ -308,7 +308,7 @@ extension CachePointer {
 
   private func reportBadWord(_ word: UInt, _ site: CallSite) {
     // The free was counted when it went into the magazine, or will be: under which type, nobody knows now.
-    kmem.otherType.countAllocation(column)
+    kmem.otherType.countAllocation(cacheIndex)
     guard let place = kmem.locate(VirtualAddress(UInt64(word))),
       let object = UnsafeMutableRawPointer(bitPattern: word)
     else {
@@ -318,7 +318,7 @@ extension CachePointer {
       fault.reportedAt = site
       return machine.report(fault)
     }
-    if let mistake = place.mistake(column) {
+    if let mistake = place.mistake(cacheIndex) {
       kmem.report(mistake.kind, mistake.what, place, object, UInt64(size), nil, site)
     } else {
       kmem.report(
@@ -399,7 +399,7 @@ extension CachePointer {
     }
   }
 
-  /// Gives back slabs without an object in use, in pieces of 32 a lock.
+  /// Gives back slabs without an object in use, in parts of 32 a lock.
   func giveBackFree(atMost limit: Int = .max) {
     var (left, wasLast) = (limit, false)
     while !wasLast {

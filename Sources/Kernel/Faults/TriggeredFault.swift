@@ -8,13 +8,13 @@ import PageTables
 import Paging
 import Synchronization
 
-/// A fault to provoke.
-enum Provocation {
+/// A fault to trigger.
+enum TriggeredFault {
   case null, guardPage, writeText, executeData, stackOverflow, divide, overflow
   case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere
 
   /// Does it. Returns only where the machine lets it pass.
-  @inline(never) func provoke() {
+  @inline(never) func trigger() {
     switch self {
     case .null: cp_touch(16)
     case .guardPage: cp_touch(Image.layout.stack.1.first - 8)
@@ -63,7 +63,7 @@ enum Provocation {
     for index in 0..<Processors.onlineCount {
       guard
         let thread = Executive.machine.start(
-          "fault", .worker, on: 1 << UInt64(index), nil, { _ in Provocation.failWithOthers() })
+          "fault", .worker, on: 1 << UInt64(index), nil, { _ in TriggeredFault.failWithOthers() })
       else { continue }
       started += 1
       last = thread

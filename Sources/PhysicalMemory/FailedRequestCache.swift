@@ -3,7 +3,7 @@
 //
 // Such a run has a frame that was fixed when the note was taken and is not any more. So each note keeps
 // where frames in its range have stopped being fixed since: up to four intervals, joined where they are close.
-// Whoever asks whether the note still stands looks at the stretches around them, as far as the run
+// Whoever asks whether the note still stands looks at the extents around them, as far as the run
 // could reach, and drops the intervals that don't help. What can't be kept (a fifth interval, a very long
 // one) drops the note: then the request is searched for again, and noted again if that was in vain.
 //
@@ -11,13 +11,13 @@
 // boundary.
 //
 // A free of fixed frames, and a page that is no longer wired, look at the eight notes if there are any; a note
-// for whole pieces is only told of a piece that has become empty of fixed frames. Under the lock.
+// for whole pageblocks is only told of a pageblock that has become empty of fixed frames. Under the lock.
 
 import MemoryPrimitives
 import Synchronization
 
 /// A request that was in vain, and where that may have changed.
-struct HopelessNote {
+struct FailedRequest {
   var request: RunRequest?
   /// Tells this note from an earlier one in its place.
   var number: UInt32 = 0
@@ -28,7 +28,7 @@ struct HopelessNote {
 
   enum Room { case kept, none }
 
-  /// Adds frames `first` to `end`, of one piece. No room: the note can't stand.
+  /// Adds frames `first` to `end`, of one pageblock. No room: the note can't stand.
   mutating func add(_ first: UInt32, _ end: UInt32, longest: UInt32) -> Room {
     changes &+= 1
     for i in 0..<count {
@@ -58,7 +58,7 @@ extension PhysicalMemory {
   /// Notes that no run for this request can be emptied, and keeps the last eight. Looks again after it has
   /// begun to watch, so that nothing that came up meanwhile is missed: costs a search, and notes nothing
   /// if that finds a run.
-  public func noteHopeless(_ count: PageCount, _ constraints: RunConstraints) {
+  public func cacheFailedRequest(_ count: PageCount, _ constraints: RunConstraints) {
     guard let request = RunRequest(count, constraints) else { return }
     let interrupts = lock()
     let number = nextNumber()
@@ -66,44 +66,44 @@ extension PhysicalMemory {
     var slot = 0
     var oldest: UInt32 = 0
     for i in 0..<8 {
-      if let known = core.pointee.notes[i].request, known.isSame(as: request) {
+      if let known = core.pointee.failedRequests[i].request, known.isSame(as: request) {
         slot = i
         break
       }
-      let isFree = core.pointee.notes[i].request == nil
-      let age = isFree ? .max : number &- core.pointee.notes[i].number
+      let isFree = core.pointee.failedRequests[i].request == nil
+      let age = isFree ? .max : number &- core.pointee.failedRequests[i].number
       if age > oldest { (slot, oldest) = (i, age) }
     }
-    if core.pointee.notes[slot].request == nil { core.pointee.watchers += 1 }
-    core.pointee.notes[slot] = HopelessNote()
-    core.pointee.notes[slot].request = request
-    core.pointee.notes[slot].number = number
+    if core.pointee.failedRequests[slot].request == nil { core.pointee.watchers += 1 }
+    core.pointee.failedRequests[slot] = FailedRequest()
+    core.pointee.failedRequests[slot].request = request
+    core.pointee.failedRequests[slot].number = number
     unlock(interrupts)
     var steps: UInt64 = 0
     if canEmpty(request, UInt64(request.low), UInt64(request.high), &steps) { drop(slot, number) }
-    state.pointee.events.pointee.hopelessSteps.add(steps, ordering: .relaxed)
+    state.pointee.events.pointee.failedCacheSteps.add(steps, ordering: .relaxed)
   }
 
   /// Whether a note says that no run for this request can be emptied. Independent of the size of memory: the
   /// frames around what has changed are looked at, as far as the run could reach. False as soon as a run could
   /// have come up, and for what was never noted. Takes the lock for a moment.
-  public func isHopeless(_ count: PageCount, _ constraints: RunConstraints) -> Bool {
+  public func hasFailedRecently(_ count: PageCount, _ constraints: RunConstraints) -> Bool {
     guard let request = RunRequest(count, constraints) else { return false }
     var steps: UInt64 = 0
-    defer { state.pointee.events.pointee.hopelessSteps.add(steps, ordering: .relaxed) }
+    defer { state.pointee.events.pointee.failedCacheSteps.add(steps, ordering: .relaxed) }
     var i = 0
     while i < 8 {
-      var note = HopelessNote()
+      var note = FailedRequest()
       let interrupts = lock()
       while i < 8 {
-        note = core.pointee.notes[i]
+        note = core.pointee.failedRequests[i]
         if let known = note.request, known.isImplied(by: request) { break }
         i += 1
       }
       unlock(interrupts)
       steps += 1
       if i < 8 && stands(note, i, &steps) {
-        state.pointee.events.pointee.hopeless.add(1, ordering: .relaxed)
+        state.pointee.events.pointee.failedCacheHits.add(1, ordering: .relaxed)
         return true
       }
       i += 1
@@ -112,7 +112,7 @@ extension PhysicalMemory {
   }
 
   /// Looks at what has changed since the note was last looked at.
-  private func stands(_ note: HopelessNote, _ slot: Int, _ steps: inout UInt64) -> Bool {
+  private func stands(_ note: FailedRequest, _ slot: Int, _ steps: inout UInt64) -> Bool {
     if note.count == 0 { return true }
     let request = note.request.unsafelyUnwrapped
     let reach = UInt64(request.count) - 1
@@ -127,8 +127,10 @@ extension PhysicalMemory {
     }
     let interrupts = lock()
     // What came up meanwhile stays to be looked at.
-    if core.pointee.notes[slot].number == note.number && core.pointee.notes[slot].changes == note.changes {
-      core.pointee.notes[slot].count = 0
+    if core.pointee.failedRequests[slot].number == note.number
+      && core.pointee.failedRequests[slot].changes == note.changes
+    {
+      core.pointee.failedRequests[slot].count = 0
     }
     unlock(interrupts)
     return true
@@ -136,26 +138,26 @@ extension PhysicalMemory {
 
   private func drop(_ slot: Int, _ number: UInt32) {
     let interrupts = lock()
-    if core.pointee.notes[slot].number == number { dropNote(slot) }
+    if core.pointee.failedRequests[slot].number == number { dropFailedRequest(slot) }
     unlock(interrupts)
   }
 
   /// Lock held.
-  private func dropNote(_ slot: Int) {
-    core.pointee.notes[slot] = HopelessNote()
+  private func dropFailedRequest(_ slot: Int) {
+    core.pointee.failedRequests[slot] = FailedRequest()
     core.pointee.watchers -= 1
   }
 
-  /// Frames `first` to `end` of one piece have stopped being fixed. Lock held, after they were counted.
+  /// Frames `first` to `end` of one pageblock have stopped being fixed. Lock held, after they were counted.
   func noteEmptiable(_ first: UInt32, _ end: UInt32) {
-    let isPieceFixed = pieceUnchecked(first).glance.hasFixed
+    let isPageblockFixed = pageblockUnchecked(first).snapshot.hasFixed
     for i in 0..<8 {
-      guard let request = core.pointee.notes[i].request else { continue }
+      guard let request = core.pointee.failedRequests[i].request else { continue }
       let from = max(first, request.low)
       let to = min(end, request.high)
-      guard from < to, !(request.isOfPieces && isPieceFixed) else { continue }
+      guard from < to, !(request.isOfPageblocks && isPageblockFixed) else { continue }
       let longest = UInt32(min(UInt64(1) << 31, 4096 + 4 * UInt64(request.count)))
-      if core.pointee.notes[i].add(from, to, longest: longest) == .none { dropNote(i) }
+      if core.pointee.failedRequests[i].add(from, to, longest: longest) == .none { dropFailedRequest(i) }
     }
   }
 }

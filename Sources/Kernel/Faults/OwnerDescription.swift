@@ -1,11 +1,11 @@
 // Whose memory an address lies in, for fault reports: by where the image and the regions of the address
-// space lie, not by the floors' own records, which may be what is broken.
+// space lie, not by the layers' own records, which may be what is broken.
 
 import CPlatform
 import KernelSpace
 import MemoryPrimitives
 
-enum Whose {
+enum OwnerDescription {
   /// One clause on who owns `address`.
   static func describe(_ address: UInt64) -> Line {
     let image = Image.layout

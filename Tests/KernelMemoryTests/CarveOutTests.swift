@@ -1,4 +1,4 @@
-// Memory set aside: always the top, never anybody's, and reached by the direct map though nobody owns it.
+// Memory carved out: always the top, never anybody's, and reached by the direct map though nobody owns it.
 
 import HostMachine
 import KernelMemory
@@ -8,25 +8,25 @@ import PhysicalMemory
 import Workloads
 import XCTest
 
-final class SetAsideTests: XCTestCase {
+final class CarveOutTests: XCTestCase {
   private let m: UInt64 = 1 << 20
 
   /// What is cut off a machine with this map.
   private func cut(
     _ size: UInt64, of ranges: [FirmwareRange], avoiding occupied: [OccupiedRange] = []
-  ) throws -> SetAside {
+  ) throws -> CarveOut {
     let bytes = Int(MemoryMap.storage(ranges: ranges.count).rawValue)
     let room = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
     defer { room.deallocate() }
     let map = try MemoryMap(room, count: ranges.count) { ranges[$0] }
     return try occupied.withUnsafeBufferPointer {
-      try SetAside(top: ByteCount(size).pagesRoundedUp, of: map, avoiding: $0)
+      try CarveOut(top: ByteCount(size).pagesRoundedUp, of: map, avoiding: $0)
     }
   }
 
   /// Runs as first byte and length.
-  private func runs(_ setAside: SetAside) -> [[UInt64]] {
-    (0..<setAside.count).map { [setAside[$0].first.address.rawValue, setAside[$0].count.bytes.rawValue] }
+  private func runs(_ carveOut: CarveOut) -> [[UInt64]] {
+    (0..<carveOut.count).map { [carveOut[$0].first.address.rawValue, carveOut[$0].count.bytes.rawValue] }
   }
 
   private func occupied(_ base: UInt64, _ length: UInt64) -> OccupiedRange {
@@ -59,30 +59,30 @@ final class SetAsideTests: XCTestCase {
     // 16 MiB stay, for which the first 64 KiB and what lies from 0xa0000 to 0xfffff do not count.
     let most = 240 * m - 0x7_0000
     XCTAssertEqual(runs(try cut(most, of: map)), [[256 * m - most, most]])
-    XCTAssertThrowsError(try cut(most + 1, of: map)) { XCTAssertEqual($0 as? SetAsideError, .tooMuch) }
+    XCTAssertThrowsError(try cut(most + 1, of: map)) { XCTAssertEqual($0 as? CarveOutError, .tooMuch) }
     XCTAssertThrowsError(try cut(240 * m, of: map, avoiding: [occupied(20 * m, 1)])) {
-      XCTAssertEqual($0 as? SetAsideError, .tooMuch)
+      XCTAssertEqual($0 as? CarveOutError, .tooMuch)
     }
-    XCTAssertThrowsError(try cut(UInt64.max, of: map)) { XCTAssertEqual($0 as? SetAsideError, .tooMuch) }
+    XCTAssertThrowsError(try cut(UInt64.max, of: map)) { XCTAssertEqual($0 as? CarveOutError, .tooMuch) }
     XCTAssertThrowsError(try cut(m, of: [usable(m, 8 * m)])) {
-      XCTAssertEqual($0 as? SetAsideError, .tooMuch)
+      XCTAssertEqual($0 as? CarveOutError, .tooMuch)
     }
   }
 
-  func testPiecesAreFewAndCrumbsAreLeft() throws {
-    // A piece of 4 MiB each 8 MiB, and a page between two.
+  func testExtentsAreFewAndCrumbsAreLeft() throws {
+    // An extent of 4 MiB each 8 MiB, and a page between two.
     var map = [usable(0, 64 * m)]
     for i in UInt64(0)..<12 { map += [usable((64 + 8 * i) * m, 4 * m), usable((70 + 8 * i) * m, 4096)] }
     let eight = runs(try cut(32 * m, of: map))
     XCTAssertEqual(eight, (4..<12).reversed().map { [(64 + 8 * $0) * m, 4 * m] })
     XCTAssertThrowsError(try cut(32 * m + 4096, of: map)) {
-      XCTAssertEqual($0 as? SetAsideError, .tooScattered)
+      XCTAssertEqual($0 as? CarveOutError, .tooScattered)
     }
     // What is asked for may be a crumb itself.
     XCTAssertEqual(runs(try cut(4096, of: map)), [[158 * m, 4096]])
   }
 
-  /// Against a search frame by frame, where no piece is too small.
+  /// Against a search frame by frame, where no extent is too small.
   func testTheTopIsTheTop() throws {
     var seed = SeededRandom(seed: historySeed(4))
     for _ in 0..<200 {
@@ -112,30 +112,30 @@ final class SetAsideTests: XCTestCase {
       let wanted = UInt64.random(in: 1...64, using: &seed)
       let isPossible = (wanted + 16) * m <= total && wanted <= allowed.count
       do {
-        let setAside = try cut(wanted * m, of: map, avoiding: taken)
+        let carveOut = try cut(wanted * m, of: map, avoiding: taken)
         XCTAssertTrue(isPossible)
-        let got = runs(setAside).flatMap { ($0[0] / m)..<(($0[0] + $0[1]) / m) }
+        let got = runs(carveOut).flatMap { ($0[0] / m)..<(($0[0] + $0[1]) / m) }
         XCTAssertEqual(Set(got), Set(allowed.suffix(Int(wanted))))
         XCTAssertEqual(got.count, Int(wanted))
-        XCTAssertEqual(setAside.pages, ByteCount(wanted * m).pagesRoundedUp)
+        XCTAssertEqual(carveOut.pages, ByteCount(wanted * m).pagesRoundedUp)
       } catch {
-        XCTAssertFalse(isPossible && error as? SetAsideError != .tooScattered, "\(error)")
+        XCTAssertFalse(isPossible && error as? CarveOutError != .tooScattered, "\(error)")
       }
     }
   }
 
-  func testWhatIsSetAsideIsMappedAndNobodys() throws {
+  func testWhatIsCarveOutIsMappedAndNobodys() throws {
     let map = [usable(0, 0x9f000), usable(m, 63 * m)]
     for size in [4096, 4 * m, 8 * m + 4096, 47 * m] {
       for isTold in [false, true] {
-        let setAside = try cut(size, of: map)
+        let carveOut = try cut(size, of: map)
         // The firmware's map may know of it or not.
         var told = map
         if isTold { told = [map[0], usable(m, 63 * m - size), reserved(64 * m - size, size)] }
         let host = HostMachine(memory: .mebibytes(64))
-        let system = try System(host, told, setAside: setAside)
+        let system = try System(host, told, carveOut: carveOut)
         system.check()
-        XCTAssertEqual(system.memory.setAside.pages.bytes.rawValue, size)
+        XCTAssertEqual(system.memory.carveOut.pages.bytes.rawValue, size)
         XCTAssertEqual(system.physical.total.bytes.rawValue, 63 * m - size + 0x9f000)
         var sum: UInt64 = 0
         for number in 0..<UInt8(FrameRole.count) where number != FrameRole.absent.rawValue {
