@@ -20,9 +20,9 @@ struct Word {
 
 /// The words behind a command: a handle on the console's.
 struct Arguments {
-  let console: Console
+  let console: Shell
 
-  init(_ console: Console) throws(CommandError) {
+  init(_ console: Shell) throws(CommandError) {
     self.console = console
     switch words.pointee.problem {
     case .none: return
@@ -172,7 +172,7 @@ struct Arguments {
   }
 }
 
-extension Console {
+extension Shell {
   func refuse(_ word: Word, _ what: Line) -> CommandError { refuse(word.column, word.width, what) }
 
   /// Shows the line as typed, a caret under the position, and what is wrong there.

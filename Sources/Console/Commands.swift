@@ -279,7 +279,7 @@ func == (a: Bytes, b: Bytes) -> Bool {
   return true
 }
 
-extension Console {
+extension Shell {
   /// Finds the command and runs it.
   func dispatch(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.nextOfAnyForm() else { return }

@@ -77,7 +77,7 @@ struct JSONRow {
   }
 }
 
-extension Console {
+extension Shell {
   /// Prints one object of `kind` with the fields that `body` adds. Only with `-j`.
   func row(_ kind: StaticString, _ body: (JSONRow) -> Void) {
     guard isJSON, !shouldStop else { return }

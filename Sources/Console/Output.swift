@@ -5,7 +5,7 @@ import MemoryPrimitives
 /// What a colour stands for; the letters say it already.
 enum Tint: UInt8 { case plain, free, fixed, wrong }
 
-extension Console {
+extension Shell {
   /// Prints a line. One that is wider than the screen goes on below, indented, where a word begins: a terminal
   /// would break it in the middle of one. After a screenful a person is asked first; after Ctrl-C nothing more
   /// appears.

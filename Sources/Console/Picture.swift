@@ -8,13 +8,13 @@ struct Picture {
   static var columns: Int { 64 }
   typealias Cells = InlineArray<64, UInt8>
 
-  let console: Console
+  let console: Shell
   private var before = Cells(repeating: 0)
   private var alike: UInt64 = 0
   private var pendingLabel = Line()
   private var isFirst = true
 
-  init(_ console: Console) { self.console = console }
+  init(_ console: Shell) { self.console = console }
 
   /// Adds a line of `cells` behind `label`.
   mutating func add(_ label: Line, _ cells: Cells) {
@@ -49,7 +49,7 @@ struct Picture {
   private func draw(_ label: Line, _ cells: Cells) { console.strip(label, cells, Line()) }
 }
 
-extension Console {
+extension Shell {
   /// Whether a picture leaves a blank behind its label; a long one takes that too.
   func fitsBlank(_ label: Line) -> Bool { label.count + 3 + Picture.columns <= width }
 

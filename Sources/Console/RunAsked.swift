@@ -42,7 +42,7 @@ struct RunAsked {
   }
 
   /// Why no machine, or not this one, could ever grant it.
-  func whyNever(_ physical: PhysicalMemory) -> Line {
+  func whyNever(_ physical: FrameAllocator) -> Line {
     let (low, high) = (constraints.low.rawValue, constraints.high.rawValue)
     if let boundary = constraints.boundary, boundary.rawValue < count.bytes.rawValue {
       return

@@ -7,14 +7,14 @@ import PhysicalMemory
 
 /// The system at the console's feet: a value of handles.
 public struct Subject {
-  public var memory: KernelMemory
+  public var memory: MemorySystem
   public var boot: UnsafeMutablePointer<cp_boot_information>
   /// What begins at this address of the image is code; the last gibibyte of the address space.
   public var imageBase: VirtualAddress
 
   /// `boot` must stay where it is as long as the console does.
   public init(
-    memory: KernelMemory, boot: UnsafeMutablePointer<cp_boot_information>,
+    memory: MemorySystem, boot: UnsafeMutablePointer<cp_boot_information>,
     imageBase: VirtualAddress = VirtualAddress(0xffff_ffff_8000_0000)
   ) {
     self.memory = memory
@@ -23,10 +23,10 @@ public struct Subject {
   }
 }
 
-extension Console {
+extension Shell {
   var subject: UnsafeMutablePointer<Subject> { inPlace(&state.pointee.subject) }
-  var memory: KernelMemory { state.pointee.subject.memory }
-  var physical: PhysicalMemory { state.pointee.subject.memory.physical }
+  var memory: MemorySystem { state.pointee.subject.memory }
+  var physical: FrameAllocator { state.pointee.subject.memory.physical }
 
   /// Hexadecimal digits that physical addresses of this machine need, in whole groups of four.
   var physicalDigits: UInt8 {
@@ -46,7 +46,7 @@ extension Console {
       ?? "\(hex: UInt64(site.rawValue), digits: 8)"
   }
 
-  /// `Kmem.free(_:size:type:) +0x9a`, when the host knows what lies there.
+  /// `KmemAllocator.free(_:size:type:) +0x9a`, when the host knows what lies there.
   func code(_ address: VirtualAddress) -> Line? {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 200) { buffer in
       let host = state.pointee.host

@@ -72,7 +72,7 @@ struct Table {
     var rows: InlineArray<128, Row>
   }
 
-  let console: Console
+  let console: Shell
 
   private var state: UnsafeMutablePointer<State> { inPlace(&console.state.pointee.table) }
   private var rows: UnsafeMutablePointer<Row> {
@@ -80,7 +80,7 @@ struct Table {
   }
   private var scratch: UnsafeMutablePointer<Row> { inPlace(&state.pointee.scratch) }
 
-  init(_ console: Console, _ kind: StaticString, sorted: Sorting) {
+  init(_ console: Shell, _ kind: StaticString, sorted: Sorting) {
     self.console = console
     state.pointee.kind = kind
     state.pointee.sorted = sorted == .largestFirst
@@ -425,7 +425,7 @@ struct Table {
   }
 }
 
-extension Console {
+extension Shell {
   /// A table of rows of `kind`, the only one under way.
   func table(_ kind: StaticString, _ sorted: Table.Sorting = .asGiven) -> Table {
     Table(self, kind, sorted: sorted)

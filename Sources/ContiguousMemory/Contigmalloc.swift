@@ -11,7 +11,7 @@ import Paging
 import PhysicalMemory
 import Synchronization
 
-extension ContiguousMemory {
+extension ContiguousAllocator {
   /// Contiguous memory behind kernel addresses, mapped writable with `attribute`; the direct map then shows its
   /// frames the same way. Not counted under a type. `noAddressSpace`: the frames went back.
   public func kmemAllocContig(
@@ -25,7 +25,7 @@ extension ContiguousMemory {
     }
   }
 
-  /// Gives back what `kmemAllocContig` gave. Faults as `KernelSpace.freeContiguous`.
+  /// Gives back what `kmemAllocContig` gave. Faults as `KernelAddressSpace.freeContiguous`.
   public func kmemFreeContig(_ range: ContiguousRange, at site: CallSite = .here) {
     state.pointee.space.freeContiguous(range.address, range.frames.count, at: site)
   }
@@ -169,19 +169,19 @@ extension ContiguousMemory {
     statistics.add(
       Statistic(
         "vm.contig.strategy", .choice, .tunable, "only the run, or launder and hope", choices: "old|new",
-        context: context, read: { UInt64(ContiguousMemory($0).strategy.rawValue) },
+        context: context, read: { UInt64(ContiguousAllocator($0).strategy.rawValue) },
         write: {
           guard let strategy = ContiguousStrategy(rawValue: UInt8(clamping: $1)) else { return .out_of_range }
-          ContiguousMemory($0).setStrategy(strategy)
+          ContiguousAllocator($0).setStrategy(strategy)
           return .accepted
         }))
     statistics.add(
       Statistic(
         "vm.contig.passes", .passes, .tunable, "how far contigmalloc may go, 1 to 4", context: context,
-        read: { UInt64(ContiguousMemory($0).passes.rawValue) },
+        read: { UInt64(ContiguousAllocator($0).passes.rawValue) },
         write: {
           guard let passes = ContiguousPass(rawValue: UInt8(clamping: $1)) else { return .out_of_range }
-          ContiguousMemory($0).setPasses(passes)
+          ContiguousAllocator($0).setPasses(passes)
           return .accepted
         }))
     func counter(
@@ -191,25 +191,25 @@ extension ContiguousMemory {
       statistics.add(Statistic(name, unit, .counter, about, context: context, read: read))
     }
     counter("vm.contig.requests", .requests, "for contiguous memory") {
-      ContiguousMemory($0).state.pointee.requests.load(ordering: .relaxed)
+      ContiguousAllocator($0).state.pointee.requests.load(ordering: .relaxed)
     }
     counter("vm.contig.granted", .requests, "since boot") {
-      ContiguousMemory($0).state.pointee.granted.load(ordering: .relaxed)
+      ContiguousAllocator($0).state.pointee.granted.load(ordering: .relaxed)
     }
     counter("vm.contig.refused", .requests, "since boot") {
-      ContiguousMemory($0).state.pointee.refused.load(ordering: .relaxed)
+      ContiguousAllocator($0).state.pointee.refused.load(ordering: .relaxed)
     }
     counter("vm.contig.repeated", .requests, "refused from memory, in constant time") {
-      ContiguousMemory($0).state.pointee.repeated.load(ordering: .relaxed)
+      ContiguousAllocator($0).state.pointee.repeated.load(ordering: .relaxed)
     }
     counter("vm.contig.pages_moved", .pages, "out of the way of runs") {
-      ContiguousMemory($0).movedCount.rawValue
+      ContiguousAllocator($0).movedCount.rawValue
     }
     counter("vm.contig.pages_written", .pages, "to swap or devices, for runs") {
-      ContiguousMemory($0).writtenCount.rawValue
+      ContiguousAllocator($0).writtenCount.rawValue
     }
     counter("vm.contig.runs_abandoned", .events, "begun to be emptied, and not to be had") {
-      ContiguousMemory($0).state.pointee.runsAbandoned.load(ordering: .relaxed)
+      ContiguousAllocator($0).state.pointee.runsAbandoned.load(ordering: .relaxed)
     }
   }
 }

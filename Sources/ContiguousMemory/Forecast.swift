@@ -66,7 +66,7 @@ public struct ContiguousForecast: Sendable {
   }
 }
 
-extension ContiguousMemory {
+extension ContiguousAllocator {
   /// What `allocContig` would do for `request`. Searches, and counts; changes nothing.
   public func forecast(_ request: ContiguousRequest) -> ContiguousForecast {
     let means = Means(request, Spending(), self)

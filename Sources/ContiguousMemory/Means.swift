@@ -21,7 +21,7 @@ struct Means {
   let budget: ContiguousBudget
   /// What the caller lets this request write, in the run and elsewhere.
   let writable: UInt64
-  let memory: ContiguousMemory
+  let memory: ContiguousAllocator
   /// Free frames; those that capturing leaves free; those that moving to make no work for the daemon leaves free; and
   /// those that any moving leaves free.
   let free: UInt64
@@ -60,7 +60,7 @@ struct Means {
 
   /// `known` are the pages of all memory, where they were counted for this request before.
   init(
-    _ request: ContiguousRequest, _ spent: ContiguousMemory.Spending, _ memory: ContiguousMemory,
+    _ request: ContiguousRequest, _ spent: ContiguousAllocator.Spending, _ memory: ContiguousAllocator,
     known: IdlePages? = nil
   ) {
     let physical = memory.physical
@@ -100,7 +100,8 @@ struct Means {
   /// itself has at most `count` pages and takes at most as many slots and writes: of each kind, more than both
   /// together are too many to matter. Where slots and writes suffice for so many, one kind stands for another.
   private static func pagesElsewhere(
-    _ request: ContiguousRequest, _ memory: ContiguousMemory, least: UInt64, slots: UInt64, writable: UInt64,
+    _ request: ContiguousRequest, _ memory: ContiguousAllocator, least: UInt64, slots: UInt64,
+    writable: UInt64,
     _ kinds: CountedPages
   ) -> IdlePages {
     let count = min(request.count.rawValue, memory.physical.total.rawValue)
@@ -124,7 +125,7 @@ struct Means {
     request.waitPolicy = .allowed
     request.passes = .launderActive
     request.budget = .unlimited
-    return Means(request, ContiguousMemory.Spending(), memory, known: elsewhere)
+    return Means(request, ContiguousAllocator.Spending(), memory, known: elsewhere)
   }
 
   /// How a run with these contents would be emptied. Captured frames are there already.
@@ -206,15 +207,15 @@ struct Means {
 
 /// Counts the pages of all memory.
 private struct CountedPages: DirtyPageKinds {
-  let paging: Paging
+  let paging: PagedMemory
   let tellsDirtyPagesApart: Bool
-  let physical: PhysicalMemory
+  let physical: FrameAllocator
   func isForDevice(_ frame: FrameNumber) -> Bool { paging.isForDevice(frame, physical) }
 }
 
-extension Paging {
+extension PagedMemory {
   /// Whether a page, dirty a moment ago, is written to a device of its own.
-  fileprivate func isForDevice(_ frame: FrameNumber, _ physical: PhysicalMemory) -> Bool {
+  fileprivate func isForDevice(_ frame: FrameNumber, _ physical: FrameAllocator) -> Bool {
     guard let record = physical.record(frame), record.role == .pageable,
       let object = object(numbered: record.owner)
     else { return false }

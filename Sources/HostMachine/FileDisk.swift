@@ -20,7 +20,7 @@ public final class FileDisk: @unchecked Sendable {
 
   /// Opens the file at `path`, or makes it, as a device of `pages` pages whatever its length: it grows as it
   /// is written. `host` has the memory that requests name. Throws when it can't be opened.
-  public init(path: String, pages: PageCount, on host: HostMachine) throws {
+  public init(path: String, pages: PageCount, on host: SimulatedMachine) throws {
     descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
     guard descriptor >= 0 else {
       throw POSIXError(POSIXErrorCode(rawValue: errno) ?? .EIO, userInfo: [NSFilePathErrorKey: path])

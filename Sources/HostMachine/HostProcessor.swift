@@ -225,7 +225,7 @@ final class ClaimListener {
   }
 }
 
-extension HostMachine {
+extension SimulatedMachine {
   /// Makes the calling thread the processor `index` while `body` runs. No two threads may be the same
   /// processor at once.
   public func runAs<R>(processor index: Int, _ body: () throws -> R) rethrows -> R {

@@ -26,7 +26,7 @@ final class HostSleeper {
   }
 }
 
-extension HostMachine {
+extension SimulatedMachine {
   /// Threads that sleep now, on a machine with other threads.
   public var sleeperCount: Int { condition.withLock { sleepers.count } }
 

@@ -32,7 +32,7 @@ final class HostThreads: @unchecked Sendable {
   func take(_ handle: UInt64) -> HostThreadEnd? { lock.withLock { ends.removeValue(forKey: handle) } }
 }
 
-extension HostMachine {
+extension SimulatedMachine {
   /// Starts a thread on the first processor among those it may run on that no thread is on; 0 when there is none.
   func start(_ request: cp_thread_request) -> UInt64 {
     guard hasOtherThreads,
@@ -79,7 +79,7 @@ extension HostMachine {
       var list = runs
       withUnsafeMutablePointer(to: &list) {
         processor.post(
-          { HostMachine.invalidate($0.load(as: UnsafeBufferPointer<cp_page_run>.self)) }, $0,
+          { SimulatedMachine.invalidate($0.load(as: UnsafeBufferPointer<cp_page_run>.self)) }, $0,
           from: processors[me], ring: wakeAll)
       }
     }

@@ -34,7 +34,7 @@ enum Executive {
     start: { _, request in Executive.start(request.pointee) },
     join: { _, thread in Executive.join(thread) })
 
-  /// The machine for `KernelMemory`.
+  /// The machine for `MemorySystem`.
   static var machine: Machine {
     Machine(
       directMap: directMap, processorCount: Processors.made, upcalls: withUnsafePointer(to: &upcalls) { $0 })

@@ -6,13 +6,13 @@ import KernelSpace
 import MemoryPrimitives
 import PhysicalMemory
 
-extension KernelSpace {
+extension KernelAddressSpace {
   /// Whole pages for kmem. This value of the handle must stay at `place` as long as kmem does.
-  static func largePages(_ place: UnsafeMutablePointer<KernelSpace>) -> LargePages {
+  static func largePages(_ place: UnsafeMutablePointer<KernelAddressSpace>) -> LargePages {
     LargePages(
       UnsafeMutableRawPointer(place),
       take: { context, pages, priority, zeroed, site in
-        let space = context.unsafelyUnwrapped.load(as: KernelSpace.self)
+        let space = context.unsafelyUnwrapped.load(as: KernelAddressSpace.self)
         let priority = AllocationPriority(rawValue: priority) ?? .normal
         do throws(KernelSpaceError) {
           return try space.allocateWired(
@@ -25,7 +25,7 @@ extension KernelSpace {
         }
       },
       give: { context, address, pages, site in
-        context.unsafelyUnwrapped.load(as: KernelSpace.self)
+        context.unsafelyUnwrapped.load(as: KernelAddressSpace.self)
           .freeWired(VirtualAddress(address), PageCount(pages), at: CallSite(rawValue: site))
       })
   }

@@ -32,7 +32,7 @@ public struct AddressDescription {
   public var translation: Translation?
 }
 
-extension KernelSpace {
+extension KernelAddressSpace {
   /// Everything known of an address. Costs a pass over the arenas' spans and over the range.
   public func whatIs(_ address: VirtualAddress) -> AddressDescription {
     let region = region(of: address)
@@ -117,33 +117,35 @@ extension KernelSpace {
     ) {
       statistics.add(Statistic(name, .pages, .gauge, about, context: state, read: read))
     }
-    add("vm.kernel.heap", "pages of wired heap memory") { KernelSpace(from: $0).pages(.heap).rawValue }
-    add("vm.kernel.metadata", "pages of wired metadata") { KernelSpace(from: $0).pages(.metadata).rawValue }
+    add("vm.kernel.heap", "pages of wired heap memory") { KernelAddressSpace(from: $0).pages(.heap).rawValue }
+    add("vm.kernel.metadata", "pages of wired metadata") {
+      KernelAddressSpace(from: $0).pages(.metadata).rawValue
+    }
     add("vm.kernel.interrupt", "pages wired for interrupt handlers") {
-      KernelSpace(from: $0).pages(.interrupt).rawValue
+      KernelAddressSpace(from: $0).pages(.interrupt).rawValue
     }
     add("vm.kernel.wired", "pages wired straight from kernel_va") {
-      KernelSpace(from: $0).pages(.kernel).rawValue
+      KernelAddressSpace(from: $0).pages(.kernel).rawValue
     }
     add("vm.kernel.stacks", "pages of stacks, guard pages not counted") {
-      KernelSpace(from: $0).pages(.stack).rawValue
+      KernelAddressSpace(from: $0).pages(.stack).rawValue
     }
     add("vm.kernel.device", "pages of device registers mapped") {
-      KernelSpace(from: $0).pages(.device).rawValue
+      KernelAddressSpace(from: $0).pages(.device).rawValue
     }
     add("vm.kernel.contiguous", "pages of contiguous memory mapped") {
-      KernelSpace(from: $0).pages(.contiguous).rawValue
+      KernelAddressSpace(from: $0).pages(.contiguous).rawValue
     }
     add("vm.kernel.caller_frames", "pages of callers' frames mapped") {
-      KernelSpace(from: $0).pages(.callerFrames).rawValue
+      KernelAddressSpace(from: $0).pages(.callerFrames).rawValue
     }
     add("vm.kernel.pageable", "pages of addresses for pageable memory") {
-      KernelSpace(from: $0).pages(.pageable).rawValue
+      KernelAddressSpace(from: $0).pages(.pageable).rawValue
     }
     statistics.add(
       Statistic(
         "vm.kernel.failures", .requests, .counter, "requests for kernel space that were not granted",
-        context: state, read: { KernelSpace(from: $0).failureCount }))
+        context: state, read: { KernelAddressSpace(from: $0).failureCount }))
   }
 
   private init(from context: UnsafeMutableRawPointer?) {

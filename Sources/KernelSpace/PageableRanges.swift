@@ -8,7 +8,7 @@ import MemoryPrimitives
 import PageTables
 import Vmem
 
-extension KernelSpace {
+extension KernelAddressSpace {
   /// Addresses for `count` pageable pages, with everything prepared to map each of them. Errors: no frame for
   /// a table or for tags; no addresses; a count of zero. A store for each page.
   public func reservePageable(

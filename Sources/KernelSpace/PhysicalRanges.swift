@@ -18,7 +18,7 @@ public struct ContiguousRange: Equatable, Sendable {
   }
 }
 
-extension KernelSpace {
+extension KernelAddressSpace {
   // MARK: Device registers
 
   /// Maps `length` bytes of registers from `physical` on, whatever its offset in a page, into the device

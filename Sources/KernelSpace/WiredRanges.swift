@@ -37,7 +37,7 @@ struct FrameBatch {
   }
 }
 
-extension KernelSpace {
+extension KernelAddressSpace {
   /// `count` pages of writable memory that can't be executed, wired, at addresses in a row. The frames
   /// behind them get `role`, and lie wherever there are some. Never waits.
   ///

@@ -19,7 +19,7 @@ import Synchronization
   case off, on
 }
 
-extension Kmem {
+extension KmemAllocator {
   /// Switches the audit of every cache, and of those made later. A cache whose objects fill the largest slab
   /// has no room for it, and goes on without. Drains magazines where it is switched on:
   /// asks every processor, no spin lock may be held. One caller at a time.

@@ -84,7 +84,7 @@ struct SlabSet {
   var next: FrameNumber { partial.first != .none ? partial.first : free.first }
 
   mutating func move(
-    _ slab: Slab, from: CachePointer.Place, to: CachePointer.Place, _ physical: PhysicalMemory
+    _ slab: Slab, from: CachePointer.Place, to: CachePointer.Place, _ physical: FrameAllocator
   ) {
     switch from {
     case .free: free.remove(slab, physical)
@@ -119,10 +119,10 @@ struct SlabLists {
 /// A cache in place: a handle.
 struct CachePointer {
   let cache: UnsafeMutablePointer<Cache>
-  let kmem: Kmem
+  let kmem: KmemAllocator
 
-  var magazines: Magazines { Magazines(at: UnsafeMutableRawPointer(cache) + Cache.depotOffset) }
-  var physical: PhysicalMemory { kmem.state.pointee.physical }
+  var magazines: MagazineSet { MagazineSet(at: UnsafeMutableRawPointer(cache) + Cache.depotOffset) }
+  var physical: FrameAllocator { kmem.state.pointee.physical }
   var machine: Machine { kmem.state.pointee.machine }
   var cacheIndex: Int { cache.pointee.cacheIndex }
   var name: Name { cache.pointee.name }

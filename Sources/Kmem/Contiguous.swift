@@ -6,7 +6,7 @@
 
 import MemoryPrimitives
 
-extension Kmem {
+extension KmemAllocator {
   /// Counts `pages` of contiguous memory that `type` has got: one request, granted and in use.
   public func countContiguous(_ type: MemoryType, _ pages: PageCount) {
     type.countAllocation(CacheIndex.contiguous)

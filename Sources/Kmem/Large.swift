@@ -33,7 +33,7 @@ public struct LargePages {
 /// Whether pages must read as zero.
 enum Zeroed { case no, yes }
 
-extension Kmem {
+extension KmemAllocator {
   @usableFromInline @inline(never)
   func zallocLarge(_ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority)
     -> UnsafeMutableRawPointer?

@@ -8,7 +8,7 @@ import CPlatform
 import MemoryPrimitives
 import Synchronization
 
-/// The token of a type: what `Kmem.type(named:)` answers. Belongs to the instance that made it.
+/// The token of a type: what `KmemAllocator.type(named:)` answers. Belongs to the instance that made it.
 @frozen public struct MemoryType: Equatable {
   /// Processor 0's row: a header, then the counters; the other processors' rows follow it.
   @usableFromInline let row: UnsafeMutableRawPointer
@@ -72,7 +72,7 @@ struct TypeHeader: ~Copyable {
   }
 }
 
-extension Kmem {
+extension KmemAllocator {
   /// Types that an instance can tell apart; what is asked for beyond shares the type `other`.
   public static var typeLimit: Int { 200 }
 
@@ -104,7 +104,7 @@ extension Kmem {
         last = MemoryType(row: next)
       }
       guard registry.types < Self.typeLimit else { return nil }
-      let type = Kmem.makeType(name, index: registry.types, row: row, bytes: typeRowBytes)
+      let type = KmemAllocator.makeType(name, index: registry.types, row: row, bytes: typeRowBytes)
       last.header.pointee.next.store(UInt(bitPattern: row), ordering: .releasing)
       registry.types += 1
       return type

@@ -10,14 +10,14 @@ import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
 
-/// A cache of objects of one size: a handle. Also what `Kmem.lookUp` answers.
+/// A cache of objects of one size: a handle. Also what `KmemAllocator.lookUp` answers.
 @frozen public struct ObjectCache {
-  @usableFromInline let kmem: Kmem
+  @usableFromInline let kmem: KmemAllocator
   /// The cacheIndex of its counters, times 16.
   @usableFromInline let place: Int
   @usableFromInline let size: UInt32
 
-  init(kmem: Kmem, cacheIndex: Int, size: UInt32) {
+  init(kmem: KmemAllocator, cacheIndex: Int, size: UInt32) {
     self.kmem = kmem
     place = cacheIndex * 16
     self.size = size
@@ -59,7 +59,7 @@ import Synchronization
   }
 }
 
-extension Kmem {
+extension KmemAllocator {
   /// Makes a cache of objects of `size` bytes, 32 KiB at most, aligned as asked up to a page, to 8 bytes
   /// at least. The hooks are called with no lock held, with `context` first; they must not come back to
   /// this cache.
@@ -136,7 +136,7 @@ extension Kmem {
     for processor in 0..<state.pointee.machine.processorCount {
       withUnsafeMutablePointer(to: &request) {
         state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer($0)) {
-          let request = $0.assumingMemoryBound(to: (kmem: Kmem, cacheIndex: Int).self).pointee
+          let request = $0.assumingMemoryBound(to: (kmem: KmemAllocator, cacheIndex: Int).self).pointee
           request.kmem.clearOwnCounters(request.cacheIndex)
         }
       }

@@ -21,7 +21,7 @@ struct ObjectOut {
 /// Finds the objects of one cache that words name. For use under the cache's lock, which is held as long.
 struct ObjectFinder {
   private let cache: CachePointer
-  private let physical: PhysicalMemory
+  private let physical: FrameAllocator
   private let directMap: DirectMap
   private let reciprocal: UInt64
   /// What the records of most slabs of the cache say, and what follows from that.

@@ -3,7 +3,7 @@
 // It lies in frames where no caller has an object. The first 64 bytes of each frame stay unused, so a write that runs
 // over the end of an object by up to 64 bytes reaches none of it. A write that runs further does. So does a write to an
 // object that its caller freed before the frame became kmem's own. kmem therefore checks maps and magazines before it
-// relies on them. Kmem.swift names what it does not see: above all the words in a processor's own two magazines.
+// relies on them. KmemAllocator.swift names what it does not see: above all the words in a processor's own two magazines.
 //
 // A frame is cut into chunks of one size; its record keeps the map of its free chunks:
 //
@@ -55,7 +55,7 @@ struct OwnMemory {
   }
 
   /// A free chunk, by its frame and the byte where it starts there.
-  mutating func take(_ number: Int, _ physical: PhysicalMemory) -> (FrameNumber, Int)? {
+  mutating func take(_ number: Int, _ physical: FrameAllocator) -> (FrameNumber, Int)? {
     let frame = lists[number].first
     guard frame != .none else { return nil }
     let record = physical.record(frame).unsafelyUnwrapped
@@ -67,7 +67,7 @@ struct OwnMemory {
   }
 
   /// Takes a chunk back. Answers whether the frame has none in use now: it is the caller's then.
-  mutating func put(_ frame: FrameNumber, at offset: Int, _ physical: PhysicalMemory) -> Bool {
+  mutating func put(_ frame: FrameNumber, at offset: Int, _ physical: FrameAllocator) -> Bool {
     let record = physical.record(frame).unsafelyUnwrapped
     let number = Int(record.owner)
     let bit: UInt64 = 1 << UInt64((offset - Self.unused) / Self.size(number))
@@ -82,7 +82,7 @@ struct OwnMemory {
   }
 
   /// Adds a frame whose chunks are all free.
-  mutating func add(_ frame: FrameNumber, _ number: Int, _ physical: PhysicalMemory) {
+  mutating func add(_ frame: FrameNumber, _ number: Int, _ physical: FrameAllocator) {
     let record = physical.record(frame).unsafelyUnwrapped
     record.owner = UInt32(number)
     record.index = Self.allFree(number)
@@ -92,7 +92,7 @@ struct OwnMemory {
   }
 
   /// Which invariant is broken, nil when none is.
-  func checkInvariants(_ physical: PhysicalMemory) -> StaticString? {
+  func checkInvariants(_ physical: FrameAllocator) -> StaticString? {
     for number in 0..<Self.sizes {
       var (next, previous, count) = (lists[number].first, FrameNumber.none, 0)
       while next != .none {
@@ -115,7 +115,7 @@ struct OwnMemory {
   }
 }
 
-extension Kmem {
+extension KmemAllocator {
   /// A chunk of at least `bytes`, aligned to 8 bytes (to 64 when its size is a power of two). Nil without memory.
   /// No lock of rank `kmemSlabs` may be held.
   func takeOwn(_ bytes: Int, priority: AllocationPriority) -> UnsafeMutableRawPointer? {

@@ -36,7 +36,7 @@ struct Slab {
   /// Writes the records of a slab whose objects are all free. `tables` has room for `tableBytes`, if that is not 0.
   static func create(
     _ frame: FrameNumber, _ order: Order, cache: Int, objects: Int, isAudited: Bool,
-    tables: UnsafeMutableRawPointer?, physical: PhysicalMemory, directMap: DirectMap
+    tables: UnsafeMutableRawPointer?, physical: FrameAllocator, directMap: DirectMap
   ) -> Slab {
     let owner = owner(order, cache: cache, objects: objects, isAudited: isAudited)
     for i in 0..<UInt32(order.frames.rawValue) {
@@ -181,9 +181,9 @@ struct SlabList {
   private(set) var first = FrameNumber.none
   private(set) var count = 0
 
-  mutating func put(_ slab: Slab, _ physical: PhysicalMemory) { put(slab.frame, slab.record, physical) }
+  mutating func put(_ slab: Slab, _ physical: FrameAllocator) { put(slab.frame, slab.record, physical) }
 
-  mutating func put(_ frame: FrameNumber, _ record: FrameRecordPointer, _ physical: PhysicalMemory) {
+  mutating func put(_ frame: FrameNumber, _ record: FrameRecordPointer, _ physical: FrameAllocator) {
     record.previous = .none
     record.next = first
     if first != .none { physical.record(first).unsafelyUnwrapped.previous = frame }
@@ -191,9 +191,9 @@ struct SlabList {
     count += 1
   }
 
-  mutating func remove(_ slab: Slab, _ physical: PhysicalMemory) { remove(slab.record, physical) }
+  mutating func remove(_ slab: Slab, _ physical: FrameAllocator) { remove(slab.record, physical) }
 
-  mutating func remove(_ record: FrameRecordPointer, _ physical: PhysicalMemory) {
+  mutating func remove(_ record: FrameRecordPointer, _ physical: FrameAllocator) {
     let (previous, next) = (record.previous, record.next)
     if previous == .none {
       first = next

@@ -23,7 +23,7 @@ struct Trimmer: ~Copyable {
   init() {}
 }
 
-extension Kmem {
+extension KmemAllocator {
   /// Gives back what no cache needed since the last trim: objects and magazines in depots, free slabs. Answers
   /// the pages given back. Visits each cache; no spin lock may be held.
   @discardableResult public func trim() -> PageCount {
@@ -48,7 +48,7 @@ extension Kmem {
     state.pointee.trimmer.isEnding.store(false, ordering: .sequentiallyConsistent)
     guard
       let thread = state.pointee.machine.start(
-        "depot trim", .service, base, { Kmem(at: $0.unsafelyUnwrapped).serve() })
+        "depot trim", .service, base, { KmemAllocator(at: $0.unsafelyUnwrapped).serve() })
     else { return false }
     state.pointee.trimmer.thread.store(thread.rawValue, ordering: .relaxed)
     return true

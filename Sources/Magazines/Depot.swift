@@ -2,7 +2,7 @@
 
 import MemoryPrimitives
 
-/// What all processors share. Behind the handle `Magazines`.
+/// What all processors share. Behind the handle `MagazineSet`.
 @usableFromInline struct Depot: ~Copyable {
   let lists: Locked<DepotLists>
   @usableFromInline let slots: UnsafeMutableRawPointer

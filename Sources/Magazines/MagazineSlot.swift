@@ -5,7 +5,7 @@
 
 import MemoryPrimitives
 
-/// The magazines of one processor. 64 bytes; valid when initialised by `Magazines.create`.
+/// The magazines of one processor. 64 bytes; valid when initialised by `MagazineSet.create`.
 @frozen public struct MagazineSlot: ~Copyable {
   /// Words of the loaded magazine; without one, an address that nothing is read from.
   @usableFromInline var loaded: UnsafeMutablePointer<UInt>

@@ -33,7 +33,7 @@ public struct WriteExecuteViolation {
   public let writableAt: VirtualAddress?
 }
 
-extension PageTables {
+extension PageMap {
   /// Where `address` leads, or nil when it is not mapped.
   public func translate(_ address: VirtualAddress) -> Translation? {
     guard isCanonical(address) else { return nil }

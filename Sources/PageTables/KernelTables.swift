@@ -25,7 +25,7 @@ public struct ImageSegment: Sendable {
 /// lies between them (the guard pages of stacks) stays unmapped.
 public typealias KernelImage = UnsafeBufferPointer<ImageSegment>
 
-extension PageTables {
+extension PageMap {
   /// Maps the image, by pages of 4 KiB, so that a page of it can become a guard page: all or nothing.
   public func mapImage(_ image: KernelImage) throws(PageTableError) {
     for index in 0..<image.count where image[index].count > .zero {
@@ -82,15 +82,15 @@ extension PageTables {
     statistics.add(
       Statistic(
         "vm.pagetables.tables", .pages, .gauge, "page tables in use, the root included", context: state,
-        read: { PageTables(from: $0).tableCount.rawValue }))
+        read: { PageMap(from: $0).tableCount.rawValue }))
     statistics.add(
       Statistic(
         "vm.pagetables.spares", .pages, .gauge, "tables put by so that large leaves can be divided",
-        context: state, read: { PageTables(from: $0).spareCount.rawValue }))
+        context: state, read: { PageMap(from: $0).spareCount.rawValue }))
     statistics.add(
       Statistic(
         "vm.pagetables.mapped", .pages, .gauge, "pages mapped, once for each mapping", context: state,
-        read: { PageTables(from: $0).mappedCount.rawValue }))
+        read: { PageMap(from: $0).mappedCount.rawValue }))
   }
 
   private init(from context: UnsafeMutableRawPointer?) {

@@ -70,7 +70,7 @@ private struct NoUpperEntries: UpperEntries {
   @inline(__always) func keep(_ table: FrameNumber, _ level: TableLevel, for address: VirtualAddress) {}
 }
 
-extension PageTables {
+extension PageMap {
   // MARK: Mapping
 
   /// Maps the prepared page at `address`, which is not mapped: data of the kernel, accessed from the start,
@@ -314,18 +314,18 @@ extension PageTableEntry {
   }
 }
 
-/// Prepared places while the tables' lock is held: what `PageTables.withPlaces` lends.
+/// Prepared places while the tables' lock is held: what `PageMap.withPlaces` lends.
 public struct PreparedPlaces: ~Copyable {
   fileprivate let tree: UnsafeMutablePointer<TableTree>
 
-  /// As `PageTables.enter`.
+  /// As `PageMap.enter`.
   @inline(__always)
   public func enter(_ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection) {
     precondition(frame != .none && !protection.contains(.executable) && isCanonical(address))
     tree.pointee.enter(address.rawValue, frame, protection)
   }
 
-  /// As `PageTables.remove`.
+  /// As `PageMap.remove`.
   @inline(__always) public func remove(_ address: VirtualAddress) -> PageMapping? {
     isCanonical(address) ? tree.pointee.remove(address.rawValue) : nil
   }

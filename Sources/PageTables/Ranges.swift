@@ -40,7 +40,7 @@ public enum RangeCheck: Equatable, Sendable {
   case otherCount(PageCount)
 }
 
-extension PageTables {
+extension PageMap {
   /// The range that begins at `address`, or nil. Costs a pass over it.
   public func range(at address: VirtualAddress) -> TaggedRange? {
     guard isRange(address, .one) else { return nil }

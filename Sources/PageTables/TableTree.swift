@@ -1,5 +1,5 @@
 // The tree of tables as plain data under its lock: each operation here is one step, a few hundred
-// entries at most in one table, and calls nothing outside. PageTables.swift holds the theory.
+// entries at most in one table, and calls nothing outside. PageMap.swift holds the theory.
 
 import MemoryPrimitives
 

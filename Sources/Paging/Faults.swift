@@ -17,7 +17,7 @@ import Synchronization
 /// Whether what was to be done with a page is done, or somebody has it exclusive meanwhile.
 enum Settled { case done, busy }
 
-extension Paging {
+extension PagedMemory {
   /// Makes the page at `address` accessible for `kind`: what the handler of page faults calls, and whoever wants
   /// to see an error instead of being stopped by one. May sleep. No lock may be held.
   ///

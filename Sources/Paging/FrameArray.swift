@@ -12,7 +12,7 @@ import PhysicalMemory
 /// and one of them frees.
 struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   let count: Int
-  private let physical: PhysicalMemory
+  private let physical: FrameAllocator
   private let directMap: DirectMap
   private let root: FrameNumber
   /// Levels of frame numbers above the entries: 0, 1 or 2.
@@ -28,7 +28,7 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   /// 1024 of those; a store an entry. Throws `noMemory`, and has given back what it took by then;
   /// `badConstraint` for more than a radix of three levels holds (2^30 entries of 4 bytes).
   init(
-    count: Int, initial: Element, physical: PhysicalMemory, machine: Machine,
+    count: Int, initial: Element, physical: FrameAllocator, machine: Machine,
     priority: AllocationPriority = .normal
   ) throws(PagingError) {
     precondition(count > 0, "an array without entries")
@@ -89,7 +89,7 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   private static func span(_ depth: Int) -> Int { depth == 2 ? fan : 1 }
 
   private static func make(
-    _ depth: Int, _ leaves: Int, _ initial: Element, _ physical: PhysicalMemory, _ machine: Machine,
+    _ depth: Int, _ leaves: Int, _ initial: Element, _ physical: FrameAllocator, _ machine: Machine,
     _ priority: AllocationPriority
   ) throws(PagingError) -> FrameNumber {
     if machine.failsHere(.paging) { throw .noMemory }
@@ -120,7 +120,7 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   }
 
   private static func release(
-    _ frame: FrameNumber, _ depth: Int, _ leaves: Int, _ physical: PhysicalMemory, _ directMap: DirectMap
+    _ frame: FrameNumber, _ depth: Int, _ leaves: Int, _ physical: FrameAllocator, _ directMap: DirectMap
   ) {
     if depth > 0 {
       var freed = 0

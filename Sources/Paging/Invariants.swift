@@ -1,10 +1,10 @@
-// The proof of the invariants at the head of Paging.swift, when nothing runs.
+// The proof of the invariants at the head of PagedMemory.swift, when nothing runs.
 
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
 
-extension Paging {
+extension PagedMemory {
   /// Nil when all invariants hold, else which one is broken. Looks at each page of each object and range once.
   public func checkInvariants() -> StaticString? {
     if swap.checkInvariants() != nil { return "paging: an invariant of swap" }

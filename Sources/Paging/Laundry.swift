@@ -2,7 +2,7 @@
 // cached pages, which any request may take.
 //
 // A page under way is shared, so it may be read and written to meanwhile. It is not dirty from the moment at
-// which its mappings lost the right to write (the head of Paging.swift says why that is safe), and has no copy
+// which its mappings lost the right to write (the head of PagedMemory.swift says why that is safe), and has no copy
 // yet; nobody else gives it up, for that takes a claim. When its write is done:
 //   failed         it is dirty as before, and the slot of swap, if that was at fault, is retired
 //   dirty again    the copy is worth nothing and is let go; the page is in use
@@ -81,7 +81,7 @@ private struct Writing {
 /// On whose account pages are written.
 enum LaundryClient { case daemon, caller }
 
-extension Paging {
+extension PagedMemory {
   /// Launders up to `limit` pages of `queue`, each page looked at once: written, waited for, given up. Sleeps.
   ///
   /// For `inactive` and `active` this is what contigmalloc did before 2004; the daemon launders `laundry`.

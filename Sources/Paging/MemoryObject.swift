@@ -91,7 +91,7 @@ public struct PageDescription: Sendable {
   public var queue: PageQueue?
 }
 
-extension Paging {
+extension PagedMemory {
   // MARK: Making and destroying
 
   /// An object of `pages` pages that read as zero until they are written to. Costs its slots, eight bytes a

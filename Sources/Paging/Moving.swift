@@ -49,7 +49,7 @@ private struct Moves {
   @inline(__always) subscript(i: Int) -> UnsafeMutablePointer<Move> { first + i }
 }
 
-extension Paging {
+extension PagedMemory {
   /// Ranges that are looked at in one hold of an object's lock, but for those of the last page.
   private static var rangesInOneHold: Int { 64 }
 

@@ -107,7 +107,7 @@ enum WaitersAnswer {
   init(_ before: BusyWord?) { self = before?.hasWaiters == true ? .somebodyWaits : .nobodyWaits }
 }
 
-extension Paging {
+extension PagedMemory {
   /// Wakes who waits for pages, if anybody does. No lock held.
   func wake(_ waiters: WaitersAnswer) {
     if waiters == .somebodyWaits { state.pointee.waiting.wake(on: machine) }

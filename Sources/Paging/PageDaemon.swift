@@ -48,7 +48,7 @@ public struct DaemonOutcome: Sendable {
   public var isInVain = false
 }
 
-extension Paging {
+extension PagedMemory {
   /// Frames that a run of the daemon leaves free, and below how many it is run.
   public var freeTarget: PageCount { PageCount(state.pointee.marks.pointee.target.value) }
   public var wakeMark: PageCount { PageCount(state.pointee.marks.pointee.wake.value) }

@@ -51,10 +51,10 @@ struct PageQueues {
     var last = FrameNumber.none
     var count: UInt64 = 0
   }
-  let physical: PhysicalMemory
+  let physical: FrameAllocator
   var ends: InlineArray<4, Ends> = .init(repeating: Ends())
 
-  init(_ physical: PhysicalMemory) { self.physical = physical }
+  init(_ physical: FrameAllocator) { self.physical = physical }
 
   @inline(__always) private func record(_ frame: FrameNumber) -> FrameRecordPointer {
     physical.knownRecord(frame)

@@ -67,7 +67,7 @@ extension LaunderOutcome {
   }
 }
 
-extension Paging {
+extension PagedMemory {
   /// Counts where the pages of `object` are. Costs ten instructions a page, 300 for one that was cached; the
   /// object's lock is let go after each 32.
   public func figures(of object: MemoryObject) -> ObjectFigures {
@@ -189,48 +189,55 @@ extension Paging {
       statistics.add(
         Statistic(name, unit, kind, about, context: UnsafeMutableRawPointer(state), read: read, write: write))
     }
-    add("vm.pages.active", .pages, .gauge, "pages used of late") { Paging($0).count(.active).rawValue }
+    add("vm.pages.active", .pages, .gauge, "pages used of late") { PagedMemory($0).count(.active).rawValue }
     add("vm.pages.inactive", .pages, .gauge, "pages not used for a while") {
-      Paging($0).count(.inactive).rawValue
+      PagedMemory($0).count(.inactive).rawValue
     }
-    add("vm.pages.laundry", .pages, .gauge, "pages to be written out") { Paging($0).count(.laundry).rawValue }
+    add("vm.pages.laundry", .pages, .gauge, "pages to be written out") {
+      PagedMemory($0).count(.laundry).rawValue
+    }
     add("vm.pages.unswappable", .pages, .gauge, "dirty pages without room in swap") {
-      Paging($0).count(.unswappable).rawValue
+      PagedMemory($0).count(.unswappable).rawValue
     }
     add("vm.pages.wired", .pages, .gauge, "pageable pages that are wired, each once") {
-      Paging($0).wiredCount.rawValue
+      PagedMemory($0).wiredCount.rawValue
     }
-    add("vm.objects", .objects, .gauge, "memory objects") { Paging($0).figures.objects }
-    add("vm.faults", .events, .counter, "page faults") { Paging($0).figures.faults }
+    add("vm.objects", .objects, .gauge, "memory objects") { PagedMemory($0).figures.objects }
+    add("vm.faults", .events, .counter, "page faults") { PagedMemory($0).figures.faults }
     add("vm.faults.zero", .events, .counter, "that a page of zeroes answered") {
-      Paging($0).figures.zeroFills
+      PagedMemory($0).figures.zeroFills
     }
-    add("vm.faults.page_in", .events, .counter, "that read a page") { Paging($0).figures.pageIns }
+    add("vm.faults.page_in", .events, .counter, "that read a page") { PagedMemory($0).figures.pageIns }
     add("vm.faults.reactivated", .events, .counter, "that took a cached page back") {
-      Paging($0).figures.reactivations
+      PagedMemory($0).figures.reactivations
     }
-    add("vm.faults.failed", .events, .counter, "that came to nothing") { Paging($0).figures.failedFaults }
-    add("vm.laundry.written", .pages, .counter, "pages written out") { Paging($0).figures.written }
+    add("vm.faults.failed", .events, .counter, "that came to nothing") {
+      PagedMemory($0).figures.failedFaults
+    }
+    add("vm.laundry.written", .pages, .counter, "pages written out") { PagedMemory($0).figures.written }
     add("vm.laundry.failed", .pages, .counter, "pages that a device failed to write") {
-      Paging($0).figures.failedWrites
+      PagedMemory($0).figures.failedWrites
     }
     add("vm.laundry.redirtied", .pages, .counter, "pages written to while they were written out") {
-      Paging($0).figures.redirtied
+      PagedMemory($0).figures.redirtied
     }
-    add("vm.pages.moved", .pages, .counter, "pages moved to another frame") { Paging($0).figures.moved }
-    add("vm.pages.reclaimed", .pages, .counter, "pages that became cached ones") { Paging($0).figures.cached }
-    add("vm.daemon.runs", .events, .counter, "runs of the page daemon") { Paging($0).figures.daemonRuns }
+    add("vm.pages.moved", .pages, .counter, "pages moved to another frame") { PagedMemory($0).figures.moved }
+    add("vm.pages.reclaimed", .pages, .counter, "pages that became cached ones") {
+      PagedMemory($0).figures.cached
+    }
+    add("vm.daemon.runs", .events, .counter, "runs of the page daemon") { PagedMemory($0).figures.daemonRuns }
     add("vm.daemon.written", .pages, .counter, "pages written out for them") {
-      Paging($0).figures.writtenForDaemon
+      PagedMemory($0).figures.writtenForDaemon
     }
     add("vm.daemon.scanned", .pages, .counter, "pages that it and the laundry looked at") {
-      Paging($0).figures.scanned
+      PagedMemory($0).figures.scanned
     }
     add(
       "vm.free_target", .pages, .tunable, "frames that a run of the page daemon leaves free",
-      { Paging($0).freeTarget.rawValue }, write: { Paging($0).setTarget($1) ? .accepted : .out_of_range })
+      { PagedMemory($0).freeTarget.rawValue },
+      write: { PagedMemory($0).setTarget($1) ? .accepted : .out_of_range })
     add("vm.free_wake", .pages, .gauge, "frames below which the page daemon runs") {
-      Paging($0).wakeMark.rawValue
+      PagedMemory($0).wakeMark.rawValue
     }
   }
 

@@ -194,7 +194,7 @@ public struct PageableRange: Sendable {
   let wires: UInt64
 }
 
-extension Paging {
+extension PagedMemory {
   @inline(__always) func withMap<R>(_ body: (inout RangeMap) -> R) -> R {
     state.pointee.map.withLock { body(&$0) }
   }

@@ -58,7 +58,7 @@ extension Atomic where Value == UInt64 {
   @inline(__always) fileprivate var news: UInt64 { load(ordering: .sequentiallyConsistent) }
 }
 
-extension Paging {
+extension PagedMemory {
   private var services: UnsafeMutablePointer<Services> { state.pointee.services }
   private var isEnding: Bool { services.pointee.isEnding.load(ordering: .sequentiallyConsistent) }
 
@@ -71,9 +71,9 @@ extension Paging {
     precondition(services.pointee.daemon.news == 0, "the services are running")
     services.pointee.isEnding.store(false, ordering: .sequentiallyConsistent)
     let context = UnsafeMutableRawPointer(state)
-    guard let daemon = machine.start("page daemon", .service, context, { Paging($0).serveShortage() })
+    guard let daemon = machine.start("page daemon", .service, context, { PagedMemory($0).serveShortage() })
     else { return false }
-    let launderer = machine.start("laundry", .service, context) { Paging($0).serveLaundry() }
+    let launderer = machine.start("laundry", .service, context) { PagedMemory($0).serveLaundry() }
     services.pointee.launderer.store(launderer?.rawValue ?? 0, ordering: .sequentiallyConsistent)
     services.pointee.daemon.store(daemon.rawValue, ordering: .sequentiallyConsistent)
     services.pointee.isServed.store(true, ordering: .sequentiallyConsistent)

@@ -24,7 +24,7 @@ private struct WiredPart {
   var pages: UInt64
 }
 
-extension Paging {
+extension PagedMemory {
   /// Wires all pages of `count` from `address` on; what can't be done is undone. Costs a fault a page at worst, and
   /// one shootdown of the writable pages that were mapped before: no processor faults on one of them after that.
   ///

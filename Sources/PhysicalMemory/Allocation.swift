@@ -3,7 +3,7 @@
 import MemoryPrimitives
 import Synchronization
 
-extension PhysicalMemory {
+extension FrameAllocator {
   // MARK: Taking
 
   /// A block of 2^`order` frames, aligned to its size, from as high a list as has one. Each frame

@@ -13,7 +13,7 @@
 
 import MemoryPrimitives
 
-extension PhysicalMemory {
+extension FrameAllocator {
   enum End { case front, back }
 
   /// Puts the block of 2^`order` frames at `frame` into its queue. Its frames are accounted as free; if

@@ -120,7 +120,7 @@ extension RunRequest {
   var mayBeginInside: Bool { alignment < UInt64(Pageblock.frames) }
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// The cheapest run to empty that satisfies `where` and has no frame of the runs in `excluding`: each page to
   /// be moved or written costs 1, a busy or held one 8; a clean one is preferred to a dirty one where that is
   /// the same. Takes no lock. Cost: see the head of Candidates.swift; for a run of whole pageblocks a step for each

@@ -3,7 +3,7 @@
 // Taken from the top down, so that what stays for good lies together at the end of memory; never below
 // 1 MiB, never what the boot record, the image or a module occupies, and only below a ceiling (4 GiB)
 // until all of memory can be reached. What is taken or occupied is a short sorted list of runs with a
-// role each; `PhysicalMemory` reads it when it opens, and from then on nothing is taken here. A run knows whether its
+// role each; `FrameAllocator` reads it when it opens, and from then on nothing is taken here. A run knows whether its
 // pages were taken, as only those can be given back: anything else that is given is a bug, reported before a change.
 //
 // One processor, before anything else runs: no lock. A take costs a pass over the list.

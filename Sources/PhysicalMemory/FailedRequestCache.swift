@@ -23,7 +23,7 @@ struct FailedRequest {
   var number: UInt32 = 0
   /// Rises with each change of the intervals.
   var changes: UInt32 = 0
-  var intervals: InlineArray<4, PhysicalMemory.Span> = .init(repeating: PhysicalMemory.Span(first: 0, end: 0))
+  var intervals: InlineArray<4, FrameAllocator.Span> = .init(repeating: FrameAllocator.Span(first: 0, end: 0))
   var count = 0
 
   enum Room { case kept, none }
@@ -34,11 +34,11 @@ struct FailedRequest {
     for i in 0..<count {
       let near = intervals[i]
       guard UInt64(first) <= UInt64(near.end) + 64, UInt64(near.first) <= UInt64(end) + 64 else { continue }
-      intervals[i] = PhysicalMemory.Span(first: min(first, near.first), end: max(end, near.end))
+      intervals[i] = FrameAllocator.Span(first: min(first, near.first), end: max(end, near.end))
       return intervals[i].end - intervals[i].first <= longest ? .kept : .none
     }
     guard count < 4 else { return .none }
-    intervals[count] = PhysicalMemory.Span(first: first, end: end)
+    intervals[count] = FrameAllocator.Span(first: first, end: end)
     count += 1
     return .kept
   }
@@ -54,7 +54,7 @@ extension RunRequest {
   func isSame(as other: RunRequest) -> Bool { isImplied(by: other) && other.isImplied(by: self) }
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// Notes that no run for this request can be emptied, and keeps the last eight. Looks again after it has
   /// begun to watch, so that nothing that came up meanwhile is missed: costs a search, and notes nothing
   /// if that finds a run.

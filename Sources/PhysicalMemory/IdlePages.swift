@@ -27,7 +27,7 @@ public struct IdlePages: Equatable, Sendable {
   }
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// The idle pages of all memory. Each count is exact, or at least that of `enough`; or all of them together are at
   /// least `enoughInAll`. Takes no lock. A step a pageblock; a few instructions a frame, or some thirty where pages are
   /// wired, held or busy, until that is enough.

@@ -1,9 +1,9 @@
-// The proof of the invariants at the head of PhysicalMemory.swift, when nothing runs.
+// The proof of the invariants at the head of FrameAllocator.swift, when nothing runs.
 
 import MemoryPrimitives
 import Synchronization
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// Nil when all invariants hold, else which one is broken. Looks at each frame whose record is valid and at
   /// each pageblock once, and at each free block a few times: too long for a lock, so none is taken.
   public func checkInvariants() -> StaticString? {

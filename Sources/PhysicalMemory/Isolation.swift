@@ -33,7 +33,7 @@ struct IsolatedRun {
   enum Capture { case on, off }
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// From now on every frame of `run` that is free, cached or gets freed is captured for the caller: role
   /// contiguous, out of the queues. What is free now is captured as far as the reserve of `priority` allows; the rest
   /// stays in the queues, where any request may take it, until `captureFree`. A few dozen instructions for each free

@@ -29,7 +29,7 @@ struct LowMemoryNotification: ~Copyable {
   init() {}
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// Lets a request that leaves fewer than `mark` frames free raise the alarm; `.zero` switches that off. Constant.
   public func setLowMemoryMark(below mark: PageCount) {
     state.pointee.lowMemory.mark.store(mark.rawValue, ordering: .relaxed)

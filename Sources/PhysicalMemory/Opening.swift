@@ -8,7 +8,7 @@
 import MemoryPrimitives
 import Synchronization
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// How the reserved run is laid out, in bytes from its start.
   struct Layout {
     var sectionCount = 0
@@ -89,7 +89,7 @@ extension PhysicalMemory {
   /// Reserves and opens in one: for a machine whose memory can all be reached already.
   public static func create(
     machine: Machine, map: MemoryMap, early: EarlyMemory
-  ) throws(PhysicalMemoryError) -> PhysicalMemory {
+  ) throws(PhysicalMemoryError) -> FrameAllocator {
     open(machine: machine, map: map, early: early, records: try reserveRecords(of: map, from: early))
   }
 
@@ -98,7 +98,7 @@ extension PhysicalMemory {
   /// role, everything else becomes free.
   public static func open(
     machine: Machine, map: MemoryMap, early: EarlyMemory, records: FrameRun
-  ) -> PhysicalMemory {
+  ) -> FrameAllocator {
     let layout = Layout(map)
     precondition(records.count == layout.pages, "the run was reserved for another map")
     early.close()
@@ -130,7 +130,7 @@ extension PhysicalMemory {
         machine: machine, sections: base + layout.sections, sectionCount: layout.sectionCount, core: core,
         queues: queues, counts: counts, events: events, supplies: supplies, spans: spans,
         spanCount: spanCount, total: map.frames.rawValue, recordsRun: records))
-    let memory = PhysicalMemory(state: state)
+    let memory = FrameAllocator(state: state)
 
     // Sections, with each pageblock lazy and free; then what is not free is taken out of that.
     var record = UInt(bitPattern: base) + UInt(layout.records)

@@ -42,7 +42,7 @@ import Synchronization
   case movable
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// Free frames that are cached pages. Constant; exact when nothing runs.
   public var cachedCount: PageCount { PageCount(state.pointee.cached.load(ordering: .relaxed)) }
 

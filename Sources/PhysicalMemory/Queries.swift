@@ -36,7 +36,7 @@ public struct PageblockCounts: Equatable, Sendable {
   public var absent: PageCount
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// What a request of `priority` leaves free.
   public func reserve(for priority: AllocationPriority) -> PageCount {
     let interrupts = lock()

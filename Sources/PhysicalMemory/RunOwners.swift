@@ -81,7 +81,7 @@ public struct RunOwners: Sendable {
   case claimed
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// Who owns what is in the way of `run`. A look at each frame, and some hundred instructions for each in the way; a
   /// second walk where there are more than eight owners. Frames that an isolation has captured are in no way.
   public func owners(of run: FrameRun, _ kind: InTheWay) -> RunOwners {

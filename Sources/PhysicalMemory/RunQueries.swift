@@ -2,7 +2,7 @@
 
 import MemoryPrimitives
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// Whether any memory that is not kept for good since boot has a place for such a run, whatever is freed. A step for
   /// each extent of it; takes no lock.
   public func hasPlace(

@@ -92,7 +92,7 @@ struct RunRequest {
   }
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// `run` frames in a row that satisfy `where`, each with `role` and one wire. Never waits. Cost: see the
   /// head of Runs.swift. Throws `noMemory` when there is no such run or not above the reserve of `priority`;
   /// `badConstraint` when no machine could have it.

@@ -144,7 +144,7 @@ struct Section {
   @inline(always) func contains(_ frame: UInt32) -> Bool { frame &- first < frames }
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// The table entry, a hole's too. `number` is below `sectionCount`.
   @inline(always) func sectionEntry(_ number: Int) -> Section {
     Section(raw: state.pointee.sections + number &* Section.size)

@@ -25,7 +25,7 @@ struct Waiter {
   var previous: UnsafeMutablePointer<Waiter>?
 }
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// Whether anybody is in line. Lock held.
   @inline(always) var hasWaiters: Bool {
     core.pointee.firstWaiter[0] != nil || core.pointee.firstWaiter[1] != nil

@@ -12,11 +12,11 @@ final class HistoryTests: XCTestCase {
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     let kernel = log.rows("history")
 
-    let host = HostMachine(memory: SeededHistory.memory)
+    let host = SimulatedMachine(memory: SeededHistory.memory)
     let room = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(KernelMemory.workspaceSize(ranges: 1).rawValue), alignment: 64)
+      byteCount: Int(MemorySystem.workspaceSize(ranges: 1).rawValue), alignment: 64)
     room.initializeMemory(
-      as: UInt8.self, repeating: 0, count: Int(KernelMemory.workspaceSize(ranges: 1).rawValue))
+      as: UInt8.self, repeating: 0, count: Int(MemorySystem.workspaceSize(ranges: 1).rawValue))
     let slots = UnsafeMutableRawPointer.allocate(
       byteCount: Int(SeededHistory.workspace.rawValue), alignment: 64)
     defer {

@@ -57,7 +57,7 @@ final class PagingTests: XCTestCase {
     let found = log.rows("history").filter { $0["name"] as? String == "paging" }
 
     let plan = PagingPlan.standard
-    let host = HostMachine(memory: plan.loaned)
+    let host = SimulatedMachine(memory: plan.loaned)
     let size = Int(PagingHistory.workspace(plan).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: size)

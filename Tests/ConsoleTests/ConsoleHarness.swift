@@ -130,13 +130,13 @@ final class ScriptedTerminal {
 /// A console over a scripted terminal, and a small machine at its feet: 64 MiB with a hole below 1 MiB.
 final class ConsoleHarness {
   let terminal = ScriptedTerminal()
-  let console: Console
-  let host: HostMachine
-  let memory: KernelMemory
+  let console: Shell
+  let host: SimulatedMachine
+  let memory: MemorySystem
   let boot: UnsafeMutablePointer<cp_boot_information>
   private var blocks: [UnsafeMutableRawPointer] = []
 
-  var physical: PhysicalMemory { memory.physical }
+  var physical: FrameAllocator { memory.physical }
   var statistics: Statistics { memory.statistics }
 
   /// The swap device: a disk in memory of the test.
@@ -155,7 +155,7 @@ final class ConsoleHarness {
       blocks.append(memory)
       return memory
     }
-    host = HostMachine(memory: size)
+    host = SimulatedMachine(memory: size)
     let machine = host.machine
     boot = block(ByteCount(MemoryLayout<cp_boot_information>.stride))
       .bindMemory(to: cp_boot_information.self, capacity: 1)
@@ -180,20 +180,20 @@ final class ConsoleHarness {
       }
     }
     var request = BootRequest(
-      machine: machine, workspace: block(KernelMemory.workspaceSize(ranges: ranges.count)),
+      machine: machine, workspace: block(MemorySystem.workspaceSize(ranges: ranges.count)),
       firmwareRangeCount: ranges.count)
     request.rules = rules
     // As in the kernel, the direct map has an address of its own, which only the tables know.
     memory = try! occupied.withUnsafeBufferPointer { occupied in
       request.occupied = occupied
-      return try KernelMemory.assemble(request) {
+      return try MemorySystem.assemble(request) {
         FirmwareRange(
           base: PhysicalAddress(ranges[$0].base), length: ByteCount(ranges[$0].length),
           kind: ranges[$0].type == 1 ? .usable : .reserved)
       }
     }
-    console = Console(
-      in: block(Console.size), terminal: terminal.terminal, host: terminal.host,
+    console = Shell(
+      in: block(Shell.size), terminal: terminal.terminal, host: terminal.host,
       subject: Subject(memory: memory, boot: boot))
     nonisolated(unsafe) let buffer = TranslationBuffer(block(TranslationBuffer.size))
     host.invalidate = { buffer.invalidate($0, $1) }

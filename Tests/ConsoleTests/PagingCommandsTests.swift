@@ -689,7 +689,7 @@ final class PagingCommandsTests: XCTestCase {
     let told = try XCTUnwrap(log.first { $0["kind"] as? String == "history" })
     XCTAssertEqual(told["name"] as? String, "paging")
     let plan = PagingPlan.standard
-    let host = HostMachine(memory: plan.loaned)
+    let host = SimulatedMachine(memory: plan.loaned)
     let room = UnsafeMutableRawPointer.allocate(
       byteCount: Int(PagingHistory.workspace(plan).rawValue), alignment: 64)
     room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(PagingHistory.workspace(plan).rawValue))
@@ -699,7 +699,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(told["checksum"] as? String, text("\(hex: outcome.checksum, digits: 16)"))
     // Nothing reads memory that it has not written: only a disk shows what lay there before, where it loses a
     // write.
-    let other = HostMachine(memory: plan.loaned)
+    let other = SimulatedMachine(memory: plan.loaned)
     let loaned = other.machine.directMap.pointer(to: PhysicalAddress(0))
     loaned.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(plan.memory.rawValue))
     room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(PagingHistory.workspace(plan).rawValue))

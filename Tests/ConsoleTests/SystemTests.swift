@@ -267,13 +267,13 @@ final class SystemTests: XCTestCase {
     let harness = ConsoleHarness(ranges: [(1 << 20, 255 << 20, 1)], memory: .mebibytes(256))
     let told = rows(harness.run("selftest history -j")).compactMap { $0["checksum"] as? String }
     XCTAssertEqual(told.count, HistoryKind.count)
-    let host = HostMachine(memory: SeededHistory.memory)
+    let host = SimulatedMachine(memory: SeededHistory.memory)
     func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
       let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
       memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
       return memory
     }
-    let workspace = room(KernelMemory.workspaceSize(ranges: 1))
+    let workspace = room(MemorySystem.workspaceSize(ranges: 1))
     let histories = room(SeededHistory.workspace)
     defer {
       workspace.deallocate()

@@ -7,7 +7,7 @@ import XCTest
 /// Histories of pageable memory, three times as large as the machine's RAM.
 final class HistoryTests: XCTestCase {
   private func run(_ plan: PagingPlan) throws -> HistoryOutcome {
-    let host = HostMachine(memory: plan.loaned)
+    let host = SimulatedMachine(memory: plan.loaned)
     let size = Int(PagingHistory.workspace(plan).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: size)
@@ -51,7 +51,7 @@ final class HistoryTests: XCTestCase {
     for trouble in [PagingPlan.Troubles.none, .some] {
       let first = try run(plan(seed, trouble))
       // Where the simulated RAM lies makes no difference.
-      let other = HostMachine(memory: .mebibytes(8))
+      let other = SimulatedMachine(memory: .mebibytes(8))
       let second = try withExtendedLifetime(other) { try run(plan(seed, trouble)) }
       XCTAssertEqual(first.checksum, second.checksum)
       XCTAssertNotEqual(first.checksum, try run(plan(seed &+ 1, trouble)).checksum)

@@ -132,7 +132,7 @@ final class CarveOutTests: XCTestCase {
         // The firmware's map may know of it or not.
         var told = map
         if isTold { told = [map[0], usable(m, 63 * m - size), reserved(64 * m - size, size)] }
-        let host = HostMachine(memory: .mebibytes(64))
+        let host = SimulatedMachine(memory: .mebibytes(64))
         let system = try System(host, told, carveOut: carveOut)
         system.check()
         XCTAssertEqual(system.memory.carveOut.pages.bytes.rawValue, size)

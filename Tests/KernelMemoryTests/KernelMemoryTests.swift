@@ -89,7 +89,8 @@ final class KernelMemoryTests: XCTestCase {
     ]
     for (what, map) in maps {
       for leaf in [LargestLeaf.mebibytes2, .gibibyte] {
-        let system = try System(HostMachine(memory: .mebibytes(256), processors: 1), map, largestLeaf: leaf)
+        let system = try System(
+          SimulatedMachine(memory: .mebibytes(256), processors: 1), map, largestLeaf: leaf)
         use(system, map, what)
       }
     }
@@ -105,7 +106,7 @@ final class KernelMemoryTests: XCTestCase {
     ]
     for (size, map) in sizes {
       for leaf in [LargestLeaf.mebibytes2, .gibibyte] where leaf == .gibibyte || size < .gibibytes(1 << 10) {
-        let system = try System(HostMachine(memory: size, processors: 1), map, largestLeaf: leaf)
+        let system = try System(SimulatedMachine(memory: size, processors: 1), map, largestLeaf: leaf)
         if size < .gibibytes(1 << 10) { use(system, map, "\(size)") }
         let footprint =
           Double(system.memory.footprint.rawValue) / Double(system.physical.total.bytes.rawValue)
@@ -138,7 +139,7 @@ final class KernelMemoryTests: XCTestCase {
     for (what, map) in maps {
       var isActive = false
       XCTAssertThrowsError(
-        try System(HostMachine(memory: .gibibytes(5)), map, activate: { _ in isActive = true }), what
+        try System(SimulatedMachine(memory: .gibibytes(5)), map, activate: { _ in isActive = true }), what
       ) { XCTAssertEqual($0 as? AssemblyError, .tooSmall, what) }
       XCTAssertFalse(isActive, "\(what): tables were made current in vain")
     }
@@ -146,7 +147,7 @@ final class KernelMemoryTests: XCTestCase {
     var smallest: UInt64?
     for pages in UInt64(1)..<200 {
       let map = [usable(m, pages << 12)]
-      guard let system = try? System(HostMachine(memory: .mebibytes(4)), map) else {
+      guard let system = try? System(SimulatedMachine(memory: .mebibytes(4)), map) else {
         XCTAssertNil(smallest, "\(pages) pages are refused, \(smallest ?? 0) were not")
         continue
       }
@@ -159,7 +160,7 @@ final class KernelMemoryTests: XCTestCase {
 
   func testWhereAnAssemblyRunsOutOfTablesItIsRefused() throws {
     for nth in Int64(0)..<40 {
-      let host = HostMachine(memory: .mebibytes(16))
+      let host = SimulatedMachine(memory: .mebibytes(16))
       host.failures.pointee.countdown = nth
       do {
         let system = try System(host, [usable(1 << 20, 15 << 20)])
@@ -178,7 +179,7 @@ final class KernelMemoryTests: XCTestCase {
   // MARK: Occupied ranges and the image
 
   func testWhatIsOccupiedIsLeftAlone() throws {
-    let host = HostMachine(memory: .mebibytes(64))
+    let host = SimulatedMachine(memory: .mebibytes(64))
     let m: UInt64 = 1 << 20
     let occupied = [
       OccupiedRange(base: PhysicalAddress(m), length: ByteCount(3 * m), role: .image),
@@ -233,17 +234,18 @@ final class KernelMemoryTests: XCTestCase {
         base: PhysicalAddress(1 << 20 + $0 << 14), length: ByteCount(UInt64(9)), role: .bootModule)
     }
     let map = [usable(1 << 20, 63 << 20)]
-    XCTAssertThrowsError(try System(HostMachine(memory: .mebibytes(64)), map, occupied: occupied)) {
+    XCTAssertThrowsError(try System(SimulatedMachine(memory: .mebibytes(64)), map, occupied: occupied)) {
       XCTAssertEqual($0 as? AssemblyError, .tooManyRanges)
     }
     // As many as there is room for, but none left for what boot takes itself; or everything occupied.
     for count in [200, 230, 240, 245, 248, 249, 250] {
       do {
-        try System(HostMachine(memory: .mebibytes(64)), map, occupied: Array(occupied.prefix(count))).check()
+        try System(SimulatedMachine(memory: .mebibytes(64)), map, occupied: Array(occupied.prefix(count)))
+          .check()
       } catch { XCTAssertNotNil(error as? AssemblyError, "\(count)") }
     }
     let all = OccupiedRange(base: PhysicalAddress(0), length: .mebibytes(64), role: .bootModule)
-    XCTAssertThrowsError(try System(HostMachine(memory: .mebibytes(64)), map, occupied: [all])) {
+    XCTAssertThrowsError(try System(SimulatedMachine(memory: .mebibytes(64)), map, occupied: [all])) {
       XCTAssertEqual($0 as? AssemblyError, .tooSmall)
     }
   }
@@ -264,7 +266,7 @@ final class KernelMemoryTests: XCTestCase {
     for leaf in [LargestLeaf.mebibytes2, .gibibyte] {
       for levels in [PagingLevels.four, .five] {
         var root: PhysicalAddress?
-        let host = HostMachine(memory: .gibibytes(2), processors: 1)
+        let host = SimulatedMachine(memory: .gibibytes(2), processors: 1)
         let system = try System(
           host, [usable(0, 0x9f000), usable(1 << 20, 2 << 30 - 1 << 20)],
           occupied: [

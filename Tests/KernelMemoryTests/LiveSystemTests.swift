@@ -502,7 +502,7 @@ final class LiveSystemTests: XCTestCase {
 /// The seed of the random histories: STRATA_SEED replays one.
 private let testSeed = historySeed(20_261, "LiveSystemTests")
 
-extension PhysicalMemory {
+extension FrameAllocator {
   /// Some frame with `role`.
   fileprivate func memoryFrame(_ role: FrameRole) -> FrameNumber {
     for number in UInt32(256)... where whatIs(FrameNumber(number)).role == role { return FrameNumber(number) }

@@ -19,28 +19,29 @@ func reserved(_ base: UInt64, _ length: UInt64) -> FirmwareRange {
 }
 
 final class System: @unchecked Sendable {
-  let host: HostMachine
-  let memory: KernelMemory
+  let host: SimulatedMachine
+  let memory: MemorySystem
   private let workspace: UnsafeMutableRawPointer
 
-  var physical: PhysicalMemory { memory.physical }
-  var space: KernelSpace { memory.space }
-  var kmem: Kmem { memory.kmem }
-  var tables: PageTables { memory.pageTables }
+  var physical: FrameAllocator { memory.physical }
+  var space: KernelAddressSpace { memory.space }
+  var kmem: KmemAllocator { memory.kmem }
+  var tables: PageMap { memory.pageTables }
 
   /// A machine with `size` bytes of memory from 0 on, all of it usable.
   convenience init(_ size: ByteCount = .mebibytes(16), largestLeaf: LargestLeaf = .mebibytes2) throws {
     try self.init(
-      HostMachine(memory: size, processors: 2), [usable(0, size.rawValue)], largestLeaf: largestLeaf)
+      SimulatedMachine(memory: size, processors: 2), [usable(0, size.rawValue)], largestLeaf: largestLeaf)
   }
 
   init(
-    _ host: HostMachine, _ map: [FirmwareRange], occupied: [OccupiedRange] = [], image: [ImageSegment] = [],
+    _ host: SimulatedMachine, _ map: [FirmwareRange], occupied: [OccupiedRange] = [],
+    image: [ImageSegment] = [],
     carveOut: CarveOut = CarveOut(), largestLeaf: LargestLeaf = .mebibytes2, levels: PagingLevels = .four,
     activate: (PhysicalAddress) -> Void = { _ in }
   ) throws {
     self.host = host
-    let bytes = Int(KernelMemory.workspaceSize(ranges: map.count + carveOut.count).rawValue)
+    let bytes = Int(MemorySystem.workspaceSize(ranges: map.count + carveOut.count).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes + 64, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     // What lies behind the workspace is nobody's to write to.
@@ -56,7 +57,7 @@ final class System: @unchecked Sendable {
         try image.withUnsafeBufferPointer { image in
           request.occupied = occupied
           request.image = image
-          return try KernelMemory.assemble(request, firmware: { map[$0] }, activate: activate)
+          return try MemorySystem.assemble(request, firmware: { map[$0] }, activate: activate)
         }
       }
     } catch {

@@ -330,7 +330,7 @@ final class KernelSpaceTests: XCTestCase {
   // MARK: Running out
 
   func testEachAllocationPointFailsInTurn() throws {
-    typealias Act = (KernelSpace, FrameRun) throws -> Void
+    typealias Act = (KernelAddressSpace, FrameRun) throws -> Void
     var acts: [(String, Act)] = [
       ("heap", { space, _ in _ = try space.allocateWired(PageCount(40), contents: .zero) }),
       (

@@ -10,14 +10,14 @@ import XCTest
 
 /// A machine with everything up to kernel space.
 final class Bed: @unchecked Sendable {
-  let host: HostMachine
-  let physical: PhysicalMemory
-  let tables: PageTables
-  let space: KernelSpace
+  let host: SimulatedMachine
+  let physical: FrameAllocator
+  let tables: PageMap
+  let space: KernelAddressSpace
   private var storage: [UnsafeMutableRawPointer] = []
 
   init(memory: ByteCount = .mebibytes(16), largest: LargestLeaf = .mebibytes2) throws {
-    host = HostMachine(memory: memory, processors: 2)
+    host = SimulatedMachine(memory: memory, processors: 2)
     let machine = host.machine
     var storage: [UnsafeMutableRawPointer] = []
     func place(_ size: ByteCount) -> UnsafeMutableRawPointer {
@@ -33,16 +33,16 @@ final class Bed: @unchecked Sendable {
     }
     let early = EarlyMemory(
       place(EarlyMemory.storage), machine: machine, map: map, ceiling: PhysicalAddress(4 << 30))
-    tables = try PageTables(
-      in: place(PageTables.stateSize), machine: machine, levels: .four, largestLeaf: largest,
+    tables = try PageMap(
+      in: place(PageMap.stateSize), machine: machine, levels: .four, largestLeaf: largest,
       frames: early.frameSource)
     for i in 0..<map.count { try tables.mapDirect(map[i].first.address, count: map[i].count) }
-    let records = try PhysicalMemory.reserveRecords(of: map, from: early)
+    let records = try FrameAllocator.reserveRecords(of: map, from: early)
     let staticTags = try XCTUnwrap(early.take(PageCount(4), role: .tags))
-    physical = PhysicalMemory.open(machine: machine, map: map, early: early, records: records)
+    physical = FrameAllocator.open(machine: machine, map: map, early: early, records: records)
     tables.setSource(physical.frameSource(role: .pageTable, priority: .system))
-    space = try KernelSpace.create(
-      in: place(KernelSpace.stateSize), machine: machine, physical: physical, tables: tables,
+    space = try KernelAddressSpace.create(
+      in: place(KernelAddressSpace.stateSize), machine: machine, physical: physical, tables: tables,
       staticTags: machine.directMap.pointer(to: staticTags.first), staticTags.count)
     self.storage = storage
   }
@@ -102,7 +102,7 @@ final class Bed: @unchecked Sendable {
 /// A processor on this thread that remembers translations and tables until an invalidation. `atInvalidation` runs before
 /// it has carried one out, as another processor would.
 final class RememberingProcessor {
-  private let tables: PageTables
+  private let tables: PageMap
   private let memory = UnsafeMutableRawPointer.allocate(
     byteCount: Int(TranslationBuffer.size.rawValue), alignment: 64)
   private let buffer: TranslationBuffer

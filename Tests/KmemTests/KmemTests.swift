@@ -688,7 +688,7 @@ final class KmemTests: XCTestCase {
       let name = Array("type\(i)".utf8).withUnsafeBufferPointer { Name(bytes: $0) }
       tokens.append(rig.kmem.type(named: name))
     }
-    XCTAssertEqual(tokens.filter { $0 != rig.kmem.otherType }.count, Kmem.typeLimit - 2)
+    XCTAssertEqual(tokens.filter { $0 != rig.kmem.otherType }.count, KmemAllocator.typeLimit - 2)
     let held = rig.kmem.metadataBytes
     for _ in 0..<100 { XCTAssertEqual(rig.kmem.type(named: Name("one more")), rig.kmem.otherType) }
     XCTAssertEqual(rig.kmem.metadataBytes, held, "a refused type takes no memory")

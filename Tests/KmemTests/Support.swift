@@ -9,14 +9,14 @@ import XCTest
 @testable import PhysicalMemory
 
 final class Rig {
-  let host: HostMachine
-  let physical: PhysicalMemory
-  let kmem: Kmem
+  let host: SimulatedMachine
+  let physical: FrameAllocator
+  let kmem: KmemAllocator
   let large: FakeLargePages
   private let storage: [UnsafeMutableRawPointer]
 
   init(frames: UInt64 = 512, processors: Int = 1) throws {
-    let host = HostMachine(memory: ByteCount(frames << 12), processors: processors)
+    let host = SimulatedMachine(memory: ByteCount(frames << 12), processors: processors)
     let mapStorage = UnsafeMutableRawPointer.allocate(
       byteCount: Int(MemoryMap.storage(ranges: 1).rawValue), alignment: 16)
     let earlyStorage = UnsafeMutableRawPointer.allocate(
@@ -26,13 +26,13 @@ final class Rig {
     }
     let early = EarlyMemory(
       earlyStorage, machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
-    physical = try PhysicalMemory.create(machine: host.machine, map: map, early: early)
+    physical = try FrameAllocator.create(machine: host.machine, map: map, early: early)
     let memory = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(Kmem.size(processors: processors).rawValue), alignment: 4096)
+      byteCount: Int(KmemAllocator.size(processors: processors).rawValue), alignment: 4096)
     storage = [mapStorage, earlyStorage, memory]
     self.host = host
     large = FakeLargePages(host)
-    kmem = Kmem.create(in: memory, physical: physical, large: large.pages, machine: host.machine)
+    kmem = KmemAllocator.create(in: memory, physical: physical, large: large.pages, machine: host.machine)
   }
 
   deinit { for pointer in storage { pointer.deallocate() } }
@@ -61,13 +61,13 @@ final class Rig {
 
 /// Addresses without memory behind them.
 final class FakeLargePages {
-  let host: HostMachine
+  let host: SimulatedMachine
   var next: UInt64 = 0xffff_c000_0000_0000
   var live: [UInt64: UInt64] = [:]
   var left: UInt64 = 1000
   private let lock = NSLock()
 
-  init(_ host: HostMachine) { self.host = host }
+  init(_ host: SimulatedMachine) { self.host = host }
 
   var pages: LargePages {
     LargePages(
@@ -129,7 +129,7 @@ struct LiveObject {
     let (a, b) = (UInt(bitPattern: pointer), UInt(bitPattern: other.pointer))
     return a < b + UInt(max(other.size, 1)) && b < a + UInt(max(size, 1))
   }
-  func free(_ kmem: Kmem) {
+  func free(_ kmem: KmemAllocator) {
     if let cache {
       cache.free(pointer, type: type)
     } else {

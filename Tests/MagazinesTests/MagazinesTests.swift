@@ -8,24 +8,24 @@ import XCTest
 
 /// A depot with its slots and magazines in ordinary memory.
 final class Bench {
-  let host: HostMachine
-  let magazines: Magazines
+  let host: SimulatedMachine
+  let magazines: MagazineSet
   private var blocks: [UnsafeMutableRawPointer] = []
 
   init(processors: Int = 1, rounds: Int = 4, fullLimit: Int = 3, given: Int = 0) {
-    host = HostMachine(memory: .mebibytes(1), processors: processors)
-    let depot = UnsafeMutableRawPointer.allocate(byteCount: Int(Magazines.size.rawValue), alignment: 64)
+    host = SimulatedMachine(memory: .mebibytes(1), processors: processors)
+    let depot = UnsafeMutableRawPointer.allocate(byteCount: Int(MagazineSet.size.rawValue), alignment: 64)
     let slots = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(Magazines.slotsSize(processors: processors).rawValue), alignment: 64)
+      byteCount: Int(MagazineSet.slotsSize(processors: processors).rawValue), alignment: 64)
     blocks = [depot, slots]
-    magazines = Magazines.create(
+    magazines = MagazineSet.create(
       in: depot, slots: slots, rounds: rounds, fullLimit: fullLimit, machine: host.machine)
     for _ in 0..<given { addMagazine() }
   }
 
   func addMagazine() {
     let block = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(Magazines.magazineSize(rounds: magazines.rounds).rawValue), alignment: 64)
+      byteCount: Int(MagazineSet.magazineSize(rounds: magazines.rounds).rawValue), alignment: 64)
     blocks.append(block)
     magazines.add(block)
   }
@@ -42,7 +42,7 @@ final class Bench {
 final class MagazinesTests: XCTestCase {
   func testASlotIsOneCacheLine() {
     XCTAssertEqual(MemoryLayout<MagazineSlot>.stride, 64)
-    XCTAssertEqual(Magazines.magazineSize(rounds: 63).rawValue, 512)
+    XCTAssertEqual(MagazineSet.magazineSize(rounds: 63).rawValue, 512)
   }
 
   func testAMagazineThatItsOwnerRejectsIsTheOwners() throws {

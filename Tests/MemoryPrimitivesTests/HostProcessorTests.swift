@@ -6,7 +6,7 @@ import XCTest
 
 final class HostProcessorTests: XCTestCase {
   func testAnInterruptRunsOnlyWhereInterruptsAreSwitchedOnAgain() {
-    let host = HostMachine(memory: .mebibytes(1))
+    let host = SimulatedMachine(memory: .mebibytes(1))
     var entered = 0
     var inside = false
     host.withInterrupts(
@@ -27,7 +27,7 @@ final class HostProcessorTests: XCTestCase {
   }
 
   func testAThreadStaysItsProcessorAfterAnInnerEntry() {
-    let host = HostMachine(memory: .mebibytes(1), processors: 2)
+    let host = SimulatedMachine(memory: .mebibytes(1), processors: 2)
     nonisolated(unsafe) let machine = host.machine
     let words = UnsafeMutablePointer<Atomic<UInt>>.allocate(capacity: 3)
     for i in 0..<3 { (words + i).initialize(to: Atomic(0)) }
@@ -53,7 +53,7 @@ final class HostProcessorTests: XCTestCase {
   }
 
   func testTwoProcessorsAskEachOtherWithoutWaitingForEver() {
-    let host = HostMachine(memory: .mebibytes(1), processors: 3)
+    let host = SimulatedMachine(memory: .mebibytes(1), processors: 3)
     let ran = UnsafeMutablePointer<Atomic<Int>>.allocate(capacity: 1)
     ran.initialize(to: Atomic(0))
     defer { ran.deallocate() }
@@ -71,7 +71,7 @@ final class HostProcessorTests: XCTestCase {
   }
 
   func testClaimsAreToldAtOnceOrWhenNoLockIsHeld() {
-    let host = HostMachine(memory: .mebibytes(1))
+    let host = SimulatedMachine(memory: .mebibytes(1))
     let lock = SpinLock(.physicalDomain)
     let words = UnsafeMutableRawPointer.allocate(byteCount: 16, alignment: 8)
     defer { words.deallocate() }

@@ -12,7 +12,7 @@ final class LockedTests: XCTestCase {
     sums.initialize(to: Sums())
     defer { sums.deallocate() }
     nonisolated(unsafe) let shared = sums
-    HostMachine(memory: .mebibytes(1), processors: 2).onThreads(2) { _ in
+    SimulatedMachine(memory: .mebibytes(1), processors: 2).onThreads(2) { _ in
       for _ in 0..<20_000 { shared.pointee.locked.withLock { $0 += 1 } }
     }
     XCTAssertEqual(sums.pointee.locked.withLock { $0 }, 40_000)

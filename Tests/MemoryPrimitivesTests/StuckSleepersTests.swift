@@ -26,7 +26,7 @@ final class StuckSleepersTests: XCTestCase {
 
   /// A machine whose threads are all known finds a wake-up that was lost.
   func testAClosedMachineWakesThreadsThatWereNotWoken() {
-    let host = HostMachine(memory: .mebibytes(1), processors: 2)
+    let host = SimulatedMachine(memory: .mebibytes(1), processors: 2)
     host.hasOtherThreads = true
     host.isClosed = true
     let queue = UnsafeMutablePointer<WaitQueue>.allocate(capacity: 1)

@@ -440,7 +440,7 @@ final class PageTablesTests: XCTestCase {
   // MARK: Running out
 
   func testEachTableFrameFailsInTurn() throws {
-    typealias Act = (PageTables) throws -> Void
+    typealias Act = (PageMap) throws -> Void
     let acts: [(String, Act)] = [
       ("map", { try $0.map(va(400), to: pa(7), count: PageCount(2000), protection: .kernelData) }),
       (
@@ -489,10 +489,10 @@ final class PageTablesTests: XCTestCase {
       }
     }
     print("PageTables: \(reached) allocation points reached")
-    let host = HostMachine(memory: .mebibytes(1))
+    let host = SimulatedMachine(memory: .mebibytes(1))
     host.failures.pointee.countdown = 0
     XCTAssertThrowsError(
-      try PageTables(
+      try PageMap(
         in: UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 64), machine: host.machine,
         levels: .four, largestLeaf: .mebibytes2, frames: TestFrames(1..<2).source))
   }

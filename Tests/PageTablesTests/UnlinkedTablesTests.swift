@@ -357,7 +357,7 @@ final class UnlinkedTablesTests: XCTestCase {
   // MARK: Walks
 
   /// Everything that looks at tables, by its name.
-  private var walks: [(String, (PageTables) -> Void)] {
+  private var walks: [(String, (PageMap) -> Void)] {
     [
       ("translate", { _ = $0.translate(va(700)) }), ("isPrepared", { _ = $0.isPrepared(va(700)) }),
       ("mapping", { _ = $0.mapping(at: va(700)) }), ("walk", { $0.walk(va(700)) { _ in } }),

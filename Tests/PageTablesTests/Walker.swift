@@ -104,23 +104,23 @@ final class TestFrames: @unchecked Sendable {
 
 /// A machine with tables of its own.
 final class Bed: @unchecked Sendable {
-  let host: HostMachine
+  let host: SimulatedMachine
   let frames: TestFrames
-  let tables: PageTables
+  let tables: PageMap
   let walker: Walker
   let memory = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 64)
 
   init(
     levels: PagingLevels = .four, largest: LargestLeaf = .mebibytes2, memory size: ByteCount = .mebibytes(64)
   ) {
-    host = HostMachine(memory: size, processors: 2)
+    host = SimulatedMachine(memory: size, processors: 2)
     frames = TestFrames(16..<4096)
     memory.initializeMemory(as: UInt8.self, repeating: 0, count: 4096)
     // Frames arrive with unknown contents.
     for frame in UInt32(16)..<4096 {
       host.machine.directMap.pointer(to: FrameNumber(frame)).storeBytes(of: ~0, as: UInt64.self)
     }
-    tables = try! PageTables(
+    tables = try! PageMap(
       in: memory, machine: host.machine, levels: levels, largestLeaf: largest, frames: frames.source)
     walker = Walker(
       base: host.machine.directMap.base, root: tables.root.rawValue, levels: levels == .four ? 4 : 5)

@@ -87,8 +87,8 @@ final class RecordedDisk {
 }
 
 final class PagedSystem: @unchecked Sendable {
-  let host: HostMachine
-  let memory: KernelMemory
+  let host: SimulatedMachine
+  let memory: MemorySystem
   let swapDisk: RecordedDisk
   private(set) var otherDisks: [RecordedDisk] = []
   let processor: SoftwareProcessor
@@ -104,10 +104,10 @@ final class PagedSystem: @unchecked Sendable {
   private(set) var polls = 0
   private var isInside = false
 
-  var physical: PhysicalMemory { memory.physical }
-  var paging: Paging { memory.paging }
-  var contiguous: ContiguousMemory { memory.contiguous }
-  var kmem: Kmem { memory.kmem }
+  var physical: FrameAllocator { memory.physical }
+  var paging: PagedMemory { memory.paging }
+  var contiguous: ContiguousAllocator { memory.contiguous }
+  var kmem: KmemAllocator { memory.kmem }
   var disk: RamDisk { swapDisk.disk }
 
   /// A machine whose memory are the given runs of frames (first, count), with a swap disk of `swap` pages.
@@ -115,17 +115,17 @@ final class PagedSystem: @unchecked Sendable {
     runs: [(UInt64, UInt64)], swap: UInt64 = 4096, attaches: Bool = true, processors: Int = 1
   ) throws {
     let top = runs.map { $0.0 + $0.1 }.max()!
-    host = HostMachine(memory: ByteCount(top << 12), processors: processors)
+    host = SimulatedMachine(memory: ByteCount(top << 12), processors: processors)
     let map = runs.map {
       FirmwareRange(
         base: PhysicalAddress($0.0 << 12), length: ByteCount($0.1 << 12), kind: .usable)
     }
-    let bytes = Int(KernelMemory.workspaceSize(ranges: map.count).rawValue)
+    let bytes = Int(MemorySystem.workspaceSize(ranges: map.count).rawValue)
     workspace = .allocate(byteCount: bytes, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     var request = BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: map.count)
     request.rules.lowMemory = .all
-    memory = try KernelMemory.assemble(request, firmware: { map[$0] })
+    memory = try MemorySystem.assemble(request, firmware: { map[$0] })
     swapDisk = RecordedDisk(swap, host.machine)
     bufferRoom = .allocate(byteCount: Int(TranslationBuffer.size.rawValue), alignment: 64)
     buffer = TranslationBuffer(bufferRoom)

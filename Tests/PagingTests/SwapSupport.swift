@@ -10,8 +10,8 @@ import XCTest
 @testable import Paging
 
 final class SwapBench: @unchecked Sendable {
-  let host: HostMachine
-  let physical: PhysicalMemory
+  let host: SimulatedMachine
+  let physical: FrameAllocator
   let transfers: Transfers
   let disk: RamDisk
   let swap: Swap
@@ -21,7 +21,7 @@ final class SwapBench: @unchecked Sendable {
   /// A machine with `frames` frames, a disk of `pages` pages and a pool of `requests`. A sleeper runs the
   /// disk.
   init(pages: UInt64, requests: Int = 8, frames: UInt64 = 1024, processors: Int = 1) throws {
-    host = HostMachine(memory: ByteCount(frames << 12), processors: processors)
+    host = SimulatedMachine(memory: ByteCount(frames << 12), processors: processors)
     var taken: [UnsafeMutableRawPointer] = []
     func take(_ size: ByteCount, alignment: Int = 64) -> UnsafeMutableRawPointer {
       let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: alignment)
@@ -37,7 +37,7 @@ final class SwapBench: @unchecked Sendable {
     ) { _ in range }
     let early = EarlyMemory(
       take(EarlyMemory.storage), machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
-    physical = try PhysicalMemory.create(machine: host.machine, map: map, early: early)
+    physical = try FrameAllocator.create(machine: host.machine, map: map, early: early)
     diskMemory = take(PageCount(pages).bytes, alignment: 4096)
     disk = RamDisk.create(
       in: take(RamDisk.stateSize), Name("ram"), machine: host.machine,

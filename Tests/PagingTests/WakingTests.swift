@@ -543,7 +543,7 @@ final class WakingTests: XCTestCase {
       {
         // A daemon that has been told to end before it hears of any shortage.
         let daemon = machine.start("daemon", .service, UnsafeMutableRawPointer(paging.state)) {
-          let services = Paging($0).state.pointee.services
+          let services = PagedMemory($0).state.pointee.services
           while !services.pointee.isEnding.load(ordering: .acquiring) { usleep(20) }
         }
         services.pointee.daemon.store(daemon!.rawValue, ordering: .relaxed)

@@ -6,7 +6,7 @@ import XCTest
 @testable import PhysicalMemory
 
 /// Fills what is free with pages that belong to nobody's object yet; `busyWord` makes them idle.
-func fillWithPages(_ memory: PhysicalMemory, owner: UInt32 = 1) -> [FrameNumber] {
+func fillWithPages(_ memory: FrameAllocator, owner: UInt32 = 1) -> [FrameNumber] {
   var frames: [FrameNumber] = []
   while let frame = try? memory.allocate(Order(0), role: .pageable, priority: .interrupt) {
     let record = memory.record(frame)!
@@ -19,17 +19,17 @@ func fillWithPages(_ memory: PhysicalMemory, owner: UInt32 = 1) -> [FrameNumber]
   return frames
 }
 
-func freePage(_ memory: PhysicalMemory, _ frame: UInt32) {
+func freePage(_ memory: FrameAllocator, _ frame: UInt32) {
   memory.record(FrameNumber(frame))!.busyWord = .xbusy
   memory.free(page: FrameNumber(frame), .dropped)
 }
 
-func wirePage(_ memory: PhysicalMemory, _ frame: UInt32) {
+func wirePage(_ memory: FrameAllocator, _ frame: UInt32) {
   memory.record(FrameNumber(frame))!.busyWord = .wiredOnce
   memory.note(FrameNumber(frame), .fixed)
 }
 
-func unwirePage(_ memory: PhysicalMemory, _ frame: UInt32) {
+func unwirePage(_ memory: FrameAllocator, _ frame: UInt32) {
   memory.record(FrameNumber(frame))!.busyWord = .none
   memory.note(FrameNumber(frame), .movable)
 }
@@ -38,7 +38,7 @@ final class CandidateTests: XCTestCase {
   let twoMebibytes = PageCount(UInt64(512))
   let aligned = RunConstraints(alignment: Alignment(2 << 20)!)
 
-  func steps(_ memory: PhysicalMemory, _ body: () -> Void) -> UInt64 {
+  func steps(_ memory: FrameAllocator, _ body: () -> Void) -> UInt64 {
     let word = memory.state.pointee.events
     let before = word.pointee.searchSteps.load(ordering: .relaxed)
     body()

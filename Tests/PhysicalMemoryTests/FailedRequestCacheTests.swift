@@ -13,18 +13,18 @@ final class FailedRequestCacheTests: XCTestCase {
     return system
   }
 
-  func free(_ memory: PhysicalMemory, _ first: UInt32, _ count: UInt64) {
+  func free(_ memory: FrameAllocator, _ first: UInt32, _ count: UInt64) {
     memory.free(FrameRun(first: FrameNumber(first), count: PageCount(count)))
   }
 
-  func take(_ memory: PhysicalMemory, _ first: UInt32, _ count: UInt64) throws {
+  func take(_ memory: FrameAllocator, _ first: UInt32, _ count: UInt64) throws {
     let at = PhysicalAddress(FrameNumber(first))
     _ = try memory.allocate(
       run: PageCount(count), where: RunConstraints(low: at, high: at + PageCount(count).bytes), role: .kmem,
       priority: .interrupt)
   }
 
-  func steps(_ memory: PhysicalMemory, _ body: () -> Void) -> UInt64 {
+  func steps(_ memory: FrameAllocator, _ body: () -> Void) -> UInt64 {
     let word = memory.state.pointee.events
     let before = word.pointee.failedCacheSteps.load(ordering: .relaxed)
     body()

@@ -187,11 +187,11 @@ final class EarlyMemoryTests: XCTestCase {
   func testStaysBelowTheCeilingUntilItIsLifted() throws {
     let system = try System(frames: [(256, 2000), (1 << 20, 1 << 16)], opens: false)
     XCTAssertEqual(system.early.take(.one)?.first.rawValue, 2255)
-    let records = try PhysicalMemory.reserveRecords(of: system.map, from: system.early)
+    let records = try FrameAllocator.reserveRecords(of: system.map, from: system.early)
     XCTAssertEqual(records.end.rawValue, (1 << 20) + (1 << 16))
     system.early.liftCeiling()
     XCTAssertEqual(system.early.take(.one)?.first.rawValue, records.first.rawValue - 1)
-    let memory = PhysicalMemory.open(
+    let memory = FrameAllocator.open(
       machine: system.host.machine, map: system.map, early: system.early, records: records)
     XCTAssertNil(memory.checkInvariants())
     XCTAssertEqual(memory.count(.boot).rawValue, 2)

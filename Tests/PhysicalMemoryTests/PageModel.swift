@@ -24,7 +24,7 @@ struct ModelPage {
 /// A system and what must be so of each of its frames.
 final class PageModel {
   let system: System
-  let memory: PhysicalMemory
+  let memory: FrameAllocator
   var frames: Model
   var pages: [PageName: ModelPage] = [:]
   var names: [Int: PageName] = [:]

@@ -148,7 +148,7 @@ final class PageTests: XCTestCase {
   }
 
   func testEveryRequestMayTakeIt() throws {
-    let takers: [(PhysicalMemory, FrameNumber) throws -> Void] = [
+    let takers: [(FrameAllocator, FrameNumber) throws -> Void] = [
       { memory, _ in while (try? memory.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {} },
       { memory, _ in
         for order in stride(from: 9, through: 0, by: -1) {
@@ -193,7 +193,7 @@ final class PageTests: XCTestCase {
     model.system.check()
   }
 
-  private func other(than frame: FrameNumber, _ memory: PhysicalMemory) -> FrameNumber {
+  private func other(than frame: FrameNumber, _ memory: FrameAllocator) -> FrameNumber {
     for number in 256..<UInt32(1156) where number != frame.rawValue {
       if memory.whatIs(FrameNumber(number)).role == .free { return FrameNumber(number) }
     }

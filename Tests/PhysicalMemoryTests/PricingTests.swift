@@ -28,7 +28,7 @@ final class PricingTests: XCTestCase {
   private enum Kind: Int, CaseIterable { case free, clean, dirty, claimed, fixed }
 
   /// Memory full of pages, of which some are free, dirty, held and wired: more or fewer in each extent of 200 frames.
-  private func fill(_ memory: PhysicalMemory, _ random: inout SeededRandom) {
+  private func fill(_ memory: FrameAllocator, _ random: inout SeededRandom) {
     var (extent, densities) = (UInt32.max, [UInt64](repeating: 0, count: 4))
     for frame in fillWithPages(memory).sorted() {
       if frame.rawValue / 200 != extent {
@@ -52,7 +52,7 @@ final class PricingTests: XCTestCase {
     }
   }
 
-  private func kinds(_ memory: PhysicalMemory, _ top: UInt32) -> [Kind] {
+  private func kinds(_ memory: FrameAllocator, _ top: UInt32) -> [Kind] {
     (0..<top).map {
       let what = memory.whatIs(FrameNumber($0))
       if what.role == .free { return .free }

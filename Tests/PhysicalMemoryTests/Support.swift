@@ -9,10 +9,10 @@ import XCTest
 
 /// A map of the given usable runs of frames (first, count) and its early memory, over a machine.
 final class System {
-  let host: HostMachine
+  let host: SimulatedMachine
   let map: MemoryMap
   let early: EarlyMemory
-  private(set) var memory: PhysicalMemory!
+  private(set) var memory: FrameAllocator!
   private let storage: [UnsafeMutableRawPointer]
 
   init(
@@ -20,7 +20,7 @@ final class System {
     occupied: [(UInt64, UInt64, FrameRole)] = []
   ) throws {
     let top = frames.map { $0.0 + $0.1 }.max()!
-    host = HostMachine(memory: ByteCount(max(top << 12, 1 << 20)), processors: processors)
+    host = SimulatedMachine(memory: ByteCount(max(top << 12, 1 << 20)), processors: processors)
     let ranges = frames.map {
       FirmwareRange(
         base: PhysicalAddress($0.0 << 12), length: ByteCount($0.1 << 12), kind: .usable)
@@ -36,12 +36,12 @@ final class System {
     for run in occupied {
       try early.occupy(PhysicalAddress(run.0 << 12), ByteCount(run.1 << 12), role: run.2)
     }
-    if opens { memory = try PhysicalMemory.create(machine: host.machine, map: map, early: early) }
+    if opens { memory = try FrameAllocator.create(machine: host.machine, map: map, early: early) }
   }
 
   deinit { for pointer in storage { pointer.deallocate() } }
 
-  func open() throws { memory = try PhysicalMemory.create(machine: host.machine, map: map, early: early) }
+  func open() throws { memory = try FrameAllocator.create(machine: host.machine, map: map, early: early) }
 
   func check(_ file: StaticString = #filePath, _ line: UInt = #line) {
     if let broken = memory.checkInvariants() { XCTFail("invariant \(broken)", file: file, line: line) }
@@ -60,7 +60,7 @@ struct Snapshot: Equatable {
   var counts: [UInt64] = []
   var pageblocks: [PageblockCounts] = []
 
-  init(_ memory: PhysicalMemory) {
+  init(_ memory: FrameAllocator) {
     memory.forEachFreeBlock { blocks.append(UInt64($0.rawValue) << 8 | UInt64($1.rawValue)) }
     memory.forEachRole { roles += [UInt64($0.first.rawValue), $0.count.rawValue, UInt64($1.rawValue)] }
     for role in 0..<FrameRole.count {

@@ -126,7 +126,7 @@ final class FailureTests: XCTestCase {
       byteCount: Int(FailureLog.size.rawValue), alignment: 64)
     defer { storage.deallocate() }
     let log = FailureLog(storage)
-    let memory = try PhysicalMemory.create(
+    let memory = try FrameAllocator.create(
       machine: system.host.machine.logging(to: log), map: system.map, early: system.early)
     for count in [UInt64.max, 3000] {
       XCTAssertThrowsError(try memory.allocate(run: PageCount(count), role: .wired))
@@ -167,7 +167,7 @@ final class FailureTests: XCTestCase {
 }
 
 /// Random requests; each frame is stamped when taken and checked when freed.
-func hammer(_ memory: PhysicalMemory, _ seed: UInt64, _ operations: Int, _ priority: AllocationPriority) {
+func hammer(_ memory: FrameAllocator, _ seed: UInt64, _ operations: Int, _ priority: AllocationPriority) {
   var random = SeededRandom(seed: seed)
   var given: [FrameRun] = []
   let map = memory.machine.directMap

@@ -12,8 +12,8 @@ final class WaitingTests: XCTestCase {
   /// A machine whose frames are all taken but `free` of those that may be.
   private final class Bed: @unchecked Sendable {
     let system: System
-    var memory: PhysicalMemory { system.memory }
-    var host: HostMachine { system.host }
+    var memory: FrameAllocator { system.memory }
+    var host: SimulatedMachine { system.host }
     private let lock = NSLock()
     private var taken: [FrameNumber] = []
 
@@ -322,7 +322,7 @@ final class WaitingTests: XCTestCase {
 
   /// Each way in which frames become free wakes who waits for them.
   func testEveryFreeWakesWhoWaits() throws {
-    let ways: [(String, (PhysicalMemory, FrameNumber) -> Void)] = [
+    let ways: [(String, (FrameAllocator, FrameNumber) -> Void)] = [
       ("a run", { $0.free(FrameRun(first: $1, count: .one)) }),
       (
         "a page",

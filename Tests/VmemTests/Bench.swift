@@ -7,7 +7,7 @@ import XCTest
 
 /// A simulated machine with a supply of tags and arenas on it.
 final class Bench {
-  let host: HostMachine
+  let host: SimulatedMachine
   let tags: Tags
   private var nextPage: UInt64
   private var freePages: [UnsafeMutableRawPointer] = []
@@ -19,7 +19,7 @@ final class Bench {
   private var memories: [UnsafeMutableRawPointer] = []
 
   init(staticPages: UInt64 = 1, memory: ByteCount = .mebibytes(256), processors: Int = 2) {
-    host = HostMachine(memory: memory, processors: processors)
+    host = SimulatedMachine(memory: memory, processors: processors)
     nextPage = 1 + staticPages
     let directMap = host.machine.directMap
     let box = UnsafeMutablePointer<Unmanaged<Bench>?>.allocate(capacity: 1)

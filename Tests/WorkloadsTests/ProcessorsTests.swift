@@ -18,8 +18,8 @@ private let swapBytes = unsafeBitCast(
 /// A machine with real threads, each a processor with a translation buffer of its own, which forgets what that
 /// processor is told to forget and nothing else.
 private final class Bed: @unchecked Sendable {
-  let host: HostMachine
-  let memory: KernelMemory
+  let host: SimulatedMachine
+  let memory: MemorySystem
   private let disk: RamDisk
   private var rooms: [UnsafeMutableRawPointer] = []
   private var processors: [SoftwareProcessor] = []
@@ -29,7 +29,7 @@ private final class Bed: @unchecked Sendable {
 
   /// Processor 0 is the test's and keeps no translations; the last one works the disk.
   init(_ size: ByteCount, processors count: Int, swap: PageCount) throws {
-    host = HostMachine(memory: size, processors: count + 1)
+    host = SimulatedMachine(memory: size, processors: count + 1)
     var rooms: [UnsafeMutableRawPointer] = []
     func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
       let room = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 4096)
@@ -37,9 +37,9 @@ private final class Bed: @unchecked Sendable {
       rooms.append(room)
       return room
     }
-    memory = try KernelMemory.assemble(
+    memory = try MemorySystem.assemble(
       BootRequest(
-        machine: host.machine, workspace: room(KernelMemory.workspaceSize(ranges: 1)), firmwareRangeCount: 1),
+        machine: host.machine, workspace: room(MemorySystem.workspaceSize(ranges: 1)), firmwareRangeCount: 1),
       firmware: { _ in
         FirmwareRange(
           base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)

@@ -6,11 +6,11 @@ import Workloads
 
 /// All layers over a simulated machine.
 final class SmallSystem {
-  let host: HostMachine
-  let memory: KernelMemory
+  let host: SimulatedMachine
+  let memory: MemorySystem
   private let workspace: UnsafeMutableRawPointer
 
-  var physical: PhysicalMemory { memory.physical }
+  var physical: FrameAllocator { memory.physical }
   var access: WalkedAccess {
     WalkedAccess(directMap: host.machine.directMap, memory: host.memorySize, tables: memory.pageTables)
   }
@@ -20,16 +20,16 @@ final class SmallSystem {
 
   /// With `threads`, so many more processors, for threads.
   init(_ size: ByteCount, isStandard: Bool = false, threads: Int = 0) throws {
-    host = HostMachine(memory: size, processors: threads + 1)
+    host = SimulatedMachine(memory: size, processors: threads + 1)
     host.hasOtherThreads = threads > 0
-    let bytes = Int(KernelMemory.workspaceSize(ranges: 1).rawValue)
+    let bytes = Int(MemorySystem.workspaceSize(ranges: 1).rawValue)
     workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     if isStandard {
       memory = try SeededHistory.assemble(host.machine, workspace: workspace)
       return
     }
-    memory = try KernelMemory.assemble(
+    memory = try MemorySystem.assemble(
       BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: 1),
       firmware: { _ in
         FirmwareRange(base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)
@@ -51,7 +51,7 @@ final class SmallSystem {
   /// The way to an interrupt handler, for a thread of this machine.
   var interrupts: InterruptGate {
     InterruptGate(Unmanaged.passUnretained(host).toOpaque()) { host, body, argument in
-      Unmanaged<HostMachine>.fromOpaque(host!).takeUnretainedValue().interrupt(argument, body)
+      Unmanaged<SimulatedMachine>.fromOpaque(host!).takeUnretainedValue().interrupt(argument, body)
     }
   }
 

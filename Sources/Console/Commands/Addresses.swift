@@ -8,7 +8,7 @@ import Paging
 import PhysicalMemory
 import Vmem
 
-extension Console {
+extension Shell {
   // MARK: pagetable
 
   func pagetable(_ arguments: Arguments) throws(CommandError) {

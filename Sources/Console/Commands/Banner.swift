@@ -11,7 +11,7 @@ import PhysicalMemory
 import Vmem
 import Workloads
 
-extension Console {
+extension Shell {
   /// The lines under the first, which the kernel printed when it could say no more.
   func banner() {
     let boot = subject.pointee.boot

@@ -13,7 +13,7 @@ import Paging
 import PhysicalMemory
 import Workloads
 
-extension Console {
+extension Shell {
   enum Bench: UInt8 {
     case contig, contigOne, contigLow, contigBusy
     case kmem, pages, pageblocks, wired, vmem
@@ -96,12 +96,12 @@ extension Console {
 
 /// The rows of all benches: one table, or an object each.
 struct BenchSheet {
-  let console: Console
+  let console: Shell
   private let table: Table
   private let countsInstructions: Bool
   private let tally: UnsafeMutablePointer<BenchOutcome>
 
-  init(_ console: Console) {
+  init(_ console: Shell) {
     self.console = console
     countsInstructions = console.countsInstructions
     tally = inPlace(&console.state.pointee.bench)

@@ -12,7 +12,7 @@ import PhysicalMemory
 import Synchronization
 import Workloads
 
-extension Console {
+extension Shell {
   /// Fills memory up to `percent` with dirty pages, or as far as it goes without writing any, runs `body`, verifies
   /// and gives all back: the pages, and the runs that it kept.
   func withDirtyMemory(

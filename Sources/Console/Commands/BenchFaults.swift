@@ -8,7 +8,7 @@ import Paging
 import PhysicalMemory
 import Workloads
 
-extension Console {
+extension Shell {
   /// What touching each page of an object took, and of that the zeroing of its frames.
   private struct Touching {
     var faults: UInt64 = 0

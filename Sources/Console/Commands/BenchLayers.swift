@@ -10,7 +10,7 @@ import PhysicalMemory
 import Vmem
 import Workloads
 
-extension Console {
+extension Shell {
   // MARK: Objects
 
   private var benchAllocator: KmemBenchAllocator {
@@ -156,7 +156,7 @@ extension Console {
 
 /// Half of memory that is dirtied an eighth at a time, then freed as a whole, and dirtied again.
 private struct HalfOfMemory {
-  private let memory: KernelMemory
+  private let memory: MemorySystem
   private let count: PageCount
   private let access: HostAccess
   private var object: MemoryObject?
@@ -166,7 +166,7 @@ private struct HalfOfMemory {
   private(set) var wasDirtied = false
   private var hasFailed = false
 
-  init(_ memory: KernelMemory, _ count: PageCount, _ access: HostAccess) {
+  init(_ memory: MemorySystem, _ count: PageCount, _ access: HostAccess) {
     self.memory = memory
     self.count = count
     self.access = access

@@ -46,7 +46,7 @@ private struct Exchange: ~Copyable {
   }
 }
 
-extension Console {
+extension Shell {
   /// One thread wakes another and sleeps until that one wakes it: two switches a round.
   func benchSwitch(_ sheet: BenchSheet) {
     let rounds: UInt64 = 1000

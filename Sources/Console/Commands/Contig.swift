@@ -46,7 +46,7 @@ private struct ContigOptions {
   enum Detail { case told, drawn }
 }
 
-extension Console {
+extension Shell {
   private static var contigUsage: StaticString { "help contig" }
 
   func contig(_ arguments: Arguments) throws(CommandError) {
@@ -334,7 +334,7 @@ extension Console {
 
 /// A request as it goes on: told while it happens, its passes gathered for a table.
 private struct ContigStory {
-  let console: Console
+  let console: Shell
   let asked: RunAsked
   let detail: ContigOptions.Detail
   /// Work of the allocator only: what is told takes none.
@@ -354,7 +354,7 @@ private struct ContigStory {
 
   enum Ending { case granted, refused }
 
-  init(_ console: Console, _ asked: RunAsked, _ detail: ContigOptions.Detail) {
+  init(_ console: Shell, _ asked: RunAsked, _ detail: ContigOptions.Detail) {
     self.console = console
     self.asked = asked
     self.detail = detail

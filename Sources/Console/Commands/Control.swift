@@ -6,7 +6,7 @@ import KernelMemory
 import Kmem
 import MemoryPrimitives
 
-extension Console {
+extension Shell {
   /// A fault that a person may ask for.
   public enum Fault: UInt8, Sendable {
     case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow

@@ -16,7 +16,7 @@ struct Fills {
   var list: InlineArray<8, DirtyPages>
 }
 
-extension Console {
+extension Shell {
   private static var dirtyUsage: StaticString { "dirty SHARE | SIZE | free" }
 
   private var fills: UnsafeMutablePointer<Fills> { inPlace(&state.pointee.fills) }
@@ -279,10 +279,10 @@ extension Console {
 
 /// A bar for what takes time, drawn anew ten times a second.
 struct Bar {
-  private let console: Console
+  private let console: Shell
   private var shown: UInt64 = 0
 
-  init(_ console: Console) { self.console = console }
+  init(_ console: Shell) { self.console = console }
 
   /// Whether to go on: nobody has typed Ctrl-C. Asking the terminal costs as much as a few pages, so that is done
   /// at each so many only.

@@ -4,7 +4,7 @@ import CPlatform
 import MemoryPrimitives
 import Workloads
 
-extension Console {
+extension Shell {
   private func executive() throws(CommandError) -> ExecutiveView {
     guard let view = state.pointee.host.executive else {
       _ = refuse("There are no processors and threads of Strata's own here.")

@@ -4,7 +4,7 @@ import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
-extension Console {
+extension Shell {
   func failures() throws(CommandError) {
     let log = memory.failures
     if isJSON {
@@ -90,7 +90,7 @@ extension Console {
   }
 }
 
-extension Console {
+extension Shell {
   /// Why a run could never be had, in a few words; nil for any other answer.
   private func whyNever(_ request: RefusedRequest) -> StaticString? {
     let reason = Bytes(start: request.reason.utf8Start, count: request.reason.utf8CodeUnitCount)

@@ -5,7 +5,7 @@ import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
-extension Console {
+extension Shell {
   // MARK: memmap
 
   func memmap() throws(CommandError) {

@@ -3,7 +3,7 @@
 import KernelMemory
 import MemoryPrimitives
 
-extension Console {
+extension Shell {
   func help(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.nextOfAnyForm() else {
       if isJSON {

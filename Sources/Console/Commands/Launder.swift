@@ -6,7 +6,7 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
-extension Console {
+extension Shell {
   private static var launderUsage: StaticString {
     "launder [active|inactive|laundry|daemon] [SIZE]"
   }

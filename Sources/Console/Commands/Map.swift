@@ -90,7 +90,7 @@ struct FrameTally {
   }
 }
 
-extension Console {
+extension Shell {
   private static var pageblockFrames: UInt64 { 512 }
 
   /// How pages are told apart.

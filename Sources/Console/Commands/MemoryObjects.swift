@@ -32,7 +32,7 @@ extension MemoryObject {
   var title: Line { "\(number) \"\(name)\"" }
 }
 
-extension Console {
+extension Shell {
   private static var objectsUsage: StaticString { "objects [N] [-a]" }
 
   func objects(_ arguments: Arguments) throws(CommandError) {

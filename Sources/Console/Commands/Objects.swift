@@ -6,7 +6,7 @@ import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
-extension Console {
+extension Shell {
   // MARK: kmem
 
   func kmem() throws(CommandError) {

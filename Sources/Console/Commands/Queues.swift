@@ -5,7 +5,7 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
-extension Console {
+extension Shell {
   /// Pages under a name.
   private struct Named {
     let name: StaticString

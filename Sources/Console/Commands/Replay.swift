@@ -6,7 +6,7 @@ import MemoryPrimitives
 import PhysicalMemory
 import Workloads
 
-extension Console {
+extension Shell {
   /// The boot module's bytes, through the direct map.
   var module: UnsafeRawBufferPointer? {
     let boot = subject.pointee.boot

@@ -8,7 +8,7 @@ import PageTables
 import PhysicalMemory
 import Workloads
 
-extension Console {
+extension Shell {
   enum SelfTest: UInt8 {
     case invariants, protection, frames, objects, space, history, paging, smp
 
@@ -159,7 +159,7 @@ extension Console {
   /// Runs each layer's standard history on a second instance over memory that this one lends. The
   /// checksums are for comparing: the same code on the host ends with the same.
   private func testHistories() -> StaticString? {
-    let spaceSize = (KernelMemory.workspaceSize(ranges: 1).rawValue + 63) & ~63
+    let spaceSize = (MemorySystem.workspaceSize(ranges: 1).rawValue + 63) & ~63
     return loaning(SeededHistory.memory, room: ByteCount(spaceSize) + SeededHistory.workspace) {
       (loaned, workspace) throws(AssemblyError) in
       var trouble: StaticString?

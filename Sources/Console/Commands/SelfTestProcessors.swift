@@ -7,7 +7,7 @@ import Paging
 import PhysicalMemory
 import Workloads
 
-extension Console {
+extension Shell {
   /// How long the test of processors is to run: as it is told, 10 seconds when it is asked for by name, and one
   /// among all others.
   func seconds(_ name: Word?, _ arguments: Arguments) throws(CommandError) -> UInt64 {

@@ -4,7 +4,7 @@ import KernelMemory
 import MemoryPrimitives
 import Paging
 
-extension Console {
+extension Shell {
   func swap() throws(CommandError) {
     let figures = memory.paging.swap.figures
     guard let device = memory.paging.swap.device else {

@@ -17,7 +17,7 @@ struct Snapshots {
   var values: InlineArray<2048, UInt64>
 }
 
-extension Console {
+extension Shell {
   private var statistics: Statistics { memory.statistics }
 
   private func hasPrefix(_ name: StaticString, _ prefix: Bytes) -> Bool {

@@ -11,7 +11,7 @@ import Paging
 import PhysicalMemory
 import Vmem
 
-extension Console {
+extension Shell {
   private static var whatisUsage: StaticString { "whatis ADDRESS | frame N" }
 
   func whatis(_ arguments: Arguments) throws(CommandError) {

@@ -25,7 +25,7 @@ struct FoundPage {
   }
 }
 
-extension Console {
+extension Shell {
   /// Mappings of a page that are told one by one.
   private static var shownRanges: UInt64 { 4 }
 

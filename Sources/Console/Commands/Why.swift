@@ -8,7 +8,7 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
-extension Console {
+extension Shell {
   private static var whyUsage: StaticString { "why SIZE [WHERE] [nowait]" }
 
   func why(_ arguments: Arguments) throws(CommandError) {

@@ -6,7 +6,7 @@ import PageTables
 import Paging
 import PhysicalMemory
 
-extension Console {
+extension Shell {
   private static var wireUsage: StaticString { "wire ADDRESS+SIZE [holes]" }
   private static var unwireUsage: StaticString { "unwire ADDRESS+SIZE" }
 

@@ -1,5 +1,5 @@
 // The memory subsystem of this machine: what the boot record, its command line and the image tell, handed
-// to `KernelMemory`.
+// to `MemorySystem`.
 
 import CPlatform
 import KernelMemory
@@ -9,16 +9,16 @@ import PhysicalMemory
 
 enum Assembly {
   /// The system that is up, for reports. Written once, before anything else runs.
-  nonisolated(unsafe) private(set) static var memory: KernelMemory?
+  nonisolated(unsafe) private(set) static var memory: MemorySystem?
 
   /// Brings the memory subsystem up and switches to its page tables. Stops the machine when it is too
   /// small.
   static func run(
     _ information: UnsafeMutablePointer<cp_boot_information>, _ features: ProcessorFeatures
-  ) -> KernelMemory {
+  ) -> MemorySystem {
     let count = Int(information.pointee.range_count)
     precondition(
-      KernelMemory.workspaceSize(ranges: Int(CP_BOOT_RANGES) + CarveOut.limit).rawValue
+      MemorySystem.workspaceSize(ranges: Int(CP_BOOT_RANGES) + CarveOut.limit).rawValue
         <= UInt64(CP_WORKSPACE),
       "no room for the firmware's map")
     guard information.pointee.ranges_dropped == 0 else {
@@ -48,7 +48,7 @@ enum Assembly {
           request.image = segments.withMemoryRebound(to: ImageSegment.self, capacity: segmentCount) {
             KernelImage(start: $0, count: segmentCount)
           }
-          let memory = try KernelMemory.assemble(
+          let memory = try MemorySystem.assemble(
             request, firmware: { FirmwareRange(ranges[$0]) }, activate: { cp_write_cr3($0.rawValue) })
           Self.memory = memory
           return memory

@@ -21,7 +21,7 @@ enum SerialConsole {
     ConsoleHost(
       nil,
       leave: { _, status in
-        switch Console.ExitStatus(rawValue: status) {
+        switch Shell.ExitStatus(rawValue: status) {
         case .success: Stop.success.now()
         case .commandFailed: Stop.failure.now()
         case .fault, nil: Stop.fault.now()
@@ -29,7 +29,7 @@ enum SerialConsole {
       },
       panic: { _ in Reports.panic("panic", "asked for at the console") },
       trigger: { _, fault in
-        if let fault = Console.Fault(rawValue: fault) { SerialConsole.trigger(fault) }
+        if let fault = Shell.Fault(rawValue: fault) { SerialConsole.trigger(fault) }
       },
       name: { _, address, buffer, capacity in
         guard let (name, distance) = Symbols.function(at: address) else { return 0 }
@@ -47,14 +47,14 @@ enum SerialConsole {
   }
 
   /// Carries `run=` out and leaves, or talks until somebody does.
-  static func run(_ memory: KernelMemory, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
+  static func run(_ memory: MemorySystem, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
     let line = KernelCommandLine(
       UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length)))
     guard SerialPort.isThere || line.hasRun else {
       Reports.panic(
         "a machine that Strata refuses", "it has neither a serial port nor run= on its command line")
     }
-    let console = Console(
+    let console = Shell(
       in: storage(memory.physical), terminal: terminal, host: host,
       subject: Subject(memory: memory, boot: boot, imageBase: VirtualAddress(Image.virtualOffset)))
     console.serve(line)
@@ -62,16 +62,16 @@ enum SerialConsole {
   }
 
   /// All that the console ever needs, taken once: looking takes no memory.
-  private static func storage(_ physical: PhysicalMemory) -> UnsafeMutableRawPointer {
+  private static func storage(_ physical: FrameAllocator) -> UnsafeMutableRawPointer {
     do throws(PhysicalMemoryError) {
-      let run = try physical.allocate(run: Console.size.pagesRoundedUp, role: .boot)
+      let run = try physical.allocate(run: Shell.size.pagesRoundedUp, role: .boot)
       return Executive.directMap.pointer(to: run.first)
     } catch {
       Reports.panic("a machine that Strata refuses", "it is too small: the console finds no room")
     }
   }
 
-  private static func trigger(_ fault: Console.Fault) {
+  private static func trigger(_ fault: Shell.Fault) {
     switch fault {
     case .null: TriggeredFault.null.trigger()
     case .guardPage: TriggeredFault.guardPage.trigger()

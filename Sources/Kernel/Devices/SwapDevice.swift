@@ -12,7 +12,7 @@ import PhysicalMemory
 
 enum SwapDevice {
   /// Lets faults on pageable memory be resolved, and attaches the disk, if there is one. At boot.
-  static func start(_ memory: KernelMemory) {
+  static func start(_ memory: MemorySystem) {
     PageFaults.install(
       nil,
       look: { _, address, access in
@@ -53,7 +53,7 @@ enum SwapDevice {
     }
   }
 
-  private static func disk(_ memory: KernelMemory) -> RamDisk {
+  private static func disk(_ memory: MemorySystem) -> RamDisk {
     let state: FrameRun
     do throws(PhysicalMemoryError) {
       state = try memory.physical.allocate(run: RamDisk.stateSize.pagesRoundedUp, role: .boot)

@@ -63,7 +63,7 @@ enum Symbols {
     return TrapSite(message: text(at: word(row + 1)), file: text(at: word(row + 2)), line: word(row + 3))
   }
 
-  /// `Kmem.free(_:size:type:) +0x9a`, or the bare address. `back` is 1 for a return address, which may
+  /// `KmemAllocator.free(_:size:type:) +0x9a`, or the bare address. `back` is 1 for a return address, which may
   /// already belong to the next function.
   static func place(_ address: UInt64, back: UInt64 = 0) -> Line {
     guard let (name, distance) = function(at: address &- back) else {

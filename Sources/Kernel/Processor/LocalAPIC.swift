@@ -103,7 +103,7 @@ enum LocalAPIC {
   }
 
   /// Maps the registers of an xAPIC, uncached, in the final tables.
-  static func map(_ space: KernelSpace) throws(KernelSpaceError) {
+  static func map(_ space: KernelAddressSpace) throws(KernelSpaceError) {
     guard addressing == .xAPIC else { return }
     let place = try space.mapDevice(ownBase.address, ByteCount(Page.size))
     base.store(place.rawValue, ordering: .relaxed)

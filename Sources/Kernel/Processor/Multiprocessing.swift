@@ -9,7 +9,7 @@ import MemoryPrimitives
 
 enum Multiprocessing {
   /// Makes the boot the console's thread, starts the timer of this processor, and all other processors.
-  static func begin(_ list: ProcessorList, _ memory: KernelMemory) {
+  static func begin(_ list: ProcessorList, _ memory: MemorySystem) {
     do throws(KernelSpaceError) {
       try LocalAPIC.map(memory.space)
     } catch {

@@ -39,7 +39,7 @@ enum ProcessorStart {
     let faults: Stack
     let idle: Thread
 
-    func free(_ memory: KernelMemory) {
+    func free(_ memory: MemorySystem) {
       idle.dispose(memory)
       memory.space.freeStack(faults)
       memory.space.freeStack(interrupts)
@@ -48,7 +48,7 @@ enum ProcessorStart {
   }
 
   /// Starts all processors of `list` but the one that runs this, as far as memory goes. Interrupts are on.
-  static func startOthers(_ list: ProcessorList, _ memory: KernelMemory) {
+  static func startOthers(_ list: ProcessorList, _ memory: MemorySystem) {
     Processors.leftOut.unreachable = UInt32(list.unreachableCount)
     Processors.leftOut.surplus = UInt32(list.surplusCount)
     guard list.count > 1 else { return }
@@ -83,7 +83,7 @@ enum ProcessorStart {
   }
 
   /// A frame below 640 KiB: what lies above belongs to the firmware, and a start-up message names a page by 8 bits.
-  private static func trampolinePage(_ physical: PhysicalMemory) -> FrameNumber? {
+  private static func trampolinePage(_ physical: FrameAllocator) -> FrameNumber? {
     var constraints = RunConstraints()
     constraints.low = PhysicalAddress(0x1000)
     constraints.high = PhysicalAddress(0xa_0000)
@@ -95,7 +95,7 @@ enum ProcessorStart {
   }
 
   /// Nil, and nothing taken, when memory is short, or no more than `reserve` is free.
-  private static func prepare(_ memory: KernelMemory, keeping reserve: PageCount) -> Preparation? {
+  private static func prepare(_ memory: MemorySystem, keeping reserve: PageCount) -> Preparation? {
     guard memory.physical.freeCount > reserve else { return nil }
     let pages = ByteCount(MemoryLayout<cp_processor_block>.size).pagesRoundedUp
     guard let run = try? memory.physical.allocate(run: pages, role: .wired) else { return nil }

@@ -77,7 +77,7 @@ struct Thread: Equatable {
   static func make(
     _ name: Name, _ role: Role, on processors: UInt64,
     _ body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?, _ argument: UnsafeMutableRawPointer?,
-    _ memory: KernelMemory
+    _ memory: MemorySystem
   ) -> Thread? {
     let type = memory.kmem.type(named: Name("thread"))
     guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
@@ -94,12 +94,12 @@ struct Thread: Equatable {
     return thread
   }
 
-  static func makeIdle(_ memory: KernelMemory) -> Thread? {
+  static func makeIdle(_ memory: MemorySystem) -> Thread? {
     make(Name("idle"), .idle, on: 0, { _ in Scheduler.idle() }, nil, memory)
   }
 
   /// The thread that has run since the loader's jump, on the image's own stack.
-  static func adopt(_ name: Name, _ memory: KernelMemory) -> Thread? {
+  static func adopt(_ name: Name, _ memory: MemorySystem) -> Thread? {
     let type = memory.kmem.type(named: Name("thread"))
     guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
     let span = Image.layout.stack.0
@@ -149,7 +149,7 @@ struct Thread: Equatable {
   }
 
   /// Gives stack and record back. It has ended, and no processor runs on its stack.
-  func dispose(_ memory: KernelMemory) {
+  func dispose(_ memory: MemorySystem) {
     memory.space.freeStack(state.pointee.stack)
     state.deinitialize(count: 1)
     memory.kmem.free(

@@ -81,7 +81,7 @@ public struct SwapWritten: Equatable, Sendable {
 public struct Swap {
   struct State: ~Copyable {
     let machine: Machine
-    let physical: PhysicalMemory
+    let physical: FrameAllocator
     let transfers: Transfers
     let core: Locked<Core>
     /// Changes only while no slot is used.
@@ -116,7 +116,7 @@ public struct Swap {
 
   /// Swap without a device. Its requests come from `transfers`.
   public static func create(
-    in memory: UnsafeMutableRawPointer, machine: Machine, physical: PhysicalMemory, transfers: Transfers
+    in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, transfers: Transfers
   ) -> Swap {
     let state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(

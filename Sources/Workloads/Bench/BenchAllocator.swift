@@ -18,10 +18,10 @@ public protocol BenchAllocator {
 
 /// Kmem with one type.
 @frozen public struct KmemBenchAllocator: BenchAllocator {
-  @usableFromInline let kmem: Kmem
+  @usableFromInline let kmem: KmemAllocator
   @usableFromInline let type: MemoryType
 
-  @inlinable public init(_ kmem: Kmem, _ type: MemoryType) {
+  @inlinable public init(_ kmem: KmemAllocator, _ type: MemoryType) {
     self.kmem = kmem
     self.type = type
   }

@@ -9,14 +9,14 @@ import PhysicalMemory
 
 /// The experiment of the budget on churn.
 public struct ChurnBench {
-  private let physical: PhysicalMemory
+  private let physical: FrameAllocator
   private let pages: UnsafeMutableBufferPointer<FrameNumber>
   private var random: SeededRandom
   private var live = 0
 
   /// `pages` has a place for each frame of the machine.
   public init(
-    _ physical: PhysicalMemory, _ pages: UnsafeMutableBufferPointer<FrameNumber>, seed: UInt64
+    _ physical: FrameAllocator, _ pages: UnsafeMutableBufferPointer<FrameNumber>, seed: UInt64
   ) {
     self.physical = physical
     self.pages = pages
@@ -41,7 +41,7 @@ public struct ChurnBench {
   }
 
   /// Free blocks of 2 MiB, larger ones counted as the blocks that they hold.
-  public static func pageblocks(_ physical: PhysicalMemory) -> UInt64 {
+  public static func pageblocks(_ physical: FrameAllocator) -> UInt64 {
     var blocks: UInt64 = 0
     for list in 0..<RangeList.count {
       for order in 9...18 as ClosedRange<UInt8> {

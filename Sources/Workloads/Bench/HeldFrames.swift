@@ -10,11 +10,11 @@ struct HeldFrames {
     var order: Order
   }
 
-  private let physical: PhysicalMemory
+  private let physical: FrameAllocator
   private let machine: Machine
   private var first = FrameNumber.none
 
-  init(_ physical: PhysicalMemory, _ machine: Machine) {
+  init(_ physical: FrameAllocator, _ machine: Machine) {
     self.physical = physical
     self.machine = machine
   }

@@ -9,10 +9,10 @@ import PhysicalMemory
 
 /// The benches of one system's frames.
 public struct PageBench {
-  private let memory: KernelMemory
-  private var physical: PhysicalMemory { memory.physical }
+  private let memory: MemorySystem
+  private var physical: FrameAllocator { memory.physical }
 
-  public init(_ memory: KernelMemory) { self.memory = memory }
+  public init(_ memory: MemorySystem) { self.memory = memory }
 
   /// `count` times an allocation of a block and its free. False when there was none.
   @discardableResult

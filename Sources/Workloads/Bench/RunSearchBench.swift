@@ -22,7 +22,7 @@ public enum RunSearchPattern: UInt8, Sendable {
 
 /// A machine in such a state.
 public struct RunSearchBench {
-  private let memory: KernelMemory
+  private let memory: MemorySystem
   /// Each frame that is taken at first, by its number: a bit each.
   private let taken: UnsafeMutablePointer<UInt64>
   private let frames: UInt32
@@ -32,10 +32,10 @@ public struct RunSearchBench {
     ByteCount((memory.rawValue >> Page.shift) / 8 + 64)
   }
 
-  private var physical: PhysicalMemory { memory.physical }
+  private var physical: FrameAllocator { memory.physical }
 
   /// `storage` is zeroed, and of the size that a machine of `size` takes.
-  public init(_ memory: KernelMemory, _ size: ByteCount, _ storage: UnsafeMutableRawPointer) {
+  public init(_ memory: MemorySystem, _ size: ByteCount, _ storage: UnsafeMutableRawPointer) {
     self.memory = memory
     frames = UInt32(size.rawValue >> Page.shift)
     taken = storage.bindMemory(to: UInt64.self, capacity: Int(frames) / 64 + 1)

@@ -28,7 +28,7 @@ public struct VmemBench {
     var size: ArenaSize
   }
 
-  private let memory: KernelMemory
+  private let memory: MemorySystem
   private let run: FrameRun
   private let arena: Arena
   private let segments: UnsafeMutablePointer<Segment>
@@ -37,7 +37,7 @@ public struct VmemBench {
   private var random: SeededRandom
 
   /// An arena with `live` segments; nil when there is no memory for them.
-  public init?(_ memory: KernelMemory, live: UInt64, seed: UInt64) {
+  public init?(_ memory: MemorySystem, live: UInt64, seed: UInt64) {
     let all = live + live / 2
     let bytes = Page.size + all * UInt64(MemoryLayout<Segment>.stride)
     // Beside the segments, a tag for each segment and for each gap between two.

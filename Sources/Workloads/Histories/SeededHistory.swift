@@ -77,7 +77,7 @@ public struct SeededHistory {
     var d: UInt64
   }
 
-  let system: KernelMemory
+  let system: MemorySystem
   let plan: HistoryPlan
   var random: SeededRandom
   var sum: UInt64 = 0xcbf2_9ce4_8422_2325
@@ -97,7 +97,7 @@ public struct SeededHistory {
   /// Bytes that a history needs to remember what it holds.
   public static var workspace: ByteCount { ByteCount(slotBytes + 4 * 4096) }
 
-  private init(_ plan: HistoryPlan, _ system: KernelMemory, _ workspace: UnsafeMutableRawPointer) {
+  private init(_ plan: HistoryPlan, _ system: MemorySystem, _ workspace: UnsafeMutableRawPointer) {
     self.plan = plan
     self.system = system
     random = SeededRandom(seed: plan.seed)
@@ -108,7 +108,7 @@ public struct SeededHistory {
   /// Runs the history to its end, or until an invariant is broken. `workspace` has `workspace` bytes, aligned to 64,
   /// and is no part of the instance. What was asked for is given back.
   public static func run(
-    _ plan: HistoryPlan, on system: KernelMemory, workspace: UnsafeMutableRawPointer
+    _ plan: HistoryPlan, on system: MemorySystem, workspace: UnsafeMutableRawPointer
   ) -> HistoryOutcome {
     var history = SeededHistory(plan, system, workspace)
     history.fold(UInt64(plan.kind.rawValue))
@@ -130,11 +130,11 @@ public struct SeededHistory {
   /// Brings up the instance that the standard histories run on, one after the other: `machine` has one
   /// processor and `memory` from physical address 0 on, its direct map begins at a multiple of 2 MiB and
   /// crosses none of 1 GiB, so that its page tables take the same frames everywhere. `workspace` is zeroed, has
-  /// `KernelMemory.workspaceSize(ranges: 1)` bytes, is aligned to 64 and stays with the instance.
+  /// `MemorySystem.workspaceSize(ranges: 1)` bytes, is aligned to 64 and stays with the instance.
   public static func assemble(
     _ machine: Machine, workspace: UnsafeMutableRawPointer
-  ) throws(AssemblyError) -> KernelMemory {
-    try KernelMemory.assemble(
+  ) throws(AssemblyError) -> MemorySystem {
+    try MemorySystem.assemble(
       BootRequest(machine: machine, workspace: workspace, firmwareRangeCount: 1),
       firmware: { _ in
         let low = ByteCount.mebibytes(1)
@@ -182,7 +182,7 @@ public struct SeededHistory {
 
   /// Runs `operation` as often as planned, and `check` in between.
   mutating func repeated(
-    _ operation: (inout SeededHistory) -> Void, checking check: (KernelMemory) -> StaticString?
+    _ operation: (inout SeededHistory) -> Void, checking check: (MemorySystem) -> StaticString?
   ) {
     while done < plan.operations && broken == nil {
       operation(&self)
@@ -192,7 +192,7 @@ public struct SeededHistory {
     if broken == nil { examine(check) }
   }
 
-  mutating func examine(_ check: (KernelMemory) -> StaticString?) {
+  mutating func examine(_ check: (MemorySystem) -> StaticString?) {
     if broken == nil, let invariant = check(system) { broken = invariant }
   }
 

@@ -60,7 +60,7 @@ public struct DirtyPages {
   ///
   /// `progress` is told how many pages are written, and may end it: then those stay, and the rest read as zero.
   public static func fill<A: PageAccess>(
-    _ count: PageCount, seed: UInt64, on memory: KernelMemory, _ access: A,
+    _ count: PageCount, seed: UInt64, on memory: MemorySystem, _ access: A,
     progress: (UInt64) -> GoOn = { _ in .goOn }
   ) throws(PagingError) -> DirtyPages {
     let paging = memory.paging
@@ -144,7 +144,7 @@ public struct DirtyPages {
   }
 
   /// Gives up the range and all pages.
-  public func release(_ memory: KernelMemory) {
+  public func release(_ memory: MemorySystem) {
     memory.paging.unmap(address, count)
     memory.paging.destroy(object)
   }
@@ -152,7 +152,7 @@ public struct DirtyPages {
 
 /// Frames that are carved out while memory is filled, linked through their first words in 64 heaps.
 private struct Aside {
-  let physical: PhysicalMemory
+  let physical: FrameAllocator
   let machine: Machine
   private var heaps: InlineArray<64, FrameNumber> = .init(repeating: .none)
   /// The heap that frames come back from.
@@ -160,7 +160,7 @@ private struct Aside {
   /// Frames that have not come back yet.
   private(set) var count = PageCount.zero
 
-  init(_ physical: PhysicalMemory, _ machine: Machine) {
+  init(_ physical: FrameAllocator, _ machine: Machine) {
     self.physical = physical
     self.machine = machine
   }
@@ -201,7 +201,7 @@ private struct Aside {
 
 /// What memory keeps free: for normal requests, and by the page daemon.
 private struct Marks {
-  private let memory: KernelMemory
+  private let memory: MemorySystem
   private let reserve: PageCount
   private let target: PageCount
   /// With fewer than this, all that there is has been used.
@@ -211,7 +211,7 @@ private struct Marks {
   /// Frames that are left even so.
   static var slack: PageCount { PageCount(UInt64(64)) }
 
-  init(_ memory: KernelMemory, filling count: PageCount) {
+  init(_ memory: MemorySystem, filling count: PageCount) {
     self.memory = memory
     reserve = memory.physical.reserve(for: .normal)
     target = memory.paging.freeTarget

@@ -40,7 +40,7 @@ public struct PagingHistory {
   }
   struct State {
     let plan: PagingPlan
-    let system: KernelMemory
+    let system: MemorySystem
     let processor: SoftwareProcessor
     let machine: PagingMachine.Place
     let failures: UnsafeMutablePointer<FailureInjection>
@@ -86,7 +86,7 @@ public struct PagingHistory {
     var size = rounded(MemoryLayout<State>.size) + rounded(MemoryLayout<PagingMachine>.size)
     size += rounded(MemoryLayout<cp_upcalls>.size) + rounded(MemoryLayout<FailureInjection>.size)
     size += rounded(Int(RamDisk.stateSize.rawValue)) + rounded(Int(TranslationBuffer.size.rawValue))
-    size += rounded(Int(KernelMemory.workspaceSize(ranges: 1).rawValue)) + rounded(expectedSize(plan))
+    size += rounded(Int(MemorySystem.workspaceSize(ranges: 1).rawValue)) + rounded(expectedSize(plan))
     size += rounded(subjectCount * MemoryLayout<Subject>.stride)
     size += rounded(heldCapacity * MemoryLayout<Held>.stride) + rounded(borrowedCapacity * 4)
     return ByteCount(size)
@@ -121,9 +121,9 @@ public struct PagingHistory {
     machine.initialize(
       to: PagingMachine(outer: outer, disk: disk, buffer: buffer, random: SeededRandom(seed: plan.seed ^ 1)))
     let low = ByteCount.mebibytes(1)
-    let system = try KernelMemory.assemble(
+    let system = try MemorySystem.assemble(
       BootRequest(
-        machine: inner, workspace: place(Int(KernelMemory.workspaceSize(ranges: 1).rawValue)),
+        machine: inner, workspace: place(Int(MemorySystem.workspaceSize(ranges: 1).rawValue)),
         firmwareRangeCount: 1),
       firmware: { _ in
         FirmwareRange(base: PhysicalAddress(low.rawValue), length: plan.memory - low, kind: .usable)
@@ -160,9 +160,9 @@ public struct PagingHistory {
 
   // MARK: Help
 
-  var paging: Paging { state.pointee.system.paging }
-  var physical: PhysicalMemory { state.pointee.system.physical }
-  var contiguous: ContiguousMemory { state.pointee.system.contiguous }
+  var paging: PagedMemory { state.pointee.system.paging }
+  var physical: FrameAllocator { state.pointee.system.physical }
+  var contiguous: ContiguousAllocator { state.pointee.system.contiguous }
   var processor: SoftwareProcessor { state.pointee.processor }
   private func below(_ limit: UInt64) -> UInt64 { state.pointee.random.below(limit) }
   private func oneIn(_ n: UInt64) -> Bool { state.pointee.random.oneIn(n) }

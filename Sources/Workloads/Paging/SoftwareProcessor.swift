@@ -79,7 +79,7 @@ public struct TranslationBuffer: UpperEntries {
   // MARK: Accesses
 
   /// The frame that an access to `address` reaches, by what is remembered or by `pageTables`; nil when it faults.
-  public func reach(_ address: VirtualAddress, _ kind: AccessKind, _ pageTables: PageTables) -> FrameNumber? {
+  public func reach(_ address: VirtualAddress, _ kind: AccessKind, _ pageTables: PageMap) -> FrameNumber? {
     let page = address.rawValue >> Page.shift
     let entry = place(page)
     if entry.pointee.page == page {
@@ -157,11 +157,11 @@ public struct TranslationBuffer: UpperEntries {
 /// A processor over one instance's tables.
 public struct SoftwareProcessor: PageAccess {
   let directMap: DirectMap
-  let tables: PageTables
-  let paging: Paging
+  let tables: PageMap
+  let paging: PagedMemory
   let buffer: TranslationBuffer
 
-  public init(directMap: DirectMap, tables: PageTables, paging: Paging, buffer: TranslationBuffer) {
+  public init(directMap: DirectMap, tables: PageMap, paging: PagedMemory, buffer: TranslationBuffer) {
     self.directMap = directMap
     self.tables = tables
     self.paging = paging

@@ -29,7 +29,7 @@ struct ExchangedThings {
     var stamp: UInt64
   }
 
-  private let memory: KernelMemory
+  private let memory: MemorySystem
   private let access: WordAccess
   private let slots: UnsafeMutablePointer<Atomic<UInt>>
   private let owners: UnsafeMutablePointer<Atomic<UInt64>>
@@ -44,7 +44,7 @@ struct ExchangedThings {
   static var size: Int { (slotCount + identifiers) * 8 + arenaSize }
 
   init(
-    _ memory: KernelMemory, _ access: WordAccess, in room: UnsafeMutableRawPointer
+    _ memory: MemorySystem, _ access: WordAccess, in room: UnsafeMutableRawPointer
   ) throws(StressRefusal) {
     self.memory = memory
     self.access = access

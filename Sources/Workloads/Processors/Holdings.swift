@@ -19,7 +19,7 @@ struct Holdings {
   private var bytes: UInt64
 
   /// All magazines are emptied first. `own` pages, with the role `wired`, are the asker's.
-  init(_ memory: KernelMemory, _ own: PageCount = .zero) {
+  init(_ memory: MemorySystem, _ own: PageCount = .zero) {
     memory.kmem.drain()
     for number in 0..<FrameRole.count {
       if let role = FrameRole(rawValue: UInt8(number)) {

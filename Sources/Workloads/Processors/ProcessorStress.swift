@@ -38,7 +38,7 @@ import Vmem
 public struct ProcessorStress {
   struct State: ~Copyable {
     let plan: ProcessorStressPlan
-    let memory: KernelMemory
+    let memory: MemorySystem
     let access: WordAccess
     let things: ExchangedThings
     let addresses: SharedAddresses
@@ -54,7 +54,7 @@ public struct ProcessorStress {
   }
   let state: UnsafeMutablePointer<State>
 
-  var memory: KernelMemory { state.pointee.memory }
+  var memory: MemorySystem { state.pointee.memory }
   var machine: Machine { state.pointee.memory.machine }
   var plan: ProcessorStressPlan { state.pointee.plan }
   var isOver: Bool { state.pointee.over.load(ordering: .acquiring) }
@@ -65,7 +65,7 @@ public struct ProcessorStress {
 
   /// Runs a stress to its end. The caller sleeps meanwhile. Throws when it can't begin.
   public static func run(
-    _ plan: ProcessorStressPlan, on memory: KernelMemory, _ access: WordAccess,
+    _ plan: ProcessorStressPlan, on memory: MemorySystem, _ access: WordAccess,
     progress: (_ ticks: UInt64, _ operations: UInt64) -> GoOn = { _, _ in .goOn }
   ) throws(StressRefusal) -> ProcessorStressOutcome {
     // Paging keeps the table of its objects' numbers, which the first of them makes.
@@ -103,7 +103,7 @@ public struct ProcessorStress {
   }
 
   private static func begin(
-    _ plan: ProcessorStressPlan, _ memory: KernelMemory, _ access: WordAccess, _ room: StressRoom
+    _ plan: ProcessorStressPlan, _ memory: MemorySystem, _ access: WordAccess, _ room: StressRoom
   ) throws(StressRefusal) -> ProcessorStress {
     let addresses = try SharedAddresses(memory, access, in: room.addresses)
     do throws(StressRefusal) {

@@ -39,7 +39,7 @@ struct SharedAddresses {
     let announced = Atomic<UInt64>(0)
   }
 
-  private let memory: KernelMemory
+  private let memory: MemorySystem
   private let access: WordAccess
   private let places: UnsafeMutablePointer<Place>
 
@@ -50,7 +50,7 @@ struct SharedAddresses {
   static var size: Int { count * MemoryLayout<Place>.stride }
 
   init(
-    _ memory: KernelMemory, _ access: WordAccess, in room: UnsafeMutableRawPointer
+    _ memory: MemorySystem, _ access: WordAccess, in room: UnsafeMutableRawPointer
   ) throws(StressRefusal) {
     self.memory = memory
     self.access = access
@@ -74,7 +74,7 @@ struct SharedAddresses {
   }
 
   /// Gives the windows back, as far as there are any. Nothing is mapped.
-  func end(_ memory: KernelMemory) {
+  func end(_ memory: MemorySystem) {
     let arena = memory.space.kernelArena
     func address(_ i: Int) -> UInt64 { places[i].address.load(ordering: .relaxed) }
     if address(0) != 0 {

@@ -15,7 +15,7 @@ import PhysicalMemory
 
 /// The object and what its pages hold: a handle.
 struct SharedPages {
-  private let memory: KernelMemory
+  private let memory: MemorySystem
   private let access: WordAccess
   private let object: MemoryObject
   private let address: VirtualAddress
@@ -29,7 +29,7 @@ struct SharedPages {
   static func size(_ pages: PageCount) -> Int { locksSize + Int(pages.rawValue) * 16 }
 
   init(
-    _ memory: KernelMemory, _ access: WordAccess, _ pages: PageCount, in room: UnsafeMutableRawPointer
+    _ memory: MemorySystem, _ access: WordAccess, _ pages: PageCount, in room: UnsafeMutableRawPointer
   ) throws(StressRefusal) {
     self.memory = memory
     self.access = access
@@ -46,7 +46,7 @@ struct SharedPages {
     self.address = address
   }
 
-  func end(_ memory: KernelMemory) {
+  func end(_ memory: MemorySystem) {
     memory.paging.unmap(address, PageCount(count))
     memory.paging.destroy(object)
   }

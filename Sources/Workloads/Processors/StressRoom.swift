@@ -16,13 +16,13 @@ struct StressRoom {
   private let threads: UnsafeMutablePointer<ThreadHandle?>
   private let counters: UnsafeMutablePointer<Counter>
   private let seed: UInt64
-  private let physical: PhysicalMemory
+  private let physical: FrameAllocator
 
   private static func rounded(_ size: Int) -> Int { (size + 63) & ~63 }
   /// A line of the cache for each counter.
   private static var counterStride: Int { 8 }
 
-  init(_ plan: ProcessorStressPlan, _ memory: KernelMemory) throws(StressRefusal) {
+  init(_ plan: ProcessorStressPlan, _ memory: MemorySystem) throws(StressRefusal) {
     // One more, for whoever cleans up.
     let count = plan.workers + 1
     var size = Self.rounded(MemoryLayout<ProcessorStress.State>.size)

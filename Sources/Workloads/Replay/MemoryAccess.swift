@@ -27,17 +27,17 @@ public protocol MemoryAccess {
 public struct WalkedAccess: MemoryAccess {
   let directMap: DirectMap
   let end: UInt64
-  let tables: PageTables
+  let tables: PageMap
 
   /// For an instance with `memory` bytes from physical address 0 on.
-  public init(directMap: DirectMap, memory: ByteCount, tables: PageTables) {
+  public init(directMap: DirectMap, memory: ByteCount, tables: PageMap) {
     self.directMap = directMap
     end = directMap.base + memory.rawValue
     self.tables = tables
   }
 
   /// For all that a system has.
-  public init(_ system: KernelMemory) {
+  public init(_ system: MemorySystem) {
     self.init(
       directMap: system.machine.directMap, memory: PageCount(UInt64(system.map.end.rawValue)).bytes,
       tables: system.pageTables)

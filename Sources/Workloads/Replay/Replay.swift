@@ -62,7 +62,7 @@ public enum ReplayError: Error, Equatable, Sendable {
 /// A replay between its first frame and its last: a handle.
 public struct Replay {
   struct State {
-    let system: KernelMemory
+    let system: MemorySystem
     let trace: PackedTrace
     let run: FrameRun
     let type: MemoryType
@@ -110,7 +110,7 @@ public struct Replay {
   /// Checks the whole trace, takes memory for tables, makes the object caches and reads the starting counts.
   /// With `split`, the events will be shared out among threads.
   public static func prepare(
-    _ trace: PackedTrace, on system: KernelMemory, split: ReplaySplit? = nil
+    _ trace: PackedTrace, on system: MemorySystem, split: ReplaySplit? = nil
   ) throws(ReplayError) -> Replay {
     do throws(TraceError) { try trace.validate() } catch { throw .trace(error) }
     if let split { try split.check(system.machine) }
@@ -176,8 +176,8 @@ public struct Replay {
     return FrameNumber(pages[Int(identity)].frame)
   }
 
-  private var kmem: Kmem { state.pointee.system.kmem }
-  private var physical: PhysicalMemory { state.pointee.system.physical }
+  private var kmem: KmemAllocator { state.pointee.system.kmem }
+  private var physical: FrameAllocator { state.pointee.system.physical }
 
   private func fillTables() {
     let trace = state.pointee.trace

@@ -50,7 +50,7 @@ struct LiveSums: ~Copyable {
 
 /// Does events and counts them.
 struct ReplayExecutor {
-  let system: KernelMemory
+  let system: MemorySystem
   let trace: PackedTrace
   let type: MemoryType
   let access: WalkedAccess
@@ -65,8 +65,8 @@ struct ReplayExecutor {
   /// At which all is allocated, where that is not the event's to say.
   var priority: AllocationPriority?
 
-  private var kmem: Kmem { system.kmem }
-  private var physical: PhysicalMemory { system.physical }
+  private var kmem: KmemAllocator { system.kmem }
+  private var physical: FrameAllocator { system.physical }
 
   /// Does one event, the one before which `sequence` events and itself were read, and counts it.
   func step(_ event: TraceEvent, _ sequence: UInt32) {

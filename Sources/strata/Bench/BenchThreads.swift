@@ -1,6 +1,6 @@
 // Threads for benches: each is the processor of its number, and nothing else.
 //
-// A thread becomes a processor of a simulated machine by the index in its own words. `HostMachine` also makes it look
+// A thread becomes a processor of a simulated machine by the index in its own words. `SimulatedMachine` also makes it look
 // for requests wherever interrupts are switched on again, which a test needs and a measured loop must not have.
 
 import CPlatform

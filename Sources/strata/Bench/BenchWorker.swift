@@ -36,10 +36,10 @@ struct BenchWorker: ParsableCommand {
         }
       }
       if strata {
-        let machine = try SimulatedMachine(memory: .gibibytes(1), threads: 1)
+        let machine = try ToolMachine(memory: .gibibytes(1), threads: 1)
         let (kmem, physical) = (machine.memory.kmem, machine.memory.physical)
         let free = physical.freeCount
-        let own = Kmem.size(processors: 2).rawValue
+        let own = KmemAllocator.size(processors: 2).rawValue
         let allocator = KmemBenchAllocator(kmem, kmem.type(named: Name("bench")))
         try serve(allocator) { own + (free - physical.freeCount).bytes.rawValue }
         withExtendedLifetime(machine) {}

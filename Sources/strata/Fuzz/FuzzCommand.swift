@@ -74,7 +74,7 @@ struct FuzzCommand: ParsableCommand {
     let plan = PagingPlan(
       seed: seed, operations: operations, checkEvery: checkEvery, memory: memory.bytes,
       swap: ByteCount(memory.bytes.rawValue * 4), trouble: calm ? .none : .some)
-    let host = HostMachine(memory: plan.loaned)
+    let host = SimulatedMachine(memory: plan.loaned)
     let size = Int(PagingHistory.workspace(plan).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: size)

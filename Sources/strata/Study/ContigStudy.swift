@@ -144,7 +144,7 @@ struct ContigStudy: ParsableCommand {
   }
 
   /// Frames that can't move: eight in a row here and there.
-  private func wireFrames(_ physical: PhysicalMemory) -> [FrameNumber] {
+  private func wireFrames(_ physical: FrameAllocator) -> [FrameNumber] {
     var (held, spare): ([FrameNumber], [FrameNumber]) = ([], [])
     var random = SeededRandom(seed: seed)
     let all = physical.freeCount.rawValue
@@ -184,9 +184,9 @@ struct ContigStudy: ParsableCommand {
 
 /// A simulated machine with a swap disk and a software processor.
 final class PagedMachine {
-  private let host: HostMachine
+  private let host: SimulatedMachine
   private let rooms: [UnsafeMutableRawPointer]
-  let memory: KernelMemory
+  let memory: MemorySystem
   let processor: SoftwareProcessor
 
   init(memory size: ByteCount, swap: ByteCount) throws {
@@ -194,18 +194,18 @@ final class PagedMachine {
       throw Complaint("--memory is 4M to 64G, --swap up to 64G", .unavailable)
     }
     // The disk lies behind the memory.
-    host = HostMachine(memory: size + swap)
+    host = SimulatedMachine(memory: size + swap)
     func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
       let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
       memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
       return memory
     }
     let rooms = [
-      room(KernelMemory.workspaceSize(ranges: 1)), room(RamDisk.stateSize), room(TranslationBuffer.size),
+      room(MemorySystem.workspaceSize(ranges: 1)), room(RamDisk.stateSize), room(TranslationBuffer.size),
     ]
     self.rooms = rooms
     let machine = host.machine
-    memory = try KernelMemory.assemble(
+    memory = try MemorySystem.assemble(
       BootRequest(machine: machine, workspace: rooms[0], firmwareRangeCount: 1),
       firmware: { _ in
         FirmwareRange(base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)

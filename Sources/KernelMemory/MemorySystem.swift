@@ -45,7 +45,7 @@ import Vmem
 /// What a machine brings along at boot.
 public struct BootRequest {
   public var machine: Machine
-  /// Zeroed memory of `KernelMemory.workspaceSize`, for the firmware's ranges and those carved out, aligned
+  /// Zeroed memory of `MemorySystem.workspaceSize`, for the firmware's ranges and those carved out, aligned
   /// to 64 bytes, that the instance keeps.
   public var workspace: UnsafeMutableRawPointer
   public var firmwareRangeCount: Int
@@ -83,20 +83,20 @@ public struct OccupiedRange: Sendable {
 }
 
 /// One memory system: the layers, and the figures that they keep.
-public struct KernelMemory {
+public struct MemorySystem {
   public let machine: Machine
   /// The firmware's map as it was taken.
   public let map: MemoryMap
   /// What the boot request carved out: nobody's here, and reached by the direct map.
   public let carveOut: CarveOut
-  public let physical: PhysicalMemory
-  public let pageTables: PageTables
-  public let space: KernelSpace
-  public let kmem: Kmem
+  public let physical: FrameAllocator
+  public let pageTables: PageMap
+  public let space: KernelAddressSpace
+  public let kmem: KmemAllocator
   /// Memory objects, pageable ranges, swap.
-  public let paging: Paging
+  public let paging: PagedMemory
   /// Runs of frames, emptied for whoever needs one.
-  public let contiguous: ContiguousMemory
+  public let contiguous: ContiguousAllocator
   public let statistics: Statistics
   /// The last requests that a layer refused.
   public let failures: FailureLog
@@ -117,7 +117,7 @@ public struct KernelMemory {
   public static func assemble(
     _ request: BootRequest, firmware range: (Int) -> FirmwareRange,
     activate: (PhysicalAddress) -> Void = { _ in }
-  ) throws(AssemblyError) -> KernelMemory {
+  ) throws(AssemblyError) -> MemorySystem {
     let told = request.firmwareRangeCount
     let carveOut = request.carveOut
     let count = told + carveOut.count
@@ -137,7 +137,7 @@ public struct KernelMemory {
       }
     }
     let records = try orTooSmall { () throws(PhysicalMemoryError) in
-      try PhysicalMemory.reserveRecords(of: map, from: early)
+      try FrameAllocator.reserveRecords(of: map, from: early)
     }
     let rooms = try Rooms(early, request.machine)
     let failures = FailureLog(rooms.failures)
@@ -147,22 +147,23 @@ public struct KernelMemory {
     }
     activate(tables.root)
     early.liftCeiling()
-    let physical = PhysicalMemory.open(machine: machine, map: map, early: early, records: records)
+    let physical = FrameAllocator.open(machine: machine, map: map, early: early, records: records)
     guard physical.freeCount > .zero else { throw .tooSmall }
     tables.setSource(physical.frameSource(role: .pageTable, priority: .system))
     let space = try orTooSmall { () throws(KernelSpaceError) in
-      try KernelSpace.create(
+      try KernelAddressSpace.create(
         in: rooms.space, machine: machine, physical: physical, tables: tables, layout: request.layout,
         staticTags: rooms.tags, Rooms.tagPages)
     }
     rooms.handle.initialize(to: space)
-    let kmem = Kmem.create(
-      in: rooms.kmem, physical: physical, large: KernelSpace.largePages(rooms.handle), machine: machine)
+    let kmem = KmemAllocator.create(
+      in: rooms.kmem, physical: physical, large: KernelAddressSpace.largePages(rooms.handle), machine: machine
+    )
     let paging = try orTooSmall { () throws(PagingError) in
-      try Paging.create(
+      try PagedMemory.create(
         in: rooms.paging, machine: machine, physical: physical, tables: tables, space: space, kmem: kmem)
     }
-    let contiguous = ContiguousMemory.create(
+    let contiguous = ContiguousAllocator.create(
       in: rooms.contiguous, machine: machine, physical: physical, space: space, kmem: kmem, paging: paging)
     let statistics = Statistics(rooms.statistics, capacity: Rooms.statisticsCapacity)
     map.register(in: statistics)
@@ -173,7 +174,7 @@ public struct KernelMemory {
     kmem.register(in: statistics)
     paging.register(in: statistics)
     contiguous.register(in: statistics)
-    return KernelMemory(
+    return MemorySystem(
       machine: machine, map: map, carveOut: carveOut, physical: physical, pageTables: tables, space: space,
       kmem: kmem, paging: paging, contiguous: contiguous, statistics: statistics, failures: failures)
   }
@@ -201,8 +202,8 @@ public struct KernelMemory {
   /// the map and was not carved out.
   private static func buildTables(
     _ request: BootRequest, _ map: MemoryMap, _ early: EarlyMemory, _ room: UnsafeMutableRawPointer
-  ) throws(PageTableError) -> PageTables {
-    let tables = try PageTables(
+  ) throws(PageTableError) -> PageMap {
+    let tables = try PageMap(
       in: room, machine: request.machine, levels: request.levels, largestLeaf: request.largestLeaf,
       frames: early.frameSource)
     try tables.mapImage(request.image)
@@ -235,7 +236,7 @@ private struct Rooms {
   let tables: UnsafeMutableRawPointer
   let space: UnsafeMutableRawPointer
   /// For the handle of kernel space, behind its state: what kmem's large requests are given through.
-  let handle: UnsafeMutablePointer<KernelSpace>
+  let handle: UnsafeMutablePointer<KernelAddressSpace>
   let kmem: UnsafeMutableRawPointer
   let paging: UnsafeMutableRawPointer
   let contiguous: UnsafeMutableRawPointer
@@ -253,13 +254,13 @@ private struct Rooms {
       room.initializeMemory(as: UInt64.self, repeating: 0, count: Int(run.count.bytes.rawValue) / 8)
       return room
     }
-    tables = try take(PageTables.stateSize, .boot)
-    let stateSize = ByteCount((KernelSpace.stateSize.rawValue + 63) & ~63)
-    space = try take(stateSize + ByteCount(MemoryLayout<KernelSpace>.size), .boot)
-    handle = (space + Int(stateSize.rawValue)).bindMemory(to: KernelSpace.self, capacity: 1)
-    kmem = try take(Kmem.size(processors: machine.processorCount), .boot)
-    let pagingSize = ByteCount((Paging.stateSize.rawValue + 63) & ~63)
-    paging = try take(pagingSize + ContiguousMemory.stateSize, .boot)
+    tables = try take(PageMap.stateSize, .boot)
+    let stateSize = ByteCount((KernelAddressSpace.stateSize.rawValue + 63) & ~63)
+    space = try take(stateSize + ByteCount(MemoryLayout<KernelAddressSpace>.size), .boot)
+    handle = (space + Int(stateSize.rawValue)).bindMemory(to: KernelAddressSpace.self, capacity: 1)
+    kmem = try take(KmemAllocator.size(processors: machine.processorCount), .boot)
+    let pagingSize = ByteCount((PagedMemory.stateSize.rawValue + 63) & ~63)
+    paging = try take(pagingSize + ContiguousAllocator.stateSize, .boot)
     contiguous = paging + Int(pagingSize.rawValue)
     tags = try take(Self.tagPages.bytes, .tags)
     statistics = try take(Statistics.size(capacity: Self.statisticsCapacity), .statistics)

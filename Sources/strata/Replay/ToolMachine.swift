@@ -8,22 +8,22 @@ import PhysicalMemory
 import Workloads
 
 /// One simulated machine.
-final class SimulatedMachine {
-  private let host: HostMachine
+final class ToolMachine {
+  private let host: SimulatedMachine
   private let workspace: UnsafeMutableRawPointer
-  let memory: KernelMemory
+  let memory: MemorySystem
 
   /// With `threads`, so many more processors, for threads.
   init(memory size: ByteCount, threads: Int = 0) throws {
     guard size >= .mebibytes(4), size <= .gibibytes(64) else {
       throw Complaint("--memory is 4M to 64G", .unavailable)
     }
-    host = HostMachine(memory: size, processors: threads + 1)
+    host = SimulatedMachine(memory: size, processors: threads + 1)
     host.hasOtherThreads = threads > 0
-    let bytes = Int(KernelMemory.workspaceSize(ranges: 1).rawValue)
+    let bytes = Int(MemorySystem.workspaceSize(ranges: 1).rawValue)
     workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
-    memory = try KernelMemory.assemble(
+    memory = try MemorySystem.assemble(
       BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: 1),
       firmware: { _ in
         FirmwareRange(base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)
@@ -38,7 +38,7 @@ final class SimulatedMachine {
   /// The way to an interrupt handler, for a thread of this machine.
   var interrupts: InterruptGate {
     InterruptGate(Unmanaged.passUnretained(host).toOpaque()) { host, body, argument in
-      Unmanaged<HostMachine>.fromOpaque(host!).takeUnretainedValue().interrupt(argument, body)
+      Unmanaged<SimulatedMachine>.fromOpaque(host!).takeUnretainedValue().interrupt(argument, body)
     }
   }
 }

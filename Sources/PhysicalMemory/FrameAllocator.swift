@@ -97,7 +97,7 @@ public enum PhysicalMemoryError: UInt8, Error, Sendable {
 }
 
 /// All physical memory of an instance: a handle.
-public struct PhysicalMemory {
+public struct FrameAllocator {
   /// Set once by `open`; what changes lies behind pointers of its own.
   struct State: ~Copyable {
     let machine: Machine
@@ -253,7 +253,7 @@ public struct PhysicalMemory {
       take: { context in
         let supply = context!.assumingMemoryBound(to: Supply.self).pointee
         do throws(PhysicalMemoryError) {
-          return try PhysicalMemory(state: supply.state)
+          return try FrameAllocator(state: supply.state)
             .allocate(Order(0), role: supply.role, priority: supply.priority).rawValue
         } catch {
           return FrameNumber.none.rawValue
@@ -261,7 +261,7 @@ public struct PhysicalMemory {
       },
       give: { context, frame in
         let supply = context!.assumingMemoryBound(to: Supply.self).pointee
-        PhysicalMemory(state: supply.state).free(FrameRun(first: FrameNumber(frame), count: .one))
+        FrameAllocator(state: supply.state).free(FrameRun(first: FrameNumber(frame), count: .one))
       })
   }
 }

@@ -78,7 +78,7 @@ import Synchronization
 }
 
 /// One instance: a handle.
-@frozen public struct Kmem {
+@frozen public struct KmemAllocator {
   /// A page of state, then each processor's row of slots.
   @usableFromInline let base: UnsafeMutableRawPointer
 
@@ -178,10 +178,10 @@ import Synchronization
 
 // MARK: - Making an instance
 
-/// What all of an instance shares. Behind the handle `Kmem`.
+/// What all of an instance shares. Behind the handle `KmemAllocator`.
 struct KmemState: ~Copyable {
   let machine: Machine
-  let physical: PhysicalMemory
+  let physical: FrameAllocator
   let large: LargePages?
   let otherType: UnsafeMutableRawPointer
   let ownType: UnsafeMutableRawPointer
@@ -215,7 +215,7 @@ struct Registry {
   var end: UInt = 0
 }
 
-extension Kmem {
+extension KmemAllocator {
   /// Bytes that `create` needs for so many processors.
   public static func size(processors: Int) -> ByteCount {
     ByteCount(rowsOffset + processors * (rowStride + 2 * MemoryType.stride) + 4 * Int(Page.size))
@@ -225,14 +225,14 @@ extension Kmem {
   /// Never fails: slabs are taken when they are needed. `large` gives requests above 4096 bytes their
   /// pages; without it they are refused.
   public static func create(
-    in memory: UnsafeMutableRawPointer, physical: PhysicalMemory, large: LargePages?, machine: Machine
-  ) -> Kmem {
+    in memory: UnsafeMutableRawPointer, physical: FrameAllocator, large: LargePages?, machine: Machine
+  ) -> KmemAllocator {
     precondition(MemoryLayout<KmemState>.size <= descriptorTableOffset)
     precondition(MemoryLayout<Cache>.size <= Cache.depotOffset)
-    precondition(Cache.depotOffset + Int(Magazines.size.rawValue) <= Cache.stride)
+    precondition(Cache.depotOffset + Int(MagazineSet.size.rawValue) <= Cache.stride)
     let processors = machine.processorCount
     memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size(processors: processors).rawValue))
-    let kmem = Kmem(at: memory)
+    let kmem = KmemAllocator(at: memory)
     let rows = memory + rowsOffset + processors * rowStride
     let typeBytes = MemoryType.stride * processors
     let other = makeType(Name("other"), index: 0, row: rows, bytes: typeBytes)
@@ -333,7 +333,7 @@ extension Kmem {
           order, cache: cacheIndex,
           objects: CachePointer.objects(chunk: chunk, order: order, isAudited: false),
           isAudited: false)))
-    let magazines = Magazines.create(
+    let magazines = MagazineSet.create(
       in: memory + Cache.depotOffset, slots: slotsStart(cacheIndex), stride: ByteCount(Self.rowStride),
       rounds: rounds, fullLimit: fullLimit, machine: state.pointee.machine)
     let pointer = CachePointer(cache: cache, kmem: self)

@@ -11,7 +11,7 @@ import MemoryPrimitives
 import Synchronization
 
 /// One simulated machine. Several live side by side.
-public final class HostMachine: @unchecked Sendable {
+public final class SimulatedMachine: @unchecked Sendable {
   public let memorySize: ByteCount
   public let processorCount: Int
   private let ram: UnsafeMutableRawPointer
@@ -41,15 +41,15 @@ public final class HostMachine: @unchecked Sendable {
     upcalls.initialize(
       to: cp_upcalls(
         context: nil,
-        report_fault: { HostMachine.from($0).receive($1.load(as: FaultReport.self)) },
-        tick: { HostMachine.from($0).currentTick() },
-        shoot_down: { HostMachine.from($0).shootDown(UnsafeBufferPointer(start: $1, count: Int($2))) },
-        run_on: { HostMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
+        report_fault: { SimulatedMachine.from($0).receive($1.load(as: FaultReport.self)) },
+        tick: { SimulatedMachine.from($0).currentTick() },
+        shoot_down: { SimulatedMachine.from($0).shootDown(UnsafeBufferPointer(start: $1, count: Int($2))) },
+        run_on: { SimulatedMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
         sleep: { context, sequence, seen, deadline, kind, _ in
-          HostMachine.from(context).sleep(sequence, seen: seen, until: deadline, kind)
+          SimulatedMachine.from(context).sleep(sequence, seen: seen, until: deadline, kind)
         },
-        wake: { context, _ in HostMachine.from(context).wakeAll() },
-        start: { HostMachine.from($0).start($1.pointee) }, join: { HostMachine.from($0).join($1) }))
+        wake: { context, _ in SimulatedMachine.from(context).wakeAll() },
+        start: { SimulatedMachine.from($0).start($1.pointee) }, join: { SimulatedMachine.from($0).join($1) }))
     failures.initialize(to: FailureInjection())
     upcalls.pointee.context = Unmanaged.passUnretained(self).toOpaque()
   }
@@ -62,8 +62,8 @@ public final class HostMachine: @unchecked Sendable {
     failures.deallocate()
   }
 
-  private static func from(_ context: UnsafeMutableRawPointer?) -> HostMachine {
-    Unmanaged<HostMachine>.fromOpaque(context!).takeUnretainedValue()
+  private static func from(_ context: UnsafeMutableRawPointer?) -> SimulatedMachine {
+    Unmanaged<SimulatedMachine>.fromOpaque(context!).takeUnretainedValue()
   }
 
   /// The machine as an instance sees it. The instance must not outlive this object.

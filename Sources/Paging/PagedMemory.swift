@@ -60,12 +60,12 @@ import PhysicalMemory
 import Synchronization
 
 /// Memory objects, pageable ranges and their pages: a handle.
-public struct Paging {
+public struct PagedMemory {
   struct State: ~Copyable {
     let machine: Machine
-    let physical: PhysicalMemory
-    let tables: PageTables
-    let space: KernelSpace
+    let physical: FrameAllocator
+    let tables: PageMap
+    let space: KernelAddressSpace
     let swap: Swap
     let transfers: Transfers
     let objectCache: ObjectCache
@@ -107,9 +107,9 @@ public struct Paging {
   ///
   /// Throws `noMemory` when kmem has none for the two caches.
   public static func create(
-    in memory: UnsafeMutableRawPointer, machine: Machine, physical: PhysicalMemory, tables: PageTables,
-    space: KernelSpace, kmem: Kmem
-  ) throws(PagingError) -> Paging {
+    in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, tables: PageMap,
+    space: KernelAddressSpace, kmem: KmemAllocator
+  ) throws(PagingError) -> PagedMemory {
     var at = memory
     func place(_ size: Int) -> UnsafeMutableRawPointer {
       defer { at += rounded(size) }
@@ -150,12 +150,12 @@ public struct Paging {
         map: Locked(.pagingMap, RangeMap()), numbers: Locked(.pagingMap, numbers),
         queues: Locked(.pagingQueues, PageQueues(physical)), counters: counters, marks: marks,
         services: services))
-    return Paging(state: state)
+    return PagedMemory(state: state)
   }
 
   var machine: Machine { state.pointee.machine }
-  var physical: PhysicalMemory { state.pointee.physical }
-  var tables: PageTables { state.pointee.tables }
+  var physical: FrameAllocator { state.pointee.physical }
+  var tables: PageMap { state.pointee.tables }
   /// Where anonymous pages are written to.
   public var swap: Swap { state.pointee.swap }
   /// Whether any object lies on a device of its own, so that its pages take no slots of swap.

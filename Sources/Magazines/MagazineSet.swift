@@ -65,7 +65,7 @@ public enum RefillOutcome {
 }
 
 /// One depot and the slots of all processors: a handle.
-@frozen public struct Magazines {
+@frozen public struct MagazineSet {
   @usableFromInline let state: UnsafeMutablePointer<Depot>
 
   /// Bytes of a depot, to be aligned to 64.
@@ -320,7 +320,7 @@ public enum RefillOutcome {
   public func drain(_ body: (UInt) -> Void) {
     for processor in 0..<state.pointee.machine.processorCount {
       state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer(state)) {
-        Magazines(at: $0).unload()
+        MagazineSet(at: $0).unload()
       }
     }
     drainDepot(body)
@@ -441,7 +441,7 @@ public enum RefillOutcome {
   /// moment ago. Asks every processor; no spin lock may be held.
   public func place(of word: UInt) -> MagazinePlace? {
     struct Search {
-      let magazines: Magazines
+      let magazines: MagazineSet
       let word: UInt
       var isFound = false
     }

@@ -122,11 +122,11 @@ public struct AddressLayout: Sendable {
 }
 
 /// Kernel addresses, and what is behind them: a handle.
-public struct KernelSpace {
+public struct KernelAddressSpace {
   struct State: ~Copyable {
     let machine: Machine
-    let physical: PhysicalMemory
-    let tables: PageTables
+    let physical: FrameAllocator
+    let tables: PageMap
     let tags: Tags
     let layout: AddressLayout
     let kernel: Arena
@@ -157,9 +157,9 @@ public struct KernelSpace {
   ///
   /// `tables` hold the direct map already, and nothing in the regions of `layout`.
   public static func create(
-    in memory: UnsafeMutableRawPointer, machine: Machine, physical: PhysicalMemory, tables: PageTables,
+    in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, tables: PageMap,
     layout: AddressLayout = AddressLayout(), staticTags: UnsafeMutableRawPointer, _ staticPages: PageCount
-  ) throws(KernelSpaceError) -> KernelSpace {
+  ) throws(KernelSpaceError) -> KernelAddressSpace {
     var at = memory
     func place(_ size: Int) -> UnsafeMutableRawPointer {
       defer { at += rounded(size) }
@@ -193,7 +193,7 @@ public struct KernelSpace {
     } catch {
       throw KernelSpaceError(error)
     }
-    return KernelSpace(state: state)
+    return KernelAddressSpace(state: state)
   }
 
   /// Tags lie in single frames below 32 GiB, which a link of 30 bits can name.
@@ -220,8 +220,8 @@ public struct KernelSpace {
   }
 
   var machine: Machine { state.pointee.machine }
-  var tables: PageTables { state.pointee.tables }
-  var physical: PhysicalMemory { state.pointee.physical }
+  var tables: PageMap { state.pointee.tables }
+  var physical: FrameAllocator { state.pointee.physical }
 
   // MARK: Arenas
 

@@ -32,9 +32,9 @@ public struct ConsoleHost {
   let pageLoading: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8
   let executive: ExecutiveView?
 
-  /// - `leave` ends the machine with a `Console.ExitStatus`; it returns only in a test.
+  /// - `leave` ends the machine with a `Shell.ExitStatus`; it returns only in a test.
   /// - `panic` stops the machine as a panic.
-  /// - `trigger` does what a `Console.Fault` names, which ends in its report.
+  /// - `trigger` does what a `Shell.Fault` names, which ends in its report.
   /// - `name` writes the name and offset of a code address, at most so many bytes, and answers how many
   ///   it wrote; none when nothing is known.
   /// - `load` and `store` access a word of pageable memory as any instruction would, page faults included, and
@@ -105,7 +105,7 @@ enum CommandError: UInt8, Error {
 }
 
 /// The console of one system: a handle.
-public struct Console {
+public struct Shell {
   /// What the machine's exit status tells a script.
   public enum ExitStatus: UInt8, Sendable {
     case success, commandFailed, fault

@@ -82,7 +82,7 @@ public struct ObjectAudit {
   public var freedAt: CallSite
 }
 
-extension Kmem {
+extension KmemAllocator {
   // MARK: Caches and types
 
   /// Visits every cache, size classes first. As long as caches times types times processors.
@@ -292,47 +292,49 @@ extension Kmem {
     ) {
       statistics.add(Statistic(name, unit, kind, about, context: base, read: read))
     }
-    row("kmem.used", .bytes, .gauge, "objects in use and large requests") { Kmem($0).usedBytes.rawValue }
-    row("kmem.held", .bytes, .gauge, "slabs, large requests and kmem's own tables") {
-      Kmem($0).heldBytes.rawValue
+    row("kmem.used", .bytes, .gauge, "objects in use and large requests") {
+      KmemAllocator($0).usedBytes.rawValue
     }
-    row("kmem.metadata", .bytes, .gauge, "kmem's own tables") { Kmem($0).metadataBytes.rawValue }
-    row("kmem.slab_pages", .pages, .gauge, "frames of slabs") { Kmem($0).slabPages.rawValue }
-    row("kmem.requests", .requests, .counter, "allocations granted") { Kmem($0).requests }
-    row("kmem.failed", .requests, .counter, "allocations refused") { Kmem($0).failedRequests }
+    row("kmem.held", .bytes, .gauge, "slabs, large requests and kmem's own tables") {
+      KmemAllocator($0).heldBytes.rawValue
+    }
+    row("kmem.metadata", .bytes, .gauge, "kmem's own tables") { KmemAllocator($0).metadataBytes.rawValue }
+    row("kmem.slab_pages", .pages, .gauge, "frames of slabs") { KmemAllocator($0).slabPages.rawValue }
+    row("kmem.requests", .requests, .counter, "allocations granted") { KmemAllocator($0).requests }
+    row("kmem.failed", .requests, .counter, "allocations refused") { KmemAllocator($0).failedRequests }
     row("kmem.depot.exchanges", .events, .counter, "magazines exchanged with a depot") {
-      Kmem($0).sum(.exchanges)
+      KmemAllocator($0).sum(.exchanges)
     }
     row("kmem.magazine.refills", .events, .counter, "magazines filled from slabs") {
-      Kmem($0).sum(.refills)
+      KmemAllocator($0).sum(.refills)
     }
     row("kmem.magazine.spills", .events, .counter, "magazines emptied into slabs") {
-      Kmem($0).sum(.spills)
+      KmemAllocator($0).sum(.spills)
     }
     row("kmem.slabs_made", .events, .counter, "slabs made") {
-      Kmem($0).sum(.slabsMade)
+      KmemAllocator($0).sum(.slabsMade)
     }
     row("kmem.slabs_given_back", .events, .counter, "slabs given back to the frames") {
-      Kmem($0).sum(.slabsGivenBack)
+      KmemAllocator($0).sum(.slabsGivenBack)
     }
     row("kmem.reclaims", .events, .counter, "times all caches gave back what they kept free") {
-      Kmem($0).state.pointee.reclaims.load(ordering: .relaxed)
+      KmemAllocator($0).state.pointee.reclaims.load(ordering: .relaxed)
     }
     row("kmem.trims", .events, .counter, "times that what nobody needed for a while was given back") {
-      Kmem($0).state.pointee.trimmer.trims.load(ordering: .relaxed)
+      KmemAllocator($0).state.pointee.trimmer.trims.load(ordering: .relaxed)
     }
     statistics.add(
       Statistic(
         "kmem.trim_every", .ticks, .tunable, "from one trim to the next, by the thread that does it",
-        context: base, read: { Kmem($0).trimInterval },
-        write: { Kmem($0).setTrimInterval($1) ? .accepted : .out_of_range }))
+        context: base, read: { KmemAllocator($0).trimInterval },
+        write: { KmemAllocator($0).setTrimInterval($1) ? .accepted : .out_of_range }))
     statistics.add(
       Statistic(
         "kmem.audit", .switchOnOff, .tunable, "account for each object: size, type, call sites",
-        context: base, read: { Kmem($0).auditing == .on ? 1 : 0 },
+        context: base, read: { KmemAllocator($0).auditing == .on ? 1 : 0 },
         write: { context, value in
           guard value <= 1 else { return .out_of_range }
-          Kmem(context).setAudit(value == 1 ? .on : .off)
+          KmemAllocator(context).setAudit(value == 1 ? .on : .off)
           return .accepted
         }))
   }

@@ -6,7 +6,7 @@ import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
 
-extension Kmem {
+extension KmemAllocator {
   @usableFromInline @inline(never)
   func allocSlow(_ place: Int, _ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority)
     -> UnsafeMutableRawPointer?
@@ -228,7 +228,7 @@ extension CachePointer {
     let depotLimit = cache.pointee.depotLimit.load(ordering: .relaxed)
     let limit = 2 * machine.processorCount + cache.pointee.fullLimit + depotLimit + 2
     guard magazines.magazineCount < limit else { return false }
-    let size = Int(Magazines.magazineSize(rounds: magazines.rounds).rawValue)
+    let size = Int(MagazineSet.magazineSize(rounds: magazines.rounds).rawValue)
     guard let magazine = kmem.takeOwn(size, priority: priority) else { return false }
     magazines.add(magazine)
     return true
@@ -337,7 +337,7 @@ extension CachePointer {
 
 // MARK: - Giving memory back
 
-extension Kmem {
+extension KmemAllocator {
   /// Takes all objects out of all magazines and gives every slab back that has none in use. Asks every
   /// processor, and waits for a trim to end; no spin lock may be held. Answers the pages given back.
   @discardableResult public func drain() -> PageCount {

@@ -100,7 +100,7 @@ public struct Translation: Equatable, Sendable {
 }
 
 /// One tree of tables: a handle. Operations may run on several processors at once.
-public struct PageTables {
+public struct PageMap {
   struct State: ~Copyable {
     let machine: Machine
     let levels: Int

@@ -130,13 +130,13 @@ public enum ContiguousEvent: Sendable {
 }
 
 /// The allocator of contiguous memory: a handle.
-public struct ContiguousMemory {
+public struct ContiguousAllocator {
   struct State: ~Copyable {
     let machine: Machine
-    let physical: PhysicalMemory
-    let space: KernelSpace
-    let kmem: Kmem
-    let paging: Paging
+    let physical: FrameAllocator
+    let space: KernelAddressSpace
+    let kmem: KmemAllocator
+    let paging: PagedMemory
     let strategy = Atomic<UInt64>(UInt64(ContiguousStrategy.new.rawValue))
     let passes = Atomic<UInt64>(UInt64(ContiguousPass.launderActive.rawValue))
     let requests = Atomic<UInt64>(0)
@@ -154,18 +154,18 @@ public struct ContiguousMemory {
 
   /// Brings the allocator up in `memory`, which it keeps.
   public static func create(
-    in memory: UnsafeMutableRawPointer, machine: Machine, physical: PhysicalMemory, space: KernelSpace,
-    kmem: Kmem, paging: Paging
-  ) -> ContiguousMemory {
+    in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, space: KernelAddressSpace,
+    kmem: KmemAllocator, paging: PagedMemory
+  ) -> ContiguousAllocator {
     let state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(
       to: State(machine: machine, physical: physical, space: space, kmem: kmem, paging: paging))
-    return ContiguousMemory(state: state)
+    return ContiguousAllocator(state: state)
   }
 
   var machine: Machine { state.pointee.machine }
-  var physical: PhysicalMemory { state.pointee.physical }
-  var paging: Paging { state.pointee.paging }
+  var physical: FrameAllocator { state.pointee.physical }
+  var paging: PagedMemory { state.pointee.paging }
 
   /// Runs that are tried before a request is refused.
   static var attempts: Int { 4 }
