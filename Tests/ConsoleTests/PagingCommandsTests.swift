@@ -40,14 +40,14 @@ final class PagingCommandsTests: XCTestCase {
     let all: [String] = [
       "queues", "swap", "frames", "map", "help", "help launder", "help wire", "selftest invariants",
     ]
-    try SystemTests.check(harness, all)
+    try SystemCommandsTests.check(harness, all)
     let space = try harness.space("test", 600)
     harness.run("launder active 512K")
     harness.run("wire \(space.at(300))+16K")
     let before = harness.physical.freeCount
     let cached = try XCTUnwrap(harness.frame(of: space, where: .cached))
     let resident = try XCTUnwrap(harness.frame(of: space, where: .resident))
-    try SystemTests.check(
+    try SystemCommandsTests.check(
       harness,
       all + [
         "objects", "objects -a", "objects 1", "objects \(space.object.number)",
@@ -70,7 +70,7 @@ final class PagingCommandsTests: XCTestCase {
     let entry = try XCTUnwrap(rows(harness.run("contig list -j")).first)
     XCTAssertEqual(entry["bytes"] as? Int, 10000)
     var shapes: [String: (keys: Set<String>, command: String)] = [:]
-    for command in SystemTests.looking + [
+    for command in SystemCommandsTests.looking + [
       "objects", "objects 1", "whatis \(space.at(300))", "whatis frame \(entry["first_frame"]!)",
       "whatis \(entry["address"]!)", "whatis 0x\(String(UInt(bitPattern: object), radix: 16))", "contig list",
       "contig 4K", "contig free 2", "dirty 1M", "dirty free", "vmem heap_va", "pagetable -a",

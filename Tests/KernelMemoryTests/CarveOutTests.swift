@@ -133,7 +133,7 @@ final class CarveOutTests: XCTestCase {
         var told = map
         if isTold { told = [map[0], usable(m, 63 * m - size), reserved(64 * m - size, size)] }
         let host = SimulatedMachine(memory: .mebibytes(64))
-        let system = try System(host, told, carveOut: carveOut)
+        let system = try KernelMemoryFixture(host, told, carveOut: carveOut)
         system.check()
         XCTAssertEqual(system.memory.carveOut.pages.bytes.rawValue, size)
         XCTAssertEqual(system.physical.total.bytes.rawValue, 63 * m - size + 0x9f000)

@@ -13,7 +13,7 @@ final class KernelMemoryTests: XCTestCase {
   // MARK: Maps
 
   /// Every frame of the map has a role, and what can be had lies in usable memory that nobody occupies.
-  private func use(_ system: System, _ map: [FirmwareRange], _ what: String) {
+  private func use(_ system: KernelMemoryFixture, _ map: [FirmwareRange], _ what: String) {
     system.check(what)
     var sum: UInt64 = 0
     for number in 0..<UInt8(FrameRole.count) where number != FrameRole.absent.rawValue {
@@ -89,7 +89,7 @@ final class KernelMemoryTests: XCTestCase {
     ]
     for (what, map) in maps {
       for leaf in [LargestLeaf.mebibytes2, .gibibyte] {
-        let system = try System(
+        let system = try KernelMemoryFixture(
           SimulatedMachine(memory: .mebibytes(256), processors: 1), map, largestLeaf: leaf)
         use(system, map, what)
       }
@@ -106,7 +106,8 @@ final class KernelMemoryTests: XCTestCase {
     ]
     for (size, map) in sizes {
       for leaf in [LargestLeaf.mebibytes2, .gibibyte] where leaf == .gibibyte || size < .gibibytes(1 << 10) {
-        let system = try System(SimulatedMachine(memory: size, processors: 1), map, largestLeaf: leaf)
+        let system = try KernelMemoryFixture(
+          SimulatedMachine(memory: size, processors: 1), map, largestLeaf: leaf)
         if size < .gibibytes(1 << 10) { use(system, map, "\(size)") }
         let footprint =
           Double(system.memory.footprint.rawValue) / Double(system.physical.total.bytes.rawValue)
@@ -139,7 +140,8 @@ final class KernelMemoryTests: XCTestCase {
     for (what, map) in maps {
       var isActive = false
       XCTAssertThrowsError(
-        try System(SimulatedMachine(memory: .gibibytes(5)), map, activate: { _ in isActive = true }), what
+        try KernelMemoryFixture(
+          SimulatedMachine(memory: .gibibytes(5)), map, activate: { _ in isActive = true }), what
       ) { XCTAssertEqual($0 as? AssemblyError, .tooSmall, what) }
       XCTAssertFalse(isActive, "\(what): tables were made current in vain")
     }
@@ -147,7 +149,7 @@ final class KernelMemoryTests: XCTestCase {
     var smallest: UInt64?
     for pages in UInt64(1)..<200 {
       let map = [usable(m, pages << 12)]
-      guard let system = try? System(SimulatedMachine(memory: .mebibytes(4)), map) else {
+      guard let system = try? KernelMemoryFixture(SimulatedMachine(memory: .mebibytes(4)), map) else {
         XCTAssertNil(smallest, "\(pages) pages are refused, \(smallest ?? 0) were not")
         continue
       }
@@ -163,7 +165,7 @@ final class KernelMemoryTests: XCTestCase {
       let host = SimulatedMachine(memory: .mebibytes(16))
       host.failures.pointee.countdown = nth
       do {
-        let system = try System(host, [usable(1 << 20, 15 << 20)])
+        let system = try KernelMemoryFixture(host, [usable(1 << 20, 15 << 20)])
         host.failures.pointee.countdown = -1
         system.check()
         // A type without memory for its counters is counted under another: no reason to refuse a machine.
@@ -199,7 +201,7 @@ final class KernelMemoryTests: XCTestCase {
       directMap.pointer(to: PhysicalAddress(frame << 12)).assumingMemoryBound(to: UInt64.self)
     }
     for frame in taken.joined() { for i in 0..<512 { words(frame)[i] = frame << 12 | UInt64(i) } }
-    let system = try System(host, [usable(0, 0x9f000), usable(m, 63 * m)], occupied: occupied)
+    let system = try KernelMemoryFixture(host, [usable(0, 0x9f000), usable(m, 63 * m)], occupied: occupied)
     system.check()
     XCTAssertEqual(system.physical.count(.image), PageCount(768))
     XCTAssertEqual(system.physical.count(.bootModule), PageCount(5 * 256 + 1))
@@ -234,18 +236,24 @@ final class KernelMemoryTests: XCTestCase {
         base: PhysicalAddress(1 << 20 + $0 << 14), length: ByteCount(UInt64(9)), role: .bootModule)
     }
     let map = [usable(1 << 20, 63 << 20)]
-    XCTAssertThrowsError(try System(SimulatedMachine(memory: .mebibytes(64)), map, occupied: occupied)) {
+    XCTAssertThrowsError(
+      try KernelMemoryFixture(SimulatedMachine(memory: .mebibytes(64)), map, occupied: occupied)
+    ) {
       XCTAssertEqual($0 as? AssemblyError, .tooManyRanges)
     }
     // As many as there is room for, but none left for what boot takes itself; or everything occupied.
     for count in [200, 230, 240, 245, 248, 249, 250] {
       do {
-        try System(SimulatedMachine(memory: .mebibytes(64)), map, occupied: Array(occupied.prefix(count)))
-          .check()
+        try KernelMemoryFixture(
+          SimulatedMachine(memory: .mebibytes(64)), map, occupied: Array(occupied.prefix(count))
+        )
+        .check()
       } catch { XCTAssertNotNil(error as? AssemblyError, "\(count)") }
     }
     let all = OccupiedRange(base: PhysicalAddress(0), length: .mebibytes(64), role: .bootModule)
-    XCTAssertThrowsError(try System(SimulatedMachine(memory: .mebibytes(64)), map, occupied: [all])) {
+    XCTAssertThrowsError(
+      try KernelMemoryFixture(SimulatedMachine(memory: .mebibytes(64)), map, occupied: [all])
+    ) {
       XCTAssertEqual($0 as? AssemblyError, .tooSmall)
     }
   }
@@ -267,7 +275,7 @@ final class KernelMemoryTests: XCTestCase {
       for levels in [PagingLevels.four, .five] {
         var root: PhysicalAddress?
         let host = SimulatedMachine(memory: .gibibytes(2), processors: 1)
-        let system = try System(
+        let system = try KernelMemoryFixture(
           host, [usable(0, 0x9f000), usable(1 << 20, 2 << 30 - 1 << 20)],
           occupied: [
             OccupiedRange(base: PhysicalAddress(1 << 20), length: PageCount(end - 256).bytes, role: .image)
@@ -301,7 +309,7 @@ final class KernelMemoryTests: XCTestCase {
   // MARK: Side by side
 
   func testTwoInstancesSideBySide() throws {
-    let (one, two) = (try System(), try System(.mebibytes(32)))
+    let (one, two) = (try KernelMemoryFixture(), try KernelMemoryFixture(.mebibytes(32)))
     let (type, other) = (one.type(), two.type())
     let (before, others) = (one.picture(), two.picture())
     var live: [(UnsafeMutableRawPointer, UnsafeMutableRawPointer)] = []
@@ -334,7 +342,7 @@ final class KernelMemoryTests: XCTestCase {
   // MARK: One tree of figures
 
   func testFiguresHaveNamesOfTheirOwn() throws {
-    let system = try System()
+    let system = try KernelMemoryFixture()
     let statistics = system.memory.statistics
     XCTAssertGreaterThan(statistics.count, 40)
     var names: Set<String> = []

@@ -21,7 +21,8 @@ final class LiveSystemTests: XCTestCase {
 
   /// One request of a random kind, or nil when it was refused.
   private static func ask(
-    _ system: System, _ type: MemoryType, _ random: inout SeededRandom, priority: AllocationPriority = .normal
+    _ system: KernelMemoryFixture, _ type: MemoryType, _ random: inout SeededRandom,
+    priority: AllocationPriority = .normal
   ) -> Held? {
     let space = system.space
     do {
@@ -62,7 +63,7 @@ final class LiveSystemTests: XCTestCase {
   }
 
   func testEverythingThatWasTakenComesBack() throws {
-    let system = try System(.mebibytes(8))
+    let system = try KernelMemoryFixture(.mebibytes(8))
     let type = system.type()
     // Types and tags stay once they are there.
     for _ in 0..<2 {
@@ -91,7 +92,7 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Failures
 
   func testEachPointThatFailsLeavesAllLayersAsTheyWere() throws {
-    let system = try System()
+    let system = try KernelMemoryFixture()
     let (space, kmem, type) = (system.space, system.kmem, system.type())
     let failures = system.host.failures
     let run = try system.physical.allocate(
@@ -268,7 +269,7 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Faults
 
   func testEachKindOfFaultIsReportedAndChangesNothing() throws {
-    let system = try System()
+    let system = try KernelMemoryFixture()
     let (space, kmem, physical, tables) = (system.space, system.kmem, system.physical, system.tables)
     let (type, other) = (system.type(), system.type("other"))
     let one = PageCount.one
@@ -418,7 +419,7 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Together
 
   func testTwoThreadsThroughAllLayers() throws {
-    let system = try System(.mebibytes(32))
+    let system = try KernelMemoryFixture(.mebibytes(32))
     let type = system.type()
     let before = system.picture(tags: false)
     system.host.onThreads(2) { thread in
@@ -441,7 +442,7 @@ final class LiveSystemTests: XCTestCase {
   }
 
   func testTwoThreadsWhenMemoryRunsOut() throws {
-    let system = try System(.mebibytes(6))
+    let system = try KernelMemoryFixture(.mebibytes(6))
     _ = system.type()
     let before = system.picture(tags: false)
     system.host.onThreads(2) { thread in
@@ -462,7 +463,7 @@ final class LiveSystemTests: XCTestCase {
 
   func testInterruptsThatAllocateAndFree() throws {
     for oneIn in [UInt64(2), 7] {
-      let system = try System(.mebibytes(12))
+      let system = try KernelMemoryFixture(.mebibytes(12))
       let (type, handlers) = (system.type(), system.type("interrupt"))
       let before = system.picture(tags: false)
       var kept: [Held] = []

@@ -22,7 +22,7 @@ final class KernelSpaceModelTests: XCTestCase {
   }
 
   func run(seed: UInt64, operations: Int) throws {
-    let bed = try Bed(memory: .mebibytes(8))
+    let bed = try KernelSpaceFixture(memory: .mebibytes(8))
     let space = bed.space
     let processor = RememberingProcessor(bed)
     defer { processor.end() }

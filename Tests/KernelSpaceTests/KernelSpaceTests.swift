@@ -11,7 +11,7 @@ final class KernelSpaceTests: XCTestCase {
   // MARK: Wired ranges
 
   func testWiredRangeHasFramesAndComesBack() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let before = bed.picture()
     for arena in [WiredArena.heap, .metadata, .interrupt, .kernel] {
       let address = try bed.space.allocateWired(PageCount(70), from: arena, role: .kmem, contents: .zero)
@@ -37,7 +37,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testFragmentedMemoryStillBacksARange() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     var singles: [FrameNumber] = []
     while let frame = try? bed.physical.allocate(Order(0), role: .loaned, priority: .interrupt) {
       singles.append(frame)
@@ -55,7 +55,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testStacksHaveAGuardPageBelow() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let before = bed.picture()
     let one = try bed.space.allocateStack(PageCount(4))
     let two = try bed.space.allocateStack(PageCount(4), contents: .zero)
@@ -83,7 +83,7 @@ final class KernelSpaceTests: XCTestCase {
   // MARK: Physical ranges
 
   func testDeviceRegistersKeepTheirOffset() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let before = bed.picture()
     let ioApic = try bed.space.mapDevice(PhysicalAddress(0xfec0_0010), ByteCount(UInt64(0x20)))
     XCTAssertEqual(bed.tables.translate(ioApic)?.physical, PhysicalAddress(0xfec0_0010))
@@ -119,7 +119,7 @@ final class KernelSpaceTests: XCTestCase {
 
   func testContiguousFramesLoseAndRegainTheirAlias() throws {
     for attribute in [CacheAttribute.writeBack, .writeThrough, .uncached, .writeCombining] {
-      let bed = try Bed()
+      let bed = try KernelSpaceFixture()
       let before = bed.picture()
       for count in [1, 7, 512, 700] as [UInt64] {
         let constraints = RunConstraints(alignment: Alignment(1 << 15)!)
@@ -145,7 +145,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testGivenFramesStayTheCallers() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let run = try bed.physical.allocate(run: PageCount(5), role: .loaned)
     let before = bed.picture()
     let one = try bed.space.mapFrames(run, .writeCombining)
@@ -159,7 +159,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testAGibibyteGoesBackWithoutATable() throws {
-    let bed = try Bed(memory: .gibibytes(3), largest: .gibibyte)
+    let bed = try KernelSpaceFixture(memory: .gibibytes(3), largest: .gibibyte)
     // So that the next address begins at no gibibyte by chance.
     let stack = try bed.space.allocateStack(.one)
     let before = bed.picture()
@@ -177,7 +177,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testNeighboursWithOneAttributeGoBackEachOnItsOwn() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let half = PageCount(256)
     let run = try bed.physical.allocate(
       run: PageCount(512), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .loaned)
@@ -199,7 +199,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testFramesAreMappedOtherwiseOnceAtATime() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let run = try bed.physical.allocate(run: PageCount(8), role: .loaned)
     let one = try bed.space.mapFrames(run)
     let two = try bed.space.mapFrames(run)
@@ -221,7 +221,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testALargeDeviceCostsAStepForEachTable() throws {
-    let bed = try Bed(largest: .gibibyte)
+    let bed = try KernelSpaceFixture(largest: .gibibyte)
     let size = ByteCount.gibibytes(512)
     let address = try bed.space.mapDevice(PhysicalAddress(1 << 43), size, .writeCombining)
     XCTAssertEqual(bed.tables.translate(address)?.level.span, PageCount(UInt64(1) << 18))
@@ -236,7 +236,7 @@ final class KernelSpaceTests: XCTestCase {
       var forgotten: Set<UInt64> = []
     }
     let log = Log()
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let address = try bed.space.allocateWired(PageCount(100))
     let frames = (0..<100).map { bed.frame(address + PageCount(UInt64($0)))! }
     let processor = cp_processor()
@@ -263,7 +263,7 @@ final class KernelSpaceTests: XCTestCase {
   // MARK: Faults
 
   func testBugsAreReportedAndChangeNothing() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let space = bed.space
     let wired = try space.allocateWired(PageCount(8))
     let gone = try space.allocateWired(PageCount(8))
@@ -350,7 +350,7 @@ final class KernelSpaceTests: XCTestCase {
     var reached: [FailurePoint: UInt64] = [:]
     for (name, act) in acts {
       for nth in Int64(0)... {
-        let bed = try Bed()
+        let bed = try KernelSpaceFixture()
         let run = try bed.physical.allocate(
           run: PageCount(3), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .loaned)
         let before = bed.picture(tags: false)
@@ -378,7 +378,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testRefusesWhatCantBe() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let before = bed.picture(tags: false)
     func refused(_ error: KernelSpaceError, line: UInt = #line, _ body: () throws -> Void) {
       XCTAssertThrowsError(try body(), line: line) {
@@ -407,7 +407,7 @@ final class KernelSpaceTests: XCTestCase {
   // MARK: Together
 
   func testTwoThreads() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let before = bed.picture(tags: false)
     bed.host.onThreads(2) { thread in
       for round in UInt64(0)..<60 {
@@ -428,7 +428,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testOfTwoFreesAtOnceOneIsABug() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     for _ in 0..<20 {
       let address = try bed.space.allocateWired(PageCount(1100))
       let faults = bed.host.faults {
@@ -440,7 +440,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 
   func testAnInterruptAllocates() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     var kept: [VirtualAddress] = []
     var fired = 0
     try bed.host.withInterrupts(
@@ -473,11 +473,11 @@ final class KernelSpaceTests: XCTestCase {
 
 /// What the invalidation hook of one test looks at.
 private final class Context {
-  let bed: Bed
+  let bed: KernelSpaceFixture
   let frames: [FrameNumber]
   let address: VirtualAddress
   var isDone = false
-  init(bed: Bed, frames: [FrameNumber], address: VirtualAddress) {
+  init(bed: KernelSpaceFixture, frames: [FrameNumber], address: VirtualAddress) {
     self.bed = bed
     self.frames = frames
     self.address = address

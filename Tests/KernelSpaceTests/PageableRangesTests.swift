@@ -9,7 +9,8 @@ import XCTest
 /// Addresses for pageable memory, and runs that are mapped after they were had.
 final class PageableRangesTests: XCTestCase {
   func expect(
-    _ bed: Bed, _ kind: FaultKind, expected: UInt64? = nil, line: UInt = #line, _ body: () -> Void
+    _ bed: KernelSpaceFixture, _ kind: FaultKind, expected: UInt64? = nil, line: UInt = #line,
+    _ body: () -> Void
   ) {
     let before = bed.picture()
     let faults = bed.host.faults(in: body)
@@ -23,7 +24,7 @@ final class PageableRangesTests: XCTestCase {
 
   func testAReservationMapsAndUnmapsWithoutMemory() throws {
     for count in [1, 2, 511, 512, 1300] as [UInt64] {
-      let bed = try Bed()
+      let bed = try KernelSpaceFixture()
       let before = bed.picture()
       let address = try bed.space.reservePageable(PageCount(count))
       XCTAssertEqual(bed.space.pages(.pageable), PageCount(count))
@@ -53,7 +54,7 @@ final class PageableRangesTests: XCTestCase {
   }
 
   func testWhatIsTellsAPageableRange() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let count = PageCount(700)
     let address = try bed.space.reservePageable(count)
     bed.tables.enter(address + PageCount(3), FrameNumber(9), .kernelReadOnly)
@@ -83,7 +84,7 @@ final class PageableRangesTests: XCTestCase {
   }
 
   func testNeighboursOfPageableRangesAreWhatTheyWere() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let before = bed.picture(tags: false)
     var wired: [VirtualAddress] = []
     var pageable: [VirtualAddress] = []
@@ -113,7 +114,7 @@ final class PageableRangesTests: XCTestCase {
   }
 
   func testBugsWithPageableRangesAreReportedAndChangeNothing() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let space = bed.space
     let one = PageCount.one
     let address = try space.reservePageable(PageCount(600))
@@ -162,7 +163,7 @@ final class PageableRangesTests: XCTestCase {
   }
 
   func testTheCheckFindsBrokenPageableRanges() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let address = try bed.space.reservePageable(PageCount(20))
     bed.tables.enter(address + PageCount(4), FrameNumber(7), .kernelData)
     bed.check()
@@ -189,7 +190,7 @@ final class PageableRangesTests: XCTestCase {
     for looksAtAll in [false, true] {
       var moment = 0
       while true {
-        let bed = try Bed()
+        let bed = try KernelSpaceFixture()
         let pageable = try bed.space.reservePageable(PageCount(700))
         bed.tables.enter(pageable + PageCount(3), FrameNumber(9), .kernelReadOnly)
         let wired = try bed.space.allocateWired(PageCount(600), from: .kernel)
@@ -228,7 +229,7 @@ final class PageableRangesTests: XCTestCase {
 
   func testARunThatIsThereIsMappedAndFreed() throws {
     for attribute in [CacheAttribute.writeBack, .writeThrough, .uncached, .writeCombining] {
-      let bed = try Bed()
+      let bed = try KernelSpaceFixture()
       let before = bed.picture(tags: false)
       for count in [1, 7, 512, 700] as [UInt64] {
         let all = try bed.physical.allocate(
@@ -261,7 +262,7 @@ final class PageableRangesTests: XCTestCase {
   }
 
   func testOnlyContiguousFramesAreMappedAsSuch() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let run = try bed.physical.allocate(run: PageCount(4), role: .contiguous)
     let loaned = try bed.physical.allocate(run: PageCount(4), role: .loaned)
     var free: FrameNumber?
@@ -299,7 +300,7 @@ final class PageableRangesTests: XCTestCase {
   // MARK: Running out
 
   func testEachAllocationPointFailsInTurn() throws {
-    typealias Act = (Bed, FrameRun) throws -> Void
+    typealias Act = (KernelSpaceFixture, FrameRun) throws -> Void
     var acts: [(String, Act)] = [
       ("pageable", { bed, _ in _ = try bed.space.reservePageable(PageCount(1300)) }),
       ("pageable, one", { bed, _ in _ = try bed.space.reservePageable(.one, priority: .interrupt) }),
@@ -315,7 +316,7 @@ final class PageableRangesTests: XCTestCase {
     var refusals = 0
     for (name, act) in acts {
       for nth in Int64(0)... {
-        let bed = try Bed()
+        let bed = try KernelSpaceFixture()
         // Neither starts nor ends where a large leaf does.
         let run = try bed.physical.allocate(
           run: PageCount(700), where: RunConstraints(low: PhysicalAddress(0x30_1000)), role: .contiguous)
@@ -353,7 +354,7 @@ final class PageableRangesTests: XCTestCase {
   }
 
   func testRefusesReservationsThatCantBe() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let before = bed.picture(tags: false)
     for (count, error) in [
       (UInt64(0), KernelSpaceError.badConstraint), (1 << 40, .noAddressSpace), (.max, .noAddressSpace),
@@ -370,7 +371,7 @@ final class PageableRangesTests: XCTestCase {
   // MARK: Together
 
   func testProcessorsReserveAndReleaseSideBySide() throws {
-    let bed = try Bed()
+    let bed = try KernelSpaceFixture()
     let before = bed.picture(tags: false)
     bed.host.onThreads(2) { processor in
       for round in UInt64(1)..<60 {

@@ -12,7 +12,7 @@ final class KmemTests: XCTestCase {
   // MARK: Sizes
 
   func testTrimsGiveAPastBurstBack() throws {
-    let rig = try Rig(frames: 2048)
+    let rig = try KmemFixture(frames: 2048)
     let (type, size) = (rig.type(), ByteCount(256))
     let objects = (0..<6000).map { _ in rig.kmem.alloc(size, type: type)! }
     for object in objects { rig.kmem.free(object, size: size, type: type) }
@@ -27,7 +27,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testTrimsLeaveAloneWhatIsNeededAllTheTime() throws {
-    let rig = try Rig(frames: 2048)
+    let rig = try KmemFixture(frames: 2048)
     let (type, size) = (rig.type(), ByteCount(256))
     func work() {
       let objects = (0..<200).map { _ in rig.kmem.alloc(size, type: type)! }
@@ -48,7 +48,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testDrainsBesideTrimsGiveEverythingBack() throws {
-    let rig = try Rig(frames: 2048, processors: 2)
+    let rig = try KmemFixture(frames: 2048, processors: 2)
     rig.host.hasOtherThreads = true
     nonisolated(unsafe) let (kmem, type, physical) = (rig.kmem, rig.type(), rig.physical)
     let size = ByteCount(512)
@@ -79,7 +79,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testADrainWaitsForATrimUnderWay() throws {
-    let rig = try Rig(frames: 512, processors: 2)
+    let rig = try KmemFixture(frames: 512, processors: 2)
     let midway = UnsafeMutablePointer<Midway>.allocate(capacity: 1)
     midway.initialize(to: Midway())
     defer { midway.deallocate() }
@@ -130,7 +130,7 @@ final class KmemTests: XCTestCase {
   /// Two processors write no counter of the other's: each looks whether its own stay as they are while it has
   /// interrupts off.
   func testDestroyWritesNoCountersOfAnotherProcessor() throws {
-    let rig = try Rig(frames: 512, processors: 2)
+    let rig = try KmemFixture(frames: 512, processors: 2)
     nonisolated(unsafe) let kmem = rig.kmem
     let isOver = Atomic<Bool>(false)
     let changes = Atomic<Int>(0)
@@ -175,7 +175,7 @@ final class KmemTests: XCTestCase {
 
   /// A trim has a magazine of a cache in hand when that is to be destroyed: its objects are not in use.
   func testCachesAreDestroyedBesideTrims() throws {
-    let rig = try Rig(frames: 2048, processors: 2)
+    let rig = try KmemFixture(frames: 2048, processors: 2)
     nonisolated(unsafe) let (kmem, type) = (rig.kmem, rig.type())
     let isOver = Atomic<Bool>(false)
     let faults = rig.host.faults {
@@ -202,13 +202,13 @@ final class KmemTests: XCTestCase {
   }
 
   func testAMachineWithoutThreadsDoesNotTrim() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     XCTAssertFalse(rig.kmem.startTrimming())
     rig.kmem.endTrimming()
   }
 
   func testAThreadTrimsAndEnds() throws {
-    let rig = try Rig(frames: 2048, processors: 2)
+    let rig = try KmemFixture(frames: 2048, processors: 2)
     rig.host.hasOtherThreads = true
     let (type, size) = (rig.type(), ByteCount(256))
     XCTAssertTrue(rig.kmem.setTrimInterval(1))
@@ -228,7 +228,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testEverySizeFindsTheSmallestClassThatHoldsIt() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     for size in 1...4096 {
       let cacheIndex = rig.kmem.cacheIndex(UInt64(size))
       XCTAssertGreaterThanOrEqual(SizeClasses.size(cacheIndex), size)
@@ -243,7 +243,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testObjectsAreAlignedAsTheirSizeAsks() throws {
-    let rig = try Rig(frames: 4096)
+    let rig = try KmemFixture(frames: 4096)
     for size in [0, 1, 8, 16, 24, 32, 40, 64, 65, 100, 128, 192, 500, 1000, 2048, 2049, 4095, 4096] {
       for _ in 0..<10 {
         let object = rig.kmem.alloc(ByteCount(size), type: rig.type())!
@@ -258,7 +258,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testWhatIsFreedIsGivenOutAgainAndEverythingComesBack() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let free = rig.physical.freeCount
     let type = rig.type()
     let first = rig.kmem.alloc(ByteCount(60), type: type)!
@@ -271,7 +271,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testASizeOfZeroIsAnObjectLikeAnyOther() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let a = rig.kmem.alloc(.zero, type: rig.type())!
     let b = rig.kmem.alloc(.zero, type: rig.type())!
     XCTAssertNotEqual(a, b)
@@ -281,7 +281,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testZallocClearsWhatTheLastUserLeft() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     for size in [1, 24, 64, 200, 4096] {
       let object = rig.kmem.alloc(ByteCount(size), type: rig.type())!
       object.initializeMemory(as: UInt8.self, repeating: 0xaa, count: size)
@@ -293,7 +293,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testLargeRequestsTakeWholePagesAndCountThem() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let type = rig.type()
     let object = rig.kmem.zalloc(ByteCount(10000), type: type)!
     XCTAssertEqual(rig.large.live[UInt64(UInt(bitPattern: object))], 3)
@@ -309,7 +309,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testALookedUpCacheServesItsSize() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let cache = rig.kmem.lookUp(ByteCount(100))!
     XCTAssertNil(rig.kmem.lookUp(ByteCount(4097)))
     let object = cache.alloc(type: rig.type())!
@@ -327,7 +327,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testConstructedObjectsStayConstructed() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     var hooks = Hooks()
     try withUnsafeMutablePointer(to: &hooks) { hooks in
       let cache = try rig.kmem.createCache(
@@ -359,7 +359,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testCachesOfAllSizesAndAlignments() throws {
-    let rig = try Rig(frames: 4096)
+    let rig = try KmemFixture(frames: 4096)
     for size in [1, 7, 8, 33, 100, 1184, 2080, 4096, 5000, 8328, 16384, 32768] {
       for alignment: UInt64 in [1, 16, 64, 4096] {
         let cache = try rig.kmem.createCache(
@@ -380,7 +380,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testAColumnIsUsedAgainWithFreshCounters() throws {
-    let rig = try Rig(frames: 2048)
+    let rig = try KmemFixture(frames: 2048)
     for round in 0..<200 {
       let cache = try rig.kmem.createCache(name: Name("short"), size: ByteCount(50))
       let object = cache.alloc(type: rig.type())!
@@ -401,7 +401,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testACacheWhoseObjectsLeaveNoRoomForAnAuditIsServedWithoutOne() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     rig.kmem.setAudit(.on)
     let cache = try rig.kmem.createCache(name: Name("whole slabs"), size: ByteCount(32768))
     XCTAssertEqual(cache.auditing, .off)
@@ -414,7 +414,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testCountsOfRequestsOutliveACache() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let cache = try rig.kmem.createCache(name: Name("short"), size: ByteCount(50))
     let objects = (0..<10).map { _ in cache.alloc(type: rig.type())! }
     for object in objects { cache.free(object, type: rig.type()) }
@@ -439,7 +439,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testACacheThatCanNotBeIsRefused() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     XCTAssertThrowsError(try rig.kmem.createCache(name: Name("x"), size: .zero)) {
       XCTAssertEqual($0 as? KmemError, .badConstraint)
     }
@@ -459,7 +459,7 @@ final class KmemTests: XCTestCase {
   // MARK: When memory is gone
 
   func testMemoryRunsOutAndComesBack() throws {
-    let rig = try Rig(frames: 512)
+    let rig = try KmemFixture(frames: 512)
     let type = rig.type()
     for size in [8, 64, 1152, 4096] {
       var objects: [UnsafeMutableRawPointer] = []
@@ -482,7 +482,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testWhatOtherCachesKeepFreeIsGivenBackBeforeARequestFails() throws {
-    let rig = try Rig(frames: 512)
+    let rig = try KmemFixture(frames: 512)
     let type = rig.type()
     var objects: [UnsafeMutableRawPointer] = []
     while let object = rig.kmem.alloc(ByteCount(64), type: type) { objects.append(object) }
@@ -498,7 +498,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testABurstMeetsItsOwnFreesAgainAndADrainTakesAllBack() throws {
-    let rig = try Rig(frames: 8192)
+    let rig = try KmemFixture(frames: 8192)
     let type = rig.type()
     func burst(_ size: Int) {
       let objects = (0..<100).map { _ in rig.kmem.alloc(ByteCount(size), type: type)! }
@@ -516,7 +516,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testSmallerSlabsServeWhereNoRunIsToBeHad() throws {
-    let rig = try Rig(frames: 512)
+    let rig = try KmemFixture(frames: 512)
     let type = rig.type()
     // Every second frame: no two that follow each other.
     var frames: [FrameNumber] = []
@@ -538,7 +538,7 @@ final class KmemTests: XCTestCase {
   // MARK: Figures
 
   func testFiguresOfCachesAndTypes() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let (a, b) = (rig.type("a"), rig.type("b"))
     XCTAssertEqual(rig.type("a"), a)
     let small = (0..<10).map { _ in rig.kmem.alloc(ByteCount(60), type: a)! }
@@ -569,7 +569,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testContiguousMemoryIsAccountedByType() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let (a, b) = (rig.type("a"), rig.type("b"))
     let object = rig.kmem.alloc(ByteCount(60), type: a)!
     let large = rig.kmem.alloc(ByteCount(8192), type: a)!
@@ -606,7 +606,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testAContiguousRequestThatFailedIsNoAllocation() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let type = rig.type()
     rig.kmem.countContiguousFailure(type)
     rig.kmem.countContiguousFailure(type)
@@ -640,7 +640,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testProcessorsShareOneAccountOfContiguousMemory() throws {
-    let rig = try Rig(processors: 2)
+    let rig = try KmemFixture(processors: 2)
     let type = rig.type()
     nonisolated(unsafe) let kmem = rig.kmem
     nonisolated(unsafe) let shared = type
@@ -661,7 +661,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testRowsOfTheRegistryAndTheAuditTunable() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let memory = UnsafeMutableRawPointer.allocate(
       byteCount: Int(Statistics.size(capacity: 40).rawValue), alignment: 64)
     defer { memory.deallocate() }
@@ -682,7 +682,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testTooManyTypesShareOne() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     var tokens: [MemoryType] = []
     for i in 0..<300 {
       let name = Array("type\(i)".utf8).withUnsafeBufferPointer { Name(bytes: $0) }
@@ -697,7 +697,7 @@ final class KmemTests: XCTestCase {
   }
 
   func testWhatIsTellsAnObjectByAnyOfItsBytes() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let type = rig.type()
     let object = rig.kmem.alloc(ByteCount(60), type: type)!
     let inside = rig.kmem.whatIs(VirtualAddress(object + 18))!

@@ -26,7 +26,7 @@ final class StrayWriteTests: XCTestCase {
     Shape(size: 5000),
   ]
 
-  private func make(_ rig: Rig, _ shape: Shape, _ auditing: Auditing) throws -> ObjectCache {
+  private func make(_ rig: KmemFixture, _ shape: Shape, _ auditing: Auditing) throws -> ObjectCache {
     let hook: ObjectHook? = shape.isConstructed ? { _, _ in } : nil
     let cache = try rig.kmem.createCache(
       name: Name("stray"), size: ByteCount(shape.size), alignment: Alignment(shape.alignment)!,
@@ -50,7 +50,7 @@ final class StrayWriteTests: XCTestCase {
 
   /// Writes 1, 2, 4 or 8 bytes at any place of the slab that `object` lies in.
   private func strayWrite(
-    _ rig: Rig, _ cache: ObjectCache, near object: UnsafeMutableRawPointer,
+    _ rig: KmemFixture, _ cache: ObjectCache, near object: UnsafeMutableRawPointer,
     _ random: inout SeededRandom
   ) -> Write {
     let place = rig.kmem.locate(VirtualAddress(object))!
@@ -98,7 +98,7 @@ final class StrayWriteTests: XCTestCase {
 
   /// Fills slabs, frees some objects, writes, takes all there is and gives it back.
   private func trial(
-    _ rig: Rig, _ shape: Shape, _ auditing: Auditing, _ random: inout SeededRandom, _ note: String
+    _ rig: KmemFixture, _ shape: Shape, _ auditing: Auditing, _ random: inout SeededRandom, _ note: String
   )
     throws -> (reported: Int, harmless: Int)
   {
@@ -163,7 +163,7 @@ final class StrayWriteTests: XCTestCase {
 
   func testEachStrayWriteIsReportedOrHarmless() throws {
     let seed = historySeed(9)
-    let rig = try Rig(frames: 1024)
+    let rig = try KmemFixture(frames: 1024)
     var sum = (reported: 0, harmless: 0)
     for (number, shape) in Self.shapes.enumerated() {
       for auditing in [Auditing.off, .on] {
@@ -183,7 +183,7 @@ final class StrayWriteTests: XCTestCase {
   }
 
   /// Whether a free object that the slab may give out has lost its word.
-  private func hasLostItsWord(_ rig: Rig, _ object: UInt64) -> Bool {
+  private func hasLostItsWord(_ rig: KmemFixture, _ object: UInt64) -> Bool {
     guard let place = rig.kmem.locate(VirtualAddress(object)), place.offset == 0, !place.slab.isDamaged else {
       return false
     }
@@ -192,14 +192,14 @@ final class StrayWriteTests: XCTestCase {
   }
 
   /// The slab whose last object this is, if its guard has been written to.
-  private func brokenSlab(_ rig: Rig, _ last: UInt64) -> Slab? {
+  private func brokenSlab(_ rig: KmemFixture, _ last: UInt64) -> Slab? {
     guard let place = rig.kmem.locate(VirtualAddress(last)), place.slab.isAudited,
       place.index == place.slab.objects - 1, place.offset == 0, !place.cache.isGuardIntact(place.slab)
     else { return nil }
     return place.slab
   }
 
-  private func mendGuard(_ rig: Rig, _ last: UInt64) {
+  private func mendGuard(_ rig: KmemFixture, _ last: UInt64) {
     guard let place = rig.kmem.locate(VirtualAddress(last)), let slab = brokenSlab(rig, last) else { return }
     let end = place.cache.object(slab, slab.objects)
     for word in stride(from: 0, to: CachePointer.guardBytes, by: 8) {
@@ -213,7 +213,7 @@ final class StrayWriteTests: XCTestCase {
     let seed = historySeed(21)
     for round in 0..<6 {
       var random = SeededRandom(seed: seed &+ UInt64(round))
-      let rig = try Rig(frames: 2048, processors: 2)
+      let rig = try KmemFixture(frames: 2048, processors: 2)
       let type = rig.type()
       let caches = try [2, 4, 5, 6, 7, 8, 10].map { try make(rig, Self.shapes[$0], .off) }
       var live: [(pointer: UnsafeMutableRawPointer, cache: Int)] = []
@@ -302,7 +302,7 @@ final class StrayWriteTests: XCTestCase {
   // MARK: kmem's own memory
 
   /// The first of the full magazines in the depot of `cache`.
-  private func magazine(_ rig: Rig, _ cache: ObjectCache) -> UnsafeMutablePointer<UInt>? {
+  private func magazine(_ rig: KmemFixture, _ cache: ObjectCache) -> UnsafeMutablePointer<UInt>? {
     rig.kmem.cache(at: cache.cacheIndex)?.magazines.state.pointee.lists.withLock { $0.full.first }
   }
 
@@ -311,7 +311,7 @@ final class StrayWriteTests: XCTestCase {
     for wrong in 0..<9 {
       for index in [0, 30, 62] {
         let note = "wrong word \(wrong) at \(index)"
-        let rig = try Rig()
+        let rig = try KmemFixture()
         let type = rig.type()
         let (cache, other) = (
           try make(rig, Shape(size: 64, alignment: 64), .off), try make(rig, Shape(size: 64), .off)
@@ -357,7 +357,7 @@ final class StrayWriteTests: XCTestCase {
 
   /// The number of rounds in a partly filled magazine becomes the address of an object that is in use.
   func testANumberOfRoundsThatWasWrittenToFreesNoObject() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let type = rig.type()
     let cache = try make(rig, Shape(size: 64, alignment: 64), .off)
     let live = try XCTUnwrap(cache.alloc(type: type))
@@ -394,7 +394,7 @@ final class StrayWriteTests: XCTestCase {
       var random = SeededRandom(seed: seed)
       let note = "STRATA_SEED=\(seed), \(shape.size) bytes"
       // Two pageblocks, and a machine that ends with them.
-      let rig = try Rig(frames: 1024)
+      let rig = try KmemFixture(frames: 1024)
       let type = rig.type()
       let caches = try [make(rig, shape, .off), make(rig, shape, .off)]
       var live: [(object: UnsafeMutableRawPointer, cache: ObjectCache)] = []
@@ -494,7 +494,7 @@ final class StrayWriteTests: XCTestCase {
     for auditing in [Auditing.off, .on] {
       for wrong in 0..<4 {
         let note = "audit \(auditing), wrong map \(wrong)"
-        let rig = try Rig()
+        let rig = try KmemFixture()
         let (cache, objects) = try slab(rig, size: 40, free: [3, 70, 90], auditing)
         let slab = rig.kmem.locate(VirtualAddress(objects[0]))!.slab
         let map = try XCTUnwrap(slab.tables).assumingMemoryBound(to: UInt64.self)
@@ -519,7 +519,7 @@ final class StrayWriteTests: XCTestCase {
 
   /// A cache of one slab with all objects out but `free`, which lie in the slab.
   private func slab(
-    _ rig: Rig, size: Int, free: [Int], _ auditing: Auditing
+    _ rig: KmemFixture, size: Int, free: [Int], _ auditing: Auditing
   ) throws -> (cache: ObjectCache, objects: [UnsafeMutableRawPointer]) {
     let cache = try make(rig, Shape(size: UInt64(size)), auditing)
     let type = rig.type()
@@ -535,7 +535,7 @@ final class StrayWriteTests: XCTestCase {
     for auditing in [Auditing.off, .on] {
       // Whatever they are: the number of another object, of none, or what was a link's end.
       for value: UInt16 in [0, 3, 5, 7, 63, 0xfffe, 0xffff] {
-        let rig = try Rig()
+        let rig = try KmemFixture()
         let (cache, objects) = try slab(rig, size: 48, free: [3, 5, 7], auditing)
         let isSame = objects[5].load(as: UInt16.self) == value
         objects[5].storeBytes(of: value, as: UInt16.self)
@@ -557,7 +557,7 @@ final class StrayWriteTests: XCTestCase {
   }
 
   func testAWriteBehindTheLastObjectIsReportedByThatObject() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let (cache, objects) = try slab(rig, size: 48, free: [], .on)
     let (last, type) = (objects.last!, rig.type())
     let guardWord = (last + 48).load(as: UInt16.self)
@@ -582,7 +582,7 @@ final class StrayWriteTests: XCTestCase {
   }
 
   func testAWriteBehindAFreeLastObjectIsReportedBeforeThatIsGivenOut() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let (cache, objects) = try slab(rig, size: 48, free: [84], .on)
     XCTAssertEqual(objects.count, 85, "16 bytes are left of the page")
     (objects[84] + 63).storeBytes(of: ~(objects[84] + 63).load(as: UInt8.self), as: UInt8.self)
@@ -596,7 +596,7 @@ final class StrayWriteTests: XCTestCase {
   }
 
   func testAnAuditedSlabThatGoesBackIsLookedThrough() throws {
-    let rig = try Rig()
+    let rig = try KmemFixture()
     let (cache, objects) = try slab(rig, size: 48, free: Array(1..<85), .on)
     objects[9].storeBytes(of: 0, as: UInt8.self)
     objects[30].storeBytes(of: 0, toByteOffset: 7, as: UInt8.self)
@@ -616,7 +616,7 @@ final class StrayWriteTests: XCTestCase {
   func testTheFirstBytesOfKmemsOwnFramesAreNotUsed() throws {
     let seed = historySeed(5)
     var random = SeededRandom(seed: seed)
-    let rig = try Rig(frames: 2048)
+    let rig = try KmemFixture(frames: 2048)
     let type = rig.type()
     var live: [(pointer: UnsafeMutableRawPointer, size: Int)] = []
     var found = 0

@@ -7,7 +7,7 @@ import XCTest
 @testable import Magazines
 
 /// A depot with its slots and magazines in ordinary memory.
-final class Bench {
+final class MagazinesFixture {
   let host: SimulatedMachine
   let magazines: MagazineSet
   private var blocks: [UnsafeMutableRawPointer] = []
@@ -46,7 +46,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testAMagazineThatItsOwnerRejectsIsTheOwners() throws {
-    let bench = Bench(given: 6)
+    let bench = MagazinesFixture(given: 6)
     for word in UInt(1)...16 { XCTAssertEqual(bench.magazines.push(word), .pushed) }
     XCTAssertEqual(bench.magazines.fullCount, 2)
     for _ in 0..<8 { XCTAssertNotNil(bench.magazines.pop()) }
@@ -71,7 +71,7 @@ final class MagazinesTests: XCTestCase {
 
   func testAPartlyFilledMagazineWhoseNumberOfRoundsIsOverwrittenGivesNoWordTwice() {
     for wrong: UInt in [0, 1, 2, 3, 4, .max, 1 << 40] {
-      let bench = Bench()
+      let bench = MagazinesFixture()
       let block = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
       defer { block.deallocate() }
       bench.magazines.add(block)
@@ -89,7 +89,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testWithoutMagazinesEveryPushIsRefusedAndEveryPopEmpty() {
-    let bench = Bench()
+    let bench = MagazinesFixture()
     XCTAssertNil(bench.magazines.pop())
     XCTAssertEqual(bench.magazines.push(7), .noMagazine)
     XCTAssertEqual(bench.magazines.wordCount, 0)
@@ -97,7 +97,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testWordsComeBackLastInFirstOut() {
-    let bench = Bench(given: 3)
+    let bench = MagazinesFixture(given: 3)
     for word in 1...9 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     XCTAssertNil(bench.magazines.checkInvariants())
     XCTAssertEqual(bench.magazines.pop(), 9)
@@ -108,14 +108,14 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testZeroIsAWordLikeAnyOther() {
-    let bench = Bench(given: 1)
+    let bench = MagazinesFixture(given: 1)
     XCTAssertEqual(bench.magazines.push(0), .pushed)
     XCTAssertEqual(bench.magazines.pop(), 0)
     XCTAssertNil(bench.magazines.pop())
   }
 
   func testAlternatingAtTheEdgeOfAMagazineDoesNotReachTheDepot() {
-    let bench = Bench(given: 4)
+    let bench = MagazinesFixture(given: 4)
     for word in 1...6 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     let before = bench.magazines.exchanges
     for _ in 0..<100 {
@@ -126,7 +126,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testADepotThatKeepsEnoughRefusesAndASpillMakesRoom() {
-    let bench = Bench(rounds: 4, fullLimit: 1, given: 5)
+    let bench = MagazinesFixture(rounds: 4, fullLimit: 1, given: 5)
     for word in 0..<12 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     XCTAssertEqual(bench.magazines.push(12), .full)
     var words = [UInt](repeating: 0, count: 4)
@@ -139,7 +139,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testRefillTakesHalfAMagazineFromTheSupply() {
-    let bench = Bench(rounds: 7, given: 1)
+    let bench = MagazinesFixture(rounds: 7, given: 1)
     var next: UInt = 100
     let outcome = bench.magazines.refill { words, most in
       for i in 0..<most {
@@ -161,7 +161,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testARefillWithoutSupplyOrMagazineSaysSo() {
-    let bench = Bench()
+    let bench = MagazinesFixture()
     guard case .noMagazine = bench.magazines.refill({ _, _ in 0 }) else { return XCTFail() }
     bench.addMagazine()
     guard case .empty = bench.magazines.refill({ _, _ in 0 }) else { return XCTFail() }
@@ -169,7 +169,7 @@ final class MagazinesTests: XCTestCase {
     guard case .off = bench.magazines.refill({ _, _ in 0 }) else { return XCTFail() }
   }
 
-  private func trim(_ bench: Bench) -> (words: [UInt], spare: Int) {
+  private func trim(_ bench: MagazinesFixture) -> (words: [UInt], spare: Int) {
     var words: [UInt] = []
     let spare = bench.magazines.trim { words.append($0) }.spare
     XCTAssertNil(bench.magazines.checkInvariants())
@@ -177,7 +177,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testATrimTakesWhatTheDepotHadTooManyOfAllTheWhile() {
-    let bench = Bench(rounds: 4, fullLimit: 4, given: 6)
+    let bench = MagazinesFixture(rounds: 4, fullLimit: 4, given: 6)
     for word in 0..<16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     XCTAssertEqual(bench.magazines.fullCount, 2)
     // Until the first look nobody knows what is needed.
@@ -203,7 +203,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testATrimTakesWhatADrainedProcessorLeftInParts() {
-    let bench = Bench(processors: 2, given: 4)
+    let bench = MagazinesFixture(processors: 2, given: 4)
     bench.host.runAs(processor: 1) {
       for word in 0..<6 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     }
@@ -221,7 +221,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testDrainReachesEveryProcessorAndTheDepot() {
-    let bench = Bench(processors: 3, given: 12)
+    let bench = MagazinesFixture(processors: 3, given: 12)
     for processor in 0..<3 {
       bench.host.runAs(processor: processor) {
         for word in 0..<10 { XCTAssertEqual(bench.magazines.push(UInt(processor * 100 + word)), .pushed) }
@@ -237,7 +237,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testSwitchedOffMagazinesHoldNothingAndComeBack() {
-    let bench = Bench(given: 3)
+    let bench = MagazinesFixture(given: 3)
     for word in 0..<6 { _ = bench.magazines.push(UInt(word)) }
     var drained = 0
     bench.magazines.switchOff { _ in drained += 1 }
@@ -251,7 +251,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testNobodyGetsAMagazineWhileTheyAreBeingSwitchedOff() {
-    let bench = Bench(rounds: 2, fullLimit: 10, given: 10)
+    let bench = MagazinesFixture(rounds: 2, fullLimit: 10, given: 10)
     for word in 1...16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     var words: [UInt] = []
     // The interrupt comes between one magazine of the depot and the next.
@@ -265,14 +265,14 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testASpillOfNothingIsNotCounted() {
-    let bench = Bench(given: 1)
+    let bench = MagazinesFixture(given: 1)
     var words = [UInt](repeating: 0, count: 4)
     words.withUnsafeMutableBufferPointer { XCTAssertEqual(bench.magazines.spill(into: $0.baseAddress!), 0) }
     XCTAssertEqual(bench.magazines.spills, 0)
   }
 
   func testEachWordIsFoundWhereItLies() {
-    let bench = Bench(processors: 2, rounds: 4, fullLimit: 5, given: 8)
+    let bench = MagazinesFixture(processors: 2, rounds: 4, fullLimit: 5, given: 8)
     bench.host.runAs(processor: 1) { for word in 1...18 { _ = bench.magazines.push(UInt(word)) } }
     for word: UInt in 1...12 { XCTAssertEqual(bench.magazines.place(of: word), .depot, "\(word)") }
     for word: UInt in 13...18 {
@@ -290,7 +290,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testAWordIsLookedForWhileMagazinesComeAndGo() {
-    let bench = Bench(processors: 2, rounds: 4, fullLimit: 5, given: 8)
+    let bench = MagazinesFixture(processors: 2, rounds: 4, fullLimit: 5, given: 8)
     nonisolated(unsafe) let magazines = bench.magazines
     bench.host.onThreads(2) { me in
       for turn in 0..<3000 {
@@ -308,7 +308,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testMagazinesGoBackToWhoGaveThem() {
-    let bench = Bench(given: 2)
+    let bench = MagazinesFixture(given: 2)
     _ = bench.magazines.push(1)
     XCTAssertNotNil(bench.magazines.takeEmpty())
     XCTAssertNil(bench.magazines.takeEmpty(), "the other one is loaded")
@@ -320,7 +320,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testAFailedMagazineLeavesEverythingAsItWas() {
-    let bench = Bench(given: 4)
+    let bench = MagazinesFixture(given: 4)
     for word in 0..<8 { _ = bench.magazines.push(UInt(word)) }
     let before = bench.held()
     bench.host.failures.pointee.countdown = 0
@@ -338,7 +338,7 @@ final class MagazinesTests: XCTestCase {
     var random = SeededRandom(seed: seed)
     for round in 0..<60 {
       let rounds = [1, 3, 7][Int(random.below(3))]
-      let bench = Bench(
+      let bench = MagazinesFixture(
         processors: 3, rounds: rounds, fullLimit: Int(random.below(4)), given: Int(random.below(12)))
       var outside = Set((0..<200).map { UInt($0) })
       var inside = Set<UInt>()
@@ -392,7 +392,7 @@ final class MagazinesTests: XCTestCase {
 
   func testAnInterruptThatTakesAndGivesLosesNothing() {
     let seed = historySeed(11)
-    let bench = Bench(rounds: 3, fullLimit: 2, given: 6)
+    let bench = MagazinesFixture(rounds: 3, fullLimit: 2, given: 6)
     var free = Array((1...40).map { UInt($0) })
     var held: [UInt] = []
     func step(_ give: Bool) {
@@ -416,7 +416,7 @@ final class MagazinesTests: XCTestCase {
   }
 
   func testTwoProcessorsAndADrainLoseNothing() {
-    let bench = Bench(processors: 2, rounds: 5, fullLimit: 4, given: 12)
+    let bench = MagazinesFixture(processors: 2, rounds: 5, fullLimit: 4, given: 12)
     let perThread = 200
     nonisolated(unsafe) var left: [[UInt]] = [[], []]
     nonisolated(unsafe) let magazines = bench.magazines

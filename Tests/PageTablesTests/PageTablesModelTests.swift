@@ -27,7 +27,7 @@ final class PageTablesModelTests: XCTestCase {
   }
 
   func run(seed: UInt64, levels: PagingLevels, operations: Int) throws {
-    let bed = Bed(levels: levels)
+    let bed = PageTablesFixture(levels: levels)
     let processors = RememberingProcessors(bed, count: 1)
     defer { processors.end() }
     var random = SeededRandom(seed: seed)

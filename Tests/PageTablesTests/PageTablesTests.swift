@@ -8,7 +8,7 @@ import XCTest
 final class PageTablesTests: XCTestCase {
   func testMapsAndTranslatesAtFourAndFiveLevels() throws {
     for levels in [PagingLevels.four, .five] {
-      let bed = Bed(levels: levels)
+      let bed = PageTablesFixture(levels: levels)
       let all = levels == .four ? 4 : 5
       try bed.tables.map(va(3), to: pa(77), count: PageCount(2), protection: .kernelData)
       XCTAssertEqual(bed.tables.tableCount.rawValue, UInt64(all))
@@ -35,7 +35,7 @@ final class PageTablesTests: XCTestCase {
 
   func testLastPageOfTheSpaceAndBothHalves() throws {
     for levels in [PagingLevels.four, .five] {
-      let bed = Bed(levels: levels)
+      let bed = PageTablesFixture(levels: levels)
       let half: UInt64 = levels == .four ? 1 << 47 : 1 << 56
       let places: [UInt64] = [0x1000, half - 0x1000, ~(half - 1), UInt64.max - 0xfff]
       for (i, place) in places.enumerated() {
@@ -52,7 +52,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testAttributesAndProtectionsArriveInTheEntry() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let attributes: [CacheAttribute] = [.writeBack, .writeThrough, .uncached, .writeCombining]
     let protections: [Protection] = [
       [], .writable, .executable, .global, .kernelData, .kernelText, .kernelReadOnly,
@@ -80,7 +80,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testUsesTheLargestLeavesThatFit() throws {
-    let bed = Bed(largest: .gibibyte)
+    let bed = PageTablesFixture(largest: .gibibyte)
     // From 4 pages below 1 GiB to 3 pages behind 2 GiB and 2 MiB.
     let first: UInt64 = (1 << 18) - 4
     let end: UInt64 = (2 << 18) + 512 + 3
@@ -104,7 +104,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testSplitsAGibibyteForOnePageAndJoinsItAgain() throws {
-    let bed = Bed(largest: .gibibyte)
+    let bed = PageTablesFixture(largest: .gibibyte)
     let gibibyte = PageCount(1 << 18)
     try bed.tables.map(va(0), to: pa(1 << 18), count: gibibyte, protection: .kernelData, leaves: .whole)
     let before = bed.picture()
@@ -137,7 +137,7 @@ final class PageTablesTests: XCTestCase {
         before = (0..<512).map { table[$0] }
       }
     }
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.map(va(0), to: pa(512), count: PageCount(512), protection: .kernelData)
     var frame = FrameNumber.none
     bed.tables.forEachTable { if $1 == TableLevel(1) { frame = $0 } }
@@ -160,7 +160,7 @@ final class PageTablesTests: XCTestCase {
 
   func testOnlyWriteBackLeavesAreJoined() throws {
     for attribute in [CacheAttribute.writeBack, .writeThrough, .uncached, .writeCombining] {
-      let bed = Bed()
+      let bed = PageTablesFixture()
       try bed.tables.map(
         va(0), to: pa(512), count: PageCount(512), protection: .kernelData, leaves: .whole)
       // Two neighbours, each of which goes back on its own.
@@ -183,7 +183,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testSplittableLeafIsUnmappedInPartWithoutMemory() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.map(
       va(0), to: pa(1024), count: PageCount(1536), protection: .kernelData, leaves: .splittable)
     XCTAssertEqual(bed.tables.leafCount(TableLevel(2)), PageCount(3))
@@ -204,7 +204,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testPreparedPlacesNeedNothingAndStayPrepared() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(500), count: PageCount(600))
     bed.frames.limit = 0
     let before = bed.picture()
@@ -222,7 +222,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testFramesInAnyOrder() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let frames: [FrameNumber] = (0..<20).map { FrameNumber(3000 + ($0 * 7) % 20) }
     try frames.withUnsafeBufferPointer {
       try bed.tables.map(va(505), frames: $0, protection: .kernelData)
@@ -240,7 +240,7 @@ final class PageTablesTests: XCTestCase {
   func testEveryPageIsForgottenBeforeItsFrameIsHandedOver() throws {
     final class Seen { var pages: Set<UInt64> = [] }
     let seen = Seen()
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.map(
       va(0), to: pa(1024), count: PageCount(700), protection: .kernelData, leaves: .splittable)
     let processor = cp_processor()
@@ -275,7 +275,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testRangesAreRecordedInTheTables() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let (one, two) = (RangeTag(rawValue: 1), RangeTag(rawValue: 2))
     let tables = bed.tables
     try tables.map(va(500), to: pa(2000), count: PageCount(100), protection: .kernelData, tag: one)
@@ -331,7 +331,7 @@ final class PageTablesTests: XCTestCase {
   func testARangeEndsWhereItsHalfOfTheSpaceDoes() throws {
     let tag = RangeTag(rawValue: 3)
     for levels in [PagingLevels.four, .five] {
-      let bed = Bed(levels: levels)
+      let bed = PageTablesFixture(levels: levels)
       let half: UInt64 = 1 << (levels == .four ? 47 : 56)
       let (low, high) = (VirtualAddress(half - 2 * 4096), VirtualAddress(UInt64.max - 8191))
       try bed.tables.map(low, to: pa(700), count: PageCount(2), protection: .kernelData, tag: tag)
@@ -357,7 +357,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testAskingWhetherAnythingIsMapped() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let tables = bed.tables
     try tables.map(va(1024), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .whole)
     try tables.map(va(1 << 20), to: pa(9), count: .one, protection: .kernelData)
@@ -375,7 +375,7 @@ final class PageTablesTests: XCTestCase {
   // MARK: Faults
 
   func testBugsAreReportedAndChangeNothing() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let tables = bed.tables
     try tables.map(va(1000), to: pa(2000), count: PageCount(1000), protection: .kernelData)
     try tables.map(va(2048), to: pa(2048), count: PageCount(512), protection: .kernelData, leaves: .whole)
@@ -468,7 +468,7 @@ final class PageTablesTests: XCTestCase {
     var reached: UInt64 = 0
     for (name, act) in acts {
       for nth in Int64(0)... {
-        let bed = Bed(largest: .gibibyte)
+        let bed = PageTablesFixture(largest: .gibibyte)
         try bed.tables.map(
           va(8192), to: pa(0), count: PageCount(1024), protection: .kernelData, leaves: .whole)
         try bed.tables.map(
@@ -500,7 +500,7 @@ final class PageTablesTests: XCTestCase {
   // MARK: The kernel's own tables
 
   func testKernelImageAndDirectMap() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let machine = bed.host.machine
     let image: UInt64 = 0xffff_ffff_8000_0000
     func segment(_ page: UInt64, _ count: UInt64, _ protection: Protection) -> ImageSegment {
@@ -547,7 +547,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testTheProofFindsPlantedViolations() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.map(
       va(0), to: pa(1024), count: PageCount(512), protection: .kernelReadOnly, leaves: .whole)
     for i in UInt64(0)..<40 {
@@ -576,7 +576,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testTheCheckFindsBrokenInvariants() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.map(
       va(0), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .splittable)
     try bed.tables.map(va(600), to: pa(1024), count: PageCount(3), protection: .kernelData)
@@ -598,7 +598,7 @@ final class PageTablesTests: XCTestCase {
   // MARK: Together
 
   func testTwoThreadsShareTables() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     bed.host.onThreads(2) { thread in
       let mine = (0..<256).map { UInt64($0 * 2 + thread) }
       for round in 0..<40 {
@@ -621,7 +621,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testTwoThreadsChangeAndJoinOneLeaf() throws {
-    let bed = Bed(largest: .gibibyte)
+    let bed = PageTablesFixture(largest: .gibibyte)
     try bed.tables.map(va(0), to: pa(0), count: PageCount(1 << 18), protection: .kernelData, leaves: .whole)
     let before = bed.picture()
     bed.host.onThreads(2) { thread in
@@ -638,7 +638,7 @@ final class PageTablesTests: XCTestCase {
   }
 
   func testAnInterruptMapsAndUnmaps() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     var fired: UInt64 = 0
     try bed.host.withInterrupts(
       seed: 5, oneIn: 3,

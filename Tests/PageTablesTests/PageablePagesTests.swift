@@ -34,7 +34,7 @@ final class PageablePagesTests: XCTestCase {
 
   func testAPageComesAndGoes() throws {
     for levels in [PagingLevels.four, .five] {
-      let bed = Bed(levels: levels)
+      let bed = PageTablesFixture(levels: levels)
       try bed.tables.prepare(va(510), count: PageCount(4))
       let out = bed.frames.out
       bed.frames.limit = 0
@@ -83,7 +83,7 @@ final class PageablePagesTests: XCTestCase {
   }
 
   func testAccessDoesWhatAProcessorDoes() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(0), count: PageCount(2))
     let at = va(1)
     XCTAssertNil(bed.tables.access(at, .read))
@@ -115,7 +115,7 @@ final class PageablePagesTests: XCTestCase {
 
   func testAccessWalksAllOfTheTables() throws {
     for levels in [PagingLevels.four, .five] {
-      let bed = Bed(levels: levels, largest: .gibibyte)
+      let bed = PageTablesFixture(levels: levels, largest: .gibibyte)
       let places: [(page: UInt64, frame: UInt64, count: UInt64)] = [
         (3, 5, 1), (512, 1024, 512), (1 << 18, 1 << 18, 1 << 18),
       ]
@@ -143,7 +143,7 @@ final class PageablePagesTests: XCTestCase {
   }
 
   func testWhatIsNotPageableIsLeftAlone() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.map(va(0), to: pa(1024), count: PageCount(3), protection: .kernelData)
     try bed.tables.map(va(512), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .whole)
     let before = bed.picture()
@@ -161,7 +161,7 @@ final class PageablePagesTests: XCTestCase {
   // MARK: Many
 
   func testCountsAndRunsOfPageablePages() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(500), count: PageCount(600))
     try bed.tables.map(va(2048), to: pa(2048), count: PageCount(700), protection: .kernelData, leaves: .whole)
     for page in UInt64(505)..<525 {
@@ -187,7 +187,7 @@ final class PageablePagesTests: XCTestCase {
   }
 
   func testARangeEndsWherePreparedPlacesBegin() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let tag = RangeTag(rawValue: 4)
     try bed.tables.prepare(va(505), count: PageCount(20))
     try bed.tables.map(va(500), to: pa(1000), count: PageCount(5), protection: .kernelData, tag: tag)
@@ -213,7 +213,7 @@ final class PageablePagesTests: XCTestCase {
   }
 
   func testPlacesInUseAreNotGivenUp() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(500), count: PageCount(600))
     bed.tables.enter(va(1000), FrameNumber(5), .kernelData)
     let before = bed.picture()
@@ -233,7 +233,7 @@ final class PageablePagesTests: XCTestCase {
   }
 
   func testTheCheckFindsBrokenPageablePages() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(0), count: PageCount(4))
     bed.tables.enter(va(0), FrameNumber(8), .kernelData)
     bed.tables.enter(va(1), FrameNumber(9), .kernelData)
@@ -270,7 +270,7 @@ final class PageablePagesTests: XCTestCase {
 
   func run(seed: UInt64, levels: PagingLevels, operations: Int) throws {
     let window: UInt64 = 1200
-    let bed = Bed(levels: levels)
+    let bed = PageTablesFixture(levels: levels)
     let object = Object()
     var random = SeededRandom(seed: seed)
     var prepared: Set<UInt64> = []
@@ -380,7 +380,7 @@ final class PageablePagesTests: XCTestCase {
   }
 
   func testProcessorsLoseNoUseOfAPage() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(0), count: .one)
     let (at, frame) = (va(0), FrameNumber(100))
     bed.tables.enter(at, frame, .kernelReadOnly)
@@ -416,7 +416,7 @@ final class PageablePagesTests: XCTestCase {
   }
 
   func testProcessorsAgreeOnWhetherAPageWasUsed() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(0), count: .one)
     let at = va(0)
     let rounds = Rounds()
@@ -455,7 +455,7 @@ final class PageablePagesTests: XCTestCase {
   }
 
   func testProcessorsMapAndUnmapPagesOfOneTable() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(0), count: PageCount(512))
     bed.host.onThreads(2) { processor in
       for round in 0..<60 {

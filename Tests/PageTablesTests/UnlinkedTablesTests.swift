@@ -10,14 +10,14 @@ import XCTest
 /// invalidation. `atInvalidation` runs before the first of them has carried one out, as another processor would;
 /// `afterInvalidation` when all have, and the thread that asked for it does not know yet.
 final class RememberingProcessors {
-  let bed: Bed
+  let bed: PageTablesFixture
   let buffers: [TranslationBuffer]
   var atInvalidation: (() -> Void)?
   var afterInvalidation: (() -> Void)?
   private var isInside = false
   private let memory: [UnsafeMutableRawPointer]
 
-  init(_ bed: Bed, count: Int = 2) {
+  init(_ bed: PageTablesFixture, count: Int = 2) {
     self.bed = bed
     memory = (0..<count).map { _ in
       .allocate(byteCount: Int(TranslationBuffer.size.rawValue), alignment: 64)
@@ -69,7 +69,7 @@ final class RememberingProcessors {
 final class UnlinkedTablesTests: XCTestCase {
   func testATableIsGivenBackOnlyWhenNoProcessorRemembersIt() throws {
     for levels in [PagingLevels.four, .five] {
-      let bed = Bed(levels: levels)
+      let bed = PageTablesFixture(levels: levels)
       let processors = RememberingProcessors(bed)
       defer { processors.end() }
       // Processors walk ahead whenever they like: nothing need be mapped at the end.
@@ -91,7 +91,7 @@ final class UnlinkedTablesTests: XCTestCase {
     }
   }
 
-  private typealias Act = (name: String, pages: ClosedRange<UInt64>, body: (Bed) throws -> Void)
+  private typealias Act = (name: String, pages: ClosedRange<UInt64>, body: (PageTablesFixture) throws -> Void)
 
   /// What another processor does while tables leave, and the pages that are mapped then to frames 1024 higher.
   private var acts: [Act] {
@@ -146,7 +146,7 @@ final class UnlinkedTablesTests: XCTestCase {
         var moment = act.pages.contains(514) || act.pages.lowerBound == 520 ? 1 : 0
         while true {
           let note = "\(act.name) at invalidation \(moment), \(levels)"
-          let bed = Bed(levels: levels)
+          let bed = PageTablesFixture(levels: levels)
           let processors = RememberingProcessors(bed)
           defer { processors.end() }
           // In the table of page 3 and in that of page 514.
@@ -208,7 +208,7 @@ final class UnlinkedTablesTests: XCTestCase {
 
   /// A map that fails takes its tables out again, which another processor may have walked through.
   func testAMapThatFailsFreesItsTablesAfterAnInvalidation() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let processors = RememberingProcessors(bed)
     defer { processors.end() }
     processors.atInvalidation = { processors.walkAhead(va(1), by: 1) }
@@ -228,7 +228,7 @@ final class UnlinkedTablesTests: XCTestCase {
       let first = DispatchSemaphore(value: 0)
       var calls = [0, 0]
     }
-    let bed = Bed()
+    let bed = PageTablesFixture()
     let shared = Shared()
     // Only the lowest table leaves.
     try bed.tables.map(va(1024), to: pa(60), count: .one, protection: .kernelData)
@@ -285,7 +285,7 @@ final class UnlinkedTablesTests: XCTestCase {
   }
 
   private func run(seed: UInt64, levels: PagingLevels, operations: Int) throws {
-    let bed = Bed(levels: levels)
+    let bed = PageTablesFixture(levels: levels)
     let processors = RememberingProcessors(bed)
     defer { processors.end() }
     var random = SeededRandom(seed: seed)
@@ -378,7 +378,7 @@ final class UnlinkedTablesTests: XCTestCase {
     for (name, walk) in walks {
       var moment = 0
       while true {
-        let bed = Bed()
+        let bed = PageTablesFixture()
         bed.frames.atGive = { frame in
           let words = bed.host.machine.directMap.pointer(to: frame).assumingMemoryBound(to: UInt64.self)
           // Entries that lead to memory that there is not.
@@ -411,7 +411,7 @@ final class UnlinkedTablesTests: XCTestCase {
   // MARK: Faults
 
   func testTheVerdictOnAFault() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(0), count: PageCount(3))
     bed.tables.enter(va(1), FrameNumber(9), .kernelReadOnly)
     bed.tables.enter(va(2), FrameNumber(10), .kernelData)
@@ -432,7 +432,7 @@ final class UnlinkedTablesTests: XCTestCase {
   }
 
   func testAMappingCountsItsWires() throws {
-    let bed = Bed()
+    let bed = PageTablesFixture()
     try bed.tables.prepare(va(0), count: PageCount(2))
     bed.tables.enter(va(0), FrameNumber(9), .kernelReadOnly)
     bed.tables.enter(va(1), FrameNumber(10), .kernelData)

@@ -103,7 +103,7 @@ final class TestFrames: @unchecked Sendable {
 }
 
 /// A machine with tables of its own.
-final class Bed: @unchecked Sendable {
+final class PageTablesFixture: @unchecked Sendable {
   let host: SimulatedMachine
   let frames: TestFrames
   let tables: PageMap

@@ -8,14 +8,14 @@ import XCTest
 
 final class FrameArrayTests: XCTestCase {
   func make<Element>(
-    _ bench: SwapBench, _ count: Int, _ initial: Element
+    _ bench: SwapFixture, _ count: Int, _ initial: Element
   ) throws(PagingError) -> FrameArray<Element> {
     try FrameArray<Element>(
       count: count, initial: initial, physical: bench.physical, machine: bench.host.machine)
   }
 
   func fillAndRead<Element: FixedWidthInteger & UnsignedInteger>(
-    _ bench: SwapBench, _ count: Int, _ initial: Element
+    _ bench: SwapFixture, _ count: Int, _ initial: Element
   ) throws {
     let before = bench.physical.freeCount
     let array = try make(bench, count, initial)
@@ -37,7 +37,7 @@ final class FrameArrayTests: XCTestCase {
   }
 
   func testEveryDepthKeepsWhatIsWritten() throws {
-    let bench = try SwapBench(pages: 1, frames: 4096)
+    let bench = try SwapFixture(pages: 1, frames: 4096)
     for count in [1, 2, 511, 512, 513, 1023, 1024, 1025, 100_000, 1 << 20, 1 << 20 + 1, 1 << 21 + 77] {
       try fillAndRead(bench, count, UInt32(7))
     }
@@ -47,7 +47,7 @@ final class FrameArrayTests: XCTestCase {
   }
 
   func testEachFrameRefusedInTurnLeavesNothing() throws {
-    let bench = try SwapBench(pages: 1, frames: 4096)
+    let bench = try SwapFixture(pages: 1, frames: 4096)
     let before = bench.physical.freeCount
     var points = 0
     for count in [1, 5000, 1 << 20 + 3000] {
@@ -69,7 +69,7 @@ final class FrameArrayTests: XCTestCase {
   }
 
   func testExhaustionLeavesNothing() throws {
-    let bench = try SwapBench(pages: 1, frames: 600)
+    let bench = try SwapFixture(pages: 1, frames: 600)
     let before = bench.physical.freeCount
     XCTAssertPaging(.noMemory) { () throws(PagingError) in _ = try make(bench, 1 << 20, UInt32(0)) }
     XCTAssertEqual(bench.physical.freeCount, before)

@@ -10,7 +10,7 @@ import XCTest
 
 final class RamDiskTests: XCTestCase {
   func testSubmitCompletesNothingAndPollOneAtATime() throws {
-    let bench = try SwapBench(pages: 64)
+    let bench = try SwapFixture(pages: 64)
     XCTAssertFalse(bench.disk.poll())
     let frames = try bench.frames(4)
     for (i, frame) in frames.enumerated() { bench.fill(frame, UInt64(i)) }
@@ -31,7 +31,7 @@ final class RamDiskTests: XCTestCase {
   }
 
   func testADiskInEightExtents() throws {
-    let bench = try SwapBench(pages: 1)
+    let bench = try SwapFixture(pages: 1)
     let sizes: [Int] = [3, 1, 40, 2, 7, 1, 1, 33]
     let total = sizes.reduce(0, +)
     let parts = sizes.map { UnsafeMutableRawPointer.allocate(byteCount: $0 << 12, alignment: 4096) }
@@ -81,7 +81,7 @@ final class RamDiskTests: XCTestCase {
   }
 
   func testARequestWithoutOrWithTooManyPagesFails() throws {
-    let bench = try SwapBench(pages: 64)
+    let bench = try SwapFixture(pages: 64)
     var request = cp_block_request()
     request.operation = .read
     request.done = { context, _ in context!.assumingMemoryBound(to: Int.self).pointee += 1 }
@@ -104,7 +104,7 @@ final class RamDiskTests: XCTestCase {
 
   /// What `done` brings about may ask for more and poll.
   func testDoneMaySubmitAndPoll() throws {
-    let bench = try SwapBench(pages: 64)
+    let bench = try SwapFixture(pages: 64)
     struct Chain {
       var disk: RamDisk
       var left: Int
@@ -144,7 +144,7 @@ final class RamDiskTests: XCTestCase {
 
   /// All that is to be seen of a history of requests.
   private func history(_ trouble: Trouble, requests: Int = 400) throws -> (log: [UInt64], RamDiskFigures) {
-    let bench = try SwapBench(pages: 256, requests: 16)
+    let bench = try SwapFixture(pages: 256, requests: 16)
     bench.disk.trouble = trouble
     var random = SeededRandom(seed: 5)
     let frames = try bench.frames(16)
@@ -201,8 +201,9 @@ final class RamDiskTests: XCTestCase {
   }
 
   /// Runs single requests until `count` of them showed `trouble`, and looks at what came of each.
-  private func strikes(_ trouble: Trouble, _ body: (SwapBench, [FrameNumber], UInt64) throws -> Void) throws {
-    let bench = try SwapBench(pages: 64)
+  private func strikes(_ trouble: Trouble, _ body: (SwapFixture, [FrameNumber], UInt64) throws -> Void) throws
+  {
+    let bench = try SwapFixture(pages: 64)
     bench.disk.trouble = trouble
     let frames = try bench.frames(8)
     for round in 0..<200 as Range<UInt64> {
@@ -276,7 +277,7 @@ final class RamDiskTests: XCTestCase {
     }
     trouble = Trouble(seed: seed)
     trouble.bad = 200
-    let bench = try SwapBench(pages: 64)
+    let bench = try SwapFixture(pages: 64)
     bench.disk.trouble = trouble
     let frame = try bench.frame()
     var bad = 0
@@ -302,7 +303,7 @@ final class RamDiskTests: XCTestCase {
   }
 
   func testADelayedRequestIsNotDueBefore() throws {
-    let bench = try SwapBench(pages: 64)
+    let bench = try SwapFixture(pages: 64)
     var trouble = Trouble(seed: historySeed(75))
     trouble.delayed = 1000
     trouble.longestDelay = 20
@@ -326,7 +327,7 @@ final class RamDiskTests: XCTestCase {
   }
 
   func testThreadsPollOneDisk() throws {
-    let bench = try SwapBench(pages: 256, requests: 16, processors: 3)
+    let bench = try SwapFixture(pages: 256, requests: 16, processors: 3)
     let rounds = 400
     let frames = try bench.frames(48)
     bench.host.onThreads(3) { index in

@@ -10,7 +10,7 @@ import XCTest
 
 final class TransfersTests: XCTestCase {
   func testThePoolRunsDryAndFills() throws {
-    let bench = try SwapBench(pages: 64, requests: 3)
+    let bench = try SwapFixture(pages: 64, requests: 3)
     let frames = try bench.frames(3)
     XCTAssertEqual(bench.transfers.idleCount, 3)
     let begun = (0..<3).map { bench.transfer(.write, UInt64($0), [frames[$0]])! }
@@ -34,7 +34,7 @@ final class TransfersTests: XCTestCase {
 
   func testEverySizeOfPool() throws {
     for requests in [1, 2, 63, 64] {
-      let bench = try SwapBench(pages: 64, requests: requests)
+      let bench = try SwapFixture(pages: 64, requests: requests)
       let frame = try bench.frame()
       var begun: [Transfer] = []
       while let transfer = bench.transfer(.write, 0, [frame]) { begun.append(transfer) }
@@ -48,7 +48,7 @@ final class TransfersTests: XCTestCase {
   }
 
   func testOutOfOrder() throws {
-    let bench = try SwapBench(pages: 64, requests: 16)
+    let bench = try SwapFixture(pages: 64, requests: 16)
     var trouble = Trouble(seed: historySeed(81))
     trouble.reordered = 1000
     bench.disk.trouble = trouble
@@ -72,7 +72,7 @@ final class TransfersTests: XCTestCase {
   /// An interrupt handler completes requests at any point where interrupts are switched on.
   func testInterruptsCompleteRequests() throws {
     let seed = historySeed(82)
-    let bench = try SwapBench(pages: 64, requests: 4)
+    let bench = try SwapFixture(pages: 64, requests: 4)
     let frames = try bench.frames(4)
     bench.host.withInterrupts(seed: seed, oneIn: 3, handler: { bench.disk.poll() }) {
       for round in 0..<2000 {
@@ -90,7 +90,7 @@ final class TransfersTests: XCTestCase {
 
   /// Three threads at a pool of two requests, and a fourth that is the device.
   func testThreadsShareAPoolThatIsTooSmall() throws {
-    let bench = try SwapBench(pages: 64, requests: 2, processors: 4)
+    let bench = try SwapFixture(pages: 64, requests: 2, processors: 4)
     bench.host.runDevices = nil
     bench.host.hasOtherThreads = true
     let frames = try bench.frames(3)

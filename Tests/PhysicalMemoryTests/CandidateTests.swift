@@ -53,7 +53,7 @@ final class CandidateTests: XCTestCase {
 
   func testAnAlignedRequestCostsAStepAPageblock() throws {
     for gibibytes in [1, 2] as [UInt64] {
-      let system = try System(frames: [(0, 159), (256, gibibytes << 18 - 256)])
+      let system = try FrameAllocatorFixture(frames: [(0, 159), (256, gibibytes << 18 - 256)])
       let memory = system.memory!
       _ = fillWithPages(memory)
       // A wired page in every second pageblock, and one pageblock with less to do than the others.
@@ -95,7 +95,7 @@ final class CandidateTests: XCTestCase {
   }
 
   func testCheaperFirst() throws {
-    let system = try System(frames: [(0, 8192)])
+    let system = try FrameAllocatorFixture(frames: [(0, 8192)])
     let memory = system.memory!
     _ = fillWithPages(memory)
     func dirty(_ frame: UInt32) {
@@ -130,7 +130,7 @@ final class CandidateTests: XCTestCase {
   }
 
   func testOldDevicesLowMemory() throws {
-    let system = try System(frames: [(0, 159), (256, 8192)])
+    let system = try FrameAllocatorFixture(frames: [(0, 159), (256, 8192)])
     let memory = system.memory!
     _ = fillWithPages(memory)
     for frame in stride(from: UInt32(256), to: 4096, by: 20) { wirePage(memory, frame) }
@@ -153,7 +153,7 @@ final class CandidateTests: XCTestCase {
   }
 
   func testWhatWasTriedIsLeftAlone() throws {
-    let system = try System(frames: [(0, 4096)])
+    let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
     _ = fillWithPages(memory)
     var tried: [FrameRun] = []
@@ -182,7 +182,7 @@ final class CandidateTests: XCTestCase {
 
   /// All frames of what was tried are left alone, and all frames in the way of a run are named.
   func testEachFrameOfWhatWasTriedIsLeftAlone() throws {
-    let system = try System(frames: [(0, 2048)])
+    let system = try FrameAllocatorFixture(frames: [(0, 2048)])
     let memory = system.memory!
     _ = fillWithPages(memory)
     let count = PageCount(UInt64(16))
@@ -211,7 +211,7 @@ final class CandidateTests: XCTestCase {
 
   /// The owner of most frames in the way comes first, however many others have a few.
   func testOwnersAreCountedAndTheLargestComesFirst() throws {
-    let system = try System(frames: [(0, 4096)])
+    let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
     let pages = fillWithPages(memory).filter { $0.rawValue >= 1024 && $0.rawValue < 2048 }
     for (i, frame) in pages.enumerated() {
@@ -233,7 +233,7 @@ final class CandidateTests: XCTestCase {
   }
 
   func testNever() throws {
-    let system = try System(frames: [(0, 159), (256, 4096)], occupied: [(1024, 3, .image)])
+    let system = try FrameAllocatorFixture(frames: [(0, 159), (256, 4096)], occupied: [(1024, 3, .image)])
     let memory = system.memory!
     func isNever(_ count: UInt64, _ where: RunConstraints) -> Bool {
       if case .never = memory.candidate(run: PageCount(count), where: `where`) { return true }
@@ -250,7 +250,7 @@ final class CandidateTests: XCTestCase {
   }
 
   func testWhatCouldBeEmptiedAndWhoIsInTheWay() throws {
-    let system = try System(frames: [(0, 4096)])
+    let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
     _ = fillWithPages(memory)
     XCTAssertNil(memory.freeRun(twoMebibytes, where: aligned))
@@ -269,88 +269,5 @@ final class CandidateTests: XCTestCase {
     XCTAssertEqual(owners.first?.role, .pageable)
     XCTAssertEqual(owners.first.map { memory.whatIs($0.first).busyWord }, .wiredOnce)
     XCTAssertEqual(memory.longestEmptiableRun()?.count.rawValue, 511)
-  }
-}
-
-/// Landscapes of pages, free frames and wired frames, denser here and there, and any request.
-final class CandidateLandscapeTests: XCTestCase {
-  func testAgainstBruteForceOverAllStarts() throws {
-    let seed = historySeed(71)
-    var random = SeededRandom(seed: seed)
-    var (searched, best) = (0, 0)
-    for round in 0..<24 {
-      let maps: [[(UInt64, UInt64)]] = [
-        [(0, 159), (256, 5000)], [(512, 1024), (2048, 700), (2800, 2400)], [(4096 - 1200, 2900)],
-        [(100, 3000), (3 << 15, 1500)],
-      ]
-      let model = try PageModel(System(frames: maps[round % 4]))
-      let memory = model.memory
-      let top = model.frames.roles.count
-      for frame in fillWithPages(memory) {
-        let number = Int(frame.rawValue)
-        let name = PageName(owner: 1, index: memory.record(frame)!.index)
-        model.take(number, 1, .pageable)
-        model.pages[name] = ModelPage(frame: number)
-        model.names[number] = name
-        model.stamp(number, name)
-      }
-      // How each pageblock is used: of a thousand frames so many are wired, free, held and dirty.
-      var pageblock = -1
-      var densities: [UInt64] = []
-      for frame in 0..<top {
-        if frame >> 9 != pageblock {
-          pageblock = frame >> 9
-          densities = [
-            [0, 0, 0, 1, 3, 20, 400][Int(random.below(7))], [0, 0, 10, 300, 900][Int(random.below(5))],
-            [0, 0, 0, 5, 200][Int(random.below(5))], [0, 0, 500, 1000][Int(random.below(4))],
-          ]
-        }
-        guard let name = model.names[frame] else { continue }
-        if random.below(1000) < densities[3] { model.toggleDirty(name) }
-        if random.below(1000) < densities[0] {
-          model.wire(name)
-        } else if random.below(1000) < densities[2] {
-          model.toggleHold(name)
-        } else if random.below(1000) < densities[1] {
-          model.freePage(name, random.oneIn(2) ? .cached : .dropped)
-        }
-      }
-      if let wrong = model.check() ?? model.checkFrames() { return XCTFail("\(wrong), STRATA_SEED=\(seed)") }
-      let isIdle = !model.pages.values.contains { $0.isHeld }
-      for _ in 0..<100 {
-        let count = random.length(top)
-        let constraints = random.constraints(top)
-        var runs: [FrameRun] = []
-        var excluding = ExcludedRuns()
-        while random.oneIn(2) && runs.count < 4 {
-          let run = FrameRun(
-            first: FrameNumber(UInt32(random.below(UInt64(top)))), count: PageCount(1 + random.below(1500)))
-          runs.append(run)
-          excluding.add(run)
-        }
-        let isOfPageblocks = count % 512 == 0 && constraints.alignment.rawValue >= 2 << 20
-        let answer = memory.candidate(run: PageCount(count), where: constraints, excluding: excluding)
-        let wrong = model.mistake(in: answer, count, constraints, runs, isExact: isOfPageblocks && isIdle)
-        if let wrong {
-          return XCTFail(
-            "\(wrong): \(count) \(constraints) without \(runs), round \(round), STRATA_SEED=\(seed)")
-        }
-        memory.cacheFailedRequest(PageCount(count), constraints)
-        let hasFailedRecently = memory.hasFailedRecently(PageCount(count), constraints)
-        if hasFailedRecently
-          != (model.cheapest(count, constraints) == nil && RunRequest(PageCount(count), constraints) != nil)
-        {
-          return XCTFail("hopeless: \(hasFailedRecently), \(count) \(constraints), STRATA_SEED=\(seed)")
-        }
-        if case .found(let candidate) = answer {
-          searched += 1
-          let first = Int(candidate.run.first.rawValue)
-          let cost = (first..<first + count).reduce(0) { $0 + model.cost($1)! }
-          if cost == model.cheapest(count, constraints, runs) { best += 1 }
-        }
-      }
-      XCTAssertEqual(Int(memory.longestEmptiableRun()?.count.rawValue ?? 0), model.longestEmptiable())
-    }
-    print("\(best) of \(searched) candidates were the cheapest")
   }
 }

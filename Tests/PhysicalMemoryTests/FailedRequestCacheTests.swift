@@ -7,8 +7,8 @@ import XCTest
 
 final class FailedRequestCacheTests: XCTestCase {
   /// A machine full of wired frames but for the free ones given.
-  func full(_ frames: [(UInt64, UInt64)]) throws -> System {
-    let system = try System(frames: frames)
+  func full(_ frames: [(UInt64, UInt64)]) throws -> FrameAllocatorFixture {
+    let system = try FrameAllocatorFixture(frames: frames)
     while (try? system.memory.allocate(Order(0), role: .kmem, priority: .interrupt)) != nil {}
     return system
   }
@@ -167,7 +167,7 @@ final class FailedRequestCacheTests: XCTestCase {
   }
 
   func testWhateverMakesAFrameEmptiableOpensIt() throws {
-    let system = try System(frames: [(0, 4096)])
+    let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
     let frames = fillWithPages(memory).map(\.rawValue).sorted()
     for frame in frames where frame % 50 == 0 { wirePage(memory, frame) }

@@ -10,8 +10,10 @@ final class IsolationTests: XCTestCase {
     FrameRun(first: FrameNumber(first), count: PageCount(count))
   }
 
-  func open(_ frames: [(UInt64, UInt64)], occupied: [(UInt64, UInt64, FrameRole)] = []) throws -> System {
-    let system = try System(frames: frames, occupied: occupied)
+  func open(_ frames: [(UInt64, UInt64)], occupied: [(UInt64, UInt64, FrameRole)] = []) throws
+    -> FrameAllocatorFixture
+  {
+    let system = try FrameAllocatorFixture(frames: frames, occupied: occupied)
     for priority in [AllocationPriority.normal, .system] {
       try system.memory.setReserve(.zero, for: priority)
     }
@@ -477,7 +479,7 @@ final class IsolationTests: XCTestCase {
 
   /// Frames that one processor captures are never seen by the other.
   func testTwoThreads() throws {
-    let system = try System(frames: [(256, 6000)], processors: 2)
+    let system = try FrameAllocatorFixture(frames: [(256, 6000)], processors: 2)
     let before = Snapshot(system.memory)
     nonisolated(unsafe) let memory = system.memory!
     let seed = historySeed(61)

@@ -18,7 +18,7 @@ final class PageHistoryTests: XCTestCase {
   /// Drives a system with random operations; each answer and the state after it are checked.
   func history(_ frames: [(UInt64, UInt64)], seed: UInt64, _ emphasis: Emphasis) throws {
     var random = SeededRandom(seed: seed)
-    let system = try System(frames: frames)
+    let system = try FrameAllocatorFixture(frames: frames)
     let model = try PageModel(system)
     let memory = model.memory
     let before = Snapshot(memory)

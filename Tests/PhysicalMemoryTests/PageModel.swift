@@ -23,7 +23,7 @@ struct ModelPage {
 
 /// A system and what must be so of each of its frames.
 final class PageModel {
-  let system: System
+  let system: FrameAllocatorFixture
   let memory: FrameAllocator
   var frames: Model
   var pages: [PageName: ModelPage] = [:]
@@ -34,7 +34,7 @@ final class PageModel {
   var isolations: [(Isolation, Set<Int>)] = []
   private let initial: [FrameRole]
 
-  init(_ system: System) throws {
+  init(_ system: FrameAllocatorFixture) throws {
     self.system = system
     memory = system.memory!
     frames = Model(system)

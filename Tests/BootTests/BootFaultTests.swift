@@ -1,0 +1,36 @@
+import XCTest
+
+/// Each kind of fault stops the machine with a report of its own.
+final class BootFaultTests: XCTestCase {
+  func report(of kind: String, contains words: [String], file: StaticString = #filePath, line: UInt = #line)
+    throws
+  {
+    let log = try Boot().run("fault \(kind)")
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text, file: file, line: line)
+    for text in log.text.split(separator: "\n") { XCTAssertLessThanOrEqual(text.count, 80, String(text)) }
+    for word in ["FAULT", "by way of", "exit status 37"] + words {
+      XCTAssertTrue(log.text.contains(word), "no \"\(word)\" in\n\(log.text)", file: file, line: line)
+    }
+  }
+
+  func testNull() throws { try report(of: "null", contains: ["null page", "walk"]) }
+  func testGuard() throws { try report(of: "guard", contains: ["guard", "walk"]) }
+  func testWriteText() throws { try report(of: "write-text", contains: ["write", "walk"]) }
+  func testExecuteData() throws { try report(of: "execute-data", contains: ["execut", "walk"]) }
+  func testStackOverflow() throws { try report(of: "stack-overflow", contains: ["guard page", "stack"]) }
+  func testDivide() throws { try report(of: "divide", contains: ["divide error"]) }
+  func testOverflow() throws { try report(of: "overflow", contains: ["arithmetic overflow", ".swift:"]) }
+  func testDoubleFree() throws { try report(of: "double-free", contains: ["double free", "owner"]) }
+  func testWrongSize() throws { try report(of: "wrong-size", contains: ["wrong size", "owner"]) }
+  func testForeignPointer() throws { try report(of: "foreign-pointer", contains: ["foreign pointer"]) }
+
+  func testPanic() throws {
+    let log = try Boot().run("panic")
+    XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
+  }
+
+  func testUnknownKindIsAnAnswerNotAFault() throws {
+    let log = try Boot().run("fault nothing")
+    XCTAssertEqual(log.status, Boot.Status.failed, log.text)
+  }
+}

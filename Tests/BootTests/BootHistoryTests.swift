@@ -1,0 +1,39 @@
+import HostMachine
+import KernelMemory
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+/// One core, proven: the same seeded histories, run in the kernel and here, end with the same checksums
+/// over all structures.
+final class BootHistoryTests: XCTestCase {
+  func testKernelAndHostEndWithTheSameChecksums() throws {
+    let log = try Boot().run("selftest -j history")
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let kernel = log.rows("history")
+
+    let host = SimulatedMachine(memory: SeededHistory.memory)
+    let room = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(MemorySystem.workspaceSize(ranges: 1).rawValue), alignment: 64)
+    room.initializeMemory(
+      as: UInt8.self, repeating: 0, count: Int(MemorySystem.workspaceSize(ranges: 1).rawValue))
+    let slots = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(SeededHistory.workspace.rawValue), alignment: 64)
+    defer {
+      room.deallocate()
+      slots.deallocate()
+    }
+    let memory = try SeededHistory.assemble(host.machine, workspace: room)
+    XCTAssertEqual(kernel.count, HistoryKind.count)
+    for number in 0..<HistoryKind.count {
+      let kind = HistoryKind(rawValue: UInt8(number))!
+      let outcome = SeededHistory.run(.standard(kind), on: memory, workspace: slots)
+      XCTAssertNil(outcome.broken)
+      let sum: Line = "\(hex: outcome.checksum, digits: 16)"
+      XCTAssertEqual(
+        kernel[number]["checksum"] as? String, sum.withBytes { String(decoding: $0, as: UTF8.self) },
+        "\(kind)")
+    }
+    withExtendedLifetime(host) {}
+  }
+}

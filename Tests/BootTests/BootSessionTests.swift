@@ -1,0 +1,40 @@
+import XCTest
+
+/// Somebody types at the prompt.
+final class BootSessionTests: XCTestCase {
+  func testTypingEditingHistoryAndPoweroff() throws {
+    let session = try Session(Boot())
+    session.expect("strata> ")
+    session.type("framez\u{7f}s\r")
+    session.expect("all roles")
+    session.expect("strata> ")
+    session.type("\u{1b}[A\r")
+    session.expect("all roles")
+    session.expect("strata> ")
+    session.type("help\r")
+    session.expect("Where did my memory go?")
+    session.expect("strata> ")
+    session.type("poweroff\r")
+    XCTAssertEqual(session.waitForExit(), Boot.Status.success)
+  }
+
+  func testWhatIsTypedWhileACommandRunsIsKept() throws {
+    let session = try Session(Boot(line: "color=0"))
+    session.expect("strata> ")
+    let many = (0..<40).map { "whatis frame \(300 + $0)\r" }.joined()
+    session.type(many)
+    for number in 0..<40 { session.expect("frame \(300 + number)") }
+    session.type("poweroff\r")
+    XCTAssertEqual(session.waitForExit(), Boot.Status.success)
+  }
+
+  func testControlCEndsAReplayAndGivesEverythingBack() throws {
+    let session = try Session(Boot(line: "color=0", module: Boot.sample))
+    session.expect("strata> ")
+    session.type("replay\r\u{3}")
+    session.expect("0 pages or objects are lost")
+    session.expect("strata> ")
+    session.type("poweroff\r")
+    XCTAssertEqual(session.waitForExit(), Boot.Status.success)
+  }
+}

@@ -1,0 +1,82 @@
+import Foundation
+import MemoryPrimitives
+import XCTest
+
+@testable import Console
+
+final class ConversationTests: XCTestCase {
+  func testTheSizeIsAskedForOnceAndWhatIsTypedMeanwhileIsKept() {
+    let harness = ConsoleHarness()
+    harness.terminal.later = [
+      (at: 0, bytes: Array("help ma".utf8)), (at: 20, bytes: Array("\u{1b}[30;100R".utf8)),
+      (at: 30, bytes: Array("p\r".utf8)),
+    ]
+    let log = harness.converse("")
+    XCTAssertTrue(log.hasPrefix("\u{1b}7\u{1b}[999;999H\u{1b}[6n\u{1b}8strata> help map\n"), log)
+    XCTAssertEqual(harness.console.state.pointee.width, 100)
+    XCTAssertEqual(harness.console.state.pointee.height, 30)
+    XCTAssertTrue(log.contains("map [ADDRESS+SIZE]"))
+    XCTAssertEqual(log.components(separatedBy: "[6n").count, 2)
+  }
+
+  func testATerminalThatNeverAnswersIs80By24AndGetsNoEscapes() {
+    let harness = ConsoleHarness()
+    let log = harness.converse("help\r")
+    XCTAssertGreaterThanOrEqual(harness.terminal.milliseconds, 100)
+    XCTAssertEqual(harness.console.state.pointee.width, 80)
+    XCTAssertFalse(log.dropFirst(24).contains("\u{1b}"))
+  }
+
+  func testALateAnswerIsSwallowed() {
+    let harness = ConsoleHarness()
+    harness.terminal.later = [(at: 400, bytes: Array("hel\u{1b}[30;100Rp\r".utf8))]
+    let log = harness.converse("")
+    XCTAssertTrue(log.contains("Where did my memory go?"), log)
+  }
+
+  func testALongListingStopsAtEachScreenAndQEndsIt() {
+    let harness = ConsoleHarness()
+    for _ in 0..<60 {
+      harness.statistics.add(Statistic("a.b", .events, .counter, "x", context: nil, read: { _ in 1 }))
+    }
+    var log = harness.converse("sysctl a\r\r q")
+    XCTAssertEqual(log.components(separatedBy: "-- more --").count - 1, 3)
+    // 23 lines, one more for Enter, 23 for Space, then q.
+    XCTAssertEqual(log.components(separatedBy: "events").count - 1, 22 + 1 + 23)
+    let again = ConsoleHarness()
+    for _ in 0..<60 {
+      again.statistics.add(Statistic("a.b", .events, .counter, "x", context: nil, read: { _ in 1 }))
+    }
+    log = again.converse("sysctl a\rhelp map\r")
+    XCTAssertTrue(log.contains("map [ADDRESS+SIZE]"), "what was typed at -- more -- is the next command")
+    XCTAssertEqual(again.run("sysctl a -j").split(separator: "\n").count, 60)
+  }
+
+  func testCtrlCEndsALineAndALongCommand() {
+    let harness = ConsoleHarness()
+    let log = harness.converse("frames\u{03}help map\r")
+    XCTAssertTrue(log.contains("^C\nstrata> help map"))
+    let other = ConsoleHarness()
+    for _ in 0..<60 {
+      other.statistics.add(Statistic("a.b", .events, .counter, "x", context: nil, read: { _ in 1 }))
+    }
+    XCTAssertTrue(other.converse("watch 1 help map\r").contains("any key stops"))
+  }
+
+  func testTabCompletesCommandsAndTunables() {
+    let harness = ConsoleHarness()
+    harness.statistics.add(
+      Statistic("xy.contig.passes", .events, .tunable, "x", context: nil, read: { _ in 4 }))
+    harness.statistics.add(
+      Statistic("xy.contig.strategy", .events, .tunable, "x", context: nil, read: { _ in 4 }))
+    let log = harness.converse("pag\t\u{15}sysctl xy.c\t\tp\t\u{15}sna\tx\r")
+    XCTAssertTrue(log.contains("pagetable "))
+    XCTAssertTrue(log.contains("xy.contig.passes  xy.contig.strategy\n"), log)
+    XCTAssertTrue(log.contains(" counters as \"x\". Type: diff x"), log)
+  }
+
+  func testCtrlDSaysHowToLeave() {
+    let harness = ConsoleHarness()
+    XCTAssertTrue(harness.converse("\u{04}").contains("Type poweroff to leave"))
+  }
+}

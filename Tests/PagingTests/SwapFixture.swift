@@ -1,0 +1,128 @@
+// A small machine with a RAM disk, for the tests of devices and swap.
+
+import CPlatform
+import HostMachine
+import MemoryPrimitives
+import PhysicalMemory
+import Workloads
+import XCTest
+
+@testable import Paging
+
+final class SwapFixture: @unchecked Sendable {
+  let host: SimulatedMachine
+  let physical: FrameAllocator
+  let transfers: Transfers
+  let disk: RamDisk
+  let swap: Swap
+  let diskMemory: UnsafeMutableRawPointer
+  private var storage: [UnsafeMutableRawPointer] = []
+
+  /// A machine with `frames` frames, a disk of `pages` pages and a pool of `requests`. A sleeper runs the
+  /// disk.
+  init(pages: UInt64, requests: Int = 8, frames: UInt64 = 1024, processors: Int = 1) throws {
+    host = SimulatedMachine(memory: ByteCount(frames << 12), processors: processors)
+    var taken: [UnsafeMutableRawPointer] = []
+    func take(_ size: ByteCount, alignment: Int = 64) -> UnsafeMutableRawPointer {
+      let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: alignment)
+      // Nobody may rely on zeroes.
+      memory.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(size.rawValue))
+      taken.append(memory)
+      return memory
+    }
+    let range = FirmwareRange(
+      base: PhysicalAddress(0), length: ByteCount(frames << 12), kind: .usable)
+    let map = try MemoryMap(
+      take(MemoryMap.storage(ranges: 1)), count: 1, rules: MapRules(lowMemory: .all)
+    ) { _ in range }
+    let early = EarlyMemory(
+      take(EarlyMemory.storage), machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
+    physical = try FrameAllocator.create(machine: host.machine, map: map, early: early)
+    diskMemory = take(PageCount(pages).bytes, alignment: 4096)
+    disk = RamDisk.create(
+      in: take(RamDisk.stateSize), Name("ram"), machine: host.machine,
+      over: RamDisk.Extent(diskMemory, PageCount(pages)))
+    transfers = Transfers.create(
+      in: take(Transfers.size(count: requests)), count: requests, machine: host.machine)
+    swap = Swap.create(
+      in: take(Swap.stateSize), machine: host.machine, physical: physical, transfers: transfers)
+    storage = taken
+    nonisolated(unsafe) let disk = disk
+    host.runDevices = { disk.poll() }
+  }
+
+  deinit { for pointer in storage { pointer.deallocate() } }
+
+  func frame() throws -> FrameNumber { try physical.allocate(Order(0), role: .wired) }
+
+  func frames(_ count: Int) throws -> [FrameNumber] { try (0..<count).map { _ in try frame() } }
+
+  func words(_ frame: FrameNumber) -> UnsafeMutablePointer<UInt64> {
+    host.machine.directMap.pointer(to: frame).assumingMemoryBound(to: UInt64.self)
+  }
+
+  /// Fills the frame with what only `stamp` gives.
+  func fill(_ frame: FrameNumber, _ stamp: UInt64) { fillPage(words(frame), stamp) }
+
+  func holds(_ frame: FrameNumber, _ stamp: UInt64) -> Bool { pageHolds(words(frame), stamp) }
+
+  func diskPage(_ page: UInt64) -> UnsafeMutablePointer<UInt64> {
+    (diskMemory + Int(page << 12)).assumingMemoryBound(to: UInt64.self)
+  }
+
+  func check(_ note: String = "", _ file: StaticString = #filePath, _ line: UInt = #line) {
+    if let broken = swap.checkInvariants() { XCTFail("invariant \(broken) \(note)", file: file, line: line) }
+    if let broken = physical.checkInvariants() {
+      XCTFail("physical invariant \(broken) \(note)", file: file, line: line)
+    }
+  }
+
+  // Conveniences with arrays.
+
+  func begin(_ frames: [FrameNumber], to run: SlotRun) -> SwapWrite? {
+    frames.withUnsafeBufferPointer { swap.beginWrite($0, to: run) }
+  }
+
+  /// Writes in one request, and answers where each page is.
+  func write(_ frames: [FrameNumber], to run: SlotRun) -> [SwapSlot?] {
+    let written = swap.finishWrite(begin(frames, to: run)!)
+    return (0..<frames.count).map { written.slot($0) }
+  }
+
+  func transfer(
+    _ operation: cp_block_operation, _ first: UInt64, _ frames: [FrameNumber]
+  ) -> Transfer? {
+    frames.withUnsafeBufferPointer { transfers.begin(disk.device, operation, DevicePage(first), $0) }
+  }
+
+  /// Carries a request out; whether it succeeded.
+  func run(_ operation: cp_block_operation, _ first: UInt64, _ frames: [FrameNumber]) -> Bool {
+    let transfer = transfer(operation, first, frames)!
+    transfers.wait(transfer)
+    defer { transfers.end(transfer) }
+    return !transfers.hasFailed(transfer)
+  }
+}
+
+func fillPage(_ words: UnsafeMutablePointer<UInt64>, _ stamp: UInt64) {
+  var random = SeededRandom(seed: stamp)
+  for i in 0..<512 { words[i] = random.next() }
+}
+
+func pageHolds(_ words: UnsafeMutablePointer<UInt64>, _ stamp: UInt64) -> Bool {
+  var random = SeededRandom(seed: stamp)
+  for i in 0..<512 where words[i] != random.next() { return false }
+  return true
+}
+
+func XCTAssertPaging(
+  _ expected: PagingError, _ note: String = "", file: StaticString = #filePath, line: UInt = #line,
+  _ body: () throws(PagingError) -> Void
+) {
+  do throws(PagingError) {
+    try body()
+    XCTFail("nothing thrown \(note)", file: file, line: line)
+  } catch {
+    XCTAssertEqual(error, expected, note, file: file, line: line)
+  }
+}

@@ -1,0 +1,71 @@
+// A small machine with its physical memory up, for the tests of this layer.
+
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import PhysicalMemory
+
+/// A map of the given usable runs of frames (first, count) and its early memory, over a machine.
+final class FrameAllocatorFixture {
+  let host: SimulatedMachine
+  let map: MemoryMap
+  let early: EarlyMemory
+  private(set) var memory: FrameAllocator!
+  private let storage: [UnsafeMutableRawPointer]
+
+  init(
+    frames: [(UInt64, UInt64)], processors: Int = 1, opens: Bool = true,
+    occupied: [(UInt64, UInt64, FrameRole)] = []
+  ) throws {
+    let top = frames.map { $0.0 + $0.1 }.max()!
+    host = SimulatedMachine(memory: ByteCount(max(top << 12, 1 << 20)), processors: processors)
+    let ranges = frames.map {
+      FirmwareRange(
+        base: PhysicalAddress($0.0 << 12), length: ByteCount($0.1 << 12), kind: .usable)
+    }
+    let mapStorage = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(MemoryMap.storage(ranges: ranges.count).rawValue), alignment: 16)
+    let earlyStorage = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(EarlyMemory.storage.rawValue), alignment: 16)
+    storage = [mapStorage, earlyStorage]
+    map = try MemoryMap(mapStorage, count: ranges.count, rules: MapRules(lowMemory: .all)) { ranges[$0] }
+    early = EarlyMemory(
+      earlyStorage, machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
+    for run in occupied {
+      try early.occupy(PhysicalAddress(run.0 << 12), ByteCount(run.1 << 12), role: run.2)
+    }
+    if opens { memory = try FrameAllocator.create(machine: host.machine, map: map, early: early) }
+  }
+
+  deinit { for pointer in storage { pointer.deallocate() } }
+
+  func open() throws { memory = try FrameAllocator.create(machine: host.machine, map: map, early: early) }
+
+  func check(_ file: StaticString = #filePath, _ line: UInt = #line) {
+    if let broken = memory.checkInvariants() { XCTFail("invariant \(broken)", file: file, line: line) }
+  }
+
+  /// The role of each frame up to the highest one, read record by record.
+  var roles: [FrameRole] {
+    (0..<Int(map.end.rawValue)).map { memory.whatIs(FrameNumber(UInt32($0))).role }
+  }
+}
+
+/// What must not change when an operation is refused: every block and role, every count.
+struct Snapshot: Equatable {
+  var blocks: [UInt64] = []
+  var roles: [UInt64] = []
+  var counts: [UInt64] = []
+  var pageblocks: [PageblockCounts] = []
+
+  init(_ memory: FrameAllocator) {
+    memory.forEachFreeBlock { blocks.append(UInt64($0.rawValue) << 8 | UInt64($1.rawValue)) }
+    memory.forEachRole { roles += [UInt64($0.first.rawValue), $0.count.rawValue, UInt64($1.rawValue)] }
+    for role in 0..<FrameRole.count {
+      counts.append(memory.count(FrameRole(rawValue: UInt8(role))!).rawValue)
+    }
+    memory.forEachPageblock { pageblocks.append($0) }
+  }
+}

@@ -1,0 +1,216 @@
+// Bugs of callers, requests made to fail, threads and interrupts.
+
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import PhysicalMemory
+
+final class FrameConcurrencyTests: XCTestCase {
+  func testTwoThreads() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 12000)], processors: 2)
+    let before = Snapshot(system.memory)
+    nonisolated(unsafe) let memory = system.memory!
+    let number = historySeed(5)
+    system.host.onThreads(2) { hammer(memory, number &+ UInt64($0), 20_000, .normal) }
+    system.check()
+    XCTAssertEqual(Snapshot(memory), before)
+  }
+
+  func testInterrupts() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 4000)])
+    let memory = system.memory!
+    let before = Snapshot(memory)
+    var held: [FrameNumber] = []
+    system.host.withInterrupts(seed: historySeed(9), oneIn: 5) {
+      if held.count > 40 {
+        memory.free(held.removeLast(), Order(0))
+        memory.free(held.removeFirst(), Order(0))
+      } else if let frame = try? memory.allocate(Order(0), role: .wired, priority: .interrupt) {
+        held.append(frame)
+      }
+    } _: {
+      hammer(memory, 17, 20_000, .normal)
+    }
+    for frame in held { memory.free(frame, Order(0)) }
+    system.check()
+    XCTAssertEqual(Snapshot(memory), before)
+  }
+
+  func testWaitersAreServedByAnotherThread() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 600)], processors: 2)
+    system.host.hasOtherThreads = true
+    nonisolated(unsafe) let memory = system.memory!
+    var frames: [FrameNumber] = []
+    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    nonisolated(unsafe) var taken = frames
+    nonisolated(unsafe) var granted: [FrameNumber] = []
+    system.host.onThreads(2) { index in
+      if index == 0 {
+        for _ in 0..<50 {
+          granted.append(
+            try! memory.allocate(Order(0), role: .kmem, priority: .normal, waitUntil: .never))
+        }
+      } else {
+        for _ in 0..<50 {
+          memory.free(taken.removeLast(), Order(0))
+          usleep(50)
+        }
+      }
+    }
+    XCTAssertEqual(granted.count, 50)
+    system.check()
+    for frame in granted + taken { memory.free(frame, Order(0)) }
+    system.check()
+    XCTAssertNil(memory.core.pointee.firstWaiter[0])
+  }
+
+  func testWaitingEndsAtTheDeadlineOrWhenNobodyCouldWake() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 600)])
+    let memory = system.memory!
+    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    let before = Snapshot(memory)
+    XCTAssertThrowsError(
+      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertEqual(Snapshot(memory), before)
+    while (try? memory.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {}
+    XCTAssertThrowsError(
+      try memory.allocate(Order(0), role: .wired, priority: .interrupt, waitUntil: .never))
+    XCTAssertEqual(memory.freeCount, .zero)
+    // Devices that free something wake the sleeper.
+    nonisolated(unsafe) var rounds = 0
+    nonisolated(unsafe) let shared = memory
+    system.host.runDevices = {
+      rounds += 1
+      if rounds == 3 {
+        for frame in 256..<400 where shared.whatIs(FrameNumber(UInt32(frame))).role == .wired {
+          shared.free(FrameNumber(UInt32(frame)), Order(0))
+        }
+      }
+      return rounds < 5
+    }
+    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertEqual(rounds, 3)
+    system.check()
+  }
+
+  func testALoweredReserveServesWhoWaits() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 600)])
+    nonisolated(unsafe) let memory = system.memory!
+    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    nonisolated(unsafe) var rounds = 0
+    system.host.runDevices = {
+      rounds += 1
+      if rounds == 1 { try! memory.setReserve(.zero, for: .normal) }
+      return rounds < 5
+    }
+    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertEqual(rounds, 1)
+    system.check()
+  }
+
+  func testADeadlinePassesWhileDevicesRun() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 600)])
+    let memory = system.memory!
+    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    let before = Snapshot(memory)
+    let host = system.host
+    nonisolated(unsafe) var rounds = 0
+    host.runDevices = {
+      rounds += 1
+      host.advance()
+      return rounds < 100
+    }
+    XCTAssertThrowsError(
+      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
+    XCTAssertEqual(rounds, 10)
+    XCTAssertEqual(Snapshot(memory), before)
+  }
+
+  func testNewcomersDoNotOvertakeWhoWaits() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 600)])
+    let memory = system.memory!
+    var frames: [FrameNumber] = []
+    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    nonisolated(unsafe) let shared = memory
+    nonisolated(unsafe) var rest = frames
+    nonisolated(unsafe) var refused = 0
+    system.host.runDevices = {
+      shared.free(rest.removeLast(), Order(0))
+      // Somebody waits for four: no other normal request is served, a system one is.
+      if (try? shared.allocate(Order(0), role: .slab)) == nil { refused += 1 }
+      return true
+    }
+    _ = try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never)
+    XCTAssertEqual(refused, 4)
+    XCTAssertNotNil(try? memory.allocate(Order(0), role: .slab, priority: .system))
+    system.check()
+  }
+
+  func testWhoCantBeServedStandsAsideForAWhile() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 600)])
+    nonisolated(unsafe) let memory = system.memory!
+    nonisolated(unsafe) var frames: [FrameNumber] = []
+    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    for _ in 0..<10 { memory.free(frames.removeLast(), Order(0)) }
+    nonisolated(unsafe) var pages: [FrameNumber] = []
+    @Sendable func isServed() -> Bool {
+      var page = FrameNumber.none
+      let count = withUnsafeMutablePointer(to: &page) {
+        memory.allocate(pages: UnsafeMutableBufferPointer(start: $0, count: 1))
+      }
+      if count == 1 { pages.append(page) }
+      return count == 1
+    }
+    let order = Order(6)
+    nonisolated(unsafe) var rounds = 0
+    system.host.runDevices = {
+      rounds += 1
+      switch rounds {
+      case 1:
+        XCTAssertFalse(isServed())
+        XCTAssertEqual(memory.awaited, order.frames + memory.reserve(for: .normal))
+        memory.parkUnservableWaiters()
+        XCTAssertTrue(isServed())
+        XCTAssertEqual(memory.awaited, .zero)
+        XCTAssertTrue(memory.hasParkedWaiters)
+      case 2:
+        memory.unparkWaiters()
+        XCTAssertFalse(isServed())
+        XCTAssertFalse(memory.hasParkedWaiters)
+        XCTAssertGreaterThan(memory.awaited, order.frames)
+        memory.parkUnservableWaiters()
+        XCTAssertTrue(isServed())
+      case 3:
+        for frame in frames { memory.free(frame, Order(0)) }
+      default: return false
+      }
+      return true
+    }
+    XCTAssertNoThrow(try memory.allocate(order, role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertEqual(rounds, 3)
+    XCTAssertFalse(memory.hasParkedWaiters)
+    for page in pages { memory.free(page: page, .dropped) }
+    system.check()
+  }
+
+  /// Who stands aside need not be served: its deadline passes.
+  func testWhoStandsAsideLeavesWhenItsTimeIsUp() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 600)])
+    nonisolated(unsafe) let memory = system.memory!
+    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    let host = system.host
+    system.host.runDevices = {
+      memory.parkUnservableWaiters()
+      XCTAssertTrue(memory.hasParkedWaiters)
+      host.advance()
+      return true
+    }
+    XCTAssertThrowsError(
+      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
+    XCTAssertFalse(memory.hasParkedWaiters)
+    XCTAssertEqual(memory.awaited, .zero)
+    system.check()
+  }
+}

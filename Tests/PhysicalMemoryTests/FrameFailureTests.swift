@@ -1,0 +1,143 @@
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import PhysicalMemory
+
+final class FrameFailureTests: XCTestCase {
+  func testEachPointFailsWithoutAChange() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 2000)])
+    let memory = system.memory!
+    let operations: [(String, () throws -> Void)] = [
+      ("order", { _ = try memory.allocate(Order(2), role: .wired) }),
+      (
+        "order, waiting",
+        { _ = try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never) }
+      ),
+      ("run", { _ = try memory.allocate(run: PageCount(UInt64(30)), role: .wired) }),
+      ("given frame", { try memory.allocate(frame: FrameNumber(700), role: .wired) }),
+      ("source", { if memory.frameSource.take() == nil { throw PhysicalMemoryError.noMemory } }),
+      (
+        "single frames",
+        {
+          var frames = [FrameNumber](repeating: .none, count: 10)
+          try frames.withUnsafeMutableBufferPointer { try memory.allocate(into: $0, role: .wired) }
+        }
+      ),
+    ]
+    var points = 0
+    for (name, operation) in operations {
+      let before = Snapshot(memory)
+      for point in 0..<100 {
+        system.host.failures.pointee.countdown = Int64(point)
+        system.host.failures.pointee.hasFailed = false
+        let failed: Bool
+        do {
+          try operation()
+          failed = false
+        } catch {
+          XCTAssertEqual(error as? PhysicalMemoryError, .noMemory, name)
+          failed = true
+        }
+        let wasReached = system.host.failures.pointee.hasFailed
+        system.host.failures.pointee.countdown = -1
+        system.check()
+        // A waiting request may try again and be granted.
+        if !wasReached || !failed { break }
+        points += 1
+        XCTAssertEqual(Snapshot(memory), before, name)
+      }
+    }
+    print("PhysicalMemory: \(points) allocation points made to fail")
+    XCTAssertGreaterThanOrEqual(points, 5)
+  }
+
+  func testARefusalOfAnySizeIsNoted() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 2000)], opens: false)
+    let storage = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(FailureLog.size.rawValue), alignment: 64)
+    defer { storage.deallocate() }
+    let log = FailureLog(storage)
+    let memory = try FrameAllocator.create(
+      machine: system.host.machine.logging(to: log), map: system.map, early: system.early)
+    for count in [UInt64.max, 3000] {
+      XCTAssertThrowsError(try memory.allocate(run: PageCount(count), role: .wired))
+    }
+    XCTAssertThrowsError(
+      try memory.allocate(Order(11), role: .wired, priority: .interrupt, waitUntil: .never))
+    var reasons: [String] = []
+    log.forEach { reasons.append($0.reason.description) }
+    XCTAssertEqual(reasons, ["shortage", "shortage", "never"])
+  }
+
+  func testImpossibleRequests() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 2000)])
+    let memory = system.memory!
+    let before = Snapshot(memory)
+    func refuse(_ error: PhysicalMemoryError, _ count: UInt64, _ where: RunConstraints, line: UInt = #line) {
+      XCTAssertThrowsError(
+        try memory.allocate(run: PageCount(count), where: `where`, role: .wired), line: line
+      ) {
+        XCTAssertEqual($0 as? PhysicalMemoryError, error, line: line)
+      }
+    }
+    refuse(.badConstraint, 0, RunConstraints())
+    refuse(.badConstraint, 17, RunConstraints(boundary: Alignment(65536)!))
+    refuse(.badConstraint, 1, RunConstraints(boundary: Alignment(2048)!))
+    refuse(.badConstraint, 2, RunConstraints(low: PhysicalAddress(4096), high: PhysicalAddress(8192)))
+    refuse(.badConstraint, 1, RunConstraints(low: PhysicalAddress(8192), high: PhysicalAddress(8192)))
+    refuse(.badConstraint, 1, RunConstraints(low: PhysicalAddress(4096), alignment: Alignment(1 << 50)!))
+    refuse(.badConstraint, UInt64.max, RunConstraints())
+    refuse(.noMemory, 1, RunConstraints(high: PhysicalAddress(1 << 20)))
+    refuse(.noMemory, 3000, RunConstraints())
+    XCTAssertThrowsError(try memory.allocate(Order(19), role: .wired)) {
+      XCTAssertEqual($0 as? PhysicalMemoryError, .badConstraint)
+    }
+    guard case .never = memory.candidate(run: PageCount(UInt64(3000))) else { return XCTFail("found") }
+    XCTAssertEqual(Snapshot(memory), before)
+  }
+}
+
+/// Random requests; each frame is stamped when taken and checked when freed.
+func hammer(_ memory: FrameAllocator, _ seed: UInt64, _ operations: Int, _ priority: AllocationPriority) {
+  var random = SeededRandom(seed: seed)
+  var given: [FrameRun] = []
+  let map = memory.machine.directMap
+  func drop(_ run: FrameRun) {
+    for i in 0..<run.count.rawValue {
+      let frame = run.first + PageCount(i)
+      let word = map.pointer(to: frame).load(as: UInt64.self)
+      if word != UInt64(frame.rawValue) ^ seed { XCTFail("a frame was given to two") }
+    }
+    memory.free(run)
+  }
+  for _ in 0..<operations {
+    if random.oneIn(2) || given.isEmpty {
+      let run: FrameRun?
+      if random.oneIn(4) {
+        run = try? memory.allocate(
+          run: PageCount(1 + random.below(random.oneIn(10) ? 1500 : 20)),
+          where: RunConstraints(alignment: Alignment(4096 << random.below(4))!), role: .contiguous,
+          priority: priority)
+      } else {
+        let order = Order(UInt8(random.below(random.oneIn(10) ? 11 : 3)))
+        run = (try? memory.allocate(order, role: .slab, priority: priority)).map {
+          FrameRun(first: $0, count: order.frames)
+        }
+      }
+      guard let run else { continue }
+      for i in 0..<run.count.rawValue {
+        let frame = run.first + PageCount(i)
+        map.pointer(to: frame).storeBytes(of: UInt64(frame.rawValue) ^ seed, as: UInt64.self)
+      }
+      given.append(run)
+    } else {
+      let k = Int(random.below(UInt64(given.count)))
+      drop(given[k])
+      given[k] = given[given.count - 1]
+      given.removeLast()
+    }
+  }
+  for run in given { drop(run) }
+}

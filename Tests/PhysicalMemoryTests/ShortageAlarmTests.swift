@@ -1,0 +1,58 @@
+import HostMachine
+import MemoryPrimitives
+import XCTest
+
+@testable import PhysicalMemory
+
+/// The alarm that tells of a shortage before there is one.
+final class ShortageAlarmTests: XCTestCase {
+  func testItIsRaisedBelowTheMarkAndStaysSoUntilNoted() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 256)])
+    let physical = system.memory!
+    func isRaised() -> Bool { physical.state.pointee.lowMemory.isRaised.load(ordering: .relaxed) }
+    _ = try physical.allocate(Order(2), role: .wired)
+    XCTAssertFalse(isRaised(), "nobody listens")
+    let mark = physical.freeCount - PageCount(UInt64(4))
+    physical.setLowMemoryMark(below: mark)
+    _ = try physical.allocate(Order(2), role: .wired)
+    XCTAssertEqual(physical.freeCount, mark)
+    XCTAssertFalse(isRaised())
+    let frame = try physical.allocate(Order(0), role: .wired)
+    XCTAssertTrue(isRaised())
+    physical.awaitLowMemory(.few)
+    XCTAssertFalse(isRaised())
+    physical.free(frame, Order(0))
+    XCTAssertFalse(isRaised())
+    // A page does it, too; a second one need not.
+    var page = FrameNumber.none
+    for _ in 0..<2 {
+      XCTAssertEqual(
+        withUnsafeMutablePointer(to: &page) {
+          physical.allocate(pages: UnsafeMutableBufferPointer(start: $0, count: 1))
+        }, 1)
+      XCTAssertTrue(isRaised())
+    }
+    physical.awaitLowMemory(.few)
+    physical.setLowMemoryMark(below: .zero)
+    _ = try physical.allocate(Order(0), role: .wired)
+    XCTAssertFalse(isRaised())
+  }
+
+  func testWhoGetsInLineRaisesIt() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 256)])
+    while (try? system.memory.allocate(Order(0), role: .wired)) != nil {}
+    XCTAssertThrowsError(
+      try system.memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertTrue(system.memory.state.pointee.lowMemory.isUrgent.load(ordering: .relaxed))
+    XCTAssertFalse(system.memory.state.pointee.lowMemory.isRaised.load(ordering: .relaxed))
+  }
+
+  /// Nobody's pages would be given up for it, for ever.
+  func testNobodyWaitsForMoreThanThereIs() throws {
+    let system = try FrameAllocatorFixture(frames: [(256, 256)])
+    XCTAssertThrowsError(
+      try system.memory.allocate(Order(9), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertEqual(system.memory.state.pointee.events.pointee.waits.value, 0)
+    XCTAssertFalse(system.memory.state.pointee.lowMemory.isUrgent.load(ordering: .relaxed))
+  }
+}

@@ -1,0 +1,247 @@
+import HostMachine
+import MemoryPrimitives
+import Workloads
+import XCTest
+
+@testable import Vmem
+
+final class BoundaryTagTests: XCTestCase {
+  /// FreeBSD bug 235747: tags secured for an import stayed hidden when the import failed, until none were
+  /// left.
+  func testTagsComeBackWhenAnImportFails() throws {
+    let bench = VmemFixture()
+    bench.pageLimit = 0
+    let parent = bench.arena("parent")
+    let child = bench.arena("child", source: .arena(parent))
+    try parent.add(0...9)
+    for policy in [FitPolicy.instantFit, .bestFit] {
+      for _ in 0..<1000 {
+        XCTAssertVmem(.noSpace) { () throws(VmemError) in try child.alloc(ArenaSize(11), policy: policy) }
+        bench.check()
+      }
+    }
+    XCTAssertEqual(child.alloc(10), 0)
+    XCTAssertVmem(.noSpace) { () throws(VmemError) in
+      try child.xalloc(ArenaSize(1), ArenaConstraints(minimum: ArenaAddress(5)))
+    }
+    child.free(0, 10)
+    bench.check()
+  }
+
+  func testStaticTagsServeUntilTheyAreGone() throws {
+    let bench = VmemFixture()
+    bench.pageLimit = 0
+    let arena = bench.arena()
+    try arena.add(0...9999)
+    var segments: [UInt64] = []
+    while true {
+      do throws(VmemError) {
+        segments.append(try arena.alloc(ArenaSize(1)).rawValue)
+      } catch {
+        XCTAssertEqual(error, .noTags)
+        break
+      }
+    }
+    XCTAssertGreaterThan(segments.count, 100)
+    XCTAssertEqual(bench.tags.figures.total, 127)
+    XCTAssertEqual(arena.figures.failed, 1)
+    bench.check()
+    // A free needs no tag.
+    for segment in segments where segment % 2 == 0 { arena.free(segment, 1) }
+    bench.check()
+    for segment in segments where segment % 2 == 1 { arena.free(segment, 1) }
+    bench.check()
+    XCTAssertEqual(arena.figures.freeSegments, 1)
+  }
+
+  func testPagesOfTagsAndOfTheHashGoBack() throws {
+    let bench = VmemFixture()
+    let arena = bench.arena()
+    try arena.add(0...UInt64.max)
+    var random = SeededRandom(seed: historySeed(3))
+    var segments = (0..<40_000).map { _ in arena.alloc(1 + random.below(9))! }
+    XCTAssertGreaterThan(bench.pagesOut, 300)
+    XCTAssertGreaterThan(arena.figures.hashPages, 30)
+    bench.check()
+    let sizes = Dictionary(
+      uniqueKeysWithValues: arena.segments().filter { $0.kind == .busy }.map {
+        ($0.first.rawValue, $0.size.rawValue)
+      })
+    segments.shuffle(using: &random)
+    for (n, segment) in segments.enumerated() {
+      arena.free(segment, sizes[segment]!)
+      if n % 1000 == 0 { bench.check() }
+    }
+    bench.check()
+    XCTAssertEqual(arena.figures.hashPages, 0)
+    // Each tag that the arena still has may keep a page.
+    XCTAssertLessThanOrEqual(bench.pagesOut, Int(2 + arena.figures.spareTags) + 1)
+    arena.destroy()
+    bench.check()
+    XCTAssertLessThanOrEqual(bench.pagesOut, 1)
+  }
+
+  func testAHashThatGetsNoPageIsSlowerButRight() throws {
+    let bench = VmemFixture(staticPages: 40)
+    bench.pageLimit = 0
+    let arena = bench.arena()
+    try arena.add(0...99_999)
+    let segments = (0..<4000).map { _ in arena.alloc(1)! }
+    XCTAssertEqual(arena.figures.hashPages, 0)
+    bench.check()
+    bench.pageLimit = 100
+    let more = (0..<900).map { _ in arena.alloc(1)! }
+    XCTAssertGreaterThan(arena.figures.hashPages, 0)
+    bench.check()
+    for segment in segments + more { arena.free(segment, 1) }
+    bench.check()
+    XCTAssertEqual(bench.pagesOut, Int(bench.tags.figures.pages.rawValue - 40))
+  }
+
+  /// A page came for the next bucket, and that bucket was not needed any more.
+  func testAPageThatTheHashDidNotNeedGoesBack() throws {
+    let bench = VmemFixture(staticPages: 2)
+    let arena = bench.arena()
+    try arena.add(0...999)
+    let segments = (0..<17).map { _ in arena.alloc(1)! }
+    XCTAssertEqual(arena.figures.hashPages, 1)
+    for segment in segments { arena.free(segment, 1) }
+    arena.destroy()
+    bench.check()
+    XCTAssertEqual(bench.tags.figures.hashPages, .zero)
+    XCTAssertEqual(bench.pagesOut, 0)
+  }
+
+  /// A directory came, and then there was no page to be named in it.
+  func testADirectoryWithoutPagesGoesBack() throws {
+    let bench = VmemFixture(staticPages: 70)
+    let arena = bench.arena()
+    try arena.add(0...99_999)
+    var segments = (0..<8192).map { _ in arena.alloc(1)! }
+    XCTAssertEqual(arena.figures.hashPages, 8)
+    XCTAssertEqual(bench.pagesOut, 8)
+    bench.pageLimit = 9
+    segments += (0..<8).map { _ in arena.alloc(1)! }
+    XCTAssertEqual(arena.figures.hashPages, 9)
+    bench.check()
+    for segment in segments { arena.free(segment, 1) }
+    bench.check()
+    arena.destroy()
+    bench.check()
+    XCTAssertEqual(bench.tags.figures.hashPages, .zero)
+    XCTAssertEqual(bench.pagesOut, 0)
+  }
+
+  func testAPageOutOfReachGoesBackAtOnce() throws {
+    let links = TagLinks(base: 0x1000)
+    func page(_ address: UInt64) -> UnsafeMutableRawPointer {
+      UnsafeMutableRawPointer(bitPattern: UInt(address))!
+    }
+    XCTAssertFalse(links.reaches(pageAt: page(0x1000)))
+    XCTAssertTrue(links.reaches(pageAt: page(0x2000)))
+    XCTAssertFalse(links.reaches(pageAt: page(0x2020)))
+    XCTAssertTrue(links.reaches(pageAt: page(0x1000 + (32 << 30) - 4096)))
+    XCTAssertFalse(links.reaches(pageAt: page(0x1000 + (32 << 30))))
+    XCTAssertEqual(links.link(page(0x1000 + (32 << 30) - 32)), Link(0x3fff_ffff))
+  }
+
+  func testTheCheckerSeesEachInvariantBroken() throws {
+    let bench = VmemFixture()
+    let arena = bench.arena(quantum: 16)
+    try arena.add(0...0xffff)
+    try arena.add(0x20000...0x2ffff)
+    let segments = (0..<40).map { _ in arena.alloc(32)! }
+    for segment in segments.prefix(20) where segment % 64 == 0 { arena.free(segment, 32) }
+    bench.check()
+    let core = arena.state.pointee.core.quiet
+    func breaks(_ make: () -> Void, _ mend: () -> Void, line: UInt = #line) {
+      make()
+      XCTAssertNotNil(bench.tags.checkInvariants(), line: line)
+      // The first check may have left marks behind; they go with a tag that is whole again.
+      mend()
+      core.pointee.forEachTag { $0.pointee.isMarked = false }
+      if let broken = bench.tags.checkInvariants() { XCTFail("\(broken)", line: line) }
+    }
+    let links = core.pointee.links
+    let busy = links[core.pointee.hash.find(segments[39])]
+    let span = links[core.pointee.firstSpan]
+    let second = links[span.pointee.next]
+    let free = links[core.pointee.lists.head[2]]
+    breaks({ core.pointee.allocated += 16 }, { core.pointee.allocated -= 16 })
+    breaks({ core.pointee.total += 16 }, { core.pointee.total -= 16 })
+    breaks({ core.pointee.spans += 1 }, { core.pointee.spans -= 1 })
+    breaks({ core.pointee.lists.count += 1 }, { core.pointee.lists.count -= 1 })
+    breaks({ core.pointee.hash.count += 1 }, { core.pointee.hash.count -= 1 })
+    breaks({ core.pointee.spares.hidden += 1 }, { core.pointee.spares.hidden -= 1 })
+    breaks({ core.pointee.spares.count += 1 }, { core.pointee.spares.count -= 1 })
+    breaks({ core.pointee.lists.words[1] ^= 2 }, { core.pointee.lists.words[1] ^= 2 })
+    breaks({ core.pointee.lists.summary ^= 4 }, { core.pointee.lists.summary ^= 4 })
+    breaks({ busy.pointee.last -= 16 }, { busy.pointee.last += 16 })
+    breaks({ busy.pointee.start += 8 }, { busy.pointee.start -= 8 })
+    breaks({ busy.pointee.kind = .unused }, { busy.pointee.kind = .busy })
+    breaks({ free.pointee.kind = .added }, { free.pointee.kind = .free })
+    breaks({ span.pointee.last += 16 }, { span.pointee.last -= 16 })
+    let next = free.pointee.next
+    breaks({ free.pointee.next = .none }, { free.pointee.next = next })
+    let first = second.pointee.nextSegment
+    breaks(
+      {
+        second.pointee.start = 0xfff0
+        links[first].pointee.start = 0xfff0
+      },
+      {
+        second.pointee.start = 0x20000
+        links[first].pointee.start = 0x20000
+      })
+    _ = arena.size(.largestFree)
+    breaks({ core.pointee.lists.largest -= 16 }, { core.pointee.lists.largest += 16 })
+    breaks({ bench.tags.state.pointee.pool.quiet.pointee.free -= 1 }) {
+      bench.tags.state.pointee.pool.quiet.pointee.free += 1
+    }
+  }
+
+  func testStatisticsAreSums() throws {
+    let bench = VmemFixture()
+    let memory = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(Statistics.size(capacity: 32).rawValue), alignment: 64)
+    defer { memory.deallocate() }
+    let statistics = Statistics(memory, capacity: 32)
+    bench.tags.register(in: statistics)
+    let parent = bench.arena("parent")
+    let child = bench.arena("child", source: .arena(parent))
+    try parent.add(0...999)
+    let segment = child.alloc(10)!
+    XCTAssertNil(child.alloc(2000))
+    func value(_ name: String) -> UInt64? {
+      (0..<statistics.count).map { statistics[$0] }.first { "\($0.name)" == name }?.value
+    }
+    XCTAssertEqual(value("vmem.arenas"), 2)
+    XCTAssertEqual(value("vmem.allocations"), 2)
+    XCTAssertEqual(value("vmem.failed"), 2)
+    XCTAssertEqual(value("vmem.imports"), 1)
+    XCTAssertEqual(value("vmem.segments"), 3)
+    XCTAssertEqual(value("vmem.tags.total"), 127)
+    child.free(segment, 10)
+    XCTAssertEqual(value("vmem.releases"), 1)
+    XCTAssertEqual(value("vmem.frees"), 2)
+    XCTAssertEqual(value("vmem.segments"), 1)
+    child.destroy()
+    XCTAssertEqual(value("vmem.arenas"), 1)
+    parent.destroy()
+    XCTAssertEqual(value("vmem.tags.free"), 127)
+  }
+}
+
+extension ArenaCore {
+  func forEachTag(_ visit: (TagPointer) -> Void) {
+    var span = firstSpan
+    while span != .none {
+      var segment = links[span].pointee.nextSegment
+      while segment != .none {
+        visit(links[segment])
+        segment = links[segment].pointee.nextSegment
+      }
+      span = links[span].pointee.next
+    }
+  }
+}

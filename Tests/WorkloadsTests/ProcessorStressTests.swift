@@ -1,0 +1,208 @@
+import CPlatform
+import Foundation
+import HostMachine
+import KernelMemory
+import MemoryPrimitives
+import PageTables
+import Paging
+import PhysicalMemory
+import Synchronization
+import XCTest
+
+@testable import Workloads
+
+/// swab(3), which copies pairs of bytes with the two exchanged; Swift's view of libc leaves it out.
+private let swapBytes = unsafeBitCast(
+  dlsym(nil, "swab"), to: (@convention(c) (UnsafeRawPointer, UnsafeMutableRawPointer, Int) -> Void).self)
+
+/// A machine with real threads, each a processor with a translation buffer of its own, which forgets what that
+/// processor is told to forget and nothing else.
+private final class Bed: @unchecked Sendable {
+  let host: SimulatedMachine
+  let memory: MemorySystem
+  private let disk: RamDisk
+  private var rooms: [UnsafeMutableRawPointer] = []
+  private var processors: [SoftwareProcessor] = []
+  private let over = Atomic<Bool>(false)
+  /// Makes this processor deaf to what the others have unmapped, for the test of the test.
+  var deaf: Int?
+
+  /// Processor 0 is the test's and keeps no translations; the last one works the disk.
+  init(_ size: ByteCount, processors count: Int, swap: PageCount) throws {
+    host = SimulatedMachine(memory: size, processors: count + 1)
+    var rooms: [UnsafeMutableRawPointer] = []
+    func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
+      let room = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 4096)
+      room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
+      rooms.append(room)
+      return room
+    }
+    memory = try MemorySystem.assemble(
+      BootRequest(
+        machine: host.machine, workspace: room(MemorySystem.workspaceSize(ranges: 1)), firmwareRangeCount: 1),
+      firmware: { _ in
+        FirmwareRange(
+          base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)
+      })
+    disk = RamDisk.create(
+      in: room(RamDisk.stateSize), Name("ram"), machine: host.machine,
+      over: RamDisk.Extent(room(swap.bytes), swap))
+    for _ in 0...count {
+      processors.append(
+        SoftwareProcessor(
+          directMap: host.machine.directMap, tables: memory.pageTables, paging: memory.paging,
+          buffer: TranslationBuffer(room(TranslationBuffer.size))))
+    }
+    self.rooms = rooms
+    try memory.paging.attachSwap(disk.device)
+    host.hasOtherThreads = true
+    host.atStart = { [unowned self] in if $0 < count { listen($0) } }
+  }
+
+  deinit { rooms.forEach { $0.deallocate() } }
+
+  private static func from(_ context: UnsafeMutableRawPointer?) -> Bed {
+    Unmanaged<Bed>.fromOpaque(context!).takeUnretainedValue()
+  }
+
+  /// This thread is about to be processor `index`.
+  private func listen(_ index: Int) {
+    processors[index].buffer.invalidate(0, 1 << 52)
+    cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
+    cp_processor().pointee.invalidate = { context, address in
+      let (bed, index) = (Bed.from(context), Int(cp_processor_index()))
+      if index == bed.deaf { return }
+      if address == .max {
+        bed.processors[index].buffer.invalidate(0, 1 << 52)
+      } else {
+        bed.processors[index].buffer.invalidate(address, 1)
+      }
+    }
+  }
+
+  /// The processor that this thread is. One that is not told what to forget forgets all each time.
+  private var mine: SoftwareProcessor {
+    let processor = processors[Int(cp_processor_index())]
+    if cp_processor().pointee.invalidate == nil { processor.buffer.invalidate(0, 1 << 52) }
+    return processor
+  }
+
+  /// A page may be written to while a device reads it, whose copy is thrown away then; and an address that was
+  /// given back may be read, if what is read is thrown away. To the thread sanitizer, which can't know that, these
+  /// accesses are invisible: swab(3) is none of those that it watches.
+  private func reach(_ address: UInt64, _ kind: AccessKind) throws(PagingError) -> UnsafeMutableRawPointer {
+    try mine.reach(VirtualAddress(address), kind)
+  }
+  private static func exchanged(_ word: UInt64) -> UInt64 {
+    let even: UInt64 = 0x00ff_00ff_00ff_00ff
+    return (word & even) << 8 | (word >> 8) & even
+  }
+  private static func answer(_ access: () throws(PagingError) -> Void) -> UInt8 {
+    do throws(PagingError) {
+      try access()
+      return 0
+    } catch {
+      return error.rawValue + 1
+    }
+  }
+
+  private var access: WordAccess {
+    WordAccess(
+      Unmanaged.passUnretained(self).toOpaque(),
+      load: { context, address, value in
+        Bed.answer { () throws(PagingError) in
+          swapBytes(try Bed.from(context).reach(address, .read), value, 8)
+          value.pointee = Bed.exchanged(value.pointee)
+        }
+      },
+      store: { context, address, value in
+        Bed.answer { () throws(PagingError) in
+          let place = try Bed.from(context).reach(address, .write)
+          withUnsafeBytes(of: Bed.exchanged(value)) { swapBytes($0.baseAddress!, place, 8) }
+        }
+      })
+  }
+
+  /// Runs a stress beside the disk's thread and a clock of a millisecond, for `ticks` at the least and until so many
+  /// operations are done, however busy the host is; or until something is wrong.
+  func run(
+    _ plan: ProcessorStressPlan, ticks: UInt64, operations: UInt64
+  ) throws -> ProcessorStressOutcome {
+    over.store(false, ordering: .relaxed)
+    let clock = Thread { [self] in
+      while !over.load(ordering: .acquiring) {
+        usleep(1000)
+        host.advance()
+      }
+    }
+    clock.start()
+    let watchdog = DispatchWorkItem {
+      fatalError("the processors have been at it for half an hour: a deadlock")
+    }
+    DispatchQueue.global().asyncAfter(deadline: .now() + 1800, execute: watchdog)
+    defer { watchdog.cancel() }
+    return try host.runAs(processor: 0) {
+      let last = UInt64(1) << UInt64(processors.count - 1)
+      let worker = host.machine.start(
+        "ram disk", .service, on: last, Unmanaged.passUnretained(self).toOpaque(), { Bed.from($0).work() })
+      defer {
+        over.store(true, ordering: .releasing)
+        host.machine.join(worker!)
+      }
+      return try ProcessorStress.run(plan, on: memory, access) { passed, done in
+        passed >= ticks && done >= operations ? .stop : .goOn
+      }
+    }
+  }
+
+  /// The disk.
+  private func work() {
+    while !over.load(ordering: .acquiring) {
+      if !disk.poll() { usleep(20) }
+    }
+  }
+}
+
+/// All layers at once, by several processors with real threads.
+final class ProcessorStressTests: XCTestCase {
+  /// So many workers, and as many processors to spare for threads that come and go.
+  private func stress(
+    workers: Int, seed: UInt64, milliseconds: UInt64 = 2000, operations: UInt64 = 20_000, deaf: Int? = nil
+  ) throws -> ProcessorStressOutcome {
+    let bed = try Bed(.mebibytes(32), processors: 1 + workers + 2, swap: PageCount(UInt64(16384)))
+    bed.deaf = deaf
+    var plan = ProcessorStressPlan(
+      seed: seed, processors: workers + 1, workers: workers, pages: PageCount(UInt64(7000)))
+    plan.ticks = 3_600_000
+    let outcome = try bed.run(plan, ticks: milliseconds, operations: operations)
+    print(outcome)
+    return outcome
+  }
+
+  private func holds(
+    workers: Int, seed: UInt64, file: StaticString = #filePath, line: UInt = #line
+  ) throws {
+    let outcome = try stress(workers: workers, seed: historySeed(seed))
+    if let trouble = outcome.trouble {
+      XCTFail(
+        "\(trouble.invariant): at \(String(trouble.subject, radix: 16)), found \(String(trouble.found, radix: 16)), "
+          + "expected \(String(trouble.expected, radix: 16)), on processor \(trouble.processor); seed \(seed)",
+        file: file, line: line)
+    }
+    XCTAssertEqual(outcome.workers, UInt64(workers), file: file, line: line)
+    XCTAssertGreaterThan(outcome.visitors, 0, file: file, line: line)
+    XCTAssertGreaterThan(outcome.exchanged, 100, file: file, line: line)
+    XCTAssertGreaterThan(outcome.remapped, 20, file: file, line: line)
+    XCTAssertGreaterThan(outcome.pages, 100, file: file, line: line)
+  }
+
+  func testTwoProcessors() throws { try holds(workers: 2, seed: 61) }
+  func testThreeProcessors() throws { try holds(workers: 3, seed: 62) }
+  func testFourProcessors() throws { try holds(workers: 4, seed: 63) }
+
+  /// A processor that does not hear what the others have unmapped is found out.
+  func testAProcessorThatForgetsNothingIsFoundOut() throws {
+    let outcome = try stress(workers: 3, seed: 64, milliseconds: 60_000, deaf: 2)
+    XCTAssertNotNil(outcome.trouble)
+  }
+}
