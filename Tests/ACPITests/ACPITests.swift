@@ -78,7 +78,7 @@ final class ACPITests: XCTestCase {
     }
   }
 
-  func testRootsThatAreNone() {
+  func testABrokenRootIsRefused() {
     let set = put([])
     assertThrows(.noRoot) { () throws(ACPIError) in try memory.tables(root: 0) }
     assertThrows(.badSignature) { () throws(ACPIError) in try memory.tables(root: set.base + 36) }
@@ -110,7 +110,7 @@ final class ACPITests: XCTestCase {
     assertThrows(.noSuchTable) { () throws(ACPIError) in try MADT(memory.tables(root: 128)) }
   }
 
-  func testLengthsThatNoTableHas() throws {
+  func testImpossibleLengthsAreRefused() throws {
     memory.put(rootPointer(revision: 2, rsdt: 0, xsdt: 256), at: 128)
     memory.put(table("XSDT", littleEndian(UInt64(1024))), at: 256)
     let lengths: [(UInt32, ACPIError)] = [
@@ -127,7 +127,7 @@ final class ACPITests: XCTestCase {
 
   // MARK: Processors
 
-  func testProcessorsOfBothKinds() throws {
+  func testProcessorsOfBothKindsAreListed() throws {
     let madt = try madt([
       Told.local(0), Told.ioAPIC, Told.local(2, flags: 0), [0x7f, 3, 9], Told.local(4, flags: 2),
       Told.local(6, flags: 3), Told.local2(254), Told.local2(255), Told.local2(70_000), [0x80, 2],
@@ -141,7 +141,7 @@ final class ACPITests: XCTestCase {
       madt.processors.map(\.identity.addressing), [.xAPIC, .xAPIC, .xAPIC, .x2APIC, .x2APIC, .xAPIC, .xAPIC])
   }
 
-  func testAnEntryThatOverridesTheAddressIsPassedOver() throws {
+  func testAnEntryThatOverridesTheAddressIsSkipped() throws {
     let madt = try madt([Told.local(0), Told.address(0x12_3456_7000), Told.local(2)])
     XCTAssertNil(madt.flaw)
     XCTAssertEqual(madt.identities, [0, 2])
@@ -202,7 +202,7 @@ final class ACPITests: XCTestCase {
     XCTAssertEqual(madt.identities, [0])
   }
 
-  func testNoProcessors() throws {
+  func testATableWithoutProcessorsListsNone() throws {
     let madt = try madt([])
     XCTAssertNil(madt.flaw)
     XCTAssertEqual(madt.identities, [])
@@ -211,7 +211,7 @@ final class ACPITests: XCTestCase {
   // MARK: A machine's own
 
   /// What SeaBIOS left in QEMU 7.2 with `-m 64M -smp 4`.
-  func testTheTablesOfQEMU() throws {
+  func testTheTablesOfQEMUAreRead() throws {
     let ram = GuardedMemory(size: 64 << 20)
     func put(_ address: Int, _ hex: String) {
       let digits = Array(hex.utf8).map { UInt8(String(UnicodeScalar($0)), radix: 16)! }
@@ -237,7 +237,7 @@ final class ACPITests: XCTestCase {
     XCTAssertEqual(Set(madt.processors.map(\.state)), [.enabled])
   }
 
-  func testEveryErrorHasItsWords() {
+  func testEveryErrorHasADescription() {
     XCTAssertEqual(Set(ACPIError.allCases.map { "\($0.description)" }).count, ACPIError.allCases.count)
   }
 }

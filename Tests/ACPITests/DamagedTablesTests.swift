@@ -33,7 +33,7 @@ final class DamagedTablesTests: XCTestCase {
     return identities
   }
 
-  func testEveryByteFlippedIsNoticed() throws {
+  func testEveryFlippedByteIsFound() throws {
     let set = set()
     memory.put(set.bytes, at: set.base)
     XCTAssertEqual(try read(root: set.base, "as it is"), Self.sound)
@@ -58,7 +58,7 @@ final class DamagedTablesTests: XCTestCase {
   }
 
   /// The same with sums that are right again, so that the damage gets through to whoever reads it.
-  func testEveryByteFlippedUnderARightChecksum() {
+  func testNoFlippedByteUnderARightChecksumCrashesTheReader() {
     let whole = set()
     for i in whole.bytes.indices {
       for flip in 1...255 {
@@ -72,7 +72,7 @@ final class DamagedTablesTests: XCTestCase {
   }
 
   /// Memory ends after each byte of the set in turn.
-  func testEveryTruncationByTheEndOfMemory() {
+  func testNoTruncatedTableIsReadPastItsEnd() {
     let madt = Told.madt(Self.entries)
     let count = TableSet(at: 0, madt: madt).bytes.count
     for kept in 0..<count {
@@ -83,7 +83,7 @@ final class DamagedTablesTests: XCTestCase {
   }
 
   /// Each table says in turn that it has any length up to its own and a bit beyond, and adds up.
-  func testEveryLength() {
+  func testNoLengthCrashesTheReader() {
     let whole = set()
     for table in [whole.xsdt, whole.rsdt, whole.other, whole.madt] {
       for length in 0...table.count + 64 {
@@ -101,7 +101,7 @@ final class DamagedTablesTests: XCTestCase {
     }
   }
 
-  func testRandomDamage() {
+  func testRandomDamageCrashesNothing() {
     let seed = historySeed(61)
     var random = SeededRandom(seed: seed)
     let whole = set()
@@ -126,7 +126,7 @@ final class DamagedTablesTests: XCTestCase {
   }
 
   /// Nothing but noise where a MADT has its entries.
-  func testRandomEntries() {
+  func testRandomEntriesCrashNothing() {
     let seed = historySeed(62)
     var random = SeededRandom(seed: seed)
     for round in 0..<20_000 {

@@ -3,7 +3,7 @@ import XCTest
 
 /// How a local APIC is reached, and what its command register is written with.
 final class LocalAPICTests: XCTestCase {
-  func testTheBaseRegisterTellsTheModeAndThePlace() {
+  func testTheBaseRegisterTellsTheModeAndTheAddress() {
     let values: [(UInt64, APICIdentity.Addressing?, UInt64)] = [
       (0xfee0_0900, .xAPIC, 0xfee0_0000), (0xfee0_0800, .xAPIC, 0xfee0_0000),
       (0xfee0_0d00, .x2APIC, 0xfee0_0000),
@@ -35,7 +35,7 @@ final class LocalAPICTests: XCTestCase {
   }
 
   /// Table 11-6 of the SDM.
-  func testAnX2APICHasARegisterForEach() {
+  func testAnX2APICHasAModelSpecificRegisterForEachOffset() {
     let numbers: [(UInt32, UInt32)] = [
       (0x20, 0x802), (0x80, 0x808), (0xb0, 0x80b), (0xf0, 0x80f), (0x300, 0x830), (0x320, 0x832),
       (0x350, 0x835),
@@ -44,7 +44,7 @@ final class LocalAPICTests: XCTestCase {
     for (offset, number) in numbers { XCTAssertEqual(LocalAPICRegister(offset).number, number) }
   }
 
-  func testACommandHasItsTargetWhereTheModeWantsIt() {
+  func testACommandHasItsTargetInTheBitsOfItsMode() {
     let command = InterruptCommand(0x40e1, to: APICIdentity(254))
     XCTAssertEqual(command.upperHalf, 0xfe00_0000)
     XCTAssertEqual(command.whole, 0x0000_00fe_0000_40e1)

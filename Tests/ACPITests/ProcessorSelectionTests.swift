@@ -33,7 +33,7 @@ final class ProcessorSelectionTests: XCTestCase {
 
   // MARK: The boot processor
 
-  func testTheBootProcessorComesFirstWhereverItIsNamed() throws {
+  func testTheBootProcessorComesFirstWhereverItsEntryIs() throws {
     for boot: UInt32 in [0, 2, 4, 6] {
       let others = [0, 2, 4, 6].filter { $0 != boot }
       assert(try select([0, 2, 4, 6].map { Told.local($0) }, boot: boot), [boot] + others)
@@ -53,7 +53,7 @@ final class ProcessorSelectionTests: XCTestCase {
     for entries in tables { assert(try select(entries), [0], flaw: .noBootProcessor) }
   }
 
-  func testTheBootProcessorBehindMoreThanFit() throws {
+  func testTheBootProcessorIsKeptThoughItComesAfterTheLastThatFits() throws {
     let entries = (1...70).map { Told.local($0) } + [Told.local(0)]
     assert(try select(entries), [0] + (1...63), surplus: 7)
     let boot = APICIdentity(0)
@@ -74,7 +74,7 @@ final class ProcessorSelectionTests: XCTestCase {
   // MARK: Kinds of tables
 
   /// Eight processors, and eight entries more that all bear the same impossible identity.
-  func testTheSameImpossibleIdentityManyTimes() throws {
+  func testAnImpossibleIdentityThatIsRepeatedCountsForNoProcessor() throws {
     let sound: [UInt32] = [0, 2, 4, 6, 8, 10, 12, 14]
     let entries =
       sound.map { Told.local(UInt8($0)) } + (0..<8).map { _ in Told.local2(0x3c3d_3e3f) } + [Told.ioAPIC]
@@ -82,13 +82,13 @@ final class ProcessorSelectionTests: XCTestCase {
     assert(try select(entries, .x2APIC), sound + [0x3c3d_3e3f])
   }
 
-  func testTheFirstEntryIsDisabledAndOfNoProcessor() throws {
+  func testADisabledFirstEntryNamesNoProcessor() throws {
     assert(
       try select([Told.local(255, flags: 0)] + (0..<32).map { Told.local($0 * 2) }),
       (0..<32).map { $0 * 2 })
   }
 
-  func testATableFilledUpWithAllOnes() throws {
+  func testEntriesOfAllOnesThatFillATableNameNoProcessor() throws {
     let sound: [[UInt8]] = (0..<24).map { Told.local($0) }
     assert(
       try select(
@@ -115,7 +115,7 @@ final class ProcessorSelectionTests: XCTestCase {
     assert(try select([Told.local2(0), Told.local2(254), Told.local2(255)]), [0, 254], unreachable: 1)
   }
 
-  func testThreeHundredProcessors() throws {
+  func testThreeHundredProcessorsAreSelected() throws {
     let entries =
       (0..<255).map { Told.local(UInt8($0)) } + (255..<300).map { Told.local2(UInt32($0)) } + [Told.ioAPIC]
     assert(try select(entries), Array(0..<64), unreachable: 45, surplus: 191)
@@ -132,7 +132,7 @@ final class ProcessorSelectionTests: XCTestCase {
   // MARK: Any table
 
   /// A table of random entries against a plain model of what is chosen from it.
-  func testRandomTables() throws {
+  func testRandomTablesNameNoProcessorTwice() throws {
     let seed = historySeed(64)
     var random = SeededRandom(seed: seed)
     for round in 0..<2000 {

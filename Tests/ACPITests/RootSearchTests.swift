@@ -10,7 +10,7 @@ final class RootSearchTests: XCTestCase {
 
   func area(_ address: Int) { memory.put(littleEndian(UInt16(address >> 4)), at: 0x40e) }
 
-  func testNothingThere() {
+  func testMemoryWithoutARootHasNone() {
     XCTAssertThrowsError(try ACPITables.findRoot(reach: memory.reach, map: memory.map)) {
       XCTAssertEqual($0 as? ACPIError, .noRoot)
     }
@@ -49,7 +49,7 @@ final class RootSearchTests: XCTestCase {
     }
   }
 
-  func testADamagedRootIsPassedOver() {
+  func testADamagedRootIsSkipped() {
     var damaged = rootPointer(revision: 0, rsdt: 1)
     damaged[9] ^= 1
     memory.put(damaged, at: 0xe0000)
@@ -63,7 +63,7 @@ final class RootSearchTests: XCTestCase {
     XCTAssertEqual(found(), 0xf0000)
   }
 
-  func testLittleReachIsRespected() {
+  func testASearchStaysWithinTheMemoryThatCanBeRead() {
     for size in [4096, 8192, 0x9f000, 0xe0000, 0xe1000] {
       let memory = GuardedMemory(size: size)
       memory.put(littleEndian(UInt16(0x9fc0)), at: 0x40e)

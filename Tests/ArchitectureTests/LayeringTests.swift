@@ -37,7 +37,7 @@ final class LayeringTests: XCTestCase {
     }
   }
 
-  func testPackageStatesWhatIsImportedAndNothingMore() throws {
+  func testThePackageStatesExactlyTheImports() throws {
     let modules = Set(try tree.modules())
     let package = try String(contentsOf: root.appendingPathComponent("Package.swift"), encoding: .utf8)
     for module in modules where module != "CPlatform" {

@@ -41,7 +41,7 @@ final class BootCommandTests: XCTestCase {
     return words.joined(separator: " ")
   }
 
-  func testFramesAddUp() throws {
+  func testFramesOfAllRolesAddUp() throws {
     let log = try Boot().run("memmap -j; frames -j")
     let taken = log.rows("memmap").compactMap { $0["taken"] as? Int }.reduce(0, +)
     let roles = log.rows("frames").compactMap { $0["frames"] as? Int }.reduce(0, +)
@@ -54,19 +54,19 @@ final class BootCommandTests: XCTestCase {
     XCTAssertEqual(more.rows("memmap").compactMap { $0["taken"] as? Int }.reduce(0, +), taken + 15, more.text)
   }
 
-  func testUnknownCommandFailsWithAHint() throws {
+  func testAnUnknownCommandFailsWithAHint() throws {
     let log = try Boot().run("frame")
     XCTAssertEqual(log.status, Boot.Status.failed, log.text)
     XCTAssertTrue(log.text.contains("Did you mean frames?"), log.text)
   }
 
-  func testUnknownTunableFails() throws {
+  func testAnUnknownTunableFails() throws {
     let log = try Boot(line: "vm.nothing=3").run("memmap")
     XCTAssertEqual(log.status, Boot.Status.failed, log.text)
     XCTAssertTrue(log.text.contains("vm.nothing"), log.text)
   }
 
-  func testTourWithoutATraceSaysSoAndSucceeds() throws {
+  func testATourWithoutATraceSaysSoAndSucceeds() throws {
     let log = try Boot().run("tour")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
   }

@@ -13,23 +13,35 @@ final class BootFaultTests: XCTestCase {
     }
   }
 
-  func testNull() throws { try report(of: "null", contains: ["null page", "walk"]) }
-  func testGuard() throws { try report(of: "guard", contains: ["guard", "walk"]) }
-  func testWriteText() throws { try report(of: "write-text", contains: ["write", "walk"]) }
-  func testExecuteData() throws { try report(of: "execute-data", contains: ["execut", "walk"]) }
-  func testStackOverflow() throws { try report(of: "stack-overflow", contains: ["guard page", "stack"]) }
-  func testDivide() throws { try report(of: "divide", contains: ["divide error"]) }
-  func testOverflow() throws { try report(of: "overflow", contains: ["arithmetic overflow", ".swift:"]) }
-  func testDoubleFree() throws { try report(of: "double-free", contains: ["double free", "owner"]) }
-  func testWrongSize() throws { try report(of: "wrong-size", contains: ["wrong size", "owner"]) }
-  func testForeignPointer() throws { try report(of: "foreign-pointer", contains: ["foreign pointer"]) }
+  func testANullPointerIsReported() throws { try report(of: "null", contains: ["null page", "walk"]) }
+  func testAnAccessToAGuardPageIsReported() throws { try report(of: "guard", contains: ["guard", "walk"]) }
+  func testAWriteToTheTextIsReported() throws { try report(of: "write-text", contains: ["write", "walk"]) }
+  func testAnExecutionOfDataIsReported() throws {
+    try report(of: "execute-data", contains: ["execut", "walk"])
+  }
+  func testAStackOverflowIsReported() throws {
+    try report(of: "stack-overflow", contains: ["guard page", "stack"])
+  }
+  func testADivisionByZeroIsReported() throws { try report(of: "divide", contains: ["divide error"]) }
+  func testAnArithmeticOverflowIsReported() throws {
+    try report(of: "overflow", contains: ["arithmetic overflow", ".swift:"])
+  }
+  func testADoubleFreeIsReported() throws {
+    try report(of: "double-free", contains: ["double free", "owner"])
+  }
+  func testAFreeOfTheWrongSizeIsReported() throws {
+    try report(of: "wrong-size", contains: ["wrong size", "owner"])
+  }
+  func testAFreeOfAForeignPointerIsReported() throws {
+    try report(of: "foreign-pointer", contains: ["foreign pointer"])
+  }
 
-  func testPanic() throws {
+  func testAPanicIsReported() throws {
     let log = try Boot().run("panic")
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
   }
 
-  func testUnknownKindIsAnAnswerNotAFault() throws {
+  func testAnUnknownKindOfFaultIsAnErrorAndNoFault() throws {
     let log = try Boot().run("fault nothing")
     XCTAssertEqual(log.status, Boot.Status.failed, log.text)
   }

@@ -23,32 +23,34 @@ final class BootMachineTests: XCTestCase {
     XCTAssertFalse(log.text.contains("FAULT"), log.text, file: file, line: line)
   }
 
-  func test32MiB() throws { try comesUp(Boot(memory: "32M")) }
-  func test256MiB() throws { try comesUp(Boot()) }
-  func test4GiB() throws { try comesUp(sparse("4G")) }
-  func test20GiBWithoutLargestPages() throws { try comesUp(sparse("20G")) }
-  func test20GiBWithLargestPages() throws { try comesUp(sparse("20G", Boot(processor: "max"))) }
-  func testNewProcessorOnQ35() throws { try comesUp(Boot(processor: "max", board: "q35")) }
-  func testOldProcessorOnQ35() throws { try comesUp(Boot(board: "q35")) }
-  func testGrub() throws { try comesUp(Boot(loader: .grub)) }
-  func testGrubOnQ35With20GiB() throws {
+  func testAMachineOf32MiBComesUp() throws { try comesUp(Boot(memory: "32M")) }
+  func testAMachineOf256MiBComesUp() throws { try comesUp(Boot()) }
+  func testAMachineOf4GiBComesUp() throws { try comesUp(sparse("4G")) }
+  func testAMachineOf20GiBComesUpWithoutTheLargestPages() throws { try comesUp(sparse("20G")) }
+  func testAMachineOf20GiBComesUpWithTheLargestPages() throws {
+    try comesUp(sparse("20G", Boot(processor: "max")))
+  }
+  func testANewProcessorComesUpOnQ35() throws { try comesUp(Boot(processor: "max", board: "q35")) }
+  func testAnOldProcessorComesUpOnQ35() throws { try comesUp(Boot(board: "q35")) }
+  func testGrubLoadsTheKernel() throws { try comesUp(Boot(loader: .grub)) }
+  func testGrubLoadsTheKernelOnQ35With20GiB() throws {
     try comesUp(sparse("20G", Boot(loader: .grub, processor: "max", board: "q35")))
   }
-  func testGrub32MiB() throws { try comesUp(Boot(loader: .grub, memory: "32M")) }
+  func testGrubLoadsTheKernelInto32MiB() throws { try comesUp(Boot(loader: .grub, memory: "32M")) }
 
-  func testMachineTooSmallSaysSo() throws {
+  func testAMachineThatIsTooSmallSaysSo() throws {
     let log = try Boot(memory: "2M").finish()
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
     XCTAssertTrue(log.text.contains("too small"), log.text)
   }
 
-  func testProcessorWithoutLongModeIsRefused() throws {
+  func testAProcessorWithoutLongModeIsRefused() throws {
     let log = try Boot(processor: "qemu32").finish()
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
     XCTAssertTrue(log.text.contains("long mode"), log.text)
   }
 
-  func testProcessorWithoutNoExecuteIsRefused() throws {
+  func testAProcessorWithoutNoExecuteIsRefused() throws {
     let log = try Boot(processor: "qemu64,-nx").finish()
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)
     XCTAssertTrue(log.text.contains("NX"), log.text)
@@ -90,7 +92,7 @@ final class BootMachineTests: XCTestCase {
   }
 
   /// Firmware that leaves the MTRRs off: nothing is left out for their sake, and `memmap` says so.
-  func testAMachineWhoseMTRRsAreOff() throws {
+  func testAMachineWhoseMTRRsAreOffComesUp() throws {
     let log = try Boot(board: "microvm").run("memmap; memmap -j; frames -j; selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     XCTAssertTrue(log.text.contains("The MTRRs are off: no memory is left out for its caching."), log.text)
@@ -98,7 +100,7 @@ final class BootMachineTests: XCTestCase {
     XCTAssertTrue(log.text.contains("256 to 65535"), log.text)
   }
 
-  func testLoadersAgree() throws {
+  func testBothLoadersGiveTheSameMachine() throws {
     let pvh = try Boot().run("memmap -j").rows("memmap")
     let grub = try Boot(loader: .grub).run("memmap -j").rows("memmap")
     XCTAssertFalse(pvh.isEmpty)

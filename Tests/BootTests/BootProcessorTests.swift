@@ -30,11 +30,11 @@ final class BootProcessorTests: XCTestCase {
     XCTAssertGreaterThan(log.rows("lock").count, 10)
   }
 
-  func testOne() throws { try work(1) }
-  func testTwo() throws { try work(2) }
-  func testFour() throws { try work(4) }
-  func testEight() throws { try work(8) }
-  func testEightByGrub() throws {
+  func testOneProcessorComesUp() throws { try work(1) }
+  func testTwoProcessorsComeUp() throws { try work(2) }
+  func testFourProcessorsComeUp() throws { try work(4) }
+  func testEightProcessorsComeUp() throws { try work(8) }
+  func testEightProcessorsComeUpWhenGrubLoadsTheKernel() throws {
     var boot = machine(8)
     boot.loader = .grub
     let log = try boot.run("cpus -j; threads -j")
@@ -105,7 +105,7 @@ final class BootProcessorTests: XCTestCase {
     XCTAssertTrue(text.contains("! 1 processor of ACPI's list can't be reached by xAPIC."), text)
   }
 
-  func testTheBootProcessorIsFirstWhereverItIsNamed() throws {
+  func testTheBootProcessorIsFirstWhereverItsEntryIs() throws {
     let text = try log(of: [2, 200, 1, 0].map { local($0) }, runs: [0, 1, 2])
     XCTAssertTrue(text.contains("! 1 processor did not come up; cpus shows the others."), text)
   }
@@ -139,7 +139,7 @@ final class BootProcessorTests: XCTestCase {
   }
 
   /// Processors that there is too little memory for leave enough of it to work.
-  func testAsManyProcessorsAsMemoryHolds() throws {
+  func testASmallMachineStartsAsManyProcessorsAsItsMemoryHolds() throws {
     var boot = Boot(memory: "4M", processors: 24, line: "color=0")
     var log = try boot.run("cpus -j; cpus; frames -j; threads -j; selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
@@ -156,7 +156,7 @@ final class BootProcessorTests: XCTestCase {
   }
 
   /// All layers at once, by all processors, for a minute.
-  func testStress() throws {
+  func testProcessorsUnderStressKeepAllInvariants() throws {
     let log = try machine(8).run("selftest -j smp 60; selftest invariants; locks -j")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     let row = try XCTUnwrap(log.rows("smp").first, log.text)
@@ -216,9 +216,15 @@ final class BootProcessorTests: XCTestCase {
       XCTAssertTrue(log.text.contains(words), "no \"\(words)\" in\n\(log.text)")
     }
   }
-  func testALockAgainstItsRank() throws { try stops("lock-order", "a spin lock was taken against its rank") }
-  func testASleepWithASpinLock() throws { try stops("locked-sleep", "a sleep with a spin lock held") }
-  func testAFaultWithASpinLock() throws { try stops("locked-fault", "a page fault with a spin lock held") }
+  func testALockTakenAgainstItsRankIsReported() throws {
+    try stops("lock-order", "a spin lock was taken against its rank")
+  }
+  func testASleepWithASpinLockIsReported() throws {
+    try stops("locked-sleep", "a sleep with a spin lock held")
+  }
+  func testAPageFaultWithASpinLockIsReported() throws {
+    try stops("locked-fault", "a page fault with a spin lock held")
+  }
 
   func testAProcessorThatHangsIsNoticedByItsNeighbour() throws {
     let log = try machine(2).run("fault hang; watchdog on; fault hang")

@@ -59,7 +59,7 @@ final class BootRamDiskTests: XCTestCase {
     return boot
   }
 
-  func testTheTopOfASmallMachine() throws {
+  func testARAMDiskLiesAtTheTopOfASmallMachine() throws {
     for loader in [Boot.Loader.pvh, .grub] {
       let disk = try hasDisk(64 << 20, Boot(loader: loader, memory: "320M", line: "swap.ramdisk=64M"))
       XCTAssertEqual(disk.count, 1)
@@ -86,7 +86,7 @@ final class BootRamDiskTests: XCTestCase {
     }
   }
 
-  func testAnAddressInItIsTold() throws {
+  func testTheWhatisCommandNamesAnAddressInTheRAMDisk() throws {
     let boot = Boot(memory: "320M", line: "swap.ramdisk=64M")
     let disk = disk(try boot.run("memmap -j"))
     let first = try XCTUnwrap(disk.first?.first)
@@ -102,7 +102,7 @@ final class BootRamDiskTests: XCTestCase {
     for line in log.text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
   }
 
-  func testItsSizeCanBeReadAndNotSet() throws {
+  func testTheSizeOfTheRAMDiskCanBeReadAndNotSet() throws {
     let log = try Boot(memory: "320M", line: "swap.ramdisk=64M").run("sysctl swap.ramdisk=128M")
     XCTAssertEqual(log.status, Boot.Status.failed, log.text)
     XCTAssertTrue(log.text.contains("swap.ramdisk is read only"), log.text)
@@ -114,7 +114,7 @@ final class BootRamDiskTests: XCTestCase {
     }
   }
 
-  func testWhatCannotBeHadIsRefusedInWords() throws {
+  func testARAMDiskThatDoesNotFitIsRefusedWithAReason() throws {
     let cases = [
       ("swap.ramdisk=256M", "less than 16 MiB would be left"),
       ("swap.ramdisk=99T", "less than 16 MiB would be left"), ("swap.ramdisk=64Q", "no unit"),

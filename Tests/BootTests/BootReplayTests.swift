@@ -2,7 +2,7 @@ import XCTest
 
 /// The packed sample, replayed in the kernel and on the host; and modules that are no trace.
 final class BootReplayTests: XCTestCase {
-  func testSampleReplaysAndLosesNothing() throws {
+  func testTheSampleReplaysAndLosesNothing() throws {
     for loader in [Boot.Loader.pvh, .grub] {
       let log = try Boot(loader: loader, module: Boot.sample).run("replay -j")
       XCTAssertEqual(log.status, Boot.Status.success, log.text)
@@ -25,12 +25,12 @@ final class BootReplayTests: XCTestCase {
     for row in log.rows("cpu") { XCTAssertGreaterThan(try XCTUnwrap(row["switches"] as? Int), 0) }
   }
 
-  func testOneProcessorOfThreads() throws { try split(1) }
-  func testSplitOverTwo() throws { try split(2) }
-  func testSplitOverFour() throws { try split(4) }
-  func testSplitOverEight() throws { try split(8) }
+  func testAReplayRunsOnOneProcessorOfThreads() throws { try split(1) }
+  func testAReplayRunsSplitOverTwoProcessors() throws { try split(2) }
+  func testAReplayRunsSplitOverFourProcessors() throws { try split(4) }
+  func testAReplayRunsSplitOverEightProcessors() throws { try split(8) }
 
-  func testMoreProcessorsThanThereAreAreRefused() throws {
+  func testAReplayOnMoreProcessorsThanThereAreIsRefused() throws {
     let log = try Boot(processors: 2, module: Boot.sample).run("replay on=3; replay on=0; replay keep on=2")
     XCTAssertEqual(log.status, Boot.Status.failed, log.text)
     XCTAssertTrue(log.text.contains("^ 1 to 2 processors are there"), log.text)
@@ -45,12 +45,12 @@ final class BootReplayTests: XCTestCase {
     return try Boot(module: file).run("replay")
   }
 
-  func testTruncatedTraceIsRefusedInOneLine() throws {
+  func testATruncatedTraceIsRefusedInOneLine() throws {
     let log = try replay { $0.prefix($0.count / 2) }
     XCTAssertEqual(log.status, Boot.Status.failed, log.text)
   }
 
-  func testGarbledTraceIsRefused() throws {
+  func testAGarbledTraceIsRefused() throws {
     let log = try replay { data in
       var data = data
       for i in stride(from: 2000, to: data.count, by: 97) { data[i] ^= 0x5a }
@@ -64,12 +64,12 @@ final class BootReplayTests: XCTestCase {
     XCTAssertEqual(log.status, Boot.Status.failed, log.text)
   }
 
-  func testNoModuleIsSaid() throws {
+  func testAMissingModuleIsReported() throws {
     let log = try Boot().run("replay")
     XCTAssertEqual(log.status, Boot.Status.failed, log.text)
   }
 
-  func testTraceTooLargeForTheMachineIsSaid() throws {
+  func testATraceThatIsTooLargeForTheMachineIsReported() throws {
     let log = try replay { data in
       var data = data
       data.append(contentsOf: [UInt8](repeating: 7, count: 4096))

@@ -2,7 +2,7 @@ import XCTest
 
 /// Somebody types at the prompt.
 final class BootSessionTests: XCTestCase {
-  func testTypingEditingHistoryAndPoweroff() throws {
+  func testThePromptTakesTypingEditingHistoryAndPoweroff() throws {
     let session = try Session(Boot())
     session.expect("strata> ")
     session.type("framez\u{7f}s\r")
@@ -18,7 +18,7 @@ final class BootSessionTests: XCTestCase {
     XCTAssertEqual(session.waitForExit(), Boot.Status.success)
   }
 
-  func testWhatIsTypedWhileACommandRunsIsKept() throws {
+  func testKeysThatAreTypedWhileACommandRunsAreKept() throws {
     let session = try Session(Boot(line: "color=0"))
     session.expect("strata> ")
     let many = (0..<40).map { "whatis frame \(300 + $0)\r" }.joined()

@@ -88,7 +88,7 @@ final class BenchCommandTests: XCTestCase {
     ] { XCTAssertTrue(seen.contains(title), "\(title) was not measured") }
   }
 
-  func testWhatTheMachineIsTooSmallForIsLeftOutAndSaid() throws {
+  func testBenchesThatTheMachineIsTooSmallForAreSkippedAndNamed() throws {
     let harness = ConsoleHarness()
     for name in ["contig", "wired", "vmem", "contig-busy", "scan", "boot"] {
       let output = harness.run("bench \(name)")

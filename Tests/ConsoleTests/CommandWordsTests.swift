@@ -13,14 +13,14 @@ final class CommandWordsTests: XCTestCase {
     }
   }
 
-  func testBlanksPartWordsAndQuotesKeepThem() {
+  func testBlanksSeparateWordsAndQuotesKeepThem() {
     XCTAssertEqual(split("  why  2M   align=2M "), ["why", "2M", "align=2M"])
     XCTAssertEqual(split("a \"b c\" 'd \"e' f\\ g"), ["a", "b c", "d \"e", "f g"])
     XCTAssertEqual(split("x=\"1 2\" \"\""), ["x=1 2", ""])
     XCTAssertEqual(split(""), [])
   }
 
-  func testWhatCannotBeSplitIsSaidWhereItStands() {
+  func testAnErrorInQuotingSaysWhereItIs() {
     var words = Words()
     bytes("whatis \"0x10") { words.split($0) }
     XCTAssertEqual(words.problem, .openQuote)

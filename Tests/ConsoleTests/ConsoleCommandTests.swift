@@ -53,7 +53,7 @@ final class ConsoleCommandTests: XCTestCase {
     XCTAssertEqual(harness.run("help -j").split(separator: "\n").count, Command.all.count)
   }
 
-  func testRunListEchoesAndLeavesWithTheWorst() {
+  func testARunListEchoesItsCommandsAndLeavesWithTheWorstStatus() {
     let harness = ConsoleHarness()
     bytes("run=\"help map; nonsense; help buddy\"") { harness.console.serve(KernelCommandLine($0)) }
     XCTAssertEqual(harness.terminal.left, [1])
@@ -66,7 +66,7 @@ final class ConsoleCommandTests: XCTestCase {
     XCTAssertEqual(fine.terminal.left, [0])
   }
 
-  func testWhatTheCommandLineNamesIsSetAndATypoFailsTheRun() {
+  func testTunablesOfTheCommandLineAreSetAndATypoFailsTheRun() {
     let harness = ConsoleHarness()
     bytes("vm.nothing=3 run=help") { harness.console.serve(KernelCommandLine($0)) }
     XCTAssertEqual(harness.terminal.left, [1])

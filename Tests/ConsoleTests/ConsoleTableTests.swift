@@ -69,7 +69,7 @@ final class ConsoleTableTests: XCTestCase {
     XCTAssertEqual(widths.count, 1)
   }
 
-  func testMoreRowsThanTheBufferHolds() {
+  func testATableOfMoreRowsThanTheBufferHoldsIsSplit() {
     let harness = ConsoleHarness()
     for sorting in [Table.Sorting.asGiven, .largestFirst] {
       let table = harness.console.table("x", sorting)
@@ -106,7 +106,7 @@ final class ConsoleTableTests: XCTestCase {
     for line in harness.terminal.taken().split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80) }
   }
 
-  func testJSONEscapesWhateverATraceHolds() throws {
+  func testJSONEscapesEveryByteOfATrace() throws {
     let harness = ConsoleHarness()
     harness.console.state.pointee.json = true
     var odd = Line("quote \" back \\ ")

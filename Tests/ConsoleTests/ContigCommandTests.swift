@@ -13,7 +13,7 @@ import XCTest
 final class ContigCommandTests: XCTestCase {
   private func frames(_ harness: ConsoleHarness) -> UInt64 { harness.physical.freeCount.rawValue }
 
-  func testWhatIsFreeIsGrantedListedAndGivenBack() throws {
+  func testAFreeRunIsGrantedListedAndFreed() throws {
     let harness = ConsoleHarness()
     harness.run("contig 4K")
     harness.run("contig free 1")
@@ -46,7 +46,7 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testOtherPagesMoveAndEachStepIsTold() throws {
+  func testOtherPagesMoveAndEachStepIsPrinted() throws {
     let harness = ConsoleHarness()
     harness.run("dirty 60%")
     let text = harness.run("contig -v 2M align=2M")
@@ -100,7 +100,7 @@ final class ContigCommandTests: XCTestCase {
   }
 
   /// What `why` says beforehand is what `contig` then does.
-  func testWhyTellsWhatContigThenDoes() throws {
+  func testTheForecastOfWhyIsWhatContigDoes() throws {
     for (share, swap) in [("55%", 0), ("85%", 0), ("90%", 64), ("97%", 64), ("130%", 96)]
       as [(String, UInt64)]
     {
@@ -206,7 +206,7 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testAHeldPageIsSaidToBeHeld() throws {
+  func testAHeldPageIsCalledHeld() throws {
     let harness = ConsoleHarness()
     var held: [FrameNumber] = []
     _ = try pin(harness) { address in held.append(try harness.memory.paging.hold(address, .read)) }
@@ -386,7 +386,7 @@ final class ContigCommandTests: XCTestCase {
 
   /// By the old strategy, what is never or free is told alike; else `why` says that contig does something else, or
   /// contig names `why`.
-  func testWhyAndContigByTheOldStrategy() throws {
+  func testWhyAndContigAgreeOnTheOldStrategy() throws {
     for lines in [["dirty 50%"], ["contig 20M", "dirty 93%"]] {
       let harness = ConsoleHarness()
       for line in lines { harness.run(line) }
@@ -446,7 +446,7 @@ final class ContigCommandTests: XCTestCase {
     assertFits(why)
   }
 
-  func testWhatIsInARunAddsUpWhateverTheAnswer() throws {
+  func testThePagesOfARunAddUpWithEveryAnswer() throws {
     let harness = ConsoleHarness()
     harness.run("dirty 90%")
     harness.run("contig 1M")
@@ -462,7 +462,7 @@ final class ContigCommandTests: XCTestCase {
     }
   }
 
-  func testNeverIsNeverAndNothingIsDone() {
+  func testAnImpossibleRequestIsRefusedAndNothingIsDone() {
     let harness = ConsoleHarness()
     XCTAssertEqual(
       harness.run("contig 1G"), "Never: all memory of this machine is 63.6 MiB.\n")
@@ -485,7 +485,7 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertNil(harness.outcome)
   }
 
-  func testFailuresTellOfWhatHadToMoveToo() throws {
+  func testTheFailureLogCountsThePagesThatHadToMove() throws {
     let harness = ConsoleHarness()
     harness.run("dirty 80%")
     harness.run("contig 2M align=2M")
@@ -512,7 +512,7 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertTrue(pinned.run("failures").contains("  not now, frame \(blocker)  "), pinned.run("failures"))
   }
 
-  func testWhatCannotBeUnderstoodIsPointedAt() {
+  func testAnErrorPointsAtTheWordThatCannotBeUnderstood() {
     let harness = ConsoleHarness()
     XCTAssertTrue(harness.run("contig").hasPrefix("How much? As in: contig 2M"))
     XCTAssertTrue(harness.run("contig 2M align=3M").contains("an alignment is a power of two: try 2M or 4M"))
@@ -540,7 +540,7 @@ final class ContigCommandTests: XCTestCase {
     assertFits(harness.run("help contig"))
   }
 
-  func testTheConsoleHoldsSoManyRunsAndNoMore() {
+  func testTheConsoleHoldsRunsUpToItsLimit() {
     let harness = ConsoleHarness()
     for _ in 0..<320 { harness.run("contig 4K") }
     XCTAssertNil(harness.outcome)

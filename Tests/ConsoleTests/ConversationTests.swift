@@ -5,7 +5,7 @@ import XCTest
 @testable import Console
 
 final class ConversationTests: XCTestCase {
-  func testTheSizeIsAskedForOnceAndWhatIsTypedMeanwhileIsKept() {
+  func testTheTerminalIsAskedItsSizeOnceAndKeysTypedBeforeItsAnswerAreKept() {
     let harness = ConsoleHarness()
     harness.terminal.later = [
       (at: 0, bytes: Array("help ma".utf8)), (at: 20, bytes: Array("\u{1b}[30;100R".utf8)),

@@ -45,7 +45,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testWiredPagesAreNotGivenUp() throws {
+  func testWiredPagesAreNotReclaimed() throws {
     let harness = ConsoleHarness(swap: .mebibytes(64))
     harness.run("dirty 1M")
     let row = try XCTUnwrap(rows(harness.run("dirty 2M -j")).first)
@@ -94,7 +94,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testWhereMemoryEndsWhatFitsStays() throws {
+  func testAFillThatIsTooLargeKeepsThePagesThatFit() throws {
     let harness = ConsoleHarness()
     let before = warm(harness)
     let log = harness.run("dirty 120%")
@@ -128,7 +128,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testSwapThatIsFullIsSaidToBeAndWhatFitsCanBeRead() throws {
+  func testAFullSwapDeviceIsReportedAndThePagesThatFitCanBeRead() throws {
     let harness = ConsoleHarness(swap: .mebibytes(8))
     let before = warm(harness)
     let log = harness.run("dirty 300%")
@@ -146,7 +146,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testCtrlCKeepsWhatIsFilled() throws {
+  func testCtrlCKeepsThePagesThatAreFilled() throws {
     let harness = ConsoleHarness()
     let log = harness.converse("dirty 60%\r\u{03}")
     XCTAssertTrue(log.contains("Stopped; what is filled stays.\n64 pages, 256 KiB, each stamped"), log)
@@ -155,7 +155,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testEightFillsAreHeldAndNoMore() {
+  func testTheConsoleHoldsEightFillsAndNoMore() {
     let harness = ConsoleHarness()
     for _ in 0..<8 { harness.run("dirty 256K") }
     XCTAssertNil(harness.outcome)
@@ -166,7 +166,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertTrue(harness.run("dirty free").hasPrefix("Nothing is filled."))
   }
 
-  func testAPageThatIsNotWhatItWasIsFoundAndNamed() throws {
+  func testAPageWithAWrongStampIsFoundAndNamed() throws {
     let harness = ConsoleHarness()
     let row = try XCTUnwrap(rows(harness.run("dirty 1M -j")).first)
     let digits = try XCTUnwrap(row["address"] as? String).dropFirst(2).replacingOccurrences(of: "_", with: "")
@@ -214,7 +214,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertNil(harness.outcome, "an error is not for good")
   }
 
-  func testWhatCannotBeUnderstoodIsPointedAt() {
+  func testAnErrorPointsAtTheWordThatCannotBeUnderstood() {
     let harness = ConsoleHarness()
     XCTAssertTrue(harness.run("dirty").hasPrefix("How much? Usage: dirty SHARE | SIZE | free"))
     XCTAssertTrue(harness.run("dirty 0").contains("^ less than a page"))

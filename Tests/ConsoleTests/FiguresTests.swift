@@ -6,7 +6,7 @@ import XCTest
 final class FiguresTests: XCTestCase {
   func size(_ text: String) throws -> UInt64 { try bytes(text) { try Figures.size($0).rawValue } }
 
-  func testSizesInEverySpellingThatIsPrinted() throws {
+  func testSizesAreReadInEverySpellingThatIsPrinted() throws {
     for (typed, expected) in [
       ("0", 0), ("4096", 4096), ("1_000", 1000), ("1,000,000", 1_000_000), ("0x10_0000", 1 << 20),
       ("2M", 2 << 20), ("2MiB", 2 << 20), ("2 MiB", 2 << 20), ("3k", 3 << 10), ("1g", 1 << 30),
@@ -17,7 +17,7 @@ final class FiguresTests: XCTestCase {
     }
   }
 
-  func testWhatIsNoSizeSaysWhereAndWhy() {
+  func testAnErrorInASizeSaysWhereAndWhy() {
     for (typed, reason, at) in [
       ("", .empty, 0), ("M", .notADigit, 0), ("2X", .unknownUnit, 1), ("2MB", .unknownUnit, 1),
       ("3.5M", .notADigit, 1), ("18446744073709551616", .tooLarge, 19), ("16777216T", .tooLarge, 0),
@@ -29,7 +29,7 @@ final class FiguresTests: XCTestCase {
     }
   }
 
-  func testAddressesAndRanges() throws {
+  func testAddressesAndRangesAreRead() throws {
     XCTAssertEqual(try bytes("0xffff_8000_0fc9_6c40") { try Figures.address($0) }, 0xffff_8000_0fc9_6c40)
     XCTAssertEqual(try bytes("ffff_8000_0fc9_6c40") { try Figures.address($0) }, 0xffff_8000_0fc9_6c40)
     let (start, length) = try bytes("0x0fc0_0000+2M") { try Figures.range($0, length: nil) }

@@ -15,7 +15,7 @@ func rows(_ log: String) -> [[String: Any]] {
 }
 
 final class FramesCommandTests: XCTestCase {
-  func testMemmapTellsWhatWasTakenOfEachRange() {
+  func testMemmapShowsHowMuchOfEachRangeIsUsed() {
     let harness = ConsoleHarness()
     XCTAssertEqual(
       harness.run("memmap"),
@@ -51,7 +51,7 @@ final class FramesCommandTests: XCTestCase {
       rules: rules)
   }
 
-  func testMemmapNotesEachThingThatIsLeftOut() {
+  func testMemmapNamesEachRangeThatIsLeftOut() {
     let harness = forgetful(1)
     let text = harness.run("memmap")
     XCTAssertTrue(
@@ -90,7 +90,7 @@ final class FramesCommandTests: XCTestCase {
     XCTAssertTrue(rows(harness.run("memmap -j")).contains { $0["mtrrs"] as? String == "off" })
   }
 
-  func testMoreIsLeftOutThanIsShown() {
+  func testMemmapCountsTheRangesThatItDoesNotList() {
     let ranges = (0..<40 as Range<UInt64>).map { i -> (UInt64, UInt64, UInt32) in
       (i << 20 | 0x100, 1 << 19, 1)
     }
@@ -113,7 +113,7 @@ final class FramesCommandTests: XCTestCase {
     XCTAssertEqual(sums.first?["bytes"] as? Int, 160 << 10)
   }
 
-  func testMemmapAddsUpWhateverTheFirmwareSays() {
+  func testMemmapAddsUpOnEveryFirmwareMap() {
     // Unsorted, overlapping, empty, twice the same, half frames that join.
     let harness = ConsoleHarness(ranges: [
       (0x200000, 0x800000, 1), (0x100000, 0x180000, 1), (0x200000, 0x800000, 1), (0x400000, 0x3800, 2),
@@ -185,7 +185,7 @@ final class FramesCommandTests: XCTestCase {
     }
   }
 
-  func testMapShowsWhatCannotMove() throws {
+  func testTheMapShowsThePagesThatCannotMove() throws {
     let harness = ConsoleHarness()
     try harness.physical.allocate(frame: FrameNumber(4096 + 64), role: .wired)
     let text = harness.run("map")

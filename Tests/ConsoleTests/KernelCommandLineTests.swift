@@ -48,7 +48,7 @@ final class KernelCommandLineTests: XCTestCase {
     XCTAssertTrue(size("swap.ramdisk=99999999T").hasPrefix("! too large"))
   }
 
-  func testBothLoadersMeanTheSame() {
+  func testTheCommandLinesOfBothLoadersMeanTheSame() {
     let expected = ["memmap", "sysctl vm.contig"]
     XCTAssertEqual(commands("run=\"memmap; sysctl vm.contig\""), expected)
     XCTAssertEqual(commands("color=0 \"run=memmap; sysctl vm.contig\" x=1"), expected)
@@ -59,11 +59,11 @@ final class KernelCommandLineTests: XCTestCase {
     XCTAssertEqual(commands("verbose"), [])
   }
 
-  func testASemicolonInQuotesStays() {
+  func testASemicolonInQuotesEndsNoCommand() {
     XCTAssertEqual(commands("run=\"watch 'frames; map'; buddy\""), ["watch 'frames; map'", "buddy"])
   }
 
-  func testWords() {
+  func testTheKernelCommandLineIsSplitIntoWords() {
     var found: [String] = []
     bytes("  vm.x=3 color=0 flag") { line in
       let line = KernelCommandLine(line)

@@ -11,7 +11,7 @@ final class KeyDecoderTests: XCTestCase {
     return text.utf8.compactMap { decoder.feed($0, at: 0) }
   }
 
-  func testArrowsHomeEndAndDeleteInEverySpelling() {
+  func testArrowsHomeEndAndDeleteAreDecodedInEverySpelling() {
     XCTAssertEqual(keys("\u{1b}[A\u{1b}[B\u{1b}[C\u{1b}[D"), [.up, .down, .right, .left])
     XCTAssertEqual(keys("\u{1b}OA\u{1b}OD\u{1b}OH\u{1b}OF"), [.up, .left, .home, .end])
     XCTAssertEqual(keys("\u{1b}[H\u{1b}[F\u{1b}[1~\u{1b}[4~\u{1b}[3~"), [.home, .end, .home, .end, .delete])

@@ -45,7 +45,7 @@ final class LineEditorTests: XCTestCase {
     }
   }
 
-  func testAnyKeysLeaveTheScreenAsTheTextIs() {
+  func testRandomKeysLeaveTheScreenAsTheTextIs() {
     let seed = historySeed(7)
     var random = SeededRandom(seed: seed)
     for round in 0..<24 {

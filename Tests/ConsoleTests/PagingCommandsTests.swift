@@ -35,7 +35,7 @@ final class PagingCommandsTests: XCTestCase {
 
   // MARK: Both faces
 
-  func testEveryCommandHasBothFacesAndTakesNoMemory() throws {
+  func testEveryPagingCommandHasBothOutputsAndAllocatesNothing() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let all: [String] = [
       "queues", "swap", "frames", "map", "help", "help launder", "help wire", "selftest invariants",
@@ -59,7 +59,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testARowOfAKindHasOneShapeWhoeverPrintsIt() throws {
+  func testRowsOfOneKindHaveTheSameKeysInEveryCommand() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let space = try harness.space("test", 600)
     harness.run("launder active 512K")
@@ -145,7 +145,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertTrue(harness.run("queues").hasSuffix("No page is in memory. Type: objects\n"))
   }
 
-  func testQueuesTellPagesThatNobodyTakes() throws {
+  func testQueuesCountThePagesThatTheDaemonCannotReclaim() throws {
     let harness = ConsoleHarness()
     _ = try harness.space("test", 100)
     let text = harness.run("launder active")
@@ -158,7 +158,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(sum(harness.run("queues -j"), "queue", "pages"), 100)
   }
 
-  func testPagesOnTheirWayAreCountedAndTold() throws {
+  func testPagesInTransferAreCountedAndListed() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let space = try harness.space("test", 100)
     let frame = try XCTUnwrap(harness.frame(of: space, where: .resident))
@@ -186,7 +186,7 @@ final class PagingCommandsTests: XCTestCase {
 
   // MARK: objects
 
-  func testObjectsTellWhereThePagesOfEachAre() throws {
+  func testObjectsShowWhereThePagesOfEachAre() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     XCTAssertEqual(harness.run("objects"), "There is no memory object yet. Type: dirty 10%\n")
     let large = try harness.space("large", 600)
@@ -239,7 +239,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertTrue(harness.run("objects small").contains("^"))
   }
 
-  func testAnObjectOnADeviceIsToldAsOne() throws {
+  func testAnObjectOnADeviceIsShownAsOne() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let paging = harness.memory.paging
     let object = try paging.createObject(
@@ -259,7 +259,7 @@ final class PagingCommandsTests: XCTestCase {
 
   // MARK: swap
 
-  func testSwapTellsWhatIsThereAndWhatWentWrong() throws {
+  func testSwapShowsItsDeviceAndTheErrorsOfIt() throws {
     let harness = ConsoleHarness(swap: .mebibytes(2))
     let space = try harness.space("test", 600)
     harness.run("launder active 1M")
@@ -296,7 +296,7 @@ final class PagingCommandsTests: XCTestCase {
 
   // MARK: launder
 
-  func testLaunderTellsWhatItCame() throws {
+  func testLaunderPrintsItsOutcome() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     XCTAssertEqual(
       harness.run("launder"), "Nothing to do: there is no page in the queue laundry. Type: queues\n")
@@ -326,7 +326,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testLaunderRefusesWhatItCanNotMean() throws {
+  func testLaunderRefusesArgumentsThatMeanNothing() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     for (line, words) in [
       ("launder everything", "no queue to launder: active, inactive, laundry, or daemon"),
@@ -368,7 +368,7 @@ final class PagingCommandsTests: XCTestCase {
 
   // MARK: wire
 
-  func testWireAndUnwireAndWhatTheyRefuse() throws {
+  func testWireAndUnwirePinPagesAndRefuseWrongRanges() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let first = try harness.space("first", 8)
     let second = try harness.space("second", 8)
@@ -491,7 +491,7 @@ final class PagingCommandsTests: XCTestCase {
 
   // MARK: map
 
-  func testAFrameOfThePictureTellsItsPage() throws {
+  func testAFrameOfTheMapShowsItsPage() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let space = try harness.space("test", 8)
     let paging = harness.memory.paging
@@ -573,7 +573,7 @@ final class PagingCommandsTests: XCTestCase {
       }, "W")
   }
 
-  func testABlockOfALargePictureTellsWhatItsPageblocksCount() throws {
+  func testABlockOfALargeMapShowsTheCountsOfItsPageblocks() throws {
     // 3 GiB: a character is 4 MiB.
     let harness = ConsoleHarness(
       ranges: [(1 << 20, 3 << 30, 1)], memory: .mebibytes(3100), swap: .mebibytes(16))
@@ -605,7 +605,7 @@ final class PagingCommandsTests: XCTestCase {
 
   // MARK: frames, whatis
 
-  func testFramesOwnUpToCachedPages() throws {
+  func testFramesCountCachedPages() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     XCTAssertFalse(harness.run("frames").contains("Cached"))
     _ = try harness.space("test", 600)
@@ -619,7 +619,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(sum(harness.run("frames -j"), "cached", "pages"), 256)
   }
 
-  func testWhatisTellsAPageWhereverItIs() throws {
+  func testTheWhatisCommandDescribesAPageInEachPlace() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let space = try harness.space("test", 600, touched: 599)
     let paging = harness.memory.paging
@@ -681,7 +681,7 @@ final class PagingCommandsTests: XCTestCase {
 
   // MARK: selftest, banner, Tab
 
-  func testTheHistoryOfPagesIsThatOfAnyOtherMachine() throws {
+  func testTheHistoryOfPagesHasTheChecksumOfEveryMachine() throws {
     let harness = ConsoleHarness(ranges: [(1 << 20, 127 << 20, 1)], memory: .mebibytes(128))
     let log = rows(harness.run("selftest paging -j"))
     XCTAssertNil(harness.outcome)
@@ -713,7 +713,7 @@ final class PagingCommandsTests: XCTestCase {
         .run("selftest paging").contains("left out: no 30 MiB in one run"))
   }
 
-  func testTheBannerTellsOfSwap() {
+  func testTheBannerShowsSwap() {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     harness.converse("")
     XCTAssertTrue(
@@ -723,7 +723,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertTrue(bare.banner.contains("no swap device: dirty pages stay in memory"), bare.banner)
   }
 
-  func testTabCompletesWhatTheCommandsTake() throws {
+  func testTabCompletesArgumentsOfCommands() throws {
     for (typed, done) in [
       ("laun\tac\t", "launder active "), ("launder d\t", "launder daemon "), ("que\t", "queues "),
       ("wire x h\t", "wire x holes "), ("contig al\t", "contig align="), ("dirty f\t", "dirty free "),

@@ -5,7 +5,7 @@ import XCTest
 @testable import Console
 
 final class PictureTests: XCTestCase {
-  func testLinesThatLookAlikeAreToldOnce() {
+  func testLinesOfAPictureThatLookAlikeArePrintedOnce() {
     let harness = ConsoleHarness()
     var picture = Picture(harness.console)
     for i in 0..<16 as Range<UInt64> {

@@ -55,7 +55,7 @@ final class SysctlCommandTests: XCTestCase {
       #"{"kind":"sysctl","name":"zs.requests","value":4,"unit":"requests","about":"since boot"}"# + "\n")
   }
 
-  func testSettingSaysWhatItDidOrWhyNot() {
+  func testSysctlSaysTheNewValueOrWhyItIsRefused() {
     let harness = harness()
     XCTAssertEqual(harness.run("sysctl xy.contig.passes=2"), "xy.contig.passes: 4 -> 2\n")
     XCTAssertEqual(
@@ -80,7 +80,7 @@ final class SysctlCommandTests: XCTestCase {
       """.replacingOccurrences(of: " no number", with: "\nno number"))
   }
 
-  func testDiffShowsWhatChanged() {
+  func testDiffShowsTheCountersThatChanged() {
     let harness = harness()
     XCTAssertEqual(harness.run("diff"), "Nothing to compare with. Type: snapshot\n")
     harness.run("snapshot before")

@@ -43,11 +43,11 @@ final class SystemCommandsTests: XCTestCase {
     }
   }
 
-  func testEveryCommandHasBothFaces() throws {
+  func testEveryCommandHasBothOutputs() throws {
     try Self.check(ConsoleHarness())
   }
 
-  func testReplayKeepAndEveryCommandAfterIt() throws {
+  func testEveryCommandRunsAfterAReplayThatIsKept() throws {
     let harness = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
     harness.run("snapshot before")
     XCTAssertTrue(harness.run("replay").hasSuffix("Everything is back at its starting counts.\n"))
@@ -62,7 +62,7 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertEqual(taken, roles)
   }
 
-  func testLookingTakesNoMemory() throws {
+  func testCommandsThatOnlyShowAllocateNothing() throws {
     let harness = ConsoleHarness()
     let before = harness.physical.freeCount
     for command in Self.looking where !command.hasPrefix("selftest") { harness.run(command) }
@@ -143,7 +143,7 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertFalse(log.contains("-- 6 of"))
   }
 
-  func testWhatisTellsAnObjectLayerByLayer() throws {
+  func testTheWhatisCommandDescribesAnObjectLayerByLayer() throws {
     let harness = ConsoleHarness()
     let kmem = harness.memory.kmem
     kmem.setAudit(.on)
@@ -167,7 +167,7 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertTrue(harness.run("whatis frame 99999999").contains("no frame: the last one is 16383"))
   }
 
-  func testWhatisTellsWhoseContiguousMemoryIs() throws {
+  func testTheWhatisCommandNamesTheTypeOfContiguousMemory() throws {
     let harness = ConsoleHarness()
     harness.run("contig 64K")
     let row = try XCTUnwrap(rows(harness.run("contig 2M type=dma attr=wc -j")).last)
@@ -192,7 +192,7 @@ final class SystemCommandsTests: XCTestCase {
         "Contiguous memory, and not the console's."))
   }
 
-  func testWhatisTellsARangeOfKernelSpace() throws {
+  func testTheWhatisCommandDescribesARangeOfKernelSpace() throws {
     let harness = ConsoleHarness()
     let stack = try harness.memory.space.allocateStack(PageCount(UInt64(4)))
     XCTAssertTrue(harness.run("whatis \(text("\(stack.bottom)"))").contains("0 B into 16 KiB of stack"))
@@ -227,7 +227,7 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testFailuresTellWhoAskedForWhat() throws {
+  func testTheFailureLogNamesRequesterAndRequest() throws {
     let harness = ConsoleHarness()
     XCTAssertEqual(harness.run("failures"), "No request has been refused since boot.\n")
     XCTAssertThrowsError(
@@ -263,7 +263,7 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  func testHistoriesEndWithTheChecksumsOfAnyOtherMachine() throws {
+  func testHistoriesEndWithTheChecksumsOfEveryMachine() throws {
     let harness = ConsoleHarness(ranges: [(1 << 20, 255 << 20, 1)], memory: .mebibytes(256))
     let told = rows(harness.run("selftest history -j")).compactMap { $0["checksum"] as? String }
     XCTAssertEqual(told.count, HistoryKind.count)
@@ -289,7 +289,7 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertTrue(ConsoleHarness().run("selftest history").contains("no 64 MiB in one run"))
   }
 
-  func testTheBannerOwnsUpToWhatWasTaken() throws {
+  func testTheBannerCountsTheMemoryThatStrataUses() throws {
     let harness = ConsoleHarness(trace: try Data(contentsOf: Self.sample))
     harness.converse("")
     let log = harness.banner

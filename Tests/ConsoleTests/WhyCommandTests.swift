@@ -8,7 +8,7 @@ import XCTest
 @testable import Console
 
 final class WhyCommandTests: XCTestCase {
-  func testYesSaysWhere() throws {
+  func testAnAnswerOfYesSaysWhere() throws {
     let harness = ConsoleHarness()
     let text = harness.run("why 2M align=2M")
     XCTAssertTrue(text.hasPrefix("Yes: 512 free frames at 0x0"), text)
@@ -18,7 +18,7 @@ final class WhyCommandTests: XCTestCase {
     XCTAssertEqual(row["first_frame"] as? Int, Int(place.first.rawValue))
   }
 
-  func testNeverSaysWhyNot() {
+  func testAnAnswerOfNeverSaysWhyNot() {
     let harness = ConsoleHarness()
     XCTAssertEqual(
       harness.run("why 256K boundary=64K"),
@@ -59,7 +59,7 @@ final class WhyCommandTests: XCTestCase {
     }
   }
 
-  func testNotNowNamesTheBlocker() throws {
+  func testAnAnswerOfNotNowNamesTheBlocker() throws {
     let harness = ConsoleHarness()
     // One frame in the middle of each 2 MiB, but the first of which has two.
     for pageblock in 1..<32 as Range<UInt32> {
@@ -80,14 +80,14 @@ final class WhyCommandTests: XCTestCase {
     XCTAssertTrue(harness.run("why 2M align=2M").hasPrefix("Yes"))
   }
 
-  func testShortageIsCalledShortage() throws {
+  func testAShortageIsCalledAShortage() throws {
     let harness = ConsoleHarness()
     while (try? harness.physical.allocate(Order(0), role: .wired)) != nil {}
     XCTAssertTrue(harness.run("why 2M").contains("! It is shortage. Type: frames"))
   }
 
   /// What `why` answers is what a request would get, and what it says is in the way is there.
-  func testTheAnswerIsTheTruth() throws {
+  func testEveryAnswerAgreesWithTheAllocator() throws {
     let seed = historySeed(11)
     var random = SeededRandom(seed: seed)
     for round in 0..<12 {

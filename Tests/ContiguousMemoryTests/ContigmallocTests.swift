@@ -146,7 +146,7 @@ final class ContigmallocTests: XCTestCase {
   // MARK: Who may not sleep
 
   /// Without devices a sleep is the end of the test.
-  func testWhoMayNotSleepNeverWaitsForADevice() throws {
+  func testARequestThatMustNotSleepDoesNotWaitForADevice() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 130)
     system.host.runDevices = nil
@@ -273,7 +273,7 @@ final class ContigmallocTests: XCTestCase {
   // MARK: In the way for a while
 
   /// A page that is held when its turn comes, and let go while the request sleeps.
-  func testAPageThatIsLetGoDuringASleepIsWrittenInTheNextPass() throws {
+  func testAPageThatIsReleasedDuringASleepIsWrittenInTheNextPass() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: system.physical.reserve(for: .normal).rawValue + 10)
     let low = UInt64(system.frame(area, area.count / 2).rawValue) & ~63
@@ -300,7 +300,7 @@ final class ContigmallocTests: XCTestCase {
   }
 
   /// A page that is busy is passed over; who has it is not waited for.
-  func testTwoWhoChooseTheSameRunBothGetOne() throws {
+  func testTwoRequestsThatChooseTheSameRunBothGetOne() throws {
     for moment in 0..<2 {
       let system = try PagedSystem()
       let area = try system.fillMemory(spare: 150)
@@ -345,7 +345,7 @@ final class ContigmallocTests: XCTestCase {
   }
 
   /// Somebody dirties a page of the run whenever it is written out: two chances, then another run.
-  func testSomebodyWhoKeepsDirtyingHasTwoChances() throws {
+  func testAPageThatIsDirtiedAgainHasTwoChances() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 150)
     // The first candidate: its pages are dirtied, whichever they are.
@@ -554,7 +554,7 @@ final class ContigmallocTests: XCTestCase {
 
   /// What was in the way of a run is not tried again, though it is not in the way any more: all of it, and not only the
   /// first frame.
-  func testAllThatWasInTheWayIsLeftAlone() throws {
+  func testPagesThatBlockTheRunAreLeftAlone() throws {
     let system = try PagedSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 150)
     // Sixty frames without fixed ones: the twenty in the middle are free but for two pages, which makes them the
@@ -697,7 +697,7 @@ final class ContigmallocTests: XCTestCase {
 
   // MARK: Answers
 
-  func testNeverIsNotTheSameAsNotNow() throws {
+  func testAnImpossibleRequestIsToldFromOneThatMaySucceedLater() throws {
     let system = try PagedSystem(runs: [(256, 512), (1024, 256)])
     for wanted in [
       request(513), request(0), request(1, low: 768, high: 1024), request(1, low: 5000),
@@ -724,7 +724,7 @@ final class ContigmallocTests: XCTestCase {
     system.check()
   }
 
-  func testWithMemoryShortTheAnswerIsLater() throws {
+  func testARequestDuringAShortageIsAnsweredLater() throws {
     // No swap: there is only moving, down to the reserve.
     let system = try PagedSystem(attaches: false)
     let area = try system.fillMemory(spare: 150)
@@ -755,7 +755,7 @@ final class ContigmallocTests: XCTestCase {
   }
 
   /// Without swap everything can be moved, as long as there are frames above the reserve.
-  func testWithoutSwapARunIsHadByMoving() throws {
+  func testARunIsEmptiedByMovingWhenThereIsNoSwap() throws {
     let system = try PagedSystem(attaches: false)
     let area = try system.fillMemory(spare: 110)
     var granted = 0

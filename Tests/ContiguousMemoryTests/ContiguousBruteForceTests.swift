@@ -177,7 +177,7 @@ final class ContiguousBruteForceTests: XCTestCase {
     return ContiguousRequest(PageCount(count), where: constraints)
   }
 
-  func testRefusedOnlyWhenNoRunCouldHaveBeenEmptied() throws {
+  func testARequestIsRefusedOnlyWhenNoRunCouldHaveBeenEmptied() throws {
     let seed = historySeed(31)
     var random = SeededRandom(seed: seed)
     var (granted, refused, repeated, never, claimed, later) = (0, 0, 0, 0, 0, 0)
@@ -251,7 +251,7 @@ final class ContiguousBruteForceTests: XCTestCase {
 
   /// The forecast of a request is what comes of it, as long as nobody else does anything and no clean pages are in
   /// the run: these may be moved or given up, as their turn comes.
-  func testWhatIsForecastIsWhatHappens() throws {
+  func testTheForecastIsTheOutcome() throws {
     let seed = historySeed(32)
     var random = SeededRandom(seed: seed)
     var (right, granted) = (0, 0)

@@ -157,7 +157,7 @@ final class ContiguousFailureTests: XCTestCase {
 
   /// A disk that fails everything, now and then, tears and corrupts: requests are granted or refused, stamps are right
   /// or an error, and nothing is left behind.
-  func testRunsOnADiskThatFails() throws {
+  func testRunsAreEmptiedOnADiskThatFails() throws {
     let seed = historySeed(41)
     for kind in 0..<4 {
       let system = try PagedSystem(frames: 1024, swap: 8192)

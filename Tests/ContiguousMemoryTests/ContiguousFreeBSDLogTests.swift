@@ -92,7 +92,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
 
   // "if we have to restart the scan because we are unable to acquire the vm object lock that is necessary to convert
   // a cache queue page to a free page, we leak those free pages already removed from the free queue."
-  func testNothingLeaksWhenARunIsGivenUp() throws {
+  func testARunThatIsAbandonedLeaksNothing() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 200)
     let low = UInt64(system.frame(area, 100).rawValue) & ~63
@@ -201,7 +201,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // freeing it. Unfortunatelly, when object happens to be not NULL, the code will set m->object to NULL and disregard
   // the fact that the page is actually in the VM page bucket, resulting in page bucket hash table corruption and
   // finally, a filesystem corruption".
-  func testACachedPageOfALiveObjectIsTakenAndReadFromItsCopy() throws {
+  func testACachedPageOfALiveObjectIsReclaimedAndReadFromItsCopy() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 100)
     system.launderAll()
@@ -487,7 +487,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
 
   // "failing without bothering to do all the laundering on the third pass if allocation was not possible. This
   // effectively gives exactly two chances to launder enough contiguous memory".
-  func testTheLastPassDoesNotLaunderInVain() throws {
+  func testTheLastPassLaundersOnlyPagesThatItCanFree() throws {
     // The old strategy tries three times and launders twice.
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 120)

@@ -188,25 +188,25 @@ final class ContiguousThreadsTests: XCTestCase {
 
   /// Two processors fault and write, wire and hold, over one object, while a third launders it, moves it and asks for
   /// runs: with less memory than the object has pages, when it is written out, and with more, when it is moved.
-  func testThreadsUseWhatAThirdLaunders() throws {
+  func testThreadsUsePagesThatAThirdThreadLaunders() throws {
     let figures = try use(pages: 500, turns: 8000, seed: historySeed(51))
     XCTAssertGreaterThan(figures.written, 0)
   }
 
-  func testThreadsUseWhatAThirdMoves() throws {
+  func testThreadsUsePagesThatAThirdThreadMoves() throws {
     let figures = try use(pages: 120, turns: 60_000, seed: historySeed(52))
     XCTAssertGreaterThan(figures.moved, 0)
   }
 
   /// The same with the page daemon and the laundry as threads of their own.
-  func testThreadsUseWhatServicesLaunder() throws {
+  func testThreadsUsePagesThatServicesLaunder() throws {
     let figures = try use(pages: 500, turns: 8000, seed: historySeed(53), .threads)
     XCTAssertGreaterThan(figures.written, 0)
     XCTAssertGreaterThan(figures.daemonRuns, 0)
   }
 
   /// Whoever waits for memory has the daemon give pages up, and gets it.
-  func testServicesMakeRoomForWhoWaits() throws {
+  func testServicesMakeRoomForAThreadThatWaits() throws {
     let bed = try Bed(frames: 400, cores: 2, .threads)
     let system = bed.system
     let area = try system.area(300)
@@ -236,7 +236,7 @@ final class ContiguousThreadsTests: XCTestCase {
   }
 
   /// A block of more frames than the daemon leaves free of itself: it gives up as many as that takes.
-  func testServicesMakeRoomForWhoWaitsForMuch() throws {
+  func testServicesMakeRoomForAThreadThatWaitsForManyFrames() throws {
     let bed = try Bed(frames: 400, cores: 1, .threads)
     let system = bed.system
     let area = try system.area(350)

@@ -27,7 +27,7 @@ final class PageableHistoryTests: XCTestCase {
       swap: .mebibytes(16), trouble: trouble)
   }
 
-  func testHistoriesOfPaging() throws {
+  func testHistoriesOfPagingKeepAllInvariants() throws {
     for seed in historySeeds(100, count: 30) {
       let trouble: PagingPlan.Troubles = seed % 2 == 0 ? .some : .none
       let outcome = try run(plan(seed, trouble))

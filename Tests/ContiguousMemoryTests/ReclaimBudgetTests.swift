@@ -295,7 +295,7 @@ final class ReclaimBudgetTests: XCTestCase {
     full.close()
   }
 
-  func testRefusedExactlyWhenNoRunCanBePaidFor() throws {
+  func testARequestIsRefusedExactlyWhenNoRunCanBePaidFor() throws {
     let first = historySeed(500)
     var random = SeededRandom(seed: first)
     var tally = (granted: 0, refused: 0, fetched: 0)
@@ -318,7 +318,7 @@ final class ReclaimBudgetTests: XCTestCase {
   }
 
   /// The same on machines of 64 to 256 MiB, a few requests on each.
-  func testLargerMachinesOfAnyShape() throws {
+  func testLargerMachinesOfEveryShapeGrantEveryPossibleRun() throws {
     let first = historySeed(900)
     var random = SeededRandom(seed: first)
     var tally = (granted: 0, refused: 0, fetched: 0)

@@ -33,7 +33,7 @@ final class CarveOutTests: XCTestCase {
     OccupiedRange(base: PhysicalAddress(base), length: ByteCount(length), role: .bootModule)
   }
 
-  func testTheTopIsTakenAcrossADeviceWindow() throws {
+  func testACarveOutReachesAcrossADeviceWindow() throws {
     let g: UInt64 = 1 << 30
     let pc = [usable(0, 0x9fc00), usable(m, 3 * g - 3 * m), usable(4 * g, g)]
     XCTAssertEqual(runs(try cut(0, of: pc)), [])
@@ -43,7 +43,7 @@ final class CarveOutTests: XCTestCase {
     XCTAssertEqual(runs(try cut(1, of: pc)), [[5 * g - 4096, 4096]])
   }
 
-  func testNobodyIsRobbed() throws {
+  func testACarveOutTakesNoOccupiedRange() throws {
     let map = [usable(0, 256 * m)]
     // At the top, in the middle, reaching over the end, empty, in the first 16 MiB, wrapping.
     let taken = [
@@ -69,7 +69,7 @@ final class CarveOutTests: XCTestCase {
     }
   }
 
-  func testExtentsAreFewAndCrumbsAreLeft() throws {
+  func testACarveOutHasFewExtentsAndLeavesSmallRangesOut() throws {
     // An extent of 4 MiB each 8 MiB, and a page between two.
     var map = [usable(0, 64 * m)]
     for i in UInt64(0)..<12 { map += [usable((64 + 8 * i) * m, 4 * m), usable((70 + 8 * i) * m, 4096)] }
@@ -83,7 +83,7 @@ final class CarveOutTests: XCTestCase {
   }
 
   /// Against a search frame by frame, where no extent is too small.
-  func testTheTopIsTheTop() throws {
+  func testACarveOutIsTheTopOfMemory() throws {
     var seed = SeededRandom(seed: historySeed(4))
     for _ in 0..<200 {
       var map: [FirmwareRange] = []
@@ -124,7 +124,7 @@ final class CarveOutTests: XCTestCase {
     }
   }
 
-  func testWhatIsCarveOutIsMappedAndNobodys() throws {
+  func testACarveOutIsMappedAndBelongsToNoLayer() throws {
     let map = [usable(0, 0x9f000), usable(m, 63 * m)]
     for size in [4096, 4 * m, 8 * m + 4096, 47 * m] {
       for isTold in [false, true] {

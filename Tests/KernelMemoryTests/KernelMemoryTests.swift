@@ -160,7 +160,7 @@ final class KernelMemoryTests: XCTestCase {
     XCTAssertLessThan(smallest ?? .max, 200)
   }
 
-  func testWhereAnAssemblyRunsOutOfTablesItIsRefused() throws {
+  func testAnAssemblyThatRunsOutOfTablesIsRefused() throws {
     for nth in Int64(0)..<40 {
       let host = SimulatedMachine(memory: .mebibytes(16))
       host.failures.pointee.countdown = nth
@@ -180,7 +180,7 @@ final class KernelMemoryTests: XCTestCase {
 
   // MARK: Occupied ranges and the image
 
-  func testWhatIsOccupiedIsLeftAlone() throws {
+  func testOccupiedRangesAreLeftAlone() throws {
     let host = SimulatedMachine(memory: .mebibytes(64))
     let m: UInt64 = 1 << 20
     let occupied = [
@@ -308,7 +308,7 @@ final class KernelMemoryTests: XCTestCase {
 
   // MARK: Side by side
 
-  func testTwoInstancesSideBySide() throws {
+  func testTwoInstancesWorkSideBySide() throws {
     let (one, two) = (try KernelMemoryFixture(), try KernelMemoryFixture(.mebibytes(32)))
     let (type, other) = (one.type(), two.type())
     let (before, others) = (one.picture(), two.picture())
@@ -341,7 +341,7 @@ final class KernelMemoryTests: XCTestCase {
 
   // MARK: One tree of figures
 
-  func testFiguresHaveNamesOfTheirOwn() throws {
+  func testStatisticsHaveUniqueNames() throws {
     let system = try KernelMemoryFixture()
     let statistics = system.memory.statistics
     XCTAssertGreaterThan(statistics.count, 40)

@@ -62,7 +62,7 @@ final class LiveSystemTests: XCTestCase {
     }
   }
 
-  func testEverythingThatWasTakenComesBack() throws {
+  func testEverythingThatWasAllocatedIsFreed() throws {
     let system = try KernelMemoryFixture(.mebibytes(8))
     let type = system.type()
     // Types and tags stay once they are there.
@@ -418,7 +418,7 @@ final class LiveSystemTests: XCTestCase {
 
   // MARK: Together
 
-  func testTwoThreadsThroughAllLayers() throws {
+  func testTwoThreadsAllocateFromAllLayers() throws {
     let system = try KernelMemoryFixture(.mebibytes(32))
     let type = system.type()
     let before = system.picture(tags: false)
@@ -441,7 +441,7 @@ final class LiveSystemTests: XCTestCase {
     XCTAssertEqual(system.kmem.describe(type).inUse, 0)
   }
 
-  func testTwoThreadsWhenMemoryRunsOut() throws {
+  func testTwoThreadsGoOnWhenMemoryRunsOut() throws {
     let system = try KernelMemoryFixture(.mebibytes(6))
     _ = system.type()
     let before = system.picture(tags: false)
@@ -461,7 +461,7 @@ final class LiveSystemTests: XCTestCase {
     XCTAssertEqual(system.picture(tags: false), before, "STRATA_SEED=\(testSeed)")
   }
 
-  func testInterruptsThatAllocateAndFree() throws {
+  func testInterruptsAllocateAndFreeInAllLayers() throws {
     for oneIn in [UInt64(2), 7] {
       let system = try KernelMemoryFixture(.mebibytes(12))
       let (type, handlers) = (system.type(), system.type("interrupt"))

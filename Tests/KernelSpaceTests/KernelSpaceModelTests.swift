@@ -17,7 +17,7 @@ final class KernelSpaceModelTests: XCTestCase {
     case pageable(VirtualAddress, PageCount)
   }
 
-  func testRandomHistories() throws {
+  func testRandomHistoriesAgreeWithAModel() throws {
     for seed in historySeeds(1, count: 3) { try run(seed: seed, operations: 300) }
   }
 

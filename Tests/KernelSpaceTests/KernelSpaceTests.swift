@@ -10,7 +10,7 @@ import XCTest
 final class KernelSpaceTests: XCTestCase {
   // MARK: Wired ranges
 
-  func testWiredRangeHasFramesAndComesBack() throws {
+  func testAWiredRangeHasFramesAndComesBack() throws {
     let bed = try KernelSpaceFixture()
     let before = bed.picture()
     for arena in [WiredArena.heap, .metadata, .interrupt, .kernel] {
@@ -36,7 +36,7 @@ final class KernelSpaceTests: XCTestCase {
     XCTAssertEqual(bed.picture(), before)
   }
 
-  func testFragmentedMemoryStillBacksARange() throws {
+  func testFragmentedMemoryBacksARange() throws {
     let bed = try KernelSpaceFixture()
     var singles: [FrameNumber] = []
     while let frame = try? bed.physical.allocate(Order(0), role: .loaned, priority: .interrupt) {
@@ -144,7 +144,7 @@ final class KernelSpaceTests: XCTestCase {
     }
   }
 
-  func testGivenFramesStayTheCallers() throws {
+  func testFramesOfTheCallerStayTheCallers() throws {
     let bed = try KernelSpaceFixture()
     let run = try bed.physical.allocate(run: PageCount(5), role: .loaned)
     let before = bed.picture()
@@ -377,7 +377,7 @@ final class KernelSpaceTests: XCTestCase {
     print("KernelSpace: allocation points reached \(reached.map { "\($0.key) \($0.value)" }.sorted())")
   }
 
-  func testRefusesWhatCantBe() throws {
+  func testImpossibleRequestsAreRefused() throws {
     let bed = try KernelSpaceFixture()
     let before = bed.picture(tags: false)
     func refused(_ error: KernelSpaceError, line: UInt = #line, _ body: () throws -> Void) {
@@ -406,7 +406,7 @@ final class KernelSpaceTests: XCTestCase {
 
   // MARK: Together
 
-  func testTwoThreads() throws {
+  func testTwoThreadsAllocateAndFree() throws {
     let bed = try KernelSpaceFixture()
     let before = bed.picture(tags: false)
     bed.host.onThreads(2) { thread in

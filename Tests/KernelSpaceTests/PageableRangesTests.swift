@@ -53,7 +53,7 @@ final class PageableRangesTests: XCTestCase {
     }
   }
 
-  func testWhatIsTellsAPageableRange() throws {
+  func testALookupDescribesAPageableRange() throws {
     let bed = try KernelSpaceFixture()
     let count = PageCount(700)
     let address = try bed.space.reservePageable(count)
@@ -227,7 +227,7 @@ final class PageableRangesTests: XCTestCase {
 
   // MARK: Contiguous runs
 
-  func testARunThatIsThereIsMappedAndFreed() throws {
+  func testAnAllocatedRunIsMappedAndFreed() throws {
     for attribute in [CacheAttribute.writeBack, .writeThrough, .uncached, .writeCombining] {
       let bed = try KernelSpaceFixture()
       let before = bed.picture(tags: false)
@@ -353,7 +353,7 @@ final class PageableRangesTests: XCTestCase {
     print("pageable and contiguous ranges: \(refusals) requests refused")
   }
 
-  func testRefusesReservationsThatCantBe() throws {
+  func testImpossibleReservationsAreRefused() throws {
     let bed = try KernelSpaceFixture()
     let before = bed.picture(tags: false)
     for (count, error) in [

@@ -104,7 +104,7 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testWithoutAuditTheSlowHalfSeesWhatIsFreeInItsSlab() throws {
+  func testTheSlowPathReportsAnObjectThatIsFreeInItsSlabWithoutAudit() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     let kept = rig.kmem.alloc(ByteCount(64), type: type)!
@@ -118,7 +118,7 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testWhatWasFreedJustBeforeIsSeenWithoutAudit() throws {
+  func testAFreeOfTheObjectFreedJustBeforeIsReportedWithoutAudit() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     for size in [8, 64, 512, 4096] {

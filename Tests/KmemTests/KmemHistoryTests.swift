@@ -102,7 +102,7 @@ final class KmemHistoryTests: XCTestCase {
     }
   }
 
-  func testALongHistoryOnALargerMachine() throws {
+  func testALongHistoryOnALargerMachineKeepsAllInvariants() throws {
     let seed = historySeed(77)
     var random = SeededRandom(seed: seed)
     let rig = try KmemFixture(frames: 16384)
@@ -137,7 +137,7 @@ final class KmemHistoryTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testInterruptsThatAllocateAndFree() throws {
+  func testInterruptsAllocateAndFree() throws {
     let seed = historySeed(5)
     let rig = try KmemFixture(frames: 300)
     let types = [rig.type("thread"), rig.type("interrupt")]

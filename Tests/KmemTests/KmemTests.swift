@@ -26,7 +26,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testTrimsLeaveAloneWhatIsNeededAllTheTime() throws {
+  func testTrimsKeepMagazinesThatAreNeededAllTheTime() throws {
     let rig = try KmemFixture(frames: 2048)
     let (type, size) = (rig.type(), ByteCount(256))
     func work() {
@@ -257,7 +257,7 @@ final class KmemTests: XCTestCase {
     rig.check()
   }
 
-  func testWhatIsFreedIsGivenOutAgainAndEverythingComesBack() throws {
+  func testFreedObjectsAreAllocatedAgainAndAllMemoryComesBack() throws {
     let rig = try KmemFixture()
     let free = rig.physical.freeCount
     let type = rig.type()
@@ -280,7 +280,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testZallocClearsWhatTheLastUserLeft() throws {
+  func testZallocClearsTheBytesOfTheLastUser() throws {
     let rig = try KmemFixture()
     for size in [1, 24, 64, 200, 4096] {
       let object = rig.kmem.alloc(ByteCount(size), type: rig.type())!
@@ -358,7 +358,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testCachesOfAllSizesAndAlignments() throws {
+  func testCachesOfAllSizesAndAlignmentsServeObjects() throws {
     let rig = try KmemFixture(frames: 4096)
     for size in [1, 7, 8, 33, 100, 1184, 2080, 4096, 5000, 8328, 16384, 32768] {
       for alignment: UInt64 in [1, 16, 64, 4096] {
@@ -481,7 +481,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testWhatOtherCachesKeepFreeIsGivenBackBeforeARequestFails() throws {
+  func testFreeSlabsOfOtherCachesAreFreedBeforeARequestFails() throws {
     let rig = try KmemFixture(frames: 512)
     let type = rig.type()
     var objects: [UnsafeMutableRawPointer] = []
@@ -515,7 +515,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testSmallerSlabsServeWhereNoRunIsToBeHad() throws {
+  func testSmallerSlabsServeWhereNoRunIsFree() throws {
     let rig = try KmemFixture(frames: 512)
     let type = rig.type()
     // Every second frame: no two that follow each other.
@@ -537,7 +537,7 @@ final class KmemTests: XCTestCase {
 
   // MARK: Figures
 
-  func testFiguresOfCachesAndTypes() throws {
+  func testStatisticsOfCachesAndTypesAddUp() throws {
     let rig = try KmemFixture()
     let (a, b) = (rig.type("a"), rig.type("b"))
     XCTAssertEqual(rig.type("a"), a)
@@ -605,7 +605,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testAContiguousRequestThatFailedIsNoAllocation() throws {
+  func testAContiguousRequestThatFailedCountsAsNoAllocation() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     rig.kmem.countContiguousFailure(type)
@@ -660,7 +660,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testRowsOfTheRegistryAndTheAuditTunable() throws {
+  func testTheRegistryHasKmemsRowsAndTheAuditTunable() throws {
     let rig = try KmemFixture()
     let memory = UnsafeMutableRawPointer.allocate(
       byteCount: Int(Statistics.size(capacity: 40).rawValue), alignment: 64)
@@ -696,7 +696,7 @@ final class KmemTests: XCTestCase {
     rig.kmem.free(object, size: ByteCount(8), type: tokens[299])
   }
 
-  func testWhatIsTellsAnObjectByAnyOfItsBytes() throws {
+  func testALookupFindsAnObjectByAnyOfItsBytes() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     let object = rig.kmem.alloc(ByteCount(60), type: type)!

@@ -387,7 +387,7 @@ final class StrayWriteTests: XCTestCase {
 
   /// Slabs of all forms: plain, with tables, of several frames, of fewer frames than preferred, audited, given back; and
   /// beside each those of another cache of the same form.
-  func testAWordIsAnObjectThatIsOutExactlyWhenItsSlabSaysSo() throws {
+  func testAWordIsAnAllocatedObjectExactlyWhenItsSlabSaysSo() throws {
     let seed = historySeed(33)
     var forms: Set<String> = []
     for shape in Self.shapes {
@@ -595,7 +595,7 @@ final class StrayWriteTests: XCTestCase {
     rig.check()
   }
 
-  func testAnAuditedSlabThatGoesBackIsLookedThrough() throws {
+  func testAnAuditedSlabIsCheckedBeforeItsFramesAreFreed() throws {
     let rig = try KmemFixture()
     let (cache, objects) = try slab(rig, size: 48, free: Array(1..<85), .on)
     objects[9].storeBytes(of: 0, as: UInt8.self)
@@ -613,7 +613,7 @@ final class StrayWriteTests: XCTestCase {
   }
 
   /// What runs over the end of a frame that objects fill reaches no table of kmem's, wherever that lies.
-  func testTheFirstBytesOfKmemsOwnFramesAreNotUsed() throws {
+  func testTheFirstBytesOfKmemsOwnFramesAreUnused() throws {
     let seed = historySeed(5)
     var random = SeededRandom(seed: seed)
     let rig = try KmemFixture(frames: 2048)

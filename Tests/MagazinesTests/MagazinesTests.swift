@@ -45,7 +45,7 @@ final class MagazinesTests: XCTestCase {
     XCTAssertEqual(MagazineSet.magazineSize(rounds: 63).rawValue, 512)
   }
 
-  func testAMagazineThatItsOwnerRejectsIsTheOwners() throws {
+  func testAMagazineThatItsOwnerRejectsGoesToTheOwner() throws {
     let bench = MagazinesFixture(given: 6)
     for word in UInt(1)...16 { XCTAssertEqual(bench.magazines.push(word), .pushed) }
     XCTAssertEqual(bench.magazines.fullCount, 2)
@@ -176,7 +176,7 @@ final class MagazinesTests: XCTestCase {
     return (words.sorted(), spare)
   }
 
-  func testATrimTakesWhatTheDepotHadTooManyOfAllTheWhile() {
+  func testATrimRemovesTheMagazinesThatTheDepotNeverNeeded() {
     let bench = MagazinesFixture(rounds: 4, fullLimit: 4, given: 6)
     for word in 0..<16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     XCTAssertEqual(bench.magazines.fullCount, 2)
@@ -202,7 +202,7 @@ final class MagazinesTests: XCTestCase {
     XCTAssertEqual(bench.held(), [8, 9, 10, 11, 12, 13, 14, 15])
   }
 
-  func testATrimTakesWhatADrainedProcessorLeftInParts() {
+  func testATrimRemovesThePartsThatADrainedProcessorLeft() {
     let bench = MagazinesFixture(processors: 2, given: 4)
     bench.host.runAs(processor: 1) {
       for word in 0..<6 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
@@ -250,7 +250,7 @@ final class MagazinesTests: XCTestCase {
     XCTAssertEqual(bench.magazines.pop(), 1)
   }
 
-  func testNobodyGetsAMagazineWhileTheyAreBeingSwitchedOff() {
+  func testNoProcessorGetsAMagazineWhileMagazinesAreSwitchedOff() {
     let bench = MagazinesFixture(rounds: 2, fullLimit: 10, given: 10)
     for word in 1...16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     var words: [UInt] = []
@@ -307,7 +307,7 @@ final class MagazinesTests: XCTestCase {
     XCTAssertNil(magazines.checkInvariants())
   }
 
-  func testMagazinesGoBackToWhoGaveThem() {
+  func testMagazinesAreReturnedToTheirSupplier() {
     let bench = MagazinesFixture(given: 2)
     _ = bench.magazines.push(1)
     XCTAssertNotNil(bench.magazines.takeEmpty())

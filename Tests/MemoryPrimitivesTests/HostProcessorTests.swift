@@ -70,7 +70,7 @@ final class HostProcessorTests: XCTestCase {
     XCTAssertEqual(ran.pointee.load(ordering: .relaxed), 400)
   }
 
-  func testClaimsAreToldAtOnceOrWhenNoLockIsHeld() {
+  func testClaimsAreReportedAtOnceOrWhenNoLockIsHeld() {
     let host = SimulatedMachine(memory: .mebibytes(1))
     let lock = SpinLock(.physicalDomain)
     let words = UnsafeMutableRawPointer.allocate(byteCount: 16, alignment: 8)

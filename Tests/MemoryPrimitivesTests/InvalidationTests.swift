@@ -19,7 +19,7 @@ final class InvalidationTests: XCTestCase {
     return (pages, all)
   }
 
-  func testUpToTheLimitEachPageAndBeyondItEverything() {
+  func testABatchNamesEachPageUpToItsLimitAndEverythingBeyondIt() {
     let limit = Invalidation.pageLimit
     for count in 0...limit {
       let (pages, all) = carryOut([Run(first: 7, count: count)])

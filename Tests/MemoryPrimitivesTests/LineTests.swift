@@ -5,7 +5,7 @@ import XCTest
 final class LineTests: XCTestCase {
   func text(_ line: Line) -> String { line.withBytes { String(decoding: $0, as: UTF8.self) } }
 
-  func testFigures() {
+  func testNumbersAreFormatted() {
     XCTAssertEqual(
       text("\(count: 1_234_567) and \(hex: 0xffff_8000_0fc9_6c40, digits: 16)"),
       "1,234,567 and 0xffff_8000_0fc9_6c40")

@@ -50,7 +50,7 @@ final class ShootdownBatchTests: XCTestCase {
     XCTAssertEqual(messages.flush(&batch), [[.max >> 12, 1], [0, 1]])
   }
 
-  func testNothingIsForgottenLess() {
+  func testAMergedInvalidationCoversEachPageOfBoth() {
     let messages = Messages()
     var random = SeededRandom(seed: historySeed(7))
     var batch = ShootdownBatch()
@@ -74,7 +74,7 @@ final class ShootdownBatchTests: XCTestCase {
     XCTAssertGreaterThan(full, 0)
   }
 
-  func testKindsOfAccessHaveWords() {
+  func testKindsOfAccessHaveDescriptions() {
     XCTAssertEqual("\(AccessKind.read.description) \(AccessKind.write.description)", "read write")
   }
 }

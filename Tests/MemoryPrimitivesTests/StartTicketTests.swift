@@ -21,7 +21,7 @@ final class StartTicketTests: XCTestCase {
     word.pointee.load(ordering: .sequentiallyConsistent) == UInt64(2) << 32 | UInt64(identity)
   }
 
-  func testAProcessorThatComesInTime() {
+  func testAProcessorThatComesInTimeGetsItsTicket() {
     let ticket = StartTicket(word)
     for identity: UInt32 in [0, 1, 254, 255, 0xffff_fffe] {
       ticket.call(identity)
@@ -142,7 +142,7 @@ final class StartTicketTests: XCTestCase {
   }
 
   /// Whatever the order of the steps, no preparation has two owners and each processor joins at most once.
-  func testEveryOrderOfTheSteps() {
+  func testEveryOrderOfTheStepsEndsWell() {
     let (count, broken) = orders(.thenClaim)
     XCTAssertEqual(count, 34_650)
     XCTAssertNil(broken)

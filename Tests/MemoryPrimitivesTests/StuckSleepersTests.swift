@@ -9,17 +9,17 @@ final class StuckSleepersTests: XCTestCase {
     return stuck.refused
   }
 
-  func testTheOneThatHasWaitedForMemoryLongestIsRefused() {
+  func testTheThreadThatHasWaitedForMemoryLongestIsRefused() {
     XCTAssertEqual(refused([.memory, .memory, .memory], [5, 3, 4]), 1)
     XCTAssertEqual(refused([.thread, .memory, .memory], [1, 3, 2]), 2)
   }
 
-  func testNoneIsRefusedThatDoesNotWaitForMemory() {
+  func testAThreadThatDoesNotWaitForMemoryIsNotRefused() {
     XCTAssertNil(refused([.thread, .thread], [1, 2]))
     XCTAssertNil(refused([], []))
   }
 
-  func testNoneIsRefusedWhileAnInterruptMayCome() {
+  func testNoThreadIsRefusedWhileAnInterruptMayCome() {
     XCTAssertNil(refused([.memory, .interrupt], [1, 2]))
     XCTAssertNil(refused([.interrupt, .memory], [1, 2]))
   }

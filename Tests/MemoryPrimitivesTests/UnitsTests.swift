@@ -2,7 +2,7 @@ import MemoryPrimitives
 import XCTest
 
 /// No unit wraps: what a caller can ask for in good faith stops at the largest value. What traps is for bugs, and
-/// can't be tried here without the end of the process; `testWhatFitsIsExact` stays right below each trap.
+/// can't be tried here without the end of the process; `testALineThatFitsIsExact` stays right below each trap.
 final class UnitsTests: XCTestCase {
   func testPagesThatHaveMoreBytesThanThereAreStopAtTheLargestNumber() {
     XCTAssertEqual(PageCount(UInt64(1) << 52 - 1).bytes, ByteCount(UInt64.max - 4095))
@@ -71,7 +71,7 @@ final class UnitsTests: XCTestCase {
     }
   }
 
-  func testWhatFitsIsExact() {
+  func testALineThatFitsIsExact() {
     XCTAssertEqual(ByteCount.kibibytes(1 << 54 - 1).rawValue, (1 << 54 - 1) << 10)
     XCTAssertEqual(ByteCount.mebibytes(1 << 44 - 1).rawValue, (1 << 44 - 1) << 20)
     XCTAssertEqual(ByteCount.gibibytes(1 << 34 - 1).rawValue, (1 << 34 - 1) << 30)

@@ -20,7 +20,7 @@ final class PageTablesModelTests: XCTestCase {
   static let protections: [Protection] = [.kernelData, .kernelReadOnly, .kernelText, [], .writable]
   static let attributes: [CacheAttribute] = [.writeBack, .writeThrough, .uncached, .writeCombining]
 
-  func testRandomHistories() throws {
+  func testRandomHistoriesAgreeWithAModel() throws {
     for seed in historySeeds(1, count: 4) {
       try run(seed: seed, levels: seed % 2 == 0 ? .five : .four, operations: 400)
     }

@@ -6,7 +6,7 @@ import XCTest
 @testable import PageTables
 
 final class PageTablesTests: XCTestCase {
-  func testMapsAndTranslatesAtFourAndFiveLevels() throws {
+  func testPagesAreMappedAndTranslatedAtFourAndFiveLevels() throws {
     for levels in [PagingLevels.four, .five] {
       let bed = PageTablesFixture(levels: levels)
       let all = levels == .four ? 4 : 5
@@ -33,7 +33,7 @@ final class PageTablesTests: XCTestCase {
     }
   }
 
-  func testLastPageOfTheSpaceAndBothHalves() throws {
+  func testTheLastPagesOfBothHalvesAreMapped() throws {
     for levels in [PagingLevels.four, .five] {
       let bed = PageTablesFixture(levels: levels)
       let half: UInt64 = levels == .four ? 1 << 47 : 1 << 56
@@ -79,7 +79,7 @@ final class PageTablesTests: XCTestCase {
     }
   }
 
-  func testUsesTheLargestLeavesThatFit() throws {
+  func testAMapUsesTheLargestLeavesThatFit() throws {
     let bed = PageTablesFixture(largest: .gibibyte)
     // From 4 pages below 1 GiB to 3 pages behind 2 GiB and 2 MiB.
     let first: UInt64 = (1 << 18) - 4
@@ -103,7 +103,7 @@ final class PageTablesTests: XCTestCase {
     bed.check()
   }
 
-  func testSplitsAGibibyteForOnePageAndJoinsItAgain() throws {
+  func testAGibibyteIsSplitForOnePageAndJoinedAgain() throws {
     let bed = PageTablesFixture(largest: .gibibyte)
     let gibibyte = PageCount(1 << 18)
     try bed.tables.map(va(0), to: pa(1 << 18), count: gibibyte, protection: .kernelData, leaves: .whole)
@@ -126,7 +126,7 @@ final class PageTablesTests: XCTestCase {
     bed.check()
   }
 
-  func testAJoinedTableServesUntilAllHaveForgottenIt() throws {
+  func testAJoinedTableServesUntilEveryProcessorHasForgottenIt() throws {
     final class Witness {
       var table: UnsafePointer<UInt64>
       var before: [UInt64]
@@ -182,7 +182,7 @@ final class PageTablesTests: XCTestCase {
     }
   }
 
-  func testSplittableLeafIsUnmappedInPartWithoutMemory() throws {
+  func testASplittableLeafIsUnmappedInPartWithoutMemory() throws {
     let bed = PageTablesFixture()
     try bed.tables.map(
       va(0), to: pa(1024), count: PageCount(1536), protection: .kernelData, leaves: .splittable)
@@ -203,7 +203,7 @@ final class PageTablesTests: XCTestCase {
     bed.check()
   }
 
-  func testPreparedPlacesNeedNothingAndStayPrepared() throws {
+  func testPreparedEntriesNeedNoMemoryAndStayPrepared() throws {
     let bed = PageTablesFixture()
     try bed.tables.prepare(va(500), count: PageCount(600))
     bed.frames.limit = 0
@@ -221,7 +221,7 @@ final class PageTablesTests: XCTestCase {
     bed.check()
   }
 
-  func testFramesInAnyOrder() throws {
+  func testFramesAreMappedInAnyOrder() throws {
     let bed = PageTablesFixture()
     let frames: [FrameNumber] = (0..<20).map { FrameNumber(3000 + ($0 * 7) % 20) }
     try frames.withUnsafeBufferPointer {
@@ -356,7 +356,7 @@ final class PageTablesTests: XCTestCase {
     }
   }
 
-  func testAskingWhetherAnythingIsMapped() throws {
+  func testAnEmptyRangeIsToldFromAMappedOne() throws {
     let bed = PageTablesFixture()
     let tables = bed.tables
     try tables.map(va(1024), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .whole)
@@ -499,7 +499,7 @@ final class PageTablesTests: XCTestCase {
 
   // MARK: The kernel's own tables
 
-  func testKernelImageAndDirectMap() throws {
+  func testTheKernelImageAndTheDirectMapAreMapped() throws {
     let bed = PageTablesFixture()
     let machine = bed.host.machine
     let image: UInt64 = 0xffff_ffff_8000_0000
@@ -546,7 +546,7 @@ final class PageTablesTests: XCTestCase {
     XCTAssertNil(bed.walker.walk(image + 200 << 12))
   }
 
-  func testTheProofFindsPlantedViolations() throws {
+  func testTheWriteExecuteCheckFindsPlantedViolations() throws {
     let bed = PageTablesFixture()
     try bed.tables.map(
       va(0), to: pa(1024), count: PageCount(512), protection: .kernelReadOnly, leaves: .whole)

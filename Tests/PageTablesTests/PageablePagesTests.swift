@@ -142,7 +142,7 @@ final class PageablePagesTests: XCTestCase {
     }
   }
 
-  func testWhatIsNotPageableIsLeftAlone() throws {
+  func testEntriesThatAreNotPageableAreLeftAlone() throws {
     let bed = PageTablesFixture()
     try bed.tables.map(va(0), to: pa(1024), count: PageCount(3), protection: .kernelData)
     try bed.tables.map(va(512), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .whole)
@@ -160,7 +160,7 @@ final class PageablePagesTests: XCTestCase {
 
   // MARK: Many
 
-  func testCountsAndRunsOfPageablePages() throws {
+  func testPageablePagesAreCountedAndListedAsRuns() throws {
     let bed = PageTablesFixture()
     try bed.tables.prepare(va(500), count: PageCount(600))
     try bed.tables.map(va(2048), to: pa(2048), count: PageCount(700), protection: .kernelData, leaves: .whole)
@@ -186,7 +186,7 @@ final class PageablePagesTests: XCTestCase {
     XCTAssertNil(bed.tables.proveWriteXorExecute())
   }
 
-  func testARangeEndsWherePreparedPlacesBegin() throws {
+  func testARangeEndsWherePreparedEntriesBegin() throws {
     let bed = PageTablesFixture()
     let tag = RangeTag(rawValue: 4)
     try bed.tables.prepare(va(505), count: PageCount(20))
@@ -212,7 +212,7 @@ final class PageablePagesTests: XCTestCase {
     bed.check()
   }
 
-  func testPlacesInUseAreNotGivenUp() throws {
+  func testPreparedEntriesInUseAreNotFreed() throws {
     let bed = PageTablesFixture()
     try bed.tables.prepare(va(500), count: PageCount(600))
     bed.tables.enter(va(1000), FrameNumber(5), .kernelData)
@@ -257,7 +257,7 @@ final class PageablePagesTests: XCTestCase {
 
   // MARK: A history
 
-  func testRandomHistories() throws {
+  func testRandomHistoriesAgreeWithAModel() throws {
     for seed in historySeeds(1, count: 4) {
       try run(seed: seed, levels: seed % 2 == 0 ? .five : .four, operations: 1500)
     }

@@ -272,7 +272,7 @@ final class UnlinkedTablesTests: XCTestCase {
 
   /// Two processors with ranges of their own, side by side in the same tables: each acts at the invalidations of the
   /// other, and both remember what they may.
-  func testRandomHistoriesOfTwoProcessors() throws {
+  func testRandomHistoriesOfTwoProcessorsReachNoFreedFrame() throws {
     for seed in historySeeds(1, count: 4) {
       try run(seed: seed, levels: seed % 2 == 0 ? .five : .four, operations: 500)
     }
@@ -410,7 +410,7 @@ final class UnlinkedTablesTests: XCTestCase {
 
   // MARK: Faults
 
-  func testTheVerdictOnAFault() throws {
+  func testAFaultIsClassifiedByTheTables() throws {
     let bed = PageTablesFixture()
     try bed.tables.prepare(va(0), count: PageCount(3))
     bed.tables.enter(va(1), FrameNumber(9), .kernelReadOnly)

@@ -19,7 +19,7 @@ final class FileDiskTests: XCTestCase {
     try body(path)
   }
 
-  func testSwapOnAFile() throws {
+  func testAFileServesAsSwap() throws {
     try withFile { path in
       let bench = try SwapFixture(pages: 1)
       let file = try FileDisk(path: path, pages: PageCount(500), on: bench.host)
@@ -56,7 +56,7 @@ final class FileDiskTests: XCTestCase {
     }
   }
 
-  func testWhatAFileCannotDoFails() throws {
+  func testARequestThatTheFileCannotServeFails() throws {
     let bench = try SwapFixture(pages: 1)
     XCTAssertThrowsError(try FileDisk(path: "/nowhere/at/all", pages: .one, on: bench.host))
     // A device that takes no write: every slot is retired, and nothing else happens.

@@ -36,7 +36,7 @@ final class FrameArrayTests: XCTestCase {
     bench.check()
   }
 
-  func testEveryDepthKeepsWhatIsWritten() throws {
+  func testAPageWrittenInTheMiddleOfAnyStepKeepsItsContents() throws {
     let bench = try SwapFixture(pages: 1, frames: 4096)
     for count in [1, 2, 511, 512, 513, 1023, 1024, 1025, 100_000, 1 << 20, 1 << 20 + 1, 1 << 21 + 77] {
       try fillAndRead(bench, count, UInt32(7))
@@ -46,7 +46,7 @@ final class FrameArrayTests: XCTestCase {
     }
   }
 
-  func testEachFrameRefusedInTurnLeavesNothing() throws {
+  func testAnAttachThatIsRefusedAnyOfItsFramesLeavesNothing() throws {
     let bench = try SwapFixture(pages: 1, frames: 4096)
     let before = bench.physical.freeCount
     var points = 0
@@ -68,7 +68,7 @@ final class FrameArrayTests: XCTestCase {
     XCTAssertGreaterThan(points, 50)
   }
 
-  func testExhaustionLeavesNothing() throws {
+  func testAnExhaustedPoolLeavesNothing() throws {
     let bench = try SwapFixture(pages: 1, frames: 600)
     let before = bench.physical.freeCount
     XCTAssertPaging(.noMemory) { () throws(PagingError) in _ = try make(bench, 1 << 20, UInt32(0)) }

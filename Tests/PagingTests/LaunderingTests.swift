@@ -90,7 +90,7 @@ final class LaunderingTests: XCTestCase {
     XCTAssertGreaterThan(redirtied, 10)
   }
 
-  func testAPageThatIsReadWhileItIsWrittenOutIsGivenUpAllTheSame() throws {
+  func testAPageThatIsReadWhileItIsWrittenOutIsReclaimed() throws {
     let system = try PagedSystem()
     let area = try system.area(4)
     try system.fill(area)
@@ -252,7 +252,7 @@ final class LaunderingTests: XCTestCase {
     system.check()
   }
 
-  func testTheDaemonWritesWhatHadNoRoomOnceThereIsSome() throws {
+  func testTheDaemonWritesPagesWithoutRoomInSwapOnceThereIsRoom() throws {
     let system = try PagedSystem(attaches: false)
     let area = try system.area(400)
     try system.fill(area)
@@ -446,7 +446,7 @@ final class LaunderingTests: XCTestCase {
   }
 
   /// Reordered, delayed, failing now and then: with memory gone from beginning to end.
-  func testLaunderingOnABadDiskWithMemoryGone() throws {
+  func testLaunderingGoesOnOnABadDiskWithoutFreeMemory() throws {
     let seed = historySeed(11)
     let system = try PagedSystem(frames: 512, swap: 8192)
     let area = try system.area(1500)

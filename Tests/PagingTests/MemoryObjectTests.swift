@@ -56,7 +56,7 @@ final class MemoryObjectTests: XCTestCase {
     system.check()
   }
 
-  func testSizesThatNoObjectHas() throws {
+  func testImpossibleSizesOfObjectsAreRefused() throws {
     let system = try PagedSystem()
     for pages in [0, UInt64(1) << 40, UInt64.max] {
       XCTAssertFails(PagingError.badConstraint) {
@@ -78,7 +78,7 @@ final class MemoryObjectTests: XCTestCase {
 
   // MARK: Bugs of callers
 
-  func testDestroyingWhatIsShownWiredOrHeldIsReported() throws {
+  func testDestroyingAnObjectThatIsMappedWiredOrHeldIsReported() throws {
     let system = try PagedSystem()
     let area = try system.area(6)
     try system.fill(area)
@@ -99,7 +99,7 @@ final class MemoryObjectTests: XCTestCase {
     XCTAssertEqual(system.physical.count(.pageable), .zero)
   }
 
-  func testWhatIsToldOfPages() throws {
+  func testDescriptionsOfPagesAreTrue() throws {
     let system = try PagedSystem()
     let area = try system.area(3)
     XCTAssertEqual(system.place(area, 0).place, .untouched)

@@ -33,7 +33,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   /// A frame that held something else before is zeroed for whoever faults on it.
-  func testAZeroPageTellsNothingOfWhatWasInItsFrame() throws {
+  func testAZeroPageShowsNothingOfItsFramesLastContents() throws {
     let system = try PagedSystem()
     for frame in system.takeAll() {
       system.words(frame).update(repeating: 0xdead_beef, count: 512)
@@ -49,7 +49,7 @@ final class PageFaultTests: XCTestCase {
 
   // MARK: Swap
 
-  func testWhatWasWrittenGoesToSwapAndComesBack() throws {
+  func testDirtyPagesGoToSwapAndComeBack() throws {
     let system = try PagedSystem()
     let area = try system.area(300)
     try system.fill(area)
@@ -146,7 +146,7 @@ final class PageFaultTests: XCTestCase {
     system.check()
   }
 
-  func testRunsTakeCachedPagesToo() throws {
+  func testARunMayHoldCachedPages() throws {
     let system = try PagedSystem()
     let area = try system.area(600)
     try system.fill(area)
@@ -285,7 +285,7 @@ final class PageFaultTests: XCTestCase {
     system.check()
   }
 
-  func testDestroyingGivesEverythingBack() throws {
+  func testDestroyingAnObjectFreesEverything() throws {
     let system = try PagedSystem()
     // Tables of numbers, slabs and tags are there for good.
     system.release(try system.area(200))
@@ -310,7 +310,7 @@ final class PageFaultTests: XCTestCase {
 
   // MARK: Protection
 
-  func testARangeThatIsNotWritable() throws {
+  func testAStoreToAReadOnlyRangeIsRefused() throws {
     let system = try PagedSystem()
     let reading = try system.area(4, .kernelReadOnly)
     for page in 0..<4 as Range<UInt64> {
@@ -333,7 +333,7 @@ final class PageFaultTests: XCTestCase {
     XCTAssertFails(PagingError.badConstraint) { _ = try system.area(1, .kernelText) }
   }
 
-  func testAddressesThatAreNotPageable() throws {
+  func testAFaultAtAnAddressThatIsNotPageableIsRefused() throws {
     let system = try PagedSystem()
     let area = try system.area(3)
     let wired = try system.memory.space.allocateWired(PageCount(2))
@@ -439,7 +439,7 @@ final class PageFaultTests: XCTestCase {
 
   // MARK: Reads that fail
 
-  func testAFailedReadIsAnErrorToWhoFaultedAndNothingIsLost() throws {
+  func testAFailedReadIsAnErrorOfTheFaultAndLosesNothing() throws {
     let system = try PagedSystem()
     let area = try system.area(64)
     try system.fill(area)
@@ -507,7 +507,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   /// A bit that flips on the way in is an error too, and no more of one than it must be.
-  func testACorruptReadWorksAgainWhenTheDiskIsMended() throws {
+  func testACorruptReadSucceedsOnceTheDiskIsRepaired() throws {
     let system = try PagedSystem()
     let area = try system.area(100)
     try system.fill(area)

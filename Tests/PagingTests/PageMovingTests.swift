@@ -35,7 +35,7 @@ final class PageMovingTests: XCTestCase {
 
   /// Pages of three objects take turns in memory, so that each batch has all of them; one has more ranges than one
   /// hold of its lock looks at.
-  func testABatchOfManyObjectsAndRanges() throws {
+  func testABatchOfManyObjectsAndRangesMoves() throws {
     let system = try PagedSystem()
     var areas = [try system.area(120), try system.area(120), try system.area(120)]
     for page in 0..<120 as Range<UInt64> {
@@ -71,7 +71,7 @@ final class PageMovingTests: XCTestCase {
   }
 
   /// The mapping that comes back is as writable as it was, and the queue that a page is in stays, with its place.
-  func testWhatIsKnownOfAPageGoesWithIt() throws {
+  func testTheStateOfAPageMovesWithIt() throws {
     let system = try PagedSystem()
     let area = try system.area(200)
     try system.fill(area)
@@ -115,7 +115,7 @@ final class PageMovingTests: XCTestCase {
 
   // MARK: Claims
 
-  func testPagesThatOthersClaimStayAndTheOthersOfTheBatchGo() throws {
+  func testPagesThatOthersClaimStayAndTheOthersOfTheBatchMove() throws {
     let system = try PagedSystem()
     let area = try system.area(200)
     try system.fill(area)
@@ -152,7 +152,7 @@ final class PageMovingTests: XCTestCase {
   // MARK: Frames
 
   /// Frames run out in the middle of a batch: pages without one are let go, and are used as before.
-  func testFramesThatRunOutInTheMiddle() throws {
+  func testAMoveWhoseFramesRunOutInTheMiddleLosesNothing() throws {
     for (free, reserve, limit): (UInt64, UInt64, UInt64) in [
       (10, 0, .max), (40, 33, .max), (50, 0, 7), (50, 0, 33), (33, 0, .max), (50, 50, .max), (5, 9, .max),
     ] {
@@ -187,7 +187,7 @@ final class PageMovingTests: XCTestCase {
   }
 
   /// A batch that gets no frame is let go, and the other one is moved all the same.
-  func testABatchThatIsRefusedItsFrames() throws {
+  func testABatchThatIsRefusedItsFramesChangesNothing() throws {
     // Paging's own question and that of physical memory, in the first batch and in the second.
     for nth in 0..<4 as Range<Int64> {
       let system = try PagedSystem()
@@ -213,7 +213,7 @@ final class PageMovingTests: XCTestCase {
 
   /// At each moment at which the mover holds no lock, another processor writes to pages of both batches that it can
   /// reach: no word is lost, whether pages are moved or dropped.
-  func testPagesThatAreDirtiedInBetween() throws {
+  func testPagesThatAreDirtiedBetweenTheStepsStayDirty() throws {
     for clean in [CleanPages.areMoved, .areDropped] {
       var n = 0
       var isThere = true
@@ -254,7 +254,7 @@ final class PageMovingTests: XCTestCase {
   }
 
   /// A range goes while its pages are on their way: they are not mapped in it again.
-  func testARangeThatGoesWhileItsPagesMove() throws {
+  func testARangeIsUnmappedWhileItsPagesMove() throws {
     var n = 0
     var isThere = true
     while isThere {

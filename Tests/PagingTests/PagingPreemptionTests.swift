@@ -214,7 +214,7 @@ final class PagingPreemptionTests: XCTestCase {
     try cross(Self.wide, (0..<5).flatMap { Self.acts($0) })
   }
 
-  func testPagesAreGivenUpAndMovedInTheMiddleOfFaults() throws {
+  func testPagesAreReclaimedAndMovedInTheMiddleOfFaults() throws {
     try cross((0..<6).flatMap { Self.acts($0) }, Self.wide)
   }
 
@@ -222,11 +222,11 @@ final class PagingPreemptionTests: XCTestCase {
     for page in 0..<6 as Range<UInt64> { try cross(Self.acts(page), Self.acts(page)) }
   }
 
-  func testPagesAreGivenUpAndMovedInTheMiddleOfThat() throws {
+  func testPagesAreReclaimedAndMovedInTheMiddleOfLaunderingAndMoving() throws {
     try cross(Self.wide, Self.wide)
   }
 
-  func testWhatIsWiredAndHeldIsLetGoInTheMiddleOfThat() throws {
+  func testPagesAreUnwiredAndReleasedInTheMiddleOfLaunderingAndMoving() throws {
     let letGo: [Act] = [
       ("unwire", { $0.unwireAll() }), ("unhold", { $0.unholdAll() }),
     ]
@@ -259,7 +259,7 @@ final class PagingPreemptionTests: XCTestCase {
 
   /// Between the moment at which a range is gone from the tables and that at which all have forgotten it, its pages
   /// are given up: nobody may still reach their frames.
-  func testPagesOfARangeThatIsBeingTakenBackAreForgottenBeforeTheyAreGivenUp() throws {
+  func testPagesOfARangeThatIsBeingUnmappedAreInvalidatedBeforeTheyAreReclaimed() throws {
     var moments = 0
     while true {
       let system = try PagedSystem(runs: [(256, 160)], swap: 128)

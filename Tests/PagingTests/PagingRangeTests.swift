@@ -45,7 +45,7 @@ final class PagingRangeTests: XCTestCase {
     system.check()
   }
 
-  func testWhatCanNotBeMapped() throws {
+  func testRangesThatCannotBeMappedAreRefused() throws {
     let system = try PagedSystem()
     let object = try system.paging.createObject(Name("o"), PageCount(10))
     let before = system.picture(pages: true)
@@ -104,7 +104,7 @@ final class PagingRangeTests: XCTestCase {
 
   // MARK: Bugs of callers
 
-  func testTakingBackWhatIsNotOneRangeIsReported() throws {
+  func testUnmappingAnythingButOneRangeIsReported() throws {
     let system = try PagedSystem()
     let area = try system.area(8)
     try system.fill(area)
@@ -124,7 +124,7 @@ final class PagingRangeTests: XCTestCase {
     system.expectFault(.notAllocated) { system.hide(area) }
   }
 
-  func testTakingBackARangeWithAWiredPageIsReported() throws {
+  func testUnmappingARangeWithAWiredPageIsReported() throws {
     let system = try PagedSystem()
     let a = try system.area(8)
     let b = try system.show(a.object, from: 2, 4)

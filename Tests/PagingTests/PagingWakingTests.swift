@@ -310,7 +310,7 @@ final class PagingWakingTests: XCTestCase {
   }
 
   /// A page is let go at any moment while a fault is on its way to sleep on it.
-  func testAPageThatIsLetGoBeforeTheSleepIsNotSleptOn() throws {
+  func testAPageThatIsReleasedBeforeTheSleepIsNotSleptOn() throws {
     var moments = 0
     while true {
       let system = try PagedSystem(runs: [(256, 160)], swap: 64)
@@ -509,7 +509,7 @@ final class PagingWakingTests: XCTestCase {
   }
 
   /// Who destroys an object waits for its pages that are being written, whatever comes of that.
-  func testWhoDestroysAnObjectIsWokenWhenItsPageWasWritten() throws {
+  func testAThreadThatDestroysAnObjectIsWokenWhenItsPageWasWritten() throws {
     for fails in [false, true] {
       let duo = try Duo()
       let (paging, run, object) = (duo.system.paging, duo.run, duo.area.object)
@@ -532,7 +532,7 @@ final class PagingWakingTests: XCTestCase {
   }
 
   /// A thread waits for a run of the daemon, which ends instead: it makes the run itself.
-  func testWhoWaitsForTheDaemonIsWokenWhenTheServicesEnd() throws {
+  func testAThreadThatWaitsForTheDaemonIsWokenWhenTheServicesEnd() throws {
     let duo = try Duo(processors: 3)
     let system = duo.system
     let services = system.paging.state.pointee.services
@@ -559,7 +559,7 @@ final class PagingWakingTests: XCTestCase {
 
   /// Faults on more pages than there are frames, with daemon and laundry on threads of their own: each wakes the
   /// thread that waits for it, so that the machine never stands still.
-  func testServicesWakeWhoWaitsForThem() throws {
+  func testServicesWakeTheThreadThatWaitsForThem() throws {
     let duo = try Duo(frames: 300, processors: 5)
     let system = duo.system
     let area = try system.area(400)

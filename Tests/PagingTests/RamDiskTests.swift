@@ -30,7 +30,7 @@ final class RamDiskTests: XCTestCase {
     XCTAssertEqual(bench.disk.figures.failed, 0)
   }
 
-  func testADiskInEightExtents() throws {
+  func testADiskInEightExtentsReadsAndWritesEachPage() throws {
     let bench = try SwapFixture(pages: 1)
     let sizes: [Int] = [3, 1, 40, 2, 7, 1, 1, 33]
     let total = sizes.reduce(0, +)
@@ -175,7 +175,7 @@ final class RamDiskTests: XCTestCase {
     return (log, bench.disk.figures)
   }
 
-  func testTroubleIsDecidedByItsSeed() throws {
+  func testInjectedFaultsAreDecidedByTheirSeed() throws {
     let seed = historySeed(71)
     var trouble = Trouble(seed: seed)
     trouble.failed = 100
@@ -267,7 +267,7 @@ final class RamDiskTests: XCTestCase {
     }
   }
 
-  func testFailuresAndBadPages() throws {
+  func testFailuresRetireBadPagesOnly() throws {
     let seed = historySeed(74)
     var trouble = Trouble(seed: seed)
     trouble.failed = 1000

@@ -13,7 +13,7 @@ import XCTest
 final class StaleTranslationTests: XCTestCase {
   // MARK: Rights that were raised
 
-  func testWiringInvalidatesWhatWasReadOnly() throws {
+  func testWiringInvalidatesReadOnlyTranslations() throws {
     let system = try PagedSystem()
     let area = try system.area(60)
     // Some mapped read-only, some writable, some not there.
@@ -45,7 +45,7 @@ final class StaleTranslationTests: XCTestCase {
 
   /// Another processor's fault raises a right without a shootdown, and then the page is wired: no processor remembers
   /// it as read-only after that.
-  func testWiringInvalidatesWhatAFaultHasRaised() throws {
+  func testWiringInvalidatesTheTranslationThatAFaultMadeWritable() throws {
     let system = try PagedSystem()
     let area = try system.area(3)
     let tables = system.memory.pageTables
@@ -250,7 +250,7 @@ final class StaleTranslationTests: XCTestCase {
 
   /// While a thread that takes a range back waits for a wire in it, the range is there for all others; once the wire
   /// is made, taking it back is refused, and it was there throughout.
-  func testARangeIsThereWhileItsUnmapWaits() throws {
+  func testARangeStaysMappedWhileItsUnmapWaits() throws {
     for isUnwired in [false, true] {
       let system = try PagedSystem(processors: 2)
       let area = try system.area(4)
@@ -311,7 +311,7 @@ final class StaleTranslationTests: XCTestCase {
     system.check()
   }
 
-  func testARangeThatIsTakenBackTwiceAtOnceGoesOnce() throws {
+  func testARangeThatIsUnmappedTwiceAtOnceIsUnmappedOnce() throws {
     var moment = 0
     while true {
       let system = try PagedSystem()
@@ -356,7 +356,7 @@ final class StaleTranslationTests: XCTestCase {
     system.check()
   }
 
-  func testARangeGoesWhosePagesAnotherRangeHasWired() throws {
+  func testARangeWhosePagesAnotherRangeHasWiredCanBeUnmapped() throws {
     let system = try PagedSystem()
     let a = try system.area(8)
     let b = try system.show(a.object, from: 2, 4)
@@ -421,7 +421,7 @@ final class StaleTranslationTests: XCTestCase {
   // MARK: FreeBSD's log
 
   // "defer the setting of the page's valid bits until contigmapping() when the mapping is known to be successful."
-  func testPagesMarkedValidBeforeTheirMappingStands() throws {
+  func testAPageIsNotMarkedValidBeforeItsMappingStands() throws {
     // A page that is brought in from swap, from the cached ones, or as zeroes: at no moment it is valid with other
     // contents than its own, or mapped and not valid.
     for kind in ["swap", "cached", "zero"] {

@@ -28,7 +28,7 @@ final class SwapChecksumTests: XCTestCase {
     XCTAssertEqual(sum, zero)
   }
 
-  func testEachBitAndEachPlaceCounts() {
+  func testAChecksumDependsOnEachBitAndItsPosition() {
     for stamp in 0..<3 as Range<UInt64> {
       if stamp == 0 { page.initialize(repeating: 0, count: 512) } else { fillPage(page, stamp) }
       var seen: Set<UInt32> = [sum]

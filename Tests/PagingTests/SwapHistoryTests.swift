@@ -173,7 +173,7 @@ final class SwapHistoryTests: XCTestCase {
     }
   }
 
-  func testRandomHistoriesWithEveryTrouble() throws {
+  func testRandomHistoriesWithEveryInjectedFaultLoseNothing() throws {
     let seed = historySeed(111)
     var (good, lost, failed) = (0, 0, 0)
     for round in 0..<40 as Range<UInt64> {

@@ -76,7 +76,7 @@ final class SwapSlotsTests: XCTestCase {
     }
   }
 
-  func testRandomHistoriesAgainstAModel() throws {
+  func testRandomHistoriesAgreeWithAModel() throws {
     let seed = historySeed(92)
     let bench = try SwapFixture(pages: 1)
     // Up to 47 words: one search looks at all of them, at the cursor's twice.

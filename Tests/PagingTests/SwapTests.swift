@@ -9,7 +9,7 @@ import XCTest
 @testable import Paging
 
 final class SwapTests: XCTestCase {
-  func testAttachAndDetach() throws {
+  func testASwapDeviceIsAttachedAndDetached() throws {
     let bench = try SwapFixture(pages: 5000)
     let before = bench.physical.freeCount
     XCTAssertNil(bench.swap.reserve(upTo: .one))
@@ -69,7 +69,7 @@ final class SwapTests: XCTestCase {
     bench.check()
   }
 
-  func testAttachWithoutMemory() throws {
+  func testAnAttachWithoutMemoryIsRefused() throws {
     let bench = try SwapFixture(pages: 1, frames: 400)
     let before = bench.physical.freeCount
     let device = BlockDevice(Name("large"), pages: PageCount(1 << 20), nil, submit: { _, _ in })
@@ -79,7 +79,7 @@ final class SwapTests: XCTestCase {
     try bench.swap.detach()
   }
 
-  func testWhatIsWrittenComesBack() throws {
+  func testPagesThatAreWrittenComeBack() throws {
     let bench = try SwapFixture(pages: 1000)
     try bench.swap.attach(bench.disk.device)
     let frames = try bench.frames(32)
@@ -140,7 +140,7 @@ final class SwapTests: XCTestCase {
     XCTAssertEqual(given, 1000 - 6)
   }
 
-  func testASinglePageThatFails() throws {
+  func testASinglePageThatFailsIsRetried() throws {
     let bench = try SwapFixture(pages: 10)
     try bench.swap.attach(bench.disk.device)
     let frame = try bench.frame()
@@ -204,7 +204,7 @@ final class SwapTests: XCTestCase {
     }
   }
 
-  func testExhaustion() throws {
+  func testExhaustedSwapRefusesPages() throws {
     let bench = try SwapFixture(pages: 77)
     try bench.swap.attach(bench.disk.device)
     var given: [SwapSlot] = []
@@ -228,7 +228,7 @@ final class SwapTests: XCTestCase {
     bench.check()
   }
 
-  func testThePoolRunsDry() throws {
+  func testAnExhaustedPoolMakesRequestsWait() throws {
     let bench = try SwapFixture(pages: 77, requests: 2)
     try bench.swap.attach(bench.disk.device)
     let frames = try bench.frames(3)
@@ -244,7 +244,7 @@ final class SwapTests: XCTestCase {
     XCTAssertEqual(bench.swap.finishWrite(second).failedCount, .zero)
   }
 
-  func testBugsOfCallers() throws {
+  func testBugsOfCallersAreReported() throws {
     let bench = try SwapFixture(pages: 77)
     func kinds(_ body: () -> Void) -> [FaultKind] {
       let (used, bad) = (bench.swap.figures.used, bench.swap.figures.bad)
@@ -270,7 +270,7 @@ final class SwapTests: XCTestCase {
     XCTAssertEqual(bench.swap.figures.used, .one)
   }
 
-  func testStatistics() throws {
+  func testStatisticsAddUp() throws {
     let bench = try SwapFixture(pages: 77)
     let memory = UnsafeMutableRawPointer.allocate(
       byteCount: Int(Statistics.size(capacity: 16).rawValue), alignment: 64)

@@ -59,7 +59,7 @@ final class SwapThreadsTests: XCTestCase {
     return trouble
   }
 
-  func testTwoThreadsWhichRunTheDiskThemselves() throws {
+  func testTwoThreadsRunTheDiskThemselves() throws {
     let seed = historySeed(121)
     let bench = try SwapFixture(pages: 2000, processors: 2)
     try bench.swap.attach(bench.disk.device)
@@ -72,7 +72,7 @@ final class SwapThreadsTests: XCTestCase {
     try bench.swap.detach()
   }
 
-  func testThreadsWithADeviceOfItsOwnAndTooFewRequests() throws {
+  func testThreadsShareTooFewRequestsWithADeviceThatCompletesByItself() throws {
     let seed = historySeed(122)
     let bench = try SwapFixture(pages: 2000, requests: 2, processors: 4)
     bench.host.runDevices = nil

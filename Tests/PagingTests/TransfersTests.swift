@@ -9,7 +9,7 @@ import XCTest
 @testable import Paging
 
 final class TransfersTests: XCTestCase {
-  func testThePoolRunsDryAndFills() throws {
+  func testThePoolIsExhaustedAndFillsAgain() throws {
     let bench = try SwapFixture(pages: 64, requests: 3)
     let frames = try bench.frames(3)
     XCTAssertEqual(bench.transfers.idleCount, 3)
@@ -32,7 +32,7 @@ final class TransfersTests: XCTestCase {
     XCTAssertEqual(bench.transfers.idleCount, 3)
   }
 
-  func testEverySizeOfPool() throws {
+  func testEverySizeOfPoolServesAllRequests() throws {
     for requests in [1, 2, 63, 64] {
       let bench = try SwapFixture(pages: 64, requests: requests)
       let frame = try bench.frame()
@@ -47,7 +47,7 @@ final class TransfersTests: XCTestCase {
     }
   }
 
-  func testOutOfOrder() throws {
+  func testRequestsCompleteOutOfOrder() throws {
     let bench = try SwapFixture(pages: 64, requests: 16)
     var trouble = Trouble(seed: historySeed(81))
     trouble.reordered = 1000

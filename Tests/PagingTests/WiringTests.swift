@@ -87,7 +87,7 @@ final class WiringTests: XCTestCase {
     system.expectFault(.notAllocated) { system.paging.unwire(a[6], PageCount(2)) }
   }
 
-  func testAPageMayBeWiredOnlySoOften() throws {
+  func testTheWiresOfAPageAreLimited() throws {
     let system = try PagedSystem()
     let area = try system.area(4)
     for _ in 0..<4095 { try wire(system, area, 2, 1) }
@@ -382,7 +382,7 @@ final class WiringTests: XCTestCase {
 
   // MARK: Bugs of callers
 
-  func testUnwiringWhatIsNotWiredIsReported() throws {
+  func testUnwiringAPageThatIsNotWiredIsReported() throws {
     let system = try PagedSystem()
     let area = try system.area(10)
     try system.fill(area)
@@ -405,7 +405,7 @@ final class WiringTests: XCTestCase {
 
   // MARK: Holds
 
-  func testAHeldPageStaysUntilItIsLetGo() throws {
+  func testAHeldPageStaysUntilItIsReleased() throws {
     let system = try PagedSystem()
     let area = try system.area(4)
     try system.fill(area)
@@ -443,7 +443,7 @@ final class WiringTests: XCTestCase {
     system.check()
   }
 
-  func testLettingGoOfWhatNobodyHoldsIsReported() throws {
+  func testReleasingAPageThatIsNotHeldIsReported() throws {
     let system = try PagedSystem()
     let area = try system.area(2)
     try system.write(area, 0, 1)
@@ -457,7 +457,7 @@ final class WiringTests: XCTestCase {
   }
 
   /// The count of holds has ten bits. One more than fits is refused, as it is for wires, and does not wait for ever.
-  func testAPageMayBeHeldOnlySoOften() throws {
+  func testTheHoldsOfAPageAreLimited() throws {
     let system = try PagedSystem()
     let area = try system.area(2)
     try system.write(area, 0, 1)

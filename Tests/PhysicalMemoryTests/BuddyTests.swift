@@ -6,7 +6,7 @@ import XCTest
 @testable import PhysicalMemory
 
 final class BuddyTests: XCTestCase {
-  func testOpensWithEverythingFreeThatNobodyHas() throws {
+  func testTheAllocatorOpensWithEveryUnoccupiedFrameFree() throws {
     let system = try FrameAllocatorFixture(
       frames: [(0, 159), (256, 65248)],
       occupied: [(256, 342, .image), (700, 870, .bootModule), (50000, 2, .boot)])
@@ -52,7 +52,7 @@ final class BuddyTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testRunInsideABlockAndAcrossBlocks() throws {
+  func testARunIsAllocatedInsideABlockAndAcrossBlocks() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
     let before = Snapshot(memory)
@@ -65,7 +65,7 @@ final class BuddyTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testReserveIsLeftToHigherLevels() throws {
+  func testAReserveIsLeftToHigherPriorities() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 1024)])
     let memory = system.memory!
     var frames: [FrameNumber] = []

@@ -7,7 +7,7 @@ import XCTest
 
 /// Landscapes of pages, free frames and wired frames, denser here and there, and any request.
 final class CandidateLandscapeTests: XCTestCase {
-  func testAgainstBruteForceOverAllStarts() throws {
+  func testASearchAgreesWithBruteForceOverAllStarts() throws {
     let seed = historySeed(71)
     var random = SeededRandom(seed: seed)
     var (searched, best) = (0, 0)

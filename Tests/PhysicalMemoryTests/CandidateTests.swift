@@ -94,7 +94,7 @@ final class CandidateTests: XCTestCase {
     }
   }
 
-  func testCheaperFirst() throws {
+  func testACheaperRunComesFirst() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 8192)])
     let memory = system.memory!
     _ = fillWithPages(memory)
@@ -129,7 +129,7 @@ final class CandidateTests: XCTestCase {
     system.check()
   }
 
-  func testOldDevicesLowMemory() throws {
+  func testOldDevicesGetLowMemory() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 159), (256, 8192)])
     let memory = system.memory!
     _ = fillWithPages(memory)
@@ -152,7 +152,7 @@ final class CandidateTests: XCTestCase {
     XCTAssertEqual(candidate.movable.rawValue, 16)
   }
 
-  func testWhatWasTriedIsLeftAlone() throws {
+  func testARunThatWasTriedIsNotTriedAgain() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
     _ = fillWithPages(memory)
@@ -181,7 +181,7 @@ final class CandidateTests: XCTestCase {
   }
 
   /// All frames of what was tried are left alone, and all frames in the way of a run are named.
-  func testEachFrameOfWhatWasTriedIsLeftAlone() throws {
+  func testNoFrameOfARunThatWasTriedIsTriedAgain() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 2048)])
     let memory = system.memory!
     _ = fillWithPages(memory)
@@ -232,7 +232,7 @@ final class CandidateTests: XCTestCase {
     }
   }
 
-  func testNever() throws {
+  func testAnImpossibleRequestIsAnsweredNever() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 159), (256, 4096)], occupied: [(1024, 3, .image)])
     let memory = system.memory!
     func isNever(_ count: UInt64, _ where: RunConstraints) -> Bool {
@@ -249,7 +249,7 @@ final class CandidateTests: XCTestCase {
     XCTAssertFalse(isNever(159, RunConstraints(high: PhysicalAddress(1 << 20))))
   }
 
-  func testWhatCouldBeEmptiedAndWhoIsInTheWay() throws {
+  func testExplainCountsEmptiableFramesAndNamesTheBlockers() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
     _ = fillWithPages(memory)

@@ -6,7 +6,7 @@ import XCTest
 @testable import PhysicalMemory
 
 final class EarlyMemoryTests: XCTestCase {
-  func testTakesFromTheTopAndSkipsWhatIsOccupied() throws {
+  func testEarlyMemoryTakesPagesFromTheTopAndSkipsOccupiedRanges() throws {
     let system = try FrameAllocatorFixture(
       frames: [(0, 512), (600, 400)], opens: false, occupied: [(990, 20, .image), (980, 3, .bootModule)])
     let early = system.early
@@ -25,7 +25,7 @@ final class EarlyMemoryTests: XCTestCase {
     XCTAssertNil(early.take(.one))
   }
 
-  func testStaysBelowTheCeilingUntilItIsLifted() throws {
+  func testEarlyMemoryStaysBelowTheCeilingUntilItIsLifted() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2000), (1 << 20, 1 << 16)], opens: false)
     XCTAssertEqual(system.early.take(.one)?.first.rawValue, 2255)
     let records = try FrameAllocator.reserveRecords(of: system.map, from: system.early)
@@ -50,7 +50,7 @@ final class EarlyMemoryTests: XCTestCase {
     system.check()
   }
 
-  func testOnlyWhatWasTakenCanBeGivenBack() throws {
+  func testOnlyAllocatedFramesCanBeFreed() throws {
     let system = try FrameAllocatorFixture(
       frames: [(256, 2000)], opens: false,
       occupied: [(300, 10, .image), (400, 4, .boot), (404, 1, .bootModule)])
@@ -89,7 +89,7 @@ final class EarlyMemoryTests: XCTestCase {
     system.check()
   }
 
-  func testListThatIsFullRefuses() throws {
+  func testAFullListOfRangesRefuses() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 8000)], opens: false)
     func occupy(_ first: UInt64, _ count: UInt64, _ role: FrameRole) throws {
       try system.early.occupy(PhysicalAddress(first << 12), ByteCount(count << 12), role: role)

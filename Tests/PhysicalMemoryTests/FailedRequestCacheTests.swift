@@ -33,7 +33,7 @@ final class FailedRequestCacheTests: XCTestCase {
 
   let count = PageCount(UInt64(100))
 
-  func testItStaysUntilItCanHelp() throws {
+  func testACachedFailureStaysUntilAFreeCanHelp() throws {
     let system = try full([(0, 8192)])
     let memory = system.memory!
     let range = RunConstraints(low: PhysicalAddress(1024 << 12), high: PhysicalAddress(4096 << 12))
@@ -77,7 +77,7 @@ final class FailedRequestCacheTests: XCTestCase {
     system.check()
   }
 
-  func testItIsRefusedInConstantSteps() throws {
+  func testACachedFailureIsRefusedInConstantSteps() throws {
     var costs: [[UInt64]] = []
     for size: UInt64 in [8192, 200_000] {
       let system = try full([(0, size)])
@@ -97,7 +97,7 @@ final class FailedRequestCacheTests: XCTestCase {
     XCTAssertLessThan(costs[0][1], 400)
   }
 
-  func testMoreThanCanBeKeptOpensIt() throws {
+  func testALogThatOverflowsForgetsTheCachedFailure() throws {
     let system = try full([(0, 8192)])
     let memory = system.memory!
     memory.cacheFailedRequest(count, RunConstraints())
@@ -111,7 +111,7 @@ final class FailedRequestCacheTests: XCTestCase {
     system.check()
   }
 
-  func testWholePageblocksAreToldOfEmptyPageblocksOnly() throws {
+  func testOnlyEmptyPageblocksCountAsWholePageblocks() throws {
     let system = try full([(0, 8192)])
     let memory = system.memory!
     let aligned = RunConstraints(alignment: Alignment(2 << 20)!)
@@ -166,7 +166,7 @@ final class FailedRequestCacheTests: XCTestCase {
     system.check()
   }
 
-  func testWhateverMakesAFrameEmptiableOpensIt() throws {
+  func testEachEventThatMakesAFrameEmptiableForgetsTheCachedFailure() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
     let frames = fillWithPages(memory).map(\.rawValue).sorted()

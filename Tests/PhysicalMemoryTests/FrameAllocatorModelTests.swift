@@ -197,7 +197,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before, "STRATA_SEED=\(seed)")
   }
 
-  func testSmallMachines() throws {
+  func testSmallMachinesAgreeWithTheModel() throws {
     let maps: [[(UInt64, UInt64)]] = [
       [(0, 512)],
       [(256, 512)],
@@ -215,7 +215,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     }
   }
 
-  func testMachineAcrossFourGibibytes() throws {
+  func testAMachineAcrossFourGibibytesAgreesWithTheModel() throws {
     let system = try FrameAllocatorFixture(frames: [((1 << 20) - 256, 512)])
     let memory = system.memory!
     let before = Snapshot(memory)
@@ -230,7 +230,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testIslandsAcrossPageblocksAreFound() throws {
+  func testExtentsAcrossPageblocksAreFound() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2600)])
     let memory = system.memory!
     for priority in [AllocationPriority.normal, .system] { try memory.setReserve(.zero, for: priority) }
@@ -291,7 +291,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testRunWhoseInnerBlockIsCutAtTheBorderIsFound() throws {
+  func testARunWhoseInnerBlockIsCutAtTheBorderIsFound() throws {
     // Every run of 16383 frames holds an aligned block of 8192, but at 0 that is two of 4096.
     let system = try FrameAllocatorFixture(frames: [(0, 16383), (16384, 600)])
     let memory = system.memory!
@@ -303,14 +303,14 @@ final class FrameAllocatorModelTests: XCTestCase {
     system.check()
   }
 
-  func testMediumMachine() throws {
+  func testAMediumMachineAgreesWithTheModel() throws {
     let system = try FrameAllocatorFixture(
       frames: [(0, 159), (256, 8000), (9000, 3000)],
       occupied: [(256, 342, .image), (5000, 2000, .bootModule)])
     history(system, seed: historySeed(7), operations: 30_000, largestRun: 3000, checkEvery: 100)
   }
 
-  func testLargeRunsOfManyBlocks() throws {
+  func testLargeRunsOfManyBlocksAreAllocated() throws {
     let system = try FrameAllocatorFixture(frames: [(256, (9 << 18) - 256)])
     let memory = system.memory!
     let before = Snapshot(memory)
@@ -338,7 +338,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testManyOperationsOnALargeMachine() throws {
+  func testManyOperationsOnALargeMachineAgreeWithTheModel() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 159), (256, 1 << 18)])
     let memory = system.memory!
     let before = Snapshot(memory)

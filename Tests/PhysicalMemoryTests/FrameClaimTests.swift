@@ -75,7 +75,7 @@ final class FrameClaimTests: XCTestCase {
   }
 
   /// A page is asked for again while it is given up: it is no longer its object's, or it is free and cached.
-  func testAPageIsTakenBackInTheMiddleOfItsFree() throws {
+  func testAPageIsReactivatedInTheMiddleOfItsFree() throws {
     let model = try PageModel(FrameAllocatorFixture(frames: [(256, 900)]))
     let memory = model.memory
     let name = PageName(owner: 3, index: 77)

@@ -8,7 +8,7 @@ import XCTest
 @testable import PhysicalMemory
 
 final class FrameConcurrencyTests: XCTestCase {
-  func testTwoThreads() throws {
+  func testTwoThreadsKeepTheirFrames() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 12000)], processors: 2)
     let before = Snapshot(system.memory)
     nonisolated(unsafe) let memory = system.memory!
@@ -18,7 +18,7 @@ final class FrameConcurrencyTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testInterrupts() throws {
+  func testInterruptsAllocateAndFree() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 4000)])
     let memory = system.memory!
     let before = Snapshot(memory)
@@ -66,7 +66,7 @@ final class FrameConcurrencyTests: XCTestCase {
     XCTAssertNil(memory.core.pointee.firstWaiter[0])
   }
 
-  func testWaitingEndsAtTheDeadlineOrWhenNobodyCouldWake() throws {
+  func testAWaitEndsAtTheDeadlineOrWhenNoThreadCouldWakeIt() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
@@ -95,7 +95,7 @@ final class FrameConcurrencyTests: XCTestCase {
     system.check()
   }
 
-  func testALoweredReserveServesWhoWaits() throws {
+  func testALoweredReserveServesAThreadThatWaits() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     nonisolated(unsafe) let memory = system.memory!
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
@@ -128,7 +128,7 @@ final class FrameConcurrencyTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testNewcomersDoNotOvertakeWhoWaits() throws {
+  func testNewRequestsDoNotOvertakeAThreadThatWaits() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     var frames: [FrameNumber] = []
@@ -148,7 +148,7 @@ final class FrameConcurrencyTests: XCTestCase {
     system.check()
   }
 
-  func testWhoCantBeServedStandsAsideForAWhile() throws {
+  func testAWaiterThatCannotBeServedStepsAsideForAWhile() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     nonisolated(unsafe) let memory = system.memory!
     nonisolated(unsafe) var frames: [FrameNumber] = []
@@ -196,7 +196,7 @@ final class FrameConcurrencyTests: XCTestCase {
   }
 
   /// Who stands aside need not be served: its deadline passes.
-  func testWhoStandsAsideLeavesWhenItsTimeIsUp() throws {
+  func testAWaiterThatStepsAsideLeavesAtItsDeadline() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     nonisolated(unsafe) let memory = system.memory!
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}

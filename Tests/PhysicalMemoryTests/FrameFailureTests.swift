@@ -53,7 +53,7 @@ final class FrameFailureTests: XCTestCase {
     XCTAssertGreaterThanOrEqual(points, 5)
   }
 
-  func testARefusalOfAnySizeIsNoted() throws {
+  func testARefusalOfAnySizeIsCounted() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2000)], opens: false)
     let storage = UnsafeMutableRawPointer.allocate(
       byteCount: Int(FailureLog.size.rawValue), alignment: 64)
@@ -71,7 +71,7 @@ final class FrameFailureTests: XCTestCase {
     XCTAssertEqual(reasons, ["shortage", "shortage", "never"])
   }
 
-  func testImpossibleRequests() throws {
+  func testImpossibleRequestsAreRefused() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2000)])
     let memory = system.memory!
     let before = Snapshot(memory)

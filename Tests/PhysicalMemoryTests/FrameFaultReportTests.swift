@@ -20,7 +20,7 @@ final class FrameFaultReportTests: XCTestCase {
     system.check(#filePath, line)
   }
 
-  func testEveryWrongFree() throws {
+  func testEveryWrongFreeIsReported() throws {
     let system = try FrameAllocatorFixture(
       frames: [(0, 159), (256, 4000)],
       occupied: [(256, 100, .image), (400, 5, .boot), (1024, 512, .image), (2048, 512, .bootModule)])
@@ -52,7 +52,7 @@ final class FrameFaultReportTests: XCTestCase {
     system.check()
   }
 
-  func testRaceOfTwoFreesIsReportedOnce() throws {
+  func testTheRaceOfTwoFreesIsReportedOnce() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2000)], processors: 2)
     let memory = system.memory!
     let before = memory.freeCount

@@ -130,7 +130,7 @@ final class FrameWaitingTests: XCTestCase {
 
   /// The first in line wants more than is free, the one behind it does not: when the first leaves, its time being up, the
   /// other has its turn.
-  func testAWaiterThatLeavesTheLineWakesTheNext() throws {
+  func testAWaiterThatLeavesTheQueueWakesTheNext() throws {
     let bed = try Bed(processors: 3, free: 4)
     bed.host.onThreads(3) { index in
       switch index {
@@ -164,7 +164,7 @@ final class FrameWaitingTests: XCTestCase {
   }
 
   /// When the first in line stands aside, the one behind it has its turn; and the first, too, once there is enough.
-  func testWhoStandsAsideWakesTheNext() throws {
+  func testAWaiterThatStepsAsideWakesTheNext() throws {
     let bed = try Bed(processors: 3, free: 4)
     bed.host.onThreads(3) { index in
       switch index {
@@ -263,7 +263,7 @@ final class FrameWaitingTests: XCTestCase {
   }
 
   /// A cached page is a free frame like any other: it is not taken back before those that wait.
-  func testAReactivationDoesNotOvertakeWhoWaits() throws {
+  func testAReactivationDoesNotOvertakeAThreadThatWaits() throws {
     let model = try PageModel(FrameAllocatorFixture(frames: [(256, 900)]))
     nonisolated(unsafe) let memory = model.memory
     let name = PageName(owner: 3, index: 77)
@@ -293,7 +293,7 @@ final class FrameWaitingTests: XCTestCase {
   }
 
   /// Nor is a given frame allocated before them, nor a page.
-  func testARequestForOneFrameDoesNotOvertakeWhoWaits() throws {
+  func testARequestForOneFrameDoesNotOvertakeAThreadThatWaits() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     nonisolated(unsafe) let memory = system.memory!
     nonisolated(unsafe) var taken: [FrameNumber] = []
@@ -321,7 +321,7 @@ final class FrameWaitingTests: XCTestCase {
   }
 
   /// Each way in which frames become free wakes who waits for them.
-  func testEveryFreeWakesWhoWaits() throws {
+  func testEveryFreeWakesAThreadThatWaits() throws {
     let ways: [(String, (FrameAllocator, FrameNumber) -> Void)] = [
       ("a run", { $0.free(FrameRun(first: $1, count: .one)) }),
       (
@@ -371,7 +371,7 @@ final class FrameWaitingTests: XCTestCase {
   }
 
   /// Frames that an isolation had captured wake who waits when it is abandoned.
-  func testAnIsolationThatIsAbandonedWakesWhoWaits() throws {
+  func testAnIsolationThatIsAbandonedWakesAThreadThatWaits() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     nonisolated(unsafe) let memory = system.memory!
     // Above the reserve.

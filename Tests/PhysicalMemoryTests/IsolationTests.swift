@@ -20,7 +20,7 @@ final class IsolationTests: XCTestCase {
     return system
   }
 
-  func testWhatIsFreedInTheRunIsCapturedAndNothingElseGetsIt() throws {
+  func testAFrameThatIsFreedInTheRunIsCapturedAndNoOtherRequestGetsIt() throws {
     let system = try open([(0, 4096)])
     let memory = system.memory!
     // All of memory in blocks of four frames.
@@ -68,7 +68,7 @@ final class IsolationTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before)
   }
 
-  func testAFreeOverTheWholeRunAndMore() throws {
+  func testAFreeOfMoreThanTheRunChangesNothing() throws {
     let system = try open([(0, 4096)])
     let memory = system.memory!
     let all = try memory.allocate(run: PageCount(UInt64(2048)), role: .wired)
@@ -116,7 +116,7 @@ final class IsolationTests: XCTestCase {
 
   /// Free blocks of every size among frames in use, cached pages among them, and runs that begin and end inside of
   /// blocks: what is free in the run is captured, no more and no less.
-  func testWhateverBlocksTheRunHas() throws {
+  func testEachKindOfBlockerIsNamed() throws {
     let seed = historySeed(62)
     var random = SeededRandom(seed: seed)
     let model = try PageModel(open([(256, 3000)]))
@@ -181,7 +181,7 @@ final class IsolationTests: XCTestCase {
   }
 
   /// Others free and take frames while the lock is let go: no frame is lost, and none is captured twice.
-  func testWhatChangesBetweenTwoRows() throws {
+  func testASearchGoesOnThoughFramesChangeBetweenTwoRows() throws {
     let system = try open([(256, 3000)])
     let memory = system.memory!
     var frames: Set<UInt32> = []
@@ -222,7 +222,7 @@ final class IsolationTests: XCTestCase {
 
   /// Pages given back together: all of them in one isolation, in two, and some outside of any; one that must not
   /// be given back stays, and the others go.
-  func testPagesGivenBackTogetherAreCaptured() throws {
+  func testPagesThatAreFreedTogetherAreCaptured() throws {
     let system = try open([(256, 3000)])
     let memory = system.memory!
     var all = (0..<320).map { _ in FrameNumber(0) }
@@ -273,7 +273,7 @@ final class IsolationTests: XCTestCase {
     XCTAssertEqual(memory.freeCount.rawValue, before.rawValue + 96)
   }
 
-  func testRefusals() throws {
+  func testRefusedRequestsChangeNothing() throws {
     let system = try open(
       [(0, 159), (256, 2000), (3000, 20)], occupied: [(400, 8, .image), (600, 8, .bootModule)])
     let memory = system.memory!
@@ -329,7 +329,7 @@ final class IsolationTests: XCTestCase {
 
   /// Others take a frame at any moment, also between the first look and the lock: an isolation never takes a frame of
   /// the reserve, and captures the rest when there is enough.
-  func testTheReserveHoldsWhateverOthersTakeDuringTheIsolation() throws {
+  func testTheReserveHoldsWhileOthersAllocateDuringTheIsolation() throws {
     var (moment, partial) = (0, 0)
     while true {
       let system = try open([(256, 900)])
@@ -384,7 +384,7 @@ final class IsolationTests: XCTestCase {
     XCTAssertGreaterThan(partial, 1)
   }
 
-  func testWhatOnlyABugCanDoIsAFault() throws {
+  func testOperationsThatOnlyABugCanDoAreReported() throws {
     let system = try open([(256, 2000)])
     let memory = system.memory!
     let block = try memory.allocate(Order(3), role: .slab)
@@ -408,7 +408,7 @@ final class IsolationTests: XCTestCase {
     system.check()
   }
 
-  func testCapturingWakesNobody() throws {
+  func testACaptureWakesNoThread() throws {
     let system = try open([(256, 900)])
     nonisolated(unsafe) let memory = system.memory!
     var frames: [FrameNumber] = []
@@ -429,7 +429,7 @@ final class IsolationTests: XCTestCase {
   }
 
   /// Two processors have chosen the same run: whoever comes second, at whatever moment, gets none of its frames.
-  func testAnotherWhoIsolatesTheSameRunMeanwhileGetsNothing() throws {
+  func testASecondIsolationOfTheSameRunGetsNothing() throws {
     let system = try open([(256, 900)])
     let memory = system.memory!
     let whole = run(512, 64)
@@ -458,7 +458,7 @@ final class IsolationTests: XCTestCase {
     XCTAssertGreaterThan(moment, 1)
   }
 
-  func testAGibibyteThatNobodyTouchedYet() throws {
+  func testAnUntouchedGibibyteIsSearched() throws {
     let system = try open([(256, 3 << 18)])
     let memory = system.memory!
     let before = Snapshot(memory)
@@ -478,7 +478,7 @@ final class IsolationTests: XCTestCase {
   }
 
   /// Frames that one processor captures are never seen by the other.
-  func testTwoThreads() throws {
+  func testTwoThreadsKeepTheirFrames() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 6000)], processors: 2)
     let before = Snapshot(system.memory)
     nonisolated(unsafe) let memory = system.memory!

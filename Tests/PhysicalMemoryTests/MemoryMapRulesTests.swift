@@ -46,7 +46,7 @@ final class MemoryMapRulesTests: XCTestCase {
   }
 
   /// The shapes that firmware comes up with.
-  func testWhatIsInUseBelow1MiBIsNeverMemory() {
+  func testRangesInUseBelow1MiBAreNotMemory() {
     let low = ["0 1 frameZero", "1 15 first64KiB"]
     // As most are.
     XCTAssertEqual(
@@ -143,7 +143,7 @@ final class MemoryMapRulesTests: XCTestCase {
   }
 
   /// Random maps under random rules, frame by frame.
-  func testRandomMapsAgainstBruteForce() {
+  func testRandomMapsAgreeWithBruteForce() {
     let seed = historySeed(42)
     var random = SeededRandom(seed: seed)
     let pages: UInt64 = 1 << 11

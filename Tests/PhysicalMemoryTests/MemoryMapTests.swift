@@ -27,7 +27,7 @@ final class MemoryMapTests: XCTestCase {
     return (0..<map.count).map { [UInt64(map[$0].first.rawValue), map[$0].count.rawValue] }
   }
 
-  func testUglyMaps() {
+  func testMapsWithOddRangesAreSanitised() {
     let mebibyte: UInt64 = 1 << 20
     let page: UInt64 = 4096
     let limit: UInt64 = UInt64(UInt32.max) * page
@@ -79,7 +79,7 @@ final class MemoryMapTests: XCTestCase {
     for (name, told, expected) in table { XCTAssertEqual(map(told), expected, name) }
   }
 
-  func testThousandsOfEntries() {
+  func testAMapOfThousandsOfEntriesIsSorted() {
     var told: [Told] = []
     for i: UInt64 in (0..<4096).reversed() {
       told.append((i << 20, 1 << 19, i % 5 == 4 ? .reserved : .usable))
@@ -89,7 +89,7 @@ final class MemoryMapTests: XCTestCase {
     XCTAssertEqual(runs[0], [0, 128])
   }
 
-  func testSaysWhatWasDropped() {
+  func testAMapNamesTheRangesThatItDropped() {
     _ = map([(0, 0x9fc00, .usable), (1 << 20, 1 << 20, .usable), (1 << 20, 4096, .reserved)]) { map in
       XCTAssertEqual(map.dropped(.partOfFrame).rawValue, 0xc00)
       XCTAssertEqual(map.dropped(.reserved).rawValue, 4096)
@@ -99,7 +99,7 @@ final class MemoryMapTests: XCTestCase {
   }
 
   /// Of a map with more odd edges than notes, what the rules leave out is still noted, and each reason adds up.
-  func testOddEdgesLeaveRoomForTheNotesOfTheRules() {
+  func testOddEdgesLeaveRoomForTheRangesThatRulesLeaveOut() {
     XCTAssertEqual(MapNote.Reason.allCases.count, MapNote.Reason.count)
     var told: [Told] = [(0, 0xb_0000, .usable)]
     for i: UInt64 in 1...40 { told.append((i << 20 | 0x100, 1 << 19, .usable)) }
@@ -122,7 +122,7 @@ final class MemoryMapTests: XCTestCase {
     }
   }
 
-  func testRandomMapsAgainstBruteForce() {
+  func testRandomMapsAgreeWithBruteForce() {
     let number = historySeed(21)
     var random = SeededRandom(seed: number)
     for round in 0..<400 {
@@ -159,7 +159,7 @@ final class MemoryMapTests: XCTestCase {
     }
   }
 
-  func testTooSmallForRecordsIsRefused() {
+  func testAMachineThatIsTooSmallForItsRecordsIsRefused() {
     XCTAssertThrowsError(try FrameAllocatorFixture(frames: [(0, 200)])) {
       XCTAssertEqual($0 as? PhysicalMemoryError, .tooSmall)
     }

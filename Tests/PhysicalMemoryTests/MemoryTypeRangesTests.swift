@@ -49,7 +49,7 @@ final class MemoryTypeRangesTests: XCTestCase {
     ranges.type(at: PhysicalAddress(address)).type
   }
 
-  func testAbsentOrOffSaysNothing() {
+  func testRegistersThatAreAbsentOrOffChangeNothing() {
     XCTAssertEqual(MemoryTypeRanges().state, .absent)
     var registers = RangeRegisters(defaultType: 0)
     registers.values[0x2ff] = 1 << 10 | 6
@@ -73,7 +73,7 @@ final class MemoryTypeRangesTests: XCTestCase {
   }
 
   /// SDM vol. 3A, 12.11.4.1: each pair of types over one address, in either order, and more than two.
-  func testRangesThatOverlap() {
+  func testOverlappingRangesAreMerged() {
     typealias CacheType = MemoryTypeRanges.CacheType
     let all: [CacheType] = [.uncached, .writeCombining, .writeThrough, .writeProtected, .writeBack]
     for a in all {
@@ -165,7 +165,7 @@ final class MemoryTypeRangesTests: XCTestCase {
   }
 
   /// Any registers, masks with holes among them, page by page against the manual's own words.
-  func testRandomRegistersAgainstBruteForce() {
+  func testRandomRegistersAgreeWithBruteForce() {
     let seed = historySeed(41)
     var random = SeededRandom(seed: seed)
     let pages: UInt64 = 1 << 11

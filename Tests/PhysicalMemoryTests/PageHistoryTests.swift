@@ -225,7 +225,7 @@ final class PageHistoryTests: XCTestCase {
     XCTAssertEqual(Snapshot(memory), before, "STRATA_SEED=\(seed)")
   }
 
-  func testSmallMachines() throws {
+  func testSmallMachinesAgreeWithTheModel() throws {
     let maps: [[(UInt64, UInt64)]] = [
       [(0, 700)],
       [(256, 1900)],
@@ -241,7 +241,7 @@ final class PageHistoryTests: XCTestCase {
     }
   }
 
-  func testSearchesOnly() throws {
+  func testSearchesAgreeWithTheModel() throws {
     for i in 0..<3 {
       try history(
         [(256, 900), (1536, 2100), (4300, 77)], seed: historySeed(UInt64(400 + i)),

@@ -35,7 +35,7 @@ final class PageRecordTests: XCTestCase {
   }
 
   /// From every frame on, in holes and in pageblocks without records too, the pages are found, in their order.
-  func testThePagesFromAnyFrameOn() throws {
+  func testPagesAreListedFromAnyFrameOn() throws {
     let model = try PageModel(FrameAllocatorFixture(frames: [(256, 700), (4000, 600), (40_000, 1100)]))
     let memory = model.memory
     var random = SeededRandom(seed: historySeed(63))
@@ -122,7 +122,7 @@ final class PageRecordTests: XCTestCase {
     XCTAssertGreaterThan(reported[.absent] ?? 0, 60_000)
   }
 
-  func testOnlyTheIdentityTakesItBack() throws {
+  func testOnlyItsIdentityReactivatesACachedPage() throws {
     let (model, frame) = try cachedPage()
     let memory = model.memory
     XCTAssertEqual(memory.reactivate(frame, owner: 4, index: 77, priority: .normal), .gone)
@@ -147,7 +147,7 @@ final class PageRecordTests: XCTestCase {
     XCTAssertNil(model.check())
   }
 
-  func testEveryRequestMayTakeIt() throws {
+  func testEveryRequestMayReclaimACachedPage() throws {
     let takers: [(FrameAllocator, FrameNumber) throws -> Void] = [
       { memory, _ in while (try? memory.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {} },
       { memory, _ in
@@ -178,7 +178,7 @@ final class PageRecordTests: XCTestCase {
     }
   }
 
-  func testALevelMayBeRefusedAndAPointMayFail() throws {
+  func testInjectionFailsAPriorityOrAPoint() throws {
     let (model, frame) = try cachedPage()
     let memory = model.memory
     while memory.freeCount > .one { _ = try memory.allocate(frame: other(than: frame, memory), role: .wired) }
@@ -200,7 +200,7 @@ final class PageRecordTests: XCTestCase {
     return .none
   }
 
-  func testCallsUnderAnObjectsLock() throws {
+  func testCallsUnderAnObjectsLockKeepTheOrderOfLocks() throws {
     let (model, frame) = try cachedPage()
     let memory = model.memory
     let object = SpinLock(.pagingObject)
@@ -302,7 +302,7 @@ final class PageRecordTests: XCTestCase {
     expect(.doubleFree, frame)
   }
 
-  func testAFreedPageServesWhoWaits() throws {
+  func testAFreedPageServesAThreadThatWaits() throws {
     let model = try PageModel(FrameAllocatorFixture(frames: [(256, 900)]))
     nonisolated(unsafe) let memory = model.memory
     try model.makePage(page)

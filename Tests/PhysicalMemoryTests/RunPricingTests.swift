@@ -69,7 +69,7 @@ final class RunPricingTests: XCTestCase {
     }
   }
 
-  func testTheRunWithFewestFramesMissingIsFoundWhateverTheConstraints() throws {
+  func testTheRunWithFewestFramesMissingIsFoundUnderAllConstraints() throws {
     let seed = historySeed(83)
     var random = SeededRandom(seed: seed)
     var tally: [String: Int] = [:]
@@ -171,7 +171,7 @@ final class RunPricingTests: XCTestCase {
   }
 
   /// The dirty pages of a pageblock may all be wired, and its clean ones count all the same.
-  func testCleanPagesBesideWiredDirtyOnes() throws {
+  func testCleanPagesBesideWiredDirtyPagesAreReclaimable() throws {
     struct Alike: DirtyPageKinds {
       var tellsDirtyPagesApart: Bool { false }
       func isForDevice(_ frame: FrameNumber) -> Bool { false }

@@ -6,7 +6,7 @@ import XCTest
 
 /// The alarm that tells of a shortage before there is one.
 final class ShortageAlarmTests: XCTestCase {
-  func testItIsRaisedBelowTheMarkAndStaysSoUntilNoted() throws {
+  func testTheAlarmIsRaisedBelowTheMarkUntilItIsAcknowledged() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     let physical = system.memory!
     func isRaised() -> Bool { physical.state.pointee.lowMemory.isRaised.load(ordering: .relaxed) }
@@ -38,7 +38,7 @@ final class ShortageAlarmTests: XCTestCase {
     XCTAssertFalse(isRaised())
   }
 
-  func testWhoGetsInLineRaisesIt() throws {
+  func testAThreadThatBeginsToWaitRaisesTheAlarm() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     while (try? system.memory.allocate(Order(0), role: .wired)) != nil {}
     XCTAssertThrowsError(
@@ -48,7 +48,7 @@ final class ShortageAlarmTests: XCTestCase {
   }
 
   /// Nobody's pages would be given up for it, for ever.
-  func testNobodyWaitsForMoreThanThereIs() throws {
+  func testARequestForMoreThanThereIsDoesNotWait() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     XCTAssertThrowsError(
       try system.memory.allocate(Order(9), role: .wired, priority: .normal, waitUntil: .never))

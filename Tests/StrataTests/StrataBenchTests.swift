@@ -18,7 +18,7 @@ final class StrataBenchTests: XCTestCase {
     rows.all.first { $0.budget == budget }!.verdict
   }
 
-  func testARowThatNobodyMeasuredIsShownWithoutAFigure() throws {
+  func testARowThatWasNotMeasuredIsShownWithoutAFigure() throws {
     let rows = try rows([])
     XCTAssertEqual(rows.all.count, Budget.count)
     XCTAssertEqual(verdict(rows, .zsDensity), .notThere)
@@ -50,7 +50,7 @@ final class StrataBenchTests: XCTestCase {
     XCTAssertEqual(verdict(one, .bootRatio), .notMeasured)
   }
 
-  func testWhatTheKernelPrintsIsTaken() throws {
+  func testTheRowsThatTheKernelPrintsAreRead() throws {
     let rows = try rows([
       #"{"kind":"bench","name":"fault","figure":1401,"goal":1500,"sense":"at most","unit":"instructions","where":"kernel"}"#,
       #"{"kind":"left_out","name":"contig","why":"it takes a swap device"}"#,
@@ -59,7 +59,7 @@ final class StrataBenchTests: XCTestCase {
     XCTAssertEqual(rows.leftOut.map(\.name), ["contig"])
   }
 
-  func testRowsThatNoBudgetKnowsAndRubbishAreRefused() {
+  func testRowsWithoutABudgetAndGarbageAreRefused() {
     for text in [
       #"{"kind":"bench","name":"fualt","figure":1}"#, "rubbish",
       #"{"kind":"frames","name":"fault","figure":1}"#,

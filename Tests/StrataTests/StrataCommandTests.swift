@@ -54,7 +54,7 @@ final class StrataCommandTests: XCTestCase {
     return data
   }
 
-  func testPacksPlainAndCompressedTextAlike() throws {
+  func testPlainAndCompressedTextArePackedAlike() throws {
     let plain = try write("t.ftrace", Data(Self.lines.utf8))
     XCTAssertEqual(status("trace", "pack", plain, "-o", path("plain.trace"), "--title", "t"), 0)
     let expected = try Data(contentsOf: URL(fileURLWithPath: path("plain.trace")))

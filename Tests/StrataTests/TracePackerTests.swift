@@ -35,7 +35,7 @@ final class TracePackerTests: XCTestCase {
     return try PackedTraceCopy(packer.pack(title: "t"))
   }
 
-  func testReadsTasksOfAnyName() throws {
+  func testThePackerReadsTasksOfAnyName() throws {
     let trace = try packed(
       event("kfree: call_site=a+0x1/0x2 ptr=0000000000000001", task: "kworker/0:1-21")
         + event("kfree: call_site=a+0x1/0x2 ptr=0000000000000002", task: "a b [7] c:-21")
@@ -45,7 +45,7 @@ final class TracePackerTests: XCTestCase {
     XCTAssertEqual(trace.counts.processors, 2)
   }
 
-  func testTellsContexts() throws {
+  func testThePackerTellsContextsApart() throws {
     let flags = [".....", "..s1.", "d.h1.", "dNH2.", ".N.1."]
     let trace = try packed(
       flags.map { event("kfree: call_site=a+0x1/0x2 ptr=0000000000000001", flags: $0) }.joined())
@@ -53,7 +53,7 @@ final class TracePackerTests: XCTestCase {
       trace.events.map(\.context), [.thread, .softInterrupt, .hardInterrupt, .hardInterrupt, .thread])
   }
 
-  func testKeepsWhatMattersOfFlags() throws {
+  func testThePackerKeepsTheFlagsThatMatter() throws {
     let requests = [
       "GFP_KERNEL|__GFP_ZERO", "GFP_ATOMIC", "GFP_NOWAIT|__GFP_NOWARN", "GFP_KERNEL|GFP_DMA",
       "GFP_KERNEL|GFP_DMA32",
@@ -71,7 +71,7 @@ final class TracePackerTests: XCTestCase {
     XCTAssertEqual(trace.operations.map(\.limit), [.none, .none, .none, .dma, .dma32, .highmem])
   }
 
-  func testRanksFramesWithTheirBlocksWhole() throws {
+  func testThePackerNumbersFramesWithTheirBlocksWhole() throws {
     let trace = try packed(
       event("mm_page_alloc: page=0000000000000001 pfn=0x900 order=0 migratetype=0 gfp_flags=GFP_KERNEL")
         + event("mm_page_alloc: page=0000000000000002 pfn=0x100 order=2 migratetype=0 gfp_flags=GFP_KERNEL")
@@ -82,7 +82,7 @@ final class TracePackerTests: XCTestCase {
     XCTAssertEqual(trace.counts.peakPages, 5)
   }
 
-  func testFailedRequestsAndFreesOfNilHaveNobody() throws {
+  func testFailedRequestsAndFreesOfNilHaveNoOwner() throws {
     let trace = try packed(
       event("mm_page_alloc: page=0000000000000000 pfn=0x0 order=3 migratetype=0 gfp_flags=GFP_KERNEL")
         + event("kfree: call_site=a+0x1/0x2 ptr=0000000000000000")
@@ -91,7 +91,7 @@ final class TracePackerTests: XCTestCase {
     XCTAssertEqual(trace.counts.pages, 0)
   }
 
-  func testLearnsCaches() throws {
+  func testThePackerLearnsCaches() throws {
     let trace = try packed(
       alloc("0000000000000001", "mempool_alloc", 192, 256) + free("0000000000000001", "bio-192")
         + alloc("0000000000000002", "mempool_alloc", 1024) + free("0000000000000002", "biovec-64")
@@ -105,7 +105,7 @@ final class TracePackerTests: XCTestCase {
     XCTAssertEqual(trace.counts.caches, 3)
   }
 
-  func testAPointerUsedAgainTellsItsOwnCacheEachTime() throws {
+  func testAPointerThatIsUsedAgainNamesItsCacheEachTime() throws {
     let trace = try packed(
       alloc("0000000000000001", "a", 64) + free("0000000000000001", "anon_vma_chain")
         + alloc("0000000000000001", "b", 64) + free("0000000000000001", "vmap_area"))
@@ -114,7 +114,7 @@ final class TracePackerTests: XCTestCase {
       ["anon_vma_chain", "vmap_area"])
   }
 
-  func testDropsWhatIsNoAllocationAndSaysWhy() throws {
+  func testThePackerDropsOtherEventsAndSaysWhy() throws {
     var packer = try packer(
       "# tracer: nop\n\nCPU:0 [LOST 12 EVENTS]\n" + event("rss_stat: mm_id=1 curr=1 member=0 size=4096B")
         + event("kfree: call_site=a+0x1/0x2 ptr=0000000000000001")
@@ -125,7 +125,7 @@ final class TracePackerTests: XCTestCase {
     XCTAssertEqual(try PackedTraceCopy(packer.pack(title: "")).counts.events, 1)
   }
 
-  func testBadLinesAreToldByNumber() {
+  func testBadLinesAreReportedByNumber() {
     let good = event("kfree: call_site=a+0x1/0x2 ptr=0000000000000001")
     for (line, why) in [
       ("rubbish", "is no line of ftrace's text: \"rubbish\""),
@@ -149,7 +149,7 @@ final class TracePackerTests: XCTestCase {
     }
   }
 
-  func testTitleIsTheNameWithoutEndings() {
+  func testTheTitleIsTheNameWithoutEndings() {
     XCTAssertEqual(Trace.Pack.title(of: "traces/linux-6.1-build.ftrace.xz"), "linux-6.1-build")
     XCTAssertEqual(Trace.Pack.title(of: "-"), "")
   }

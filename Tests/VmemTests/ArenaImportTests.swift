@@ -6,7 +6,7 @@ import XCTest
 @testable import Vmem
 
 final class ArenaImportTests: XCTestCase {
-  func testWhatIsMissingIsImportedAndGoesBack() throws {
+  func testAMissingSpanIsImportedAndGoesBack() throws {
     let bench = VmemFixture()
     let parent = bench.arena("parent", quantum: 4096)
     try parent.add(0...0xff_ffff)
@@ -26,7 +26,7 @@ final class ArenaImportTests: XCTestCase {
     XCTAssertEqual(child.figures.releases, 1)
   }
 
-  func testTheUnitOfImportIsAWishOnly() throws {
+  func testTheUnitOfImportIsAPreferenceOnly() throws {
     let bench = VmemFixture()
     let parent = bench.arena("parent")
     try parent.add(0...9)
@@ -54,7 +54,7 @@ final class ArenaImportTests: XCTestCase {
     bench.check()
   }
 
-  func testASourceOfACoarserQuantum() throws {
+  func testASourceMayHaveACoarserQuantum() throws {
     let bench = VmemFixture()
     let parent = bench.arena("pages", quantum: 4096)
     try parent.add(0...0xf_ffff)
@@ -111,7 +111,7 @@ final class ArenaImportTests: XCTestCase {
     }
   }
 
-  func testWhatASourceGivesInVainGoesBack() throws {
+  func testAnImportThatCannotServeTheRequestGoesBack() throws {
     let bench = VmemFixture()
     let source = Source()
     let arena = bench.arena(quantum: 16, source: source.source)
@@ -150,7 +150,7 @@ final class ArenaImportTests: XCTestCase {
     bench.check()
   }
 
-  func testAWindowIsPassedOnAndTheFullRangeToo() throws {
+  func testAWindowOrTheFullRangeIsPassedToTheSource() throws {
     let bench = VmemFixture()
     let source = Source()
     let arena = bench.arena(quantum: 4096, source: source.source, importUnit: 1 << 20)

@@ -6,14 +6,14 @@ import XCTest
 @testable import Vmem
 
 final class ArenaTests: XCTestCase {
-  func testTagTakes32Bytes() {
+  func testATagTakes32Bytes() {
     XCTAssertEqual(MemoryLayout<Tag>.size, 32)
     XCTAssertEqual(MemoryLayout<Tag>.stride, 32)
     XCTAssertEqual(MemoryLayout<TagPage>.size, 32)
     XCTAssertLessThan(Arena.stateSize.rawValue, 4096)
   }
 
-  func testTagKeepsItsFieldsApart() {
+  func testATagKeepsItsFieldsApart() {
     var tag = unsafeBitCast((UInt64(0), UInt64(0), UInt64(0), UInt64(0)), to: Tag.self)
     tag.set(.imported, 1, UInt64.max)
     tag.previousSegment = Link(0x3fff_ffff)
@@ -34,7 +34,7 @@ final class ArenaTests: XCTestCase {
     XCTAssertEqual(tag.nextInHash, Link(0x1555_5555))
   }
 
-  func testClassesHoldWhatTheyPromise() {
+  func testFreeListsHoldTheSizesOfTheirClass() {
     var random = SeededRandom(seed: 1)
     XCTAssertEqual(FreeLists.index(quanta: 0), FreeLists.classes - 1)
     XCTAssertLessThan(FreeLists.index(quanta: UInt64.max), FreeLists.classes - 1)
@@ -50,7 +50,7 @@ final class ArenaTests: XCTestCase {
     }
   }
 
-  func testFreeCoalescesWithBothNeighbours() throws {
+  func testAFreeCoalescesWithBothNeighbours() throws {
     let bench = VmemFixture()
     let arena = bench.arena()
     try arena.add(100...399)
@@ -88,7 +88,7 @@ final class ArenaTests: XCTestCase {
     bench.check()
   }
 
-  func testNetBSDsSpansAndEdges() throws {
+  func testNetBSDsSpansAndEdgesPass() throws {
     let bench = VmemFixture()
     let arena = bench.arena()
     let top = UInt64.max
@@ -133,7 +133,7 @@ final class ArenaTests: XCTestCase {
     XCTAssertNil(try? arena.xalloc(ArenaSize(60), ArenaConstraints(maximum: ArenaAddress(99))))
   }
 
-  func testAnArenaOfAllValues() throws {
+  func testAnArenaMayHoldAllValues() throws {
     let bench = VmemFixture()
     for quantum in [1, 4096] as [UInt64] {
       let arena = bench.arena(quantum: quantum)
@@ -221,7 +221,7 @@ final class ArenaTests: XCTestCase {
     XCTAssertEqual(bench.tags.figures.free, bench.tags.figures.total)
   }
 
-  func testFindNamesTheSegment() throws {
+  func testAFindNamesTheSegment() throws {
     let bench = VmemFixture()
     let arena = bench.arena()
     try arena.add(0...9999)

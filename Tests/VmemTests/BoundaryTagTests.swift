@@ -28,7 +28,7 @@ final class BoundaryTagTests: XCTestCase {
     bench.check()
   }
 
-  func testStaticTagsServeUntilTheyAreGone() throws {
+  func testStaticTagsServeUntilTheyAreExhausted() throws {
     let bench = VmemFixture()
     bench.pageLimit = 0
     let arena = bench.arena()
@@ -145,7 +145,7 @@ final class BoundaryTagTests: XCTestCase {
     XCTAssertEqual(links.link(page(0x1000 + (32 << 30) - 32)), Link(0x3fff_ffff))
   }
 
-  func testTheCheckerSeesEachInvariantBroken() throws {
+  func testTheCheckReportsEachBrokenInvariant() throws {
     let bench = VmemFixture()
     let arena = bench.arena(quantum: 16)
     try arena.add(0...0xffff)

@@ -7,7 +7,7 @@ import XCTest
 @testable import Vmem
 
 final class VmemConcurrencyTests: XCTestCase {
-  func testTwoThreadsOnAStackOfArenas() throws {
+  func testTwoThreadsShareAStackOfArenas() throws {
     let bench = VmemFixture()
     let root = bench.arena("root", quantum: 16)
     try root.add(0...0xf_ffff)
@@ -46,7 +46,7 @@ final class VmemConcurrencyTests: XCTestCase {
     XCTAssertEqual(root.segments().map(\.kind), [.addedSpan, .free])
   }
 
-  func testAnInterruptAtEveryPoint() throws {
+  func testAnInterruptAtEveryPointKeepsTheArenaWhole() throws {
     let number = historySeed(31)
     for round in 0..<20 as Range<UInt64> {
       let bench = VmemFixture()
@@ -96,7 +96,7 @@ final class VmemConcurrencyTests: XCTestCase {
   }
 
   /// A pass over thousands of tags drops the lock; interrupts take and give what it stands on.
-  func testALongPassIsDisturbed() throws {
+  func testALongPassGoesOnThoughTheArenaChanges() throws {
     for round in 0..<10 as Range<UInt64> {
       let bench = VmemFixture()
       let arena = bench.arena()
@@ -147,7 +147,7 @@ final class VmemConcurrencyTests: XCTestCase {
     }
   }
 
-  func testASleeperGetsWhatIsFreed() throws {
+  func testASleeperGetsTheSegmentThatIsFreed() throws {
     let bench = VmemFixture()
     bench.host.hasOtherThreads = true
     let root = bench.arena("root")

@@ -109,7 +109,7 @@ final class VmemHistoryTests: XCTestCase {
 
   let top = UInt64.max
 
-  func testNetBSDsRandomTest() throws {
+  func testNetBSDsRandomTestPasses() throws {
     let spans: [ClosedRange<UInt64>] = [
       0...49, 100...299, 2000...2000, 40000...105_535, 10000...19999, 500...1499, (top - 49)...top,
     ]
@@ -118,7 +118,7 @@ final class VmemHistoryTests: XCTestCase {
     }
   }
 
-  func testSmallArenas() throws {
+  func testRandomHistoriesOfSmallArenasAgreeWithAModel() throws {
     for round in 0..<40 {
       let policy: FitPolicy = round % 2 == 0 ? .instantFit : .bestFit
       let quantum = UInt64(1) << UInt64(round % 5)
@@ -132,7 +132,7 @@ final class VmemHistoryTests: XCTestCase {
     }
   }
 
-  func testTheFullRange() throws {
+  func testRandomHistoriesOfTheFullRangeAgreeWithAModel() throws {
     for (round, quantum) in ([1, 4096] as [UInt64]).enumerated() {
       try run(
         historySeed(200) &+ UInt64(round), steps: 1000, quantum: quantum, spans: [0...top], most: 60,
@@ -145,7 +145,7 @@ final class VmemHistoryTests: XCTestCase {
     }
   }
 
-  func testALargeArena() throws {
+  func testRandomHistoriesOfALargeArenaAgreeWithAModel() throws {
     let bench = VmemFixture()
     let arena = bench.arena()
     try arena.add(0...(1 << 40))
@@ -167,7 +167,7 @@ final class VmemHistoryTests: XCTestCase {
   }
 
   /// A stack as the kernel has it, with everything that can be seen compared with a model of the whole.
-  func testAStackOfImports() throws {
+  func testRandomHistoriesOfAStackOfImportsAgreeWithAModel() throws {
     let bench = VmemFixture()
     let root = bench.arena("root", quantum: 16)
     try root.add(0x1000...0x8fff)

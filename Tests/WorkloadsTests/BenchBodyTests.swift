@@ -149,7 +149,7 @@ final class BenchBodyTests: XCTestCase {
     }
   }
 
-  func testBenchesOfFramesGiveAllBack() throws {
+  func testBenchesOfFramesFreeEverything() throws {
     let system = try SmallSystem(.mebibytes(64))
     let free = system.physical.freeCount
     let bench = PageBench(system.memory)
@@ -163,7 +163,7 @@ final class BenchBodyTests: XCTestCase {
     check(system)
   }
 
-  func testChurnCountsBlocksAndGivesAllBack() throws {
+  func testChurnCountsBlocksAndFreesEverything() throws {
     let system = try SmallSystem(.mebibytes(64))
     let free = system.physical.freeCount
     let blocks = ChurnBench.pageblocks(system.physical)
@@ -193,7 +193,7 @@ final class BenchBodyTests: XCTestCase {
     }
   }
 
-  func testBenchesOfArenasGiveAllBack() throws {
+  func testBenchesOfArenasFreeEverything() throws {
     let system = try SmallSystem(.mebibytes(64))
     let (free, tags) = (system.physical.freeCount, system.memory.space.tags.figures)
     for kind in [VmemBench.Kind.plain, .aligned, .windowed] {

@@ -4,13 +4,13 @@ import Workloads
 import XCTest
 
 final class PackedTraceTests: XCTestCase {
-  func testChecksumIsCRC32C() {
+  func testTheChecksumIsCRC32C() {
     var sum = CRC32C()
     Array("123456789".utf8).withUnsafeBytes { sum.update($0) }
     XCTAssertEqual(sum.value, 0xe306_9283)
   }
 
-  func testReadsBackWhatWasWritten() throws {
+  func testAWrittenTraceIsReadBack() throws {
     let written = WrittenTrace.example
     try written.bytes.withUnsafeBytes { bytes in
       let trace = try PackedTrace(bytes)
@@ -30,7 +30,7 @@ final class PackedTraceTests: XCTestCase {
     }
   }
 
-  func testReadsAtAnyAddress() throws {
+  func testATraceIsReadAtAnyAddress() throws {
     let bytes = WrittenTrace.example.bytes
     for shift in 0..<8 {
       try ([UInt8](repeating: 0, count: shift) + bytes).withUnsafeBytes {
@@ -39,7 +39,7 @@ final class PackedTraceTests: XCTestCase {
     }
   }
 
-  func testNumbersOfAllLengths() throws {
+  func testNumbersOfAllLengthsAreReadBack() throws {
     // Identities are dense, so only frames can be large without as many events.
     for first in [0, 126, 127, 16_382, 16_383, 2_097_150, 2_097_151, 268_435_454, 268_435_455] as [UInt32] {
       var trace = WrittenTrace()
@@ -73,7 +73,7 @@ final class PackedTraceTests: XCTestCase {
     failure(bytes)?.describe("The boot module").withBytes { String(decoding: $0, as: UTF8.self) } ?? "nothing"
   }
 
-  func testEveryTruncationIsToldByByteAndRecord() throws {
+  func testEveryTruncationIsReportedByByteAndRecord() throws {
     let bytes = WrittenTrace.example.bytes
     let recordsAt = Int(bytes[12]) | Int(bytes[13]) << 8
     for length in 0..<bytes.count {
@@ -92,7 +92,7 @@ final class PackedTraceTests: XCTestCase {
       "The boot module ends at byte 50, before its first record, but should have 96 bytes.")
   }
 
-  func testEveryFlippedBitIsNoticed() throws {
+  func testEveryFlippedBitIsFound() throws {
     let bytes = WrittenTrace.example.bytes
     for index in bytes.indices {
       for bit in 0..<8 {
@@ -119,7 +119,7 @@ final class PackedTraceTests: XCTestCase {
     }
   }
 
-  func testOversizedAndForeignFiles() {
+  func testOversizedAndForeignFilesAreRefused() {
     let bytes = WrittenTrace.example.bytes
     XCTAssertEqual(failure(bytes + [0])?.reason, .trailingBytes)
     XCTAssertEqual(
@@ -134,7 +134,7 @@ final class PackedTraceTests: XCTestCase {
       says(newer), "The boot module is a packed trace of version 9; this Strata reads version 1.")
   }
 
-  func testLyingCountsAreToldByTheirPlace() {
+  func testWrongCountsAreReportedByTheirOffset() {
     let bytes = WrittenTrace.example.bytes
     func lie(_ value: UInt32, at offset: Int) -> TraceError? {
       var lying = bytes
@@ -155,7 +155,7 @@ final class PackedTraceTests: XCTestCase {
     XCTAssertEqual(lie(99, at: 80)?.byte, 80)
   }
 
-  func testBadRecordsAreToldByRecord() {
+  func testBadRecordsAreReportedByRecord() {
     var trace = WrittenTrace.example
     trace.events[4].operation = 99
     XCTAssertTrue(

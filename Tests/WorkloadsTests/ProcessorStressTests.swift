@@ -196,12 +196,12 @@ final class ProcessorStressTests: XCTestCase {
     XCTAssertGreaterThan(outcome.pages, 100, file: file, line: line)
   }
 
-  func testTwoProcessors() throws { try holds(workers: 2, seed: 61) }
-  func testThreeProcessors() throws { try holds(workers: 3, seed: 62) }
-  func testFourProcessors() throws { try holds(workers: 4, seed: 63) }
+  func testTwoProcessorsUnderStressLoseNothing() throws { try holds(workers: 2, seed: 61) }
+  func testThreeProcessorsUnderStressLoseNothing() throws { try holds(workers: 3, seed: 62) }
+  func testFourProcessorsUnderStressLoseNothing() throws { try holds(workers: 4, seed: 63) }
 
   /// A processor that does not hear what the others have unmapped is found out.
-  func testAProcessorThatForgetsNothingIsFoundOut() throws {
+  func testAProcessorThatIgnoresInvalidationsIsFound() throws {
     let outcome = try stress(workers: 3, seed: 64, milliseconds: 60_000, deaf: 2)
     XCTAssertNotNil(outcome.trouble)
   }

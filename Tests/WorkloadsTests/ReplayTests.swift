@@ -9,7 +9,7 @@ final class ReplayTests: XCTestCase {
     if let broken = system.memory.checkInvariants() { XCTFail("\(broken)", file: file, line: line) }
   }
 
-  func testReplaysTheExample() throws {
+  func testTheExampleIsReplayed() throws {
     let system = try SmallSystem(.mebibytes(16))
     let before = system.physical.freeCount
     let summary = try system.replay(WrittenTrace.example.bytes)
@@ -43,7 +43,7 @@ final class ReplayTests: XCTestCase {
     XCTAssertEqual(summary.lost, 0)
   }
 
-  func testALostFreeIsMadeUpFor() throws {
+  func testALostFreeIsRepaired() throws {
     var trace = WrittenTrace()
     trace.kmalloc(0, 32)
     trace.kmalloc(0, 64)
@@ -73,7 +73,7 @@ final class ReplayTests: XCTestCase {
     check(system)
   }
 
-  func testWhatHadToLieLowDoes() throws {
+  func testRequestsForLowMemoryGetLowMemory() throws {
     var trace = WrittenTrace()
     trace.pages(.pageAlloc, 0, order: 3, limit: .dma)
     trace.pages(.pageAlloc, 8, order: 0, limit: .dma32)
@@ -93,7 +93,7 @@ final class ReplayTests: XCTestCase {
     XCTAssertTrue(summary.succeeded)
   }
 
-  func testWhatFindsNoMemoryIsSkippedAndSoIsItsFree() throws {
+  func testARequestWithoutMemoryIsSkippedAndSoIsItsFree() throws {
     var trace = WrittenTrace()
     trace.pages(.pageAlloc, 0, order: 11)  // more in one run than 8 MiB has left
     trace.pages(.pageFree, 0, order: 11)
@@ -110,7 +110,7 @@ final class ReplayTests: XCTestCase {
     XCTAssertEqual(summary.lost, 0)
   }
 
-  func testAMachineTooSmallSaysSoBeforehand() throws {
+  func testAMachineThatIsTooSmallSaysSoBeforehand() throws {
     let system = try SmallSystem(.mebibytes(4))
     let free = system.physical.freeCount
     var trace = WrittenTrace()
@@ -125,7 +125,7 @@ final class ReplayTests: XCTestCase {
     XCTAssertEqual(system.physical.freeCount, free)
   }
 
-  func testDamageIsFoundAndToldByEvent() throws {
+  func testDamageIsFoundAndReportedByEvent() throws {
     for (size, offset) in [(1, 0), (25, 24), (128, 127), (4096, 4095), (4096, 64), (9000, 8992)]
       as [(UInt32, Int)]
     {
@@ -144,7 +144,7 @@ final class ReplayTests: XCTestCase {
     }
   }
 
-  func testMemoryThatDoesNotComeBackIsToldAndFails() throws {
+  func testMemoryThatDoesNotComeBackIsReportedAndFails() throws {
     var trace = WrittenTrace()
     trace.pages(.pageAlloc, 0)
     let system = try SmallSystem(.mebibytes(16))
@@ -157,7 +157,7 @@ final class ReplayTests: XCTestCase {
   }
 
   /// Pages that were there before and are given up meanwhile were not the replay's.
-  func testPagesGivenUpMeanwhileAreNotCounted() throws {
+  func testPagesReclaimedDuringAReplayAreNotCounted() throws {
     let system = try SmallSystem(.mebibytes(64))
     let (paging, count) = (system.memory.paging, PageCount(UInt64(1000)))
     let object = try paging.createObject(Name("kept"), count)
@@ -186,7 +186,7 @@ final class ReplayTests: XCTestCase {
     check(system)
   }
 
-  func testTheSampleIsWhatItWas() throws {
+  func testTheSampleHasItsKnownChecksum() throws {
     let summary = try SmallSystem(.mebibytes(64)).replay(sample())
     XCTAssertTrue(summary.succeeded, summary.text)
     XCTAssertEqual(
@@ -201,7 +201,7 @@ final class ReplayTests: XCTestCase {
       ])
   }
 
-  func testTheFullTraceIfItIsHere() throws {
+  func testTheFullTraceReplaysWhereItIsAvailable() throws {
     guard let path = ProcessInfo.processInfo.environment["STRATA_TRACE"] else {
       throw XCTSkip("STRATA_TRACE=FILE")
     }

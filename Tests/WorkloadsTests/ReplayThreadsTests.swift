@@ -45,7 +45,7 @@ final class ReplayThreadsTests: XCTestCase {
     }
   }
 
-  func testWithoutAGateTheThreadsDoEverything() throws {
+  func testThreadsDoEverythingWhereThereIsNoGate() throws {
     let system = try SmallSystem(.mebibytes(128), threads: 2)
     let summary = try system.replay(sample(), by: 2, interrupts: nil)
     XCTAssertEqual(summary.interruptEvents, 0)
@@ -70,7 +70,7 @@ final class ReplayThreadsTests: XCTestCase {
     }
   }
 
-  func testLostFreesAndFreesWithoutOwners() throws {
+  func testLostFreesAndFreesWithoutOwnersAreCounted() throws {
     var trace = WrittenTrace()
     let cache = trace.cache("filp", size: 256)
     for object in 0..<50 as Range<UInt32> {
@@ -118,7 +118,7 @@ final class ReplayThreadsTests: XCTestCase {
     }
   }
 
-  func testMoreThanTheMachineHasIsRefusedAndTakesNothing() throws {
+  func testARequestForMoreThanTheMachineHasIsRefusedAndAllocatesNothing() throws {
     let system = try SmallSystem(.mebibytes(16), threads: 2)
     let free = system.physical.freeCount
     for workers in [3, 63, 64, 0] {
@@ -146,7 +146,7 @@ final class ReplayThreadsTests: XCTestCase {
     XCTAssertEqual(system.physical.freeCount, free)
   }
 
-  func testStoppingLosesNothing() throws {
+  func testAStopLosesNothing() throws {
     let system = try SmallSystem(.mebibytes(128), threads: 3)
     var told: UInt64 = 0
     let summary = try system.replay(sample(), by: 3, interrupts: system.interrupts) {
@@ -161,7 +161,7 @@ final class ReplayThreadsTests: XCTestCase {
   }
 
   /// Before the first event: the workers have not come to read their orders yet.
-  func testStoppingAtOnceEnds() throws {
+  func testAStopAtOnceEndsTheReplay() throws {
     for _ in 0..<20 {
       let system = try SmallSystem(.mebibytes(128), threads: 3)
       let watchdog = DispatchWorkItem { fatalError("a replay that was stopped goes on for ever") }

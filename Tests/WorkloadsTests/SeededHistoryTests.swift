@@ -22,11 +22,11 @@ final class SeededHistoryTests: XCTestCase {
     return outcome
   }
 
-  func testBuddy() throws { _ = try run(.buddy) }
-  func testRuns() throws { _ = try run(.runs) }
-  func testVmem() throws { _ = try run(.vmem) }
-  func testKernelSpace() throws { _ = try run(.kernelSpace) }
-  func testKmem() throws { _ = try run(.kmem) }
+  func testHistoriesOfTheBuddyAllocatorKeepAllInvariants() throws { _ = try run(.buddy) }
+  func testHistoriesOfRunsKeepAllInvariants() throws { _ = try run(.runs) }
+  func testHistoriesOfVmemKeepAllInvariants() throws { _ = try run(.vmem) }
+  func testHistoriesOfKernelSpaceKeepAllInvariants() throws { _ = try run(.kernelSpace) }
+  func testHistoriesOfKmemKeepAllInvariants() throws { _ = try run(.kmem) }
 
   func testAllInvariantsHoldAfterEveryOperationOnASmallMachine() throws {
     for kind in (0..<HistoryKind.count).map({ HistoryKind(rawValue: UInt8($0))! }) {
@@ -50,7 +50,7 @@ final class SeededHistoryTests: XCTestCase {
 
   /// One after the other over one instance, as the kernel's `selftest history` runs them. Where the simulated
   /// RAM lies in this process makes no difference.
-  func testStandardHistoriesOverOneInstance() throws {
+  func testStandardHistoriesRunOverOneInstance() throws {
     func all() throws -> [UInt64] {
       let system = try SmallSystem.standard()
       return (0..<HistoryKind.count).map { number in
