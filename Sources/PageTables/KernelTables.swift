@@ -1,16 +1,20 @@
 // The kernel's own mappings: the image by segments, the direct map, and the aliases of the one in the
-// other. What is not mapped here stays unmapped: page 0, and the identity map of the boot.
+// other. Page 0 and the identity map of the boot are not mapped here, so they are gone.
 
 import MemoryPrimitives
 
-/// Where the loader put a part of the image, and what may be done there.
+/// A part of the image: its addresses and its rights.
 public struct ImageSegment: Sendable {
+  /// The first address.
   public var address: VirtualAddress
+  /// The memory that the loader copied it to.
   public var physical: PhysicalAddress
+  /// Its length.
   public var count: PageCount
+  /// Its rights.
   public var protection: Protection
 
-  /// `count` pages at `address`, which lie in memory at `physical`.
+  /// Describes `count` pages at `address`, which lie in memory at `physical`.
   public init(
     address: VirtualAddress, physical: PhysicalAddress, count: PageCount, protection: Protection
   ) {
@@ -21,8 +25,8 @@ public struct ImageSegment: Sendable {
   }
 }
 
-/// The kernel's image: segments of whole pages that don't overlap. Empty ones are passed over, and what
-/// lies between them (the guard pages of stacks) stays unmapped.
+/// The kernel's image: segments of whole pages that don't overlap. Empty ones are skipped. The pages between them
+/// (the guard pages of stacks) stay unmapped.
 public typealias KernelImage = UnsafeBufferPointer<ImageSegment>
 
 extension PageMap {
@@ -50,15 +54,15 @@ extension PageMap {
       leaves: .whole)
   }
 
-  /// Takes the right to write from the aliases that the image's read-only and executable segments have
-  /// in the direct map, which holds them. When it fails, nobody's rights have changed.
+  /// Write-protects the aliases that the image's read-only and executable segments have in the direct map. The direct
+  /// map must hold them. Throws `noMemory` when a leaf can't be split; then no rights have changed.
   public func protectAliases(of image: KernelImage) throws(PageTableError) {
     for index in 0..<image.count where isProtected(image[index]) {
       do throws(PageTableError) {
         try protectAlias(of: image[index], .kernelReadOnly)
       } catch {
         for changed in 0..<index where isProtected(image[changed]) {
-          // Takes no table: the first call left boundaries at both ends.
+          // Needs no table: the first call left boundaries at both ends.
           try protectAlias(of: image[changed], .kernelData)
         }
         throw error
@@ -75,25 +79,5 @@ extension PageMap {
   ) throws(PageTableError) {
     try protect(
       machine.directMap.virtualAddress(of: segment.physical), count: segment.count, protection)
-  }
-
-  /// Adds the rows of this layer to `statistics`.
-  public func register(in statistics: Statistics) {
-    statistics.add(
-      Statistic(
-        "vm.pagetables.tables", .pages, .gauge, "page tables in use, the root included", context: state,
-        read: { PageMap(from: $0).tableCount.rawValue }))
-    statistics.add(
-      Statistic(
-        "vm.pagetables.spares", .pages, .gauge, "tables put by so that large leaves can be divided",
-        context: state, read: { PageMap(from: $0).spareCount.rawValue }))
-    statistics.add(
-      Statistic(
-        "vm.pagetables.mapped", .pages, .gauge, "pages mapped, once for each mapping", context: state,
-        read: { PageMap(from: $0).mappedCount.rawValue }))
-  }
-
-  private init(from context: UnsafeMutableRawPointer?) {
-    state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
   }
 }

@@ -1,31 +1,35 @@
 // The entries of x86-64 tables, each bit once.
 //
-// Intel SDM vol. 3, 4.5.4 and tables 4-15 to 4-20. Bits that the processor ignores hold what this layer
-// has to remember, so that no table needs a record beside it:
+// Intel SDM vol. 3, 4.5.4 and tables 4-15 to 4-20. This layer keeps its own records in bits that the processor
+// ignores, so that no table needs a record beside it:
 //
 //   in an entry that points to a table    52-61  how many entries of that table are not zero
 //   in a pageable page                    52-62, 11  how many wires were made through this mapping
 //   in a leaf                             52-55  tag of the range that begins here, 0 inside a range
-//                                         9      splittable: a spare table is put by for it (2 MiB only)
-//                                         10     prepared: unmapping leaves the mark behind
+//                                         9      splittable: a table is reserved for it (2 MiB only)
+//                                         10     prepared: the mark stays when the page is unmapped
 //   in an entry without "present"         10     prepared: the place is kept for a map that can't fail
 //                                         11     made not present: unmapped, frame still to be reclaimed
 //                                         62     unlinked: the table at the address left the tree, and a
-//                                                processor may still remember the way through this entry
+//                                                processor may still cache the way through this entry
 //
-// Accessed is set from the start, and dirty in what is writable, so that the processor writes to a table only
-// where accessed was taken from a pageable page. Dirty without writable would mean a shadow stack (SDM vol. 3, 4.6.1) and is never made.
+// Accessed is set from the start, and dirty in each writable leaf. So the processor writes to a table only where
+// accessed was cleared in a pageable page. Dirty without writable would mean a shadow stack (SDM vol. 3, 4.6.1)
+// and is never made.
 
 import MemoryPrimitives
 
 /// A level of the tables: 1 has leaves of 4 KiB, 2 of 2 MiB, 3 of 1 GiB; 4 or 5 is the root's.
 @frozen public struct TableLevel: Equatable, Comparable, Sendable {
+  /// 1 to 5.
   public let rawValue: UInt8
   init(_ level: Int) { rawValue = UInt8(truncatingIfNeeded: level) }
 
-  /// Leaves of 4 KiB, of 2 MiB, of 1 GiB.
+  /// Leaves of 4 KiB.
   public static var pages: Self { Self(1) }
+  /// Leaves of 2 MiB.
   public static var mebibytes2: Self { Self(2) }
+  /// Leaves of 1 GiB.
   public static var gibibytes: Self { Self(3) }
   @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   /// The level whose entries lead to tables of this one.
@@ -36,6 +40,7 @@ import MemoryPrimitives
 
 /// One entry of a table.
 public struct PageTableEntry: Equatable, Sendable {
+  /// The entry as it stands in memory.
   public let rawValue: UInt64
   @inline(__always) init(_ rawValue: UInt64) { self.rawValue = rawValue }
 
@@ -60,12 +65,12 @@ public struct PageTableEntry: Equatable, Sendable {
     @inline(__always) static var tagShift: UInt64 { 52 }
     @inline(__always) static var tag: UInt64 { 15 << 52 }
     @inline(__always) static var unlinked: UInt64 { 1 << 62 }
-    /// Twelve bits, as many as a page's claims count: the highest stands at its own weight.
+    /// Twelve bits, as many as a page's claims count: the highest is stored at its own weight.
     @inline(__always) static var wires: UInt64 { lowWires << wiresShift | highWire }
     @inline(__always) static var wiresShift: UInt64 { 52 }
     @inline(__always) static var lowWires: UInt64 { 0x7ff }
     @inline(__always) static var highWire: UInt64 { 1 << 11 }
-    /// What a change of rights or attribute leaves alone, in a leaf with or without a prepared place.
+    /// The bits that a change of rights or attribute keeps, in a leaf with or without a prepared place.
     @inline(__always) static var kept: UInt64 { splittable | prepared | wires }
     @inline(__always) static var executeDisable: UInt64 { 1 << 63 }
   }
@@ -73,16 +78,22 @@ public struct PageTableEntry: Equatable, Sendable {
   @inline(__always) static var empty: Self { Self(0) }
   @inline(__always) static var preparedMark: Self { Self(Bit.prepared) }
 
+  /// Whether the processor uses this entry.
   public var isPresent: Bool { rawValue & Bit.present != 0 }
+  /// Whether it permits writing.
   public var isWritable: Bool { rawValue & Bit.writable != 0 }
+  /// Whether it permits instruction fetches.
   public var isExecutable: Bool { rawValue & Bit.executeDisable == 0 }
+  /// Whether its translation outlives a change of CR3.
   public var isGlobal: Bool { rawValue & Bit.global != 0 }
+  /// Whether accessed is set.
   public var isAccessed: Bool { rawValue & Bit.accessed != 0 }
+  /// Whether dirty is set.
   public var isDirty: Bool { rawValue & Bit.dirty != 0 }
   @inline(__always) var isEmpty: Bool { rawValue == 0 }
   @inline(__always) var isSplittable: Bool { rawValue & Bit.splittable != 0 }
   @inline(__always) var isPrepared: Bool { rawValue & Bit.prepared != 0 }
-  /// Whether this is a page mapped at a prepared place.
+  /// Whether this is a page that is mapped at a prepared place.
   @inline(__always) var isPageable: Bool {
     rawValue & (Bit.present | Bit.prepared) == Bit.present | Bit.prepared
   }
@@ -119,7 +130,7 @@ public struct PageTableEntry: Equatable, Sendable {
   @inline(__always) func isUnlinked(at level: Int) -> Bool {
     level > 1 && rawValue & (Bit.present | Bit.unlinked) == Bit.unlinked
   }
-  /// The first word of an unlinked table, not present: the invalidation after which no processor knows the table.
+  /// The first word of an unlinked table, not present: the invalidation after which no processor caches the table.
   @inline(__always) static func waiting(for invalidation: UInt64) -> Self {
     Self(invalidation << Page.shift)
   }
@@ -130,7 +141,7 @@ public struct PageTableEntry: Equatable, Sendable {
   // MARK: Leaves
 
   @inline(__always) var tag: RangeTag { RangeTag(rawValue: UInt8((rawValue & Bit.tag) >> Bit.tagShift)) }
-  /// What it says, without the tag, and without accessed and wires, which differ among pageable pages.
+  /// Its bits without the tag, and without accessed and wires, which differ among pageable pages.
   @inline(__always) var meaning: UInt64 { rawValue & ~(Bit.wires | Bit.accessed) }
   /// Wires of a pageable page that were made through this mapping.
   @inline(__always) var wires: UInt64 {
@@ -155,15 +166,16 @@ public struct PageTableEntry: Equatable, Sendable {
     return bits
   }
 
-  /// Where a leaf at `level` leads to.
+  /// The address that a leaf at `level` maps.
   @inline(__always) func address(at level: Int) -> UInt64 {
     rawValue & Bit.address & ~(UInt64(1) << (3 + 9 * UInt64(level)) - 1)
   }
-  /// Where a leaf of `level` leads to.
+  /// The physical address of the memory, or of the table, that an entry of `level` leads to.
   public func address(at level: TableLevel) -> PhysicalAddress {
     isTable(at: level) ? tableFrame.address : PhysicalAddress(address(at: Int(level.rawValue)))
   }
 
+  /// Its rights.
   public var protection: Protection {
     var protection: Protection = []
     if isWritable { protection.insert(.writable) }
@@ -182,7 +194,7 @@ public struct PageTableEntry: Equatable, Sendable {
   /// How a leaf of `level` is cached.
   public func attribute(at level: TableLevel) -> CacheAttribute { attribute(at: Int(level.rawValue)) }
 
-  /// A leaf that leads to `address` and is otherwise like this one, one level further down.
+  /// A leaf one level further down that maps `address` and is otherwise like this one.
   func part(at address: UInt64, below level: Int) -> Self {
     Self(Self.leafBits(protection, attribute(at: level), at: level - 1) | address)
   }

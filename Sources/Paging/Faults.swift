@@ -131,7 +131,7 @@ extension PagedMemory {
     _ frame: FrameNumber, _ record: FrameRecordPointer, at address: VirtualAddress, _ protection: Protection
   ) -> RightsChange {
     let mayWrite = protection.contains(.writable) && record.pageFlags.contains(.dirty)
-    return tables.show(address, frame, mayWrite ? .kernelData : .kernelReadOnly)
+    return tables.enter(address, frame, mayWrite ? .kernelData : .kernelReadOnly)
   }
 
   /// Takes a cached page back. Object's lock held.

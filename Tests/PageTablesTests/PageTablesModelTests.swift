@@ -139,7 +139,7 @@ final class PageTablesModelTests: XCTestCase {
         }
       }
       XCTAssertEqual(bed.tables.mappedCount, PageCount(pages.count))
-      // What a processor remembers from before must not show.
+      // A stale translation of a processor must not appear.
       for _ in 0..<40 {
         let page = random.oneIn(2) ? random.below(Self.window) : range.randomElement(using: &random)!
         XCTAssertEqual(

@@ -126,7 +126,7 @@ final class PageTablesTests: XCTestCase {
     bed.check()
   }
 
-  func testAJoinedTableServesUntilEveryProcessorHasForgottenIt() throws {
+  func testAJoinedTableServesUntilAllProcessorsHaveInvalidatedIt() throws {
     final class Witness {
       var table: UnsafePointer<UInt64>
       var before: [UInt64]
@@ -163,7 +163,7 @@ final class PageTablesTests: XCTestCase {
       let bed = PageTablesFixture()
       try bed.tables.map(
         va(0), to: pa(512), count: PageCount(512), protection: .kernelData, leaves: .whole)
-      // Two neighbours, each of which goes back on its own.
+      // Two neighbours, each of which is changed back alone.
       for half: UInt64 in [0, 256] {
         try bed.tables.setAttribute(va(half), count: PageCount(256), attribute)
       }
@@ -187,11 +187,11 @@ final class PageTablesTests: XCTestCase {
     try bed.tables.map(
       va(0), to: pa(1024), count: PageCount(1536), protection: .kernelData, leaves: .splittable)
     XCTAssertEqual(bed.tables.leafCount(TableLevel(2)), PageCount(3))
-    XCTAssertEqual(bed.tables.spareCount, PageCount(3))
+    XCTAssertEqual(bed.tables.reservedTableCount, PageCount(3))
     bed.check()
     bed.frames.limit = 0
     bed.tables.unmap(va(500), count: PageCount(30))
-    XCTAssertEqual(bed.tables.spareCount, .one)
+    XCTAssertEqual(bed.tables.reservedTableCount, .one)
     for page in UInt64(0)..<1536 {
       let expected = (500..<530).contains(page) ? nil : (page + 1024) << 12
       XCTAssertEqual(bed.walker.walk(kernelBase + page << 12)?.physical, expected)
@@ -237,7 +237,7 @@ final class PageTablesTests: XCTestCase {
     XCTAssertEqual(back, frames.map { UInt64($0.rawValue) })
   }
 
-  func testEveryPageIsForgottenBeforeItsFrameIsHandedOver() throws {
+  func testEveryPageIsInvalidatedBeforeItsFrameIsHandedOver() throws {
     final class Seen { var pages: Set<UInt64> = [] }
     let seen = Seen()
     let bed = PageTablesFixture()
@@ -295,7 +295,7 @@ final class PageTablesTests: XCTestCase {
     XCTAssertEqual(tables.range(containing: va(2047))?.count, PageCount(1024))
     XCTAssertNil(tables.range(at: va(501)))
     XCTAssertNil(tables.range(containing: va(603)))
-    // Rights, attributes and divided leaves leave the record alone.
+    // Changes of rights and attributes, and split leaves, keep the record.
     try tables.protect(va(1024), count: PageCount(3), .kernelReadOnly)
     try tables.setAttribute(va(500), count: PageCount(2), .uncached)
     XCTAssertEqual(tables.range(containing: va(1030))?.count, PageCount(1024))
@@ -335,7 +335,7 @@ final class PageTablesTests: XCTestCase {
       let half: UInt64 = 1 << (levels == .four ? 47 : 56)
       let (low, high) = (VirtualAddress(half - 2 * 4096), VirtualAddress(UInt64.max - 8191))
       try bed.tables.map(low, to: pa(700), count: PageCount(2), protection: .kernelData, tag: tag)
-      // What the next entries say belongs to the other half.
+      // The next entries in the tables belong to the other half.
       try bed.tables.map(VirtualAddress(0 &- half), to: pa(702), count: .one, protection: .kernelData)
       try bed.tables.map(high, to: pa(704), count: PageCount(2), protection: .kernelData, tag: tag)
       try bed.tables.map(VirtualAddress(0), to: pa(706), count: .one, protection: .kernelData)
@@ -566,7 +566,7 @@ final class PageTablesTests: XCTestCase {
     // One mapping that is both.
     word.pointee &= ~(1 << 63)
     XCTAssertEqual(bed.tables.proveWriteXorExecute()?.frame, pa(1103))
-    XCTAssertNotNil(bed.tables.checkInvariants())
+    XCTAssertEqual(bed.brokenInvariant, "PT-4")
     word.pointee |= 1 << 63
     // A table that can be executed.
     try bed.tables.map(va(3000), to: bed.tables.root, count: .one, protection: .kernelText)
@@ -582,17 +582,51 @@ final class PageTablesTests: XCTestCase {
     try bed.tables.map(va(600), to: pa(1024), count: PageCount(3), protection: .kernelData)
     let (large, _) = try XCTUnwrap(bed.walker.word(va(0).rawValue))
     let (small, _) = try XCTUnwrap(bed.walker.word(va(600).rawValue))
-    for (word, bit) in [(large, UInt64(13)), (large, 9), (small, 63), (small, 1), (small, 0), (small, 9)] {
+    let bits: [(word: UnsafeMutablePointer<UInt64>, bit: UInt64, invariant: String)] = [
+      (large, 13, "PT-3"), (large, 9, "PT-5"), (small, 63, "PT-4"), (small, 1, "PT-3"), (small, 0, "PT-3"),
+      (small, 6, "PT-3"), (small, 5, "PT-3"), (small, 9, "PT-5"),
+    ]
+    for (word, bit, invariant) in bits {
       word.pointee ^= 1 << bit
-      XCTAssertNotNil(bed.tables.checkInvariants(), "bit \(bit)")
+      XCTAssertEqual(bed.brokenInvariant, invariant, "bit \(bit)")
       word.pointee ^= 1 << bit
       bed.check()
     }
     let saved = small.pointee
     small.pointee = 0
-    XCTAssertNotNil(bed.tables.checkInvariants())
+    XCTAssertEqual(bed.brokenInvariant, "PT-1")
     small.pointee = saved
     bed.check()
+  }
+
+  func testTheCheckFindsTablesThatShouldHaveLeft() throws {
+    let bed = PageTablesFixture()
+    try bed.tables.map(va(0), to: pa(1024), count: PageCount(1), protection: .kernelData)
+    let (only, _) = try XCTUnwrap(bed.walker.word(va(0).rawValue))
+    let saved = only.pointee
+    only.pointee = 0
+    XCTAssertEqual(bed.brokenInvariant, "PT-2")
+    only.pointee = saved
+    bed.check()
+  }
+
+  func testTheCheckFindsWrongCounts() throws {
+    let bed = PageTablesFixture()
+    try bed.tables.map(
+      va(0), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .splittable)
+    func breaking(_ change: (inout TableTree) -> Void, restore: (inout TableTree) -> Void) -> String? {
+      bed.tables.withTree(change)
+      defer {
+        bed.tables.withTree(restore)
+        bed.check()
+      }
+      return bed.brokenInvariant
+    }
+    XCTAssertEqual(breaking({ $0.tableCount += 1 }, restore: { $0.tableCount -= 1 }), "PT-6")
+    XCTAssertEqual(breaking({ $0.leafCount[1] += 1 }, restore: { $0.leafCount[1] -= 1 }), "PT-6")
+    var frame = FrameNumber.none
+    XCTAssertEqual(
+      breaking({ frame = $0.reserved.pop() }, restore: { $0.reserved.push(frame) }), "PT-5")
   }
 
   // MARK: Together

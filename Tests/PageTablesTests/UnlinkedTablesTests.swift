@@ -58,16 +58,16 @@ final class RememberingProcessors {
     buffers[processor].reach(address, kind, bed.tables)
   }
 
-  /// What a processor does whenever it likes: it remembers the tables on the way to an address, mapped or not, and
-  /// does not fault.
+  /// Walks as a processor may at any time: it caches the tables on the way to an address, mapped or not, and does not
+  /// fault.
   func walkAhead(_ address: VirtualAddress, by processor: Int) {
-    _ = bed.tables.access(address, .read, remembering: buffers[processor])
+    _ = bed.tables.access(address, .read, caching: buffers[processor])
   }
 }
 
 /// Tables that leave the tree while processors remember the way through them (SDM vol. 3, 4.10.3, 4.10.4.4).
 final class UnlinkedTablesTests: XCTestCase {
-  func testATableIsGivenBackOnlyWhenNoProcessorRemembersIt() throws {
+  func testATableIsFreedOnlyWhenNoProcessorCachesIt() throws {
     for levels in [PagingLevels.four, .five] {
       let bed = PageTablesFixture(levels: levels)
       let processors = RememberingProcessors(bed)
@@ -93,7 +93,7 @@ final class UnlinkedTablesTests: XCTestCase {
 
   private typealias Act = (name: String, pages: ClosedRange<UInt64>, body: (PageTablesFixture) throws -> Void)
 
-  /// What another processor does while tables leave, and the pages that are mapped then to frames 1024 higher.
+  /// Operations of another processor while tables leave, and the pages that are mapped then to frames 1024 higher.
   private var acts: [Act] {
     [
       ("map a page", 4...4, { try $0.tables.map(va(4), to: pa(1028), count: .one, protection: .kernelData) }),
@@ -139,7 +139,7 @@ final class UnlinkedTablesTests: XCTestCase {
 
   /// At each invalidation of an unmap another processor maps where tables leave: a processor that has not yet carried
   /// the invalidation out, and remembers the way through them, reaches what was mapped, and none is free too early.
-  func testAMapWhereTablesLeaveIsSeenByProcessorsThatRememberThem() throws {
+  func testAMapWhereTablesLeaveIsSeenByProcessorsThatCacheThem() throws {
     for levels in [PagingLevels.four, .five] {
       for act in acts {
         // A page is not free before its unmapping has reclaimed it.
@@ -243,7 +243,7 @@ final class UnlinkedTablesTests: XCTestCase {
           let shared = Unmanaged<Shared>.fromOpaque(context!).takeUnretainedValue()
           shared.calls[0] += 1
           guard shared.calls[0] == 2 else { return }
-          // Its table is unlinked. The other one goes on until it has unlinked the table too.
+          // Its table is unlinked. The other caller continues until it has unlinked the table too.
           shared.second.signal()
           shared.first.wait()
         }
@@ -356,7 +356,7 @@ final class UnlinkedTablesTests: XCTestCase {
 
   // MARK: Walks
 
-  /// Everything that looks at tables, by its name.
+  /// Every query of the tables, by its name.
   private var walks: [(String, (PageMap) -> Void)] {
     [
       ("translate", { _ = $0.translate(va(700)) }), ("isPrepared", { _ = $0.isPrepared(va(700)) }),
@@ -453,10 +453,10 @@ final class UnlinkedTablesTests: XCTestCase {
     XCTAssertEqual(bed.tables.firstWired(va(1), count: PageCount(5000)), va(1))
     XCTAssertEqual(bed.tables.removeWire(va(1)), FrameNumber(10))
     // Neither rights nor a use change the count.
-    XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelData), .raised)
+    XCTAssertEqual(bed.tables.enter(va(0), FrameNumber(9), .kernelData), .raised)
     // Nothing has invalidated it since.
-    XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelData), .raised)
-    XCTAssertEqual(bed.tables.show(va(0), FrameNumber(9), .kernelReadOnly), .none)
+    XCTAssertEqual(bed.tables.enter(va(0), FrameNumber(9), .kernelData), .raised)
+    XCTAssertEqual(bed.tables.enter(va(0), FrameNumber(9), .kernelReadOnly), .none)
     XCTAssertTrue(bed.tables.testAndClearAccessed(va(0)))
     XCTAssertEqual(bed.tables.writeProtect(va(0))?.wires, 4095)
     XCTAssertNil(bed.tables.range(containing: va(0)))

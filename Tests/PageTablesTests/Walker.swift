@@ -65,7 +65,7 @@ func memoryType(_ attribute: CacheAttribute) -> UInt8 {
   }
 }
 
-/// Frames for tables, with a limit, which notices a frame given back twice.
+/// Frames for tables, with a limit, which detects a frame that is freed twice.
 final class TestFrames: @unchecked Sendable {
   private let lock = NSLock()
   private var free: [UInt32]
@@ -131,9 +131,13 @@ final class PageTablesFixture: @unchecked Sendable {
   func check(_ message: @autoclosure () -> String = "", line: UInt = #line) {
     if let broken = tables.checkInvariants() { XCTFail("\(broken) \(message())", line: line) }
     XCTAssertEqual(
-      tables.tableCount.rawValue + tables.spareCount.rawValue, UInt64(frames.out.count), message(), line: line
+      tables.tableCount.rawValue + tables.reservedTableCount.rawValue, UInt64(frames.out.count), message(),
+      line: line
     )
   }
+
+  /// The number of the first broken invariant, as the message of the check begins.
+  var brokenInvariant: String? { tables.checkInvariants().map { "\($0)".components(separatedBy: ":")[0] } }
 
   /// All that can be seen of the tables.
   struct Picture: Equatable {
@@ -144,7 +148,7 @@ final class PageTablesFixture: @unchecked Sendable {
   }
   func picture() -> Picture {
     var picture = Picture(
-      tables: tables.tableCount.rawValue, spares: tables.spareCount.rawValue, out: frames.out)
+      tables: tables.tableCount.rawValue, spares: tables.reservedTableCount.rawValue, out: frames.out)
     tables.forEachRun {
       picture.runs.append([
         $0.address.rawValue, $0.physical.rawValue, $0.count.rawValue, UInt64($0.level.rawValue),

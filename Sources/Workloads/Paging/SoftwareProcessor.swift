@@ -84,7 +84,7 @@ public struct TranslationBuffer: UpperEntries {
     let entry = place(page)
     if entry.pointee.page == page {
       if kind == .read || entry.pointee.isWritable { return entry.pointee.frame }
-    } else if let found = pageTables.access(address, kind, remembering: self) {
+    } else if let found = pageTables.access(address, kind, caching: self) {
       entry.pointee = Entry(page: page, frame: found.frame, isWritable: found.rights == .write)
       return found.frame
     }

@@ -1,24 +1,30 @@
-// Ranges: what was mapped together, and what for, recorded in the tables themselves by a tag on the first
-// page. The layers above need no list of what they mapped, and a free is checked against what holds.
-// A prepared place is in no range, whatever is mapped there: ranges end in front of it.
+// Ranges: the tables themselves record which pages were mapped together, and for which purpose, by a tag on the
+// first page. So the layers above need no list of their mappings, and a free is checked against the tables.
+// A prepared place is in no range, mapped or not: ranges end in front of it.
 
 import MemoryPrimitives
 
-/// What a range is for: 1 to 15 as whoever maps it decides; `none` is a page inside a range, or no range.
+/// The purpose of a range: 1 to 15, as the layer that maps it decides. `none` is a page inside a range, or no range.
 @frozen public struct RangeTag: Equatable, Sendable {
+  /// 0 to 15.
   public let rawValue: UInt8
-  /// Only the low four bits count.
+  /// Creates a tag from the low four bits.
   @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue & 15 }
+  /// No tag.
   @inlinable public static var none: Self { Self(rawValue: 0) }
   @inline(__always) var bits: UInt64 { UInt64(rawValue) << PageTableEntry.Bit.tagShift }
 }
 
 /// A range as the tables record it.
 public struct TaggedRange: Equatable, Sendable {
+  /// The first address.
   public var address: VirtualAddress
+  /// Its length.
   public var count: PageCount
+  /// Its purpose.
   public var tag: RangeTag
 
+  /// Describes `count` pages from `address` on.
   public init(address: VirtualAddress, count: PageCount, tag: RangeTag) {
     self.address = address
     self.count = count
@@ -26,17 +32,17 @@ public struct TaggedRange: Equatable, Sendable {
   }
 }
 
-/// Whether a range to be unmapped is what the caller takes it for.
+/// Whether a range to be unmapped is the one that the caller describes.
 public enum RangeCheck: Equatable, Sendable {
-  /// It was, and is unmapped now.
+  /// It is, and is unmapped now.
   case unmapped(RangeTag)
   /// No page is mapped there; nothing was changed.
   case notMapped
-  /// The address lies inside of a range, or in no tagged one; nothing was changed.
+  /// The address lies inside a range, or in no tagged one; nothing was changed.
   case notTheStart
-  /// The range is for something else; nothing was changed.
+  /// The range has another purpose; nothing was changed.
   case otherTag(RangeTag)
-  /// The range has so many pages; nothing was changed.
+  /// The range has this other number of pages; nothing was changed.
   case otherCount(PageCount)
 }
 
@@ -50,7 +56,7 @@ extension PageMap {
     while true {
       let (pages, ends, next) = withTree { tree in
         if count == 0 {
-          // The tag and the first pages are read together: the range may go and another come between two looks.
+          // One hold of the lock reads the tag and the first pages: another range may take their place between two.
           let path = tree.descend(at)
           let entry = path.slot.entry
           let isStart = entry.isPresent && !entry.isPrepared && TableTree.isAligned(at, path.level)
@@ -61,7 +67,7 @@ extension PageMap {
       }
       guard tag != .none else { return nil }
       count += pages
-      // No range goes on behind the end of its half of the space.
+      // A range ends where its half of the address space ends.
       guard !ends, let next, next == at + pages << Page.shift else { break }
       at = next
     }
@@ -80,9 +86,8 @@ extension PageMap {
     }
   }
 
-  /// Unmaps the range at `address` if it has `count` pages and one of the tags in `accepting`, a bit for
-  /// each; otherwise tells what is there. `visit` as in `unmap`. Of two callers at once that name the
-  /// same range one succeeds.
+  /// Unmaps the range at `address` if it has `count` pages and one of the tags in `accepting`. Otherwise changes
+  /// nothing and returns why. `visit` as in `unmap`. Of two callers at once that name the same range one succeeds.
   public func unmapRange(
     _ address: VirtualAddress, count: PageCount, accepting tags: RangeTagSet,
     visit: (PhysicalAddress, PageCount) -> Void
@@ -99,11 +104,14 @@ extension PageMap {
   }
 }
 
-/// Tags, a bit for each.
+/// A set of tags.
 @frozen public struct RangeTagSet: Sendable {
   let bits: UInt16
+  /// Creates a set of one tag.
   public init(_ tag: RangeTag) { bits = 1 << tag.rawValue }
   init(bits: UInt16) { self.bits = bits }
+  /// The tags of both sets.
   public func union(_ other: Self) -> Self { Self(bits: bits | other.bits) }
+  /// Whether the tag is in the set; never for `none`.
   public func contains(_ tag: RangeTag) -> Bool { tag != .none && bits & 1 << tag.rawValue != 0 }
 }
