@@ -422,7 +422,7 @@ public struct ContiguousAllocator {
     do throws(PhysicalMemoryError) {
       return try physical.isolate(forecast.run, priority: request.priority)
     } catch {
-      // Others have begun to empty it, or a part of it, or as many runs as there may be: another may do.
+      // Other requests empty it, or a part of it, or as many runs as there may be: another run may do.
       var failure = refusal(forecast.beingEmptied)
       (failure.reason, failure.blocker) = (.busy, forecast.run.first)
       throw failure

@@ -138,8 +138,13 @@ extension ContiguousAllocator {
       nameOwners(&forecast)
       if forecast.fixed > .zero { forecast.missing = max(forecast.missing, shortage(run.count, means)) }
     } else if answer.missing > 0 {
-      let unbounded = means.isBound ? means.unbounded().settle(contents).missing : answer.missing
-      forecast.outcome = unbounded == 0 ? .overBudget : .later
+      var missing = answer.missing
+      if means.isBound {
+        // Counted anew: without bounds, pages of a device may have to be told from those of swap.
+        let unbounded = means.unbounded()
+        missing = unbounded.settle(physical.contents(of: run, at: unbounded)).missing
+      }
+      forecast.outcome = missing == 0 ? .overBudget : .later
     }
     return forecast
   }

@@ -241,9 +241,12 @@ extension Means: RunPricing {
       dirty: contents.dirty)
   }
 
-  /// With the page daemon's help and without a bound, what pays for one run pays for any: only claims differ.
+  /// With the page daemon's help and without a bound, what pays for one run pays for any: only claims differ. That does
+  /// not hold where a run that takes no free frame, or captures frames without a move, is spared a reserve that others
+  /// must leave: below the reserve, and where capturing may go deeper into it than moving.
   func varies(_ price: RunPrice) -> Bool {
     let isMissing = price.obstacles >> 20 & (1 << 20 - 1) > 0
-    return !isMissing || isBound || elsewhere == nil || isBehindOthers
+    let hasOneReserve = reserve == leastForMoving && free >= reserve
+    return !isMissing || !hasOneReserve || isBound || elsewhere == nil || isBehindOthers
   }
 }

@@ -133,8 +133,8 @@ extension FrameAllocator {
   }
 
   /// The same by the prices of `pricing`: a run without fixed frames is found before any with some, whatever its
-  /// price. Where no place that counts have led to can be emptied, and another might, each frame in the range is
-  /// looked at, and the answer is exact.
+  /// price. Where no candidate that counts have led to can be emptied, and another might, all runs in the range are
+  /// compared, except those that the prices rule out: whether one can be emptied is exact.
   public func candidate<Pricing: RunPricing>(
     run count: PageCount, where constraints: RunConstraints, excluding: ExcludedRuns, at pricing: Pricing
   ) -> RunSearch {

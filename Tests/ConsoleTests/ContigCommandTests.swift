@@ -427,6 +427,13 @@ final class ContigCommandTests: XCTestCase {
         told.filter { $0 == "Later: fault injection has refused the request. Nothing has been done.\n" }
           .count,
         1, "\(told)")
+      let rows = (0..<4).map { (points: Int64) in
+        harness.host.failures.pointee.countdown = points
+        let text = harness.run("contig 64K -j")
+        harness.host.failures.pointee.countdown = -1
+        return text
+      }
+      XCTAssertEqual(rows.filter { $0.contains("\"injected\":true") }.count, 1, "\(rows)")
       XCTAssertTrue(harness.run("contig 64K").contains("Granted: contig "))
     }
     XCTAssertNil(harness.memory.checkInvariants())

@@ -301,6 +301,7 @@ extension Shell {
         row.field("answer", text: Line(failure.description))
         fields(row, asked, story)
         row.field("repeated", truth: failure.isRepeated ? .yes : .no)
+        row.field("injected", truth: failure.isInjected ? .yes : .no)
         if failure.answer == .never { row.field("reason", text: asked.whyNever(physical)) }
         if let forecast {
           refusalFields(row, forecast, longest)

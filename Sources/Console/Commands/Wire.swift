@@ -65,7 +65,8 @@ extension Shell {
     let ranges = memory.paging.ranges
     let (covered, _) = covered(touched, of: ranges)
     if covered == .zero { throw refuse(word, "no pageable memory is there; objects N shows where it is") }
-    // Paging takes this for a bug of its caller.
+    // Paging reports this as a bug of its caller. Another thread that unwires a page after this check still meets the
+    // report.
     if let loose = firstNotWired(touched, of: ranges) {
       throw refuse(word, "\(loose) is not wired; nothing was changed")
     }
