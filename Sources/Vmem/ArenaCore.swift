@@ -1,31 +1,33 @@
-// The data of an arena under its lock: spans, segments, spare tags, and the operations on them that need
-// nothing from outside. Nothing here calls anybody but the supply of tags, whose lock ranks above.
+// The data of an arena under its lock: spans, segments, spare tags, and the operations on them that make no upcall.
+// They call nothing outside this file's types but the supply of tags, whose lock ranks above.
 
 import MemoryPrimitives
 
-/// Tags that an arena keeps: what an operation may need is secured here before it starts.
+/// Tags that an arena keeps. An operation secures the tags that it may need here before it starts.
 struct SpareTags {
   var first = Link.none
   var count: UInt32 = 0
-  /// Of these, what operations secured that dropped the lock: not there for anybody else.
+  /// Of these, the tags secured by operations that dropped the lock: no other operation may use them.
   var hidden: UInt32 = 0
-  /// Somebody found too few while some were hidden, and perhaps sleeps: to be woken when they are back.
+  /// An operation found too few while some were hidden. Its thread perhaps sleeps and is woken when they are returned.
   var wereMissed = false
 
-  /// Above this many unhidden spares, those beyond half of it go back to the supply. Few, for each of
-  /// them may keep a page of tags from going back.
+  /// Above this many unhidden spares, those beyond half of it return to the supply. Few, because each of
+  /// them may keep a page of tags from being freed.
   static var most: UInt32 { 8 }
 
   var available: UInt32 { count - hidden }
 }
 
 struct ArenaCore: ~Copyable {
-  /// Tags that a pass looks at in one go under the lock: about 15 instructions each.
+  /// Tags that a pass examines in one hold of the lock: about 15 instructions each.
   static var searchBudget: UInt32 { 512 }
-  /// How often a pass starts again because others put segments into the lists behind it.
+  /// How often a pass starts again because other callers added segments to the lists behind it.
   static var searchRounds: UInt32 { 8 }
-  /// Tags that instant fit looks at, beyond heads, before it asks the source.
-  static var quickLook: UInt32 { 32 }
+  /// Tags that instant fit examines, beyond heads, before the arena asks the source.
+  static var instantBudget: UInt32 { 32 }
+  /// Spans, and buckets of the hash, that one hold of the lock takes apart.
+  static var dismantledAtOnce: Int { 16 }
 
   let links: TagLinks
   /// The binary logarithm of the quantum.
@@ -41,12 +43,12 @@ struct ArenaCore: ~Copyable {
   var total: UInt64 = 0
   var allocated: UInt64 = 0
   var walkers: UnsafeMutablePointer<Walker>?
-  /// Lists and tags that were looked at.
+  /// Lists and tags that were examined.
   var visited: UInt64 = 0
 
-  /// The place of a walk while the lock is dropped. When its tag goes, it moves on.
+  /// The position of a walk while the lock is dropped. When its tag is removed, it moves on.
   struct Walker {
-    /// The span to be looked at when the segments of the present one are done.
+    /// The span to visit after the segments of the present one.
     var span = Link.none
     var segment = Link.none
     var nextWalker: UnsafeMutablePointer<Walker>?
@@ -54,10 +56,10 @@ struct ArenaCore: ~Copyable {
 
   // MARK: Spare tags
 
-  /// Makes `count` spares available, from the supply's tags. False when the supply must grow first.
+  /// Makes `count` spares available, from the supply's tags. Answers false when the supply must grow first.
   mutating func secure(_ count: UInt32) -> Bool {
     if spares.available >= count { return true }
-    add(tags.state.pointee.pool.withLock { $0.take(SpareTags.most / 2) })
+    add(tags.state.pointee.pool.withLock { $0.allocate(SpareTags.most / 2) })
     if spares.available >= count { return true }
     if spares.hidden != 0 { spares.wereMissed = true }
     return false
@@ -67,46 +69,46 @@ struct ArenaCore: ~Copyable {
     var tag = chain.first
     while tag != .none {
       let next = links[tag].pointee.next
-      discard(tag)
+      addSpare(tag)
       tag = next
     }
   }
 
-  private mutating func takeSpare() -> Link {
-    precondition(spares.available > 0, "a tag was needed that nobody secured")
+  private mutating func popSpare() -> Link {
+    precondition(spares.available > 0, "a tag was needed that no operation secured")
     let tag = spares.first
     spares.first = links[tag].pointee.next
     spares.count -= 1
     return tag
   }
 
-  private mutating func discard(_ tag: Link) {
+  private mutating func addSpare(_ tag: Link) {
     links[tag].pointee.kind = .unused
     links[tag].pointee.next = spares.first
     spares.first = tag
     spares.count += 1
   }
 
-  /// Returns spares beyond the usual to the supply, or all for `keeping` zero. Whether there were any.
+  /// Returns surplus spares to the supply, or all for `keeping` zero. Answers whether there were any.
   mutating func returnSpares(keeping: UInt32 = SpareTags.most / 2) -> Bool {
     guard keeping == 0 ? spares.available > 0 : spares.available > SpareTags.most else { return false }
     var chain = TagChain.empty
     while spares.available > keeping {
-      let tag = takeSpare()
+      let tag = popSpare()
       links[tag].pointee.next = chain.first
       chain.first = tag
       chain.count += 1
     }
-    tags.state.pointee.pool.withLock { $0.give(chain) }
+    tags.state.pointee.pool.withLock { $0.free(chain) }
     return true
   }
 
   // MARK: Spans
 
-  /// Puts in a span as one free segment, not yet on a list. Takes two secured tags; gives the segment.
+  /// Adds a span as one free segment, which is on no list yet, and returns the segment. Uses two secured tags.
   mutating func addSpan(_ kind: TagKind, _ start: UInt64, _ last: UInt64) -> Link {
-    let span = takeSpare()
-    let segment = takeSpare()
+    let span = popSpare()
+    let segment = popSpare()
     links[span].pointee.set(kind, start, last)
     links[segment].pointee.set(.free, start, last)
     links[span].pointee.nextSegment = segment
@@ -119,7 +121,7 @@ struct ArenaCore: ~Copyable {
     return segment
   }
 
-  /// Takes out a span whose one segment is free and on no list.
+  /// Removes a span whose one segment is free and on no list.
   mutating func removeSpan(_ span: Link, _ segment: Link) {
     let tag = links[span]
     let (previous, next) = (tag.pointee.previous, tag.pointee.next)
@@ -128,13 +130,13 @@ struct ArenaCore: ~Copyable {
     spans -= 1
     total &-= tag.pointee.extent &+ 1
     var walker = walkers
-    while let place = walker {
-      if place.pointee.span == span { place.pointee.span = next }
-      if place.pointee.segment == segment { place.pointee.segment = .none }
-      walker = place.pointee.nextWalker
+    while let here = walker {
+      if here.pointee.span == span { here.pointee.span = next }
+      if here.pointee.segment == segment { here.pointee.segment = .none }
+      walker = here.pointee.nextWalker
     }
-    discard(segment)
-    discard(span)
+    addSpare(segment)
+    addSpare(span)
   }
 
   // MARK: Segments
@@ -152,25 +154,25 @@ struct ArenaCore: ~Copyable {
     links[previous].pointee.nextSegment = next
     if next != .none { links[next].pointee.previousSegment = previous }
     var walker = walkers
-    while let place = walker {
-      if place.pointee.segment == link { place.pointee.segment = next }
-      walker = place.pointee.nextWalker
+    while let here = walker {
+      if here.pointee.segment == link { here.pointee.segment = next }
+      walker = here.pointee.nextWalker
     }
-    discard(link)
+    addSpare(link)
   }
 
-  /// Makes `start ... last` of the free segment `link`, which is on no list, busy. Takes a secured tag for
+  /// Makes `start ... last` of the free segment `link`, which is on no list, busy. Uses a secured tag for
   /// each remainder.
   mutating func carve(_ link: Link, _ start: UInt64, _ last: UInt64, _ site: CallSite) {
     let tag = links[link]
     if tag.pointee.start < start {
-      let left = takeSpare()
+      let left = popSpare()
       links[left].pointee.set(.free, tag.pointee.start, start - 1)
       insertSegment(left, after: tag.pointee.previousSegment)
       lists.insert(left)
     }
     if tag.pointee.last > last {
-      let right = takeSpare()
+      let right = popSpare()
       links[right].pointee.set(.free, last + 1, tag.pointee.last)
       insertSegment(right, after: link)
       lists.insert(right)
@@ -183,19 +185,19 @@ struct ArenaCore: ~Copyable {
     allocated &+= last &- start &+ 1
   }
 
-  /// What a free has to do when the lock is dropped.
-  struct Aftermath {
-    /// An imported span that goes back to the source.
+  /// The work of a free that needs the lock dropped.
+  struct DeferredWork {
+    /// An imported span to return to the source.
     var released: (start: UInt64, last: UInt64)?
-    /// Pages that the hash gave up.
+    /// Pages that the hash no longer needs, to be freed.
     var pages = Link.none
-    /// Tags went back to the supply.
-    var gaveTags = false
+    /// Whether the supply got tags back, and may have pages to free.
+    var returnedTags = false
   }
 
   /// Makes a busy segment free and joins it with its neighbours.
-  mutating func release(_ busy: BusyHash.Place) -> Aftermath {
-    var after = Aftermath()
+  mutating func release(_ busy: BusyHash.Position) -> DeferredWork {
+    var work = DeferredWork()
     hash.remove(busy)
     let tag = links[busy.link]
     allocated &-= tag.pointee.extent &+ 1
@@ -216,48 +218,48 @@ struct ArenaCore: ~Copyable {
     }
     let before = links[link].pointee.previousSegment
     if links[before].pointee.kind == .imported, links[link].pointee.nextSegment == .none {
-      after.released = (links[link].pointee.start, links[link].pointee.last)
+      work.released = (links[link].pointee.start, links[link].pointee.last)
       removeSpan(before, link)
     } else {
       lists.insert(link)
     }
-    after.pages = hash.shrink()
-    after.gaveTags = returnSpares()
-    return after
+    work.pages = hash.shrink()
+    work.returnedTags = returnSpares()
+    return work
   }
 
   // MARK: Searching
 
-  /// A free segment and the place in it.
+  /// A free segment and where in it the request begins.
   struct Found {
     var link: Link
-    var place: UInt64
+    var start: UInt64
   }
 
-  /// Takes what was found off its list and cuts the request out of it.
-  mutating func take(_ found: Found, _ request: Request, _ site: CallSite) {
+  /// Removes the found segment from its list and cuts the request out of it.
+  mutating func allocate(_ found: Found, _ request: Request, _ site: CallSite) {
     lists.remove(found.link)
-    carve(found.link, found.place, found.place + request.extent, site)
+    carve(found.link, found.start, found.start + request.extent, site)
   }
 
-  private mutating func look(at link: Link, _ request: Request) -> UInt64? {
+  private mutating func lowestStart(in link: Link, _ request: Request) -> UInt64? {
     visited += 1
-    return request.place(in: links[link].pointee.start, links[link].pointee.last)
+    return request.lowestStart(in: links[link].pointee.start, links[link].pointee.last)
   }
 
-  /// Instant fit: the head of the first list that surely suffices, or, where a constraint makes lists
-  /// unsure, the heads of those above; then a short look at the lists below, whose members may or may not
-  /// fit.
-  mutating func quick(_ request: Request) -> Found? {
+  /// Finds a segment by instant fit. The first candidate is the head of the first list whose members all suffice, or,
+  /// with constraints that size alone can't answer, the heads of all lists above the request's class. Then come a few
+  /// members of the lists below, which may or may not fit.
+  mutating func findInstantly(_ request: Request) -> Found? {
     let own = FreeLists.index(quanta: request.quanta)
-    var left = Self.quickLook
+    var left = Self.instantBudget
     var end = FreeLists.classes
     if let sufficient = request.sufficientClass {
       end = sufficient
       visited += 1
       if let list = lists.nonEmpty(from: sufficient) {
         let link = lists.head[list]
-        if let place = look(at: link, request) { return Found(link: link, place: place) }
+        if let start = lowestStart(in: link, request) { return Found(link: link, start: start) }
       }
     } else {
       var list = lists.nonEmpty(from: min(own + 1, FreeLists.classes))
@@ -265,10 +267,10 @@ struct ArenaCore: ~Copyable {
         left -= 1
         visited += 1
         let link = lists.head[here]
-        if let place = look(at: link, request) { return Found(link: link, place: place) }
+        if let start = lowestStart(in: link, request) { return Found(link: link, start: start) }
         list = lists.nonEmpty(from: here + 1)
       }
-      left = Self.quickLook
+      left = Self.instantBudget
     }
     var list = lists.nonEmpty(from: own)
     while let here = list, here < end {
@@ -277,7 +279,7 @@ struct ArenaCore: ~Copyable {
       while link != .none {
         guard left > 0 else { return nil }
         left -= 1
-        if let place = look(at: link, request) { return Found(link: link, place: place) }
+        if let start = lowestStart(in: link, request) { return Found(link: link, start: start) }
         link = links[link].pointee.next
       }
       list = lists.nonEmpty(from: here + 1)
@@ -288,11 +290,11 @@ struct ArenaCore: ~Copyable {
   enum Step {
     case found(Found)
     case exhausted
-    /// The budget is used up; the cursor knows the place.
+    /// The budget is used up; the cursor has the position.
     case more
   }
 
-  /// Goes on with a pass over all lists that could hold the request, from the cursor's place.
+  /// Continues a pass over all lists that could hold the request, from the cursor's position.
   mutating func step(
     _ cursor: UnsafeMutablePointer<FreeLists.Cursor>, _ request: Request, _ policy: FitPolicy
   ) -> Step {
@@ -305,22 +307,24 @@ struct ArenaCore: ~Copyable {
           return .more
         }
         left -= 1
-        if let place = look(at: link, request) {
+        if let start = lowestStart(in: link, request) {
           let extent = links[link].pointee.extent
           if policy == .instantFit || extent >> shift == request.quanta - 1 {
-            return .found(Found(link: link, place: place))
+            return .found(Found(link: link, start: start))
           }
           if cursor.pointee.best == .none || extent < links[cursor.pointee.best].pointee.extent {
             cursor.pointee.best = link
           }
           // A class of one size has no smaller member.
-          if cursor.pointee.list < 16 { break }
+          if cursor.pointee.list < FreeLists.exactClasses { break }
         }
         link = links[link].pointee.next
       }
       cursor.pointee.next = .none
       let best = cursor.pointee.best
-      if best != .none, let place = look(at: best, request) { return .found(Found(link: best, place: place)) }
+      if best != .none, let start = lowestStart(in: best, request) {
+        return .found(Found(link: best, start: start))
+      }
       guard left > 0, let list = lists.nonEmpty(from: cursor.pointee.list + 1) else {
         return left > 0 ? .exhausted : .more
       }
@@ -333,7 +337,7 @@ struct ArenaCore: ~Copyable {
 
   // MARK: Largest free segment
 
-  /// One step of the pass for the largest free segment. Its extent, or nil while the pass goes on.
+  /// Continues the pass for the largest free segment. Answers its extent, or nil while the pass is not done.
   mutating func stepLargest(_ cursor: UnsafeMutablePointer<FreeLists.Cursor>) -> UInt64? {
     if lists.largestIsKnown { return lists.largest }
     guard let highest = lists.highest else { return nil }
@@ -348,7 +352,7 @@ struct ArenaCore: ~Copyable {
       left -= 1
       let link = cursor.pointee.next
       if links[link].pointee.extent > links[cursor.pointee.best].pointee.extent { cursor.pointee.best = link }
-      cursor.pointee.next = highest < 16 ? .none : links[link].pointee.next
+      cursor.pointee.next = highest < FreeLists.exactClasses ? .none : links[link].pointee.next
     }
     guard cursor.pointee.next == .none else { return nil }
     lists.largest = links[cursor.pointee.best].pointee.extent
@@ -368,13 +372,13 @@ struct ArenaCore: ~Copyable {
       walkers = walker.pointee.nextWalker
       return
     }
-    var place = walkers
-    while let here = place {
+    var other = walkers
+    while let here = other {
       if here.pointee.nextWalker == walker {
         here.pointee.nextWalker = walker.pointee.nextWalker
         return
       }
-      place = here.pointee.nextWalker
+      other = here.pointee.nextWalker
     }
   }
 }

@@ -1,12 +1,12 @@
 // Busy segments by their first value: linear hashing (Litwin: "Linear hashing: a new tool for file and table
 // addressing", VLDB 1980).
 //
-// The table grows by one bucket at a time, whenever there are more segments than buckets, by splitting
-// the next bucket in turn, so no operation ever pays for a whole resize. Its first 16 buckets are in the
-// arena; then come pages of 1024 buckets, the first eight named in the arena, the others in directory
-// pages. When there is no page to grow into, chains become longer and it is tried again later. It shrinks
-// when fewer than a quarter of its buckets are needed, so a steady number of segments moves no pages. A page
-// is put to use as it comes, so it goes again with its first bucket; a directory may be left without a page.
+// The table grows by one bucket at a time, whenever there are more segments than buckets. It splits the next bucket
+// in turn, so no operation pays for a whole resize. Its first 16 buckets are in the arena; then come pages of 1024
+// buckets, the first eight named in the arena, the others in directory pages. When there is no page to grow into,
+// chains become longer and the table tries again later. It shrinks when fewer than a quarter of its buckets are
+// needed, so a steady number of segments moves no pages. Buckets are added and removed in the order of their pages,
+// so a page is freed with its first bucket; a directory may be left without a page.
 
 import MemoryPrimitives
 
@@ -28,8 +28,8 @@ struct BusyHash: ~Copyable {
   var count: UInt64 = 0
   /// The table would grow if it had a page.
   var wantsPage = false
-  /// Not asked for a page again before there are so many segments: the last time there was none.
-  var patience: UInt64 = 0
+  /// The table asks for a page again from this many segments on: the last time there was none.
+  var growthThreshold: UInt64 = 0
   var visited: UInt64 = 0
   /// Pages that the table holds.
   var pages: UInt64 = 0
@@ -41,7 +41,7 @@ struct BusyHash: ~Copyable {
     table.initialize(repeating: .none, count: Self.words)
   }
 
-  // MARK: Places
+  // MARK: Positions
 
   @inline(always) private func hash(_ address: UInt64) -> UInt32 {
     // Two rounds, so that neighbours and multiples spread alike: chains are as long with 100 segments as
@@ -82,37 +82,37 @@ struct BusyHash: ~Copyable {
 
   // MARK: Content
 
-  /// The segment that begins at `address`, or none.
+  /// Finds the segment that begins at `address`; none if there is none.
   func find(_ address: UInt64) -> Link {
     var link = bucket(index(address)).pointee
     while link != .none, links[link].pointee.start != address { link = links[link].pointee.nextInHash }
     return link
   }
 
-  /// A segment and the one before it in its chain, so that it can be taken out.
-  struct Place {
+  /// A segment and the one before it in its chain, by which it can be removed.
+  struct Position {
     var link: Link
     var previous: Link
   }
 
-  /// The segment that begins at `address`, on the way to taking it out.
-  mutating func findForRemoval(_ address: UInt64) -> Place? {
-    var place = Place(link: bucket(index(address)).pointee, previous: .none)
-    while place.link != .none {
+  /// Finds the segment that begins at `address` with its predecessor in the chain.
+  mutating func findForRemoval(_ address: UInt64) -> Position? {
+    var position = Position(link: bucket(index(address)).pointee, previous: .none)
+    while position.link != .none {
       visited += 1
-      if links[place.link].pointee.start == address { return place }
-      place.previous = place.link
-      place.link = links[place.link].pointee.nextInHash
+      if links[position.link].pointee.start == address { return position }
+      position.previous = position.link
+      position.link = links[position.link].pointee.nextInHash
     }
     return nil
   }
 
-  mutating func remove(_ place: Place) {
-    let next = links[place.link].pointee.nextInHash
-    if place.previous == .none {
-      bucket(index(links[place.link].pointee.start)).pointee = next
+  mutating func remove(_ position: Position) {
+    let next = links[position.link].pointee.nextInHash
+    if position.previous == .none {
+      bucket(index(links[position.link].pointee.start)).pointee = next
     } else {
-      links[place.previous].pointee.nextInHash = next
+      links[position.previous].pointee.nextInHash = next
     }
     count -= 1
   }
@@ -136,7 +136,7 @@ struct BusyHash: ~Copyable {
     let fresh = buckets
     if fresh >= Self.embeddedBuckets {
       guard let slot = slot(page: fresh >> 10), slot.pointee != .none else {
-        wantsPage = count >= patience
+        wantsPage = count >= growthThreshold
         return
       }
     }
@@ -164,10 +164,10 @@ struct BusyHash: ~Copyable {
     buckets = fresh + 1
   }
 
-  /// Takes in a page that reads as zero. False when it is not wanted any more.
+  /// Adds a page that reads as zero. Answers false when the table no longer needs it.
   mutating func install(_ page: Link) -> Bool {
     wantsPage = false
-    patience = 0
+    growthThreshold = 0
     guard count > buckets, buckets < Self.limit else { return false }
     let index = buckets >> 10
     if let slot = slot(page: index) {
@@ -182,14 +182,14 @@ struct BusyHash: ~Copyable {
     return true
   }
 
-  /// There was no page: not asked again until there are more segments.
-  mutating func goWithout() {
+  /// Records that there was no page: the table asks again once it has more segments.
+  mutating func postponeGrowth() {
     wantsPage = false
-    patience = count + 1024
+    growthThreshold = count + 1024
   }
 
-  /// Gives up buckets that are not needed, four at most, so that the table keeps pace with frees. Pages that
-  /// became empty come back, each with the link of the next in its first word.
+  /// Merges buckets that are not needed, four at most, so that the table keeps pace with frees. Answers the pages that
+  /// became empty, each with the link of the next in its first word.
   mutating func shrink() -> Link {
     var pages = Link.none
     for _ in 0..<4 {
@@ -199,7 +199,7 @@ struct BusyHash: ~Copyable {
     return pages
   }
 
-  /// Gives up a directory that never got a page, of a table that has no page any more.
+  /// Releases a directory that never got a page, of a table that no longer has a page.
   mutating func releaseDirectory() -> Link {
     var pages = Link.none
     for directory in 0..<Self.directories {
@@ -225,7 +225,7 @@ struct BusyHash: ~Copyable {
       links[end].pointee.nextInHash = to.pointee
       to.pointee = from
     }
-    // The page of the bucket that went is empty when that was its first one (bucket 16 on page 0).
+    // The page of the removed bucket is empty when that was its first one (bucket 16 on page 0).
     guard gone & 1023 == 0 || gone == Self.embeddedBuckets else { return }
     let page = gone >> 10
     guard let slot = slot(page: page) else { return }
@@ -242,7 +242,7 @@ struct BusyHash: ~Copyable {
     self.pages -= 1
   }
 
-  // MARK: For the checker
+  // MARK: For the check
 
   func first(of index: UInt32) -> Link { bucket(index).pointee }
   func belongs(_ address: UInt64, in bucket: UInt32) -> Bool { index(address) == bucket }

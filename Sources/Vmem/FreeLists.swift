@@ -1,14 +1,14 @@
-// Free segments by size: segregated lists with a bitmap, so that a list whose every member is large
-// enough is found in constant time (instant fit; Bonwick and Adams 2001, and for classes finer than
-// powers of two Masmano et al.: "TLSF: a new dynamic memory allocator for real-time systems", 2004).
+// Free segments by size: segregated lists with a bitmap, so that a list whose every member is large enough is found
+// in constant time. This is instant fit (Bonwick and Adams 2001); classes finer than powers of two are from Masmano
+// et al.: "TLSF: a new dynamic memory allocator for real-time systems", 2004.
 //
-// Classes count quanta: 1 to 15 have a class each; above, each power of two is cut into eight. So what
-// instant fit passes over is less than an eighth larger than it need be, and powers of two, which are
-// most requests, begin a class. One class more holds the one segment of 2^64 quanta.
+// Classes count quanta: 1 to 15 have a class each; above, each power of two is cut into eight. So instant fit may pass
+// over a segment that suffices only if that is less than an eighth larger than the request. Powers of two, which most
+// requests are, begin a class. One class more holds the one segment of 2^64 quanta.
 
-/// The constraint part of a request, made ready: see `ArenaConstraints`.
+/// A checked request as the search compares it with segments: see `ArenaConstraints`.
 struct Request {
-  /// Size less one: what is to be added to the first value to get the last.
+  /// Size less one: the distance from the first value to the last.
   var extent: UInt64
   var quanta: UInt64
   var alignment: UInt64
@@ -20,21 +20,21 @@ struct Request {
   /// Every member of this class and above satisfies the request; nil when size alone can't tell.
   var sufficientClass: Int?
 
-  /// The lowest place for the request in `start ... last`, or nil.
+  /// Finds the lowest start for the request in `start ... last`; nil if it does not fit.
   ///
-  /// With `nocross` at least the alignment, the lowest aligned place in a window of `nocross` is its start
-  /// plus the phase, and that one does not cross (or the constraint was refused as impossible). So if
-  /// the lowest place crosses, any other in that window does, and the next window's first is the answer.
-  /// With `nocross` below the alignment all places are alike, and don't cross.
-  @inline(always) func place(in start: UInt64, _ last: UInt64) -> UInt64? {
+  /// With `nocross` at least the alignment, the lowest aligned start in a window of `nocross` is the window's plus the
+  /// phase. A segment there does not cross, or `prepare` refused the constraint as impossible. So if the lowest start
+  /// crosses, any other in that window does, and the next window's first is the answer.
+  /// With `nocross` below the alignment all starts are alike, and don't cross.
+  @inline(always) func lowestStart(in start: UInt64, _ last: UInt64) -> UInt64? {
     let low = max(start, minimum)
     let high = min(last, maximum)
     guard low <= high, high - low >= extent else { return nil }
     let gap = (phase &- low) & (alignment - 1)
     guard gap <= high - low, high - low - gap >= extent else { return nil }
-    let place = low + gap
-    guard nocross != 0, (place ^ (place + extent)) & ~(nocross - 1) != 0 else { return place }
-    let windowEnd = place | (nocross - 1)
+    let lowest = low + gap
+    guard nocross != 0, (lowest ^ (lowest + extent)) & ~(nocross - 1) != 0 else { return lowest }
+    let windowEnd = lowest | (nocross - 1)
     guard high > windowEnd, high - windowEnd > phase, high - windowEnd - 1 - phase >= extent else {
       return nil
     }
@@ -44,6 +44,8 @@ struct Request {
 
 struct FreeLists: ~Copyable {
   static var classes: Int { 497 }
+  /// Classes below this hold segments of one size each.
+  static var exactClasses: Int { 16 }
   /// Heads, rounded up to whole words of the bitmap.
   static var heads: Int { 512 }
 
@@ -52,7 +54,7 @@ struct FreeLists: ~Copyable {
   let head: UnsafeMutablePointer<Link>
   var words: InlineArray<8, UInt64> = .init(repeating: 0)
   var summary: UInt64 = 0
-  /// Rises with each segment put on a list: who looked in vain sees whether to look again.
+  /// Rises with each segment that is added to a list: a search that found nothing sees whether to search again.
   var insertions: UInt64 = 0
   /// Free segments.
   var count: UInt64 = 0
@@ -62,17 +64,17 @@ struct FreeLists: ~Copyable {
   /// Passes over the lists that dropped the lock.
   var cursors: UnsafeMutablePointer<Cursor>?
 
-  /// The place of a pass while the lock is dropped.
+  /// The position of a pass while the lock is dropped.
   struct Cursor {
-    /// The list that is looked at.
+    /// The list that the pass examines.
     var list: Int
-    /// The tag to be looked at next; none at the end of the list.
+    /// The tag to examine next; none at the end of the list.
     var next: Link
     /// The best one found on this list.
     var best = Link.none
-    /// The best one went away.
+    /// The best one was removed.
     var isDisturbed = false
-    /// The pass looks for the largest segment of its list, so what is put on it meanwhile counts.
+    /// The pass seeks the largest segment of its list, so segments added to it during the pass count.
     var wantsLargest = false
     var nextCursor: UnsafeMutablePointer<Cursor>?
 
@@ -89,25 +91,25 @@ struct FreeLists: ~Copyable {
     heads.initialize(repeating: .none, count: Self.heads)
   }
 
-  /// The class that a number of quanta belongs to; zero stands for 2^64.
+  /// Computes the class that a number of quanta belongs to; zero stands for 2^64.
   @inline(always) static func index(quanta: UInt64) -> Int {
-    if quanta < 16 { return quanta == 0 ? classes - 1 : Int(quanta) }
+    if quanta < UInt64(exactClasses) { return quanta == 0 ? classes - 1 : Int(quanta) }
     let log = UInt64(63 - quanta.leadingZeroBitCount)
     return Int((log - 2) * 8 + ((quanta >> (log - 3)) & 7))
   }
 
-  /// The lowest class whose members all have `quanta`, which is not zero.
+  /// Computes the lowest class whose members all have `quanta`, which is not zero.
   @inline(always) static func sufficient(quanta: UInt64) -> Int {
     let own = index(quanta: quanta)
-    if quanta < 16 { return own }
+    if quanta < UInt64(exactClasses) { return own }
     let log = UInt64(63 - quanta.leadingZeroBitCount)
     return quanta & ((1 << (log - 3)) - 1) == 0 ? own : own + 1
   }
 
-  /// The class of a segment.
+  /// Computes the class of a segment.
   @inline(always) func index(extent: UInt64) -> Int { Self.index(quanta: (extent >> shift) &+ 1) }
 
-  /// The first non-empty list at or above `list`.
+  /// Finds the first non-empty list at or above `list`.
   @inline(always) func nonEmpty(from list: Int) -> Int? {
     guard list < Self.classes else { return nil }
     let word = list >> 6
@@ -149,19 +151,19 @@ struct FreeLists: ~Copyable {
     } else if largestIsKnown, extent > largest {
       largest = extent
     }
-    if cursors != nil { showCursors(link, extent, list) }
+    if cursors != nil { updateCursors(link, extent, list) }
   }
 
-  private func showCursors(_ link: Link, _ extent: UInt64, _ list: Int) {
+  private func updateCursors(_ link: Link, _ extent: UInt64, _ list: Int) {
     var cursor = cursors
-    while let place = cursor {
-      let best = place.pointee.best
-      if place.pointee.wantsLargest, place.pointee.list == list, best != .none,
+    while let here = cursor {
+      let best = here.pointee.best
+      if here.pointee.wantsLargest, here.pointee.list == list, best != .none,
         extent > links[best].pointee.extent
       {
-        place.pointee.best = link
+        here.pointee.best = link
       }
-      cursor = place.pointee.nextCursor
+      cursor = here.pointee.nextCursor
     }
   }
 
@@ -183,13 +185,13 @@ struct FreeLists: ~Copyable {
     count -= 1
     if extent == largest { largestIsKnown = false }
     var cursor = cursors
-    while let place = cursor {
-      if place.pointee.next == link { place.pointee.next = next }
-      if place.pointee.best == link {
-        place.pointee.best = .none
-        place.pointee.isDisturbed = true
+    while let here = cursor {
+      if here.pointee.next == link { here.pointee.next = next }
+      if here.pointee.best == link {
+        here.pointee.best = .none
+        here.pointee.isDisturbed = true
       }
-      cursor = place.pointee.nextCursor
+      cursor = here.pointee.nextCursor
     }
   }
 
@@ -203,13 +205,13 @@ struct FreeLists: ~Copyable {
       cursors = cursor.pointee.nextCursor
       return
     }
-    var place = cursors
-    while let here = place {
+    var other = cursors
+    while let here = other {
       if here.pointee.nextCursor == cursor {
         here.pointee.nextCursor = cursor.pointee.nextCursor
         return
       }
-      place = here.pointee.nextCursor
+      other = here.pointee.nextCursor
     }
   }
 }

@@ -2,7 +2,7 @@
 //
 // A link is the tag's distance from a base in units of 32 bytes. 30 bits reach 32 GiB, so tag pages come
 // from the lowest 32 GiB of the direct map; zero means none, so no tag lies at the base itself. Two
-// words hold two links each and four bits: the kind in one, the checker's mark in the other.
+// words hold two links each and four bits: the kind in one, the mark of `checkInvariants` in the other.
 
 import MemoryPrimitives
 
@@ -23,7 +23,7 @@ enum TagKind: UInt8 {
   case busy
   /// A span that the arena was given.
   case added
-  /// A span that came from the arena's source and goes back to it.
+  /// A span that came from the arena's source and returns to it.
   case imported
 
   @inline(always) var isSpan: Bool { self == .added || self == .imported }
@@ -37,7 +37,7 @@ struct Tag {
   /// kind in bits 60 to 63. A span has its first segment as next.
   private var order: UInt64
   /// Bits 0 to 29 and 30 to 59: free segment: previous and next on its list; span: previous and next
-  /// span; busy segment: next in the hash, call site; unused: -, next. Bit 60: the checker's mark.
+  /// span; busy segment: next in the hash, call site; unused: -, next. Bit 60: the mark of `checkInvariants`.
   private var chain: UInt64
 
   @inline(always) private static func low(_ word: UInt64) -> UInt32 {
@@ -88,7 +88,7 @@ struct Tag {
     set { chain = chain & ~(1 << 60) | (newValue ? 1 << 60 : 0) }
   }
 
-  /// Values in the segment less one: what can't overflow.
+  /// Values in the segment less one, which can't overflow.
   @inline(always) var extent: UInt64 { last - start }
 
   /// Makes the tag one of `kind` for `start ... last` with no links.

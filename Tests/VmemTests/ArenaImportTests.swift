@@ -90,7 +90,7 @@ final class ArenaImportTests: XCTestCase {
     var given: ClosedRange<UInt64>?
     var back: [ClosedRange<UInt64>] = []
     var asked: [ImportRequest] = []
-    var meanwhile: () -> Void = {}
+    var duringImport: () -> Void = {}
 
     var source: ArenaSource {
       ArenaSource(
@@ -99,7 +99,7 @@ final class ArenaImportTests: XCTestCase {
           let me = Unmanaged<Source>.fromOpaque(context!).takeUnretainedValue()
           let request = request.assumingMemoryBound(to: ImportRequest.self)
           me.asked.append(request.pointee)
-          me.meanwhile()
+          me.duringImport()
           guard let given = me.given else { return false }
           request.pointee.first = ArenaAddress(given.lowerBound)
           request.pointee.last = ArenaAddress(given.upperBound)
@@ -132,18 +132,18 @@ final class ArenaImportTests: XCTestCase {
     try arena.add(0...99)
     let all = arena.alloc(100)!
     source.given = 1000...1999
-    source.meanwhile = { arena.free(all, 100) }
+    source.duringImport = { arena.free(all, 100) }
     XCTAssertEqual(arena.alloc(50), 0)
     XCTAssertEqual(source.back, [1000...1999])
     XCTAssertEqual(arena.figures.imports, 0)
     bench.check()
     // And space that comes up while an import fails.
     source.given = nil
-    source.meanwhile = { arena.free(0, 50) }
+    source.duringImport = { arena.free(0, 50) }
     XCTAssertEqual(arena.alloc(80), 0)
     bench.check()
-    source.meanwhile = {}
-    // What is larger than asked stays as free space.
+    source.duringImport = {}
+    // The part of a span beyond the request stays as free space.
     source.given = 5000...5999
     XCTAssertEqual(arena.alloc(200), 5000)
     XCTAssertEqual(arena.size(.total), ArenaSize(1100))

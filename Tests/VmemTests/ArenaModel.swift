@@ -1,7 +1,7 @@
 import MemoryPrimitives
 import Vmem
 
-/// What an arena should hold: spans and busy segments as sorted arrays, and brute force in 128 bits.
+/// The expected contents of an arena: spans and busy segments as sorted arrays, and brute force in 128 bits.
 struct ArenaModel {
   typealias Range = ClosedRange<UInt64>
   var spans: [Range] = []

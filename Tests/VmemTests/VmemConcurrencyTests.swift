@@ -186,7 +186,7 @@ final class VmemConcurrencyTests: XCTestCase {
         host.advance(ticks: 5)
       }
     }
-    // Nobody could wake it; an interrupt never waits.
+    // No thread could wake it; an interrupt never waits.
     bench.host.hasOtherThreads = false
     XCTAssertVmem(.noSpace) { () throws(VmemError) in try arena.alloc(ArenaSize(11), until: .never) }
     XCTAssertVmem(.noSpace) { () throws(VmemError) in

@@ -37,7 +37,7 @@ final class VmemHistoryTests: XCTestCase {
     return wish
   }
 
-  /// What the typed error must be for a request, by the words of vmem(9).
+  /// The typed error that vmem(9) asks for, for a request.
   static func isPossible(_ size: UInt64, _ wish: ArenaConstraints, quantum: UInt64) -> Bool {
     let alignment = max(wish.alignment.rawValue, quantum)
     let rounded = (size + quantum - 1) / quantum * quantum

@@ -1,13 +1,14 @@
-// Looking into an arena: walk, find, description of a segment.
+// Inspection of an arena: walk, find, description of a segment.
 //
-// A walker stands in the arena's list of walkers while the lock is dropped, and moves on when the tag
-// that it points to goes. So a visitor may do what it likes, the arena included; what it is told was true
-// under the lock a moment ago.
+// A walker is in the arena's list of walkers while the lock is dropped, and moves on when the tag that it points to is
+// removed. So the body of a walk may call anything, the arena included. Each segment that it gets was as described
+// under the lock, a moment before.
 
 import MemoryPrimitives
 
 /// A segment or span of an arena.
 public struct Segment: Equatable, Sendable {
+  /// Segments are free or busy; spans were added or imported.
   public enum Kind: UInt8, Sendable {
     case free
     case busy
@@ -16,11 +17,13 @@ public struct Segment: Equatable, Sendable {
     /// A span that was imported.
     case importedSpan
   }
+  /// The first value in it.
   public var first: ArenaAddress
-  /// Inclusive.
+  /// The last value in it.
   public var last: ArenaAddress
+  /// Whether it is a segment or a span, and which.
   public var kind: Kind
-  /// Who allocated it, for a busy segment.
+  /// The call site that allocated a busy segment.
   public var allocatedAt: CallSite
 
   /// Values in it; 2^64 reads as `ArenaSize.everything`.
@@ -43,9 +46,9 @@ public struct Segment: Equatable, Sendable {
 }
 
 extension Arena {
-  /// Visits every span and behind it its segments in the order of their values; spans in the order in which
-  /// they came. No lock is held while `visit` runs. Exact when nothing else uses the arena; otherwise what
-  /// changes during the walk may be seen before or after, or missed where segments join.
+  /// Visits every span, and after each span its segments in the order of their values. Spans come in the order in which
+  /// they were added or imported. No lock is held while `visit` runs. Exact when no other call uses the arena; else a
+  /// change during the walk may be seen or not, and segments that join may be missed.
   public func walk<E>(_ visit: (Segment) throws(E) -> Void) throws(E) {
     var walker = ArenaCore.Walker()
     try withUnsafeMutablePointer(to: &walker) { walker throws(E) in
@@ -58,7 +61,7 @@ extension Arena {
     }
   }
 
-  /// The segment that holds `address`, or nil when no span does. Constant time for the first value of a busy
+  /// Finds the segment that holds `address`; nil when no span does. Constant time for the first value of a busy
   /// segment, a pass over the spans and over one span's segments otherwise.
   public func find(_ address: ArenaAddress) -> Segment? {
     let busy = state.pointee.core.withLock { core -> Segment? in
@@ -82,7 +85,7 @@ extension Arena {
 }
 
 extension ArenaCore {
-  /// The next segment or span of a walk.
+  /// Advances a walk, and answers the segment or span that it passes.
   func advance(_ walker: UnsafeMutablePointer<Walker>) -> Segment? {
     if walker.pointee.segment != .none {
       let tag = links[walker.pointee.segment]
@@ -96,7 +99,7 @@ extension ArenaCore {
     return Segment(span.pointee)
   }
 
-  /// Goes on looking for the segment that holds an address: what was found, and whether that is final.
+  /// Continues to look for the segment that holds an address. Answers it, and whether the answer is final.
   func seek(_ address: UInt64, _ walker: UnsafeMutablePointer<Walker>) -> (Segment?, Bool) {
     for _ in 0..<Self.searchBudget {
       if walker.pointee.segment != .none {

@@ -1,14 +1,37 @@
-// The figures of all arenas of a supply together, for the registry of statistics.
+// Counts of a supply of tags, and those of all its arenas together for the registry of statistics.
 
 import MemoryPrimitives
 
+/// Tags and pages of a supply, at one moment.
+public struct TagFigures: Equatable, Sendable {
+  /// Tags that exist, used or not.
+  public var total: UInt64
+  /// Tags that no arena holds.
+  public var free: UInt64
+  /// Pages of tags, static ones included.
+  public var pages: PageCount
+  /// Pages that the supply was made with, and keeps.
+  public var staticPages: PageCount
+  /// Pages that the hash tables of arenas hold.
+  public var hashPages: PageCount
+}
+
 extension Tags {
+  /// Counts the tags and pages at this moment.
+  public var figures: TagFigures {
+    state.pointee.pool.withLock {
+      TagFigures(
+        total: $0.total, free: $0.free, pages: PageCount($0.pages), staticPages: PageCount($0.staticPages),
+        hashPages: PageCount($0.hashPages))
+    }
+  }
+
   /// Adds the rows `vmem.…` to the registry: sums over all arenas of this supply, and its tags.
   public func register(in statistics: Statistics) {
     let context = UnsafeMutableRawPointer(state)
     func row(
       _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
-      _ read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+      read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
     ) {
       statistics.add(Statistic(name, unit, kind, about, context: context, read: read))
     }
@@ -17,17 +40,19 @@ extension Tags {
       Tags.sum($0) { $0.segments.value }
     }
     row("vmem.allocations", .requests, .counter, "requests granted") { Tags.sum($0) { $0.allocations.value } }
-    row("vmem.frees", .requests, .counter, "segments given back") { Tags.sum($0) { $0.frees.value } }
+    row("vmem.frees", .requests, .counter, "segments freed") { Tags.sum($0) { $0.frees.value } }
     row("vmem.failed", .requests, .counter, "requests refused") { Tags.sum($0) { $0.failed.value } }
     row("vmem.waits", .requests, .counter, "requests that slept") { Tags.sum($0) { $0.waits.value } }
-    row("vmem.imports", .events, .counter, "spans that came from a source") {
+    row("vmem.imports", .events, .counter, "spans imported from a source") {
       Tags.sum($0) { $0.imports.value }
     }
-    row("vmem.releases", .events, .counter, "spans that went back to a source") {
+    row("vmem.releases", .events, .counter, "spans returned to a source") {
       Tags.sum($0) { $0.releases.value }
     }
     row("vmem.tags.total", .tags, .gauge, "boundary tags that exist") { Tags.of($0)?.figures.total ?? 0 }
-    row("vmem.tags.free", .tags, .gauge, "boundary tags that no arena has") { Tags.of($0)?.figures.free ?? 0 }
+    row("vmem.tags.free", .tags, .gauge, "boundary tags that no arena holds") {
+      Tags.of($0)?.figures.free ?? 0
+    }
     row("vmem.tags.pages", .pages, .gauge, "pages of boundary tags") {
       Tags.of($0)?.figures.pages.rawValue ?? 0
     }

@@ -1,0 +1,169 @@
+// An arena's life: creation, the spans that its owner adds, destruction.
+
+import MemoryPrimitives
+
+extension Arena {
+  /// Bytes that `create` needs, aligned to 64. Less than a page.
+  public static var stateSize: ByteCount { Layout().size }
+
+  /// The parts of an arena's memory.
+  private struct Layout {
+    let state: Int
+    let heads: Int
+    let table: Int
+    let size: ByteCount
+
+    init() {
+      var layout = StorageLayout()
+      state = layout.add(ArenaState.self)
+      heads = layout.add(Link.self, count: FreeLists.heads)
+      table = layout.add(Link.self, count: BusyHash.words)
+      size = layout.size
+    }
+  }
+
+  /// Makes an arena without spans in `memory`, which it keeps until it is destroyed.
+  ///
+  /// Sizes are rounded up to the quantum, and every segment starts at a multiple of it. With a `source`,
+  /// the arena imports spans when it lacks space, in sizes rounded up to `importUnit` where the source has so much.
+  public static func create(
+    in memory: UnsafeMutableRawPointer, name: Name, quantum: Alignment, contents: ArenaContents = .addresses,
+    tags: Tags, source: ArenaSource? = nil, importUnit: Alignment? = nil, machine: Machine
+  ) -> Arena {
+    let layout = Layout()
+    let heads = memory.part(Link.self, at: layout.heads, count: FreeLists.heads)
+    let table = memory.part(Link.self, at: layout.table, count: BusyHash.words)
+    let links = tags.state.pointee.links
+    let shift = UInt64(quantum.rawValue.trailingZeroBitCount)
+    let state = memory.part(ArenaState.self, at: layout.state)
+    state.initialize(
+      to: ArenaState(
+        name: name, quantum: quantum.rawValue, contents: contents, tags: tags, machine: machine,
+        source: source,
+        importUnit: max(importUnit?.rawValue ?? 1, quantum.rawValue),
+        core: Locked(
+          .vmemArena,
+          ArenaCore(
+            links: links, shift: shift, tags: tags,
+            lists: FreeLists(links, shift: shift, heads: heads),
+            hash: BusyHash(links, shift: shift, table: table))),
+        nextArena: Cell(nil)))
+    tags.state.pointee.pool.withLock { pool in
+      if let last = pool.lastArena {
+        last.pointee.nextArena.address.pointee = state
+      } else {
+        pool.firstArena = state
+      }
+      pool.lastArena = state
+    }
+    return Arena(state: state)
+  }
+
+  /// Adds the span `first ... last` for the arena's whole life. Costs a pass over the spans.
+  ///
+  /// Errors: `.badConstraint` unless both ends are on the quantum; `.overlaps` when the arena has any of the values
+  /// already; `.noTags`.
+  public func add(_ first: ArenaAddress, through last: ArenaAddress, priority: AllocationPriority = .normal)
+    throws(VmemError)
+  {
+    let mask = state.pointee.quantum - 1
+    guard first <= last, first.rawValue & mask == 0, last.rawValue & mask == mask else {
+      throw .badConstraint
+    }
+    if state.pointee.machine.failsHere(.vmem) { throw .noTags }
+    try secure(2, priority)
+    var walker = ArenaCore.Walker()
+    let overlaps = withUnsafeMutablePointer(to: &walker) { walker in
+      state.pointee.core.withLock { core in
+        walker.pointee.span = core.firstSpan
+        core.register(walker)
+      }
+      while true {
+        // The turn that reaches the end of the list adds the span under the same hold of the lock.
+        let answer = state.pointee.core.withLock { core -> Bool? in
+          let span = core.overlap(walker, first.rawValue, last.rawValue)
+          if span == nil { return nil }
+          core.unregister(walker)
+          core.spares.hidden -= 2
+          if span == false {
+            let segment = core.addSpan(.added, first.rawValue, last.rawValue)
+            core.lists.insert(segment)
+            state.pointee.segments.set(core.lists.count + core.hash.count)
+          }
+          return span
+        }
+        if let answer { return answer }
+      }
+    }
+    returnSurplusTags()
+    if overlaps { throw .overlaps }
+    state.pointee.tags.wakeWaiters()
+  }
+
+  /// Adds `size` values from `first` on: see `add(_:through:)`.
+  public func add(_ first: ArenaAddress, _ size: ArenaSize, priority: AllocationPriority = .normal)
+    throws(VmemError)
+  {
+    let last = first.rawValue.addingReportingOverflow(size.rawValue &- 1)
+    guard size.rawValue != 0, !last.overflow else { throw .badConstraint }
+    try add(first, through: ArenaAddress(last.partialValue), priority: priority)
+  }
+
+  /// Ends the arena: its tags return to the supply, its memory to the caller of `create`.
+  ///
+  /// With segments still allocated this is a fault report, a leak, on the first of them, and the arena stays as it is.
+  /// No other call may use the arena, or visit the arenas of the supply, at the same time.
+  public func destroy(at site: CallSite = .here) {
+    let busy = state.pointee.core.withLock { $0.hash.count }
+    guard busy == 0 else { return reportLeak(busy, site) }
+    let tags = state.pointee.tags
+    tags.state.pointee.pool.withLock { pool in
+      var previous: UnsafeMutablePointer<ArenaState>?
+      var next = pool.firstArena
+      while let arena = next, arena != state {
+        previous = arena
+        next = arena.pointee.nextArena.address.pointee
+      }
+      let after = state.pointee.nextArena.address.pointee
+      if let previous { previous.pointee.nextArena.address.pointee = after } else { pool.firstArena = after }
+      if pool.lastArena == state { pool.lastArena = previous }
+    }
+    while true {
+      let (work, isDone) = state.pointee.core.withLock { $0.dismantle() }
+      perform(work)
+      if isDone { break }
+    }
+    state.deinitialize(count: 1)
+  }
+}
+
+extension ArenaCore {
+  /// Continues to compare `first ... last` with the spans. Nil while there are more to compare with.
+  func overlap(_ walker: UnsafeMutablePointer<Walker>, _ first: UInt64, _ last: UInt64) -> Bool? {
+    var left = Self.searchBudget
+    while walker.pointee.span != .none {
+      guard left > 0 else { return nil }
+      left -= 1
+      let span = links[walker.pointee.span]
+      if span.pointee.start <= last, first <= span.pointee.last { return true }
+      walker.pointee.span = span.pointee.next
+    }
+    return false
+  }
+
+  /// Takes apart some of an arena that has nothing allocated. Answers whether nothing is left.
+  mutating func dismantle() -> (DeferredWork, Bool) {
+    var work = DeferredWork()
+    for _ in 0..<Self.dismantledAtOnce where firstSpan != .none {
+      let segment = links[firstSpan].pointee.nextSegment
+      lists.remove(segment)
+      removeSpan(firstSpan, segment)
+    }
+    for _ in 0..<Self.dismantledAtOnce where work.pages == .none { work.pages = hash.shrink() }
+    if hash.buckets == BusyHash.embeddedBuckets, work.pages == .none {
+      work.pages = hash.releaseDirectory()
+    }
+    work.returnedTags = returnSpares(keeping: 0)
+    return (work, firstSpan == .none && hash.pages == 0)
+  }
+}
