@@ -1,14 +1,14 @@
 // A block device over a file: the swap device of a host process.
 //
-// A request is queued by `submit` and carried out by `poll`, which tells its owner: as a disk does, and never
-// before `submit` has returned. What the file can't do, because it is too short or the system says so, comes
-// back as a failed request.
+// `submit` queues a request, and `poll` carries it out and calls its `done`: as a disk does, never before `submit` has
+// returned. A request that the file can't serve, because it is too short or because of an error of the system, ends as
+// a failed request.
 
 import CPlatform
 import Foundation
 import MemoryPrimitives
 
-/// A block device over a file. It must outlive all that use it.
+/// A block device over a file. It must outlive all its users.
 public final class FileDisk: @unchecked Sendable {
   private let descriptor: Int32
   private let name: Name
@@ -18,8 +18,8 @@ public final class FileDisk: @unchecked Sendable {
   private var queue: [UnsafeMutablePointer<cp_block_request>] = []
   private var running = 0
 
-  /// Opens the file at `path`, or makes it, as a device of `pages` pages whatever its length: it grows as it
-  /// is written. `host` has the memory that requests name. Throws when it can't be opened.
+  /// Opens or creates the file at `path` as a device of `pages` pages. The file may have any length: it grows as it is
+  /// written. Requests name memory of `host`. Throws when the file can't be opened.
   public init(path: String, pages: PageCount, on host: SimulatedMachine) throws {
     descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
     guard descriptor >= 0 else {
@@ -32,7 +32,7 @@ public final class FileDisk: @unchecked Sendable {
 
   deinit { close(descriptor) }
 
-  /// The disk as those see it who use it.
+  /// The disk as a block device.
   public var device: BlockDevice {
     BlockDevice(
       name, pages: pages, Unmanaged.passUnretained(self).toOpaque(),
@@ -42,8 +42,8 @@ public final class FileDisk: @unchecked Sendable {
       })
   }
 
-  /// Carries out one request, and calls its `done`. Answers whether it did, or another thread is about to:
-  /// false means that the disk is idle.
+  /// Carries out one request, and calls its `done`. Returns whether it did so, or another thread is doing so; false
+  /// means that the disk is idle.
   @discardableResult public func poll() -> Bool {
     let (request, isIdle) = lock.withLock { () -> (UnsafeMutablePointer<cp_block_request>?, Bool) in
       guard !queue.isEmpty else { return (nil, running == 0) }
@@ -71,7 +71,7 @@ public final class FileDisk: @unchecked Sendable {
     return true
   }
 
-  /// One page, however often the system interrupts it.
+  /// Transfers one page, again after each interruption by the system.
   private func transfer(
     _ operation: cp_block_operation, _ memory: UnsafeMutableRawPointer, _ offset: Int
   ) -> Bool {

@@ -1,9 +1,8 @@
-// Simulated processors: a thread that took an index, with an interrupt flag and a mailbox.
+// Simulated processors: a thread that has an index, with an interrupt flag and a mailbox.
 //
-// What bare metal does with interrupts happens here at the points where a thread switches interrupts
-// on again: it first carries out what other processors asked of it (the mailbox: an inter-processor
-// interrupt), then perhaps a pending device interrupt, chosen by a seed. So nothing ever enters a
-// interval with interrupts off, and the order without threads is the seed's.
+// Interrupts run at the points where a thread switches interrupts on again. It first carries out the jobs of other
+// processors (the mailbox stands for inter-processor interrupts), then perhaps a pending device interrupt, chosen by a
+// seed. So no handler runs in an interval with interrupts off, and without threads the seed decides the order.
 
 import CPlatform
 import Foundation
@@ -39,15 +38,16 @@ final class HostProcessor: @unchecked Sendable {
     set { live.store(newValue, ordering: .releasing) }
   }
 
-  /// Whether a thread is this processor that keeps translations: it had a hook to be told of those to forget when
-  /// it became the processor. Such a thread must not wait anywhere without interrupt windows.
+  /// Whether a thread is this processor and caches translations: it had an invalidation hook when it became the
+  /// processor. Such a thread must not wait anywhere without interrupt windows.
   var keepsTranslations: Bool { lock.withLock { isLive && hasBuffer } }
   private var hasBuffer = false
 
-  /// Whether others wait for it to carry something out.
+  /// Whether another processor waits for it to carry out a job.
   var isAsked: Bool { hasJobs.load(ordering: .acquiring) }
 
-  /// Reserves it for a thread that will enter; false when it is reserved already. Processor 0 is the test's own.
+  /// Reserves it for a thread that will enter. Returns false when it is reserved already. Processor 0 belongs to the
+  /// test.
   func reserve() -> Bool {
     lock.withLock {
       guard !isLive, index > 0 else { return false }
@@ -77,8 +77,8 @@ final class HostProcessor: @unchecked Sendable {
     return try body()
   }
 
-  /// Runs `body` here: through the mailbox when a thread is this processor, in its place when none is. `ring` wakes
-  /// a thread that sleeps.
+  /// Runs `body` here: through the mailbox when a thread is this processor, on the calling thread when none is. `ring`
+  /// wakes a thread that sleeps.
   func post(
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer,
     from asker: HostProcessor?, ring: () -> Void
@@ -103,8 +103,8 @@ final class HostProcessor: @unchecked Sendable {
     }
   }
 
-  /// Runs `body` as an interrupt of this processor, which the calling thread is: at an interrupt window that is
-  /// opened for it, as if no lock were held.
+  /// Runs `body` as an interrupt of this processor, which the calling thread is. It opens an interrupt window for it,
+  /// as if no lock were held.
   func interrupt(
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer
   ) {
@@ -143,7 +143,7 @@ final class HostProcessor: @unchecked Sendable {
     }
   }
 
-  /// An interrupt window: what is pending runs now, with interrupts off and as if no lock were held.
+  /// Runs pending jobs and interrupts, with interrupts off and as if no lock were held: an interrupt window.
   func poll() {
     let words = cp_processor()
     guard words.pointee.handling == 0 else { return }
@@ -163,8 +163,8 @@ final class HostProcessor: @unchecked Sendable {
     words.pointee.handling = 0
   }
 
-  /// This processor has claimed `word`; what the listener does then may claim more, unheard.
-  func noteClaim(_ word: UnsafeRawPointer) {
+  /// Reports a claim of `word` to the listener. Claims that the listener makes are not reported.
+  func reportClaim(_ word: UnsafeRawPointer) {
     let words = cp_processor()
     guard let listener, words.pointee.handling == 0 else { return }
     switch listener.moment {
@@ -205,18 +205,18 @@ final class PendingInterrupt {
   }
 }
 
-/// When a test is told of a claim.
+/// The moment at which a test's handler of claims runs.
 public enum ClaimMoment: Sendable {
-  /// With the locks held that the processor holds: only what takes locks of higher ranks can be tried.
+  /// With the processor's locks held: the handler may take only locks of higher ranks.
   case atOnce
-  /// As soon as interrupts are on, as if no lock were held: anything that another processor does.
+  /// As soon as interrupts are on, as if no lock were held: the handler may act as any other processor.
   case unlocked
 }
 
 final class ClaimListener {
   let moment: ClaimMoment
   let handler: (UnsafeRawPointer) -> Void
-  /// Claims that the handler is yet to be told of.
+  /// Claims that wait for the handler.
   var claimed: [UnsafeRawPointer] = []
 
   init(_ moment: ClaimMoment, _ handler: @escaping (UnsafeRawPointer) -> Void) {
@@ -232,10 +232,10 @@ extension SimulatedMachine {
     try processors[index].enter(body)
   }
 
-  /// Runs `body` as each of `count` processors at once, on threads of their own; returns when all have.
+  /// Runs `body` as each of `count` processors at once, on threads of their own. Returns when all have returned.
   public func onThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
     let group = DispatchGroup()
-    // Before one of them starts a thread for the core, which gets a processor that no thread is on.
+    // First of all, because one of them may start a thread for the core, which gets a processor without a thread.
     for index in 1..<max(1, count) {
       precondition(processors[index].reserve(), "processor \(index) is reserved already")
     }
@@ -258,9 +258,9 @@ extension SimulatedMachine {
     processors[Int(cp_processor_index())].interrupt(body, argument)
   }
 
-  /// Runs `body` with a device interrupt pending on the processor that this thread is (0 unless it took
-  /// another): `handler` runs with interrupts off at
-  /// points where interrupts are switched on again, chosen by `seed`, about one in `oneIn` of them.
+  /// Runs `body` with a device interrupt pending on the processor that this thread is (0 unless it is another).
+  /// `handler` runs with interrupts off at points where interrupts are switched on again, chosen by `seed`, about one
+  /// in `oneIn` of them.
   public func withInterrupts<R>(
     seed: UInt64, oneIn: UInt64, handler: @escaping () -> Void, _ body: () throws -> R
   ) rethrows -> R {
@@ -271,9 +271,9 @@ extension SimulatedMachine {
     return try processor.enter(body)
   }
 
-  /// Runs `body`; after each claim without a lock that this thread makes in it (a compare-and-swap on a frame's busy
-  /// word, on the word of idle transfers), `handler` is told which word was claimed. Interrupts are off in it,
-  /// and claims that the handler makes are not told.
+  /// Runs `body`, and calls `handler` with the word of each claim without a lock that this thread makes in it. Such a
+  /// claim is a compare-and-swap on a frame's busy word or on the word of idle transfers. The handler runs with
+  /// interrupts off, and its own claims are not reported.
   public func withClaims<R>(
     _ moment: ClaimMoment, handler: @escaping (UnsafeRawPointer) -> Void, _ body: () throws -> R
   ) rethrows -> R {
@@ -283,7 +283,7 @@ extension SimulatedMachine {
     defer { processor.listener = outer }
     return try processor.enter {
       cp_processor().pointee.claimed = {
-        Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().noteClaim($1)
+        Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().reportClaim($1)
       }
       return try body()
     }

@@ -1,9 +1,9 @@
-// Threads that sleep on a machine with other threads, and what they are told when no processor can wake any.
+// Threads that sleep on a machine with other threads, and the choice of one to refuse when no processor can wake any.
 //
-// A test may say that only processors of the machine wake its sleepers. Then a machine on which all of them sleep is
-// stuck, as the kernel's is when all are idle, and the same choice says which thread is refused (StuckSleepers). When
-// there is none to refuse, and neither a deadline nor an interrupt is waited for, a wake-up was lost, or the threads
-// wait for each other: all are woken to look again, and the test is told how often that was.
+// A test may declare that only processors of the machine wake its sleepers. Then a machine on which all of them sleep
+// is stuck, as the kernel is when all processors are idle, and the same choice names the thread to refuse
+// (StuckSleepers). When there is none, and no sleeper waits for a deadline or an interrupt, a wake-up was lost, or the
+// threads wait for each other. Then all are woken to check again, and the machine counts it for the test.
 
 import CPlatform
 import Foundation
@@ -30,8 +30,8 @@ extension SimulatedMachine {
   /// Threads that sleep now, on a machine with other threads.
   public var sleeperCount: Int { condition.withLock { sleepers.count } }
 
-  /// Sleeps until `isDue`, or the deadline has passed, with interrupt windows on the way; or until the machine says
-  /// something else.
+  /// Sleeps until `isDue`, or the deadline has passed, with interrupt windows on the way, or until the machine refuses
+  /// the sleep.
   func sleepAmongThreads(_ kind: WaitKind, until deadline: UInt64, _ isDue: @escaping () -> Bool) -> cp_wake {
     let me = processors[Int(cp_processor_index())]
     let sleeper = HostSleeper(me, kind, until: deadline, isDue)
@@ -52,7 +52,7 @@ extension SimulatedMachine {
     }
   }
 
-  /// Tells a sleeper that no processor can wake it, if that is so. Condition locked.
+  /// Refuses the sleep of one sleeper if no processor can wake any. Call it with the condition locked.
   func findStuck() {
     guard isClosed else { return }
     func canRun() -> Bool {
@@ -61,7 +61,7 @@ extension SimulatedMachine {
           || ($0.deadline != .max && !$0.processor.isService)
       }
     }
-    // In this order: a thread that ends is live, then leaving, then ended, which makes the one that joins it due.
+    // In this order: a thread that ends is live, then leaving, then ended, which makes the joining thread due.
     guard
       processors.allSatisfy({ processor in
         !processor.isLive || sleepers.contains { $0.processor === processor }

@@ -1,5 +1,5 @@
-// Threads of the simulated machine: each is a processor of its own while it runs, which is what a thread that is
-// never preempted looks like to the core. There are as many as the machine has processors to spare.
+// Threads of the simulated machine. Each is a processor of its own while it runs: to the core that is a thread that is
+// never preempted. There are at most as many as the machine has free processors.
 
 import CPlatform
 import Foundation
@@ -29,11 +29,12 @@ final class HostThreads: @unchecked Sendable {
     }
   }
 
-  func take(_ handle: UInt64) -> HostThreadEnd? { lock.withLock { ends.removeValue(forKey: handle) } }
+  func remove(_ handle: UInt64) -> HostThreadEnd? { lock.withLock { ends.removeValue(forKey: handle) } }
 }
 
 extension SimulatedMachine {
-  /// Starts a thread on the first processor among those it may run on that no thread is on; 0 when there is none.
+  /// Starts a thread on the first of its permitted processors that has no thread. Returns its handle, or 0 when all
+  /// have one.
   func start(_ request: cp_thread_request) -> UInt64 {
     guard hasOtherThreads,
       let processor = processors.first(where: {
@@ -62,7 +63,7 @@ extension SimulatedMachine {
 
   /// Waits until a thread has returned, at interrupt windows of its own all the while.
   func join(_ handle: UInt64) {
-    guard let end = threads.take(handle) else {
+    guard let end = threads.remove(handle) else {
       fatalError("a thread that was not started, or is joined twice")
     }
     while !end.hasCome.load(ordering: .acquiring) {
@@ -70,7 +71,7 @@ extension SimulatedMachine {
     }
   }
 
-  /// Makes every processor that keeps translations forget the pages.
+  /// Invalidates the pages on every processor that caches translations.
   func shootDown(_ runs: UnsafeBufferPointer<cp_page_run>) {
     if let invalidate { for run in runs { invalidate(run.address, run.count) } }
     Self.invalidate(runs)
@@ -85,7 +86,7 @@ extension SimulatedMachine {
     }
   }
 
-  /// Calls the listener of this thread; of all pages by the last address.
+  /// Calls the invalidation hook of this thread; all pages are the last address.
   private static func invalidate(_ runs: UnsafeBufferPointer<cp_page_run>) {
     for run in runs {
       if run.count == CP_ALL_PAGES {

@@ -1,9 +1,8 @@
-// Where the histories of tests get their seeds: told before they run, so that one which ends in a crash can
-// be run again too.
+// The seeds of the histories of tests, printed before they run, so that one that ends in a crash can be repeated.
 
 import Foundation
 
-/// The seed of a random history: STRATA_SEED, or the test's own. Says so on the test's output.
+/// The seed of a random history: STRATA_SEED, or the test's own. Prints it.
 public func historySeed(_ own: UInt64, _ test: String = #function) -> UInt64 {
   let seed = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? own
   print("\(test): STRATA_SEED=\(seed)")

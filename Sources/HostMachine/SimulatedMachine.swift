@@ -1,9 +1,9 @@
 // A machine inside an ordinary process: simulated RAM, processors, interrupts and a fault reporter,
 // behind the same platform interface as the executive on bare metal.
 //
-// RAM is one anonymous mapping without reservation, so 64 GiB cost nothing until touched; its base is
-// the direct map's. A processor is a thread that took an index. A pending interrupt runs on the thread
-// that switches interrupts on again, so re-entry is tested without threads, in seeded order.
+// RAM is one anonymous mapping without reservation, so 64 GiB cost nothing until touched; its base is the base of the
+// direct map. A processor is a thread that has an index. A pending interrupt runs on the thread that switches
+// interrupts on again, so re-entry is tested without threads, in seeded order.
 
 import CPlatform
 import Foundation
@@ -12,7 +12,9 @@ import Synchronization
 
 /// One simulated machine. Several live side by side.
 public final class SimulatedMachine: @unchecked Sendable {
+  /// Bytes of RAM.
   public let memorySize: ByteCount
+  /// Processors that it has.
   public let processorCount: Int
   private let ram: UnsafeMutableRawPointer
   private let upcalls = UnsafeMutablePointer<cp_upcalls>.allocate(capacity: 1)
@@ -21,16 +23,16 @@ public final class SimulatedMachine: @unchecked Sendable {
   let threads = HostThreads()
   private var collected: [FaultReport] = []
   var ticks: UInt64 = 0
-  /// Those that came first are first.
+  /// The longest sleep first.
   var sleepers: [HostSleeper] = []
   private var expectsFaults = false
 
-  /// A machine with `memory` of RAM from physical address 0 on, which reads as zero.
+  /// Creates a machine with `memory` bytes of RAM from physical address 0 on, which reads as zero.
   public init(memory: ByteCount, processors: Int = 1) {
     memorySize = memory
     processorCount = processors
     self.processors = (0..<processors).map { HostProcessor(index: $0) }
-    // From a gibibyte on, so that the direct map takes the same page tables wherever it lies.
+    // Aligned to a gibibyte, so that the direct map needs the same page tables at each base.
     let huge = 1 << 30
     let length = Int(memory.rawValue) + huge
     let mapping = mmap(
@@ -73,12 +75,12 @@ public final class SimulatedMachine: @unchecked Sendable {
       upcalls: UnsafePointer(upcalls), failures: failures)
   }
 
-  /// The allocation points that this machine's instances passed, and the one that is to fail.
+  /// Counts the allocation points that this machine's instances pass, and makes one of them fail.
   public let failures = UnsafeMutablePointer<FailureInjection>.allocate(capacity: 1)
 
   // MARK: Faults
 
-  /// Runs `body` and returns what it reported. Outside of this a report ends the process.
+  /// Runs `body` and returns its fault reports. Outside of this a report ends the process.
   public func faults(in body: () throws -> Void) rethrows -> [FaultReport] {
     condition.withLock { expectsFaults = true }
     defer {
@@ -98,7 +100,8 @@ public final class SimulatedMachine: @unchecked Sendable {
     }
     if !expected {
       fatalError(
-        "fault report nobody expected: \(report.kind): \(report.what), subject \(String(report.subject, radix: 16)), "
+        "fault report without a test that expects it: \(report.kind): \(report.what), "
+          + "subject \(String(report.subject, radix: 16)), "
           + "given \(report.given), expected \(report.expected)")
     }
   }
@@ -115,24 +118,24 @@ public final class SimulatedMachine: @unchecked Sendable {
     }
   }
 
-  /// Called when a sleeper finds nothing to wait for yet: runs the devices of a machine without
-  /// threads. Nil means that other threads will wake it.
+  /// Runs the devices of a machine without threads while a thread sleeps. Returns false when all devices are idle. Nil
+  /// means that other threads wake sleepers.
   public var runDevices: (@Sendable () -> Bool)?
-  /// Told of the pages that every processor must forget, as `cp_upcalls` says it: what a translation buffer in
-  /// software needs to hear.
+  /// Called with the pages of each TLB shootdown, as `cp_upcalls` describes them: invalidates a translation buffer in
+  /// software.
   public var invalidate: (@Sendable (_ address: UInt64, _ pages: UInt64) -> Void)?
-  /// Called on each thread that is started for the core, before it becomes the processor of this index: where a
-  /// translation buffer is hung in.
+  /// Called on each thread that is started for the core, before it becomes the processor of this index. A test attaches
+  /// a translation buffer there.
   public var atStart: (@Sendable (Int) -> Void)?
-  /// Whether other threads may wake a sleeper; if not, a sleep without devices ends at once, and no thread is
-  /// started for the core.
+  /// Whether other threads may wake a sleeper. If not, a sleep without devices ends at once, and the core gets no
+  /// threads.
   public var hasOtherThreads = false
   /// Whether only threads that are processors of this machine wake sleepers, so that it is stuck when all of them
   /// sleep. Set before they run.
   public var isClosed = false
-  /// On a closed machine: how many sleepers were told that no processor can wake them; and how often all were woken
-  /// because none could be told. Read when no thread runs.
+  /// On a closed machine, the sleeps that were refused because no processor can end them. Read it when no thread runs.
   public internal(set) var refusals = 0
+  /// On a closed machine, how often all sleepers were woken because none could be refused. Read it when no thread runs.
   public internal(set) var rescues = 0
 
   private func sleep(

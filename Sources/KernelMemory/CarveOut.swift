@@ -1,21 +1,22 @@
-// Memory that a machine has and Strata does not own: cut off the top of the firmware's map before the layers
-// come up, for a RAM disk.
+// The carve-out: memory that the machine has and Strata does not own, from the top of the firmware's map. A RAM disk
+// gets it before the layers come up.
 //
-// It counts as reserved, so it has no frame records and no role, but it lies in the direct map: whoever it
-// was cut for reaches it there. The top of memory need not be one extent: where a device window divides
-// memory (QEMU's pc with 4 GiB: 3 below the window, 1 above), a large cut takes what is above and goes on
-// below. What the image, a module or the loader occupies is passed by.
+// It counts as reserved, so it has no frame records and no role. But it lies in the direct map, where its user reaches
+// it. The top of memory need not be one extent. Where a device window divides memory (QEMU's pc with 4 GiB: 3 below the
+// window, 1 above), a large carve-out takes all that is above, and the rest from below. Memory that the image, a module
+// or the loader occupies is skipped.
 
 import MemoryPrimitives
 import PhysicalMemory
 
-/// Why so much memory could not be carved out.
+/// Why a carve-out failed.
 @frozen public enum CarveOutError: UInt8, Error, Sendable {
   /// Less than `CarveOut.left` would remain.
   case tooMuch
   /// It would lie in more than `CarveOut.limit` extents.
   case tooScattered
 
+  /// The reason, as the console prints it.
   public var description: StaticString {
     switch self {
     case .tooMuch: "less than 16 MiB would be left"
@@ -28,20 +29,22 @@ import PhysicalMemory
 public struct CarveOut: Sendable {
   private var runs: InlineArray<8, FrameRun> = .init(
     repeating: FrameRun(first: FrameNumber(UInt32(0)), count: .zero))
-  /// How many runs there are.
+  /// The number of runs.
   public private(set) var count = 0
 
+  /// Creates an empty carve-out.
   public init() {}
 
-  /// How many runs there can be.
+  /// The most runs that it can have.
   public static var limit: Int { 8 }
-  /// What must remain for a system.
+  /// The memory that must remain for a system.
   public static var left: PageCount { ByteCount.mebibytes(16).pagesRoundedUp }
-  /// Nothing below this is taken: the image, the loader's records and old devices lie there.
+  /// No memory below this is carved out: the image, the loader's records and old devices lie there.
   private static var lowest: UInt32 { UInt32(ByteCount.mebibytes(16).pagesRoundedUp.rawValue) }
-  /// An extent shorter than this is passed by when more is asked for: it is not worth a run.
-  private static var crumb: UInt64 { ByteCount.mebibytes(1).pagesRoundedUp.rawValue }
+  /// An extent shorter than this is skipped when more is requested: it is not worth a run.
+  private static var shortest: UInt64 { ByteCount.mebibytes(1).pagesRoundedUp.rawValue }
 
+  /// A run by its number, the highest first.
   public subscript(index: Int) -> FrameRun {
     precondition(index >= 0 && index < count)
     return runs[index]
@@ -50,14 +53,14 @@ public struct CarveOut: Sendable {
   /// The frames of all runs together.
   public var pages: PageCount {
     var sum = PageCount.zero
-    for i in 0..<count { sum = sum + runs[i].count }
+    for i in 0..<count { sum += runs[i].count }
     return sum
   }
 
-  /// The highest `pages` frames of `map` that are above 16 MiB and that none of `occupied` touches. The
-  /// 2 MiB around what is occupied stay with it, or it would be alone there with its frame records.
+  /// Carves out the highest `pages` frames of `map` that are above 16 MiB and that none of `occupied` touches. The
+  /// 2 MiB around an occupied range stay in the map; otherwise that range would be alone there with its frame records.
   ///
-  /// Costs a pass over `occupied` for each extent.
+  /// Throws `tooMuch` or `tooScattered`. Costs a pass over `occupied` for each extent.
   public init(
     top pages: PageCount, of map: MemoryMap, avoiding occupied: UnsafeBufferPointer<OccupiedRange>
   ) throws(CarveOutError) {
@@ -67,12 +70,12 @@ public struct CarveOut: Sendable {
       let first = max(Self.lowest, map[index].first.rawValue)
       var end = map[index].end.rawValue
       while missing > 0 && end > first {
-        // What is free below `end`, and where to go on below it.
+        // The gap below `end`, and the end of the next one.
         let (bottom, next) = Self.gap(first, end, occupied)
-        let room = UInt64(end - bottom)
-        if room >= min(missing, Self.crumb) {
+        let length = UInt64(end - bottom)
+        if length >= min(missing, Self.shortest) {
           guard count < Self.limit else { throw .tooScattered }
-          let taken = min(room, missing)
+          let taken = min(length, missing)
           runs[count] = FrameRun(first: FrameNumber(end - UInt32(taken)), count: PageCount(taken))
           count += 1
           missing -= taken
@@ -83,8 +86,8 @@ public struct CarveOut: Sendable {
     guard missing == 0 else { throw .tooMuch }
   }
 
-  /// Where the frames right below `end` begin that nobody occupies (`end` itself, if somebody has the
-  /// last), and where whoever has those below them begins. Neither is below `first`.
+  /// The first of the frames right below `end` that are not occupied (`end` itself, if the last one is), and the first
+  /// frame of the occupied range below them. Neither is below `first`.
   private static func gap(
     _ first: UInt32, _ end: UInt32, _ occupied: UnsafeBufferPointer<OccupiedRange>
   ) -> (bottom: UInt32, next: UInt32) {
@@ -101,7 +104,7 @@ public struct CarveOut: Sendable {
     return (UInt32(bottom), UInt32(next))
   }
 
-  /// A run as the firmware would tell of it.
+  /// A run as a reserved range of the firmware's map.
   func firmwareRange(_ index: Int) -> FirmwareRange {
     FirmwareRange(base: self[index].first.address, length: self[index].count.bytes, kind: .reserved)
   }

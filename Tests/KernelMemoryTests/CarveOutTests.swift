@@ -1,4 +1,4 @@
-// Memory carved out: always the top, never anybody's, and reached by the direct map though nobody owns it.
+// The carve-out: always the top of memory, never occupied, and reached by the direct map though no layer owns it.
 
 import HostMachine
 import KernelMemory
@@ -11,7 +11,7 @@ import XCTest
 final class CarveOutTests: XCTestCase {
   private let m: UInt64 = 1 << 20
 
-  /// What is cut off a machine with this map.
+  /// The carve-out of a machine with this map.
   private func cut(
     _ size: UInt64, of ranges: [FirmwareRange], avoiding occupied: [OccupiedRange] = []
   ) throws -> CarveOut {
@@ -78,7 +78,7 @@ final class CarveOutTests: XCTestCase {
     XCTAssertThrowsError(try cut(32 * m + 4096, of: map)) {
       XCTAssertEqual($0 as? CarveOutError, .tooScattered)
     }
-    // What is asked for may be a crumb itself.
+    // The request itself may be shorter than the shortest extent.
     XCTAssertEqual(runs(try cut(4096, of: map)), [[158 * m, 4096]])
   }
 

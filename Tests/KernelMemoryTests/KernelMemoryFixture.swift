@@ -44,7 +44,7 @@ final class KernelMemoryFixture: @unchecked Sendable {
     let bytes = Int(MemorySystem.workspaceSize(ranges: map.count + carveOut.count).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes + 64, alignment: 64)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
-    // What lies behind the workspace is nobody's to write to.
+    // No layer may write behind the workspace.
     (workspace + bytes).initializeMemory(as: UInt8.self, repeating: 0xa5, count: 64)
     self.workspace = workspace
     var request = BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: map.count)
@@ -83,8 +83,8 @@ final class KernelMemoryFixture: @unchecked Sendable {
     var kmem: UInt64 = 0
   }
 
-  /// What kmem keeps free, for itself or in magazines, is given back first, so that two pictures of one state
-  /// are equal. Tags come and go by the page; `tags` tells whether that shows.
+  /// Drains kmem first, so that two pictures of one state are equal. Tags are allocated and freed by the page; `tags`
+  /// says whether the picture has them.
   func picture(tags: Bool = true) -> Picture {
     kmem.drain()
     var picture = Picture(kmem: kmem.usedBytes.rawValue)
@@ -108,7 +108,7 @@ final class KernelMemoryFixture: @unchecked Sendable {
 
   func type(_ name: StaticString = "test") -> MemoryType { kmem.type(named: Name(name)) }
 
-  /// All frames that are to be had, one by one.
+  /// All frames that can be allocated, one by one.
   func takeAll() -> [FrameNumber] {
     var frames: [FrameNumber] = []
     while let frame = try? physical.allocate(Order(0), role: .loaned, priority: .interrupt) {

@@ -12,7 +12,7 @@ import XCTest
 final class KernelMemoryTests: XCTestCase {
   // MARK: Maps
 
-  /// Every frame of the map has a role, and what can be had lies in usable memory that nobody occupies.
+  /// Every frame of the map has a role, and each frame that can be allocated lies in usable memory without an occupant.
   private func use(_ system: KernelMemoryFixture, _ map: [FirmwareRange], _ what: String) {
     system.check(what)
     var sum: UInt64 = 0
@@ -143,7 +143,7 @@ final class KernelMemoryTests: XCTestCase {
         try KernelMemoryFixture(
           SimulatedMachine(memory: .gibibytes(5)), map, activate: { _ in isActive = true }), what
       ) { XCTAssertEqual($0 as? AssemblyError, .tooSmall, what) }
-      XCTAssertFalse(isActive, "\(what): tables were made current in vain")
+      XCTAssertFalse(isActive, "\(what): tables were made current although the assembly failed")
     }
     // However little there is: refused, or it works.
     var smallest: UInt64?
@@ -241,7 +241,7 @@ final class KernelMemoryTests: XCTestCase {
     ) {
       XCTAssertEqual($0 as? AssemblyError, .tooManyRanges)
     }
-    // As many as there is room for, but none left for what boot takes itself; or everything occupied.
+    // As many as boot can record, but none left for its own ranges; or all memory occupied.
     for count in [200, 230, 240, 245, 248, 249, 250] {
       do {
         try KernelMemoryFixture(

@@ -14,7 +14,7 @@ import Workloads
 import XCTest
 
 final class LiveSystemTests: XCTestCase {
-  /// Something held, of any layer, and how it goes back.
+  /// Frees a resource of any layer.
   private typealias Held = () -> Void
 
   private static let sizes = [1, 8, 24, 64, 100, 512, 1152, 4096, 4097, 10_000, 200_000]
@@ -102,7 +102,7 @@ final class LiveSystemTests: XCTestCase {
       guard let object else { throw Refused() }
       return object
     }
-    /// Asks, and says how to give back.
+    /// Requests, each with the way to free its result.
     var acts: [(String, () throws -> Held)] = []
     for priority in [AllocationPriority.normal, .system, .interrupt] {
       for arena in [WiredArena.heap, .metadata, .interrupt, .kernel] {
@@ -216,7 +216,7 @@ final class LiveSystemTests: XCTestCase {
           return { contiguous.releaseContig(run) }
         }
       ))
-    // What stays once it was needed (tags, descriptors) is there.
+    // Memory that stays once it was needed (tags, descriptors) is there.
     for (_, act) in acts { try act()() }
 
     var reached = [UInt64](repeating: 0, count: FailurePoint.allCases.count)
@@ -244,7 +244,7 @@ final class LiveSystemTests: XCTestCase {
         }
         system.check("\(name), point \(nth)")
         if let giveBack {
-          // Nothing that goes back may need anything.
+          // Freeing needs no memory.
           failures.pointee.countdown = 0
           giveBack()
           failures.pointee.countdown = -1
