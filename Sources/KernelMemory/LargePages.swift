@@ -18,7 +18,7 @@ extension KernelAddressSpace {
           return try space.allocateWired(
             PageCount(pages), from: priority == .interrupt ? .interrupt : .heap, role: .kmem,
             priority: priority,
-            contents: zeroed ? .zero : .unknown, at: CallSite(rawValue: site)
+            contents: zeroed ? .zero : .unknown, failures: .byCaller, at: CallSite(rawValue: site)
           ).rawValue
         } catch {
           return 0

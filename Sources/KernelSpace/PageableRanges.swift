@@ -1,43 +1,44 @@
-// Ranges for pageable memory: addresses whose tables are there for good, so that a page comes and goes
-// without memory and without fail (PageTables/PageablePages.swift). What is mapped there is paging's.
+// Ranges for pageable memory: addresses whose tables stay, so that paging enters and removes a page without memory and
+// without failure (PageTables/PageablePages.swift). The pages that are mapped there belong to paging.
 //
 // No tag records such a range, as any page of it may be unmapped. It is a busy segment of `kernel_va` whose
-// first page is prepared: nobody else prepares places here.
+// first page is prepared: no other code prepares places in `kernel_va`.
 
 import MemoryPrimitives
 import PageTables
 import Vmem
 
 extension KernelAddressSpace {
-  /// Addresses for `count` pageable pages, with everything prepared to map each of them. Errors: no frame for
-  /// a table or for tags; no addresses; a count of zero. A store for each page.
+  /// Reserves addresses for `count` pageable pages, and prepares the place of each. Errors: no frame for a table or for
+  /// tags; no addresses; a count of zero. A store for each page.
   public func reservePageable(
     _ count: PageCount, priority: AllocationPriority = .normal, at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
-    let address = try reserve(.pageable, count, priority, site)
+    let request = RangeRequest(kind: .pageable, count: count, priority: priority, site: site)
+    let address = try reserve(request)
     do throws(PageTableError) {
       try tables.prepare(address, count: count)
     } catch {
-      giveBack(.pageable, address, count, site)
-      throw failed(.noMemory, .pageable, count, priority, site)
+      release(.pageable, address, count, site)
+      throw failed(.noMemory, request)
     }
-    note(.pageable, came: count)
+    self.count(.pageable, mapped: count)
     return address
   }
 
-  /// Gives back what `reservePageable` gave, all of it. Nothing is mapped there any more, and every
-  /// processor knows.
+  /// Releases a range of `reservePageable`, all of it. No page is mapped there any more, and every processor has
+  /// invalidated it.
   ///
-  /// Another size, a page that is still mapped, an address that is free, inside a range or no pageable
-  /// one: a fault report, and nothing has changed.
+  /// Another size, a page that is still mapped, an address that is free, inside a range or in none that is pageable: a
+  /// fault report, and nothing has changed.
   public func releasePageable(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
-    if let mistake = mistake(address, count) { return refuse(address, count, mistake, site) }
+    if let mistake = mistake(address, count) { return reportWrongFree(address, count, mistake, site) }
     guard tables.unprepare(address, count: count) else { return }
-    note(.pageable, went: count)
-    giveBack(.pageable, address, count, site)
+    self.count(.pageable, unmapped: count)
+    release(.pageable, address, count, site)
   }
 
-  /// What keeps `count` pages at `address` from being one pageable range. Constant when it is one.
+  /// Why `count` pages at `address` are not one pageable range; nil when they are. Constant when they are.
   private func mistake(_ address: VirtualAddress, _ count: PageCount) -> RangeCheck? {
     guard let segment = kernelArena.find(ArenaAddress(address.rawValue)), segment.kind == .busy else {
       return .notMapped

@@ -55,6 +55,9 @@ final class KernelSpaceFixture: @unchecked Sendable {
     }
   }
 
+  /// The number of the first broken invariant, as the message of the check begins.
+  var brokenInvariant: String? { space.checkInvariants().map { "\($0)".components(separatedBy: ":")[0] } }
+
   /// All that can be seen of frames, arenas and tables, but for tags and tables that are kept in stock.
   struct Picture: Equatable {
     var roles: [UInt64] = []
@@ -63,7 +66,7 @@ final class KernelSpaceFixture: @unchecked Sendable {
     var runs: [[UInt64]] = []
     var counts: [UInt64] = []
   }
-  /// Tags come in pages, and a failed request may have fetched one: `tags` tells whether that shows.
+  /// Tags come in pages, and a failed request may have fetched one: `tags` says whether the picture has them.
   func picture(tags: Bool = true) -> Picture {
     var picture = Picture()
     for number in UInt8(0)..<UInt8(FrameRole.count) {
@@ -99,7 +102,7 @@ final class KernelSpaceFixture: @unchecked Sendable {
   }
 }
 
-/// A processor on this thread that remembers translations and tables until an invalidation. `atInvalidation` runs before
+/// A processor on this thread that caches translations and tables until an invalidation. `atInvalidation` runs before
 /// it has carried one out, as another processor would.
 final class RememberingProcessor {
   private let tables: PageMap

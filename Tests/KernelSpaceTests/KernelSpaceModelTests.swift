@@ -29,7 +29,7 @@ final class KernelSpaceModelTests: XCTestCase {
     let before = bed.picture(tags: false)
     var random = SeededRandom(seed: seed)
     var live: [Live] = []
-    /// What each frame was stamped with.
+    /// The stamp of each frame.
     var stamps: [UInt32: UInt64] = [:]
     /// Frames that are mapped in pageable ranges, by address.
     var resident: [UInt64: FrameNumber] = [:]

@@ -246,7 +246,7 @@ final class KernelSpaceTests: XCTestCase {
     defer { current = nil }
     processor.pointee.invalidate = { context, address in
       Unmanaged<Log>.fromOpaque(context!).takeUnretainedValue().forgotten.insert(address)
-      // As long as pages are being forgotten, neither frames nor addresses are free.
+      // While processors invalidate the pages, neither frames nor addresses are free.
       guard let current, address < current.address.rawValue + 100 * 4096 else { return }
       if address == current.address.rawValue && current.isDone { return }
       XCTAssertTrue(
@@ -305,7 +305,7 @@ final class KernelSpaceTests: XCTestCase {
     expect(.wrongType) { space.freeStack(Stack(bottom: wired, count: PageCount(8))) }
     expect(.wrongSize) { space.unmapDevice(device, ByteCount(UInt64(4097))) }
     expect(.wrongSize) { space.freeContiguous(contiguous.address, PageCount(3)) }
-    // Frames that nobody has, and what is no memory.
+    // Free frames, and addresses without memory.
     let end = FrameNumber(UInt32(bed.host.memorySize.rawValue >> 12))
     var free: FrameNumber?
     bed.physical.forEachFreeBlock { frame, _ in free = frame }
@@ -325,6 +325,30 @@ final class KernelSpaceTests: XCTestCase {
         XCTAssertEqual(error as? KernelSpaceError, .badConstraint)
       }
     }
+  }
+
+  func testTheCheckFindsBrokenRanges() throws {
+    let bed = try KernelSpaceFixture()
+    let address = try bed.space.allocateWired(PageCount(4))
+    bed.check()
+    // A page that is mapped in a region but in no range.
+    let stray = VirtualAddress(bed.space.layout.deviceBase.rawValue + 64 * Page.size)
+    try bed.tables.map(stray, to: PhysicalAddress(0), count: .one, protection: .kernelData)
+    XCTAssertEqual(bed.brokenInvariant, "KS-2")
+    bed.tables.unmap(stray, count: .one)
+    bed.check()
+    // Addresses that are allocated, and no range is there.
+    let first = try bed.space.kernelArena.xalloc(ArenaSize(Page.size), ArenaConstraints(), policy: .bestFit)
+    XCTAssertEqual(bed.brokenInvariant, "KS-1")
+    bed.space.kernelArena.xfree(first, ArenaSize(Page.size))
+    bed.check()
+    // A range that has lost its last page.
+    let last = address + PageCount(3)
+    let frame = try XCTUnwrap(bed.frame(last))
+    bed.tables.unmap(last, count: .one)
+    XCTAssertEqual(bed.brokenInvariant, "KS-2")
+    try bed.tables.map(last, to: frame.address, count: .one, protection: .kernelData)
+    bed.check()
   }
 
   // MARK: Running out
@@ -471,7 +495,7 @@ final class KernelSpaceTests: XCTestCase {
   }
 }
 
-/// What the invalidation hook of one test looks at.
+/// The state that the invalidation hook of one test reads.
 private final class Context {
   let bed: KernelSpaceFixture
   let frames: [FrameNumber]
