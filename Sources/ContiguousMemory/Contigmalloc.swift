@@ -134,7 +134,7 @@ extension ContiguousAllocator {
   private func launderAll(
     _ queue: PageQueue, _ spent: inout Spending, _ observe: (ContiguousEvent) -> Void
   ) {
-    let outcome = paging.launder(queue, upTo: paging.count(queue), sparing: .nobody)
+    let outcome = paging.launder(queue, upTo: paging.count(queue), referenced: .launder)
     spent.written = spent.written + outcome.written
     state.pointee.written.add(outcome.written.rawValue, ordering: .relaxed)
     observe(.laundered(queue, outcome))

@@ -384,7 +384,7 @@ public struct ContiguousAllocator {
         let inRun = min(physical.capturedCount(isolation) - captured, freed)
         allowance = allowance - min(allowance, max(freed, outcome.written) - inRun)
       }
-      let outcome = move(isolation, means.request, leaving: least, .areDropped, &spent)
+      let outcome = move(isolation, means.request, leaving: least, .discard, &spent)
       if outcome.moved > .zero || outcome.dropped > .zero { report(outcome.moved, outcome.claimed) }
       if freed == .zero && physical.capturedCount(isolation) == captured { return }
     }

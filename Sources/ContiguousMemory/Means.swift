@@ -48,7 +48,7 @@ struct Means {
     var missing: UInt64 = 0
     /// Whether pages are moved before any is written, and clean ones with them.
     var order = Order.movesFirst
-    var clean = CleanPages.areDropped
+    var clean = CleanPages.discard
 
     enum Order { case movesFirst, writesFirst }
     var movesFirst: Bool { order == .movesFirst && fetched == 0 }
@@ -145,7 +145,7 @@ struct Means {
     if mayTake && left > comfort { comfortable = min(left - comfort, budget.moved.rawValue) }
     if comfortable >= request.count.rawValue {
       answer.moved = contents.pages
-      answer.clean = .areMoved
+      answer.clean = .move
       return answer
     }
     answer.dropped = contents.clean

@@ -1,15 +1,14 @@
-// Arrays of integers in single frames: what paging keeps for each page of an object or slot of a device.
+// Arrays of integers in single frames: the words that paging keeps for each page of an object or slot of a device.
 //
-// Such a table can have megabytes, when no run of frames is to be had and address space would take tables of
-// its own. So it is a radix of frame numbers over single frames, reached by the direct map: up to
+// Such a table can have megabytes, while memory may have no free run, and address space would need page tables of
+// its own. So it is a radix of frame numbers over single frames, reached by the direct map. Up to
 // 1024 entries of 4 bytes (512 of 8) are one frame; each level above multiplies that by 1024. All of it is
-// there from the start: reaching an entry never takes memory, which is what a page-out needs.
+// allocated at the start: reaching an entry never needs memory, so page-out needs none.
 
 import MemoryPrimitives
 import PhysicalMemory
 
-/// A fixed number of integers of 4 or 8 bytes. A value that names its frames: whoever copies it shares them,
-/// and one of them frees.
+/// A fixed number of integers of 4 or 8 bytes. The value names its frames: copies share them, and one owner frees them.
 struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   let count: Int
   private let physical: FrameAllocator
@@ -24,8 +23,8 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   @inline(__always) private static var fanShift: Int { 10 }
   @inline(__always) private static var fan: Int { 1 << fanShift }
 
-  /// `count` entries (at least one), all `initial`. Takes a frame for each 4 KiB of them and one for each
-  /// 1024 of those; a store an entry. Throws `noMemory`, and has given back what it took by then;
+  /// Creates `count` entries (at least one), all `initial`. Allocates a frame for each 4 KiB of them and one for each
+  /// 1024 of those; a store an entry. Throws `noMemory`, with nothing allocated;
   /// `badConstraint` for more than a radix of three levels holds (2^30 entries of 4 bytes).
   init(
     count: Int, initial: Element, physical: FrameAllocator, machine: Machine,
@@ -38,16 +37,18 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
     self.physical = physical
     directMap = machine.directMap
     depth = leaves == 1 ? 0 : leaves <= Self.fan ? 1 : 2
-    root = try Self.make(depth, leaves, initial, physical, machine, priority)
+    root = try Self.make(
+      depth: depth, leaves: leaves, initial,
+      from: Frames(physical: physical, machine: machine, priority: priority))
   }
 
-  /// Gives all frames back. Nobody may use the array, or a copy of it, afterwards.
+  /// Frees all frames. Neither the array nor a copy of it may be used afterwards.
   func free() {
     let leaves = (count - 1) >> Self.leafShift + 1
-    Self.release(root, depth, leaves, physical, directMap)
+    Self.release(root, depth: depth, leaves: leaves, to: physical, directMap)
   }
 
-  /// Frames that the array takes.
+  /// Frames of the array.
   var frameCount: PageCount {
     let leaves = (count - 1) >> Self.leafShift + 1
     let tables = depth == 0 ? 0 : depth == 1 ? 1 : (leaves - 1) >> Self.fanShift + 2
@@ -56,7 +57,7 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
 
   // MARK: Entries
 
-  /// Where the entry lies. Its neighbours in the same frame follow it; the frame ends where `index` is a
+  /// The address of an entry. Its neighbours in the same frame follow it; the frame ends where `index` is a
   /// multiple of 1024 (512 for entries of 8 bytes).
   @inline(__always) func pointer(to index: Int) -> UnsafeMutablePointer<Element> {
     assert(index >= 0 && index < count, "an index outside of the array")
@@ -70,7 +71,7 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
       + (index & (1 &<< Self.leafShift &- 1))
   }
 
-  /// Two loads and up to two more for the way. Whoever uses the entries sees to it that nobody else does.
+  /// An entry: two loads, and up to two more for the tables. The caller guards the entries against concurrent use.
   @inline(__always) subscript(index: Int) -> Element {
     get { pointer(to: index).pointee }
     nonmutating set { pointer(to: index).pointee = newValue }
@@ -88,14 +89,21 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
   /// Leaves below one entry of a table of `depth`.
   private static func span(_ depth: Int) -> Int { depth == 2 ? fan : 1 }
 
+  /// The source of an array's frames.
+  private struct Frames {
+    let physical: FrameAllocator
+    let machine: Machine
+    let priority: AllocationPriority
+  }
+
   private static func make(
-    _ depth: Int, _ leaves: Int, _ initial: Element, _ physical: FrameAllocator, _ machine: Machine,
-    _ priority: AllocationPriority
+    depth: Int, leaves: Int, _ initial: Element, from source: Frames
   ) throws(PagingError) -> FrameNumber {
+    let (physical, machine) = (source.physical, source.machine)
     if machine.failsHere(.paging) { throw .noMemory }
     let frame: FrameNumber
     do throws(PhysicalMemoryError) {
-      frame = try physical.allocate(Order(0), role: .paging, priority: priority)
+      frame = try physical.allocate(Order(0), role: .paging, priority: source.priority)
     } catch {
       throw .noMemory
     }
@@ -109,25 +117,25 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
     do throws(PagingError) {
       while made < leaves {
         let part = min(span(depth), leaves - made)
-        table[made / span(depth)] = try make(depth - 1, part, initial, physical, machine, priority)
+        table[made / span(depth)] = try make(depth: depth - 1, leaves: part, initial, from: source)
         made += part
       }
     } catch {
-      release(frame, depth, made, physical, machine.directMap)
+      release(frame, depth: depth, leaves: made, to: physical, machine.directMap)
       throw error
     }
     return frame
   }
 
   private static func release(
-    _ frame: FrameNumber, _ depth: Int, _ leaves: Int, _ physical: FrameAllocator, _ directMap: DirectMap
+    _ frame: FrameNumber, depth: Int, leaves: Int, to physical: FrameAllocator, _ directMap: DirectMap
   ) {
     if depth > 0 {
       var freed = 0
       while freed < leaves {
         let part = min(span(depth), leaves - freed)
         let below = table(frame, directMap)[freed / span(depth)]
-        release(below, depth - 1, part, physical, directMap)
+        release(below, depth: depth - 1, leaves: part, to: physical, directMap)
         freed += part
       }
     }

@@ -1,13 +1,14 @@
-// The page daemon: keeps enough frames free by giving up pages that nobody has used for a while.
+// The page daemon keeps enough frames free by reclaiming pages that no thread has used for a while.
 //
-// The clock with two queues, as FreeBSD has it. New and used pages are active. A scan of the active queue clears
+// The clock with two queues, as in FreeBSD. New and used pages are active. A scan of the active queue clears
 // the accessed bits; a page that has none at its turn becomes inactive. A scan of the inactive queue gives a page
-// that was used meanwhile its second chance, gives a clean one up at once, and sends a dirty one to the laundry,
-// which is written out when clean ones did not suffice.
+// that was used since then its second chance, and reclaims a clean one at once. It moves a dirty one to the laundry
+// queue, which is written out when clean pages did not suffice.
 //
-// A run is a routine with a budget: it ends when the target is reached, when as many pages were given up as were
-// missing at its start, whoever took them since, or when each page was looked at twice (once to clear its bit, once to
-// find it clear). Its caller is a thread (Services), or where there is none a fault that finds few frames free.
+// A run is a routine with a budget. It ends when the target is reached, or when as many pages were reclaimed as were
+// missing at its start, even if other threads allocated them since. It also ends when each page was inspected twice:
+// once to clear its bit, once to find it clear. Its caller is a thread (PagingServices), or where there is none a fault
+// that finds few frames free.
 //
 // The watermarks are FreeBSD's (vm_pageout.c): about 2 % of memory is kept free, the daemon wakes a tenth below.
 
@@ -16,19 +17,19 @@ import PageTables
 import PhysicalMemory
 import Synchronization
 
-/// Frames that are to be free.
+/// How many frames the daemon keeps free.
 struct Watermarks: ~Copyable {
-  /// Where a run of the daemon ends.
+  /// A run of the daemon ends here.
   let target: Atomic<UInt64>
-  /// Below this it runs.
+  /// The daemon runs below this.
   let wake: Atomic<UInt64>
-  /// Pages to be kept inactive, for the bits to be seen in time.
+  /// Pages to keep inactive, so that their accessed bits are read in time.
   let inactive: Atomic<UInt64>
 
   init(memory: PageCount) {
     let pages = memory.rawValue
     let least = 4 + (pages > 1024 ? (pages - 1024) / 200 : 0)
-    // A small machine has no frames to spare for this.
+    // A small machine keeps at most an eighth.
     let target = min(4 * least + 66 + pages / 768, pages / 8)
     self.target = Atomic(target)
     wake = Atomic(target - target / 10)
@@ -36,46 +37,50 @@ struct Watermarks: ~Copyable {
   }
 }
 
-/// Whether a request may be tried again.
-enum Room { case some, none }
+/// Whether a run has freed pages, so that a request that was refused may be tried again.
+enum Capacity { case some, none }
 
-/// What a run of the daemon did.
+/// The result of a run of the daemon, in pages.
 public struct DaemonOutcome: Sendable {
+  /// Pages that became free.
   public var freed = PageCount.zero
+  /// Pages that were written out.
   public var written = PageCount.zero
+  /// Active pages that became inactive.
   public var deactivated = PageCount.zero
-  /// More was wanted, and nothing could be given up.
-  public var isInVain = false
+  /// The run fell short of its goal, and no page could be reclaimed.
+  public var isFruitless = false
 }
 
 extension PagedMemory {
-  /// Frames that a run of the daemon leaves free, and below how many it is run.
+  /// Frames that a run of the daemon leaves free.
   public var freeTarget: PageCount { PageCount(state.pointee.marks.pointee.target.value) }
+  /// Free frames below which the daemon runs.
   public var wakeMark: PageCount { PageCount(state.pointee.marks.pointee.wake.value) }
 
-  /// Runs the daemon until the target is reached or nothing is left to be given up. Sleeps.
+  /// Runs the daemon until the target is reached or no page is left to reclaim. Sleeps.
   @discardableResult public func runDaemon() -> DaemonOutcome {
     reclaimPages(until: state.pointee.marks.pointee.target.value)
   }
 
-  /// The same until `frames` are free, whatever the target: for a run that takes free frames of the reserve. Writes
-  /// `limit` pages at most.
+  /// Runs the daemon until `frames` are free, whatever the target, and writes `limit` pages at most. Sleeps.
   @discardableResult public func reclaim(until frames: PageCount, writing limit: PageCount) -> DaemonOutcome {
     reclaimPages(until: frames.rawValue, writing: limit.rawValue)
   }
 
-  /// For a request that was refused: gives up a few pages even where the target is met.
-  func makeRoom() -> Room {
-    if let room = roomFromDaemon() { return room }
-    return reclaimPages(until: goalWithRoom).freed > .zero ? .some : .none
+  /// Reclaims pages for a request that was refused, even where the target is met.
+  func gainCapacity() -> Capacity {
+    if let capacity = capacityFromDaemon() { return capacity }
+    return reclaimPages(until: goalOfRefusedRequest).freed > .zero ? .some : .none
   }
 
-  /// The target, or where that is met already some frames more.
-  var goalWithRoom: UInt64 {
+  /// The target, or where that is met already some frames more than are free.
+  var goalOfRefusedRequest: UInt64 {
     max(state.pointee.marks.pointee.target.value, physical.freeCount.rawValue + 32)
   }
 
-  /// One run. When it was in vain, who waits for more than is free keeps nobody else waiting any more.
+  /// Carries out one run. When it frees nothing, the waiters that need more than is free are parked, so that the waiters
+  /// behind them proceed.
   func reclaimPages(
     until wanted: UInt64, writing limit: UInt64 = .max, laundry: Launderer = .caller
   ) -> DaemonOutcome {
@@ -83,8 +88,8 @@ extension PagedMemory {
     retryUnswappable()
     var outcome = DaemonOutcome()
     let missing = wanted - min(wanted, physical.freeCount.rawValue)
-    // Each page may be looked at twice: those of the laundry too, which become active when they were used.
-    var looks = 2 * withQueues { $0.count(.active) + $0.count(.inactive) + $0.count(.laundry) } + 64
+    // Each page may be inspected twice: those of the laundry too, which become active when they were used.
+    var scanBudget = 2 * withQueues { $0.count(.active) + $0.count(.inactive) + $0.count(.laundry) } + 64
     while true {
       let free = physical.freeCount.rawValue
       if free >= wanted || outcome.freed.rawValue >= missing { return outcome }
@@ -95,22 +100,22 @@ extension PagedMemory {
       if freed < shortage && writable > 0 {
         load = beginLaundry(upTo: PageCount(min(shortage - freed, writable)), by: laundry)
       }
-      let deactivated = scanActive(shortage, &looks)
+      let deactivated = scanActive(shortage, &scanBudget)
       if let load {
         let laundered = endLaundry(load)
-        outcome.written = outcome.written + laundered.written
+        outcome.written += laundered.written
         freed += laundered.freed.rawValue
       }
-      outcome.freed = outcome.freed + PageCount(freed)
-      outcome.deactivated = outcome.deactivated + PageCount(deactivated)
-      if freed == 0 && deactivated == 0 && looks == 0 { break }
+      outcome.freed += PageCount(freed)
+      outcome.deactivated += PageCount(deactivated)
+      if freed == 0 && deactivated == 0 && scanBudget == 0 { break }
     }
-    outcome.isInVain = outcome.freed == .zero
-    if outcome.isInVain { physical.parkUnservableWaiters() }
+    outcome.isFruitless = outcome.freed == .zero
+    if outcome.isFruitless { physical.parkUnservableWaiters() }
     return outcome
   }
 
-  /// Gives up clean pages of the inactive queue, up to so many; each page is looked at once. Answers how many.
+  /// Reclaims clean pages of the inactive queue, up to `limit`; each page is inspected once. Returns how many.
   private func scanInactive(reclaim limit: UInt64) -> UInt64 {
     var left = withQueues { $0.count(.inactive) }
     var outcome = LaunderOutcome()
@@ -120,18 +125,18 @@ extension PagedMemory {
       while left > 0 && !clean.isFull && !batch.isFull && outcome.freed.rawValue + UInt64(clean.count) < limit
       {
         left -= 1
-        guard let frame = withQueues({ $0.take(.inactive, tries: 1) { $0.tryXbusy() } }) else { continue }
+        guard let frame = withQueues({ $0.popFirst(.inactive, tries: 1) { $0.tryXbusy() } }) else { continue }
         counters.pointee.scanned.count()
         let record = record(frame)
         let object = object(of: record)
-        let interrupts = object.lock()
-        if takeReferenced(record.index, object, record) == .used {
-          endXbusy(frame, record, object, .active, interrupts)
+        let held = object.acquire()
+        if testAndClearReferenced(record.index, held, record) == .used {
+          endXbusy(frame, record, .active, held)
         } else if record.pageFlags.contains(.dirty) {
-          endXbusy(frame, record, object, .laundry, interrupts)
+          endXbusy(frame, record, .laundry, held)
         } else {
-          removeAll(record.index, object, &batch)
-          object.unlock(interrupts)
+          removeAll(record.index, held, &batch)
+          held.release()
           clean.add(frame)
         }
       }
@@ -141,20 +146,19 @@ extension PagedMemory {
     return outcome.freed.rawValue
   }
 
-  /// Ends an exclusive claim; the page goes to `queue`. Drops the lock.
+  /// Ends the xbusy of a page, which goes to `queue`, releases the object's lock, and wakes the waiters.
   func endXbusy(
-    _ frame: FrameNumber, _ record: FrameRecordPointer, _ object: MemoryObject, _ queue: PageQueue,
-    _ interrupts: UInt64
+    _ frame: FrameNumber, _ record: FrameRecordPointer, _ queue: PageQueue, _ held: consuming HeldObject
   ) {
     withQueues { $0.append(frame, queue) }
     let waiters = record.endXbusy()
-    object.unlock(interrupts)
+    held.release()
     wake(waiters)
   }
 
-  /// Makes pages inactive that were not used since the scan came by last, until so many and the usual number
-  /// are; at most `looks` pages are looked at. Answers how many.
-  private func scanActive(_ wanted: UInt64, _ looks: inout UInt64) -> UInt64 {
+  /// Makes pages inactive that were not used since the last scan, until `wanted` and the usual number are inactive.
+  /// Inspects at most `scanBudget` pages. Returns how many became inactive.
+  private func scanActive(_ wanted: UInt64, _ scanBudget: inout UInt64) -> UInt64 {
     var (deactivated, active) = (UInt64(0), UInt64(0))
     let inactive = withQueues {
       active = $0.count(.active)
@@ -163,21 +167,21 @@ extension PagedMemory {
     let usual = state.pointee.marks.pointee.inactive.value
     var goal = wanted
     if inactive + wanted < usual { goal = usual - inactive }
-    // A share of the queue at a time: the bits must have a while to be set.
-    var turn = min(looks, active, 4 * goal + 64)
+    // A share of the queue at a time, so that threads have time to set the bits.
+    var turn = min(scanBudget, active, 4 * goal + 64)
     while turn > 0 && deactivated < goal {
       turn -= 1
-      looks -= 1
-      guard let frame = withQueues({ $0.take(.active, tries: 1) { $0.tryXbusy() } }) else { continue }
+      scanBudget -= 1
+      guard let frame = withQueues({ $0.popFirst(.active, tries: 1) { $0.tryXbusy() } }) else { continue }
       counters.pointee.scanned.count()
       let record = record(frame)
       let object = object(of: record)
-      let interrupts = object.lock()
-      let usage = takeReferenced(record.index, object, record)
-      endXbusy(frame, record, object, usage == .used ? .active : .inactive, interrupts)
+      let held = object.acquire()
+      let usage = testAndClearReferenced(record.index, held, record)
+      endXbusy(frame, record, usage == .used ? .active : .inactive, held)
       if usage == .unused { deactivated += 1 }
     }
-    if active == 0 { looks = 0 }
+    if active == 0 { scanBudget = 0 }
     return deactivated
   }
 }

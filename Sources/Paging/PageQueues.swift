@@ -1,23 +1,25 @@
 // The queues of pageable pages, linked through their frame records: active, inactive, laundry, unswappable.
 //
-// Plain data under one lock; each operation is constant. A page that is wired or claimed by somebody who
-// decides on it is in none.
+// Plain data under one lock; each operation is constant. A page that is wired, or busy and about to be moved to another
+// queue, is in none. The lists are not `IntrusiveList`s, because `replace` must cost few instructions a page of a run.
 
 import MemoryPrimitives
 import PhysicalMemory
 
 /// A queue of pages.
 @frozen public enum PageQueue: UInt8, Sendable {
-  /// Lately used.
+  /// Pages that were used recently.
   case active
-  /// Not used for a while: the next to be given up.
+  /// Pages that were not used for a while: the next to be reclaimed.
   case inactive
-  /// Not used and dirty: to be written out.
+  /// Unused dirty pages, to be written out.
   case laundry
-  /// Dirty, and there is no swap to write it to.
+  /// Dirty pages for which swap has no free slot.
   case unswappable
 
+  /// The number of queues.
   public static var count: Int { 4 }
+  /// The name of the queue.
   public var description: StaticString {
     switch self {
     case .active: "active"
@@ -45,6 +47,7 @@ import PhysicalMemory
   }
 }
 
+/// The four queues: plain data under their lock.
 struct PageQueues {
   struct Ends {
     var first = FrameNumber.none
@@ -63,7 +66,7 @@ struct PageQueues {
   func count(_ queue: PageQueue) -> UInt64 { ends[Int(queue.rawValue)].count }
   func first(_ queue: PageQueue) -> FrameNumber { ends[Int(queue.rawValue)].first }
 
-  /// Puts a page that is in no queue at the end of one.
+  /// Appends a page that is in no queue to `queue`.
   mutating func append(_ frame: FrameNumber, _ queue: PageQueue) {
     let record = record(frame)
     assert(record.queue == .none)
@@ -77,7 +80,7 @@ struct PageQueues {
     ends[index].count += 1
   }
 
-  /// Takes a page out of whatever queue it is in. Answers which.
+  /// Removes a page from its queue, if it is in one, and returns which.
   @discardableResult mutating func remove(_ frame: FrameNumber) -> PageQueue? {
     let record = record(frame)
     guard let queue = PageQueue(record.queue) else { return nil }
@@ -92,7 +95,7 @@ struct PageQueues {
     return queue
   }
 
-  /// Puts `frame` into the place of `other` in its queue.
+  /// Puts `frame` into the position of `other` in its queue.
   @inline(__always) mutating func replace(_ other: FrameNumber, by frame: FrameNumber) {
     let (from, to) = (record(other), record(frame))
     guard from.isInPageQueue else { return }
@@ -105,35 +108,35 @@ struct PageQueues {
     to.takePlace(of: from)
   }
 
-  /// Most pages are at no end of their queue.
+  /// Makes `frame` an end of the queue. Out of line, because most pages are at no end.
   @inline(never) private mutating func replaceEnd(_ from: FrameRecordPointer, by frame: FrameNumber) {
     guard let queue = PageQueue(from.queue) else { return }
     if from.previous == .none { ends[Int(queue.rawValue)].first = frame }
     if from.next == .none { ends[Int(queue.rawValue)].last = frame }
   }
 
-  enum ClaimAnswer { case claimed, refused }
+  enum BusyAnswer { case busied, refused }
 
-  /// Claims a page that was met in memory and not in a queue. Only what is in a queue is claimed: that is a page
-  /// of an object and stays one, as whoever gives it up takes it out of its queue first. A frame that is just
-  /// becoming a page, or has just been one, has claims that are not to be touched; and who has taken a page out
-  /// of its queue decides where it goes.
+  /// Makes a page busy by `makeBusy` that was found by its frame and not in a queue. It must be in a queue: such a page
+  /// is an object's and stays one, because a thread that reclaims it removes it from its queue first. The busy word of a
+  /// frame that is just becoming a page, or has just been one, belongs to another thread. So does the decision about
+  /// the next queue of a page that is in none.
   @inline(__always)
-  func claim(_ frame: FrameNumber, _ claim: (FrameRecordPointer) -> Bool) -> ClaimAnswer {
+  func tryBusy(_ frame: FrameNumber, _ makeBusy: (FrameRecordPointer) -> Bool) -> BusyAnswer {
     let record = record(frame)
-    return record.isInPageQueue && claim(record) ? .claimed : .refused
+    return record.isInPageQueue && makeBusy(record) ? .busied : .refused
   }
 
-  /// Takes the first page of a queue that `claim` succeeds for, passing over at most `tries` that it fails
-  /// for, which go to the end. Nil when there is none.
-  mutating func take(
-    _ queue: PageQueue, tries: Int, _ claim: (FrameRecordPointer) -> Bool
+  /// Removes the first page of a queue for which `makeBusy` succeeds, and returns it. Passes over at most `tries` pages
+  /// for which it fails; they go to the end. Nil when there is none.
+  mutating func popFirst(
+    _ queue: PageQueue, tries: Int, _ makeBusy: (FrameRecordPointer) -> Bool
   ) -> FrameNumber? {
     for _ in 0..<tries {
       let frame = ends[Int(queue.rawValue)].first
       if frame == .none { return nil }
       remove(frame)
-      if claim(record(frame)) { return frame }
+      if makeBusy(record(frame)) { return frame }
       append(frame, queue)
     }
     return nil

@@ -1,11 +1,12 @@
-// Where a page of an object is: one word.
+// The place of an object's page: one word.
 //
 //    0-31  the frame, when there is one
 //   32-61  the slot of swap that holds a copy, all ones for none
-//   62-63  what the frame means: nothing, resident, or a cached page's hint, which may have gone stale
+//   62-63  the meaning of the frame: none, resident, or a cached page's hint, which may be stale
 
 import MemoryPrimitives
 
+/// The value of a slot.
 struct PageSlot: Equatable {
   enum Presence: UInt64 { case absent, resident, cached }
 
@@ -15,7 +16,7 @@ struct PageSlot: Equatable {
     rawValue = UInt64(frame.rawValue) | UInt64(swap.rawValue) << 32 | presence.rawValue << 62
   }
 
-  /// Never touched: reads as zero, or as the device has it.
+  /// A page that was never touched: it reads as zero, or as the device has it.
   static var untouched: Self { Self(.absent, .none, .none) }
 
   var presence: Presence { Presence(rawValue: rawValue >> 62) ?? .absent }

@@ -1,55 +1,60 @@
 // Paging: memory whose contents outlive its frames.
 //
-// Source: FreeBSD's vm_object, vm_page, vm_fault, vm_pageout (McKusick, Neville-Neil, Watson, "The Design and
-// Implementation of the FreeBSD Operating System", chapter 6), with the reverse map by objects that
-// DragonFly and Linux arrived at.
-//
 // STRUCTURES
 //   memory object    pages 0 to n - 1 of something: anonymous (swap behind it) or backed by a block device.
-//                    A slot of eight bytes a page says where the page is (PageSlot). All slots are there
+//                    A slot of eight bytes a page says where the page is (PageSlot). All slots exist
 //                    from the object's creation on.
-//   pageable range   addresses that show a part of an object; the only kind of kernel address with a map
-//                    entry (MapEntry). Entries lie in a treap by address, and in their object's list. The
-//                    tables behind a range are made when it is registered.
+//   pageable range   addresses that map a part of an object; the only kind of kernel address with a map
+//                    entry (MapEntry). Entries lie in a treap by address (MapEntryTree), and in their object's list.
+//                    The page tables behind a range are allocated when it is registered.
 //   page             a frame with role `pageable`. Its record names object and index, so the way from a page to
 //                    its mappings is: page, object, entries, address. There are no reverse-map entries, and a
-//                    fault that needs none can't run out of them.
+//                    fault can't run out of them.
 //   queues           active, inactive, laundry, unswappable (PageQueues): each page that is neither wired nor
-//                    on its way is in one.
+//                    under way is in one.
+//   busy word        the word in a page's record that says who may change the page (PageBusyWord). Xbusy: one thread
+//                    brings the page in, moves it or frees it; other threads sleep. Sbusy: the page is being written
+//                    out; it may be read and even written to during that. Hold: a thread uses the frame by its physical
+//                    address. Wire: the page stays where it is. Xbusy excludes all others. A page that is xbusy or
+//                    sbusy stays its object's, and the object stays.
 //
-// CLAIMS. The word in a page's record, changed by compare-and-swap only (PageClaims). *Exclusive* (busy):
-// somebody brings the page in, moves it or gives it up; who meets it sleeps. *Shared*: it is being written
-// out; it may be read and even written to meanwhile. *Hold*: somebody uses the frame by its physical address.
-// *Wire*: it stays where it is. Exclusive is only had when there is nothing else. Who has a page exclusive
-// or shared may rely on it to stay the object's, and on the object to stay.
+// INVARIANTS (`checkInvariants`; each message begins with the number)
+//   PG-1  A resident slot and its page's record name each other; so does a cached hint that is still good.
+//   PG-2  A mapping leads to the page that the slot names; it is writable only while the page is dirty.
+//   PG-3  A page is valid unless it is xbusy. It is in one queue, unless it is wired or busy. Its wires are those of its
+//         mappings, and a range's wires are those of its pages.
+//   PG-4  At most one page slot refers to a slot of swap, and that page is anonymous and not dirty.
+//   PG-5  A page that is neither dirty nor in swap nor on a device has never been written to: it is zero.
+//   PG-6  Counts are exact: resident and swapped pages of an object, wired pages (a page once, however often it is
+//         wired), queues, objects, ranges.
+// Swap has its own, SW-1 to SW-3 (Swap/Swap.swift), and `checkInvariants` answers those first.
 //
-// LAWS (checkInvariants)
-//   1. A resident slot and its page's record name each other; so does a cached hint that is still good.
-//   2. A mapping leads to the page that the slot names; it is writable only while the page is dirty.
-//   3. A page is valid unless it is exclusive. It is in one queue, if it is not wired or claimed.
-//   4. A slot of swap is referred to by one page slot at most, and that page is not dirty.
-//   5. A page that is neither dirty nor in swap nor on a device has never been written to: it is zero.
-//   6. Counts: resident pages of an object, wired pages (a page once, however often it is wired), queues.
+// HOW A PAGE BECOMES CLEAN. Under the object's lock all its mappings lose the right to write and the page loses
+// "dirty". Then, with no lock, a TLB shootdown invalidates the mappings on every processor. Only then is the memory read
+// for writing. A thread that writes during that faults, and the fault makes the page dirty again before it lets the
+// write through. When the write is done the page is inspected again: it has a copy only if it is still clean. So
+// no mapping can dirty a page unseen, and the processor's dirty bit is not used.
 //
-// HOW A PAGE BECOMES CLEAN. Under the object's lock all its mappings lose "writable" and the page loses
-// "dirty"; then, with no lock, every processor forgets the mappings; only then is the memory read for
-// writing. Whoever writes meanwhile faults, and the fault makes the page dirty again before it lets the write
-// through. When the write is done the page is looked at again: only if it is still clean has it a copy. So
-// no mapping can dirty a page unseen, and no bit that the processor sets has to be caught.
-//
-// HOW A PAGE IS GIVEN UP. Claimed exclusive, clean, unmapped, forgotten by every processor, it becomes a
-// *cached* page: a free frame that keeps its name and contents. Any request may take it, without the object;
-// until then a fault takes it back without I/O. The slot's hint is compared with the record under the lock of
-// physical memory, so nobody has to tell the object.
+// HOW A PAGE IS RECLAIMED. A page that is xbusy, clean, unmapped and invalidated on every processor becomes a
+// *cached* page: a free frame that keeps its identity and contents. Any request may allocate it, without the object;
+// until then a fault reactivates it without I/O. The slot's hint is compared with the record under the lock of
+// physical memory, so the object need not be notified.
 //
 // LOCKS, in their order: map entries (`pagingMap`), one object (`pagingObject`), the page tables', swap
 // (`pagingSwap`), queues (`pagingQueues`), physical memory's. All spin, all bounded: a lookup is log n, work on
-// an object is for one page at a time, or for a batch of 32 that leave a run. Nothing is asked of a device, shot
-// down, woken or waited for under any of them.
+// an object is for one page at a time, or for a batch of 32 that leave a run. No device request, shootdown, wake or wait
+// happens under any of them. An object's lock crosses calls as a `HeldObject`.
 //
-// WHEN MEMORY IS GONE. A fault takes a frame and perhaps reads a page, nothing else. Page-out takes nothing at
-// all: requests, slots and tables are there from the start. A fault that finds no frame waits for a run of the
-// page daemon, or makes one itself where that has no thread (Services), and throws `noMemory` when that frees none.
+// COST. A zero-fill fault is some 1300 instructions beside zeroing the page. A lookup of a range is log n. Work on a
+// page's mappings is a step for each range that maps its object. Laundering is some 1700 instructions a page for the
+// checksum, beside the device; moving is a copy and some 900.
+//
+// EXHAUSTION. A fault allocates a frame and perhaps reads a page, nothing else. Page-out allocates nothing at
+// all: requests, slots and tables exist from the start. A fault that finds no frame waits for a run of the
+// page daemon, or makes one itself where that has no thread (PagingServices). It throws `noMemory` when that frees none.
+//
+// SOURCES. FreeBSD's vm_object, vm_page, vm_fault, vm_pageout (McKusick, Neville-Neil, Watson, "The Design and
+// Implementation of the FreeBSD Operating System", chapter 6), with the reverse map by objects of DragonFly and Linux.
 
 import CPlatform
 import Kmem
@@ -71,37 +76,45 @@ public struct PagedMemory {
     let objectCache: ObjectCache
     let entryCache: ObjectCache
     let type: MemoryType
-    let map: Locked<RangeMap>
+    let map: Locked<MapEntryTree>
     let numbers: Locked<ObjectNumbers>
     let queues: Locked<PageQueues>
-    /// Who waits for a page that is busy, or for the faults in a range to end.
+    /// Threads that wait for a page that is busy, or for the faults in a range to end.
     let waiting = WaitQueue("a page that is busy", .thread)
-    /// Runs of the laundry that have pages in flight, which are in no queue meanwhile.
+    /// Laundering runs that have pages under way, which are in no queue until then.
     let launderers = Atomic<UInt64>(0)
-    /// Who waits for one of them to end, as nothing else is left to be given up, and how many do.
+    /// Threads that wait for one of them to end because nothing else is left to reclaim, and how many they are.
     let laundered = WaitQueue("pages being laundered", .memory)
-    let starved = Atomic<UInt64>(0)
+    let starvationCount = Atomic<UInt64>(0)
     let counters: UnsafeMutablePointer<PagingCounters>
     let marks: UnsafeMutablePointer<Watermarks>
-    let services: UnsafeMutablePointer<Services>
+    let services: UnsafeMutablePointer<PagingServices>
   }
   let state: UnsafeMutablePointer<State>
   init(state: UnsafeMutablePointer<State>) { self.state = state }
 
-  private static func rounded(_ size: Int) -> Int { (size + 63) & ~63 }
-  private static var ownSize: Int {
-    rounded(MemoryLayout<State>.size) + rounded(MemoryLayout<PagingCounters>.size)
-      + rounded(MemoryLayout<Watermarks>.size) + rounded(MemoryLayout<Services>.size)
+  /// Where each part lies in the memory that `create` is given.
+  private struct Layout {
+    let state, counters, marks, services, numbers, swap, transfers: Int
+    let size: ByteCount
+
+    init() {
+      var layout = StorageLayout()
+      state = layout.add(State.self)
+      counters = layout.add(PagingCounters.self)
+      marks = layout.add(Watermarks.self)
+      services = layout.add(PagingServices.self)
+      numbers = layout.add(ObjectNumbers.storage)
+      swap = layout.add(Swap.stateSize)
+      transfers = layout.add(Transfers.size(count: transferCount))
+      size = layout.size
+    }
   }
-  /// Pages that can be written out or read at a time: requests to devices that are made at the start.
+  /// Pages that can be written out or read at a time: requests to devices that are allocated at the start.
   private static var transferCount: Int { 8 }
 
   /// Bytes that `create` needs, aligned to 64.
-  public static var stateSize: ByteCount {
-    ByteCount(
-      ownSize + rounded(Int(ObjectNumbers.storage.rawValue)) + rounded(Int(Swap.stateSize.rawValue))
-        + rounded(Int(Transfers.size(count: transferCount).rawValue)))
-  }
+  public static var stateSize: ByteCount { Layout().size }
 
   /// Brings paging up in `memory`, which it keeps. There is no swap device yet.
   ///
@@ -110,32 +123,27 @@ public struct PagedMemory {
     in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, tables: PageMap,
     space: KernelAddressSpace, kmem: KmemAllocator
   ) throws(PagingError) -> PagedMemory {
-    var at = memory
-    func place(_ size: Int) -> UnsafeMutableRawPointer {
-      defer { at += rounded(size) }
-      return at
-    }
-    let state = place(MemoryLayout<State>.size).bindMemory(to: State.self, capacity: 1)
-    let counters = place(MemoryLayout<PagingCounters>.size)
-      .bindMemory(to: PagingCounters.self, capacity: 1)
+    let layout = Layout()
+    let state = memory.part(State.self, at: layout.state)
+    let counters = memory.part(PagingCounters.self, at: layout.counters)
     counters.initialize(to: PagingCounters())
-    let marks = place(MemoryLayout<Watermarks>.size).bindMemory(to: Watermarks.self, capacity: 1)
+    let marks = memory.part(Watermarks.self, at: layout.marks)
     marks.initialize(to: Watermarks(memory: physical.total))
-    let services = place(MemoryLayout<Services>.size).bindMemory(to: Services.self, capacity: 1)
-    services.initialize(to: Services())
-    let numbers = ObjectNumbers(place(Int(ObjectNumbers.storage.rawValue)))
-    let transfers = Transfers.create(
-      in: place(Int(Transfers.size(count: transferCount).rawValue)), count: transferCount, machine: machine)
+    let services = memory.part(PagingServices.self, at: layout.services)
+    services.initialize(to: PagingServices())
+    let numbers = ObjectNumbers(memory + layout.numbers)
+    let transfers = Transfers.create(in: memory + layout.transfers, count: transferCount, machine: machine)
     let swap = Swap.create(
-      in: place(Int(Swap.stateSize.rawValue)), machine: machine, physical: physical, transfers: transfers)
+      in: memory + layout.swap, machine: machine, physical: physical, transfers: transfers)
     let objects: ObjectCache
     let entries: ObjectCache
     do throws(KmemError) {
       objects = try kmem.createCache(
-        name: Name("memory object"), size: ByteCount(MemoryObject.size), alignment: Alignment(64)!)
+        name: Name("memory object"), size: ByteCount(MemoryLayout<MemoryObject.State>.size),
+        alignment: .cacheLine)
       do throws(KmemError) {
         entries = try kmem.createCache(
-          name: Name("map entry"), size: ByteCount(MemoryLayout<MapEntry>.size), alignment: Alignment(64)!)
+          name: Name("map entry"), size: ByteCount(MemoryLayout<MapEntry>.size), alignment: .cacheLine)
       } catch {
         kmem.destroy(objects)
         throw error
@@ -147,7 +155,7 @@ public struct PagedMemory {
       to: State(
         machine: machine, physical: physical, tables: tables, space: space, swap: swap, transfers: transfers,
         objectCache: objects, entryCache: entries, type: kmem.type(named: Name("paging")),
-        map: Locked(.pagingMap, RangeMap()), numbers: Locked(.pagingMap, numbers),
+        map: Locked(.pagingMap, MapEntryTree()), numbers: Locked(.pagingMap, numbers),
         queues: Locked(.pagingQueues, PageQueues(physical)), counters: counters, marks: marks,
         services: services))
     return PagedMemory(state: state)
@@ -156,9 +164,9 @@ public struct PagedMemory {
   var machine: Machine { state.pointee.machine }
   var physical: FrameAllocator { state.pointee.physical }
   var tables: PageMap { state.pointee.tables }
-  /// Where anonymous pages are written to.
+  /// The swap device and its slots, to which anonymous pages are written.
   public var swap: Swap { state.pointee.swap }
-  /// Whether any object lies on a device of its own, so that its pages take no slots of swap.
+  /// Whether any object lies on a device of its own, so that its pages need no slots of swap.
   public var hasDeviceObjects: Bool { counters.pointee.deviceObjects.value > 0 }
   var counters: UnsafeMutablePointer<PagingCounters> { state.pointee.counters }
 
@@ -171,15 +179,15 @@ public struct PagedMemory {
     physical.knownRecord(frame)
   }
 
-  /// Gives anonymous memory a device to be written to. Pages that could not be written for want of one
-  /// are looked at again.
+  /// Attaches the device that anonymous memory is written to. Pages that could not be written for lack of one
+  /// are tried again. Errors as `Swap.attach`.
   public func attachSwap(_ device: BlockDevice) throws(PagingError) {
     try swap.attach(device)
     retryUnswappable()
   }
 }
 
-/// What happened, since the start.
+/// Counts of events since the start, and of what exists now.
 struct PagingCounters: ~Copyable {
   let faults = Atomic<UInt64>(0)
   let zeroFills = Atomic<UInt64>(0)
@@ -188,7 +196,7 @@ struct PagingCounters: ~Copyable {
   let failedFaults = Atomic<UInt64>(0)
   let waits = Atomic<UInt64>(0)
   let written = Atomic<UInt64>(0)
-  /// Of those, for runs of the daemon.
+  /// Pages of those that were written for runs of the daemon.
   let writtenForDaemon = Atomic<UInt64>(0)
   let failedWrites = Atomic<UInt64>(0)
   let redirtied = Atomic<UInt64>(0)
@@ -197,9 +205,9 @@ struct PagingCounters: ~Copyable {
   let dropped = Atomic<UInt64>(0)
   let daemonRuns = Atomic<UInt64>(0)
   let scanned = Atomic<UInt64>(0)
-  /// Pages wired now, each once.
+  /// Pages that are wired now, each once.
   let wired = Atomic<UInt64>(0)
-  /// Objects and resident pages now.
+  /// Objects and ranges that exist now.
   let objects = Atomic<UInt64>(0)
   let deviceObjects = Atomic<UInt64>(0)
   let ranges = Atomic<UInt64>(0)

@@ -1,26 +1,27 @@
-// Why paging could not do what it was asked for, in good faith.
+// The errors of paging.
 
-/// What a caller of this layer can meet. Nothing was changed, unless the operation says otherwise.
+/// An error that a caller can meet in good faith. Nothing was changed, unless the operation says otherwise.
 @frozen public enum PagingError: UInt8, Error, Sendable {
-  /// No frame, and none could be freed; or no memory for tables.
+  /// No frame is free, and none could be freed; or there is no memory for tables.
   case noMemory
   /// No free range of addresses is large enough.
   case noAddressSpace
   /// The request contradicts itself.
   case badConstraint
-  /// No pageable range is there.
+  /// No pageable range has the address.
   case notPageable
   /// The range does not allow that access.
   case protection
   /// The device failed to read the page, or to write it.
   case inputOutput
-  /// What came back from the swap device is not what was written there.
+  /// The swap device returned other data than was written.
   case corrupt
   /// A page of the range is wired more often than can be counted.
   case tooManyWires
   /// The page is held more often than can be counted.
   case tooManyHolds
 
+  /// The reason, as a part of a sentence.
   public var description: StaticString {
     switch self {
     case .noMemory: "no memory is free and none can be freed"

@@ -1,8 +1,8 @@
 // Wiring: pages that stay where they are, for devices and for code that must not fault.
 //
-// A wire is counted in the page's claims, so a page that is wired twice, through one range or two, counts once
-// among the wired pages and needs to be unwired twice. Wiring makes the page accessible for all that the range
-// allows: a writable one is made dirty and mapped writable at once, so that nothing faults there until it
+// A wire is counted in the page's busy word. A page that is wired twice, through one range or two, counts once
+// among the wired pages and must be unwired twice. Wiring makes the page accessible for every access that the range
+// allows: a writable one is made dirty and mapped writable at once, so that no thread faults there until it
 // is unwired.
 
 import MemoryPrimitives
@@ -10,28 +10,28 @@ import PageTables
 import PhysicalMemory
 import Synchronization
 
-/// Whether addresses between ranges may be part of what is wired.
+/// Whether the addresses to be wired may include some that no range has.
 @frozen public enum Holes: UInt8, Sendable {
-  /// They are passed over.
+  /// They are skipped.
   case allowed
   /// The call is refused before anything is wired.
   case forbidden
 }
 
-/// The pages that one range holds of an extent of addresses.
+/// The pages of one range among the addresses of a call.
 private struct WiredPart {
   var first: VirtualAddress
   var pages: UInt64
 }
 
 extension PagedMemory {
-  /// Wires all pages of `count` from `address` on; what can't be done is undone. Costs a fault a page at worst, and
+  /// Wires all pages of `count` from `address` on, or none. Costs a fault a page at worst, and
   /// one shootdown of the writable pages that were mapped before: no processor faults on one of them after that.
   ///
-  /// Answers the ranges that there were when it began. It wires no other: one that is mapped later is a hole.
+  /// Returns the ranges that existed when it began. It wires no other: one that is mapped later is a hole.
   ///
   /// Throws `notPageable` for a hole that is forbidden, and when there is no page at all; errors as `fault`;
-  /// `tooManyWires`; `badConstraint` for what is no range of whole pages.
+  /// `tooManyWires`; `badConstraint` for addresses that are not whole pages.
   @discardableResult public func wire(
     _ address: VirtualAddress, _ count: PageCount, holes: Holes
   ) throws(PagingError) -> RangeGeneration {
@@ -39,13 +39,13 @@ extension PagedMemory {
     let ranges = self.ranges
     let covered = coverage(address, last, of: ranges)
     if covered == .zero || (holes == .forbidden && covered != count) { throw .notPageable }
-    // A processor that remembers a page as read-only, from before this call or before a fault elsewhere, may fault once
-    // more; a thread that stores with interrupts off must not fault.
+    // A processor whose TLB has a page as read-only, from before this call or before a fault elsewhere, may fault once
+    // more. A thread that stores with interrupts off must not fault.
     var raised = ShootdownBatch()
     var next = address
     do throws(PagingError) {
       try forEachPart(address, last, of: ranges) { part throws(PagingError) in
-        // A range may have gone since it was counted.
+        // A range may have been unmapped since it was counted.
         if holes == .forbidden && part.first != next { throw .notPageable }
         for i in 0..<part.pages {
           next = part.first + PageCount(i)
@@ -59,8 +59,8 @@ extension PagedMemory {
       }
       if holes == .forbidden && next.rawValue != last &+ 1 { throw .notPageable }
     } catch {
-      // Each page below `next` that these ranges still hold was wired: one that was not had lost its range, and a
-      // range that goes does not return.
+      // Each page below `next` that these ranges still have was wired: one that was not had lost its range, and a
+      // range that is unmapped does not return.
       if next > address { unwirePages(address, next.rawValue - 1, of: ranges) }
       throw error
     }
@@ -68,51 +68,51 @@ extension PagedMemory {
     return ranges
   }
 
-  /// Undoes one `wire` of the same pages. A page that is not wired there, or no page at all: a fault report, and
+  /// Undoes one `wire` of the same pages. A page that is not wired there, or no page at all, is a fault report, and
   /// nothing has changed.
   ///
-  /// A caller that has wired across holes passes the ranges that `wire` answered, as others may have mapped and wired
-  /// pages in the holes since. Without them these are the ranges that there are now.
+  /// A caller that has wired across holes passes the ranges that `wire` returned, because other threads may have mapped
+  /// and wired pages in the holes since. The default are the ranges that exist now.
   public func unwire(
     _ address: VirtualAddress, _ count: PageCount, of ranges: RangeGeneration? = nil,
     at site: CallSite = .here
   ) {
-    func refuse(_ kind: FaultKind, _ what: StaticString, _ page: VirtualAddress) {
+    func report(_ kind: FaultKind, _ what: StaticString, _ page: VirtualAddress) {
       var fault = FaultReport(kind, what, page.rawValue, .virtualAddress)
       fault.given = count.rawValue
       fault.reportedAt = site
       machine.report(fault)
     }
     guard let last = lastByte(address, count) else {
-      return refuse(.badConstraint, "no range of whole pages was to be unwired", address)
+      return report(.badConstraint, "pages were unwired at addresses that are not whole pages", address)
     }
-    // Others may map and wire more while this looks.
+    // Other threads may map and wire more during the check.
     let ranges = ranges ?? self.ranges
-    var isAnyThere = false
-    var loose: VirtualAddress?
+    var hasPages = false
+    var unwired: VirtualAddress?
     forEachPart(address, last, of: ranges) { part in
-      isAnyThere = true
-      for i in 0..<part.pages where loose == nil {
+      hasPages = true
+      for i in 0..<part.pages where unwired == nil {
         let page = part.first + PageCount(i)
-        if (tables.mapping(at: page)?.wires ?? 0) == 0 { loose = page }
+        if (tables.mapping(at: page)?.wires ?? 0) == 0 { unwired = page }
       }
     }
-    if let loose { return refuse(.notAllocated, "a page was unwired that is not wired", loose) }
-    if !isAnyThere {
-      return refuse(.notAllocated, "pages were unwired where none are pageable", address)
+    if let unwired { return report(.notAllocated, "a page was unwired that is not wired", unwired) }
+    if !hasPages {
+      return report(.notAllocated, "pages were unwired where none are pageable", address)
     }
     unwirePages(address, last, of: ranges)
   }
 
-  /// The last byte of `count` whole pages from `address` on; nil when there is none such.
+  /// The last byte of `count` whole pages from `address` on; nil when they are not whole or end above the address space.
   private func lastByte(_ address: VirtualAddress, _ count: PageCount) -> UInt64? {
     let pagesAbove = (UInt64.max - address.rawValue) >> Page.shift
     guard count > .zero, address.offsetInPage == 0, count.rawValue - 1 <= pagesAbove else { return nil }
     return address.rawValue + ((count.rawValue - 1) << Page.shift + (Page.size - 1))
   }
 
-  /// Calls `body` with each part of the addresses from `address` to `last` that one of `ranges` holds: a step for each
-  /// range, however long the holes are.
+  /// Calls `body` with each part of the addresses from `address` to `last` that belongs to one of `ranges`: a step for
+  /// each range, however long the holes are.
   private func forEachPart<E>(
     _ address: VirtualAddress, _ last: UInt64, of ranges: RangeGeneration,
     _ body: (WiredPart) throws(E) -> Void
@@ -127,24 +127,24 @@ extension PagedMemory {
     }
   }
 
-  /// Pages that `ranges` hold of the addresses from `address` to `last`.
+  /// Counts the pages of `ranges` among the addresses from `address` to `last`.
   private func coverage(
     _ address: VirtualAddress, _ last: UInt64, of ranges: RangeGeneration
   ) -> PageCount {
     var covered = PageCount.zero
-    forEachPart(address, last, of: ranges) { part in covered = covered + PageCount(part.pages) }
+    forEachPart(address, last, of: ranges) { part in covered += PageCount(part.pages) }
     return covered
   }
 
   private func wire(_ page: VirtualAddress, of ranges: RangeGeneration) throws(PagingError) -> RightsChange {
-    guard let entry = enter(page, of: ranges) else { throw .notPageable }
+    guard let entry = beginUse(of: page, in: ranges) else { throw .notPageable }
     var wires = WireChange.none
-    defer { leave(entry, wires) }
+    defer { endUse(of: entry, wires) }
     let protection = entry.pointee.protection
     let kind: AccessKind = protection.contains(.writable) ? .write : .read
     var isFull = false
     var change = RightsChange.none
-    try withPage(entry.pointee.object, entry.pointee.index(page.rawValue), kind) { frame, record, _ in
+    try withPage(entry.pointee.object, entry.pointee.index(page.rawValue), kind) { frame, record in
       switch record.tryWire() {
       case .busy: return .busy
       case .tooMany:
@@ -156,7 +156,7 @@ extension PagedMemory {
         counters.pointee.wired.count()
       case .again: break
       }
-      change = show(frame, record, at: page, protection)
+      change = enter(frame, record, at: page, protection)
       tables.addWire(page)
       wires = .made
       return .done
@@ -172,24 +172,25 @@ extension PagedMemory {
   }
 
   private func unwirePage(_ page: VirtualAddress, of ranges: RangeGeneration) {
-    guard let entry = enter(page, of: ranges) else { return }
+    guard let entry = beginUse(of: page, in: ranges) else { return }
     var wires = WireChange.none
-    defer { leave(entry, wires) }
-    var waiters = WaitersAnswer.nobodyWaits
-    entry.pointee.object.withLock {
-      // None is left where another thread has unwired the page since this call looked.
-      guard let frame = tables.removeWire(page) else { return }
+    defer { endUse(of: entry, wires) }
+    var waiters = Waiters.absent
+    let held = entry.pointee.object.acquire()
+    // None is left where another thread has unwired the page since this call checked.
+    if let frame = tables.removeWire(page) {
       wires = .undone
       let record = record(frame)
       if record.busyWord.wires == 1 {
-        // In its queue before anybody can claim it.
+        // In its queue before any thread can make it busy.
         if !record.busyWord.isBusy { withQueues { $0.append(frame, .active) } }
         physical.note(frame, .movable)
         counters.pointee.wired.uncount()
-        if record.busyWord.hasWaiters { waiters = .somebodyWaits }
+        if record.busyWord.hasWaiters { waiters = .present }
       }
       _ = record.endWire()
     }
+    held.release()
     wake(waiters)
   }
 }

@@ -204,12 +204,12 @@ final class DirtyCommandTests: XCTestCase {
     let harness = ConsoleHarness(swap: .mebibytes(64))
     harness.run("dirty 120%")
     XCTAssertNil(harness.outcome)
-    harness.disk!.trouble.failed = 1000
+    harness.disk!.faults.failed = 1000
     let log = harness.run("verify")
     XCTAssertEqual(harness.outcome, .failed)
     XCTAssertTrue(log.contains(" can't be read. Type: whatis 0xffff_c"), log)
     assertFits(log)
-    harness.disk!.trouble.failed = 0
+    harness.disk!.faults.failed = 0
     harness.run("verify")
     XCTAssertNil(harness.outcome, "an error is not for good")
   }

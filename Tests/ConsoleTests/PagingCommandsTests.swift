@@ -15,10 +15,10 @@ final class PagingCommandsTests: XCTestCase {
   private func page(_ i: UInt64) -> PageCount { PageCount(i) }
 
   /// A disk on which nothing works.
-  private static var failing: Trouble {
-    var trouble = Trouble(seed: 1)
-    trouble.failed = 1000
-    return trouble
+  private static var failing: DeviceFaults {
+    var faults = DeviceFaults(seed: 1)
+    faults.failed = 1000
+    return faults
   }
 
   private func sum(_ log: String, _ kind: String, _ key: String) -> Int {
@@ -173,7 +173,7 @@ final class PagingCommandsTests: XCTestCase {
       }
       return disk.poll()
     }
-    harness.memory.paging.launder(.active, upTo: page(64), sparing: .nobody)
+    harness.memory.paging.launder(.active, upTo: page(64), referenced: .launder)
     guard told.count == 4 else { return XCTFail("nobody waited for the disk") }
     XCTAssertTrue(told[0].contains("busy            64  256 KiB"), told[0])
     XCTAssertTrue(told[0].contains("pageable       100  400 KiB\n"), told[0])
@@ -272,14 +272,14 @@ final class PagingCommandsTests: XCTestCase {
 
       """)
     harness.takeAllCached()
-    harness.disk?.trouble = Self.failing
+    harness.disk?.faults = Self.failing
     for i in 0..<600 where harness.place(space, UInt64(i)) == .swapped {
       XCTAssertThrowsError(try harness.terminal.processor!.load(space.address + page(UInt64(i))))
       break
     }
     var text = harness.run("launder active 64K")
     XCTAssertTrue(text.contains("! The device failed; what could not be written is dirty as before."), text)
-    harness.disk?.trouble = Trouble()
+    harness.disk?.faults = DeviceFaults()
     text = harness.run("swap")
     XCTAssertTrue(
       text.contains("! 18 requests failed, 0 pages came back corrupt. Type: sysctl vm.swap\n"), text)
@@ -473,12 +473,12 @@ final class PagingCommandsTests: XCTestCase {
     let space = try harness.space("test", 600)
     harness.run("launder active")
     harness.takeAllCached()
-    harness.disk?.trouble = Self.failing
+    harness.disk?.faults = Self.failing
     XCTAssertEqual(
       harness.run("wire \(space.at(0))+64K"),
       "A page could not be brought in: its device failed. Nothing is wired.\n")
     XCTAssertEqual(harness.outcome, .failed)
-    harness.disk?.trouble = Trouble()
+    harness.disk?.faults = DeviceFaults()
     // More than there is.
     let large = try harness.memory.paging.createObject(Name("large"), page(20_000))
     let address = try harness.memory.paging.map(large, count: page(20_000))

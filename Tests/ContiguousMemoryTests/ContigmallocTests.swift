@@ -674,7 +674,7 @@ final class ContigmallocTests: XCTestCase {
     XCTAssertEqual(system.statistic("vm.run_steps"), searches.1)
     XCTAssertEqual(system.contiguous.movedCount, moved)
     // What does not help leaves it hopeless: a page given up, another wired, a single one unwired elsewhere.
-    system.paging.launder(.active, upTo: PageCount(20), sparing: .nobody)
+    system.paging.launder(.active, upTo: PageCount(20), referenced: .launder)
     XCTAssertTrue(try XCTUnwrap(refusal(system.ask(wanted))).isRepeated)
     // Smaller ones are searched for, and had.
     let small = try system.ask(request(8)).get()

@@ -162,23 +162,23 @@ final class ContiguousFailureTests: XCTestCase {
     for kind in 0..<4 {
       let system = try PagedSystem(frames: 1024, swap: 8192)
       let area = try system.fillMemory(spare: system.physical.reserve(for: .normal).rawValue + 30)
-      var trouble = Trouble(seed: seed)
+      var faults = DeviceFaults(seed: seed)
       switch kind {
-      case 0: trouble.failed = 1000
-      case 1: trouble.failed = 200
+      case 0: faults.failed = 1000
+      case 1: faults.failed = 200
       case 2:
-        trouble.failed = 100
-        trouble.delayed = 300
-        trouble.longestDelay = 9
-        trouble.reordered = 500
-      default: trouble.torn = 50
+        faults.failed = 100
+        faults.delayed = 300
+        faults.longestDelay = 9
+        faults.reordered = 500
+      default: faults.torn = 50
       }
       var (granted, refused) = (0, 0)
       var lost: Set<UInt64> = []
       for turn in 0..<40 {
         let note = "STRATA_SEED=\(seed), kind \(kind), turn \(turn)"
-        system.disk.trouble = trouble
-        trouble.seed &+= 1
+        system.disk.faults = faults
+        faults.seed &+= 1
         let steps = Steps()
         switch system.ask(request(32, aligned: 32), steps) {
         case .success(let run):
@@ -189,7 +189,7 @@ final class ContiguousFailureTests: XCTestCase {
           XCTAssertTrue(
             failure.answer == .later || failure.answer == .notNow, "\(failure.description), \(note)")
         }
-        system.disk.trouble = Trouble()
+        system.disk.faults = DeviceFaults()
         system.check(note)
         XCTAssertEqual(system.physical.count(.contiguous), .zero, note)
         for page in 0..<area.count where !lost.contains(page) {

@@ -258,7 +258,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
             stale += 1
           }
         },
-        { system.paging.launder(.active, upTo: PageCount(3), sparing: .nobody) })
+        { system.paging.launder(.active, upTo: PageCount(3), referenced: .launder) })
       let what = system.physical.whatIs(frame)
       if what.role == .free, what.pageFlags.contains(.cached) {
         // What is in the cached page is what a read of its copy would give.
@@ -420,9 +420,9 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
       system.atPoll = {
         reads += 1
         if reads == 30 {
-          var trouble = Trouble(seed: 1)
-          trouble.failed = 1000
-          system.disk.trouble = trouble
+          var faults = DeviceFaults(seed: 1)
+          faults.failed = 1000
+          system.disk.faults = faults
         }
       }
       XCTAssertFails(PagingError.inputOutput) {
@@ -433,7 +433,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
       XCTAssertEqual(system.paging.residentCount(area.object).rawValue, system.paging.count(.active).rawValue)
       for page in 0..<area.count { XCTAssertEqual(system.place(area, page).busyWord, .none) }
       system.check()
-      system.disk.trouble = Trouble()
+      system.disk.faults = DeviceFaults()
       try system.verify(area)
       // A run over all of them is not blocked by a wire that is left over.
       let first = (0..<area.count).map { system.frame(area, $0).rawValue }.min()!
@@ -519,15 +519,15 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
     let bad = second.pages(of: full, in: frames(low, low + 64))[7]
     second.atPoll = {
       // Whatever slot it goes to.
-      var trouble = Trouble(seed: 3)
-      trouble.failed = second.place(full, bad).busyWord.sbusyCount > 0 ? 1000 : 0
-      second.disk.trouble = trouble
+      var faults = DeviceFaults(seed: 3)
+      faults.failed = second.place(full, bad).busyWord.sbusyCount > 0 ? 1000 : 0
+      second.disk.faults = faults
     }
     second.swapDisk.discardHistory()
     let more = Steps()
     let failure = try XCTUnwrap(refusal(second.ask(request(64, low: low, high: low + 64), more)))
     second.atPoll = nil
-    second.disk.trouble = Trouble()
+    second.disk.faults = DeviceFaults()
     XCTAssertEqual(failure.answer, .later)
     XCTAssertEqual(more.abandoned.count, 1)
     XCTAssertLessThanOrEqual(more.passes.filter { $0.written > .zero }.count, 3)

@@ -338,7 +338,7 @@ final class ContiguousThreadsTests: XCTestCase {
           var random = SeededRandom(seed: seed &+ 77)
           while !bed.isOver {
             switch random.below(pages > 200 ? 8 : 40) {
-            case 0: system.paging.launder(.active, upTo: PageCount(40), sparing: .nobody)
+            case 0: system.paging.launder(.active, upTo: PageCount(40), referenced: .launder)
             case 1: system.paging.launder(.inactive, upTo: PageCount(40))
             case 2: system.paging.runDaemon()
             case 3:
@@ -456,7 +456,7 @@ final class ContiguousThreadsTests: XCTestCase {
         {
           var random = SeededRandom(seed: seed &+ 99)
           while !bed.isOver {
-            if random.oneIn(3) { system.paging.launder(.active, upTo: PageCount(64), sparing: .nobody) }
+            if random.oneIn(3) { system.paging.launder(.active, upTo: PageCount(64), referenced: .launder) }
             if case .success(let run) = system.ask(request(1 << random.below(7), aligned: 8)) {
               system.give(run)
             }

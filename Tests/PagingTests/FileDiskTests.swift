@@ -40,7 +40,7 @@ final class FileDiskTests: XCTestCase {
           XCTAssertTrue(bench.holds(frames[0], UInt64(round) << 8 | UInt64(i)))
         }
       }
-      // The file ends earlier than was written: what it lost is an error, and the rest is as before.
+      // The file is truncated: a read of a lost page is an error, and the other pages are as before.
       XCTAssertEqual(truncate(path, 100 << 12 + 2048), 0)
       try bench.swap.read(SwapSlot(99), into: frames[0])
       XCTAssertTrue(bench.holds(frames[0], 3 << 8 | 3))

@@ -7,16 +7,16 @@ import XCTest
 
 @testable import Paging
 
-/// How pages become clean and free: written out, written to meanwhile, failed, without room, without memory; and the
+/// How pages become clean and free: written out, dirtied again, failed, without a slot, without memory; and the
 /// daemon that keeps frames free.
 final class LaunderingTests: XCTestCase {
-  private func failAll(_ seed: UInt64 = 1) -> Trouble {
-    var trouble = Trouble(seed: seed)
-    trouble.failed = 1000
-    return trouble
+  private func failAll(_ seed: UInt64 = 1) -> DeviceFaults {
+    var faults = DeviceFaults(seed: seed)
+    faults.failed = 1000
+    return faults
   }
 
-  // MARK: Written to meanwhile
+  // MARK: Dirtied while they are written out
 
   func testAPageWrittenToWhileItIsWrittenOutStaysDirty() throws {
     let system = try PagedSystem()
@@ -70,13 +70,14 @@ final class LaunderingTests: XCTestCase {
         at: moment,
         {
           let what = system.place(area, 2)
-          // Who has it exclusive can't be waited for: it would wait for this.
+          // The thread that has it xbusy can't be waited for: it would wait for this one.
           guard !what.busyWord.isXbusy else { return }
           stamp = 7000 + UInt64(moment)
           try! system.write(area, 2, stamp)
         },
         {
-          redirtied += system.paging.launder(.active, upTo: PageCount(9), sparing: .nobody).redirtied.rawValue
+          redirtied +=
+            system.paging.launder(.active, upTo: PageCount(9), referenced: .launder).redirtied.rawValue
         })
       system.check("moment \(moment)")
       system.launderAll()
@@ -140,7 +141,7 @@ final class LaunderingTests: XCTestCase {
     system.check()
   }
 
-  // MARK: Who is passed over
+  // MARK: Pages that are passed over
 
   func testLaunderingKeepsToItsQueueAndItsLimit() throws {
     let system = try PagedSystem()
@@ -152,11 +153,11 @@ final class LaunderingTests: XCTestCase {
     XCTAssertEqual(spared.passedOver, PageCount(60))
     XCTAssertEqual(spared.written, .zero)
     XCTAssertEqual(system.paging.count(.active), PageCount(100))
-    let some = system.paging.launder(.active, upTo: PageCount(10), sparing: .nobody)
+    let some = system.paging.launder(.active, upTo: PageCount(10), referenced: .launder)
     XCTAssertEqual(some.written, PageCount(10))
     XCTAssertEqual(some.freed, PageCount(10))
     XCTAssertEqual(system.paging.count(.active), PageCount(90))
-    XCTAssertEqual(system.paging.launder(.active, upTo: .zero, sparing: .nobody).written, .zero)
+    XCTAssertEqual(system.paging.launder(.active, upTo: .zero, referenced: .launder).written, .zero)
     system.check()
     // Those whose turn it was have lost their bit, the others not.
     let rest = system.paging.launder(.active, upTo: PageCount(90))
@@ -174,7 +175,7 @@ final class LaunderingTests: XCTestCase {
     try system.fill(area)
     system.disk.spoil(DevicePage(5))
     system.disk.spoil(DevicePage(30))
-    let outcome = system.paging.launder(.active, upTo: PageCount(100), sparing: .nobody)
+    let outcome = system.paging.launder(.active, upTo: PageCount(100), referenced: .launder)
     XCTAssertEqual(outcome.failed, PageCount(2))
     XCTAssertEqual(outcome.freed, PageCount(30))
     let figures = system.paging.swap.figures
@@ -190,7 +191,7 @@ final class LaunderingTests: XCTestCase {
     XCTAssertEqual(system.paging.figures.failedWrites, 2)
     system.check()
     // The next time it goes elsewhere.
-    let again = system.paging.launder(.laundry, upTo: PageCount(100), sparing: .nobody)
+    let again = system.paging.launder(.laundry, upTo: PageCount(100), referenced: .launder)
     XCTAssertEqual(again.freed, PageCount(2))
     XCTAssertEqual(system.paging.swap.figures.bad, PageCount(2))
     system.dropCached()
@@ -202,7 +203,7 @@ final class LaunderingTests: XCTestCase {
     let system = try PagedSystem(swap: 600)
     let area = try system.area(300)
     try system.fill(area)
-    system.disk.trouble = failAll()
+    system.disk.faults = failAll()
     let outcome = system.launderAll()
     XCTAssertEqual(outcome.freed, .zero)
     XCTAssertEqual(system.paging.residentCount(area.object), PageCount(300))
@@ -225,14 +226,14 @@ final class LaunderingTests: XCTestCase {
     let system = try PagedSystem(swap: 64)
     let area = try system.area(200)
     try system.fill(area)
-    let outcome = system.paging.launder(.active, upTo: PageCount(200), sparing: .nobody)
+    let outcome = system.paging.launder(.active, upTo: PageCount(200), referenced: .launder)
     XCTAssertEqual(outcome.written, PageCount(64))
     XCTAssertEqual(outcome.unswappable, PageCount(136))
     XCTAssertEqual(system.paging.count(.unswappable), PageCount(136))
     XCTAssertEqual(system.paging.swap.figures.free, .zero)
     system.check()
     try system.verify(area)
-    // Nothing is to be had; nobody asks the disk again and again.
+    // No slot is free, so the disk gets no further requests.
     system.swapDisk.discardHistory()
     system.paging.retryUnswappable()
     XCTAssertEqual(system.paging.count(.unswappable), PageCount(136))
@@ -244,7 +245,7 @@ final class LaunderingTests: XCTestCase {
     XCTAssertEqual(system.paging.count(.unswappable), PageCount(106))
     XCTAssertEqual(system.paging.count(.laundry), PageCount(30))
     system.check()
-    let again = system.paging.launder(.laundry, upTo: PageCount(200), sparing: .nobody)
+    let again = system.paging.launder(.laundry, upTo: PageCount(200), referenced: .launder)
     XCTAssertEqual(again.written, PageCount(30))
     XCTAssertEqual(system.paging.swap.figures.used, PageCount(64))
     system.dropCached()
@@ -299,7 +300,7 @@ final class LaunderingTests: XCTestCase {
     let system = try PagedSystem()
     let area = try system.area(300)
     try system.fill(area)
-    // Nobody has used any page; then every third is used.
+    // No page is used; then every third is.
     for page in 0..<area.count { _ = system.memory.pageTables.testAndClearAccessed(area[page]) }
     system.buffer.invalidate(0, 1 << 52)
     var used: [UInt64: FrameNumber] = [:]
@@ -347,7 +348,7 @@ final class LaunderingTests: XCTestCase {
       let area = try system.area(200)
       if why != .nothing { try system.fill(area) }
       switch why {
-      case .failingDisk: system.disk.trouble = failAll()
+      case .failingDisk: system.disk.faults = failAll()
       case .wired: try system.paging.wire(area.address, PageCount(200), holes: .forbidden)
       case .held: for page in 0..<area.count { _ = try system.paging.hold(area[page], .read) }
       case .noSwap, .nothing: break
@@ -362,7 +363,7 @@ final class LaunderingTests: XCTestCase {
       system.check("\(why)")
       if why != .nothing { try system.verify(area, "\(why)") }
       system.giveBack(taken)
-      system.disk.trouble = Trouble()
+      system.disk.faults = DeviceFaults()
       switch why {
       case .wired: system.paging.unwire(area.address, PageCount(200))
       case .held: for page in 0..<area.count { system.paging.unhold(system.frame(area, page)) }
@@ -386,10 +387,10 @@ final class LaunderingTests: XCTestCase {
     let system = try PagedSystem(swap: 4096)
     let area = try system.area(700)
     try system.fill(area)
-    system.disk.trouble = failAll()
-    system.paging.launder(.active, upTo: PageCount(700), sparing: .nobody)
+    system.disk.faults = failAll()
+    system.paging.launder(.active, upTo: PageCount(700), referenced: .launder)
     XCTAssertEqual(system.paging.count(.laundry), PageCount(700))
-    system.disk.trouble = Trouble()
+    system.disk.faults = DeviceFaults()
     let other = try system.area(1)
     let taken = system.takeAll()
     system.buffer.invalidate(0, 1 << 52)
@@ -450,12 +451,12 @@ final class LaunderingTests: XCTestCase {
     let seed = historySeed(11)
     let system = try PagedSystem(frames: 512, swap: 8192)
     let area = try system.area(1500)
-    var trouble = Trouble(seed: seed)
-    trouble.failed = 50
-    trouble.delayed = 300
-    trouble.longestDelay = 9
-    trouble.reordered = 400
-    system.disk.trouble = trouble
+    var faults = DeviceFaults(seed: seed)
+    faults.failed = 50
+    faults.delayed = 300
+    faults.longestDelay = 9
+    faults.reordered = 400
+    system.disk.faults = faults
     var stamps = [UInt64](repeating: 0, count: Int(area.count))
     var random = SeededRandom(seed: seed)
     let taken = system.takeAll(leaving: 40)
@@ -474,7 +475,7 @@ final class LaunderingTests: XCTestCase {
       }
       if turn % 1000 == 0 { system.check("STRATA_SEED=\(seed), turn \(turn)") }
     }
-    system.disk.trouble = Trouble()
+    system.disk.faults = DeviceFaults()
     system.giveBack(taken)
     for page in 0..<area.count {
       XCTAssertTrue(try system.holds(area, page, stamps[Int(page)]), "STRATA_SEED=\(seed), page \(page)")

@@ -7,8 +7,8 @@ import XCTest
 @testable import Paging
 @testable import PhysicalMemory
 
-/// A page is claimed by a compare-and-swap, and only then does the claimer take the lock of its object: what other
-/// processors do between the two, and while the page is on its way.
+/// A page becomes busy by a compare-and-swap, and only then does the thread acquire the lock of its object. These tests
+/// let other processors act between the two, and while the page is under way.
 final class PageClaimTests: XCTestCase {
   /// A small machine on which pages 0 to 5 of an area are in memory, clean, with a copy in swap, and shown once more
   /// by a second range. Few frames are free.
@@ -44,9 +44,8 @@ final class PageClaimTests: XCTestCase {
     }
   }
 
-  /// Carries `act` out; `late` comes in between at the n-th moment (from 0) at which `act` has claimed `page` and not
-  /// yet had the lock of its object: what a thread does under that lock that found the page unclaimed. Answers whether
-  /// there was such a moment.
+  /// Runs `act`, and `late` at the n-th moment (from 0) at which `act` has made `page` busy and not yet acquired the lock
+  /// of its object. So does a thread with that lock that found the page unused. Returns whether there was such a moment.
   private func act(
     _ act: (Bed) -> Void, in bed: Bed, at n: Int, afterClaimOf page: UInt64,
     late: @escaping () -> Void
@@ -57,13 +56,13 @@ final class PageClaimTests: XCTestCase {
     var moment = 0
     var happened = false
     func claimed(_ word: UnsafeRawPointer) {
-      let isLocked = lock.pointee.lock.word.load(ordering: .relaxed) != 0
+      let isLocked = lock.pointee.core.lock.word.load(ordering: .relaxed) != 0
       guard word == record.busyAtomic, record.busyWord.isBusy, !isLocked else { return }
       flags = flags ?? record.pageFlags
     }
     func interrupt() {
       guard let before = flags, !happened else { return }
-      // What it does under the lock is seen by this.
+      // The changes of `act` under the lock are visible here.
       guard record.busyWord.isBusy, record.pageFlags == before,
         bed.system.mapping(bed.area, page) != nil
       else {
@@ -87,8 +86,8 @@ final class PageClaimTests: XCTestCase {
 
   func testAPageThatBecomesDirtyBetweenItsClaimAndTheLockKeepsItsContents() throws {
     let acts: [(String, (Bed) -> Void)] = [
-      ("a move", { $0.move(.areMoved) }),
-      ("a move that discards clean pages", { $0.move(.areDropped) }),
+      ("a move", { $0.move(.move) }),
+      ("a move that discards clean pages", { $0.move(.discard) }),
       ("a laundry run of frames", { $0.launder() }),
       ("a laundry run of all queues", { $0.system.launderAll() }),
       ("the page daemon", { $0.runDaemon() }),
@@ -135,7 +134,7 @@ final class PageClaimTests: XCTestCase {
       let bed = try Bed()
       let system = bed.system
       let happened = system.preempting(
-        at: moments, { system.hide(bed.other) }, { bed.move(.areMoved) })
+        at: moments, { system.hide(bed.other) }, { bed.move(.move) })
       if !happened { system.hide(bed.other) }
       for page in 0..<6 as Range<UInt64> {
         XCTAssertNil(system.mapping(bed.other, page), "page \(page), gone at moment \(moments)")
@@ -163,7 +162,7 @@ final class PageClaimTests: XCTestCase {
         {
           entry.pointee.isGoing = true
           for page in 0..<6 as Range<UInt64> { _ = system.paging.tables.remove(bed.other[page]) }
-        }, { bed.move(.areMoved) })
+        }, { bed.move(.move) })
       if !happened { break }
       for page in 0..<6 as Range<UInt64> {
         XCTAssertNil(system.mapping(bed.other, page), "page \(page), moment \(moments)")
@@ -180,7 +179,7 @@ final class PageClaimTests: XCTestCase {
   /// Each operation, with another one in its middle, as soon as a page is claimed: the other leaves it alone.
   func testAClaimKeepsAPageFromEveryOther() throws {
     let acts: [(String, (Bed) -> Void)] = [
-      ("move", { $0.move(.areMoved) }), ("discard", { $0.move(.areDropped) }),
+      ("move", { $0.move(.move) }), ("discard", { $0.move(.discard) }),
       ("launder", { $0.launder() }),
       ("daemon", { $0.runDaemon() }),
     ]
@@ -212,8 +211,8 @@ final class PageClaimTests: XCTestCase {
     }
   }
 
-  /// A page is asked for, and written to, between the moment at which its object has let go of it and that at which its
-  /// frame is free: what the frame still holds is not taken for the page afterwards.
+  /// A page is faulted on, and written to, between the moment at which its object has released it and that at which its
+  /// frame is free: the old content of the frame does not pass for the page afterwards.
   func testAPageThatIsWantedWhileItsFrameBecomesFreeKeepsItsContents() throws {
     for access in [AccessKind.read, .write] {
       let bed = try Bed()
@@ -229,7 +228,7 @@ final class PageClaimTests: XCTestCase {
             XCTAssertTrue(try! system.holds(bed.area, 2, 1002))
             if access == .write { try! system.write(bed.area, 2, 55) }
           }
-        ) { bed.move(.areDropped) }
+        ) { bed.move(.discard) }
       }
       XCTAssertEqual(faults.count, 0)
       XCTAssertEqual(times, 1)

@@ -6,7 +6,7 @@ import XCTest
 
 @testable import Paging
 
-/// What a fault finds: nothing, zeroes, a page in memory, a cached one, a copy in swap or on a device.
+/// A fault finds nothing, zeroes, a page in memory, a cached one, a copy in swap or on a device.
 final class PageFaultTests: XCTestCase {
   // MARK: Zeroes
 
@@ -32,7 +32,7 @@ final class PageFaultTests: XCTestCase {
     }
   }
 
-  /// A frame that held something else before is zeroed for whoever faults on it.
+  /// A frame with other content is zeroed for the thread that faults on it.
   func testAZeroPageShowsNothingOfItsFramesLastContents() throws {
     let system = try PagedSystem()
     for frame in system.takeAll() {
@@ -67,7 +67,7 @@ final class PageFaultTests: XCTestCase {
     try system.verify(area)
     XCTAssertEqual(system.swapDisk.readCount, 300)
     XCTAssertEqual(system.paging.figures.pageIns, 300)
-    // What was read only keeps its copy; it is given up again without being written.
+    // A page that was only read keeps its copy; it is reclaimed again without being written.
     XCTAssertEqual(system.paging.swapCount(area.object), PageCount(300))
     system.check()
     let again = system.launderAll()
@@ -124,9 +124,9 @@ final class PageFaultTests: XCTestCase {
     system.launderAll()
     XCTAssertEqual(system.physical.cachedCount, PageCount(100))
     // As an interrupt handler that came while the object was locked.
-    let interrupts = area.object.lock()
+    let held = area.object.acquire()
     let all = system.takeAll()
-    area.object.unlock(interrupts)
+    held.release()
     XCTAssertEqual(system.physical.cachedCount, .zero)
     XCTAssertEqual(system.physical.freeCount, .zero)
     for frame in all { system.words(frame).update(repeating: 0xbad, count: 512) }
@@ -242,7 +242,7 @@ final class PageFaultTests: XCTestCase {
       let isolation = try system.physical.isolate(
         FrameRun(first: system.frame(a, turn), count: .one), priority: .interrupt)
       let outcome = system.paging.move(
-        outOf: isolation.run, leaving: .zero, clean: .areMoved, atMost: run.count)
+        outOf: isolation.run, leaving: .zero, clean: .move, atMost: run.count)
       XCTAssertEqual(outcome.moved, .one)
       XCTAssertNotNil(system.physical.finish(isolation))
       system.physical.free(isolation.run)
@@ -321,7 +321,7 @@ final class PageFaultTests: XCTestCase {
       XCTAssertEqual(system.mapping(reading, page)?.isWritable, false)
     }
     system.check()
-    // What is written through another range is read here, never through a writable mapping.
+    // A write through another range is read here, never through a writable mapping.
     let writing = try system.show(reading.object)
     try system.fill(writing)
     try system.verify(reading)
@@ -445,10 +445,10 @@ final class PageFaultTests: XCTestCase {
     try system.fill(area)
     system.launderAll()
     system.dropCached()
-    system.disk.trouble = {
-      var trouble = Trouble(seed: 1)
-      trouble.failed = 1000
-      return trouble
+    system.disk.faults = {
+      var faults = DeviceFaults(seed: 1)
+      faults.failed = 1000
+      return faults
     }()
     let before = system.picture(pages: true)
     for page in 0..<area.count {
@@ -462,7 +462,7 @@ final class PageFaultTests: XCTestCase {
     XCTAssertSame(system.picture(pages: true), before)
     XCTAssertEqual(system.paging.figures.pageIns, 0)
     system.check()
-    system.disk.trouble = Trouble()
+    system.disk.faults = DeviceFaults()
     try system.verify(area)
     system.check()
   }
@@ -474,15 +474,15 @@ final class PageFaultTests: XCTestCase {
       try system.fill(area)
       // Pages that fill their frames, so that every bit counts.
       for page in 0..<area.count { fillPage(system.words(system.frame(area, page)), 100 + page) }
-      var trouble = Trouble(seed: historySeed(4))
-      if turn == 0 { trouble.torn = 400 } else { trouble.corrupted = 600 }
-      system.disk.trouble = trouble
+      var faults = DeviceFaults(seed: historySeed(4))
+      if turn == 0 { faults.torn = 400 } else { faults.corrupted = 600 }
+      system.disk.faults = faults
       // One by one, for a device tears each request at most once.
       for page in 0..<area.count {
         let run = FrameRun(first: system.frame(area, page), count: .one)
         XCTAssertEqual(system.paging.launder(outOf: run, .all, atMost: .one).written, .one)
       }
-      system.disk.trouble = Trouble()
+      system.disk.faults = DeviceFaults()
       system.dropCached()
       var corrupt: UInt64 = 0
       for page in 0..<area.count {
@@ -492,7 +492,7 @@ final class PageFaultTests: XCTestCase {
         } catch {
           XCTAssertEqual(error, .corrupt)
           corrupt += 1
-          // It stays so, and is nobody's data by a write to a part of it either.
+          // It stays so, even after a write to a part of it.
           XCTAssertFails(PagingError.corrupt) { try system.processor.store(area[page], 1) }
           XCTAssertEqual(system.place(area, page).place, .swapped)
         }
@@ -513,9 +513,9 @@ final class PageFaultTests: XCTestCase {
     try system.fill(area)
     system.launderAll()
     system.dropCached()
-    var trouble = Trouble(seed: 2)
-    trouble.corrupted = 500
-    system.disk.trouble = trouble
+    var faults = DeviceFaults(seed: 2)
+    faults.corrupted = 500
+    system.disk.faults = faults
     var corrupt = 0
     for page in 0..<area.count {
       do throws(PagingError) {
@@ -527,7 +527,7 @@ final class PageFaultTests: XCTestCase {
       }
     }
     XCTAssertGreaterThan(corrupt, 10)
-    system.disk.trouble = Trouble()
+    system.disk.faults = DeviceFaults()
     try system.verify(area)
     system.check()
   }

@@ -11,7 +11,7 @@ import XCTest
 /// run out, and what others do between the steps.
 final class PageMovingTests: XCTestCase {
   private func move(
-    _ system: PagedSystem, _ run: FrameRun, _ clean: CleanPages = .areMoved, leaving reserve: UInt64 = 0,
+    _ system: PagedSystem, _ run: FrameRun, _ clean: CleanPages = .move, leaving reserve: UInt64 = 0,
     atMost limit: UInt64 = .max
   ) -> MoveOutcome {
     system.paging.move(outOf: run, leaving: PageCount(reserve), clean: clean, atMost: PageCount(limit))
@@ -128,12 +128,12 @@ final class PageMovingTests: XCTestCase {
     XCTAssertTrue(record(33).tryXbusy())
     XCTAssertTrue(record(63).trySbusy())
     let stay: Set = [3, 10, 11, 12, 20, 33, 63]
-    for clean in [CleanPages.areMoved, .areDropped] {
+    for clean in [CleanPages.move, .discard] {
       let isolation = try system.physical.isolate(whole, priority: .interrupt)
       let outcome = move(system, whole, clean)
-      XCTAssertEqual(outcome.moved.rawValue, clean == .areMoved ? 57 : 0)
+      XCTAssertEqual(outcome.moved.rawValue, clean == .move ? 57 : 0)
       XCTAssertEqual(outcome.claimed.rawValue, UInt64(stay.count))
-      XCTAssertEqual(outcome.noRoom, .zero)
+      XCTAssertEqual(outcome.lackingFrames, .zero)
       XCTAssertEqual(system.physical.capturedCount(isolation).rawValue, 57)
       for i in 0..<64 {
         XCTAssertEqual(system.frame(area, pages[i].1) == frames[i], stay.contains(i), "frame \(i) of the run")
@@ -169,7 +169,7 @@ final class PageMovingTests: XCTestCase {
       let outcome = move(system, whole, leaving: reserve, atMost: limit)
       let moved = min(70, limit, free - min(free, reserve))
       XCTAssertEqual(outcome.moved.rawValue, moved, note)
-      XCTAssertEqual(outcome.noRoom.rawValue, 70 - moved, note)
+      XCTAssertEqual(outcome.lackingFrames.rawValue, 70 - moved, note)
       XCTAssertEqual(outcome.claimed, .zero, note)
       XCTAssertEqual(system.physical.capturedCount(isolation).rawValue, moved, note)
       for (_, page) in pages {
@@ -200,7 +200,7 @@ final class PageMovingTests: XCTestCase {
       let outcome = move(system, whole)
       system.host.failures.pointee.countdown = -1
       XCTAssertTrue(system.host.failures.pointee.hasFailed)
-      XCTAssertEqual(outcome.noRoom.rawValue, nth < 2 ? 32 : 8)
+      XCTAssertEqual(outcome.lackingFrames.rawValue, nth < 2 ? 32 : 8)
       XCTAssertEqual(outcome.moved.rawValue, nth < 2 ? 8 : 32)
       for (_, page) in pages { XCTAssertEqual(system.place(area, page).busyWord, .none) }
       system.physical.abandon(isolation)
@@ -214,7 +214,7 @@ final class PageMovingTests: XCTestCase {
   /// At each moment at which the mover holds no lock, another processor writes to pages of both batches that it can
   /// reach: no word is lost, whether pages are moved or dropped.
   func testPagesThatAreDirtiedBetweenTheStepsStayDirty() throws {
-    for clean in [CleanPages.areMoved, .areDropped] {
+    for clean in [CleanPages.move, .discard] {
       var n = 0
       var isThere = true
       while isThere {

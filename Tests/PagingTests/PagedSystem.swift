@@ -1,4 +1,4 @@
-// All layers over a simulated machine with a swap disk: what the tests of paging and of contiguous memory run on.
+// All layers over a simulated machine with a swap disk, for the tests of paging and of contiguous memory.
 //
 // The core's sleeps run the disks. A software processor reaches pageable memory by the tables, through a
 // translation buffer that shootdowns empty, so a mapping changed without one leads to the wrong frame. Each
@@ -273,17 +273,17 @@ final class PagedSystem: @unchecked Sendable {
 
   // MARK: Memory
 
-  /// Gives up every page that can be.
+  /// Reclaims every page that can be.
   @discardableResult func launderAll() -> LaunderOutcome {
     var outcome = LaunderOutcome()
     for queue in [PageQueue.laundry, .inactive, .active] {
-      let one = paging.launder(queue, upTo: PageCount(UInt64(1) << 30), sparing: .nobody)
-      outcome.add(one)
+      let one = paging.launder(queue, upTo: PageCount(UInt64(1) << 30), referenced: .launder)
+      outcome = outcome + one
     }
     return outcome
   }
 
-  /// Takes all frames that are to be had and gives them back: no cached page is left.
+  /// Allocates all free frames and frees them again: no cached page is left.
   func dropCached() { giveBack(takeAll()) }
 
   func takeAll(leaving count: UInt64 = 0, role: FrameRole = .loaned) -> [FrameNumber] {
@@ -316,7 +316,7 @@ final class PagedSystem: @unchecked Sendable {
     if let broken = memory.checkInvariants() { XCTFail("\(broken). \(note())", file: file, line: line) }
   }
 
-  /// What must not change when something is refused, and must come back when it is undone.
+  /// The state that a refused operation must not change, and an undone one must restore.
   struct Picture: Equatable {
     var roles: [FrameRole: UInt64] = [:]
     var queues: [UInt64] = []

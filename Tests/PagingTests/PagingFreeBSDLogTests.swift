@@ -10,8 +10,8 @@ import XCTest
 final class PagingFreeBSDLogTests: XCTestCase {
   // "they observed the page daemon consuming a great deal of CPU time because of pages bouncing back and forth between
   // the cache queue (PQ_CACHE) and the inactive queue (PQ_INACTIVE). The source of this problem turned out to be a
-  // deadlock avoidance strategy employed when selecting a cached page to reclaim [...] However, the root cause was
-  // really that reclaiming a cached page required the acquisition of an object lock".
+  // deadlock avoidance strategy [...]. However, the root cause was [...] that reclaiming a cached page required the
+  // acquisition of an object lock".
   func testCachedPagesDoNotBounceBetweenQueuesWhileTheDaemonBurnsTime() throws {
     let system = try PagedSystem(runs: [(256, 500)])
     let area = try system.area(300)
@@ -24,14 +24,14 @@ final class PagingFreeBSDLogTests: XCTestCase {
     let (queues, scanned) = (queued(), system.paging.figures.scanned)
     // The lock that would have been needed is another processor's all the time.
     let free = system.physical.freeCount.rawValue
-    let interrupts = area.object.lock()
+    let held = area.object.acquire()
     let taken = system.takeAll()
-    area.object.unlock(interrupts)
+    held.release()
     XCTAssertEqual(UInt64(taken.count), free, "cached pages were passed over")
     XCTAssertEqual(system.physical.cachedCount, .zero)
     XCTAssertEqual(queued(), queues, "a cached page is in a queue again")
     // A daemon with nothing to give up looks at nothing.
-    for _ in 0..<10 { XCTAssertTrue(system.paging.runDaemon().isInVain) }
+    for _ in 0..<10 { XCTAssertTrue(system.paging.runDaemon().isFruitless) }
     XCTAssertEqual(system.paging.figures.scanned, scanned)
     XCTAssertEqual(queued(), queues)
     XCTAssertEqual(system.paging.figures.reactivations, 0)

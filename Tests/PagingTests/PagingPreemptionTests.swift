@@ -8,7 +8,7 @@ import XCTest
 @testable import Workloads
 
 /// Every operation, and every other one in its middle: at each moment at which the first one holds no lock, the other
-/// is carried out as another processor would. Whatever the order was, no stamp is lost, nobody's wire or hold
+/// is carried out as another processor would. In every order no stamp is lost, no wire or hold
 /// is broken, and all invariants hold.
 final class PagingPreemptionTests: XCTestCase {
   /// Six pages: dirty, clean with a copy, cached, in swap, read as zero, untouched; shown by two ranges.
@@ -17,7 +17,7 @@ final class PagingPreemptionTests: XCTestCase {
     let a: Area
     let b: Area
     let stamps: [UInt64] = [1, 2, 3, 4, 0, 0]
-    /// What one word of each page holds, beside its stamp.
+    /// The value of one word of each page, beside its stamp.
     var marks: [UInt64] = [0, 0, 0, 0, 0, 0]
     private var lastMark: UInt64 = 0
     var wiredPages: [UInt64] = []
@@ -46,7 +46,7 @@ final class PagingPreemptionTests: XCTestCase {
 
     private static let mark = ByteCount(UInt64(512))
 
-    /// Without a frame nobody gets anything, which is nothing to complain of.
+    /// Runs `body`, which may fail for lack of a frame.
     private func unlessShort(_ body: () throws(PagingError) -> Void) {
       do throws(PagingError) {
         try body()
@@ -59,7 +59,7 @@ final class PagingPreemptionTests: XCTestCase {
       lastMark += 1
       let mark = lastMark
       if isBusy(page) {
-        // What a processor remembers it may use until it is told to forget.
+        // A processor may use its TLB entries until a shootdown.
         guard let frame = system.buffer.find((area ?? a)[page].rawValue >> Page.shift, .write) else { return }
         system.words(frame)[64] = mark
         marks[Int(page)] = mark
@@ -110,7 +110,7 @@ final class PagingPreemptionTests: XCTestCase {
         atMost: PageCount(160))
     }
 
-    /// What is wired is mapped writable where it was, and what is held is where it was; who has them may go on.
+    /// Wired pages are mapped writable where they were, and held pages are where they were, so that their users go on.
     func close(_ note: String) throws {
       for page in wiredPages {
         let what = system.place(a, page)
@@ -148,7 +148,7 @@ final class PagingPreemptionTests: XCTestCase {
 
   private typealias Act = (String, (Bed) -> Void)
 
-  /// What can be done to page `page`, or to all.
+  /// The operations on page `page`, or on all.
   private static func acts(_ page: UInt64) -> [Act] {
     [
       ("read \(page)", { $0.read(page) }),
@@ -168,8 +168,8 @@ final class PagingPreemptionTests: XCTestCase {
             outOf: FrameRun(first: FrameNumber(256), count: PageCount(160)), .all, atMost: PageCount(160))
         }
       ),
-      ("move", { $0.move(.areMoved) }),
-      ("move, drop", { $0.move(.areDropped) }),
+      ("move", { $0.move(.move) }),
+      ("move, drop", { $0.move(.discard) }),
       ("take all frames", { $0.system.dropCached() }),
       (
         "daemon",
@@ -257,8 +257,8 @@ final class PagingPreemptionTests: XCTestCase {
     }
   }
 
-  /// Between the moment at which a range is gone from the tables and that at which all have forgotten it, its pages
-  /// are given up: nobody may still reach their frames.
+  /// Between the removal of a range from the tables and the end of its TLB shootdown its pages
+  /// are reclaimed: no processor may still reach their frames.
   func testPagesOfARangeThatIsBeingUnmappedAreInvalidatedBeforeTheyAreReclaimed() throws {
     var moments = 0
     while true {

@@ -65,7 +65,7 @@ final class PagingRangeTests: XCTestCase {
 
   func testEachPointThatFailsInRegisteringLeavesEverythingAsItWas() throws {
     let system = try PagedSystem(frames: 2048)
-    // What stays once it was needed is there: slabs, tags, tables of numbers, inner page tables.
+    // Memory that stays once it was needed is allocated before: slabs, tags, tables of numbers, inner page tables.
     system.release(try system.area(1200))
     var nth: Int64 = 0
     var refused = 0
@@ -131,7 +131,7 @@ final class PagingRangeTests: XCTestCase {
     try system.fill(a)
     try system.paging.wire(b[1], .one, holes: .forbidden)
     system.expectFault(.notAllocated) { system.hide(b) }
-    // What is wired through the other range only may be there, as long as it is not mapped here.
+    // A page may be wired through the other range only, as long as it is not mapped here.
     try system.paging.wire(a[7], .one, holes: .forbidden)
     system.expectFault(.notAllocated) { system.hide(a) }
     system.paging.unwire(a[7], .one)

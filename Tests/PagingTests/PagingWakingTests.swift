@@ -18,7 +18,7 @@ final class PagingWakingTests: XCTestCase {
     try system.physical.setReserve(.zero, for: .normal)
     let (area, other) = (try system.area(1), try system.area(1))
     try system.write(other, 0, 5)
-    // Not to be had before the other run ends.
+    // It can't be reclaimed before the other run ends.
     let held = try system.paging.hold(other[0], .write)
     _ = system.takeAll()
     nonisolated(unsafe) let paging = system.paging
@@ -39,7 +39,7 @@ final class PagingWakingTests: XCTestCase {
     }
     XCTAssertNoThrow(try paging.fault(area[0], .write))
     XCTAssertEqual(sleeps, 1, "the fault was not woken")
-    XCTAssertEqual(paging.state.pointee.starved.load(ordering: .relaxed), 0)
+    XCTAssertEqual(paging.state.pointee.starvationCount.load(ordering: .relaxed), 0)
     system.check()
   }
 
@@ -99,12 +99,12 @@ final class PagingWakingTests: XCTestCase {
       let system = try PagedSystem(runs: [(256, 160)], swap: 64)
       let area = try system.area(1)
       nonisolated(unsafe) let paging = system.paging
-      nonisolated(unsafe) let entry = paging.enter(area[0])!
+      nonisolated(unsafe) let entry = paging.beginUse(of: area[0])!
       nonisolated(unsafe) var isLeft = false
       nonisolated(unsafe) var sleeps = 0
       @Sendable func leave() {
         isLeft = true
-        paging.leave(entry)
+        paging.endUse(of: entry)
       }
       system.host.runDevices = {
         sleeps += 1
@@ -125,7 +125,7 @@ final class PagingWakingTests: XCTestCase {
     XCTAssertGreaterThan(moments, 0)
   }
 
-  /// The claim of a transfer by another thread leaves no request: who was about to take it gets none.
+  /// Another thread allocates the last request: a thread that was about to allocate it gets none.
   func testATransferIsClaimedOnce() throws {
     let bench = try SwapFixture(pages: 64, requests: 2)
     let frame = try bench.frame()
@@ -169,14 +169,14 @@ final class PagingWakingTests: XCTestCase {
       its.pointee.runEnded.wake(on: machine)
       return true
     }
-    XCTAssertEqual(paging.roomFromDaemon(), .some)
+    XCTAssertEqual(paging.capacityFromDaemon(), .some)
     XCTAssertEqual(sleeps, 2)
   }
 
-  /// Carries `act` out, which tells of `rounds` looks at what services and their callers share. After the n-th of them,
-  /// from 0, another thread does `meanwhile(n)`. Answers how often the thread of `act` slept.
+  /// Runs `act`, which checks the state shared by services and their callers `rounds` times. After the n-th check,
+  /// from 0, another thread runs `concurrently(n)`. Returns how often the thread of `act` slept.
   private func sleeps(
-    of system: PagedSystem, rounds: Int = 1, in act: () -> Void, meanwhile: @escaping (Int) -> Void
+    of system: PagedSystem, rounds: Int = 1, in act: () -> Void, concurrently: @escaping (Int) -> Void
   ) -> Int {
     let services = UnsafeRawPointer(system.paging.state.pointee.services)
     nonisolated(unsafe) var sleeps = 0
@@ -189,7 +189,7 @@ final class PagingWakingTests: XCTestCase {
     var looks = 0
     func tell(_ word: UnsafeRawPointer) {
       guard word == services else { return }
-      meanwhile(looks)
+      concurrently(looks)
       looks += 1
     }
     system.host.withClaims(.unlocked, handler: tell, act)
@@ -206,7 +206,7 @@ final class PagingWakingTests: XCTestCase {
     var wanted: UInt64?
     let slept = sleeps(
       of: system, rounds: 2, in: { system.paging.serveShortage() },
-      meanwhile: { look in
+      concurrently: { look in
         system.physical.notifyLowMemory(.awaited)
         if look == 0 {
           services.pointee.isAwaited.store(true, ordering: .relaxed)
@@ -225,16 +225,16 @@ final class PagingWakingTests: XCTestCase {
     let paging = system.paging
     let services = paging.state.pointee.services
     services.pointee.isServed.store(true, ordering: .relaxed)
-    var room: Room?
+    var capacity: Capacity?
     let slept = sleeps(
-      of: system, in: { room = paging.roomFromDaemon() },
-      meanwhile: { _ in
+      of: system, in: { capacity = paging.capacityFromDaemon() },
+      concurrently: { _ in
         services.pointee.begun.add(1, ordering: .relaxed)
         services.pointee.freed.add(7, ordering: .relaxed)
         services.pointee.ended.add(1, ordering: .relaxed)
         services.pointee.runEnded.wake(on: system.host.machine)
       })
-    XCTAssertEqual(room, .some)
+    XCTAssertEqual(capacity, .some)
     XCTAssertEqual(slept, 0)
   }
 
@@ -245,7 +245,7 @@ final class PagingWakingTests: XCTestCase {
     services.pointee.launderer.store(1, ordering: .relaxed)
     let slept = sleeps(
       of: system, rounds: 2, in: { paging.serveLaundry() },
-      meanwhile: { look in
+      concurrently: { look in
         if look == 0 {
           _ = paging.beginLaundry(upTo: .one, by: .thread)
         } else {
@@ -266,7 +266,7 @@ final class PagingWakingTests: XCTestCase {
     var outcome = LaunderOutcome()
     let slept = sleeps(
       of: system, in: { outcome = paging.endLaundry(load) },
-      meanwhile: { _ in
+      concurrently: { _ in
         services.pointee.laundered.add(3, ordering: .relaxed)
         services.pointee.written.add(2, ordering: .relaxed)
         services.pointee.loads.add(1, ordering: .relaxed)
@@ -303,9 +303,9 @@ final class PagingWakingTests: XCTestCase {
         return true
       }
       let record = system.physical.knownRecord(frame)
-      paging.waitWhileClaimed(record, area.object, area.object.lock())
+      paging.waitUntilUnused(record, area.object.acquire())
       XCTAssertEqual(sleeps, 1, isWired ? "unwire" : "unhold")
-      XCTAssertEqual(record.busyWord.ofUsers, 0)
+      XCTAssertEqual(record.busyWord.uses, 0)
     }
   }
 
@@ -388,10 +388,10 @@ final class PagingWakingTests: XCTestCase {
     }
 
     /// Runs `act`, and `other` as soon as it has claimed page 0; `act` goes on when `other` sleeps. The thread of
-    /// `act` does `meanwhile` then.
+    /// `act` runs `concurrently` then.
     func race(
       diskAwaits sleepers: Int = 0, _ act: @escaping () -> Void,
-      meanwhile: @escaping () -> Void = {},
+      concurrently: @escaping () -> Void = {},
       _ other: @escaping () -> Void
     ) {
       let record = system.physical.knownRecord(system.frame(area, 0))
@@ -405,7 +405,7 @@ final class PagingWakingTests: XCTestCase {
                 return
               }
               while system.host.sleeperCount == 0 { usleep(20) }
-              meanwhile()
+              concurrently()
             }, act)
           XCTAssertTrue(isClaimed.load(ordering: .acquiring))
         },
@@ -436,20 +436,20 @@ final class PagingWakingTests: XCTestCase {
     let duo = try Duo()
     let (paging, run) = (duo.system.paging, duo.run)
     duo.race(
-      { _ = paging.move(outOf: run, leaving: .zero, clean: .areMoved, atMost: .one) }, duo.read)
+      { _ = paging.move(outOf: run, leaving: .zero, clean: .move, atMost: .one) }, duo.read)
     XCTAssertNotEqual(duo.system.frame(duo.area, 0), run.first)
     duo.close()
     XCTAssertTrue(try duo.system.holds(duo.area, 0, 1))
   }
 
-  /// No frame is to be had for it.
+  /// No frame is free to move it to.
   func testThreadsThatSleepOnAPageThatCouldNotBeMovedAreWoken() throws {
     let duo = try Duo()
     let (paging, run) = (duo.system.paging, duo.run)
     let failures = duo.system.host.failures
     duo.race(
-      { _ = paging.move(outOf: run, leaving: .zero, clean: .areMoved, atMost: .one) },
-      meanwhile: { failures.pointee.countdown = 0 }, duo.read)
+      { _ = paging.move(outOf: run, leaving: .zero, clean: .move, atMost: .one) },
+      concurrently: { failures.pointee.countdown = 0 }, duo.read)
     failures.pointee.countdown = -1
     duo.close()
     XCTAssertTrue(try duo.system.holds(duo.area, 0, 1))
@@ -463,7 +463,7 @@ final class PagingWakingTests: XCTestCase {
     let (paging, run) = (duo.system.paging, duo.run)
     duo.race(
       {
-        let outcome = paging.move(outOf: run, leaving: .zero, clean: .areDropped, atMost: .one)
+        let outcome = paging.move(outOf: run, leaving: .zero, clean: .discard, atMost: .one)
         XCTAssertEqual(outcome.dropped, .one)
       }, duo.read)
     duo.close()
@@ -494,30 +494,30 @@ final class PagingWakingTests: XCTestCase {
     let duo = try Duo()
     duo.system.launderAll()
     duo.system.dropCached()
-    var trouble = Trouble(seed: 1)
-    trouble.failed = 1000
+    var faults = DeviceFaults(seed: 1)
+    faults.failed = 1000
     let disk = duo.system.disk
-    disk.trouble = trouble
+    disk.faults = faults
     let (paging, area) = (duo.system.paging, duo.area)
     let fails: () -> Void = {
       XCTAssertFails(PagingError.inputOutput) { try paging.fault(area[0], .read) }
     }
     duo.run(diskAwaits: 2, fails, fails)
-    disk.trouble = Trouble()
+    disk.faults = DeviceFaults()
     duo.close()
     XCTAssertTrue(try duo.system.holds(duo.area, 0, 1))
   }
 
-  /// Who destroys an object waits for its pages that are being written, whatever comes of that.
+  /// A thread that destroys an object waits for its pages that are being written, also if the write fails.
   func testAThreadThatDestroysAnObjectIsWokenWhenItsPageWasWritten() throws {
     for fails in [false, true] {
       let duo = try Duo()
       let (paging, run, object) = (duo.system.paging, duo.run, duo.area.object)
       duo.system.hide(duo.area)
       if fails {
-        var trouble = Trouble(seed: 1)
-        trouble.failed = 1000
-        duo.system.disk.trouble = trouble
+        var faults = DeviceFaults(seed: 1)
+        faults.failed = 1000
+        duo.system.disk.faults = faults
       }
       duo.race(
         diskAwaits: 2,
@@ -548,7 +548,7 @@ final class PagingWakingTests: XCTestCase {
         }
         services.pointee.daemon.store(daemon!.rawValue, ordering: .relaxed)
         services.pointee.isServed.store(true, ordering: .sequentiallyConsistent)
-        XCTAssertNil(paging.roomFromDaemon())
+        XCTAssertNil(paging.capacityFromDaemon())
       },
       {
         while system.host.sleeperCount < 1 { usleep(20) }
@@ -602,7 +602,7 @@ final class PagingWakingTests: XCTestCase {
         // Daemon and laundry.
         while system.host.sleeperCount < 2 { usleep(20) }
         let runs = paging.figures.daemonRuns
-        XCTAssertNotNil(paging.roomFromDaemon())
+        XCTAssertNotNil(paging.capacityFromDaemon())
         XCTAssertGreaterThan(paging.figures.daemonRuns, runs)
         paging.endServices()
       }, {})

@@ -102,7 +102,7 @@ final class RamDiskTests: XCTestCase {
     XCTAssertEqual(bench.disk.figures.failed, 3)
   }
 
-  /// What `done` brings about may ask for more and poll.
+  /// `done` may submit requests and poll.
   func testDoneMaySubmitAndPoll() throws {
     let bench = try SwapFixture(pages: 64)
     struct Chain {
@@ -143,9 +143,10 @@ final class RamDiskTests: XCTestCase {
   }
 
   /// All that is to be seen of a history of requests.
-  private func history(_ trouble: Trouble, requests: Int = 400) throws -> (log: [UInt64], RamDiskFigures) {
+  private func history(_ faults: DeviceFaults, requests: Int = 400) throws -> (log: [UInt64], RamDiskFigures)
+  {
     let bench = try SwapFixture(pages: 256, requests: 16)
-    bench.disk.trouble = trouble
+    bench.disk.faults = faults
     var random = SeededRandom(seed: 5)
     let frames = try bench.frames(16)
     var log: [UInt64] = []
@@ -177,34 +178,35 @@ final class RamDiskTests: XCTestCase {
 
   func testInjectedFaultsAreDecidedByTheirSeed() throws {
     let seed = historySeed(71)
-    var trouble = Trouble(seed: seed)
-    trouble.failed = 100
-    trouble.torn = 100
-    trouble.corrupted = 100
-    trouble.delayed = 200
-    trouble.longestDelay = 7
-    trouble.reordered = 300
-    trouble.bad = 30
-    let (first, figures) = try history(trouble)
-    let (again, _) = try history(trouble)
+    var faults = DeviceFaults(seed: seed)
+    faults.failed = 100
+    faults.torn = 100
+    faults.corrupted = 100
+    faults.delayed = 200
+    faults.longestDelay = 7
+    faults.reordered = 300
+    faults.bad = 30
+    let (first, figures) = try history(faults)
+    let (again, _) = try history(faults)
     XCTAssertEqual(first, again)
     XCTAssertGreaterThan(figures.failed, 10)
     XCTAssertGreaterThan(figures.torn, 10)
     XCTAssertGreaterThan(figures.corrupted, 5)
     XCTAssertGreaterThan(figures.delayed, 10)
     XCTAssertGreaterThan(figures.reordered, 5)
-    trouble.seed = seed &+ 1
-    XCTAssertNotEqual(first, try history(trouble).log)
-    let (_, quiet) = try history(Trouble(seed: seed))
+    faults.seed = seed &+ 1
+    XCTAssertNotEqual(first, try history(faults).log)
+    let (_, quiet) = try history(DeviceFaults(seed: seed))
     XCTAssertEqual(
       [quiet.failed, quiet.torn, quiet.corrupted, quiet.delayed, quiet.reordered], [0, 0, 0, 0, 0])
   }
 
-  /// Runs single requests until `count` of them showed `trouble`, and looks at what came of each.
-  private func strikes(_ trouble: Trouble, _ body: (SwapFixture, [FrameNumber], UInt64) throws -> Void) throws
+  /// Runs single requests until `count` of them showed `faults`, and looks at what came of each.
+  private func strikes(_ faults: DeviceFaults, _ body: (SwapFixture, [FrameNumber], UInt64) throws -> Void)
+    throws
   {
     let bench = try SwapFixture(pages: 64)
-    bench.disk.trouble = trouble
+    bench.disk.faults = faults
     let frames = try bench.frames(8)
     for round in 0..<200 as Range<UInt64> {
       for i in 0..<8 { fillPage(bench.diskPage(UInt64(i) + 10), 1000) }
@@ -214,11 +216,11 @@ final class RamDiskTests: XCTestCase {
   }
 
   func testATornWriteLeavesAPrefixAndSaysNothing() throws {
-    var trouble = Trouble(seed: historySeed(72))
-    trouble.torn = 1000
+    var faults = DeviceFaults(seed: historySeed(72))
+    faults.torn = 1000
     var whole = 0
     var parts = 0
-    try strikes(trouble) { bench, frames, round in
+    try strikes(faults) { bench, frames, round in
       XCTAssertTrue(bench.run(.write, 10, frames))
       var isOver = false
       for (i, frame) in frames.enumerated() {
@@ -247,16 +249,16 @@ final class RamDiskTests: XCTestCase {
   }
 
   func testCorruptionFlipsOneBit() throws {
-    var trouble = Trouble(seed: historySeed(73))
-    trouble.corrupted = 1000
-    try strikes(trouble) { bench, frames, round in
+    var faults = DeviceFaults(seed: historySeed(73))
+    faults.corrupted = 1000
+    try strikes(faults) { bench, frames, round in
       let isWrite = round % 2 == 0
       XCTAssertTrue(bench.run(isWrite ? .write : .read, 10, frames))
       var flips = 0
       for (i, frame) in frames.enumerated() {
         let (page, memory) = (bench.diskPage(UInt64(i) + 10), bench.words(frame))
         for word in 0..<512 { flips += (page[word] ^ memory[word]).nonzeroBitCount }
-        // What was read from is unharmed.
+        // The source of a read is unharmed.
         if isWrite {
           XCTAssertTrue(bench.holds(frame, round << 8 | UInt64(i)))
         } else {
@@ -269,16 +271,16 @@ final class RamDiskTests: XCTestCase {
 
   func testFailuresRetireBadPagesOnly() throws {
     let seed = historySeed(74)
-    var trouble = Trouble(seed: seed)
-    trouble.failed = 1000
-    try strikes(trouble) { bench, frames, _ in
+    var faults = DeviceFaults(seed: seed)
+    faults.failed = 1000
+    try strikes(faults) { bench, frames, _ in
       XCTAssertFalse(bench.run(.write, 10, frames))
       XCTAssertFalse(bench.run(.read, 10, frames))
     }
-    trouble = Trouble(seed: seed)
-    trouble.bad = 200
+    faults = DeviceFaults(seed: seed)
+    faults.bad = 200
     let bench = try SwapFixture(pages: 64)
-    bench.disk.trouble = trouble
+    bench.disk.faults = faults
     let frame = try bench.frame()
     var bad = 0
     for _ in 0..<2 {
@@ -290,7 +292,7 @@ final class RamDiskTests: XCTestCase {
       }
     }
     XCTAssertTrue((6...80).contains(bad), "\(bad)")
-    bench.disk.trouble = Trouble()
+    bench.disk.faults = DeviceFaults()
     let frames = try bench.frames(8)
     bench.disk.spoil(DevicePage(12))
     XCTAssertTrue(bench.disk.isBad(DevicePage(12)))
@@ -304,10 +306,10 @@ final class RamDiskTests: XCTestCase {
 
   func testADelayedRequestIsNotDueBefore() throws {
     let bench = try SwapFixture(pages: 64)
-    var trouble = Trouble(seed: historySeed(75))
-    trouble.delayed = 1000
-    trouble.longestDelay = 20
-    bench.disk.trouble = trouble
+    var faults = DeviceFaults(seed: historySeed(75))
+    faults.delayed = 1000
+    faults.longestDelay = 20
+    bench.disk.faults = faults
     let frame = try bench.frame()
     var polls: Set<Int> = []
     for _ in 0..<300 {

@@ -9,7 +9,7 @@ import XCTest
 @testable import Paging
 @testable import Workloads
 
-/// What processors remember while ranges are wired, go, and are laundered in the middle of that.
+/// TLB entries of processors while ranges are wired and unmapped, and are laundered in the middle of that.
 final class StaleTranslationTests: XCTestCase {
   // MARK: Rights that were raised
 
@@ -55,13 +55,13 @@ final class StaleTranslationTests: XCTestCase {
     XCTAssertNotNil(system.buffer.find(area[1].rawValue >> Page.shift, .read))
     try system.paging.wire(area[1], .one, holes: .forbidden)
     XCTAssertNotNil(system.buffer.reach(area[1], .write, tables), "a store into a wired page faults")
-    // What was not wired is as it was.
+    // The page that was not wired is as before.
     XCTAssertNil(system.buffer.reach(area[0], .write, tables))
     system.paging.unwire(area[1], .one)
     system.check()
   }
 
-  /// A fault of another processor raises a right and tells nobody: a store here faults once, and the tables permit it.
+  /// A fault of another processor raises a right without a shootdown: a store here faults once, and the tables permit it.
   func testAStoreThroughAReadOnlyTranslationIsNoFaultOfPaging() throws {
     let system = try PagedSystem()
     let area = try system.area(1)
@@ -92,8 +92,8 @@ final class StaleTranslationTests: XCTestCase {
       return system.paging.move(outOf: run, leaving: .zero, clean: clean, atMost: run.count)
     }
     let ways: [(String, (PagedSystem) -> PageCount)] = [
-      ("reclaimed", { $0.launderAll().freed }), ("moved", { move($0, .areMoved).moved }),
-      ("discarded", { move($0, .areDropped).dropped }),
+      ("reclaimed", { $0.launderAll().freed }), ("moved", { move($0, .move).moved }),
+      ("discarded", { move($0, .discard).dropped }),
     ]
     for (name, leave) in ways {
       var moment = 0
@@ -248,8 +248,8 @@ final class StaleTranslationTests: XCTestCase {
     system.check()
   }
 
-  /// While a thread that takes a range back waits for a wire in it, the range is there for all others; once the wire
-  /// is made, taking it back is refused, and it was there throughout.
+  /// While a thread that unmaps a range waits for a wire in it, other threads can use the range. Once the wire
+  /// is made, the unmap is refused, and the range was usable throughout.
   func testARangeStaysMappedWhileItsUnmapWaits() throws {
     for isUnwired in [false, true] {
       let system = try PagedSystem(processors: 2)
@@ -458,7 +458,7 @@ final class StaleTranslationTests: XCTestCase {
       }
       XCTAssertGreaterThan(moment, 3)
     }
-    // A read that fails: the page is neither valid nor mapped, and the frame is nobody's.
+    // A read that fails: the page is neither valid nor mapped, and the frame has no owner.
     let system = try PagedSystem()
     let area = try system.area(1)
     try system.write(area, 0, 77)

@@ -25,7 +25,7 @@ final class SwapFixture: @unchecked Sendable {
     var taken: [UnsafeMutableRawPointer] = []
     func take(_ size: ByteCount, alignment: Int = 64) -> UnsafeMutableRawPointer {
       let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: alignment)
-      // Nobody may rely on zeroes.
+      // No code may rely on zeroes.
       memory.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(size.rawValue))
       taken.append(memory)
       return memory
@@ -71,7 +71,7 @@ final class SwapFixture: @unchecked Sendable {
   }
 
   func check(_ note: String = "", _ file: StaticString = #filePath, _ line: UInt = #line) {
-    if let broken = swap.checkInvariants() { XCTFail("invariant \(broken) \(note)", file: file, line: line) }
+    if let broken = swap.checkInvariants() { XCTFail("\(broken). \(note)", file: file, line: line) }
     if let broken = physical.checkInvariants() {
       XCTFail("physical invariant \(broken) \(note)", file: file, line: line)
     }

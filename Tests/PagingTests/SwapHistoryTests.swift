@@ -9,14 +9,14 @@ import XCTest
 @testable import Paging
 
 final class SwapHistoryTests: XCTestCase {
-  /// One history: what is in which slot, and what is under way.
+  /// One history, with the content of each slot and the requests under way.
   private final class History {
     let bench: SwapFixture
     var random: SeededRandom
     let before: PageCount
     let frames: [FrameNumber]
     var idle: [FrameNumber]
-    /// Slots that were written: what is in them.
+    /// The stamps of the slots that were written.
     var stamps: [UInt32: UInt64] = [:]
     /// Slots with a read or write under way.
     var busy: Set<UInt32> = []
@@ -38,17 +38,17 @@ final class SwapHistoryTests: XCTestCase {
       try bench.swap.attach(bench.disk.device)
     }
 
-    func trouble() -> Trouble {
-      var trouble = Trouble(seed: random.next())
+    func faults() -> DeviceFaults {
+      var faults = DeviceFaults(seed: random.next())
       func rate(_ limit: UInt64) -> PerMille { random.oneIn(2) ? 0 : PerMille(UInt16(random.below(limit))) }
-      trouble.failed = rate(200)
-      trouble.torn = rate(200)
-      trouble.corrupted = rate(200)
-      trouble.delayed = rate(1001)
-      trouble.longestDelay = UInt32(random.below(30))
-      trouble.reordered = rate(1001)
-      trouble.bad = rate(50)
-      return random.oneIn(4) ? Trouble() : trouble
+      faults.failed = rate(200)
+      faults.torn = rate(200)
+      faults.corrupted = rate(200)
+      faults.delayed = rate(1001)
+      faults.longestDelay = UInt32(random.below(30))
+      faults.reordered = rate(1001)
+      faults.bad = rate(50)
+      return random.oneIn(4) ? DeviceFaults() : faults
     }
 
     func beginWrite() {
@@ -151,7 +151,7 @@ final class SwapHistoryTests: XCTestCase {
           stamps[slot] = nil
           bench.swap.free(SwapSlot(slot))
         }
-      default: if random.oneIn(5) { bench.disk.trouble = trouble() } else { bench.disk.poll() }
+      default: if random.oneIn(5) { bench.disk.faults = faults() } else { bench.disk.poll() }
       }
       let figures = bench.swap.figures
       let writing = writes.reduce(0) { $0 + Int($1.0.run.count.rawValue) }
@@ -195,11 +195,11 @@ final class SwapHistoryTests: XCTestCase {
     for round in 0..<10 as Range<UInt64> {
       let history = try History(seed: seed &+ round, pages: 400)
       for _ in 0..<600 {
-        var trouble = Trouble(seed: history.random.next())
-        trouble.delayed = 500
-        trouble.longestDelay = 20
-        trouble.reordered = 700
-        history.bench.disk.trouble = trouble
+        var faults = DeviceFaults(seed: history.random.next())
+        faults.delayed = 500
+        faults.longestDelay = 20
+        faults.reordered = 700
+        history.bench.disk.faults = faults
         history.step()
       }
       XCTAssertEqual(history.lost + history.failedPages, 0, "seed \(seed &+ round)")

@@ -15,7 +15,7 @@ final class SwapSlotsTests: XCTestCase {
       count: SwapSlots.wordCount(total), initial: 0, physical: bench.physical, machine: bench.host.machine)
     defer { words.free() }
     var slots = SwapSlots(words, total: total)
-    XCTAssertTrue(slots.isSound)
+    XCTAssertTrue(slots.hasExactCounts && slots.hasExactSummary)
     XCTAssertEqual(slots.status(of: SwapSlot(UInt32(total))), .beyond)
     XCTAssertEqual(slots.status(of: .none), .beyond)
     var random = SeededRandom(seed: seed)
@@ -35,7 +35,7 @@ final class SwapSlotsTests: XCTestCase {
         // Next fit: the first long enough from the cursor on, round the end; else the longest.
         var longest = 0
         for at in 0..<total where free[at] { longest = max(longest, length(at, wanted)) }
-        let run = slots.take(upTo: wanted)
+        let run = slots.reserve(upTo: wanted)
         guard let run else {
           XCTAssertEqual(longest, 0, "slots are free, but none was given")
           continue
@@ -72,7 +72,9 @@ final class SwapSlotsTests: XCTestCase {
         }
       }
       XCTAssertEqual([slots.used, slots.bad, slots.free], [used.count, bad, total - used.count - bad])
-      if step % 10 == 0 { XCTAssertTrue(slots.isSound, "\(total) step \(step) seed \(seed)") }
+      if step % 10 == 0 {
+        XCTAssertTrue(slots.hasExactCounts && slots.hasExactSummary, "\(total) step \(step) seed \(seed)")
+      }
     }
   }
 
@@ -95,24 +97,24 @@ final class SwapSlotsTests: XCTestCase {
       var slots = SwapSlots(words, total: total)
       // Take everything: in order, in the longest runs.
       var next = 0
-      while let run = slots.take(upTo: 32) {
+      while let run = slots.reserve(upTo: 32) {
         XCTAssertEqual(Int(run.first.rawValue), next)
         XCTAssertEqual(Int(run.count.rawValue), min(32, total - next))
         next += Int(run.count.rawValue)
       }
       XCTAssertEqual(next, total)
       XCTAssertEqual(slots.free, 0)
-      XCTAssertTrue(slots.isSound)
+      XCTAssertTrue(slots.hasExactCounts && slots.hasExactSummary)
       // One free slot anywhere is found at once; then every other one is free and no run is longer than 1.
       for slot in [0, total / 2, total - 1, 63, 64] {
         XCTAssertEqual(slots.release(SwapSlot(UInt32(slot))), .used)
-        XCTAssertEqual(slots.take(upTo: 32), SlotRun(first: SwapSlot(UInt32(slot)), count: .one))
+        XCTAssertEqual(slots.reserve(upTo: 32), SlotRun(first: SwapSlot(UInt32(slot)), count: .one))
       }
       for slot in stride(from: 0, to: min(total, 100_000), by: 2) {
         _ = slots.release(SwapSlot(UInt32(slot)))
       }
-      for _ in 0..<1000 { XCTAssertEqual(slots.take(upTo: 32)?.count, .one) }
-      XCTAssertTrue(slots.isSound)
+      for _ in 0..<1000 { XCTAssertEqual(slots.reserve(upTo: 32)?.count, .one) }
+      XCTAssertTrue(slots.hasExactCounts && slots.hasExactSummary)
     }
   }
 }

@@ -134,7 +134,7 @@ final class SwapTests: XCTestCase {
       for frame in frames { XCTAssertTrue(bench.holds(frame, UInt64(frames.firstIndex(of: frame)!))) }
     }
     bench.check()
-    // What was retired is never given out again.
+    // A retired slot is never reserved again.
     var given = 0
     while let run = bench.swap.reserve(upTo: PageCount(32)) { given += Int(run.count.rawValue) }
     XCTAssertEqual(given, 1000 - 6)
@@ -163,13 +163,13 @@ final class SwapTests: XCTestCase {
   }
 
   func testTornFlippedAndLostWritesAreFound() throws {
-    var kinds: [Trouble] = []
+    var kinds: [DeviceFaults] = []
     for kind in 0..<2 {
-      var trouble = Trouble(seed: historySeed(101 + UInt64(kind)))
-      if kind == 0 { trouble.torn = 1000 } else { trouble.corrupted = 1000 }
-      kinds.append(trouble)
+      var faults = DeviceFaults(seed: historySeed(101 + UInt64(kind)))
+      if kind == 0 { faults.torn = 1000 } else { faults.corrupted = 1000 }
+      kinds.append(faults)
     }
-    for trouble in kinds {
+    for faults in kinds {
       let bench = try SwapFixture(pages: 500)
       try bench.swap.attach(bench.disk.device)
       let frames = try bench.frames(8)
@@ -177,15 +177,15 @@ final class SwapTests: XCTestCase {
       var corrupt = 0
       for round in 0..<200 as Range<UInt64> {
         let run = bench.swap.reserve(upTo: PageCount(8))!
-        // What the device holds there from before is a page of the same kind.
+        // The old content of the device there is a page of the same kind.
         for (i, frame) in frames.enumerated() { bench.fill(frame, round << 8 | UInt64(i)) }
-        bench.disk.trouble = Trouble()
+        bench.disk.faults = DeviceFaults()
         _ = bench.write(frames, to: run)
-        bench.disk.trouble = trouble
-        bench.disk.trouble.seed = trouble.seed &+ round
+        bench.disk.faults = faults
+        bench.disk.faults.seed = faults.seed &+ round
         for (i, frame) in frames.enumerated() { bench.fill(frame, 1 << 32 | round << 8 | UInt64(i)) }
         XCTAssertEqual(bench.write(frames, to: run).compactMap { $0 }.count, 8)
-        bench.disk.trouble = Trouble()
+        bench.disk.faults = DeviceFaults()
         var broken = 0
         for i in 0..<8 {
           do throws(PagingError) {

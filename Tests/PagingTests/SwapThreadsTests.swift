@@ -48,22 +48,22 @@ final class SwapThreadsTests: XCTestCase {
     for (slot, _) in live { bench.swap.free(slot) }
   }
 
-  private func trouble(_ seed: UInt64) -> Trouble {
-    var trouble = Trouble(seed: seed)
-    trouble.failed = 30
-    trouble.torn = 30
-    trouble.corrupted = 30
-    trouble.delayed = 200
-    trouble.longestDelay = 10
-    trouble.reordered = 200
-    return trouble
+  private func faults(_ seed: UInt64) -> DeviceFaults {
+    var faults = DeviceFaults(seed: seed)
+    faults.failed = 30
+    faults.torn = 30
+    faults.corrupted = 30
+    faults.delayed = 200
+    faults.longestDelay = 10
+    faults.reordered = 200
+    return faults
   }
 
   func testTwoThreadsRunTheDiskThemselves() throws {
     let seed = historySeed(121)
     let bench = try SwapFixture(pages: 2000, processors: 2)
     try bench.swap.attach(bench.disk.device)
-    bench.disk.trouble = trouble(seed)
+    bench.disk.faults = faults(seed)
     let frames = try (0..<2).map { _ in try bench.frames(9) }
     bench.host.onThreads(2) { Self.work(bench, $0, seed: seed, rounds: 1500, frames: frames[$0]) }
     XCTAssertEqual(bench.swap.figures.used, .zero)
@@ -78,7 +78,7 @@ final class SwapThreadsTests: XCTestCase {
     bench.host.runDevices = nil
     bench.host.hasOtherThreads = true
     try bench.swap.attach(bench.disk.device)
-    bench.disk.trouble = trouble(seed)
+    bench.disk.faults = faults(seed)
     let frames = try (0..<3).map { _ in try bench.frames(9) }
     let left = Atomic<Int>(3)
     bench.host.onThreads(4) { index in

@@ -16,7 +16,7 @@ final class TransfersTests: XCTestCase {
     let begun = (0..<3).map { bench.transfer(.write, UInt64($0), [frames[$0]])! }
     XCTAssertNil(bench.transfer(.write, 9, [frames[0]]))
     XCTAssertEqual(bench.transfers.idleCount, 0)
-    // One is done, but nobody ended it.
+    // One is done, but not ended.
     XCTAssertTrue(bench.transfers.waitForAny())
     XCTAssertTrue(bench.transfers.isDone(begun[0]))
     XCTAssertFalse(bench.transfers.isDone(begun[1]))
@@ -49,9 +49,9 @@ final class TransfersTests: XCTestCase {
 
   func testRequestsCompleteOutOfOrder() throws {
     let bench = try SwapFixture(pages: 64, requests: 16)
-    var trouble = Trouble(seed: historySeed(81))
-    trouble.reordered = 1000
-    bench.disk.trouble = trouble
+    var faults = DeviceFaults(seed: historySeed(81))
+    faults.reordered = 1000
+    bench.disk.faults = faults
     let frames = try bench.frames(16)
     for (i, frame) in frames.enumerated() { bench.fill(frame, UInt64(i)) }
     let begun = (0..<16).map { bench.transfer(.write, UInt64($0), [frames[$0]])! }

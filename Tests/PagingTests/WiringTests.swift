@@ -40,7 +40,7 @@ final class WiringTests: XCTestCase {
     system.swapDisk.discardHistory()
     system.launderAll()
     let all = FrameRun(first: FrameNumber(1), count: PageCount(1000))
-    let moved = system.paging.move(outOf: all, leaving: .zero, clean: .areDropped, atMost: PageCount(1000))
+    let moved = system.paging.move(outOf: all, leaving: .zero, clean: .discard, atMost: PageCount(1000))
     XCTAssertEqual(moved.claimed, PageCount(10))
     XCTAssertEqual(moved.moved, .zero)
     XCTAssertEqual(system.paging.launder(outOf: all, .all, atMost: PageCount(1000)).written, .zero)
@@ -95,7 +95,7 @@ final class WiringTests: XCTestCase {
     let before = system.picture(pages: true)
     XCTAssertFails(PagingError.tooManyWires) { try wire(system, area, 2, 1) }
     XCTAssertSame(system.picture(pages: true), before)
-    // In the middle: what came before is unwired.
+    // In the middle: the pages before are unwired.
     XCTAssertFails(PagingError.tooManyWires) { try wire(system, area, 0, 4) }
     XCTAssertEqual(system.paging.wiredCount, .one)
     XCTAssertEqual(system.place(area, 0).busyWord, .none)
@@ -233,7 +233,7 @@ final class WiringTests: XCTestCase {
     let system: PagedSystem
     let below: Area
     let above: Area
-    /// What a range in the hole shows.
+    /// The object of a range in the hole.
     let other: MemoryObject
     var hole: VirtualAddress { below.address + PageCount(3) }
 
@@ -393,7 +393,7 @@ final class WiringTests: XCTestCase {
     // A page that is nowhere, and one that is in swap.
     let other = try system.area(2)
     try system.write(other, 1, 1)
-    system.paging.launder(.active, upTo: PageCount(100), sparing: .nobody)
+    system.paging.launder(.active, upTo: PageCount(100), referenced: .launder)
     system.expectFault(.notAllocated) { system.paging.unwire(other[0], .one) }
     system.expectFault(.notAllocated) { system.paging.unwire(other[1], .one) }
     system.paging.unwire(area[2], PageCount(4))
@@ -415,14 +415,14 @@ final class WiringTests: XCTestCase {
     system.launderAll()
     XCTAssertEqual(system.paging.residentCount(area.object), .one)
     let all = FrameRun(first: FrameNumber(1), count: PageCount(1000))
-    let moved = system.paging.move(outOf: all, leaving: .zero, clean: .areMoved, atMost: PageCount(1000))
+    let moved = system.paging.move(outOf: all, leaving: .zero, clean: .move, atMost: PageCount(1000))
     XCTAssertEqual(moved.claimed, .one)
     XCTAssertEqual(moved.moved, .zero)
     let taken = system.takeAll()
     system.paging.runDaemon()
     XCTAssertEqual(system.frame(area, 1), frame)
     system.giveBack(taken)
-    // What is written to the frame is the page's.
+    // A write to the frame is a write to the page.
     system.write(frame: frame, 99)
     XCTAssertTrue(try system.holds(area, 1, 99))
     system.check()

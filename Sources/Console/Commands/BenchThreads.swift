@@ -92,7 +92,7 @@ extension Shell {
       // In an order that leaves neighbours apart in the queue.
       for page in 0..<count.rawValue { try access.store(address + PageCount(page * 617 % 1024), page) }
       let filled = statistic("machine.shootdowns") ?? before
-      let given = memory.paging.launder(.active, upTo: count, sparing: .nobody).freed.rawValue
+      let given = memory.paging.launder(.active, upTo: count, referenced: .launder).freed.rawValue
       let laundered = statistic("machine.shootdowns") ?? filled
       for page in 0..<count.rawValue { _ = try access.load(address + PageCount(page)) }
       let read = statistic("machine.shootdowns") ?? laundered

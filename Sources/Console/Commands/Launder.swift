@@ -72,7 +72,7 @@ extension Shell {
       let some = min(asked - looked, PageCount(UInt64(256)))
       let before = cp_cycles()
       // Whoever names the active queue knows that its pages are in use.
-      let came = paging.launder(queue, upTo: some, sparing: queue == .active ? .nobody : .used)
+      let came = paging.launder(queue, upTo: some, referenced: queue == .active ? .launder : .skip)
       cost &+= cp_cycles() &- before
       outcome = outcome + came
       looked = looked + some

@@ -1,14 +1,13 @@
 // A block device over memory: the swap device of a machine that has no disk, and of every test.
 //
-// It behaves as a disk does. A request is queued and nothing more; `poll`, which whoever sleeps for the
-// device calls, carries one out and tells its owner. So nothing is complete when `submit` returns, and
-// everything that can go wrong with a real device can be ordered (`Trouble`).
+// It behaves as a disk does. `submit` only queues a request; `poll`, which a thread that sleeps for the
+// device calls, carries one out and notifies its owner. So no request is complete when `submit` returns, and
+// every fault of a real device can be injected (`DeviceFaults`).
 //
 // The lock (rank `blockDevice`) covers the queue and the random numbers. Pages are copied and `done` is
-// called without it, so two processors may poll at once, and what `done` brings about may submit and poll
-// again.
+// called without it, so two processors may poll at once, and `done` may submit and poll again.
 //
-// Cost. A request: about 350 instructions and 20 for each page, beside the copy. With trouble, a few hundred
+// Cost. A request: about 350 instructions and 20 for each page, beside the copy. With faults, a few hundred
 // more.
 
 import CPlatform
@@ -18,8 +17,11 @@ import MemoryPrimitives
 public struct RamDisk {
   /// One extent of memory: whole pages, mapped for as long as the disk lives.
   public struct Extent {
+    /// The first byte.
     public var start: UnsafeMutableRawPointer
+    /// The number of pages.
     public var pages: PageCount
+    /// The extent of `pages` pages from `start` on.
     public init(_ start: UnsafeMutableRawPointer, _ pages: PageCount) {
       self.start = start
       self.pages = pages
@@ -34,24 +36,24 @@ public struct RamDisk {
     let queue: Locked<Queue>
   }
 
-  /// What was asked for and is not done, and what is to go wrong: under the lock.
+  /// Requests that are not done, and the faults to inject: under the lock.
   struct Queue {
     var first: UnsafeMutablePointer<cp_block_request>?
     var last: UnsafeMutablePointer<cp_block_request>?
     /// Requests that are being carried out.
     var running = 0
-    /// How often `poll` looked.
+    /// Calls of `poll` so far that found a request.
     var polls: UInt64 = 0
-    var trouble = Trouble()
-    var isTroubled = false
+    var faults = DeviceFaults()
+    var hasFaults = false
     var random: UInt64 = 0
-    /// Pages that fail whatever `trouble` says.
+    /// Pages that always fail, beside those of `faults`.
     var spoiled: InlineArray<16, UInt64> = .init(repeating: 0)
     var spoiledCount = 0
     var figures = RamDiskFigures()
   }
 
-  /// What becomes of one request.
+  /// How one request is carried out.
   struct Fate {
     /// Pages that arrive whole.
     var pages: UInt32
@@ -70,8 +72,8 @@ public struct RamDisk {
   /// Bytes that `create` needs, aligned to 64.
   public static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.stride) }
 
-  /// A disk over `extents`, in their order: 1 to 8, none empty, none overlapping another or what
-  /// requests read and write. What they contain is what the disk contains. `memory` is for its state.
+  /// Creates a disk over `extents`, in their order: 1 to 8, none empty, none overlapping another or the memory that
+  /// requests read and write. Their content is the disk's. `memory` is for its state.
   public static func create(
     in memory: UnsafeMutableRawPointer, _ name: Name, machine: Machine,
     over extents: UnsafeBufferPointer<Extent>
@@ -91,7 +93,7 @@ public struct RamDisk {
     return RamDisk(state: state)
   }
 
-  /// A disk over one extent of memory.
+  /// Creates a disk over one extent of memory.
   public static func create(
     in memory: UnsafeMutableRawPointer, _ name: Name, machine: Machine, over extent: Extent
   ) -> RamDisk {
@@ -100,11 +102,12 @@ public struct RamDisk {
     }
   }
 
-  /// The disk whose state lies at `memory`, and where it does: for a context word.
+  /// The disk whose state lies at `memory`: for a context word.
   public init(at memory: UnsafeMutableRawPointer) { state = memory.assumingMemoryBound(to: State.self) }
+  /// The address of the disk's state.
   public var place: UnsafeMutableRawPointer { UnsafeMutableRawPointer(state) }
 
-  /// The disk as those see it who use it.
+  /// The disk as a block device.
   public var device: BlockDevice {
     BlockDevice(
       state.pointee.name, pages: PageCount(state.pointee.pageCount), UnsafeMutableRawPointer(state),
@@ -117,9 +120,8 @@ public struct RamDisk {
     state.pointee.queue.withLock { $0.append(request) }
   }
 
-  /// Carries out one request that is due, and calls its `done`. Answers whether it did, or something is still
-  /// to be done, here or on another processor: false means that the disk is idle. No spin lock may
-  /// be held. A copy of up to 32 pages.
+  /// Carries out one request that is due, and calls its `done`. Returns false when the disk is idle: no request is
+  /// queued or being carried out on any processor. No spin lock may be held. A copy of up to 32 pages.
   @discardableResult public func poll() -> Bool {
     switch state.pointee.queue.withLock({ $0.next(pageCount: state.pointee.pageCount) }) {
     case .idle: return false
@@ -127,16 +129,16 @@ public struct RamDisk {
     case .carryOut(let request, let fate):
       carryOut(request, fate)
       request.pointee.failed = fate.failed
-      // From here on the request is its owner's.
+      // The owner may reuse the request during this call.
       request.pointee.done.unsafelyUnwrapped(request.pointee.context, request)
-      // Only now: who finds the disk idle must find its own request done.
+      // Only now, because a thread that finds the disk idle must find its own request done.
       state.pointee.queue.withLock { $0.running &-= 1 }
       return true
     }
   }
 
   private func carryOut(_ request: UnsafeMutablePointer<cp_block_request>, _ fate: Fate) {
-    // Of one that lies beyond the disk, not even the place is known.
+    // A request beyond the disk has no place.
     guard fate.pages > 0 || fate.bytes > 0 else { return }
     let frames = UnsafePointer(cp_block_frames(request))
     let isWrite = request.pointee.operation == .write
@@ -167,7 +169,7 @@ public struct RamDisk {
     }
   }
 
-  /// Where a page of the disk lies, and how many follow it there.
+  /// The memory of a page of the disk, and the pages from it to the end of its extent.
   private struct Place {
     var pointer: UnsafeMutableRawPointer
     var left: UInt64
@@ -196,46 +198,46 @@ public struct RamDisk {
     }
   }
 
-  // MARK: Trouble and figures
+  // MARK: Faults and figures
 
-  /// What is to go wrong from now on; a new one starts its random numbers from its seed.
-  public var trouble: Trouble {
-    get { state.pointee.queue.withLock { $0.trouble } }
+  /// The faults to inject from now on. Setting them restarts the random numbers from their seed.
+  public var faults: DeviceFaults {
+    get { state.pointee.queue.withLock { $0.faults } }
     nonmutating set { state.pointee.queue.withLock { $0.set(newValue) } }
   }
 
-  /// From now on every request for `page` fails. Up to 16 pages; more are a bug of the test.
+  /// Makes every later request for `page` fail. Up to 16 pages; more are a bug of the test.
   public func spoil(_ page: DevicePage) {
     state.pointee.queue.withLock {
       precondition($0.spoiledCount < 16, "a RAM disk keeps 16 spoiled pages")
       $0.spoiled[$0.spoiledCount] = page.rawValue
       $0.spoiledCount += 1
-      $0.isTroubled = true
+      $0.hasFaults = true
     }
   }
 
-  /// No page is spoiled any more.
+  /// Undoes all calls of `spoil`.
   public func mend() {
     state.pointee.queue.withLock {
       $0.spoiledCount = 0
-      $0.isTroubled = $0.trouble.isAny
+      $0.hasFaults = $0.faults.isAny
     }
   }
 
-  /// Whether requests for `page` always fail, by `spoil` or by `trouble.bad`.
+  /// Whether requests for `page` always fail, by `spoil` or by `faults.bad`.
   public func isBad(_ page: DevicePage) -> Bool {
     state.pointee.queue.withLock { $0.isBad(page.rawValue) }
   }
 
-  /// What the disk has done.
+  /// The counts of the disk since the start.
   public var figures: RamDiskFigures { state.pointee.queue.withLock { $0.figures } }
 }
 
 extension RamDisk.Queue {
   enum Step {
-    /// Nothing was asked for.
+    /// No request is queued.
     case idle
-    /// Something is under way elsewhere, or not due yet.
+    /// A request is being carried out elsewhere, or is not due yet.
     case waiting
     case carryOut(UnsafeMutablePointer<cp_block_request>, RamDisk.Fate)
   }
@@ -243,26 +245,26 @@ extension RamDisk.Queue {
   mutating func append(_ request: UnsafeMutablePointer<cp_block_request>) {
     request.pointee.next = nil
     request.pointee.device_word = polls
-    if isTroubled && strikes(trouble.delayed) && trouble.longestDelay > 0 {
-      request.pointee.device_word += 1 + below(UInt64(trouble.longestDelay))
+    if hasFaults && strikes(faults.delayed) && faults.longestDelay > 0 {
+      request.pointee.device_word += 1 + below(UInt64(faults.longestDelay))
       figures.delayed += 1
     }
     if let last { last.pointee.next = request } else { first = request }
     last = request
   }
 
-  /// The request to carry out now, out of the queue, and its fate.
+  /// Removes the request to carry out now from the queue, and decides its faults.
   mutating func next(pageCount: UInt64) -> Step {
     guard first != nil else { return running == 0 ? .idle : .waiting }
     polls += 1
-    guard let request = takeDue() else { return .waiting }
+    guard let request = removeDue() else { return .waiting }
     running += 1
     return .carryOut(request, fate(of: request, pageCount: pageCount))
   }
 
-  private mutating func takeDue() -> UnsafeMutablePointer<cp_block_request>? {
+  private mutating func removeDue() -> UnsafeMutablePointer<cp_block_request>? {
     var skipped: UInt64 = 0
-    if isTroubled && strikes(trouble.reordered) {
+    if hasFaults && strikes(faults.reordered) {
       var due: UInt64 = 0
       var at = first
       while let request = at {
@@ -309,13 +311,13 @@ extension RamDisk.Queue {
       fate.failed = true
       return fate
     }
-    guard isTroubled else { return fate }
+    guard hasFaults else { return fate }
     for i in 0..<count where isBad(start + UInt64(i)) {
       fate.pages = i
       fate.failed = true
       break
     }
-    if !fate.failed && strikes(trouble.failed) {
+    if !fate.failed && strikes(faults.failed) {
       fate.pages = UInt32(below(UInt64(count) + 1))
       fate.failed = true
     }
@@ -323,28 +325,28 @@ extension RamDisk.Queue {
       figures.failed += 1
       return fate
     }
-    if strikes(trouble.torn) {
+    if strikes(faults.torn) {
       fate.pages = UInt32(below(UInt64(count)))
       fate.bytes = UInt32(8 * below(512))
       figures.torn += 1
     }
-    if strikes(trouble.corrupted) && fate.pages > 0 {
+    if strikes(faults.corrupted) && fate.pages > 0 {
       fate.flipped = UInt32(below(UInt64(fate.pages) * Page.size * 8))
       figures.corrupted += 1
     }
     return fate
   }
 
-  mutating func set(_ new: Trouble) {
-    trouble = new
+  mutating func set(_ new: DeviceFaults) {
+    faults = new
     random = new.seed
-    isTroubled = new.isAny || spoiledCount > 0
+    hasFaults = new.isAny || spoiledCount > 0
   }
 
-  /// Mutating, as the compiler would else copy the queue to look into its array.
+  /// Mutating, because the compiler would otherwise copy the queue to read its array.
   mutating func isBad(_ page: UInt64) -> Bool {
     for i in 0..<spoiledCount where spoiled[i] == page { return true }
-    return trouble.isBad(page)
+    return faults.isBad(page)
   }
 
   private mutating func strikes(_ rate: PerMille) -> Bool {
@@ -353,6 +355,6 @@ extension RamDisk.Queue {
 
   private mutating func below(_ limit: UInt64) -> UInt64 {
     random &+= 0x9e37_79b9_7f4a_7c15
-    return Trouble.mixed(random) % limit
+    return DeviceFaults.mixed(random) % limit
   }
 }

@@ -1,8 +1,8 @@
-// Requests to block devices: a pool of them, made once, so that a page-out allocates nothing.
+// Requests to block devices: a pool of them, allocated once, so that page-out allocates nothing.
 //
 // A transfer is a request of the pool between `begin` and `end`. Two words of one bit a request say which
-// are idle and which were completed; whoever completes one sets its bit and wakes the pool's one queue. There
-// is no lock: a device may complete a request in an interrupt handler, in the middle of anything.
+// are idle and which were completed. The device that completes one sets its bit and wakes the pool's one queue. There
+// is no lock, because a device may complete a request in an interrupt handler, at any instruction.
 
 import CPlatform
 import MemoryPrimitives
@@ -10,7 +10,9 @@ import Synchronization
 
 /// A page of a device, by its number.
 @frozen public struct DevicePage: Equatable, Comparable, Sendable {
+  /// The number of the page.
   public var rawValue: UInt64
+  /// The page with that number.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 }
@@ -27,11 +29,11 @@ public struct Transfers {
     let machine: Machine
     let requests: UnsafeMutablePointer<cp_block_request>
     let count: Int
-    /// A bit for each request that nobody has.
+    /// A bit for each request that has no owner.
     let idle: Atomic<UInt64>
-    /// A bit for each that its device is done with and its owner has not ended.
+    /// A bit for each request that its device has completed and its owner has not ended.
     let done = Atomic<UInt64>(0)
-    /// Who waits for an idle one.
+    /// Threads that wait for an idle one.
     let waiting = Atomic<Int>(0)
     let queue = WaitQueue("a transfer to complete", .interrupt)
   }
@@ -40,21 +42,25 @@ public struct Transfers {
   /// The most requests that a pool may have.
   public static var limit: Int { 64 }
 
-  private static var requestsOffset: Int { (MemoryLayout<State>.size + 63) & ~63 }
-
-  /// Bytes for a pool of `count` requests.
-  public static func size(count: Int) -> ByteCount {
-    ByteCount(requestsOffset + count * MemoryLayout<cp_block_request>.stride)
+  private static func layout(count: Int) -> (state: Int, requests: Int, size: ByteCount) {
+    var layout = StorageLayout()
+    let state = layout.add(State.self)
+    let requests = layout.add(cp_block_request.self, count: count)
+    return (state, requests, layout.size)
   }
 
-  /// A pool of `count` requests, 1 to `limit`, in `memory` of `size(count:)` bytes, aligned to 64.
+  /// Bytes for a pool of `count` requests.
+  public static func size(count: Int) -> ByteCount { layout(count: count).size }
+
+  /// Creates a pool of `count` requests, 1 to `limit`, in `memory` of `size(count:)` bytes, aligned to 64.
   public static func create(
     in memory: UnsafeMutableRawPointer, count: Int, machine: Machine
   ) -> Transfers {
     precondition(count > 0 && count <= limit, "a pool of transfers has 1 to 64 requests")
-    let requests = (memory + requestsOffset).bindMemory(to: cp_block_request.self, capacity: count)
+    let layout = layout(count: count)
+    let requests = memory.part(cp_block_request.self, at: layout.requests, count: count)
     for i in 0..<count { (requests + i).initialize(to: cp_block_request()) }
-    let state = memory.bindMemory(to: State.self, capacity: 1)
+    let state = memory.part(State.self, at: layout.state)
     state.initialize(
       to: State(
         machine: machine, requests: requests, count: count, idle: Atomic(UInt64.max >> UInt64(limit - count))
@@ -64,43 +70,43 @@ public struct Transfers {
 
   // MARK: One transfer
 
-  /// Asks `device` to read to `frames`, or to write from them, as many pages as there are frames (1 to 32)
-  /// from `first` on. Nil when the pool has no idle request. No spin lock may be held. Constant, but for
-  /// the copy of the frame numbers. The frames must stay where they are until the transfer is done.
+  /// Begins to read to `frames`, or to write from them, as many pages of `device` as there are frames (1 to 32)
+  /// from `first` on. Nil when the pool has no idle request. No spin lock may be held. Constant, except
+  /// the copy of the frame numbers. The frames must not be freed before the transfer is done.
   public func begin(
     _ device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,
     _ frames: UnsafeBufferPointer<FrameNumber>
   ) -> Transfer? {
-    guard let transfer = claim() else { return nil }
+    guard let transfer = allocate() else { return nil }
     let list = cp_block_frames(request(transfer))
     precondition(frames.count > 0 && frames.count <= Int(CP_BLOCK_PAGES), "a request has 1 to 32 pages")
     for i in 0..<frames.count { list[i] = frames[i].rawValue }
-    start(transfer, device, operation, first, PageCount(frames.count))
+    start(transfer, on: device, operation, first, PageCount(frames.count))
     return transfer
   }
 
-  /// Whether the device is done with it. Constant.
+  /// Whether the device has completed the transfer. Constant.
   public func isDone(_ transfer: Transfer) -> Bool {
     state.pointee.done.load(ordering: .acquiring) & bit(transfer) != 0
   }
 
-  /// Sleeps until the device is done with it. No spin lock may be held.
+  /// Sleeps until the device has completed the transfer. No spin lock may be held.
   public func wait(_ transfer: Transfer) {
     while true {
       let ticket = state.pointee.queue.ticket()
       if isDone(transfer) { return }
       if state.pointee.queue.sleep(ticket, on: state.pointee.machine) { continue }
-      precondition(isDone(transfer), "nothing on this machine completes what a device was asked for")
+      precondition(isDone(transfer), "nothing on this machine completes the requests of a device")
     }
   }
 
-  /// Whether the device failed to do it. Asked when it is done.
+  /// Whether the device failed. The transfer must be done.
   public func hasFailed(_ transfer: Transfer) -> Bool {
     assert(isDone(transfer), "the outcome of a transfer that is not done")
     return request(transfer).pointee.failed
   }
 
-  /// Gives the request back to the pool. It must be done.
+  /// Returns the request to the pool. The transfer must be done.
   public func end(_ transfer: Transfer) {
     let bit = bit(transfer)
     let before = state.pointee.done.bitwiseAnd(~bit, ordering: .acquiring).oldValue
@@ -111,25 +117,31 @@ public struct Transfers {
     }
   }
 
-  /// Sleeps until the pool has an idle request, or until any is done. False when neither can happen: then
-  /// all are done, and those who began them have to end them. No spin lock may be held.
+  /// Sleeps until the pool has an idle request, or until any is done. Returns false when neither can happen: then
+  /// all are done, and their owners must end them. No spin lock may be held.
   public func waitForAny() -> Bool {
     state.pointee.waiting.add(1, ordering: .sequentiallyConsistent)
     defer { state.pointee.waiting.subtract(1, ordering: .sequentiallyConsistent) }
     let ticket = state.pointee.queue.ticket()
     if idleCount > 0 { return true }
-    // From the look on until it sleeps, only the ticket tells that a transfer has ended.
+    // Between this check and the sleep only the ticket reports that a transfer has ended.
     noteClaim(state)
     return state.pointee.queue.sleep(ticket, on: state.pointee.machine) || idleCount > 0
   }
 
-  /// Requests that nobody has at the moment.
+  /// Sleeps as `waitForAny`, for a thread that has no transfer of its own.
+  func waitForIdle() {
+    let canComplete = waitForAny()
+    precondition(canComplete, "all transfers are held by threads that never end one")
+  }
+
+  /// Requests that have no owner at the moment.
   public var idleCount: Int { state.pointee.idle.load(ordering: .sequentiallyConsistent).nonzeroBitCount }
 
   // MARK: In parts, for swap
 
-  /// An idle request for the caller.
-  func claim() -> Transfer? {
+  /// Allocates an idle request; nil when there is none.
+  func allocate() -> Transfer? {
     var idle = state.pointee.idle.load(ordering: .relaxed)
     while idle != 0 {
       let index = idle.trailingZeroBitCount
@@ -145,9 +157,9 @@ public struct Transfers {
     return nil
   }
 
-  /// Submits a claimed request, or again one that is done; its frames are filled in.
+  /// Submits an allocated request, or again one that is done; its frames are filled in.
   func start(
-    _ transfer: Transfer, _ device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,
+    _ transfer: Transfer, on device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,
     _ count: PageCount
   ) {
     state.pointee.done.bitwiseAnd(~bit(transfer), ordering: .acquiring)
@@ -161,7 +173,7 @@ public struct Transfers {
     request.pointee.done = { context, request in
       let state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
       let bit: UInt64 = 1 << UInt64(request - state.pointee.requests)
-      // From the bit on the request is its owner's, who may end it and begin another.
+      // Once the bit is set, the owner may end the request and begin another.
       state.pointee.done.bitwiseOr(bit, ordering: .acquiringAndReleasing)
       state.pointee.queue.wake(on: state.pointee.machine)
     }

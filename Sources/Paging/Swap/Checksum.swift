@@ -1,13 +1,13 @@
-// The checksum of a page in swap: what tells a torn, lost or flipped write from what was written.
+// The checksum of a page in swap, which detects a torn, lost or flipped write.
 //
 // Two words at a time go into a multiplication of 64 by 64 bits whose halves are folded together, the round
-// of wyhash (Wang Yi, 2019). The sum so far enters both factors, each in another way: a word counts by its
+// of wyhash (Wang Yi, 2019). The sum so far enters both factors, each in another way. So a word counts by its
 // value and its place, and no word of the page alone can make a factor zero. Six instructions for two words.
 
 import MemoryPrimitives
 
 enum Checksum {
-  /// The checksum of the page at `page`: never 0, so that 0 can stand for a page that was never written.
+  /// Computes the checksum of the page at `page`: never 0, so that 0 can stand for a page that was never written.
   /// About 1680 instructions.
   @inline(never) static func of(_ page: UnsafeMutableRawPointer) -> UInt32 {
     let words = UnsafePointer(page.assumingMemoryBound(to: UInt64.self))

@@ -1,19 +1,21 @@
-// Which slots of the swap device are free.
+// The free slots of the swap device.
 //
 // A bitmap, a bit set for a free slot, and over it the summary that a tree of 64-bit words makes: a bit of a
 // word above says whether the word below has any bit set. So the next free slot after a given one is found in
-// two words a level, five levels at most, however full the device is (van Emde Boas's idea with a
-// fan of 64). All words lie in one array, level after level; behind them a bit for each slot that went bad.
+// two words a level, five levels at most, however full the device is. This is van Emde Boas's idea with a
+// fan of 64. All words lie in one array, level after level; behind them a bit for each bad slot.
 //
-// Runs are looked for by next fit: from the cursor on, the first one as long as asked for. Where the next 64
-// words that have free slots hold none, the longest that they do hold is taken: a request costs some thousand
-// instructions at most, and in return a fragmented device is written in shorter clusters than it might.
+// Runs are searched by next fit: from the cursor on, the first one as long as asked for. Where the next 48
+// words that have free slots have none, the longest run in them is reserved. A request costs some thousand
+// instructions at most; in return a fragmented device is written in shorter clusters than possible.
 
 import MemoryPrimitives
 
-/// A place on the swap device for one page: 30 bits.
+/// A slot of the swap device for one page, by its number of 30 bits.
 @frozen public struct SwapSlot: Equatable, Comparable, Sendable {
+  /// The number of the slot.
   public var rawValue: UInt32
+  /// The slot with that number.
   @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
   /// No slot: 30 ones.
   @inline(always) public static var none: Self { Self(1 << 30 - 1) }
@@ -25,8 +27,11 @@ import MemoryPrimitives
 
 /// Slots that follow each other, 1 to 32.
 @frozen public struct SlotRun: Equatable, Sendable {
+  /// The first slot.
   public var first: SwapSlot
+  /// The number of slots.
   public var count: PageCount
+  /// The run of `count` slots from `first` on.
   @inline(always) public init(first: SwapSlot, count: PageCount) {
     self.first = first
     self.count = count
@@ -35,14 +40,14 @@ import MemoryPrimitives
 
 /// The slots of a device: plain data under the lock of swap.
 struct SwapSlots {
-  private let words: FrameArray<UInt64>
+  let words: FrameArray<UInt64>
   private let levels: Int
-  /// Where the bits of bad slots begin among the words.
+  /// The index of the first word of the bits of bad slots.
   private let badStart: Int
   let total: Int
   private(set) var used = 0
   private(set) var bad = 0
-  /// Where the next search begins.
+  /// The slot where the next search begins.
   private var cursor = 0
 
   var free: Int { total &- used &- bad }
@@ -60,19 +65,19 @@ struct SwapSlots {
     return level + 1
   }
 
-  /// Where `level` begins among the words of a device with `total` slots: behind those below it.
+  /// The index of the first word of `level` of a device with `total` slots: behind the levels below it.
   @inline(__always) private static func start(_ total: Int, of level: Int) -> Int {
     var start = 0
     for below in 0..<level { start &+= words(total, at: below) }
     return start
   }
 
-  /// Words that the slots of a device with `total` of them take.
+  /// Words for a device with `total` slots.
   static func wordCount(_ total: Int) -> Int {
     start(total, of: levels(total)) + words(total, at: 0)
   }
 
-  /// `total` free slots, at most 2^30 - 1; `words` are zero and as many as `wordCount` says. A step for each
+  /// Creates `total` free slots, at most 2^30 - 1; `words` are zero and as many as `wordCount` says. A step for each
   /// 64 slots.
   init(_ words: FrameArray<UInt64>, total: Int) {
     self.words = words
@@ -89,7 +94,7 @@ struct SwapSlots {
     }
   }
 
-  /// Gives the memory of the bitmap back.
+  /// Frees the memory of the bitmap.
   func destroy() { words.free() }
 
   // MARK: Bits
@@ -100,7 +105,7 @@ struct SwapSlots {
 
   private func bad(_ slot: Int) -> UnsafeMutablePointer<UInt64> { words.pointer(to: badStart &+ slot >> 6) }
 
-  /// What a slot is.
+  /// The state of a slot.
   enum Status { case free, used, bad, beyond }
 
   @inline(__always) func status(of slot: SwapSlot) -> Status {
@@ -158,12 +163,12 @@ struct SwapSlots {
 
   // MARK: Runs
 
-  /// Words with free slots that one search looks at.
-  private static var patience: Int { 48 }
+  /// The most words with free slots that one search inspects.
+  private static var scanBudget: Int { 48 }
 
-  /// Takes the next run of `wanted` free slots (1 to 32), or the longest of those that it looked at. Nil when
+  /// Reserves the next run of `wanted` free slots (1 to 32), or the longest of those that it inspected. Nil when
   /// no slot is free.
-  mutating func take(upTo wanted: Int) -> SlotRun? {
+  mutating func reserve(upTo wanted: Int) -> SlotRun? {
     guard free > 0, wanted > 0 else { return nil }
     let (first, count) = find(upTo: wanted)
     assert(count > 0, "the summary of free slots is wrong")
@@ -173,27 +178,27 @@ struct SwapSlots {
     return SlotRun(first: SwapSlot(UInt32(first)), count: PageCount(count))
   }
 
-  /// The first slot of such a run, and how many it has.
+  /// Finds the first slot of such a run, and its length.
   private func find(upTo wanted: Int) -> (first: Int, count: Int) {
     var (best, first) = (0, 0)
-    var (at, looked) = (cursor, 0)
+    var (at, inspected) = (cursor, 0)
     var hasWrapped = false
-    while best < wanted && !(best > 0 && looked == Self.patience) {
+    while best < wanted && !(best > 0 && inspected == Self.scanBudget) {
       guard let slot = next(from: at), !(hasWrapped && slot >= cursor) else {
         if hasWrapped { break }
         (hasWrapped, at) = (true, 0)
         continue
       }
-      look(from: slot, wanted, &best, &first)
+      inspect(from: slot, wanted, &best, &first)
       at = (slot | 63) &+ 1
-      looked &+= 1
+      inspected &+= 1
     }
     return (first, best)
   }
 
-  /// Looks for a run longer than `best` that begins in the word of `slot`, there or behind it.
+  /// Searches for a run longer than `best` that begins in the word of `slot`, there or behind it.
   @inline(__always)
-  private func look(from slot: Int, _ wanted: Int, _ best: inout Int, _ first: inout Int) {
+  private func inspect(from slot: Int, _ wanted: Int, _ best: inout Int, _ first: inout Int) {
     let index = slot >> 6
     let bits = word(0, index).pointee & UInt64.max &<< UInt64(slot & 63)
     let whole = Self.runs(of: wanted, in: bits)
@@ -206,7 +211,7 @@ struct SwapSlots {
       if longer == 0 { break }
       (best, first) = (best &+ 1, index << 6 &+ longer.trailingZeroBitCount)
     }
-    // One that reaches the end of the word may go on in the next.
+    // A run that reaches the end of the word may continue in the next.
     let tail = (~bits).leadingZeroBitCount
     if tail > 0 && (index &+ 1) << 6 < total {
       let length = min(wanted, tail &+ (~word(0, index &+ 1).pointee).trailingZeroBitCount)
@@ -233,9 +238,9 @@ struct SwapSlots {
     if count > below { clear(bits &>> UInt64(below), of: index &+ 1) }
   }
 
-  // MARK: Giving back
+  // MARK: Freeing
 
-  /// The slot is free again, if it was used; what it was.
+  /// Frees a slot, if it was used. Returns its state before.
   mutating func release(_ slot: SwapSlot) -> Status {
     let status = status(of: slot)
     guard status == .used else { return status }
@@ -244,7 +249,7 @@ struct SwapSlots {
     return .used
   }
 
-  /// The slot is never given out again, if it was used; what it was.
+  /// Makes a slot bad, if it was used. Returns its state before.
   mutating func retire(_ slot: SwapSlot) -> Status {
     let status = status(of: slot)
     guard status == .used else { return status }
@@ -257,8 +262,8 @@ struct SwapSlots {
 
   // MARK: Check
 
-  /// Whether counts and summary are those of the bitmap. As long as the bitmap.
-  var isSound: Bool {
+  /// Whether the counts are those of the bitmap. As long as the bitmap.
+  var hasExactCounts: Bool {
     var (free, bad) = (0, 0)
     for index in 0..<(total + 63) >> 6 {
       let (bits, badBits) = (word(0, index).pointee, words[badStart + index])
@@ -267,7 +272,11 @@ struct SwapSlots {
       free += bits.nonzeroBitCount
       bad += badBits.nonzeroBitCount
     }
-    if free != self.free || bad != self.bad { return false }
+    return free == self.free && bad == self.bad && used >= 0
+  }
+
+  /// Whether the summary is that of the bitmap. As long as the bitmap.
+  var hasExactSummary: Bool {
     var count = (total + 63) >> 6
     for level in 1..<max(1, levels) {
       for index in 0..<count {

@@ -241,13 +241,13 @@ public struct PagingHistory {
   /// No trouble from here on.
   private func calm() {
     state.pointee.failures.pointee.countdown = -1
-    state.pointee.machine.pointee.disk.trouble = Trouble()
+    state.pointee.machine.pointee.disk.faults = DeviceFaults()
   }
 
   private func stir() {
     guard state.pointee.plan.trouble == .some else { return }
     state.pointee.hadTrouble = true
-    var trouble = Trouble()
+    var trouble = DeviceFaults()
     trouble.seed = state.pointee.random.next()
     trouble.reordered = 300
     trouble.delayed = 200
@@ -255,7 +255,7 @@ public struct PagingHistory {
     if oneIn(2) { trouble.failed = 60 }
     if oneIn(4) { trouble.torn = 20 }
     if oneIn(4) { trouble.corrupted = 20 }
-    state.pointee.machine.pointee.disk.trouble = trouble
+    state.pointee.machine.pointee.disk.faults = trouble
   }
 
   // MARK: Objects
@@ -472,7 +472,7 @@ public struct PagingHistory {
   private func launder() {
     let queue = PageQueue(rawValue: UInt8(below(3))) ?? .laundry
     let outcome = paging.launder(
-      queue, upTo: PageCount(1 + below(100)), sparing: oneIn(2) ? .used : .nobody)
+      queue, upTo: PageCount(1 + below(100)), referenced: oneIn(2) ? .skip : .launder)
     fold(outcome.written.rawValue << 20 | outcome.freed.rawValue)
     if oneIn(8) { paging.retryUnswappable() }
   }

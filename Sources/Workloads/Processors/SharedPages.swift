@@ -187,7 +187,7 @@ struct SharedPages {
     case 0:
       let queue = PageQueue(rawValue: UInt8(worker.below(3))) ?? .laundry
       memory.paging.launder(
-        queue, upTo: PageCount(1 + worker.below(64)), sparing: worker.oneIn(2) ? .used : .nobody)
+        queue, upTo: PageCount(1 + worker.below(64)), referenced: worker.oneIn(2) ? .skip : .launder)
     case 1: memory.paging.runDaemon()
     default:
       // Right where a page is, so that something has to be moved or written.

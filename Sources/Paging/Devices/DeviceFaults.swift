@@ -1,17 +1,19 @@
-// What a RAM disk can be told to do wrong: all that a real device does, as often as wanted, in an order that
+// The faults that a RAM disk can be set to produce: all those of a real device, at given rates, in an order that
 // a seed decides.
 
-/// So many of a thousand.
+/// A share, in parts of a thousand.
 @frozen public struct PerMille: Equatable, Sendable, ExpressibleByIntegerLiteral {
+  /// The parts of a thousand.
   public var rawValue: UInt16
+  /// A share of `rawValue` in a thousand.
   @inlinable public init(_ rawValue: UInt16) { self.rawValue = rawValue }
+  /// A share, written as its parts of a thousand.
   @inlinable public init(integerLiteral value: UInt16) { rawValue = value }
 }
 
-/// How a device errs. All zero, which is the default, it does what it is asked for in the order in which
-/// it is asked.
-public struct Trouble: Sendable {
-  /// Decides which requests are hit, and which pages are bad.
+/// The faults of a device. With the default, all zero, it carries out each request correctly, in their order.
+public struct DeviceFaults: Sendable {
+  /// Decides which requests have a fault, and which pages are bad.
   public var seed: UInt64 = 0
   /// Requests that fail, after some of their pages have arrived.
   public var failed: PerMille = 0
@@ -21,15 +23,17 @@ public struct Trouble: Sendable {
   public var corrupted: PerMille = 0
   /// Requests that are not due before up to `longestDelay` polls more have passed.
   public var delayed: PerMille = 0
+  /// The most polls by which a request is delayed.
   public var longestDelay: UInt32 = 0
   /// Polls that carry out any of the requests that are due, instead of the oldest.
   public var reordered: PerMille = 0
   /// Pages of the device for which every request fails.
   public var bad: PerMille = 0
 
+  /// No faults, with the seed for those that are set later.
   public init(seed: UInt64 = 0) { self.seed = seed }
 
-  /// Whether this makes any difference.
+  /// Whether there is any fault.
   var isAny: Bool {
     failed != 0 || torn != 0 || corrupted != 0 || delayed != 0 || reordered != 0 || bad != 0
   }
@@ -48,17 +52,22 @@ public struct Trouble: Sendable {
   }
 }
 
-/// What a RAM disk did, in requests.
+/// The counts of a RAM disk, in requests.
 public struct RamDiskFigures: Sendable {
+  /// Requests to read.
   public var reads: UInt64 = 0
+  /// Requests to write.
   public var writes: UInt64 = 0
   /// Pages of both.
   public var pages: UInt64 = 0
-  /// Failed, by trouble, bad pages, or because they lay beyond the device.
+  /// Requests that failed, by a fault, a bad page, or because they lay beyond the device.
   public var failed: UInt64 = 0
+  /// Requests that were torn.
   public var torn: UInt64 = 0
+  /// Requests in which a bit was flipped.
   public var corrupted: UInt64 = 0
+  /// Requests that were delayed.
   public var delayed: UInt64 = 0
-  /// Carried out before one that was due earlier.
+  /// Requests that were carried out before one that was due earlier.
   public var reordered: UInt64 = 0
 }

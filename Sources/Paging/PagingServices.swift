@@ -1,38 +1,38 @@
 // The threads of paging: the page daemon, and the laundry.
 //
-// The daemon sleeps until physical memory raises its alarm, which it does below the wake mark and when somebody gets in
-// line. Then it makes short runs, one after the other, until the target is met, and for the first in line too. What clean
-// pages do not give it has the laundry write: meanwhile it looks for pages that nobody uses, and then it waits. A run
-// in vain is followed by a pause, longer each time, which ends when somebody asks for memory; who waits for more than is
-// to be had stands aside for the time of the longest pause.
+// The daemon sleeps until physical memory sends its low-memory notification: below the wake mark, and when a thread
+// queues for memory. Then it makes short runs, one after the other, until the target is met and the first waiter is
+// served. If clean pages do not suffice, the laundry thread writes dirty ones. The daemon looks for unused pages during
+// that, and then waits for the laundry. A run that frees nothing is followed by a pause, longer each time, which ends
+// when a thread asks for memory. A waiter that needs more than can be reclaimed is parked for the longest pause.
 //
-// A fault that finds no frame asks for a run that begins after it has asked, and sleeps until that has ended. All that
-// ask meanwhile are served by the same run, so a shortage is met by one who scans, however many fault.
+// A fault that finds no frame asks for a run that begins after it has asked, and sleeps until that has ended. All threads
+// that ask before the run begins are served by it, so one thread scans in a shortage, however many fault.
 //
 // Without these threads (a machine that has none, or before they start, or after they were ended) a fault makes the
-// runs itself. So the threads may come and go at any time; who waits for a run that will not come is told.
+// runs itself. So the threads may start and end at any time; a thread that waits for a run that will not come is woken.
 
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
 
-/// What the threads and those who wait for them share.
-struct Services: ~Copyable {
+/// State shared by the threads and those that wait for them.
+struct PagingServices: ~Copyable {
   let isServed = Atomic<Bool>(false)
   let isEnding = Atomic<Bool>(false)
-  /// The threads, 0 for none.
+  /// Handles of the threads, 0 for none.
   let daemon = Atomic<UInt64>(0)
   let launderer = Atomic<UInt64>(0)
 
-  /// Runs of the daemon that were begun and ended, and pages that they gave up.
+  /// Runs of the daemon that were begun and ended, and pages that they freed.
   let begun = Atomic<UInt64>(0)
   let ended = Atomic<UInt64>(0)
   let freed = Atomic<UInt64>(0)
-  /// Whether somebody waits for a run.
+  /// Whether a thread waits for a run.
   let isAwaited = Atomic<Bool>(false)
   let runEnded = WaitQueue("the page daemon", .memory)
 
-  /// Pages that the laundry is to look at, loads that it has done, and what came of them.
+  /// Pages that the laundry is to launder, loads that it has completed, and the pages that these freed and wrote.
   let asked = Atomic<UInt64>(0)
   let asking = WaitQueue("dirty pages to write", .thread)
   let loads = Atomic<UInt64>(0)
@@ -43,32 +43,32 @@ struct Services: ~Copyable {
   init() {}
 }
 
-/// Who writes the pages of the laundry during a run of the daemon.
+/// The thread that writes pages of the laundry queue during a run of the daemon.
 enum Launderer { case caller, thread }
 
-/// A part of the laundry that is being done, or has been.
+/// A part of the laundry queue that is being laundered, or has been.
 enum LaundryLoad {
   case done(LaunderOutcome)
-  /// By the thread: what it had done before.
+  /// By the laundry thread, with its totals before.
   case underWay(loads: UInt64, freed: UInt64, written: UInt64)
 }
 
 extension Atomic where Value == UInt64 {
-  /// In one order with all other accesses of this kind, for what somebody sleeps on.
-  @inline(__always) fileprivate var news: UInt64 { load(ordering: .sequentiallyConsistent) }
+  /// The value, in one order with all other accesses of this kind, for conditions that a thread sleeps on.
+  @inline(__always) fileprivate var current: UInt64 { load(ordering: .sequentiallyConsistent) }
 }
 
 extension PagedMemory {
-  private var services: UnsafeMutablePointer<Services> { state.pointee.services }
+  private var services: UnsafeMutablePointer<PagingServices> { state.pointee.services }
   private var isEnding: Bool { services.pointee.isEnding.load(ordering: .sequentiallyConsistent) }
 
   /// Whether the page daemon has a thread.
   public var isServed: Bool { services.pointee.isServed.load(ordering: .sequentiallyConsistent) }
 
-  /// Has page daemon and laundry run as threads of the machine, until `endServices`. False, and nothing has changed,
-  /// when it gives none for the daemon; without one for the laundry the daemon does that too.
+  /// Starts page daemon and laundry as threads of the machine, until `endServices`. Returns false, and nothing has
+  /// changed, when the machine has none for the daemon. Without one for the laundry the daemon launders too.
   public func startServices() -> Bool {
-    precondition(services.pointee.daemon.news == 0, "the services are running")
+    precondition(services.pointee.daemon.current == 0, "the services are running")
     services.pointee.isEnding.store(false, ordering: .sequentiallyConsistent)
     let context = UnsafeMutableRawPointer(state)
     guard let daemon = machine.start("page daemon", .service, context, { PagedMemory($0).serveShortage() })
@@ -81,7 +81,7 @@ extension PagedMemory {
     return true
   }
 
-  /// Ends the threads and waits until they are gone. Nothing happens where there are none.
+  /// Ends the threads and waits until they have ended. Does nothing where there are none.
   public func endServices() {
     let daemon = services.pointee.daemon.exchange(0, ordering: .sequentiallyConsistent)
     guard daemon != 0 else { return }
@@ -90,7 +90,7 @@ extension PagedMemory {
     services.pointee.isEnding.store(true, ordering: .sequentiallyConsistent)
     physical.notifyLowMemory(.awaited)
     machine.join(ThreadHandle(rawValue: daemon))
-    // Who waited for a run makes it now.
+    // A thread that waited for a run makes it itself.
     services.pointee.runEnded.wake(on: machine)
     // The laundry after the daemon, which may have waited for it.
     let launderer = services.pointee.launderer.exchange(0, ordering: .sequentiallyConsistent)
@@ -101,9 +101,9 @@ extension PagedMemory {
 
   // MARK: The page daemon
 
-  /// Pages that a run gives up at most, so that who waits for it to end goes on soon.
+  /// The most pages that a run frees, so that threads that wait for its end proceed soon.
   private static var runLength: UInt64 { 256 }
-  /// Ticks between two runs that give nothing up: the first time, and at most.
+  /// Ticks between two runs that free nothing: the first time, and at most.
   private static var pauses: (shortest: UInt64, longest: UInt64) { (100, 1600) }
 
   func serveShortage() {
@@ -112,7 +112,8 @@ extension PagedMemory {
     var returnTime = Tick(0)
     while !isEnding {
       if machine.now >= returnTime { physical.unparkWaiters() }
-      // Before the look at what is free: whoever gets in line after it raises the alarm, whoever did so before is seen.
+      // Read before the number of free frames: a thread that queues later sends the notification, one that queued before
+      // is counted here.
       let awaited = physical.awaited.rawValue
       let free = physical.freeCount.rawValue
       let mark = isFilling ? freeTarget.rawValue : wakeMark.rawValue
@@ -123,19 +124,19 @@ extension PagedMemory {
         continue
       }
       isFilling = true
-      // In this order: whoever has seen the count before it grew is served by this run, see `roomFromDaemon`.
+      // In this order: a thread that read the count before it grew is served by this run, see `capacityFromDaemon`.
       services.pointee.begun.add(1, ordering: .sequentiallyConsistent)
       let isAwaited = services.pointee.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
       // A thread that asks from here on counts this run as begun.
       noteClaim(services)
-      let goal = max(isAwaited ? goalWithRoom : freeTarget.rawValue, awaited)
+      let goal = max(isAwaited ? goalOfRefusedRequest : freeTarget.rawValue, awaited)
       let outcome = reclaimPages(
         until: min(goal, free + Self.runLength),
-        laundry: services.pointee.launderer.news == 0 ? .caller : .thread)
+        laundry: services.pointee.launderer.current == 0 ? .caller : .thread)
       services.pointee.freed.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
       services.pointee.ended.add(1, ordering: .sequentiallyConsistent)
       services.pointee.runEnded.wake(on: machine)
-      if outcome.isInVain {
+      if outcome.isFruitless {
         let now = machine.now.rawValue
         returnTime = Tick(now &+ Self.pauses.longest)
         let isAsked = physical.awaitLowMemory(.awaited, until: Tick(now &+ pause))
@@ -146,23 +147,23 @@ extension PagedMemory {
     }
   }
 
-  /// Has the daemon's thread make a run, and waits until it has ended; nil when there is no thread.
-  func roomFromDaemon() -> Room? {
-    let freed = services.pointee.freed.news
-    // A run that has not begun yet: it sees that it is awaited, as this is said first.
+  /// Asks the daemon's thread for a run, and waits until that has ended; nil when there is no thread.
+  func capacityFromDaemon() -> Capacity? {
+    let freed = services.pointee.freed.current
+    // Set before the count is read, so that a run that has not begun yet sees it.
     services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
-    let wanted = services.pointee.begun.news + 1
+    let wanted = services.pointee.begun.current + 1
     while true {
       let ticket = services.pointee.runEnded.ticket()
       guard isServed else { return nil }
-      if services.pointee.ended.news >= wanted { break }
-      // From the look on until it sleeps, only the ticket tells that a run has ended.
+      if services.pointee.ended.current >= wanted { break }
+      // Between this check and the sleep only the ticket reports that a run has ended.
       noteClaim(services)
       services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
       physical.notifyLowMemory(.awaited)
       guard services.pointee.runEnded.sleep(ticket, on: machine) else { return nil }
     }
-    return services.pointee.freed.news > freed ? Room.some : Room.none
+    return services.pointee.freed.current > freed ? Capacity.some : Capacity.none
   }
 
   // MARK: The laundry
@@ -172,8 +173,8 @@ extension PagedMemory {
       let ticket = services.pointee.asking.ticket()
       let asked = services.pointee.asked.exchange(0, ordering: .sequentiallyConsistent)
       if asked == 0 {
-        // Only when the daemon is gone, who asks.
-        if isEnding && services.pointee.launderer.news == 0 { return }
+        // Only after the daemon has ended, because that asks for loads.
+        if isEnding && services.pointee.launderer.current == 0 { return }
         noteClaim(services)
         _ = services.pointee.asking.sleep(ticket, on: machine)
         continue
@@ -186,31 +187,32 @@ extension PagedMemory {
     }
   }
 
-  /// Has up to `limit` pages of the laundry written: by the caller, at once, or by the thread meanwhile. Only the
-  /// daemon's thread asks the laundry's, and only for one load at a time.
+  /// Begins to launder up to `limit` pages of the laundry queue: by the caller, at once, or by the laundry thread while
+  /// the caller goes on. Only the daemon's thread asks the laundry thread, and only for one load at a time.
   func beginLaundry(upTo limit: PageCount, by launderer: Launderer) -> LaundryLoad {
     guard launderer == .thread else { return .done(launderForDaemon(upTo: limit)) }
     let load = LaundryLoad.underWay(
-      loads: services.pointee.loads.news, freed: services.pointee.laundered.news,
-      written: services.pointee.written.news)
+      loads: services.pointee.loads.current, freed: services.pointee.laundered.current,
+      written: services.pointee.written.current)
     services.pointee.asked.store(limit.rawValue, ordering: .sequentiallyConsistent)
     services.pointee.asking.wake(on: machine)
     return load
   }
 
+  /// Waits for the load, and returns its result.
   func endLaundry(_ load: LaundryLoad) -> LaunderOutcome {
     switch load {
     case .done(let outcome): return outcome
     case .underWay(let loads, let freed, let written):
       while true {
         let ticket = services.pointee.loadEnded.ticket()
-        if services.pointee.loads.news != loads { break }
+        if services.pointee.loads.current != loads { break }
         noteClaim(services)
         _ = services.pointee.loadEnded.sleep(ticket, on: machine)
       }
       var outcome = LaunderOutcome()
-      outcome.freed = PageCount(services.pointee.laundered.news - freed)
-      outcome.written = PageCount(services.pointee.written.news - written)
+      outcome.freed = PageCount(services.pointee.laundered.current - freed)
+      outcome.written = PageCount(services.pointee.written.current - written)
       return outcome
     }
   }

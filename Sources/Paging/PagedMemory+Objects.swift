@@ -1,0 +1,189 @@
+// Creating and destroying memory objects, and how one of their pages becomes dirty, clean and free.
+
+import Kmem
+import MemoryPrimitives
+import PhysicalMemory
+import Synchronization
+
+extension PagedMemory {
+  // MARK: Creation and destruction
+
+  /// Creates an object of `pages` pages that read as zero until they are written to. Costs its slots, eight bytes a
+  /// page. Throws `noMemory`; `badConstraint` for no pages.
+  public func createObject(_ name: Name, _ pages: PageCount) throws(PagingError) -> MemoryObject {
+    try createObject(name, pages, device: nil, from: 0)
+  }
+
+  /// Creates an object whose pages are `pages` pages of `device` from `first` on. Errors as above, and
+  /// `badConstraint` for pages beyond the device.
+  public func createObject(
+    _ name: Name, on device: BlockDevice, from first: PageCount, _ pages: PageCount
+  ) throws(PagingError) -> MemoryObject {
+    guard first <= device.pageCount, pages <= device.pageCount - first else { throw .badConstraint }
+    return try createObject(name, pages, device: device, from: first.rawValue)
+  }
+
+  private func createObject(
+    _ name: Name, _ pages: PageCount, device: BlockDevice?, from first: UInt64
+  ) throws(PagingError) -> MemoryObject {
+    guard pages > .zero, pages.rawValue < 1 << 40 else { throw .badConstraint }
+    if machine.failsHere(.paging) { throw .noMemory }
+    let slots = try FrameArray(
+      count: Int(pages.rawValue), initial: PageSlot.untouched.rawValue, physical: physical, machine: machine)
+    guard let memory = state.pointee.objectCache.alloc(type: state.pointee.type) else {
+      slots.free()
+      throw .noMemory
+    }
+    guard let number = reserveNumber() else {
+      state.pointee.objectCache.free(memory, type: state.pointee.type)
+      slots.free()
+      throw .noMemory
+    }
+    let object = MemoryObject(state: memory.bindMemory(to: MemoryObject.State.self, capacity: 1))
+    object.state.initialize(
+      to: MemoryObject.State(
+        number: number, name: name, pageCount: pages.rawValue, slots: slots, device: device,
+        deviceFirst: first, core: Locked(.pagingObject, MemoryObject.Core())))
+    state.pointee.numbers.withLock { $0.set(number, memory) }
+    counters.pointee.objects.count()
+    if device != nil { counters.pointee.deviceObjects.count() }
+    return object
+  }
+
+  /// Reserves a number; when none is free, the table grows by a frame.
+  private func reserveNumber() -> UInt32? {
+    if let number = state.pointee.numbers.withLock({ $0.reserve() }) { return number }
+    if machine.failsHere(.paging) { return nil }
+    do throws(PhysicalMemoryError) {
+      let frame = try physical.allocate(Order(0), role: .paging, priority: .system)
+      let table = machine.directMap.pointer(to: frame)
+      table.initializeMemory(as: UInt64.self, repeating: 0, count: Int(ObjectNumbers.tableLength))
+      let isUsed = state.pointee.numbers.withLock { $0.grow(table) }
+      if !isUsed { physical.free(FrameRun(first: frame, count: .one)) }
+      return state.pointee.numbers.withLock { $0.reserve() }
+    } catch {
+      return nil
+    }
+  }
+
+  /// The object with that number, if one exists.
+  public func object(numbered number: UInt32) -> MemoryObject? {
+    guard let memory = state.pointee.numbers.withLock({ $0.memory(number) }) else { return nil }
+    return MemoryObject(state: memory.assumingMemoryBound(to: MemoryObject.State.self))
+  }
+
+  /// Calls `body` with each object, by number. The caller ensures that none is destroyed during the call.
+  public func forEachObject<E>(_ body: (MemoryObject) throws(E) -> Void) throws(E) {
+    let limit = state.pointee.numbers.withLock { $0.limit }
+    for number in 0..<limit {
+      if let object = object(numbered: number) { try body(object) }
+    }
+  }
+
+  /// Frees an object with all its pages and its swap; waits for the pages that are under way. An object
+  /// that a range still maps, or with a page that is wired or held, is a fault report, and nothing has changed.
+  public func destroy(_ object: MemoryObject) {
+    if let fault = reasonNotToDestroy(object) { return machine.report(fault) }
+    for index in 0..<object.state.pointee.pageCount { discard(object, index) }
+    if object.kind == .device { counters.pointee.deviceObjects.uncount() }
+    state.pointee.numbers.withLock { $0.release(object.number) }
+    object.state.pointee.slots.free()
+    state.pointee.objectCache.free(UnsafeMutableRawPointer(object.state), type: state.pointee.type)
+    counters.pointee.objects.uncount()
+  }
+
+  private func reasonNotToDestroy(_ object: MemoryObject) -> FaultReport? {
+    let number = UInt64(object.number)
+    let isMapped = object.state.pointee.core.withLock { $0.firstEntry != nil }
+    if isMapped {
+      var fault = FaultReport(.leak, "an object was destroyed that a range still maps", number, .identifier)
+      fault.owner = object.name
+      return fault
+    }
+    for index in 0..<object.state.pointee.pageCount {
+      let held = object.acquire()
+      let slot = held.slot(index).value
+      let busyWord = slot.presence == .resident ? record(slot.frame).busyWord : .none
+      held.release()
+      guard busyWord.wires > 0 || busyWord.holds > 0 else { continue }
+      var fault = FaultReport(
+        .leak, "an object was destroyed with a page that is wired or held", UInt64(slot.frame.rawValue),
+        .frame)
+      fault.given = UInt64(busyWord.rawValue)
+      fault.owner = object.name
+      return fault
+    }
+    return nil
+  }
+
+  /// Frees one page of an object that no range maps, wherever the page is.
+  private func discard(_ object: MemoryObject, _ index: UInt64) {
+    while true {
+      let held = object.acquire()
+      let slot = held.slot(index)
+      let value = slot.value
+      switch value.presence {
+      case .absent, .cached:
+        slot.value = .untouched
+        releaseSwap(of: value, held)
+        held.release()
+        if value.presence == .cached {
+          physical.discard(cached: value.frame, owner: object.number, index: index)
+        }
+        return
+      case .resident:
+        let record = record(value.frame)
+        guard record.tryXbusy() else {
+          waitUntilUnused(record, held)
+          continue
+        }
+        markClean(value.frame, record)
+        slot.value = .untouched
+        releaseSwap(of: value, held)
+        held.core.resident -= 1
+        held.release()
+        withQueues { _ = $0.remove(value.frame) }
+        free(value.frame, record, as: .dropped)
+        return
+      }
+    }
+  }
+
+  /// Frees a page's copy in swap. The caller writes the slot.
+  func releaseSwap(of slot: PageSlot, _ held: borrowing HeldObject) {
+    guard slot.swap != .none else { return }
+    swap.free(slot.swap)
+    held.core.inSwap -= 1
+  }
+
+  /// Frees a frame that is xbusy, in no queue and no longer the object's. The caller holds no lock.
+  func free(_ frame: FrameNumber, _ record: FrameRecordPointer, as identity: PageIdentity) {
+    let waiters: Waiters = record.busyWord.hasWaiters ? .present : .absent
+    if waiters == .present { record.busyWord = .xbusy }
+    if identity == .cached { counters.pointee.cached.count() } else { counters.pointee.dropped.count() }
+    physical.free(page: frame, identity)
+    wake(waiters)
+  }
+
+  // MARK: Dirty and clean
+
+  /// Records that the page holds data that no device has; its copy in swap is freed.
+  func markDirty(
+    _ slot: PageSlotPointer, _ frame: FrameNumber, _ record: FrameRecordPointer, _ held: borrowing HeldObject
+  ) {
+    if record.pageFlags.contains(.dirty) { return }
+    record.pageFlags.insert(.dirty)
+    physical.noteDirty(frame)
+    let value = slot.value
+    guard value.swap != .none else { return }
+    releaseSwap(of: value, held)
+    slot.value = PageSlot(value.presence, value.frame, .none)
+  }
+
+  /// Records that the page is not dirty. The caller holds the object's lock.
+  @inline(__always) func markClean(_ frame: FrameNumber, _ record: FrameRecordPointer) {
+    guard record.pageFlags.contains(.dirty) else { return }
+    record.pageFlags.remove(.dirty)
+    physical.noteClean(frame)
+  }
+}

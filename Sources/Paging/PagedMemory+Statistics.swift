@@ -1,0 +1,137 @@
+// The counts of paging, and its rows in the registry.
+
+import CPlatform
+import MemoryPrimitives
+import PhysicalMemory
+import Synchronization
+
+/// The counts of paging: events since the start, and what exists now.
+public struct PagingFigures: Sendable {
+  /// Page faults.
+  public var faults: UInt64 = 0
+  /// Faults that a page of zeroes answered.
+  public var zeroFills: UInt64 = 0
+  /// Faults that read a page.
+  public var pageIns: UInt64 = 0
+  /// Faults that reactivated a cached page.
+  public var reactivations: UInt64 = 0
+  /// Faults that threw.
+  public var failedFaults: UInt64 = 0
+  /// Sleeps on a busy page.
+  public var waits: UInt64 = 0
+  /// Pages written out.
+  public var written: UInt64 = 0
+  /// Pages of those that were written for runs of the daemon.
+  public var writtenForDaemon: UInt64 = 0
+  /// Pages that a device failed to write.
+  public var failedWrites: UInt64 = 0
+  /// Pages that were written to while they were written out.
+  public var redirtied: UInt64 = 0
+  /// Pages moved to another frame.
+  public var moved: UInt64 = 0
+  /// Pages that became cached ones.
+  public var cached: UInt64 = 0
+  /// Pages freed without a copy.
+  public var dropped: UInt64 = 0
+  /// Runs of the page daemon.
+  public var daemonRuns: UInt64 = 0
+  /// Pages that the daemon and the laundry inspected.
+  public var scanned: UInt64 = 0
+  /// Pages wired now, each once.
+  public var wired: UInt64 = 0
+  /// Memory objects now.
+  public var objects: UInt64 = 0
+  /// Pageable ranges now.
+  public var ranges: UInt64 = 0
+}
+
+extension PagedMemory {
+  /// The counts at this moment. Constant.
+  public var figures: PagingFigures {
+    let c = counters
+    return PagingFigures(
+      faults: c.pointee.faults.value, zeroFills: c.pointee.zeroFills.value, pageIns: c.pointee.pageIns.value,
+      reactivations: c.pointee.reactivations.value, failedFaults: c.pointee.failedFaults.value,
+      waits: c.pointee.waits.value, written: c.pointee.written.value,
+      writtenForDaemon: c.pointee.writtenForDaemon.value,
+      failedWrites: c.pointee.failedWrites.value, redirtied: c.pointee.redirtied.value,
+      moved: c.pointee.moved.value, cached: c.pointee.cached.value, dropped: c.pointee.dropped.value,
+      daemonRuns: c.pointee.daemonRuns.value, scanned: c.pointee.scanned.value, wired: c.pointee.wired.value,
+      objects: c.pointee.objects.value, ranges: c.pointee.ranges.value)
+  }
+
+  init(_ context: UnsafeMutableRawPointer?) {
+    state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
+  }
+
+  /// Adds the rows of this layer, and those of swap.
+  public func register(in statistics: Statistics) {
+    swap.register(in: statistics)
+    func add(
+      _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
+      read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64,
+      write: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> cp_setting)? = nil
+    ) {
+      statistics.add(
+        Statistic(name, unit, kind, about, context: UnsafeMutableRawPointer(state), read: read, write: write))
+    }
+    add("vm.pages.active", .pages, .gauge, "pages used recently") { PagedMemory($0).count(.active).rawValue }
+    add("vm.pages.inactive", .pages, .gauge, "pages not used for a while") {
+      PagedMemory($0).count(.inactive).rawValue
+    }
+    add("vm.pages.laundry", .pages, .gauge, "pages to be written out") {
+      PagedMemory($0).count(.laundry).rawValue
+    }
+    add("vm.pages.unswappable", .pages, .gauge, "dirty pages for which swap has no slot") {
+      PagedMemory($0).count(.unswappable).rawValue
+    }
+    add("vm.pages.wired", .pages, .gauge, "pageable pages that are wired, each once") {
+      PagedMemory($0).wiredCount.rawValue
+    }
+    add("vm.objects", .objects, .gauge, "memory objects") { PagedMemory($0).figures.objects }
+    add("vm.faults", .events, .counter, "page faults") { PagedMemory($0).figures.faults }
+    add("vm.faults.zero", .events, .counter, "answered with a page of zeroes") {
+      PagedMemory($0).figures.zeroFills
+    }
+    add("vm.faults.page_in", .events, .counter, "that read a page") { PagedMemory($0).figures.pageIns }
+    add("vm.faults.reactivated", .events, .counter, "that reactivated a cached page") {
+      PagedMemory($0).figures.reactivations
+    }
+    add("vm.faults.failed", .events, .counter, "that failed") {
+      PagedMemory($0).figures.failedFaults
+    }
+    add("vm.laundry.written", .pages, .counter, "pages written out") { PagedMemory($0).figures.written }
+    add("vm.laundry.failed", .pages, .counter, "pages that a device failed to write") {
+      PagedMemory($0).figures.failedWrites
+    }
+    add("vm.laundry.redirtied", .pages, .counter, "pages written to while they were written out") {
+      PagedMemory($0).figures.redirtied
+    }
+    add("vm.pages.moved", .pages, .counter, "pages moved to another frame") { PagedMemory($0).figures.moved }
+    add("vm.pages.reclaimed", .pages, .counter, "pages that became cached ones") {
+      PagedMemory($0).figures.cached
+    }
+    add("vm.daemon.runs", .events, .counter, "runs of the page daemon") { PagedMemory($0).figures.daemonRuns }
+    add("vm.daemon.written", .pages, .counter, "pages written out for them") {
+      PagedMemory($0).figures.writtenForDaemon
+    }
+    add("vm.daemon.scanned", .pages, .counter, "pages that it and the laundry inspected") {
+      PagedMemory($0).figures.scanned
+    }
+    add(
+      "vm.free_target", .pages, .tunable, "frames that a run of the page daemon leaves free",
+      read: { PagedMemory($0).freeTarget.rawValue },
+      write: { PagedMemory($0).setTarget($1) ? .accepted : .out_of_range })
+    add("vm.free_wake", .pages, .gauge, "frames below which the page daemon runs") {
+      PagedMemory($0).wakeMark.rawValue
+    }
+  }
+
+  private func setTarget(_ pages: UInt64) -> Bool {
+    guard pages <= physical.total.rawValue / 2 else { return false }
+    state.pointee.marks.pointee.target.store(pages, ordering: .relaxed)
+    state.pointee.marks.pointee.wake.store(pages - pages / 10, ordering: .relaxed)
+    if isServed { physical.setLowMemoryMark(below: wakeMark) }
+    return true
+  }
+}

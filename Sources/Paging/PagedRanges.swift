@@ -1,0 +1,218 @@
+// Pageable ranges: addresses that map a part of an object. They are registered, unmapped, and found for a fault.
+
+import Kmem
+import KernelSpace
+import MemoryPrimitives
+import PageTables
+import PhysicalMemory
+
+/// A description of a pageable range.
+public struct PageableRange: Sendable {
+  /// Its first address.
+  public var address: VirtualAddress
+  /// Its pages.
+  public var count: PageCount
+  /// The number of its object.
+  public var object: UInt32
+  /// The page of the object that is mapped at `address`.
+  public var offset: PageCount
+  /// The accesses that it allows.
+  public var protection: Protection
+  let number: UInt64
+  let wires: UInt64
+}
+
+extension PagedMemory {
+  @inline(__always) func withMap<R>(_ body: (inout MapEntryTree) -> R) -> R {
+    state.pointee.map.withLock { body(&$0) }
+  }
+
+  // MARK: Registering
+
+  /// Reserves addresses for `count` pages of `object` from page `offset` on; faults bring the
+  /// pages in. Allocates address space, page tables and an entry, so that faults need none of these.
+  ///
+  /// Throws `noMemory`, `noAddressSpace`; `badConstraint` for pages beyond the object, and for a
+  /// protection that allows execution.
+  public func map(
+    _ object: MemoryObject, from offset: PageCount = .zero, count: PageCount,
+    protection: Protection = .kernelData, at site: CallSite = .here
+  ) throws(PagingError) -> VirtualAddress {
+    guard count > .zero, offset <= object.pageCount, count <= object.pageCount - offset,
+      !protection.contains(.executable)
+    else { throw .badConstraint }
+    if machine.failsHere(.paging) { throw .noMemory }
+    guard let memory = state.pointee.entryCache.alloc(type: state.pointee.type) else { throw .noMemory }
+    let address: VirtualAddress
+    do throws(KernelSpaceError) {
+      address = try state.pointee.space.reservePageable(count, at: site)
+    } catch {
+      state.pointee.entryCache.free(memory, type: state.pointee.type)
+      throw error == .noAddressSpace ? .noAddressSpace : .noMemory
+    }
+    let entry = memory.bindMemory(to: MapEntry.self, capacity: 1)
+    entry.initialize(
+      to: MapEntry(
+        first: address.rawValue, pages: count.rawValue, object: object, offset: offset.rawValue,
+        protection: protection))
+    object.state.pointee.core.withLock {
+      entry.pointee.nextOfObject = $0.firstEntry
+      $0.firstEntry = entry
+    }
+    withMap { $0.insert(entry) }
+    counters.pointee.ranges.count()
+    return address
+  }
+
+  /// Unmaps a range, once the faults and wires in progress there have ended. Its pages stay with the object.
+  /// Another size, an address that is no start of a range, or a page that was wired through it is a fault report, and
+  /// nothing has changed at any moment.
+  public func unmap(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
+    guard let entry = remove(address, count, site) else { return }
+    let object = entry.pointee.object
+    // It stays in the object's list until no TLB has a page of it, so that a thread that reclaims or moves a page
+    // invalidates this address too.
+    object.state.pointee.core.withLock { _ in entry.pointee.isGoing = true }
+    var batch = ShootdownBatch()
+    for i in 0..<count.rawValue {
+      let page = address + PageCount(i)
+      let mapping = object.state.pointee.core.withLock { _ in tables.remove(page) }
+      if mapping != nil { batch.add(page) }
+      if batch.isFull { batch.flush(on: machine) }
+    }
+    batch.flush(on: machine)
+    unlink(entry, from: object.acquire())
+    state.pointee.space.releasePageable(address, count, at: site)
+    state.pointee.entryCache.free(UnsafeMutableRawPointer(entry), type: state.pointee.type)
+    counters.pointee.ranges.uncount()
+  }
+
+  /// Removes an entry from its object's list, and releases the object's lock.
+  private func unlink(_ entry: UnsafeMutablePointer<MapEntry>, from held: consuming HeldObject) {
+    guard held.core.firstEntry != entry else {
+      held.core.firstEntry = entry.pointee.nextOfObject
+      return
+    }
+    var at = held.core.firstEntry
+    while let other = at {
+      if other.pointee.nextOfObject == entry {
+        other.pointee.nextOfObject = entry.pointee.nextOfObject
+        return
+      }
+      at = other.pointee.nextOfObject
+    }
+  }
+
+  /// Removes a range from the tree once it has no users. Reports a range that does not match the call or has a wired
+  /// page, and returns nil.
+  private func remove(
+    _ address: VirtualAddress, _ count: PageCount, _ site: CallSite
+  ) -> UnsafeMutablePointer<MapEntry>? {
+    var number: UInt64?
+    while true {
+      let ticket = state.pointee.waiting.ticket()
+      switch withMap({ $0.remove(address.rawValue, count.rawValue, number: number) }) {
+      case .removed(let entry): return entry
+      case .isUsed(let used):
+        number = used
+        let woken = state.pointee.waiting.sleep(ticket, on: machine)
+        precondition(woken, "a range that is unmapped is in use, and no thread runs that could end that")
+        continue
+      case .isWired: reportWired(address, count, site)
+      case .hasOtherPages(let first, let pages):
+        report(
+          first == address.rawValue ? .wrongSize : .foreignPointer,
+          "a pageable range was unmapped in part", address, expected: pages, given: count.rawValue, at: site)
+      case .isAbsent:
+        let what: StaticString =
+          number == nil
+          ? "a pageable range was unmapped that does not exist"
+          : "a pageable range was unmapped twice at once"
+        report(.notAllocated, what, address, expected: 0, given: count.rawValue, at: site)
+      }
+      return nil
+    }
+  }
+
+  /// Reports the first page that was wired through a range, and how often. A wire of the same page through another range
+  /// does not count.
+  private func reportWired(_ address: VirtualAddress, _ count: PageCount, _ site: CallSite) {
+    let page = tables.firstWired(address, count: count) ?? address
+    report(
+      .notAllocated, "a pageable range was unmapped while a page of it is wired", address,
+      expected: (page.rawValue - address.rawValue) >> Page.shift,
+      given: UInt64(tables.mapping(at: page)?.wires ?? 0), at: site)
+  }
+
+  private func report(
+    _ kind: FaultKind, _ what: StaticString, _ address: VirtualAddress, expected: UInt64, given: UInt64,
+    at site: CallSite
+  ) {
+    var fault = FaultReport(kind, what, address.rawValue, .virtualAddress)
+    (fault.expected, fault.given, fault.reportedAt) = (expected, given, site)
+    machine.report(fault)
+  }
+
+  // MARK: Finding
+
+  /// Finds the range that has `address`, and is of the generation if one is given. It stays until `endUse`.
+  @inline(__always) func beginUse(
+    of address: VirtualAddress, in generation: RangeGeneration? = nil
+  ) -> UnsafeMutablePointer<MapEntry>? {
+    withMap { map in
+      guard let entry = map.find(address.rawValue) else { return nil }
+      if let generation, !generation.contains(entry.pointee.number) { return nil }
+      entry.pointee.users += 1
+      return entry
+    }
+  }
+  /// Ends a use of the range, and counts the wire that it has made or undone: in one hold of the lock, so that the range
+  /// has a user or a wire at each moment.
+  @inline(__always) func endUse(of entry: UnsafeMutablePointer<MapEntry>, _ change: WireChange = .none) {
+    let mustWake = withMap { _ in
+      switch change {
+      case .none: break
+      case .made: entry.pointee.wires += 1
+      case .undone: entry.pointee.wires -= 1
+      }
+      entry.pointee.users -= 1
+      guard entry.pointee.users == 0 && entry.pointee.isAwaited else { return false }
+      entry.pointee.isAwaited = false
+      return true
+    }
+    if mustWake { state.pointee.waiting.wake(on: machine) }
+  }
+
+  /// The ranges that exist now.
+  public var ranges: RangeGeneration { withMap { $0.generation } }
+
+  /// The range that has `address`, or the first one above it; of these `ranges`, if they are given.
+  public func range(
+    endingFrom address: VirtualAddress, of ranges: RangeGeneration? = nil
+  ) -> PageableRange? {
+    var at = address.rawValue
+    while true {
+      let found: PageableRange? = withMap { map in
+        guard let entry = map.first(endingFrom: at)?.pointee else { return nil }
+        return PageableRange(
+          address: VirtualAddress(entry.first), count: PageCount(entry.pages), object: entry.object.number,
+          offset: PageCount(entry.offset), protection: entry.protection, number: entry.number,
+          wires: entry.wires)
+      }
+      guard let found, let ranges, !ranges.contains(found.number) else { return found }
+      at = found.address.rawValue + found.count.bytes.rawValue
+    }
+  }
+
+  /// Calls `body` with each range in the order of addresses.
+  public func forEachRange<E>(_ body: (PageableRange) throws(E) -> Void) throws(E) {
+    var at: UInt64 = 0
+    while let range = range(endingFrom: VirtualAddress(at)) {
+      try body(range)
+      at = range.address.rawValue + range.count.bytes.rawValue
+    }
+  }
+}
+
+/// Whether a use of a range has changed its count of wires.
+enum WireChange { case none, made, undone }

@@ -1,0 +1,158 @@
+// Writing pages to their slots and reading them back: the data read is compared with the checksum of the data written.
+
+import CPlatform
+import MemoryPrimitives
+import PhysicalMemory
+
+/// A write that was begun and not finished.
+public struct SwapWrite {
+  let transfer: Transfer
+  /// The slots of the pages, in their order.
+  public let run: SlotRun
+}
+
+/// A read that was begun and not finished.
+public struct SwapRead {
+  let transfer: Transfer
+  /// The slot that is read.
+  public let slot: SwapSlot
+}
+
+/// The result of a write.
+public struct SwapWritten: Equatable, Sendable {
+  /// The slots of the write.
+  public let run: SlotRun
+  /// A bit for each page of the run that failed.
+  let failures: UInt32
+
+  /// The slot that has page `index` of the write; nil when it failed, and its slot is retired.
+  public func slot(_ index: Int) -> SwapSlot? {
+    precondition(index >= 0 && index < Int(run.count.rawValue), "a page outside of the write")
+    return failures >> UInt32(index) & 1 != 0 ? nil : run.first + PageCount(index)
+  }
+  /// Pages that failed.
+  public var failedCount: PageCount { PageCount(failures.nonzeroBitCount) }
+}
+
+extension Swap {
+  // MARK: Writing
+
+  /// Begins to write `frames` to the slots of `run`, which the caller has reserved and which are as many, in one
+  /// request. Computes the checksums. Nil, and nothing done, when the pool has no idle request: then the
+  /// caller finishes its own writes, or waits by `Transfers.waitForAny`. The frames must not be freed
+  /// before the write is finished; a store to one before that makes only its slot useless.
+  /// No spin lock may be held.
+  public func beginWrite(_ frames: UnsafeBufferPointer<FrameNumber>, to run: SlotRun) -> SwapWrite? {
+    precondition(
+      frames.count > 0 && run.count == PageCount(frames.count) && run.count <= Self.clusterLimit,
+      "a write to swap has as many slots as frames, 1 to 32")
+    let (attachment, transfers) = (attachment, state.pointee.transfers)
+    guard let transfer = transfers.allocate() else { return nil }
+    let list = cp_block_frames(transfers.request(transfer))
+    for i in 0..<frames.count {
+      list[i] = frames[i].rawValue
+      recordChecksum(run.first + PageCount(i), frames[i], attachment)
+    }
+    transfers.start(
+      transfer, on: attachment.device, .write, DevicePage(UInt64(run.first.rawValue)), run.count)
+    return SwapWrite(transfer: transfer, run: run)
+  }
+
+  /// Whether `finishWrite` would return without sleeping for the request.
+  public func isDone(_ write: SwapWrite) -> Bool { state.pointee.transfers.isDone(write.transfer) }
+
+  /// Sleeps until the write is done, and returns which pages were written. When a cluster failed, each page is
+  /// written again by itself; the slots of pages that fail alone are retired. The others stay reserved by the caller.
+  /// Allocates nothing. No spin lock may be held.
+  public func finishWrite(_ write: SwapWrite) -> SwapWritten {
+    let transfers = state.pointee.transfers
+    let count = write.run.count.rawValue
+    transfers.wait(write.transfer)
+    var failures: UInt32 = 0
+    var requests: UInt64 = transfers.hasFailed(write.transfer) ? 1 : 0
+    if requests != 0 { failures = count == 1 ? 1 : writeSingly(write, &requests) }
+    transfers.end(write.transfer)
+    state.pointee.core.withLock {
+      $0.writes += count - UInt64(failures.nonzeroBitCount)
+      $0.failures += requests
+      if count > 1 { $0.clusters += 1 }
+    }
+    if failures != 0 {
+      for i in 0..<count where failures >> UInt32(i) & 1 != 0 { retire(write.run.first + PageCount(i)) }
+    }
+    return SwapWritten(run: write.run, failures: failures)
+  }
+
+  /// Writes each page of a cluster by itself, with the cluster's request. Returns a bit for each that failed.
+  @inline(never) private func writeSingly(_ write: SwapWrite, _ failedRequests: inout UInt64) -> UInt32 {
+    let (attachment, transfers) = (attachment, state.pointee.transfers)
+    let list = cp_block_frames(transfers.request(write.transfer))
+    var failures: UInt32 = 0
+    for i in 0..<Int(write.run.count.rawValue) {
+      let slot = write.run.first + PageCount(i)
+      list[0] = list[i]
+      recordChecksum(slot, FrameNumber(list[0]), attachment)
+      transfers.start(
+        write.transfer, on: attachment.device, .write, DevicePage(UInt64(slot.rawValue)), .one)
+      transfers.wait(write.transfer)
+      if transfers.hasFailed(write.transfer) {
+        failures |= 1 << UInt32(i)
+        failedRequests += 1
+      }
+    }
+    return failures
+  }
+
+  @inline(__always)
+  private func recordChecksum(_ slot: SwapSlot, _ frame: FrameNumber, _ attachment: Attachment) {
+    attachment.checksums[Int(slot.rawValue)] =
+      Checksum.of(state.pointee.machine.directMap.pointer(to: frame))
+  }
+
+  // MARK: Reading
+
+  /// Begins to read the page in `slot`, which the caller owns, into `frame`. Nil, and nothing done, when the
+  /// pool has no idle request. No spin lock may be held.
+  public func beginRead(_ slot: SwapSlot, into frame: FrameNumber) -> SwapRead? {
+    let (device, transfers) = (attachment.device, state.pointee.transfers)
+    guard let transfer = transfers.allocate() else { return nil }
+    cp_block_frames(transfers.request(transfer))[0] = frame.rawValue
+    transfers.start(transfer, on: device, .read, DevicePage(UInt64(slot.rawValue)), .one)
+    return SwapRead(transfer: transfer, slot: slot)
+  }
+
+  /// Whether `finishRead` would return without sleeping.
+  public func isDone(_ read: SwapRead) -> Bool { state.pointee.transfers.isDone(read.transfer) }
+
+  /// Sleeps until the page is in its frame. Throws `inputOutput` when the device failed, `corrupt` when the data is
+  /// not what was written. The frame's content is then undefined, and the caller still owns the slot.
+  /// No spin lock may be held.
+  public func finishRead(_ read: SwapRead) throws(PagingError) {
+    let transfers = state.pointee.transfers
+    transfers.wait(read.transfer)
+    let hasFailed = transfers.hasFailed(read.transfer)
+    let frame = FrameNumber(cp_block_frames(transfers.request(read.transfer))[0])
+    transfers.end(read.transfer)
+    if hasFailed {
+      state.pointee.core.withLock { $0.failures += 1 }
+      throw .inputOutput
+    }
+    let isSame =
+      attachment.checksums[Int(read.slot.rawValue)]
+      == Checksum.of(state.pointee.machine.directMap.pointer(to: frame))
+    state.pointee.core.withLock {
+      $0.reads += 1
+      if !isSame { $0.corrupt += 1 }
+    }
+    if !isSame { throw .corrupt }
+  }
+
+  /// Reads the page in `slot`, which the caller owns, into `frame`: begins, waiting for a request
+  /// if need be, and finishes. The caller has no transfer of its own that other threads wait for.
+  public func read(_ slot: SwapSlot, into frame: FrameNumber) throws(PagingError) {
+    while true {
+      if let read = beginRead(slot, into: frame) { return try finishRead(read) }
+      state.pointee.transfers.waitForIdle()
+    }
+  }
+}
