@@ -1,29 +1,32 @@
-// Why a request for contiguous memory is refused: never, not now, or later.
+// The reasons to refuse a request for contiguous memory: never, not now, or later.
 
 import MemoryPrimitives
 import PhysicalMemory
 
-/// The answer to a request that was refused. A value of fixed size; nothing was kept.
+/// The answer to a request that was refused. A value of fixed size; the request keeps no memory.
 public struct ContiguousFailure: Error, Sendable {
+  /// Whether the same request can succeed later.
   public enum Answer: UInt8, Sendable {
-    /// Not on this machine, whatever is freed.
+    /// The request can't succeed on this machine, even if all memory is freed.
     case never
-    /// Something stands in the way of every run: `blocker` of the best one, `run`.
+    /// Every run has an obstacle; `blocker` is that of the best one, `run`.
     case notNow
-    /// A run could be emptied, but `missing` more frames must be free, or have room in swap, first.
+    /// A run could be emptied once `missing` more frames are free, or slots of swap.
     case later
-    /// The request may not spend what it would take.
+    /// Emptying a run costs more than the request may spend.
     case overBudget
-    /// A run was emptied, and there are no addresses or tables to map it; its frames went back.
+    /// A run was emptied, and there are no addresses or tables to map it; its frames were freed.
     case noAddressSpace
   }
 
-  /// What keeps a frame from being emptied.
+  /// The obstacle that keeps a frame from being emptied.
   public enum Reason: UInt8, Sendable {
+    /// No obstacle, or its page is wired, held or busy.
     case none, wired, held, busy
-    /// It is no pageable page: `role` tells what it is.
+    /// The frame has no pageable page: `role` says what it has.
     case fixed
 
+    /// The reason, as a part of a sentence.
     public var description: StaticString {
       switch self {
       case .none: "nothing"
@@ -35,28 +38,34 @@ public struct ContiguousFailure: Error, Sendable {
     }
   }
 
+  /// Whether the same request can succeed later.
   public var answer: Answer
   /// The best candidate.
   public var run: FrameRun?
-  /// The lowest frame in its way of the owner who has most of them, and how many those are.
+  /// The lowest obstacle of the owner with the most obstacles in `run`.
   public var blocker = FrameNumber.none
+  /// The number of that owner's obstacles.
   public var blockerFrames = PageCount.zero
+  /// The reason why `blocker` is an obstacle.
   public var reason = Reason.none
+  /// The role of `blocker`.
   public var role = FrameRole.absent
-  /// The blocker's object, or whatever its role keeps there.
+  /// The object of `blocker`, or the owner word of its role.
   public var owner: UInt32 = 0
-  /// The longest run that could be had as things are.
+  /// The longest run that could be emptied at this moment.
   public var longest: FrameRun?
+  /// Frames or slots of swap that are missing to empty `run`.
   public var missing = PageCount.zero
-  /// Refused from memory: the same request was hopeless before, and nothing has changed for it.
+  /// The failed-request cache refused the request: it failed before, and nothing has changed for it.
   public var isRepeated = false
   /// Fault injection refuses the request before memory is searched.
   public internal(set) var isInjected = false
-  /// What the counts said of `run`; nil for a request that was refused without a look.
+  /// The forecast of `run`; nil for a request that was refused without a search.
   public var forecast: ContiguousForecast?
-  /// From the first frame that was in the way of `run` to the last: no other run that avoids both lies in between.
+  /// The frames from the first obstacle of `run` to the last: no other run that avoids both lies between them.
   var obstacles: FrameRun?
 
+  /// A failure with that answer and no details.
   public init(_ answer: Answer) { self.answer = answer }
 
   /// The answer of fault injection: the same request succeeds when it is made again.
@@ -66,11 +75,26 @@ public struct ContiguousFailure: Error, Sendable {
     return failure
   }
 
+  /// The failure of a request that ends as `forecast` says.
+  init(_ forecast: ContiguousForecast) {
+    self.init(Answer(forecast.outcome))
+    guard answer != .never else { return }
+    run = forecast.run
+    missing = forecast.missing
+    reason = forecast.reason
+    self.forecast = forecast
+    if let owner = forecast.owners.first {
+      (blocker, blockerFrames) = (owner.first, owner.frames)
+      (role, self.owner) = (owner.role, owner.owner)
+    }
+  }
+
+  /// The answer, as a part of a sentence.
   public var description: StaticString { answer.description }
 }
 
 extension ContiguousFailure.Answer {
-  /// How a request ends whose forecast is this; one that was to be granted and is refused may be asked again.
+  /// The answer to a request with this forecast; one that was to be granted and is refused may be made again.
   public init(_ outcome: ContiguousForecast.Outcome) {
     self =
       switch outcome {
@@ -81,6 +105,7 @@ extension ContiguousFailure.Answer {
       }
   }
 
+  /// The answer, as a part of a sentence.
   public var description: StaticString {
     switch self {
     case .never: "never on this machine"

@@ -1,32 +1,37 @@
-// What a request would come to, without doing it: one judgement, by counting, for `allocContig` and for a caller that
-// asks beforehand.
+// The judgement of a request, by counting: one decision for `allocContig`, which carries it out, and for a caller that
+// only asks.
 //
-// A forecast is as good as the moment it is made in. It knows nothing of pages that another thread dirties, wires or
+// A forecast holds for the moment at which it is made. It does not know of pages that another thread dirties, wires or
 // holds afterwards, nor of writes that fail.
 
 import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
-/// What a request would do to one run, and how that would end.
+/// The pages that a request would move, write and reclaim in one run, and how that would end.
 public struct ContiguousForecast: Sendable {
+  /// How the request would end.
   public enum Outcome: UInt8, Sendable {
-    /// Every page of the run has somewhere to go.
+    /// Every page of the run can be moved, written or reclaimed.
     case granted
-    /// `owners` keep frames: for good as things are, or held and busy at this moment.
+    /// `owners` keep frames: unmovable ones, or pages that are held or busy at this moment.
     case notNow
-    /// `missing` frames or slots of swap too few are there.
+    /// `missing` frames or slots of swap are too few.
     case later
-    /// `missing` pages are left when the request has done what it may.
+    /// `missing` pages are left when the request has spent its budget.
     case overBudget
     /// No run of memory satisfies the request.
     case never
   }
+  /// The run.
   public var run: FrameRun
+  /// How the request would end.
   public var outcome = Outcome.granted
+  /// Free frames of the run.
   public var free = PageCount.zero
-  /// Pages in the way, and how many of them are dirty.
+  /// Pages in the run.
   public var pages = PageCount.zero
+  /// Pages of those that are dirty.
   public var dirty = PageCount.zero
   /// Pages that would be copied to other frames.
   public var moved = PageCount.zero
@@ -36,23 +41,25 @@ public struct ContiguousForecast: Sendable {
   public var dropped = PageCount.zero
   /// Frames that the page daemon would have to free, wherever it finds them.
   public var fetched = PageCount.zero
-  /// Frames that can't be emptied.
+  /// Unmovable frames.
   public var fixed = PageCount.zero
   /// Pages that are held or busy at this moment.
   public var claimed = PageCount.zero
+  /// Frames or slots of swap that are missing, or pages beyond the budget.
   public var missing = PageCount.zero
-  /// Whose the fixed frames are; if there are none, whose the claimed ones.
+  /// The owners of the unmovable frames; if there are none, of the claimed ones.
   public var owners = RunOwners()
-  /// Why the first frame of the first owner can't be emptied.
+  /// The reason why the first frame of the first owner can't be emptied.
   public var reason = ContiguousFailure.Reason.none
-  /// Another request empties the run or a part of it, or as many are under way as there may be.
+  /// Another request empties the run or a part of it, or the most requests are under way.
   public internal(set) var isBeingEmptied = false
   /// Frames free afterwards.
   public var freeAfter = PageCount.zero
 
+  /// The forecast of a run that costs nothing.
   public init(run: FrameRun) { self.run = run }
 
-  /// The lowest frame of the owner of most that is in the way.
+  /// The lowest obstacle of the owner with the most.
   public var blocker: FrameNumber? { owners.first?.first }
   /// The run is free as it is.
   public var isFree: Bool { outcome == .granted && free == run.count && fetched == .zero }
@@ -66,38 +73,65 @@ public struct ContiguousForecast: Sendable {
   }
 }
 
+/// The next step of an attempt.
+enum Decision {
+  /// Allocates this run, which is free.
+  case free(ContiguousForecast)
+  /// Empties this run.
+  case empty(ContiguousForecast)
+  /// Refuses the request: no run can be emptied, as shown by the best one.
+  case refuse(ContiguousForecast)
+}
+
 extension ContiguousAllocator {
-  /// What `allocContig` would do for `request`. Searches, and counts; changes nothing.
+  /// Forecasts `allocContig` for `request`. Searches and counts; changes nothing.
   public func forecast(_ request: ContiguousRequest) -> ContiguousForecast {
     let means = Means(request, Spending(), self)
     var tried = ExcludedRuns()
     var refused: ContiguousForecast?
-    for _ in 0..<Self.attempts {
-      let forecast = judge(request, means, tried)
-      guard forecast.outcome == .granted else { return refused ?? forecast }
-      guard !forecast.isFree, physical.isBusy(isolating: forecast.run) else { return forecast }
-      refused = forecast.beingEmptied
-      tried.add(forecast.run)
+    for _ in 0..<ReclaimAttempt.runLimit {
+      switch decide(means, Spending(), excluding: tried) {
+      case .free(let forecast): return forecast
+      case .refuse(let forecast): return refused ?? forecast
+      case .empty(let forecast):
+        guard forecast.outcome == .granted else { return refused ?? forecast }
+        guard physical.isBusy(isolating: forecast.run) else { return forecast }
+        refused = forecast.beingEmptied
+        tried.add(forecast.run)
+      }
     }
     return refused.unsafelyUnwrapped
   }
 
-  /// What `allocContig` would do to empty `run` for `request`; frames that can't be emptied are passed over, as
-  /// if they were free. A look at each frame of the run.
+  /// Chooses the next run of an attempt that has spent `spent`, and decides whether to empty it: the counts must say that
+  /// it can be emptied, and the runs tried before must have left enough of the limit for all of them together. Pages that
+  /// are held or busy may become unused while others are written; a request that would not sleep does not begin.
+  func decide(_ means: Means, _ spent: Spending, excluding tried: ExcludedRuns) -> Decision {
+    let forecast = judge(means.request, means, tried)
+    if forecast.isFree { return .free(forecast) }
+    let isClaimedOnly = forecast.fixed == .zero && forecast.claimed > .zero && forecast.missing == .zero
+    guard forecast.outcome == .granted || (isClaimedOnly && forecast.written > .zero),
+      spent.admits(forecast.moved + forecast.written + forecast.claimed, for: means.request)
+    else { return .refuse(forecast) }
+    return .empty(forecast)
+  }
+
+  /// Forecasts how `allocContig` would empty `run` for `request`; unmovable frames are skipped, as
+  /// if they were free. A step for each frame of the run.
   public func forecast(emptying run: FrameRun, for request: ContiguousRequest) -> ContiguousForecast {
     let means = Means(request, Spending(), self)
     return forecast(run, physical.contents(of: run, at: means), means)
   }
 
-  /// The run that a request would have now, and what would become of it; else why none, shown on the best one.
-  func judge(
+  /// Finds the best run for a request, and forecasts it.
+  private func judge(
     _ request: ContiguousRequest, _ means: Means, _ excluding: ExcludedRuns
   ) -> ContiguousForecast {
     if let run = physical.freeRun(request.count, where: request.constraints, priority: request.priority) {
       var forecast = ContiguousForecast(run: run)
       forecast.free = run.count
       let free = physical.freeCount
-      forecast.freeAfter = free - min(free, run.count)
+      forecast.freeAfter = free.subtractingSaturated(run.count)
       return forecast
     }
     switch physical.candidate(
@@ -111,14 +145,15 @@ extension ContiguousAllocator {
       return forecast(candidate.run, physical.contents(of: candidate.run, at: means), means)
     case .blocked(let candidate):
       var forecast = forecast(candidate.run, physical.contents(of: candidate.run, at: means), means)
-      // Whatever it costs, it was tried.
+      // All runs that could be emptied have been tried.
       forecast.outcome = .notNow
       return forecast
     }
   }
 
+  /// Forecasts the emptying of a run with these contents.
   func forecast(_ run: FrameRun, _ contents: RunContents, _ means: Means) -> ContiguousForecast {
-    let answer = means.settle(contents)
+    let answer = means.plan(for: contents)
     var forecast = ContiguousForecast(run: run)
     forecast.free = PageCount(contents.free)
     forecast.pages = PageCount(contents.pages + contents.claimed)
@@ -140,32 +175,32 @@ extension ContiguousAllocator {
     } else if answer.missing > 0 {
       var missing = answer.missing
       if means.isBound {
-        // Counted anew: without bounds, pages of a device may have to be told from those of swap.
+        // Counted anew, because without bounds pages of a device may have to be distinguished from those of swap.
         let unbounded = means.unbounded()
-        missing = unbounded.settle(physical.contents(of: run, at: unbounded)).missing
+        missing = unbounded.plan(for: physical.contents(of: run, at: unbounded)).missing
       }
       forecast.outcome = missing == 0 ? .overBudget : .later
     }
     return forecast
   }
 
+  /// Fills in the owners of the obstacles, and the reason of the first.
   func nameOwners(_ forecast: inout ContiguousForecast) {
     forecast.owners = physical.owners(of: forecast.run, forecast.fixed > .zero ? .fixed : .claimed)
     guard let first = forecast.owners.first else { return }
     forecast.reason = ContiguousFailure.Reason(physical.whatIs(first.first))
   }
 
-  /// How many frames too few are free or in pages that are not wired, wherever they lie, for a run above the reserve.
+  /// Counts the frames that memory lacks for a run above the reserve: neither free nor in pages that are not wired.
   private func shortage(_ count: PageCount, _ means: Means) -> PageCount {
     let pages = physical.count(.pageable)
-    let there = physical.freeCount + pages - min(pages, paging.wiredCount)
-    let needed = count + PageCount(means.reserve)
-    return needed > there ? needed - there : .zero
+    let usable = physical.freeCount + pages.subtractingSaturated(paging.wiredCount)
+    return (count + PageCount(means.reserve)).subtractingSaturated(usable)
   }
 }
 
 extension ContiguousFailure.Reason {
-  /// Why a frame could not be emptied as it is now.
+  /// The reason why a frame can't be emptied as it is now.
   public init(_ what: FrameDescription) {
     if what.role == .free {
       self = .none
@@ -173,7 +208,9 @@ extension ContiguousFailure.Reason {
       self = .fixed
     } else {
       let busyWord = what.busyWord
-      self = busyWord.wires > 0 ? .wired : busyWord.holds > 0 ? .held : busyWord.isTaken ? .busy : .none
+      self =
+        busyWord.wires > 0
+        ? .wired : busyWord.holds > 0 ? .held : busyWord.isXbusy || busyWord.sbusyCount > 0 ? .busy : .none
     }
   }
 }

@@ -1,53 +1,59 @@
-// What a request may draw on, and whether that pays for a run: counting only, no page is touched.
+// The means of a request, and whether they pay for a run: by counting only, no page is touched.
 //
-// A run of n frames holds free ones, which are captured, and pages, each of which is moved, written or dropped. A free
-// frame that is captured and a page that is moved take one free frame each, above the reserve; a page that is
-// written or dropped takes none. A page that is written to swap takes a slot. So the run can be emptied when
+// A run of n frames has free ones, which are captured, and pages, each of which is moved, written or reclaimed. A free
+// frame that is captured and a page that is moved need one free frame each, above the reserve; a page that is
+// written or reclaimed needs none. A page that is written to swap needs a slot. So the run can be emptied when
 //   captured + moved     do not exceed the free frames above the reserve, and those that the page daemon can free
 //                        elsewhere: clean pages, and dirty ones as far as slots are left
-//   written              does not exceed the slots, but for pages of a device, nor the budget; those that the page
-//                        daemon writes elsewhere draw on the caller's budget, but not on twice the run's pages
+//   written              exceeds neither the slots, except for pages of a device, nor the budget
 //   moved                does not exceed the budget
-// A request that can pay both ways moves as long as memory stays as the page daemon wants it, and writes the rest.
+// The pages that the daemon writes elsewhere count against the caller's budget, and not against twice the run's pages.
+// A request that can pay both ways moves as long as the page daemon's target stays met, and writes the rest.
 
 import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
-/// What a request may spend on one run, as things are at one moment.
+/// The frames, slots and pages that a request may spend on one run, at one moment.
 struct Means {
   let request: ContiguousRequest
   /// Pages that may still be moved, and written.
   let budget: ContiguousBudget
-  /// What the caller lets this request write, in the run and elsewhere.
+  /// Pages that the caller's budget lets the request write, in the run and elsewhere.
   let writable: UInt64
   let memory: ContiguousAllocator
-  /// Free frames; those that capturing leaves free; those that moving to make no work for the daemon leaves free; and
-  /// those that any moving leaves free.
+  /// Free frames.
   let free: UInt64
+  /// Frames that capturing leaves free.
   let reserve: UInt64
+  /// Frames that moving leaves free as long as there is another way, so that the page daemon has no work.
   let comfort: UInt64
+  /// Frames that any moving leaves free.
   let leastForMoving: UInt64
   /// Free slots of swap.
   let slots: UInt64
-  /// Whether a request in line keeps this one from taking single frames.
+  /// Whether a queued waiter keeps this request from allocating single frames.
   let isBehindOthers: Bool
   let tellsDirtyPagesApart: Bool
-  /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not. More
-  /// of them than are counted make no difference to `settle`.
+  /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not. Counted
+  /// as far as they make a difference to `plan`.
   let elsewhere: IdlePages?
 
-  /// What becomes of a run.
-  struct Settlement {
+  /// How a run is emptied, in pages.
+  struct Plan {
+    /// Pages to move.
     var moved: UInt64 = 0
+    /// Pages to write.
     var written: UInt64 = 0
+    /// Clean pages to reclaim.
     var dropped: UInt64 = 0
-    /// Frames that the daemon has to free, wherever it finds them.
+    /// Frames that the daemon must free elsewhere.
     var fetched: UInt64 = 0
-    /// Frames of the run for which there is no way.
+    /// Frames of the run that can't be paid for.
     var missing: UInt64 = 0
-    /// Whether pages are moved before any is written, and clean ones with them.
+    /// Whether pages are moved before any is written.
     var order = Order.movesFirst
+    /// Whether clean pages are moved with them.
     var clean = CleanPages.discard
 
     enum Order { case movesFirst, writesFirst }
@@ -60,7 +66,7 @@ struct Means {
 
   /// `known` are the pages of all memory, where they were counted for this request before.
   init(
-    _ request: ContiguousRequest, _ spent: ContiguousAllocator.Spending, _ memory: ContiguousAllocator,
+    _ request: ContiguousRequest, _ spent: Spending, _ memory: ContiguousAllocator,
     known: IdlePages? = nil
   ) {
     let physical = memory.physical
@@ -71,13 +77,13 @@ struct Means {
     writable = spent.writable(for: request).rawValue
     free = physical.freeCount.rawValue
     reserve = physical.reserve(for: request.priority).rawValue
-    // Frames to move to are asked for at the normal priority.
+    // Frames to move to are allocated at the normal priority.
     leastForMoving = max(reserve, physical.reserve(for: .normal).rawValue)
     slots = memory.paging.swap.figures.free.rawValue
     isBehindOthers = physical.awaited > .zero
     mayWrite = request.waitPolicy == .allowed && request.passes > .relocate && budget.written > .zero
     comfort = mayWrite ? max(leastForMoving, memory.paging.freeTarget.rawValue) : leastForMoving
-    // Where the free frames above the reserve make a whole run there is nothing to be fetched.
+    // Where the free frames above the reserve suffice for a whole run, the daemon need not free any.
     let isShort = free < leastForMoving + min(request.count.rawValue, physical.total.rawValue)
     let slotsAreFew =
       slots < request.count.rawValue || (isShort && slots < physical.count(.pageable).rawValue)
@@ -96,9 +102,9 @@ struct Means {
     }
   }
 
-  /// The pages of all memory, as far as they make a difference. At most `short` frames are fetched for a run, which
-  /// itself has at most `count` pages and takes at most as many slots and writes: of each kind, more than both
-  /// together are too many to matter. Where slots and writes suffice for so many, one kind stands for another.
+  /// Counts the pages of all memory, as far as they make a difference. The daemon frees at most `short` frames for a run.
+  /// The run itself has at most `count` pages, and needs at most as many slots and writes. Of each kind, more than both
+  /// together make no difference. Where slots and writes suffice for that many, one kind stands for another.
   private static func pagesElsewhere(
     _ request: ContiguousRequest, _ memory: ContiguousAllocator, least: UInt64, slots: UInt64,
     writable: UInt64,
@@ -113,36 +119,35 @@ struct Means {
       enoughInAll: min(slots, writable) >= most ? most : .max, by: kinds)
   }
 
-  /// Whether the request could go further with leave to.
+  /// Whether the request could go further without its own bounds.
   var isBound: Bool {
     request.waitPolicy == .forbidden || request.passes < .launderActive
       || budget.moved < request.count || budget.written < request.count
   }
 
-  /// The same with leave to sleep, to go through all passes and to spend what it takes.
+  /// The means of the same request when it may sleep, go through all passes and spend without a bound.
   func unbounded() -> Means {
     var request = request
     request.waitPolicy = .allowed
     request.passes = .launderActive
     request.budget = .unlimited
-    return Means(request, ContiguousAllocator.Spending(), memory, known: elsewhere)
+    return Means(request, Spending(), memory, known: elsewhere)
   }
 
-  /// How a run with these contents would be emptied. Captured frames are there already.
-  func settle(_ contents: RunContents) -> Settlement {
-    var answer = Settlement()
+  /// Plans how a run with these contents is emptied. Captured frames cost nothing.
+  func plan(for contents: RunContents) -> Plan {
+    var answer = Plan()
     guard mayMove else {
       answer.missing = contents.pages + lack(contents.free)
       return answer
     }
     let dirty = contents.dirty
-    let room = free > reserve ? free - reserve : 0
-    let captured = min(contents.free, room)
-    let mayTake = !isBehindOthers && captured == contents.free
+    let captured = min(contents.free, free > reserve ? free - reserve : 0)
+    let mayAllocate = !isBehindOthers && captured == contents.free
     let left = free - captured
-    // Frames for pages without work for the daemon.
+    // Frames to move to that leave the daemon without work.
     var comfortable: UInt64 = 0
-    if mayTake && left > comfort { comfortable = min(left - comfort, budget.moved.rawValue) }
+    if mayAllocate && left > comfort { comfortable = min(left - comfort, budget.moved.rawValue) }
     if comfortable >= request.count.rawValue {
       answer.moved = contents.pages
       answer.clean = .move
@@ -156,18 +161,18 @@ struct Means {
       mayWriteAny
       ? contents.activeForDevice + contents.inactiveForDevice : mayWrite ? contents.inactiveForDevice : 0
     let first = min(dirty, comfortable)
-    // Whatever pages are moved first, the others can be written.
+    // Whichever pages are moved first, the others can be written.
     let restCanBeWritten =
       forSwap + forDevice == dirty && slots >= forSwap && budget.written.rawValue >= dirty - first
-    var slotsTaken: UInt64
+    var slotsUsed: UInt64
     if first == dirty || restCanBeWritten {
       answer.moved = first
       answer.written = dirty - first
-      slotsTaken = min(forSwap, answer.written)
+      slotsUsed = min(forSwap, answer.written)
     } else {
       answer.order = .writesFirst
       answer.written = min(forDevice + min(forSwap, slots), budget.written.rawValue)
-      slotsTaken = min(min(forSwap, slots), answer.written)
+      slotsUsed = min(min(forSwap, slots), answer.written)
       let rest = dirty - answer.written
       answer.moved = isBehindOthers ? 0 : min(rest, budget.moved.rawValue)
       answer.missing = rest - answer.moved
@@ -184,7 +189,7 @@ struct Means {
     var short = needed - free
     if let elsewhere {
       func others(_ all: UInt64, _ mine: UInt64) -> UInt64 { all > mine ? all - mine : 0 }
-      let slotsLeft = slots - min(slots, slotsTaken)
+      let slotsLeft = slots - min(slots, slotsUsed)
       let clean = others(elsewhere.clean, contents.clean)
       let dirty =
         others(elsewhere.forDevice, contents.activeForDevice + contents.inactiveForDevice)
@@ -193,13 +198,13 @@ struct Means {
       answer.fetched = min(short, clean + min(dirty, mayWriteMore))
       short -= answer.fetched
     }
-    // What can't be moved for want of frames is missing; the rest are free frames that can't be captured.
+    // Pages that can't be moved for lack of frames are missing; the rest are free frames that can't be captured.
     answer.moved -= min(answer.moved, short)
     answer.missing += short
     return answer
   }
 
-  /// How many of so many frames are missing above the reserve.
+  /// Counts how many of `count` frames are missing above the reserve.
   private func lack(_ count: UInt64) -> UInt64 {
     count > 0 && count + reserve > free ? count + reserve - free : 0
   }
@@ -229,21 +234,21 @@ extension Means: RunPricing {
   }
 
   func price(_ contents: RunContents) -> RunPrice {
-    let answer = settle(contents)
+    let answer = plan(for: contents)
     let fixed = contents.fixed + contents.captured
-    // In this order: fixed frames, frames that are missing, pages that are claimed.
+    // In this order: unmovable frames, frames that are missing, pages that are claimed.
     let limit: UInt64 = 1 << 20 - 1
     let obstacles =
       min(fixed, limit) << 40 | min(answer.missing, limit) << 20 | min(contents.claimed, limit)
-    // Pages elsewhere are not asked for, so they count twice.
+    // Pages elsewhere belong to no part of the request, so they count twice.
     return RunPrice(
       obstacles: obstacles, work: contents.pages + 2 * answer.fetched + 8 * contents.claimed,
       dirty: contents.dirty)
   }
 
-  /// With the page daemon's help and without a bound, what pays for one run pays for any: only claims differ. That does
-  /// not hold where a run that takes no free frame, or captures frames without a move, is spared a reserve that others
-  /// must leave: below the reserve, and where capturing may go deeper into it than moving.
+  /// With the page daemon's help and without a bound, means that pay for one run pay for any: only claims differ. That does
+  /// not hold where one run needs no free frame, or captures frames without a move, and so may leave less free than
+  /// others: below the reserve, and where capturing may go deeper into it than moving.
   func varies(_ price: RunPrice) -> Bool {
     let isMissing = price.obstacles >> 20 & (1 << 20 - 1) > 0
     let hasOneReserve = reserve == leastForMoving && free >= reserve

@@ -84,6 +84,6 @@ public struct MemorySystem {
   /// The first broken invariant of any layer, by its number, or nil. Exact when nothing else runs; n log n.
   public func checkInvariants() -> StaticString? {
     physical.checkInvariants() ?? space.checkInvariants() ?? kmem.checkInvariants()
-      ?? paging.checkInvariants()
+      ?? paging.checkInvariants() ?? contiguous.checkInvariants()
   }
 }

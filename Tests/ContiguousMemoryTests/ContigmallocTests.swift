@@ -143,7 +143,7 @@ final class ContigmallocTests: XCTestCase {
     try system.verify(area)
   }
 
-  // MARK: Who may not sleep
+  // MARK: Requests that may not sleep
 
   /// Without devices a sleep is the end of the test.
   func testARequestThatMustNotSleepDoesNotWaitForADevice() throws {
@@ -194,7 +194,7 @@ final class ContigmallocTests: XCTestCase {
       let area = try system.fillMemory(spare: short + 60)
       let taken = moves ? [] : system.takeAll(leaving: 20)
       var wanted = request(64, aligned: 64)
-      // What it costs without a budget.
+      // The cost without a budget.
       let steps = Steps()
       let run = try system.ask(wanted, steps).get()
       system.give(run)
@@ -344,7 +344,7 @@ final class ContigmallocTests: XCTestCase {
     try system.verify(area)
   }
 
-  /// Somebody dirties a page of the run whenever it is written out: two chances, then another run.
+  /// A thread dirties a page of the run whenever it is written out: the request tries twice, then takes another run.
   func testAPageThatIsDirtiedAgainHasTwoChances() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 150)
@@ -552,8 +552,7 @@ final class ContigmallocTests: XCTestCase {
     try system.verify(area)
   }
 
-  /// What was in the way of a run is not tried again, though it is not in the way any more: all of it, and not only the
-  /// first frame.
+  /// The obstacles of a run are not tried again, though they are gone: all of them, and not only the first frame.
   func testPagesThatBlockTheRunAreLeftAlone() throws {
     let system = try PagedSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 150)
@@ -603,7 +602,7 @@ final class ContigmallocTests: XCTestCase {
     try system.verify(area)
   }
 
-  /// What keeps a run from being had is left out of the next one, and no more than that.
+  /// The next run excludes the obstacles of the one before, and no more than these.
   func testARunBesideAHeldPageIsFound() throws {
     let system = try PagedSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 110)
@@ -640,7 +639,7 @@ final class ContigmallocTests: XCTestCase {
     }
   }
 
-  // MARK: Hopeless requests
+  // MARK: Requests that failed before
 
   func testARequestThatFailedBeforeIsRefusedWithoutASearch() throws {
     let system = try PagedSystem()
@@ -673,10 +672,10 @@ final class ContigmallocTests: XCTestCase {
     XCTAssertEqual(system.statistic("vm.searches"), searches.0)
     XCTAssertEqual(system.statistic("vm.run_steps"), searches.1)
     XCTAssertEqual(system.contiguous.movedCount, moved)
-    // What does not help leaves it hopeless: a page given up, another wired, a single one unwired elsewhere.
+    // Changes that don't help it leave it refused: a page reclaimed, another wired, a single one unwired elsewhere.
     system.paging.launder(.active, upTo: PageCount(20), referenced: .launder)
     XCTAssertTrue(try XCTUnwrap(refusal(system.ask(wanted))).isRepeated)
-    // Smaller ones are searched for, and had.
+    // Smaller ones are searched for, and granted.
     let small = try system.ask(request(8)).get()
     system.give(small)
     // As soon as a run for it may come up, it is searched for again.
@@ -709,7 +708,7 @@ final class ContigmallocTests: XCTestCase {
       XCTAssertEqual(failure.answer, .never, "\(wanted)")
       XCTAssertEqual(steps.names, [])
     }
-    // In the way of this one is somebody who may give it back.
+    // The obstacle of this one is a frame that its owner may free.
     let whole = request(512, low: 256, high: 768)
     system.give(try system.ask(whole).get())
     try system.physical.allocate(frame: FrameNumber(400), role: .loaned)

@@ -7,11 +7,11 @@ import PhysicalMemory
 import Workloads
 import XCTest
 
-/// Small machines with holes, with wired frames, pages wired, held, dirty, clean, zero and cached all over them, and
-/// requests with all constraints, against a look at every run there is: granted is what may be had, and refused only
-/// what can't be.
+/// Small machines with holes and wired frames, full of pages that are wired, held, dirty, clean, zero and cached.
+/// Requests with all constraints are compared with a check of every run: one that can be emptied is granted, and
+/// only one that can't is refused.
 final class ContiguousBruteForceTests: XCTestCase {
-  /// What every run for a request has in it.
+  /// The content of all runs for a request.
   private struct Truth {
     /// Starts of runs that are memory and not kept for good.
     var starts = 0
@@ -54,7 +54,7 @@ final class ContiguousBruteForceTests: XCTestCase {
     }
 
     func word(_ random: inout SeededRandom) throws {
-      // Some frames are somebody's for good, most for the time in which memory is filled.
+      // Some frames are allocated for good, most only while memory is filled.
       var aside: [FrameNumber] = []
       for frame in system.takeAll() {
         switch random.below(40) {
@@ -198,7 +198,7 @@ final class ContiguousBruteForceTests: XCTestCase {
         case .success(let run):
           granted += 1
           system.checkGranted(run, wanted, note)
-          XCTAssertTrue(truth.quiet.contains(run.first.rawValue), "granted what could not be had, \(note)")
+          XCTAssertTrue(truth.quiet.contains(run.first.rawValue), "granted a run that is not quiet, \(note)")
           if random.oneIn(3) { machine.runs.append(run) } else { system.give(run) }
         case .failure(let failure):
           refused += 1
@@ -220,8 +220,7 @@ final class ContiguousBruteForceTests: XCTestCase {
               XCTAssertTrue(kind == .fixed || kind == .claimed || kind == .never, "\(kind), \(note)")
             }
           case .later:
-            // The reserve, the last thing that may be short here: there is swap for everything, so all pages that are
-            // neither wired nor held can make room.
+            // Only the reserve may be short: swap suffices, so all pages that are neither wired nor held can be written.
             later += 1
             XCTAssertFalse(truth.quiet.isEmpty, note)
             let idle = PageCount(UInt64(before.count { $0 == .page }))
@@ -242,15 +241,15 @@ final class ContiguousBruteForceTests: XCTestCase {
       }
       try machine.close()
     }
-    print("\(granted) granted, \(refused) refused, \(repeated) from memory, \(never) never, \(later) later,")
-    print("\(claimed) for held pages")
+    print(
+      "granted, refused, repeated, never, later, held:", granted, refused, repeated, never, later, claimed)
     XCTAssertGreaterThan(granted, 300)
     XCTAssertGreaterThan(refused, 200)
     XCTAssertGreaterThan(never, 50)
   }
 
-  /// The forecast of a request is what comes of it, as long as nobody else does anything and no clean pages are in
-  /// the run: these may be moved or given up, as their turn comes.
+  /// The forecast of a request is its outcome, as long as no other thread runs and no clean pages are in
+  /// the run: these may be moved or reclaimed, as their turn comes.
   func testTheForecastIsTheOutcome() throws {
     let seed = historySeed(32)
     var random = SeededRandom(seed: seed)

@@ -1,4 +1,4 @@
-// What the tests of contiguous memory share: machines full of pages, and what happened on the way of a request.
+// Shared by the tests of contiguous memory: machines full of pages, and the steps of a request.
 
 import ContiguousMemory
 import MemoryPrimitives
@@ -31,7 +31,7 @@ final class Steps {
       case .isolated: "isolated"
       case .pass(let report): "\(report.pass.description)"
       case .fetched: "fetched"
-      case .abandoned(_, let reason, _): "given up: \(reason.description)"
+      case .abandoned(_, let reason, _): "abandoned: \(reason.description)"
       case .laundered(let queue, _): "laundered: \(queue.description)"
       }
     }
@@ -55,7 +55,7 @@ func frames(_ first: UInt64, _ end: UInt64) -> FrameRun {
 }
 
 extension PagedSystem {
-  /// What became of a request: the run, or why not.
+  /// Makes a request, and returns the run, or the failure.
   func ask(
     _ request: ContiguousRequest, _ steps: Steps = Steps()
   ) -> Result<FrameRun, ContiguousFailure> {
@@ -79,7 +79,7 @@ extension PagedSystem {
       setTarget(target)
       set("vm.reserve.normal", reserve)
     }
-    // What the object and its range take themselves.
+    // The frames of the object and its range themselves.
     let free = physical.freeCount.rawValue
     let probe = try self.area(free - spare - 12)
     let used = free - physical.freeCount.rawValue
@@ -135,7 +135,7 @@ extension PagedSystem {
   /// Checks that a run is the caller's: role, one wire, nothing of it free.
   func checkGranted(
     _ run: FrameRun, _ request: ContiguousRequest, _ note: @autoclosure () -> String = "",
-    _ file: StaticString = #filePath, _ line: UInt = #line
+    file: StaticString = #filePath, line: UInt = #line
   ) {
     XCTAssertEqual(run.count, request.count, note(), file: file, line: line)
     let (first, end) = (run.first.address.rawValue, run.first.address.rawValue + run.count.bytes.rawValue)

@@ -90,8 +90,8 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
     }
   }
 
-  // "if we have to restart the scan because we are unable to acquire the vm object lock that is necessary to convert
-  // a cache queue page to a free page, we leak those free pages already removed from the free queue."
+  // "if we have to restart the scan because we are unable to acquire the vm object lock [...], we leak those free pages
+  // already removed from the free queue."
   func testARunThatIsAbandonedLeaksNothing() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 200)
@@ -109,7 +109,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
       }
       let steps = Steps()
       let loaned = system.physical.count(.loaned)
-      // Held from the moment on at which the run is isolated: what is held before is not begun.
+      // Held once the run is isolated, because a run with a page that is held before is not begun.
       var held = FrameNumber.none
       let result: Result<FrameRun, ContiguousFailure>
       do throws(ContiguousFailure) {
@@ -145,9 +145,8 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
     system.check()
   }
 
-  // "While it is necessary to verify that the page is still free after dropping and reacquiring the free page queue
-  // lock, the physical contiguity of the page can not change, making this check unnecessary. This check was wrong in
-  // that it could cause an out-of-bounds array access."
+  // "While it is necessary to verify that the page is still free [...], the physical contiguity of the page can not
+  // change, making this check unnecessary. This check was wrong in that it could cause an out-of-bounds array access."
   func testARecheckDoesNotLookBeyondTheEndOfTheRun() throws {
     // Where free memory ends, and with free frames right behind.
     for behind in [0, 7] as [UInt32] {
@@ -198,9 +197,8 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   }
 
   // "contigmalloc1() and contigmalloc2() assumes that a page in PQ_CACHE can be unconditionally reused by busying and
-  // freeing it. Unfortunatelly, when object happens to be not NULL, the code will set m->object to NULL and disregard
-  // the fact that the page is actually in the VM page bucket, resulting in page bucket hash table corruption and
-  // finally, a filesystem corruption".
+  // freeing it. Unfortunatelly, when object happens to be not NULL, the code will set m->object to NULL [...],
+  // resulting in page bucket hash table corruption and finally, a filesystem corruption".
   func testACachedPageOfALiveObjectIsReclaimedAndReadFromItsCopy() throws {
     let system = try PagedSystem()
     let area = try system.fillMemory(spare: 100)
@@ -261,7 +259,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
         { system.paging.launder(.active, upTo: PageCount(3), referenced: .launder) })
       let what = system.physical.whatIs(frame)
       if what.role == .free, what.pageFlags.contains(.cached) {
-        // What is in the cached page is what a read of its copy would give.
+        // The cached page has the content of its copy.
         XCTAssertTrue(system.holds(frame: frame, stamp), "moment \(moment)")
         XCTAssertNil(system.mapping(area, 1))
       }
@@ -444,7 +442,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
 
   // MARK: And those that the new contigmalloc was written for
 
-  // "Instead of trying to throw a bunch of pages out to swap and hope for the best, only a range that can potentially
+  // "Instead of trying to throw a bunch of pages out to swap [...], only a range that can potentially
   // fulfill contigmalloc(9)'s request will have its contents paged out".
   func testNothingOutsideOfTheRunIsWrittenOrMoved() throws {
     for (strategy, isShort) in [
@@ -518,7 +516,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
     let low = UInt64(second.frame(full, full.count / 2).rawValue) & ~63
     let bad = second.pages(of: full, in: frames(low, low + 64))[7]
     second.atPoll = {
-      // Whatever slot it goes to.
+      // For any slot that it goes to.
       var faults = DeviceFaults(seed: 3)
       faults.failed = second.place(full, bad).busyWord.sbusyCount > 0 ? 1000 : 0
       second.disk.faults = faults

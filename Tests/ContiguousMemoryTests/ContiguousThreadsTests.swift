@@ -85,7 +85,7 @@ final class ContiguousThreadsTests: XCTestCase {
     var isOver: Bool { over.load(ordering: .acquiring) }
     func end() { over.store(true, ordering: .releasing) }
 
-    /// Without services, whoever runs short makes the runs of the page daemon.
+    /// Without services, a thread that finds no frame makes the runs of the page daemon.
     enum Services { case none, threads }
     private let services: Services
 
@@ -145,7 +145,7 @@ final class ContiguousThreadsTests: XCTestCase {
           others[index - cores.count]()
           left.countOther()
         } else {
-          // The disk, until nobody can have asked for anything any more.
+          // The disk, until no thread can make another request.
           while !isOver || left.others < others.count || system.disk.poll() {
             system.host.advance()
             if !system.disk.poll() { usleep(20) }
@@ -168,7 +168,7 @@ final class ContiguousThreadsTests: XCTestCase {
     var others: Int { done.load(ordering: .acquiring) }
   }
 
-  /// What each processor has written to its word of each page.
+  /// The word of each page that each processor has written.
   private final class Stamps: @unchecked Sendable {
     private let pages: Int
     private let all: UnsafeMutablePointer<UInt64>
@@ -205,7 +205,7 @@ final class ContiguousThreadsTests: XCTestCase {
     XCTAssertGreaterThan(figures.daemonRuns, 0)
   }
 
-  /// Whoever waits for memory has the daemon give pages up, and gets it.
+  /// A thread that waits for memory makes the daemon reclaim pages, and is served.
   func testServicesMakeRoomForAThreadThatWaits() throws {
     let bed = try Bed(frames: 400, cores: 2, .threads)
     let system = bed.system
@@ -257,7 +257,7 @@ final class ContiguousThreadsTests: XCTestCase {
     system.check()
   }
 
-  /// Somebody waits for what nobody can give up while pages are wired: faults go on, and later it has its turn.
+  /// A waiter needs more than can be reclaimed while pages are wired: faults go on, and later it is served.
   func testAWaiterThatCantBeServedKeepsNoFaultWaiting() throws {
     let bed = try Bed(frames: 400, cores: 2, .threads)
     let system = bed.system
@@ -293,6 +293,79 @@ final class ContiguousThreadsTests: XCTestCase {
     system.memory.endServices()
   }
 
+  /// Loads and stores words of `area` as processor `number`, and wires and holds pages of it.
+  private static func load(
+    _ number: Int, _ core: Core, _ area: Area, _ stamps: Stamps, turns: UInt64, seed: UInt64,
+    in system: PagedSystem
+  ) {
+    var random = SeededRandom(seed: seed &+ UInt64(number))
+    let mine = stamps.words(number)
+    for turn in 0..<turns {
+      let page = random.oneIn(3) ? random.below(area.count) : random.below(40)
+      let address = area[page] + Self.place(number, page)
+      do throws(PagingError) {
+        switch random.below(16) {
+        case 0..<6:
+          let word = try core.load(address)
+          XCTAssertEqual(word, mine[Int(page)], "STRATA_SEED=\(seed), page \(page)")
+        case 6..<14:
+          try core.store(address, turn + 1)
+          mine[Int(page)] = turn + 1
+        case 14:
+          try system.paging.wire(area[page], .one, holes: .forbidden)
+          let before = core.faults
+          try core.store(address, turn + 1)
+          mine[Int(page)] = turn + 1
+          XCTAssertEqual(core.faults, before, "a wired page faulted, STRATA_SEED=\(seed)")
+          system.paging.unwire(area[page], .one)
+        default:
+          let frame = try system.paging.hold(area[page], .write)
+          let word = system.words(frame)[Int(Self.place(number, page).rawValue / 8)]
+          XCTAssertEqual(word, mine[Int(page)], "STRATA_SEED=\(seed), page \(page)")
+          system.paging.unhold(frame)
+        }
+      } catch {
+        XCTAssertEqual(error, .noMemory, "STRATA_SEED=\(seed)")
+      }
+    }
+  }
+
+  /// Launders, runs the daemon and allocates runs until `bed` is over.
+  private static func reclaim(_ area: Area, pages: UInt64, seed: UInt64, in bed: Bed) {
+    let system = bed.system
+    var random = SeededRandom(seed: seed &+ 77)
+    while !bed.isOver {
+      switch random.below(pages > 200 ? 8 : 40) {
+      case 0: system.paging.launder(.active, upTo: PageCount(40), referenced: .launder)
+      case 1: system.paging.launder(.inactive, upTo: PageCount(40))
+      case 2: system.paging.runDaemon()
+      case 3:
+        // Allocates all free frames at the priority of an interrupt, so that no cached page is left.
+        var taken: [FrameNumber] = []
+        while taken.count < 40,
+          let frame = try? system.physical.allocate(Order(0), role: .loaned, priority: .interrupt)
+        {
+          taken.append(frame)
+        }
+        system.giveBack(taken)
+      default:
+        var wanted = request(1 << random.below(6), aligned: 1 << random.below(5))
+        if random.oneIn(2), let frame = system.place(area, random.below(area.count)).frame {
+          // Right where a page is.
+          let low = UInt64(frame.rawValue) & ~15
+          wanted = request(16, low: low, high: low + 16)
+        }
+        guard case .success(let run) = system.ask(wanted) else { continue }
+        system.checkGranted(run, wanted)
+        for i in 0..<run.count.rawValue { system.words(run.first + PageCount(i))[3] = i }
+        for i in 0..<run.count.rawValue {
+          XCTAssertEqual(system.words(run.first + PageCount(i))[3], i)
+        }
+        system.give(run)
+      }
+    }
+  }
+
   private func use(
     pages: UInt64, turns: UInt64, seed: UInt64, _ services: Bed.Services = .none
   ) throws -> PagingFigures {
@@ -301,73 +374,8 @@ final class ContiguousThreadsTests: XCTestCase {
     let area = try system.area(pages)
     let stamps = Stamps(2, area.count)
     bed.run(
-      { number, core in
-        var random = SeededRandom(seed: seed &+ UInt64(number))
-        let mine = stamps.words(number)
-        for turn in 0..<turns {
-          let page = random.oneIn(3) ? random.below(area.count) : random.below(40)
-          let address = area[page] + Self.place(number, page)
-          do throws(PagingError) {
-            switch random.below(16) {
-            case 0..<6:
-              let word = try core.load(address)
-              XCTAssertEqual(word, mine[Int(page)], "STRATA_SEED=\(seed), page \(page)")
-            case 6..<14:
-              try core.store(address, turn + 1)
-              mine[Int(page)] = turn + 1
-            case 14:
-              try system.paging.wire(area[page], .one, holes: .forbidden)
-              let before = core.faults
-              try core.store(address, turn + 1)
-              mine[Int(page)] = turn + 1
-              XCTAssertEqual(core.faults, before, "a wired page faulted, STRATA_SEED=\(seed)")
-              system.paging.unwire(area[page], .one)
-            default:
-              let frame = try system.paging.hold(area[page], .write)
-              let word = system.words(frame)[Int(Self.place(number, page).rawValue / 8)]
-              XCTAssertEqual(word, mine[Int(page)], "STRATA_SEED=\(seed), page \(page)")
-              system.paging.unhold(frame)
-            }
-          } catch {
-            XCTAssertEqual(error, .noMemory, "STRATA_SEED=\(seed)")
-          }
-        }
-      },
-      others: [
-        {
-          var random = SeededRandom(seed: seed &+ 77)
-          while !bed.isOver {
-            switch random.below(pages > 200 ? 8 : 40) {
-            case 0: system.paging.launder(.active, upTo: PageCount(40), referenced: .launder)
-            case 1: system.paging.launder(.inactive, upTo: PageCount(40))
-            case 2: system.paging.runDaemon()
-            case 3:
-              // Whatever is free, at the priority of an interrupt: no cached page is left.
-              var taken: [FrameNumber] = []
-              while taken.count < 40,
-                let frame = try? system.physical.allocate(Order(0), role: .loaned, priority: .interrupt)
-              {
-                taken.append(frame)
-              }
-              system.giveBack(taken)
-            default:
-              var wanted = request(1 << random.below(6), aligned: 1 << random.below(5))
-              if random.oneIn(2), let frame = system.place(area, random.below(area.count)).frame {
-                // Right where a page is.
-                let low = UInt64(frame.rawValue) & ~15
-                wanted = request(16, low: low, high: low + 16)
-              }
-              guard case .success(let run) = system.ask(wanted) else { continue }
-              system.checkGranted(run, wanted)
-              for i in 0..<run.count.rawValue { system.words(run.first + PageCount(i))[3] = i }
-              for i in 0..<run.count.rawValue {
-                XCTAssertEqual(system.words(run.first + PageCount(i))[3], i)
-              }
-              system.give(run)
-            }
-          }
-        }
-      ])
+      { number, core in Self.load(number, core, area, stamps, turns: turns, seed: seed, in: system) },
+      others: [{ Self.reclaim(area, pages: pages, seed: seed, in: bed) }])
     system.check("STRATA_SEED=\(seed)")
     XCTAssertEqual(system.paging.wiredCount, .zero)
     XCTAssertEqual(system.physical.count(.contiguous), .zero)
@@ -385,7 +393,7 @@ final class ContiguousThreadsTests: XCTestCase {
     let figures = system.paging.figures
     print(
       "\(figures.faults) faults, \(figures.moved) moved, \(figures.written) written, "
-        + "\(figures.redirtied) dirtied meanwhile, \(figures.waits) waits")
+        + "\(figures.redirtied) redirtied, \(figures.waits) waits")
     return figures
   }
 

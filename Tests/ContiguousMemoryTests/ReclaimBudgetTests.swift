@@ -8,8 +8,8 @@ import Workloads
 import XCTest
 
 /// Machines of 8 to 256 MiB that are full of pages, with any number of free frames inside of a run and elsewhere, and
-/// any amount of swap: a request is refused exactly when no run in its range can be emptied with the swap and the
-/// frames that there are, the refusal costs no move and no write, and the forecast says the same beforehand.
+/// any amount of swap. A request is refused exactly when no run in its range can be emptied with the free slots and
+/// frames. The refusal costs no move and no write, and the forecast says the same beforehand.
 final class ReclaimBudgetTests: XCTestCase {
   /// One frame as a request sees it.
   private enum Kind: Int { case fixed, claimed, free, clean, active, inactive }
@@ -32,7 +32,7 @@ final class ReclaimBudgetTests: XCTestCase {
     }
   }
 
-  /// What a request may use.
+  /// The frames and slots that a request may use.
   private struct Purse {
     var free: Int
     /// Frames that capturing leaves free, and those that moving does.
@@ -231,33 +231,42 @@ final class ReclaimBudgetTests: XCTestCase {
         )
       }
       XCTAssertLessThanOrEqual(steps.moved + steps.written, 2 * request.count.rawValue, note)
-      // Pages that are held may be let go while others are written: here they never are, and that is the answer.
-      if forecast.fixed == .zero && forecast.claimed > .zero && forecast.written > .zero
-        && steps.isolated.count > 0
-      {
-        XCTAssertEqual(failure.answer, .notNow, note)
-        XCTAssertEqual(failure.reason, .held, note)
-        XCTAssertTrue(full.held.contains(failure.blocker), note)
-        XCTAssertEqual(steps.abandoned, steps.isolated, note)
-        XCTAssertLessThanOrEqual(steps.isolated.count, 4, note)
-        XCTAssertEqual(physical.count(.contiguous), .zero, note)
-        system.check(note)
-        return nil
-      }
-      // Judged by counting: nothing was done.
-      XCTAssertEqual(steps.names, [], note)
-      XCTAssertEqual(system.paging.figures.moved, before.moved, note)
-      XCTAssertEqual(system.paging.figures.written, before.written, note)
-      XCTAssertEqual(ContiguousFailure.Answer(forecast.outcome), failure.answer, note)
-      if !failure.isRepeated {
-        XCTAssertEqual(failure.run, forecast.outcome == .never ? nil : forecast.run, note)
-        XCTAssertEqual(failure.missing, forecast.missing, note)
-        XCTAssertEqual(failure.blocker, forecast.blocker ?? .none, note)
-      }
-      if failure.answer == .later || failure.answer == .overBudget {
-        XCTAssertGreaterThan(failure.missing, .zero, note)
-      }
+      checkRefused(full, failure, forecast, steps, before: before, note: note)
       return nil
+    }
+  }
+
+  /// Checks that a request was refused by its forecast, and before any page was moved or written.
+  private func checkRefused(
+    _ full: Full, _ failure: ContiguousFailure, _ forecast: ContiguousForecast, _ steps: Steps,
+    before: PagingFigures, note: String
+  ) {
+    let system = full.system
+    // Pages that are held may be released while others are written: here they never are, and that is the answer.
+    if forecast.fixed == .zero && forecast.claimed > .zero && forecast.written > .zero
+      && steps.isolated.count > 0
+    {
+      XCTAssertEqual(failure.answer, .notNow, note)
+      XCTAssertEqual(failure.reason, .held, note)
+      XCTAssertTrue(full.held.contains(failure.blocker), note)
+      XCTAssertEqual(steps.abandoned, steps.isolated, note)
+      XCTAssertLessThanOrEqual(steps.isolated.count, 4, note)
+      XCTAssertEqual(system.physical.count(.contiguous), .zero, note)
+      system.check(note)
+      return
+    }
+    // Judged by counting: nothing was done.
+    XCTAssertEqual(steps.names, [], note)
+    XCTAssertEqual(system.paging.figures.moved, before.moved, note)
+    XCTAssertEqual(system.paging.figures.written, before.written, note)
+    XCTAssertEqual(ContiguousFailure.Answer(forecast.outcome), failure.answer, note)
+    if !failure.isRepeated {
+      XCTAssertEqual(failure.run, forecast.outcome == .never ? nil : forecast.run, note)
+      XCTAssertEqual(failure.missing, forecast.missing, note)
+      XCTAssertEqual(failure.blocker, forecast.blocker ?? .none, note)
+    }
+    if failure.answer == .later || failure.answer == .overBudget {
+      XCTAssertGreaterThan(failure.missing, .zero, note)
     }
   }
 
@@ -379,8 +388,7 @@ final class ReclaimBudgetTests: XCTestCase {
     full.close()
   }
 
-  /// A request of a higher priority captures frames that a move must leave: what lacks frames in one run need not in
-  /// another.
+  /// A request of a higher priority captures frames that a move must leave: one run may lack frames and another not.
   func testARunThatTakesNoFrameIsFoundAtAHigherPriority() throws {
     var random = SeededRandom(seed: historySeed(930))
     let shape = Shape(mebibytes: 16, inside: 0, elsewhere: 96, swap: 0, isInOrder: true, clean: 1000)
@@ -408,7 +416,7 @@ final class ReclaimBudgetTests: XCTestCase {
     full.close()
   }
 
-  /// Another processor takes each frame as soon as the page daemon has freed it: what is written in vain stays bounded.
+  /// Another processor allocates each frame as soon as the page daemon has freed it: the writes stay bounded.
   func testFramesThatAnotherProcessorTakesAreFetchedOnce() throws {
     var random = SeededRandom(seed: historySeed(700))
     let shape = Shape(mebibytes: 8, inside: 1000, elsewhere: 4, swap: 4096, isInOrder: true)
@@ -419,7 +427,7 @@ final class ReclaimBudgetTests: XCTestCase {
       high: UInt64(full.window.end.rawValue))
     let forecast = system.contiguous.forecast(wanted)
     XCTAssertGreaterThan(forecast.fetched, .zero)
-    // Capturing takes free frames too: what is free at the lowest is left.
+    // Capturing uses free frames too: the lowest number of free frames is left.
     var lowest = system.physical.freeCount.rawValue
     var taken: [FrameNumber] = []
     let before = system.paging.figures.written
