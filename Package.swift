@@ -79,7 +79,7 @@ if bare {
   package.targets += [
     .target(
       name: "HostMachine",
-      dependencies: ["CPlatform", "MemoryPrimitives"]),
+      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelMemory"]),
     .executableTarget(
       name: "strata",
       dependencies: [
@@ -94,16 +94,21 @@ if bare {
     "KernelSpace", "Kmem", "Paging", "ContiguousMemory",
     "KernelMemory", "Workloads", "Console",
   ]
+  package.targets.append(
+    .target(
+      name: "TestSupport", dependencies: (layers + ["HostMachine"]).map { .byName(name: $0) },
+      path: "Tests/TestSupport"))
   for module in layers.dropFirst() {
     package.targets.append(
       .testTarget(
-        name: module + "Tests", dependencies: (layers + ["HostMachine"]).map { .byName(name: $0) }))
+        name: module + "Tests",
+        dependencies: (layers + ["HostMachine", "TestSupport"]).map { .byName(name: $0) }))
   }
   package.targets += [
     .testTarget(name: "ArchitectureTests"),
     .testTarget(
       name: "BootTests", dependencies: ["MemoryPrimitives", "KernelMemory", "Workloads", "HostMachine"]),
-    .testTarget(name: "StrataTests", dependencies: ["strata", "Workloads", "HostMachine"]),
+    .testTarget(name: "StrataTests", dependencies: ["strata", "Workloads", "HostMachine", "TestSupport"]),
   ]
 }
 

@@ -13,7 +13,11 @@ final class HostProcessor: @unchecked Sendable {
   struct Job {
     let body: @convention(c) (UnsafeMutableRawPointer) -> Void
     let argument: UnsafeMutableRawPointer
-    let done: UnsafeMutablePointer<Atomic<Bool>>
+    let completion: Completion
+  }
+  /// What the asker of a job waits for.
+  final class Completion: Sendable {
+    let isDone = Atomic<Bool>(false)
   }
 
   let index: Int
@@ -84,12 +88,10 @@ final class HostProcessor: @unchecked Sendable {
     from asker: HostProcessor?, ring: () -> Void
   ) {
     if asker === self { return interruptsOff { body(argument) } }
-    let done = UnsafeMutablePointer<Atomic<Bool>>.allocate(capacity: 1)
-    done.initialize(to: Atomic(false))
-    defer { done.deallocate() }
+    let completion = Completion()
     let posted = lock.withLock {
       if isLive {
-        jobs.append(Job(body: body, argument: argument, done: done))
+        jobs.append(Job(body: body, argument: argument, completion: completion))
         hasJobs.store(true, ordering: .releasing)
       } else {
         impersonate { body(argument) }
@@ -97,7 +99,7 @@ final class HostProcessor: @unchecked Sendable {
       return isLive
     }
     if posted { ring() }
-    while posted && !done.pointee.load(ordering: .acquiring) {
+    while posted && !completion.isDone.load(ordering: .acquiring) {
       asker?.poll()
       sched_yield()
     }
@@ -109,14 +111,12 @@ final class HostProcessor: @unchecked Sendable {
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer
   ) {
     guard cp_processor().pointee.pending != nil else { return interruptsOff { body(argument) } }
-    let done = UnsafeMutablePointer<Atomic<Bool>>.allocate(capacity: 1)
-    done.initialize(to: Atomic(false))
-    defer { done.deallocate() }
+    let completion = Completion()
     lock.withLock {
-      jobs.append(Job(body: body, argument: argument, done: done))
+      jobs.append(Job(body: body, argument: argument, completion: completion))
       hasJobs.store(true, ordering: .releasing)
     }
-    while !done.pointee.load(ordering: .acquiring) { cp_interrupts_restore(cp_interrupts_disable()) }
+    while !completion.isDone.load(ordering: .acquiring) { cp_interrupts_restore(cp_interrupts_disable()) }
   }
 
   private func impersonate(_ body: () -> Void) {
@@ -139,7 +139,7 @@ final class HostProcessor: @unchecked Sendable {
   private func carryOut(_ jobs: [Job]) {
     for job in jobs {
       interruptsOff { job.body(job.argument) }
-      job.done.pointee.store(true, ordering: .releasing)
+      job.completion.isDone.store(true, ordering: .releasing)
     }
   }
 

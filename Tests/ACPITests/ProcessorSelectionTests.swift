@@ -1,6 +1,7 @@
 import ACPI
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 

@@ -6,6 +6,7 @@ import MemoryPrimitives
 import PageTables
 import Paging
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -131,11 +132,12 @@ final class ScriptedTerminal {
 final class ConsoleHarness {
   let terminal = ScriptedTerminal()
   let console: Shell
-  let host: SimulatedMachine
-  let memory: MemorySystem
+  private let system: HostSystem
   let boot: UnsafeMutablePointer<cp_boot_information>
   private var blocks: [UnsafeMutableRawPointer] = []
 
+  var host: SimulatedMachine { system.host }
+  var memory: MemorySystem { system.memory }
   var physical: FrameAllocator { memory.physical }
   var statistics: Statistics { memory.statistics }
 
@@ -155,7 +157,7 @@ final class ConsoleHarness {
       blocks.append(memory)
       return memory
     }
-    host = SimulatedMachine(memory: size)
+    let host = SimulatedMachine(memory: size)
     let machine = host.machine
     boot = block(ByteCount(MemoryLayout<cp_boot_information>.stride))
       .bindMemory(to: cp_boot_information.self, capacity: 1)
@@ -164,7 +166,10 @@ final class ConsoleHarness {
       cp_boot_ranges(boot)[i] = cp_boot_range(
         base: range.base, length: range.length, type: range.type, attributes: 0)
     }
-    var occupied = [
+    var options = HostSystem.Options()
+    options.rules = rules
+    options.firmware = ranges.map { $0.type == 1 ? usable($0.base, $0.length) : reserved($0.base, $0.length) }
+    options.occupied = [
       OccupiedRange(base: PhysicalAddress(1 << 20), length: .mebibytes(1), role: .image)
     ]
     if let trace {
@@ -174,24 +179,14 @@ final class ConsoleHarness {
         trace.copyBytes(
           to: machine.directMap.pointer(to: PhysicalAddress(3 << 20)).assumingMemoryBound(to: UInt8.self),
           count: trace.count)
-        occupied.append(
+        options.occupied.append(
           OccupiedRange(
             base: PhysicalAddress(3 << 20), length: ByteCount(trace.count), role: .bootModule))
       }
     }
-    var request = BootRequest(
-      machine: machine, workspace: block(MemorySystem.workspaceSize(ranges: ranges.count)),
-      firmwareRangeCount: ranges.count)
-    request.rules = rules
     // As in the kernel, the direct map has an address of its own, which only the tables know.
-    memory = try! occupied.withUnsafeBufferPointer { occupied in
-      request.occupied = occupied
-      return try MemorySystem.assemble(request) {
-        FirmwareRange(
-          base: PhysicalAddress(ranges[$0].base), length: ByteCount(ranges[$0].length),
-          kind: ranges[$0].type == 1 ? .usable : .reserved)
-      }
-    }
+    system = try! HostSystem(on: host, options)
+    let memory = system.memory
     console = Shell(
       in: block(Shell.size), terminal: terminal.terminal, host: terminal.host,
       subject: Subject(memory: memory, boot: boot))

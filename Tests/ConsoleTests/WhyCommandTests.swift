@@ -2,6 +2,7 @@ import ContiguousMemory
 import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 

@@ -6,6 +6,7 @@ import MemoryPrimitives
 import PageTables
 import Paging
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -14,7 +15,7 @@ final class ContigmallocTests: XCTestCase {
   // MARK: Passes
 
   func testAFreeRunTakesNoPass() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let steps = Steps()
     let wanted = request(64, aligned: 64)
     let run = try system.ask(wanted, steps).get()
@@ -31,7 +32,7 @@ final class ContigmallocTests: XCTestCase {
   }
 
   func testCachedPagesAreAsGoodAsFree() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 100)
     system.launderAll()
     XCTAssertEqual(system.physical.cachedCount, PageCount(area.count))
@@ -47,8 +48,8 @@ final class ContigmallocTests: XCTestCase {
 
   func testEachPassGoesAsFarAsItMay() throws {
     // Memory full of dirty pages, some of them inactive.
-    func make(spare: UInt64) throws -> (PagedSystem, Area) {
-      let system = try PagedSystem()
+    func make(spare: UInt64) throws -> (TestSystem, Area) {
+      let system = try TestSystem()
       let area = try system.fillMemory(spare: spare)
       return (system, area)
     }
@@ -116,7 +117,7 @@ final class ContigmallocTests: XCTestCase {
 
   /// Inactive pages are written out in the third pass, and no active one with them.
   func testTheThirdPassWritesInactivePagesOnly() throws {
-    let system = try PagedSystem(runs: [(256, 512)])
+    let system = try TestSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 90)
     // All are clean of bits; a run of the daemon makes some inactive. Then memory is short.
     for page in 0..<area.count { _ = system.memory.pageTables.testAndClearAccessed(area[page]) }
@@ -147,7 +148,7 @@ final class ContigmallocTests: XCTestCase {
 
   /// Without devices a sleep is the end of the test.
   func testARequestThatMustNotSleepDoesNotWaitForADevice() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 130)
     system.host.runDevices = nil
     system.swapDisk.discardHistory()
@@ -190,7 +191,7 @@ final class ContigmallocTests: XCTestCase {
 
   func testBudgetsAreHonouredToThePage() throws {
     for (moves, short) in [(true, UInt64(300)), (false, 0)] {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.fillMemory(spare: short + 60)
       let taken = moves ? [] : system.takeAll(leaving: 20)
       var wanted = request(64, aligned: 64)
@@ -231,7 +232,7 @@ final class ContigmallocTests: XCTestCase {
   // MARK: Strategies
 
   func testStrategyAndPassesOfTheTunablesDoNotTouchAllocContig() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 200)
     system.set("vm.contig.strategy", 0)
     system.set("vm.contig.passes", 1)
@@ -274,7 +275,7 @@ final class ContigmallocTests: XCTestCase {
 
   /// A page that is held when its turn comes, and let go while the request sleeps.
   func testAPageThatIsReleasedDuringASleepIsWrittenInTheNextPass() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: system.physical.reserve(for: .normal).rawValue + 10)
     let low = UInt64(system.frame(area, area.count / 2).rawValue) & ~63
     let wanted = request(64, low: low, high: low + 64)
@@ -302,7 +303,7 @@ final class ContigmallocTests: XCTestCase {
   /// A page that is busy is passed over; who has it is not waited for.
   func testTwoRequestsThatChooseTheSameRunBothGetOne() throws {
     for moment in 0..<2 {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.fillMemory(spare: 150)
       var inner: Result<FrameRun, ContiguousFailure>?
       let run = try system.contiguous.allocContig(request(64)) { event in
@@ -321,7 +322,7 @@ final class ContigmallocTests: XCTestCase {
   }
 
   func testABusyPageCostsTheRun() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 100)
     let low = UInt64(system.frame(area, 0).rawValue) & ~15
     let wanted = request(16, low: low, high: low + 16)
@@ -346,7 +347,7 @@ final class ContigmallocTests: XCTestCase {
 
   /// A thread dirties a page of the run whenever it is written out: the request tries twice, then takes another run.
   func testAPageThatIsDirtiedAgainHasTwoChances() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 150)
     // The first candidate: its pages are dirtied, whichever they are.
     var first: FrameRun?
@@ -400,7 +401,7 @@ final class ContigmallocTests: XCTestCase {
   }
 
   func testAttemptsAreBounded() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 130)
     // A held page in every run of 16.
     var held: [FrameNumber] = []
@@ -438,7 +439,7 @@ final class ContigmallocTests: XCTestCase {
     enum Disturbance: CaseIterable { case hold, wire, dirty }
     for disturbance in Disturbance.allCases {
       for isShort in [false, true] {
-        let system = try PagedSystem()
+        let system = try TestSystem()
         let area = try system.fillMemory(spare: 180)
         if isShort { system.setTarget(500) }
         var held: [FrameNumber] = []
@@ -499,7 +500,7 @@ final class ContigmallocTests: XCTestCase {
   /// The reserve lets a part of the run's free frames stay in the queues, and frames come free before its pages are
   /// moved: no page is moved to a free frame of the run.
   func testNoPageIsMovedIntoItsOwnRun() throws {
-    let system = try PagedSystem(runs: [(256, 6000)])
+    let system = try TestSystem(runs: [(256, 6000)])
     system.setTarget(0)
     let area = try system.fillMemory(spare: 300)
     system.setTarget(0)
@@ -554,7 +555,7 @@ final class ContigmallocTests: XCTestCase {
 
   /// The obstacles of a run are not tried again, though they are gone: all of them, and not only the first frame.
   func testPagesThatBlockTheRunAreLeftAlone() throws {
-    let system = try PagedSystem(runs: [(256, 512)])
+    let system = try TestSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 150)
     // Sixty frames without fixed ones: the twenty in the middle are free but for two pages, which makes them the
     // cheapest run, and those around it the next ones.
@@ -604,7 +605,7 @@ final class ContigmallocTests: XCTestCase {
 
   /// The next run excludes the obstacles of the one before, and no more than these.
   func testARunBesideAHeldPageIsFound() throws {
-    let system = try PagedSystem(runs: [(256, 512)])
+    let system = try TestSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 110)
     // A range of 60 frames without fixed ones, in which only runs on one side of the held page are long enough.
     var row: (UInt64, UInt64)?
@@ -642,7 +643,7 @@ final class ContigmallocTests: XCTestCase {
   // MARK: Requests that failed before
 
   func testARequestThatFailedBeforeIsRefusedWithoutASearch() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 150)
     // Wired pages, one in each 32 frames of the upper half.
     var wired: [UInt64] = []
@@ -697,7 +698,7 @@ final class ContigmallocTests: XCTestCase {
   // MARK: Answers
 
   func testAnImpossibleRequestIsToldFromOneThatMaySucceedLater() throws {
-    let system = try PagedSystem(runs: [(256, 512), (1024, 256)])
+    let system = try TestSystem(runs: [(256, 512), (1024, 256)])
     for wanted in [
       request(513), request(0), request(1, low: 768, high: 1024), request(1, low: 5000),
       request(8, boundary: 4), request(300, low: 1000), request(1, low: 0, high: 256),
@@ -725,7 +726,7 @@ final class ContigmallocTests: XCTestCase {
 
   func testARequestDuringAShortageIsAnsweredLater() throws {
     // No swap: there is only moving, down to the reserve.
-    let system = try PagedSystem(attaches: false)
+    let system = try TestSystem(attaches: false)
     let area = try system.fillMemory(spare: 150)
     let reserve = system.physical.reserve(for: .normal).rawValue
     let taken = system.takeAll(leaving: reserve + 5)
@@ -755,7 +756,7 @@ final class ContigmallocTests: XCTestCase {
 
   /// Without swap everything can be moved, as long as there are frames above the reserve.
   func testARunIsEmptiedByMovingWhenThereIsNoSwap() throws {
-    let system = try PagedSystem(attaches: false)
+    let system = try TestSystem(attaches: false)
     let area = try system.fillMemory(spare: 110)
     var granted = 0
     for _ in 0..<4 {
@@ -778,7 +779,7 @@ final class ContigmallocTests: XCTestCase {
   // MARK: Attributes
 
   func testAttributesGoForTheMappingAndTheAliasAndComeBack() throws {
-    let system = try PagedSystem(frames: 2048)
+    let system = try TestSystem(frames: 2048)
     let area = try system.fillMemory(spare: 300)
     let tables = system.memory.pageTables
     let type = system.kmem.type(named: Name("test"))
@@ -826,7 +827,7 @@ final class ContigmallocTests: XCTestCase {
   // MARK: Bugs of callers
 
   func testFreeingWhatIsNotContiguousMemoryIsReported() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let (type, other) = (system.kmem.type(named: Name("test")), system.kmem.type(named: Name("other")))
     let size = ByteCount(UInt64(20 * 4096))
     let range = try system.contiguous.contigmalloc(size, type: type)

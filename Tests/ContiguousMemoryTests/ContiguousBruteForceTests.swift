@@ -4,6 +4,7 @@ import MemoryPrimitives
 import PageTables
 import Paging
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -23,7 +24,7 @@ final class ContiguousBruteForceTests: XCTestCase {
   private enum Frame: UInt8 { case never, fixed, claimed, page, free }
 
   private final class Machine {
-    let system: PagedSystem
+    let system: TestSystem
     let area: Area
     var stamps: [UInt64]
     var wired: [UInt64] = []
@@ -44,7 +45,7 @@ final class ContiguousBruteForceTests: XCTestCase {
         at += count + 1 + (random.oneIn(2) ? random.below(20) : random.below(700))
       }
       // Too small for its own records, and nothing to be learnt from it.
-      guard let system = try? PagedSystem(runs: segments, swap: 8192) else { return nil }
+      guard let system = try? TestSystem(runs: segments, swap: 8192) else { return nil }
       self.system = system
       system.setTarget(0)
       let free = system.physical.freeCount.rawValue

@@ -5,6 +5,7 @@ import Kmem
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -14,9 +15,9 @@ import XCTest
 /// disks that fail while a run is emptied.
 final class ContiguousFailureTests: XCTestCase {
   /// Asks, and gives back what it got; false when it was refused.
-  private typealias Act = (PagedSystem) -> (() -> Void)?
+  private typealias Act = (TestSystem) -> (() -> Void)?
 
-  private func acts(_ system: PagedSystem) -> [(String, Act)] {
+  private func acts(_ system: TestSystem) -> [(String, Act)] {
     let type = system.kmem.type(named: Name("test"))
     let wanted = request(48, aligned: 16)
     var acts: [(String, Act)] = []
@@ -64,8 +65,8 @@ final class ContiguousFailureTests: XCTestCase {
   }
 
   /// A machine full of pages without a run of 48 among its free frames, and what stays once it was needed is there.
-  private func make(_ isShort: Bool) throws -> (PagedSystem, Area) {
-    let system = try PagedSystem()
+  private func make(_ isShort: Bool) throws -> (TestSystem, Area) {
+    let system = try TestSystem()
     let type = system.kmem.type(named: Name("test"))
     for attribute in [CacheAttribute.writeBack, .uncached, .writeCombining] {
       system.contiguous.kmemFreeContig(
@@ -134,7 +135,7 @@ final class ContiguousFailureTests: XCTestCase {
 
   /// Writing a run out takes nothing; whatever would fail if it were asked for is not asked for.
   func testARunIsWrittenOutThoughNotOneFrameIsFree() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 5)
     let taken = system.takeAll()
     system.set("vm.reserve.normal", 0)
@@ -160,7 +161,7 @@ final class ContiguousFailureTests: XCTestCase {
   func testRunsAreEmptiedOnADiskThatFails() throws {
     let seed = historySeed(41)
     for kind in 0..<4 {
-      let system = try PagedSystem(frames: 1024, swap: 8192)
+      let system = try TestSystem(frames: 1024, swap: 8192)
       let area = try system.fillMemory(spare: system.physical.reserve(for: .normal).rawValue + 30)
       var faults = DeviceFaults(seed: seed)
       switch kind {

@@ -5,6 +5,7 @@ import MemoryPrimitives
 import PageTables
 import Paging
 import PhysicalMemory
+import TestSupport
 import XCTest
 
 /// The steps of one request, in their order.
@@ -54,7 +55,7 @@ func frames(_ first: UInt64, _ end: UInt64) -> FrameRun {
   FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(end - first))
 }
 
-extension PagedSystem {
+extension TestSystem {
   /// Makes a request, and returns the run, or the failure.
   func ask(
     _ request: ContiguousRequest, _ steps: Steps = Steps()

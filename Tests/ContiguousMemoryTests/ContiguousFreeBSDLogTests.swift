@@ -5,6 +5,7 @@ import Kmem
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -18,7 +19,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   func testARunIsNotWalkedPastTheEndOfTheLastSegment() throws {
     for fills in [false, true] {
       let segments: [(UInt64, UInt64)] = [(256, 400), (700, 100), (1000, 37)]
-      let system = try PagedSystem(runs: segments)
+      let system = try TestSystem(runs: segments)
       let area = fills ? try system.fillMemory(spare: 120) : try system.area(1)
       for (first, count) in segments.dropFirst() {
         for length in 1...40 as ClosedRange<UInt64> where length <= count {
@@ -37,7 +38,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
       system.check()
       if fills { try system.verify(area) }
       // One page more than there is at the end.
-      let fresh = try PagedSystem(runs: segments)
+      let fresh = try TestSystem(runs: segments)
       _ = fills ? try fresh.fillMemory(spare: 120) : try fresh.area(1)
       for (first, count) in segments {
         let low = first + count - 5
@@ -53,7 +54,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // "contigmalloc2() was always testing the first physical page for PG_ZERO, not the current page of interest."
   func testEveryPageIsZeroAndNotOnlyTheFirstOne() throws {
     for spare in [400, 150, 70] as [UInt64] {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       for frame in system.takeAll() {
         system.words(frame).update(repeating: 0x5a5a, count: 512)
         system.give(FrameRun(first: frame, count: .one))
@@ -93,7 +94,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // "if we have to restart the scan because we are unable to acquire the vm object lock [...], we leak those free pages
   // already removed from the free queue."
   func testARunThatIsAbandonedLeaksNothing() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 200)
     let low = UInt64(system.frame(area, 100).rawValue) & ~63
     let wanted = request(64, low: low, high: low + 64)
@@ -152,7 +153,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
     for behind in [0, 7] as [UInt32] {
       var moment = 0
       while true {
-        let system = try PagedSystem(runs: [(256, 512)])
+        let system = try TestSystem(runs: [(256, 512)])
         system.set("vm.reserve.normal", 0)
         let extent = try XCTUnwrap(system.physical.longestFreeRun())
         let end = extent.end.rawValue - behind
@@ -200,7 +201,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // freeing it. Unfortunatelly, when object happens to be not NULL, the code will set m->object to NULL [...],
   // resulting in page bucket hash table corruption and finally, a filesystem corruption".
   func testACachedPageOfALiveObjectIsReclaimedAndReadFromItsCopy() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 100)
     system.launderAll()
     // Half of them are back in use, the others stay cached.
@@ -237,7 +238,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // "panic 'vm_page_cache: caching a dirty page, ...': Access to the page must be restricted or removed before calling
   // vm_page_cache()."
   func testNoDirtyPageIsCached() throws {
-    let system = try PagedSystem(runs: [(256, 200)], swap: 64)
+    let system = try TestSystem(runs: [(256, 200)], swap: 64)
     let area = try system.area(3)
     let aside = system.takeAll(leaving: 60)
     var (moment, stale) = (0, 0)
@@ -277,7 +278,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // "a break statement that previously broke out of the enclosing switch was not changed. [...] This could result in
   // 'vm_page_insert: page already inserted' panics."
   func testAPageIsNotInsertedTwice() throws {
-    let system = try PagedSystem(runs: [(256, 200)], swap: 64)
+    let system = try TestSystem(runs: [(256, 200)], swap: 64)
     let stamps: [UInt64] = [0, 1001, 1002]
     for page in 0..<3 as Range<UInt64> {
       for kinds in [(AccessKind.read, AccessKind.read), (.write, .read), (.read, .write), (.write, .write)] {
@@ -318,7 +319,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   }
 
   private func countFailures(_ strategy: ContiguousStrategy) throws {
-    let system = try PagedSystem(attaches: false)
+    let system = try TestSystem(attaches: false)
     let area = try system.fillMemory(spare: 150)
     let type = system.kmem.type(named: Name("test"))
     let contiguous = system.contiguous
@@ -382,7 +383,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // "The RES size for a process may appear to be greater than its SIZE. This is believed to be due to mappings of the
   // same shared library page being wired twice."
   func testAPageWiredTwiceIsNotCountedTwice() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(32)
     let other = try system.show(area.object)
     try system.paging.wire(area.address, PageCount(32), holes: .forbidden)
@@ -407,7 +408,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // VM_MAP_WIRE_NOHOLES to express their intention explicitly."
   func testAWireThatFailsHalfWayBacksOut() throws {
     for holes in [Holes.forbidden, .allowed] {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.area(50)
       try system.fill(area)
       system.launderAll()
@@ -448,7 +449,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
     for (strategy, isShort) in [
       (ContiguousStrategy.new, false), (.new, true), (.old, false), (.old, true),
     ] {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.fillMemory(spare: 220)
       // The free frames of a run can be spared, but none of its pages can be moved.
       let taken = isShort ? system.takeAll(leaving: 70) : []
@@ -487,7 +488,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // effectively gives exactly two chances to launder enough contiguous memory".
   func testTheLastPassLaundersOnlyPagesThatItCanFree() throws {
     // The old strategy tries three times and launders twice.
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 120)
     for page in 0..<area.count where page % 8 == 0 {
       try system.paging.wire(area[page], .one, holes: .forbidden)
@@ -511,7 +512,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
     try system.verify(area)
 
     // A page that fails to be written has two chances, and everything else is written once.
-    let second = try PagedSystem()
+    let second = try TestSystem()
     let full = try second.fillMemory(spare: second.physical.reserve(for: .normal).rawValue + 12)
     let low = UInt64(second.frame(full, full.count / 2).rawValue) & ~63
     let bad = second.pages(of: full, in: frames(low, low + 64))[7]
@@ -535,7 +536,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
 
   // "if KVA allocation fails, the allocated memory segment will be freed and not leaked."
   func testAMapThatFailsGivesTheFramesBack() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.fillMemory(spare: 160)
     let type = system.kmem.type(named: Name("test"))
     for attribute in [CacheAttribute.writeBack, .uncached] {

@@ -1,6 +1,7 @@
 import HostMachine
 import MemoryPrimitives
 import Synchronization
+import TestSupport
 import XCTest
 
 @testable import ContiguousMemory
@@ -10,7 +11,7 @@ final class ContiguousInvariantsTests: XCTestCase {
   private func expect(
     _ number: String, line: UInt = #line, after damage: (ContiguousAllocator) -> Void
   ) throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let contiguous = system.contiguous
     let run = try contiguous.allocContig(ContiguousRequest(2))
     contiguous.releaseContig(run)

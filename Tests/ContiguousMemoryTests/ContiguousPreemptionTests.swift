@@ -3,6 +3,7 @@ import HostMachine
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import XCTest
 
 @testable import Paging
@@ -12,7 +13,7 @@ import XCTest
 /// processor uses a page of the run, takes frames, gives frames back, launders, or asks for a run itself.
 final class ContiguousPreemptionTests: XCTestCase {
   private final class Bed {
-    let system: PagedSystem
+    let system: TestSystem
     let area: Area
     var other: Area?
     let run: FrameRun
@@ -25,7 +26,7 @@ final class ContiguousPreemptionTests: XCTestCase {
     var given: FrameRun?
     var loaned: [FrameNumber]
 
-    init(_ system: PagedSystem, leaving free: UInt64) throws {
+    init(_ system: TestSystem, leaving free: UInt64) throws {
       self.system = system
       let area = try system.area(24)
       self.area = area
@@ -145,7 +146,7 @@ final class ContiguousPreemptionTests: XCTestCase {
   }
 
   private func cross(leaving free: UInt64, _ others: [(String, (Bed) -> Void)]) throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 128)
+    let system = try TestSystem(runs: [(256, 160)], swap: 128)
     system.setTarget(10)
     system.set("vm.reserve.normal", 0)
     var (moments, granted, refused) = (0, 0, 0)
@@ -222,7 +223,7 @@ final class ContiguousPreemptionTests: XCTestCase {
 
   /// The last page is held, and becomes free at any moment: no run is abandoned that is wholly captured.
   func testARunWhoseLastPageBecomesFreeAtTheEndIsGranted() throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 128)
+    let system = try TestSystem(runs: [(256, 160)], swap: 128)
     system.setTarget(10)
     system.set("vm.reserve.normal", 0)
     var (n, granted) = (0, 0)

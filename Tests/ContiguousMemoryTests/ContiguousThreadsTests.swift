@@ -7,6 +7,7 @@ import MemoryPrimitives
 import PageTables
 import PhysicalMemory
 import Synchronization
+import TestSupport
 import Workloads
 import XCTest
 
@@ -23,10 +24,10 @@ final class ContiguousThreadsTests: XCTestCase {
   private final class Core: @unchecked Sendable {
     private let lock = NSLock()
     private var known: [UInt64: (frame: FrameNumber, isWritable: Bool)] = [:]
-    let system: PagedSystem
+    let system: TestSystem
     var faults = 0
 
-    init(_ system: PagedSystem) { self.system = system }
+    init(_ system: TestSystem) { self.system = system }
 
     func invalidate(_ address: UInt64) {
       lock.withLock {
@@ -78,7 +79,7 @@ final class ContiguousThreadsTests: XCTestCase {
   }
 
   private final class Bed: @unchecked Sendable {
-    let system: PagedSystem
+    let system: TestSystem
     let cores: [Core]
     private let over = Atomic<Bool>(false)
 
@@ -93,7 +94,7 @@ final class ContiguousThreadsTests: XCTestCase {
       self.services = services
       // Page daemon, laundry and trimmer are processors too, and so are who ends them and who started all.
       let more = services == .threads ? 5 : 0
-      system = try PagedSystem(runs: [(256, frames)], swap: 4096, processors: count + 2 + more)
+      system = try TestSystem(runs: [(256, frames)], swap: 4096, processors: count + 2 + more)
       cores = (0..<count).map { [system] _ in Core(system) }
       system.host.runDevices = nil
       system.host.hasOtherThreads = true
@@ -284,7 +285,7 @@ final class ContiguousThreadsTests: XCTestCase {
   }
 
   func testServicesNeedThreads() throws {
-    let system = try PagedSystem(runs: [(256, 400)], swap: 4096, processors: 2)
+    let system = try TestSystem(runs: [(256, 400)], swap: 4096, processors: 2)
     XCTAssertFalse(system.memory.startServices())
     XCTAssertFalse(system.paging.isServed)
     let area = try system.area(500)
@@ -296,7 +297,7 @@ final class ContiguousThreadsTests: XCTestCase {
   /// Loads and stores words of `area` as processor `number`, and wires and holds pages of it.
   private static func load(
     _ number: Int, _ core: Core, _ area: Area, _ stamps: Stamps, turns: UInt64, seed: UInt64,
-    in system: PagedSystem
+    in system: TestSystem
   ) {
     var random = SeededRandom(seed: seed &+ UInt64(number))
     let mine = stamps.words(number)

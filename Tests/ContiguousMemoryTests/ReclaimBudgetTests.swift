@@ -4,6 +4,7 @@ import MemoryPrimitives
 import PageTables
 import Paging
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -43,7 +44,7 @@ final class ReclaimBudgetTests: XCTestCase {
     var dirty: Int
   }
 
-  private func kinds(_ system: PagedSystem) -> [Kind] {
+  private func kinds(_ system: TestSystem) -> [Kind] {
     var top: UInt32 = 0
     system.physical.forEachRole { run, _ in top = max(top, run.end.rawValue) }
     return (0..<top).map {
@@ -113,7 +114,7 @@ final class ReclaimBudgetTests: XCTestCase {
   }
 
   private final class Full {
-    let system: PagedSystem
+    let system: TestSystem
     let area: Area
     let window: FrameRun
     var held: [FrameNumber] = []
@@ -121,7 +122,7 @@ final class ReclaimBudgetTests: XCTestCase {
 
     init(_ shape: Shape, _ random: inout SeededRandom) throws {
       let frames = shape.mebibytes << 8
-      system = try PagedSystem(
+      system = try TestSystem(
         runs: [(1, 158), (256, frames - 256)], swap: max(1, shape.swap), attaches: shape.swap > 0)
       let reserve = system.physical.reserve(for: .normal).rawValue
       system.setTarget(0)

@@ -5,6 +5,7 @@ import KernelMemory
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -133,7 +134,7 @@ final class CarveOutTests: XCTestCase {
         var told = map
         if isTold { told = [map[0], usable(m, 63 * m - size), reserved(64 * m - size, size)] }
         let host = SimulatedMachine(memory: .mebibytes(64))
-        let system = try KernelMemoryFixture(host, told, carveOut: carveOut)
+        let system = try TestSystem(host, told, carveOut: carveOut)
         system.check()
         XCTAssertEqual(system.memory.carveOut.pages.bytes.rawValue, size)
         XCTAssertEqual(system.physical.total.bytes.rawValue, 63 * m - size + 0x9f000)

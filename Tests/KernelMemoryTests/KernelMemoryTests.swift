@@ -7,13 +7,14 @@ import Kmem
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import XCTest
 
 final class KernelMemoryTests: XCTestCase {
   // MARK: Maps
 
   /// Every frame of the map has a role, and each frame that can be allocated lies in usable memory without an occupant.
-  private func use(_ system: KernelMemoryFixture, _ map: [FirmwareRange], _ what: String) {
+  private func use(_ system: TestSystem, _ map: [FirmwareRange], _ what: String) {
     system.check(what)
     var sum: UInt64 = 0
     for number in 0..<UInt8(FrameRole.count) where number != FrameRole.absent.rawValue {
@@ -24,7 +25,7 @@ final class KernelMemoryTests: XCTestCase {
     XCTAssertLessThan(system.memory.footprint.rawValue, system.physical.total.bytes.rawValue, what)
     XCTAssertNil(system.tables.proveWriteXorExecute(), what)
     guard system.physical.total.bytes <= .mebibytes(64) else { return }
-    let before = system.picture()
+    let before = system.layerPicture()
     let frames = system.takeAll()
     XCTAssertEqual(Set(frames.map(\.rawValue)).count, frames.count, what)
     for frame in frames {
@@ -43,14 +44,14 @@ final class KernelMemoryTests: XCTestCase {
         || map.filter { $0.kind == .usable && touches($0) }.count > 1
       XCTAssertTrue(isUsable, "\(what): frame \(frame.rawValue)")
       XCTAssertFalse(map.contains { $0.kind == .reserved && touches($0) }, "\(what): frame \(frame.rawValue)")
-      system.word(frame)[0] = UInt64(frame.rawValue)
+      system.words(frame)[0] = UInt64(frame.rawValue)
       XCTAssertEqual(
         system.tables.translate(system.host.machine.directMap.virtualAddress(of: frame.address))?.physical,
         frame.address, what)
     }
     system.check(what)
     system.giveBack(frames)
-    XCTAssertEqual(system.picture(), before, what)
+    XCTAssertEqual(system.layerPicture(), before, what)
   }
 
   func testUglyMapsComeUp() throws {
@@ -89,7 +90,7 @@ final class KernelMemoryTests: XCTestCase {
     ]
     for (what, map) in maps {
       for leaf in [LargestLeaf.mebibytes2, .gibibyte] {
-        let system = try KernelMemoryFixture(
+        let system = try TestSystem(
           SimulatedMachine(memory: .mebibytes(256), processors: 1), map, largestLeaf: leaf)
         use(system, map, what)
       }
@@ -106,7 +107,7 @@ final class KernelMemoryTests: XCTestCase {
     ]
     for (size, map) in sizes {
       for leaf in [LargestLeaf.mebibytes2, .gibibyte] where leaf == .gibibyte || size < .gibibytes(1 << 10) {
-        let system = try KernelMemoryFixture(
+        let system = try TestSystem(
           SimulatedMachine(memory: size, processors: 1), map, largestLeaf: leaf)
         if size < .gibibytes(1 << 10) { use(system, map, "\(size)") }
         let footprint =
@@ -140,7 +141,7 @@ final class KernelMemoryTests: XCTestCase {
     for (what, map) in maps {
       var isActive = false
       XCTAssertThrowsError(
-        try KernelMemoryFixture(
+        try TestSystem(
           SimulatedMachine(memory: .gibibytes(5)), map, activate: { _ in isActive = true }), what
       ) { XCTAssertEqual($0 as? AssemblyError, .tooSmall, what) }
       XCTAssertFalse(isActive, "\(what): tables were made current although the assembly failed")
@@ -149,7 +150,7 @@ final class KernelMemoryTests: XCTestCase {
     var smallest: UInt64?
     for pages in UInt64(1)..<200 {
       let map = [usable(m, pages << 12)]
-      guard let system = try? KernelMemoryFixture(SimulatedMachine(memory: .mebibytes(4)), map) else {
+      guard let system = try? TestSystem(SimulatedMachine(memory: .mebibytes(4)), map) else {
         XCTAssertNil(smallest, "\(pages) pages are refused, \(smallest ?? 0) were not")
         continue
       }
@@ -165,7 +166,7 @@ final class KernelMemoryTests: XCTestCase {
       let host = SimulatedMachine(memory: .mebibytes(16))
       host.failures.pointee.countdown = nth
       do {
-        let system = try KernelMemoryFixture(host, [usable(1 << 20, 15 << 20)])
+        let system = try TestSystem(host, [usable(1 << 20, 15 << 20)])
         host.failures.pointee.countdown = -1
         system.check()
         // A type without memory for its counters is counted under another: no reason to refuse a machine.
@@ -201,7 +202,7 @@ final class KernelMemoryTests: XCTestCase {
       directMap.pointer(to: PhysicalAddress(frame << 12)).assumingMemoryBound(to: UInt64.self)
     }
     for frame in taken.joined() { for i in 0..<512 { words(frame)[i] = frame << 12 | UInt64(i) } }
-    let system = try KernelMemoryFixture(host, [usable(0, 0x9f000), usable(m, 63 * m)], occupied: occupied)
+    let system = try TestSystem(host, [usable(0, 0x9f000), usable(m, 63 * m)], occupied: occupied)
     system.check()
     XCTAssertEqual(system.physical.count(.image), PageCount(768))
     XCTAssertEqual(system.physical.count(.bootModule), PageCount(5 * 256 + 1))
@@ -212,7 +213,7 @@ final class KernelMemoryTests: XCTestCase {
       objects.append(object)
     }
     let frames = system.takeAll()
-    for frame in frames { for i in 0..<512 { system.word(frame)[i] = 0 } }
+    for frame in frames { for i in 0..<512 { system.words(frame)[i] = 0 } }
     for frame in taken.joined() {
       XCTAssertTrue((0..<512).allSatisfy { words(frame)[$0] == frame << 12 | UInt64($0) }, "frame \(frame)")
     }
@@ -237,14 +238,14 @@ final class KernelMemoryTests: XCTestCase {
     }
     let map = [usable(1 << 20, 63 << 20)]
     XCTAssertThrowsError(
-      try KernelMemoryFixture(SimulatedMachine(memory: .mebibytes(64)), map, occupied: occupied)
+      try TestSystem(SimulatedMachine(memory: .mebibytes(64)), map, occupied: occupied)
     ) {
       XCTAssertEqual($0 as? AssemblyError, .tooManyRanges)
     }
     // As many as boot can record, but none left for its own ranges; or all memory occupied.
     for count in [200, 230, 240, 245, 248, 249, 250] {
       do {
-        try KernelMemoryFixture(
+        try TestSystem(
           SimulatedMachine(memory: .mebibytes(64)), map, occupied: Array(occupied.prefix(count))
         )
         .check()
@@ -252,7 +253,7 @@ final class KernelMemoryTests: XCTestCase {
     }
     let all = OccupiedRange(base: PhysicalAddress(0), length: .mebibytes(64), role: .bootModule)
     XCTAssertThrowsError(
-      try KernelMemoryFixture(SimulatedMachine(memory: .mebibytes(64)), map, occupied: [all])
+      try TestSystem(SimulatedMachine(memory: .mebibytes(64)), map, occupied: [all])
     ) {
       XCTAssertEqual($0 as? AssemblyError, .tooSmall)
     }
@@ -275,7 +276,7 @@ final class KernelMemoryTests: XCTestCase {
       for levels in [PagingLevels.four, .five] {
         var root: PhysicalAddress?
         let host = SimulatedMachine(memory: .gibibytes(2), processors: 1)
-        let system = try KernelMemoryFixture(
+        let system = try TestSystem(
           host, [usable(0, 0x9f000), usable(1 << 20, 2 << 30 - 1 << 20)],
           occupied: [
             OccupiedRange(base: PhysicalAddress(1 << 20), length: PageCount(end - 256).bytes, role: .image)
@@ -309,9 +310,9 @@ final class KernelMemoryTests: XCTestCase {
   // MARK: Side by side
 
   func testTwoInstancesWorkSideBySide() throws {
-    let (one, two) = (try KernelMemoryFixture(), try KernelMemoryFixture(.mebibytes(32)))
+    let (one, two) = (try TestSystem(), try TestSystem(.mebibytes(32)))
     let (type, other) = (one.type(), two.type())
-    let (before, others) = (one.picture(), two.picture())
+    let (before, others) = (one.layerPicture(), two.layerPicture())
     var live: [(UnsafeMutableRawPointer, UnsafeMutableRawPointer)] = []
     for size in 1...300 {
       let pair = (
@@ -335,14 +336,14 @@ final class KernelMemoryTests: XCTestCase {
       two.kmem.free(pair.1, size: ByteCount(index + 1), type: other)
     }
     two.space.freeStack(stack)
-    XCTAssertEqual(one.picture(), before)
-    XCTAssertEqual(two.picture(), others)
+    XCTAssertEqual(one.layerPicture(), before)
+    XCTAssertEqual(two.layerPicture(), others)
   }
 
   // MARK: One tree of figures
 
   func testStatisticsHaveUniqueNames() throws {
-    let system = try KernelMemoryFixture()
+    let system = try TestSystem()
     let statistics = system.memory.statistics
     XCTAssertGreaterThan(statistics.count, 40)
     var names: Set<String> = []

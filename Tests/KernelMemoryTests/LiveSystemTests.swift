@@ -9,6 +9,7 @@ import Kmem
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Vmem
 import Workloads
 import XCTest
@@ -21,7 +22,7 @@ final class LiveSystemTests: XCTestCase {
 
   /// One request of a random kind, or nil when it was refused.
   private static func ask(
-    _ system: KernelMemoryFixture, _ type: MemoryType, _ random: inout SeededRandom,
+    _ system: TestSystem, _ type: MemoryType, _ random: inout SeededRandom,
     priority: AllocationPriority = .normal
   ) -> Held? {
     let space = system.space
@@ -63,11 +64,11 @@ final class LiveSystemTests: XCTestCase {
   }
 
   func testEverythingThatWasAllocatedIsFreed() throws {
-    let system = try KernelMemoryFixture(.mebibytes(8))
+    let system = try TestSystem(.mebibytes(8))
     let type = system.type()
     // Types and tags stay once they are there.
     for _ in 0..<2 {
-      let before = system.picture(tags: false)
+      let before = system.layerPicture(tags: false)
       var random = SeededRandom(seed: testSeed)
       var held: [Held] = []
       var refused = 0
@@ -83,7 +84,7 @@ final class LiveSystemTests: XCTestCase {
       XCTAssertGreaterThan(refused, 0)
       for one in held { one() }
       system.check("STRATA_SEED=\(testSeed)")
-      XCTAssertEqual(system.picture(tags: false), before, "STRATA_SEED=\(testSeed)")
+      XCTAssertEqual(system.layerPicture(tags: false), before, "STRATA_SEED=\(testSeed)")
       XCTAssertEqual(system.kmem.describe(type).inUse, 0)
       XCTAssertEqual(system.kmem.describe(type).bytes, .zero)
     }
@@ -92,7 +93,7 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Failures
 
   func testEachPointThatFailsLeavesAllLayersAsTheyWere() throws {
-    let system = try KernelMemoryFixture()
+    let system = try TestSystem()
     let (space, kmem, type) = (system.space, system.kmem, system.type())
     let failures = system.host.failures
     let run = try system.physical.allocate(
@@ -224,7 +225,7 @@ final class LiveSystemTests: XCTestCase {
     for (name, act) in acts {
       var nth: Int64 = 0
       while true {
-        let before = system.picture(tags: false)
+        let before = system.layerPicture(tags: false)
         failures.pointee.hasFailed = false
         failures.pointee.countdown = nth
         let counts = failures.pointee.reached
@@ -249,7 +250,7 @@ final class LiveSystemTests: XCTestCase {
           giveBack()
           failures.pointee.countdown = -1
         }
-        XCTAssertEqual(system.picture(tags: false), before, "\(name), point \(nth)")
+        XCTAssertEqual(system.layerPicture(tags: false), before, "\(name), point \(nth)")
         if !hasFailed { break }
         nth += 1
         points += 1
@@ -269,7 +270,7 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Faults
 
   func testEachKindOfFaultIsReportedAndChangesNothing() throws {
-    let system = try KernelMemoryFixture()
+    let system = try TestSystem()
     let (space, kmem, physical, tables) = (system.space, system.kmem, system.physical, system.tables)
     let (type, other) = (system.type(), system.type("other"))
     let one = PageCount.one
@@ -297,13 +298,13 @@ final class LiveSystemTests: XCTestCase {
     let image = physical.memoryFrame(.records)
 
     var seen: Set<FaultKind> = []
-    let before = system.picture()
+    let before = system.layerPicture()
     func expect(_ kind: FaultKind, line: UInt = #line, _ body: () throws -> Void) rethrows {
       let faults = try system.host.faults(in: body)
       XCTAssertEqual(faults.map(\.kind), [kind], line: line)
       seen.insert(kind)
       system.check("", #filePath, line)
-      XCTAssertEqual(system.picture(), before, line: line)
+      XCTAssertEqual(system.layerPicture(), before, line: line)
     }
     func bytes(_ count: Int) -> ByteCount { ByteCount(count) }
     let map = system.host.machine.directMap
@@ -419,9 +420,9 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Together
 
   func testTwoThreadsAllocateFromAllLayers() throws {
-    let system = try KernelMemoryFixture(.mebibytes(32))
+    let system = try TestSystem(.mebibytes(32))
     let type = system.type()
-    let before = system.picture(tags: false)
+    let before = system.layerPicture(tags: false)
     system.host.onThreads(2) { thread in
       let type = system.type()
       var random = SeededRandom(seed: testSeed &+ UInt64(thread))
@@ -437,14 +438,14 @@ final class LiveSystemTests: XCTestCase {
       for one in held { one() }
     }
     system.check("STRATA_SEED=\(testSeed)")
-    XCTAssertEqual(system.picture(tags: false), before, "STRATA_SEED=\(testSeed)")
+    XCTAssertEqual(system.layerPicture(tags: false), before, "STRATA_SEED=\(testSeed)")
     XCTAssertEqual(system.kmem.describe(type).inUse, 0)
   }
 
   func testTwoThreadsGoOnWhenMemoryRunsOut() throws {
-    let system = try KernelMemoryFixture(.mebibytes(6))
+    let system = try TestSystem(.mebibytes(6))
     _ = system.type()
-    let before = system.picture(tags: false)
+    let before = system.layerPicture(tags: false)
     system.host.onThreads(2) { thread in
       let type = system.type()
       var random = SeededRandom(seed: testSeed &+ UInt64(thread))
@@ -458,14 +459,14 @@ final class LiveSystemTests: XCTestCase {
       }
     }
     system.check("STRATA_SEED=\(testSeed)")
-    XCTAssertEqual(system.picture(tags: false), before, "STRATA_SEED=\(testSeed)")
+    XCTAssertEqual(system.layerPicture(tags: false), before, "STRATA_SEED=\(testSeed)")
   }
 
   func testInterruptsAllocateAndFreeInAllLayers() throws {
     for oneIn in [UInt64(2), 7] {
-      let system = try KernelMemoryFixture(.mebibytes(12))
+      let system = try TestSystem(.mebibytes(12))
       let (type, handlers) = (system.type(), system.type("interrupt"))
-      let before = system.picture(tags: false)
+      let before = system.layerPicture(tags: false)
       var kept: [Held] = []
       var fired = 0
       var inner = SeededRandom(seed: testSeed)
@@ -495,7 +496,7 @@ final class LiveSystemTests: XCTestCase {
       system.check("STRATA_SEED=\(testSeed)")
       for one in kept { one() }
       system.check("STRATA_SEED=\(testSeed)")
-      XCTAssertEqual(system.picture(tags: false), before, "STRATA_SEED=\(testSeed)")
+      XCTAssertEqual(system.layerPicture(tags: false), before, "STRATA_SEED=\(testSeed)")
     }
   }
 }

@@ -3,6 +3,7 @@ import KernelSpace
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 

@@ -2,6 +2,7 @@
 
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -9,33 +10,24 @@ import XCTest
 @testable import PhysicalMemory
 
 final class KmemFixture {
-  let host: SimulatedMachine
-  let physical: FrameAllocator
+  private let frames: FrameAllocatorFixture
   let kmem: KmemAllocator
   let large: FakeLargePages
-  private let storage: [UnsafeMutableRawPointer]
+  private let state: UnsafeMutableRawPointer
 
-  init(frames: UInt64 = 512, processors: Int = 1) throws {
-    let host = SimulatedMachine(memory: ByteCount(frames << 12), processors: processors)
-    let mapStorage = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(MemoryMap.storage(ranges: 1).rawValue), alignment: 16)
-    let earlyStorage = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(EarlyMemory.storage.rawValue), alignment: 16)
-    let map = try MemoryMap(mapStorage, count: 1, rules: MapRules(lowMemory: .all)) { _ in
-      FirmwareRange(base: PhysicalAddress(0), length: ByteCount(frames << 12), kind: .usable)
-    }
-    let early = EarlyMemory(
-      earlyStorage, machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
-    physical = try FrameAllocator.create(machine: host.machine, map: map, early: early)
-    let memory = UnsafeMutableRawPointer.allocate(
+  var host: SimulatedMachine { frames.host }
+  var physical: FrameAllocator { frames.memory }
+
+  init(frames count: UInt64 = 512, processors: Int = 1) throws {
+    frames = try FrameAllocatorFixture(frames: [(0, count)], processors: processors)
+    state = .allocate(
       byteCount: Int(KmemAllocator.size(processors: processors).rawValue), alignment: 4096)
-    storage = [mapStorage, earlyStorage, memory]
-    self.host = host
-    large = FakeLargePages(host)
-    kmem = KmemAllocator.create(in: memory, physical: physical, large: large.pages, machine: host.machine)
+    large = FakeLargePages(frames.host)
+    kmem = KmemAllocator.create(
+      in: state, physical: frames.memory, large: large.pages, machine: frames.host.machine)
   }
 
-  deinit { for pointer in storage { pointer.deallocate() } }
+  deinit { state.deallocate() }
 
   func check(_ note: @autoclosure () -> String = "", _ file: StaticString = #filePath, _ line: UInt = #line) {
     if let broken = kmem.checkInvariants() { XCTFail("\(broken). \(note())", file: file, line: line) }

@@ -4,6 +4,7 @@
 import HostMachine
 import MemoryPrimitives
 import Synchronization
+import TestSupport
 import Workloads
 import XCTest
 

@@ -1,6 +1,7 @@
 import CPlatform
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 

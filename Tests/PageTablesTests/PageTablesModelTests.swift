@@ -1,6 +1,7 @@
 import HostMachine
 import MemoryPrimitives
 import PageTables
+import TestSupport
 import Workloads
 import XCTest
 

@@ -3,6 +3,7 @@ import HostMachine
 import MemoryPrimitives
 import PageTables
 import Synchronization
+import TestSupport
 import Workloads
 import XCTest
 

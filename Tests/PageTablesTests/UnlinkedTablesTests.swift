@@ -3,6 +3,7 @@ import Foundation
 import HostMachine
 import MemoryPrimitives
 import PageTables
+import TestSupport
 import Workloads
 import XCTest
 

@@ -2,6 +2,7 @@ import HostMachine
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -19,7 +20,7 @@ final class LaunderingTests: XCTestCase {
   // MARK: Dirtied while they are written out
 
   func testAPageWrittenToWhileItIsWrittenOutStaysDirty() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(40)
     try system.fill(area)
     var written: Set<UInt64> = []
@@ -59,7 +60,7 @@ final class LaunderingTests: XCTestCase {
 
   /// At every moment between the first look at the pages and the last, from another processor.
   func testNoStampIsLostWheneverThePageIsWrittenTo() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(5)
     var moment = 0
     var redirtied = UInt64(0)
@@ -92,7 +93,7 @@ final class LaunderingTests: XCTestCase {
   }
 
   func testAPageThatIsReadWhileItIsWrittenOutIsReclaimed() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(4)
     try system.fill(area)
     var reads = 0
@@ -112,7 +113,7 @@ final class LaunderingTests: XCTestCase {
 
   /// Pages of swap and of devices, mixed in one queue: each goes where it belongs.
   func testPagesOfDevicesAndOfSwapNeverShareARequest() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let disks = [system.makeDisk(20), system.makeDisk(20)]
     var areas = [try system.area(20)]
     for disk in disks {
@@ -144,7 +145,7 @@ final class LaunderingTests: XCTestCase {
   // MARK: Pages that are passed over
 
   func testLaunderingKeepsToItsQueueAndItsLimit() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(100)
     try system.fill(area)
     XCTAssertEqual(system.paging.launder(.inactive, upTo: PageCount(100)).written, .zero)
@@ -170,7 +171,7 @@ final class LaunderingTests: XCTestCase {
   // MARK: Writes that fail
 
   func testAFailedWriteKeepsThePageDirtyAndRetiresItsSlotOnly() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(32)
     try system.fill(area)
     system.disk.spoil(DevicePage(5))
@@ -200,7 +201,7 @@ final class LaunderingTests: XCTestCase {
   }
 
   func testADiskThatFailsEverythingLosesNothing() throws {
-    let system = try PagedSystem(swap: 600)
+    let system = try TestSystem(swap: 600)
     let area = try system.area(300)
     try system.fill(area)
     system.disk.faults = failAll()
@@ -223,7 +224,7 @@ final class LaunderingTests: XCTestCase {
   // MARK: Swap that is full
 
   func testPagesWithoutRoomInSwapWaitForIt() throws {
-    let system = try PagedSystem(swap: 64)
+    let system = try TestSystem(swap: 64)
     let area = try system.area(200)
     try system.fill(area)
     let outcome = system.paging.launder(.active, upTo: PageCount(200), referenced: .launder)
@@ -254,7 +255,7 @@ final class LaunderingTests: XCTestCase {
   }
 
   func testTheDaemonWritesPagesWithoutRoomInSwapOnceThereIsRoom() throws {
-    let system = try PagedSystem(attaches: false)
+    let system = try TestSystem(attaches: false)
     let area = try system.area(400)
     try system.fill(area)
     let taken = system.takeAll(leaving: 100)
@@ -275,7 +276,7 @@ final class LaunderingTests: XCTestCase {
   // MARK: The daemon
 
   func testTheDaemonReachesItsTarget() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(2000)
     try system.fill(area)
     system.check()
@@ -297,7 +298,7 @@ final class LaunderingTests: XCTestCase {
   }
 
   func testAPageThatWasUsedHasASecondChance() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(300)
     try system.fill(area)
     // No page is used; then every third is.
@@ -323,7 +324,7 @@ final class LaunderingTests: XCTestCase {
 
   /// In use again and again, while three times as many pages as there is memory for come by.
   func testPagesInUseStayInMemory() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(3000)
     let hot = try system.area(40)
     try system.fill(hot)
@@ -344,7 +345,7 @@ final class LaunderingTests: XCTestCase {
   func testTheDaemonEndsWhenNothingCanBeFreed() throws {
     enum Why: CaseIterable { case noSwap, failingDisk, wired, held, nothing }
     for why in Why.allCases {
-      let system = try PagedSystem(attaches: why != .noSwap)
+      let system = try TestSystem(attaches: why != .noSwap)
       let area = try system.area(200)
       if why != .nothing { try system.fill(area) }
       switch why {
@@ -384,7 +385,7 @@ final class LaunderingTests: XCTestCase {
   /// All pages lie in the laundry, after their disk had failed, and all were read since: they have their second
   /// chance, and then they are written. A fault does not give up before that.
   func testUsedPagesInTheLaundryStillMakeRoom() throws {
-    let system = try PagedSystem(swap: 4096)
+    let system = try TestSystem(swap: 4096)
     let area = try system.area(700)
     try system.fill(area)
     system.disk.faults = failAll()
@@ -405,7 +406,7 @@ final class LaunderingTests: XCTestCase {
   // MARK: When memory is gone
 
   func testPageOutNeedsNoMemoryAtAll() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(300)
     let disk = system.makeDisk(40)
     let object = try system.paging.createObject(Name("file"), on: disk.device, from: .zero, PageCount(40))
@@ -431,7 +432,7 @@ final class LaunderingTests: XCTestCase {
   }
 
   func testTheDaemonNeedsNoMemoryEither() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(700)
     try system.fill(area)
     let taken = system.takeAll()
@@ -449,7 +450,7 @@ final class LaunderingTests: XCTestCase {
   /// Reordered, delayed, failing now and then: with memory gone from beginning to end.
   func testLaunderingGoesOnOnABadDiskWithoutFreeMemory() throws {
     let seed = historySeed(11)
-    let system = try PagedSystem(frames: 512, swap: 8192)
+    let system = try TestSystem(frames: 512, swap: 8192)
     let area = try system.area(1500)
     var faults = DeviceFaults(seed: seed)
     faults.failed = 50

@@ -1,6 +1,7 @@
 import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -9,7 +10,7 @@ import XCTest
 /// Objects: their numbers, their end, and what a caller can do wrong with them.
 final class MemoryObjectTests: XCTestCase {
   func testNumbersAreFoundAndUsedAgain() throws {
-    let system = try PagedSystem(frames: 4096)
+    let system = try TestSystem(frames: 4096)
     var objects: [MemoryObject] = []
     for i in 0..<1200 as Range<UInt64> {
       objects.append(try system.paging.createObject(Name("o"), PageCount(1 + i % 3)))
@@ -42,7 +43,7 @@ final class MemoryObjectTests: XCTestCase {
 
   /// A cached page of an object that is gone is not found by the next object of the same number.
   func testANumberUsedAgainDoesNotFindTheOldPages() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let first = try system.area(10)
     try system.fill(first)
     system.launderAll()
@@ -57,7 +58,7 @@ final class MemoryObjectTests: XCTestCase {
   }
 
   func testImpossibleSizesOfObjectsAreRefused() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     for pages in [0, UInt64(1) << 40, UInt64.max] {
       XCTAssertFails(PagingError.badConstraint) {
         _ = try system.paging.createObject(Name("o"), PageCount(pages))
@@ -79,7 +80,7 @@ final class MemoryObjectTests: XCTestCase {
   // MARK: Bugs of callers
 
   func testDestroyingAnObjectThatIsMappedWiredOrHeldIsReported() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(6)
     try system.fill(area)
     system.expectFault(.leak) { system.paging.destroy(area.object) }
@@ -100,7 +101,7 @@ final class MemoryObjectTests: XCTestCase {
   }
 
   func testDescriptionsOfPagesAreTrue() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(3)
     XCTAssertEqual(system.place(area, 0).place, .untouched)
     XCTAssertEqual(system.place(area, 99).place, .untouched)

@@ -1,6 +1,7 @@
 import HostMachine
 import MemoryPrimitives
 import PageTables
+import TestSupport
 import XCTest
 
 @testable import MemoryPrimitives
@@ -13,12 +14,12 @@ final class PageClaimTests: XCTestCase {
   /// A small machine on which pages 0 to 5 of an area are in memory, clean, with a copy in swap, and shown once more
   /// by a second range. Few frames are free.
   private struct Bed {
-    let system: PagedSystem
+    let system: TestSystem
     let area: Area
     let other: Area
 
     init() throws {
-      system = try PagedSystem(runs: [(256, 160)], swap: 64)
+      system = try TestSystem(runs: [(256, 160)], swap: 64)
       system.setTarget(10)
       area = try system.area(6)
       try system.fill(area)

@@ -1,6 +1,7 @@
 import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -12,7 +13,7 @@ final class PageFaultTests: XCTestCase {
 
   func testAPageReadBeforeItWasWrittenIsZeroAndNeedsNoSwap() throws {
     for attaches in [true, false] {
-      let system = try PagedSystem(attaches: attaches)
+      let system = try TestSystem(attaches: attaches)
       let area = try system.area(70)
       for turn in 1...3 as ClosedRange<UInt64> {
         for page in 0..<area.count { XCTAssertTrue(try system.holds(area, page, 0)) }
@@ -34,7 +35,7 @@ final class PageFaultTests: XCTestCase {
 
   /// A frame with other content is zeroed for the thread that faults on it.
   func testAZeroPageShowsNothingOfItsFramesLastContents() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     for frame in system.takeAll() {
       system.words(frame).update(repeating: 0xdead_beef, count: 512)
       system.physical.free(FrameRun(first: frame, count: .one))
@@ -50,7 +51,7 @@ final class PageFaultTests: XCTestCase {
   // MARK: Swap
 
   func testDirtyPagesGoToSwapAndComeBack() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(300)
     try system.fill(area)
     XCTAssertEqual(system.paging.swap.figures.used, .zero)
@@ -83,7 +84,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   func testPagesAreWrittenInClustersAndAllAtOnce() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(128)
     try system.fill(area)
     system.launderAll()
@@ -95,7 +96,7 @@ final class PageFaultTests: XCTestCase {
   // MARK: Cached pages
 
   func testACachedPageComesBackWithoutInputOutput() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(100)
     try system.fill(area)
     system.launderAll()
@@ -118,7 +119,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   func testAnyRequestTakesACachedPageWithoutItsObject() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(100)
     try system.fill(area)
     system.launderAll()
@@ -147,7 +148,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   func testARunMayHoldCachedPages() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(600)
     try system.fill(area)
     system.launderAll()
@@ -165,7 +166,7 @@ final class PageFaultTests: XCTestCase {
   // MARK: Two ranges
 
   func testTwoRangesShowTheSamePages() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let a = try system.area(40)
     let b = try system.show(a.object, from: 10, 20)
     try system.fill(a)
@@ -190,7 +191,7 @@ final class PageFaultTests: XCTestCase {
   /// While a page is written out none of its mappings can be written through; a fault through either makes it
   /// dirty again.
   func testLaunderingTakesTheRightToWriteFromAllMappings() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let a = try system.area(1)
     let b = try system.show(a.object)
     try system.write(a, 0, 1)
@@ -231,7 +232,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   func testMovingKeepsBothRangesRight() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let a = try system.area(50)
     let b = try system.show(a.object)
     try system.fill(a)
@@ -262,7 +263,7 @@ final class PageFaultTests: XCTestCase {
   // MARK: Ranges that go
 
   func testUnmappingKeepsThePages() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let first = try system.area(60)
     try system.fill(first)
     let frames = (0..<first.count).map { system.frame(first, $0) }
@@ -286,7 +287,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   func testDestroyingAnObjectFreesEverything() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     // Tables of numbers, slabs and tags are there for good.
     system.release(try system.area(200))
     let before = system.picture()
@@ -311,7 +312,7 @@ final class PageFaultTests: XCTestCase {
   // MARK: Protection
 
   func testAStoreToAReadOnlyRangeIsRefused() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let reading = try system.area(4, .kernelReadOnly)
     for page in 0..<4 as Range<UInt64> {
       XCTAssertTrue(try system.holds(reading, page, 0))
@@ -334,7 +335,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   func testAFaultAtAnAddressThatIsNotPageableIsRefused() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(3)
     let wired = try system.memory.space.allocateWired(PageCount(2))
     for address in [
@@ -356,7 +357,7 @@ final class PageFaultTests: XCTestCase {
   // MARK: Devices
 
   func testAnObjectOfADeviceReadsFromItAndWritesBack() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let disk = system.makeDisk(64)
     for page in 0..<64 as Range<UInt64> { fillPage(disk.words(page), page) }
     let object = try system.paging.createObject(
@@ -407,7 +408,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   func testErrorsOfADeviceLoseNothing() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let disk = system.makeDisk(16)
     let object = try system.paging.createObject(Name("file"), on: disk.device, from: .zero, PageCount(16))
     let area = try system.show(object)
@@ -440,7 +441,7 @@ final class PageFaultTests: XCTestCase {
   // MARK: Reads that fail
 
   func testAFailedReadIsAnErrorOfTheFaultAndLosesNothing() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(64)
     try system.fill(area)
     system.launderAll()
@@ -469,7 +470,7 @@ final class PageFaultTests: XCTestCase {
 
   func testTornAndCorruptCopiesAreErrorsAndNeverWrongData() throws {
     for turn in 0..<2 {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.area(200)
       try system.fill(area)
       // Pages that fill their frames, so that every bit counts.
@@ -508,7 +509,7 @@ final class PageFaultTests: XCTestCase {
 
   /// A bit that flips on the way in is an error too, and no more of one than it must be.
   func testACorruptReadSucceedsOnceTheDiskIsRepaired() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(100)
     try system.fill(area)
     system.launderAll()
@@ -535,7 +536,7 @@ final class PageFaultTests: XCTestCase {
   // MARK: Memory that is gone
 
   func testAFaultWithoutAFrameChangesNothing() throws {
-    let system = try PagedSystem(attaches: false)
+    let system = try TestSystem(attaches: false)
     let area = try system.area(50)
     for page in 0..<20 as Range<UInt64> { try system.write(area, page, 1000 + page) }
     let all = system.takeAll()
@@ -556,7 +557,7 @@ final class PageFaultTests: XCTestCase {
   }
 
   func testEachPointThatFailsDuringAFaultLeavesThePageWhereItWas() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(4)
     // A page of zeroes, one in swap, one that is cached.
     try system.write(area, 1, 1001)

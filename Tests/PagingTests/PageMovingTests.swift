@@ -2,6 +2,7 @@ import HostMachine
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -11,7 +12,7 @@ import XCTest
 /// run out, and what others do between the steps.
 final class PageMovingTests: XCTestCase {
   private func move(
-    _ system: PagedSystem, _ run: FrameRun, _ clean: CleanPages = .move, leaving reserve: UInt64 = 0,
+    _ system: TestSystem, _ run: FrameRun, _ clean: CleanPages = .move, leaving reserve: UInt64 = 0,
     atMost limit: UInt64 = .max
   ) -> MoveOutcome {
     system.paging.move(outOf: run, leaving: PageCount(reserve), clean: clean, atMost: PageCount(limit))
@@ -19,7 +20,7 @@ final class PageMovingTests: XCTestCase {
 
   /// A run of `count` frames that are all pages of these areas, and which pages they are.
   private func window(
-    _ system: PagedSystem, _ areas: [Area], _ count: Int
+    _ system: TestSystem, _ areas: [Area], _ count: Int
   ) throws -> (run: FrameRun, pages: [(Area, UInt64)]) {
     var pages: [UInt32: (Area, UInt64)] = [:]
     for area in areas {
@@ -36,7 +37,7 @@ final class PageMovingTests: XCTestCase {
   /// Pages of three objects take turns in memory, so that each batch has all of them; one has more ranges than one
   /// hold of its lock looks at.
   func testABatchOfManyObjectsAndRangesMoves() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     var areas = [try system.area(120), try system.area(120), try system.area(120)]
     for page in 0..<120 as Range<UInt64> {
       for area in areas { try system.write(area, page, 1000 + page) }
@@ -72,7 +73,7 @@ final class PageMovingTests: XCTestCase {
 
   /// The mapping that comes back is as writable as it was, and the queue that a page is in stays, with its place.
   func testTheStateOfAPageMovesWithIt() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(200)
     try system.fill(area)
     system.launderAll()
@@ -116,7 +117,7 @@ final class PageMovingTests: XCTestCase {
   // MARK: Claims
 
   func testPagesThatOthersClaimStayAndTheOthersOfTheBatchMove() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(200)
     try system.fill(area)
     let (whole, pages) = try window(system, [area], 64)
@@ -156,7 +157,7 @@ final class PageMovingTests: XCTestCase {
     for (free, reserve, limit): (UInt64, UInt64, UInt64) in [
       (10, 0, .max), (40, 33, .max), (50, 0, 7), (50, 0, 33), (33, 0, .max), (50, 50, .max), (5, 9, .max),
     ] {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.area(200)
       try system.fill(area)
       let (whole, pages) = try window(system, [area], 70)
@@ -190,7 +191,7 @@ final class PageMovingTests: XCTestCase {
   func testABatchThatIsRefusedItsFramesChangesNothing() throws {
     // Paging's own question and that of physical memory, in the first batch and in the second.
     for nth in 0..<4 as Range<Int64> {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.area(200)
       try system.fill(area)
       let (whole, pages) = try window(system, [area], 40)
@@ -218,7 +219,7 @@ final class PageMovingTests: XCTestCase {
       var n = 0
       var isThere = true
       while isThere {
-        let system = try PagedSystem(frames: 500, swap: 256)
+        let system = try TestSystem(frames: 500, swap: 256)
         let area = try system.area(80)
         try system.fill(area)
         system.launderAll()
@@ -258,7 +259,7 @@ final class PageMovingTests: XCTestCase {
     var n = 0
     var isThere = true
     while isThere {
-      let system = try PagedSystem(frames: 500, swap: 256)
+      let system = try TestSystem(frames: 500, swap: 256)
       let area = try system.area(80)
       try system.fill(area)
       let other = try system.show(area.object)

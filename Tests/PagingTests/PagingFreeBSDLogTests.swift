@@ -1,6 +1,7 @@
 import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import XCTest
 
 @testable import Paging
@@ -13,7 +14,7 @@ final class PagingFreeBSDLogTests: XCTestCase {
   // deadlock avoidance strategy [...]. However, the root cause was [...] that reclaiming a cached page required the
   // acquisition of an object lock".
   func testCachedPagesDoNotBounceBetweenQueuesWhileTheDaemonBurnsTime() throws {
-    let system = try PagedSystem(runs: [(256, 500)])
+    let system = try TestSystem(runs: [(256, 500)])
     let area = try system.area(300)
     try system.fill(area)
     system.launderAll()

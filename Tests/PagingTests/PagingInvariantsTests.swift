@@ -3,6 +3,7 @@ import KernelMemory
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -14,9 +15,9 @@ final class PagingInvariantsTests: XCTestCase {
   /// in the message of the check.
   private func expect(
     _ number: String, line: UInt = #line,
-    after damage: (PagedSystem, Area, FrameRecordPointer) throws -> Void
+    after damage: (TestSystem, Area, FrameRecordPointer) throws -> Void
   ) throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(2)
     try system.paging.fault(area[0], .write)
     XCTAssertNil(system.paging.checkInvariants())

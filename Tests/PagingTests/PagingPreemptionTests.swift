@@ -2,6 +2,7 @@ import HostMachine
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import XCTest
 
 @testable import Paging
@@ -13,7 +14,7 @@ import XCTest
 final class PagingPreemptionTests: XCTestCase {
   /// Six pages: dirty, clean with a copy, cached, in swap, read as zero, untouched; shown by two ranges.
   private final class Bed {
-    let system: PagedSystem
+    let system: TestSystem
     let a: Area
     let b: Area
     let stamps: [UInt64] = [1, 2, 3, 4, 0, 0]
@@ -23,7 +24,7 @@ final class PagingPreemptionTests: XCTestCase {
     var wiredPages: [UInt64] = []
     var heldFrames: [(UInt64, FrameNumber)] = []
 
-    init(_ system: PagedSystem) throws {
+    init(_ system: TestSystem) throws {
       self.system = system
       a = try system.area(6)
       b = try system.show(a.object)
@@ -183,7 +184,7 @@ final class PagingPreemptionTests: XCTestCase {
   }
 
   private func cross(_ firsts: [Act], _ seconds: [Act], _ line: UInt = #line) throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let system = try TestSystem(runs: [(256, 160)], swap: 64)
     system.setTarget(10)
     let aside = system.takeAll(leaving: 50)
     defer { system.giveBack(aside) }
@@ -262,7 +263,7 @@ final class PagingPreemptionTests: XCTestCase {
   func testPagesOfARangeThatIsBeingUnmappedAreInvalidatedBeforeTheyAreReclaimed() throws {
     var moments = 0
     while true {
-      let system = try PagedSystem(runs: [(256, 160)], swap: 128)
+      let system = try TestSystem(runs: [(256, 160)], swap: 128)
       let area = try system.area(8)
       try system.fill(area)
       let happened = system.preempting(

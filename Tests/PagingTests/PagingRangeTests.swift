@@ -3,6 +3,7 @@ import KernelSpace
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -12,7 +13,7 @@ import XCTest
 final class PagingRangeTests: XCTestCase {
   func testTheMapFindsRangesInAnyOrderOfComingAndGoing() throws {
     let seed = historySeed(7)
-    let system = try PagedSystem(frames: 4096)
+    let system = try TestSystem(frames: 4096)
     let object = try system.paging.createObject(Name("shown"), PageCount(64))
     var random = SeededRandom(seed: seed)
     var ranges: [Area] = []
@@ -46,7 +47,7 @@ final class PagingRangeTests: XCTestCase {
   }
 
   func testRangesThatCannotBeMappedAreRefused() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let object = try system.paging.createObject(Name("o"), PageCount(10))
     let before = system.picture(pages: true)
     for (offset, count) in [(0, 0), (0, 11), (10, 1), (5, 6), (UInt64.max, 1), (1, UInt64.max)]
@@ -64,7 +65,7 @@ final class PagingRangeTests: XCTestCase {
   }
 
   func testEachPointThatFailsInRegisteringLeavesEverythingAsItWas() throws {
-    let system = try PagedSystem(frames: 2048)
+    let system = try TestSystem(frames: 2048)
     // Memory that stays once it was needed is allocated before: slabs, tags, tables of numbers, inner page tables.
     system.release(try system.area(1200))
     var nth: Int64 = 0
@@ -105,7 +106,7 @@ final class PagingRangeTests: XCTestCase {
   // MARK: Bugs of callers
 
   func testUnmappingAnythingButOneRangeIsReported() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(8)
     try system.fill(area)
     let wired = try system.memory.space.allocateWired(PageCount(8))
@@ -125,7 +126,7 @@ final class PagingRangeTests: XCTestCase {
   }
 
   func testUnmappingARangeWithAWiredPageIsReported() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let a = try system.area(8)
     let b = try system.show(a.object, from: 2, 4)
     try system.fill(a)

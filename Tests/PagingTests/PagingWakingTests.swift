@@ -2,6 +2,7 @@ import Foundation
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
+import TestSupport
 import XCTest
 
 @testable import HostMachine
@@ -14,7 +15,7 @@ final class PagingWakingTests: XCTestCase {
 
   /// All that could be given up is in the hands of another thread's laundry run: a fault waits for it to end.
   func testTheEndOfALaundryRunWakesAFaultThatWaitsForIt() throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let system = try TestSystem(runs: [(256, 160)], swap: 64)
     try system.physical.setReserve(.zero, for: .normal)
     let (area, other) = (try system.area(1), try system.area(1))
     try system.write(other, 0, 5)
@@ -76,7 +77,7 @@ final class PagingWakingTests: XCTestCase {
   }
 
   func testALaundryRunThatEndsBeforeTheSleepIsNotSleptOn() throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let state = system.paging.state
     state.pointee.launderers.add(1, ordering: .relaxed)
     nonisolated(unsafe) var sleeps = 0
@@ -96,7 +97,7 @@ final class PagingWakingTests: XCTestCase {
   func testARangeThatIsLeftBeforeTheSleepIsNotSleptOn() throws {
     var moments = 0
     while true {
-      let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+      let system = try TestSystem(runs: [(256, 160)], swap: 64)
       let area = try system.area(1)
       nonisolated(unsafe) let paging = system.paging
       nonisolated(unsafe) let entry = paging.beginUse(of: area[0])!
@@ -146,7 +147,7 @@ final class PagingWakingTests: XCTestCase {
 
   /// A thread asks while a run of the daemon is under way, which does not know of it: only the next one is its own.
   func testARunThatHasBegunIsNotTheRunThatIsAskedFor() throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let system = try TestSystem(runs: [(256, 160)], swap: 64)
     nonisolated(unsafe) let paging = system.paging
     let services = paging.state.pointee.services
     services.pointee.isServed.store(true, ordering: .relaxed)
@@ -176,7 +177,7 @@ final class PagingWakingTests: XCTestCase {
   /// Runs `act`, which checks the state shared by services and their callers `rounds` times. After the n-th check,
   /// from 0, another thread runs `concurrently(n)`. Returns how often the thread of `act` slept.
   private func sleeps(
-    of system: PagedSystem, rounds: Int = 1, in act: () -> Void, concurrently: @escaping (Int) -> Void
+    of system: TestSystem, rounds: Int = 1, in act: () -> Void, concurrently: @escaping (Int) -> Void
   ) -> Int {
     let services = UnsafeRawPointer(system.paging.state.pointee.services)
     nonisolated(unsafe) var sleeps = 0
@@ -200,7 +201,7 @@ final class PagingWakingTests: XCTestCase {
   /// A thread asks the daemon just after this has begun a run: the run does not count as the one that is asked for, but
   /// another one follows.
   func testAThreadThatAsksAsARunBeginsIsServedByTheNext() throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let services = system.paging.state.pointee.services
     services.pointee.isAwaited.store(true, ordering: .relaxed)
     var wanted: UInt64?
@@ -221,7 +222,7 @@ final class PagingWakingTests: XCTestCase {
   }
 
   func testARunThatEndsBeforeTheSleepIsNotSleptOn() throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let paging = system.paging
     let services = paging.state.pointee.services
     services.pointee.isServed.store(true, ordering: .relaxed)
@@ -239,7 +240,7 @@ final class PagingWakingTests: XCTestCase {
   }
 
   func testALoadThatIsAskedForBeforeTheLaundrySleepsIsDone() throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let paging = system.paging
     let services = paging.state.pointee.services
     services.pointee.launderer.store(1, ordering: .relaxed)
@@ -259,7 +260,7 @@ final class PagingWakingTests: XCTestCase {
   }
 
   func testALoadThatEndsBeforeTheDaemonSleepsIsNotSleptOn() throws {
-    let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+    let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let paging = system.paging
     let services = paging.state.pointee.services
     let load = paging.beginLaundry(upTo: .one, by: .thread)
@@ -280,7 +281,7 @@ final class PagingWakingTests: XCTestCase {
   /// A thread that waits until a page has no claims is woken by the end of a hold and of a wire.
   func testTheEndOfAHoldAndOfAWireWakesAThreadThatWaitsForThePage() throws {
     for isWired in [false, true] {
-      let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+      let system = try TestSystem(runs: [(256, 160)], swap: 64)
       nonisolated(unsafe) let paging = system.paging
       let area = try system.area(1)
       let frame = try paging.hold(area[0], .write)
@@ -313,7 +314,7 @@ final class PagingWakingTests: XCTestCase {
   func testAPageThatIsReleasedBeforeTheSleepIsNotSleptOn() throws {
     var moments = 0
     while true {
-      let system = try PagedSystem(runs: [(256, 160)], swap: 64)
+      let system = try TestSystem(runs: [(256, 160)], swap: 64)
       let area = try system.area(1)
       try system.write(area, 0, 1)
       nonisolated(unsafe) let record = system.physical.knownRecord(system.frame(area, 0))
@@ -348,14 +349,14 @@ final class PagingWakingTests: XCTestCase {
 
   /// A machine whose threads are known; its disk completes a request when as many threads sleep as it is told.
   private final class Duo: @unchecked Sendable {
-    let system: PagedSystem
+    let system: TestSystem
     let area: Area
     private let isOver = Atomic<Bool>(false)
     private let isClaimed = Atomic<Bool>(false)
 
     /// The area's page 0 is dirty.
     init(frames: UInt64 = 160, processors: Int = 2) throws {
-      system = try PagedSystem(runs: [(256, frames)], swap: 4096, processors: processors)
+      system = try TestSystem(runs: [(256, frames)], swap: 4096, processors: processors)
       area = try system.area(4)
       try system.write(area, 0, 1)
     }

@@ -4,6 +4,7 @@ import HostMachine
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import XCTest
 
 @testable import Paging
@@ -14,7 +15,7 @@ final class StaleTranslationTests: XCTestCase {
   // MARK: Rights that were raised
 
   func testWiringInvalidatesReadOnlyTranslations() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(60)
     // Some mapped read-only, some writable, some not there.
     for page in 0..<20 as Range<UInt64> { XCTAssertTrue(try system.holds(area, page, 0)) }
@@ -46,7 +47,7 @@ final class StaleTranslationTests: XCTestCase {
   /// Another processor's fault raises a right without a shootdown, and then the page is wired: no processor remembers
   /// it as read-only after that.
   func testWiringInvalidatesTheTranslationThatAFaultMadeWritable() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(3)
     let tables = system.memory.pageTables
     for page in 0..<3 as Range<UInt64> { XCTAssertTrue(try system.holds(area, page, 0)) }
@@ -63,7 +64,7 @@ final class StaleTranslationTests: XCTestCase {
 
   /// A fault of another processor raises a right without a shootdown: a store here faults once, and the tables permit it.
   func testAStoreThroughAReadOnlyTranslationIsNoFaultOfPaging() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(1)
     let tables = system.memory.pageTables
     XCTAssertTrue(try system.holds(area, 0, 0))
@@ -87,11 +88,11 @@ final class StaleTranslationTests: XCTestCase {
 
   /// A clean page leaves its frame while its range goes: its translations are gone before its frame is another's.
   func testAPageOfARangeThatGoesIsInvalidatedBeforeItLeavesItsFrame() throws {
-    func move(_ system: PagedSystem, _ clean: CleanPages) -> MoveOutcome {
+    func move(_ system: TestSystem, _ clean: CleanPages) -> MoveOutcome {
       let run = FrameRun(first: FrameNumber(256), count: PageCount(UInt64(160)))
       return system.paging.move(outOf: run, leaving: .zero, clean: clean, atMost: run.count)
     }
-    let ways: [(String, (PagedSystem) -> PageCount)] = [
+    let ways: [(String, (TestSystem) -> PageCount)] = [
       ("reclaimed", { $0.launderAll().freed }), ("moved", { move($0, .move).moved }),
       ("discarded", { move($0, .discard).dropped }),
     ]
@@ -99,7 +100,7 @@ final class StaleTranslationTests: XCTestCase {
       var moment = 0
       var left = 0
       while true {
-        let system = try PagedSystem(runs: [(256, 160)], swap: 128)
+        let system = try TestSystem(runs: [(256, 160)], swap: 128)
         let area = try system.area(8)
         try system.fill(area)
         system.launderAll()
@@ -130,7 +131,7 @@ final class StaleTranslationTests: XCTestCase {
     var moment = 0
     var looks = 0
     while true {
-      let system = try PagedSystem(runs: [(256, 160)], swap: 128)
+      let system = try TestSystem(runs: [(256, 160)], swap: 128)
       let area = try system.area(8)
       try system.fill(area)
       let happened = system.preempting(
@@ -166,7 +167,7 @@ final class StaleTranslationTests: XCTestCase {
 
     /// Runs `second` as processor 1 until it sleeps for the first time, then `first`; `devices` run in the second
     /// one's sleeps alone.
-    func run(_ system: PagedSystem, _ first: () -> Void, _ second: @escaping @Sendable () -> Void) {
+    func run(_ system: TestSystem, _ first: () -> Void, _ second: @escaping @Sendable () -> Void) {
       let devices = system.host.runDevices!
       system.host.runDevices = { [self] in
         if cp_processor_index() == 1 {
@@ -199,7 +200,7 @@ final class StaleTranslationTests: XCTestCase {
   /// A fault that found a range is let through before the range goes, and wakes the thread that takes it back. With
   /// no wake-up nothing would run that could end its sleep, and the process ends.
   func testARangeGoesOnceTheFaultInItIsThrough() throws {
-    let system = try PagedSystem(processors: 2)
+    let system = try TestSystem(processors: 2)
     let area = try system.area(4)
     try system.fill(area)
     system.launderAll()
@@ -228,7 +229,7 @@ final class StaleTranslationTests: XCTestCase {
 
   /// A wire that found a range before it went: the page is wired, and the range stays.
   func testARangeStaysWhenAWireThatFoundItIsThrough() throws {
-    let system = try PagedSystem(processors: 2)
+    let system = try TestSystem(processors: 2)
     let area = try system.area(4)
     try system.fill(area)
     system.launderAll()
@@ -252,7 +253,7 @@ final class StaleTranslationTests: XCTestCase {
   /// is made, the unmap is refused, and the range was usable throughout.
   func testARangeStaysMappedWhileItsUnmapWaits() throws {
     for isUnwired in [false, true] {
-      let system = try PagedSystem(processors: 2)
+      let system = try TestSystem(processors: 2)
       let area = try system.area(4)
       try system.fill(area)
       system.launderAll()
@@ -287,7 +288,7 @@ final class StaleTranslationTests: XCTestCase {
   /// A range is taken back, and another is mapped at its address, while a second thread waits to take the first one
   /// back: that is reported, and the other one stays.
   func testAnUnmapThatWaitsTakesNoOtherRange() throws {
-    let system = try PagedSystem(processors: 2)
+    let system = try TestSystem(processors: 2)
     let area = try system.area(4)
     try system.fill(area)
     system.launderAll()
@@ -314,7 +315,7 @@ final class StaleTranslationTests: XCTestCase {
   func testARangeThatIsUnmappedTwiceAtOnceIsUnmappedOnce() throws {
     var moment = 0
     while true {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.area(3)
       try system.fill(area)
       var happened = false
@@ -335,7 +336,7 @@ final class StaleTranslationTests: XCTestCase {
 
   /// A range goes when it has neither users nor wires: at each moment of a wire and of its end it has one of them.
   func testEachWireIsCountedByItsRangeAtEachMoment() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(3)
     let entry = system.paging.withMap { $0.find(area.address.rawValue)! }
     var moments = 0
@@ -357,7 +358,7 @@ final class StaleTranslationTests: XCTestCase {
   }
 
   func testARangeWhosePagesAnotherRangeHasWiredCanBeUnmapped() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let a = try system.area(8)
     let b = try system.show(a.object, from: 2, 4)
     try system.fill(a)
@@ -391,7 +392,7 @@ final class StaleTranslationTests: XCTestCase {
 
   /// Addresses without pages cost nothing, however many there are.
   func testAHugeCountIsUnwiredOrRefusedAtOnce() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(4)
     let other = try system.area(3)
     try system.fill(area)
@@ -428,7 +429,7 @@ final class StaleTranslationTests: XCTestCase {
       var moment = 0
       while true {
         let note = "\(kind), moment \(moment)"
-        let system = try PagedSystem()
+        let system = try TestSystem()
         let area = try system.area(1)
         let stamp: UInt64 = kind == "zero" ? 0 : 77
         if stamp != 0 { try system.write(area, 0, stamp) }
@@ -459,7 +460,7 @@ final class StaleTranslationTests: XCTestCase {
       XCTAssertGreaterThan(moment, 3)
     }
     // A read that fails: the page is neither valid nor mapped, and the frame has no owner.
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(1)
     try system.write(area, 0, 77)
     system.launderAll()
@@ -478,7 +479,7 @@ final class StaleTranslationTests: XCTestCase {
   /// The log's own case: contiguous memory whose mapping fails at each point is no contiguous memory, neither by its
   /// frames' role nor in any count.
   func testContiguousMemoryWhoseMappingFailsIsNone() throws {
-    let system = try PagedSystem(frames: 2048)
+    let system = try TestSystem(frames: 2048)
     let type = system.kmem.type(named: Name("test"))
     let space = system.memory.space
     var nth: Int64 = 0

@@ -3,6 +3,7 @@ import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
+import TestSupport
 import Workloads
 import XCTest
 

@@ -3,6 +3,7 @@ import KernelSpace
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -10,14 +11,14 @@ import XCTest
 
 /// Wires and holds: how they are counted, what they keep from happening, and how a wire that fails undoes itself.
 final class WiringTests: XCTestCase {
-  private func wire(_ system: PagedSystem, _ area: Area, _ page: UInt64, _ count: UInt64) throws {
+  private func wire(_ system: TestSystem, _ area: Area, _ page: UInt64, _ count: UInt64) throws {
     try system.paging.wire(area[page], PageCount(count), holes: .forbidden)
   }
 
   // MARK: Counting
 
   func testAWiredPageIsMappedAndIsWhereItIs() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(30)
     try system.fill(area)
     system.launderAll()
@@ -64,7 +65,7 @@ final class WiringTests: XCTestCase {
   }
 
   func testAPageWiredTwiceCountsOnceAndIsUnwiredTwice() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let a = try system.area(20)
     let b = try system.show(a.object, from: 4, 8)
     try wire(system, a, 0, 20)
@@ -88,7 +89,7 @@ final class WiringTests: XCTestCase {
   }
 
   func testTheWiresOfAPageAreLimited() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(4)
     for _ in 0..<4095 { try wire(system, area, 2, 1) }
     try system.fill(area)
@@ -109,7 +110,7 @@ final class WiringTests: XCTestCase {
   // MARK: Holes
 
   func testHolesAreAllowedOrForbidden() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     // Neighbours in kernel space: a range, memory that is not pageable, a range, nothing.
     let a = try system.area(3)
     let hole = try system.memory.space.allocateWired(PageCount(2), from: .kernel)
@@ -156,7 +157,7 @@ final class WiringTests: XCTestCase {
 
   func testAWireThatFailsHalfWayUnwiresWhatItWired() throws {
     for bad in [0, 1, 17, 39] as [UInt64] {
-      let system = try PagedSystem()
+      let system = try TestSystem()
       let area = try system.area(40)
       try system.fill(area)
       system.launderAll()
@@ -189,7 +190,7 @@ final class WiringTests: XCTestCase {
   }
 
   func testEachPointThatFailsDuringAWireUnwiresWhatItWired() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(6)
     var nth: Int64 = 0
     while true {
@@ -230,7 +231,7 @@ final class WiringTests: XCTestCase {
 
   /// Three pages, a hole of two, and five pages of which the third can't be read.
   private struct Bed {
-    let system: PagedSystem
+    let system: TestSystem
     let below: Area
     let above: Area
     /// The object of a range in the hole.
@@ -238,7 +239,7 @@ final class WiringTests: XCTestCase {
     var hole: VirtualAddress { below.address + PageCount(3) }
 
     init() throws {
-      system = try PagedSystem()
+      system = try TestSystem()
       below = try system.area(3)
       let between = try system.area(2)
       above = try system.area(5)
@@ -383,7 +384,7 @@ final class WiringTests: XCTestCase {
   // MARK: Bugs of callers
 
   func testUnwiringAPageThatIsNotWiredIsReported() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(10)
     try system.fill(area)
     try wire(system, area, 2, 4)
@@ -406,7 +407,7 @@ final class WiringTests: XCTestCase {
   // MARK: Holds
 
   func testAHeldPageStaysUntilItIsReleased() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(4)
     try system.fill(area)
     let frame = try system.paging.hold(area[1], .write)
@@ -444,7 +445,7 @@ final class WiringTests: XCTestCase {
   }
 
   func testReleasingAPageThatIsNotHeldIsReported() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(2)
     try system.write(area, 0, 1)
     system.expectFault(.notAllocated) { system.paging.unhold(system.frame(area, 0)) }
@@ -458,7 +459,7 @@ final class WiringTests: XCTestCase {
 
   /// The count of holds has ten bits. One more than fits is refused, as it is for wires, and does not wait for ever.
   func testTheHoldsOfAPageAreLimited() throws {
-    let system = try PagedSystem()
+    let system = try TestSystem()
     let area = try system.area(2)
     try system.write(area, 0, 1)
     let frame = system.frame(area, 0)

@@ -1,5 +1,6 @@
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -27,19 +28,19 @@ final class BuddyTests: XCTestCase {
   func testFreeCoalescesWithBothNeighbours() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 1024)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let block = try memory.allocate(Order(2), role: .wired)
     for i: UInt32 in [1, 3, 0, 2] {
       memory.free(FrameRun(first: FrameNumber(block.rawValue + i), count: .one))
       system.check()
     }
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testAllOrdersSplitAndComeBack() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 3 << 18)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     var given: [(FrameNumber, Order)] = []
     for order: UInt8 in [0, 9, 18, 3, 10, 17, 1, 12, 8, 0] {
       let frame = try memory.allocate(Order(order), role: .kmem)
@@ -49,20 +50,20 @@ final class BuddyTests: XCTestCase {
     system.check()
     for (frame, order) in given { memory.free(frame, order) }
     system.check()
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testARunIsAllocatedInsideABlockAndAcrossBlocks() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 4096)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let run = try memory.allocate(
       run: PageCount(UInt64(700)), where: RunConstraints(alignment: Alignment(4096 * 64)!), role: .contiguous)
     XCTAssertEqual(run.first.rawValue % 64, 0)
     system.check()
     memory.free(run)
     system.check()
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testAReserveIsLeftToHigherPriorities() throws {

@@ -2,6 +2,7 @@
 
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -96,7 +97,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     var random = SeededRandom(seed: seed)
     let memory = system.memory!
     var model = Model(system)
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let initial = model.roles
     var given: [(Int, Int)] = []
     let roles: [FrameRole] = [.wired, .slab, .pageable, .kmem]
@@ -194,7 +195,7 @@ final class FrameAllocatorModelTests: XCTestCase {
       memory.free(FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count)))
     }
     system.check()
-    XCTAssertEqual(Snapshot(memory), before, "STRATA_SEED=\(seed)")
+    XCTAssertEqual(FrameSnapshot(memory), before, "STRATA_SEED=\(seed)")
   }
 
   func testSmallMachinesAgreeWithTheModel() throws {
@@ -218,7 +219,7 @@ final class FrameAllocatorModelTests: XCTestCase {
   func testAMachineAcrossFourGibibytesAgreesWithTheModel() throws {
     let system = try FrameAllocatorFixture(frames: [((1 << 20) - 256, 512)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let first = (1 << 20) - UInt32(100)
     let constraints = RunConstraints(
       low: PhysicalAddress(UInt64(first) << 12), high: PhysicalAddress(UInt64(first + 150) << 12))
@@ -227,7 +228,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     system.check()
     memory.free(run)
     system.check()
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testExtentsAcrossPageblocksAreFound() throws {
@@ -272,7 +273,7 @@ final class FrameAllocatorModelTests: XCTestCase {
   func testBlocksEndWhereAListEnds() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 3 << 18)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     XCTAssertEqual(memory.blocks(in: .below16MiB, of: Order(12)), 1)
     for high: UInt64 in [16 << 20, 64 << 20] {
       let run = try memory.allocate(
@@ -288,7 +289,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     system.check()
     memory.free(run)
     system.check()
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testARunWhoseInnerBlockIsCutAtTheBorderIsFound() throws {
@@ -313,7 +314,7 @@ final class FrameAllocatorModelTests: XCTestCase {
   func testLargeRunsOfManyBlocksAreAllocated() throws {
     let system = try FrameAllocatorFixture(frames: [(256, (9 << 18) - 256)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     var random = SeededRandom(seed: historySeed(11))
     for _ in 0..<4 {
       var runs: [FrameRun] = []
@@ -335,13 +336,13 @@ final class FrameAllocatorModelTests: XCTestCase {
       }
       system.check()
     }
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testManyOperationsOnALargeMachineAgreeWithTheModel() throws {
     let system = try FrameAllocatorFixture(frames: [(0, 159), (256, 1 << 18)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let number = historySeed(3)
     var random = SeededRandom(seed: number)
     var given: [FrameRun] = []
@@ -363,6 +364,6 @@ final class FrameAllocatorModelTests: XCTestCase {
     }
     for run in given { memory.free(run) }
     system.check()
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 }

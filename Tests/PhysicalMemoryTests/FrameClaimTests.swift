@@ -1,5 +1,6 @@
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import XCTest
 
 @testable import PhysicalMemory

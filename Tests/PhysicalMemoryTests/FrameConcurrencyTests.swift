@@ -2,6 +2,7 @@
 
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -10,18 +11,18 @@ import XCTest
 final class FrameConcurrencyTests: XCTestCase {
   func testTwoThreadsKeepTheirFrames() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 12000)], processors: 2)
-    let before = Snapshot(system.memory)
+    let before = FrameSnapshot(system.memory)
     nonisolated(unsafe) let memory = system.memory!
     let number = historySeed(5)
     system.host.onThreads(2) { hammer(memory, number &+ UInt64($0), 20_000, .normal) }
     system.check()
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testInterruptsAllocateAndFree() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 4000)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     var held: [FrameNumber] = []
     system.host.withInterrupts(seed: historySeed(9), oneIn: 5) {
       if held.count > 40 {
@@ -35,7 +36,7 @@ final class FrameConcurrencyTests: XCTestCase {
     }
     for frame in held { memory.free(frame, Order(0)) }
     system.check()
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testWaitersAreServedByAnotherThread() throws {
@@ -70,10 +71,10 @@ final class FrameConcurrencyTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     XCTAssertThrowsError(
       try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
     while (try? memory.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {}
     XCTAssertThrowsError(
       try memory.allocate(Order(0), role: .wired, priority: .interrupt, waitUntil: .never))
@@ -114,7 +115,7 @@ final class FrameConcurrencyTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let host = system.host
     nonisolated(unsafe) var rounds = 0
     host.runDevices = {
@@ -125,7 +126,7 @@ final class FrameConcurrencyTests: XCTestCase {
     XCTAssertThrowsError(
       try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
     XCTAssertEqual(rounds, 10)
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testNewRequestsDoNotOvertakeAThreadThatWaits() throws {

@@ -1,5 +1,6 @@
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -28,7 +29,7 @@ final class FrameFailureTests: XCTestCase {
     ]
     var points = 0
     for (name, operation) in operations {
-      let before = Snapshot(memory)
+      let before = FrameSnapshot(memory)
       for point in 0..<100 {
         system.host.failures.pointee.countdown = Int64(point)
         system.host.failures.pointee.hasFailed = false
@@ -46,7 +47,7 @@ final class FrameFailureTests: XCTestCase {
         // A waiting request may try again and be granted.
         if !wasReached || !failed { break }
         points += 1
-        XCTAssertEqual(Snapshot(memory), before, name)
+        XCTAssertEqual(FrameSnapshot(memory), before, name)
       }
     }
     print("PhysicalMemory: \(points) allocation points made to fail")
@@ -74,7 +75,7 @@ final class FrameFailureTests: XCTestCase {
   func testImpossibleRequestsAreRefused() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2000)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     func refuse(_ error: PhysicalMemoryError, _ count: UInt64, _ where: RunConstraints, line: UInt = #line) {
       XCTAssertThrowsError(
         try memory.allocate(run: PageCount(count), where: `where`, role: .wired), line: line
@@ -95,7 +96,7 @@ final class FrameFailureTests: XCTestCase {
       XCTAssertEqual($0 as? PhysicalMemoryError, .badConstraint)
     }
     guard case .never = memory.candidate(run: PageCount(UInt64(3000))) else { return XCTFail("found") }
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 }
 

@@ -1,5 +1,6 @@
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -11,12 +12,12 @@ final class FrameFaultReportTests: XCTestCase {
     _ system: FrameAllocatorFixture, _ kind: FaultKind, _ first: UInt32, _ count: UInt64 = 1,
     line: UInt = #line
   ) {
-    let before = Snapshot(system.memory)
+    let before = FrameSnapshot(system.memory)
     let faults = system.host.faults {
       system.memory.free(FrameRun(first: FrameNumber(first), count: PageCount(count)))
     }
     XCTAssertEqual(faults.map(\.kind), [kind], line: line)
-    XCTAssertEqual(Snapshot(system.memory), before, line: line)
+    XCTAssertEqual(FrameSnapshot(system.memory), before, line: line)
     system.check(#filePath, line)
   }
 

@@ -1,6 +1,7 @@
 import Foundation
 import MemoryPrimitives
 import Synchronization
+import TestSupport
 import XCTest
 
 @testable import HostMachine

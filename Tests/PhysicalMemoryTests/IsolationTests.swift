@@ -1,5 +1,6 @@
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -27,7 +28,7 @@ final class IsolationTests: XCTestCase {
     var blocks: [FrameNumber] = []
     while let block = try? memory.allocate(Order(2), role: .kmem) { blocks.append(block) }
     while (try? memory.allocate(Order(0), role: .stack)) != nil {}
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let isolation = try memory.isolate(run(1022, 516), priority: .normal)
     XCTAssertEqual(memory.capturedCount(isolation), .zero)
     XCTAssertNil(memory.finish(isolation))
@@ -65,7 +66,7 @@ final class IsolationTests: XCTestCase {
     for first: UInt32 in [1012, 1016, 1020, 1536] + Array(stride(from: 1024, to: 1536, by: 4)) {
       for frame in first..<first + 4 { try memory.allocate(frame: FrameNumber(frame), role: .kmem) }
     }
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   func testAFreeOfMoreThanTheRunChangesNothing() throws {
@@ -95,7 +96,7 @@ final class IsolationTests: XCTestCase {
     let memory = model.memory
     for i in 0..<600 { try model.makePage(PageName(owner: 1, index: UInt64(i))) }
     for i in 0..<300 { model.freePage(PageName(owner: 1, index: UInt64(2 * i)), .cached) }
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let first = memory.recordsRun.first.rawValue - 1100
     try model.isolate(Int(first), 1100)
     XCTAssertNil(model.check())
@@ -111,7 +112,7 @@ final class IsolationTests: XCTestCase {
     memory.free(run(first, 1100))
     model.give(Int(first), 1100)
     XCTAssertNil(model.check())
-    XCTAssertNotEqual(Snapshot(memory), before)
+    XCTAssertNotEqual(FrameSnapshot(memory), before)
   }
 
   /// Free blocks of every size among frames in use, cached pages among them, and runs that begin and end inside of
@@ -278,17 +279,17 @@ final class IsolationTests: XCTestCase {
       [(0, 159), (256, 2000), (3000, 20)], occupied: [(400, 8, .image), (600, 8, .bootModule)])
     let memory = system.memory!
     let rest = try memory.allocate(run: PageCount(UInt64(1100)), role: .wired)
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     func refuse(
       _ error: PhysicalMemoryError, _ first: UInt32, _ count: UInt64,
       _ priority: AllocationPriority = .normal,
       line: UInt = #line
     ) {
-      let before = Snapshot(memory)
+      let before = FrameSnapshot(memory)
       XCTAssertThrowsError(try memory.isolate(run(first, count), priority: priority), line: line) {
         XCTAssertEqual($0 as? PhysicalMemoryError, error, line: line)
       }
-      XCTAssertEqual(Snapshot(memory), before, line: line)
+      XCTAssertEqual(FrameSnapshot(memory), before, line: line)
       system.check(#filePath, line)
     }
     // The end of a segment, of the last one too; holes; what stays for good.
@@ -322,7 +323,7 @@ final class IsolationTests: XCTestCase {
     system.host.failures.pointee.countdown = 0
     refuse(.noMemory, 500, 1, .interrupt)
     for isolation in [last, module, third] { memory.abandon(isolation) }
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
     memory.free(rest)
     system.check()
   }
@@ -461,7 +462,7 @@ final class IsolationTests: XCTestCase {
   func testAnUntouchedGibibyteIsSearched() throws {
     let system = try open([(256, 3 << 18)])
     let memory = system.memory!
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     for (first, count): (UInt32, UInt64) in [(1 << 18, 1 << 18), (300_000, 100_001), (1 << 19 - 5, 10)] {
       let isolation = try memory.isolate(run(first, count), priority: .normal)
       XCTAssertEqual(memory.capturedCount(isolation).rawValue, count)
@@ -474,13 +475,13 @@ final class IsolationTests: XCTestCase {
       }
       system.check()
     }
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 
   /// Frames that one processor captures are never seen by the other.
   func testTwoThreadsKeepTheirFrames() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 6000)], processors: 2)
-    let before = Snapshot(system.memory)
+    let before = FrameSnapshot(system.memory)
     nonisolated(unsafe) let memory = system.memory!
     let seed = historySeed(61)
     nonisolated(unsafe) var (finished, captured) = (0, 0)
@@ -514,6 +515,6 @@ final class IsolationTests: XCTestCase {
     print("\(finished) runs finished, \(captured) frames captured")
     XCTAssertGreaterThan(captured, 0)
     system.check()
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 }

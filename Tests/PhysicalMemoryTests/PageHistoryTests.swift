@@ -2,6 +2,7 @@
 
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -21,7 +22,7 @@ final class PageHistoryTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: frames)
     let model = try PageModel(system)
     let memory = model.memory
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     let top = model.frames.roles.count
     var given: [(Int, Int)] = []
     var wanted: [(Int, RunConstraints)] = (0..<12).map { _ in (random.length(top), random.constraints(top)) }
@@ -222,7 +223,7 @@ final class PageHistoryTests: XCTestCase {
     }
     XCTAssertEqual(memory.cachedCount, .zero)
     system.check()
-    XCTAssertEqual(Snapshot(memory), before, "STRATA_SEED=\(seed)")
+    XCTAssertEqual(FrameSnapshot(memory), before, "STRATA_SEED=\(seed)")
   }
 
   func testSmallMachinesAgreeWithTheModel() throws {

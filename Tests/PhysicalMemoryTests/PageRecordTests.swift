@@ -1,5 +1,6 @@
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -183,11 +184,11 @@ final class PageRecordTests: XCTestCase {
     let memory = model.memory
     while memory.freeCount > .one { _ = try memory.allocate(frame: other(than: frame, memory), role: .wired) }
     try memory.setReserve(.one, for: .normal)
-    let before = Snapshot(memory)
+    let before = FrameSnapshot(memory)
     XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .refused)
     model.system.host.failures.pointee.countdown = 0
     XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .system), .refused)
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
     XCTAssertEqual(memory.cachedCount, .one)
     XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .system), .taken)
     model.system.check()
@@ -254,11 +255,11 @@ final class PageRecordTests: XCTestCase {
     func expect(
       _ kind: FaultKind, _ frame: FrameNumber, _ keeping: PageIdentity = .dropped, line: UInt = #line
     ) {
-      let before = Snapshot(memory)
+      let before = FrameSnapshot(memory)
       let busyWord = memory.record(frame)?.busyWord
       let faults = model.system.host.faults { memory.free(page: frame, keeping) }
       XCTAssertEqual(faults.map(\.kind), [kind], line: line)
-      XCTAssertEqual(Snapshot(memory), before, line: line)
+      XCTAssertEqual(FrameSnapshot(memory), before, line: line)
       XCTAssertEqual(memory.record(frame)?.busyWord, busyWord, line: line)
     }
     expect(.wrongType, FrameNumber(3))
@@ -326,7 +327,7 @@ final class PageRecordTests: XCTestCase {
   /// One processor gives pages up and asks for them again, the other takes whatever is free and writes on it.
   func testTwoThreadsNeverMixUpAPage() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2500)], processors: 2)
-    let before = Snapshot(system.memory)
+    let before = FrameSnapshot(system.memory)
     nonisolated(unsafe) let memory = system.memory!
     let seed = historySeed(51)
     nonisolated(unsafe) var counts = (taken: 0, gone: 0)
@@ -375,6 +376,6 @@ final class PageRecordTests: XCTestCase {
     XCTAssertGreaterThan(counts.gone, 0)
     system.check()
     XCTAssertEqual(memory.cachedCount, .zero)
-    XCTAssertEqual(Snapshot(memory), before)
+    XCTAssertEqual(FrameSnapshot(memory), before)
   }
 }

@@ -1,5 +1,6 @@
 import HostMachine
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 

@@ -3,12 +3,13 @@ import Kmem
 import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
 /// The bodies of the benches do what their figures claim, and give everything back; the list of budgets is sound.
 final class BenchBodyTests: XCTestCase {
-  private func check(_ system: SmallSystem, _ file: StaticString = #filePath, _ line: UInt = #line) {
+  private func check(_ system: TestSystem, _ file: StaticString = #filePath, _ line: UInt = #line) {
     if let broken = system.memory.checkInvariants() { XCTFail("\(broken)", file: file, line: line) }
   }
 
@@ -56,13 +57,13 @@ final class BenchBodyTests: XCTestCase {
     }
   }
 
-  private func counted(_ system: SmallSystem) -> Counted {
+  private func counted(_ system: TestSystem) -> Counted {
     let kmem = system.memory.kmem
     return Counted(inner: KmemBenchAllocator(kmem, kmem.type(named: Name("bench"))), tally: Tally())
   }
 
   func testPatternsOfObjectsFreeWhatTheyAllocate() throws {
-    let system = try SmallSystem(.mebibytes(16))
+    let system = try TestSystem(memory: .mebibytes(16))
     let allocator = counted(system)
     ObjectBench.pairs(allocator, 128, 10)
     ObjectBench.variablePairs(allocator, 24, 10)
@@ -82,7 +83,7 @@ final class BenchBodyTests: XCTestCase {
     ]
     for (sizes, limit) in limits {
       let runs = try (0..<2).map { _ -> [UInt64] in
-        let system = try SmallSystem(.mebibytes(16))
+        let system = try TestSystem(memory: .mebibytes(16))
         let allocator = counted(system)
         let slots = UnsafeMutableBufferPointer<ObjectSlot>.allocate(capacity: 100)
         let steps = UnsafeMutableBufferPointer<ObjectReplacement>.allocate(capacity: 500)
@@ -137,7 +138,7 @@ final class BenchBodyTests: XCTestCase {
       XCTAssertEqual(objects.peakIndex, 4)
       XCTAssertEqual(objects.leftOut, 1)
 
-      let system = try SmallSystem(.mebibytes(16))
+      let system = try TestSystem(memory: .mebibytes(16))
       let allocator = counted(system)
       let places = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(capacity: objects.identities * 64)
       defer { places.deallocate() }
@@ -150,7 +151,7 @@ final class BenchBodyTests: XCTestCase {
   }
 
   func testBenchesOfFramesFreeEverything() throws {
-    let system = try SmallSystem(.mebibytes(64))
+    let system = try TestSystem(memory: .mebibytes(64))
     let free = system.physical.freeCount
     let bench = PageBench(system.memory)
     XCTAssertNotNil(bench.cyclesOfPair(Order(0), 10))
@@ -164,7 +165,7 @@ final class BenchBodyTests: XCTestCase {
   }
 
   func testChurnCountsBlocksAndFreesEverything() throws {
-    let system = try SmallSystem(.mebibytes(64))
+    let system = try TestSystem(memory: .mebibytes(64))
     let free = system.physical.freeCount
     let blocks = ChurnBench.pageblocks(system.physical)
     XCTAssertGreaterThan(blocks, 28)
@@ -181,7 +182,7 @@ final class BenchBodyTests: XCTestCase {
   func testEachPatternOfSearchesHasTheAnswerThatItShouldHave() throws {
     for pattern in [RunSearchPattern.everySecond, .random, .lastBlock, .luck] {
       let size = ByteCount.mebibytes(64)
-      let system = try SmallSystem(size)
+      let system = try TestSystem(memory: size)
       let storage = UnsafeMutableRawPointer.allocate(
         byteCount: Int(RunSearchBench.storage(size).rawValue), alignment: 64)
       defer { storage.deallocate() }
@@ -194,7 +195,7 @@ final class BenchBodyTests: XCTestCase {
   }
 
   func testBenchesOfArenasFreeEverything() throws {
-    let system = try SmallSystem(.mebibytes(64))
+    let system = try TestSystem(memory: .mebibytes(64))
     let (free, tags) = (system.physical.freeCount, system.memory.space.tags.figures)
     for kind in [VmemBench.Kind.plain, .aligned, .windowed] {
       var bench = try XCTUnwrap(VmemBench(system.memory, live: 1000, seed: 1))

@@ -7,6 +7,7 @@ import PageTables
 import Paging
 import PhysicalMemory
 import Synchronization
+import TestSupport
 import XCTest
 
 @testable import Workloads
@@ -17,9 +18,8 @@ private let swapBytes = unsafeBitCast(
 
 /// A machine with real threads, each a processor with a translation buffer of its own, which forgets what that
 /// processor is told to forget and nothing else.
-private final class Bed: @unchecked Sendable {
-  let host: SimulatedMachine
-  let memory: MemorySystem
+private final class StressMachine: @unchecked Sendable {
+  private let system: HostSystem
   private let disk: RamDisk
   private var rooms: [UnsafeMutableRawPointer] = []
   private var processors: [SoftwareProcessor] = []
@@ -27,9 +27,16 @@ private final class Bed: @unchecked Sendable {
   /// Makes this processor deaf to what the others have unmapped, for the test of the test.
   var deaf: Int?
 
+  var host: SimulatedMachine { system.host }
+  var memory: MemorySystem { system.memory }
+
   /// Processor 0 is the test's and keeps no translations; the last one works the disk.
   init(_ size: ByteCount, processors count: Int, swap: PageCount) throws {
-    host = SimulatedMachine(memory: size, processors: count + 1)
+    var options = HostSystem.Options()
+    options.processors = count + 1
+    let system = try HostSystem(memory: size, options)
+    self.system = system
+    let (host, memory) = (system.host, system.memory)
     var rooms: [UnsafeMutableRawPointer] = []
     func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
       let room = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 4096)
@@ -37,13 +44,6 @@ private final class Bed: @unchecked Sendable {
       rooms.append(room)
       return room
     }
-    memory = try MemorySystem.assemble(
-      BootRequest(
-        machine: host.machine, workspace: room(MemorySystem.workspaceSize(ranges: 1)), firmwareRangeCount: 1),
-      firmware: { _ in
-        FirmwareRange(
-          base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)
-      })
     disk = RamDisk.create(
       in: room(RamDisk.stateSize), Name("ram"), machine: host.machine,
       over: RamDisk.Extent(room(swap.bytes), swap))
@@ -61,8 +61,8 @@ private final class Bed: @unchecked Sendable {
 
   deinit { rooms.forEach { $0.deallocate() } }
 
-  private static func from(_ context: UnsafeMutableRawPointer?) -> Bed {
-    Unmanaged<Bed>.fromOpaque(context!).takeUnretainedValue()
+  private static func from(_ context: UnsafeMutableRawPointer?) -> StressMachine {
+    Unmanaged<StressMachine>.fromOpaque(context!).takeUnretainedValue()
   }
 
   /// This thread is about to be processor `index`.
@@ -70,7 +70,7 @@ private final class Bed: @unchecked Sendable {
     processors[index].buffer.invalidate(0, 1 << 52)
     cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
     cp_processor().pointee.invalidate = { context, address in
-      let (bed, index) = (Bed.from(context), Int(cp_processor_index()))
+      let (bed, index) = (StressMachine.from(context), Int(cp_processor_index()))
       if index == bed.deaf { return }
       if address == .max {
         bed.processors[index].buffer.invalidate(0, 1 << 52)
@@ -110,15 +110,15 @@ private final class Bed: @unchecked Sendable {
     WordAccess(
       Unmanaged.passUnretained(self).toOpaque(),
       load: { context, address, value in
-        Bed.answer { () throws(PagingError) in
-          swapBytes(try Bed.from(context).reach(address, .read), value, 8)
-          value.pointee = Bed.exchanged(value.pointee)
+        StressMachine.answer { () throws(PagingError) in
+          swapBytes(try StressMachine.from(context).reach(address, .read), value, 8)
+          value.pointee = StressMachine.exchanged(value.pointee)
         }
       },
       store: { context, address, value in
-        Bed.answer { () throws(PagingError) in
-          let place = try Bed.from(context).reach(address, .write)
-          withUnsafeBytes(of: Bed.exchanged(value)) { swapBytes($0.baseAddress!, place, 8) }
+        StressMachine.answer { () throws(PagingError) in
+          let place = try StressMachine.from(context).reach(address, .write)
+          withUnsafeBytes(of: StressMachine.exchanged(value)) { swapBytes($0.baseAddress!, place, 8) }
         }
       })
   }
@@ -144,7 +144,8 @@ private final class Bed: @unchecked Sendable {
     return try host.runAs(processor: 0) {
       let last = UInt64(1) << UInt64(processors.count - 1)
       let worker = host.machine.start(
-        "ram disk", .service, on: last, Unmanaged.passUnretained(self).toOpaque(), { Bed.from($0).work() })
+        "ram disk", .service, on: last, Unmanaged.passUnretained(self).toOpaque(),
+        { StressMachine.from($0).work() })
       defer {
         over.store(true, ordering: .releasing)
         host.machine.join(worker!)
@@ -169,7 +170,7 @@ final class ProcessorStressTests: XCTestCase {
   private func stress(
     workers: Int, seed: UInt64, milliseconds: UInt64 = 2000, operations: UInt64 = 20_000, deaf: Int? = nil
   ) throws -> ProcessorStressOutcome {
-    let bed = try Bed(.mebibytes(32), processors: 1 + workers + 2, swap: PageCount(UInt64(16384)))
+    let bed = try StressMachine(.mebibytes(32), processors: 1 + workers + 2, swap: PageCount(UInt64(16384)))
     bed.deaf = deaf
     var plan = ProcessorStressPlan(
       seed: seed, processors: workers + 1, workers: workers, pages: PageCount(UInt64(7000)))

@@ -1,16 +1,17 @@
 import Kmem
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
 final class ReplayTests: XCTestCase {
-  private func check(_ system: SmallSystem, _ file: StaticString = #filePath, _ line: UInt = #line) {
+  private func check(_ system: TestSystem, _ file: StaticString = #filePath, _ line: UInt = #line) {
     if let broken = system.memory.checkInvariants() { XCTFail("\(broken)", file: file, line: line) }
   }
 
   func testTheExampleIsReplayed() throws {
-    let system = try SmallSystem(.mebibytes(16))
+    let system = try TestSystem(memory: .mebibytes(16))
     let before = system.physical.freeCount
     let summary = try system.replay(WrittenTrace.example.bytes)
     XCTAssertEqual(
@@ -37,7 +38,7 @@ final class ReplayTests: XCTestCase {
     trace.kmalloc(0, 32)
     trace.kfree(0)
     trace.kfree(0)
-    let summary = try SmallSystem(.mebibytes(16)).replay(trace.bytes)
+    let summary = try TestSystem(memory: .mebibytes(16)).replay(trace.bytes)
     XCTAssertEqual(summary.unmatchedObjectFrees, 2)
     XCTAssertEqual(summary.unmatchedPageFrees, 1)
     XCTAssertEqual(summary.lost, 0)
@@ -50,7 +51,7 @@ final class ReplayTests: XCTestCase {
     trace.pages(.pageAlloc, 0, order: 2)
     trace.pages(.pageAlloc, 1)
     trace.pages(.pageFree, 0, order: 2)
-    let summary = try SmallSystem(.mebibytes(16)).replay(trace.bytes)
+    let summary = try TestSystem(memory: .mebibytes(16)).replay(trace.bytes)
     XCTAssertEqual(summary.reused, 2)
     XCTAssertEqual(summary.leftObjects, 1)
     XCTAssertEqual(summary.leftPages, 0)
@@ -65,7 +66,7 @@ final class ReplayTests: XCTestCase {
     trace.pages(.pageFree, 1)
     trace.pages(.pageFree, 2, order: 1)
     trace.pages(.pageFree, 4, order: 3)
-    let system = try SmallSystem(.mebibytes(16))
+    let system = try TestSystem(memory: .mebibytes(16))
     let summary = try system.replay(trace.bytes)
     XCTAssertEqual(summary.leftPages, 5)
     XCTAssertEqual(summary.damaged, 0)
@@ -77,7 +78,7 @@ final class ReplayTests: XCTestCase {
     var trace = WrittenTrace()
     trace.pages(.pageAlloc, 0, order: 3, limit: .dma)
     trace.pages(.pageAlloc, 8, order: 0, limit: .dma32)
-    let summary = try SmallSystem(.mebibytes(64)).replay(trace.bytes) { replay in
+    let summary = try TestSystem(memory: .mebibytes(64)).replay(trace.bytes) { replay in
       XCTAssertLessThan(replay.frame(ofPage: 0)!.rawValue, 4096)
       XCTAssertEqual(replay.frame(ofPage: 0)!.rawValue & 7, 0)
     }
@@ -88,7 +89,7 @@ final class ReplayTests: XCTestCase {
     var trace = WrittenTrace()
     trace.pages(.pageAlloc, TraceEvent.nobody, order: 9)
     trace.kmalloc(TraceEvent.nobody, 64)
-    let summary = try SmallSystem(.mebibytes(16)).replay(trace.bytes)
+    let summary = try TestSystem(memory: .mebibytes(16)).replay(trace.bytes)
     XCTAssertEqual(summary.skips[Int(ReplaySkip.failedInTrace.rawValue)], 2)
     XCTAssertTrue(summary.succeeded)
   }
@@ -100,7 +101,7 @@ final class ReplayTests: XCTestCase {
     trace.kmalloc(0, 16 << 20)
     trace.kfree(0)
     trace.counts.peakPages = 0
-    let system = try SmallSystem(.mebibytes(8))
+    let system = try TestSystem(memory: .mebibytes(8))
     let summary = try system.replay(trace.bytes)
     XCTAssertEqual(summary.skips[Int(ReplaySkip.noPages.rawValue)], 1)
     XCTAssertEqual(summary.skips[Int(ReplaySkip.noObject.rawValue)], 1)
@@ -111,7 +112,7 @@ final class ReplayTests: XCTestCase {
   }
 
   func testAMachineThatIsTooSmallSaysSoBeforehand() throws {
-    let system = try SmallSystem(.mebibytes(4))
+    let system = try TestSystem(memory: .mebibytes(4))
     let free = system.physical.freeCount
     var trace = WrittenTrace()
     for page in 0..<2000 as Range<UInt32> { trace.pages(.pageAlloc, page) }
@@ -133,7 +134,7 @@ final class ReplayTests: XCTestCase {
       trace.kmalloc(0, 8)
       trace.kmalloc(1, size)
       trace.pages(.pageAlloc, 0)
-      let system = try SmallSystem(.mebibytes(16))
+      let system = try TestSystem(memory: .mebibytes(16))
       let summary = try system.replay(trace.bytes) { replay in
         let address = replay.address(ofObject: 1)!
         let pointer = system.access.pointer(to: address + ByteCount(offset))!
@@ -147,7 +148,7 @@ final class ReplayTests: XCTestCase {
   func testMemoryThatDoesNotComeBackIsReportedAndFails() throws {
     var trace = WrittenTrace()
     trace.pages(.pageAlloc, 0)
-    let system = try SmallSystem(.mebibytes(16))
+    let system = try TestSystem(memory: .mebibytes(16))
     let summary = try system.replay(trace.bytes) { _ in
       _ = try! system.physical.allocate(Order(1), role: .wired)
     }
@@ -158,7 +159,7 @@ final class ReplayTests: XCTestCase {
 
   /// Pages that were there before and are given up meanwhile were not the replay's.
   func testPagesReclaimedDuringAReplayAreNotCounted() throws {
-    let system = try SmallSystem(.mebibytes(64))
+    let system = try TestSystem(memory: .mebibytes(64))
     let (paging, count) = (system.memory.paging, PageCount(UInt64(1000)))
     let object = try paging.createObject(Name("kept"), count)
     let address = try paging.map(object, count: count)
@@ -177,7 +178,7 @@ final class ReplayTests: XCTestCase {
   }
 
   func testTwoReplaysEndAlike() throws {
-    let system = try SmallSystem(.mebibytes(64))
+    let system = try TestSystem(memory: .mebibytes(64))
     let bytes = try sample()
     let first = try system.replay(bytes)
     let second = try system.replay(bytes)
@@ -187,7 +188,7 @@ final class ReplayTests: XCTestCase {
   }
 
   func testTheSampleHasItsKnownChecksum() throws {
-    let summary = try SmallSystem(.mebibytes(64)).replay(sample())
+    let summary = try TestSystem(memory: .mebibytes(64)).replay(sample())
     XCTAssertTrue(summary.succeeded, summary.text)
     XCTAssertEqual(
       summary.figures,
@@ -206,7 +207,7 @@ final class ReplayTests: XCTestCase {
       throw XCTSkip("STRATA_TRACE=FILE")
     }
     let bytes = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path)))
-    let summary = try SmallSystem(.mebibytes(256)).replay(bytes)
+    let summary = try TestSystem(memory: .mebibytes(256)).replay(bytes)
     print(summary.text)
     XCTAssertTrue(summary.succeeded, summary.text)
     XCTAssertEqual(summary.unmatchedObjectFrees, 21288)
@@ -220,14 +221,14 @@ final class ReplayTests: XCTestCase {
 
   func testJSONHasTheKeysOfTheDesign() throws {
     var row = ""
-    try SmallSystem(.mebibytes(16)).replay(WrittenTrace.example.bytes).writeJSON { row += $0.string }
+    try TestSystem(memory: .mebibytes(16)).replay(WrittenTrace.example.bytes).writeJSON { row += $0.string }
     XCTAssertTrue(row.hasPrefix(#"{"kind":"replay","kmalloc":2,"kfree":2,"#), row)
     let object = try JSONSerialization.jsonObject(with: Data(row.utf8)) as? [String: Any]
     XCTAssertEqual(object?.count, 18)
   }
 
   func testTablesFitTheScreen() throws {
-    let text = try SmallSystem(.mebibytes(64)).replay(sample()).text
+    let text = try TestSystem(memory: .mebibytes(64)).replay(sample()).text
     let lines = text.split(separator: "\n")
     XCTAssertLessThanOrEqual(lines.count, 24)
     for line in lines { XCTAssertLessThanOrEqual(line.count, 80, "\(line)") }

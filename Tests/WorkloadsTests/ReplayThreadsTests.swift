@@ -2,6 +2,7 @@ import HostMachine
 import Kmem
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
@@ -22,7 +23,7 @@ final class ReplayThreadsTests: XCTestCase {
     _ bytes: [UInt8], _ memory: ByteCount, by crews: [Int] = [1, 2, 3, 8], _ name: String = "",
     file: StaticString = #filePath, line: UInt = #line
   ) throws -> [ReplaySummary] {
-    let system = try SmallSystem(memory, threads: 8)
+    let system = try TestSystem(memory: memory, threads: 8)
     let alone = try system.replay(bytes)
     XCTAssertEqual(alone.interrupts, 0, file: file, line: line)
     return try crews.map { workers in
@@ -46,7 +47,7 @@ final class ReplayThreadsTests: XCTestCase {
   }
 
   func testThreadsDoEverythingWhereThereIsNoGate() throws {
-    let system = try SmallSystem(.mebibytes(128), threads: 2)
+    let system = try TestSystem(memory: .mebibytes(128), threads: 2)
     let summary = try system.replay(sample(), by: 2, interrupts: nil)
     XCTAssertEqual(summary.interruptEvents, 0)
     XCTAssertTrue(summary.succeeded, summary.text)
@@ -119,7 +120,7 @@ final class ReplayThreadsTests: XCTestCase {
   }
 
   func testARequestForMoreThanTheMachineHasIsRefusedAndAllocatesNothing() throws {
-    let system = try SmallSystem(.mebibytes(16), threads: 2)
+    let system = try TestSystem(memory: .mebibytes(16), threads: 2)
     let free = system.physical.freeCount
     for workers in [3, 63, 64, 0] {
       XCTAssertThrowsError(
@@ -134,7 +135,7 @@ final class ReplayThreadsTests: XCTestCase {
   }
 
   func testAMachineWithoutThreadsSaysSoAndKeepsNothing() throws {
-    let system = try SmallSystem(.mebibytes(16), threads: 2)
+    let system = try TestSystem(memory: .mebibytes(16), threads: 2)
     _ = try system.replay(WrittenTrace.example.bytes)
     let free = system.physical.freeCount
     system.host.hasOtherThreads = false
@@ -147,7 +148,7 @@ final class ReplayThreadsTests: XCTestCase {
   }
 
   func testAStopLosesNothing() throws {
-    let system = try SmallSystem(.mebibytes(128), threads: 3)
+    let system = try TestSystem(memory: .mebibytes(128), threads: 3)
     var told: UInt64 = 0
     let summary = try system.replay(sample(), by: 3, interrupts: system.interrupts) {
       told = $0.events
@@ -163,7 +164,7 @@ final class ReplayThreadsTests: XCTestCase {
   /// Before the first event: the workers have not come to read their orders yet.
   func testAStopAtOnceEndsTheReplay() throws {
     for _ in 0..<20 {
-      let system = try SmallSystem(.mebibytes(128), threads: 3)
+      let system = try TestSystem(memory: .mebibytes(128), threads: 3)
       let watchdog = DispatchWorkItem { fatalError("a replay that was stopped goes on for ever") }
       DispatchQueue.global().asyncAfter(deadline: .now() + 1800, execute: watchdog)
       let summary = try system.replay(sample(), by: 3, interrupts: system.interrupts) { _ in .stop }

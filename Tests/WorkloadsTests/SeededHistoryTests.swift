@@ -1,4 +1,5 @@
 import MemoryPrimitives
+import TestSupport
 import Workloads
 import XCTest
 
@@ -9,7 +10,7 @@ final class SeededHistoryTests: XCTestCase {
     _ kind: HistoryKind, seed: UInt64 = testSeed, operations: UInt64 = 20_000, checkEvery: UInt64 = 1000,
     _ file: StaticString = #filePath, _ line: UInt = #line
   ) throws -> HistoryOutcome {
-    let system = try SmallSystem(.mebibytes(64))
+    let system = try TestSystem(memory: .mebibytes(64))
     let outcome = system.run(HistoryPlan(kind, seed: seed, operations: operations, checkEvery: checkEvery))
     if let broken = outcome.broken {
       XCTFail(
@@ -30,7 +31,7 @@ final class SeededHistoryTests: XCTestCase {
 
   func testAllInvariantsHoldAfterEveryOperationOnASmallMachine() throws {
     for kind in (0..<HistoryKind.count).map({ HistoryKind(rawValue: UInt8($0))! }) {
-      let system = try SmallSystem(.mebibytes(3))
+      let system = try TestSystem(memory: .mebibytes(3))
       let outcome = system.run(HistoryPlan(kind, seed: testSeed, operations: 500, checkEvery: 1))
       XCTAssertNil(
         outcome.broken.map { "\(kind): \($0), after \(outcome.operations); STRATA_SEED=\(testSeed)" })
@@ -52,7 +53,7 @@ final class SeededHistoryTests: XCTestCase {
   /// RAM lies in this process makes no difference.
   func testStandardHistoriesRunOverOneInstance() throws {
     func all() throws -> [UInt64] {
-      let system = try SmallSystem.standard()
+      let system = try TestSystem.standard()
       return (0..<HistoryKind.count).map { number in
         let kind = HistoryKind(rawValue: UInt8(number))!
         let outcome = system.run(.standard(kind))
@@ -61,7 +62,7 @@ final class SeededHistoryTests: XCTestCase {
       }
     }
     // The second machine can't lie where the first one does.
-    let first = try SmallSystem.standard()
+    let first = try TestSystem.standard()
     XCTAssertEqual(try all(), try withExtendedLifetime(first) { try all() })
   }
 }

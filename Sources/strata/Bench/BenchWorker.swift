@@ -6,6 +6,7 @@
 import ArgumentParser
 import CPlatform
 import Foundation
+import HostMachine
 import Kmem
 import KernelMemory
 import MemoryPrimitives
@@ -36,7 +37,7 @@ struct BenchWorker: ParsableCommand {
         }
       }
       if strata {
-        let machine = try ToolMachine(memory: .gibibytes(1), threads: 1)
+        let machine = try HostSystem(toolMemory: .gibibytes(1), threads: 1)
         let (kmem, physical) = (machine.memory.kmem, machine.memory.physical)
         let free = physical.freeCount
         let own = KmemAllocator.size(processors: 2).rawValue

@@ -2,6 +2,7 @@
 
 import CPlatform
 import Foundation
+import HostMachine
 import Kmem
 import KernelMemory
 import MemoryPrimitives
@@ -88,7 +89,7 @@ final class HostBench {
 
   private func threads() throws {
     guard isWanted(.kmemTwoThreads) || isWanted(.pageTwoThreads) else { return }
-    let machine = try ToolMachine(memory: .mebibytes(256), threads: 1)
+    let machine = try HostSystem(toolMemory: .mebibytes(256), threads: 1)
     let kmem = machine.memory.kmem
     let allocator = KmemBenchAllocator(kmem, kmem.type(named: Name("bench")))
     found[.kmemTwoThreads] = twoAgainstOne("pairs of objects", 8_000_000) {
@@ -119,7 +120,7 @@ final class HostBench {
     let rows: [(Budget, UInt64)] = [(.churn50, 50), (.churn80, 80), (.churn90, 90)]
     for (budget, percent) in rows where isWanted(budget) {
       Terminal.standard.progress("churn", percent, of: 100)
-      let machine = try ToolMachine(memory: .gibibytes(1))
+      let machine = try HostSystem(toolMemory: .gibibytes(1))
       let pages = UnsafeMutableBufferPointer<FrameNumber>.allocate(capacity: 1 << 18)
       defer { pages.deallocate() }
       var churn = ChurnBench(machine.memory.physical, pages, seed: 1)
@@ -142,7 +143,7 @@ final class HostBench {
   }
 
   private func steps(_ pattern: RunSearchPattern, _ size: ByteCount) throws -> UInt64 {
-    let machine = try ToolMachine(memory: size)
+    let machine = try HostSystem(toolMemory: size)
     let bytes = Int(RunSearchBench.storage(size).rawValue)
     let storage = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
     storage.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Foundation
+import HostMachine
 import MemoryPrimitives
 import Workloads
 
@@ -67,7 +68,7 @@ struct ReplayCommand: ParsableCommand {
     return try data.withUnsafeBytes { bytes in
       do {
         let trace = try PackedTrace(bytes)
-        let machine = try ToolMachine(memory: memory.bytes, threads: processors ?? 0)
+        let machine = try HostSystem(toolMemory: memory.bytes, threads: processors ?? 0)
         let split = processors.map {
           ReplaySplit(workers: $0, firstProcessor: ProcessorIndex(1), interrupts: machine.interrupts)
         }

@@ -182,46 +182,43 @@ struct ContigStudy: ParsableCommand {
   }
 }
 
-/// A simulated machine with a swap disk and a software processor.
+/// A memory system with a swap disk and a software processor.
 final class PagedMachine {
-  private let host: SimulatedMachine
-  private let rooms: [UnsafeMutableRawPointer]
-  let memory: MemorySystem
+  private let system: HostSystem
+  private let storage: [UnsafeMutableRawPointer]
   let processor: SoftwareProcessor
+
+  var memory: MemorySystem { system.memory }
 
   init(memory size: ByteCount, swap: ByteCount) throws {
     guard size >= .mebibytes(4), size <= .gibibytes(64), swap <= .gibibytes(64) else {
       throw Complaint("--memory is 4M to 64G, --swap up to 64G", .unavailable)
     }
     // The disk lies behind the memory.
-    host = SimulatedMachine(memory: size + swap)
-    func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
+    let low = ByteCount.mebibytes(1)
+    var options = HostSystem.Options()
+    options.firmware = [
+      FirmwareRange(base: PhysicalAddress(low.rawValue), length: size - low, kind: .usable)
+    ]
+    system = try HostSystem(memory: size + swap, options)
+    let storage = [RamDisk.stateSize, TranslationBuffer.size].map { size in
       let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
       memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
       return memory
     }
-    let rooms = [
-      room(MemorySystem.workspaceSize(ranges: 1)), room(RamDisk.stateSize), room(TranslationBuffer.size),
-    ]
-    self.rooms = rooms
-    let machine = host.machine
-    memory = try MemorySystem.assemble(
-      BootRequest(machine: machine, workspace: rooms[0], firmwareRangeCount: 1),
-      firmware: { _ in
-        FirmwareRange(base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)
-      })
-    let disk = RamDisk.create(
-      in: rooms[1], Name("ram"), machine: machine,
-      over: RamDisk.Extent(machine.directMap.pointer(to: PhysicalAddress(size.rawValue)), swap.pagesRoundedUp)
-    )
-    nonisolated(unsafe) let polled = disk
-    host.runDevices = { polled.poll() }
+    self.storage = storage
+    let (host, memory) = (system.host, system.memory)
+    let directMap = host.machine.directMap
+    nonisolated(unsafe) let disk = RamDisk.create(
+      in: storage[0], Name("ram"), machine: host.machine,
+      over: RamDisk.Extent(directMap.pointer(to: PhysicalAddress(size.rawValue)), swap.pagesRoundedUp))
+    host.runDevices = { disk.poll() }
     try memory.paging.attachSwap(disk.device)
-    nonisolated(unsafe) let buffer = TranslationBuffer(rooms[2])
+    nonisolated(unsafe) let buffer = TranslationBuffer(storage[1])
     host.invalidate = { buffer.invalidate($0, $1) }
     processor = SoftwareProcessor(
-      directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
+      directMap: directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
   }
 
-  deinit { for room in rooms { room.deallocate() } }
+  deinit { for memory in storage { memory.deallocate() } }
 }

@@ -1,42 +1,19 @@
+// What the tests of workloads do with a test system: replays and histories.
+
 import HostMachine
 import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import Workloads
 
-/// All layers over a simulated machine.
-final class SmallSystem {
-  let host: SimulatedMachine
-  let memory: MemorySystem
-  private let workspace: UnsafeMutableRawPointer
+extension TestSystem {
+  /// The machine of the standard histories.
+  static func standard() throws -> TestSystem { try TestSystem(memory: SeededHistory.memory) }
 
-  var physical: FrameAllocator { memory.physical }
   var access: WalkedAccess {
     WalkedAccess(directMap: host.machine.directMap, memory: host.memorySize, tables: memory.pageTables)
   }
-
-  /// The machine of the standard histories.
-  static func standard() throws -> SmallSystem { try SmallSystem(SeededHistory.memory, isStandard: true) }
-
-  /// With `threads`, so many more processors, for threads.
-  init(_ size: ByteCount, isStandard: Bool = false, threads: Int = 0) throws {
-    host = SimulatedMachine(memory: size, processors: threads + 1)
-    host.hasOtherThreads = threads > 0
-    let bytes = Int(MemorySystem.workspaceSize(ranges: 1).rawValue)
-    workspace = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
-    workspace.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
-    if isStandard {
-      memory = try SeededHistory.assemble(host.machine, workspace: workspace)
-      return
-    }
-    memory = try MemorySystem.assemble(
-      BootRequest(machine: host.machine, workspace: workspace, firmwareRangeCount: 1),
-      firmware: { _ in
-        FirmwareRange(base: PhysicalAddress(1 << 20), length: size - .mebibytes(1), kind: .usable)
-      })
-  }
-
-  deinit { workspace.deallocate() }
 
   /// Replays `bytes` to the end and gives back what is left.
   func replay(_ bytes: [UInt8], keeping body: (Replay) -> Void = { _ in }) throws -> ReplaySummary {

@@ -3,7 +3,7 @@
 import Foundation
 
 /// The seed of a random history: STRATA_SEED, or the test's own. Prints it.
-public func historySeed(_ own: UInt64, _ test: String = #function) -> UInt64 {
+package func historySeed(_ own: UInt64, _ test: String = #function) -> UInt64 {
   let seed = ProcessInfo.processInfo.environment["STRATA_SEED"].flatMap { UInt64($0) } ?? own
   print("\(test): STRATA_SEED=\(seed)")
   return seed
@@ -11,7 +11,7 @@ public func historySeed(_ own: UInt64, _ test: String = #function) -> UInt64 {
 
 /// The seeds of `count` histories that run one after the other, from `historySeed(own)` on. A history that fails
 /// prints its own seed, which STRATA_SEED then makes the first.
-public func historySeeds(_ own: UInt64, count: Int, _ test: String = #function) -> [UInt64] {
+package func historySeeds(_ own: UInt64, count: Int, _ test: String = #function) -> [UInt64] {
   let first = historySeed(own, test)
   return (0..<count).map { first &+ UInt64($0) }
 }

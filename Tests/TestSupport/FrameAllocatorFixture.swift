@@ -5,17 +5,17 @@ import MemoryPrimitives
 import Workloads
 import XCTest
 
-@testable import PhysicalMemory
+import PhysicalMemory
 
 /// A map of the given usable runs of frames (first, count) and its early memory, over a machine.
-final class FrameAllocatorFixture {
-  let host: SimulatedMachine
-  let map: MemoryMap
-  let early: EarlyMemory
-  private(set) var memory: FrameAllocator!
+package final class FrameAllocatorFixture {
+  package let host: SimulatedMachine
+  package let map: MemoryMap
+  package let early: EarlyMemory
+  package private(set) var memory: FrameAllocator!
   private let storage: [UnsafeMutableRawPointer]
 
-  init(
+  package init(
     frames: [(UInt64, UInt64)], processors: Int = 1, opens: Bool = true,
     occupied: [(UInt64, UInt64, FrameRole)] = []
   ) throws {
@@ -41,26 +41,28 @@ final class FrameAllocatorFixture {
 
   deinit { for pointer in storage { pointer.deallocate() } }
 
-  func open() throws { memory = try FrameAllocator.create(machine: host.machine, map: map, early: early) }
+  package func open() throws {
+    memory = try FrameAllocator.create(machine: host.machine, map: map, early: early)
+  }
 
-  func check(_ file: StaticString = #filePath, _ line: UInt = #line) {
+  package func check(_ file: StaticString = #filePath, _ line: UInt = #line) {
     if let broken = memory.checkInvariants() { XCTFail("invariant \(broken)", file: file, line: line) }
   }
 
   /// The role of each frame up to the highest one, read record by record.
-  var roles: [FrameRole] {
+  package var roles: [FrameRole] {
     (0..<Int(map.end.rawValue)).map { memory.whatIs(FrameNumber(UInt32($0))).role }
   }
 }
 
 /// What must not change when an operation is refused: every block and role, every count.
-struct Snapshot: Equatable {
-  var blocks: [UInt64] = []
-  var roles: [UInt64] = []
-  var counts: [UInt64] = []
-  var pageblocks: [PageblockCounts] = []
+package struct FrameSnapshot: Equatable {
+  package var blocks: [UInt64] = []
+  package var roles: [UInt64] = []
+  package var counts: [UInt64] = []
+  package var pageblocks: [PageblockCounts] = []
 
-  init(_ memory: FrameAllocator) {
+  package init(_ memory: FrameAllocator) {
     memory.forEachFreeBlock { blocks.append(UInt64($0.rawValue) << 8 | UInt64($1.rawValue)) }
     memory.forEachRole { roles += [UInt64($0.first.rawValue), $0.count.rawValue, UInt64($1.rawValue)] }
     for role in 0..<FrameRole.count {
