@@ -84,6 +84,17 @@ private struct Writing {
   var transfer: Transfer?
 }
 
+/// The requests of a run that are under way, in the order in which they began.
+private struct WritingRing {
+  static var capacity: Int { 4 }
+  var writings: InlineArray<4, Writing> = .init(repeating: Writing())
+  var first = 0
+  var count = 0
+
+  /// The position of the next request.
+  var end: Int { (first + count) % Self.capacity }
+}
+
 extension PagedMemory {
   /// Launders up to `limit` pages of `queue`, each inspected once: writes them, waits for that, reclaims them. Sleeps.
   ///
@@ -127,27 +138,25 @@ extension PagedMemory {
       }
     }
     var run = LaundryRun(referenced: referenced, writable: limit.rawValue)
-    var writings: InlineArray<4, Writing> = .init(repeating: Writing())
-    var (first, underWay) = (0, 0)
-    func finishFirst() {
-      finish(&writings[first], &run.outcome)
-      first = (first + 1) % 4
-      underWay -= 1
-    }
-    while !run.isOver || underWay > 0 {
-      guard !run.isOver && underWay < 4 else {
-        finishFirst()
+    var ring = WritingRing()
+    while !run.isOver || ring.count > 0 {
+      guard !run.isOver && ring.count < WritingRing.capacity else {
+        finishFirst(of: &ring, &run.outcome)
         continue
       }
-      let slot = (first + underWay) % 4
-      gather(&writings[slot], &run, next)
+      let slot = ring.end
+      gather(&ring.writings[slot], &run, next)
       reclaim(&run.clean, &run.outcome)
       while true {
-        let begun = begin(&writings[slot], &run.outcome)
-        if begun == .begun { underWay += 1 }
+        let begun = begin(&ring.writings[slot], &run.outcome)
+        if begun == .begun { ring.count += 1 }
         if begun != .noRequest { break }
         // The pool is empty: this thread can complete its own requests, and waits for those of others.
-        if underWay > 0 { finishFirst() } else { state.pointee.transfers.waitForIdle() }
+        if ring.count > 0 {
+          finishFirst(of: &ring, &run.outcome)
+        } else {
+          state.pointee.transfers.waitForIdle()
+        }
       }
     }
     let outcome = run.outcome
@@ -156,6 +165,12 @@ extension PagedMemory {
     counters.pointee.failedWrites.count(outcome.failed.rawValue)
     counters.pointee.redirtied.count(outcome.redirtied.rawValue)
     return outcome
+  }
+
+  private func finishFirst(of ring: inout WritingRing, _ outcome: inout LaunderOutcome) {
+    finish(&ring.writings[ring.first], &outcome)
+    ring.first = (ring.first + 1) % WritingRing.capacity
+    ring.count -= 1
   }
 
   private enum Begun { case begun, nothing, noRequest }

@@ -37,7 +37,8 @@ final class PagingInvariantsTests: XCTestCase {
 
   func testAPageInNoQueueBreaksPG3() throws {
     try expect("PG-3") { system, area, _ in
-      system.paging.withQueues { _ = $0.remove(system.frame(area, 0)) }
+      let frame = system.frame(area, 0)
+      system.paging.withQueues { _ = $0.remove(frame) }
     }
   }
 
