@@ -310,7 +310,7 @@ final class KernelMemoryTests: XCTestCase {
   // MARK: Side by side
 
   func testTwoInstancesWorkSideBySide() throws {
-    let (one, two) = (try TestSystem(), try TestSystem(.mebibytes(32)))
+    let (one, two) = (try TestSystem(.mebibytes(16)), try TestSystem(.mebibytes(32)))
     let (type, other) = (one.type(), two.type())
     let (before, others) = (one.layerPicture(), two.layerPicture())
     var live: [(UnsafeMutableRawPointer, UnsafeMutableRawPointer)] = []
@@ -343,7 +343,7 @@ final class KernelMemoryTests: XCTestCase {
   // MARK: One tree of figures
 
   func testStatisticsHaveUniqueNames() throws {
-    let system = try TestSystem()
+    let system = try TestSystem(.mebibytes(16))
     let statistics = system.memory.statistics
     XCTAssertGreaterThan(statistics.count, 40)
     var names: Set<String> = []

@@ -93,7 +93,7 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Failures
 
   func testEachPointThatFailsLeavesAllLayersAsTheyWere() throws {
-    let system = try TestSystem()
+    let system = try TestSystem(.mebibytes(16))
     let (space, kmem, type) = (system.space, system.kmem, system.type())
     let failures = system.host.failures
     let run = try system.physical.allocate(
@@ -270,7 +270,7 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Faults
 
   func testEachKindOfFaultIsReportedAndChangesNothing() throws {
-    let system = try TestSystem()
+    let system = try TestSystem(.mebibytes(16))
     let (space, kmem, physical, tables) = (system.space, system.kmem, system.physical, system.tables)
     let (type, other) = (system.type(), system.type("other"))
     let one = PageCount.one

@@ -85,8 +85,7 @@ package final class TestSystem: @unchecked Sendable {
   }
 
   /// `size` bytes of memory from 0 on, all of it usable, and two processors.
-  package convenience init(_ size: ByteCount = .mebibytes(16), largestLeaf: LargestLeaf = .mebibytes2) throws
-  {
+  package convenience init(_ size: ByteCount, largestLeaf: LargestLeaf = .mebibytes2) throws {
     var options = HostSystem.Options()
     options.largestLeaf = largestLeaf
     try self.init(
