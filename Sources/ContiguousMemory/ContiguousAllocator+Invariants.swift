@@ -5,7 +5,7 @@ import Synchronization
 
 extension ContiguousAllocator {
   /// Checks all invariants. Returns nil, or a message that begins with the number of one that is broken. Constant.
-  public func checkInvariants() -> StaticString? {
+  package func checkInvariants() -> StaticString? {
     let requests = state.pointee.requests.load(ordering: .relaxed)
     let refused = state.pointee.refused.load(ordering: .relaxed)
     if state.pointee.granted.load(ordering: .relaxed) + refused > requests {

@@ -31,7 +31,7 @@ extension ContiguousAllocator {
   }
 
   /// Adds the rows of this layer.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     let context = UnsafeMutableRawPointer(state)
     statistics.add(
       Statistic(

@@ -84,10 +84,10 @@ public struct ContiguousAllocator {
   let state: UnsafeMutablePointer<State>
 
   /// Bytes that `create` needs, aligned to 64.
-  public static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.size) }
+  package static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.size) }
 
   /// Brings the allocator up in `memory`, which it keeps.
-  public static func create(
+  package static func create(
     in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, space: KernelAddressSpace,
     kmem: KmemAllocator, paging: PagedMemory
   ) -> ContiguousAllocator {

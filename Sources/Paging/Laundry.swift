@@ -355,7 +355,7 @@ extension PagedMemory {
   }
 
   /// Moves pages that could not be written for lack of swap to the laundry queue: as many as there are free slots.
-  public func retryUnswappable() {
+  package func retryUnswappable() {
     if count(.unswappable) == .zero { return }
     for _ in 0..<swap.figures.free.rawValue {
       let isOver = withQueues { queues -> Bool in

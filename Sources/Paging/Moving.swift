@@ -11,21 +11,21 @@ import PhysicalMemory
 import Synchronization
 
 /// The result of moving pages out of a run, in pages.
-public struct MoveOutcome: Sendable {
+package struct MoveOutcome: Sendable {
   /// Pages that were copied to another frame.
-  public var moved = PageCount.zero
+  package var moved = PageCount.zero
   /// Clean pages that were reclaimed instead; a fault brings them back.
-  public var dropped = PageCount.zero
+  package var dropped = PageCount.zero
   /// Pages that were wired, held or busy.
-  public var claimed = PageCount.zero
+  package var claimed = PageCount.zero
   /// Pages for which there was no frame to move to.
-  public var lackingFrames = PageCount.zero
+  package var lackingFrames = PageCount.zero
   /// Nothing moved yet.
-  public init() {}
+  package init() {}
 }
 
 /// Whether clean pages of a run, which have a copy on a device or never were written to, are moved or reclaimed.
-@frozen public enum CleanPages: UInt8, Sendable {
+package enum CleanPages: UInt8, Sendable {
   /// They are moved like dirty ones.
   case move
   /// They are reclaimed. Costs no frame now, and a read if a thread needs them again.
@@ -58,7 +58,7 @@ extension PagedMemory {
 
   /// Moves pages of `run` to other frames, as long as more than `leaving` frames are free, and `limit` at most.
   /// Changes nothing outside of the run. The caller holds no lock. Costs a copy and some 900 instructions a page.
-  public func move(
+  package func move(
     outOf run: FrameRun, leaving reserve: PageCount, clean: CleanPages, atMost limit: PageCount
   ) -> MoveOutcome {
     var outcome = MoveOutcome()
@@ -288,7 +288,7 @@ extension PagedMemory {
 
   /// Writes pages of `run` out, `limit` at most, and reclaims them; clean ones at once, without a limit. Skips pages that
   /// are wired, held or busy, and changes nothing outside of the run. Sleeps.
-  public func launder(
+  package func launder(
     outOf run: FrameRun, _ pages: LaunderedPages, atMost limit: PageCount
   ) -> LaunderOutcome {
     var at = run.first
@@ -315,7 +315,7 @@ extension PagedMemory {
 }
 
 /// The pages of a run that are laundered.
-@frozen public enum LaunderedPages: UInt8, Sendable {
+package enum LaunderedPages: UInt8, Sendable {
   /// All that are not active.
   case inactive
   /// All of them.

@@ -64,7 +64,8 @@ extension PagedMemory {
   }
 
   /// Runs the daemon until `frames` are free, whatever the target, and writes `limit` pages at most. Sleeps.
-  @discardableResult public func reclaim(until frames: PageCount, writing limit: PageCount) -> DaemonOutcome {
+  @discardableResult package func reclaim(until frames: PageCount, writing limit: PageCount) -> DaemonOutcome
+  {
     reclaimPages(until: frames.rawValue, writing: limit.rawValue)
   }
 

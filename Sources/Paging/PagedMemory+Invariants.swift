@@ -15,7 +15,7 @@ private struct PageSums {
 extension PagedMemory {
   /// Checks all invariants. Returns nil, or a message that begins with the number of one that is broken. A step for each
   /// page of each object and range, and for each slot of swap.
-  public func checkInvariants() -> StaticString? {
+  package func checkInvariants() -> StaticString? {
     if let broken = swap.checkInvariants() { return broken }
     var sums = PageSums()
     var broken: StaticString?

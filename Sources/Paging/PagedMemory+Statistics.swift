@@ -65,7 +65,7 @@ extension PagedMemory {
   }
 
   /// Adds the rows of this layer, and those of swap.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     swap.register(in: statistics)
     func add(
       _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,

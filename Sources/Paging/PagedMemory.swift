@@ -114,12 +114,12 @@ public struct PagedMemory {
   private static var transferCount: Int { 8 }
 
   /// Bytes that `create` needs, aligned to 64.
-  public static var stateSize: ByteCount { Layout().size }
+  package static var stateSize: ByteCount { Layout().size }
 
   /// Brings paging up in `memory`, which it keeps. There is no swap device yet.
   ///
   /// Throws `noMemory` when kmem has none for the two caches.
-  public static func create(
+  package static func create(
     in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, tables: PageMap,
     space: KernelAddressSpace, kmem: KmemAllocator
   ) throws(PagingError) -> PagedMemory {
@@ -167,7 +167,7 @@ public struct PagedMemory {
   /// The swap device and its slots, to which anonymous pages are written.
   public var swap: Swap { state.pointee.swap }
   /// Whether any object lies on a device of its own, so that its pages need no slots of swap.
-  public var hasDeviceObjects: Bool { counters.pointee.deviceObjects.value > 0 }
+  package var hasDeviceObjects: Bool { counters.pointee.deviceObjects.value > 0 }
   var counters: UnsafeMutablePointer<PagingCounters> { state.pointee.counters }
 
   @inline(__always) func withQueues<R>(_ body: (inout PageQueues) -> R) -> R {

@@ -67,7 +67,7 @@ extension PagedMemory {
 
   /// Starts page daemon and laundry as threads of the machine, until `endServices`. Returns false, and nothing has
   /// changed, when the machine has none for the daemon. Without one for the laundry the daemon launders too.
-  public func startServices() -> Bool {
+  package func startServices() -> Bool {
     precondition(services.pointee.daemon.current == 0, "the services are running")
     services.pointee.isEnding.store(false, ordering: .sequentiallyConsistent)
     let context = UnsafeMutableRawPointer(state)
@@ -82,7 +82,7 @@ extension PagedMemory {
   }
 
   /// Ends the threads and waits until they have ended. Does nothing where there are none.
-  public func endServices() {
+  package func endServices() {
     let daemon = services.pointee.daemon.exchange(0, ordering: .sequentiallyConsistent)
     guard daemon != 0 else { return }
     services.pointee.isServed.store(false, ordering: .sequentiallyConsistent)

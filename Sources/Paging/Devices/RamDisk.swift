@@ -207,7 +207,7 @@ public struct RamDisk {
   }
 
   /// Makes every later request for `page` fail. Up to 16 pages; more are a bug of the test.
-  public func spoil(_ page: DevicePage) {
+  package func spoil(_ page: DevicePage) {
     state.pointee.queue.withLock {
       precondition($0.spoiledCount < 16, "a RAM disk keeps 16 spoiled pages")
       $0.spoiled[$0.spoiledCount] = page.rawValue
@@ -217,7 +217,7 @@ public struct RamDisk {
   }
 
   /// Undoes all calls of `spoil`.
-  public func mend() {
+  package func mend() {
     state.pointee.queue.withLock {
       $0.spoiledCount = 0
       $0.hasFaults = $0.faults.isAny
@@ -225,7 +225,7 @@ public struct RamDisk {
   }
 
   /// Whether requests for `page` always fail, by `spoil` or by `faults.bad`.
-  public func isBad(_ page: DevicePage) -> Bool {
+  package func isBad(_ page: DevicePage) -> Bool {
     state.pointee.queue.withLock { $0.isBad(page.rawValue) }
   }
 

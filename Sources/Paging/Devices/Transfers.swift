@@ -9,22 +9,22 @@ import MemoryPrimitives
 import Synchronization
 
 /// A page of a device, by its number.
-@frozen public struct DevicePage: Equatable, Comparable, Sendable {
+package struct DevicePage: Equatable, Comparable, Sendable {
   /// The number of the page.
-  public var rawValue: UInt64
+  package var rawValue: UInt64
   /// The page with that number.
-  @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
-  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  @inline(always) package init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  @inline(always) package static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 }
 
 /// A request that was begun and not ended: a number in its pool.
-@frozen public struct Transfer: Equatable, Sendable {
+package struct Transfer: Equatable, Sendable {
   @usableFromInline let index: UInt8
   @inlinable init(index: Int) { self.index = UInt8(truncatingIfNeeded: index) }
 }
 
 /// A pool of requests to block devices: a handle.
-public struct Transfers {
+package struct Transfers {
   struct State: ~Copyable {
     let machine: Machine
     let requests: UnsafeMutablePointer<cp_block_request>
@@ -40,7 +40,7 @@ public struct Transfers {
   let state: UnsafeMutablePointer<State>
 
   /// The most requests that a pool may have.
-  public static var limit: Int { 64 }
+  package static var limit: Int { 64 }
 
   private static func layout(count: Int) -> (state: Int, requests: Int, size: ByteCount) {
     var layout = StorageLayout()
@@ -50,10 +50,10 @@ public struct Transfers {
   }
 
   /// Bytes for a pool of `count` requests.
-  public static func size(count: Int) -> ByteCount { layout(count: count).size }
+  package static func size(count: Int) -> ByteCount { layout(count: count).size }
 
   /// Creates a pool of `count` requests, 1 to `limit`, in `memory` of `size(count:)` bytes, aligned to 64.
-  public static func create(
+  package static func create(
     in memory: UnsafeMutableRawPointer, count: Int, machine: Machine
   ) -> Transfers {
     precondition(count > 0 && count <= limit, "a pool of transfers has 1 to 64 requests")
@@ -73,7 +73,7 @@ public struct Transfers {
   /// Begins to read to `frames`, or to write from them, as many pages of `device` as there are frames (1 to 32)
   /// from `first` on. Nil when the pool has no idle request. No spin lock may be held. Constant, except
   /// the copy of the frame numbers. The frames must not be freed before the transfer is done.
-  public func begin(
+  package func begin(
     _ device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,
     _ frames: UnsafeBufferPointer<FrameNumber>
   ) -> Transfer? {
@@ -86,12 +86,12 @@ public struct Transfers {
   }
 
   /// Whether the device has completed the transfer. Constant.
-  public func isDone(_ transfer: Transfer) -> Bool {
+  package func isDone(_ transfer: Transfer) -> Bool {
     state.pointee.done.load(ordering: .acquiring) & bit(transfer) != 0
   }
 
   /// Sleeps until the device has completed the transfer. No spin lock may be held.
-  public func wait(_ transfer: Transfer) {
+  package func wait(_ transfer: Transfer) {
     while true {
       let ticket = state.pointee.queue.ticket()
       if isDone(transfer) { return }
@@ -101,13 +101,13 @@ public struct Transfers {
   }
 
   /// Whether the device failed. The transfer must be done.
-  public func hasFailed(_ transfer: Transfer) -> Bool {
+  package func hasFailed(_ transfer: Transfer) -> Bool {
     assert(isDone(transfer), "the outcome of a transfer that is not done")
     return request(transfer).pointee.failed
   }
 
   /// Returns the request to the pool. The transfer must be done.
-  public func end(_ transfer: Transfer) {
+  package func end(_ transfer: Transfer) {
     let bit = bit(transfer)
     let before = state.pointee.done.bitwiseAnd(~bit, ordering: .acquiring).oldValue
     precondition(before & bit != 0, "a transfer ended that is not done")
@@ -119,7 +119,7 @@ public struct Transfers {
 
   /// Sleeps until the pool has an idle request, or until any is done. Returns false when neither can happen: then
   /// all are done, and their owners must end them. No spin lock may be held.
-  public func waitForAny() -> Bool {
+  package func waitForAny() -> Bool {
     state.pointee.waiting.add(1, ordering: .sequentiallyConsistent)
     defer { state.pointee.waiting.subtract(1, ordering: .sequentiallyConsistent) }
     let ticket = state.pointee.queue.ticket()
@@ -136,7 +136,7 @@ public struct Transfers {
   }
 
   /// Requests that have no owner at the moment.
-  public var idleCount: Int { state.pointee.idle.load(ordering: .sequentiallyConsistent).nonzeroBitCount }
+  package var idleCount: Int { state.pointee.idle.load(ordering: .sequentiallyConsistent).nonzeroBitCount }
 
   // MARK: In parts, for swap
 

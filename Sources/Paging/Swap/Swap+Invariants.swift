@@ -5,7 +5,7 @@ import MemoryPrimitives
 extension Swap {
   /// Checks all invariants. Returns nil, or a message that begins with the number of one that is broken. A step for
   /// each slot.
-  public func checkInvariants() -> StaticString? {
+  package func checkInvariants() -> StaticString? {
     guard let slots = state.pointee.core.quiet.pointee.slots else { return nil }
     if !slots.hasExactCounts { return "SW-1: the counts of free, used and bad slots" }
     if !slots.hasExactSummary { return "SW-2: the summary of the bitmap" }

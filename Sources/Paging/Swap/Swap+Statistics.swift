@@ -23,7 +23,7 @@ extension Swap {
   }
 
   /// Adds the rows `vm.swap.…` to the registry.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     let context = UnsafeMutableRawPointer(state)
     func row(
       _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,

@@ -86,14 +86,14 @@ public struct Swap {
   let state: UnsafeMutablePointer<State>
 
   /// Bytes that `create` needs, aligned to 64.
-  public static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.stride) }
+  package static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.stride) }
   /// The most slots of a device; pages beyond are not used.
-  public static var slotLimit: PageCount { PageCount(UInt64(SwapSlot.none.rawValue)) }
+  package static var slotLimit: PageCount { PageCount(UInt64(SwapSlot.none.rawValue)) }
   /// The most pages of one write.
-  public static var clusterLimit: PageCount { PageCount(Int(CP_BLOCK_PAGES)) }
+  package static var clusterLimit: PageCount { PageCount(Int(CP_BLOCK_PAGES)) }
 
   /// Creates swap without a device. Its requests come from `transfers`.
-  public static func create(
+  package static func create(
     in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, transfers: Transfers
   ) -> Swap {
     let state = memory.bindMemory(to: State.self, capacity: 1)
@@ -109,7 +109,7 @@ public struct Swap {
   /// Attaches `device` for swap; all slots are free, and its content is ignored. Allocates a frame for each 1024 slots
   /// and one for about each 16 000; a store for each slot. Throws `noMemory`; `badConstraint` when there is a
   /// device already, or this one has no pages.
-  public func attach(_ device: BlockDevice, priority: AllocationPriority = .normal) throws(PagingError) {
+  package func attach(_ device: BlockDevice, priority: AllocationPriority = .normal) throws(PagingError) {
     let total = Int(min(device.pageCount, Self.slotLimit).rawValue)
     guard total > 0, change(from: .detached, to: .changing) else { throw .badConstraint }
     let (physical, machine) = (state.pointee.physical, state.pointee.machine)
@@ -138,7 +138,7 @@ public struct Swap {
 
   /// Detaches the device, and frees all memory. Throws `badConstraint` while a slot is used, and when
   /// there is no device.
-  public func detach() throws(PagingError) {
+  package func detach() throws(PagingError) {
     let slots = try state.pointee.core.withLock { (core) throws(PagingError) in
       guard core.phase == .attached, let slots = core.slots, slots.used == 0 else { throw .badConstraint }
       core.phase = .changing
@@ -179,14 +179,14 @@ public struct Swap {
   /// Reserves up to `count` free slots that follow each other, at most 32: the next run that is long enough, or
   /// the longest of those inspected, one slot at worst. Nil when no slot is free, or no device is
   /// attached. Bounded; may be called with the lock of an object held.
-  public func reserve(upTo count: PageCount) -> SlotRun? {
+  package func reserve(upTo count: PageCount) -> SlotRun? {
     let wanted = Int(min(count, Self.clusterLimit).rawValue)
     return state.pointee.core.withLock { $0.slots?.reserve(upTo: wanted) }
   }
 
   /// Frees a slot, which may be reserved again at once. One that is not used is a fault report. Constant;
   /// may be called with the lock of an object held.
-  public func free(_ slot: SwapSlot) {
+  package func free(_ slot: SwapSlot) {
     let status = state.pointee.core.withLock {
       let status = $0.slots?.release(slot) ?? .beyond
       // The old content must not pass for a page of the next owner.
@@ -197,13 +197,13 @@ public struct Swap {
   }
 
   /// Frees the slots of a run.
-  public func free(_ run: SlotRun) {
+  package func free(_ run: SlotRun) {
     for i in 0..<run.count.rawValue { free(run.first + PageCount(i)) }
   }
 
   /// Retires a slot for good, because the device lost a page there. One that is not used
   /// is a fault report. Constant; may be called with the lock of an object held.
-  public func retire(_ slot: SwapSlot) {
+  package func retire(_ slot: SwapSlot) {
     let status = state.pointee.core.withLock { $0.slots?.retire(slot) ?? .beyond }
     if status != .used { report(slot, status, ifFree: "a swap slot was retired while free") }
   }

@@ -26,13 +26,13 @@ import MemoryPrimitives
 }
 
 /// Slots that follow each other, 1 to 32.
-@frozen public struct SlotRun: Equatable, Sendable {
+package struct SlotRun: Equatable, Sendable {
   /// The first slot.
-  public var first: SwapSlot
+  package var first: SwapSlot
   /// The number of slots.
-  public var count: PageCount
+  package var count: PageCount
   /// The run of `count` slots from `first` on.
-  @inline(always) public init(first: SwapSlot, count: PageCount) {
+  @inline(always) package init(first: SwapSlot, count: PageCount) {
     self.first = first
     self.count = count
   }

@@ -5,33 +5,33 @@ import MemoryPrimitives
 import PhysicalMemory
 
 /// A write that was begun and not finished.
-public struct SwapWrite {
+package struct SwapWrite {
   let transfer: Transfer
   /// The slots of the pages, in their order.
-  public let run: SlotRun
+  package let run: SlotRun
 }
 
 /// A read that was begun and not finished.
-public struct SwapRead {
+package struct SwapRead {
   let transfer: Transfer
   /// The slot that is read.
-  public let slot: SwapSlot
+  package let slot: SwapSlot
 }
 
 /// The result of a write.
-public struct SwapWritten: Equatable, Sendable {
+package struct SwapWritten: Equatable, Sendable {
   /// The slots of the write.
-  public let run: SlotRun
+  package let run: SlotRun
   /// A bit for each page of the run that failed.
   let failures: UInt32
 
   /// The slot that has page `index` of the write; nil when it failed, and its slot is retired.
-  public func slot(_ index: Int) -> SwapSlot? {
+  package func slot(_ index: Int) -> SwapSlot? {
     precondition(index >= 0 && index < Int(run.count.rawValue), "a page outside of the write")
     return failures >> UInt32(index) & 1 != 0 ? nil : run.first + PageCount(index)
   }
   /// Pages that failed.
-  public var failedCount: PageCount { PageCount(failures.nonzeroBitCount) }
+  package var failedCount: PageCount { PageCount(failures.nonzeroBitCount) }
 }
 
 extension Swap {
@@ -42,7 +42,7 @@ extension Swap {
   /// caller finishes its own writes, or waits by `Transfers.waitForAny`. The frames must not be freed
   /// before the write is finished; a store to one before that makes only its slot useless.
   /// No spin lock may be held.
-  public func beginWrite(_ frames: UnsafeBufferPointer<FrameNumber>, to run: SlotRun) -> SwapWrite? {
+  package func beginWrite(_ frames: UnsafeBufferPointer<FrameNumber>, to run: SlotRun) -> SwapWrite? {
     precondition(
       frames.count > 0 && run.count == PageCount(frames.count) && run.count <= Self.clusterLimit,
       "a write to swap has as many slots as frames, 1 to 32")
@@ -59,12 +59,12 @@ extension Swap {
   }
 
   /// Whether `finishWrite` would return without sleeping for the request.
-  public func isDone(_ write: SwapWrite) -> Bool { state.pointee.transfers.isDone(write.transfer) }
+  package func isDone(_ write: SwapWrite) -> Bool { state.pointee.transfers.isDone(write.transfer) }
 
   /// Sleeps until the write is done, and returns which pages were written. When a cluster failed, each page is
   /// written again by itself; the slots of pages that fail alone are retired. The others stay reserved by the caller.
   /// Allocates nothing. No spin lock may be held.
-  public func finishWrite(_ write: SwapWrite) -> SwapWritten {
+  package func finishWrite(_ write: SwapWrite) -> SwapWritten {
     let transfers = state.pointee.transfers
     let count = write.run.count.rawValue
     transfers.wait(write.transfer)
@@ -113,7 +113,7 @@ extension Swap {
 
   /// Begins to read the page in `slot`, which the caller owns, into `frame`. Nil, and nothing done, when the
   /// pool has no idle request. No spin lock may be held.
-  public func beginRead(_ slot: SwapSlot, into frame: FrameNumber) -> SwapRead? {
+  package func beginRead(_ slot: SwapSlot, into frame: FrameNumber) -> SwapRead? {
     let (device, transfers) = (attachment.device, state.pointee.transfers)
     guard let transfer = transfers.allocate() else { return nil }
     cp_block_frames(transfers.request(transfer))[0] = frame.rawValue
@@ -122,12 +122,12 @@ extension Swap {
   }
 
   /// Whether `finishRead` would return without sleeping.
-  public func isDone(_ read: SwapRead) -> Bool { state.pointee.transfers.isDone(read.transfer) }
+  package func isDone(_ read: SwapRead) -> Bool { state.pointee.transfers.isDone(read.transfer) }
 
   /// Sleeps until the page is in its frame. Throws `inputOutput` when the device failed, `corrupt` when the data is
   /// not what was written. The frame's content is then undefined, and the caller still owns the slot.
   /// No spin lock may be held.
-  public func finishRead(_ read: SwapRead) throws(PagingError) {
+  package func finishRead(_ read: SwapRead) throws(PagingError) {
     let transfers = state.pointee.transfers
     transfers.wait(read.transfer)
     let hasFailed = transfers.hasFailed(read.transfer)
@@ -149,7 +149,7 @@ extension Swap {
 
   /// Reads the page in `slot`, which the caller owns, into `frame`: begins, waiting for a request
   /// if need be, and finishes. The caller has no transfer of its own that other threads wait for.
-  public func read(_ slot: SwapSlot, into frame: FrameNumber) throws(PagingError) {
+  package func read(_ slot: SwapSlot, into frame: FrameNumber) throws(PagingError) {
     while true {
       if let read = beginRead(slot, into: frame) { return try finishRead(read) }
       state.pointee.transfers.waitForIdle()
