@@ -1,13 +1,13 @@
-// Random numbers that come out the same on every machine: SplitMix64 (Steele, Lea, Flood: "Fast
+// Random numbers that are the same on every machine: SplitMix64 (Steele, Lea, Flood: "Fast
 // splittable pseudorandom number generators", 2014).
 
 /// A generator whose sequence depends on its seed only.
-public struct SeededRandom: RandomNumberGenerator, Sendable {
+package struct SeededRandom: RandomNumberGenerator, Sendable {
   var state: UInt64
 
-  public init(seed: UInt64) { state = seed }
+  package init(seed: UInt64) { state = seed }
 
-  public mutating func next() -> UInt64 {
+  package mutating func next() -> UInt64 {
     state &+= 0x9e37_79b9_7f4a_7c15
     var z = state
     z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
@@ -15,9 +15,9 @@ public struct SeededRandom: RandomNumberGenerator, Sendable {
     return z ^ (z >> 31)
   }
 
-  /// A number below `limit`, which is not zero. The bias for small limits is of no matter here.
-  public mutating func below(_ limit: UInt64) -> UInt64 { next() % limit }
+  /// A number below `limit`, which is not zero. The bias for small limits does not matter here.
+  package mutating func below(_ limit: UInt64) -> UInt64 { next() % limit }
 
   /// True once in `n` times.
-  public mutating func oneIn(_ n: UInt64) -> Bool { below(n) == 0 }
+  package mutating func oneIn(_ n: UInt64) -> Bool { below(n) == 0 }
 }

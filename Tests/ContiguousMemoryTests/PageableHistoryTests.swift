@@ -21,41 +21,41 @@ final class PageableHistoryTests: XCTestCase {
   }
 
   private func plan(
-    _ seed: UInt64, _ trouble: PagingPlan.Troubles, operations: UInt64 = 2000, checkEvery: UInt64 = 500
+    _ seed: UInt64, _ faults: PagingPlan.Faults, operations: UInt64 = 2000, checkEvery: UInt64 = 500
   ) -> PagingPlan {
     PagingPlan(
       seed: seed, operations: operations, checkEvery: checkEvery, memory: .mebibytes(4),
-      swap: .mebibytes(16), trouble: trouble)
+      swap: .mebibytes(16), faults: faults)
   }
 
   func testHistoriesOfPagingKeepAllInvariants() throws {
     for seed in historySeeds(100, count: 30) {
-      let trouble: PagingPlan.Troubles = seed % 2 == 0 ? .some : .none
-      let outcome = try run(plan(seed, trouble))
+      let faults: PagingPlan.Faults = seed % 2 == 0 ? .some : .none
+      let outcome = try run(plan(seed, faults))
       XCTAssertNil(
-        outcome.broken.map { "\($0), after \(outcome.operations), trouble \(trouble), STRATA_SEED=\(seed)" })
+        outcome.broken.map { "\($0), after \(outcome.operations), faults \(faults), STRATA_SEED=\(seed)" })
       XCTAssertGreaterThan(outcome.granted, 500)
     }
   }
 
   func testAllInvariantsHoldAfterEveryFewOperations() throws {
     for seed in historySeeds(200, count: 4) {
-      let trouble: PagingPlan.Troubles = seed % 2 == 0 ? .some : .none
-      let outcome = try run(plan(seed, trouble, operations: 600, checkEvery: 3))
+      let faults: PagingPlan.Faults = seed % 2 == 0 ? .some : .none
+      let outcome = try run(plan(seed, faults, operations: 600, checkEvery: 3))
       XCTAssertNil(
-        outcome.broken.map { "\($0), after \(outcome.operations), trouble \(trouble), STRATA_SEED=\(seed)" })
+        outcome.broken.map { "\($0), after \(outcome.operations), faults \(faults), STRATA_SEED=\(seed)" })
     }
   }
 
   func testSumsDependOnTheSeedOnly() throws {
     let seed = historySeed(300)
-    for trouble in [PagingPlan.Troubles.none, .some] {
-      let first = try run(plan(seed, trouble))
+    for faults in [PagingPlan.Faults.none, .some] {
+      let first = try run(plan(seed, faults))
       // Where the simulated RAM lies makes no difference.
       let other = SimulatedMachine(memory: .mebibytes(8))
-      let second = try withExtendedLifetime(other) { try run(plan(seed, trouble)) }
+      let second = try withExtendedLifetime(other) { try run(plan(seed, faults)) }
       XCTAssertEqual(first.checksum, second.checksum)
-      XCTAssertNotEqual(first.checksum, try run(plan(seed &+ 1, trouble)).checksum)
+      XCTAssertNotEqual(first.checksum, try run(plan(seed &+ 1, faults)).checksum)
     }
   }
 }

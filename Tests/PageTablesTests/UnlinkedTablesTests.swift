@@ -30,7 +30,7 @@ final class RememberingProcessors {
     }
     bed.frames.atGive = { [unowned self] frame in
       XCTAssertFalse(
-        buffers.contains { $0.remembers(frame) }, "a table is free, and a processor still walks through it")
+        buffers.contains { $0.caches(frame) }, "a table is free, and a processor still walks through it")
     }
   }
 

@@ -87,7 +87,8 @@ final class TracePackerTests: XCTestCase {
       event("mm_page_alloc: page=0000000000000000 pfn=0x0 order=3 migratetype=0 gfp_flags=GFP_KERNEL")
         + event("kfree: call_site=a+0x1/0x2 ptr=0000000000000000")
         + event("kfree: call_site=a+0x1/0x2 ptr=(null)"))
-    XCTAssertEqual(trace.events.map(\.identity), [TraceEvent.nobody, TraceEvent.nobody, TraceEvent.nobody])
+    XCTAssertEqual(
+      trace.events.map(\.identity), [TraceEvent.noIdentity, TraceEvent.noIdentity, TraceEvent.noIdentity])
     XCTAssertEqual(trace.counts.pages, 0)
   }
 

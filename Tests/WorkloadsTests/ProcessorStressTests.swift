@@ -16,8 +16,8 @@ import XCTest
 private let swapBytes = unsafeBitCast(
   dlsym(nil, "swab"), to: (@convention(c) (UnsafeRawPointer, UnsafeMutableRawPointer, Int) -> Void).self)
 
-/// A machine with real threads, each a processor with a translation buffer of its own, which forgets what that
-/// processor is told to forget and nothing else.
+/// A machine with real threads, each a processor with a translation buffer of its own. The buffer drops only the
+/// translations that its processor invalidates.
 private final class StressMachine: @unchecked Sendable {
   private let system: HostSystem
   private let disk: RamDisk
@@ -80,16 +80,16 @@ private final class StressMachine: @unchecked Sendable {
     }
   }
 
-  /// The processor that this thread is. One that is not told what to forget forgets all each time.
+  /// The processor that this thread is. One without an invalidation hook drops all translations each time.
   private var mine: SoftwareProcessor {
     let processor = processors[Int(cp_processor_index())]
     if cp_processor().pointee.invalidate == nil { processor.buffer.invalidate(0, 1 << 52) }
     return processor
   }
 
-  /// A page may be written to while a device reads it, whose copy is thrown away then; and an address that was
-  /// given back may be read, if what is read is thrown away. To the thread sanitizer, which can't know that, these
-  /// accesses are invisible: swab(3) is none of those that it watches.
+  /// The memory that an access reaches. A page may be written to while a device reads it, whose copy is then
+  /// discarded. An address that was freed may be read, if the word is discarded. The thread sanitizer can't know
+  /// that, but it does not see these accesses: it does not watch swab(3).
   private func reach(_ address: UInt64, _ kind: AccessKind) throws(PagingError) -> UnsafeMutableRawPointer {
     try mine.reach(VirtualAddress(address), kind)
   }
@@ -123,8 +123,8 @@ private final class StressMachine: @unchecked Sendable {
       })
   }
 
-  /// Runs a stress beside the disk's thread and a clock of a millisecond, for `ticks` at the least and until so many
-  /// operations are done, however busy the host is; or until something is wrong.
+  /// Runs a stress beside the disk's thread and a clock of a millisecond. It lasts at least `ticks`, and until
+  /// `operations` are done, however busy the host is, or until an invariant fails.
   func run(
     _ plan: ProcessorStressPlan, ticks: UInt64, operations: UInt64
   ) throws -> ProcessorStressOutcome {
@@ -184,7 +184,7 @@ final class ProcessorStressTests: XCTestCase {
     workers: Int, seed: UInt64, file: StaticString = #filePath, line: UInt = #line
   ) throws {
     let outcome = try stress(workers: workers, seed: historySeed(seed))
-    if let trouble = outcome.trouble {
+    if let trouble = outcome.failure {
       XCTFail(
         "\(trouble.invariant): at \(String(trouble.subject, radix: 16)), found \(String(trouble.found, radix: 16)), "
           + "expected \(String(trouble.expected, radix: 16)), on processor \(trouble.processor); seed \(seed)",
@@ -204,6 +204,6 @@ final class ProcessorStressTests: XCTestCase {
   /// A processor that does not hear what the others have unmapped is found out.
   func testAProcessorThatIgnoresInvalidationsIsFound() throws {
     let outcome = try stress(workers: 3, seed: 64, milliseconds: 60_000, deaf: 2)
-    XCTAssertNotNil(outcome.trouble)
+    XCTAssertNotNil(outcome.failure)
   }
 }

@@ -87,8 +87,8 @@ final class ReplayTests: XCTestCase {
 
   func testFailuresInTheTracedKernelAreSkipped() throws {
     var trace = WrittenTrace()
-    trace.pages(.pageAlloc, TraceEvent.nobody, order: 9)
-    trace.kmalloc(TraceEvent.nobody, 64)
+    trace.pages(.pageAlloc, TraceEvent.noIdentity, order: 9)
+    trace.kmalloc(TraceEvent.noIdentity, 64)
     let summary = try TestSystem(memory: .mebibytes(16)).replay(trace.bytes)
     XCTAssertEqual(summary.skips[Int(ReplaySkip.failedInTrace.rawValue)], 2)
     XCTAssertTrue(summary.succeeded)
@@ -154,10 +154,10 @@ final class ReplayTests: XCTestCase {
     }
     XCTAssertEqual(summary.lost, 2)
     XCTAssertFalse(summary.succeeded)
-    XCTAssertTrue(summary.text.contains("! 2 frames did not come back."), summary.text)
+    XCTAssertTrue(summary.text.contains("! 2 frames were not freed."), summary.text)
   }
 
-  /// Pages that were there before and are given up meanwhile were not the replay's.
+  /// Pages that existed before and are reclaimed during the replay do not belong to it.
   func testPagesReclaimedDuringAReplayAreNotCounted() throws {
     let system = try TestSystem(memory: .mebibytes(64))
     let (paging, count) = (system.memory.paging, PageCount(UInt64(1000)))

@@ -82,8 +82,8 @@ final class ReplayThreadsTests: XCTestCase {
       if object % 5 == 0 { trace.kfree(object, .hardInterrupt) }
       if object % 7 == 0 { trace.cacheAlloc(object, from: cache) }
     }
-    trace.kmalloc(TraceEvent.nobody, 64)
-    trace.kfree(TraceEvent.nobody)
+    trace.kmalloc(TraceEvent.noIdentity, 64)
+    trace.kfree(TraceEvent.noIdentity)
     for summary in try compare(trace.bytes, .mebibytes(32)) {
       XCTAssertGreaterThanOrEqual(summary.reused, 50)
       XCTAssertGreaterThan(summary.unmatchedObjectFrees, 50)

@@ -66,7 +66,7 @@ struct WrittenTrace {
     events.append(
       TraceEvent(
         what.kind, context: context, processor: processor, operation: operation(what), identity: identity))
-    if identity != TraceEvent.nobody {
+    if identity != TraceEvent.noIdentity {
       if what.kind.isAboutPages {
         counts.pages = max(counts.pages, identity + 1 << UInt32(what.order))
       } else {
@@ -117,7 +117,7 @@ struct WrittenTrace {
     trace.pages(.pageFreeBatched, 0)
     trace.cacheFree(1, to: cache)
     trace.kfree(0)
-    trace.kfree(TraceEvent.nobody)
+    trace.kfree(TraceEvent.noIdentity)
     trace.pages(.pageFree, 2, order: 1)
     trace.pages(.pageAlloc, 300)
     return trace

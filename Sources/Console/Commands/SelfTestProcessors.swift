@@ -20,7 +20,7 @@ extension Shell {
 
   /// Why this machine can't run the test of processors, if it can't.
   var whyNoStress: StaticString? {
-    state.pointee.host.executive == nil ? StressRefusal.noThreads.description : nil
+    state.pointee.host.executive == nil ? StressError.noThreads.description : nil
   }
 
   private var processorCount: Int {
@@ -50,13 +50,13 @@ extension Shell {
     let access = WordAccess(
       state.pointee.host.context, load: state.pointee.host.loading, store: state.pointee.host.storing)
     var bar = Bar(self)
-    do throws(StressRefusal) {
+    do throws(StressError) {
       let outcome = try ProcessorStress.run(plan, on: memory, access) { ticks, operations in
         bar.goesOn("smp", ticks, of: plan.ticks, "ms", every: 1) ? .goOn : .stop
       }
       bar.end()
       tell(plan, outcome)
-      return outcome.trouble?.invariant
+      return outcome.failure?.invariant
     } catch {
       bar.end()
       return error.description
@@ -78,8 +78,8 @@ extension Shell {
         row.field("pages", outcome.pages)
         row.field("visitors", outcome.visitors)
         row.field("refused", outcome.refused)
-        row.field("verdict", text: outcome.trouble.map { Line($0.invariant) } ?? "held")
-        if let trouble = outcome.trouble {
+        row.field("verdict", text: outcome.failure.map { Line($0.invariant) } ?? "held")
+        if let trouble = outcome.failure {
           row.field("subject", text: "\(hex: trouble.subject)")
           row.field("found", text: "\(hex: trouble.found)")
           row.field("expected", text: "\(hex: trouble.expected)")
@@ -94,7 +94,7 @@ extension Shell {
     print(
       "  \(count: outcome.exchanged) exchanged, \(count: outcome.remapped) remapped and \(count: outcome.reads) read, \(count: outcome.pages) pages used, \(count: outcome.refused) refused"
     )
-    if let trouble = outcome.trouble {
+    if let trouble = outcome.failure {
       print(
         "! at \(hex: trouble.subject): found \(hex: trouble.found), expected \(hex: trouble.expected), seen on processor \(UInt64(trouble.processor)); seed \(plan.seed)"
       )

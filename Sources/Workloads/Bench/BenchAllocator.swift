@@ -1,7 +1,7 @@
-// What a bench of objects runs against: kmem, or the host's malloc in a process of its own.
+// The allocators that a bench of objects drives: kmem, or the host's malloc in a process of its own.
 //
 // The bodies are generic, and the compiler inlines them with their allocator into the caller, as in a user's code: the
-// fast path of kmem stands in the loop, and so does the call of malloc. Both pass through `cp_opaque`, so that no pair is
+// fast path of kmem is in the loop, and so is the call of malloc. Both pass through `cp_opaque`, so that no pair is
 // optimised away, and neither is favoured.
 
 import CPlatform
@@ -12,7 +12,7 @@ import MemoryPrimitives
 public protocol BenchAllocator {
   /// An object of `size` bytes; a benchmark ends the process when there is none.
   func allocate(_ size: UInt64) -> UnsafeMutableRawPointer
-  /// Gives back an object that `allocate` answered for the same size.
+  /// Frees an object that `allocate` returned for the same size.
   func free(_ object: UnsafeMutableRawPointer, _ size: UInt64)
 }
 
@@ -21,14 +21,17 @@ public protocol BenchAllocator {
   @usableFromInline let kmem: KmemAllocator
   @usableFromInline let type: MemoryType
 
+  /// Creates an allocator that counts its objects under `type`.
   @inlinable public init(_ kmem: KmemAllocator, _ type: MemoryType) {
     self.kmem = kmem
     self.type = type
   }
 
+  /// Allocates an object of `size` bytes.
   @inline(always) public func allocate(_ size: UInt64) -> UnsafeMutableRawPointer {
     kmem.alloc(ByteCount(size), type: type).unsafelyUnwrapped
   }
+  /// Frees an object of `size` bytes.
   @inline(always) public func free(_ object: UnsafeMutableRawPointer, _ size: UInt64) {
     kmem.free(object, size: ByteCount(size), type: type)
   }

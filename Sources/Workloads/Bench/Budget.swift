@@ -1,49 +1,49 @@
-// The budgets: every figure that Strata is held against, in one list.
+// The budgets: every figure of Strata that has a goal, in one list.
 //
 // The console's `bench`, the tool's `strata bench` and `make bench` take name, unit, goal and layer from here, and
 // none keeps a goal of its own. A row belongs to the layer that can change its figure. A goal that is missed fails
 // a bench only when the row is due: a row becomes due with the change that meets its goal, and can't regress from
-// then on. A row that nothing can measure yet is in the list too, and is shown without a figure.
+// then on. A row that can't be measured yet is in the list too, and is shown without a figure.
 //
 // Figures and goals are whole numbers in parts of `scale`, as the kernel has no floating point.
 
-/// What a figure is to be, in parts of the row's scale.
-public enum BudgetGoal: Equatable, Sendable {
+/// The goal of a figure, in parts of the row's scale.
+package enum BudgetGoal: Equatable, Sendable {
   case none
   case atMost(UInt64)
   case atLeast(UInt64)
 }
 
 /// Whether a missed goal fails the bench.
-public enum BudgetStanding: Equatable, Sendable {
+package enum BudgetStanding: Equatable, Sendable {
   /// A later change is to meet the goal.
   case later
   case due
 }
 
 /// Where a figure is measured.
-public enum BudgetPlace: UInt8, Sendable {
+package enum BudgetPlace: UInt8, Sendable {
   case host, kernel
 
-  public var description: StaticString { self == .host ? "host" : "kernel" }
+  package var description: StaticString { self == .host ? "host" : "kernel" }
 }
 
 /// A row of the table of budgets.
-public struct BudgetRow: Sendable {
-  public var name: StaticString
-  public var unit: StaticString
-  public var place: BudgetPlace
+package struct BudgetRow: Sendable {
+  package var name: StaticString
+  package var unit: StaticString
+  package var place: BudgetPlace
   /// The module whose change meets the goal.
-  public var layer: StaticString
-  public var goal: BudgetGoal
+  package var layer: StaticString
+  package var goal: BudgetGoal
   /// The figure and the goal are whole numbers of one over this.
-  public var scale: UInt64
-  public var standing: BudgetStanding
+  package var scale: UInt64
+  package var standing: BudgetStanding
   /// Whether the figure is a count of the cycle counter, which counts instructions under QEMU's -icount only.
-  public var isCycles: Bool
+  package var isCycles: Bool
 
   /// Whether a figure, in parts of the scale, meets the goal.
-  public func isMet(by figure: UInt64) -> Bool {
+  package func isMet(by figure: UInt64) -> Bool {
     switch goal {
     case .none: true
     case .atMost(let most): figure <= most
@@ -52,19 +52,19 @@ public struct BudgetRow: Sendable {
   }
 
   /// "at most" or "at least".
-  public var sense: StaticString {
+  package var sense: StaticString {
     if case .atLeast = goal { return "at least" }
     return "at most"
   }
 
-  /// The same where there is little room.
-  public var shortSense: StaticString {
+  /// The same in short: "max" or "min".
+  package var shortSense: StaticString {
     if case .atLeast = goal { return "min" }
     return "max"
   }
 
   /// The goal's number, where there is one.
-  public var bound: UInt64? {
+  package var bound: UInt64? {
     switch goal {
     case .none: nil
     case .atMost(let bound), .atLeast(let bound): bound
@@ -73,7 +73,7 @@ public struct BudgetRow: Sendable {
 }
 
 /// Every row, in the order in which the table shows them.
-public enum Budget: UInt8, Sendable {
+package enum Budget: UInt8, Sendable {
   case kmemPairTime
   case kmemPair16, kmemPair64, kmemPair128, kmemPair1024, kmemPair4096
   case kmemVariable16, kmemVariable64, kmemVariable128, kmemVariable1024, kmemVariable4096
@@ -100,11 +100,11 @@ public enum Budget: UInt8, Sendable {
   case bootSmall, bootLarge, bootRatio
   case ownMemorySmall, ownMemoryLarge
 
-  /// How many rows there are.
-  public static var count: Int { Int(Budget.ownMemoryLarge.rawValue) + 1 }
+  /// The number of rows.
+  package static var count: Int { Int(Budget.ownMemoryLarge.rawValue) + 1 }
 
-  /// Whether there is something to measure yet.
-  public var canBeMeasured: Bool {
+  /// Whether it can be measured yet.
+  package var canBeMeasured: Bool {
     switch self {
     case .vmemQuantum, .faultZeroed, .zsDensity, .zsDensityHalf: false
     default: true
@@ -112,7 +112,7 @@ public enum Budget: UInt8, Sendable {
   }
 
   /// Whether the figure depends on the trace that is replayed.
-  public var dependsOnTrace: Bool {
+  package var dependsOnTrace: Bool {
     switch self {
     case .kmemTraceTime, .kmemTraceHeld, .wiredPageblocks, .longestOff, .longestHeld, .contigOldGranted,
       .contigOldCost, .contigOldInstructions, .contigGranted, .contigCost, .contigOutside,
@@ -122,8 +122,8 @@ public enum Budget: UInt8, Sendable {
     }
   }
 
-  /// What the row says.
-  public var row: BudgetRow {
+  /// The row.
+  package var row: BudgetRow {
     switch self {
     case .kmemPairTime: .host("kmem-pair", "ns, 64 bytes", "Kmem", .none)
     case .kmemPair16: .against4("kmem-pair-16", .atMost(450))
@@ -145,10 +145,10 @@ public enum Budget: UInt8, Sendable {
     case .kmemTraceHeld: .host("kmem-trace-x64-held", "bytes held for each byte live", "Kmem", .atMost(1100))
     case .kmemTwoThreads: .host("kmem-pairs-two-threads", "x one thread", "Kmem", .atLeast(1900))
     case .kmemPassedOn: .against4("kmem-producer-consumer", .atMost(400))
-    case .kmemKernel16: .instructions("kmem-kernel-pair-16", "Kmem", .atMost(60), .due)
-    case .kmemKernel64: .instructions("kmem-kernel-pair-64", "Kmem", .atMost(60), .due)
-    case .kmemKernel1024: .instructions("kmem-kernel-pair-1024", "Kmem", .atMost(60), .due)
-    case .kmemKernel4096: .instructions("kmem-kernel-pair-4096", "Kmem", .atMost(60), .due)
+    case .kmemKernel16: .instructions("kmem-kernel-pair-16", "Kmem", .atMost(60), standing: .due)
+    case .kmemKernel64: .instructions("kmem-kernel-pair-64", "Kmem", .atMost(60), standing: .due)
+    case .kmemKernel1024: .instructions("kmem-kernel-pair-1024", "Kmem", .atMost(60), standing: .due)
+    case .kmemKernel4096: .instructions("kmem-kernel-pair-4096", "Kmem", .atMost(60), standing: .due)
     case .kmemKernelVariable: .instructions("kmem-kernel-pair-variable", "Kmem", .atMost(60))
     case .kmemKernelInterruptsOff: .instructions("kmem-kernel-interrupts-off", "Kmem", .atMost(60))
     case .pagePair: .kernel("page-pair", "x kmem pair", "PhysicalMemory", .atMost(1500), scale: 1000)
@@ -175,9 +175,9 @@ public enum Budget: UInt8, Sendable {
       .host("run-search-99-percent", "x the steps in 1 GiB", "PhysicalMemory", .atMost(1500))
     case .searchLast: .host("run-search-last-block", "x the steps in 1 GiB", "PhysicalMemory", .atMost(1500))
     case .searchLuck: .host("run-search-luck", "steps a pageblock", "PhysicalMemory", .atMost(1000))
-    case .longestOff: .instructions("longest-off", "Kernel", .atMost(20_000), .due)
-    case .longestHeld: .instructions("longest-held", "PhysicalMemory", .atMost(20_000), .due)
-    case .fault: .instructions("fault", "Paging", .atMost(1500), .due)
+    case .longestOff: .instructions("longest-off", "Kernel", .atMost(20_000), standing: .due)
+    case .longestHeld: .instructions("longest-held", "PhysicalMemory", .atMost(20_000), standing: .due)
+    case .fault: .instructions("fault", "Paging", .atMost(1500), standing: .due)
     case .faultZeroing: .instructions("fault-zeroing", "Paging", .none)
     case .faultZeroed: .instructions("fault-zeroing-page-at-hand", "PhysicalMemory", .atMost(120))
     case .faultBlocks:
@@ -186,21 +186,26 @@ public enum Budget: UInt8, Sendable {
     case .contigOldCost:
       .kernel("contig-old-cost-per-page", "pages", "ContiguousMemory", .none, scale: 1000)
     case .contigOldInstructions: .instructions("contig-old-instructions-per-run", "ContiguousMemory", .none)
-    case .contigGranted: .kernel("contig-granted", "runs", "ContiguousMemory", .atLeast(256), .due)
+    case .contigGranted: .kernel("contig-granted", "runs", "ContiguousMemory", .atLeast(256), standing: .due)
     case .contigCost:
-      .kernel("contig-cost-per-page", "pages", "ContiguousMemory", .atMost(1000), .due, scale: 1000)
-    case .contigOutside: .kernel("contig-outside", "pages", "ContiguousMemory", .atMost(0), .due)
+      .kernel("contig-cost-per-page", "pages", "ContiguousMemory", .atMost(1000), standing: .due, scale: 1000)
+    case .contigOutside: .kernel("contig-outside", "pages", "ContiguousMemory", .atMost(0), standing: .due)
     case .contigInstructions: .instructions("contig-instructions-per-run", "ContiguousMemory", .none)
-    case .contigOneGranted: .kernel("contig-one-granted", "runs", "ContiguousMemory", .atLeast(1), .due)
-    case .contigOne: .instructions("contig-one-instructions", "ContiguousMemory", .atMost(524_288), .due)
-    case .contigOneMoved: .kernel("contig-one-moved", "pages", "ContiguousMemory", .atMost(512), .due)
-    case .contigOneWritten: .kernel("contig-one-written", "pages", "ContiguousMemory", .atMost(0), .due)
-    case .contigLow64: .kernel("contig-low-64K", "runs", "ContiguousMemory", .atLeast(1), .due)
-    case .contigLow256: .kernel("contig-low-256K", "runs", "ContiguousMemory", .atLeast(1), .due)
-    case .contigLowNever: .kernel("contig-low-never", "runs", "ContiguousMemory", .atLeast(1), .due)
+    case .contigOneGranted:
+      .kernel("contig-one-granted", "runs", "ContiguousMemory", .atLeast(1), standing: .due)
+    case .contigOne:
+      .instructions("contig-one-instructions", "ContiguousMemory", .atMost(524_288), standing: .due)
+    case .contigOneMoved:
+      .kernel("contig-one-moved", "pages", "ContiguousMemory", .atMost(512), standing: .due)
+    case .contigOneWritten:
+      .kernel("contig-one-written", "pages", "ContiguousMemory", .atMost(0), standing: .due)
+    case .contigLow64: .kernel("contig-low-64K", "runs", "ContiguousMemory", .atLeast(1), standing: .due)
+    case .contigLow256: .kernel("contig-low-256K", "runs", "ContiguousMemory", .atLeast(1), standing: .due)
+    case .contigLowNever: .kernel("contig-low-never", "runs", "ContiguousMemory", .atLeast(1), standing: .due)
     case .contigLowNeverCost: .instructions("contig-low-never-cost", "ContiguousMemory", .none)
-    case .contigGibibyte: .kernel("contig-1G", "runs", "ContiguousMemory", .atLeast(1), .due)
-    case .contigBusy: .kernel("contig-busy-granted", "of 1000 runs", "ContiguousMemory", .atLeast(990), .due)
+    case .contigGibibyte: .kernel("contig-1G", "runs", "ContiguousMemory", .atLeast(1), standing: .due)
+    case .contigBusy:
+      .kernel("contig-busy-granted", "of 1000 runs", "ContiguousMemory", .atLeast(990), standing: .due)
     case .daemonScanned:
       .kernel("daemon-scanned", "a page freed", "Paging", .atMost(4000), scale: 1000)
     case .shootdownsLaundry: .kernel("shootdowns-laundry", "a page", "Paging", .none, scale: 1000)
@@ -212,15 +217,16 @@ public enum Budget: UInt8, Sendable {
     case .zsDensityHalf:
       .kernel(
         "zs-stored-of-held-half-freed", "bytes for each byte held", "Zsmalloc", .atLeast(935), scale: 1000)
-    case .frameRecord: .host("frame-record", "bytes", "PhysicalMemory", .atMost(32), .due, scale: 1)
-    case .boundaryTag: .host("boundary-tag", "bytes", "Vmem", .atMost(32), .due, scale: 1)
+    case .frameRecord: .host("frame-record", "bytes", "PhysicalMemory", .atMost(32), standing: .due, scale: 1)
+    case .boundaryTag: .host("boundary-tag", "bytes", "Vmem", .atMost(32), standing: .due, scale: 1)
     case .bootSmall: .instructions("boot-256M", "KernelMemory", .none)
-    case .bootLarge: .instructions("boot-20G", "KernelMemory", .atMost(10_000_000), .due)
-    case .bootRatio: .kernel("boot-20G-to-256M", "x", "KernelMemory", .atMost(1500), .due, scale: 1000)
+    case .bootLarge: .instructions("boot-20G", "KernelMemory", .atMost(10_000_000), standing: .due)
+    case .bootRatio:
+      .kernel("boot-20G-to-256M", "x", "KernelMemory", .atMost(1500), standing: .due, scale: 1000)
     case .ownMemorySmall:
-      .kernel("own-memory-256M", "% of memory", "KernelMemory", .atMost(2500), .due, scale: 1000)
+      .kernel("own-memory-256M", "% of memory", "KernelMemory", .atMost(2500), standing: .due, scale: 1000)
     case .ownMemoryLarge:
-      .kernel("own-memory-20G", "% of memory", "KernelMemory", .atMost(1200), .due, scale: 1000)
+      .kernel("own-memory-20G", "% of memory", "KernelMemory", .atMost(1200), standing: .due, scale: 1000)
     }
   }
 }
@@ -228,7 +234,7 @@ public enum Budget: UInt8, Sendable {
 extension BudgetRow {
   /// A count of instructions in the kernel.
   fileprivate static func instructions(
-    _ name: StaticString, _ layer: StaticString, _ goal: BudgetGoal, _ standing: BudgetStanding = .later
+    _ name: StaticString, _ layer: StaticString, _ goal: BudgetGoal, standing: BudgetStanding = .later
   ) -> BudgetRow {
     BudgetRow(
       name: name, unit: "instructions", place: .kernel, layer: layer, goal: goal, scale: 1,
@@ -239,7 +245,7 @@ extension BudgetRow {
   /// Another figure of the kernel.
   fileprivate static func kernel(
     _ name: StaticString, _ unit: StaticString, _ layer: StaticString, _ goal: BudgetGoal,
-    _ standing: BudgetStanding = .later, scale: UInt64 = 1
+    standing: BudgetStanding = .later, scale: UInt64 = 1
   ) -> BudgetRow {
     BudgetRow(
       name: name, unit: unit, place: .kernel, layer: layer, goal: goal, scale: scale, standing: standing,
@@ -249,7 +255,7 @@ extension BudgetRow {
   /// A figure of a host process.
   fileprivate static func host(
     _ name: StaticString, _ unit: StaticString, _ layer: StaticString, _ goal: BudgetGoal,
-    _ standing: BudgetStanding = .later, scale: UInt64 = 1000
+    standing: BudgetStanding = .later, scale: UInt64 = 1000
   ) -> BudgetRow {
     BudgetRow(
       name: name, unit: unit, place: .host, layer: layer, goal: goal, scale: scale, standing: standing,
@@ -258,8 +264,8 @@ extension BudgetRow {
 
   /// A time of kmem against that of the best of mimalloc, jemalloc, tcmalloc and glibc.
   fileprivate static func against4(
-    _ name: StaticString, _ goal: BudgetGoal, _ standing: BudgetStanding = .later
+    _ name: StaticString, _ goal: BudgetGoal, standing: BudgetStanding = .later
   ) -> BudgetRow {
-    host(name, "x the best of four", "Kmem", goal, standing)
+    host(name, "x the best of four", "Kmem", goal, standing: standing)
   }
 }

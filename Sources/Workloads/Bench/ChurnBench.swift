@@ -1,21 +1,21 @@
-// Churn: what is left of 2 MiB blocks on a machine whose pages have come and gone for long.
+// Churn: the share of free 2 MiB blocks on a machine after long allocating and freeing of pages.
 //
-// Memory is filled with single pages, a share of them is freed at random, and then 400 rounds free a tenth of what is
-// left, at random, and allocate as many again. What the allocator of frames has left of whole free blocks, of those
-// that the free frames could make, is the figure.
+// Memory is filled with single pages, and a share of them is freed at random. Then 400 rounds free a tenth of the
+// rest, at random, and allocate as many again. The figure is the number of whole free blocks, of those that the free
+// frames could form.
 
 import MemoryPrimitives
 import PhysicalMemory
 
 /// The experiment of the budget on churn.
-public struct ChurnBench {
+package struct ChurnBench {
   private let physical: FrameAllocator
   private let pages: UnsafeMutableBufferPointer<FrameNumber>
   private var random: SeededRandom
   private var live = 0
 
-  /// `pages` has a place for each frame of the machine.
-  public init(
+  /// `pages` has an element for each frame of the machine.
+  package init(
     _ physical: FrameAllocator, _ pages: UnsafeMutableBufferPointer<FrameNumber>, seed: UInt64
   ) {
     self.physical = physical
@@ -24,8 +24,8 @@ public struct ChurnBench {
   }
 
   /// Free blocks of 2 MiB in thousandths of a percent of those possible, with `percent` of memory free, after
-  /// `rounds`. Everything is given back.
-  public mutating func run(percent: UInt64, rounds: Int) -> UInt64 {
+  /// `rounds`. Frees everything.
+  package mutating func run(percent: UInt64, rounds: Int) -> UInt64 {
     fill()
     let kept = live * Int(100 - percent) / 100
     while live > kept { freeOne() }
@@ -41,7 +41,7 @@ public struct ChurnBench {
   }
 
   /// Free blocks of 2 MiB, larger ones counted as the blocks that they hold.
-  public static func pageblocks(_ physical: FrameAllocator) -> UInt64 {
+  package static func pageblocks(_ physical: FrameAllocator) -> UInt64 {
     var blocks: UInt64 = 0
     for list in 0..<RangeList.count {
       for order in 9...18 as ClosedRange<UInt8> {

@@ -1,4 +1,4 @@
-// Blocks of frames that a bench holds, linked through their first words: a state is made by what is not free.
+// Blocks of frames that a bench holds, linked through their first words, so that the free ones form a certain state.
 
 import MemoryPrimitives
 import PhysicalMemory
@@ -19,7 +19,7 @@ struct HeldFrames {
     self.machine = machine
   }
 
-  /// Allocates a block and holds it; false when there is none.
+  /// Allocates a block and holds it. Returns false when there is none.
   mutating func hold(_ order: Order) -> Bool {
     guard let block = allocate(order) else { return false }
     add(block, order)
@@ -47,7 +47,7 @@ struct HeldFrames {
     }
   }
 
-  /// Frees all that is held.
+  /// Frees all blocks.
   mutating func release() {
     while first != .none {
       let link = machine.directMap.pointer(to: first).load(as: Link.self)

@@ -1,6 +1,6 @@
-// Benches of frames: pairs of single pages and of pageblocks, and 512 single pages that come back in random order.
+// Benches of frames: pairs of single pages and of pageblocks, and 512 single pages that are freed in random order.
 //
-// Each answers what the cycle counter counted. The state that a bench needs is made first and undone afterwards.
+// Each returns cycles of the cycle counter. It creates the state that it needs first, and undoes it afterwards.
 
 import CPlatform
 import KernelMemory
@@ -8,15 +8,15 @@ import MemoryPrimitives
 import PhysicalMemory
 
 /// The benches of one system's frames.
-public struct PageBench {
+package struct PageBench {
   private let memory: MemorySystem
   private var physical: FrameAllocator { memory.physical }
 
-  public init(_ memory: MemorySystem) { self.memory = memory }
+  package init(_ memory: MemorySystem) { self.memory = memory }
 
   /// `count` times an allocation of a block and its free. False when there was none.
   @discardableResult
-  public func pairs(_ order: Order, _ count: Int) -> Bool {
+  package func pairs(_ order: Order, _ count: Int) -> Bool {
     do throws(PhysicalMemoryError) {
       for _ in 0..<count {
         let block = try physical.allocate(order, role: .wired)
@@ -29,7 +29,7 @@ public struct PageBench {
   }
 
   /// Cycles of a pair; nil when there was no such block.
-  public func cyclesOfPair(_ order: Order, _ count: Int) -> UInt64? {
+  package func cyclesOfPair(_ order: Order, _ count: Int) -> UInt64? {
     guard pairs(order, 1) else { return nil }
     let start = cp_cycles()
     guard pairs(order, count) else { return nil }
@@ -38,7 +38,7 @@ public struct PageBench {
 
   /// Cycles for each of 512 single pages, allocated and then freed in random order, `rounds` times over; nil when
   /// there were not so many.
-  public func cyclesOfSingles(rounds: Int, seed: UInt64) -> UInt64? {
+  package func cyclesOfSingles(rounds: Int, seed: UInt64) -> UInt64? {
     var random = SeededRandom(seed: seed)
     var frames = InlineArray<512, FrameNumber>(repeating: .none)
     var order = InlineArray<512, UInt16>(repeating: 0)
@@ -62,7 +62,7 @@ public struct PageBench {
   }
 
   /// Cycles of a pair of 2 MiB while no block above it is free, and half of memory is free in such blocks.
-  public func cyclesOfPageblockPair(_ count: Int) -> UInt64? {
+  package func cyclesOfPageblockPair(_ count: Int) -> UInt64? {
     let order = Order(9)
     var held = HeldFrames(physical, memory.machine)
     defer { held.release() }
@@ -72,7 +72,7 @@ public struct PageBench {
 
   /// Cycles of a pair of 2 MiB out of a free block of 1 GiB: nine splits and nine merges. Nil when the machine has no
   /// such block.
-  public func cyclesOfSplittingPair(_ count: Int) -> UInt64? {
+  package func cyclesOfSplittingPair(_ count: Int) -> UInt64? {
     // A request goes to the highest list that can serve it: smaller blocks there and above are in the way.
     var lowest = RangeList.count - 1
     while lowest > 0 && blocks(.highest, from: lowest) == 0 { lowest -= 1 }

@@ -1,14 +1,14 @@
-// Searches for runs of frames, in steps: what a search costs on a large machine against a small one.
+// Searches for runs of frames, in steps: the cost of a search on a large machine against a small one.
 //
-// All memory is allocated in large blocks and then freed again in a pattern that is hard to search. The figure is what
-// the allocator counts as steps, so it depends on no clock.
+// All memory is allocated in large blocks and then freed again in a pattern that is hard to search. The figure is the
+// allocator's count of steps, so it depends on no clock.
 
 import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
-/// A pattern of free frames, and what is asked of it.
-public enum RunSearchPattern: UInt8, Sendable {
+/// A pattern of free frames, and the request for it.
+package enum RunSearchPattern: UInt8, Sendable {
   /// Every second page is taken; two pages in a row are asked for, and refused.
   case everySecond
   /// 99 % are taken, by chance; four pages in a row are asked for, and refused.
@@ -21,28 +21,28 @@ public enum RunSearchPattern: UInt8, Sendable {
 }
 
 /// A machine in such a state.
-public struct RunSearchBench {
+package struct RunSearchBench {
   private let memory: MemorySystem
   /// Each frame that is taken at first, by its number: a bit each.
   private let taken: UnsafeMutablePointer<UInt64>
   private let frames: UInt32
 
   /// Bytes that a bench needs for a machine of `memory`, zeroed.
-  public static func storage(_ memory: ByteCount) -> ByteCount {
+  package static func storage(_ memory: ByteCount) -> ByteCount {
     ByteCount((memory.rawValue >> Page.shift) / 8 + 64)
   }
 
   private var physical: FrameAllocator { memory.physical }
 
   /// `storage` is zeroed, and of the size that a machine of `size` takes.
-  public init(_ memory: MemorySystem, _ size: ByteCount, _ storage: UnsafeMutableRawPointer) {
+  package init(_ memory: MemorySystem, _ size: ByteCount, _ storage: UnsafeMutableRawPointer) {
     self.memory = memory
     frames = UInt32(size.rawValue >> Page.shift)
     taken = storage.bindMemory(to: UInt64.self, capacity: Int(frames) / 64 + 1)
   }
 
   /// Steps of the search, and whether it found what it should. Leaves the machine as it is: it is not used again.
-  public func run(_ pattern: RunSearchPattern, seed: UInt64) -> (steps: UInt64, isRight: Bool) {
+  package func run(_ pattern: RunSearchPattern, seed: UInt64) -> (steps: UInt64, isRight: Bool) {
     let lowest = takeAll()
     var random = SeededRandom(seed: seed)
     for frame in 0..<frames where isTaken(frame) {
@@ -77,7 +77,7 @@ public struct RunSearchBench {
 
   private func isTaken(_ frame: UInt32) -> Bool { taken[Int(frame >> 6)] >> UInt64(frame & 63) & 1 != 0 }
 
-  /// Takes all memory. Answers the first frame of the lowest whole pageblock that was taken.
+  /// Takes all memory. Returns the first frame of the lowest whole pageblock that was taken.
   private func takeAll() -> UInt32 {
     var lowest = UInt32.max
     for order in (0...18 as ClosedRange<UInt8>).reversed() {

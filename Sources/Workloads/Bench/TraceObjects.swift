@@ -1,14 +1,15 @@
 // The object events of a trace, many times interleaved: each event happens once for every copy before the next one.
 //
-// The events are unpacked beforehand, and ownership is settled: a free without an object is left out, and an
-// allocation of what is live frees the old object first. So the timed loop reads an event and calls the allocator.
-// Objects above a page are left out, as kmem gives them addresses that a host process has no memory behind.
+// The events are unpacked beforehand, and ownership is decided: a free without an object is left out, and an
+// allocation of a live identity frees the old object first. So the timed loop reads an event and calls the allocator.
+// Objects above a page are left out: a host process has no memory behind the addresses that kmem gives them.
 
 import CPlatform
 import MemoryPrimitives
 
-/// One event: an allocation of so many bytes, or a free of them.
+/// One event: an allocation of `size` bytes, or a free of them.
 @frozen public struct TraceObjectEvent {
+  /// The number of the object.
   public var identity: UInt32
   /// The high bit marks a free.
   @usableFromInline var word: UInt32
@@ -18,27 +19,33 @@ import MemoryPrimitives
     word = size | (isFree ? 1 << 31 : 0)
   }
 
+  /// Bytes of the object.
   @inlinable public var size: UInt32 { word & ~(1 << 31) }
+  /// Whether it is a free.
   @inlinable public var isFree: Bool { word >> 31 != 0 }
 }
 
 /// The events of a trace, unpacked, in memory of the caller.
 public struct TraceObjects {
+  /// The events, of which `count` are valid.
   public let events: UnsafeMutableBufferPointer<TraceObjectEvent>
   /// Object identities of the trace.
   public let identities: Int
-  /// How many of the events there are until most bytes are live, and how many bytes those are, by one copy.
+  /// The number of events until the peak of live bytes.
   public private(set) var peakIndex = 0
+  /// The peak of live bytes of one copy.
   public private(set) var peakBytes: UInt64 = 0
   /// Objects that were left out as they are larger than a page.
   public private(set) var leftOut = 0
+  /// Valid events.
   public private(set) var count = 0
 
-  /// At most so many events come of a trace: each frees something old, does its own, and what is left is freed.
-  public static func capacity(_ counts: TraceCounts) -> Int { Int(counts.events) * 2 + Int(counts.objects) }
+  /// The most events of a trace: each may free an old object and has its own action, and at the end all objects are
+  /// freed.
+  package static func capacity(_ counts: TraceCounts) -> Int { Int(counts.events) * 2 + Int(counts.objects) }
 
   /// Unpacks a trace into `events`, of `capacity`. `sizes` is a word for each object identity.
-  public init(
+  package init(
     _ trace: PackedTrace, into events: UnsafeMutableBufferPointer<TraceObjectEvent>,
     sizes: UnsafeMutableBufferPointer<UInt32>
   ) throws(TraceError) {
@@ -48,7 +55,7 @@ public struct TraceObjects {
     var live: UInt64 = 0
     var cursor = trace.records
     while let event = try cursor.next() {
-      guard event.identity != TraceEvent.nobody, !event.kind.isAboutPages else { continue }
+      guard event.identity != TraceEvent.noIdentity, !event.kind.isAboutPages else { continue }
       let identity = event.identity
       if sizes[Int(identity)] != 0 {
         live -= UInt64(sizes[Int(identity)])

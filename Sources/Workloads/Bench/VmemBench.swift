@@ -1,8 +1,8 @@
-// Benches of arenas: a segment is freed and another allocated in its place, over so many live ones.
+// Benches of arenas: a segment is freed and another allocated in its place, among many live ones.
 //
-// The arena is one of its own over the system's supply of tags, without a quantum cache and with nothing to import
-// from. Sizes are 1 to 16 quanta by chance. The arena is filled, and then a third of its segments are freed by chance, so
-// what is free lies scattered; only 64 quanta at the end are free in one run.
+// The arena is one of its own over the system's supply of tags, without a quantum cache and without a source to
+// import from. Sizes are 1 to 16 quanta by chance. The arena is filled, and then a third of its segments are freed by
+// chance. So the free space lies scattered; only 64 quanta at the end are free in one run.
 
 import CPlatform
 import KernelMemory
@@ -12,14 +12,14 @@ import PhysicalMemory
 import Vmem
 
 /// One arena with live segments.
-public struct VmemBench {
-  /// What each allocation asks for besides its size.
-  public enum Kind: UInt8, Sendable {
-    /// Nothing.
+package struct VmemBench {
+  /// The constraint of each allocation.
+  package enum Kind: UInt8, Sendable {
+    /// None.
     case plain
     /// A multiple of 16 quanta.
     case aligned
-    /// A place in that half of the arena in which the segment that was freed lay.
+    /// The half of the arena in which the freed segment lay.
     case windowed
   }
 
@@ -37,7 +37,7 @@ public struct VmemBench {
   private var random: SeededRandom
 
   /// An arena with `live` segments; nil when there is no memory for them.
-  public init?(_ memory: MemorySystem, live: UInt64, seed: UInt64) {
+  package init?(_ memory: MemorySystem, live: UInt64, seed: UInt64) {
     let all = live + live / 2
     let bytes = Page.size + all * UInt64(MemoryLayout<Segment>.stride)
     // Beside the segments, a tag for each segment and for each gap between two.
@@ -96,7 +96,7 @@ public struct VmemBench {
   }
 
   /// Cycles of a free and an allocation, over `count` of them; nil when an allocation was refused.
-  public mutating func cyclesOfPair(_ kind: Kind, _ count: UInt64) -> UInt64? {
+  package mutating func cyclesOfPair(_ kind: Kind, _ count: UInt64) -> UInt64? {
     var constraints = ArenaConstraints()
     if kind == .aligned { constraints.alignment = Alignment(16 * Page.size).unsafelyUnwrapped }
     let middle = ArenaAddress(extent / 2)
@@ -123,8 +123,8 @@ public struct VmemBench {
     return cycles / count
   }
 
-  /// Gives all back.
-  public func release() {
+  /// Frees everything.
+  package func release() {
     for i in 0..<Int(live) where segments[i].size != .zero {
       arena.xfree(segments[i].first, segments[i].size)
     }

@@ -1,5 +1,5 @@
-// Histories of frames: blocks by order and given frames (`buddy`), runs with constraints (`runs`). What is
-// held is a run of frames in either, and goes back whole or in parts.
+// Histories of frames: blocks by order and single frames by number (`buddy`), runs with constraints (`runs`). Either
+// holds runs of frames, and frees them whole or in parts.
 
 import KernelMemory
 import MemoryPrimitives
@@ -9,19 +9,19 @@ extension SeededHistory {
   mutating func runBuddy() {
     runFrames { history in
       if history.random.oneIn(16) {
-        history.askForFrame()
+        history.requestFrame()
       } else {
-        history.askForBlock()
+        history.requestBlock()
       }
     }
   }
 
-  mutating func runRuns() { runFrames { $0.askForRun() } }
+  mutating func runRuns() { runFrames { $0.requestRun() } }
 
   private mutating func runFrames(_ ask: (inout SeededHistory) -> Void) {
     let start = system.physical.freeCount
     repeated({ history in
-      if history.grows() { ask(&history) } else { history.giveFramesBack() }
+      if history.grows() { ask(&history) } else { history.freeFrames() }
       history.fold(history.system.physical.freeCount.rawValue)
     }) { $0.physical.checkInvariants() }
     let physical = system.physical
@@ -32,13 +32,13 @@ extension SeededHistory {
     }
     while used > 0 {
       free(FrameRun(first: FrameNumber(UInt32(slots[0].a)), count: PageCount(slots[0].b)), slots[0].c)
-      drop(0)
+      remove(0)
     }
-    require(physical.freeCount == start, "not all frames came back")
+    require(physical.freeCount == start, "not all frames were freed")
     examine { $0.physical.checkInvariants() }
   }
 
-  // MARK: Asking
+  // MARK: Requests
 
   private mutating func role() -> FrameRole {
     switch random.below(4) {
@@ -57,31 +57,31 @@ extension SeededHistory {
     }
   }
 
-  private mutating func askForBlock() {
+  private mutating func requestBlock() {
     // Half of all requests are for one frame, a quarter for two, …
     let order = Order(UInt8(min(11, random.next().trailingZeroBitCount)))
     let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
       let first = try system.physical.allocate(order, role: role, priority: priority)
       require(UInt64(first.rawValue) & (order.frames.rawValue - 1) == 0, "a block is not aligned to its size")
-      take(FrameRun(first: first, count: order.frames), role)
+      recordRun(FrameRun(first: first, count: order.frames), role)
     } catch {
-      refuse(error.rawValue)
+      countRefusal(error.rawValue)
     }
   }
 
-  private mutating func askForFrame() {
+  private mutating func requestFrame() {
     let frame = FrameNumber(UInt32(random.below(system.physical.total.rawValue + 512)))
     let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
       try system.physical.allocate(frame: frame, role: role, priority: priority)
-      take(FrameRun(first: frame, count: .one), role)
+      recordRun(FrameRun(first: frame, count: .one), role)
     } catch {
-      refuse(error.rawValue)
+      countRefusal(error.rawValue)
     }
   }
 
-  private mutating func askForRun() {
+  private mutating func requestRun() {
     let count = 1 + random.below(1 << random.below(10))
     let size = count << Page.shift
     let top = system.physical.total.rawValue << Page.shift
@@ -105,27 +105,27 @@ extension SeededHistory {
         require(
           first & ~(boundary.rawValue - 1) == last & ~(boundary.rawValue - 1), "a run crosses its boundary")
       }
-      take(run, role)
+      recordRun(run, role)
     } catch {
-      refuse(error.rawValue)
+      countRefusal(error.rawValue)
     }
   }
 
-  /// Stamps a run with the number of its operation, and keeps it.
-  private mutating func take(_ run: FrameRun, _ role: FrameRole) {
+  /// Stamps a run with the number of its operation, and records it.
+  private mutating func recordRun(_ run: FrameRun, _ role: FrameRole) {
     fold(UInt64(run.first.rawValue) << 32 | run.count.rawValue)
     for frame in run.first.rawValue..<run.end.rawValue {
       let record = system.physical.record(FrameNumber(frame))
-      require(record.map { $0.role == role } == true, "a frame has another role than asked for")
+      require(record.map { $0.role == role } == true, "a frame has another role than requested")
       system.machine.directMap.pointer(to: FrameNumber(frame)).storeBytes(
         of: done << 32 | UInt64(frame), as: UInt64.self)
     }
-    keep(Slot(a: UInt64(run.first.rawValue), b: run.count.rawValue, c: done, d: 0))
+    record(Slot(a: UInt64(run.first.rawValue), b: run.count.rawValue, c: done, d: 0))
   }
 
-  // MARK: Giving back
+  // MARK: Freeing
 
-  private mutating func giveFramesBack() {
+  private mutating func freeFrames() {
     let index = Int(random.below(UInt64(used)))
     let slot = slots[index]
     // A part from the middle, or all of it.
@@ -137,9 +137,9 @@ extension SeededHistory {
     let start = UInt32(slot.a)
     free(FrameRun(first: FrameNumber(start + UInt32(from)), count: PageCount(to - from)), slot.c)
     fold(UInt64(start) << 32 | from << 16 | to)
-    drop(index)
-    if from > 0 { keep(Slot(a: slot.a, b: from, c: slot.c, d: 0)) }
-    if to < slot.b { keep(Slot(a: slot.a + to, b: slot.b - to, c: slot.c, d: 0)) }
+    remove(index)
+    if from > 0 { record(Slot(a: slot.a, b: from, c: slot.c, d: 0)) }
+    if to < slot.b { record(Slot(a: slot.a + to, b: slot.b - to, c: slot.c, d: 0)) }
   }
 
   private mutating func free(_ run: FrameRun, _ stamp: UInt64) {

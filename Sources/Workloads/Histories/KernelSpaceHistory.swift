@@ -1,5 +1,5 @@
-// The history of kernel space: wired ranges, stacks, device registers and contiguous pages, with every
-// frame that the tables put behind them.
+// The history of kernel space: wired ranges, stacks, device registers and contiguous pages, with every frame that is
+// mapped behind them.
 
 import KernelSpace
 import KernelMemory
@@ -17,18 +17,18 @@ extension SeededHistory {
     let starts = pagesByKind()
     repeated({ history in
       if history.grows() {
-        history.askForRange()
+        history.requestRange()
       } else {
-        history.giveRangeBack(history.random.below(UInt64(history.used)))
+        history.freeRange(history.random.below(UInt64(history.used)))
       }
     }) { $0.space.checkInvariants() ?? $0.physical.checkInvariants() }
     system.space.forEachRange { range, kind in
       fold(range.address.rawValue)
       fold(range.count.rawValue << 8 | UInt64(kind.rawValue))
     }
-    while used > 0 { giveRangeBack(0) }
+    while used > 0 { freeRange(0) }
     let ends = pagesByKind()
-    for i in 0..<16 { require(starts[i] == ends[i], "kernel space did not get all pages back") }
+    for i in 0..<16 { require(starts[i] == ends[i], "not all pages of kernel space were freed") }
     examine { $0.space.checkInvariants() ?? $0.physical.checkInvariants() }
   }
 
@@ -38,21 +38,21 @@ extension SeededHistory {
     return pages
   }
 
-  /// In a slot: address, pages (bytes of a device's registers), what it is, the physical address expected.
-  private mutating func askForRange() {
+  /// Requests a range. Its slot has the address, pages (bytes of a device's registers), and the kind.
+  private mutating func requestRange() {
     do throws(KernelSpaceError) {
       switch random.below(8) {
-      case 0: try askForStack()
-      case 1: try askForRegisters()
-      case 2: try askForContiguous()
-      default: try askForWired()
+      case 0: try requestStack()
+      case 1: try requestRegisters()
+      case 2: try requestContiguous()
+      default: try requestWired()
       }
     } catch {
-      refuse(error.rawValue)
+      countRefusal(error.rawValue)
     }
   }
 
-  private mutating func askForWired() throws(KernelSpaceError) {
+  private mutating func requestWired() throws(KernelSpaceError) {
     let count = pageCount()
     let arena: WiredArena =
       switch random.below(6) {
@@ -69,34 +69,34 @@ extension SeededHistory {
       if contents == .zero { history.require(memory.load(as: UInt64.self) == 0, "a page is not zero") }
       memory.storeBytes(of: page.rawValue, as: UInt64.self)
     }
-    keep(Slot(a: address.rawValue, b: count.rawValue, c: Self.wired, d: 0))
+    record(Slot(a: address.rawValue, b: count.rawValue, c: Self.wired, d: 0))
   }
 
-  /// Mostly up to 32 pages; one in 64 takes megabytes, so that memory runs out.
+  /// Mostly up to 32 pages; one in 64 requests has megabytes, so that memory runs out.
   private mutating func pageCount() -> PageCount {
     PageCount(1 + (random.oneIn(64) ? random.below(4096) : random.below(1 << random.below(6))))
   }
 
-  private mutating func askForStack() throws(KernelSpaceError) {
+  private mutating func requestStack() throws(KernelSpaceError) {
     let stack = try system.space.allocateStack(PageCount(1 + random.below(8)), priority: priority())
     require(translate(stack.guardPage) == nil, "a guard page is mapped")
     visitPages(stack.bottom, stack.count) { history, page, frame in
       history.system.machine.directMap.pointer(to: frame).storeBytes(of: page.rawValue, as: UInt64.self)
     }
-    keep(Slot(a: stack.bottom.rawValue, b: stack.count.rawValue, c: Self.stack, d: 0))
+    record(Slot(a: stack.bottom.rawValue, b: stack.count.rawValue, c: Self.stack, d: 0))
   }
 
-  private mutating func askForRegisters() throws(KernelSpaceError) {
+  private mutating func requestRegisters() throws(KernelSpaceError) {
     // Far above any memory of such an instance.
     let physical = PhysicalAddress(0xfd_0000_0000 + random.below(1 << 30))
     let length = ByteCount(1 + random.below(1 << random.below(17)))
     let address = try system.space.mapDevice(physical, length)
-    require(translate(address)?.physical == physical, "registers are not where they should be")
+    require(translate(address)?.physical == physical, "registers are mapped to another address")
     fold(address.rawValue)
-    keep(Slot(a: address.rawValue, b: length.rawValue, c: Self.device, d: 0))
+    record(Slot(a: address.rawValue, b: length.rawValue, c: Self.device, d: 0))
   }
 
-  private mutating func askForContiguous() throws(KernelSpaceError) {
+  private mutating func requestContiguous() throws(KernelSpaceError) {
     let count = pageCount()
     var constraints = RunConstraints()
     if random.oneIn(2) { constraints.alignment = Alignment(Page.size << random.below(6)) ?? .page }
@@ -114,10 +114,10 @@ extension SeededHistory {
       history.require(frame == next, "contiguous pages are not")
       next = next + .one
     }
-    keep(Slot(a: range.address.rawValue, b: count.rawValue, c: Self.contiguous, d: 0))
+    record(Slot(a: range.address.rawValue, b: count.rawValue, c: Self.contiguous, d: 0))
   }
 
-  private mutating func giveRangeBack(_ index: UInt64) {
+  private mutating func freeRange(_ index: UInt64) {
     let slot = slots[Int(index)]
     let (address, count) = (VirtualAddress(slot.a), PageCount(slot.b))
     fold(slot.a)
@@ -134,7 +134,7 @@ extension SeededHistory {
     default: system.space.freeContiguous(address, count)
     }
     require(translate(address) == nil, "an address is still mapped")
-    drop(Int(index))
+    remove(Int(index))
   }
 
   private func translate(_ address: VirtualAddress) -> Translation? { system.pageTables.translate(address) }

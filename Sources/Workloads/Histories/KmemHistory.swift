@@ -1,5 +1,4 @@
-// The history of kmem: sizes of all classes and above, and object caches of its own, with a drain now and
-// then.
+// The history of kmem: sizes of all classes and above, and object caches of its own, with a drain now and then.
 
 import Kmem
 import KernelMemory
@@ -8,7 +7,7 @@ import MemoryPrimitives
 import PhysicalMemory
 
 extension SeededHistory {
-  /// Objects of a class are of this many own caches; the rest come by size.
+  /// Object caches of the history; other objects are allocated by size.
   private static var caches: Int { 4 }
 
   private static func objectSize(_ cache: Int) -> UInt64 {
@@ -31,7 +30,7 @@ extension SeededHistory {
           alignment: i == 2 ? Alignment(64) ?? .byte : .byte)
         (caches + i).initialize(to: cache)
       } catch {
-        refuse(error.rawValue)
+        countRefusal(error.rawValue)
         for made in 0..<i { kmem.destroy(caches[made]) }
         require(false, "there was no memory for an object cache")
         return
@@ -42,9 +41,9 @@ extension SeededHistory {
     let start = (system.physical.count(.slab), system.physical.count(.kmem))
     repeated({ history in
       if history.grows() {
-        history.askForObject(type, caches)
+        history.requestObject(type, caches)
       } else {
-        history.giveObjectBack(Int(history.random.below(UInt64(history.used))), type, caches)
+        history.freeObject(Int(history.random.below(UInt64(history.used))), type, caches)
       }
       if history.random.oneIn(2048) { history.fold(kmem.drain().rawValue) }
     }) { $0.kmem.checkInvariants() ?? $0.physical.checkInvariants() }
@@ -52,19 +51,19 @@ extension SeededHistory {
       fold(cache.objectSize.rawValue << 32 | cache.inUse)
       fold(cache.free << 32 | cache.frames.rawValue)
     }
-    while used > 0 { giveObjectBack(0, type, caches) }
+    while used > 0 { freeObject(0, type, caches) }
     require(kmem.describe(type).inUse == 0, "objects are still counted as in use")
     for i in 0..<Self.caches { kmem.destroy(caches[i]) }
     kmem.drain()
     kmem.drain()
     require(
       system.physical.count(.slab) == start.0 && system.physical.count(.kmem) == start.1,
-      "kmem did not give all frames back")
+      "kmem did not free all frames")
     examine { $0.kmem.checkInvariants() ?? $0.physical.checkInvariants() }
   }
 
-  /// In a slot: address, size, 1 + the cache or 0, the number of its operation.
-  private mutating func askForObject(_ type: MemoryType, _ caches: UnsafeMutablePointer<ObjectCache>) {
+  /// Requests an object. Its slot has the address, size, 1 + the cache or 0, and the number of its operation.
+  private mutating func requestObject(_ type: MemoryType, _ caches: UnsafeMutablePointer<ObjectCache>) {
     let cache = random.oneIn(4) ? Int(random.below(UInt64(Self.caches))) : -1
     let isZeroed = cache < 0 && random.oneIn(4)
     let size = cache >= 0 ? Self.objectSize(cache) : anySize()
@@ -75,7 +74,7 @@ extension SeededHistory {
       : isZeroed
         ? system.kmem.zalloc(ByteCount(size), type: type, priority: priority)
         : system.kmem.alloc(ByteCount(size), type: type, priority: priority)
-    guard let given else { return refuse(0) }
+    guard let given else { return countRefusal(0) }
     let address = VirtualAddress(given)
     require(
       address.rawValue & (size >= 4096 && cache < 0 ? 4095 : size >= 64 && cache < 0 ? 63 : 7) == 0,
@@ -88,15 +87,15 @@ extension SeededHistory {
     } else {
       fold(address.rawValue &- system.space.layout.kernelBase.rawValue)
     }
-    keep(Slot(a: address.rawValue, b: size, c: UInt64(cache + 1), d: done))
+    record(Slot(a: address.rawValue, b: size, c: UInt64(cache + 1), d: done))
   }
 
-  /// Mostly up to two pages; one in 64 takes megabytes, so that memory runs out.
+  /// Mostly up to two pages; one in 64 requests has megabytes, so that memory runs out.
   private mutating func anySize() -> UInt64 {
     1 + (random.oneIn(64) ? random.below(16 << 20) : random.below(8 << random.below(11)))
   }
 
-  private mutating func giveObjectBack(
+  private mutating func freeObject(
     _ index: Int, _ type: MemoryType, _ caches: UnsafeMutablePointer<ObjectCache>
   ) {
     let slot = slots[index]
@@ -106,7 +105,7 @@ extension SeededHistory {
       require(stamp.holds(address, slot.b, DirectAccess()), "an object had two owners")
     }
     fold(slot.d)
-    drop(index)
+    remove(index)
     guard let object = address.pointer else { return }
     if slot.c > 0 {
       caches[Int(slot.c) - 1].free(object, type: type)
@@ -115,6 +114,7 @@ extension SeededHistory {
     }
   }
 
-  /// Slabs lie in the direct map; what is larger has an address that only the instance's own tables know.
+  /// Whether an object lies in the direct map, as slabs do; a larger one has an address that only the instance's own
+  /// tables map.
   private func isReachable(_ size: UInt64, _ cache: Int) -> Bool { size <= 4096 || cache >= 0 }
 }

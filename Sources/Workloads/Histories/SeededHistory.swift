@@ -1,28 +1,28 @@
 // Seeded histories: long random sequences of operations on one layer of a live system, which depend on
 // their seed only and end with a checksum.
 //
-// XCTest runs them on the host, `selftest history` runs them in the kernel on a second instance of the same
-// size; the checksums must be equal, which is what "one core" means. So the sum takes in frame numbers,
-// offsets, sizes and states: never a pointer (offsets from the base of the direct map or of an arena
-// instead), a call site, a time, or anything that waiting could change. Both instances need the same memory,
-// the same features of page tables and one processor, and must be used by nobody else.
+// XCTest runs them on the host, `selftest history` runs them in the kernel on a second instance of the same size. The
+// checksums must be equal: so both run one core. The checksum covers frame numbers, offsets, sizes and states. It
+// covers no pointer (but offsets from the base of the direct map or of an arena), no call site, no time, and no
+// figure that waiting could change. Both instances need the same memory, the same features of page tables and one
+// processor, and no other user.
 //
-// What a history holds stands in a table of slots in memory that the caller gives, not in the instance's
-// own. Phases of growth and of decline take turns, so that memory runs out now and then and comes back.
-// Results are checked as they come (alignment, ranges, zeroes, stamps), the layer's invariants every so often, and
-// at the end everything is given back and must be there.
+// A table of slots, in memory of the caller, has the resources that a history holds. Phases of growth and of decline
+// alternate, so that memory runs out now and then and is freed again. Each result is checked (alignment, ranges,
+// zeroes, stamps), and the layer's invariants at regular intervals. At the end everything is freed, and all counts
+// must be as at the beginning.
 
 import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
-/// Which layer a history is about.
-@frozen public enum HistoryKind: UInt8, Sendable {
+/// The layer of a history.
+package enum HistoryKind: UInt8, Sendable {
   case buddy, runs, vmem, kernelSpace, kmem
 
-  public static var count: Int { 5 }
+  package static var count: Int { 5 }
 
-  public var description: StaticString {
+  package var description: StaticString {
     switch self {
     case .buddy: "buddy"
     case .runs: "runs"
@@ -33,15 +33,15 @@ import PhysicalMemory
   }
 }
 
-/// What to do.
-public struct HistoryPlan: Sendable {
-  public var kind: HistoryKind
-  public var seed: UInt64
-  public var operations: UInt64
-  /// The layer's invariants are checked after each so many operations, and at the end.
-  public var checkEvery: UInt64
+/// The plan of a history.
+package struct HistoryPlan: Sendable {
+  package var kind: HistoryKind
+  package var seed: UInt64
+  package var operations: UInt64
+  /// The operations between two checks of the layer's invariants; zero for a check at the end only.
+  package var checkEvery: UInt64
 
-  public init(_ kind: HistoryKind, seed: UInt64, operations: UInt64, checkEvery: UInt64 = 1000) {
+  package init(_ kind: HistoryKind, seed: UInt64, operations: UInt64, checkEvery: UInt64 = 1000) {
     self.kind = kind
     self.seed = seed
     self.operations = operations
@@ -50,26 +50,27 @@ public struct HistoryPlan: Sendable {
 }
 
 extension HistoryPlan {
-  /// What `selftest history` runs, and the test that compares it with the host.
-  public static func standard(_ kind: HistoryKind) -> HistoryPlan {
+  /// The plan of `selftest history`, and of the test that compares it with the host.
+  package static func standard(_ kind: HistoryKind) -> HistoryPlan {
     HistoryPlan(kind, seed: 0x5354_5241_5441, operations: 5000)
   }
 }
 
-/// What came of it.
-public struct HistoryOutcome: Sendable {
-  public var checksum: UInt64
-  public var operations: UInt64
-  /// Requests that got something, and those that were refused.
-  public var granted: UInt64
-  public var refused: UInt64
-  /// The invariant that was broken, and after how many operations. Nil when all held.
-  public var broken: StaticString?
+/// The outcome of a history.
+package struct HistoryOutcome: Sendable {
+  package var checksum: UInt64
+  package var operations: UInt64
+  /// Requests that were granted.
+  package var granted: UInt64
+  /// Requests that were refused.
+  package var refused: UInt64
+  /// The invariant that was broken. Nil when all held.
+  package var broken: StaticString?
 }
 
 /// A history while it runs. A plain value: one caller, one processor.
-public struct SeededHistory {
-  /// What the history holds: meanings are each kind's own.
+package struct SeededHistory {
+  /// A resource that the history holds: each kind has its own meanings.
   struct Slot {
     var a: UInt64
     var b: UInt64
@@ -88,14 +89,14 @@ public struct SeededHistory {
   let slots: UnsafeMutablePointer<Slot>
   /// Slots in use are the first ones.
   var used = 0
-  /// Memory for what a kind needs besides, aligned to 64.
+  /// More memory for the kind's own use, aligned to a cache line.
   let extra: UnsafeMutableRawPointer
 
   static var capacity: Int { 512 }
   private static var slotBytes: Int { capacity * MemoryLayout<Slot>.stride }
 
-  /// Bytes that a history needs to remember what it holds.
-  public static var workspace: ByteCount { ByteCount(slotBytes + 4 * 4096) }
+  /// Bytes that a history needs for its slots.
+  package static var workspace: ByteCount { ByteCount(slotBytes + 4 * 4096) }
 
   private init(_ plan: HistoryPlan, _ system: MemorySystem, _ workspace: UnsafeMutableRawPointer) {
     self.plan = plan
@@ -105,9 +106,9 @@ public struct SeededHistory {
     extra = workspace + Self.slotBytes
   }
 
-  /// Runs the history to its end, or until an invariant is broken. `workspace` has `workspace` bytes, aligned to 64,
-  /// and is no part of the instance. What was asked for is given back.
-  public static func run(
+  /// Runs the history to its end, or until an invariant is broken. `workspace` has `workspace` bytes, aligned to a
+  /// cache line, and is no part of the instance. At the end everything is freed.
+  package static func run(
     _ plan: HistoryPlan, on system: MemorySystem, workspace: UnsafeMutableRawPointer
   ) -> HistoryOutcome {
     var history = SeededHistory(plan, system, workspace)
@@ -125,13 +126,13 @@ public struct SeededHistory {
   }
 
   /// Memory of the machine that the standard histories run on.
-  public static var memory: ByteCount { .mebibytes(64) }
+  package static var memory: ByteCount { .mebibytes(64) }
 
-  /// Brings up the instance that the standard histories run on, one after the other: `machine` has one
-  /// processor and `memory` from physical address 0 on, its direct map begins at a multiple of 2 MiB and
-  /// crosses none of 1 GiB, so that its page tables take the same frames everywhere. `workspace` is zeroed, has
-  /// `MemorySystem.workspaceSize(ranges: 1)` bytes, is aligned to 64 and stays with the instance.
-  public static func assemble(
+  /// Brings up the instance that the standard histories run on, one after the other. `machine` has one processor, and
+  /// `memory` from physical address 0 on. Its direct map begins at a multiple of 2 MiB and crosses no multiple of 1
+  /// GiB, so that its page tables use the same frames everywhere. `workspace` is zeroed, has
+  /// `MemorySystem.workspaceSize(ranges: 1)` bytes, is aligned to a cache line, and stays with the instance.
+  package static func assemble(
     _ machine: Machine, workspace: UnsafeMutableRawPointer
   ) throws(AssemblyError) -> MemorySystem {
     try MemorySystem.assemble(
@@ -144,43 +145,43 @@ public struct SeededHistory {
 
   // MARK: For the kinds
 
-  /// Takes a figure into the checksum.
+  /// Adds a figure to the checksum.
   mutating func fold(_ value: UInt64) {
     sum = (sum ^ value) &* 0x0000_0100_0000_01b3
     sum ^= sum >> 29
   }
 
-  /// A request that was refused; `why` is its error's number.
-  mutating func refuse(_ why: UInt8) {
+  /// Counts a request that was refused; `why` is its error's number.
+  mutating func countRefusal(_ why: UInt8) {
     refused += 1
     fold(0xdead_0000 | UInt64(why))
   }
 
-  /// Notes that something does not hold; the first one stays.
+  /// Records an invariant that does not hold; the first record stays.
   mutating func require(_ holds: Bool, _ invariant: StaticString) {
     if !holds && broken == nil { broken = invariant }
   }
 
-  mutating func keep(_ slot: Slot) {
+  mutating func record(_ slot: Slot) {
     (slots + used).initialize(to: slot)
     used += 1
     granted += 1
   }
 
-  mutating func drop(_ index: Int) {
+  mutating func remove(_ index: Int) {
     used -= 1
     slots[index] = slots[used]
   }
 
-  /// Whether the next operation asks for something; else it gives something back. Three in four do in a
-  /// phase of growth, one in four in a phase of decline.
+  /// Whether the next operation requests a resource; else it frees one. Three in four are requests in a phase of
+  /// growth, one in four in a phase of decline.
   mutating func grows() -> Bool {
     let isGrowing = done / 1024 % 2 == 0
     let asks = random.below(4) < (isGrowing ? 3 : 1)
     return used == 0 || (asks && used < Self.capacity - 1)
   }
 
-  /// Runs `operation` as often as planned, and `check` in between.
+  /// Runs `operation` as often as planned, and `check` at its intervals.
   mutating func repeated(
     _ operation: (inout SeededHistory) -> Void, checking check: (MemorySystem) -> StaticString?
   ) {

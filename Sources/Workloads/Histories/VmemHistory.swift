@@ -1,5 +1,5 @@
-// The history of arenas: one that was given spans, and one that imports from it. Both draw their tags from
-// the instance's supply.
+// The history of arenas: one with spans of its own, and one that imports from it. Both get their tags from the
+// instance's supply.
 
 import KernelMemory
 import KernelSpace
@@ -22,9 +22,9 @@ extension SeededHistory {
     add(parent, 0)
     repeated({ history in
       if history.grows() {
-        history.askForSegment(history.random.oneIn(2) ? parent : child, of: parent)
+        history.requestSegment(history.random.oneIn(2) ? parent : child, of: parent)
       } else {
-        history.giveSegmentBack(parent, child)
+        history.freeSegment(parent, child)
       }
       if history.done % 4096 == 4095 && history.done < 64 << 10 {
         history.add(parent, history.done / 4096 + 1)
@@ -36,24 +36,24 @@ extension SeededHistory {
     foldSegments(of: parent)
     foldSegments(of: child)
     while used > 0 {
-      give(slots[0], parent, child)
-      drop(0)
+      free(slots[0], parent, child)
+      remove(0)
     }
-    require(child.size(.total) == .zero, "an arena kept what it had imported")
-    require(parent.size(.allocated) == .zero, "an arena did not get everything back")
+    require(child.size(.total) == .zero, "an arena kept an imported span")
+    require(parent.size(.allocated) == .zero, "an arena still has allocated segments")
     examine { _ in parent.checkInvariants() ?? child.checkInvariants() }
     child.destroy()
     parent.destroy()
   }
 
-  /// Gives the arena its `number`th span; every second one touches the one before.
+  /// Adds the arena's `number`th span; every second one touches the one before.
   private mutating func add(_ arena: Arena, _ number: UInt64) {
     let first = Self.base + number * Self.spanSize + (number / 2) * Self.spanSize
     do throws(VmemError) {
       try arena.add(ArenaAddress(first), ArenaSize(Self.spanSize))
       fold(first)
     } catch {
-      refuse(error.rawValue)
+      countRefusal(error.rawValue)
     }
   }
 
@@ -70,8 +70,8 @@ extension SeededHistory {
     }
   }
 
-  /// In a slot: address, size, 1 for an `xalloc`, 1 for the child.
-  private mutating func askForSegment(_ arena: Arena, of parent: Arena) {
+  /// Requests a segment. Its slot has the address, size, 1 for an `xalloc`, and 1 for the child.
+  private mutating func requestSegment(_ arena: Arena, of parent: Arena) {
     let isChild = !(arena == parent)
     let unit = arena.quantum.rawValue
     let size = 1 + random.below(unit << random.below(isChild ? 8 : 12))
@@ -96,9 +96,9 @@ extension SeededHistory {
         : try arena.alloc(ArenaSize(size), policy: policy, priority: priority())
       checkSegment(address.rawValue, size, constraints)
       fold(address.rawValue)
-      keep(Slot(a: address.rawValue, b: size, c: isConstrained ? 1 : 0, d: isChild ? 1 : 0))
+      record(Slot(a: address.rawValue, b: size, c: isConstrained ? 1 : 0, d: isChild ? 1 : 0))
     } catch {
-      refuse(error.rawValue)
+      countRefusal(error.rawValue)
     }
   }
 
@@ -116,13 +116,13 @@ extension SeededHistory {
     }
   }
 
-  private mutating func giveSegmentBack(_ parent: Arena, _ child: Arena) {
+  private mutating func freeSegment(_ parent: Arena, _ child: Arena) {
     let index = Int(random.below(UInt64(used)))
-    give(slots[index], parent, child)
-    drop(index)
+    free(slots[index], parent, child)
+    remove(index)
   }
 
-  private func give(_ slot: Slot, _ parent: Arena, _ child: Arena) {
+  private func free(_ slot: Slot, _ parent: Arena, _ child: Arena) {
     let arena = slot.d == 1 ? child : parent
     if slot.c == 1 {
       arena.xfree(ArenaAddress(slot.a), ArenaSize(slot.b))

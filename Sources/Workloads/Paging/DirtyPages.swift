@@ -1,43 +1,43 @@
-// Memory full of dirty pages, each stamped with what it is: the state in which a contiguous request is hard.
+// Memory full of dirty pages, each stamped with its identity: the state in which a contiguous request is hard.
 //
-// A fill takes a share of all frames. They lie scattered over memory, single frames free between them: all are
-// carved out at first, dealt into 64 heaps by chance, and come back a heap after the other as pages need them; what
-// is left then is given back. So which frames are used, and which pages are old, has nothing to do with the order
-// in which the buddy queues give. The reserve and what the page daemon keeps free are lowered until memory is used
-// up: they would lie where memory is spared, in one run. Pages are touched in a scattered order too, so that
-// neighbours in memory are no neighbours in the object.
+// A fill uses a share of all frames. They lie scattered over memory, with single free frames between them. First all
+// free frames are allocated and dealt into 64 heaps by chance. They are freed a heap after the other as pages need
+// them, and the rest at the end. So neither the frames in use nor the ages of pages depend on the order of the buddy
+// queues. The reserve and the page daemon's target are lowered until memory is used up: otherwise those frames would
+// lie in one run. Pages are touched in a scattered order too, so that neighbours in memory are no neighbours in the
+// object.
 //
-// A stamp is 16 words over the page and depends on the fill, the page and the place, so a page that comes
-// back torn, moved, mixed up or empty is found out. The words between them stay zero, and `verify`
-// compares each: it finds a stray write at any place. That costs some 1500 instructions a page, where stamps alone
-// would cost a third of it.
+// A stamp is 16 words over the page, and depends on the fill, the page and the offset. So a page that is torn, moved,
+// exchanged or empty is detected. The words between them stay zero, and `verify` compares each: it finds a stray
+// write at any offset. That costs some 1500 instructions a page; stamps alone would cost a third of it.
 
 import KernelMemory
 import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
-/// One fill: an object, a range that shows it, and what its pages hold.
-public struct DirtyPages {
-  public let object: MemoryObject
-  public let address: VirtualAddress
-  public let count: PageCount
+/// One fill: an object, a range that maps it, and the seed of its stamps.
+package struct DirtyPages {
+  package let object: MemoryObject
+  package let address: VirtualAddress
+  package let count: PageCount
   /// Pages that were written to: all, unless the fill was stopped.
-  public private(set) var filled = PageCount.zero
+  package private(set) var filled = PageCount.zero
   let seed: UInt64
 
-  /// What looking at each page has found.
-  public struct Verdict: Sendable {
-    public var intact: UInt64 = 0
-    public var wrong: UInt64 = 0
+  /// The result of a check of all pages.
+  package struct Verdict: Sendable {
+    package var intact: UInt64 = 0
+    package var wrong: UInt64 = 0
     /// Pages that could not be read.
-    public var unreadable: UInt64 = 0
+    package var unreadable: UInt64 = 0
     /// The first page that was not intact.
-    public var first: VirtualAddress?
-    public init() {}
+    package var first: VirtualAddress?
+    package init() {}
   }
 
-  public enum GoOn: Sendable { case goOn, stop }
+  /// Whether a fill or a check continues, as its observer decides.
+  package enum Pace: Sendable { case goOn, stop }
 
   private static var step: UInt64 { Page.size / 16 }
 
@@ -47,8 +47,8 @@ public struct DirtyPages {
     return word | 1
   }
 
-  /// From one page to the next to be filled: a step near the golden section that shares no factor with the
-  /// count, so that all come by in an order that jumps about.
+  /// The step from one page to the next in the order of the fill: near the golden section, and without a common factor
+  /// with the count, so that the order is scattered and has all pages.
   private var stride: UInt64 {
     var step = max(1, count.rawValue * 618 / 1000)
     while Self.gcd(step, count.rawValue) != 1 { step += 1 }
@@ -56,12 +56,13 @@ public struct DirtyPages {
   }
   private static func gcd(_ a: UInt64, _ b: UInt64) -> UInt64 { b == 0 ? a : gcd(b, a % b) }
 
-  /// Makes `count` pages and writes to each. What can't be had is given back.
+  /// Creates `count` pages and writes to each. Throws the error of an access that fails; then all pages are freed.
   ///
-  /// `progress` is told how many pages are written, and may end it: then those stay, and the rest read as zero.
-  public static func fill<A: PageAccess>(
+  /// Calls `progress` with the number of pages that are written. It may end the fill: then these stay, and the rest
+  /// read as zero.
+  package static func fill<A: PageAccess>(
     _ count: PageCount, seed: UInt64, on memory: MemorySystem, _ access: A,
-    progress: (UInt64) -> GoOn = { _ in .goOn }
+    progress: (UInt64) -> Pace = { _ in .goOn }
   ) throws(PagingError) -> DirtyPages {
     let paging = memory.paging
     let object = try paging.createObject(Name("dirty"), count)
@@ -75,19 +76,19 @@ public struct DirtyPages {
     var fill = DirtyPages(object: object, address: address, count: count, seed: seed)
     let stride = fill.stride
     var marks = Marks(memory, filling: count)
-    var aside = Aside(memory.physical, memory.machine)
+    var heaps = FrameHeaps(memory.physical, memory.machine)
     do throws(PagingError) {
       defer {
-        aside.giveBack()
+        heaps.free()
         marks.restore()
       }
       marks.lower()
-      aside.takeAll(SeededRandom(seed: seed))
+      heaps.allocateAll(SeededRandom(seed: seed))
       for turn in 0..<count.rawValue {
-        aside.giveBack(until: Marks.slack)
+        heaps.free(until: Marks.slack)
         try fill.write(turn * stride % count.rawValue, access)
         fill.filled = PageCount(turn + 1)
-        marks.restoreWhenUsedUp(aside.count)
+        marks.restoreWhenUsedUp(heaps.count)
         if progress(turn + 1) == .stop { break }
       }
     } catch {
@@ -117,9 +118,9 @@ public struct DirtyPages {
     return true
   }
 
-  /// Reads each page that was filled, every word of it, and compares: in the order of addresses, or, when the fill was
-  /// stopped, in that in which they were filled.
-  public func verify<A: PageAccess>(_ access: A, progress: (UInt64) -> GoOn = { _ in .goOn }) -> Verdict {
+  /// Reads each page that was filled, and compares every word of it: in the order of addresses, or, when the fill was
+  /// stopped, in the order of the fill.
+  package func verify<A: PageAccess>(_ access: A, progress: (UInt64) -> Pace = { _ in .goOn }) -> Verdict {
     var verdict = Verdict()
     var storage = InlineArray<512, UInt64>(repeating: 0)
     let stride = filled == count ? 1 : stride
@@ -143,21 +144,21 @@ public struct DirtyPages {
     return verdict
   }
 
-  /// Gives up the range and all pages.
-  public func release(_ memory: MemorySystem) {
+  /// Frees the range and all pages.
+  package func release(_ memory: MemorySystem) {
     memory.paging.unmap(address, count)
     memory.paging.destroy(object)
   }
 }
 
-/// Frames that are carved out while memory is filled, linked through their first words in 64 heaps.
-private struct Aside {
+/// Frames that are held while memory is filled, linked through their first words in 64 heaps.
+private struct FrameHeaps {
   let physical: FrameAllocator
   let machine: Machine
   private var heaps: InlineArray<64, FrameNumber> = .init(repeating: .none)
-  /// The heap that frames come back from.
+  /// The heap that frames are freed from.
   private var heap = 0
-  /// Frames that have not come back yet.
+  /// Frames that are still held.
   private(set) var count = PageCount.zero
 
   init(_ physical: FrameAllocator, _ machine: Machine) {
@@ -165,18 +166,18 @@ private struct Aside {
     self.machine = machine
   }
 
-  /// Takes all that is free.
-  mutating func takeAll(_ random: SeededRandom) {
+  /// Allocates all free frames.
+  mutating func allocateAll(_ random: SeededRandom) {
     var random = random
-    while physical.freeCount > .zero, let frame = take() {
+    while physical.freeCount > .zero, let frame = allocate() {
       let heap = Int(random.below(64))
       machine.directMap.pointer(to: frame).storeBytes(of: heaps[heap].rawValue, as: UInt32.self)
       heaps[heap] = frame
-      count = count + .one
+      count += .one
     }
   }
 
-  private func take() -> FrameNumber? {
+  private func allocate() -> FrameNumber? {
     do throws(PhysicalMemoryError) {
       return try physical.allocate(Order(0), role: .loaned, priority: .interrupt)
     } catch {
@@ -184,8 +185,8 @@ private struct Aside {
     }
   }
 
-  /// Gives frames back until so many are free, or none is left.
-  mutating func giveBack(until wanted: PageCount = PageCount(UInt64.max)) {
+  /// Frees frames until `wanted` are free in memory, or none is left here.
+  mutating func free(until wanted: PageCount = PageCount(UInt64.max)) {
     while heap < 64, physical.freeCount < wanted {
       let frame = heaps[heap]
       guard frame != .none else {
@@ -194,22 +195,22 @@ private struct Aside {
       }
       heaps[heap] = FrameNumber(machine.directMap.pointer(to: frame).load(as: UInt32.self))
       physical.free(FrameRun(first: frame, count: .one))
-      count = count - .one
+      count -= .one
     }
   }
 }
 
-/// What memory keeps free: for normal requests, and by the page daemon.
+/// The watermarks of memory: the reserve for normal requests, and the page daemon's target.
 private struct Marks {
   private let memory: MemorySystem
   private let reserve: PageCount
   private let target: PageCount
-  /// With fewer than this, all that there is has been used.
+  /// With fewer free frames than this, memory is used up.
   private let bottom: PageCount
   private var isLowered = false
 
-  /// Frames that are left even so.
-  static var slack: PageCount { PageCount(UInt64(64)) }
+  /// Frames that stay free even so.
+  static var slack: PageCount { 64 }
 
   init(_ memory: MemorySystem, filling count: PageCount) {
     self.memory = memory
@@ -231,13 +232,14 @@ private struct Marks {
     if isLowered { set(reserve, target) }
     isLowered = false
   }
-  /// From here on frames are had from the page daemon, if at all. What is carved out is not used up.
-  mutating func restoreWhenUsedUp(_ aside: PageCount) {
-    if isLowered && memory.physical.freeCount + aside < bottom { restore() }
+  /// Restores the watermarks when memory is used up; then only the page daemon frees frames. Frames that the fill holds
+  /// are not used up.
+  mutating func restoreWhenUsedUp(_ held: PageCount) {
+    if isLowered && memory.physical.freeCount + held < bottom { restore() }
   }
 
   private func set(_ reserve: PageCount, _ target: PageCount) {
-    // What was in force, and nothing, are values that can be set.
+    // Both zero and the values before can be set.
     _ = try? memory.physical.setReserve(reserve, for: .normal)
     let name = Name("vm.free_target")
     for i in 0..<memory.statistics.count where Name(memory.statistics[i].name) == name {

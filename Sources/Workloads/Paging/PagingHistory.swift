@@ -1,13 +1,12 @@
 // The history of pageable memory: faults, writes, wires, holds, laundering, contiguous requests, errors of the
 // disk, interrupts at every point where one may come, on a machine whose pageable memory is several times its RAM.
 //
-// What each page must hold is kept beside (a word a page). A page is read through the software processor, and
-// holds its stamp, or the read throws an error, which only a disk with troubles may cause: never wrong data. A
-// page that was lost to such a disk (a write that it only pretended to do) is unreadable until its object is
-// made anew. At the end everything is given up, and the machine is as it began, but for slots of swap that
-// were retired.
+// A table has the expected stamp of each page. A page is read through the software processor, and holds its stamp, or
+// the read throws an error, which only a disk with injected faults may cause: never wrong data. A page that such a
+// disk has lost (a write that it reported but did not do) is unreadable until its object is created again. At the end
+// everything is freed, and the machine is as at the beginning, except for slots of swap that were retired.
 //
-// The sum takes in frames, stamps, outcomes and figures, so that kernel and host can be compared.
+// The checksum covers frames, stamps, outcomes and counts, so that kernel and host can be compared.
 
 import ContiguousMemory
 import CPlatform
@@ -18,9 +17,9 @@ import PageTables
 import Paging
 import PhysicalMemory
 
-/// A paging history while it runs: a handle, for interrupts come in the middle of it.
-public struct PagingHistory {
-  /// An object, the range that shows it, and now and then another that shows a part of it.
+/// A paging history while it runs: a handle, as interrupts occur in the middle of it.
+package struct PagingHistory {
+  /// An object, the range that maps it, and now and then another that maps a part of it.
   struct Subject {
     var object: MemoryObject
     var address: VirtualAddress
@@ -28,7 +27,7 @@ public struct PagingHistory {
     var secondFirst: UInt64 = 0
     var secondCount: UInt64 = 0
   }
-  /// What the history holds: pages wired or held, runs, frames of the kernel.
+  /// A resource of the history: pages wired or held, a run, a frame of the kernel.
   struct Held {
     enum Kind: UInt8 { case wire, hold, run, frame }
     var kind: Kind
@@ -47,7 +46,7 @@ public struct PagingHistory {
     let expected: UnsafeMutablePointer<UInt64>
     let subjects: UnsafeMutablePointer<Subject>
     let held: UnsafeMutablePointer<Held>
-    /// Frames that interrupt handlers have.
+    /// Frames that interrupt handlers allocated.
     let borrowed: UnsafeMutablePointer<FrameNumber>
     let pagesEach: UInt64
     var random: SeededRandom
@@ -58,13 +57,13 @@ public struct PagingHistory {
     var granted: UInt64 = 0
     var refused: UInt64 = 0
     var stamp: UInt64 = 0
-    var hadTrouble = false
-    /// The last pages that were written to: what a processor still remembers the way to.
+    var hadFaults = false
+    /// The last pages that were written to, whose translations a processor still caches.
     var recent: InlineArray<32, UInt64> = .init(repeating: 0)
     var recentCount = 0
-    /// The subject that is being made anew, which interrupts leave alone.
-    var inWork = -1
-    /// Interrupts leave all subjects alone: before the first is made and when the last ones go.
+    /// The subject that is being created again, which interrupts do not use.
+    var inCreation = -1
+    /// Interrupts use no subject: before the first is created and while the last ones are destroyed.
     var isClosing = true
     var broken: StaticString?
   }
@@ -78,62 +77,79 @@ public struct PagingHistory {
   private static func pages(_ plan: PagingPlan) -> UInt64 {
     plan.memory.rawValue * 3 / Page.size / UInt64(subjectCount)
   }
-  private static func rounded(_ size: Int) -> Int { (size + 63) & ~63 }
-  private static func expectedSize(_ plan: PagingPlan) -> Int { Int(pages(plan)) * subjectCount * 8 }
 
-  /// Bytes that a history needs beside the memory loaned, aligned to 64 and zeroed.
-  public static func workspace(_ plan: PagingPlan) -> ByteCount {
-    var size = rounded(MemoryLayout<State>.size) + rounded(MemoryLayout<PagingMachine>.size)
-    size += rounded(MemoryLayout<cp_upcalls>.size) + rounded(MemoryLayout<FailureInjection>.size)
-    size += rounded(Int(RamDisk.stateSize.rawValue)) + rounded(Int(TranslationBuffer.size.rawValue))
-    size += rounded(Int(MemorySystem.workspaceSize(ranges: 1).rawValue)) + rounded(expectedSize(plan))
-    size += rounded(subjectCount * MemoryLayout<Subject>.stride)
-    size += rounded(heldCapacity * MemoryLayout<Held>.stride) + rounded(borrowedCapacity * 4)
-    return ByteCount(size)
+  /// The offsets of the parts of a history's memory.
+  private struct Parts {
+    let state: Int
+    let machine: Int
+    let upcalls: Int
+    let failures: Int
+    let disk: Int
+    let buffer: Int
+    let memory: Int
+    let expected: Int
+    let subjects: Int
+    let held: Int
+    let borrowed: Int
+    let pageCount: Int
+    let size: ByteCount
+
+    init(_ plan: PagingPlan) {
+      var layout = StorageLayout()
+      pageCount = Int(pages(plan)) * subjectCount
+      state = layout.add(State.self)
+      machine = layout.add(PagingMachine.self)
+      upcalls = layout.add(cp_upcalls.self)
+      failures = layout.add(FailureInjection.self)
+      disk = layout.add(RamDisk.stateSize)
+      buffer = layout.add(TranslationBuffer.size)
+      memory = layout.add(MemorySystem.workspaceSize(ranges: 1))
+      expected = layout.add(UInt64.self, count: pageCount)
+      subjects = layout.add(Subject.self, count: subjectCount)
+      held = layout.add(Held.self, count: heldCapacity)
+      borrowed = layout.add(FrameNumber.self, count: borrowedCapacity)
+      size = layout.size
+    }
   }
+
+  /// Bytes that a history needs beside the memory loaned, aligned to a cache line and zeroed.
+  package static func workspace(_ plan: PagingPlan) -> ByteCount { Parts(plan).size }
 
   /// Runs a history to its end, or until something does not hold. `loaned` is `plan.loaned` bytes of memory that
   /// `outer` can reach, `workspace` zeroed memory; both are the caller's again afterwards.
   ///
   /// Throws when the instance did not come up.
-  public static func run(
+  package static func run(
     _ plan: PagingPlan, on outer: Machine, loaned: UnsafeMutableRawPointer, workspace: UnsafeMutableRawPointer
   ) throws(AssemblyError) -> HistoryOutcome {
-    var at = workspace
-    func place(_ size: Int) -> UnsafeMutableRawPointer {
-      defer { at += rounded(size) }
-      return at
-    }
-    let state = place(MemoryLayout<State>.size).bindMemory(to: State.self, capacity: 1)
-    let machine = place(MemoryLayout<PagingMachine>.size).bindMemory(to: PagingMachine.self, capacity: 1)
-    let upcalls = place(MemoryLayout<cp_upcalls>.size).bindMemory(to: cp_upcalls.self, capacity: 1)
-    let failures = place(MemoryLayout<FailureInjection>.size)
-      .bindMemory(to: FailureInjection.self, capacity: 1)
+    let parts = Parts(plan)
+    let state = workspace.part(State.self, at: parts.state)
+    let machine = workspace.part(PagingMachine.self, at: parts.machine)
+    let upcalls = workspace.part(cp_upcalls.self, at: parts.upcalls)
+    let failures = workspace.part(FailureInjection.self, at: parts.failures)
     failures.initialize(to: FailureInjection())
     upcalls.initialize(to: PagingMachine.upcalls(machine))
     let inner = Machine(
       directMap: DirectMap(base: UInt64(UInt(bitPattern: loaned))), processorCount: 1,
       upcalls: UnsafePointer(upcalls), failures: failures)
     let disk = RamDisk.create(
-      in: place(Int(RamDisk.stateSize.rawValue)), Name("ram"), machine: inner,
+      in: workspace + parts.disk, Name("ram"), machine: inner,
       over: RamDisk.Extent(loaned + Int(plan.memory.rawValue), plan.swap.pagesRoundedUp))
-    let buffer = TranslationBuffer(place(Int(TranslationBuffer.size.rawValue)))
+    let buffer = TranslationBuffer(workspace + parts.buffer)
     machine.initialize(
       to: PagingMachine(outer: outer, disk: disk, buffer: buffer, random: SeededRandom(seed: plan.seed ^ 1)))
     let low = ByteCount.mebibytes(1)
     let system = try MemorySystem.assemble(
       BootRequest(
-        machine: inner, workspace: place(Int(MemorySystem.workspaceSize(ranges: 1).rawValue)),
+        machine: inner, workspace: workspace + parts.memory,
         firmwareRangeCount: 1),
       firmware: { _ in
         FirmwareRange(base: PhysicalAddress(low.rawValue), length: plan.memory - low, kind: .usable)
       })
-    let expected = place(expectedSize(plan)).bindMemory(to: UInt64.self, capacity: expectedSize(plan) / 8)
-    let subjects = place(subjectCount * MemoryLayout<Subject>.stride)
-      .bindMemory(to: Subject.self, capacity: subjectCount)
-    let held = place(heldCapacity * MemoryLayout<Held>.stride)
-      .bindMemory(to: Held.self, capacity: heldCapacity)
-    let borrowed = place(borrowedCapacity * 4).bindMemory(to: FrameNumber.self, capacity: borrowedCapacity)
+    let expected = workspace.part(UInt64.self, at: parts.expected, count: parts.pageCount)
+    let subjects = workspace.part(Subject.self, at: parts.subjects, count: subjectCount)
+    let held = workspace.part(Held.self, at: parts.held, count: heldCapacity)
+    let borrowed = workspace.part(FrameNumber.self, at: parts.borrowed, count: borrowedCapacity)
     do throws(PagingError) {
       try system.paging.attachSwap(disk.device)
     } catch {
@@ -175,16 +191,16 @@ public struct PagingHistory {
   func require(_ holds: Bool, _ invariant: StaticString) {
     if !holds && state.pointee.broken == nil { state.pointee.broken = invariant }
   }
-  private func refuse(_ why: UInt8) {
+  private func countRefusal(_ why: UInt8) {
     state.pointee.refused += 1
     fold(0xdead_0000 | UInt64(why))
   }
-  private func keep(_ held: Held) {
+  private func hold(_ held: Held) {
     (state.pointee.held + state.pointee.heldCount).initialize(to: held)
     state.pointee.heldCount += 1
     state.pointee.granted += 1
   }
-  private var hasRoom: Bool { state.pointee.heldCount < Self.heldCapacity - 1 }
+  private var hasSpace: Bool { state.pointee.heldCount < Self.heldCapacity - 1 }
   private func expected(_ subject: Int, _ page: UInt64) -> UnsafeMutablePointer<UInt64> {
     state.pointee.expected + (subject * Int(state.pointee.pagesEach) + Int(page))
   }
@@ -193,20 +209,20 @@ public struct PagingHistory {
   // MARK: The whole
 
   private func runAll() {
-    let first = figures()
-    for i in 0..<Self.subjectCount { make(i) }
+    let first = frameCounts()
+    for i in 0..<Self.subjectCount { create(i) }
     state.pointee.isClosing = false
     while state.pointee.done < state.pointee.plan.operations && state.pointee.broken == nil {
       operate()
       state.pointee.done += 1
       let every = state.pointee.plan.checkEvery
-      if every != 0 && state.pointee.done % every == 0 { examine() }
+      if every != 0 && state.pointee.done % every == 0 { checkInvariants() }
     }
-    examine()
+    checkInvariants()
     guard state.pointee.broken == nil else { return }
-    // From here on nothing is to go wrong.
-    calm()
-    while state.pointee.heldCount > 0 { giveBack(0) }
+    // From here on no fault is injected.
+    stopFaults()
+    while state.pointee.heldCount > 0 { free(0) }
     for i in 0..<Self.subjectCount { checkAll(i) }
     let paging = paging.figures
     fold(paging.faults)
@@ -214,18 +230,18 @@ public struct PagingHistory {
     fold(paging.moved)
     fold(paging.reactivations)
     state.pointee.isClosing = true
-    for i in 0..<Self.subjectCount { unmake(i) }
+    for i in 0..<Self.subjectCount { destroy(i) }
     for i in 0..<state.pointee.borrowedCount { free(state.pointee.borrowed[i]) }
     state.pointee.borrowedCount = 0
-    examine()
-    let last = figures()
+    checkInvariants()
+    let last = frameCounts()
     for i in 0..<first.count { require(first[i] == last[i], "the machine does not end as it began") }
-    require(self.paging.swap.figures.used == .zero, "slots of swap are used that nobody has")
+    require(self.paging.swap.figures.used == .zero, "slots of swap are used without an owner")
   }
 
-  /// Frames by role that must come back. Tags and slabs may be kept for later; kmem keeps magazines for them, in
+  /// Frames by role that must be freed. Tags and slabs may be kept for later; kmem keeps magazines for them, in
   /// frames of its own, until it is drained.
-  private func figures() -> InlineArray<5, UInt64> {
+  private func frameCounts() -> InlineArray<5, UInt64> {
     state.pointee.system.kmem.drain()
     return [
       physical.count(.pageable).rawValue, physical.count(.contiguous).rawValue,
@@ -233,38 +249,38 @@ public struct PagingHistory {
     ]
   }
 
-  private func examine() {
-    calm()
+  private func checkInvariants() {
+    stopFaults()
     if let invariant = state.pointee.system.checkInvariants() { require(false, invariant) }
   }
 
-  /// No trouble from here on.
-  private func calm() {
+  /// Ends the injection of faults.
+  private func stopFaults() {
     state.pointee.failures.pointee.countdown = -1
     state.pointee.machine.pointee.disk.faults = DeviceFaults()
   }
 
-  private func stir() {
-    guard state.pointee.plan.trouble == .some else { return }
-    state.pointee.hadTrouble = true
-    var trouble = DeviceFaults()
-    trouble.seed = state.pointee.random.next()
-    trouble.reordered = 300
-    trouble.delayed = 200
-    trouble.longestDelay = 8
-    if oneIn(2) { trouble.failed = 60 }
-    if oneIn(4) { trouble.torn = 20 }
-    if oneIn(4) { trouble.corrupted = 20 }
-    state.pointee.machine.pointee.disk.faults = trouble
+  private func injectFaults() {
+    guard state.pointee.plan.faults == .some else { return }
+    state.pointee.hadFaults = true
+    var faults = DeviceFaults()
+    faults.seed = state.pointee.random.next()
+    faults.reordered = 300
+    faults.delayed = 200
+    faults.longestDelay = 8
+    if oneIn(2) { faults.failed = 60 }
+    if oneIn(4) { faults.torn = 20 }
+    if oneIn(4) { faults.corrupted = 20 }
+    state.pointee.machine.pointee.disk.faults = faults
   }
 
   // MARK: Objects
 
-  private func make(_ index: Int) {
-    state.pointee.inWork = index
-    defer { state.pointee.inWork = -1 }
+  private func create(_ index: Int) {
+    state.pointee.inCreation = index
+    defer { state.pointee.inCreation = -1 }
     let pages = PageCount(state.pointee.pagesEach)
-    calm()
+    stopFaults()
     do throws(PagingError) {
       let object = try paging.createObject(Name("history"), pages)
       do throws(PagingError) {
@@ -281,9 +297,9 @@ public struct PagingHistory {
     for page in 0..<state.pointee.pagesEach { expected(index, page).pointee = 0 }
   }
 
-  private func unmake(_ index: Int) {
-    state.pointee.inWork = index
-    defer { state.pointee.inWork = -1 }
+  private func destroy(_ index: Int) {
+    state.pointee.inCreation = index
+    defer { state.pointee.inCreation = -1 }
     let subject = subject(index)
     endSecond(index)
     paging.unmap(subject.pointee.address, PageCount(state.pointee.pagesEach))
@@ -297,12 +313,12 @@ public struct PagingHistory {
     subject.pointee.secondCount = 0
   }
 
-  /// Another range that shows a part, or the end of it.
+  /// Maps a part of an object by a second range, or unmaps that range.
   private func changeSecond() {
     let index = Int(below(UInt64(Self.subjectCount)))
     let subject = subject(index)
     if subject.pointee.secondCount > 0 {
-      // What is wired through it would be a caller's bug.
+      // To unmap wired pages would be a caller's bug.
       for i in 0..<state.pointee.heldCount where state.pointee.held[i].subject == index {
         if state.pointee.held[i].kind == .wire { return }
       }
@@ -315,23 +331,23 @@ public struct PagingHistory {
         subject.pointee.object, from: PageCount(first), count: PageCount(count))
       (subject.pointee.secondFirst, subject.pointee.secondCount) = (first, count)
     } catch {
-      refuse(error.rawValue)
+      countRefusal(error.rawValue)
     }
   }
 
-  /// An object made anew, unless something of it is held.
+  /// Destroys an object and creates it again, unless a page of it is wired or held.
   private func renew() {
     let index = Int(below(UInt64(Self.subjectCount)))
     for i in 0..<state.pointee.heldCount where state.pointee.held[i].subject == index {
       if state.pointee.held[i].kind == .wire || state.pointee.held[i].kind == .hold { return }
     }
-    unmake(index)
-    make(index)
+    destroy(index)
+    create(index)
   }
 
   // MARK: Pages
 
-  /// Where a page is seen: by the whole range, or by the part that shows it too.
+  /// An address of a page: in the whole range, or in the second range if it maps the page too.
   private func address(_ index: Int, _ page: UInt64) -> VirtualAddress {
     let subject = subject(index).pointee
     if subject.secondCount > 0, page >= subject.secondFirst, page - subject.secondFirst < subject.secondCount,
@@ -349,7 +365,7 @@ public struct PagingHistory {
 
   private func read() {
     let index = Int(below(UInt64(Self.subjectCount)))
-    look(index, page(), at: nil)
+    check(index, page(), at: nil)
   }
 
   /// Mostly from a few pages that are used again and again.
@@ -357,10 +373,10 @@ public struct PagingHistory {
     oneIn(3) ? below(state.pointee.pagesEach) : below(1 + state.pointee.pagesEach / 8)
   }
 
-  private func look(_ index: Int, _ page: UInt64, at given: VirtualAddress?) {
+  private func check(_ index: Int, _ page: UInt64, at given: VirtualAddress?) {
     let address = given ?? address(index, page)
     do throws(PagingError) {
-      // The first access may sleep, and an interrupt may write meanwhile; those after it don't.
+      // The first access may sleep, and an interrupt may write while it does; those after it don't.
       _ = try processor.load(address)
       let stamp = expected(index, page).pointee
       for place in 0..<4 as Range<UInt64> {
@@ -375,11 +391,11 @@ public struct PagingHistory {
 
   private func fail(_ error: PagingError) {
     if error == .inputOutput || error == .corrupt {
-      require(state.pointee.hadTrouble, "a page can't be read though the disk is sound")
+      require(state.pointee.hadFaults, "a page can't be read though the disk is sound")
     } else {
       require(error == .noMemory, "an access was refused")
     }
-    refuse(error.rawValue)
+    countRefusal(error.rawValue)
   }
 
   private func write() {
@@ -392,7 +408,7 @@ public struct PagingHistory {
     do throws(PagingError) {
       state.pointee.stamp += 1
       let stamp = state.pointee.stamp &* 0xbf58_476d_1ce4_e5b9 | 1
-      // The first store brings the page in and may sleep; what an interrupt wrote meanwhile is overwritten.
+      // The first store pages in and may sleep; words that an interrupt writes while it does are overwritten.
       for place in 0..<4 as Range<UInt64> {
         try processor.store(address + Self.offset(place), Self.word(stamp, place))
       }
@@ -406,15 +422,15 @@ public struct PagingHistory {
   }
 
   private func checkAll(_ index: Int) {
-    for page in 0..<state.pointee.pagesEach { look(index, page, at: nil) }
+    for page in 0..<state.pointee.pagesEach { check(index, page, at: nil) }
   }
 
   // MARK: Operations
 
   private func operate() {
-    if oneIn(64) { stir() }
-    if oneIn(64) { calm() }
-    if state.pointee.plan.trouble == .some && oneIn(16) {
+    if oneIn(64) { injectFaults() }
+    if oneIn(64) { stopFaults() }
+    if state.pointee.plan.faults == .some && oneIn(16) {
       state.pointee.failures.pointee.countdown = Int64(below(40))
     }
     switch below(64) {
@@ -423,28 +439,28 @@ public struct PagingHistory {
     case 44..<47: wire()
     case 47..<49: hold()
     case 49..<51: launder()
-    case 51..<54: askForRun()
-    case 54..<57: askForFrame()
+    case 51..<54: requestRun()
+    case 54..<57: requestFrame()
     case 57: paging.runDaemon()
     case 58: changeSecond()
     case 59: if oneIn(8) { renew() }
-    default: if state.pointee.heldCount > 0 { giveBack(Int(below(UInt64(state.pointee.heldCount)))) }
+    default: if state.pointee.heldCount > 0 { free(Int(below(UInt64(state.pointee.heldCount)))) }
     }
     if state.pointee.heldCount > Self.heldCapacity / 2 && oneIn(2) {
-      giveBack(Int(below(UInt64(state.pointee.heldCount))))
+      free(Int(below(UInt64(state.pointee.heldCount))))
     }
   }
 
   private func wire() {
-    guard hasRoom else { return }
+    guard hasSpace else { return }
     let index = Int(below(UInt64(Self.subjectCount)))
     let first = page()
     let count = 1 + below(min(8, state.pointee.pagesEach - first))
     let address = subject(index).pointee.address + PageCount(first)
     do throws(PagingError) {
       try paging.wire(address, PageCount(count), holes: .forbidden)
-      keep(Held(kind: .wire, address: address, count: count, subject: index))
-      // A wired page does not fault, and is where it is.
+      hold(Held(kind: .wire, address: address, count: count, subject: index))
+      // A wired page does not fault, and keeps its frame.
       for i in 0..<count {
         let page = address + PageCount(i)
         require(
@@ -457,13 +473,13 @@ public struct PagingHistory {
   }
 
   private func hold() {
-    guard hasRoom else { return }
+    guard hasSpace else { return }
     let index = Int(below(UInt64(Self.subjectCount)))
     let page = page()
     do throws(PagingError) {
       let frame = try paging.hold(address(index, page), .read)
       fold(UInt64(frame.rawValue))
-      keep(Held(kind: .hold, count: page, frame: frame, subject: index))
+      hold(Held(kind: .hold, count: page, frame: frame, subject: index))
     } catch {
       fail(error)
     }
@@ -477,8 +493,8 @@ public struct PagingHistory {
     if oneIn(8) { paging.retryUnswappable() }
   }
 
-  private func askForRun() {
-    guard hasRoom else { return }
+  private func requestRun() {
+    guard hasSpace else { return }
     let count = 1 + below(1 << below(9))
     var constraints = RunConstraints()
     if oneIn(2) { constraints.alignment = Alignment(Page.size << below(6)) ?? .page }
@@ -501,22 +517,22 @@ public struct PagingHistory {
       let stamp = state.pointee.stamp &* 0x94d0_49bb_1331_11eb | 1
       for i in 0..<count { store(run.first + PageCount(i), stamp &+ i) }
       fold(UInt64(run.first.rawValue) << 20 | count)
-      keep(Held(kind: .run, count: count, frame: run.first, stamp: stamp, subject: -1))
+      hold(Held(kind: .run, count: count, frame: run.first, stamp: stamp, subject: -1))
     } catch {
-      refuse(error.answer.rawValue)
+      countRefusal(error.answer.rawValue)
       fold(UInt64(error.blocker.rawValue))
     }
   }
 
-  private func askForFrame() {
-    guard hasRoom else { return }
+  private func requestFrame() {
+    guard hasSpace else { return }
     do throws(PhysicalMemoryError) {
       let frame = try physical.allocate(Order(0), role: .wired)
       state.pointee.stamp += 1
       store(frame, state.pointee.stamp)
-      keep(Held(kind: .frame, frame: frame, stamp: state.pointee.stamp, subject: -1))
+      hold(Held(kind: .frame, frame: frame, stamp: state.pointee.stamp, subject: -1))
     } catch {
-      refuse(error.rawValue)
+      countRefusal(error.rawValue)
     }
   }
 
@@ -528,7 +544,7 @@ public struct PagingHistory {
   }
   private func free(_ frame: FrameNumber) { physical.free(FrameRun(first: frame, count: .one)) }
 
-  private func giveBack(_ index: Int) {
+  private func free(_ index: Int) {
     let held = state.pointee.held[index]
     state.pointee.heldCount -= 1
     state.pointee.held[index] = state.pointee.held[state.pointee.heldCount]
@@ -539,7 +555,7 @@ public struct PagingHistory {
       for place in 0..<4 as Range<UInt64> {
         let word = state.pointee.system.machine.directMap.pointer(to: held.frame)
           .load(fromByteOffset: Int(Self.offset(place).rawValue), as: UInt64.self)
-        require(word == Self.word(stamp, place), "a page that is held was moved or given up")
+        require(word == Self.word(stamp, place), "a page that is held was moved or reclaimed")
       }
       paging.unhold(held.frame)
     case .run:
@@ -555,7 +571,7 @@ public struct PagingHistory {
 
   // MARK: Interrupts
 
-  /// At a sleep or a shootdown: takes or gives back a frame as a handler does, or writes to a page that is in
+  /// Runs at a sleep or a shootdown: allocates or frees a frame as a handler does, or writes to a page that is in
   /// memory, as another processor would.
   private func handleInterrupt() {
     let random = state.pointee.machine
@@ -577,9 +593,9 @@ public struct PagingHistory {
       let index =
         isRecent ? Int(choice >> 32) : Int(random.pointee.random.below(UInt64(Self.subjectCount)))
       let page = isRecent ? choice & 0xffff_ffff : random.pointee.random.below(state.pointee.pagesEach)
-      guard index != state.pointee.inWork, !state.pointee.isClosing else { return }
+      guard index != state.pointee.inCreation, !state.pointee.isClosing else { return }
       let subject = subject(index).pointee
-      // Whoever has it exclusive is below on this stack and can't be waited for.
+      // The thread that has it xbusy is below on this stack, so the handler can't wait for it.
       let what = paging.describe(subject.object, page: PageCount(page).rawValue)
       guard what.place == .resident, !what.busyWord.isXbusy else { return }
       do throws(PagingError) {

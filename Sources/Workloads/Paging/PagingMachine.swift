@@ -1,9 +1,9 @@
 // The machine under a paging history: a second instance over memory that the first one lends, with a swap disk
 // in that memory, a clock that counts calls, a software processor, and interrupts.
 //
-// Whatever the core asks of an executive ends here, so that kernel and host run the same: a sleep runs the disk,
-// which completes requests late, out of order and not always well; a shootdown empties the processor's buffer;
-// and at each of these points an interrupt may come, whose handler is the history's.
+// All upcalls of the core end here, so that kernel and host run the same code. A sleep runs the disk, which completes
+// requests late, out of order, and with errors. A shootdown empties the processor's buffer. At each of these points an
+// interrupt may occur, whose handler is that of the history.
 //
 // Layout of the memory loaned, from its start: the instance's own memory, then its swap disk.
 
@@ -14,47 +14,48 @@ import Paging
 import PhysicalMemory
 
 /// The sizes of a history's machine.
-public struct PagingPlan: Sendable {
-  public var seed: UInt64
-  public var operations: UInt64
-  /// All invariants of all layers are checked after each so many operations, and at the end.
-  public var checkEvery: UInt64
-  public var memory: ByteCount
-  public var swap: ByteCount
-  /// Whether the disk fails, tears and corrupts, and allocation points are made to fail.
-  public var trouble: Troubles
+package struct PagingPlan: Sendable {
+  package var seed: UInt64
+  package var operations: UInt64
+  /// The operations between two checks of all invariants of all layers; zero for a check at the end only.
+  package var checkEvery: UInt64
+  package var memory: ByteCount
+  package var swap: ByteCount
+  /// Whether the disk fails, tears and corrupts, and allocation points fail.
+  package var faults: Faults
 
-  public enum Troubles: UInt8, Sendable { case none, some }
+  /// Whether faults are injected.
+  package enum Faults: UInt8, Sendable { case none, some }
 
-  public init(
+  package init(
     seed: UInt64, operations: UInt64, checkEvery: UInt64 = 2000, memory: ByteCount = .mebibytes(6),
-    swap: ByteCount = .mebibytes(24), trouble: Troubles = .some
+    swap: ByteCount = .mebibytes(24), faults: Faults = .some
   ) {
     self.seed = seed
     self.operations = operations
     self.checkEvery = checkEvery
     self.memory = memory
     self.swap = swap
-    self.trouble = trouble
+    self.faults = faults
   }
 
-  /// What `selftest paging` runs, and the test that compares it with the host.
-  public static var standard: PagingPlan {
+  /// The plan of `selftest paging`, and of the test that compares it with the host.
+  package static var standard: PagingPlan {
     PagingPlan(seed: 0x5041_4745_5253, operations: 20_000, checkEvery: 5000)
   }
 
-  /// Memory that is to be loaned: in one run, aligned to 2 MiB.
-  public var loaned: ByteCount { memory + swap }
+  /// Memory to lend: in one run, aligned to 2 MiB.
+  package var loaned: ByteCount { memory + swap }
 }
 
-/// What the platform interface of a history's machine is about: in place, reached through a context word.
+/// The state behind the platform interface of a history's machine, reached through a context word.
 struct PagingMachine {
   var outer: Machine
   var disk: RamDisk
   var buffer: TranslationBuffer
   var ticks: UInt64 = 0
   var random: SeededRandom
-  /// Called at points where an interrupt may come.
+  /// The handler, called at points where an interrupt may occur.
   var interrupt: (@convention(c) (UnsafeMutableRawPointer) -> Void)?
   var interruptContext: UnsafeMutableRawPointer?
   var interrupts: UInt64 = 0

@@ -1,43 +1,42 @@
-// A processor in software, for an instance whose page tables no real one loads: it walks them as hardware does, keeps
-// what it found until it is told to invalidate it, and calls the page fault handler.
+// A processor in software, for an instance whose page tables no real one loads. It walks them as hardware does, caches
+// translations until it is made to invalidate them, and calls the page fault handler.
 //
-// What it keeps is the point: a translation is used without another look at the tables, so a mapping that was
-// changed without a shootdown leads to the wrong frame here as it would there, and the stamps tell. Three rules of the
-// SDM (vol. 3, 4.10) that a lenient processor hides are taken at their worst:
+// It uses a cached translation without reading the tables again. So a mapping that was changed without a shootdown
+// leads to the wrong frame here as it would there, and the stamps detect it. Three rules of the SDM (vol. 3, 4.10)
+// that a lenient processor hides are applied in their worst form:
 //
-//   A write through a translation that was read-only when it was kept faults, whatever the tables say by now
+//   A write through a translation that was read-only when it was cached faults, even if the tables permit it by now
 //   (4.10.4.3). The fault drops the translation.
-//   The tables above the last level are remembered too (4.10.3), whether anything was mapped there or not, and a walk
-//   begins at the lowest of them, though it may have left the tree.
-//   Any invalidation drops all remembered tables (4.10.4.1), and nothing else does but a fault at the same address.
+//   The tables above the last level are cached too (4.10.3), mapped or not. A walk begins at the lowest of them, which
+//   may have left the tree.
+//   Any invalidation drops all cached tables (4.10.4.1). Besides, only a fault at the same address drops one.
 //
-// There are 256 translations, an address's place being its page number; more than a processor's, so that stale ones
-// live long.
+// There are 256 translations, indexed by page number: more than a processor's, so that stale ones live long.
 
 import MemoryPrimitives
 import PageTables
 import Paging
 
-/// How a workload reaches pageable memory: by its address.
-public protocol PageAccess {
-  /// The word at `address`, a multiple of 8; throws what the page fault came to.
+/// Accesses to pageable memory by its address.
+package protocol PageAccess {
+  /// Loads the word at `address`, a multiple of 8. Throws the error of the page fault.
   func load(_ address: VirtualAddress) throws(PagingError) -> UInt64
   func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError)
-  /// All 512 words of the page at `address`.
+  /// Loads all 512 words of the page at `address`.
   func load(page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>) throws(PagingError)
 }
 
 extension PageAccess {
-  /// A word at a time: what can't do better has this.
-  public func load(
+  /// Loads a word at a time.
+  package func load(
     page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>
   ) throws(PagingError) {
     for i in 0..<Int(Page.size / 8) { words[i] = try load(address + ByteCount(i * 8)) }
   }
 }
 
-/// What a processor remembers of the page tables: memory that the caller gives.
-public struct TranslationBuffer: UpperEntries {
+/// The translations and tables that a processor caches, in memory of the caller.
+package struct TranslationBuffer: UpperEntries {
   private struct Entry {
     var page: UInt64
     var frame: FrameNumber
@@ -50,36 +49,50 @@ public struct TranslationBuffer: UpperEntries {
     var generation: UInt32
   }
   private let entries: UnsafeMutablePointer<Entry>
-  /// Tables of levels 1 to 4, so many of each level.
+  /// Tables of levels 1 to 4, `tableCount` of each level.
   private let tables: UnsafeMutablePointer<Table>
-  /// Tables of older generations are forgotten.
+  /// Tables of older generations are invalid.
   private let generation: UnsafeMutablePointer<UInt32>
   private static var count: Int { 256 }
   private static var tableCount: Int { 16 }
   private static var levels: Int { 4 }
 
-  private static var entryBytes: Int { count * MemoryLayout<Entry>.stride }
-  private static var tableBytes: Int { levels * tableCount * MemoryLayout<Table>.stride }
-  public static var size: ByteCount { ByteCount(entryBytes + tableBytes + MemoryLayout<UInt32>.stride) }
+  private struct Parts {
+    let entries: Int
+    let tables: Int
+    let generation: Int
+    let size: ByteCount
 
-  public init(_ memory: UnsafeMutableRawPointer) {
-    entries = memory.bindMemory(to: Entry.self, capacity: Self.count)
+    init() {
+      var layout = StorageLayout()
+      entries = layout.add(Entry.self, count: count)
+      tables = layout.add(Table.self, count: levels * tableCount)
+      generation = layout.add(UInt32.self)
+      size = layout.size
+    }
+  }
+
+  /// Bytes that a buffer needs, aligned to a cache line.
+  package static var size: ByteCount { Parts().size }
+
+  package init(_ memory: UnsafeMutableRawPointer) {
+    let parts = Parts()
+    entries = memory.part(Entry.self, at: parts.entries, count: Self.count)
     for i in 0..<Self.count {
       (entries + i).initialize(to: Entry(page: .max, frame: .none, isWritable: false))
     }
-    let behind = memory + Self.entryBytes
-    tables = behind.bindMemory(to: Table.self, capacity: Self.levels * Self.tableCount)
+    tables = memory.part(Table.self, at: parts.tables, count: Self.levels * Self.tableCount)
     for i in 0..<Self.levels * Self.tableCount {
       (tables + i).initialize(to: Table(block: .max, frame: .none, generation: 0))
     }
-    generation = (behind + Self.tableBytes).bindMemory(to: UInt32.self, capacity: 1)
+    generation = memory.part(UInt32.self, at: parts.generation)
     generation.initialize(to: 1)
   }
 
   // MARK: Accesses
 
-  /// The frame that an access to `address` reaches, by what is remembered or by `pageTables`; nil when it faults.
-  public func reach(_ address: VirtualAddress, _ kind: AccessKind, _ pageTables: PageMap) -> FrameNumber? {
+  /// The frame that an access to `address` reaches, by the cached translation or by `pageTables`; nil when it faults.
+  package func reach(_ address: VirtualAddress, _ kind: AccessKind, _ pageTables: PageMap) -> FrameNumber? {
     let page = address.rawValue >> Page.shift
     let entry = place(page)
     if entry.pointee.page == page {
@@ -92,8 +105,8 @@ public struct TranslationBuffer: UpperEntries {
     return nil
   }
 
-  /// The frame that an access to a page would reach by what is remembered alone.
-  public func find(_ page: UInt64, _ kind: AccessKind) -> FrameNumber? {
+  /// The frame that an access to a page would reach by the cached translation alone.
+  package func find(_ page: UInt64, _ kind: AccessKind) -> FrameNumber? {
     let entry = place(page).pointee
     return entry.page == page && (kind == .read || entry.isWritable) ? entry.frame : nil
   }
@@ -111,18 +124,18 @@ public struct TranslationBuffer: UpperEntries {
     return (tables + at, block)
   }
 
-  public func table(_ level: TableLevel, for address: VirtualAddress) -> FrameNumber? {
+  package func table(_ level: TableLevel, for address: VirtualAddress) -> FrameNumber? {
     let (place, block) = place(level, address)
     return place.pointee.block == block && place.pointee.generation == generation.pointee
       ? place.pointee.frame : nil
   }
-  public func keep(_ table: FrameNumber, _ level: TableLevel, for address: VirtualAddress) {
+  package func keep(_ table: FrameNumber, _ level: TableLevel, for address: VirtualAddress) {
     let (place, block) = place(level, address)
     place.pointee = Table(block: block, frame: table, generation: generation.pointee)
   }
 
   /// Whether a walk may still begin at `table`.
-  public func remembers(_ table: FrameNumber) -> Bool {
+  package func caches(_ table: FrameNumber) -> Bool {
     for i in 0..<Self.levels * Self.tableCount
     where tables[i].frame == table && tables[i].generation == generation.pointee { return true }
     return false
@@ -131,17 +144,17 @@ public struct TranslationBuffer: UpperEntries {
   // MARK: Invalidation
 
   /// Invalidates `pages` pages from `address` on, and all tables.
-  public func invalidate(_ address: UInt64, _ pages: UInt64) {
+  package func invalidate(_ address: UInt64, _ pages: UInt64) {
     generation.pointee += 1
     let first = address >> Page.shift
     for i in 0..<min(pages, UInt64(Self.count)) {
-      // All places are passed when there are so many pages.
+      // With that many pages, this visits all entries.
       let entry = place(first &+ i)
       if entry.pointee.page >= first && entry.pointee.page - first < pages { entry.pointee.page = .max }
     }
   }
 
-  /// What a fault drops: the translation of `address`, and the tables on the way to it.
+  /// Drops the translation of `address` and the tables on the way to it, as a fault does.
   private func fault(_ address: VirtualAddress) {
     let entry = place(address.rawValue >> Page.shift)
     if entry.pointee.page == address.rawValue >> Page.shift { entry.pointee.page = .max }
@@ -155,20 +168,20 @@ public struct TranslationBuffer: UpperEntries {
 }
 
 /// A processor over one instance's tables.
-public struct SoftwareProcessor: PageAccess {
+package struct SoftwareProcessor: PageAccess {
   let directMap: DirectMap
   let tables: PageMap
   let paging: PagedMemory
   let buffer: TranslationBuffer
 
-  public init(directMap: DirectMap, tables: PageMap, paging: PagedMemory, buffer: TranslationBuffer) {
+  package init(directMap: DirectMap, tables: PageMap, paging: PagedMemory, buffer: TranslationBuffer) {
     self.directMap = directMap
     self.tables = tables
     self.paging = paging
     self.buffer = buffer
   }
 
-  /// Where an access arrives that faults as often as it must.
+  /// The memory that an access reaches, after all its faults.
   func reach(_ address: VirtualAddress, _ kind: AccessKind) throws(PagingError)
     -> UnsafeMutableRawPointer
   {
@@ -181,13 +194,13 @@ public struct SoftwareProcessor: PageAccess {
     }
   }
 
-  public func load(_ address: VirtualAddress) throws(PagingError) -> UInt64 {
+  package func load(_ address: VirtualAddress) throws(PagingError) -> UInt64 {
     try reach(address, .read).load(as: UInt64.self)
   }
-  public func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError) {
+  package func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError) {
     try reach(address, .write).storeBytes(of: value, as: UInt64.self)
   }
-  public func load(
+  package func load(
     page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>
   ) throws(PagingError) {
     UnsafeMutableRawPointer(words).copyMemory(

@@ -1,25 +1,25 @@
-// All layers at once, by several processors: what one processor hands to another, remaps under its eyes, writes out
-// while it is being written to, or leaves to a thread that ends.
+// A stress of all layers by several processors at once: they exchange resources, remap addresses that others read,
+// write out pages that others write to, and start threads that end.
 //
-// A worker is a thread, pinned to a processor where that can be. It takes random turns, so that every mixture of
-// these comes about:
-//   1  it makes something (ExchangedThings) and puts it where others find it, in exchange for what lay there, which
-//      it looks over and gives back: memory is freed where it was not allocated;
-//   2  it maps, unmaps and reuses an address that the others read all the time (SharedAddresses): no processor may
-//      see what was there before, however shortly ago;
-//   3  it faults, reads and dirties pages of one object (SharedPages) that does not fit in memory, while others ask
-//      for runs of frames, launder, wire and hold;
-//   4  it starts threads that do a little of (1) and end (Visitors).
+// A worker is a thread, pinned to a processor where the machine can do so. Its turns are random, so that every
+// mixture of these occurs:
+//   1  It allocates a resource (ExchangedResources) and exchanges it for another worker's, which it checks and frees.
+//      So memory is freed on a processor that did not allocate it.
+//   2  It maps, unmaps and reuses an address that the others read all the time (SharedAddresses). No processor may see
+//      an earlier page there.
+//   3  It faults, reads and dirties pages of one object (SharedPages) that does not fit in memory, while others request
+//      runs of frames, launder, wire and hold.
+//   4  It starts threads that do a little of (1) and end (TransientThreads).
 //
-// WHY THIS FINDS A MISSING SHOOTDOWN. An address of (2) is read on every processor every few microseconds, so each
-// has its translation when it is unmapped. Whoever unmaps it says so after every processor was to have forgotten
-// it, and overwrites the frame at once. A processor that has not forgotten it reads on without a fault, and finds a
-// generation that is known to be gone, or what is no stamp at all. And the mapped things of (1) and the pages of
-// (3) lie at addresses that are used again and again: a stale translation leads to another owner's stamps.
+// HOW IT DETECTS A MISSING SHOOTDOWN. Every processor reads an address of (2) every few microseconds, so each caches
+// its translation when it is unmapped. The worker that unmaps it announces so after every processor should have
+// invalidated it, and overwrites the frame at once. A processor that has not invalidated it reads on without a fault,
+// and finds a generation that is announced as gone, or no stamp at all. And the mapped resources of (1) and the pages
+// of (3) lie at addresses that are reused all the time: a stale translation leads to another owner's stamps.
 //
-// Invariants are checked where something is looked at; at the end everything is given back, all counts must be what they
-// were, and the invariants of every layer must hold. The first invariant that does not hold ends the stress, and then nothing is
-// given back any more: what is broken stays as it is.
+// Each turn checks its invariants. At the end everything is freed, all counts must be as before, and the invariants
+// of every layer must hold. The first invariant that does not hold ends the stress. Then nothing more is freed, so
+// that the broken state stays for inspection.
 //
 // COST. A turn is some hundred to some ten thousand instructions. Memory: a record a worker, a word a slot, two words
 // a shared page, in one run of frames.
@@ -35,22 +35,22 @@ import Synchronization
 import Vmem
 
 /// A stress while it runs: a handle.
-public struct ProcessorStress {
+package struct ProcessorStress {
   struct State: ~Copyable {
     let plan: ProcessorStressPlan
     let memory: MemorySystem
     let access: WordAccess
-    let things: ExchangedThings
+    let resources: ExchangedResources
     let addresses: SharedAddresses
     let pages: SharedPages?
     let over = Atomic<Bool>(false)
     let running = Atomic<Int>(0)
-    let visitors = Atomic<UInt64>(0)
+    let transients = Atomic<UInt64>(0)
     /// Woken when a worker has ended.
     let ended = WaitQueue("the stress to end", .thread)
-    let isTroubled = Atomic<Bool>(false)
-    /// Whoever set `isTroubled` has written it; read when all threads are gone.
-    let trouble: UnsafeMutablePointer<StressTrouble>
+    let hasFailed = Atomic<Bool>(false)
+    /// The thread that set `hasFailed` writes it; it is read after all threads have ended.
+    let failure: UnsafeMutablePointer<StressFailure>
   }
   let state: UnsafeMutablePointer<State>
 
@@ -58,68 +58,70 @@ public struct ProcessorStress {
   var machine: Machine { state.pointee.memory.machine }
   var plan: ProcessorStressPlan { state.pointee.plan }
   var isOver: Bool { state.pointee.over.load(ordering: .acquiring) }
-  var isTroubled: Bool { state.pointee.isTroubled.load(ordering: .acquiring) }
+  var hasFailed: Bool { state.pointee.hasFailed.load(ordering: .acquiring) }
 
-  /// Told now and then how many ticks have passed and how many operations were done; may end the stress.
-  public enum GoOn: Sendable { case goOn, stop }
+  /// Whether the stress continues, as its observer decides.
+  package enum Pace: Sendable { case goOn, stop }
 
-  /// Runs a stress to its end. The caller sleeps meanwhile. Throws when it can't begin.
-  public static func run(
+  /// Runs a stress to its end; the caller sleeps until then. Calls `progress` now and then with the ticks that have
+  /// passed and the operations that are done. Throws when the stress can't begin.
+  package static func run(
     _ plan: ProcessorStressPlan, on memory: MemorySystem, _ access: WordAccess,
-    progress: (_ ticks: UInt64, _ operations: UInt64) -> GoOn = { _, _ in .goOn }
-  ) throws(StressRefusal) -> ProcessorStressOutcome {
-    // Paging keeps the table of its objects' numbers, which the first of them makes.
+    progress: (_ ticks: UInt64, _ operations: UInt64) -> Pace = { _, _ in .goOn }
+  ) throws(StressError) -> ProcessorStressOutcome {
+    // The first object makes paging allocate the table of object numbers, which it keeps.
     if let first = try? memory.paging.createObject(Name("stress"), .one) { memory.paging.destroy(first) }
-    let before = Holdings(memory)
-    let room = try StressRoom(plan, memory)
+    let before = UsageSnapshot(memory)
+    let storage = try StressStorage(plan, memory)
     let stress: ProcessorStress
-    do throws(StressRefusal) {
-      stress = try begin(plan, memory, access, room)
+    do throws(StressError) {
+      stress = try begin(plan, memory, access, storage)
     } catch {
-      room.giveBack()
+      storage.free()
       throw error
     }
     var outcome = ProcessorStressOutcome()
-    guard stress.work(room, &outcome, progress) > 0 else {
-      stress.end(room)
-      room.giveBack()
+    guard stress.work(storage, &outcome, progress) > 0 else {
+      stress.end(storage)
+      storage.free()
       throw .noThreads
     }
-    if !stress.isTroubled {
+    if !stress.hasFailed {
       // The caller is the last worker.
-      let last = StressWorker(room.worker(plan.workers))
-      stress.things.giveBackAll(last)
+      let last = StressWorker(storage.worker(plan.workers))
+      stress.resources.freeAll(last)
       stress.addresses.removeAll(last)
       stress.pages?.verifyAll(last)
     }
-    if !stress.isTroubled {
-      stress.end(room)
-      stress.compare(before, Holdings(memory, room.run.count))
+    if !stress.hasFailed {
+      stress.end(storage)
+      stress.compare(before, UsageSnapshot(memory, storage.run.count))
     }
-    let isTroubled = stress.isTroubled
-    outcome.trouble = isTroubled ? stress.state.pointee.trouble.pointee : nil
-    if !isTroubled { room.giveBack() }
+    let hasFailed = stress.hasFailed
+    outcome.failure = hasFailed ? stress.state.pointee.failure.pointee : nil
+    if !hasFailed { storage.free() }
     return outcome
   }
 
   private static func begin(
-    _ plan: ProcessorStressPlan, _ memory: MemorySystem, _ access: WordAccess, _ room: StressRoom
-  ) throws(StressRefusal) -> ProcessorStress {
-    let addresses = try SharedAddresses(memory, access, in: room.addresses)
-    do throws(StressRefusal) {
-      let things = try ExchangedThings(memory, access, in: room.things)
-      do throws(StressRefusal) {
+    _ plan: ProcessorStressPlan, _ memory: MemorySystem, _ access: WordAccess, _ storage: StressStorage
+  ) throws(StressError) -> ProcessorStress {
+    let addresses = try SharedAddresses(memory, access, in: storage.addresses)
+    do throws(StressError) {
+      let resources = try ExchangedResources(memory, access, in: storage.resources)
+      do throws(StressError) {
         let pages =
-          plan.pages > .zero ? try SharedPages(memory, access, plan.pages, in: room.pages) : nil
-        room.state.initialize(
+          plan.pages > .zero ? try SharedPages(memory, access, plan.pages, in: storage.pages) : nil
+        storage.state.initialize(
           to: State(
-            plan: plan, memory: memory, access: access, things: things, addresses: addresses, pages: pages,
-            trouble: room.trouble))
-        let stress = ProcessorStress(state: room.state)
-        for number in 0...plan.workers { room.prepare(number, for: stress) }
+            plan: plan, memory: memory, access: access, resources: resources, addresses: addresses,
+            pages: pages,
+            failure: storage.failure))
+        let stress = ProcessorStress(state: storage.state)
+        for number in 0...plan.workers { storage.prepare(number, for: stress) }
         return stress
       } catch {
-        things.end()
+        resources.end()
         throw error
       }
     } catch {
@@ -128,18 +130,18 @@ public struct ProcessorStress {
     }
   }
 
-  var things: ExchangedThings { state.pointee.things }
+  var resources: ExchangedResources { state.pointee.resources }
   var addresses: SharedAddresses { state.pointee.addresses }
   var pages: SharedPages? { state.pointee.pages }
 
-  /// Runs the workers until all have ended, and adds up what they did. Answers how many there were.
+  /// Runs the workers until all have ended, and adds up their tallies. Returns the number of workers.
   private func work(
-    _ room: StressRoom, _ outcome: inout ProcessorStressOutcome,
-    _ progress: (UInt64, UInt64) -> GoOn
+    _ storage: StressStorage, _ outcome: inout ProcessorStressOutcome,
+    _ progress: (UInt64, UInt64) -> Pace
   ) -> Int {
     let start = machine.now.rawValue
     for number in 0..<plan.workers {
-      room.thread(number).pointee = StressWorker(room.worker(number)).start()
+      storage.thread(number).pointee = StressWorker(storage.worker(number)).start()
     }
     while true {
       let ticket = state.pointee.ended.ticket()
@@ -147,51 +149,51 @@ public struct ProcessorStress {
       let now = machine.now.rawValue
       _ = state.pointee.ended.sleep(ticket, until: Tick(now + 50), on: machine)
       var operations: UInt64 = 0
-      for number in 0..<plan.workers { operations &+= room.operations(number).pointee.value }
+      for number in 0..<plan.workers { operations &+= storage.operations(number).pointee.value }
       let passed = machine.now.rawValue - start
       if progress(min(passed, plan.ticks), operations) == .stop || passed >= plan.ticks { stop() }
     }
     var workers = 0
     for number in 0..<plan.workers {
-      let worker = StressWorker(room.worker(number))
-      guard let thread = room.thread(number).pointee else { continue }
+      let worker = StressWorker(storage.worker(number))
+      guard let thread = storage.thread(number).pointee else { continue }
       machine.join(thread)
       workers += 1
       outcome.add(worker.record.pointee.tally)
-      outcome.operations += room.operations(number).pointee.value
+      outcome.operations += storage.operations(number).pointee.value
     }
     outcome.workers = UInt64(workers)
-    outcome.visitors = state.pointee.visitors.load(ordering: .acquiring)
+    outcome.visitors = state.pointee.transients.load(ordering: .acquiring)
     outcome.ticks = machine.now.rawValue - start
     return workers
   }
 
   func stop() { state.pointee.over.store(true, ordering: .releasing) }
 
-  /// Notes that an invariant does not hold, and ends the stress. The first one stays.
-  func note(_ trouble: StressTrouble) {
-    var trouble = trouble
-    trouble.processor = cp_processor_index()
-    let isFirst = state.pointee.isTroubled.compareExchange(
+  /// Records that an invariant does not hold, and ends the stress. The first record stays.
+  func record(_ failure: StressFailure) {
+    var failure = failure
+    failure.processor = cp_processor_index()
+    let isFirst = state.pointee.hasFailed.compareExchange(
       expected: false, desired: true, ordering: .acquiringAndReleasing
     ).exchanged
-    if isFirst { state.pointee.trouble.initialize(to: trouble) }
+    if isFirst { state.pointee.failure.initialize(to: failure) }
     stop()
   }
 
-  /// Ends all parts. Nothing of theirs is in use any more.
-  private func end(_ room: StressRoom) {
-    things.end()
+  /// Ends all parts, which no thread uses any more.
+  private func end(_ storage: StressStorage) {
+    resources.end()
     addresses.end(memory)
     pages?.end(memory)
     memory.kmem.drain()
   }
 
-  private func compare(_ before: Holdings, _ after: Holdings) {
-    if let trouble = before.difference(to: after) {
-      note(trouble)
+  private func compare(_ before: UsageSnapshot, _ after: UsageSnapshot) {
+    if let failure = before.difference(to: after) {
+      record(failure)
     } else if let broken = memory.checkInvariants() {
-      note(StressTrouble(broken))
+      record(StressFailure(broken))
     }
   }
 }

@@ -1,20 +1,20 @@
 // Addresses that are unmapped and mapped anew while all processors read them.
 //
-// Two kinds. A *window* is an address of this table's own for as long as the stress runs, mapped and unmapped by the
-// page tables; two of them are neighbours, so that their table stays, two lie alone in 2 MiB, so that their tables
-// come and go with them. A *range* is a wired page of kernel space, whose address goes back with it: it may be
-// anybody's at any moment.
+// Two kinds. A *window* is an address that this table owns while the stress runs, and that the page tables map and
+// unmap. Two of them are neighbours, so that their table stays. Two lie alone in 2 MiB, so that their tables are
+// allocated and freed with them. A *range* is a wired page of kernel space, whose address is freed with it: another
+// owner may have it at any moment.
 //
-// Each page is stamped with its place and a generation, which only rises. Whoever maps a page publishes its
-// generation when it can be read. Whoever takes it back clears that first, unmaps, and then announces the
-// generation as gone: every processor has forgotten it. The frame of a window is overwritten before it is freed.
+// Each page is stamped with its place and a generation, which only rises. The worker that maps a page publishes its
+// generation when it can be read. The worker that unmaps it clears that first, unmaps, and then announces the
+// generation as gone: every processor has invalidated it. The frame of a window is overwritten before it is freed.
 //
-// LAWS, for a reader that notes what was announced and what is published, reads, and looks again
-//   1  The address of a window holds nothing, or a generation later than what was announced before the read.
-//   2  What was published before and after is what is read: the read succeeds, with just that generation.
+// INVARIANTS, for a reader that loads the announced and the published generation, reads, and loads both again
+//   1  The address of a window is unmapped, or holds a generation later than the one announced before the read.
+//   2  If the same generation is published before and after, the read succeeds and finds just that generation.
 //
-// A translation that a processor was not made to forget breaks (1) at the next read of a window, and (2) as soon
-// as the address has been used again.
+// A translation that a processor did not invalidate breaks (1) at the next read of a window, and (2) as soon as the
+// address is used again.
 
 import KernelMemory
 import KernelSpace
@@ -28,14 +28,14 @@ import Vmem
 /// The addresses: a handle.
 struct SharedAddresses {
   private struct Place: ~Copyable {
-    /// 1 while somebody maps or unmaps it.
+    /// 1 while a worker maps or unmaps it.
     let turn = Atomic<UInt64>(0)
     let address = Atomic<UInt64>(0)
-    /// The last generation that was begun; whose turn it is has it.
+    /// The last generation that was begun; only the worker with the turn uses it.
     let begun = Atomic<UInt64>(0)
     /// The generation that can be read now, or 0.
     let published = Atomic<UInt64>(0)
-    /// Up to here no generation can be read any more, on any processor.
+    /// No generation up to this one can be read any more, on any processor.
     let announced = Atomic<UInt64>(0)
   }
 
@@ -47,14 +47,14 @@ struct SharedAddresses {
   private static var windows: Int { 4 }
   private static var count: Int { 7 }
   /// Bytes that it needs, aligned to 64.
-  static var size: Int { count * MemoryLayout<Place>.stride }
+  static var size: ByteCount { ByteCount(count * MemoryLayout<Place>.stride) }
 
   init(
-    _ memory: MemorySystem, _ access: WordAccess, in room: UnsafeMutableRawPointer
-  ) throws(StressRefusal) {
+    _ memory: MemorySystem, _ access: WordAccess, in storage: UnsafeMutableRawPointer
+  ) throws(StressError) {
     self.memory = memory
     self.access = access
-    places = room.bindMemory(to: Place.self, capacity: Self.count)
+    places = storage.bindMemory(to: Place.self, capacity: Self.count)
     for i in 0..<Self.count { (places + i).initialize(to: Place()) }
     do throws(VmemError) {
       let arena = memory.space.kernelArena
@@ -73,7 +73,7 @@ struct SharedAddresses {
     }
   }
 
-  /// Gives the windows back, as far as there are any. Nothing is mapped.
+  /// Frees the addresses of the windows, as far as they were allocated. No page is mapped there.
   func end(_ memory: MemorySystem) {
     let arena = memory.space.kernelArena
     func address(_ i: Int) -> UInt64 { places[i].address.load(ordering: .relaxed) }
@@ -92,7 +92,7 @@ struct SharedAddresses {
   private static func stamp(_ place: Int, _ generation: UInt64) -> UInt64 {
     generation << 16 | UInt64(place) << 8 | 0xa5
   }
-  /// The generation that a word tells of, if it is a stamp of this place.
+  /// The generation in a word, if it is a stamp of this place.
   private static func generation(_ place: Int, _ word: UInt64) -> UInt64? {
     word & 0xffff == stamp(place, 0) ? word >> 16 : nil
   }
@@ -110,7 +110,7 @@ struct SharedAddresses {
   private func read(_ place: Int, _ worker: StressWorker) {
     let announced = places[place].announced.load(ordering: .acquiring)
     let before = places[place].published.load(ordering: .acquiring)
-    // What is at the address of a range that was given back is not for us to look at.
+    // The address of a range that was freed may belong to another owner.
     if before == 0 && !Self.isWindow(place) { return }
     let address = places[place].address.load(ordering: .acquiring)
     let offset = worker.below(Page.size / 8) * 8
@@ -119,10 +119,10 @@ struct SharedAddresses {
     if Self.isWindow(place), let word {
       let generation = Self.generation(place, word)
       worker.require(
-        generation != nil, "a processor sees a frame that was given to somebody else", address, found: word,
+        generation != nil, "a processor sees a frame of another owner", address, found: word,
         expected: Self.stamp(place, before))
       worker.require(
-        generation ?? .max > announced, "a processor sees a page that all were made to forget", address,
+        generation ?? .max > announced, "a processor sees a page that all have invalidated", address,
         found: generation ?? 0, expected: announced + 1)
     }
     if before == after && before != 0 {
@@ -134,15 +134,15 @@ struct SharedAddresses {
     }
   }
 
-  /// Takes one of the addresses back, where it is mapped, and mostly maps it anew.
+  /// Unmaps one of the addresses, if it is mapped, and mostly maps it again.
   func remap(_ worker: StressWorker) {
     let place = Int(worker.below(UInt64(Self.count)))
     guard
       places[place].turn.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
     else { return }
     remove(place)
-    // Left unmapped for a while, too: then the read has to fail.
-    if !worker.oneIn(4), !show(place) { worker.countRefusal() }
+    // Sometimes it stays unmapped for a while: then the read must fail.
+    if !worker.oneIn(4), !map(place) { worker.countRefusal() }
     places[place].turn.store(0, ordering: .releasing)
     worker.record.pointee.tally.remapped += 1
     worker.countOperation()
@@ -174,22 +174,22 @@ struct SharedAddresses {
       .initializeMemory(as: UInt64.self, repeating: word, count: Int(Page.size / 8))
   }
 
-  /// False when there is no memory.
-  private func show(_ place: Int) -> Bool {
+  /// Maps a page at a place. Returns false when there is no memory.
+  private func map(_ place: Int) -> Bool {
     let generation = places[place].begun.load(ordering: .relaxed) + 1
     places[place].begun.store(generation, ordering: .relaxed)
     let stamp = Self.stamp(place, generation)
-    guard Self.isWindow(place) ? showWindow(place, stamp) : showRange(place, stamp) else { return false }
+    guard Self.isWindow(place) ? mapWindow(place, stamp) : mapRange(place, stamp) else { return false }
     places[place].published.store(generation, ordering: .sequentiallyConsistent)
     return true
   }
 
-  private func showWindow(_ place: Int, _ stamp: UInt64) -> Bool {
+  private func mapWindow(_ place: Int, _ stamp: UInt64) -> Bool {
     guard let frame = try? memory.physical.allocate(Order(0), role: .wired) else { return false }
     fill(frame, stamp)
     let address = VirtualAddress(places[place].address.load(ordering: .relaxed))
     do throws(PageTableError) {
-      // Tagged as a range of its own, lest it count as a page of the range before it.
+      // Tagged as a range of its own, so that it does not count as a page of the range before it.
       try memory.pageTables.map(
         address, to: frame.address, count: .one, protection: .kernelData,
         tag: RangeTag(rawValue: RangeKind.callerFrames.rawValue))
@@ -200,15 +200,15 @@ struct SharedAddresses {
     }
   }
 
-  /// Stamped at its address, by the translation of the processor that asked for it.
-  private func showRange(_ place: Int, _ stamp: UInt64) -> Bool {
+  /// Allocates a wired page, and stamps it at its address, by the translation of this processor.
+  private func mapRange(_ place: Int, _ stamp: UInt64) -> Bool {
     let source: WiredArena = place % 2 == 0 ? .kernel : .heap
     guard let address = try? memory.space.allocateWired(.one, from: source) else { return false }
     for offset in stride(from: 0, to: Page.size, by: 8) {
       do throws(PagingError) {
         try access.store(address + ByteCount(offset), stamp)
       } catch {
-        // The reader will tell.
+        // The reader detects it.
         break
       }
     }

@@ -1,10 +1,10 @@
 // Pageable pages that all processors use, of an object that does not fit in memory, beside requests for runs, the
 // laundry, the daemon, wires and holds.
 //
-// What two words of each page hold is kept beside, and changes under a sleeping lock: one of sixteen, so that
-// threads do wait for each other. A page is read, written, held or wired; whatever moves it, writes it out or gives
-// it up meanwhile, it holds what was written last. A page may not be had for want of memory, for any other reason
-// never.
+// The table `expected` has the contents of two words of each page. They change under a sleeping lock, one of sixteen,
+// so that threads do wait for each other. A page is read, written, held or wired. It holds the words that were
+// written last, though other threads move it, write it out or reclaim it. An access may fail because memory is short,
+// and for no other reason.
 
 import ContiguousMemory
 import KernelMemory
@@ -13,7 +13,7 @@ import PageTables
 import Paging
 import PhysicalMemory
 
-/// The object and what its pages hold: a handle.
+/// The object, and the expected contents of its pages: a handle.
 struct SharedPages {
   private let memory: MemorySystem
   private let access: WordAccess
@@ -24,19 +24,34 @@ struct SharedPages {
   private let expected: UnsafeMutablePointer<UInt64>
 
   private static var lockCount: Int { 16 }
-  private static var locksSize: Int { (lockCount * MemoryLayout<SleepLock>.stride + 63) & ~63 }
-  /// Bytes that it needs, aligned to 64 and zeroed.
-  static func size(_ pages: PageCount) -> Int { locksSize + Int(pages.rawValue) * 16 }
+
+  /// The offsets of the parts of its memory.
+  private struct Parts {
+    let locks: Int
+    let expected: Int
+    let size: ByteCount
+
+    init(_ pages: PageCount) {
+      var layout = StorageLayout()
+      locks = layout.add(SleepLock.self, count: lockCount)
+      expected = layout.add(UInt64.self, count: Int(pages.rawValue) * 2)
+      size = layout.size
+    }
+  }
+
+  /// Bytes that it needs, aligned to a cache line and zeroed.
+  static func size(_ pages: PageCount) -> ByteCount { Parts(pages).size }
 
   init(
-    _ memory: MemorySystem, _ access: WordAccess, _ pages: PageCount, in room: UnsafeMutableRawPointer
-  ) throws(StressRefusal) {
+    _ memory: MemorySystem, _ access: WordAccess, _ pages: PageCount, in storage: UnsafeMutableRawPointer
+  ) throws(StressError) {
     self.memory = memory
     self.access = access
     count = pages.rawValue
-    locks = room.bindMemory(to: SleepLock.self, capacity: Self.lockCount)
+    let parts = Parts(pages)
+    locks = storage.part(SleepLock.self, at: parts.locks, count: Self.lockCount)
     for i in 0..<Self.lockCount { (locks + i).initialize(to: SleepLock(.workload)) }
-    expected = (room + Self.locksSize).bindMemory(to: UInt64.self, capacity: Int(count) * 2)
+    expected = storage.part(UInt64.self, at: parts.expected, count: Int(count) * 2)
     guard let object = try? memory.paging.createObject(Name("stress"), pages) else { throw .noMemory }
     guard let address = try? memory.paging.map(object, count: pages) else {
       memory.paging.destroy(object)
@@ -53,7 +68,7 @@ struct SharedPages {
 
   // MARK: Words
 
-  /// The first word is the page's; the second lies elsewhere in each.
+  /// The first word is that of the page; the second has another offset in each page.
   private func offset(_ page: UInt64, _ place: UInt64) -> UInt64 {
     place == 0 ? 0 : 8 + page * 104 % (Page.size - 8)
   }
@@ -64,15 +79,12 @@ struct SharedPages {
     expected + Int(page * 2 + place)
   }
 
-  /// Runs `body` with nobody else at the page.
+  /// Runs `body` with no other worker at the page.
   private func alone(_ page: UInt64, _ body: () -> Void) {
-    let lock = locks + Int(page % UInt64(Self.lockCount))
-    lock.pointee.lock(on: memory.machine)
-    body()
-    lock.pointee.unlock(on: memory.machine)
+    locks[Int(page % UInt64(Self.lockCount))].withLock(on: memory.machine) { body() }
   }
 
-  /// Somewhere in the object, or among the few that are used more often.
+  /// A page anywhere in the object, or among the few that are used more often.
   private func page(_ worker: StressWorker) -> UInt64 {
     worker.below(worker.oneIn(2) ? count : min(count, 64))
   }
@@ -83,7 +95,7 @@ struct SharedPages {
         let found = try access.load(word(page, place))
         let expected = expectation(page, place).pointee
         worker.require(
-          found == expected, "a page is not what it was", word(page, place).rawValue, found: found,
+          found == expected, "a page has changed", word(page, place).rawValue, found: found,
           expected: expected)
       } catch {
         refused(error, page, worker)
@@ -103,7 +115,7 @@ struct SharedPages {
     }
   }
 
-  /// By its frame, which stays where it is as long as it is held.
+  /// Holds a page and reads it through its frame, which stays the page's while it is held.
   private func hold(_ page: UInt64, _ worker: StressWorker) {
     do throws(PagingError) {
       let frame = try memory.paging.hold(address + PageCount(page), .read)
@@ -112,7 +124,7 @@ struct SharedPages {
           .load(fromByteOffset: Int(offset(page, place)), as: UInt64.self)
         let expected = expectation(page, place).pointee
         worker.require(
-          found == expected, "a page that is held is not what it was", word(page, place).rawValue,
+          found == expected, "a page that is held has changed", word(page, place).rawValue,
           found: found, expected: expected)
       }
       memory.paging.unhold(frame)
@@ -124,7 +136,7 @@ struct SharedPages {
   private func refused(_ error: PagingError, _ page: UInt64, _ worker: StressWorker) {
     worker.countRefusal()
     worker.require(
-      error == .noMemory, "a page can't be had", (address + PageCount(page)).rawValue,
+      error == .noMemory, "an access to a page failed", (address + PageCount(page)).rawValue,
       found: UInt64(error.rawValue))
   }
 
@@ -140,7 +152,7 @@ struct SharedPages {
     }
   }
 
-  /// Looks at some pages, and writes to some.
+  /// Checks some pages, and writes to some.
   func use(_ worker: StressWorker) {
     for _ in 0..<8 where !worker.stress.isOver {
       let page = page(worker)
@@ -156,7 +168,7 @@ struct SharedPages {
     }
   }
 
-  /// Wires some pages: each has a frame then, and keeps it.
+  /// Wires some pages, and checks that each keeps its frame.
   func wire(_ worker: StressWorker) {
     let first = page(worker)
     let pages = min(1 + worker.below(6), count - first)
@@ -180,7 +192,7 @@ struct SharedPages {
     memory.paging.unwire(start, PageCount(pages))
   }
 
-  /// Gets in the way of those who use the pages.
+  /// Launders, reclaims, or requests runs of frames in the way of the object's pages.
   func disturb(_ worker: StressWorker) {
     worker.countOperation()
     switch worker.below(4) {
@@ -190,7 +202,7 @@ struct SharedPages {
         queue, upTo: PageCount(1 + worker.below(64)), referenced: worker.oneIn(2) ? .skip : .launder)
     case 1: memory.paging.runDaemon()
     default:
-      // Right where a page is, so that something has to be moved or written.
+      // At the frame of a page, so that pages must be moved or written.
       var request = ContiguousRequest(PageCount(UInt64(1) << worker.below(7)))
       if let frame = memory.pageTables.mapping(at: address + PageCount(page(worker)))?.frame {
         request.constraints.low = PhysicalAddress(UInt64(frame.rawValue & ~127) << Page.shift)
@@ -215,8 +227,8 @@ struct SharedPages {
     }
   }
 
-  /// Looks at every page once.
+  /// Checks every page once.
   func verifyAll(_ worker: StressWorker) {
-    for page in 0..<count where !worker.stress.isTroubled { alone(page) { verify(page, worker) } }
+    for page in 0..<count where !worker.stress.hasFailed { alone(page) { verify(page, worker) } }
   }
 }

@@ -1,4 +1,4 @@
-// One thread of a stress: its random turns, and what it has counted.
+// One thread of a stress: its random turns, and its tally.
 
 import CPlatform
 import Kmem
@@ -7,18 +7,18 @@ import MemoryPrimitives
 import Paging
 import Synchronization
 
-/// A worker: a handle on its record, which nobody else touches while it runs.
+/// A worker: a handle on its record, which no other thread uses while it runs.
 struct StressWorker {
   struct Record {
     let stress: ProcessorStress
     let number: Int
-    /// What others may look at meanwhile.
+    /// The counter of operations, which others may read while it runs.
     let operations: UnsafeMutablePointer<Counter>
     var random: SeededRandom
     /// The processor that it must run on, if any.
     var processor: UInt32?
     var tally = StressTally()
-    /// Things that it has made: no two stamps are the same.
+    /// Stamps that it has made: no two are equal.
     var made: UInt64 = 0
   }
   let record: UnsafeMutablePointer<Record>
@@ -31,32 +31,32 @@ struct StressWorker {
   func countOperation() { record.pointee.operations.pointee.add() }
   func countRefusal() { record.pointee.tally.refused += 1 }
 
-  /// Notes that an invariant does not hold.
+  /// Records a failure unless an invariant holds.
   func require(
     _ holds: Bool, _ invariant: StaticString, _ subject: UInt64 = 0, found: UInt64 = 0, expected: UInt64 = 0
   ) {
     guard !holds else { return }
-    var trouble = StressTrouble(invariant)
-    trouble.subject = subject
-    trouble.found = found
-    trouble.expected = expected
-    stress.note(trouble)
+    var failure = StressFailure(invariant)
+    failure.subject = subject
+    failure.found = found
+    failure.expected = expected
+    stress.record(failure)
   }
 
-  /// A stamp that nothing else has.
+  /// A new stamp, different from all others.
   func stamp() -> UInt64 {
     record.pointee.made += 1
     return (UInt64(record.pointee.number) << 28 | record.pointee.made) &* 0x9e37_79b9_7f4a_7c15 | 1
   }
 
-  // MARK: Its life
+  // MARK: The thread
 
-  /// Starts its thread on the processor of its number, or, where no thread is to be had there, on any.
+  /// Starts its thread on the processor of its number, or on any, where that processor has no thread free.
   func start() -> ThreadHandle? {
     let processor = UInt64(record.pointee.number % stress.plan.processors)
     let machine = stress.machine
     stress.state.pointee.running.add(1, ordering: .acquiringAndReleasing)
-    // Known to the thread before it begins, and true only if it is had.
+    // The thread reads it, so it is set before the thread begins.
     record.pointee.processor = UInt32(processor)
     if let thread = machine.start("stress", .worker, on: 1 << processor, record, Self.body) { return thread }
     record.pointee.processor = nil
@@ -88,19 +88,19 @@ struct StressWorker {
 
   private func turn() {
     switch below(32) {
-    case 0..<9: stress.things.exchange(self)
+    case 0..<9: stress.resources.exchange(self)
     case 9..<17: stress.addresses.read(self)
     case 17..<20: stress.addresses.remap(self)
     case 20..<28: stress.pages?.use(self)
     case 28: stress.pages?.wire(self)
     case 29: stress.pages?.disturb(self)
     case 30: if oneIn(16) { stress.memory.kmem.drain() }
-    default: if oneIn(4) { haveVisitors() }
+    default: if oneIn(4) { runTransientThreads() }
     }
   }
 }
 
-/// What a worker has done.
+/// The counts of a worker.
 struct StressTally {
   var rounds: UInt64 = 0
   var exchanged: UInt64 = 0

@@ -1,24 +1,24 @@
-// Replay: a real kernel's allocations, done again against the live allocators.
+// Replay: a real kernel's allocations, repeated against the live allocators.
 //
-// kmalloc, kfree and kmem_cache events go to Kmem, mm_page events to PhysicalMemory. What the trace calls
-// by an identity, a flat table calls by what was given here: an object's address, a page's frame. So
-// ownership decides everything, as it must in a trace that began while the kernel was running:
+// kmalloc, kfree and kmem_cache events go to Kmem, mm_page events to PhysicalMemory. For each identity of the trace a
+// flat table has the address of an object, or the frame of a page, that was allocated here. So ownership decides
+// everything, as it must in a trace that began while the kernel was running:
 //
-//   - a free of which nothing is live frees what was allocated before the recording, or what the kernel
-//     took in bulk without an event; it is counted and does nothing;
-//   - an allocation of what is still live lost its free; the old one is freed first;
+//   - a free of an identity that is not live belongs to an allocation before the recording, or to one in bulk without
+//     an event; it is counted and does nothing;
+//   - an allocation of an identity that is live has lost its free; the old one is freed first;
 //   - a block of order n may be freed in parts, each page for itself;
 //   - slab pages appear as pages, objects as objects; each is freed by its own table;
 //   - mm_page_free_batched repeats a mm_page_free.
 //
-// Everything is stamped when it comes and checked when it goes (Stamp.swift), and the role of its frames is
-// looked at: nothing overlaps, or it is found out. ReplayExecutor.swift does the events; ReplaySplit.swift shares them
-// out among processors.
+// Each object and page is stamped when it is allocated, and checked when it is freed (Stamp.swift), with the role of
+// its frames: an overlap is detected. ReplayExecutor.swift carries out the events; ReplaySplit.swift distributes them
+// over processors.
 //
-// Memory: state and tables are one run of frames, reached by the direct map and taken before the starting
-// counts are read, as are the object caches, one for each cache of the trace. Afterwards the frames that are free or
-// hold pages must be as many as then. The loop over the events takes nothing and does not recurse: about 150
-// instructions an event beside what the allocators do.
+// MEMORY. State and tables are one run of frames, reached by the direct map. They are allocated before the starting
+// counts are read, and so are the object caches, one for each cache of the trace. Afterwards the number of frames
+// that are free or hold pages must be as then. The loop over the events allocates nothing for itself and does not
+// recurse: about 150 instructions an event, without the allocators.
 
 import CPlatform
 import KernelMemory
@@ -26,20 +26,20 @@ import Kmem
 import MemoryPrimitives
 import PhysicalMemory
 
-/// Why a replay did not begin. Nothing was taken.
-public enum ReplayError: Error, Equatable, Sendable {
+/// Why a replay did not begin. Nothing stays allocated.
+package enum ReplayError: Error, Equatable, Sendable {
   case trace(TraceError)
   /// Frames that the trace needs at its peak, tables included, and frames that are free above the reserve.
   case machineTooSmall(needed: PageCount, free: PageCount)
-  /// No run of so many frames for the tables.
+  /// No run of this many frames for the tables.
   case noRun(PageCount)
-  /// It was to be split over more processors than the machine has for it.
+  /// The split has more processors than the machine has for it.
   case tooFewProcessors(asked: Int, there: Int)
-  /// No thread is to be had on a processor.
+  /// A processor has no thread for it.
   case noThread(ProcessorIndex)
 
   /// One sentence that begins with `subject`: a file's name, or "The boot module".
-  public func describe(_ subject: Line) -> Line {
+  package func describe(_ subject: Line) -> Line {
     switch self {
     case .trace(let error): error.describe(subject)
     case .machineTooSmall(let needed, let free):
@@ -49,24 +49,24 @@ public enum ReplayError: Error, Equatable, Sendable {
     case .tooFewProcessors(let asked, let there):
       "\(subject) can't be split over \(count: UInt64(asked), "processor"): \(count: UInt64(there)) are there."
     case .noThread(let processor):
-      "\(subject) can't be split: no thread is to be had on processor \(count: UInt64(processor.rawValue))."
+      "\(subject) can't be split: there is no thread on processor \(count: UInt64(processor.rawValue))."
     }
   }
 }
 
-/// What whoever is told of the progress of a replay answers.
-@frozen public enum ReplayPace: Sendable {
+/// Whether a replay continues, as its observer decides.
+package enum ReplayPace: Sendable {
   case goOn, stop
 }
 
 /// A replay between its first frame and its last: a handle.
-public struct Replay {
+package struct Replay {
   struct State {
     let system: MemorySystem
     let trace: PackedTrace
     let run: FrameRun
     let type: MemoryType
-    /// Whether and how it is shared out.
+    /// How it is distributed over processors; nil for one processor.
     let split: ReplaySplit?
     var startCount: UInt64 = 0
     /// Objects of the type `replay` that another replay kept.
@@ -78,38 +78,44 @@ public struct Replay {
   let objects: UnsafeMutablePointer<ReplayObject>
   let pages: UnsafeMutablePointer<ReplayPage>
   let caches: UnsafeMutablePointer<ObjectCache?>
-  /// What the workers share; nothing lies there when there are none.
+  /// The memory that the workers share; none when there are no workers.
   let pool: UnsafeMutableRawPointer
 
-  /// Where the parts of the run begin, in bytes.
+  /// The offsets of the parts of the run.
   private struct Layout {
-    let found, caches, objects, pages, pool, end: UInt64
+    let found: Int
+    let caches: Int
+    let objects: Int
+    let pages: Int
+    let pool: Int
+    let size: ByteCount
 
     init(_ counts: TraceCounts, _ split: ReplaySplit?) {
-      func line(_ bytes: UInt64) -> UInt64 { (bytes + 63) & ~63 }
-      found = line(UInt64(MemoryLayout<State>.stride))
-      caches = line(found + UInt64(MemoryLayout<ReplaySummary>.stride))
-      objects = line(caches + UInt64(counts.caches) * UInt64(MemoryLayout<ObjectCache?>.stride))
-      pages = objects + UInt64(counts.objects) * UInt64(MemoryLayout<ReplayObject>.stride)
-      pool = line(pages + UInt64(counts.pages) * UInt64(MemoryLayout<ReplayPage>.stride))
-      end =
-        pool + (split.map { ReplayWorkerPool.size(workers: $0.workers, pages: counts.pages).rawValue } ?? 0)
+      var layout = StorageLayout()
+      _ = layout.add(State.self)
+      found = layout.add(ReplaySummary.self)
+      caches = layout.add(ObjectCache?.self, count: Int(counts.caches))
+      objects = layout.add(ReplayObject.self, count: Int(counts.objects))
+      pages = layout.add(ReplayPage.self, count: Int(counts.pages))
+      pool = layout.add(
+        split.map { ReplayWorkerPool.size(workers: $0.workers, pages: counts.pages) } ?? .zero)
+      size = layout.size
     }
   }
 
-  /// Frames that replaying a trace takes at its peak: tables, pages, and objects in slabs that are not full.
-  public static func framesNeeded(by counts: TraceCounts, split: ReplaySplit? = nil) -> PageCount {
-    let tables = ByteCount(Layout(counts, split).end).pagesRoundedUp
-    // A quarter for slabs that are not full, and what magazines hold back of each cache.
+  /// Frames that the replay of a trace needs at its peak: tables, pages, and objects in slabs that are not full.
+  package static func framesNeeded(by counts: TraceCounts, split: ReplaySplit? = nil) -> PageCount {
+    let tables = Layout(counts, split).size.pagesRoundedUp
+    // A quarter more for slabs that are not full; below, the objects that magazines keep of each cache.
     let objects = ByteCount(counts.peakAllocated + counts.peakAllocated / 4).pagesRoundedUp
     let workers = UInt64(split?.workers ?? 1)
     return tables + PageCount(UInt64(counts.peakPages)) + objects
       + PageCount((UInt64(counts.caches) * 4 + 32) * workers)
   }
 
-  /// Checks the whole trace, takes memory for tables, makes the object caches and reads the starting counts.
-  /// With `split`, the events will be shared out among threads.
-  public static func prepare(
+  /// Checks the whole trace, allocates tables, creates the object caches and reads the starting counts. With `split`,
+  /// the events are distributed over threads.
+  package static func prepare(
     _ trace: PackedTrace, on system: MemorySystem, split: ReplaySplit? = nil
   ) throws(ReplayError) -> Replay {
     do throws(TraceError) { try trace.validate() } catch { throw .trace(error) }
@@ -121,7 +127,7 @@ public struct Replay {
     let usable = free > reserve ? free - reserve : .zero
     guard needed <= usable else { throw .machineTooSmall(needed: needed, free: usable) }
     let layout = Layout(trace.counts, split)
-    let size = ByteCount(layout.end).pagesRoundedUp
+    let size = layout.size.pagesRoundedUp
     let run: FrameRun
     do throws(PhysicalMemoryError) {
       run = try system.physical.allocate(run: size, role: .wired)
@@ -134,7 +140,7 @@ public struct Replay {
     replay.state.initialize(to: State(system: system, trace: trace, run: run, type: type, split: split))
     replay.found.initialize(to: ReplaySummary())
     replay.fillTables()
-    // What the layers keep for good once it has been asked for must not look lost in the end.
+    // Memory that a layer keeps after its first use must not count as lost in the end.
     replay.warmUp()
     if let split { try replay.assemble(split) }
     replay.state.pointee.startCount = replay.settledCount()
@@ -144,14 +150,14 @@ public struct Replay {
 
   private init(_ base: UnsafeMutableRawPointer, _ layout: Layout) {
     state = base.bindMemory(to: State.self, capacity: 1)
-    found = (base + Int(layout.found)).bindMemory(to: ReplaySummary.self, capacity: 1)
-    caches = (base + Int(layout.caches)).assumingMemoryBound(to: ObjectCache?.self)
-    objects = (base + Int(layout.objects)).assumingMemoryBound(to: ReplayObject.self)
-    pages = (base + Int(layout.pages)).assumingMemoryBound(to: ReplayPage.self)
-    pool = base + Int(layout.pool)
+    found = base.part(ReplaySummary.self, at: layout.found)
+    caches = (base + layout.caches).assumingMemoryBound(to: ObjectCache?.self)
+    objects = (base + layout.objects).assumingMemoryBound(to: ReplayObject.self)
+    pages = (base + layout.pages).assumingMemoryBound(to: ReplayPage.self)
+    pool = base + layout.pool
   }
 
-  /// A hand that counts in the summary.
+  /// An executor that counts in the summary.
   var executor: ReplayExecutor {
     ReplayExecutor(
       system: state.pointee.system, trace: state.pointee.trace, type: state.pointee.type,
@@ -159,17 +165,18 @@ public struct Replay {
       summary: found)
   }
 
-  /// What has been found so far.
-  public var summary: ReplaySummary { found.pointee }
+  /// The counts so far.
+  package var summary: ReplaySummary { found.pointee }
 
-  /// Where a live object is, and which frame a live page has; nil for what is not live.
-  public func address(ofObject identity: UInt32) -> VirtualAddress? {
+  /// The address of a live object; nil when the identity is not live.
+  package func address(ofObject identity: UInt32) -> VirtualAddress? {
     guard identity < state.pointee.trace.counts.objects, objects[Int(identity)].address > 1 else {
       return nil
     }
     return VirtualAddress(objects[Int(identity)].address)
   }
-  public func frame(ofPage identity: UInt32) -> FrameNumber? {
+  /// The frame of a live page; nil when the identity is not live.
+  package func frame(ofPage identity: UInt32) -> FrameNumber? {
     guard identity < state.pointee.trace.counts.pages, pages[Int(identity)].frame < ReplayPage.skipped else {
       return nil
     }
@@ -210,8 +217,8 @@ public struct Replay {
     }
   }
 
-  /// Frames that are free or hold pages, of which the page daemon may make free ones meanwhile, when no magazine and no
-  /// empty slab keeps any.
+  /// Frames that are free or hold pages, which the page daemon may free at any time. First empties all magazines and
+  /// frees all empty slabs.
   private func settledCount() -> UInt64 {
     kmem.drain()
     kmem.drain()
@@ -220,16 +227,16 @@ public struct Replay {
 
   // MARK: The events
 
-  /// Where a replay stands.
-  public struct Progress {
-    public let events: UInt64
-    public let of: UInt64
-    public let liveObjects: UInt64
+  /// The progress of a replay.
+  package struct Progress {
+    package let events: UInt64
+    package let of: UInt64
+    package let liveObjects: UInt64
   }
 
-  /// Replays all events, or as many as `progress` lets it, which is told of each 4096th at least. What the trace
-  /// leaves live stays so until `close`. When it throws, everything was given back and the handle is void.
-  public func run(progress: (Progress) -> ReplayPace) throws(ReplayError) {
+  /// Replays all events, or until `progress` stops it, which is called at least after each 4096th. Objects and pages
+  /// that the trace leaves live stay so until `close`. When it throws, everything is freed and the handle is void.
+  package func run(progress: (Progress) -> ReplayPace) throws(ReplayError) {
     let trace = state.pointee.trace
     let start = cp_cycles()
     do throws(ReplayError) {
@@ -255,15 +262,15 @@ public struct Replay {
     do throws(TraceError) {
       while let event = try cursor.next() {
         executor.step(event, cursor.index)
-        if cursor.index & 4095 == 0, tell(progress, cursor.index) == .stop { break }
+        if cursor.index & 4095 == 0, report(progress, cursor.index) == .stop { break }
       }
     } catch {
       throw .trace(error)
     }
-    _ = tell(progress, cursor.index)
+    _ = report(progress, cursor.index)
   }
 
-  private func tell(_ progress: (Progress) -> ReplayPace, _ index: UInt32) -> ReplayPace {
+  private func report(_ progress: (Progress) -> ReplayPace, _ index: UInt32) -> ReplayPace {
     progress(
       Progress(
         events: UInt64(index), of: UInt64(state.pointee.trace.counts.events),
@@ -272,9 +279,9 @@ public struct Replay {
 
   // MARK: The end
 
-  /// Frees what is left, sees whether the system is back at its starting counts, and gives back caches and
-  /// tables. The handle is void afterwards.
-  public func close() -> ReplaySummary {
+  /// Frees all live objects and pages, compares the system with its starting counts, and frees caches and tables. The
+  /// handle is void afterwards.
+  package func close() -> ReplaySummary {
     let executor = executor
     let counts = state.pointee.trace.counts
     for identity in 0..<counts.objects where objects[Int(identity)].address > 1 {
@@ -292,7 +299,7 @@ public struct Replay {
       if let cache = caches[i] { kmem.destroy(cache) }
     }
     let summary = found.pointee
-    if state.pointee.split != nil { ReplayWorkerPool(at: pool).dismiss() }
+    if state.pointee.split != nil { ReplayWorkerPool(at: pool).end() }
     physical.free(state.pointee.run)
     return summary
   }

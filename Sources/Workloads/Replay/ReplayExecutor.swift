@@ -1,7 +1,7 @@
-// The executor of a replay: does one event after the other on the live allocators, and counts.
+// The executor of a replay: carries out one event after the other on the live allocators, and counts.
 //
-// A replay on one processor has one hand. One that is split has one for each worker: all share the tables of
-// identities, of which each touches only what is its own, so nothing here takes a lock.
+// A replay on one processor has one executor. A split replay has one for each worker. All share the tables of
+// identities, and each uses only its own entries, so nothing here takes a lock.
 
 import CPlatform
 import KernelMemory
@@ -27,9 +27,9 @@ struct ReplayPage {
   static var skipped: UInt32 { .max - 1 }
 }
 
-/// What all hands together have live, and the most that they had: a line of words that each adds to.
-struct LiveSums: ~Copyable {
-  struct Sum: ~Copyable {
+/// The objects, bytes and pages that are live in all executors together, and the peaks: words that each adds to.
+struct LiveTotals: ~Copyable {
+  struct Total: ~Copyable {
     private let now = Atomic<UInt64>(0)
     private let most = Atomic<UInt64>(0)
 
@@ -43,12 +43,12 @@ struct LiveSums: ~Copyable {
     borrowing func fall(by amount: UInt64) { now.subtract(amount, ordering: .relaxed) }
   }
 
-  let objects = Sum()
-  let bytes = Sum()
-  let pages = Sum()
+  let objects = Total()
+  let bytes = Total()
+  let pages = Total()
 }
 
-/// Does events and counts them.
+/// Carries out events and counts them.
 struct ReplayExecutor {
   let system: MemorySystem
   let trace: PackedTrace
@@ -56,22 +56,22 @@ struct ReplayExecutor {
   let access: WalkedAccess
   let objects: UnsafeMutablePointer<ReplayObject>
   let pages: UnsafeMutablePointer<ReplayPage>
-  /// For each cache of the trace its cache here; nil where Kmem had no room for one, and a size class serves.
+  /// For each cache of the trace its cache here; nil where Kmem had no memory for one, and a size class serves.
   let caches: UnsafeMutablePointer<ObjectCache?>
-  /// Where it counts.
+  /// Its counts.
   var summary: UnsafeMutablePointer<ReplaySummary>
-  /// Where it counts what is live, together with others.
-  var sums: UnsafeMutablePointer<LiveSums>?
-  /// At which all is allocated, where that is not the event's to say.
+  /// The live totals of all executors; nil when there is one.
+  var totals: UnsafeMutablePointer<LiveTotals>?
+  /// The priority of all allocations; nil where the event decides it.
   var priority: AllocationPriority?
 
   private var kmem: KmemAllocator { system.kmem }
   private var physical: FrameAllocator { system.physical }
 
-  /// Does one event, the one before which `sequence` events and itself were read, and counts it.
+  /// Carries out one event and counts it. `sequence` is its number, from 1.
   func step(_ event: TraceEvent, _ sequence: UInt32) {
     summary.pointee.events[Int(event.kind.rawValue)] += 1
-    guard event.identity != TraceEvent.nobody else { return stepWithoutIdentity(event.kind) }
+    guard event.identity != TraceEvent.noIdentity else { return stepWithoutIdentity(event.kind) }
     switch event.kind {
     case .kmalloc, .cacheAlloc: allocateObject(event, sequence)
     case .kfree, .cacheFree: freeObject(event, sequence)
@@ -112,7 +112,7 @@ struct ReplayExecutor {
       damage(sequence)
     }
     entry.pointee = ReplayObject(address: address.rawValue, sequence: sequence, operation: event.operation)
-    noteLive(objects: 1, bytes: UInt64(operation.requested), pages: 0)
+    countLive(objects: 1, bytes: UInt64(operation.requested), pages: 0)
   }
 
   private func freeObject(_ event: TraceEvent, _ sequence: UInt32) {
@@ -126,7 +126,7 @@ struct ReplayExecutor {
     }
   }
 
-  /// Checks and frees a live object. Answers what the free took.
+  /// Checks and frees a live object. Returns the cycles of the free.
   @discardableResult func end(_ identity: UInt32, _ sequence: UInt32) -> UInt64 {
     let entry = objects[Int(identity)]
     let operation = trace.operation(entry.operation)
@@ -135,7 +135,7 @@ struct ReplayExecutor {
       damage(sequence)
     }
     objects[Int(identity)].address = 0
-    noteGone(objects: 1, bytes: UInt64(operation.requested), pages: 0)
+    countDead(objects: 1, bytes: UInt64(operation.requested), pages: 0)
     let start = cp_cycles()
     free(address.pointer.unsafelyUnwrapped, operation)
     return cp_cycles() &- start
@@ -160,7 +160,7 @@ struct ReplayExecutor {
       _ = Stamp(event.identity + UInt32(i), sequence).write(address, Page.size, DirectAccess())
       pages[first + i] = ReplayPage(frame: frame.rawValue, sequence: sequence)
     }
-    noteLive(objects: 0, bytes: 0, pages: UInt64(count))
+    countLive(objects: 0, bytes: 0, pages: UInt64(count))
   }
 
   private func freePages(_ event: TraceEvent, _ sequence: UInt32) {
@@ -175,7 +175,7 @@ struct ReplayExecutor {
     }
   }
 
-  /// Checks and frees what is live of `count` pages from `first` on, in as few runs as their frames make.
+  /// Checks and frees the live ones of `count` pages from `first` on, in as few runs as their frames permit.
   @discardableResult func endPages(
     _ first: Int, _ count: Int, _ sequence: UInt32
   ) -> (freed: UInt64, skipped: UInt64, cycles: UInt64) {
@@ -192,14 +192,14 @@ struct ReplayExecutor {
       check(entry, UInt32(i), sequence)
       freed += 1
       if run.count > .zero && entry.frame == run.end.rawValue {
-        run.count = run.count + .one
+        run.count += .one
       } else {
         cycles += free(run)
         run = FrameRun(first: FrameNumber(entry.frame), count: .one)
       }
     }
     cycles += free(run)
-    noteGone(objects: 0, bytes: 0, pages: freed)
+    countDead(objects: 0, bytes: 0, pages: freed)
     return (freed, skipped, cycles)
   }
 
@@ -237,7 +237,7 @@ struct ReplayExecutor {
     kmem.free(object, size: ByteCount(UInt64(operation.requested)), type: type)
   }
 
-  /// Only a size can be asked for as zero; a user of a cache clears its own objects.
+  /// Whether the object must be zero: only a request by size can demand it; a user of a cache clears its own objects.
   private func isZeroed(_ operation: TraceOperation) -> Bool {
     operation.flags.contains(.zero) && operation.kind == .kmalloc
   }
@@ -258,7 +258,7 @@ struct ReplayExecutor {
     }
   }
 
-  /// How far down a request may reach: what could not wait may dip into the reserve, as it did there.
+  /// The priority of a request: one that could not wait may use the reserve, as it did in the traced kernel.
   private func priority(_ event: TraceEvent, _ operation: TraceOperation) -> AllocationPriority {
     if let priority { return priority }
     return operation.flags.contains(.atomic) || event.context == .hardInterrupt ? .interrupt : .normal
@@ -266,33 +266,33 @@ struct ReplayExecutor {
 
   // MARK: Counting
 
-  private func noteLive(objects: UInt64, bytes: UInt64, pages: UInt64) {
+  private func countLive(objects: UInt64, bytes: UInt64, pages: UInt64) {
     summary.pointee.liveObjects += objects
     summary.pointee.liveBytes += bytes
     summary.pointee.livePages += pages
-    guard let sums else {
+    guard let totals else {
       summary.pointee.peakObjects = max(summary.pointee.peakObjects, summary.pointee.liveObjects)
       summary.pointee.peakObjectBytes = max(summary.pointee.peakObjectBytes, summary.pointee.liveBytes)
       summary.pointee.peakPages = max(summary.pointee.peakPages, summary.pointee.livePages)
       return
     }
     if objects > 0 {
-      sums.pointee.objects.rise(by: objects)
-      sums.pointee.bytes.rise(by: bytes)
+      totals.pointee.objects.rise(by: objects)
+      totals.pointee.bytes.rise(by: bytes)
     }
-    if pages > 0 { sums.pointee.pages.rise(by: pages) }
+    if pages > 0 { totals.pointee.pages.rise(by: pages) }
   }
 
-  private func noteGone(objects: UInt64, bytes: UInt64, pages: UInt64) {
+  private func countDead(objects: UInt64, bytes: UInt64, pages: UInt64) {
     summary.pointee.liveObjects -= objects
     summary.pointee.liveBytes -= bytes
     summary.pointee.livePages -= pages
-    guard let sums else { return }
+    guard let totals else { return }
     if objects > 0 {
-      sums.pointee.objects.fall(by: objects)
-      sums.pointee.bytes.fall(by: bytes)
+      totals.pointee.objects.fall(by: objects)
+      totals.pointee.bytes.fall(by: bytes)
     }
-    if pages > 0 { sums.pointee.pages.fall(by: pages) }
+    if pages > 0 { totals.pointee.pages.fall(by: pages) }
   }
 
   private func count(_ kind: TraceKind, _ cycles: UInt64) {

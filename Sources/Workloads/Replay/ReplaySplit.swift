@@ -1,39 +1,41 @@
-// A replay split over processors: each event of the trace is done by one of several threads, each on a processor of
-// its own, and the counts are those of one processor.
+// A replay split over processors: each event of the trace is carried out by one of several threads, each on a processor
+// of its own, and the counts are those of one processor.
 //
-// WHO DOES WHAT. Each worker walks the whole trace and does only what is its own: objects by their number; pages by
-// the block that they belong to, which is the largest that any event names, since a block may be freed in parts and
-// pages of several blocks in one run. So all events of an identity are one worker's, in the order of the trace;
-// whether a free has an owner, or an allocation lost its free, does not depend on the others, and nobody locks the
-// tables. Neighbours go to different workers, for what they share of a cache line is part of the trial.
+// DISTRIBUTION. Each worker walks the whole trace and carries out only its own events. Objects are distributed by
+// their number. Pages are distributed by blocks, the largest that any event names: a block may be freed in parts, and
+// pages of several blocks in one run. So all events of an identity are one worker's, in the order of the trace.
+// Whether a free has an owner, or an allocation lost its free, does not depend on the other workers, and the tables
+// need no lock. Neighbours go to different workers, as the test includes the cache lines that they share.
 //
-// INTERRUPTS. What the trace did in a soft or hard interrupt is done in an interrupt handler, if there is a gate to
-// one: up to 16 events of a worker that follow each other in one interrupt. There all memory is asked for at
-// interrupt priority.
+// INTERRUPTS. Events of a soft or hard interrupt are carried out in an interrupt handler, if there is a gate to one:
+// up to
+// 16 successive events of a worker in one interrupt. All memory for them is requested at interrupt priority.
 //
-// PACE. No worker is more than `window` events ahead of the slowest, or what is live at once would be anything: who
-// is ahead sleeps. Who comes by each `step` events says so and wakes the others.
+// PACE. No worker is more than `window` events ahead of the slowest; otherwise the live memory would be arbitrary. A
+// worker that is ahead sleeps. Each worker reports its progress after each `step` events and wakes the others.
 //
-// WHEN THREADS ARE NOT TO BE HAD. They are started behind a barrier. If one is missing, the others go home and nothing
-// was done. All are started once before the starting counts are read: what stacks leave behind stays.
+// MISSING THREADS. Threads are started behind a barrier. If one can't be started, the others end and no event is
+// carried out. All are started once before the starting counts are read, so that memory that their stacks leave
+// behind is counted.
 
 import CPlatform
 import KernelMemory
 import MemoryPrimitives
 import Synchronization
 
-/// How a replay is shared out.
-public struct ReplaySplit {
-  public static var mostWorkers: Int { 63 }
+/// The distribution of a replay over processors.
+package struct ReplaySplit {
+  /// The most workers of a replay.
+  package static var mostWorkers: Int { 63 }
 
-  /// Threads that do the events.
-  public let workers: Int
+  /// Threads that carry out events.
+  package let workers: Int
   /// The processor of the first; the others follow.
-  public let firstProcessor: ProcessorIndex
-  /// The way to interrupt priority; without one everything is done by the threads themselves.
-  public let interrupts: InterruptGate?
+  package let firstProcessor: ProcessorIndex
+  /// The way to interrupt priority; without one the threads carry out all events.
+  package let interrupts: InterruptGate?
 
-  public init(
+  package init(
     workers: Int, firstProcessor: ProcessorIndex = ProcessorIndex(0), interrupts: InterruptGate? = nil
   ) {
     self.workers = workers
@@ -49,7 +51,7 @@ public struct ReplaySplit {
   }
 }
 
-/// What the workers of one replay share: a handle. Behind it lie their records, then for each page its owner.
+/// The state that the workers of one replay share: a handle. Behind it lie their records, then for each page its owner.
 struct ReplayWorkerPool {
   enum Order: UInt8, AtomicRepresentable {
     /// Behind the barrier.
@@ -64,37 +66,49 @@ struct ReplayWorkerPool {
     let split: ReplaySplit
     let owners: UnsafeMutablePointer<UInt8>
     let order = Atomic<Order>(.exit)
-    /// Woken whenever a worker has come further, and with each order.
+    /// Woken when a worker reports progress, and with each order.
     let progress = WaitQueue("the rest of the replay", .thread)
   }
 
   private let base: UnsafeMutableRawPointer
   var state: UnsafeMutablePointer<State> { base.assumingMemoryBound(to: State.self) }
 
-  var sums: UnsafeMutablePointer<LiveSums> {
-    (base + Self.sumsOffset).assumingMemoryBound(to: LiveSums.self)
+  var totals: UnsafeMutablePointer<LiveTotals> {
+    (base + Parts(workers: 0, pages: 0).totals).assumingMemoryBound(to: LiveTotals.self)
   }
 
   init(at base: UnsafeMutableRawPointer) { self.base = base }
 
-  private static func line(_ bytes: Int) -> Int { (bytes + 63) & ~63 }
-  private static var sumsOffset: Int { line(MemoryLayout<State>.size) }
-  private static var workersOffset: Int { sumsOffset + line(MemoryLayout<LiveSums>.size) }
-  private static var workerStride: Int { line(ReplayWorker.size) }
+  /// The offsets of its parts.
+  private struct Parts {
+    let totals: Int
+    let workers: Int
+    let owners: Int
+    let size: ByteCount
 
-  static func size(workers: Int, pages: UInt32) -> ByteCount {
-    ByteCount(workersOffset + workers * workerStride + Int(pages))
+    init(workers count: Int, pages: UInt32) {
+      var layout = StorageLayout()
+      _ = layout.add(State.self)
+      totals = layout.add(LiveTotals.self)
+      workers = layout.add(workerStride * count)
+      owners = layout.add(Int(pages))
+      size = layout.size
+    }
   }
+  private static var workerStride: Int { Int(ReplayWorker.size.rawValue) }
 
-  /// Sets up the pool at `base`, with hands that are like `executor`.
+  static func size(workers: Int, pages: UInt32) -> ByteCount { Parts(workers: workers, pages: pages).size }
+
+  /// Sets up the pool at `base`, with executors like `executor`.
   static func make(at base: UnsafeMutableRawPointer, _ split: ReplaySplit, _ executor: ReplayExecutor)
     -> ReplayWorkerPool
   {
     let pool = ReplayWorkerPool(at: base)
-    let owners = (base + workersOffset + split.workers * workerStride).assumingMemoryBound(to: UInt8.self)
+    let parts = Parts(workers: split.workers, pages: executor.trace.counts.pages)
+    let owners = (base + parts.owners).assumingMemoryBound(to: UInt8.self)
     pool.state.initialize(
       to: State(machine: executor.system.machine, trace: executor.trace, split: split, owners: owners))
-    pool.sums.initialize(to: LiveSums())
+    pool.totals.initialize(to: LiveTotals())
     for number in 0..<split.workers {
       pool.worker(number).initialize(number, pool, executor)
     }
@@ -103,19 +117,19 @@ struct ReplayWorkerPool {
   }
 
   func worker(_ number: Int) -> ReplayWorker {
-    ReplayWorker(at: base + Self.workersOffset + number * Self.workerStride)
+    ReplayWorker(at: base + Parts(workers: 0, pages: 0).workers + number * Self.workerStride)
   }
 
-  /// Before the memory goes.
-  func dismiss() {
+  /// Ends the pool, before its memory is freed.
+  func end() {
     for number in 0..<state.pointee.split.workers { worker(number).deinitialize() }
-    sums.deinitialize(count: 1)
+    totals.deinitialize(count: 1)
     state.deinitialize(count: 1)
   }
 
-  // MARK: Who does what
+  // MARK: Distribution
 
-  /// Pages that any event names together get the same owner. A step for each page of each event.
+  /// Gives pages that any event names together the same owner. A step for each page of each event.
   private func assignPages() {
     let (trace, owners) = (state.pointee.trace, state.pointee.owners)
     let joined = UInt8.max
@@ -123,7 +137,7 @@ struct ReplayWorkerPool {
     var cursor = trace.records
     // The trace has been validated: there is no error.
     while let event = try? cursor.next() {
-      guard event.kind.isAboutPages, event.identity != TraceEvent.nobody else { continue }
+      guard event.kind.isAboutPages, event.identity != TraceEvent.noIdentity else { continue }
       let count = 1 << Int(trace.operation(event.operation).order)
       for page in 1..<max(1, count) { owners[Int(event.identity) + page] = joined }
     }
@@ -134,9 +148,9 @@ struct ReplayWorkerPool {
     }
   }
 
-  /// The number of the worker that does `event`.
+  /// The number of the worker that carries out `event`.
   func owner(of event: TraceEvent) -> Int {
-    guard event.identity != TraceEvent.nobody else { return 0 }
+    guard event.identity != TraceEvent.noIdentity else { return 0 }
     return event.kind.isAboutPages
       ? Int(state.pointee.owners[Int(event.identity)]) : Int(event.identity) % state.pointee.split.workers
   }
@@ -145,21 +159,22 @@ struct ReplayWorkerPool {
 
   var order: Order { state.pointee.order.load(ordering: .acquiring) }
 
-  func give(_ order: Order) {
+  /// Gives all workers an order, and wakes them.
+  func send(_ order: Order) {
     state.pointee.order.store(order, ordering: .releasing)
     state.pointee.progress.wake(on: state.pointee.machine)
   }
 
-  /// Starts all threads; when one is not to be had, none is left.
+  /// Starts all threads. When one can't be started, ends those that were.
   func start() throws(ReplayError) {
     let split = state.pointee.split
     for number in 0..<split.workers {
       let processor = Int(split.firstProcessor.rawValue) + number
       let thread = state.pointee.machine.start(
         "replay", .worker, on: 1 << UInt64(processor), worker(number).base
-      ) { ReplayWorker(at: $0.unsafelyUnwrapped).live() }
+      ) { ReplayWorker(at: $0.unsafelyUnwrapped).run() }
       guard let thread else {
-        give(.exit)
+        send(.exit)
         join(number)
         throw .noThread(ProcessorIndex(UInt32(processor)))
       }
@@ -167,7 +182,7 @@ struct ReplayWorkerPool {
     }
   }
 
-  /// Waits for the first `count` workers to have gone home.
+  /// Waits for the end of the first `count` workers.
   func join(_ count: Int) {
     for number in 0..<count {
       if let thread = worker(number).thread.pointee { state.pointee.machine.join(thread) }
@@ -175,7 +190,7 @@ struct ReplayWorkerPool {
     }
   }
 
-  /// How many events the slowest has read; all ones when all are through.
+  /// Events that the slowest worker has read; all ones when all have finished.
   var slowest: UInt64 {
     var least = UInt64.max
     for number in 0..<state.pointee.split.workers { least = min(least, worker(number).progress) }
@@ -183,8 +198,8 @@ struct ReplayWorkerPool {
   }
 }
 
-/// One worker: a handle. Behind it lie, each for itself, how far it is, which all may read; its thread, which is for
-/// who started it; what it found, which is read when it has gone; and its own state.
+/// One worker: a handle. Behind it lie its progress, which all may read; its thread, for the caller that started it;
+/// its counts, which are read after its end; and its own state.
 struct ReplayWorker {
   static var window: UInt64 { 1024 }
   static var step: UInt32 { 256 }
@@ -209,19 +224,35 @@ struct ReplayWorker {
 
   init(at base: UnsafeMutableRawPointer) { self.base = base }
 
-  /// Events read; all ones when it is through.
+  /// Events read; all ones when it has finished.
   private var read: UnsafeMutablePointer<Atomic<UInt64>> { base.assumingMemoryBound(to: Atomic<UInt64>.self) }
   var thread: UnsafeMutablePointer<ThreadHandle?> {
-    (base + 16).assumingMemoryBound(to: ThreadHandle?.self)
+    (base + Parts().thread).assumingMemoryBound(to: ThreadHandle?.self)
   }
   var found: UnsafeMutablePointer<ReplaySummary> {
-    (base + 64).assumingMemoryBound(to: ReplaySummary.self)
+    (base + Parts().found).assumingMemoryBound(to: ReplaySummary.self)
   }
   private var state: UnsafeMutablePointer<State> {
-    (base + Self.stateOffset).assumingMemoryBound(to: State.self)
+    (base + Parts().state).assumingMemoryBound(to: State.self)
   }
-  private static var stateOffset: Int { 64 + (MemoryLayout<ReplaySummary>.size + 63) & ~63 }
-  static var size: Int { stateOffset + MemoryLayout<State>.size }
+
+  /// The offsets of its parts, behind its progress.
+  private struct Parts {
+    let thread: Int
+    let found: Int
+    let state: Int
+    let size: ByteCount
+
+    init() {
+      var layout = StorageLayout()
+      _ = layout.add(Atomic<UInt64>.self)
+      thread = layout.add(ThreadHandle?.self)
+      found = layout.add(ReplaySummary.self)
+      state = layout.add(State.self)
+      size = layout.size
+    }
+  }
+  static var size: ByteCount { Parts().size }
 
   func initialize(_ number: Int, _ pool: ReplayWorkerPool, _ executor: ReplayExecutor) {
     read.initialize(to: Atomic(0))
@@ -229,8 +260,8 @@ struct ReplayWorker {
     found.initialize(to: ReplaySummary())
     var executor = executor
     executor.summary = found
-    executor.sums = pool.sums
-    let none = TraceEvent(.kfree, operation: 0, identity: TraceEvent.nobody)
+    executor.totals = pool.totals
+    let none = TraceEvent(.kfree, operation: 0, identity: TraceEvent.noIdentity)
     state.initialize(
       to: State(
         number: number, pool: pool, executor: executor,
@@ -244,14 +275,14 @@ struct ReplayWorker {
 
   private var pool: ReplayWorkerPool { state.pointee.pool }
 
-  /// Makes it one that has read nothing. Its thread does not run.
+  /// Resets its progress. Its thread does not run.
   func begin() { read.pointee.store(0, ordering: .relaxed) }
 
-  /// The life of the thread.
-  func live() {
+  /// Runs on its thread: waits for an order and carries out its events.
+  func run() {
     if awaitOrder() == .go {
       do throws(TraceError) { try walk() } catch { state.pointee.error = error }
-      doBatch()
+      runBatch()
     }
     report(.max)
   }
@@ -270,7 +301,7 @@ struct ReplayWorker {
     let (pool, number) = (pool, state.pointee.number)
     var cursor = pool.state.pointee.trace.records
     while let event = try cursor.next() {
-      if pool.owner(of: event) == number { take(event, cursor.index) }
+      if pool.owner(of: event) == number { carryOut(event, cursor.index) }
       guard cursor.index % Self.step == 0 else { continue }
       report(UInt64(cursor.index))
       if keepPace(UInt64(cursor.index)) == .stop { return }
@@ -282,7 +313,7 @@ struct ReplayWorker {
     pool.state.pointee.progress.wake(on: pool.state.pointee.machine)
   }
 
-  /// Sleeps until the slowest is near enough.
+  /// Sleeps until the slowest worker is at most `window` events behind.
   private func keepPace(_ events: UInt64) -> ReplayPace {
     let shared = pool.state
     while true {
@@ -296,18 +327,18 @@ struct ReplayWorker {
 
   // MARK: Its events
 
-  private func take(_ event: TraceEvent, _ sequence: UInt32) {
+  private func carryOut(_ event: TraceEvent, _ sequence: UInt32) {
     guard event.context != .thread, pool.state.pointee.split.interrupts != nil else {
-      doBatch()
+      runBatch()
       return state.pointee.executor.step(event, sequence)
     }
     state.pointee.batch[state.pointee.batched] = Waiting(event: event, sequence: sequence)
     state.pointee.batched += 1
-    if state.pointee.batched == Self.mostInOneInterrupt { doBatch() }
+    if state.pointee.batched == Self.mostInOneInterrupt { runBatch() }
   }
 
-  /// Does what waits for an interrupt, in one.
-  private func doBatch() {
+  /// Carries out the waiting events in one interrupt.
+  private func runBatch() {
     guard state.pointee.batched > 0, let gate = pool.state.pointee.split.interrupts else { return }
     gate.run(base) { ReplayWorker(at: $0).handleInterrupt() }
   }
@@ -327,7 +358,7 @@ struct ReplayWorker {
 }
 
 extension Replay {
-  /// Sets up the pool and has its threads once.
+  /// Sets up the pool and starts its threads once.
   func assemble(_ split: ReplaySplit) throws(ReplayError) {
     let pool = ReplayWorkerPool.make(at: self.pool, split, executor)
     do throws(ReplayError) {
@@ -339,22 +370,22 @@ extension Replay {
     pool.join(split.workers)
   }
 
-  /// Has all events done by the pool.
+  /// Lets the pool carry out all events.
   func run(_ split: ReplaySplit, progress: (Progress) -> ReplayPace) throws(ReplayError) {
     let pool = ReplayWorkerPool(at: self.pool)
     let shared = pool.state
     let machine = shared.pointee.machine
-    pool.give(.wait)
+    pool.send(.wait)
     for number in 0..<split.workers { pool.worker(number).begin() }
     try pool.start()
-    pool.give(.go)
+    pool.send(.go)
     while true {
       let ticket = shared.pointee.progress.ticket()
       let slowest = pool.slowest
       let events = UInt64(shared.pointee.trace.counts.events)
       let now = Progress(
-        events: min(slowest, events), of: events, liveObjects: pool.sums.pointee.objects.live)
-      if progress(now) == .stop { pool.give(.exit) }
+        events: min(slowest, events), of: events, liveObjects: pool.totals.pointee.objects.live)
+      if progress(now) == .stop { pool.send(.exit) }
       if slowest == .max { break }
       _ = shared.pointee.progress.sleep(ticket, until: Tick(machine.now.rawValue &+ 100), on: machine)
     }
@@ -369,8 +400,8 @@ extension Replay {
     let workers = pool.state.pointee.split.workers
     for number in 0..<workers { found.pointee.add(pool.worker(number).found.pointee) }
     found.pointee.workers = workers
-    found.pointee.peakObjects = pool.sums.pointee.objects.peak
-    found.pointee.peakObjectBytes = pool.sums.pointee.bytes.peak
-    found.pointee.peakPages = pool.sums.pointee.pages.peak
+    found.pointee.peakObjects = pool.totals.pointee.objects.peak
+    found.pointee.peakObjectBytes = pool.totals.pointee.bytes.peak
+    found.pointee.peakPages = pool.totals.pointee.pages.peak
   }
 }

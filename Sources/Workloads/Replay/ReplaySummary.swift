@@ -1,96 +1,98 @@
-// What a replay found, as figures, as a table for a person and as one row of JSON for a tool. Host and
-// kernel print the same.
+// The counts of a replay, as figures, as a table for a person and as one row of JSON for a tool. Host and kernel print
+// the same.
 
 import MemoryPrimitives
 
-/// Why an event of the trace was not carried out, other than for want of an owner.
-@frozen public enum ReplaySkip: UInt8, Sendable {
+/// Why an event of the trace was not carried out, other than a free without an owner.
+package enum ReplaySkip: UInt8, Sendable {
   /// Kmem had no memory for an object.
   case noObject
-  /// There was no block of frames of the order, where it had to lie.
+  /// There was no block of frames of the order in the permitted memory.
   case noPages
-  /// It frees what was skipped at its allocation.
+  /// Its allocation was skipped.
   case skippedBefore
   /// The request had already failed in the traced kernel.
   case failedInTrace
 
-  public static var count: Int { 4 }
+  package static var count: Int { 4 }
 
-  public var description: StaticString {
+  package var description: StaticString {
     switch self {
     case .noObject: "no memory for an object"
     case .noPages: "no block of frames"
-    case .skippedBefore: "free of what was skipped"
+    case .skippedBefore: "free of a skipped allocation"
     case .failedInTrace: "failed in the traced kernel"
     }
   }
 }
 
-/// What came of a replay. Plain figures, valid on either machine.
-public struct ReplaySummary: Equatable, Sendable {
+/// The outcome of a replay. Plain figures, valid on either machine.
+package struct ReplaySummary: Equatable, Sendable {
   /// Events read, by `TraceKind.rawValue`.
-  public var events: InlineArray<7, UInt64> = .init(repeating: 0)
-  /// Events that were carried out, and what the allocators took for them, as `cp_cycles` counts.
-  public var done: InlineArray<7, UInt64> = .init(repeating: 0)
-  public var cycles: InlineArray<7, UInt64> = .init(repeating: 0)
-  /// Frees of which nothing was live.
-  public var unmatchedObjectFrees: UInt64 = 0
-  public var unmatchedPageFrees: UInt64 = 0
-  /// Allocations of what was still live: its free was lost, the old one was freed first.
-  public var reused: UInt64 = 0
+  package var events: InlineArray<7, UInt64> = .init(repeating: 0)
+  /// Events that were carried out, by kind.
+  package var done: InlineArray<7, UInt64> = .init(repeating: 0)
+  /// The time that the allocators took for them, as `cp_cycles` counts it.
+  package var cycles: InlineArray<7, UInt64> = .init(repeating: 0)
+  /// Frees of objects that were not live.
+  package var unmatchedObjectFrees: UInt64 = 0
+  /// Frees of pages of which none was live.
+  package var unmatchedPageFrees: UInt64 = 0
+  /// Allocations of identities that were still live: the free was lost, and the old one was freed first.
+  package var reused: UInt64 = 0
   /// By `ReplaySkip.rawValue`.
-  public var skips: InlineArray<4, UInt64> = .init(repeating: 0)
-  public var liveObjects: UInt64 = 0
-  public var liveBytes: UInt64 = 0
-  public var livePages: UInt64 = 0
-  /// The most that was seen live at once. Of several processors, which are not in step, the highest sum: it may be
-  /// more or less than what the trace had.
-  public var peakObjects: UInt64 = 0
+  package var skips: InlineArray<4, UInt64> = .init(repeating: 0)
+  package var liveObjects: UInt64 = 0
+  package var liveBytes: UInt64 = 0
+  package var livePages: UInt64 = 0
+  /// The most objects that were live at once. Several processors are not in step: their highest total may be more or
+  /// less than that of the trace.
+  package var peakObjects: UInt64 = 0
   /// As requested.
-  public var peakObjectBytes: UInt64 = 0
-  public var peakPages: UInt64 = 0
-  /// Live at the trace's end.
-  public var leftObjects: UInt64 = 0
-  public var leftPages: UInt64 = 0
-  /// Stamps that were not intact, memory that was not zero though asked for, frames of another role.
-  public var damaged: UInt64 = 0
-  /// The first event that saw damage, from 0; all ones for none.
-  public var firstDamage: UInt32 = .max
-  /// Frames that did not come back after what was left was freed.
-  public var lostPages: UInt64 = 0
-  /// Objects that kmem still counts as in use then.
-  public var lostObjects: UInt64 = 0
-  /// Frames more than at the start.
-  public var gainedPages: UInt64 = 0
+  package var peakObjectBytes: UInt64 = 0
+  package var peakPages: UInt64 = 0
+  /// Objects that are live at the trace's end.
+  package var leftObjects: UInt64 = 0
+  package var leftPages: UInt64 = 0
+  /// Stamps that were not intact, memory that was not zero as requested, frames of another role.
+  package var damaged: UInt64 = 0
+  /// The first event that found damage, from 0; all ones for none.
+  package var firstDamage: UInt32 = .max
+  /// Frames that were not freed at the end.
+  package var lostPages: UInt64 = 0
+  /// Objects that kmem still counts as in use at the end.
+  package var lostObjects: UInt64 = 0
+  /// Free frames at the end beyond those at the start.
+  package var gainedPages: UInt64 = 0
   /// The trace's own peaks, for comparison.
-  public var expectedPeakObjects: UInt64 = 0
-  public var expectedPeakPages: UInt64 = 0
-  /// Whether what was left has been given back and the counts compared.
-  public var isClosed = false
+  package var expectedPeakObjects: UInt64 = 0
+  package var expectedPeakPages: UInt64 = 0
+  /// Whether everything has been freed and the counts compared.
+  package var isClosed = false
   /// `cp_cycles` from the first event to the last, checking of stamps included.
-  public var allCycles: UInt64 = 0
+  package var allCycles: UInt64 = 0
   /// Processors that it was split over.
-  public var workers = 1
-  /// Events that were done by an interrupt handler, and interrupts taken for them.
-  public var interruptEvents: UInt64 = 0
-  public var interrupts: UInt64 = 0
+  package var workers = 1
+  /// Events that interrupt handlers carried out.
+  package var interruptEvents: UInt64 = 0
+  /// Interrupts for them.
+  package var interrupts: UInt64 = 0
 
-  public init() {}
+  package init() {}
 
-  public var allEvents: UInt64 { sum(events) }
-  public var unmatched: UInt64 { unmatchedObjectFrees + unmatchedPageFrees }
-  public var skipped: UInt64 { skips[0] + skips[1] + skips[2] + skips[3] }
-  public var lost: UInt64 { lostPages + lostObjects }
+  package var allEvents: UInt64 { sum(events) }
+  package var unmatched: UInt64 { unmatchedObjectFrees + unmatchedPageFrees }
+  package var skipped: UInt64 { skips[0] + skips[1] + skips[2] + skips[3] }
+  package var lost: UInt64 { lostPages + lostObjects }
 
-  /// Whether all stamps held, everything came back, and at most one in a thousand of the events that have
-  /// a live counterpart was skipped.
-  public var succeeded: Bool {
+  /// Whether all stamps held, everything was freed, and at most one in a thousand of the events that have a live
+  /// counterpart was skipped.
+  package var succeeded: Bool {
     damaged == 0 && lost == 0 && gainedPages == 0 && peaksAgree
       && (skipped - skips[Int(ReplaySkip.failedInTrace.rawValue)]) * 1000 <= allEvents - unmatched
   }
 
-  /// A trace can't say that it needs less than it does: where nothing was skipped its peaks were reached, by one
-  /// processor exactly.
+  /// Whether the peaks are those of the trace. Where no event was skipped, one processor must reach them exactly.
   var peaksAgree: Bool {
     skipped > 0 || workers > 1
       || (peakObjects == expectedPeakObjects && peakPages == expectedPeakPages)
@@ -102,7 +104,7 @@ public struct ReplaySummary: Equatable, Sendable {
     return total
   }
 
-  public static func == (a: ReplaySummary, b: ReplaySummary) -> Bool {
+  package static func == (a: ReplaySummary, b: ReplaySummary) -> Bool {
     var isEqual = a.allEvents == b.allEvents && a.damaged == b.damaged
     a.forEachFigure { name, value in
       b.forEachFigure { other, otherValue in
@@ -112,7 +114,7 @@ public struct ReplaySummary: Equatable, Sendable {
     return isEqual
   }
 
-  /// Adds what another hand has counted, but for the peaks.
+  /// Adds the counts of another executor, except the peaks.
   mutating func add(_ other: borrowing ReplaySummary) {
     for i in 0..<TraceKind.count {
       events[i] += other.events[i]
@@ -136,7 +138,7 @@ public struct ReplaySummary: Equatable, Sendable {
   // MARK: Printing
 
   /// The figures of the row `{"kind":"replay",…}`, in their order.
-  public func forEachFigure(_ body: (StaticString, UInt64) -> Void) {
+  package func forEachFigure(_ body: (StaticString, UInt64) -> Void) {
     for i in 0..<TraceKind.count {
       body(TraceKind(rawValue: UInt8(i)).unsafelyUnwrapped.description, events[i])
     }
@@ -152,15 +154,15 @@ public struct ReplaySummary: Equatable, Sendable {
     body("lost", lost)
   }
 
-  /// Hands out the row as parts of one line, without a line feed.
-  public func writeJSON(_ sink: (Line) -> Void) {
+  /// Writes the row as parts of one line, without a line feed.
+  package func writeJSON(_ sink: (Line) -> Void) {
     sink("{\"kind\":\"replay\"")
     forEachFigure { name, value in sink(",\"\(name)\":\(value)") }
     sink("}")
   }
 
-  /// Hands out the table line by line. `cycles` says what `cp_cycles` counts here: instructions, or cycles.
-  public func print(cycles unit: StaticString, _ sink: (Line) -> Void) {
+  /// Prints the table line by line. `cycles` is the unit of `cp_cycles` here: instructions, or cycles.
+  package func print(cycles unit: StaticString, _ sink: (Line) -> Void) {
     sink(
       "\(count: allEvents) events: \(count: unmatched) frees without a live counterpart, \(count: skipped) skipped, \(count: lost) lost."
     )
@@ -180,12 +182,15 @@ public struct ReplaySummary: Equatable, Sendable {
       let kind = TraceKind(rawValue: UInt8(order[i])).unsafelyUnwrapped
       let each =
         done[order[i]] > 0 && kind != .pageFreeBatched ? grouped(cycles[order[i]] / done[order[i]]) : "-"
-      row("\(kind.description)", events[order[i]], done[order[i]], withoutOwner(kind), each, sink)
+      row(
+        "\(kind.description)", events: events[order[i]], done: done[order[i]], unmatched: withoutOwner(kind),
+        each: each, sink)
     }
     let repeats = events[Int(TraceKind.pageFreeBatched.rawValue)]
     let carriedOut = sum(done) - repeats
     let each = carriedOut > 0 ? grouped(sum(cycles) / carriedOut) : "-"
-    row("all events", allEvents, sum(done), grouped(unmatched), each, sink)
+    row(
+      "all events", events: allEvents, done: sum(done), unmatched: grouped(unmatched), each: each, sink)
     if repeats > 0 { sink("mm_page_free_batched repeats a mm_page_free: counted, nothing to do.") }
     if allEvents > 0 {
       let by: Line = workers > 1 ? " by \(count: UInt64(workers)) processors at once" : ""
@@ -201,7 +206,7 @@ public struct ReplaySummary: Equatable, Sendable {
     sink(
       "At most \(count: peakObjects) objects (\(count: peakObjectBytes) bytes) and \(count: peakPages) pages (\(PageCount(peakPages).bytes)) were live."
     )
-    if workers > 1 { sink("(The most that was seen: the processors are not in step.)") }
+    if workers > 1 { sink("(The highest totals: the processors are not in step.)") }
     let since: StaticString = isClosed ? "; they are freed." : " and stay so."
     sink("At the end \(count: leftObjects) objects and \(count: leftPages) pages were live\(since)")
     printVerdict(sink)
@@ -210,7 +215,7 @@ public struct ReplaySummary: Equatable, Sendable {
   private func printVerdict(_ sink: (Line) -> Void) {
     if damaged > 0 {
       sink(
-        "! \(count: damaged) objects or pages were damaged, seen first by event \(count: UInt64(firstDamage) + 1)."
+        "! \(count: damaged) objects or pages were damaged, first found by event \(count: UInt64(firstDamage) + 1)."
       )
     }
     if !peaksAgree {
@@ -219,7 +224,7 @@ public struct ReplaySummary: Equatable, Sendable {
       )
     }
     guard isClosed else { return }
-    if lostPages > 0 { sink("! \(count: lostPages) frames did not come back. Type: frames") }
+    if lostPages > 0 { sink("! \(count: lostPages) frames were not freed. Type: frames") }
     if lostObjects > 0 {
       sink("! \(count: lostObjects) objects are still counted as in use. Type: vmstat -m")
     }
@@ -244,7 +249,7 @@ public struct ReplaySummary: Equatable, Sendable {
   private func grouped(_ value: UInt64) -> Line { "\(count: value)" }
 
   private func row(
-    _ name: Line, _ events: UInt64, _ done: UInt64, _ unmatched: Line, _ each: Line, _ sink: (Line) -> Void
+    _ name: Line, events: UInt64, done: UInt64, unmatched: Line, each: Line, _ sink: (Line) -> Void
   ) {
     let (events, done) = (grouped(events), grouped(done))
     sink(

@@ -1,9 +1,9 @@
-// What a replay writes into everything it gets, so that two owners of one byte are found out.
+// The stamps that a replay writes into each object and page, so that two owners of one byte are detected.
 //
-// A stamp depends on who (identity) and when (number of the event), and on the place in the object. Up to
-// 128 bytes are filled to the last; of what is larger, the first word of each cache line and the last whole
-// word. Objects from a cache line on begin with one, so two of them can't share a line unseen; whether
-// frames of pages and of slabs mix, their roles tell (`Replay`).
+// A stamp depends on the identity, the number of the event, and the offset in the object. Up to 128 bytes are filled
+// completely; in a larger object, the first word of each cache line and the last whole word. An object of a cache
+// line or more begins with one, so two of them can't share a line undetected. Roles show whether frames of pages and
+// of slabs mix (`Replay`).
 
 import MemoryPrimitives
 
@@ -21,7 +21,7 @@ struct Stamp {
   /// Up to here all bytes are written.
   private static var filled: UInt64 { 128 }
 
-  /// Writes the stamp to `size` bytes from `address` on, a multiple of 8. False if they can't be reached.
+  /// Writes the stamp to `size` bytes from `address` on, a multiple of 8. Returns false if they can't be reached.
   func write<A: MemoryAccess>(_ address: VirtualAddress, _ size: UInt64, _ access: A) -> Bool {
     visit(address, size, access) { pointer, offset, length in
       if length == 8 {
@@ -36,7 +36,7 @@ struct Stamp {
     }
   }
 
-  /// Whether the stamp is still there.
+  /// Whether the stamp is intact.
   func holds<A: MemoryAccess>(_ address: VirtualAddress, _ size: UInt64, _ access: A) -> Bool {
     visit(address, size, access) { pointer, offset, length in
       if length == 8 { return pointer.load(as: UInt64.self) == word(at: offset) }
@@ -48,7 +48,7 @@ struct Stamp {
     }
   }
 
-  /// Whether all that a stamp would cover reads as zero.
+  /// Whether all bytes that a stamp would cover are zero.
   static func isZero<A: MemoryAccess>(_ address: VirtualAddress, _ size: UInt64, _ access: A) -> Bool {
     Stamp(0, 0).visit(address, size, access) { pointer, _, length in
       if length == 8 { return pointer.load(as: UInt64.self) == 0 }
@@ -57,7 +57,7 @@ struct Stamp {
     }
   }
 
-  /// Runs `body` on each stamped word: where it is, its offset, its length (8, or less at the end).
+  /// Runs `body` on each stamped word: its address, its offset, its length (8, or less at the end).
   @inline(__always) private func visit<A: MemoryAccess>(
     _ address: VirtualAddress, _ size: UInt64, _ access: A,
     _ body: (UnsafeMutableRawPointer, UInt64, UInt64) -> Bool

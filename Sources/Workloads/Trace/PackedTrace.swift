@@ -1,24 +1,25 @@
 // The reader of packed traces: trusts nothing, needs no memory of its own.
 //
-// Opening checks header and tables, in time that grows with the tables only, for a kernel does it during
-// boot. `validate` then goes through all records once, before anybody acts on the first; the cursor checks
-// each record all the same. What is wrong is told by byte and record.
+// Opening checks header and tables, in time that grows with the tables only, as a kernel does it during boot.
+// `validate` then checks all records once, before the first is used; the cursor checks each record all the same. An
+// error names byte and record.
 
 import MemoryPrimitives
 
-/// A packed trace in memory that somebody else keeps. Copyable.
-public struct PackedTrace {
+/// A packed trace in memory of the caller. Copyable.
+package struct PackedTrace {
   let bytes: UnsafeRawBufferPointer
-  public let counts: TraceCounts
-  /// Where the first record begins.
+  /// The counts of the header.
+  package let counts: TraceCounts
+  /// The offset of the first record.
   let recordsAt: Int
 
   /// Reads header and tables of the trace that `bytes` holds from first to last.
   /// Takes some 20 instructions a byte of them.
-  public init(_ bytes: UnsafeRawBufferPointer) throws(TraceError) {
+  package init(_ bytes: UnsafeRawBufferPointer) throws(TraceError) {
     self.bytes = bytes
     guard bytes.count > 0 else { throw TraceError(.empty, at: 0) }
-    // A file that breaks off inside the magic is still told from something else altogether.
+    // A file that ends inside the magic is still distinguished from one of another kind.
     for i in 0..<min(8, bytes.count)
     where bytes[i] != UInt8(truncatingIfNeeded: TraceLayout.magic >> UInt64(8 * i)) {
       throw TraceError(.notATrace, at: i)
@@ -56,7 +57,7 @@ public struct PackedTrace {
     }
     try checkCounts()
     try checkTables()
-    guard length <= UInt64(bytes.count) else { throw whereItEnds(length) }
+    guard length <= UInt64(bytes.count) else { throw truncation(length) }
     guard length == UInt64(bytes.count) else {
       throw TraceError(.trailingBytes, at: Int(length), found: UInt64(bytes.count))
     }
@@ -66,17 +67,17 @@ public struct PackedTrace {
     }
   }
 
-  /// Goes through all records: their checksum, each by itself, and what they add up to. About 70
-  /// instructions a record. After it, nothing in the trace can surprise whoever replays it.
-  public func validate() throws(TraceError) {
+  /// Checks all records: their checksum, each by itself, and their totals. About 70 instructions a record. After it, a
+  /// replay meets no error in the trace.
+  package func validate() throws(TraceError) {
     var sum = CRC32C()
     sum.update(UnsafeRawBufferPointer(rebasing: bytes[recordsAt...]))
     var cursor = records
     // Objects are numbered by their first appearance, so a new one is the next; of frames, whose numbers
-    // are ranks, only the highest can be told without a table.
+    // are ranks, only the highest can be checked without a table.
     var (objects, pages): (UInt32, UInt32) = (0, 0)
     while let event = try cursor.next() {
-      guard event.identity != TraceEvent.nobody else { continue }
+      guard event.identity != TraceEvent.noIdentity else { continue }
       if event.kind.isAboutPages {
         let order = operation(event.operation).order
         pages = max(pages, event.identity + (1 << UInt32(order)))
@@ -87,7 +88,7 @@ public struct PackedTrace {
         if event.identity == objects { objects += 1 }
       }
     }
-    // What is structurally sound may still be garbled; the place is then not known.
+    // Sound records may still be garbled; the position is then unknown.
     guard sum.value == bytes.u32(at: 88) else {
       throw TraceError(
         .recordChecksum, at: recordsAt, found: UInt64(sum.value), expected: UInt64(bytes.u32(at: 88))
@@ -105,28 +106,28 @@ public struct PackedTrace {
   }
 
   /// The events from the first on.
-  public var records: TraceCursor { TraceCursor(trace: self, at: recordsAt) }
+  package var records: TraceCursor { TraceCursor(trace: self, at: recordsAt) }
 
   /// Bytes of the whole trace.
-  public var size: ByteCount { ByteCount(bytes.count) }
+  package var size: ByteCount { ByteCount(bytes.count) }
 
   // MARK: Tables
 
   /// The operation at `index`, below `counts.operations`.
-  public func operation(_ index: UInt32) -> TraceOperation {
+  package func operation(_ index: UInt32) -> TraceOperation {
     precondition(index < counts.operations, "no such operation")
     return operation(at: TraceLayout.header + Int(index) * TraceLayout.operation)!
   }
 
   /// The cache at `index`, below `counts.caches`.
-  public func cache(_ index: UInt32) -> TraceCache {
+  package func cache(_ index: UInt32) -> TraceCache {
     precondition(index < counts.caches, "no such cache")
     let at = cachesAt + Int(index) * TraceLayout.cache
     return TraceCache(name: bytes.u32(at: at), size: bytes.u32(at: at + 4), allocated: bytes.u32(at: at + 8))
   }
 
   /// The bytes of the string at `index`, below `counts.strings`.
-  public func string(_ index: UInt32) -> UnsafeBufferPointer<UInt8> {
+  package func string(_ index: UInt32) -> UnsafeBufferPointer<UInt8> {
     precondition(index < counts.strings, "no such string")
     let start = index == 0 ? 0 : Int(bytes.u32(at: stringsAt + Int(index - 1) * 4))
     let end = Int(bytes.u32(at: stringsAt + Int(index) * 4))
@@ -136,8 +137,8 @@ public struct PackedTrace {
       start: text.assumingMemoryBound(to: UInt8.self).baseAddress, count: end - start)
   }
 
-  /// What the trace was made from; empty when nobody said.
-  public var title: Name {
+  /// The source of the trace; empty when the packer got none.
+  package var title: Name {
     Name(bytes: counts.title == .max ? UnsafeBufferPointer(start: nil, count: 0) : string(counts.title))
   }
 
@@ -201,8 +202,8 @@ public struct PackedTrace {
     }
   }
 
-  /// The error of a file that should have `length` bytes: in which record it breaks off.
-  private func whereItEnds(_ length: UInt64) -> TraceError {
+  /// The error of a file that should have `length` bytes, with the record in which it ends.
+  private func truncation(_ length: UInt64) -> TraceError {
     var cursor = records
     do throws(TraceError) {
       while try cursor.next() != nil {}
@@ -212,7 +213,7 @@ public struct PackedTrace {
     return TraceError(.truncated, at: bytes.count, expected: length).inRecord(cursor.index, of: counts.events)
   }
 
-  /// The checksum of header and tables, with the place of the checksum itself left out.
+  /// The checksum of header and tables, without the bytes of the checksum itself.
   static func headerChecksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
     var sum = CRC32C()
     sum.update(UnsafeRawBufferPointer(rebasing: bytes[..<min(92, bytes.count)]))
@@ -221,15 +222,15 @@ public struct PackedTrace {
   }
 }
 
-/// Goes through the events of a packed trace.
-public struct TraceCursor {
+/// Reads the events of a packed trace, one by one.
+package struct TraceCursor {
   let trace: PackedTrace
   /// The next byte to read, from the start of the file.
   private(set) var at: Int
   private(set) var start: Int
   private var processor: UInt32 = 0
   /// Events read so far; the record being read while `next` runs.
-  public private(set) var index: UInt32 = 0
+  package private(set) var index: UInt32 = 0
 
   init(trace: PackedTrace, at: Int) {
     self.trace = trace
@@ -238,7 +239,7 @@ public struct TraceCursor {
   }
 
   /// The next event, or nil behind the last. About 40 instructions.
-  public mutating func next() throws(TraceError) -> TraceEvent? {
+  package mutating func next() throws(TraceError) -> TraceEvent? {
     guard index < trace.counts.events else { return nil }
     start = at
     guard at < trace.bytes.count else { throw cutOff() }
@@ -262,9 +263,9 @@ public struct TraceCursor {
     guard entry == kind.rawValue else {
       throw error(.wrongKind, found: UInt64(kind.rawValue), expected: UInt64(entry))
     }
-    // Zero wraps to `nobody`.
+    // Zero wraps to `noIdentity`.
     let identity = try number() &- 1
-    if identity != TraceEvent.nobody { try check(identity, kind, operation) }
+    if identity != TraceEvent.noIdentity { try check(identity, kind, operation) }
     index += 1
     return TraceEvent(kind, context: context, processor: processor, operation: operation, identity: identity)
   }

@@ -1,10 +1,10 @@
-// What is wrong with a packed trace, and where: enough to say it in one line.
+// The error of a packed trace, with its position: enough for one line.
 
 import MemoryPrimitives
 
 /// Why a packed trace can't be read. A fixed-size value.
-public struct TraceError: Error, Equatable, Sendable {
-  @frozen public enum Reason: UInt8, Sendable {
+package struct TraceError: Error, Equatable, Sendable {
+  package enum Reason: UInt8, Sendable {
     case empty
     case notATrace
     case unknownVersion
@@ -25,16 +25,17 @@ public struct TraceError: Error, Equatable, Sendable {
     case identity
   }
 
-  public let reason: Reason
-  /// Where in the file, in bytes from its start.
-  public let byte: UInt64
+  package let reason: Reason
+  /// The offset in the file, in bytes.
+  package let byte: UInt64
   /// The record there, from 0; nil in header and tables.
-  public var record: UInt32?
-  /// How many records there should be; zero when not even this is known.
-  public var records: UInt32 = 0
-  /// What was found, and what should have been, where the reason has figures.
-  public var found: UInt64 = 0
-  public var expected: UInt64 = 0
+  package var record: UInt32?
+  /// The number of records that there should be; zero when it is unknown.
+  package var records: UInt32 = 0
+  /// The figure found, where the reason has figures.
+  package var found: UInt64 = 0
+  /// The figure expected.
+  package var expected: UInt64 = 0
 
   init(_ reason: Reason, at byte: Int, found: UInt64 = 0, expected: UInt64 = 0) {
     self.reason = reason
@@ -51,7 +52,7 @@ public struct TraceError: Error, Equatable, Sendable {
   }
 
   /// One sentence that begins with `subject`: a file's name, or "The boot module".
-  public func describe(_ subject: Line) -> Line {
+  package func describe(_ subject: Line) -> Line {
     var line = subject
     switch reason {
     case .empty: line.append(" is empty.")

@@ -1,13 +1,12 @@
 // The packed trace: the allocation events of a kernel in a form that another kernel can replay without
 // an allocator, without hashing and without trusting it.
 //
-// The idea: everything about an event except *who* it is about recurs, so it is told once, in a table of
-// operations (what kind, from which call site, which cache, sizes or order, flags). An event is then a
-// head byte, an operation and an identity. Identities are dense: an object pointer is numbered by its
-// first appearance, a frame by its rank among all frame numbers that appear (blocks expanded, so frames
-// that follow each other do so here as well). Whoever replays needs two flat tables whose lengths the
-// header tells. The packer decides nothing: frees without an owner, lost frees and repeated frees are all
-// still in there. 335,138 events of Linux 6.1 take 1.3 MB, against 52.6 MB of text.
+// Everything about an event except its identity recurs. So the file has it once, in a table of operations: kind, call
+// site, cache, sizes or order, flags. An event is then a head byte, an operation and an identity. Identities are
+// dense. An object pointer is numbered by its first appearance, a frame by its rank among all frame numbers that
+// appear. Blocks are expanded, so successive frames have successive numbers. A replay needs two flat tables whose
+// lengths the header states. The packer decides nothing: frees without an owner, lost frees and repeated frees are
+// all in the trace. 335,138 events of Linux 6.1 take 1.3 MB, against 52.6 MB of text.
 //
 // All integers are little-endian and are read byte by byte: nothing is aligned.
 //
@@ -37,19 +36,20 @@
 //     identity     varint: 0 for none (a free of nil, a request that failed), else number + 1;
 //                  of a block of frames the first
 //
-// A varint has seven bits a byte, the low ones first, and the high bit says that more follow; at most five
-// bytes, 32 bits, and no more bytes than the number needs.
+// A varint has seven bits a byte, the low ones first, and the high bit means that more follow. It has at most five
+// bytes,
+// 32 bits, and no more bytes than the number needs.
 
 import MemoryPrimitives
 
-/// What an event did.
-@frozen public enum TraceKind: UInt8, Sendable {
+/// The kind of an event.
+package enum TraceKind: UInt8, Sendable {
   case kmalloc, kfree, cacheAlloc, cacheFree, pageAlloc, pageFree, pageFreeBatched
 
-  public static var count: Int { 7 }
+  package static var count: Int { 7 }
 
   /// The name of the kernel's event.
-  public var description: StaticString {
+  package var description: StaticString {
     switch self {
     case .kmalloc: "kmalloc"
     case .kfree: "kfree"
@@ -62,8 +62,8 @@ import MemoryPrimitives
   }
 
   /// Whether it is about frames, and not about an object.
-  @inlinable public var isAboutPages: Bool { rawValue >= Self.pageAlloc.rawValue }
-  @inlinable public var allocates: Bool {
+  package var isAboutPages: Bool { rawValue >= Self.pageAlloc.rawValue }
+  package var allocates: Bool {
     switch self {
     case .kmalloc, .cacheAlloc, .pageAlloc: true
     default: false
@@ -71,28 +71,28 @@ import MemoryPrimitives
   }
 }
 
-/// What the processor was doing.
-@frozen public enum TraceContext: UInt8, Sendable {
+/// The context of an event on its processor.
+package enum TraceContext: UInt8, Sendable {
   case thread, softInterrupt, hardInterrupt
 }
 
-/// What matters of an allocation's flags.
-@frozen public struct TraceFlags: OptionSet, Sendable {
-  public let rawValue: UInt8
-  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+/// The flags of an allocation that matter here.
+package struct TraceFlags: OptionSet, Sendable {
+  package let rawValue: UInt8
+  package init(rawValue: UInt8) { self.rawValue = rawValue }
   /// The memory was to be zero.
-  @inlinable public static var zero: Self { Self(rawValue: 1) }
+  package static var zero: Self { Self(rawValue: 1) }
   /// The request could not wait and might dip into the reserve.
-  @inlinable public static var atomic: Self { Self(rawValue: 2) }
+  package static var atomic: Self { Self(rawValue: 2) }
   /// The request could not wait.
-  @inlinable public static var noWait: Self { Self(rawValue: 4) }
-  @inlinable public static var movable: Self { Self(rawValue: 8) }
-  @inlinable public static var reclaimable: Self { Self(rawValue: 16) }
+  package static var noWait: Self { Self(rawValue: 4) }
+  package static var movable: Self { Self(rawValue: 8) }
+  package static var reclaimable: Self { Self(rawValue: 16) }
   static var all: UInt8 { 31 }
 }
 
-/// Where in memory an allocation had to lie.
-@frozen public enum TraceAddressLimit: UInt8, Sendable {
+/// The memory that an allocation had to lie in.
+package enum TraceAddressLimit: UInt8, Sendable {
   /// Memory that the kernel reaches directly.
   case none
   /// Below 16 MiB.
@@ -104,15 +104,15 @@ import MemoryPrimitives
 }
 
 /// A cache of objects of the traced kernel.
-public struct TraceCache: Equatable, Sendable {
+package struct TraceCache: Equatable, Sendable {
   /// Index of its name among the strings.
-  public var name: UInt32
+  package var name: UInt32
   /// Bytes in an object.
-  public var size: UInt32
+  package var size: UInt32
   /// Bytes that an object took in the traced kernel.
-  public var allocated: UInt32
+  package var allocated: UInt32
 
-  public init(name: UInt32, size: UInt32, allocated: UInt32) {
+  package init(name: UInt32, size: UInt32, allocated: UInt32) {
     self.name = name
     self.size = size
     self.allocated = allocated
@@ -120,37 +120,38 @@ public struct TraceCache: Equatable, Sendable {
 }
 
 /// All that recurs of an event. Fields that don't apply to its kind are zero or `none`.
-public struct TraceOperation: Equatable, Sendable {
-  public static var none: UInt32 { .max }
-  public var kind: TraceKind
-  public var flags: TraceFlags = []
-  public var limit: TraceAddressLimit = .none
+package struct TraceOperation: Equatable, Sendable {
+  package static var none: UInt32 { .max }
+  package var kind: TraceKind
+  package var flags: TraceFlags = []
+  package var limit: TraceAddressLimit = .none
   /// Of a block of frames.
-  public var order: UInt8 = 0
+  package var order: UInt8 = 0
   /// Index of the call site among the strings.
-  public var site: UInt32 = Self.none
+  package var site: UInt32 = Self.none
   /// Index of the cache.
-  public var cache: UInt32 = Self.none
+  package var cache: UInt32 = Self.none
   /// Bytes asked for.
-  public var requested: UInt32 = 0
+  package var requested: UInt32 = 0
   /// Bytes that the traced kernel gave.
-  public var allocated: UInt32 = 0
+  package var allocated: UInt32 = 0
 
-  public init(_ kind: TraceKind) { self.kind = kind }
+  package init(_ kind: TraceKind) { self.kind = kind }
 }
 
 /// One event.
-public struct TraceEvent: Equatable, Sendable {
-  public static var nobody: UInt32 { .max }
-  public var kind: TraceKind
-  public var context: TraceContext
-  public var processor: UInt32
+package struct TraceEvent: Equatable, Sendable {
+  /// No identity.
+  package static var noIdentity: UInt32 { .max }
+  package var kind: TraceKind
+  package var context: TraceContext
+  package var processor: UInt32
   /// Index of its operation.
-  public var operation: UInt32
-  /// The object, or the (first) frame; `nobody` for a free of nil or a request that failed.
-  public var identity: UInt32
+  package var operation: UInt32
+  /// The object, or the (first) frame; `noIdentity` for a free of nil or a request that failed.
+  package var identity: UInt32
 
-  public init(
+  package init(
     _ kind: TraceKind, context: TraceContext = .thread, processor: UInt32 = 0, operation: UInt32,
     identity: UInt32
   ) {
@@ -162,32 +163,32 @@ public struct TraceEvent: Equatable, Sendable {
   }
 }
 
-/// What the header tells.
-public struct TraceCounts: Equatable, Sendable {
-  public var events: UInt32 = 0
-  public var operations: UInt32 = 0
-  public var caches: UInt32 = 0
-  public var strings: UInt32 = 0
-  public var stringBytes: UInt32 = 0
+/// The counts of the header.
+package struct TraceCounts: Equatable, Sendable {
+  package var events: UInt32 = 0
+  package var operations: UInt32 = 0
+  package var caches: UInt32 = 0
+  package var strings: UInt32 = 0
+  package var stringBytes: UInt32 = 0
   /// Object identities.
-  public var objects: UInt32 = 0
+  package var objects: UInt32 = 0
   /// Frame identities.
-  public var pages: UInt32 = 0
+  package var pages: UInt32 = 0
   /// Objects live at once.
-  public var peakObjects: UInt32 = 0
+  package var peakObjects: UInt32 = 0
   /// Frames live at once.
-  public var peakPages: UInt32 = 0
-  public var processors: UInt32 = 1
+  package var peakPages: UInt32 = 0
+  package var processors: UInt32 = 1
   /// Bytes live at once, as requested.
-  public var peakBytes: UInt64 = 0
+  package var peakBytes: UInt64 = 0
   /// Bytes live at once, as the traced kernel rounded them.
-  public var peakAllocated: UInt64 = 0
+  package var peakAllocated: UInt64 = 0
   /// Index of the title among the strings, or all ones.
-  public var title: UInt32 = .max
+  package var title: UInt32 = .max
   /// Lines of the source that the packer left out.
-  public var dropped: UInt32 = 0
+  package var dropped: UInt32 = 0
 
-  public init() {}
+  package init() {}
 }
 
 enum TraceLayout {

@@ -1,21 +1,21 @@
-// The writer of packed traces. It takes tables and events as somebody else gathered them and hands on
-// bytes; it keeps nothing, so it runs twice: once to learn lengths and checksums, once to write.
+// The writer of packed traces. It gets tables and events from the caller and produces bytes. It keeps none of them,
+// so it runs twice: once for lengths and checksums, once to write.
 
 import MemoryPrimitives
 
-/// All that goes into a packed trace, in memory that somebody else keeps.
-public struct TraceContents {
-  /// What only the gatherer knows: identities, peaks, processors, title, dropped. Counts of tables and
-  /// events are taken from the buffers.
-  public var counts: TraceCounts
-  public var operations: UnsafeBufferPointer<TraceOperation>
-  public var caches: UnsafeBufferPointer<TraceCache>
+/// The contents of a packed trace, in memory of the caller.
+package struct TraceContents {
+  /// The counts that only the caller knows: identities, peaks, processors, title, dropped. Those of tables and events
+  /// are the lengths of the buffers.
+  package var counts: TraceCounts
+  package var operations: UnsafeBufferPointer<TraceOperation>
+  package var caches: UnsafeBufferPointer<TraceCache>
   /// For each string the end of its bytes among `text`.
-  public var stringEnds: UnsafeBufferPointer<UInt32>
-  public var text: UnsafeBufferPointer<UInt8>
-  public var events: UnsafeBufferPointer<TraceEvent>
+  package var stringEnds: UnsafeBufferPointer<UInt32>
+  package var text: UnsafeBufferPointer<UInt8>
+  package var events: UnsafeBufferPointer<TraceEvent>
 
-  public init(
+  package init(
     counts: TraceCounts, operations: UnsafeBufferPointer<TraceOperation>,
     caches: UnsafeBufferPointer<TraceCache>,
     stringEnds: UnsafeBufferPointer<UInt32>, text: UnsafeBufferPointer<UInt8>,
@@ -34,8 +34,8 @@ public struct TraceContents {
     self.counts.stringBytes = UInt32(text.count)
   }
 
-  /// Hands the bytes of the packed trace to `sink`, in order.
-  public func write(_ sink: (UInt8) -> Void) {
+  /// Writes the bytes of the packed trace to `sink`, in order.
+  package func write(_ sink: (UInt8) -> Void) {
     var records = CRC32C()
     var length: UInt64 = 0
     forEachRecordByte {

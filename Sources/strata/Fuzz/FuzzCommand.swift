@@ -73,7 +73,7 @@ struct FuzzCommand: ParsableCommand {
   private func history(_ seed: UInt64, checkEvery: UInt64) throws -> HistoryOutcome {
     let plan = PagingPlan(
       seed: seed, operations: operations, checkEvery: checkEvery, memory: memory.bytes,
-      swap: ByteCount(memory.bytes.rawValue * 4), trouble: calm ? .none : .some)
+      swap: ByteCount(memory.bytes.rawValue * 4), faults: calm ? .none : .some)
     let host = SimulatedMachine(memory: plan.loaned)
     let size = Int(PagingHistory.workspace(plan).rawValue)
     let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)

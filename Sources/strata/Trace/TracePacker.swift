@@ -281,7 +281,7 @@ struct TracePacker {
         numbers[key] = number
         operations.append(operation)
       }
-      var identity = TraceEvent.nobody
+      var identity = TraceEvent.noIdentity
       if event.identity != .max {
         identity = draft.kind.isAboutPages ? frames.rank(of: event.identity) : UInt32(event.identity)
       }
@@ -289,7 +289,7 @@ struct TracePacker {
         TraceEvent(
           draft.kind, context: event.context, processor: UInt32(event.processor), operation: number,
           identity: identity))
-      if draft.kind.isAboutPages && draft.kind != .pageFreeBatched && identity != TraceEvent.nobody {
+      if draft.kind.isAboutPages && draft.kind != .pageFreeBatched && identity != TraceEvent.noIdentity {
         for frame in Int(identity)..<Int(identity) + 1 << Int(draft.order)
         where live[frame] != draft.kind.allocates {
           live[frame] = draft.kind.allocates

@@ -1,15 +1,15 @@
-// CRC-32C (Castagnoli 1993; the polynomial of iSCSI, RFC 3720 appendix B.4), four bits at a time: a
-// table of 16 words can stand in the code, and a megabyte takes some ten million instructions.
+// CRC-32C (Castagnoli 1993; the polynomial of iSCSI, RFC 3720 appendix B.4), four bits at a time: the table of 16 words
+// is part of the code, and a megabyte costs some ten million instructions.
 
 /// A running CRC-32C.
-public struct CRC32C: Equatable, Sendable {
+package struct CRC32C: Equatable, Sendable {
   private var inverted: UInt32 = .max
 
-  public init() {}
+  package init() {}
 
-  public var value: UInt32 { ~inverted }
+  package var value: UInt32 { ~inverted }
 
-  public mutating func update(_ bytes: UnsafeRawBufferPointer) {
+  package mutating func update(_ bytes: UnsafeRawBufferPointer) {
     let table = Self.table
     var crc = inverted
     for byte in bytes {
@@ -20,7 +20,7 @@ public struct CRC32C: Equatable, Sendable {
     inverted = crc
   }
 
-  public mutating func update(byte: UInt8) {
+  package mutating func update(byte: UInt8) {
     withUnsafeBytes(of: byte) { update($0) }
   }
 
