@@ -4,51 +4,47 @@ import CPlatform
 import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
+import TestSupport
 import Workloads
 import XCTest
 
 @testable import Paging
 
 final class SwapFixture: @unchecked Sendable {
-  let host: SimulatedMachine
-  let physical: FrameAllocator
+  private let allocator: FrameAllocatorFixture
   let transfers: Transfers
   let disk: RamDisk
   let swap: Swap
   let diskMemory: UnsafeMutableRawPointer
   private var storage: [UnsafeMutableRawPointer] = []
 
+  var host: SimulatedMachine { allocator.host }
+  var physical: FrameAllocator { allocator.memory }
+
   /// A machine with `frames` frames, a disk of `pages` pages and a pool of `requests`. A sleeper runs the
   /// disk.
   init(pages: UInt64, requests: Int = 8, frames: UInt64 = 1024, processors: Int = 1) throws {
-    host = SimulatedMachine(memory: ByteCount(frames << 12), processors: processors)
-    var taken: [UnsafeMutableRawPointer] = []
-    func take(_ size: ByteCount, alignment: Int = 64) -> UnsafeMutableRawPointer {
+    allocator = try FrameAllocatorFixture(frames: [(0, frames)], processors: processors)
+    let (machine, physical) = (allocator.host.machine, allocator.memory!)
+    var storage: [UnsafeMutableRawPointer] = []
+    func allocate(_ size: ByteCount, alignment: Int = 64) -> UnsafeMutableRawPointer {
       let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: alignment)
       // No code may rely on zeroes.
       memory.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(size.rawValue))
-      taken.append(memory)
+      storage.append(memory)
       return memory
     }
-    let range = FirmwareRange(
-      base: PhysicalAddress(0), length: ByteCount(frames << 12), kind: .usable)
-    let map = try MemoryMap(
-      take(MemoryMap.storage(ranges: 1)), count: 1, rules: MapRules(lowMemory: .all)
-    ) { _ in range }
-    let early = EarlyMemory(
-      take(EarlyMemory.storage), machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
-    physical = try FrameAllocator.create(machine: host.machine, map: map, early: early)
-    diskMemory = take(PageCount(pages).bytes, alignment: 4096)
+    diskMemory = allocate(PageCount(pages).bytes, alignment: 4096)
     disk = RamDisk.create(
-      in: take(RamDisk.stateSize), Name("ram"), machine: host.machine,
+      in: allocate(RamDisk.stateSize), Name("ram"), machine: machine,
       over: RamDisk.Extent(diskMemory, PageCount(pages)))
     transfers = Transfers.create(
-      in: take(Transfers.size(count: requests)), count: requests, machine: host.machine)
+      in: allocate(Transfers.size(count: requests)), count: requests, machine: machine)
     swap = Swap.create(
-      in: take(Swap.stateSize), machine: host.machine, physical: physical, transfers: transfers)
-    storage = taken
+      in: allocate(Swap.stateSize), machine: machine, physical: physical, transfers: transfers)
+    self.storage = storage
     nonisolated(unsafe) let disk = disk
-    host.runDevices = { disk.poll() }
+    allocator.host.runDevices = { disk.poll() }
   }
 
   deinit { for pointer in storage { pointer.deallocate() } }

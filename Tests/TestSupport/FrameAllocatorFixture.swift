@@ -1,13 +1,11 @@
-// A small machine with its physical memory up, for the tests of this layer.
+// A small machine with a frame allocator, for the tests of physical memory and of what lies directly above it.
 
 import HostMachine
 import MemoryPrimitives
-import Workloads
+import PhysicalMemory
 import XCTest
 
-import PhysicalMemory
-
-/// A map of the given usable runs of frames (first, count) and its early memory, over a machine.
+/// A machine whose memory is the given runs of frames (first, count): its memory map, early memory and frame allocator.
 package final class FrameAllocatorFixture {
   package let host: SimulatedMachine
   package let map: MemoryMap
@@ -25,14 +23,21 @@ package final class FrameAllocatorFixture {
       FirmwareRange(
         base: PhysicalAddress($0.0 << 12), length: ByteCount($0.1 << 12), kind: .usable)
     }
-    let mapStorage = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(MemoryMap.storage(ranges: ranges.count).rawValue), alignment: 16)
-    let earlyStorage = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(EarlyMemory.storage.rawValue), alignment: 16)
-    storage = [mapStorage, earlyStorage]
-    map = try MemoryMap(mapStorage, count: ranges.count, rules: MapRules(lowMemory: .all)) { ranges[$0] }
+    var storage: [UnsafeMutableRawPointer] = []
+    func allocate(_ size: ByteCount) -> UnsafeMutableRawPointer {
+      let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 16)
+      // No code may rely on zeroes.
+      memory.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(size.rawValue))
+      storage.append(memory)
+      return memory
+    }
+    map = try MemoryMap(
+      allocate(MemoryMap.storage(ranges: ranges.count)), count: ranges.count,
+      rules: MapRules(lowMemory: .all)
+    ) { ranges[$0] }
     early = EarlyMemory(
-      earlyStorage, machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
+      allocate(EarlyMemory.storage), machine: host.machine, map: map, ceiling: PhysicalAddress(4 << 30))
+    self.storage = storage
     for run in occupied {
       try early.occupy(PhysicalAddress(run.0 << 12), ByteCount(run.1 << 12), role: run.2)
     }
@@ -55,7 +60,7 @@ package final class FrameAllocatorFixture {
   }
 }
 
-/// What must not change when an operation is refused: every block and role, every count.
+/// The state that a refused operation must not change: every free block and role, every count.
 package struct FrameSnapshot: Equatable {
   package var blocks: [UInt64] = []
   package var roles: [UInt64] = []
