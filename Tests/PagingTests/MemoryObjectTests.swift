@@ -15,7 +15,8 @@ final class MemoryObjectTests: XCTestCase {
     for i in 0..<1200 as Range<UInt64> {
       objects.append(try system.paging.createObject(Name("o"), PageCount(1 + i % 3)))
     }
-    XCTAssertEqual(Set(objects.map(\.number)).count, 1200)
+    let numbers = Set(objects.map(\.number))
+    XCTAssertEqual(numbers.count, 1200)
     XCTAssertFalse(objects.contains { $0.number == 0 })
     for object in objects {
       XCTAssertEqual(system.paging.object(numbered: object.number), object)
@@ -36,7 +37,7 @@ final class MemoryObjectTests: XCTestCase {
     for number in 0..<2000 as Range<UInt32> { XCTAssertNil(system.paging.object(numbered: number)) }
     XCTAssertEqual(system.paging.figures.objects, 0)
     let again = try (0..<1200).map { _ in try system.paging.createObject(Name("o"), .one) }
-    XCTAssertEqual(Set(again.map(\.number)), Set(objects.map(\.number)))
+    XCTAssertEqual(Set(again.map(\.number)), numbers)
     for object in again { system.paging.destroy(object) }
     system.check()
   }
