@@ -35,7 +35,7 @@ extension ContiguousAllocator {
 
   /// Frees memory that `kmemAllocContig` returned. Fault reports as `KernelAddressSpace.freeContiguous`.
   public func kmemFreeContig(_ range: ContiguousRange, at site: CallSite = .here) {
-    state.pointee.space.freeContiguous(range.address, range.frames.count, at: site)
+    space.freeContiguous(range.address, range.frames.count, at: site)
   }
 
   /// Allocates `size` bytes of contiguous memory, rounded up to pages, and counts them under `type`. The tunables
@@ -57,10 +57,10 @@ extension ContiguousAllocator {
         return try attempt.map(
           run, MappingOptions(attribute: attribute, contents: contents, site: site), observe)
       }
-      state.pointee.kmem.countContiguous(type, range.frames.count)
+      kmem.countContiguous(type, range.frames.count)
       return range
     } catch {
-      state.pointee.kmem.countContiguousFailure(type)
+      kmem.countContiguousFailure(type)
       throw error
     }
   }
@@ -71,14 +71,14 @@ extension ContiguousAllocator {
     _ address: VirtualAddress, size: ByteCount, type: MemoryType, at site: CallSite = .here
   ) {
     let count = size.pagesRoundedUp
-    let held = state.pointee.kmem.contiguous(type)
+    let held = kmem.contiguous(type)
     guard held.requests > 0, held.pages >= count else {
       // Reports, and counts nothing.
-      state.pointee.kmem.uncountContiguous(type, count, at: site)
+      kmem.uncountContiguous(type, count, at: site)
       return
     }
-    guard state.pointee.space.freeContiguous(address, count, at: site) else { return }
-    state.pointee.kmem.uncountContiguous(type, count, at: site)
+    guard space.freeContiguous(address, count, at: site) else { return }
+    kmem.uncountContiguous(type, count, at: site)
   }
 }
 
@@ -94,7 +94,7 @@ extension ReclaimAttempt {
       _ = fetch(until: needed, atMost: needed, observe)
     }
     do throws(KernelSpaceError) {
-      let address = try allocator.state.pointee.space.mapContiguous(
+      let address = try allocator.space.mapContiguous(
         run, attribute: options.attribute, contents: options.contents, priority: request.priority,
         at: options.site)
       return ContiguousRange(address: address, frames: run)

@@ -6,13 +6,13 @@ import Synchronization
 extension ContiguousAllocator {
   /// Checks all invariants. Returns nil, or a message that begins with the number of one that is broken. Constant.
   package func checkInvariants() -> StaticString? {
-    let requests = state.pointee.requests.load(ordering: .relaxed)
-    let refused = state.pointee.refused.load(ordering: .relaxed)
-    if state.pointee.granted.load(ordering: .relaxed) + refused > requests {
+    let requests = counters.requests.load(ordering: .relaxed)
+    let refused = counters.refused.load(ordering: .relaxed)
+    if counters.granted.load(ordering: .relaxed) + refused > requests {
       return "CM-1: a request has ended twice"
     }
-    let abandoned = state.pointee.runsAbandoned.load(ordering: .relaxed)
-    if state.pointee.repeated.load(ordering: .relaxed) > refused
+    let abandoned = counters.runsAbandoned.load(ordering: .relaxed)
+    if counters.repeated.load(ordering: .relaxed) > refused
       || abandoned > requests * UInt64(ReclaimAttempt.runLimit)
     {
       return "CM-2: the counts of repeated requests and abandoned runs"

@@ -22,9 +22,9 @@ extension ContiguousAllocator {
   }
 
   /// Pages moved by this allocator since the start.
-  public var movedCount: PageCount { PageCount(state.pointee.moved.load(ordering: .relaxed)) }
+  public var movedCount: PageCount { PageCount(counters.moved.load(ordering: .relaxed)) }
   /// Pages written by this allocator since the start.
-  public var writtenCount: PageCount { PageCount(state.pointee.written.load(ordering: .relaxed)) }
+  public var writtenCount: PageCount { PageCount(counters.written.load(ordering: .relaxed)) }
 
   init(_ context: UnsafeMutableRawPointer?) {
     state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
@@ -59,16 +59,16 @@ extension ContiguousAllocator {
       statistics.add(Statistic(name, unit, .counter, about, context: context, read: read))
     }
     counter("vm.contig.requests", .requests, "for contiguous memory") {
-      ContiguousAllocator($0).state.pointee.requests.load(ordering: .relaxed)
+      ContiguousAllocator($0).counters.requests.load(ordering: .relaxed)
     }
     counter("vm.contig.granted", .requests, "since boot") {
-      ContiguousAllocator($0).state.pointee.granted.load(ordering: .relaxed)
+      ContiguousAllocator($0).counters.granted.load(ordering: .relaxed)
     }
     counter("vm.contig.refused", .requests, "since boot") {
-      ContiguousAllocator($0).state.pointee.refused.load(ordering: .relaxed)
+      ContiguousAllocator($0).counters.refused.load(ordering: .relaxed)
     }
     counter("vm.contig.repeated", .requests, "refused in constant time, as they failed before") {
-      ContiguousAllocator($0).state.pointee.repeated.load(ordering: .relaxed)
+      ContiguousAllocator($0).counters.repeated.load(ordering: .relaxed)
     }
     counter("vm.contig.pages_moved", .pages, "out of the way of runs") {
       ContiguousAllocator($0).movedCount.rawValue
@@ -79,7 +79,7 @@ extension ContiguousAllocator {
     counter(
       "vm.contig.runs_abandoned", .events, "isolated, and freed again because they could not be emptied"
     ) {
-      ContiguousAllocator($0).state.pointee.runsAbandoned.load(ordering: .relaxed)
+      ContiguousAllocator($0).counters.runsAbandoned.load(ordering: .relaxed)
     }
   }
 }

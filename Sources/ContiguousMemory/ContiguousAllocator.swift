@@ -73,6 +73,10 @@ public struct ContiguousAllocator {
     let paging: PagedMemory
     let strategy = Atomic<UInt64>(UInt64(ContiguousStrategy.new.rawValue))
     let passes = Atomic<UInt64>(UInt64(ContiguousPass.launderActive.rawValue))
+    let counters = Counters()
+  }
+  /// Counts since the start.
+  struct Counters: ~Copyable {
     let requests = Atomic<UInt64>(0)
     let granted = Atomic<UInt64>(0)
     let refused = Atomic<UInt64>(0)
@@ -99,7 +103,12 @@ public struct ContiguousAllocator {
 
   var machine: Machine { state.pointee.machine }
   var physical: FrameAllocator { state.pointee.physical }
+  var space: KernelAddressSpace { state.pointee.space }
+  var kmem: KmemAllocator { state.pointee.kmem }
   var paging: PagedMemory { state.pointee.paging }
+  var counters: Counters {
+    @inline(__always) _read { yield state.pointee.counters }
+  }
 
   // MARK: Frames without a mapping
 
@@ -117,16 +126,16 @@ public struct ContiguousAllocator {
   func counted<R>(
     _ request: ContiguousRequest, _ body: (inout ReclaimAttempt) throws(ContiguousFailure) -> R
   ) throws(ContiguousFailure) -> R {
-    state.pointee.requests.add(1, ordering: .relaxed)
+    counters.requests.add(1, ordering: .relaxed)
     var attempt = ReclaimAttempt(self, request)
     do throws(ContiguousFailure) {
       let result = try body(&attempt)
-      state.pointee.granted.add(1, ordering: .relaxed)
+      counters.granted.add(1, ordering: .relaxed)
       attempt.log(nil)
       return result
     } catch {
-      state.pointee.refused.add(1, ordering: .relaxed)
-      if error.isRepeated { state.pointee.repeated.add(1, ordering: .relaxed) }
+      counters.refused.add(1, ordering: .relaxed)
+      if error.isRepeated { counters.repeated.add(1, ordering: .relaxed) }
       attempt.log(error)
       throw error
     }

@@ -32,7 +32,7 @@ extension ReclaimAttempt {
   private mutating func launderAll(_ queue: PageQueue, _ observe: Observer) {
     let outcome = paging.launder(queue, upTo: paging.count(queue), referenced: .launder)
     spent.written += outcome.written
-    allocator.state.pointee.written.add(outcome.written.rawValue, ordering: .relaxed)
+    allocator.counters.written.add(outcome.written.rawValue, ordering: .relaxed)
     observe(.laundered(queue, outcome))
   }
 }

@@ -128,7 +128,7 @@ struct ReclaimAttempt: ~Copyable {
     // The last page may have become free during that.
     if let full = physical.finish(isolation) { return full }
     physical.abandon(isolation)
-    allocator.state.pointee.runsAbandoned.add(1, ordering: .relaxed)
+    allocator.counters.runsAbandoned.add(1, ordering: .relaxed)
     observe(.abandoned(forecast.run, failure.reason, failure.blocker))
     throw failure
   }
@@ -189,7 +189,7 @@ struct ReclaimAttempt: ~Copyable {
         outOf: isolation.run, turn == 0 ? .inactive : .all, atMost: limit)
       redirtied = outcome.redirtied
       spent.written += outcome.written
-      allocator.state.pointee.written.add(outcome.written.rawValue, ordering: .relaxed)
+      allocator.counters.written.add(outcome.written.rawValue, ordering: .relaxed)
       let wasFruitless = outcome.written == .zero && outcome.freed == .zero
       if turn == 2 && wasFruitless { break }
       report(
@@ -251,7 +251,7 @@ struct ReclaimAttempt: ~Copyable {
     let limit = physical.hasFreeFrames(isolation) ? .zero : spent.leftToMove(for: request)
     let outcome = paging.move(outOf: isolation.run, leaving: least, clean: clean, atMost: limit)
     spent.moved += outcome.moved
-    allocator.state.pointee.moved.add(outcome.moved.rawValue, ordering: .relaxed)
+    allocator.counters.moved.add(outcome.moved.rawValue, ordering: .relaxed)
     return outcome
   }
 

@@ -22,11 +22,11 @@ final class ContiguousInvariantsTests: XCTestCase {
   }
 
   func testARequestThatEndsTwiceBreaksCM1() throws {
-    try expect("CM-1") { $0.state.pointee.granted.add(1, ordering: .relaxed) }
+    try expect("CM-1") { $0.counters.granted.add(1, ordering: .relaxed) }
   }
 
   func testARepeatedRequestThatWasNotRefusedBreaksCM2() throws {
-    try expect("CM-2") { $0.state.pointee.repeated.add(1, ordering: .relaxed) }
+    try expect("CM-2") { $0.counters.repeated.add(1, ordering: .relaxed) }
   }
 
   func testAStrategyThatDoesNotExistBreaksCM3() throws {
