@@ -72,7 +72,7 @@ extension SimulatedMachine {
     let untimed = sleepers.filter { $0.deadline == .max }
     for (since, sleeper) in untimed.enumerated() { stuck.add(sleeper, sleeper.kind, since: UInt64(since)) }
     if let refused = stuck.refused {
-      refused.answer = .nobody
+      refused.answer = .never
       refusals += 1
     } else if untimed.count == sleepers.count && !sleepers.contains(where: { $0.kind == .interrupt }) {
       rescues += 1

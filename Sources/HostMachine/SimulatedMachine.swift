@@ -150,10 +150,10 @@ public final class SimulatedMachine: @unchecked Sendable {
       if changed() { return .woken }
       if currentTick() >= deadline { return .deadline }
       if let runDevices {
-        if !runDevices() { return changed() ? .woken : .nobody }
+        if !runDevices() { return changed() ? .woken : .never }
         continue
       }
-      return hasOtherThreads ? sleepAmongThreads(kind, until: deadline, changed) : .nobody
+      return hasOtherThreads ? sleepAmongThreads(kind, until: deadline, changed) : .never
     }
   }
 

@@ -22,7 +22,7 @@ final class ShootdownBatchTests: XCTestCase {
             for run in UnsafeBufferPointer(start: $1, count: Int($2)) {
               this.sent.append([run.address >> 12, run.count])
             }
-          }, run_on: { _, _, _, _ in }, sleep: { _, _, _, _, _, _ in .nobody }, wake: { _, _ in }, start: nil,
+          }, run_on: { _, _, _, _ in }, sleep: { _, _, _, _, _, _ in .never }, wake: { _, _ in }, start: nil,
           join: nil))
     }
     deinit { upcalls.deallocate() }

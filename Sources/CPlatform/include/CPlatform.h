@@ -222,7 +222,7 @@ CP_INLINE void cp_flush_line(const void *address) {
 typedef enum __attribute__((enum_extensibility(closed))) cp_wake : uint8_t {
   cp_wake_woken,     // the queue was woken, or had been before the sleep began
   cp_wake_deadline,  // the deadline passed
-  cp_wake_nobody,    // nothing on this machine could ever wake the sleeper
+  cp_wake_never,     // nothing on this machine could ever wake the sleeper
 } cp_wake;
 
 /// What a sleeper waits for, which says who may be told that no processor can wake it.

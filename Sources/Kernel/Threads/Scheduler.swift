@@ -15,7 +15,7 @@
 //   is lost. A waker looks first whether any thread sleeps at all, which costs one load.
 //
 // WHEN NO PROCESSOR CAN WAKE A THREAD. All processors are idle, none but services sleeps with a deadline, and no thread
-// waits for an interrupt. Then the thread that has waited for memory longest is told so (`cp_wake_nobody`); the others
+// waits for an interrupt. Then the thread that has waited for memory longest is told so (`cp_wake_never`); the others
 // go on sleeping, as what it does then may wake them (StuckSleepers). A service that looks around now and then is not
 // waited for.
 //
@@ -366,7 +366,7 @@ enum Scheduler {
       guard thread.state.pointee.state == .sleeping, thread.state.pointee.deadline == .max else { continue }
       sleepers.add(thread, thread.state.pointee.waitKind, since: thread.state.pointee.asleepSince)
     }
-    if let refused = sleepers.refused { wake(refused, .nobody) }
+    if let refused = sleepers.refused { wake(refused, .never) }
   }
 
   // MARK: Ends

@@ -104,7 +104,7 @@ struct PagingMachine {
           machine.pointee.ticks += 1
           if machine.pointee.disk.poll() { continue }
           if UnsafeRawPointer(sequence).load(as: UInt64.self) != seen { return .woken }
-          if deadline == UInt64.max { return .nobody }
+          if deadline == UInt64.max { return .never }
           if machine.pointee.ticks >= deadline { return .deadline }
         }
       },
