@@ -1,5 +1,5 @@
-// The search for a free segment: a request is checked, tags are secured, instant fit has a first look; then come
-// import and the pass over all lists that could hold the request, with the lock dropped in between.
+// The search for a free segment. An attempt checks the request, secures tags and tries instant fit. Then come import and
+// the pass over all lists that could hold the request, with the lock dropped in between.
 
 import MemoryPrimitives
 import Synchronization

@@ -247,8 +247,8 @@ struct ArenaCore: ~Copyable {
     return request.lowestStart(in: links[link].pointee.start, links[link].pointee.last)
   }
 
-  /// Finds a segment by instant fit. The first candidate is the head of the first list whose members all suffice, or,
-  /// with constraints that size alone can't answer, the heads of all lists above the request's class. Then come a few
+  /// Finds a segment by instant fit. The first candidate is the head of the first list whose members all suffice.
+  /// With constraints that size alone can't answer, it is the head of each list above the request's class. Then come a few
   /// members of the lists below, which may or may not fit.
   mutating func findInstantly(_ request: Request) -> Found? {
     let own = FreeLists.index(quanta: request.quanta)
