@@ -1,8 +1,8 @@
-// Why firmware's tables could not be read.
+// The reasons for which the firmware's tables can't be read.
 
-/// What is wrong with what the firmware left, or what it did not leave.
+/// A flaw of the firmware's tables.
 public enum ACPIError: UInt8, Error, CaseIterable, Sendable {
-  /// Nobody handed over a root pointer, and none is where the specification puts it.
+  /// No loader passed a root pointer, and none is where the specification puts it.
   case noRoot
   /// Something else lies where a table should.
   case badSignature
@@ -10,7 +10,7 @@ public enum ACPIError: UInt8, Error, CaseIterable, Sendable {
   case badLength
   /// The bytes do not add up to 0.
   case badChecksum
-  /// It lies in part or as a whole where memory may not be touched.
+  /// It lies in part or as a whole where memory may not be accessed.
   case outOfReach
   /// The list has no table with this signature, or there is no list.
   case noSuchTable
@@ -19,6 +19,7 @@ public enum ACPIError: UInt8, Error, CaseIterable, Sendable {
   /// The list of processors does not name the one that reads it.
   case noBootProcessor
 
+  /// The words that a report prints.
   public var description: StaticString {
     switch self {
     case .noRoot: "there is no ACPI root pointer"

@@ -1,4 +1,4 @@
-// What every table has: a signature of four letters, a length, a checksum (ACPI 6.4, 5.2.6).
+// The header of every table: a signature of four letters, a length, a checksum (ACPI 6.4, 5.2.6).
 
 import MemoryPrimitives
 
@@ -7,7 +7,7 @@ public struct TableSignature: Equatable, Sendable {
   /// The letters as they lie in memory, the first one lowest.
   public let rawValue: UInt32
 
-  /// The signature that `letters` spells; four of them, in ASCII.
+  /// Makes a signature of four letters in ASCII.
   public init(_ letters: StaticString) {
     precondition(letters.utf8CodeUnitCount == 4, "a signature has four letters")
     rawValue = UnsafeRawPointer(letters.utf8Start).loadUnaligned(as: UInt32.self)
@@ -30,7 +30,9 @@ public struct TableSignature: Equatable, Sendable {
 
 /// A table that was found sound: a possible length, all of it within reach, the right sum.
 public struct ACPITable {
+  /// The letters that it starts with.
   public let signature: TableSignature
+  /// The physical address of its header.
   public let address: PhysicalAddress
   let bytes: PhysicalBytes
 
@@ -39,7 +41,7 @@ public struct ACPITable {
   /// More than any table has; keeps a damaged length from a long walk through memory and devices.
   static var longest: Int { 16 << 20 }
 
-  /// The table at `address`, which must bear `signature`.
+  /// Checks the table at `address`, which must have `signature`.
   init(
     _ signature: TableSignature, at address: PhysicalAddress, in memory: PhysicalReach
   ) throws(ACPIError) {
@@ -56,8 +58,7 @@ public struct ACPITable {
   /// Bytes of the table, its header included.
   public var length: ByteCount { ByteCount(bytes.count) }
 
-  /// The value at `offset` from the start of the header, at whatever alignment; nil where it would not end
-  /// within the table.
+  /// Loads the value at `offset` from the start of the header, at any alignment; nil if it does not end within the table.
   public func load<T: BitwiseCopyable>(at offset: ByteCount, as type: T.Type) -> T? {
     guard offset <= length else { return nil }
     return bytes.load(at: Int(offset.rawValue), as: type)

@@ -1,36 +1,50 @@
 // The firmware's ACPI tables, read where they lie in physical memory.
 //
-// Advanced Configuration and Power Interface Specification 6.5. The root pointer (RSDP, 5.2.5.3) names one
-// list of tables or two: the RSDT with addresses of 32 bits (5.2.7), and from revision 2 on the XSDT with
-// addresses of 64 bits (5.2.8). Every table starts with the same header of 36 bytes (5.2.6), which tells
-// its length, and the sum of all its bytes is 0.
+// STRUCTURES
 //
-// Nothing that firmware says is believed before it was looked at. These are the rules, in one place each:
-//   1. Memory is touched through `PhysicalReach` only, which checks a whole range before it gives it out:
-//      nothing at or above `reach`, no length that wraps around. Tables lie at any byte, so loads are
-//      unaligned ones.
-//   2. A table is an `ACPITable` only when its length is possible, it lies within reach and its sum is 0.
-//   3. The XSDT is taken where its address is not 0 and it is sound; else the RSDT. A root pointer whose
-//      extended half is unsound still leads to its RSDT: a loader that hands over a copy (multiboot2) may
-//      have cut it to the 20 bytes of revision 0.
-//   4. A list that names a table twice, or a table that is damaged, hides no sound one further on.
+// The root pointer (RSDP, 5.2.5.3) names one list of tables or two: the RSDT with addresses of 32 bits (5.2.7), and from
+// revision 2 on the XSDT with addresses of 64 bits (5.2.8). Every table starts with the same header of 36 bytes (5.2.6),
+// which has its length, and the sum of all its bytes is 0.
 //
-// All of this reads and keeps nothing but addresses: no memory is allocated and nothing is written. What was
-// read is good for as long as the tables lie where they lay, and `map` leads there. Cost: one pass over each
-// table that is asked for, none over the others.
+// INVARIANTS, each held by one place in the code
+//
+//   AC-1  Memory is accessed through `PhysicalReach` only, which checks a whole range before it returns it: nothing at or
+//         above `reach`, no length that wraps around. Tables lie at any byte, so loads are unaligned.
+//   AC-2  A table is an `ACPITable` only if its length is possible, it lies within reach and its sum is 0.
+//   AC-3  The XSDT is used if its address is not 0 and it is sound; else the RSDT. A root pointer whose extended half is
+//         unsound still leads to its RSDT: a loader that passes a copy (multiboot2) may have cut it to the 20 bytes of
+//         revision 0.
+//   AC-4  A list that names a table twice, or a damaged table, hides no sound table further on.
+//
+// LOCKS
+//
+// None: the module only reads, and keeps nothing but addresses. A table is valid as long as it stays in its place, and
+// `map` leads there.
+//
+// COST
+//
+// One pass over each table that a caller asks for, none over the others.
+//
+// EXHAUSTION
+//
+// The module allocates no memory and writes none.
+//
+// SOURCES
+//
+// Advanced Configuration and Power Interface Specification 6.5; Intel SDM vol. 3A, chapter 11, for the local APIC.
 
 import MemoryPrimitives
 
 /// The tables that one root pointer leads to.
 public struct ACPITables {
-  /// What names them: the XSDT or the RSDT.
+  /// The list that names them: the XSDT or the RSDT.
   public let list: ACPITable
   let memory: PhysicalReach
 
-  /// The tables behind the root pointer at `root`, which `findRoot` finds where no loader told it.
-  /// Memory at or above `reach` is never touched; what lies below must be readable through `map`.
+  /// Reads the list behind the root pointer at `root`, which `findRoot` finds if no loader passed it. Never accesses
+  /// memory at or above `reach`; memory below must be readable through `map`.
   ///
-  /// Throws what is wrong with the root pointer or with the list that it names; of two lists, with the RSDT.
+  /// Throws the flaw of the root pointer or of the list that it names; of two lists, of the RSDT.
   public init(root: PhysicalAddress, reach: ByteCount, map: DirectMap) throws(ACPIError) {
     memory = PhysicalReach(end: reach, map: map)
     let pointer = try RootPointer(at: root, in: memory)
@@ -45,10 +59,10 @@ public struct ACPITables {
     list = try ACPITable(.rsdt, at: pointer.list, in: memory)
   }
 
-  /// The first sound table with this signature.
+  /// Finds the first sound table with this signature.
   ///
-  /// Throws what is wrong with the first one that bears it when none is sound; `outOfReach` when none was
-  /// seen and the list names what can't be looked at; else `noSuchTable`.
+  /// Throws the flaw of the first table with the signature when none is sound. Without such a table it throws
+  /// `outOfReach` when the list names an address that can't be read, else `noSuchTable`.
   public func find(_ signature: TableSignature) throws(ACPIError) -> ACPITable {
     var damage: ACPIError?
     var missed: ACPIError?
@@ -71,7 +85,7 @@ public struct ACPITables {
 
   private var entrySize: Int { list.signature == .xsdt ? 8 : 4 }
 
-  /// The address that the list has at `offset`; nil behind its last.
+  /// Reads the address that the list has at `offset`; nil behind its last.
   private func listed(at offset: Int) -> PhysicalAddress? {
     if entrySize == 8 { return list.bytes.load(at: offset, as: UInt64.self).map { PhysicalAddress($0) } }
     return list.bytes.load(at: offset, as: UInt32.self).map { PhysicalAddress(UInt64($0)) }

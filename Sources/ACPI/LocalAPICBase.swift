@@ -5,14 +5,16 @@
 // interrupt remapping, leaves the x2APIC on. An xAPIC's registers lie in memory, 16 bytes apart; those of an x2APIC are
 // model-specific registers from 0x800 on, one for each (11.12.1.2), and its registers in memory are gone.
 //
-// A message is the interrupt command register (11.6.1, 11.12.9): an xAPIC takes it in two halves, the upper with an
-// identity of 8 bits; an x2APIC takes it whole, with an identity of 32 bits.
+// A message is the interrupt command register (11.6.1, 11.12.9): an xAPIC accepts it in two halves, the upper with an
+// identity of 8 bits; an x2APIC accepts it whole, with an identity of 32 bits.
 
 import MemoryPrimitives
 
 /// The value of IA32_APIC_BASE.
 public struct LocalAPICBase: Equatable, Sendable {
+  /// The value as the register has it.
   public let rawValue: UInt64
+  /// Makes the value of the register's contents.
   public init(_ rawValue: UInt64) { self.rawValue = rawValue }
 
   /// The number of the model-specific register.
@@ -21,7 +23,7 @@ public struct LocalAPICBase: Equatable, Sendable {
   private static var isX2APIC: UInt64 { 1 << 10 }
   private static var isOn: UInt64 { 1 << 11 }
 
-  /// How the APIC is reached; nil while it is switched off.
+  /// The way to reach the APIC; nil while it is switched off.
   public var addressing: APICIdentity.Addressing? {
     guard rawValue & Self.isOn != 0 else { return nil }
     return rawValue & Self.isX2APIC != 0 ? .x2APIC : .xAPIC
@@ -44,28 +46,32 @@ public struct LocalAPICBase: Equatable, Sendable {
 
 /// A register of a local APIC, by its offset in an xAPIC's page (table 11-1).
 public struct LocalAPICRegister: Equatable, Sendable {
+  /// The offset in bytes.
   public let offset: UInt32
+  /// Makes a register of its offset.
   public init(_ offset: UInt32) { self.offset = offset }
 
   /// The model-specific register that an x2APIC has for it.
   public var number: UInt32 { 0x800 + (offset >> 4) }
 }
 
-/// A message to one processor: what the interrupt command register is written with.
+/// A message to one processor: the value to write to the interrupt command register.
 public struct InterruptCommand: Equatable, Sendable {
   /// The lower half: vector, delivery mode, level.
   public let message: UInt32
+  /// The processor that gets the message.
   public let target: APICIdentity
+  /// Makes a message to a processor.
   public init(_ message: UInt32, to target: APICIdentity) {
     self.message = message
     self.target = target
   }
 
-  /// The upper half as an xAPIC takes it, to be written before the lower.
+  /// The upper half for an xAPIC, to be written before the lower.
   public var upperHalf: UInt32 {
     precondition(target.addressing == .xAPIC, "an xAPIC can't reach this processor")
     return target.rawValue << 24
   }
-  /// The whole as an x2APIC takes it.
+  /// Both halves for an x2APIC.
   public var whole: UInt64 { UInt64(target.rawValue) << 32 | UInt64(message) }
 }

@@ -4,11 +4,11 @@
 // IA32_APIC_BASE gives as well), flags, and from 44 on entries of (type, length, contents). Two kinds matter here:
 //   0  local APIC (5.2.12.2): identity of 8 bits at 3, flags at 4
 //   9  local x2APIC (5.2.12.12): identity of 32 bits at 4, flags at 8
-// All others are passed over; a later revision may add to the end of an entry, so longer ones are fine.
+// All others are skipped; a later revision may add to the end of an entry, so longer ones are fine.
 //
-// A processor may be named by both kinds, and firmware that fills up a table of fixed size names absent ones
-// with whatever identity: so each identity counts once, with the best that is said of it. That is why the
-// visits go by state, and in the order of the table within one (the boot processor first, 5.2.12.1).
+// A processor may be named by both kinds, and firmware that fills up a table of fixed size names absent ones with any
+// identity. So each identity counts once, with the best state that an entry gives it. That is why the visits go by
+// state, and in the order of the table within one (the boot processor first, 5.2.12.1).
 //
 // An identity of all ones, in the width of its entry, is that of no processor: a message to it goes to all of them
 // (Intel SDM vol. 3A, 11.6.2.1 and 11.12.9). Firmware fills up a table with such entries, enabled ones too.
@@ -19,42 +19,49 @@ import MemoryPrimitives
 
 /// The number by which interrupts find a processor: its local APIC's.
 public struct APICIdentity: Equatable, Sendable {
+  /// The identity as a number.
   public let rawValue: UInt32
+  /// Makes an identity of its number.
   public init(_ rawValue: UInt32) { self.rawValue = rawValue }
 
-  /// What it takes to send an interrupt there.
+  /// The mode of the local APIC that an interrupt to the processor requires.
   public enum Addressing: UInt8, Sendable {
     /// The 8 bits of an xAPIC.
     case xAPIC
-    /// The registers of an x2APIC: out of reach for an xAPIC, to which 255 means all processors.
+    /// The registers of an x2APIC: an xAPIC can't reach the processor, because there 255 means all processors.
     case x2APIC
   }
+  /// The mode that an interrupt to the processor requires.
   public var addressing: Addressing { rawValue < 255 ? .xAPIC : .x2APIC }
 }
 
-/// A processor as the firmware tells it.
+/// A processor as the firmware describes it.
 public struct LocalProcessor: Equatable, Sendable {
+  /// Whether the processor can be started.
   public enum State: UInt8, CaseIterable, Sendable {
-    /// There, and ready to be started.
+    /// Present, and ready to be started.
     case enabled
-    /// Not there now; may come while the system runs.
+    /// Absent now; may be added while the system runs.
     case onlineCapable
     /// Not usable.
     case disabled
   }
+  /// The identity of its local APIC.
   public let identity: APICIdentity
+  /// Whether it can be started.
   public let state: State
 }
 
 /// The interrupt controllers and processors of the machine.
 public struct MADT {
-  /// `malformedEntry` when such a one ended the walk: what stands before it is told, what follows is lost.
+  /// `malformedEntry` when such an entry ended the walk: the processors before it are visited, those after it are lost.
   public let flaw: ACPIError?
   private let bytes: PhysicalBytes
 
-  /// Sixteen thousand processors. Keeps the passes over one that is damaged short.
+  /// The longest table: 16 thousand processors. Keeps the passes over a damaged one short.
   private static var longest: Int { 256 << 10 }
 
+  /// Reads the table. Throws the flaw that makes it unusable.
   public init(_ tables: ACPITables) throws(ACPIError) {
     bytes = try tables.find(.madt).bytes
     guard bytes.count >= Entry.first, bytes.count <= Self.longest else { throw .badLength }
@@ -99,11 +106,11 @@ public struct MADT {
     }
   }
 
-  /// Identities below 256 that were told. Larger ones are looked up in the table itself.
+  /// Identities below 256 that were visited. Larger ones are looked up in the table itself.
   private struct Met {
     private var words: InlineArray<4, UInt64> = .init(repeating: 0)
 
-    /// Whether `identity` is new; nil for one that does not fit.
+    /// Inserts `identity`. Answers whether it is new; nil for one that does not fit.
     mutating func insert(_ identity: APICIdentity) -> Bool? {
       guard identity.rawValue < 256 else { return nil }
       let (word, bit) = (Int(identity.rawValue >> 6), UInt64(1) << UInt64(identity.rawValue & 63))
@@ -127,20 +134,20 @@ public struct MADT {
     }
   }
 
-  /// Whether nothing better is said of the processor that the entry at `place` names, nor the same earlier.
-  private func isBest(_ processor: LocalProcessor, at place: Int) -> Bool {
+  /// Whether no entry gives the processor at `position` a better state, and no earlier one the same.
+  private func isBest(_ processor: LocalProcessor, at position: Int) -> Bool {
     var offset = Entry.first
     while let entry = Entry(at: offset, of: bytes) {
       if let other = self.processor(entry, at: offset), other.identity == processor.identity {
         let (theirs, ours) = (other.state.rawValue, processor.state.rawValue)
-        if theirs < ours || theirs == ours && offset < place { return false }
+        if theirs < ours || theirs == ours && offset < position { return false }
       }
       offset += entry.length
     }
     return true
   }
 
-  /// The processor that an entry names; nil if it is about something else.
+  /// Reads the processor that an entry names; nil if it names none.
   private func processor(_ entry: Entry, at offset: Int) -> LocalProcessor? {
     let (identity, flags, broadcast): (UInt32?, UInt32?, UInt32)
     switch entry.type {
@@ -155,7 +162,7 @@ public struct MADT {
     case .other: return nil
     }
     guard let identity, let flags, identity != broadcast else { return nil }
-    // Bit 0: enabled. Bit 1: may come later, and means nothing beside bit 0.
+    // Bit 0: enabled. Bit 1: may be added later; it has no meaning beside bit 0.
     let state: LocalProcessor.State = flags & 1 != 0 ? .enabled : flags & 2 != 0 ? .onlineCapable : .disabled
     return LocalProcessor(identity: APICIdentity(identity), state: state)
   }

@@ -1,4 +1,4 @@
-// Physical memory, as far as it may be touched: every read of this module goes through here.
+// Physical memory, as far as it may be accessed: every read of this module goes through this file.
 
 import MemoryPrimitives
 
@@ -7,7 +7,7 @@ struct PhysicalReach {
   let end: ByteCount
   let map: DirectMap
 
-  /// The `count` bytes from `address` on, all of them within reach.
+  /// Checks that the `count` bytes from `address` on are within reach, and returns them.
   func bytes(at address: PhysicalAddress, count: Int) throws(ACPIError) -> PhysicalBytes {
     let (first, end) = (address.rawValue, end.rawValue)
     guard first < end, UInt64(count) <= end - first else { throw .outOfReach }
@@ -15,7 +15,7 @@ struct PhysicalReach {
   }
 }
 
-/// An extent of physical memory that was found to be within reach.
+/// A range of physical memory within reach.
 struct PhysicalBytes {
   private let start: UnsafeRawPointer
   let count: Int
@@ -25,13 +25,13 @@ struct PhysicalBytes {
     self.count = count
   }
 
-  /// The value at `offset`, at whatever alignment; nil where it would not end within the extent.
+  /// Loads the value at `offset`, at any alignment; nil if it does not end within the range.
   func load<T: BitwiseCopyable>(at offset: Int, as type: T.Type) -> T? {
     guard offset >= 0, offset <= count, MemoryLayout<T>.size <= count - offset else { return nil }
     return start.loadUnaligned(fromByteOffset: offset, as: type)
   }
 
-  /// The sum of all bytes, modulo 256: 0 for whatever ACPI protects by a checksum.
+  /// The sum of all bytes, modulo 256: 0 for each structure that ACPI protects by a checksum.
   var sum: UInt8 {
     var sum: UInt8 = 0
     for offset in 0..<count { sum &+= start.load(fromByteOffset: offset, as: UInt8.self) }

@@ -1,8 +1,8 @@
 // The processors that a kernel starts: those of the MADT that are enabled, can be reached, and fit.
 //
-// The processor that the machine booted on has index 0, wherever the table names it and whatever else the table says;
-// the others follow in the order of the table. The kernel makes its per-processor state for `count` processors and
-// starts the others of this same list, so no index is ever beyond what was made.
+// The processor that the machine booted on has index 0, at any position in the table and with any state there. The
+// others follow in the order of the table. The kernel makes its per-processor state for `count` processors and
+// starts the others of this same list, so every index has its state.
 //
 // A table that does not name the boot processor as enabled is no description of this machine (5.2.12.1 asks for its
 // entry first): none of it is used. Of a table with a malformed entry, the processors before that entry are used, if
@@ -12,7 +12,7 @@
 public struct ProcessorSelection<let capacity: Int> {
   /// The processor that runs, and has index 0.
   public let boot: APICIdentity
-  /// Why there may be processors that are not in this list.
+  /// The flaw by which there may be processors that are not in this list.
   public private(set) var flaw: ACPIError?
   /// Enabled processors that messages can't be sent to.
   public private(set) var unreachableCount = 0
@@ -21,7 +21,7 @@ public struct ProcessorSelection<let capacity: Int> {
   private var others: InlineArray<capacity, APICIdentity>
   private var otherCount = 0
 
-  /// The boot processor alone, on a machine whose tables are wrong in this way.
+  /// Makes a list of the boot processor alone, on a machine whose tables have this flaw.
   public init(only boot: APICIdentity, because flaw: ACPIError) {
     precondition(capacity > 0, "the boot processor has no place")
     self.boot = boot
@@ -29,7 +29,7 @@ public struct ProcessorSelection<let capacity: Int> {
     others = .init(repeating: boot)
   }
 
-  /// The processors that `table` names, as far as `addressing` reaches them.
+  /// Makes a list of the processors that `table` names, as far as `addressing` reaches them.
   public init(_ table: MADT, boot: APICIdentity, reachedBy addressing: APICIdentity.Addressing) {
     self.init(only: boot, because: .noBootProcessor)
     var namesBoot = false

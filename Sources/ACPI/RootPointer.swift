@@ -1,11 +1,11 @@
-// The root pointer: the one structure that is found by its place, and leads to all others.
+// The root pointer: the one structure that is found by its location, and leads to all others.
 //
 // ACPI 6.4, 5.2.5.3: "RSD PTR " and a blank, 20 bytes that add up to 0, and in them the RSDT's address. From
 // revision 2 on a second half follows, with a length, the XSDT's address and a checksum over everything.
 //
-// Where it lies on a PC with a BIOS (5.2.5.1): at a multiple of 16 bytes in the first KiB of the extended
-// BIOS data area, whose segment is the word at 0x40e, or in the BIOS's ROM from 0xe0000 up to 1 MiB. UEFI
-// and most loaders hand its address over instead (5.2.5.2).
+// On a PC with a BIOS (5.2.5.1) it lies at a multiple of 16 bytes: in the first KiB of the extended BIOS data area, or in
+// the BIOS's ROM from 0xe0000 up to 1 MiB. The word at 0x40e is the segment of that data area. UEFI and most loaders pass
+// its address instead (5.2.5.2).
 
 import MemoryPrimitives
 
@@ -15,7 +15,7 @@ struct RootPointer {
   let list: PhysicalAddress
   /// Physical address of the XSDT, 0 for none.
   private(set) var extendedList = PhysicalAddress(0)
-  /// Why there is no XSDT although the revision promises one.
+  /// The reason why there is no XSDT although the revision promises one.
   private(set) var extendedFlaw: ACPIError?
 
   /// Bytes of revision 0, and of revision 2.
@@ -37,7 +37,7 @@ struct RootPointer {
     } catch { extendedFlaw = error }
   }
 
-  /// What the second half says, if it is sound.
+  /// Reads the XSDT's address in the second half, if that is sound.
   private static func extendedList(
     at address: PhysicalAddress, in memory: PhysicalReach
   ) throws(ACPIError) -> PhysicalAddress {
@@ -51,21 +51,21 @@ struct RootPointer {
 }
 
 extension ACPITables {
-  /// The root pointer's address on a PC with a BIOS, whose loader did not hand it over. One that is damaged
-  /// in any part is passed over; nothing at or above `reach` is touched, nor the screen's memory.
+  /// Finds the root pointer's address on a PC with a BIOS, whose loader did not pass it. Skips one that is damaged in any
+  /// part. Accesses nothing at or above `reach`, nor the screen's memory.
   public static func findRoot(reach: ByteCount, map: DirectMap) throws(ACPIError) -> PhysicalAddress {
     let memory = PhysicalReach(end: reach, map: map)
     let (interrupts, screen, rom, top) = (UInt64(0x400), UInt64(0xa0000), UInt64(0xe0000), UInt64(0x100000))
     if let word = try? memory.bytes(at: PhysicalAddress(0x40e), count: 2).load(at: 0, as: UInt16.self) {
       let area = UInt64(word) << 4
-      // Below lies the table of interrupts: whoever has no such area leaves a 0 here.
+      // Below lies the table of interrupts; firmware without such an area leaves a 0 here.
       if area >= interrupts, let root = scan(from: area, to: min(area + 1024, screen), memory) { return root }
     }
     guard let root = scan(from: rom, to: top, memory) else { throw .noRoot }
     return root
   }
 
-  /// The first sound root pointer whose first half lies in this range.
+  /// Finds the first sound root pointer whose first half lies in this range.
   private static func scan(from first: UInt64, to end: UInt64, _ memory: PhysicalReach) -> PhysicalAddress? {
     var address = first
     while address < end, end - address >= RootPointer.size {

@@ -196,7 +196,7 @@ final class ACPITests: XCTestCase {
       XCTAssertEqual(madt.flaw, .malformedEntry, "\(entry)")
       XCTAssertEqual(madt.identities, [0, 2], "\(entry)")
     }
-    // In the middle: what follows is lost.
+    // In the middle: the entries after it are lost.
     let madt = try madt([Told.local(0), [3, 0], Told.local(2)])
     XCTAssertEqual(madt.flaw, .malformedEntry)
     XCTAssertEqual(madt.identities, [0])
@@ -210,7 +210,7 @@ final class ACPITests: XCTestCase {
 
   // MARK: A machine's own
 
-  /// What SeaBIOS left in QEMU 7.2 with `-m 64M -smp 4`.
+  /// The tables of SeaBIOS in QEMU 7.2 with `-m 64M -smp 4`.
   func testTheTablesOfQEMUAreRead() throws {
     let ram = GuardedMemory(size: 64 << 20)
     func put(_ address: Int, _ hex: String) {

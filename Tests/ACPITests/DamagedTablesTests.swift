@@ -5,8 +5,8 @@ import TestSupport
 import Workloads
 import XCTest
 
-/// Damage of every kind: whatever the tables say, nothing crashes, nothing outside of memory is read, and
-/// no processor comes out twice.
+/// Damage of every kind: for any contents of the tables, nothing crashes, nothing outside of memory is read, and no
+/// processor is visited twice.
 final class DamagedTablesTests: XCTestCase {
   static let entries = [
     Told.local(0), Told.local(1), Told.ioAPIC, Told.local(2, flags: 0), Told.local2(1), Told.local2(300),
@@ -45,12 +45,12 @@ final class DamagedTablesTests: XCTestCase {
         memory.bytes[set.base + i] = set.bytes[i] ^ UInt8(flip)
         let told = try? read(root: set.base, "byte \(i) ^ \(flip)")
         if lengths.contains(i) {
-          // What a wrong length encloses may add up by chance: then less is told, but nothing else.
+          // The bytes inside a wrong length may add up by chance: then fewer processors are visited, but no others.
           XCTAssertTrue(Set(told ?? []).isSubset(of: Self.sound), "byte \(i) ^ \(flip)")
         } else if set.madt.contains(i) || i < 20 {
           XCTAssertNil(told, "byte \(i) ^ \(flip)")
         } else {
-          // The second half of the root or one list is lost, or a table that nobody needs.
+          // The second half of the root or one list is lost, or a table that the reader does not need.
           XCTAssertEqual(told, Self.sound, "byte \(i) ^ \(flip)")
         }
       }
@@ -58,7 +58,7 @@ final class DamagedTablesTests: XCTestCase {
     }
   }
 
-  /// The same with sums that are right again, so that the damage gets through to whoever reads it.
+  /// The same with sums that are right again, so that the damage reaches the reader.
   func testNoFlippedByteUnderARightChecksumCrashesTheReader() {
     let whole = set()
     for i in whole.bytes.indices {
