@@ -39,14 +39,14 @@ CP_INLINE uint64_t *cp_longest_waits(struct cp_lock_waits *waits) { return waits
 CP_INLINE uint64_t *cp_longest_holds(struct cp_lock_waits *waits) { return waits->longest_hold; }
 CP_INLINE uint64_t *cp_hold_sites(struct cp_lock_waits *waits) { return waits->hold_site; }
 
-/// What code may touch without a lock because only one processor can reach it.
+/// The words that code may access without a lock, because only one processor can reach them.
 struct cp_processor {
   struct cp_processor *self;       // 0: gs:0 gives the address of the block
   uint32_t index;                  // 8
   uint32_t held_rank;              // 12: rank of the innermost spin lock held, 0 for none
   uint32_t interrupts_off;         // 16: host only: the simulated interrupt flag, 1 is off
   uint32_t handling;               // 20: host only: a simulated interrupt handler is running
-  void *_Nullable thread;          // 24: kernel only: who runs here
+  void *_Nullable thread;          // 24: kernel only: the thread that runs here
   struct cp_lock_waits *_Nullable waits;  // 32: where waits for locks are counted, if anywhere
   uint32_t held_sleeping;          // 40: rank of the innermost sleeping lock that the thread here holds
   uint32_t measuring;              // 44: whether intervals with a spin lock held are measured
@@ -55,10 +55,10 @@ struct cp_processor {
   /// Host only: called when interrupts are switched on again; null when nothing is pending.
   void (*_Nullable pending)(void *_Nullable context);
   void *_Nullable pending_context;
-  /// Host only: told of each invalidation on this processor; null when no test models a TLB.
+  /// Host only: called at each invalidation on this processor; null when no test models a TLB.
   void (*_Nullable invalidate)(void *_Nullable context, uint64_t address);
   void *_Nullable invalidate_context;
-  /// Host only: told, with `pending_context`, of each word that this processor has claimed; null when no test listens.
+  /// Host only: called, with `pending_context`, after this processor has claimed a word; null without such a test.
   void (*_Nullable claimed)(void *_Nullable context, const void *word);
 };
 
@@ -94,8 +94,8 @@ CP_INLINE void cp_interrupts_restore(uint64_t before) {
 
 CP_INLINE bool cp_interrupts_enabled(void) { return cp_this_processor.interrupts_off == 0; }
 
-/// Waits a moment inside a spin loop. `spins` counts the turns: on the host, where the holder of a
-/// lock may have been preempted, a long wait gives the core away.
+/// Pauses inside a spin loop. `spins` counts the turns: on the host, where the holder of a lock may have been
+/// preempted, a long wait yields the core.
 CP_INLINE void cp_pause(uint32_t spins) {
   if (spins % 64 == 63) {
     sched_yield();
@@ -104,14 +104,14 @@ CP_INLINE void cp_pause(uint32_t spins) {
   }
 }
 
-/// Forgets the translation of one page on this processor.
+/// Invalidates the translation of one page on this processor.
 CP_INLINE void cp_invalidate_page(uint64_t address) {
   if (cp_this_processor.invalidate != NULL) {
     cp_this_processor.invalidate(cp_this_processor.invalidate_context, address);
   }
 }
 
-/// Tells a test that this processor has changed `word`, by which it keeps others off, without a lock.
+/// Calls a test after this processor has changed `word`, by which it keeps other processors off, without a lock.
 CP_INLINE void cp_claimed(const void *word) {
   if (__builtin_expect(cp_this_processor.claimed != NULL, 0)) {
     cp_this_processor.claimed(cp_this_processor.pending_context, word);
@@ -139,7 +139,7 @@ CP_INLINE uint32_t cp_held_rank(void) {
   return rank;
 }
 
-/// The thread that runs here: itself, wherever it is moved.
+/// Returns the running thread: the caller, on any processor.
 CP_INLINE void *_Nullable cp_current_thread(void) {
   void *thread;
   __asm__ volatile("movq %%gs:24, %0" : "=r"(thread));
@@ -186,31 +186,31 @@ CP_INLINE uint64_t cp_cycles(void) {
   return ((uint64_t)high << 32) | low;
 }
 
-/// The address of the code that this was inlined into: a call site that costs one instruction.
+/// Returns the address of the code into which this is inlined: a call site that costs one instruction.
 CP_INLINE uint64_t cp_here(void) {
   uint64_t here;
   __asm__ volatile("leaq 0(%%rip), %0" : "=r"(here));
   return here;
 }
 
-/// Where the enclosing function will return to.
+/// Returns the return address of the enclosing function.
 CP_INLINE uint64_t cp_return_address(void) { return (uint64_t)(uintptr_t)__builtin_return_address(0); }
 
-/// The same pointer, of which the compiler knows nothing any more, nor of what lies behind it: what a benchmark
-/// allocates is not optimised away.
+/// Returns the same pointer, and hides it and its memory from the compiler: the allocations of a benchmark are not
+/// optimised away.
 CP_INLINE void *cp_opaque(void *pointer) {
   __asm__ volatile("" : "+r"(pointer) : : "memory");
   return pointer;
 }
 
-/// The same number, which the compiler no longer knows.
+/// Returns the same number, and hides it from the compiler.
 CP_INLINE uint64_t cp_opaque_number(uint64_t number) {
   __asm__ volatile("" : "+r"(number));
   return number;
 }
 
 /// Writes back and drops one cache line (SDM vol. 2A, CLFLUSH).
-/// By hand, as the compiler's own takes SSE2 to be switched on, which the kernel has not.
+/// In assembly, because the compiler's own function requires SSE2, which the kernel does not enable.
 CP_INLINE void cp_flush_line(const void *address) {
   __asm__ volatile("clflush (%0)" : : "r"(address) : "memory");
 }
@@ -225,14 +225,14 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_wake : uint8_t {
   cp_wake_never,     // nothing on this machine could ever wake the sleeper
 } cp_wake;
 
-/// What a sleeper waits for, which says who may be told that no processor can wake it.
+/// The kind of event that a sleeper waits for. It decides whether the sleep may be refused when no processor can wake it.
 typedef enum __attribute__((enum_extensibility(closed))) cp_wait_kind : uint8_t {
   cp_wait_kind_memory,     // memory or address space: the sleeper can be refused
-  cp_wait_kind_thread,     // an act of a thread of this machine: a lock let go, a page no longer busy, work given
-  cp_wait_kind_interrupt,  // what an interrupt may bring at any time: the machine is not dead until then
+  cp_wait_kind_thread,     // an act of a thread of this machine: a released lock, a page no longer busy, new work
+  cp_wait_kind_interrupt,  // an event that an interrupt may cause at any time: the machine may still go on
 } cp_wait_kind;
 
-/// What became of a new value for a tunable.
+/// The outcome of a new value for a tunable.
 typedef enum __attribute__((enum_extensibility(closed))) cp_setting : uint8_t {
   cp_setting_accepted,
   cp_setting_out_of_range,
@@ -242,7 +242,7 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_setting : uint8_t {
 /// Every page that there is.
 static const uint64_t CP_ALL_PAGES = 1ull << 52;
 
-/// Pages whose translations are to be forgotten: `count` from `address` on, or CP_ALL_PAGES.
+/// Pages whose translations are to be invalidated: `count` from `address` on, or CP_ALL_PAGES.
 struct cp_page_run {
   uint64_t address;
   uint64_t count;
@@ -252,7 +252,7 @@ struct cp_page_run {
 struct cp_thread_request {
   const uint8_t *name;  // static
   uint32_t name_length;
-  /// It works for others and waits for work until it is told to end: no thread has to wake it.
+  /// It works for others and waits for work until it is asked to end: no thread has to wake it.
   bool is_service;
   /// Processors that it may run on, a bit each.
   uint64_t processors;
@@ -270,7 +270,7 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_block_operation : ui
   cp_block_operation_write,
 } cp_block_operation;
 
-/// A request to a block device, in memory of whoever asks; the device's from `submit` to `done`.
+/// A request to a block device, in memory of the caller; the device owns it from `submit` to `done`.
 struct cp_block_request {
   struct cp_block_request *_Nullable next;  // the device's, while it has the request
   uint64_t device_word;                     // the device's, while it has the request
@@ -288,7 +288,7 @@ struct cp_block_request {
 CP_INLINE uint32_t *cp_block_frames(struct cp_block_request *request) { return request->frames; }
 
 // ---------------------------------------------------------------------------------------------
-// What an executive tells of itself
+// The state of an executive, as it describes itself
 
 typedef enum __attribute__((enum_extensibility(closed))) cp_thread_state : uint8_t {
   cp_thread_state_ready,
@@ -307,13 +307,13 @@ struct cp_thread_row {
   uint8_t name[32];
   uint64_t stack_used;   // bytes that were ever in use
   uint64_t stack_size;
-  uint64_t runs;         // how often it had its turn
+  uint64_t runs;         // how often it was scheduled
   uint64_t cycles;       // in all turns that have ended
   uint64_t deadline;     // tick until which it sleeps, all ones for none
   const uint8_t *_Nullable waits_for;  // static and ended by a zero, while it sleeps
 };
 
-/// Processors of the firmware's list that do not run, by why.
+/// Processors of the firmware's list that do not run, by the reason.
 struct cp_left_out {
   uint32_t mute;            // did not answer
   uint32_t unreachable;     // by the local APIC that there is
@@ -344,11 +344,11 @@ struct cp_lock_row {
 CP_INLINE uint8_t *cp_thread_name(struct cp_thread_row *row) { return row->name; }
 CP_INLINE uint8_t *cp_processor_name(struct cp_processor_row *row) { return row->name; }
 
-/// What the executive, or a host process in its place, does for the core. `context` comes first in
-/// every call. None is made with a spin lock held, except `report_fault` on the way to a stop.
+/// The functions of the executive, or of a host process in its place, for the core. `context` comes first in
+/// every call. No call is made with a spin lock held, except `report_fault` on the way to a stop.
 struct cp_upcalls {
   void *_Nullable context;
-  /// Takes a `FaultReport` (layer 1). Returns only where a test is to see what happens next.
+  /// Reports a `FaultReport` (layer 1). Returns only in a test that examines the state afterwards.
   void (*report_fault)(void *_Nullable context, const void *report);
   uint64_t (*tick)(void *_Nullable context);
   /// Makes every processor invalidate `count` runs of pages; returns when all have.
@@ -356,14 +356,14 @@ struct cp_upcalls {
   /// Runs `body` on another processor, or on this one, with interrupts off; returns when it has run.
   void (*run_on)(void *_Nullable context, uint32_t processor, void (*body)(void *), void *argument);
   /// Sleeps until `*sequence` differs from `seen` or the tick reaches `deadline`. `what`, static and ended by a
-  /// zero, says what is waited for. When no processor can wake any sleeper, those of kind `memory` are told so, one at
-  /// a time: the others may be woken by what it does then.
+  /// zero, names the event. When no processor can wake any sleeper, sleeps of kind `memory` are refused, one at a time,
+  /// because the next steps of that thread may wake the others.
   cp_wake (*sleep)(
       void *_Nullable context, const uint64_t *sequence, uint64_t seen, uint64_t deadline, cp_wait_kind kind,
       const uint8_t *what);
-  /// Wakes who sleeps on `sequence`, which has changed. May be called by interrupt handlers.
+  /// Wakes the threads that sleep on `sequence`, which has changed. Interrupt handlers may call it.
   void (*wake)(void *_Nullable context, const uint64_t *sequence);
-  /// Starts a thread and answers what to call it by, or 0 when no thread is to be had.
+  /// Starts a thread and answers its handle, or 0 when no thread is left.
   uint64_t (*_Nullable start)(void *_Nullable context, const struct cp_thread_request *request);
   /// Waits until the body of a thread has returned. Once for each thread.
   void (*_Nullable join)(void *_Nullable context, uint64_t thread);

@@ -1,4 +1,4 @@
-// What only bare x86-64 has: ports, control registers, descriptor tables, and the records in which the
+// The parts of bare x86-64 that a host process lacks: ports, control registers, descriptor tables, and the records in which the
 // stub in boot/ hands over the image and each interrupt. The Kernel module alone uses it; a host build
 // sees nothing of it.
 
@@ -12,7 +12,7 @@
 // ---------------------------------------------------------------------------------------------
 // Records shared with boot/*.asm
 
-/// What an interrupt found, as boot/interrupts.asm pushes it: lowest address first.
+/// The interrupted state, as boot/interrupts.asm pushes it: lowest address first.
 struct cp_trap_frame {
   uint64_t r15, r14, r13, r12, r11, r10, r9, r8;
   uint64_t rbp, rdi, rsi, rdx, rcx, rbx, rax;
@@ -31,11 +31,11 @@ struct cp_span {
 /// One kernel stack of the image. The page right below `memory` is its guard.
 enum { CP_STACK_BOOT = 0, CP_STACK_DOUBLE_FAULT = 1, CP_STACK_NMI = 2, CP_STACKS = 3 };
 
-/// Where the linker put what, as boot/entry.asm lists it. Addresses are virtual unless said otherwise.
+/// The parts of the image, as boot/entry.asm lists them. Addresses are virtual unless said otherwise.
 struct cp_image {
   uint64_t virtual_offset;          // 0: virtual less physical address, for all but `boot`
   struct cp_span physical;          // 8: the whole image, physical
-  struct cp_span boot;              // 24: the stub and its page tables, physical; of no use after boot
+  struct cp_span boot;              // 24: the stub and its page tables, physical; not needed after boot
   struct cp_span stacks;            // 40: stacks and guard pages
   struct cp_span text;              // 56: execute and read
   struct cp_span rodata;            // 72: read
@@ -44,21 +44,21 @@ struct cp_image {
   struct cp_span stack[CP_STACKS];  // 120: without their guards, which are the pages below
   uint64_t vectors;                 // 168: 256 interrupt entries, 16 bytes apart
   uint64_t interrupt_return;        // 176: where a handler returns to, `struct cp_trap_frame` above
-  uint64_t interrupt_table;         // 184: room for 256 gates
+  uint64_t interrupt_table;         // 184: space for 256 gates
   uint64_t processor;               // 192: struct cp_processor_block of processor 0
-  uint64_t boot_information;        // 200: room for struct cp_boot_information
+  uint64_t boot_information;        // 200: space for struct cp_boot_information
   uint64_t storage;                 // 208: struct cp_kernel_storage
   struct cp_span trampoline;        // 216: where a processor begins, physical, to be copied
   uint64_t processor_start;         // 232: struct cp_processor_start, physical
   uint64_t thread_entry;            // 240: where a new thread begins
 };
 _Static_assert(sizeof(struct cp_image) == 248, "boot/entry.asm lists 31 words");
-_Static_assert(sizeof(struct cp_boot_information) == 2232 + 1024 * 24, "boot/entry.asm makes this much room");
+_Static_assert(sizeof(struct cp_boot_information) == 2232 + 1024 * 24, "boot/entry.asm reserves this much space");
 
-/// Bytes that are kept of what a Swift trap says.
+/// Bytes that are kept of the message of a Swift trap.
 enum { CP_TRAP_MESSAGE = 256 };
 
-/// The state of one processor: the words behind gs, its descriptor tables, its place among the others.
+/// The state of one processor: the words behind gs, its descriptor tables, its statistics.
 struct cp_processor_block {
   struct cp_processor processor;
   uint64_t segments[6];      // null, code, data, null, task state (two words)
@@ -80,10 +80,10 @@ struct cp_processor_block {
     uint32_t state;          // OtherProcessors.State
   } stopped;
   uint32_t trap_length;      // bytes of trap_message
-  uint8_t trap_message[CP_TRAP_MESSAGE];  // what a Swift trap said: TrapMessage
+  uint8_t trap_message[CP_TRAP_MESSAGE];  // the message of a Swift trap: TrapMessage
   struct cp_lock_waits waits;
 };
-_Static_assert(sizeof(struct cp_processor_block) <= 8192, "boot/entry.asm makes this much room");
+_Static_assert(sizeof(struct cp_processor_block) <= 8192, "boot/entry.asm reserves this much space");
 
 CP_INLINE uint32_t *cp_stopped_state(struct cp_processor_block *block) { return &block->stopped.state; }
 CP_INLINE uint8_t *cp_trap_message(struct cp_processor_block *block) { return block->trap_message; }
@@ -91,7 +91,7 @@ CP_INLINE struct cp_lock_waits *cp_lock_waits_of(struct cp_processor_block *bloc
 
 enum { CP_PROCESSORS = 64, CP_SLEEPERS = 64 };
 
-/// A request of one processor to others, in a place of its own: read by those whose bit is set in `pending`.
+/// A request of one processor to others, in memory of its own: read by those whose bit is set in `pending`.
 struct cp_message {
   uint64_t pending;
   const struct cp_page_run *_Nullable runs;  // pages to invalidate, or none
@@ -113,10 +113,10 @@ struct cp_processor_start {
 };
 _Static_assert(sizeof(struct cp_processor_start) == 48, "boot/processors.asm lays it out");
 
-/// Leaves the thread that runs, its stack pointer kept in `saved`, for the one whose was `stack`.
+/// Switches from the running thread to another: stores the stack pointer in `saved` and loads `stack`.
 void cp_switch(uint64_t *saved, uint64_t stack);
 
-/// Bytes for what the memory subsystem keeps of the firmware's map.
+/// Bytes for the memory subsystem's copy of the firmware's map.
 enum { CP_WORKSPACE = 40960 };
 
 /// Buffers of the kernel that are too large to be fields of anything. Zeroes at boot.
@@ -128,7 +128,7 @@ struct cp_kernel_storage {
   uint64_t sleepers[CP_SLEEPERS];  // Scheduler: threads
   uint8_t acpi_root[40];       // a copy of the ACPI root pointer: BootRecord
 };
-_Static_assert(sizeof(struct cp_kernel_storage) <= 53248, "boot/entry.asm makes this much room");
+_Static_assert(sizeof(struct cp_kernel_storage) <= 53248, "boot/entry.asm reserves this much space");
 
 CP_INLINE uint8_t *cp_workspace(struct cp_kernel_storage *storage) { return storage->workspace; }
 CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }
@@ -140,7 +140,7 @@ CP_INLINE uint8_t *cp_acpi_root(struct cp_kernel_storage *storage) { return stor
 CP_INLINE uint64_t *cp_segments(struct cp_processor_block *block) { return block->segments; }
 CP_INLINE uint8_t *cp_task_state(struct cp_processor_block *block) { return block->task_state; }
 
-/// What `lgdt` and `lidt` take.
+/// The operand of `lgdt` and `lidt`.
 struct __attribute__((packed)) cp_table_register {
   uint16_t limit;
   uint64_t base;
@@ -164,20 +164,20 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_fault_outcome : uint
   cp_fault_outcome_not_mine,  // the address is not pageable
 } cp_fault_outcome;
 
-/// What became of a page fault.
+/// The outcome of a page fault.
 struct cp_fault_answer {
   cp_fault_outcome outcome;
   uint32_t count;  // bytes of `text`
   const uint8_t *_Nullable text;
 };
 
-/// Reads or writes 8 bytes where that may not be possible: whether it was (boot/memory.asm).
+/// Reads or writes 8 bytes at an address that may fault; answers whether it succeeded (boot/memory.asm).
 bool cp_try_load(uint64_t address, uint64_t *value);
 bool cp_try_store(uint64_t address, uint64_t value);
-/// The same for the 512 words of a page, read in one instruction that goes on where it faulted.
+/// Reads the 512 words of a page likewise, in one instruction that continues where it faulted.
 bool cp_try_load_page(uint64_t address, uint64_t *words);
 
-/// An instruction that may fault, and where to go on when it can't be made to work.
+/// An instruction that may fault, and the address at which to continue if it fails.
 struct cp_recovery {
   uint64_t access;
   uint64_t landing;
@@ -186,7 +186,7 @@ struct cp_recovery {
 extern const struct cp_recovery cp_recoveries[];
 extern const struct cp_recovery cp_recoveries_end[];
 
-/// Where to go on when the instruction at `rip` has failed, or 0: then nobody expects that.
+/// Returns the address at which to continue when the instruction at `rip` has failed, or 0 if no code expects that.
 CP_INLINE uint64_t cp_recovery(uint64_t rip) {
   for (const struct cp_recovery *r = cp_recoveries; r != cp_recoveries_end; r++) {
     if (r->access == rip) return r->landing;
@@ -252,7 +252,7 @@ CP_INLINE struct cp_cpuid cp_cpuid(uint32_t leaf, uint32_t subleaf) {
   return r;
 }
 
-/// Forgets all translations of this processor, global ones too (Intel SDM vol. 3A, 4.10.4.1): a change of
+/// Invalidates all translations of this processor, global ones too (Intel SDM vol. 3A, 4.10.4.1): a change of
 /// CR4.PGE does; where there are no global pages, loading CR3.
 CP_INLINE void cp_invalidate_all(void) {
   uint64_t control = cp_read_cr4();
@@ -264,21 +264,21 @@ CP_INLINE void cp_invalidate_all(void) {
   }
 }
 
-/// Makes the compiler believe that somebody looks at `value`.
+/// Makes the compiler assume that `value` is read.
 CP_INLINE void cp_keep(void *value) { __asm__ volatile("" : : "r"(value) : "memory"); }
 
-/// Writes to a byte what it holds: where nothing forbids it, nothing is harmed.
+/// Writes a byte's own value to it: harmless unless the write faults.
 CP_INLINE void cp_touch(uint64_t address) { __asm__ volatile("orb $0, (%0)" : : "r"(address) : "memory", "cc"); }
 
-/// Calls what may be no code, for the fault that follows.
+/// Calls an address that may hold no code, to cause the fault that follows.
 CP_INLINE void cp_call(uint64_t address) { __asm__ volatile("call *%0" : : "r"(address) : "memory"); }
 
-/// Divides by zero, which the compiler would rather not do.
+/// Divides by zero, which the compiler would not generate.
 CP_INLINE void cp_divide_by_zero(void) {
   __asm__ volatile("divl %0" : : "r"(0), "a"(1), "d"(0) : "cc");
 }
 
-/// The frame pointer of the function that this was inlined into.
+/// Returns the frame pointer of the function into which this is inlined.
 CP_INLINE uint64_t cp_frame_pointer(void) { return (uint64_t)(uintptr_t)__builtin_frame_address(0); }
 
 #pragma clang assume_nonnull end

@@ -1,6 +1,6 @@
-// What the loader left, in one record, the same whichever way the kernel was booted (multiboot2 or PVH).
-// Kernel/Boot/BootRecord.swift fills it in before anything else may write to memory; boot/entry.asm makes
-// room for it, and both compare its size.
+// The loader's data in one record, the same for both ways to boot (multiboot2 and PVH).
+// Kernel/Boot/BootRecord.swift fills it in before any other code may write to memory; boot/entry.asm reserves
+// space for it, and both compare its size.
 
 #ifndef BOOT_INFORMATION_H
 #define BOOT_INFORMATION_H
@@ -16,8 +16,8 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_loader : uint32_t {
 } cp_loader;
 
 /// A range of the firmware's map as it came: any order, any alignment. `type` as ACPI's E820 has it:
-/// 1 is usable memory, 3 ACPI tables that may be reclaimed, everything else is not ours. What was cut off
-/// for a RAM disk is a range of its own, of a type that ACPI leaves to whoever builds the machine.
+/// 1 is usable memory, 3 ACPI tables that may be reclaimed, every other range is not ours. The carve-out
+/// for a RAM disk is a range of its own, of a type that ACPI leaves to the builder of the machine.
 static const uint32_t cp_boot_type_ram_disk = 0xf0000001u;
 
 struct cp_boot_range {
@@ -58,7 +58,7 @@ _Static_assert(offsetof(struct cp_boot_information, ranges) == 2232, "ranges");
 
 #pragma clang assume_nonnull begin
 
-/// The first range, module and byte of the command line: what Swift can reach by a pointer only.
+/// Return the first range, module and byte of the command line, which Swift can reach by a pointer only.
 static inline __attribute__((always_inline)) struct cp_boot_range *cp_boot_ranges(
     struct cp_boot_information *boot) {
   return boot->ranges;
