@@ -1,10 +1,11 @@
-// What an instruction wants of memory, as a page fault tells it.
+// The kind of an access to memory, as a page fault reports it.
 
 /// An access to memory for data.
 @frozen public enum AccessKind: UInt8, Sendable {
   case read
   case write
 
+  /// The word that a report prints.
   public var description: StaticString {
     switch self {
     case .read: "read"

@@ -4,13 +4,14 @@ import CPlatform
 
 /// A device of whole pages: a value of two words and a function.
 public struct BlockDevice {
+  /// The name that reports print.
   public let name: Name
+  /// Pages that the device has.
   public let pageCount: PageCount
   let context: UnsafeMutableRawPointer?
   let submitting: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutablePointer<cp_block_request>) -> Void
 
-  /// `submit` takes a request over and returns before it is done; it never fails, a failure comes with
-  /// `done`.
+  /// Makes a device. `submit` accepts a request and returns before it is done. It never fails; `done` reports a failure.
   public init(
     _ name: Name, pages: PageCount, _ context: UnsafeMutableRawPointer?,
     submit:
@@ -22,7 +23,7 @@ public struct BlockDevice {
     submitting = submit
   }
 
-  /// Hands a request over. No spin lock may be held.
+  /// Submits a request. No spin lock may be held.
   public func submit(_ request: UnsafeMutablePointer<cp_block_request>) {
     assert(holdsNoSpinLock(), "a request to a device with a spin lock held")
     submitting(context, request)

@@ -1,7 +1,7 @@
-// Making each allocation fail in turn: every place in the core that can run out of something asks
-// here first, so that a test can fail the n-th for every n and see that nothing was lost.
+// Fault injection for allocations: every allocation point of the core first calls `pass`. So a test can fail the n-th
+// point for every n, and check that nothing was lost.
 //
-// A machine in production carries no injection: the question is then one load of a nil, in slow halves.
+// A machine in production has no injection: the check is then one load of a nil, on slow paths only.
 
 import Synchronization
 
@@ -17,6 +17,7 @@ public struct FailureInjection: ~Copyable {
   let failed = Atomic<Bool>(false)
   let counts: InlineArray<8, Counter> = .init { _ in Counter() }
 
+  /// Makes an injection that fails no point.
   public init() {}
 
   /// Points still to pass before the one that fails; negative for none.

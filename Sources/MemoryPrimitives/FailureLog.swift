@@ -1,13 +1,15 @@
-// The last requests that did not go well: who asked for what, when, and how much was free. A refusal is an
-// answer and no bug, so nothing stops for it; this is where one looks afterwards.
+// A log of the last requests that failed, waited or laundered: requester, request, time, and free memory. A refusal is an
+// answer and no bug, so the system continues; a person reads the log afterwards.
 //
-// A ring in memory that the caller gives. A layer notes what it refuses to somebody above all layers; what a
-// layer asked of one below is not noted there again. Noting costs a spin lock on a path that has failed.
+// The log is a ring in memory that the caller supplies. The layer that refuses a request of the system's user records it;
+// the requests that this layer made of lower ones are not recorded again. A record costs a spin lock, on a path that has
+// failed.
 
 import Synchronization
 
-/// A request that was refused, or granted only after others had to move.
+/// A request that was refused, or granted only after pages were moved or written.
 public struct RefusedRequest: Sendable {
+  /// The resource that was requested.
   @frozen public enum Kind: UInt8, Sendable {
     /// Memory of kmem, in bytes.
     case object
@@ -20,6 +22,7 @@ public struct RefusedRequest: Sendable {
     /// Kernel addresses with memory behind them.
     case space
 
+    /// The words that a report prints.
     public var description: StaticString {
       switch self {
       case .object: "object"
@@ -31,32 +34,42 @@ public struct RefusedRequest: Sendable {
     }
   }
 
+  /// The resource that was requested.
   public var kind: Kind
+  /// The size of the request.
   public var bytes: ByteCount
+  /// The priority of the request.
   public var priority: AllocationPriority
-  /// Zero where none was asked for.
+  /// The alignment of a run; zero without one.
   public var alignment = ByteCount.zero
+  /// The boundary that a run must not cross; zero without one.
   public var boundary = ByteCount.zero
-  /// Where a run may lie; all of memory unless limits were given.
+  /// The lowest address where a run may lie; all of memory unless limits were given.
   public var low = PhysicalAddress(0)
+  /// The highest address where a run may lie.
   public var high = PhysicalAddress(UInt64.max)
-  /// For whom: a type, a role.
+  /// The owner of the memory: a type, a role.
   public var requester: Name
+  /// The call site of the request.
   public var site = CallSite.unknown
-  /// Why, in a few words.
+  /// The reason, in a few words.
   public var reason: StaticString
   /// Frames free at that moment.
   public var free: PageCount
-  /// A request for a run may be granted in the end, after pages were moved or written for it.
+  /// Pages moved for the request. A run may be granted in the end, after pages were moved or written for it.
   public var moved = PageCount.zero
+  /// Pages written for the request.
   public var written = PageCount.zero
+  /// Whether the request was granted in the end.
   public var wasGranted = false
-  /// The frame that stood in the way of the best run.
+  /// The frame that blocked the best run.
   public var blocker = FrameNumber.none
-  /// Set when it is noted: refusals are counted from 1.
+  /// Set when it is recorded: refusals are counted from 1.
   public internal(set) var number: UInt64 = 0
+  /// The tick at which it was recorded.
   public internal(set) var tick = Tick(0)
 
+  /// Describes a request; the fields that `init` does not name keep their defaults.
   public init(
     _ kind: Kind, _ bytes: ByteCount, priority: AllocationPriority, requester: Name, reason: StaticString,
     free: PageCount
@@ -84,7 +97,7 @@ public struct FailureLog {
   /// Bytes that a log needs, aligned to 64.
   public static var size: ByteCount { ByteCount(64 + capacity * MemoryLayout<RefusedRequest>.stride) }
 
-  /// An empty log in `memory`, which it keeps.
+  /// Makes an empty log in `memory`, which it keeps.
   public init(_ memory: UnsafeMutableRawPointer) {
     state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(to: State())
@@ -113,7 +126,7 @@ public struct FailureLog {
       let interrupts = state.pointee.lock.lock()
       let request = ring[Int((number - 1) % UInt64(Self.capacity))]
       state.pointee.lock.unlock(interrupts)
-      // Overwritten meanwhile: the rest is older still.
+      // Overwritten by a newer one: the rest is older still.
       guard request.number == number else { return }
       try body(request)
       number -= 1

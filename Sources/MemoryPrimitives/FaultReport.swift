@@ -1,8 +1,7 @@
-// What only a bug can cause, told in facts: what, where, whose, and both call sites when known.
+// Reports of bugs in a caller, with the facts: the mistake, the address, the owner, and both call sites when known.
 //
-// A report is made before anything was changed, with no lock held. In the kernel it ends on the console
-// and stops the machine; on the host a test receives it, and the operation that reported returns as if
-// it had not been called.
+// A report is made before anything was changed, with no lock held. In the kernel it is printed on the console and stops
+// the machine. On the host a test receives it, and the operation that reported returns as if it had not been called.
 
 /// A bug of a caller.
 @frozen public enum FaultKind: UInt8, Sendable {
@@ -19,6 +18,7 @@
   /// A write behind the end of an object.
   case overrun
 
+  /// The words that a report prints.
   public var description: StaticString {
     switch self {
     case .doubleFree: "double free"
@@ -38,26 +38,35 @@
 
 /// The facts of one bug. Fields that don't apply keep their defaults.
 public struct FaultReport: Sendable {
+  /// The kind of the bug.
   public var kind: FaultKind
-  /// One clause on what was asked, as in "the object was freed while already free".
+  /// One clause on the mistake, as in "the object was freed while already free".
   public var what: StaticString
   /// The address, frame or identifier in question, by `place`.
   public var subject: UInt64
+  /// The kind of value that `subject` is.
   public var place: Place
-  /// Bytes, pages or whatever `what` speaks of: what the caller said and what holds.
+  /// The value that the caller gave, in bytes, pages or the unit of `what`.
   public var given: UInt64 = 0
+  /// The value that holds, where `given` differs.
   public var expected: UInt64 = 0
-  /// Who keeps the thing: a cache, an arena.
+  /// The owner of the memory or value: a cache, an arena.
   public var owner: Name?
+  /// The type of the memory.
   public var type: Name?
+  /// The call site of the allocation.
   public var allocatedAt: CallSite = .unknown
+  /// The call site of the free before.
   public var freedAt: CallSite = .unknown
+  /// The call site of the reported call.
   public var reportedAt: CallSite = .unknown
 
+  /// The kinds of value that a fault is about.
   public enum Place: UInt8, Sendable {
     case virtualAddress, physicalAddress, frame, identifier
   }
 
+  /// Makes a report; the other fields keep their defaults.
   public init(_ kind: FaultKind, _ what: StaticString, _ subject: UInt64, _ place: Place) {
     self.kind = kind
     self.what = what

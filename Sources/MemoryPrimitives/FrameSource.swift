@@ -1,28 +1,29 @@
-// Where page tables, slabs of tags and other metadata get single frames from, without knowing who
-// gives them: early memory during boot, the buddy queues afterwards.
+// A source of single frames for page tables, pages of tags and other metadata. It hides where they come from: early
+// memory during boot, the buddy queues afterwards.
 
 /// A supply of single frames. A frame arrives with unknown contents.
 public struct FrameSource {
   let context: UnsafeMutableRawPointer?
-  let taking: @convention(c) (UnsafeMutableRawPointer?) -> UInt32
-  let giving: @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
+  let allocate: @convention(c) (UnsafeMutableRawPointer?) -> UInt32
+  let free: @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
 
-  /// `take` answers a frame number, or all ones when there is none.
+  /// Makes a source of two functions. `take` answers a frame number, or all ones when there is none.
   public init(
     _ context: UnsafeMutableRawPointer?,
     take: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt32,
     give: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
   ) {
     self.context = context
-    taking = take
-    giving = give
+    allocate = take
+    free = give
   }
 
-  /// A frame, or nil when there is none. Call it with no spin lock held.
+  /// Allocates a frame; nil when there is none. Call it with no spin lock held.
   public func take() -> FrameNumber? {
-    let frame = FrameNumber(taking(context))
+    let frame = FrameNumber(allocate(context))
     return frame == .none ? nil : frame
   }
 
-  public func give(_ frame: FrameNumber) { giving(context, frame.rawValue) }
+  /// Frees a frame that `take` returned. Call it with no spin lock held.
+  public func give(_ frame: FrameNumber) { free(context, frame.rawValue) }
 }

@@ -1,7 +1,7 @@
 // A doubly linked list whose members hold the links: no memory is needed to put one in, and removal is constant.
 //
-// The list keeps its two ends and its length. Where a member's links lie is the caller's business: in a frame record,
-// on a sleeper's stack, in a request. So each operation takes the caller's `ListLinks`, which the compiler folds away.
+// The list keeps its two ends and its length. The caller decides where a member's links lie: in a frame record, on a
+// sleeper's stack, in a request. So each operation takes the caller's `ListLinks`, which the compiler folds away.
 // A member is in one list at a time. The lock of the list's owner guards the list and the links.
 
 /// A value that names a member of a list, or none.

@@ -1,15 +1,15 @@
-// How one processor carries out an invalidation that another asked for: page by page, or all translations at once.
+// One processor's part in a TLB shootdown that another requested: page by page, or all translations at once.
 //
 // Invalidating a page costs some hundred cycles each, invalidating everything costs the walks that fill the TLB again.
-// Beyond a few dozen pages the second is cheaper (Linux: `tlb_single_page_flush_ceiling`, 33; FreeBSD has no limit).
+// Beyond a few dozen pages the latter is cheaper (Linux: `tlb_single_page_flush_ceiling`, 33; FreeBSD has no limit).
 //
-// The function knows neither instruction, so a test counts what it asks for.
+// The function has neither instruction, so a test counts the calls.
 
 import CPlatform
 
 /// One processor's part in an invalidation.
 package enum Invalidation {
-  /// So many pages are invalidated one by one; more invalidate everything.
+  /// Up to so many pages are invalidated one by one; for more, all translations are.
   package static var pageLimit: UInt64 { 64 }
 
   /// Calls `invalidatePage` with the address of every page of `runs`, or `invalidateAll` once.

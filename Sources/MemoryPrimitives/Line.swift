@@ -1,40 +1,55 @@
-// A line of text, built in place: the console, the fault reports and the replay's summary are written
-// with it on bare metal and on the host, where they must come out the same.
+// A line of text, built in place. The console, the fault reports and the replay's summary use it on bare metal and on the
+// host, where they must print the same.
 //
-// `String` needs an allocator; this is a fixed buffer that an interpolated literal fills. What does not
-// fit is cut off.
+// `String` needs an allocator; this is a fixed buffer that an interpolated literal fills. Text beyond its capacity is cut
+// off.
 
 /// Up to 320 bytes of text, built by interpolation: `"frames \(count) free, at \(hex: base)"`.
 public struct Line: ExpressibleByStringInterpolation {
+  /// Bytes that a line holds at most.
   public static var capacity: Int { 320 }
   var storage: InlineArray<320, UInt8> = .init(repeating: 0)
+  /// Bytes of text.
   public private(set) var count = 0
 
+  /// Makes an empty line.
   public init() {}
 
+  /// Makes a line of a literal.
   public init(stringLiteral text: StaticString) { append(text) }
 
+  /// Makes a line of a static text.
   public init(_ text: StaticString) { append(text) }
 
+  /// Makes a line of an interpolated literal.
   public init(stringInterpolation: StringInterpolation) { self = stringInterpolation.line }
 
+  /// Collects the segments of an interpolated literal.
   public struct StringInterpolation: StringInterpolationProtocol {
+    /// The text so far.
     public var line = Line()
+    /// Begins an empty text.
     public init(literalCapacity: Int, interpolationCount: Int) {}
+    /// Appends a segment of the literal.
     @inline(never) public mutating func appendLiteral(_ text: StaticString) { line.append(text) }
     public mutating func appendInterpolation(_ text: StaticString) { line.append(text) }
+    /// Appends a name.
     public mutating func appendInterpolation(_ name: Name) { line.append(name) }
+    /// Appends another line.
     public mutating func appendInterpolation(_ text: Line) { line.append(line: text) }
     /// Plain decimal digits.
     public mutating func appendInterpolation(_ value: UInt64) { line.append(decimal: value) }
+    /// Plain decimal digits.
     public mutating func appendInterpolation(_ value: UInt32) { line.append(decimal: UInt64(value)) }
+    /// Plain decimal digits, with a sign below zero.
     public mutating func appendInterpolation(_ value: Int) { line.append(signed: value) }
+    /// The number of a frame in decimal.
     public mutating func appendInterpolation(_ frame: FrameNumber) {
       line.append(decimal: UInt64(frame.rawValue))
     }
     /// Decimal with a comma after each thousand.
     public mutating func appendInterpolation(count value: UInt64) { line.append(grouped: value) }
-    /// A count and what is counted, which takes an `s` unless there is one of it: `2 frames`.
+    /// A count and its noun, with an `s` unless the count is one: `2 frames`.
     public mutating func appendInterpolation(count value: UInt64, _ noun: StaticString) {
       line.append(grouped: value)
       line.append(" ")
@@ -55,7 +70,7 @@ public struct Line: ExpressibleByStringInterpolation {
     public mutating func appendInterpolation(_ address: PhysicalAddress) {
       line.append(hex: address.rawValue, digits: 12)
     }
-    /// `text` with blanks in front up to `width`.
+    /// `text` with blanks before it up to `width`.
     public mutating func appendInterpolation(right text: Line, _ width: Int) {
       line.append(blanks: width - text.count)
       line.append(line: text)
@@ -67,6 +82,7 @@ public struct Line: ExpressibleByStringInterpolation {
     }
   }
 
+  /// The byte at `index`, which is below `count`.
   public subscript(index: Int) -> UInt8 {
     precondition(index >= 0 && index < count)
     return storage[index]
@@ -81,39 +97,48 @@ public struct Line: ExpressibleByStringInterpolation {
     }
   }
 
+  /// Appends a byte; has no effect when the line is full.
   public mutating func append(byte: UInt8) {
     guard count < Self.capacity else { return }
     storage[count] = byte
     count += 1
   }
 
+  /// Appends a static text.
   @inline(never) public mutating func append(_ text: StaticString) {
     for byte in UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount) {
       append(byte: byte)
     }
   }
 
+  /// Appends a name.
   public mutating func append(_ name: Name) {
     for i in 0..<name.count { append(byte: name[i]) }
   }
 
+  /// Appends another line.
   @inline(never) public mutating func append(line other: Line) {
     for i in 0..<other.count { append(byte: other.storage[i]) }
   }
 
+  /// Appends a byte; has no effect when the line is full.
   public mutating func append(bytes: UnsafeBufferPointer<UInt8>) {
     for byte in bytes { append(byte: byte) }
   }
 
+  /// Appends blanks; none for a negative number.
   public mutating func append(blanks: Int) {
     guard blanks > 0 else { return }
     for _ in 0..<blanks { append(byte: UInt8(ascii: " ")) }
   }
 
+  /// Appends plain decimal digits.
   @inline(never) public mutating func append(decimal value: UInt64) { append(digits: value, comma: false) }
 
+  /// Appends decimal digits with a comma after each thousand.
   @inline(never) public mutating func append(grouped value: UInt64) { append(digits: value, comma: true) }
 
+  /// Appends plain decimal digits, with a sign below zero.
   public mutating func append(signed value: Int) {
     if value < 0 { append(byte: UInt8(ascii: "-")) }
     append(decimal: UInt64(value.magnitude))
@@ -135,6 +160,7 @@ public struct Line: ExpressibleByStringInterpolation {
     }
   }
 
+  /// Appends `0x` and at least `digits` digits in groups of four.
   @inline(never) public mutating func append(hex value: UInt64, digits: Int) {
     append("0x")
     let needed = max(1, (64 - value.leadingZeroBitCount + 3) / 4)
@@ -146,15 +172,15 @@ public struct Line: ExpressibleByStringInterpolation {
     }
   }
 
-  /// Drops what stands behind the first `length` bytes.
+  /// Removes the text after the first `length` bytes.
   public mutating func truncate(to length: Int) { count = min(count, max(0, length)) }
 
-  /// Three significant digits; a whole number of the unit without a point, so that `2 MiB` is exact and
+  /// Appends three significant digits; a whole number of the unit without a point, so that `2 MiB` is exact and
   /// `2.00 MiB` is not.
   @inline(never) public mutating func append(size: ByteCount) {
     var shift: UInt64 = 0
     while shift < 40 && size.rawValue >> (shift + 10) != 0 { shift += 10 }
-    // What rounds up to 1024 of a unit is one of the next.
+    // A value that rounds up to 1024 of a unit is one of the next.
     if shift > 0 && shift < 40 && size.rawValue >> shift == 1023
       && size.rawValue >> (shift - 1) & 1 != 0
     {
@@ -187,7 +213,7 @@ public struct Line: ExpressibleByStringInterpolation {
     }
   }
 
-  /// `whole` and `rest` of `1 << shift`, in units of one `places`-th.
+  /// Rounds `whole` and `rest` of `1 << shift` to units of one `places`-th.
   private static func rounded(_ whole: UInt64, _ rest: UInt64, _ shift: UInt64, _ places: UInt64) -> UInt64 {
     whole * places + ((rest >> (shift - 10)) * places + 512) >> 10
   }

@@ -1,18 +1,19 @@
-// The order in which locks may be taken: only a lock of a higher rank than any that is held. Ranks below 100 are of
-// spin locks, which a processor holds; those from 100 on of sleeping locks, which a thread holds. A sleeping lock
-// comes before every spin lock: nobody sleeps with a spin lock held. Ranks are checked where assertions are (tests,
-// and the kernel as built by the Makefile).
+// The order of locks: a processor may acquire only a lock of a higher rank than any that it holds. Ranks below 100 are of
+// spin locks, which a processor holds; those from 100 on of sleeping locks, which a thread holds. A thread acquires its
+// sleeping locks before every spin lock, because it must not sleep with a spin lock held. Builds with assertions check
+// ranks: the tests, and the kernel as the Makefile builds it.
 
 import CPlatform
 
-/// The place of a lock in the order. A gap is left between neighbours for the layers to come.
+/// The position of a lock in the order. Gaps between neighbours leave numbers for later layers.
 @frozen public struct LockRank: Equatable, Sendable {
   public let rawValue: UInt32
+  /// Makes a rank of a number.
   @inlinable public init(_ rawValue: UInt32) { self.rawValue = rawValue }
 
   /// The table of pageable ranges.
   @inlinable public static var pagingMap: Self { Self(10) }
-  /// A memory object: its slots, and what is said of its pages.
+  /// A memory object: its slots, and the state of its pages.
   @inlinable public static var pagingObject: Self { Self(20) }
   @inlinable public static var vmemArena: Self { Self(30) }
   @inlinable public static var vmemTags: Self { Self(35) }
@@ -23,21 +24,22 @@ import CPlatform
   /// Slots of the swap device.
   @inlinable public static var pagingSwap: Self { Self(57) }
   @inlinable public static var pagingQueues: Self { Self(58) }
-  /// What a RAM disk has been asked for.
+  /// The requests of a RAM disk.
   @inlinable public static var blockDevice: Self { Self(59) }
   @inlinable public static var physicalDomain: Self { Self(60) }
   @inlinable public static var registry: Self { Self(70) }
-  /// Who runs, and who sleeps: of whoever has threads.
+  /// The scheduler's threads, running and sleeping.
   @inlinable public static var scheduler: Self { Self(80) }
 
-  /// One of a workload's pages, with what it should hold.
+  /// One of a workload's pages, with its expected contents.
   @inlinable public static var workload: Self { Self(110) }
 
-  /// A trim of all caches, which others may have to wait for.
+  /// A trim of all caches, for whose end another thread may wait.
   @inlinable public static var kmemTrim: Self { Self(120) }
 
-  /// Whether a thread that waits for it sleeps.
+  /// Whether a thread that waits for the lock sleeps.
   public var kind: Kind { rawValue < 100 ? .spin : .sleeping }
+  /// How a thread waits for a lock.
   public enum Kind: UInt8, Sendable { case spin, sleeping }
 
   /// Calls `body` with each rank and its name, in their order.
@@ -60,8 +62,8 @@ import CPlatform
     body(.kmemTrim, "kmem trim")
   }
 
-  /// Counts a wait for a lock of this rank, where somebody keeps account. Interrupts are off.
-  @usableFromInline func noteWait(_ cycles: UInt64) {
+  /// Counts a wait for a lock of this rank, if the processor has a table for that. Interrupts are off.
+  @usableFromInline func recordWait(_ cycles: UInt64) {
     guard let waits = cp_processor().pointee.waits, rawValue < CP_LOCK_RANKS else { return }
     cp_wait_counts(waits)[Int(rawValue)] &+= 1
     let longest = cp_longest_waits(waits)

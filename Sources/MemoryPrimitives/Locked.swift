@@ -11,6 +11,7 @@ import Builtin
     address.initialize(to: value)
   }
 
+  /// The address of the value, which never changes.
   @_alwaysEmitIntoClient @_transparent public var address: UnsafeMutablePointer<Value> {
     UnsafeMutablePointer<Value>(Builtin.unprotectedAddressOfBorrow(self))
   }
@@ -25,6 +26,7 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
   @usableFromInline let lock: SpinLock
   @usableFromInline let cell: Cell<Value>
 
+  /// Makes a value behind a lock of a rank.
   @inlinable public init(_ rank: LockRank, _ value: consuming Value) {
     lock = SpinLock(rank)
     cell = Cell(value)
@@ -39,13 +41,13 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
     return try body(&value.pointee)
   }
 
-  /// Takes the lock until the answer is released or goes out of scope: for a lock that must cross a call. The callee takes
-  /// it `consuming`.
+  /// Acquires the lock until the answer is released or goes out of scope: for a lock that must cross a call. The callee
+  /// gets the answer `consuming`.
   @inline(always) package borrowing func acquire() -> Held<Value> {
     Held(lock: lock.address, interrupts: lock.lock(), value: cell.address)
   }
 
-  /// The value without its lock, for a checker: sound only while nothing else uses the instance.
+  /// The value without its lock, for a check: sound only while nothing else uses the instance.
   @inlinable public var quiet: UnsafeMutablePointer<Value> { cell.address }
 }
 

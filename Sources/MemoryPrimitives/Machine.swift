@@ -1,26 +1,29 @@
-// What an instance knows of the machine under it: where physical memory can be reached, how many
-// processors there are, and whom to ask for what only an executive can do.
+// The machine under an instance: the direct map of physical memory, the number of processors, and the upcalls to the
+// executive.
 //
-// A `Machine` is a value that each layer keeps in its state, so two systems over different memory
-// live side by side.
+// A `Machine` is a value that each layer keeps in its state, so two systems over different memory can coexist.
 
 import CPlatform
 
-/// Where physical memory appears in the address space: all of it, one offset.
+/// The direct map: all physical memory appears in the address space at one offset.
 @frozen public struct DirectMap: Sendable {
   public let base: UInt64
+  /// Makes a direct map at an address.
   @inlinable public init(base: UInt64) { self.base = base }
 
+  /// Translates a physical address to a pointer.
   @inline(always) public func pointer(to address: PhysicalAddress) -> UnsafeMutableRawPointer {
     UnsafeMutableRawPointer(bitPattern: UInt(base &+ address.rawValue)).unsafelyUnwrapped
   }
+  /// Translates a frame to a pointer to its first byte.
   @inline(always) public func pointer(to frame: FrameNumber) -> UnsafeMutableRawPointer {
     pointer(to: frame.address)
   }
+  /// Translates a physical address to its address in the direct map.
   @inline(always) public func virtualAddress(of address: PhysicalAddress) -> VirtualAddress {
     VirtualAddress(base &+ address.rawValue)
   }
-  /// The physical address behind an address of the direct map; meaningless for any other.
+  /// Translates an address of the direct map to its physical address; meaningless for any other.
   @inline(always) public func physicalAddress(of address: VirtualAddress) -> PhysicalAddress {
     PhysicalAddress(address.rawValue &- base)
   }
@@ -28,6 +31,7 @@ import CPlatform
 
 /// The machine under one instance.
 public struct Machine {
+  /// The direct map of the instance's memory.
   public let directMap: DirectMap
   /// Processors that may ever run: per-processor state is made for so many.
   public let processorCount: Int
@@ -35,7 +39,7 @@ public struct Machine {
   @usableFromInline let failures: UnsafeMutablePointer<FailureInjection>?
   let log: FailureLog?
 
-  /// `upcalls` (and `failures`, for tests) must outlive every instance that uses this machine.
+  /// Makes a machine. `upcalls` (and `failures`, for tests) must outlive every instance that uses this machine.
   public init(
     directMap: DirectMap, processorCount: Int, upcalls: UnsafePointer<cp_upcalls>,
     failures: UnsafeMutablePointer<FailureInjection>? = nil, log: FailureLog? = nil
@@ -47,34 +51,34 @@ public struct Machine {
     self.log = log
   }
 
-  /// The same machine as an instance sees it that has only a part of its memory, with physical address 0
-  /// at the start of `directMap`: for a second instance over memory that the first one lends.
+  /// Makes the machine of a second instance, over memory that the first one loans: a part of it, with physical address 0
+  /// at the start of `directMap`.
   public func loaning(_ directMap: DirectMap, processors: Int) -> Machine {
     Machine(directMap: directMap, processorCount: processors, upcalls: upcalls)
   }
 
-  /// The same machine, for layers that note in `log` what they refuse.
+  /// Makes the same machine for layers that record refusals in `log`.
   public func logging(to log: FailureLog) -> Machine {
     Machine(
       directMap: directMap, processorCount: processorCount, upcalls: upcalls, failures: failures, log: log)
   }
 
-  /// Notes a request that is being refused, where somebody keeps account. No spin lock may be held.
+  /// Records a refused request in the failure log, if there is one. No spin lock may be held.
   public func note(_ request: @autoclosure () -> RefusedRequest) {
     if let log { log.note(request(), at: now) }
   }
 
-  /// Whether the allocation about to be tried is to fail. Asked at each place that can run out of
-  /// something, before anything was changed.
+  /// Whether fault injection makes the coming allocation fail. Each allocation point calls it before it changes anything.
   @inline(always) public func failsHere(_ point: FailurePoint) -> Bool {
     failures != nil && failures.unsafelyUnwrapped.pointee.pass(point)
   }
 
-  /// Reports a bug of a caller. Where it returns (on the host), the operation ends and changes nothing.
+  /// Reports a bug of a caller. If this returns (on the host), the operation ends and changes nothing.
   public func report(_ fault: FaultReport) {
     withUnsafePointer(to: fault) { upcalls.pointee.report_fault(upcalls.pointee.context, $0) }
   }
 
+  /// Reads the tick count.
   public var now: Tick { Tick(upcalls.pointee.tick(upcalls.pointee.context)) }
 
   /// Makes every processor invalidate the translations of `pages` pages from `first` on.
@@ -104,8 +108,8 @@ public struct Machine {
     upcalls.pointee.run_on(upcalls.pointee.context, processor.rawValue, body, argument)
   }
 
-  /// Starts a thread that runs `body`, on one of `processors`, a bit each. Nil when no thread is to be had, on a
-  /// machine without threads always. Who starts a worker joins it.
+  /// Starts a thread that runs `body` on one of `processors`, a bit each. Nil when the machine has no thread left, or has
+  /// none at all. The caller that starts a worker must join it.
   public func start(
     _ name: StaticString, _ kind: ThreadKind, on processors: UInt64 = .max,
     _ argument: UnsafeMutableRawPointer?, _ body: @convention(c) (UnsafeMutableRawPointer?) -> Void
@@ -119,7 +123,8 @@ public struct Machine {
     return handle == 0 ? nil : ThreadHandle(rawValue: handle)
   }
 
-  /// Waits until the body of `thread`, a worker or a service that was told to end, has returned. Once; afterwards the handle means nothing.
+  /// Waits until the body of `thread` has returned: of a worker, or of a service that was asked to end. The handle is
+  /// invalid afterwards.
   public func join(_ thread: ThreadHandle) {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
     upcalls.pointee.join?(upcalls.pointee.context, thread.rawValue)
@@ -139,17 +144,18 @@ public struct Machine {
   }
 }
 
-/// What a thread is there for.
+/// The purpose of a thread.
 @frozen public enum ThreadKind: UInt8, Sendable {
-  /// Does one job and returns; whoever started it joins it.
+  /// Does one job and returns; the thread that started it joins it.
   case worker
-  /// Works for others until it is told to end. When everybody but services sleeps without a deadline, nobody
-  /// is left to wake them.
+  /// Works for others until it is asked to end. When all threads but services sleep without a deadline, no thread
+  /// can wake them.
   case service
 }
 
 /// A thread that was started.
 @frozen public struct ThreadHandle: Sendable {
   public let rawValue: UInt64
+  /// Makes a handle of the machine's number.
   public init(rawValue: UInt64) { self.rawValue = rawValue }
 }

@@ -1,18 +1,19 @@
-// A name of up to 31 bytes, held in place: names of caches and types come from traces as well as from
-// source, so `StaticString` is not enough, and `String` needs an allocator.
+// A name of up to 31 bytes, held in place. Names of caches and types come from traces as well as from source, so
+// `StaticString` is not enough, and `String` needs an allocator.
 
 /// Up to 31 bytes of text, held in place.
 @frozen public struct Name: Equatable, Sendable {
   @usableFromInline var words: InlineArray<4, UInt64>
 
-  /// The longest name, in bytes. What is longer loses its end.
+  /// The longest name, in bytes. A longer one loses its end.
   public static var capacity: Int { 31 }
 
+  /// Makes a name of a static text.
   public init(_ text: StaticString) {
     self.init(bytes: UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
   }
 
-  /// The first 31 of `bytes`. A byte that is not printable ASCII becomes `?`.
+  /// Makes a name of the first 31 of `bytes`. A byte that is not printable ASCII becomes `?`.
   public init(bytes: UnsafeBufferPointer<UInt8>) {
     words = InlineArray(repeating: 0)
     let length = min(bytes.count, Self.capacity)

@@ -1,26 +1,28 @@
-// Pages whose translations changed, put by until every processor may be told to forget them: the change
-// is made with a spin lock held, the telling is an upcall and comes after it.
+// Pages whose translations changed, collected for one TLB shootdown. The change is made with a spin lock held; the
+// shootdown is an upcall and comes after it.
 //
-// Pages that come in the order of their addresses become one run, and go in one message; no other order is looked
-// for, as the pages of a run of frames have none. More runs than fit become "all": whoever changes them can't stop
-// in the middle, and forgetting too much is never wrong.
+// Pages added in the order of their addresses become one run, in one message. No other order is sought, because the pages
+// of a run of frames have none. More runs than fit become "all": the change can't stop in the middle, and to invalidate
+// too much is never wrong.
 
 import CPlatform
 
-/// Up to 32 runs of pages to be forgotten: a plain value of whoever changes them.
+/// Up to 32 runs of pages to be invalidated: a plain value of the code that changes translations.
 public struct ShootdownBatch {
-  /// Runs that fit in.
+  /// The most runs that it holds.
   @inlinable public static var capacity: Int { 32 }
 
-  /// Runs that are in.
+  /// Runs that it holds.
   public private(set) var count = 0
   private var isAll = false
   private var runs: InlineArray<32, cp_page_run> = .init(repeating: cp_page_run(address: 0, count: 0))
 
+  /// Makes an empty batch.
   public init() {}
 
+  /// Whether the batch has no page.
   public var isEmpty: Bool { count == 0 && !isAll }
-  /// Whether another page may make it all pages.
+  /// Whether the next page may make it all pages.
   public var isFull: Bool { count == Self.capacity }
 
   /// Adds the page that holds `address`. Constant.

@@ -1,9 +1,9 @@
-// A lock whose waiters sleep: for what takes long, or sleeps itself. It is held by a thread, which may be moved to
-// another processor meanwhile.
+// A lock whose waiters sleep, for work that takes long or sleeps itself. A thread holds it, and may move to another
+// processor while it does.
 //
-// One word: free, held, or held with somebody waiting. Who finds it taken marks that and sleeps; who releases it
-// wakes all that wait when somebody does, and they try again in the order in which they came. Taking it when it is
-// free costs one compare-and-swap.
+// Its word says free, held, or held with waiters. A thread that finds it held marks that and sleeps. The release wakes all
+// waiters, if there are any, and they try again in the order in which they came. To acquire a free lock costs one
+// compare-and-swap.
 
 import CPlatform
 import Synchronization
@@ -20,24 +20,26 @@ public struct SleepLock: ~Copyable {
   private let queue = WaitQueue("a lock", .thread)
   private let rank: LockRank
 
+  /// Makes a free lock of a sleeping rank.
   public init(_ rank: LockRank) {
     precondition(rank.kind == .sleeping)
     self.rank = rank
   }
 
-  /// Takes the lock. No spin lock may be held, and no sleeping lock of this rank or a higher one. Where nobody can
-  /// release it any more, as on a machine without threads whose only one holds it, that is a bug.
+  /// Acquires the lock. No spin lock may be held, and no sleeping lock of this rank or a higher one. Traps if no thread
+  /// can release it any more, as on a machine without threads whose only one holds it.
   public borrowing func lock(on machine: Machine) {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
-    assert(mayTake(), "a sleeping lock was taken against its rank")
+    assert(mayAcquire(), "a sleeping lock was acquired against its rank")
     if !word.compareExchange(expected: Word.free, desired: Word.held, ordering: .acquiring).exchanged {
       wait(on: machine)
     }
-    assert(noteTaken())
+    assert(recordAcquired())
   }
 
+  /// Releases the lock, and wakes its waiters.
   public borrowing func unlock(on machine: Machine) {
-    assert(noteReleased(), "sleeping locks were released out of order")
+    assert(recordReleased(), "sleeping locks were released out of order")
     if word.exchange(Word.free, ordering: .releasing) == Word.awaited { queue.wake(on: machine) }
   }
 
@@ -52,18 +54,18 @@ public struct SleepLock: ~Copyable {
     let start = cp_cycles()
     while true {
       let ticket = queue.ticket()
-      // Whoever slept may not know whether others still do.
+      // A thread that slept does not know whether others still do, so it marks the lock.
       if word.exchange(Word.awaited, ordering: .acquiring) == Word.free { break }
-      precondition(queue.sleep(ticket, on: machine), "a sleeping lock that nobody can release")
+      precondition(queue.sleep(ticket, on: machine), "a sleeping lock that no thread can release")
     }
-    withInterruptsOff { rank.noteWait(cp_cycles() &- start) }
+    withInterruptsOff { rank.recordWait(cp_cycles() &- start) }
   }
 
-  private borrowing func mayTake() -> Bool {
+  private borrowing func mayAcquire() -> Bool {
     withInterruptsOff { cp_processor().pointee.held_sleeping < rank.rawValue }
   }
 
-  private borrowing func noteTaken() -> Bool {
+  private borrowing func recordAcquired() -> Bool {
     withInterruptsOff {
       covered.store(cp_processor().pointee.held_sleeping, ordering: .relaxed)
       cp_processor().pointee.held_sleeping = rank.rawValue
@@ -71,7 +73,7 @@ public struct SleepLock: ~Copyable {
     return true
   }
 
-  private borrowing func noteReleased() -> Bool {
+  private borrowing func recordReleased() -> Bool {
     withInterruptsOff {
       let held = cp_processor().pointee.held_sleeping
       cp_processor().pointee.held_sleeping = covered.load(ordering: .relaxed)

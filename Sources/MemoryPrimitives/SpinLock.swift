@@ -1,8 +1,8 @@
 // A spin lock that switches interrupts off on its processor while it is held, and knows its rank.
 //
-// While one is held: bounded work, no fault, no upcall, no sleep. The rank of the innermost lock held
-// is a word of the processor; each lock remembers the rank that it covered, so release restores it
-// without a list. This takes locks to be released in the opposite order, which `assert` checks.
+// While a processor holds one, it does bounded work, without a fault, an upcall or a sleep. The rank of the innermost lock
+// held is a word of the processor. Each lock stores the rank that it covered, so its release restores that without a
+// list. This requires that locks are released in the opposite order, which `assert` checks.
 
 import Builtin
 import CPlatform
@@ -14,25 +14,27 @@ public struct SpinLock: ~Copyable {
   @usableFromInline let covered = Atomic<UInt32>(0)
   @usableFromInline let rank: LockRank
 
+  /// Makes a free lock of a spin rank.
   @inlinable public init(_ rank: LockRank) { self.rank = rank }
 
-  /// Takes the lock. Returns the interrupt state that `unlock` restores.
+  /// Acquires the lock. Returns the interrupt state that `unlock` restores.
   @inline(always) public borrowing func lock() -> UInt64 {
     let interrupts = cp_interrupts_disable()
-    // Asked before the wait, which has no end when this processor holds the lock itself.
-    assert(mayTake(), "a spin lock was taken against its rank")
+    // Checked before the wait, which has no end when this processor holds the lock itself.
+    assert(mayAcquire(), "a spin lock was acquired against its rank")
     if !word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged { spin() }
-    assert(noteTaken())
+    assert(recordAcquired())
     return interrupts
   }
 
+  /// Releases the lock and restores the interrupt state that `lock` returned.
   @inline(always) public borrowing func unlock(_ interrupts: UInt64) {
-    assert(noteReleased(), "spin locks were released out of order")
+    assert(recordReleased(), "spin locks were released out of order")
     word.store(0, ordering: .releasing)
     cp_interrupts_restore(interrupts)
   }
 
-  /// Where the lock lies, which never changes.
+  /// The address of the lock, which never changes.
   @inlinable var address: UnsafePointer<SpinLock> {
     UnsafePointer(Builtin.unprotectedAddressOfBorrow(self))
   }
@@ -46,11 +48,11 @@ public struct SpinLock: ~Copyable {
         spins &+= 1
       }
     } while !word.compareExchange(expected: 0, desired: 1, ordering: .acquiring).exchanged
-    rank.noteWait(cp_cycles() &- start)
+    rank.recordWait(cp_cycles() &- start)
   }
 
-  /// Keeps the longest interval, measured from the outermost lock to its release.
-  @usableFromInline @inline(never) borrowing func noteHeld(_ mine: UnsafeMutablePointer<cp_processor>) {
+  /// Records the interval from the outermost lock to its release, if it is the longest.
+  @usableFromInline @inline(never) borrowing func recordHold(_ mine: UnsafeMutablePointer<cp_processor>) {
     let cycles = cp_cycles() &- mine.pointee.held_since
     mine.pointee.held_since = 0
     if cycles > mine.pointee.longest_off { mine.pointee.longest_off = cycles }
@@ -61,10 +63,10 @@ public struct SpinLock: ~Copyable {
     cp_hold_sites(waits)[Int(rank.rawValue)] = cp_return_address()
   }
 
-  @usableFromInline borrowing func mayTake() -> Bool { cp_processor().pointee.held_rank < rank.rawValue }
+  @usableFromInline borrowing func mayAcquire() -> Bool { cp_processor().pointee.held_rank < rank.rawValue }
 
-  /// Always true, so that it can stand in an assertion and cost nothing where those are off.
-  @usableFromInline borrowing func noteTaken() -> Bool {
+  /// Always answers true: inside an assertion it costs nothing in builds without them.
+  @usableFromInline borrowing func recordAcquired() -> Bool {
     let mine = cp_processor()
     covered.store(mine.pointee.held_rank, ordering: .relaxed)
     if mine.pointee.measuring != 0 && mine.pointee.held_rank == 0 { mine.pointee.held_since = cp_cycles() }
@@ -72,11 +74,11 @@ public struct SpinLock: ~Copyable {
     return true
   }
 
-  @usableFromInline borrowing func noteReleased() -> Bool {
+  @usableFromInline borrowing func recordReleased() -> Bool {
     let mine = cp_processor()
     let held = mine.pointee.held_rank
     mine.pointee.held_rank = covered.load(ordering: .relaxed)
-    if mine.pointee.held_since != 0 && mine.pointee.held_rank == 0 { noteHeld(mine) }
+    if mine.pointee.held_since != 0 && mine.pointee.held_rank == 0 { recordHold(mine) }
     return held == rank.rawValue
   }
 }

@@ -1,36 +1,35 @@
-// How the processor that calls another one and the called one agree whether it came in time.
+// The agreement between the processor that starts another one and the called processor, whether it came in time.
 //
-// What a processor runs on (stack, block, thread) is prepared by the caller and belongs to one of the two at any time.
-// A called processor may answer late, when the caller has given the preparation to the next one, or stop between its
+// The caller prepares a stack, a block and a thread for the called processor; they belong to one of the two at any time.
+// A called processor may answer late, when the caller has offered the preparation to the next one, or stop between its
 // answer and its first function. So each step is one exchange of a word that holds the identity of the called processor
-// and how far it has come:
+// and its state:
 //
 //     unused ──call──▸ called ──claim──▸ claimed ──join──▸ joined
 //       ▴               │                  │                │
 //       └── withdraw ───┴──────────────────┴────────────────┘
 //
 // The called processor claims (boot/processors.asm), then joins; the caller withdraws when it has waited long enough. Of
-// two that try at once one succeeds, and the identity keeps a late processor from taking another one's ticket.
+// two that try at once one succeeds. The identity keeps a late processor from claiming another one's ticket.
 //
-// The record that describes the preparation is there once, and the caller writes it anew after a call that is over.
-// So the called processor reads all of it after its claim, then looks whether it still has the claim, and only then uses
-// what it read.
+// There is one record that describes the preparation, and the caller writes it anew after a call is over. So the called
+// processor reads all of it after its claim, then checks that it still has the claim, and only then uses the record.
 //
-// INVARIANT. A preparation that was withdrawn before it was claimed is the caller's again; one withdrawn after that
-// stays with the processor that claimed it, which may still run on it, and which halts when it fails to join.
+// INVARIANT: a preparation that was withdrawn before it was claimed belongs to the caller again. One withdrawn after that
+// stays with the processor that claimed it, which may still run on it. That processor halts when it fails to join.
 
 import Synchronization
 
 /// A handle on the word.
 package struct StartTicket {
-  /// How far the called processor has come. boot/processors.asm knows the first three values.
+  /// The steps of the called processor. boot/processors.asm uses the first three values.
   package enum State: UInt32 { case unused, called, claimed, joined }
 
-  /// What became of a call that is over.
+  /// The outcome of a call.
   package enum Outcome: Sendable {
-    /// It did not answer: what was prepared for it is unused.
+    /// It did not answer: the preparation is unused.
     case noAnswer
-    /// It answered and went no further: what was prepared for it is lost.
+    /// It answered and went no further: the preparation is lost.
     case lost
     /// It runs.
     case joined
@@ -38,7 +37,7 @@ package struct StartTicket {
 
   private let word: UnsafeMutablePointer<Atomic<UInt64>>
 
-  /// The word is zero before the first call.
+  /// Makes a handle. The word is zero before the first call.
   package init(_ word: UnsafeMutablePointer<Atomic<UInt64>>) { self.word = word }
 
   private static func value(_ identity: UInt32, _ state: State) -> UInt64 {
@@ -58,12 +57,12 @@ package struct StartTicket {
     word.pointee.store(Self.value(identity, .called), ordering: .sequentiallyConsistent)
   }
 
-  /// How far the called processor has come.
+  /// The last step of the called processor.
   package var state: State {
     State(rawValue: UInt32(truncatingIfNeeded: word.pointee.load(ordering: .acquiring) >> 32)) ?? .unused
   }
 
-  /// Ends the call: from here on the processor comes too late, unless it has joined.
+  /// Ends the call: the processor can no longer join, unless it has.
   package func withdraw(_ identity: UInt32) -> Outcome {
     if move(identity, from: .called, to: .unused) { return .noAnswer }
     if move(identity, from: .claimed, to: .unused) { return .lost }
@@ -71,6 +70,6 @@ package struct StartTicket {
     return .joined
   }
 
-  /// The step of a called processor that is ready to run: false when it came too late, and must halt.
+  /// Joins, for a called processor that is ready to run. Answers false when it came too late, and must halt.
   package func join(_ identity: UInt32) -> Bool { move(identity, from: .claimed, to: .joined) }
 }

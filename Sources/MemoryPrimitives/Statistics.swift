@@ -1,18 +1,19 @@
 // The registry of figures and tunables: rows that each layer adds at boot, read by the console, the
 // host tool and a user's own code the same way.
 //
-// The table has a fixed size and lives in memory that the caller gives; rows are added during assembly
-// and never removed, so readers need no lock. A reader is a C function with a context word; it answers
-// exactly when nothing runs, and is at most one operation a processor behind otherwise.
+// The table has a fixed size and lives in memory that the caller supplies. Rows are added during assembly and never
+// removed, so readers need no lock. A reader is a C function with a context word. Its answer is exact when nothing runs,
+// else at most one operation for each processor behind.
 
 import CPlatform
 
-/// What a figure is a number of.
+/// The unit of a figure.
 @frozen public enum StatisticUnit: UInt8, Sendable {
   case bytes, pages, requests, objects, tags, events, ticks, instructions, processors, passes
   case choice, switchOnOff
 }
 
+/// How a figure changes.
 @frozen public enum StatisticKind: UInt8, Sendable {
   /// Only rises.
   case counter
@@ -24,16 +25,21 @@ import CPlatform
 
 /// One named figure.
 public struct Statistic {
+  /// The name, its parts separated by dots.
   public let name: StaticString
+  /// A description in a few words.
   public let about: StaticString
+  /// The unit of the value.
   public let unit: StatisticUnit
+  /// How the value changes.
   public let kind: StatisticKind
-  /// For unit `choice`: the values' words, `|` between them, in the order of their numbers.
+  /// For unit `choice`: the names of the values in the order of their numbers, `|` between them.
   public let choices: StaticString?
   let context: UnsafeMutableRawPointer?
   let reader: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
   let writer: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> cp_setting)?
 
+  /// Describes a row: `read` computes its value, and `write` sets a tunable. Both get `context`.
   public init(
     _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
     choices: StaticString? = nil, context: UnsafeMutableRawPointer?,
@@ -50,9 +56,10 @@ public struct Statistic {
     writer = write
   }
 
+  /// Computes the value.
   public var value: UInt64 { reader(context) }
 
-  /// Sets a tunable, or says why not.
+  /// Sets a tunable; answers whether it was accepted, or why not.
   public func set(_ value: UInt64) -> cp_setting { writer?(context, value) ?? .read_only }
 }
 
@@ -65,12 +72,12 @@ public struct Statistics {
   let state: UnsafeMutablePointer<State>
   let rows: UnsafeMutablePointer<Statistic>
 
-  /// Bytes that a registry of `capacity` rows needs.
+  /// Computes the bytes that a registry of `capacity` rows needs.
   public static func size(capacity: Int) -> ByteCount {
     ByteCount(64 + capacity * MemoryLayout<Statistic>.stride)
   }
 
-  /// An empty registry in `memory`, aligned to 64 bytes.
+  /// Makes an empty registry in `memory`, aligned to 64 bytes.
   public init(_ memory: UnsafeMutableRawPointer, capacity: Int) {
     state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(to: State(count: 0, capacity: capacity))
@@ -84,13 +91,15 @@ public struct Statistics {
     state.pointee.count += 1
   }
 
+  /// Rows that were added.
   public var count: Int { state.pointee.count }
+  /// The row at `index`, in the order in which they were added.
   public subscript(index: Int) -> Statistic {
     precondition(index >= 0 && index < count)
     return rows[index]
   }
 
-  /// What the row called `name` reads; nil when there is none. One pass over the rows.
+  /// Computes the value of the row called `name`; nil when there is none. One pass over the rows.
   public func value(of name: StaticString) -> UInt64? {
     let name = Name(name)
     for index in 0..<count where Name(rows[index].name) == name { return rows[index].value }

@@ -1,17 +1,19 @@
-// Which sleeper is told that no processor can wake it, when all sleep.
+// The choice of the sleeper whose sleep is refused, when all threads sleep and no processor can wake any.
 //
-// It is true of the set of sleepers and not of each: a thread that waits for memory may hold what another waits for.
-// So one thread is told, one that waits for memory, as its caller can be refused; what it does then may wake the
-// others, which go on sleeping. While a thread waits for an interrupt, the machine is not dead: none is told.
+// This is true of the set of sleepers and not of each: a thread that waits for memory may hold a lock that another waits
+// for. So one sleep is refused, of a thread that waits for memory, because its caller can handle that. Its next steps may
+// wake the others, which continue to sleep. While a thread waits for an interrupt, the machine may still go on, and no
+// sleep is refused.
 
-/// The choice among threads that all sleep without a deadline: each is shown to it once.
+/// The choice among threads that all sleep without a deadline: `add` each of them once.
 public struct StuckSleepers<Sleeper> {
   @usableFromInline var mayBeInterrupted = false
   @usableFromInline var oldest: (sleeper: Sleeper, since: UInt64)?
 
+  /// Makes a choice among no threads.
   @inlinable public init() {}
 
-  /// `since` orders the sleeps: a lower number began earlier.
+  /// Adds a sleeper. `since` orders the sleeps: a lower number began earlier.
   @inlinable public mutating func add(_ sleeper: Sleeper, _ kind: WaitKind, since: UInt64) {
     switch kind {
     case .thread: break
@@ -22,6 +24,6 @@ public struct StuckSleepers<Sleeper> {
     }
   }
 
-  /// The thread to be told: of those that wait for memory the one that has slept longest.
+  /// The thread whose sleep is refused: of those that wait for memory the one that has slept longest.
   @inlinable public var refused: Sleeper? { mayBeInterrupted ? nil : oldest?.sleeper }
 }

@@ -5,12 +5,13 @@
 // page. Ranges of addresses have inclusive ends where they may touch the top of the space, and a count
 // otherwise.
 //
-// No operation wraps. A sum or a difference that a unit can't hold comes from a bug, and traps. A caller may ask in
-// good faith for any number of pages, or for a block of any order; what that comes to is then the largest value, which
-// no memory has, so that the request is refused like any other that is too large.
+// No operation wraps. A sum or a difference that a unit can't hold comes from a bug, and traps. But a caller may request
+// any number of pages, or a block of any order, without a bug. The conversion then answers the largest value, which no
+// memory has, so that the request is refused like any other that is too large.
 
 /// Bytes in a page, and in a frame.
 public enum Page {
+  /// Bytes in a page.
   @inlinable public static var size: UInt64 { 4096 }
   @inlinable public static var shift: UInt64 { 12 }
 }
@@ -18,6 +19,7 @@ public enum Page {
 /// An address on the memory bus.
 @frozen public struct PhysicalAddress: Equatable, Comparable, Sendable {
   public var rawValue: UInt64
+  /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) public init(_ frame: FrameNumber) { rawValue = UInt64(frame.rawValue) << Page.shift }
 
@@ -33,6 +35,7 @@ public enum Page {
 /// An address as the processor's instructions use it.
 @frozen public struct VirtualAddress: Equatable, Comparable, Sendable {
   public var rawValue: UInt64
+  /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) public init(_ pointer: UnsafeRawPointer) { rawValue = UInt64(UInt(bitPattern: pointer)) }
 
@@ -56,10 +59,12 @@ public enum Page {
 /// A number of bytes.
 @frozen public struct ByteCount: Equatable, Comparable, Sendable, ExpressibleByIntegerLiteral {
   public var rawValue: UInt64
+  /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
   @inline(always) public init(integerLiteral value: UInt64) { rawValue = value }
 
+  /// None.
   @inline(always) public static var zero: Self { Self(UInt64(0)) }
   @inline(always) public static func kibibytes(_ n: UInt64) -> Self { Self(n * (1 << 10)) }
   @inline(always) public static func mebibytes(_ n: UInt64) -> Self { Self(n * (1 << 20)) }
@@ -84,10 +89,12 @@ public enum Page {
 /// A number of pages, or of frames.
 @frozen public struct PageCount: Equatable, Comparable, Sendable, ExpressibleByIntegerLiteral {
   public var rawValue: UInt64
+  /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
   @inline(always) public init(integerLiteral value: UInt64) { rawValue = value }
 
+  /// None.
   @inline(always) public static var zero: Self { Self(UInt64(0)) }
   @inline(always) public static var one: Self { Self(UInt64(1)) }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
@@ -109,6 +116,7 @@ public enum Page {
 /// The number of a frame: its physical address over 4096.
 @frozen public struct FrameNumber: Equatable, Comparable, Sendable {
   public var rawValue: UInt32
+  /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
 
   /// No frame: all ones.
@@ -124,13 +132,16 @@ public enum Page {
   }
   @inline(always) public static func += (a: inout Self, b: PageCount) { a = a + b }
 
+  /// The address of the frame's first byte.
   @inline(always) public var address: PhysicalAddress { PhysicalAddress(self) }
 }
 
 /// Frames that follow each other.
 @frozen public struct FrameRun: Equatable, Sendable {
   public var first: FrameNumber
+  /// The number of frames.
   public var count: PageCount
+  /// Makes a run of its first frame and its length.
   @inline(always) public init(first: FrameNumber, count: PageCount) {
     self.first = first
     self.count = count
@@ -146,8 +157,10 @@ public enum Page {
 /// The binary logarithm of a buddy block's size in frames: 0 to 18 (4 KiB to 1 GiB).
 @frozen public struct Order: Equatable, Comparable, Sendable {
   public var rawValue: UInt8
+  /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt8) { self.rawValue = rawValue }
 
+  /// The order of the largest block.
   @inline(always) public static var highest: Self { Self(18) }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 
@@ -170,13 +183,14 @@ public enum Page {
     guard bytes != 0, bytes & (bytes - 1) == 0 else { return nil }
     rawValue = bytes
   }
+  /// Any address.
   @inlinable init(powerOfTwo bytes: UInt64) { rawValue = bytes }
   @inline(always) public static var byte: Self { Self(powerOfTwo: 1) }
   @inline(always) public static var cacheLine: Self { Self(powerOfTwo: 64) }
   @inline(always) public static var page: Self { Self(powerOfTwo: Page.size) }
-  /// A pageblock: 2 MiB, what a large leaf maps.
+  /// A pageblock: 2 MiB, the range of a large leaf.
   @inline(always) public static var pageblock: Self { Self(powerOfTwo: 1 << 21) }
-  /// What the largest leaf maps: 1 GiB.
+  /// The range of the largest leaf: 1 GiB.
   @inline(always) public static var gibibyte: Self { Self(powerOfTwo: 1 << 30) }
   /// The next multiple at `value` or above. Traps where that does not fit.
   @inlinable package func roundUp(_ value: Int) -> Int { (value + Int(rawValue) - 1) & ~(Int(rawValue) - 1) }
@@ -186,12 +200,14 @@ public enum Page {
 /// The number of a processor, from 0.
 @frozen public struct ProcessorIndex: Equatable, Sendable {
   public var rawValue: UInt32
+  /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
 }
 
 /// Time, as the machine's timer counts it.
 @frozen public struct Tick: Equatable, Comparable, Sendable {
   public var rawValue: UInt64
+  /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   /// Later than everything: a wait without a deadline.

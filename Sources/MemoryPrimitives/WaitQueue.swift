@@ -1,40 +1,39 @@
-// Waiting, the one primitive: a queue is a sequence number that changes whenever something happened
-// that a sleeper may wait for.
+// The one primitive for waiting: a queue is a sequence number that changes at each event that a sleeper may wait for.
 //
-// A caller reads the number under the lock that guards its condition, drops the lock, and sleeps until
-// the number is another; so a wake between the two is never lost. The machine carries the sleep out:
-// threads, or on one processor without threads the devices, run until woken.
+// A caller reads the number under the lock that guards its condition, releases the lock, and sleeps until the number has
+// changed. So a wake between the two is never lost. The machine implements the sleep: until the wake it runs other
+// threads, or on one processor without threads the devices.
 
 import CPlatform
 import Synchronization
 
-/// What a sleeper waits for.
+/// The kind of event that a sleeper waits for.
 public typealias WaitKind = cp_wait_kind
 
-/// A place to sleep. Lives in place; nobody may sleep on it when it goes.
+/// A queue of sleepers. Lives in place; no thread may sleep on it when its memory is released.
 public struct WaitQueue: ~Copyable {
   let sequence = Atomic<UInt64>(0)
   private let what: StaticString
   private let kind: WaitKind
 
-  /// `what` is waited for here, as a list of threads is to say it. A queue that an interrupt handler wakes has the kind
-  /// `interrupt`; one that only threads wake says so, as while a thread waits for an interrupt, those that wait for
-  /// memory are not refused.
+  /// Makes a queue. `what` names the event in a list of threads. A queue that an interrupt handler wakes has the kind
+  /// `interrupt`. One that only threads wake must have another kind: while a thread waits for an interrupt, those that
+  /// wait for memory are not refused.
   public init(_ what: StaticString, _ kind: WaitKind = .interrupt) {
     self.what = what
     self.kind = kind
   }
 
-  /// What to hand to `sleep`; taken under the lock that guards the condition.
+  /// The argument of `sleep`, read under the lock that guards the condition.
   public struct Ticket { let seen: UInt64 }
 
+  /// Reads the sequence number. Call it under the lock that guards the condition.
   public borrowing func ticket() -> Ticket {
     Ticket(seen: sequence.load(ordering: .acquiring))
   }
 
-  /// Sleeps until the queue was woken after `ticket` was taken. False when that can't happen: the
-  /// deadline passed; or nothing runs that could wake it, which is said of a queue for memory, and of any
-  /// on a machine without threads.
+  /// Sleeps until a wake after `ticket` was read. Answers false when the deadline passed, or when no thread can wake the
+  /// queue: this ends sleeps for memory only, except on a machine without threads.
   public borrowing func sleep(_ ticket: Ticket, until deadline: Tick = .never, on machine: Machine) -> Bool {
     withUnsafePointer(to: sequence) { atomic in
       atomic.withMemoryRebound(to: UInt64.self, capacity: 1) {
@@ -43,6 +42,7 @@ public struct WaitQueue: ~Copyable {
     }
   }
 
+  /// Wakes every sleeper. May be called with a condition's lock released, and by interrupt handlers.
   public borrowing func wake(on machine: Machine) {
     sequence.add(1, ordering: .sequentiallyConsistent)
     withUnsafePointer(to: sequence) { atomic in

@@ -1,8 +1,8 @@
 import MemoryPrimitives
 import XCTest
 
-/// No unit wraps: what a caller can ask for in good faith stops at the largest value. What traps is for bugs, and
-/// can't be tried here without the end of the process; `testALineThatFitsIsExact` stays right below each trap.
+/// No unit wraps: a conversion that a caller can request without a bug stops at the largest value. Traps are for bugs, and
+/// a test of one would end the process; `testALineThatFitsIsExact` stays right below each trap.
 final class UnitsTests: XCTestCase {
   func testPagesThatHaveMoreBytesThanThereAreStopAtTheLargestNumber() {
     XCTAssertEqual(PageCount(UInt64(1) << 52 - 1).bytes, ByteCount(UInt64.max - 4095))
