@@ -1,28 +1,29 @@
-// The audit: for each object who has it, since when, of what size and type; switched on and off for each
-// cache while it runs.
+// The audit: a record of each object's size, type, call sites and period. It can be switched on and off for each cache
+// at any time.
 //
-// illumos kmem's KMF_AUDIT, without a cost when it is off: an audited cache has no magazines, so the hot
-// halves fall into the slow ones by the test that they make anyway. Objects given out before stay in plain
-// slabs and are freed into them; new ones come from slabs that have an entry for each object, in kmem's own
-// memory. A free goes by the slab, not by the switch, so both kinds live side by side.
+// This is illumos kmem's KMF_AUDIT, without a cost when it is off. An audited cache has no magazines, so the fast path
+// falls into the slow one by the test that it makes anyway. Objects allocated before stay in plain slabs and are freed
+// into them; new ones come from slabs that have an entry for each object, in kmem's own memory. A free goes by the slab,
+// not by the switch, so both kinds of slab coexist.
 //
-// Switched off again, an audited object may be freed into a magazine and given out past the audit. So each
-// entry notes the period of auditing in which it was written, and is held against a free only in the same.
+// After the audit was switched off, an audited object may be freed into a magazine and allocated past the audit. So each
+// entry records the period of auditing in which it was written, and a free is compared with it only in the same period.
 
 import CPlatform
 import Magazines
 import MemoryPrimitives
 import Synchronization
 
-/// Whether a cache keeps account of each object.
+/// Whether a cache records each object.
 @frozen public enum Auditing: UInt8, Sendable {
   case off, on
 }
 
 extension KmemAllocator {
-  /// Switches the audit of every cache, and of those made later. A cache whose objects fill the largest slab
-  /// has no room for it, and goes on without. Drains magazines where it is switched on:
-  /// asks every processor, no spin lock may be held. One caller at a time.
+  /// Switches the audit of every cache, and of those made later. One caller at a time.
+  ///
+  /// A cache whose objects fill the largest slab has no space for the records, and stays without. Switching on drains
+  /// the magazines: it asks every processor, and no spin lock may be held.
   public func setAudit(_ auditing: Auditing) {
     state.pointee.auditsAll.store(auditing == .on, ordering: .relaxed)
     forEach { $0.setAudit(auditing) }
@@ -31,30 +32,28 @@ extension KmemAllocator {
   /// Whether caches made from now on are audited.
   public var auditing: Auditing { state.pointee.auditsAll.load(ordering: .relaxed) ? .on : .off }
 
-  /// Frees an object of an audited slab, or says what is wrong with it.
-  func freeAudited(
-    _ object: UnsafeMutableRawPointer, _ place: ObjectPlace, _ size: UInt64, _ type: MemoryType,
-    _ site: CallSite
-  ) {
-    let cache = place.cache
+  /// Frees an object of an audited slab, or reports why it can't be freed so.
+  func freeAudited(_ location: ObjectLocation, _ request: FreeRequest, _ type: MemoryType) {
+    let cache = location.cache
+    let (slab, index) = (location.slab, location.index)
     let period = cache.auditPeriod
     var chain = FrameNumber.none
     let mistake = cache.cache.pointee.lists.withLock { lists -> FaultKind? in
-      let entry = place.slab.entry(place.index)
-      if !place.slab.isOut(place.index) { return .doubleFree }
+      let entry = slab.entry(index)
+      if !slab.isOut(index) { return .doubleFree }
       if entry.pointee.period == period {
-        guard UInt64(entry.pointee.size) == size else { return .wrongSize }
+        guard UInt64(entry.pointee.size) == request.size else { return .wrongSize }
         guard entry.pointee.type == type.index else { return .wrongType }
       }
-      if place.index == place.slab.objects - 1 && !cache.isGuardIntact(place.slab) { return .overrun }
-      cache.put(&lists, place.slab, place.index, at: site, &chain)
+      if index == slab.objects - 1 && !cache.isGuardIntact(slab) { return .overrun }
+      cache.free(&lists, slab, index, at: request.site, &chain)
       return nil
     }
-    cache.giveBack(chain)
+    cache.releaseSlabs(chain)
     guard let mistake else { return type.countFree(cache.cacheIndex) }
     if mistake == .overrun {
       // The free is right: the report is on the object, not on its size.
-      return report(.init(kind: .overrun, slab: place.slab, index: place.index), cache, at: site)
+      return report(.init(kind: .overrun, slab: slab, index: index), cache, at: request.site)
     }
     let what: StaticString =
       switch mistake {
@@ -62,13 +61,13 @@ extension KmemAllocator {
       case .wrongSize: "freed by another size than it was allocated by"
       default: "freed under another type than it was allocated under"
       }
-    report(mistake, what, place, object, size, type, site)
+    report(mistake, what, location, request)
   }
 }
 
 extension CachePointer {
-  /// Whether the largest slab has room for an object and what the audit notes of it.
-  var canBeAudited: Bool { Self.objects(chunk: chunk, order: Order(3), isAudited: true) > 0 }
+  /// Whether the largest slab has space for an object and its record.
+  var canBeAudited: Bool { Self.objects(chunk: chunk, order: Slab.largestOrder, isAudited: true) > 0 }
 
   func beginAuditPeriod() {
     let periods = cache.pointee.periods.add(1, ordering: .relaxed).newValue
@@ -81,13 +80,13 @@ extension CachePointer {
     switch auditing {
     case .on:
       guard canBeAudited else { return }
-      // The magazines first: what is given out past them while others still use theirs is not noted.
-      magazines.switchOff { putBack($0, .unknown) }
+      // The magazines first: an allocation past them, while other processors still use theirs, is not recorded.
+      magazines.switchOff { returnToSlab($0, .unknown) }
       beginAuditPeriod()
     case .off:
       cache.pointee.audit.store(0, ordering: .releasing)
       magazines.switchOn()
-      giveBackFree()
+      releaseFreeSlabs()
     }
   }
 }

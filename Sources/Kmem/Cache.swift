@@ -1,30 +1,31 @@
-// One cache: the slabs of one size of object, and what is known of them under the cache's lock.
+// One cache: its descriptor, the handle on it, and the making and releasing of its slabs.
 
 import MemoryPrimitives
 import Magazines
 import PhysicalMemory
 import Synchronization
 
-/// What a constructor or destructor is called with: the context of `createCache`, and the object.
+/// A constructor or destructor. It gets the context of `createCache` and the object.
 public typealias ObjectHook = @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
 
 /// The descriptor of a cache, in 512 bytes with its depot behind it.
 struct Cache: ~Copyable {
   let name: Name
   let cacheIndex: Int
-  /// Bytes of an object as its users know it.
+  /// Bytes of an object as its callers know it.
   let size: Int
   /// Bytes from one object to the next.
   let chunk: Int
-  /// 2^32 over it, rounded up.
+  /// 2^32 divided by `chunk`, rounded up.
   let reciprocal: UInt64
-  /// Where its word stands in a free object.
+  /// Where a free object has its word.
   let wordOffset: Int
   let constructor: ObjectHook?
   let destructor: ObjectHook?
   let context: UnsafeMutableRawPointer?
-  /// Full magazines that its depot keeps in any case, and beyond that at the moment.
+  /// Full magazines that its depot keeps in any case.
   let fullLimit: Int
+  /// Full magazines that its depot may keep beyond `fullLimit` at the moment.
   let depotLimit = Atomic<Int>(0)
   let lists: Locked<SlabLists>
   /// The period of auditing, 0 when audit is off.
@@ -32,32 +33,35 @@ struct Cache: ~Copyable {
   /// Periods so far.
   let periods = Atomic<UInt32>(0)
   let failed = Atomic<UInt64>(0)
-  /// False in a descriptor that nobody uses; all zeroes is such a one.
+  /// False in a descriptor that no cache has; all zeroes is such a descriptor.
   let isLive = Atomic<Bool>(false)
   /// `owner` in the record of a slab that is not audited and has as many frames as the cache prefers.
   let plainOwner: UInt32
-  let visits = CacheVisits()
+  let pins = CachePins()
 
+  /// Bytes from one descriptor to the next.
   static var stride: Int { 512 }
+  /// Descriptors in a page.
+  static var perPage: Int { Int(Page.size) / stride }
   static var depotOffset: Int { 320 }
 }
 
-/// How many visit a cache now, as part of a walk over all of them: a cache is destroyed when nobody does any more.
-struct CacheVisits: ~Copyable {
-  /// Visitors, and a bit that is set while others may come.
+/// The walks over all caches that have this one pinned: a cache is destroyed once there is none.
+struct CachePins: ~Copyable {
+  /// The number of pins, and a bit that is set while walks may pin the cache.
   private let word = Atomic<UInt64>(0)
   private static var open: UInt64 { 1 << 63 }
 
   init() {}
 
-  var areUnderWay: Bool { word.load(ordering: .acquiring) & ~Self.open != 0 }
+  var areHeld: Bool { word.load(ordering: .acquiring) & ~Self.open != 0 }
 
   borrowing func open() { word.bitwiseOr(Self.open, ordering: .releasing) }
-  /// From here on nobody comes; those who are there may stay a while.
+  /// Refuses every later pin; those that exist may last a while.
   borrowing func close() { word.bitwiseAnd(~Self.open, ordering: .sequentiallyConsistent) }
 
-  /// False when it is closed.
-  borrowing func enter() -> Bool {
+  /// Pins the cache. Answers false when it is closed.
+  borrowing func pin() -> Bool {
     var seen = word.load(ordering: .relaxed)
     while seen & Self.open != 0 {
       let (exchanged, original) = word.weakCompareExchange(
@@ -67,24 +71,27 @@ struct CacheVisits: ~Copyable {
     }
     return false
   }
-  /// True when somebody may wait for this.
-  borrowing func leave() -> Bool {
+  /// Ends a pin. Answers true when a thread may wait for this.
+  borrowing func unpin() -> Bool {
     word.subtract(1, ordering: .sequentiallyConsistent).newValue == 0
   }
 }
 
 /// The slabs of a cache by how full they are.
 struct SlabSet {
+  /// The lists, by how full their slabs are.
+  enum Kind { case free, partial, full }
+
   var partial = SlabList()
   var full = SlabList()
   var free = SlabList()
 
   var count: Int { partial.count + full.count + free.count }
-  /// The slab to take the next object from; none when all are taken.
+  /// The slab of the next allocation; none when all objects are out.
   var next: FrameNumber { partial.first != .none ? partial.first : free.first }
 
   mutating func move(
-    _ slab: Slab, from: CachePointer.Place, to: CachePointer.Place, _ physical: FrameAllocator
+    _ slab: Slab, from: Kind, to: Kind, _ physical: FrameAllocator
   ) {
     switch from {
     case .free: free.remove(slab, physical)
@@ -92,14 +99,14 @@ struct SlabSet {
     case .full: full.remove(slab, physical)
     }
     switch to {
-    case .free: free.put(slab, physical)
-    case .partial: partial.put(slab, physical)
-    case .full: full.put(slab, physical)
+    case .free: free.prepend(slab, physical)
+    case .partial: partial.prepend(slab, physical)
+    case .full: full.prepend(slab, physical)
     }
   }
 }
 
-/// What the lock of a cache guards.
+/// The data under the lock of a cache.
 struct SlabLists {
   var plain = SlabSet()
   var audited = SlabSet()
@@ -109,10 +116,10 @@ struct SlabLists {
   /// Objects in all slabs, and those of them that are not free there.
   var objects = 0
   var out = 0
-  /// Slabs made and given back since the cache was made.
+  /// Slabs made and released since the cache was made.
   var created: UInt64 = 0
   var released: UInt64 = 0
-  /// Free objects that are not given out because one of their slab was written to.
+  /// Free objects that are not allocated because a stray write hit their slab.
   var lost = 0
 }
 
@@ -155,31 +162,30 @@ struct CachePointer {
     return isAudited ? min((bytes - guardBytes) / chunk, Slab.mostAudited) : bytes / chunk
   }
 
-  /// Bytes behind the last object of an audited slab that tell of a write beyond its end.
+  /// Bytes behind the last object of an audited slab that show a write beyond its end.
   static var guardBytes: Int { 16 }
 
-  /// The order of a cache's slabs: the smallest that leaves over less than a sixteenth, else the one that
+  /// Chooses the order of a cache's slabs: the smallest that leaves less than a sixteenth unused, else the one that
   /// leaves least.
   static func preferredOrder(chunk: Int, isAudited: Bool) -> Order {
     var best = Order(0)
     var least = Int.max
-    for rawValue in UInt8(0)...3 {
+    for rawValue in UInt8(0)...Slab.largestOrder.rawValue {
       let order = Order(rawValue)
       let bytes = 4096 << Int(rawValue)
       let waste = bytes - objects(chunk: chunk, order: order, isAudited: isAudited) * chunk
       if waste * 16 < bytes { return order }
-      if waste << Int(3 - rawValue) < least {
-        least = waste << Int(3 - rawValue)
+      if waste << Int(Slab.largestOrder.rawValue - rawValue) < least {
+        least = waste << Int(Slab.largestOrder.rawValue - rawValue)
         best = order
       }
     }
     return best
   }
 
-  /// Whether a slab whose objects are all free stays, so that a caller at the edge of a slab does not go
-  /// down to the frames each time: one or two of each cache, and a 64th of all slabs on top for whoever
-  /// needs it.
-  private func keeps(_ slab: Slab, beside others: Int) -> Bool {
+  /// Whether the cache keeps a slab whose objects are all free, so that a caller at the edge of a slab does not allocate
+  /// frames each time. A cache keeps one or two; all caches together may keep a 64th of all slabs beyond that.
+  func keeps(_ slab: Slab, beside others: Int) -> Bool {
     if slab.isAudited && auditPeriod == nil { return false }
     if others < (slab.order.rawValue == 0 ? 2 : 1) { return true }
     let state = kmem.state
@@ -187,9 +193,9 @@ struct CachePointer {
       <= max(32, state.pointee.slabFrames.load(ordering: .relaxed) / 64)
   }
 
-  /// Lets the depot keep a full magazine more, after one had to be emptied into slabs: as long as all
-  /// that goes beyond stays below a 64th of all slabs. Reclaiming takes it back.
-  func raiseFullLimit() -> Bool {
+  /// Lets the depot keep one more full magazine, after one had to be emptied into slabs. All such magazines together
+  /// stay below a 64th of all slabs; reclaiming ends the allowance.
+  func raiseDepotLimit() -> Bool {
     let state = kmem.state
     let bytes = magazines.rounds * chunk
     let most = max(128 << 10, state.pointee.slabFrames.load(ordering: .relaxed) * 4096 / 64)
@@ -203,8 +209,8 @@ struct CachePointer {
     return true
   }
 
-  /// Takes back what `raiseFullLimit` has allowed, or so much of it.
-  func lowerFullLimit(atMost most: Int = .max) {
+  /// Ends the allowance of `raiseDepotLimit`, or so much of it.
+  func lowerDepotLimit(atMost most: Int = .max) {
     let depotLimit = cache.pointee.depotLimit.exchange(0, ordering: .relaxed)
     let change = min(depotLimit, most)
     cache.pointee.depotLimit.add(depotLimit - change, ordering: .relaxed)
@@ -212,15 +218,15 @@ struct CachePointer {
     magazines.changeFullLimit(by: -change)
   }
 
-  /// Notes that slabs without an object in use became more or fewer.
-  private func noteSpare(_ slab: Slab, _ sign: Int) {
+  /// Counts a slab that has lost its last object in use, or got its first.
+  func countSpare(_ slab: Slab, _ sign: Int) {
     kmem.state.pointee.spareFrames.add(sign * Int(slab.order.frames.rawValue), ordering: .relaxed)
   }
 
-  // MARK: Making and giving back slabs
+  // MARK: Making and releasing slabs
 
-  /// A slab of its own frames, every object constructed and free, on no list yet; nil without memory.
-  /// Falls back on smaller slabs where no run is to be had. Calls the constructor: no lock is held.
+  /// Makes a slab whose objects are all constructed and free; it is on no list yet. Nil without memory. Falls back on
+  /// smaller slabs when physical memory has no run. Calls the constructor: no lock is held.
   func makeSlab(isAudited: Bool, priority: AllocationPriority) -> Slab? {
     if machine.failsHere(.kmem) { return nil }
     var order = Self.preferredOrder(chunk: chunk, isAudited: isAudited)
@@ -231,7 +237,7 @@ struct CachePointer {
         let tableBytes = Slab.tableBytes(objects: objects, isAudited: isAudited)
         var tables: UnsafeMutableRawPointer?
         if tableBytes > 0 {
-          tables = kmem.takeOwn(tableBytes, priority: priority)
+          tables = kmem.allocateOwn(tableBytes, priority: priority)
           guard tables != nil else {
             physical.free(frame, order)
             return nil
@@ -262,8 +268,8 @@ struct CachePointer {
     }
   }
 
-  /// Gives back slabs that were taken off their list, chained by their records. No lock is held.
-  func giveBack(_ chain: FrameNumber) {
+  /// Releases slabs that are on no list, chained by their records, to physical memory. No lock is held.
+  func releaseSlabs(_ chain: FrameNumber) {
     var next = chain
     while next != .none {
       let slab = slab(next)
@@ -272,7 +278,7 @@ struct CachePointer {
       if let destructor = cache.pointee.destructor {
         for index in 0..<slab.objects { destructor(cache.pointee.context, object(slab, index)) }
       }
-      if let tables = slab.tables { kmem.giveOwn(tables) }
+      if let tables = slab.tables { kmem.freeOwn(tables) }
       let order = slab.order
       for i in 0..<order.frames.rawValue {
         physical.record(slab.frame + PageCount(i)).unsafelyUnwrapped.queue = .none
@@ -283,7 +289,7 @@ struct CachePointer {
 
   // MARK: Stray writes
 
-  /// What a stray write has done to a free object, to the guard behind the last object of an audited slab, or to the
+  /// The damage of a stray write to a free object, to the guard behind the last object of an audited slab, or to the
   /// map in a slab's tables. Found under the lock, reported when that is dropped.
   struct Damage {
     var kind: FaultKind
@@ -301,8 +307,8 @@ struct CachePointer {
     return true
   }
 
-  /// What is wrong with object `index`, which is free.
-  @inline(never) private func damage(_ slab: Slab, _ index: Int) -> Damage? {
+  /// Finds the damage of object `index`, which is free; nil when it has none.
+  @inline(never) func damage(_ slab: Slab, _ index: Int) -> Damage? {
     if !looksFree(object(slab, index)) { return Damage(kind: .writeAfterFree, slab: slab, index: index) }
     if slab.isAudited && index == slab.objects - 1 && !isGuardIntact(slab) {
       return Damage(kind: .overrun, slab: slab, index: index)
@@ -310,158 +316,10 @@ struct CachePointer {
     return nil
   }
 
-  /// Reports what is wrong with a slab whose objects are all free and that goes back to the frames.
+  /// Reports the damage of a slab whose objects are all free, before its release.
   private func reportDamage(_ slab: Slab) {
     for index in 0..<slab.objects {
       if let damage = damage(slab, index) { kmem.report(damage, self) }
     }
-  }
-
-  // MARK: Objects out of slabs, under the lock
-
-  /// Takes up to `most` free objects out of plain or audited slabs, and hands each to `body`; ends early at one that
-  /// was written to, whose slab gives out no more. The lowest free object of a slab comes first.
-  @inline(__always) private func take(
-    _ lists: inout SlabLists, isAudited: Bool, most: Int, _ found: inout Damage?,
-    _ body: (Slab, Int, UnsafeMutableRawPointer) -> Void
-  ) -> Int {
-    var taken = 0
-    while taken < most && found == nil {
-      let first = isAudited ? lists.audited.next : lists.plain.next
-      guard first != .none else { break }
-      let slab = slab(first)
-      let (from, before) = (place(slab), taken)
-      if !slab.isMapSound { found = Damage(kind: .writeAfterFree, slab: slab, index: nil) }
-      var number = 0
-      while number < slab.mapWords && taken < most && found == nil {
-        var free = slab.free(number)
-        while free != 0 && taken < most {
-          let index = number << 6 | free.trailingZeroBitCount
-          let object = object(slab, index)
-          if !looksFree(object) || isAudited {
-            found = damage(slab, index)
-            if found != nil { break }
-          }
-          // Else a free of the untouched object would have to ask the map.
-          setWord(of: object, 0)
-          body(slab, index, object)
-          free &= free &- 1
-          taken += 1
-        }
-        slab.setFree(number, free)
-        number += 1
-      }
-      precondition(taken > before || found != nil, "a slab's map has fewer free objects than its count")
-      let out = slab.out + taken - before
-      if found != nil {
-        slab.markDamaged()
-        lists.lost += slab.objects - out
-      }
-      move(&lists, slab, from: from, out: out)
-    }
-    return taken
-  }
-
-  /// Takes up to `most` objects out of plain slabs.
-  func take(
-    _ lists: inout SlabLists, into words: UnsafeMutablePointer<UInt>, most: Int, _ found: inout Damage?
-  ) -> Int {
-    var count = 0
-    return take(&lists, isAudited: false, most: most, &found) { _, _, object in
-      words[count] = UInt(bitPattern: object)
-      count += 1
-    }
-  }
-
-  /// Takes one object out of an audited slab, and notes who has it.
-  func takeAudited(
-    _ lists: inout SlabLists, _ period: UInt16, size: Int, type: UInt16, at site: CallSite,
-    _ found: inout Damage?
-  ) -> UnsafeMutableRawPointer? {
-    var taken: UnsafeMutableRawPointer?
-    _ = take(&lists, isAudited: true, most: 1, &found) { slab, index, object in
-      let entry = slab.entry(index)
-      entry.pointee.period = period
-      entry.pointee.size = UInt16(truncatingIfNeeded: size)
-      entry.pointee.type = type
-      entry.pointee.allocatedAt = site
-      taken = object
-    }
-    return taken
-  }
-
-  /// Sets the count of a slab that is at `from`, and puts it on the list where it belongs now.
-  private func move(_ lists: inout SlabLists, _ slab: Slab, from: Place, out: Int) {
-    lists.out += out - slab.out
-    slab.out = out
-    let to = place(slab)
-    guard from != to else { return }
-    if slab.isAudited {
-      lists.audited.move(slab, from: from, to: to, physical)
-    } else {
-      lists.plain.move(slab, from: from, to: to, physical)
-      if from == .free { lists.fewestFree = min(lists.fewestFree, lists.plain.free.count) }
-    }
-    if from == .free {
-      noteSpare(slab, -1)
-    } else if to == .free {
-      noteSpare(slab, 1)
-    }
-  }
-
-  enum Place { case free, partial, full }
-
-  /// The list where a slab belongs by its counts. A damaged one gives nothing out any more.
-  func place(_ slab: Slab) -> Place {
-    let out = slab.out
-    return out == slab.objects || slab.isDamaged ? .full : out == 0 ? .free : .partial
-  }
-
-  /// Adds a slab fresh from `makeSlab`.
-  func insert(_ lists: inout SlabLists, _ slab: Slab) {
-    if slab.isAudited {
-      lists.audited.free.put(slab, physical)
-    } else {
-      lists.plain.free.put(slab, physical)
-    }
-    lists.frames += Int(slab.order.frames.rawValue)
-    lists.objects += slab.objects
-    lists.created += 1
-    kmem.state.pointee.slabFrames.add(Int(slab.order.frames.rawValue), ordering: .relaxed)
-    noteSpare(slab, 1)
-  }
-
-  /// Puts object `index` back into its slab; a slab that is not needed goes to the front of `chain`.
-  func put(
-    _ lists: inout SlabLists, _ slab: Slab, _ index: Int, at site: CallSite, _ chain: inout FrameNumber
-  ) {
-    let object = object(slab, index)
-    let from = place(slab)
-    setWord(of: object, FreeWord.of(object))
-    slab.markFree(index)
-    if slab.isAudited { slab.entry(index).pointee.freedAt = site }
-    // A damaged slab stays where it is for good.
-    if slab.isDamaged { lists.lost += 1 }
-    move(&lists, slab, from: from, out: slab.out - 1)
-    guard slab.out == 0 && !slab.isDamaged else { return }
-    let others = (slab.isAudited ? lists.audited.free.count : lists.plain.free.count) - 1
-    if !keeps(slab, beside: others) { unlinkFree(&lists, slab, &chain) }
-  }
-
-  /// Takes a slab whose objects are all free off its list.
-  func unlinkFree(_ lists: inout SlabLists, _ slab: Slab, _ chain: inout FrameNumber) {
-    if slab.isAudited {
-      lists.audited.free.remove(slab, physical)
-    } else {
-      lists.plain.free.remove(slab, physical)
-      lists.fewestFree = min(lists.fewestFree, lists.plain.free.count)
-    }
-    lists.frames -= Int(slab.order.frames.rawValue)
-    lists.objects -= slab.objects
-    lists.released += 1
-    kmem.state.pointee.slabFrames.subtract(Int(slab.order.frames.rawValue), ordering: .relaxed)
-    noteSpare(slab, -1)
-    slab.record.next = chain
-    chain = slab.frame
   }
 }

@@ -1,32 +1,33 @@
 // Requests above the largest class: whole pages with an address of their own.
 //
-// The pages are counted in a cacheIndex of their own, so a type's bytes derive from its counters here too.
-// Whether the size at a free is right, the arena knows that gave the address.
+// The pages are counted at an index of their own, so a type's bytes derive from its counters here too. The arena of the
+// address checks the size at a free.
 
 import CPlatform
 import MemoryPrimitives
 
-/// Who gives whole pages with an address.
+/// A source of whole pages with an address: two C functions and their context.
 public struct LargePages {
+  /// Allocates pages and answers their address, 0 for none.
   public typealias Take =
     @convention(c) (
       _ context: UnsafeMutableRawPointer?, _ pages: UInt64, _ priority: UInt8, _ zeroed: Bool, _ site: UInt32
     ) -> UInt64
+  /// Frees pages; reports a wrong address or size and answers false.
   public typealias Give =
     @convention(c) (
       _ context: UnsafeMutableRawPointer?, _ address: UInt64, _ pages: UInt64, _ site: UInt32
     ) -> Bool
 
   let context: UnsafeMutableRawPointer?
-  let taking: Take
-  let giving: Give
+  let allocate: Take
+  let free: Give
 
-  /// `take` answers an address, 0 for none; `give` takes it back, or reports what is wrong and answers
-  /// false.
+  /// Makes a source of the two functions. kmem calls them with no lock held.
   public init(_ context: UnsafeMutableRawPointer?, take: @escaping Take, give: @escaping Give) {
     self.context = context
-    taking = take
-    giving = give
+    allocate = take
+    free = give
   }
 }
 
@@ -38,46 +39,48 @@ extension KmemAllocator {
   func zallocLarge(_ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority)
     -> UnsafeMutableRawPointer?
   {
-    allocateLarge(size, type, priority, .yes, CallSite(codeAddress: cp_return_address()))
+    let request = AllocationRequest(
+      size: size, type: type, priority: priority, site: CallSite(codeAddress: cp_return_address()))
+    return allocateLarge(request, .yes)
   }
 
-  func allocateLarge(
-    _ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority, _ zeroed: Zeroed, _ site: CallSite
-  ) -> UnsafeMutableRawPointer? {
-    let pages = ByteCount(size).pagesRoundedUp
-    guard let large = state.pointee.large, size < 1 << 47, !state.pointee.machine.failsHere(.kmem) else {
-      noteRefused(size, type, priority, site)
+  /// The first size that no address space has.
+  private static var sizeLimit: UInt64 { 1 << 47 }
+
+  func allocateLarge(_ request: AllocationRequest, _ zeroed: Zeroed) -> UnsafeMutableRawPointer? {
+    let pages = ByteCount(request.size).pagesRoundedUp
+    guard let large = state.pointee.large, request.size < Self.sizeLimit,
+      !state.pointee.machine.failsHere(.kmem)
+    else {
+      recordRefusal(request)
       return nil
     }
-    func take() -> UInt64 {
-      large.taking(large.context, pages.rawValue, priority.rawValue, zeroed == .yes, site.rawValue)
+    func allocate() -> UInt64 {
+      large.allocate(
+        large.context, pages.rawValue, request.priority.rawValue, zeroed == .yes, request.site.rawValue)
     }
-    var address = take()
-    if address == 0 && priority != .interrupt && reclaim() > .zero { address = take() }
+    var address = allocate()
+    if address == 0 && request.priority != .interrupt && reclaim() > .zero { address = allocate() }
     guard address != 0 else {
-      noteRefused(size, type, priority, site)
+      recordRefusal(request)
       return nil
     }
-    type.countAllocation(CacheIndex.large)
-    type.countAllocation(CacheIndex.largePages, pages.rawValue)
+    request.type.countAllocation(CacheIndex.large)
+    request.type.countAllocation(CacheIndex.largePages, pages.rawValue)
     return UnsafeMutableRawPointer(bitPattern: UInt(address))
   }
 
-  func freeLarge(_ object: UnsafeMutableRawPointer, _ size: UInt64, _ type: MemoryType, _ site: CallSite) {
-    if let place = locate(VirtualAddress(object)) {
+  func freeLarge(_ request: FreeRequest, _ type: MemoryType) {
+    let address = VirtualAddress(request.object)
+    if let location = locate(address) {
       return report(
-        .wrongSize, "freed by a size above a page, but it is a small object", place, object, size, type, site)
+        .wrongSize, "freed by a size above a page, but it is a small object", location, request)
     }
-    guard let large = state.pointee.large, size < 1 << 47 else {
-      var fault = FaultReport(
-        .foreignPointer, "freed what kmem never gave", VirtualAddress(object).rawValue, .virtualAddress)
-      fault.given = size
-      fault.type = type.name
-      fault.reportedAt = site
-      return state.pointee.machine.report(fault)
+    guard let large = state.pointee.large, request.size < Self.sizeLimit else {
+      return reportForeign(request)
     }
-    let pages = ByteCount(size).pagesRoundedUp.rawValue
-    guard large.giving(large.context, VirtualAddress(object).rawValue, pages, site.rawValue) else { return }
+    let pages = ByteCount(request.size).pagesRoundedUp.rawValue
+    guard large.free(large.context, address.rawValue, pages, request.site.rawValue) else { return }
     type.countFree(CacheIndex.large)
     type.countFree(CacheIndex.largePages, pages)
   }

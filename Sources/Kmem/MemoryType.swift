@@ -1,14 +1,15 @@
-// Types: who allocates. Each has, for each processor, a row of counters, one pair a size class and cache.
+// Types: the users of memory, as malloc(9) has them. Each type has a row of counters for each processor, with one pair for
+// each size class and cache.
 //
-// malloc(9)'s types, with one increment an allocation and one a free: what is in use, its bytes, the
-// requests and the sizes all derive from the pairs. The processor that frees counts the free, so a single
-// pair may look negative; sums over processors are exact when nothing runs.
+// An allocation costs one increment, a free another: the objects in use, their bytes, the requests and the sizes all
+// derive from the pairs. The processor that frees counts the free, so a single pair may look negative; sums over
+// processors are exact when nothing runs.
 
 import CPlatform
 import MemoryPrimitives
 import Synchronization
 
-/// The token of a type: what `KmemAllocator.type(named:)` answers. Belongs to the instance that made it.
+/// The token of a type, as `KmemAllocator.type(named:)` returns it. Belongs to the instance that made it.
 @frozen public struct MemoryType: Equatable {
   /// Processor 0's row: a header, then the counters; the other processors' rows follow it.
   @usableFromInline let row: UnsafeMutableRawPointer
@@ -18,34 +19,36 @@ import Synchronization
   @inlinable static var stride: Int { 2048 }
   @inlinable static var countersOffset: Int { 64 }
 
-  /// By sixteen times the cacheIndex.
+  /// Finds a pair of counters by sixteen times the cache index.
   @inlinable @inline(__always)
-  func counters(_ processor: Int, place: Int) -> UnsafeMutablePointer<TypeCounters> {
-    let offset = processor &* Self.stride &+ place &+ Self.countersOffset
+  func counters(_ processor: Int, at counterOffset: Int) -> UnsafeMutablePointer<TypeCounters> {
+    let offset = processor &* Self.stride &+ counterOffset &+ Self.countersOffset
     return (row + offset).assumingMemoryBound(to: TypeCounters.self)
   }
   func counters(_ processor: Int, _ cacheIndex: Int) -> UnsafeMutablePointer<TypeCounters> {
-    counters(processor, place: cacheIndex * 16)
+    counters(processor, at: cacheIndex * 16)
   }
 
   var header: UnsafeMutablePointer<TypeHeader> { row.assumingMemoryBound(to: TypeHeader.self) }
   /// The number of the type, in the order in which they were made.
   public var index: UInt16 { header.pointee.index }
+  /// The name that it was made with.
   public var name: Name { header.pointee.name }
 
-  /// Counts an allocation, or a free, of `amount` in `cacheIndex`.
+  /// Counts an allocation of `amount` in `cacheIndex`.
   func countAllocation(_ cacheIndex: Int, _ amount: UInt64 = 1) {
     withInterruptsOff { counters(Int(cp_processor_index()), cacheIndex).pointee.allocations.add(amount) }
   }
+  /// Counts a free of `amount` in `cacheIndex`.
   func countFree(_ cacheIndex: Int, _ amount: UInt64 = 1) {
     withInterruptsOff { counters(Int(cp_processor_index()), cacheIndex).pointee.frees.add(amount) }
   }
 
-  /// Allocations and frees of all processors in one cacheIndex.
+  /// Sums the allocations and frees of all processors at one index.
   func sums(_ cacheIndex: Int, processors: Int) -> (allocations: UInt64, frees: UInt64) {
     var (allocations, frees): (UInt64, UInt64) = (0, 0)
-    // Frees first: what is freed in between was allocated before, so the difference never looks negative
-    // by more than what is under way.
+    // Frees first: an object freed in between was allocated before. So the difference never looks negative by more than
+    // the operations under way.
     for processor in 0..<processors { frees &+= counters(processor, cacheIndex).pointee.frees.value }
     for processor in 0..<processors {
       allocations &+= counters(processor, cacheIndex).pointee.allocations.value
@@ -60,7 +63,7 @@ import Synchronization
   @usableFromInline let frees: Counter
 }
 
-/// In front of processor 0's counters.
+/// The header before processor 0's counters.
 struct TypeHeader: ~Copyable {
   let name: Name
   let index: UInt16
@@ -73,14 +76,14 @@ struct TypeHeader: ~Copyable {
 }
 
 extension KmemAllocator {
-  /// Types that an instance can tell apart; what is asked for beyond shares the type `other`.
+  /// Types that an instance can distinguish; further names share the type `other`.
   public static var typeLimit: Int { 200 }
 
-  /// The type called `name`, made when it is asked for first. Never fails: when there is no memory for
-  /// another row of counters, or too many types, the answer is the type `other`. One pass over the types.
+  /// Finds the type called `name`; the first call makes it. Never fails: without memory for another row of counters, or
+  /// with too many types, the answer is the type `other`. One pass over the types.
   public func type(named name: Name) -> MemoryType {
     if let found = findType({ $0.name == name }) { return found }
-    // A row once carved stays.
+    // A row that was carved is never freed.
     guard state.pointee.registry.withLock({ $0.types < Self.typeLimit }) else { return otherType }
     guard let row = carve(ByteCount(typeRowBytes), priority: .normal) else { return otherType }
     return add(type: name, row: row) ?? otherType
@@ -93,8 +96,8 @@ extension KmemAllocator {
 
   var typeRowBytes: Int { MemoryType.stride * state.pointee.machine.processorCount }
 
-  /// Puts a type behind the last one. Answers the one of that name when another was quicker (the row is
-  /// then lost), and nil when there are too many.
+  /// Adds a type behind the last one; nil when there are too many. If another processor has added one of that name at
+  /// the same time, answers that one, and the row is lost.
   private func add(type name: Name, row: UnsafeMutableRawPointer) -> MemoryType? {
     state.pointee.registry.withLock { registry -> MemoryType? in
       var last = otherType
@@ -118,7 +121,7 @@ extension KmemAllocator {
     return MemoryType(row: row)
   }
 
-  /// The type with this number, if there is one.
+  /// Finds the type with this number, if there is one.
   func type(at index: UInt16) -> MemoryType? { findType { $0.index == index } }
 
   private func findType(_ isWanted: (MemoryType) -> Bool) -> MemoryType? {

@@ -1,8 +1,8 @@
-// Object caches: one size, perhaps a constructor, and whatever the size classes have.
+// Object caches: objects of one size, perhaps with a constructor, with all that the size classes have.
 //
-// A constructed object stays constructed while it is in the cache (Bonwick 1994): the constructor runs when
-// its slab is made, the destructor when the slab goes back; in between it is handed out as its last user
-// left it, who must have brought it back to the constructed state.
+// A constructed object stays constructed while it is in the cache (Bonwick 1994). The constructor runs when its slab is
+// made, the destructor when the slab is released. Every caller must bring the object back to the constructed state
+// before it frees it.
 
 import CPlatform
 import Magazines
@@ -10,59 +10,65 @@ import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
 
-/// A cache of objects of one size: a handle. Also what `KmemAllocator.lookUp` answers.
+/// A cache of objects of one size: a handle. `KmemAllocator.lookUp` returns one for a size class.
 @frozen public struct ObjectCache {
   @usableFromInline let kmem: KmemAllocator
-  /// The cacheIndex of its counters, times 16.
-  @usableFromInline let place: Int
+  /// The cache index times 16: the offset of its counters.
+  @usableFromInline let counterOffset: Int
   @usableFromInline let size: UInt32
 
   init(kmem: KmemAllocator, cacheIndex: Int, size: UInt32) {
     self.kmem = kmem
-    place = cacheIndex * 16
+    counterOffset = cacheIndex * 16
     self.size = size
   }
-  var cacheIndex: Int { place >> 4 }
+  var cacheIndex: Int { counterOffset >> 4 }
 
-  /// An object, counted under `type`; nil when there is no memory. Contents are as the constructor or the
+  /// Allocates an object, counted under `type`; nil when there is no memory. Contents are as the constructor or the
   /// last user left them. About 20 instructions when this processor has one.
   @inline(always)
   public func alloc(type: MemoryType, priority: AllocationPriority = .normal) -> UnsafeMutableRawPointer? {
-    kmem.take(place, type) ?? kmem.allocSlow(place, UInt64(size), type, priority)
+    kmem.popObject(counterOffset, type) ?? kmem.allocSlow(counterOffset, UInt64(size), type, priority)
   }
 
   /// Frees an object of this cache, by the type that it was allocated under.
   @inline(always)
   public func free(_ object: UnsafeMutableRawPointer, type: MemoryType) {
-    if !kmem.put(object, place, type) { kmem.freeSlow(object, place, UInt64(size), type) }
+    if !kmem.pushObject(object, counterOffset, type) {
+      kmem.freeSlow(object, counterOffset, UInt64(size), type)
+    }
   }
 
-  /// The cache; nil when it was destroyed, which is reported: who has the handle still has a bug.
+  /// The cache; nil when it was destroyed, which is a fault report: no caller may keep the handle.
   var pointer: CachePointer? {
     let cache = kmem.cache(at: cacheIndex)
     if cache == nil { kmem.reportDestroyed(cacheIndex) }
     return cache
   }
 
+  /// The name that it was made with; a fault report when it was destroyed.
   public var name: Name { pointer?.name ?? Name("destroyed") }
-  /// Bytes of an object as it was asked for.
+  /// Bytes of an object as its maker requested them.
   public var objectSize: ByteCount { ByteCount(UInt64(size)) }
 
   /// Switches the audit of this cache. Asks every processor; no spin lock may be held. One caller at a time.
   public func setAudit(_ auditing: Auditing) { pointer?.setAudit(auditing) }
+  /// Whether the cache is audited.
   public var auditing: Auditing { pointer?.auditPeriod == nil ? .off : .on }
 
-  /// Takes all objects out of this cache's magazines, and gives back the slabs that nobody uses. Answers
-  /// the pages given back. Asks every processor; no spin lock may be held.
+  /// Empties this cache's magazines, and releases its slabs without an object in use. Answers the pages released.
+  /// Asks every processor; no spin lock may be held.
   @discardableResult public func drain() -> PageCount {
     pointer?.drain() ?? .zero
   }
 }
 
 extension KmemAllocator {
-  /// Makes a cache of objects of `size` bytes, 32 KiB at most, aligned as asked up to a page, to 8 bytes
-  /// at least. The hooks are called with no lock held, with `context` first; they must not come back to
-  /// this cache.
+  /// Bytes of the largest object: those of the largest slab.
+  private static var largestObject: UInt64 { Slab.largestOrder.frames.bytes.rawValue }
+
+  /// Makes a cache of objects of `size` bytes, 32 KiB at most, with an alignment from 8 bytes to a page. kmem calls the
+  /// hooks with no lock held, with `context` first; they must not use this cache.
   ///
   /// Throws `.badConstraint` for a size of zero or an alignment above a page, `.tooLarge`,
   /// `.tooManyCaches` (90 fit), `.noMemory`; nothing has changed then.
@@ -74,9 +80,9 @@ extension KmemAllocator {
     let aligned = max(8, alignment.rawValue)
     // The word of a constructed object stands behind it.
     let hasHooks = constructor != nil || destructor != nil
-    guard size.rawValue <= 32 << 10 else { throw .tooLarge }
+    guard size.rawValue <= Self.largestObject else { throw .tooLarge }
     let needed = (size.rawValue + (hasHooks ? 15 : 0) + aligned - 1) & ~(aligned - 1)
-    guard needed <= 32 << 10 else { throw .tooLarge }
+    guard needed <= Self.largestObject else { throw .tooLarge }
     guard let cacheIndex = reserveCacheIndex() else { throw .tooManyCaches }
     guard prepareDescriptor(cacheIndex) else {
       releaseCacheIndex(cacheIndex)
@@ -88,9 +94,11 @@ extension KmemAllocator {
     return ObjectCache(kmem: self, cacheIndex: cacheIndex, size: UInt32(size.rawValue))
   }
 
-  /// Gives up a cache and all of its memory. Objects still in use are a fault report (`leak`, with their
-  /// number), and the cache stays. Nobody may use the cache meanwhile, or afterwards; that is a fault report
-  /// until another cache takes its place. Asks every processor, and sleeps while a walk over all caches has it.
+  /// Destroys a cache and releases all of its memory. Objects still in use are a fault report (`leak`, with their
+  /// number), and the cache stays.
+  ///
+  /// No other call may use the cache at the same time, or later: such a use is a fault report until another cache gets
+  /// its index. Asks every processor, and sleeps while a walk over all caches has this one pinned.
   public func destroy(_ cache: ObjectCache) {
     guard let pointer = cache.pointer else { return }
     guard cache.cacheIndex >= CacheIndex.firstObjectCache else {
@@ -99,7 +107,7 @@ extension KmemAllocator {
       fault.owner = pointer.name
       return state.pointee.machine.report(fault)
     }
-    // Else one of them might have objects in hand that are in nobody's use.
+    // Else a walk might be moving objects that no caller uses.
     close(pointer)
     _ = pointer.drain()
     let lists = pointer.cache.pointee.lists.withLock { ($0.out, $0.frames) }
@@ -118,19 +126,18 @@ extension KmemAllocator {
           }
         }
       }
-      pointer.cache.pointee.visits.open()
+      pointer.cache.pointee.pins.open()
       return state.pointee.machine.report(fault)
     }
     pointer.cache.pointee.isLive.store(false, ordering: .releasing)
-    pointer.giveBackDamaged()
-    pointer.keepEvents()
+    pointer.releaseDamagedSlabs()
+    pointer.preserveEventCounts()
     clearCounters(cache.cacheIndex)
     releaseCacheIndex(cache.cacheIndex)
   }
 
-  /// Sets all counters of a cacheIndex to zero, so that its next cache starts anew. What they had counted stays
-  /// in the sums of the types and of the instance, which only rise. Each processor does it with its own, which no
-  /// other may write to.
+  /// Sets all counters of an index to zero for its next cache. Their counts stay in the sums of the types and of the
+  /// instance, which only rise. Each processor does it with its own counters, which no other may write to.
   private func clearCounters(_ cacheIndex: Int) {
     var request = (kmem: self, cacheIndex: cacheIndex)
     for processor in 0..<state.pointee.machine.processorCount {
@@ -154,11 +161,6 @@ extension KmemAllocator {
     }
   }
 
-  func reportDestroyed(_ cacheIndex: Int) {
-    state.pointee.machine.report(
-      FaultReport(.notAllocated, "a cache was used after it was destroyed", UInt64(cacheIndex), .identifier))
-  }
-
   private func reserveCacheIndex() -> Int? {
     state.pointee.registry.withLock { registry -> Int? in
       for cacheIndex in CacheIndex.firstObjectCache..<CacheIndex.limit
@@ -174,12 +176,12 @@ extension KmemAllocator {
     state.pointee.registry.withLock { $0.cacheIndices[cacheIndex >> 6] &= ~(1 << UInt64(cacheIndex & 63)) }
   }
 
-  /// Makes sure that the page of descriptors with this cacheIndex's is there.
+  /// Allocates the page of descriptors for this index, unless it exists.
   private func prepareDescriptor(_ cacheIndex: Int) -> Bool {
     if descriptor(cacheIndex) != nil { return true }
-    guard let page = carve(ByteCount(8 * Cache.stride), priority: .normal) else { return false }
-    page.initializeMemory(as: UInt8.self, repeating: 0, count: 8 * Cache.stride)
-    // Another may have been quicker; its page serves then, and this one is lost.
+    guard let page = carve(ByteCount(Cache.perPage * Cache.stride), priority: .normal) else { return false }
+    page.initializeMemory(as: UInt8.self, repeating: 0, count: Cache.perPage * Cache.stride)
+    // If another processor was first, its page serves, and this one is lost.
     _ = descriptorPage(cacheIndex >> 3).pointee.compareExchange(
       expected: 0, desired: UInt(bitPattern: page), ordering: .releasing)
     return true
@@ -187,16 +189,16 @@ extension KmemAllocator {
 }
 
 extension CachePointer {
-  /// Adds what a cache that is going has counted to the sums of those that are gone.
-  func keepEvents() {
+  /// Adds the counts of a cache that is being destroyed to the sums of those that were.
+  func preserveEventCounts() {
     for number in 0..<CacheEvent.count {
       let count = count(CacheEvent(rawValue: number).unsafelyUnwrapped)
       kmem.state.pointee.past[number].add(count, ordering: .relaxed)
     }
   }
 
-  /// Gives back damaged slabs of a cache that is going.
-  func giveBackDamaged() {
+  /// Releases the damaged slabs of a cache that is being destroyed.
+  func releaseDamagedSlabs() {
     var chain = FrameNumber.none
     cache.pointee.lists.withLock { lists in
       while true {
@@ -215,10 +217,10 @@ extension CachePointer {
         chain = slab.frame
       }
     }
-    giveBack(chain)
+    releaseSlabs(chain)
   }
 
-  /// Visits every slab. Only when nobody else is at the cache: no lock is held.
+  /// Visits every slab. No lock is held, so no other processor may use the cache.
   func forEachSlab(_ body: (Slab) -> Void) {
     func visit(_ list: SlabList) {
       var next = list.first

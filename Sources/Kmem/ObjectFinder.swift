@@ -1,17 +1,17 @@
 // How kmem checks words: each must name an object of one cache that is out of its slab.
 //
 // A processor checks all words of a magazine under the cache's lock and with interrupts off, so a word may cost only
-// about 40 instructions. An `ObjectFinder` therefore keeps what is the same for most words: the form of the slabs
-// that the cache makes, and the records of the pageblock that the word before lies in. It trusts no bit of a word: a
-// word that is no object leads to no memory but the table of sections, records of frames, and a map of this cache.
+// about 40 instructions. An `ObjectFinder` therefore keeps the values that most words share: the form of the slabs that
+// the cache makes, and the records of the pageblock in which the previous word lies. It trusts no bit of a word: a word
+// that is no object leads to no memory but the table of sections, records of frames, and a map of this cache.
 //
-// The answer holds for as long as the lock: no object of the cache leaves its slab or comes back. A slab that is being
-// made or given back has no object out, so a word that names it is wrong.
+// The answer holds as long as the lock is held: no object of the cache leaves its slab or returns. A slab that is being
+// made or released has no object out, so a word that names it is wrong.
 
 import MemoryPrimitives
 import PhysicalMemory
 
-/// An object that is out of its slab, by the first frame of that and its number there.
+/// An object that is out of its slab, by the slab's first frame and its number there.
 struct ObjectOut {
   let frame: FrameNumber
   let record: FrameRecordPointer
@@ -24,7 +24,7 @@ struct ObjectFinder {
   private let physical: FrameAllocator
   private let directMap: DirectMap
   private let reciprocal: UInt64
-  /// What the records of most slabs of the cache say, and what follows from that.
+  /// `owner` in the records of most slabs of the cache; the fields below follow from it.
   private let plainOwner: UInt32
   private let objects: UInt64
   private let hasTables: Bool
@@ -40,7 +40,7 @@ struct ObjectFinder {
     hasTables = Slab.hasTables(plainOwner)
   }
 
-  /// The object that `word` is the address of, if that is out of its slab.
+  /// Finds the object whose address `word` is, if that is out of its slab.
   @inline(__always) mutating func objectOut(_ word: UInt) -> ObjectOut? {
     let address = directMap.physicalAddress(of: VirtualAddress(UInt64(word))).rawValue
     let number = address &>> Page.shift
@@ -48,13 +48,13 @@ struct ObjectFinder {
       return nil
     }
     var offset = address & (Page.size - 1)
-    var place: UInt32 = 0
+    var position: UInt32 = 0
     let owner = record.owner
     if owner != plainOwner {
-      guard owner & ~Slab.placeBits == plainOwner else { return rareObjectOut(word) }
-      place = Slab.place(owner)
-      record = record.before(place)
-      offset |= UInt64(place) &<< Page.shift
+      guard owner & ~Slab.positionBits == plainOwner else { return rareObjectOut(word) }
+      position = Slab.position(owner)
+      record = record.before(position)
+      offset |= UInt64(position) &<< Page.shift
     }
     // The upper half is the quotient, exact for offsets below 2^15. For a multiple of the spacing the lower half is
     // the quotient times less than the spacing, so below 2^15; every other offset adds the reciprocal at least, 2^17.
@@ -65,22 +65,23 @@ struct ObjectFinder {
     let free = hasTables ? Slab.tables(record)[Int(truncatingIfNeeded: index &>> 6)] : record.index
     guard free &>> index & 1 == 0 else { return nil }
     return ObjectOut(
-      frame: FrameNumber(UInt32(truncatingIfNeeded: number) &- place), record: record,
+      frame: FrameNumber(UInt32(truncatingIfNeeded: number) &- position), record: record,
       index: Int(truncatingIfNeeded: index))
   }
 
-  /// The record of a frame that is not in the pageblock of the one before; nil when it has none.
+  /// Finds the record of a frame outside the pageblock of the previous word; nil when it has none.
   @inline(__always) private mutating func recordElsewhere(_ number: UInt64) -> FrameRecordPointer? {
     guard number < UInt64(FrameNumber.limit) else { return nil }
     records = physical.validRecords(around: FrameNumber(UInt32(truncatingIfNeeded: number)))
     return records.record(number)
   }
 
-  /// `objectOut` in any slab: an audited one, one of fewer frames than the cache prefers, one of another cache.
+  /// Does `objectOut` for any slab: an audited one, one of fewer frames than the cache prefers, one of another cache.
   @inline(never) private func rareObjectOut(_ word: UInt) -> ObjectOut? {
-    guard let place = cache.kmem.locate(VirtualAddress(UInt64(word))), place.mistake(cache.cacheIndex) == nil,
-      place.slab.isOut(place.index)
+    guard let location = cache.kmem.locate(VirtualAddress(UInt64(word))),
+      location.mistake(cache.cacheIndex) == nil,
+      location.slab.isOut(location.index)
     else { return nil }
-    return ObjectOut(frame: place.slab.frame, record: place.slab.record, index: place.index)
+    return ObjectOut(frame: location.slab.frame, record: location.slab.record, index: location.index)
   }
 }

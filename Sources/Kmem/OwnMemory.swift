@@ -1,9 +1,9 @@
-// Memory for what kmem itself needs and reads back: magazines, and the tables of slabs.
+// Memory that kmem itself writes and reads: magazines, and the tables of slabs.
 //
 // It lies in frames where no caller has an object. The first 64 bytes of each frame stay unused, so a write that runs
 // over the end of an object by up to 64 bytes reaches none of it. A write that runs further does. So does a write to an
 // object that its caller freed before the frame became kmem's own. kmem therefore checks maps and magazines before it
-// relies on them. KmemAllocator.swift names what it does not see: above all the words in a processor's own two magazines.
+// relies on them. KmemAllocator.swift names the changes that it does not see: above all the words in a processor's own two magazines.
 //
 // A frame is cut into chunks of one size; its record keeps the map of its free chunks:
 //
@@ -11,16 +11,16 @@
 //   index    the map, a bit for each free chunk
 //   links    the list of frames that have a free chunk
 //
-// A frame without a chunk in use goes back at once. The pages are counted under the type `kmem`, as large requests.
+// A frame without a chunk in use is freed at once. The pages are counted under the type `kmem`, as large requests.
 
 import MemoryPrimitives
 import PhysicalMemory
 
-/// The frames with free chunks, by size. Under its lock.
+/// The frames with free chunks, by size. Plain data under a lock.
 struct OwnMemory {
   /// How many sizes there are.
   static var sizes: Int { 7 }
-  /// Bytes at the start of each frame that nothing is kept in.
+  /// Bytes at the start of each frame that stay unused.
   static var unused: Int { 64 }
   /// The largest chunk.
   static var largest: Int { size(sizes - 1) }
@@ -31,7 +31,7 @@ struct OwnMemory {
   /// Frames.
   private(set) var frames = 0
 
-  /// Bytes of a chunk: powers of two for magazines, and what cuts a frame into 3, 2 and 1.
+  /// Computes the bytes of a chunk: powers of two for magazines, and the sizes that cut a frame into 3, 2 and 1.
   static func size(_ number: Int) -> Int {
     switch number {
     case 0...3: 64 << number
@@ -41,7 +41,7 @@ struct OwnMemory {
     }
   }
 
-  /// The smallest size of at least `bytes`, which is no more than the largest.
+  /// Finds the smallest size of at least `bytes`, which is no more than the largest.
   static func number(holding bytes: Int) -> Int {
     precondition(bytes <= largest)
     var number = 0
@@ -49,13 +49,13 @@ struct OwnMemory {
     return number
   }
 
-  /// The map of a frame whose chunks are all free.
+  /// Computes the map of a frame whose chunks are all free.
   static func allFree(_ number: Int) -> UInt64 {
     1 << UInt64((Int(Page.size) - unused) / size(number)) - 1
   }
 
-  /// A free chunk, by its frame and the byte where it starts there.
-  mutating func take(_ number: Int, _ physical: FrameAllocator) -> (FrameNumber, Int)? {
+  /// Allocates a chunk; answers its frame and the byte where it starts there. Nil when no frame has one.
+  mutating func allocate(_ number: Int, _ physical: FrameAllocator) -> (FrameNumber, Int)? {
     let frame = lists[number].first
     guard frame != .none else { return nil }
     let record = physical.record(frame).unsafelyUnwrapped
@@ -66,13 +66,13 @@ struct OwnMemory {
     return (frame, Self.unused + chunk * Self.size(number))
   }
 
-  /// Takes a chunk back. Answers whether the frame has none in use now: it is the caller's then.
-  mutating func put(_ frame: FrameNumber, at offset: Int, _ physical: FrameAllocator) -> Bool {
+  /// Frees a chunk. Answers true when the frame has none in use any more; the caller then frees the frame.
+  mutating func free(_ frame: FrameNumber, at offset: Int, _ physical: FrameAllocator) -> Bool {
     let record = physical.record(frame).unsafelyUnwrapped
     let number = Int(record.owner)
     let bit: UInt64 = 1 << UInt64((offset - Self.unused) / Self.size(number))
-    precondition(record.index & bit == 0, "a chunk of kmem's own memory was given back twice")
-    if record.index == 0 { lists[number].put(frame, record, physical) }
+    precondition(record.index & bit == 0, "a chunk of kmem's own memory was freed twice")
+    if record.index == 0 { lists[number].prepend(frame, record, physical) }
     record.index |= bit
     inUse -= 1
     guard record.index == Self.allFree(number) else { return false }
@@ -87,42 +87,42 @@ struct OwnMemory {
     record.owner = UInt32(number)
     record.index = Self.allFree(number)
     record.queue = .owner
-    lists[number].put(frame, record, physical)
+    lists[number].prepend(frame, record, physical)
     frames += 1
   }
 
-  /// Which invariant is broken, nil when none is.
+  /// Checks KM-8 for the frames with free chunks: nil when it holds.
   func checkInvariants(_ physical: FrameAllocator) -> StaticString? {
     for number in 0..<Self.sizes {
       var (next, previous, count) = (lists[number].first, FrameNumber.none, 0)
       while next != .none {
         guard count < lists[number].count, let record = physical.record(next), record.previous == previous
         else {
-          return "a list of kmem's own frames is damaged"
+          return "KM-8: a list of kmem's own frames is damaged"
         }
         if record.role != .kmem || record.owner != UInt32(number) || record.index & ~Self.allFree(number) != 0
           || record.index == 0 || record.index == Self.allFree(number)
         {
-          return "a frame of kmem's own is on the wrong list"
+          return "KM-8: a frame of kmem's own is on the wrong list"
         }
         count += 1
         previous = next
         next = record.next
       }
-      if count != lists[number].count { return "a list of kmem's own frames is shorter than counted" }
+      if count != lists[number].count { return "KM-8: a list of kmem's own frames is shorter than counted" }
     }
     return nil
   }
 }
 
 extension KmemAllocator {
-  /// A chunk of at least `bytes`, aligned to 8 bytes (to 64 when its size is a power of two). Nil without memory.
+  /// Allocates a chunk of at least `bytes`, aligned to 8 bytes (to 64 when its size is a power of two). Nil without memory.
   /// No lock of rank `kmemSlabs` may be held.
-  func takeOwn(_ bytes: Int, priority: AllocationPriority) -> UnsafeMutableRawPointer? {
+  func allocateOwn(_ bytes: Int, priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     let number = OwnMemory.number(holding: bytes)
     let physical = state.pointee.physical
     while true {
-      if let (frame, offset) = state.pointee.own.withLock({ $0.take(number, physical) }) {
+      if let (frame, offset) = state.pointee.own.withLock({ $0.allocate(number, physical) }) {
         return state.pointee.machine.directMap.pointer(to: frame) + offset
       }
       guard !state.pointee.machine.failsHere(.kmem),
@@ -134,12 +134,12 @@ extension KmemAllocator {
     }
   }
 
-  /// Gives back a chunk that `takeOwn` answered.
-  func giveOwn(_ chunk: UnsafeMutableRawPointer) {
+  /// Frees a chunk that `allocateOwn` returned.
+  func freeOwn(_ chunk: UnsafeMutableRawPointer) {
     let physical = state.pointee.physical
     let address = state.pointee.machine.directMap.physicalAddress(of: VirtualAddress(chunk))
     let frame = address.frame
-    guard state.pointee.own.withLock({ $0.put(frame, at: Int(address.offsetInPage), physical) }) else {
+    guard state.pointee.own.withLock({ $0.free(frame, at: Int(address.offsetInPage), physical) }) else {
       return
     }
     physical.record(frame).unsafelyUnwrapped.queue = .none

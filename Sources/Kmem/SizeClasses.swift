@@ -1,34 +1,34 @@
 // Sizes that kmem serves from caches, and the way from a size to its cache.
 //
-// Steps of 8 bytes up to a cache line, where most requests of a kernel are; above it every class is a
-// multiple of the line, so that no two objects share one. The classes above 640 bytes are those that cut
-// 1, 2, 4 or 8 pages with less than a sixteenth left over, with the powers of two in between, because
-// callers ask for them. A constant size finds its class at compile time up to a line, with one load above.
+// Classes are steps of 8 bytes up to a cache line, where most requests of a kernel are. Above it every class is a
+// multiple of the line, so that no two objects share a line. The classes above 640 bytes are those that cut 1, 2, 4 or 8
+// pages with less than a sixteenth left over. Powers of two are classes as well, because callers request them. A
+// constant size finds its class at compile time up to a line, with one load above.
 
 import MemoryPrimitives
 
-/// Columns of the table of counters: one for each size class, for what is larger, for what others give, and
-/// for each object cache.
+/// Indices of the counters and of the caches: one for each size class, for larger requests, for the contiguous memory of
+/// other layers, and for each object cache.
 @usableFromInline enum CacheIndex {
-  /// No request succeeds here: its allocations are those that failed, its frees those that caches served
-  /// which are gone. A size of zero lands here, and in the slow half.
+  /// No request succeeds at this index: its allocations are those that failed, its frees those that destroyed caches
+  /// had served. A size of zero has this index, and so reaches the slow path.
   @inlinable static var failed: Int { 0 }
   @inlinable static var firstClass: Int { 1 }
   static var lastClass: Int { 29 }
   /// Requests above the largest class, and their pages.
   @inlinable static var large: Int { 30 }
   static var largePages: Int { 31 }
-  /// Contiguous memory, which kmem only keeps account of, and its pages.
+  /// Contiguous memory, which kmem only counts, and its pages.
   static var contiguous: Int { 32 }
   static var contiguousPages: Int { 33 }
   static var firstObjectCache: Int { 34 }
-  /// What a processor's row of counters holds.
+  /// The number of indices for which a processor's row has counters.
   static var limit: Int { 124 }
 }
 
 enum SizeClasses {
 
-  /// Bytes of an object of the class at `cacheIndex`, 1 to 29.
+  /// Looks up the bytes of an object of the class at `cacheIndex`, 1 to 29.
   static func size(_ cacheIndex: Int) -> Int {
     if cacheIndex <= 8 { return cacheIndex * 8 }
     return switch cacheIndex {
@@ -56,14 +56,14 @@ enum SizeClasses {
     }
   }
 
-  /// The cacheIndex of the smallest class that holds `lines` cache lines, 1 to 64.
+  /// Finds the index of the smallest class that holds `lines` cache lines, 1 to 64.
   static func cacheIndex(holdingLines lines: Int) -> Int {
     var cacheIndex = 8
     while size(cacheIndex) < lines * 64 { cacheIndex += 1 }
     return cacheIndex
   }
 
-  /// What the caches are called.
+  /// Makes the name of a class's cache: `kmem-` and its size.
   static func name(_ cacheIndex: Int) -> Name {
     var digits: (UInt8, UInt8, UInt8, UInt8) = (0, 0, 0, 0)
     var rest = size(cacheIndex)

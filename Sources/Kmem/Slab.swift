@@ -4,7 +4,7 @@
 // keeps nothing there that it relies on. A map says which objects are free, a bit for each. The map and the counts lie
 // in the records of the frames, or in memory of kmem's own:
 //
-//   owner    cache 10 bits | order 2 | audited 1 | place of the frame in the slab 3 | objects 16
+//   owner    cache 10 bits | order 2 | audited 1 | position of the frame in the slab 3 | objects 16
 //   aux      objects out of the slab 16 | damaged 1
 //   index    the map of up to 64 objects; of a slab with tables, their address
 //   links    the cache's list that the slab is on
@@ -13,7 +13,7 @@
 // to its slab in two loads. Tables are a part of kmem's own memory: the map of up to 512 objects and, in an audited
 // slab, an entry for each object.
 //
-// A free object holds a word that follows from its address. kmem compares it before it gives the object out, and uses
+// A free object holds a word that follows from its address. kmem compares it before it allocates the object, and uses
 // it for nothing else: another word means that a caller wrote to the free object. In a cache with a constructor the
 // word stands behind the object, which stays constructed. Behind the last object of an audited slab stand two such
 // words, the guard: they show a write beyond its end.
@@ -23,6 +23,9 @@ import PhysicalMemory
 
 /// A slab by the record of its first frame.
 struct Slab {
+  /// The order of the largest slab: 8 frames.
+  static var largestOrder: Order { Order(3) }
+
   let frame: FrameNumber
   let record: FrameRecordPointer
   let base: UnsafeMutableRawPointer
@@ -33,7 +36,7 @@ struct Slab {
     base = directMap.pointer(to: frame)
   }
 
-  /// Writes the records of a slab whose objects are all free. `tables` has room for `tableBytes`, if that is not 0.
+  /// Writes the records of a slab whose objects are all free. `tables` has `tableBytes` bytes, if that is not 0.
   static func create(
     _ frame: FrameNumber, _ order: Order, cache: Int, objects: Int, isAudited: Bool,
     tables: UnsafeMutableRawPointer?, physical: FrameAllocator, directMap: DirectMap
@@ -61,27 +64,27 @@ struct Slab {
     UInt32(cache) | UInt32(order.rawValue) << 10 | (isAudited ? 1 << 12 : 0) | UInt32(objects) << 16
   }
   /// The bits of `owner` in which the frames of a slab differ.
-  static var placeBits: UInt32 { 7 << 13 }
+  static var positionBits: UInt32 { 7 << 13 }
 
-  /// Bytes of the tables of a slab of so many objects; 0 for none.
+  /// Computes the bytes of the tables of a slab of so many objects; 0 for none.
   static func tableBytes(objects: Int, isAudited: Bool) -> Int {
     if isAudited { return mapBytes + objects * MemoryLayout<AuditEntry>.stride }
     return objects > 64 ? mapBytes : 0
   }
   /// Bytes of the map in tables: of 512 objects, as many as a page has.
   private static var mapBytes: Int { 64 }
-  /// Objects of an audited slab, at most: for so many there is room in a part of kmem's own memory.
+  /// The most objects of an audited slab: the entries of so many fit into a chunk of kmem's own memory.
   static var mostAudited: Int { (OwnMemory.largest - mapBytes) / MemoryLayout<AuditEntry>.stride }
 
-  /// The cache that the record of a frame of a slab names.
+  /// Reads the cache that the record of a frame of a slab names.
   static func cache(_ record: FrameRecordPointer) -> Int { cache(record.owner) }
   static func cache(_ owner: UInt32) -> Int { Int(owner & 0x3ff) }
-  /// The first frame of the slab that `frame` belongs to.
+  /// Finds the first frame of the slab that `frame` belongs to.
   static func first(_ frame: FrameNumber, _ record: FrameRecordPointer) -> FrameNumber {
-    FrameNumber(frame.rawValue &- place(record.owner))
+    FrameNumber(frame.rawValue &- position(record.owner))
   }
-  /// How many frames of the slab come before the one whose record has `owner`.
-  static func place(_ owner: UInt32) -> UInt32 { owner >> 13 & 7 }
+  /// Counts the frames of the slab that come before the one whose record has `owner`.
+  static func position(_ owner: UInt32) -> UInt32 { owner >> 13 & 7 }
   static func objects(_ owner: UInt32) -> Int { Int(owner >> 16) }
   /// Whether a slab keeps its map in tables.
   static func hasTables(_ owner: UInt32) -> Bool { owner & 1 << 12 != 0 || objects(owner) > 64 }
@@ -90,13 +93,13 @@ struct Slab {
   var order: Order { Order(UInt8(record.owner >> 10 & 3)) }
   var isAudited: Bool { record.owner & 1 << 12 != 0 }
   var objects: Int { Self.objects(record.owner) }
-  /// Objects that are not free in the slab: given out, or in a magazine.
+  /// Objects that are not free in the slab: with a caller, or in a magazine.
   var out: Int {
     get { Int(record.aux & Self.outBits) }
     nonmutating set { record.aux = record.aux & ~Self.outBits | UInt32(newValue) }
   }
   static var outBits: UInt32 { 0xffff }
-  /// A free object or the map was written to: the free objects of this slab are not given out any more.
+  /// A stray write hit a free object or the map: the slab allocates no more.
   var isDamaged: Bool { record.aux & 1 << 16 != 0 }
   func markDamaged() { record.aux |= 1 << 16 }
 
@@ -106,24 +109,24 @@ struct Slab {
   var tables: UnsafeMutableRawPointer? {
     Self.hasTables(record.owner) ? UnsafeMutableRawPointer(bitPattern: UInt(record.index)) : nil
   }
-  /// The map in the tables of a slab that has some, by the record of its first frame.
+  /// Finds the map in the tables of a slab that has some, by the record of its first frame.
   static func tables(_ first: FrameRecordPointer) -> UnsafePointer<UInt64> {
     UnsafePointer(bitPattern: UInt(first.index)).unsafelyUnwrapped
   }
   /// Words of the map.
   var mapWords: Int { (objects + 63) >> 6 }
 
-  /// The free ones among objects 64 × `number` and the 63 after it.
+  /// Reads the map for objects 64 × `number` and the 63 after it: a bit for each free one.
   func free(_ number: Int) -> UInt64 {
     guard let tables else { return record.index }
     return tables.load(fromByteOffset: number * 8, as: UInt64.self) & mapBits(number)
   }
-  /// Bits of a word of the map that stand for objects.
+  /// Computes the bits of a word of the map that stand for objects.
   private func mapBits(_ number: Int) -> UInt64 {
     let left = objects - number << 6
     return left >= 64 ? .max : 1 << UInt64(left) - 1
   }
-  /// Whether the map has as many free objects as the counts say, and no others. A map in a record is out of reach.
+  /// Whether the map has as many free objects as the counts say, and no others. No stray write reaches a map in a record.
   var isMapSound: Bool {
     guard let tables else { return true }
     var count = 0
@@ -140,7 +143,7 @@ struct Slab {
   }
 
   func isFree(_ index: Int) -> Bool { free(index >> 6) &>> UInt64(truncatingIfNeeded: index) & 1 != 0 }
-  /// Whether an object is given out or in a magazine. By the counts too: they are right where the map is not.
+  /// Whether an object is with a caller or in a magazine. Reads the counts too: they are right even if the map is not.
   func isOut(_ index: Int) -> Bool { out > 0 && !isFree(index) }
   func markFree(_ index: Int) {
     let bit: UInt64 = 1 &<< UInt64(truncatingIfNeeded: index)
@@ -151,16 +154,16 @@ struct Slab {
     }
   }
 
-  /// The audit's entry of an object; only in an audited slab.
+  /// Finds the audit's entry of an object; only in an audited slab.
   func entry(_ index: Int) -> UnsafeMutablePointer<AuditEntry> {
     (tables.unsafelyUnwrapped + Self.mapBytes).assumingMemoryBound(to: AuditEntry.self) + index
   }
 }
 
-/// What an audited slab knows of one object.
+/// The record that an audited slab keeps of one object.
 struct AuditEntry {
-  /// The period of auditing in which the object was given out. What is older was perhaps freed and given
-  /// out again past the audit, so sizes and types are compared within a period only. 0 for never.
+  /// The period of auditing in which the object was allocated, 0 for never. An object of an older period was perhaps
+  /// freed and allocated again past the audit, so sizes and types are compared within a period only.
   var period: UInt16 = 0
   var size: UInt16 = 0
   var type: UInt16 = 0
@@ -170,7 +173,7 @@ struct AuditEntry {
 
 /// The word in a free object.
 enum FreeWord {
-  /// Fibonacci hashing of the address: a word that no neighbour has.
+  /// Hashes the address (Fibonacci hashing): a word that no neighbour has.
   static func of(_ object: UnsafeMutableRawPointer) -> UInt64 {
     UInt64(UInt(bitPattern: object)) &* 0x9e37_79b9_7f4a_7c15
   }
@@ -181,9 +184,11 @@ struct SlabList {
   private(set) var first = FrameNumber.none
   private(set) var count = 0
 
-  mutating func put(_ slab: Slab, _ physical: FrameAllocator) { put(slab.frame, slab.record, physical) }
+  mutating func prepend(_ slab: Slab, _ physical: FrameAllocator) {
+    prepend(slab.frame, slab.record, physical)
+  }
 
-  mutating func put(_ frame: FrameNumber, _ record: FrameRecordPointer, _ physical: FrameAllocator) {
+  mutating func prepend(_ frame: FrameNumber, _ record: FrameRecordPointer, _ physical: FrameAllocator) {
     record.previous = .none
     record.next = first
     if first != .none { physical.record(first).unsafelyUnwrapped.previous = frame }

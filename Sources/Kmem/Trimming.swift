@@ -1,9 +1,9 @@
-// Trimming: what caches kept for a burst that is long over goes back to the frames.
+// Trimming: a thread releases the memory that caches kept for a burst that is over.
 //
-// A depot's working set is what it had to give since the last look, and the fewest full magazines that lay there all
-// the while are beyond it (Bonwick and Adams, "Magazines and Vmem", section 3.1); so with empty magazines, and with
-// slabs that have no object in use. A thread looks every few seconds. What is in use all the time is left alone, and
-// no processor is disturbed: a trim takes from depots and slabs only.
+// A depot's working set is the magazines that it needed since the last trim. The fewest full magazines that it had in
+// that time exceed the working set (Bonwick and Adams, "Magazines and Vmem", section 3.1). The same holds for empty
+// magazines, and for slabs that have no object in use. The thread trims every few seconds. A trim touches depots and
+// slabs only: it disturbs no processor and nothing that is in use all the time.
 
 import Magazines
 import MemoryPrimitives
@@ -24,25 +24,25 @@ struct Trimmer: ~Copyable {
 }
 
 extension KmemAllocator {
-  /// Gives back what no cache needed since the last trim: objects and magazines in depots, free slabs. Answers
-  /// the pages given back. Visits each cache; no spin lock may be held.
+  /// Releases the memory that no cache needed since the last trim: objects and magazines in depots, free slabs. Answers
+  /// the pages released. Visits each cache; no spin lock may be held.
   @discardableResult public func trim() -> PageCount {
     state.pointee.trimmer.trims.add(1, ordering: .relaxed)
-    state.pointee.trimmer.lock.lock(on: state.pointee.machine)
-    defer { state.pointee.trimmer.lock.unlock(on: state.pointee.machine) }
-    let before = slabPages
-    forEach { cache in
-      // Before objects come back: slabs that these make free have been needed until now.
-      cache.giveBackFree(atMost: cache.cache.pointee.lists.withLock { $0.fewestFree })
-      let (emptied, spare) = cache.magazines.trim { cache.putBack($0, .unknown) }
-      cache.lowerFullLimit(atMost: emptied)
-      if spare > 0 { cache.returnMagazines(atMost: spare) }
-      cache.cache.pointee.lists.withLock { $0.fewestFree = $0.plain.free.count }
+    return state.pointee.trimmer.lock.withLock(on: state.pointee.machine) {
+      let before = slabPages
+      forEach { cache in
+        // Before objects return: slabs that these make free have been needed until now.
+        cache.releaseFreeSlabs(atMost: cache.cache.pointee.lists.withLock { $0.fewestFree })
+        let (emptied, spare) = cache.magazines.trim { cache.returnToSlab($0, .unknown) }
+        cache.lowerDepotLimit(atMost: emptied)
+        if spare > 0 { cache.freeEmptyMagazines(atMost: spare) }
+        cache.cache.pointee.lists.withLock { $0.fewestFree = $0.plain.free.count }
+      }
+      return before.subtractingSaturated(slabPages)
     }
-    return before - min(slabPages, before)
   }
 
-  /// Has a thread of the machine trim from time to time, until `endTrimming`. False when there is none to be had.
+  /// Starts a thread that trims at intervals until `endTrimming`. Answers false when the machine has no thread left.
   public func startTrimming() -> Bool {
     precondition(state.pointee.trimmer.thread.load(ordering: .relaxed) == 0, "trimming has been started")
     state.pointee.trimmer.isEnding.store(false, ordering: .sequentiallyConsistent)
@@ -54,7 +54,7 @@ extension KmemAllocator {
     return true
   }
 
-  /// Ends the thread and waits until it is gone. Nothing happens where there is none.
+  /// Ends the thread and waits until it has ended. Does nothing when there is none.
   public func endTrimming() {
     let thread = state.pointee.trimmer.thread.exchange(0, ordering: .relaxed)
     guard thread != 0 else { return }

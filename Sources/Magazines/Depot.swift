@@ -1,8 +1,8 @@
-// The depot: magazines that no processor has at the moment, by what is in them.
+// The depot: magazines that no processor has at the moment, by how full they are.
 
 import MemoryPrimitives
 
-/// What all processors share. Behind the handle `MagazineSet`.
+/// The state that all processors share, behind the handle `MagazineSet`.
 @usableFromInline struct Depot: ~Copyable {
   let lists: Locked<DepotLists>
   @usableFromInline let slots: UnsafeMutableRawPointer
@@ -19,48 +19,50 @@ struct DepotLists {
   /// Magazines in lists and slots together.
   var total = 0
   var isOn = true
-  /// Full magazines that may lie here.
+  /// Full magazines that the depot keeps at most.
   var fullLimit: Int
-  /// The fewest that lay here since the last trim.
+  /// The fewest full magazines that it had since the last trim.
   var fewestFull = 0
+  /// The fewest empty magazines that it had since the last trim.
   var fewestEmpty = 0
 
   init(fullLimit: Int) { self.fullLimit = fullLimit }
 
-  mutating func put(_ words: UnsafeMutablePointer<UInt>, rounds: Int, capacity: Int) {
+  /// Adds a magazine to the list for its number of rounds.
+  mutating func push(_ words: UnsafeMutablePointer<UInt>, rounds: Int, capacity: Int) {
     if rounds == 0 {
-      empty.put(words)
+      empty.push(words)
     } else if rounds == capacity {
-      full.put(words)
+      full.push(words)
     } else {
       words[capacity - 1] = UInt(rounds) ^ Self.mark(words)
-      partial.put(words)
+      partial.push(words)
     }
   }
 
-  /// The rounds of a partly filled magazine; nil when something else wrote to the word that says so.
+  /// Reads the rounds of a partly filled magazine; nil when a stray write changed the word that says so.
   static func partialRounds(_ words: UnsafePointer<UInt>, capacity: Int) -> Int? {
     let rounds = words[capacity - 1] ^ mark(words)
     return rounds >= 1 && rounds < UInt(capacity) ? Int(rounds) : nil
   }
-  /// A word that differs from one magazine to the next, so that what a stray write leaves is no number of rounds.
+  /// Computes a word that differs from one magazine to the next, so that a stray write leaves no valid number of rounds.
   private static func mark(_ words: UnsafePointer<UInt>) -> UInt {
     UInt(bitPattern: words) &* 0x9e37_79b9_7f4a_7c15
   }
 
-  mutating func takeFull() -> UnsafeMutablePointer<UInt>? {
-    let words = full.take()
+  mutating func popFull() -> UnsafeMutablePointer<UInt>? {
+    let words = full.pop()
     fewestFull = min(fewestFull, full.count)
     return words
   }
 
-  mutating func takeEmpty() -> UnsafeMutablePointer<UInt>? {
-    let words = empty.take()
+  mutating func popEmpty() -> UnsafeMutablePointer<UInt>? {
+    let words = empty.pop()
     fewestEmpty = min(fewestEmpty, empty.count)
     return words
   }
 
-  /// The words of magazine number `index` of those that have any, full ones first.
+  /// Finds the words of magazine number `index` of those that have any, full ones first.
   func magazine(_ index: Int, capacity: Int) -> UnsafeBufferPointer<UInt>? {
     if index < full.count { return UnsafeBufferPointer(start: full.at(index), count: capacity) }
     guard index - full.count < partial.count, let words = partial.at(index - full.count) else { return nil }
@@ -68,7 +70,7 @@ struct DepotLists {
   }
 }
 
-/// A stack of magazines, linked through the word in front of each one's rounds.
+/// A stack of magazines, linked through the word before each one's rounds.
 struct MagazineList {
   private(set) var first: UnsafeMutablePointer<UInt>?
   private(set) var count = 0
@@ -77,20 +79,20 @@ struct MagazineList {
     UnsafeMutablePointer(bitPattern: words[-1])
   }
 
-  mutating func put(_ words: UnsafeMutablePointer<UInt>) {
+  mutating func push(_ words: UnsafeMutablePointer<UInt>) {
     words[-1] = UInt(bitPattern: first)
     first = words
     count += 1
   }
 
-  mutating func take() -> UnsafeMutablePointer<UInt>? {
+  mutating func pop() -> UnsafeMutablePointer<UInt>? {
     guard let words = first else { return nil }
     first = Self.link(words)
     count -= 1
     return words
   }
 
-  /// The magazine `index` steps below the top, which is below `count`.
+  /// Finds the magazine `index` steps below the top; `index` is below `count`.
   func at(_ index: Int) -> UnsafeMutablePointer<UInt>? {
     var words = first
     for _ in 0..<index { words = words.flatMap(Self.link) }

@@ -1,13 +1,13 @@
-// One processor's two magazines: a cache line, touched by its processor alone with interrupts off.
+// One processor's two magazines: a cache line, accessed by its processor alone with interrupts off.
 //
-// The hot halves of whoever keeps objects in magazines work on a slot directly, so that its own
-// counting shares the one interval with interrupts off.
+// The fast paths of an owner work on a slot directly, so that the owner's counting shares the one interval with
+// interrupts off.
 
 import MemoryPrimitives
 
 /// The magazines of one processor. 64 bytes; valid when initialised by `MagazineSet.create`.
 @frozen public struct MagazineSlot: ~Copyable {
-  /// Words of the loaded magazine; without one, an address that nothing is read from.
+  /// Words of the loaded magazine; without one, an address that no code reads from.
   @usableFromInline var loaded: UnsafeMutablePointer<UInt>
   /// Words in it.
   @usableFromInline var rounds: Int
@@ -30,16 +30,16 @@ import MemoryPrimitives
     spills = Counter()
   }
 
-  /// The word given last, or nil when the loaded magazine has none.
-  @inline(always) public mutating func take() -> UInt? {
+  /// Pops the word that was pushed last; nil when the loaded magazine has none.
+  @inline(always) public mutating func pop() -> UInt? {
     let rounds = self.rounds
     guard rounds != 0 else { return nil }
     self.rounds = rounds &- 1
     return loaded[rounds &- 1]
   }
 
-  /// Puts a word into the loaded magazine; false when there is no room.
-  @inline(always) public mutating func put(_ word: UInt) -> Bool {
+  /// Pushes a word on the loaded magazine. Answers false when it is full.
+  @inline(always) public mutating func push(_ word: UInt) -> Bool {
     let rounds = self.rounds
     guard rounds != capacity else { return false }
     loaded[rounds] = word
@@ -47,9 +47,9 @@ import MemoryPrimitives
     return true
   }
 
-  /// `put` for words that are addresses: false also when the word lies on top already, given twice in a
-  /// row. An empty magazine has its link on top, which is the address of no object.
-  @inline(always) public mutating func putUnlessOnTop(_ word: UInt) -> Bool {
+  /// Does `push` for words that are addresses. Answers false also when the word is on top already: pushed twice in a row.
+  /// An empty magazine has its link on top, which is the address of no object.
+  @inline(always) public mutating func pushUnlessOnTop(_ word: UInt) -> Bool {
     let rounds = self.rounds
     guard rounds != capacity, loaded[rounds &- 1] != word else { return false }
     loaded[rounds] = word
@@ -57,7 +57,7 @@ import MemoryPrimitives
     return true
   }
 
-  /// Loads the previous magazine, which the slot has, and puts the loaded one, if any, aside.
+  /// Loads the previous magazine, which the slot has; the loaded one, if any, becomes the previous one.
   mutating func swap(capacity full: Int) {
     let (words, count) = (loaded, rounds)
     let hadLoaded = capacity != 0
@@ -78,7 +78,7 @@ import MemoryPrimitives
     self.capacity = capacity
   }
 
-  /// Back to no magazines; the counters stay.
+  /// Removes both magazines; the counters stay.
   mutating func unload() {
     load(UnsafeMutablePointer(bitPattern: 8).unsafelyUnwrapped, rounds: 0, capacity: 0)
     previous = nil

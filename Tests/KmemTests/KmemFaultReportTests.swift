@@ -9,8 +9,8 @@ import XCTest
 
 final class KmemFaultReportTests: XCTestCase {
   private func expect(
-    _ rig: KmemFixture, _ kinds: [FaultKind], _ body: () -> Void, _ file: StaticString = #filePath,
-    _ line: UInt = #line
+    _ rig: KmemFixture, _ kinds: [FaultKind], file: StaticString = #filePath, line: UInt = #line,
+    _ body: () -> Void
   ) -> FaultReport? {
     // Magazines may come and go.
     func used() -> ByteCount { rig.kmem.usedBytes - rig.kmem.describe(rig.kmem.ownType).bytes }
@@ -63,9 +63,9 @@ final class KmemFaultReportTests: XCTestCase {
       let type = rig.type()
       let object = rig.kmem.alloc(ByteCount(60), type: type)!
       let cache = try rig.kmem.createCache(name: Name("own"), size: ByteCount(60))
-      // The slow half sees them; a magazine with room would take them unseen.
+      // The slow path checks them; a magazine with space would accept them unchecked.
       func free(_ pointer: UnsafeMutableRawPointer, _ size: Int) {
-        rig.kmem.freeSlow(pointer, rig.kmem.place(UInt64(size)), UInt64(size), type)
+        rig.kmem.freeSlow(pointer, rig.kmem.counterOffset(UInt64(size)), UInt64(size), type)
       }
       var local: UInt64 = 0
       withUnsafeMutablePointer(to: &local) { local in
@@ -75,7 +75,7 @@ final class KmemFaultReportTests: XCTestCase {
       _ = expect(rig, [.foreignPointer]) { free(object + 8, 60) }
       _ = expect(rig, [.wrongSize]) { free(object, 100) }
       _ = expect(rig, [.wrongSize]) { free(object, 4096) }
-      _ = expect(rig, [.foreignPointer]) { cache.kmem.freeSlow(object, cache.place, 60, type) }
+      _ = expect(rig, [.foreignPointer]) { cache.kmem.freeSlow(object, cache.counterOffset, 60, type) }
       let frame = try rig.physical.allocate(Order(0), role: .wired, priority: .normal)
       _ = expect(rig, [.foreignPointer]) { free(rig.host.machine.directMap.pointer(to: frame), 60) }
       rig.physical.free(frame, Order(0))
@@ -98,7 +98,7 @@ final class KmemFaultReportTests: XCTestCase {
     let start = rig.kmem.whatIs(VirtualAddress(object))!.slabStart
     let behind = (start + ByteCount(21 * 192)).pointer!
     _ = expect(rig, [.foreignPointer]) {
-      rig.kmem.freeSlow(behind, rig.kmem.place(192), 192, type)
+      rig.kmem.freeSlow(behind, rig.kmem.counterOffset(192), 192, type)
     }
     rig.kmem.free(object, size: ByteCount(192), type: type)
     rig.expectEmpty()

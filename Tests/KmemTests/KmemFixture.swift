@@ -33,7 +33,7 @@ final class KmemFixture {
     if let broken = kmem.checkInvariants() { XCTFail("\(broken). \(note())", file: file, line: line) }
   }
 
-  /// Everything free is given back: what is left of a cache is its objects in use.
+  /// Checks that a drain releases all memory: no object is in use.
   func expectEmpty(_ file: StaticString = #filePath, _ line: UInt = #line) {
     kmem.drain()
     check("", file, line)

@@ -14,8 +14,8 @@ import XCTest
 final class KmemHistoryTests: XCTestCase {
   /// One step of a history: allocates or frees in `live`.
   private func step(
-    _ rig: KmemFixture, _ random: inout SeededRandom, _ live: inout [LiveObject], _ caches: [ObjectCache],
-    _ types: [MemoryType], most: Int, _ note: String
+    _ rig: KmemFixture, _ random: inout SeededRandom, _ live: inout [LiveObject], caches: [ObjectCache],
+    types: [MemoryType], most: Int, note: String
   ) {
     if live.isEmpty || (live.count < most && random.below(100) < 55) {
       let type = types[Int(random.below(UInt64(types.count)))]
@@ -79,7 +79,7 @@ final class KmemHistoryTests: XCTestCase {
           case 2...3: caches[Int(random.below(4))].setAudit(random.oneIn(2) ? .on : .off)
           case 4: _ = rig.kmem.reclaim()
           case 5...7: rig.kmem.trim()
-          default: step(rig, &random, &live, caches, types, most: 150, note)
+          default: step(rig, &random, &live, caches: caches, types: types, most: 150, note: note)
           }
         }
         rig.check(note)
@@ -151,12 +151,14 @@ final class KmemHistoryTests: XCTestCase {
       seed: seed, oneIn: 3,
       handler: {
         self.step(
-          rig, &interruptRandom, &interruptLive, [cache], [types[1]], most: 40,
-          "STRATA_SEED=\(seed), interrupt")
+          rig, &interruptRandom, &interruptLive, caches: [cache], types: [types[1]], most: 40,
+          note: "STRATA_SEED=\(seed), interrupt")
       }
     ) {
       for turn in 0..<20_000 {
-        step(rig, &random, &live, [cache], [types[0]], most: 60, "STRATA_SEED=\(seed), turn \(turn)")
+        step(
+          rig, &random, &live, caches: [cache], types: [types[0]], most: 60,
+          note: "STRATA_SEED=\(seed), turn \(turn)")
         if turn % 100 == 50 { rig.kmem.drain() }
         if turn % 500 == 250 { rig.kmem.setAudit(turn % 1000 == 250 ? .on : .off) }
       }

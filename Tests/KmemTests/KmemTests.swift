@@ -89,12 +89,12 @@ final class KmemTests: XCTestCase {
         let midway = context!.assumingMemoryBound(to: Midway.self)
         guard cp_processor_index() == 1 else { return }
         midway.pointee.isReached.store(true, ordering: .releasing)
-        // Interrupts come in meanwhile: the drain asks this processor for what it holds.
+        // Interrupts come during the loop: the drain asks this processor for what it holds.
         while !midway.pointee.mayEnd.load(ordering: .acquiring) { withInterruptsOff {} }
       }, context: midway)
     let object = try XCTUnwrap(cache.alloc(type: rig.type()))
     cache.free(object, type: rig.type())
-    cache.pointer!.magazines.drain { cache.pointer!.putBack($0, .unknown) }
+    cache.pointer!.magazines.drain { cache.pointer!.returnToSlab($0, .unknown) }
     // The first trim sees that the free slab is not needed, the second one gives it back.
     rig.kmem.trim()
     nonisolated(unsafe) let (kmem, physical, shared, machine) = (
@@ -616,7 +616,7 @@ final class KmemTests: XCTestCase {
     }
     XCTAssertEqual(figures(), [0, 0, 0, 2])
     XCTAssertEqual(rig.kmem.failedRequests, 2)
-    // What was never counted can't be taken off again, nor under another type.
+    // Memory that was never counted can't be uncounted, nor under another type.
     func refused(_ type: MemoryType, _ pages: UInt64, _ expected: UInt64, line: UInt = #line) {
       let before = figures()
       let faults = rig.host.faults {

@@ -8,7 +8,7 @@ import XCTest
 
 /// Threads that wait for what is rare in kmem, on a machine that notices when all its threads sleep.
 final class KmemWakingTests: XCTestCase {
-  /// Who destroys a cache waits for a walk over all caches that has come to it.
+  /// A thread that destroys a cache waits for a walk over all caches that has pinned it.
   func testTheLastVisitorOfACacheWakesTheThreadThatDestroysIt() throws {
     let rig = try KmemFixture(frames: 512, processors: 2)
     nonisolated(unsafe) let kmem = rig.kmem

@@ -1,5 +1,5 @@
 // Writes to freed objects and beyond the ends of objects: each is reported by the object that it hit, or changes
-// nothing. Whatever was written, kmem gives out objects of slabs only, each to one caller.
+// nothing. After any write, kmem allocates objects of slabs only, each to one caller.
 
 import HostMachine
 import MemoryPrimitives
@@ -99,7 +99,7 @@ final class StrayWriteTests: XCTestCase {
 
   /// Fills slabs, frees some objects, writes, takes all there is and gives it back.
   private func trial(
-    _ rig: KmemFixture, _ shape: Shape, _ auditing: Auditing, _ random: inout SeededRandom, _ note: String
+    _ rig: KmemFixture, _ shape: Shape, _ auditing: Auditing, _ random: inout SeededRandom, note: String
   )
     throws -> (reported: Int, harmless: Int)
   {
@@ -171,7 +171,7 @@ final class StrayWriteTests: XCTestCase {
         var random = SeededRandom(seed: seed &+ UInt64(number * 2 + (auditing == .on ? 1 : 0)))
         for turn in 0..<(shape.size < 48 ? 40 : 150) {
           let note = "STRATA_SEED=\(seed), \(shape.size) bytes, audit \(auditing), turn \(turn)"
-          let found = try trial(rig, shape, auditing, &random, note)
+          let found = try trial(rig, shape, auditing, &random, note: note)
           sum.reported += found.reported
           sum.harmless += found.harmless
         }
@@ -208,91 +208,116 @@ final class StrayWriteTests: XCTestCase {
     }
   }
 
+  // MARK: Histories
+
+  /// A system with stray writes between its operations, and a model of it.
+  private struct History {
+    let rig: KmemFixture
+    let caches: [ObjectCache]
+    var random: SeededRandom
+    var live: [(pointer: UnsafeMutableRawPointer, cache: Int)] = []
+    var allocated: Set<UnsafeMutableRawPointer> = []
+    /// The damage of stray writes that kmem has not reported yet: free objects, and slabs by their last object.
+    var freed: Set<UInt64> = []
+    var overrun: Set<UInt64> = []
+    var reported = 0
+    /// Whether the last step was a free that kmem had to refuse.
+    var isRefused = false
+  }
+
+  private func allocate(_ number: Int, in history: inout History, _ note: String) {
+    let (rig, cache) = (history.rig, history.caches[number])
+    guard let object = cache.alloc(type: rig.type()) else { return XCTFail("no memory. \(note)") }
+    XCTAssertTrue(history.allocated.insert(object).inserted, "allocated twice. \(note)")
+    XCTAssertFalse(history.freed.contains(VirtualAddress(object).rawValue), "not reported. \(note)")
+    let location = rig.kmem.locate(VirtualAddress(object))
+    XCTAssertTrue(location != nil && location?.mistake(cache.cacheIndex) == nil, note)
+    history.live.append((object, number))
+  }
+
+  private func freeSome(in history: inout History) {
+    guard !history.live.isEmpty else { return }
+    let rig = history.rig
+    let index = Int(history.random.below(UInt64(history.live.count)))
+    let object = history.live[index]
+    let address = VirtualAddress(object.pointer)
+    history.caches[object.cache].free(object.pointer, type: rig.type())
+    let audited = rig.kmem.locate(address).map(\.slab.isAudited) ?? false
+    history.isRefused = audited && history.overrun.contains(address.rawValue)
+    guard !history.isRefused || rig.kmem.whatIs(address)!.standing != .inUse else { return }
+    history.live.swapAt(index, history.live.count - 1)
+    history.live.removeLast()
+    history.allocated.remove(object.pointer)
+  }
+
+  private func step(_ history: inout History, _ note: String) {
+    let number = Int(history.random.below(UInt64(history.caches.count)))
+    let cache = history.caches[number]
+    switch history.random.below(100) {
+    case 0: cache.drain()
+    case 1: history.rig.kmem.trim()
+    case 2: cache.setAudit(history.random.oneIn(2) ? .on : .off)
+    case 3..<8:
+      let own = history.live.filter { $0.cache == number }
+      guard let object = own.randomElement(using: &history.random) else { break }
+      let write = strayWrite(history.rig, cache, near: object.pointer, &history.random)
+      history.freed.formUnion(write.freed)
+      if let object = write.overrun { history.overrun.insert(object) }
+    case 8..<60: allocate(number, in: &history, note)
+    default: freeSome(in: &history)
+    }
+  }
+
+  /// Compares the reports of a step with the model, and the check of the invariants with the damage that is left.
+  private func compare(_ faults: [FaultReport], _ history: inout History, _ note: String) {
+    let rig = history.rig
+    history.reported += faults.count
+    for fault in faults {
+      switch fault.kind {
+      case .writeAfterFree: XCTAssertTrue(history.freed.contains(fault.subject), note)
+      case .overrun: XCTAssertTrue(history.overrun.contains(fault.subject), note)
+      default: XCTFail("\(fault.kind) \(fault.what). \(note)")
+      }
+      if history.isRefused { mendGuard(rig, fault.subject) }
+    }
+    // A report retires the slab with all the damage in it; a released slab has none any more.
+    history.freed = history.freed.filter { hasLostItsWord(rig, $0) }
+    history.overrun = history.overrun.filter { brokenSlab(rig, $0) != nil }
+    let isGuardBroken = history.overrun.contains { brokenSlab(rig, $0)?.isDamaged == false }
+    let broken = rig.kmem.checkInvariants().map { "\($0)" }
+    switch broken {
+    case nil: XCTAssertTrue(history.freed.isEmpty && !isGuardBroken, note)
+    case "KM-9: a free object has lost its word": XCTAssertFalse(history.freed.isEmpty, note)
+    case "KM-9: the guard behind the last object of a slab was written to":
+      XCTAssertTrue(isGuardBroken, note)
+    default: XCTFail("\(broken ?? "") \(note)")
+    }
+  }
+
   /// Allocations, frees, drains and trims go on between stray writes. An invariant is broken exactly as long as a stray
   /// write is not reported.
   func testHistoriesGoOnAfterStrayWrites() throws {
     let seed = historySeed(21)
     for round in 0..<6 {
-      var random = SeededRandom(seed: seed &+ UInt64(round))
       let rig = try KmemFixture(frames: 2048, processors: 2)
-      let type = rig.type()
       let caches = try [2, 4, 5, 6, 7, 8, 10].map { try make(rig, Self.shapes[$0], .off) }
-      var live: [(pointer: UnsafeMutableRawPointer, cache: Int)] = []
-      var taken: Set<UnsafeMutableRawPointer> = []
-      // What stray writes have done to slabs and kmem has not reported yet.
-      var (freed, overrun): (Set<UInt64>, Set<UInt64>) = ([], [])
-      var reported = 0
+      var history = History(rig: rig, caches: caches, random: SeededRandom(seed: seed &+ UInt64(round)))
       for turn in 0..<4000 {
         let note = "STRATA_SEED=\(seed), round \(round), turn \(turn)"
-        let number = Int(random.below(UInt64(caches.count)))
-        let cache = caches[number]
-        var isRefused = false
-        let faults = rig.host.faults {
-          rig.host.runAs(processor: Int(random.below(2))) {
-            switch random.below(100) {
-            case 0: cache.drain()
-            case 1: rig.kmem.trim()
-            case 2: cache.setAudit(random.oneIn(2) ? .on : .off)
-            case 3..<8:
-              guard let object = live.filter({ $0.cache == number }).randomElement(using: &random) else {
-                break
-              }
-              let write = strayWrite(rig, cache, near: object.pointer, &random)
-              freed.formUnion(write.freed)
-              if let object = write.overrun { overrun.insert(object) }
-            case 8..<60:
-              guard let object = cache.alloc(type: type) else { return XCTFail("no memory. \(note)") }
-              XCTAssertTrue(taken.insert(object).inserted, "given out twice. \(note)")
-              XCTAssertFalse(freed.contains(VirtualAddress(object).rawValue), "not reported. \(note)")
-              let place = rig.kmem.locate(VirtualAddress(object))
-              XCTAssertTrue(place != nil && place?.mistake(cache.cacheIndex) == nil, note)
-              live.append((object, number))
-            default:
-              guard !live.isEmpty else { break }
-              let index = Int(random.below(UInt64(live.count)))
-              let object = live[index]
-              caches[object.cache].free(object.pointer, type: type)
-              let audited = rig.kmem.locate(VirtualAddress(object.pointer)).map(\.slab.isAudited) ?? false
-              isRefused = audited && overrun.contains(VirtualAddress(object.pointer).rawValue)
-              guard !isRefused || rig.kmem.whatIs(VirtualAddress(object.pointer))!.standing != .inUse else {
-                break
-              }
-              live.swapAt(index, live.count - 1)
-              live.removeLast()
-              taken.remove(object.pointer)
-            }
-          }
-        }
-        reported += faults.count
-        for fault in faults {
-          switch fault.kind {
-          case .writeAfterFree: XCTAssertTrue(freed.contains(fault.subject), note)
-          case .overrun: XCTAssertTrue(overrun.contains(fault.subject), note)
-          default: XCTFail("\(fault.kind) \(fault.what). \(note)")
-          }
-          if isRefused { mendGuard(rig, fault.subject) }
-        }
-        // A report retires the slab with all that was written to in it; a slab that goes back is no more.
-        freed = freed.filter { hasLostItsWord(rig, $0) }
-        overrun = overrun.filter { brokenSlab(rig, $0) != nil }
-        let isGuardBroken = overrun.contains { brokenSlab(rig, $0)?.isDamaged == false }
-        let broken = rig.kmem.checkInvariants().map { "\($0)" }
-        switch broken {
-        case nil: XCTAssertTrue(freed.isEmpty && !isGuardBroken, note)
-        case "a free object has lost its word": XCTAssertFalse(freed.isEmpty, note)
-        case "the guard behind the last object of a slab was written to": XCTAssertTrue(isGuardBroken, note)
-        default: XCTFail("\(broken ?? "") \(note)")
-        }
+        history.isRefused = false
+        let processor = Int(history.random.below(2))
+        let faults = rig.host.faults { rig.host.runAs(processor: processor) { step(&history, note) } }
+        compare(faults, &history, note)
       }
-      XCTAssertGreaterThan(reported, 3, "round \(round)")
+      XCTAssertGreaterThan(history.reported, 3, "round \(round)")
       let note = "STRATA_SEED=\(seed), round \(round), at the end"
-      for object in overrun { mendGuard(rig, object) }
+      for object in history.overrun { mendGuard(rig, object) }
       let faults = rig.host.faults {
-        for object in live { caches[object.cache].free(object.pointer, type: type) }
+        for object in history.live { caches[object.cache].free(object.pointer, type: rig.type()) }
         for cache in caches { cache.drain() }
       }
       for fault in faults {
-        XCTAssertTrue(freed.contains(fault.subject), "\(fault.kind) \(fault.what). \(note)")
+        XCTAssertTrue(history.freed.contains(fault.subject), "\(fault.kind) \(fault.what). \(note)")
       }
       rig.check(note)
       for cache in caches { rig.kmem.destroy(cache) }
@@ -335,7 +360,7 @@ final class StrayWriteTests: XCTestCase {
         ]
         let hit = UnsafeMutableRawPointer(bitPattern: first[index])!
         first[index] = words[wrong]
-        XCTAssertNotNil(rig.kmem.checkInvariants(), note)
+        XCTAssertTrue(rig.kmem.checkInvariants().map { "\($0)" }?.hasPrefix("KM-3: ") == true, note)
         var got: [UnsafeMutableRawPointer] = [spare]
         let faults = rig.host.faults { for _ in 0..<400 { got.append(cache.alloc(type: type)!) } }
         XCTAssertEqual(faults.map(\.subject), [UInt64(words[wrong])], note)
@@ -375,7 +400,7 @@ final class StrayWriteTests: XCTestCase {
     XCTAssertEqual(Set(got + [live]).count, 201, "given out twice")
   }
 
-  /// What the slabs of a cache say is out: by their lists, not by way of an address.
+  /// The objects that are out of a cache's slabs: by the slabs' lists, not by way of an address.
   private func objectsOut(_ cache: CachePointer) -> Set<UInt> {
     var out: Set<UInt> = []
     cache.forEachSlab { slab in
@@ -386,7 +411,68 @@ final class StrayWriteTests: XCTestCase {
     return out
   }
 
-  /// Slabs of all forms: plain, with tables, of several frames, of fewer frames than preferred, audited, given back; and
+  /// Compares an `ObjectFinder` with the slabs of its cache, for words of every kind. `frames` are of another owner.
+  private func checkFinder(
+    _ rig: KmemFixture, _ pointer: CachePointer, frames: [FrameNumber], _ random: inout SeededRandom,
+    note: String
+  ) {
+    let out = objectsOut(pointer)
+    XCTAssertGreaterThan(out.count, 5, note)
+    var finder = ObjectFinder(pointer)
+    var found = 0
+    func check(_ word: UInt) {
+      let object = finder.objectOut(word)
+      if (object != nil) != out.contains(word) { XCTFail("\(String(word, radix: 16)). \(note)") }
+      guard let object else { return }
+      found += 1
+      let slab = Slab(object.frame, object.record, rig.host.machine.directMap)
+      XCTAssertEqual(UInt(bitPattern: pointer.object(slab, object.index)), word, note)
+    }
+    let memory = UInt(bitPattern: rig.host.machine.directMap.pointer(to: FrameNumber(0)))
+    for number in 0..<UInt(1024) {
+      let isSlab = rig.physical.record(FrameNumber(UInt32(number)))?.role == .slab
+      for offset in stride(from: UInt(0), to: 4096, by: isSlab ? 8 : 1024) {
+        check(memory + number << 12 + offset)
+      }
+    }
+    XCTAssertEqual(found, out.count, note)
+    // Another owner's frame, whose record has the same values by chance.
+    if let frame = frames.last, let record = rig.physical.record(frame) {
+      (record.owner, record.aux) = (pointer.cache.pointee.plainOwner, 1)
+      check(memory + UInt(frame.rawValue) << 12)
+      record.queue = .owner
+      check(memory + UInt(frame.rawValue) << 12)
+      (record.owner, record.aux, record.queue) = (0, 0, .none)
+    }
+    for _ in 0..<1000 {
+      check(memory + UInt(random.below(1024 << 12)))
+      check(UInt(random.next()))
+      check(memory &+ UInt(random.next() >> random.below(60)))
+      if let word = out.randomElement(using: &random) {
+        check(word)
+        check(word ^ 1 << UInt(random.below(64)))
+      }
+    }
+    for word in [
+      0, 1, .max, memory - 1, memory + 1024 << 12, memory + 1 << 44 - 1 << 12, memory + 1 << 44,
+    ] {
+      check(word)
+    }
+  }
+
+  /// The forms of slabs that a cache has.
+  private func forms(_ pointer: CachePointer) -> Set<String> {
+    var forms: Set<String> = []
+    pointer.forEachSlab { slab in
+      if slab.isAudited { forms.insert("audited") }
+      if slab.tables != nil { forms.insert("with tables") }
+      if slab.order.rawValue > 0 { forms.insert("of several frames") }
+      if !slab.isAudited && slab.record.owner != pointer.cache.pointee.plainOwner { forms.insert("small") }
+    }
+    return forms
+  }
+
+  /// Slabs of all forms: plain, with tables, of several frames, of fewer frames than preferred, audited, released; and
   /// beside each those of another cache of the same form.
   func testAWordIsAnAllocatedObjectExactlyWhenItsSlabSaysSo() throws {
     let seed = historySeed(33)
@@ -434,56 +520,8 @@ final class StrayWriteTests: XCTestCase {
       }
       for cache in caches {
         let pointer = try XCTUnwrap(rig.kmem.cache(at: cache.cacheIndex))
-        let out = objectsOut(pointer)
-        pointer.forEachSlab { slab in
-          if slab.isAudited { forms.insert("audited") }
-          if slab.tables != nil { forms.insert("with tables") }
-          if slab.order.rawValue > 0 { forms.insert("of several frames") }
-          if !slab.isAudited && slab.record.owner != pointer.cache.pointee.plainOwner {
-            forms.insert("small")
-          }
-        }
-        XCTAssertGreaterThan(out.count, 5, note)
-        var finder = ObjectFinder(pointer)
-        var found = 0
-        func look(_ word: UInt) {
-          let object = finder.objectOut(word)
-          if (object != nil) != out.contains(word) { XCTFail("\(String(word, radix: 16)). \(note)") }
-          guard let object else { return }
-          found += 1
-          let slab = Slab(object.frame, object.record, rig.host.machine.directMap)
-          XCTAssertEqual(UInt(bitPattern: pointer.object(slab, object.index)), word, note)
-        }
-        let memory = UInt(bitPattern: rig.host.machine.directMap.pointer(to: FrameNumber(0)))
-        for number in 0..<UInt(1024) {
-          let isSlab = rig.physical.record(FrameNumber(UInt32(number)))?.role == .slab
-          for offset in stride(from: UInt(0), to: 4096, by: isSlab ? 8 : 1024) {
-            look(memory + number << 12 + offset)
-          }
-        }
-        XCTAssertEqual(found, out.count, note)
-        // Another owner's frame, whose record happens to say the same.
-        if let frame = frames.last, let record = rig.physical.record(frame) {
-          (record.owner, record.aux) = (pointer.cache.pointee.plainOwner, 1)
-          look(memory + UInt(frame.rawValue) << 12)
-          record.queue = .owner
-          look(memory + UInt(frame.rawValue) << 12)
-          (record.owner, record.aux, record.queue) = (0, 0, .none)
-        }
-        for _ in 0..<1000 {
-          look(memory + UInt(random.below(1024 << 12)))
-          look(UInt(random.next()))
-          look(memory &+ UInt(random.next() >> random.below(60)))
-          if let word = out.randomElement(using: &random) {
-            look(word)
-            look(word ^ 1 << UInt(random.below(64)))
-          }
-        }
-        for word in [
-          0, 1, .max, memory - 1, memory + 1024 << 12, memory + 1 << 44 - 1 << 12, memory + 1 << 44,
-        ] {
-          look(word)
-        }
+        forms.formUnion(self.forms(pointer))
+        checkFinder(rig, pointer, frames: frames, &random, note: note)
       }
       for frame in frames { rig.physical.free(frame, Order(0)) }
       rig.check(note)
@@ -505,7 +543,7 @@ final class StrayWriteTests: XCTestCase {
         case 2: map[1] = 0
         default: (map[0], map[1]) = (.max, .max)
         }
-        XCTAssertNotNil(rig.kmem.checkInvariants(), note)
+        XCTAssertTrue(rig.kmem.checkInvariants().map { "\($0)" }?.hasPrefix("KM-9: ") == true, note)
         var got: [UnsafeMutableRawPointer] = []
         let faults = rig.host.faults { for _ in 0..<200 { got.append(cache.alloc(type: rig.type())!) } }
         XCTAssertEqual(faults.map(\.kind), [.writeAfterFree], note)
@@ -534,7 +572,7 @@ final class StrayWriteTests: XCTestCase {
 
   func testTwoBytesAtTheStartOfAFreeObjectAreReportedByThatObject() throws {
     for auditing in [Auditing.off, .on] {
-      // Whatever they are: the number of another object, of none, or what was a link's end.
+      // Any value: the number of another object, of none, or the former end of a link.
       for value: UInt16 in [0, 3, 5, 7, 63, 0xfffe, 0xffff] {
         let rig = try KmemFixture()
         let (cache, objects) = try slab(rig, size: 48, free: [3, 5, 7], auditing)
@@ -613,7 +651,7 @@ final class StrayWriteTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  /// What runs over the end of a frame that objects fill reaches no table of kmem's, wherever that lies.
+  /// A write over the end of a frame that objects fill reaches no table of kmem's, wherever that lies.
   func testTheFirstBytesOfKmemsOwnFramesAreUnused() throws {
     let seed = historySeed(5)
     var random = SeededRandom(seed: seed)

@@ -181,11 +181,11 @@ final class MagazinesTests: XCTestCase {
     let bench = MagazinesFixture(rounds: 4, fullLimit: 4, given: 6)
     for word in 0..<16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     XCTAssertEqual(bench.magazines.fullCount, 2)
-    // Until the first look nobody knows what is needed.
+    // Until the first trim it is unknown which magazines are needed.
     var (words, spare) = trim(bench)
     XCTAssertEqual(words, [])
     XCTAssertEqual(spare, 0)
-    // One full magazine and none of the empty ones is needed meanwhile.
+    // One full magazine and none of the empty ones is needed between the two trims.
     for _ in 0..<12 { XCTAssertNotNil(bench.magazines.pop()) }
     for word in 4..<16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     (words, spare) = trim(bench)
@@ -195,8 +195,8 @@ final class MagazinesTests: XCTestCase {
     (words, spare) = trim(bench)
     XCTAssertEqual(words, [0, 1, 2, 3])
     XCTAssertEqual(spare, 4)
-    for _ in 0..<4 { XCTAssertNotNil(bench.magazines.takeEmpty()) }
-    XCTAssertNil(bench.magazines.takeEmpty())
+    for _ in 0..<4 { XCTAssertNotNil(bench.magazines.removeEmpty()) }
+    XCTAssertNil(bench.magazines.removeEmpty())
     (words, spare) = trim(bench)
     XCTAssertEqual(words, [])
     XCTAssertEqual(spare, 0)
@@ -211,7 +211,7 @@ final class MagazinesTests: XCTestCase {
     var drained: [UInt] = []
     bench.magazines.drain { word in
       drained.append(word)
-      // The last one stays in part: somebody gives a word while it is drained.
+      // The last one stays in part: another processor pushes a word during the drain.
       if drained.count == 1 {
         bench.host.runAs(processor: 1) { XCTAssertEqual(bench.magazines.push(99), .pushed) }
       }
@@ -299,7 +299,7 @@ final class MagazinesTests: XCTestCase {
           XCTAssertNil(magazines.place(of: 1000))
         } else if turn % 100 == 99 {
           magazines.drain { _ in }
-          if let magazine = magazines.takeEmpty() { magazines.add(magazine) }
+          if let magazine = magazines.removeEmpty() { magazines.add(magazine) }
         } else {
           _ = turn % 50 < 30 ? magazines.push(UInt(turn % 50)) == .pushed : magazines.pop() != nil
         }
@@ -311,11 +311,11 @@ final class MagazinesTests: XCTestCase {
   func testMagazinesAreReturnedToTheirSupplier() {
     let bench = MagazinesFixture(given: 2)
     _ = bench.magazines.push(1)
-    XCTAssertNotNil(bench.magazines.takeEmpty())
-    XCTAssertNil(bench.magazines.takeEmpty(), "the other one is loaded")
+    XCTAssertNotNil(bench.magazines.removeEmpty())
+    XCTAssertNil(bench.magazines.removeEmpty(), "the other one is loaded")
     XCTAssertEqual(bench.magazines.magazineCount, 1)
     bench.magazines.drain { _ in }
-    XCTAssertNotNil(bench.magazines.takeEmpty())
+    XCTAssertNotNil(bench.magazines.removeEmpty())
     XCTAssertEqual(bench.magazines.magazineCount, 0)
     XCTAssertNil(bench.magazines.checkInvariants())
   }
@@ -437,5 +437,29 @@ final class MagazinesTests: XCTestCase {
     }
     XCTAssertEqual((left[0] + left[1] + bench.held()).sorted(), (0..<UInt(2 * perThread)).map { $0 })
     XCTAssertNil(bench.magazines.checkInvariants())
+  }
+
+  func testTheCheckNamesTheInvariantThatIsBroken() {
+    let bench = MagazinesFixture(rounds: 4, fullLimit: 4, given: 8)
+    for word in 0..<16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    func breaks(_ number: Int, _ damage: () -> Void, _ repair: () -> Void, line: UInt = #line) {
+      XCTAssertNil(bench.magazines.checkInvariants(), line: line)
+      damage()
+      let broken = bench.magazines.checkInvariants().map { "\($0)" } ?? "none"
+      XCTAssertTrue(broken.hasPrefix("MG-\(number): "), broken, line: line)
+      repair()
+      XCTAssertNil(bench.magazines.checkInvariants(), line: line)
+    }
+    let slot = bench.magazines.slot(0)
+    let lists = bench.magazines.state.pointee.lists.quiet
+    breaks(1, { slot.pointee.rounds += 4 }, { slot.pointee.rounds -= 4 })
+    breaks(1, { slot.pointee.capacity -= 1 }, { slot.pointee.capacity += 1 })
+    breaks(2, { slot.pointee.previousRounds -= 1 }, { slot.pointee.previousRounds += 1 })
+    let first = lists.pointee.full.first!
+    let link = first[-1]
+    XCTAssertNotEqual(link, 0)
+    breaks(3, { first[-1] = 0 }, { first[-1] = link })
+    breaks(4, { lists.pointee.total += 1 }, { lists.pointee.total -= 1 })
+    breaks(5, { lists.pointee.isOn = false }, { lists.pointee.isOn = true })
   }
 }

@@ -1,0 +1,213 @@
+// The making of an instance: its state, its descriptors of caches, and the memory for its own tables.
+
+import Magazines
+import MemoryPrimitives
+import PhysicalMemory
+import Synchronization
+
+/// The shared state of an instance, behind the handle `KmemAllocator`.
+struct KmemState: ~Copyable {
+  let machine: Machine
+  let physical: FrameAllocator
+  let large: LargePages?
+  let otherType: UnsafeMutableRawPointer
+  let ownType: UnsafeMutableRawPointer
+  let registry: Locked<Registry>
+  let own = Locked(.kmemSlabs, OwnMemory())
+  /// Pages taken for descriptors and rows of counters, those given at creation left out.
+  let metadataPages = Atomic<UInt64>(0)
+  /// Frames of all slabs, and of those without an object in use.
+  let slabFrames = Atomic<Int>(0)
+  let spareFrames = Atomic<Int>(0)
+  /// Bytes that depots may keep beyond the fixed share of each.
+  let depotBytes = Atomic<Int>(0)
+  /// Times that all caches released the memory that they kept free.
+  let reclaims = Atomic<UInt64>(0)
+  /// Events that destroyed caches had counted, by kind: the sums of the statistics only rise.
+  let past: InlineArray<5, Atomic<UInt64>> = .init { _ in Atomic(0) }
+  /// Whether caches made from now on are audited.
+  let auditsAll = Atomic<Bool>(false)
+  let trimmer = Trimmer()
+  /// A thread that destroys a cache waits here for the walks that have pinned it.
+  let unpinned = WaitQueue("a walk over a cache", .thread)
+}
+
+/// The data under the registry's lock.
+struct Registry {
+  /// Cache indices in use, a bit each.
+  var cacheIndices: InlineArray<2, UInt64> = [0, 0]
+  var types = 2
+  /// Memory still to be carved.
+  var cursor: UInt = 0
+  var end: UInt = 0
+}
+
+extension KmemAllocator {
+  /// Computes the bytes that `create` needs for so many processors.
+  public static func size(processors: Int) -> ByteCount {
+    ByteCount(rowsOffset + processors * (rowStride + 2 * MemoryType.stride) + 4 * Int(Page.size))
+  }
+
+  /// Makes an instance in `memory`, of `size(processors:)` bytes and aligned to a page, which stays in use.
+  /// Never fails: slabs are allocated when they are needed. `large` allocates the pages of requests above 4096 bytes;
+  /// without it they are refused.
+  public static func create(
+    in memory: UnsafeMutableRawPointer, physical: FrameAllocator, large: LargePages?, machine: Machine
+  ) -> KmemAllocator {
+    precondition(MemoryLayout<KmemState>.size <= descriptorTableOffset)
+    precondition(MemoryLayout<Cache>.size <= Cache.depotOffset)
+    precondition(Cache.depotOffset + Int(MagazineSet.size.rawValue) <= Cache.stride)
+    let processors = machine.processorCount
+    memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size(processors: processors).rawValue))
+    let kmem = KmemAllocator(at: memory)
+    let rows = memory + rowsOffset + processors * rowStride
+    let typeBytes = MemoryType.stride * processors
+    let other = makeType(Name("other"), index: 0, row: rows, bytes: typeBytes)
+    let own = makeType(Name("kmem"), index: 1, row: rows + typeBytes, bytes: typeBytes)
+    other.header.pointee.next.store(UInt(bitPattern: own.row), ordering: .relaxed)
+    var registry = Registry()
+    for cacheIndex in 0..<CacheIndex.firstObjectCache { registry.cacheIndices[0] |= 1 << UInt64(cacheIndex) }
+    memory.bindMemory(to: KmemState.self, capacity: 1).initialize(
+      to: KmemState(
+        machine: machine, physical: physical, large: large, otherType: other.row, ownType: own.row,
+        registry: Locked(.kmemCaches, registry)))
+    for lines in 1...64 {
+      memory.storeBytes(
+        of: UInt16(SizeClasses.cacheIndex(holdingLines: lines) * 16),
+        toByteOffset: classTableOffset + lines * 2,
+        as: UInt16.self)
+    }
+    let descriptors = rows + 2 * typeBytes
+    for page in 0..<4 {
+      kmem.descriptorPage(page).pointee.store(UInt(bitPattern: descriptors + page * 4096), ordering: .relaxed)
+    }
+    for cacheIndex in CacheIndex.firstClass...CacheIndex.lastClass {
+      let size = SizeClasses.size(cacheIndex)
+      kmem.makeCache(
+        cacheIndex, SizeClasses.name(cacheIndex), size: size, alignment: size < 64 ? 8 : 64, constructor: nil,
+        destructor: nil, context: nil)
+    }
+    return kmem
+  }
+
+  var state: UnsafeMutablePointer<KmemState> { base.assumingMemoryBound(to: KmemState.self) }
+
+  // MARK: Descriptors of caches
+
+  static var descriptorTableOffset: Int { 3072 }
+
+  /// Finds the word that keeps the address of a page of eight descriptors.
+  func descriptorPage(_ page: Int) -> UnsafeMutablePointer<Atomic<UInt>> {
+    (base + Self.descriptorTableOffset + page * 8).assumingMemoryBound(to: Atomic<UInt>.self)
+  }
+
+  func descriptor(_ cacheIndex: Int) -> UnsafeMutablePointer<Cache>? {
+    let page = descriptorPage(cacheIndex >> 3).pointee.load(ordering: .acquiring)
+    guard let page = UnsafeMutableRawPointer(bitPattern: page) else { return nil }
+    return (page + (cacheIndex & 7) * Cache.stride).assumingMemoryBound(to: Cache.self)
+  }
+
+  /// Finds the cache of an index, if there is one.
+  func cache(at cacheIndex: Int) -> CachePointer? {
+    guard cacheIndex >= 0 && cacheIndex < CacheIndex.limit, let cache = descriptor(cacheIndex) else {
+      return nil
+    }
+    guard cache.pointee.isLive.load(ordering: .acquiring) else { return nil }
+    return CachePointer(cache: cache, kmem: self)
+  }
+
+  /// Visits every cache; none is destroyed while `body` runs on it.
+  func forEach<E>(_ body: (CachePointer) throws(E) -> Void) throws(E) {
+    for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
+      guard let cache = descriptor(cacheIndex), cache.pointee.pins.pin() else { continue }
+      defer { if cache.pointee.pins.unpin() { state.pointee.unpinned.wake(on: state.pointee.machine) } }
+      try body(CachePointer(cache: cache, kmem: self))
+    }
+  }
+
+  /// Keeps walks from a cache, and waits until none has it pinned. Sleeps.
+  func close(_ cache: CachePointer) {
+    cache.cache.pointee.pins.close()
+    while true {
+      let ticket = state.pointee.unpinned.ticket()
+      if !cache.cache.pointee.pins.areHeld { return }
+      _ = state.pointee.unpinned.sleep(ticket, on: state.pointee.machine)
+    }
+  }
+
+  /// Fills in the descriptor of an index that the caller has reserved and whose page exists.
+  func makeCache(
+    _ cacheIndex: Int, _ name: Name, size: Int, alignment: Int, constructor: ObjectHook?,
+    destructor: ObjectHook?, context: UnsafeMutableRawPointer?
+  ) {
+    // A constructed object has its word behind it, any other in its first bytes.
+    let isConstructed = constructor != nil || destructor != nil
+    let needed = isConstructed ? (size + 7) & ~7 + 8 : max(size, 8)
+    let chunk = (needed + alignment - 1) & ~(alignment - 1)
+    let rounds = Self.rounds(chunk: chunk)
+    let fullLimit = max(2, 32 << 10 / (rounds * chunk))
+    let order = CachePointer.preferredOrder(chunk: chunk, isAudited: false)
+    let memory = UnsafeMutableRawPointer(descriptor(cacheIndex).unsafelyUnwrapped)
+    let cache = memory.bindMemory(to: Cache.self, capacity: 1)
+    cache.initialize(
+      to: Cache(
+        name: name, cacheIndex: cacheIndex, size: size, chunk: chunk,
+        reciprocal: (1 << 32 + UInt64(chunk) - 1) / UInt64(chunk),
+        wordOffset: isConstructed ? (size + 7) & ~7 : 0, constructor: constructor, destructor: destructor,
+        context: context,
+        fullLimit: fullLimit, lists: Locked(.kmemSlabs, SlabLists()),
+        plainOwner: Slab.owner(
+          order, cache: cacheIndex,
+          objects: CachePointer.objects(chunk: chunk, order: order, isAudited: false),
+          isAudited: false)))
+    let magazines = MagazineSet.create(
+      in: memory + Cache.depotOffset, slots: slotsStart(cacheIndex), stride: ByteCount(Self.rowStride),
+      rounds: rounds, fullLimit: fullLimit, machine: state.pointee.machine)
+    let pointer = CachePointer(cache: cache, kmem: self)
+    if state.pointee.auditsAll.load(ordering: .relaxed) && pointer.canBeAudited {
+      magazines.switchOff { _ in }
+      pointer.beginAuditPeriod()
+    }
+    cache.pointee.isLive.store(true, ordering: .releasing)
+    cache.pointee.pins.open()
+  }
+
+  func slotsStart(_ cacheIndex: Int) -> UnsafeMutableRawPointer { base + Self.rowsOffset + cacheIndex * 64 }
+
+  /// Chooses the words of a magazine for objects of so many bytes: the more the smaller they are, so that a processor
+  /// keeps less than 30 KiB of a cache. A magazine and its link are a power of two.
+  static func rounds(chunk: Int) -> Int {
+    chunk <= 64 ? 63 : chunk <= 256 ? 31 : chunk <= 1024 ? 15 : chunk <= 4096 ? 7 : 3
+  }
+
+  // MARK: Memory for kmem's own tables
+
+  /// Allocates memory that is never freed, aligned to 64, of unknown contents. Nil when there is none.
+  func carve(_ size: ByteCount, priority: AllocationPriority) -> UnsafeMutableRawPointer? {
+    let bytes = UInt(Alignment.cacheLine.roundUp(Int(size.rawValue)))
+    func cut() -> UnsafeMutableRawPointer? {
+      state.pointee.registry.withLock { registry -> UnsafeMutableRawPointer? in
+        guard registry.end - registry.cursor >= bytes else { return nil }
+        defer { registry.cursor += bytes }
+        return UnsafeMutableRawPointer(bitPattern: registry.cursor)
+      }
+    }
+    if let memory = cut() { return memory }
+    if state.pointee.machine.failsHere(.kmem) { return nil }
+    let order = Order.holding(size.pagesRoundedUp)
+    guard let frame = try? state.pointee.physical.allocate(order, role: .kmem, priority: priority) else {
+      return nil
+    }
+    state.pointee.metadataPages.add(order.frames.rawValue, ordering: .relaxed)
+    let memory = UInt(bitPattern: state.pointee.machine.directMap.pointer(to: frame))
+    let end = memory + UInt(order.frames.bytes.rawValue)
+    state.pointee.registry.withLock { registry in
+      // The smaller of the two remainders stays unused.
+      if end - memory - bytes > registry.end - registry.cursor {
+        registry.cursor = memory + bytes
+        registry.end = end
+      }
+    }
+    return UnsafeMutableRawPointer(bitPattern: memory)
+  }
+}

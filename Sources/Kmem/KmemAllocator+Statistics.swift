@@ -1,0 +1,129 @@
+// Sums over an instance, and their rows in the registry of statistics.
+
+import Magazines
+import MemoryPrimitives
+import PhysicalMemory
+import Synchronization
+
+extension KmemAllocator {
+  /// Sums the bytes of objects in use, with their caches' spacing, and of large requests' pages.
+  public var usedBytes: ByteCount {
+    var bytes: UInt64 = 0
+    forEachType { bytes &+= $0.bytes.rawValue &- $0.contiguous.rawValue }
+    return ByteCount(bytes)
+  }
+
+  /// Sums the bytes of contiguous memory in use under all types. It is not kmem's: neither used nor held counts it.
+  public var contiguousBytes: ByteCount {
+    let pages = sums(CacheIndex.contiguousPages)
+    return PageCount(pages.allocations &- pages.frees).bytes
+  }
+
+  /// Sums the bytes of all slabs, of large requests' pages, and of kmem's own tables.
+  public var heldBytes: ByteCount {
+    let large = sums(CacheIndex.largePages)
+    return (slabPages + PageCount(large.allocations &- large.frees)).bytes + metadataBytes
+  }
+
+  /// Sums the bytes of kmem's own tables: state, slots, descriptors, counters.
+  public var metadataBytes: ByteCount {
+    Self.size(processors: state.pointee.machine.processorCount)
+      + PageCount(state.pointee.metadataPages.load(ordering: .relaxed)).bytes
+  }
+
+  /// Sums the requests granted since the start, those for contiguous memory included.
+  public var requests: UInt64 {
+    var requests: UInt64 = 0
+    forEachType { requests += $0.requests }
+    return requests
+  }
+  /// Sums the requests refused since the start, those for contiguous memory included.
+  public var failedRequests: UInt64 { sums(CacheIndex.failed).allocations }
+
+  // MARK: Statistics
+
+  /// Adds kmem's rows to the registry.
+  public func register(in statistics: Statistics) {
+    func row(
+      _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
+      read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+    ) {
+      statistics.add(Statistic(name, unit, kind, about, context: base, read: read))
+    }
+    row("kmem.used", .bytes, .gauge, "objects in use and large requests") {
+      KmemAllocator($0).usedBytes.rawValue
+    }
+    row("kmem.held", .bytes, .gauge, "slabs, large requests and kmem's own tables") {
+      KmemAllocator($0).heldBytes.rawValue
+    }
+    row("kmem.metadata", .bytes, .gauge, "kmem's own tables") { KmemAllocator($0).metadataBytes.rawValue }
+    row("kmem.slab_pages", .pages, .gauge, "frames of slabs") { KmemAllocator($0).slabPages.rawValue }
+    row("kmem.requests", .requests, .counter, "allocations granted") { KmemAllocator($0).requests }
+    row("kmem.failed", .requests, .counter, "allocations refused") { KmemAllocator($0).failedRequests }
+    row("kmem.depot.exchanges", .events, .counter, "magazines exchanged with a depot") {
+      KmemAllocator($0).sum(.exchanges)
+    }
+    row("kmem.magazine.refills", .events, .counter, "magazines filled from slabs") {
+      KmemAllocator($0).sum(.refills)
+    }
+    row("kmem.magazine.spills", .events, .counter, "magazines emptied into slabs") {
+      KmemAllocator($0).sum(.spills)
+    }
+    row("kmem.slabs_made", .events, .counter, "slabs made") {
+      KmemAllocator($0).sum(.slabsMade)
+    }
+    row("kmem.slabs_given_back", .events, .counter, "slabs released to physical memory") {
+      KmemAllocator($0).sum(.slabsGivenBack)
+    }
+    row("kmem.reclaims", .events, .counter, "times all caches released the memory that they kept free") {
+      KmemAllocator($0).state.pointee.reclaims.load(ordering: .relaxed)
+    }
+    row("kmem.trims", .events, .counter, "times the memory that no cache needed for a while was released") {
+      KmemAllocator($0).state.pointee.trimmer.trims.load(ordering: .relaxed)
+    }
+    statistics.add(
+      Statistic(
+        "kmem.trim_every", .ticks, .tunable, "time from one trim of the trimming thread to the next",
+        context: base, read: { KmemAllocator($0).trimInterval },
+        write: { KmemAllocator($0).setTrimInterval($1) ? .accepted : .out_of_range }))
+    statistics.add(
+      Statistic(
+        "kmem.audit", .switchOnOff, .tunable, "record each object: size, type, call sites",
+        context: base, read: { KmemAllocator($0).auditing == .on ? 1 : 0 },
+        write: { context, value in
+          guard value <= 1 else { return .out_of_range }
+          KmemAllocator(context).setAudit(value == 1 ? .on : .off)
+          return .accepted
+        }))
+  }
+
+  /// Makes the handle from the context of a row.
+  private init(_ context: UnsafeMutableRawPointer?) { self.init(at: context.unsafelyUnwrapped) }
+
+  /// Sums an event over all caches, the destroyed ones included.
+  private func sum(_ event: CacheEvent) -> UInt64 {
+    var sum = state.pointee.past[event.rawValue].load(ordering: .relaxed)
+    forEach { sum &+= $0.count(event) }
+    return sum
+  }
+}
+
+/// The events that a cache counts.
+enum CacheEvent: Int {
+  case exchanges, refills, spills, slabsMade, slabsGivenBack
+
+  static var count: Int { 5 }
+}
+
+extension CachePointer {
+  /// Counts an event since the cache was made.
+  func count(_ event: CacheEvent) -> UInt64 {
+    switch event {
+    case .exchanges: magazines.exchanges
+    case .refills: magazines.refills
+    case .spills: magazines.spills
+    case .slabsMade: cache.pointee.lists.withLock { $0.created }
+    case .slabsGivenBack: cache.pointee.lists.withLock { $0.released }
+    }
+  }
+}
