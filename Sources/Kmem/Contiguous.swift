@@ -7,7 +7,7 @@ import MemoryPrimitives
 
 extension KmemAllocator {
   /// Counts `pages` of contiguous memory as allocated under `type`: one request, granted and in use.
-  public func countContiguous(_ type: MemoryType, _ pages: PageCount) {
+  package func countContiguous(_ type: MemoryType, _ pages: PageCount) {
     type.countAllocation(CacheIndex.contiguous)
     type.countAllocation(CacheIndex.contiguousPages, pages.rawValue)
   }
@@ -16,7 +16,7 @@ extension KmemAllocator {
   ///
   /// Answers false when `type` has no contiguous memory, or less: a fault report, and nothing was counted.
   @discardableResult
-  public func uncountContiguous(
+  package func uncountContiguous(
     _ type: MemoryType, _ pages: PageCount, at site: CallSite = .here
   ) -> Bool {
     let held = contiguous(type)
@@ -38,10 +38,10 @@ extension KmemAllocator {
   }
 
   /// Counts a request of `type` for contiguous memory that was refused.
-  public func countContiguousFailure(_ type: MemoryType) { type.countAllocation(CacheIndex.failed) }
+  package func countContiguousFailure(_ type: MemoryType) { type.countAllocation(CacheIndex.failed) }
 
   /// Counts the contiguous memory that `type` has: requests and pages.
-  public func contiguous(_ type: MemoryType) -> (requests: UInt64, pages: PageCount) {
+  package func contiguous(_ type: MemoryType) -> (requests: UInt64, pages: PageCount) {
     let processors = state.pointee.machine.processorCount
     let requests = type.sums(CacheIndex.contiguous, processors: processors)
     let pages = type.sums(CacheIndex.contiguousPages, processors: processors)

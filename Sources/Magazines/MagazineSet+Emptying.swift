@@ -7,7 +7,7 @@ extension MagazineSet {
   /// Removes every word from every processor's magazines and the depot, and passes each to `body`, which runs with
   /// interrupts as they were and no lock. Words that other processors push during the drain may stay.
   /// Asks every processor; call it with no spin lock held.
-  public func drain(_ body: (UInt) -> Void) {
+  package func drain(_ body: (UInt) -> Void) {
     for processor in 0..<state.pointee.machine.processorCount {
       state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer(state)) {
         MagazineSet(at: $0).unload()
@@ -17,7 +17,7 @@ extension MagazineSet {
   }
 
   /// Does the depot's part of `drain`: the processors keep their words, and none is asked.
-  public func drainDepot(_ body: (UInt) -> Void) {
+  package func drainDepot(_ body: (UInt) -> Void) {
     while true {
       var count = 0
       let rounds = state.pointee.rounds
@@ -52,7 +52,7 @@ extension MagazineSet {
   /// is the fewest full magazines that the depot had in that time (Bonwick and Adams, 3.1). Partly filled ones, which no
   /// processor loads, are emptied too. Answers how many were emptied, and how many empty magazines are not needed, these
   /// included, which `removeEmpty` can remove. The processors are not asked.
-  public func trim(_ body: (UInt) -> Void) -> (emptied: Int, spare: Int) {
+  package func trim(_ body: (UInt) -> Void) -> (emptied: Int, spare: Int) {
     var (full, spare) = state.pointee.lists.withLock { ($0.fewestFull, $0.fewestEmpty) }
     var emptied = 0
     while true {
@@ -94,15 +94,15 @@ extension MagazineSet {
 
   /// Switches the magazines off: every `pop` answers nil and every `push` `.off` from now on. Passes their words to
   /// `body`, at the cost of `drain`.
-  public func switchOff(_ body: (UInt) -> Void) {
+  package func switchOff(_ body: (UInt) -> Void) {
     state.pointee.lists.withLock { $0.isOn = false }
     // A processor that loaded a magazine just before has it in its slot when it is asked; none loads one now.
     drain(body)
   }
 
   /// Switches them on again; each processor loads a magazine at its next operation.
-  public func switchOn() { state.pointee.lists.withLock { $0.isOn = true } }
+  package func switchOn() { state.pointee.lists.withLock { $0.isOn = true } }
 
   /// Whether they are switched on.
-  public var isOn: Bool { state.pointee.lists.withLock { $0.isOn } }
+  package var isOn: Bool { state.pointee.lists.withLock { $0.isOn } }
 }

@@ -12,7 +12,7 @@ public enum MagazinePlace: Equatable, Sendable {
 extension MagazineSet {
   /// Finds where `word` is; nil when no magazine has it. While other processors use the set, the answer may be out of
   /// date. Asks every processor; no spin lock may be held.
-  public func place(of word: UInt) -> MagazinePlace? {
+  package func place(of word: UInt) -> MagazinePlace? {
     struct Search {
       let magazines: MagazineSet
       let word: UInt
@@ -41,7 +41,7 @@ extension MagazineSet {
 
   /// Visits every word, and says where it is. No other processor and no interrupt may use the set at the same time,
   /// because magazines could be removed under the walk; nor may `body`.
-  public func forEachWord<E>(_ body: (UInt, MagazinePlace) throws(E) -> Void) throws(E) {
+  package func forEachWord<E>(_ body: (UInt, MagazinePlace) throws(E) -> Void) throws(E) {
     for processor in 0..<state.pointee.machine.processorCount {
       let slot = slot(processor)
       let place = MagazinePlace.processor(ProcessorIndex(UInt32(processor)))
@@ -65,7 +65,7 @@ extension MagazineSet {
   }
 
   /// Words in all magazines. No other processor may use the set at the same time.
-  public var wordCount: Int {
+  package var wordCount: Int {
     var count = 0
     forEachWord { _, _ in count += 1 }
     return count

@@ -6,7 +6,7 @@ import MemoryPrimitives
 extension MagazineSet {
   /// Checks every invariant: nil when all hold, else the broken one, by its number. Takes as long as the lists are. No
   /// other processor may use the set at the same time.
-  public func checkInvariants() -> StaticString? {
+  package func checkInvariants() -> StaticString? {
     let capacity = state.pointee.rounds
     var found = 0
     for processor in 0..<state.pointee.machine.processorCount {

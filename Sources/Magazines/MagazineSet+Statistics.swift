@@ -5,17 +5,17 @@ import MemoryPrimitives
 
 extension MagazineSet {
   /// Magazines that the owner added, in the depot or with processors.
-  public var magazineCount: Int { state.pointee.lists.withLock { $0.total } }
+  package var magazineCount: Int { state.pointee.lists.withLock { $0.total } }
   /// Full magazines in the depot.
-  public var fullCount: Int { state.pointee.lists.withLock { $0.full.count } }
+  package var fullCount: Int { state.pointee.lists.withLock { $0.full.count } }
   /// Empty magazines in the depot.
-  public var emptyCount: Int { state.pointee.lists.withLock { $0.empty.count } }
+  package var emptyCount: Int { state.pointee.lists.withLock { $0.empty.count } }
   /// Magazines that processors exchanged with the depot.
-  public var exchanges: UInt64 { sum { $0.pointee.exchanges.value } }
+  package var exchanges: UInt64 { sum { $0.pointee.exchanges.value } }
   /// Times a magazine was filled from the owner's supply.
-  public var refills: UInt64 { sum { $0.pointee.refills.value } }
+  package var refills: UInt64 { sum { $0.pointee.refills.value } }
   /// Times the words of a full magazine were returned to the owner's supply.
-  public var spills: UInt64 { sum { $0.pointee.spills.value } }
+  package var spills: UInt64 { sum { $0.pointee.spills.value } }
 
   private func sum(_ reader: (UnsafeMutablePointer<MagazineSlot>) -> UInt64) -> UInt64 {
     var sum: UInt64 = 0

@@ -50,7 +50,7 @@ import CPlatform
 import MemoryPrimitives
 
 /// The result of a push.
-@frozen public enum PushOutcome: UInt8, Sendable {
+@frozen @usableFromInline package enum PushOutcome: UInt8, Sendable {
   case pushed
   /// All magazines of this processor are full and the depot accepts no more: spill, or free the word.
   case full
@@ -61,7 +61,7 @@ import MemoryPrimitives
 }
 
 /// The result of `popSlow(unlessRejected:)`.
-public enum PopOutcome {
+package enum PopOutcome {
   case word(UInt)
   /// Neither this processor nor the depot has a word.
   case empty
@@ -70,7 +70,7 @@ public enum PopOutcome {
 }
 
 /// The result of a refill.
-public enum RefillOutcome {
+package enum RefillOutcome {
   case word(UInt)
   /// The caller's own supply had nothing.
   case empty
@@ -81,20 +81,20 @@ public enum RefillOutcome {
 }
 
 /// One depot and the slots of all processors: a handle.
-@frozen public struct MagazineSet {
+@frozen @usableFromInline package struct MagazineSet {
   @usableFromInline let state: UnsafeMutablePointer<Depot>
 
   /// Bytes of a depot, aligned to 64.
-  public static var size: ByteCount { ByteCount(Alignment.cacheLine.roundUp(MemoryLayout<Depot>.size)) }
+  package static var size: ByteCount { ByteCount(Alignment.cacheLine.roundUp(MemoryLayout<Depot>.size)) }
   /// Computes the bytes of the slots of `processors`, one behind the other, aligned to 64.
-  public static func slotsSize(processors: Int) -> ByteCount {
+  package static func slotsSize(processors: Int) -> ByteCount {
     ByteCount(processors * MemoryLayout<MagazineSlot>.stride)
   }
   /// Computes the bytes of one magazine that holds `rounds` words: these and a link.
-  public static func magazineSize(rounds: Int) -> ByteCount { ByteCount(8 + 8 * rounds) }
+  package static func magazineSize(rounds: Int) -> ByteCount { ByteCount(8 + 8 * rounds) }
 
   /// Makes a handle on the set that `create` made in `memory`.
-  @inline(always) public init(at memory: UnsafeMutableRawPointer) {
+  @inline(always) package init(at memory: UnsafeMutableRawPointer) {
     state = memory.assumingMemoryBound(to: Depot.self)
   }
 
@@ -103,7 +103,7 @@ public enum RefillOutcome {
   ///
   /// The set has no magazine yet: `add` them. `rounds` is the capacity of each, and `fullLimit` the number
   /// of full ones that the depot keeps.
-  public static func create(
+  package static func create(
     in memory: UnsafeMutableRawPointer, slots: UnsafeMutableRawPointer,
     stride: ByteCount = ByteCount(MemoryLayout<MagazineSlot>.stride), rounds: Int, fullLimit: Int,
     machine: Machine
@@ -122,7 +122,7 @@ public enum RefillOutcome {
   }
 
   /// Rounds of each magazine.
-  public var rounds: Int { state.pointee.rounds }
+  package var rounds: Int { state.pointee.rounds }
 
   @inlinable @inline(__always) var mine: UnsafeMutablePointer<MagazineSlot> {
     slot(Int(cp_processor_index()))
@@ -135,7 +135,7 @@ public enum RefillOutcome {
   // MARK: Popping
 
   /// Pops a word from this processor's magazines or the depot; nil when neither has one: `refill`.
-  @inline(always) public func pop() -> UInt? {
+  @inline(always) package func pop() -> UInt? {
     let interrupts = cp_interrupts_disable()
     let word = mine.pointee.pop()
     cp_interrupts_restore(interrupts)
@@ -144,7 +144,7 @@ public enum RefillOutcome {
 
   /// Does `pop` for a caller that has tried the loaded magazine itself: exchanges it with the previous one, then with one
   /// of the depot.
-  @inline(never) public func popSlow() -> UInt? {
+  @inline(never) @usableFromInline package func popSlow() -> UInt? {
     guard case .word(let word) = popSlow(unlessRejected: { _, _ in true }) else { return nil }
     return word
   }
@@ -153,7 +153,7 @@ public enum RefillOutcome {
   /// that comes from the depot. It runs with interrupts off, and may acquire a spin lock of a higher rank than the
   /// depot's. A magazine that it rejects belongs to the caller until `returnEmpty`.
   @inline(__always)
-  public func popSlow(unlessRejected isSound: (UnsafePointer<UInt>, Int) -> Bool) -> PopOutcome {
+  package func popSlow(unlessRejected isSound: (UnsafePointer<UInt>, Int) -> Bool) -> PopOutcome {
     withInterruptsOff {
       let slot = mine
       // An interrupt may have pushed a word since the caller tried.
@@ -182,14 +182,14 @@ public enum RefillOutcome {
   }
 
   /// Returns a magazine that the caller of `popSlow(unlessRejected:)` rejected. Its words are discarded.
-  public func returnEmpty(_ magazine: UnsafeMutablePointer<UInt>) {
+  package func returnEmpty(_ magazine: UnsafeMutablePointer<UInt>) {
     state.pointee.lists.withLock { $0.empty.push(magazine) }
   }
 
   /// Lets `body` write words to this processor's loaded magazine, at most as many as its second argument says, and pops
   /// one of them. `body` answers how many it wrote. It runs with interrupts off, and may acquire a spin lock of a higher
   /// rank than the depot's, but call nothing else.
-  public func refill(_ body: (UnsafeMutablePointer<UInt>, Int) -> Int) -> RefillOutcome {
+  package func refill(_ body: (UnsafeMutablePointer<UInt>, Int) -> Int) -> RefillOutcome {
     withInterruptsOff {
       let slot = mine
       if let word = slot.pointee.pop() { return .word(word) }
@@ -214,7 +214,7 @@ public enum RefillOutcome {
   // MARK: Pushing
 
   /// Pushes a word to this processor's magazines.
-  @inline(always) public func push(_ word: UInt) -> PushOutcome {
+  @inline(always) package func push(_ word: UInt) -> PushOutcome {
     let interrupts = cp_interrupts_disable()
     let isPushed = mine.pointee.push(word)
     cp_interrupts_restore(interrupts)
@@ -222,7 +222,7 @@ public enum RefillOutcome {
   }
 
   /// Does `push` for a caller that has tried the loaded magazine itself.
-  @inline(never) public func pushSlow(_ word: UInt) -> PushOutcome {
+  @inline(never) @usableFromInline package func pushSlow(_ word: UInt) -> PushOutcome {
     withInterruptsOff {
       let slot = mine
       if slot.pointee.push(word) { return .pushed }
@@ -238,7 +238,7 @@ public enum RefillOutcome {
   }
 
   /// Whether the last word that this processor pushed is `word`, and it still has it.
-  public func isOnTop(_ word: UInt) -> Bool {
+  package func isOnTop(_ word: UInt) -> Bool {
     withInterruptsOff {
       let slot = mine
       return slot.pointee.rounds > 0 && slot.pointee.loaded[slot.pointee.rounds - 1] == word
@@ -280,7 +280,7 @@ public enum RefillOutcome {
 
   /// Moves the words of a full magazine of this processor to `words`, so that the next `push` finds space: for a depot
   /// that accepts no more. Writes up to `rounds` words; answers how many.
-  public func spill(into words: UnsafeMutablePointer<UInt>) -> Int {
+  package func spill(into words: UnsafeMutablePointer<UInt>) -> Int {
     withInterruptsOff {
       let slot = mine
       // The previous one has the words that were not needed for longest.
@@ -304,7 +304,7 @@ public enum RefillOutcome {
 
   /// Adds an empty magazine of `magazineSize(rounds:)` bytes, aligned to 8, to the depot. It stays in use until
   /// `removeEmpty` returns it.
-  public func add(_ magazine: UnsafeMutableRawPointer) {
+  package func add(_ magazine: UnsafeMutableRawPointer) {
     let words = magazine.bindMemory(to: UInt.self, capacity: state.pointee.rounds + 1) + 1
     state.pointee.lists.withLock { lists in
       lists.total += 1
@@ -313,12 +313,12 @@ public enum RefillOutcome {
   }
 
   /// Lets the depot keep so many full magazines more, or fewer, from now on. Those beyond a lower limit stay until used.
-  public func changeFullLimit(by change: Int) {
+  package func changeFullLimit(by change: Int) {
     state.pointee.lists.withLock { $0.fullLimit += change }
   }
 
   /// Removes an empty magazine from the depot for good; nil when it has none.
-  public func removeEmpty() -> UnsafeMutableRawPointer? {
+  package func removeEmpty() -> UnsafeMutableRawPointer? {
     let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
       guard let words = lists.popEmpty() else { return nil }
       lists.total -= 1

@@ -6,7 +6,7 @@
 import MemoryPrimitives
 
 /// The magazines of one processor. 64 bytes; valid when initialised by `MagazineSet.create`.
-@frozen public struct MagazineSlot: ~Copyable {
+@frozen @usableFromInline package struct MagazineSlot: ~Copyable {
   /// Words of the loaded magazine; without one, an address that no code reads from.
   @usableFromInline var loaded: UnsafeMutablePointer<UInt>
   /// Words in it.
@@ -31,7 +31,7 @@ import MemoryPrimitives
   }
 
   /// Pops the word that was pushed last; nil when the loaded magazine has none.
-  @inline(always) public mutating func pop() -> UInt? {
+  @inline(always) package mutating func pop() -> UInt? {
     let rounds = self.rounds
     guard rounds != 0 else { return nil }
     self.rounds = rounds &- 1
@@ -39,7 +39,7 @@ import MemoryPrimitives
   }
 
   /// Pushes a word on the loaded magazine. Answers false when it is full.
-  @inline(always) public mutating func push(_ word: UInt) -> Bool {
+  @inline(always) package mutating func push(_ word: UInt) -> Bool {
     let rounds = self.rounds
     guard rounds != capacity else { return false }
     loaded[rounds] = word
@@ -49,7 +49,7 @@ import MemoryPrimitives
 
   /// Does `push` for words that are addresses. Answers false also when the word is on top already: pushed twice in a row.
   /// An empty magazine has its link on top, which is the address of no object.
-  @inline(always) public mutating func pushUnlessOnTop(_ word: UInt) -> Bool {
+  @inline(always) package mutating func pushUnlessOnTop(_ word: UInt) -> Bool {
     let rounds = self.rounds
     guard rounds != capacity, loaded[rounds &- 1] != word else { return false }
     loaded[rounds] = word
