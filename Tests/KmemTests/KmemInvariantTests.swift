@@ -15,7 +15,7 @@ final class KmemInvariantTests: XCTestCase {
     let slab: Slab
 
     init() throws {
-      rig = try KmemFixture()
+      let rig = try KmemFixture()
       let type = rig.type()
       func fill(_ name: StaticString, _ size: Int) throws -> (CachePointer, UnsafeMutableRawPointer) {
         let cache = try rig.kmem.createCache(name: Name(name), size: ByteCount(size))
@@ -26,6 +26,7 @@ final class KmemInvariantTests: XCTestCase {
         return (cache.pointer!, objects[0])
       }
       let (small, object) = try fill("small", 64)
+      self.rig = rig
       self.small = small
       large = try fill("large", 2688).0
       slab = rig.kmem.locate(VirtualAddress(object))!.slab
