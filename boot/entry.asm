@@ -93,14 +93,14 @@ entry_pvh:
         jne refuse
         mov ebp, LOADER_PVH
 
-; Firmware keeps its own things at the top of memory, over an image that reaches there: on a machine that
-; small the code behind this stub may be gone. GRUB looks for itself. (struct hvm_memmap_table_entry:
+; Firmware keeps data at the top of memory, and may overwrite an image that reaches there: on so small a machine the
+; code behind this stub may be lost. GRUB checks that itself. (struct hvm_memmap_table_entry:
 ; address, size, type; 24 bytes.)
         mov esi, says.memory
         mov edi, [ebx + 40]
         mov ecx, [ebx + 48]
         test ecx, ecx
-        jz check                                ; no map: Swift tells
+        jz check                                ; no map: Swift reports it
 .range: cmp dword [edi + 16], 1
         jne .next
         cmp dword [edi + 4], 0
@@ -214,7 +214,7 @@ check:
         lgdt [segments.register]
         jmp 8:long_mode
 
-; Says esi and stops with the status for a machine that Strata refuses.
+; Prints esi and stops with the status for a machine that Strata refuses.
 refuse:
         lodsb
         test al, al
@@ -225,7 +225,7 @@ refuse:
 .wait:  in al, dx
         test al, 1 << 5
         loopz .wait
-        jz .stop                                ; a port that takes nothing
+        jz .stop                                ; a port that accepts nothing
         mov al, ah
         mov dx, COM1
         out dx, al
@@ -236,14 +236,14 @@ refuse:
         hlt
         jmp .halt
 
-; When the kernel was entered: what a boot costs is counted from here.
+; The time of entry: the cost of a boot is counted from here.
 note_time:
         rdtsc
         mov [entry_time], eax
         mov [entry_time + 4], edx
         ret
 
-; COM1: 115200 8N1, no interrupts. The FIFO is left alone: turning it on throws away what was typed.
+; COM1: 115200 8N1, no interrupts. The FIFO stays off, because switching it on drops input.
 serial_start:
         mov ecx, 6
         mov esi, serial_settings
@@ -364,7 +364,7 @@ processor_0:      resb PROCESSOR_BLOCK_SIZE
 storage:          resb STORAGE_SIZE
 boot_information: resb BOOT_INFORMATION_SIZE
 
-; Each stack has a page below it that no table maps: an overflow becomes a double fault, not a riddle.
+; Each stack has a page below it that no table maps: an overflow becomes a double fault with a report.
 section .stacks nobits alloc noexec write align=4096
 
 global guard_double_fault, guard_nmi, guard_boot

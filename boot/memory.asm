@@ -1,7 +1,7 @@
-; memset, memcpy, memmove: the only functions that the compiler may call without being asked to. And three
+; memset, memcpy, memmove: the only functions that the compiler calls on its own. And three
 ; accesses that may fail: cp_try_load, cp_try_store, cp_try_load_page.
 ;
-; Whole words first, then the bytes that are left: an emulator counts one instruction a unit.
+; Whole words first, then the remaining bytes: an emulator counts one instruction a unit.
 
 bits 64
 

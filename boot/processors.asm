@@ -1,14 +1,14 @@
-; How another processor comes to Swift, and how threads take turns on one.
+; The path of another processor to Swift, and the switch between threads.
 ;
 ; A processor that is started begins in real mode at the first byte of a page below 1 MiB (Intel SDM vol. 3A,
 ; 9.4.4 "MP initialization example"), where Kernel/Processor/ProcessorStart.swift has put a copy of `trampoline`.
-; That only leaves real mode: the rest lies in the stub, at its physical address, and goes through the stub's own
+; The copy only leaves real mode: the rest lies in the stub, at its physical address, and goes through the stub's own
 ; page tables, which map it where it is and where the kernel is. Processors are started one by one; the
 ; record for one of them is `processor_start`. One that comes too late, or is not the one that was called, halts.
 ; The caller may withdraw the call at any time and write the record anew for the next processor. So the called processor
 ; reads the record into registers first, and uses them only if it still has the claim after that.
 ;
-; A processor is told by the identity of its local APIC, as the one that calls it reads it: 32 bits of an x2APIC,
+; A processor is identified by its local APIC, by the identity that the calling processor reads: 32 bits of an x2APIC,
 ; 8 bits of an xAPIC (Intel SDM vol. 3A, 11.4.6 and 11.12.5.1). CPUID gives the identity after reset, which firmware
 ; may change.
 
@@ -59,8 +59,8 @@ protected:
         and eax, 0xfffff000
         mov ebx, [eax + 0x20]
         shr ebx, 24
-; StartTicket: the identity below, CALLED or CLAIMED above. The exchange fails for all but the one that is called, and
-; for that one when the call was withdrawn.
+; StartTicket: the identity below, CALLED or CLAIMED above. The exchange fails for every processor but the called one,
+; and for that one when the call was withdrawn.
 .claim: mov eax, ebx
         mov edx, CALLED
         mov ecx, CLAIMED
@@ -138,8 +138,8 @@ high:
         hlt
         jmp .stop
 
-; void cp_switch(uint64_t *saved, uint64_t stack): leaves one thread and goes on with another, where that one
-; called this. What the caller expects to survive a call lies on the stack that is left.
+; void cp_switch(uint64_t *saved, uint64_t stack): leaves one thread and resumes another after its own call
+; of this. The registers that survive a call are saved on the stack of the outgoing thread.
 cp_switch:
         push rbx
         push rbp
@@ -157,7 +157,7 @@ cp_switch:
         pop rbx
         ret
 
-; Where a new thread comes out of the switch.
+; A new thread begins here after its first switch.
 cp_thread_entry:
         xor ebp, ebp                            ; the last frame of any backtrace
         call kernel_thread

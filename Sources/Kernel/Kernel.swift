@@ -1,12 +1,12 @@
-// The kernel: what is left to do around the layers below on a bare machine. Composition, no algorithms.
+// The kernel composes the layers below on a bare machine. It holds no algorithms.
 //
-// Order of boot. The stub (boot/entry.asm) has mapped the first 4 GiB and the image and set gs. Here:
-// the serial port, so that everything after can speak; descriptor tables, so that everything after can
-// fault; the loader's record, copied before anything may write where it lies; the processor's features; ACPI's
-// list of processors, which the final tables do not map; interrupts; then the memory subsystem, threads, the other
-// processors, and the console.
+// Order of boot. The stub (boot/entry.asm) has mapped the first 4 GiB and the image and has set gs. Then come the
+// serial port, so that everything after can print, and the descriptor tables, so that everything after can fault. The
+// loader's record is copied before anything writes where it lies. The processor's features and ACPI's list of
+// processors follow; the final tables do not map the list. Then come interrupts, the memory subsystem, threads, the
+// other processors, and the console.
 //
-// When memory is gone in the middle: nothing on this layer allocates.
+// Nothing on this layer allocates, so a boot on little memory cannot fail here.
 
 import CPlatform
 import KernelMemory
@@ -18,7 +18,7 @@ public func kernelMain(
   _ loader: UInt32, _ record: UInt64, _ image: UnsafePointer<cp_image>, _ entered: UInt64
 ) -> Never {
   Image.adopt(image)
-  Executive.noteEntry(cycles: entered)
+  Executive.recordEntry(cycles: entered)
   SerialPort.start()
   DescriptorTables.install(image)
   let boot = BootRecord(image)
@@ -45,7 +45,7 @@ public func kernelMain(
   let list = ProcessorList(boot.information)
   Processors.make(for: list)
   Interrupts.start()
-  SerialPort.print(Banner.line(boot.information))
+  SerialPort.print(MachineSummary.line(boot.information))
 
   let memory = Assembly.run(boot.information, features)
   Executive.register(in: memory.statistics)
@@ -53,7 +53,7 @@ public func kernelMain(
   RamDiskMemory.register(in: memory.statistics)
   SwapDevice.start(memory)
   if !memory.startServices() {
-    SerialPort.print("! Too few threads for all services: what they do is done when memory runs short.")
+    SerialPort.print("! Too few threads for all services: their work is done when memory runs short.")
   }
   SerialConsole.run(memory, boot.information)
 }

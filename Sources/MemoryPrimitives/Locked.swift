@@ -44,7 +44,7 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
   /// Acquires the lock until the answer is released or goes out of scope: for a lock that must cross a call. The callee
   /// gets the answer `consuming`.
   @inline(always) package borrowing func acquire() -> Held<Value> {
-    Held(lock: lock.address, interrupts: lock.lock(), value: cell.address)
+    Held(lock: lock.acquire(), value: cell.address)
   }
 
   /// The value without its lock, for a check: sound only while nothing else uses the instance.
@@ -53,12 +53,12 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
 
 /// A value whose lock is held. The lock is released when this is.
 @frozen @usableFromInline package struct Held<Value: ~Copyable>: ~Copyable {
-  @usableFromInline let lock: UnsafePointer<SpinLock>
-  @usableFromInline let interrupts: UInt64
+  @usableFromInline let lock: HeldSpinLock
   @usableFromInline let address: UnsafeMutablePointer<Value>
 
-  @inlinable init(lock: UnsafePointer<SpinLock>, interrupts: UInt64, value: UnsafeMutablePointer<Value>) {
-    (self.lock, self.interrupts, address) = (lock, interrupts, value)
+  @inlinable init(lock: consuming HeldSpinLock, value: UnsafeMutablePointer<Value>) {
+    self.lock = lock
+    address = value
   }
 
   @inlinable package var value: Value {
@@ -68,6 +68,4 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
 
   /// Releases the lock.
   @inline(always) package consuming func release() {}
-
-  @inlinable deinit { lock.pointee.unlock(interrupts) }
 }

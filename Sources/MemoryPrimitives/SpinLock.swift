@@ -34,11 +34,6 @@ public struct SpinLock: ~Copyable {
     cp_interrupts_restore(interrupts)
   }
 
-  /// The address of the lock, which never changes.
-  @inlinable var address: UnsafePointer<SpinLock> {
-    UnsafePointer(Builtin.unprotectedAddressOfBorrow(self))
-  }
-
   @usableFromInline @inline(never) borrowing func spin() {
     let start = cp_cycles()
     var spins: UInt32 = 0
@@ -81,6 +76,43 @@ public struct SpinLock: ~Copyable {
     if mine.pointee.held_since != 0 && mine.pointee.held_rank == 0 { recordHold(mine) }
     return held == rank.rawValue
   }
+}
+
+extension SpinLock {
+  /// Runs `body` with the lock held: bounded work, no upcall.
+  @inline(always) public borrowing func withLock<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
+    let interrupts = lock()
+    defer { unlock(interrupts) }
+    return try body()
+  }
+
+  /// Acquires the lock until the answer goes out of scope: for a lock that is held across a context switch.
+  @inline(always) package borrowing func acquire() -> HeldSpinLock {
+    HeldSpinLock(self, interrupts: lock())
+  }
+
+  /// The lock as held by the caller, a thread that runs for the first time: the outgoing thread has acquired it. Its
+  /// release switches interrupts on.
+  @inline(always) package borrowing func adopt() -> HeldSpinLock {
+    HeldSpinLock(self, interrupts: 1 << 9)
+  }
+}
+
+/// A spin lock that is held, with the interrupt state of the thread that acquired it. Its deinit releases the lock.
+@frozen @usableFromInline package struct HeldSpinLock: ~Copyable {
+  @usableFromInline let lock: UnsafePointer<SpinLock>
+  @usableFromInline let interrupts: UInt64
+
+  /// The lock never moves, so its address may be kept.
+  @inlinable init(_ lock: borrowing SpinLock, interrupts: UInt64) {
+    self.lock = UnsafePointer(Builtin.unprotectedAddressOfBorrow(lock))
+    self.interrupts = interrupts
+  }
+
+  /// Releases the lock.
+  @inline(always) package consuming func release() {}
+
+  @inlinable deinit { lock.pointee.unlock(interrupts) }
 }
 
 /// Whether this processor holds no spin lock, so that it may make an upcall or sleep.

@@ -8,7 +8,7 @@ import XCTest
 struct Boot {
   enum Loader: String { case pvh, grub }
 
-  /// What QEMU's status says by isa-debug-exit: success, a failed command, a stop.
+  /// The meaning of QEMU's status by isa-debug-exit: success, a failed command, a stop.
   enum Status { static let success: Int32 = 33, failed: Int32 = 35, stopped: Int32 = 37 }
 
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
@@ -47,14 +47,14 @@ struct Boot {
     }
   }
 
-  /// Boots with these commands in `run=`, waits until the machine has powered off, and gives the log.
+  /// Boots with these commands in `run=`, waits until the machine has powered off, and answers the log.
   func run(_ commands: String) throws -> Log {
     var boot = self
     boot.line += (line.isEmpty ? "" : " ") + "run=\"\(commands)\""
     return try boot.finish()
   }
 
-  /// Boots, waits until the machine has powered off, and gives the log.
+  /// Boots, waits until the machine has powered off, and answers the log.
   func finish() throws -> Log {
     let session = try Session(self)
     let status = session.waitForExit()
@@ -103,7 +103,7 @@ struct Boot {
 
 /// A running machine with a user at its serial console.
 final class Session: @unchecked Sendable {
-  /// What the machine has printed, as a thread of its own reads it: to the end of the pipe.
+  /// The output of the machine, which a thread of its own reads: to the end of the pipe.
   private final class Output: @unchecked Sendable {
     private let condition = NSCondition()
     private var bytes = Data()
@@ -113,7 +113,7 @@ final class Session: @unchecked Sendable {
     func read(_ handle: FileHandle) {
       Thread.detachNewThread { [self] in
         while true {
-          // What is there now, or the end: a read of so many bytes would wait for all of them.
+          // Reads the available bytes, or the end: a read of so many bytes would wait for all of them.
           let data = handle.availableData
           condition.withLock {
             if data.isEmpty { isAtEnd = true } else { bytes.append(data) }

@@ -1,6 +1,6 @@
 import XCTest
 
-/// What the commands print, for a person and with `-j`.
+/// The output of the commands, for a person and with `-j`.
 final class BootCommandTests: XCTestCase {
   static let commands = [
     "memmap", "frames", "buddy", "map", "map 0x100000+2M", "pagetable", "pagetable 0xffffffff80100000",
@@ -48,7 +48,7 @@ final class BootCommandTests: XCTestCase {
     XCTAssertGreaterThan(taken, 60_000)
     XCTAssertEqual(taken, roles, log.text)
     XCTAssertEqual(log.rows("memmap_rules").first?["mtrrs"] as? String, "on", log.text)
-    // The first 64 KiB are a tunable's to give; frame 0 is nobody's.
+    // A tunable decides on the first 64 KiB; frame 0 is never used.
     let more = try Boot(line: "vm.first_64k=on").run("memmap -j; sysctl vm.first_64k; selftest invariants")
     XCTAssertEqual(more.status, Boot.Status.success, more.text)
     XCTAssertEqual(more.rows("memmap").compactMap { $0["taken"] as? Int }.reduce(0, +), taken + 15, more.text)

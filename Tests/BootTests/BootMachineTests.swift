@@ -56,7 +56,8 @@ final class BootMachineTests: XCTestCase {
     XCTAssertTrue(log.text.contains("NX"), log.text)
   }
 
-  /// No wait for a device is without end: what Strata can't do without, it names, within a second of the machine's time.
+  /// Every wait for a device ends. Strata names a missing device that it needs, within a second of the machine's
+  /// time.
   func testADeviceThatIsMissingIsNamed() throws {
     let cases = [
       ("q35,pit=off", "qemu64", "no interval timer"), ("microvm,pit=off", "qemu64", "no interval timer"),
@@ -81,7 +82,7 @@ final class BootMachineTests: XCTestCase {
   func testWithoutASerialPortCommandsRunAndTheStatusTells() throws {
     XCTAssertEqual(try Boot(hasSerialPort: false).run("frames").status, Boot.Status.success)
     XCTAssertEqual(try Boot(hasSerialPort: false).run("frame").status, Boot.Status.failed)
-    // Nobody could ever type.
+    // Without a port no person could ever type.
     XCTAssertEqual(try Boot(hasSerialPort: false).finish().status, Boot.Status.stopped)
   }
 

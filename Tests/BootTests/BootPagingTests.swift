@@ -5,7 +5,7 @@ import MemoryPrimitives
 import Workloads
 import XCTest
 
-/// Pageable memory in the kernel: real page faults, a RAM disk, and the request that all of it is about.
+/// Pageable memory in the kernel: real page faults, a RAM disk, and a contiguous request on full memory.
 final class BootPagingTests: XCTestCase {
   /// A machine of 128 MiB with a swap disk of as much, both part of what QEMU gives.
   private var machine: Boot {
@@ -51,7 +51,7 @@ final class BootPagingTests: XCTestCase {
   }
 
   func testTheHistoryEndsAsOnTheHost() throws {
-    // Whatever lay in the memory that it runs in.
+    // The old contents of its memory do not matter.
     let log = try Boot().run("selftest -j paging; dirty 90%; dirty free; selftest -j paging")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     let found = log.rows("history").filter { $0["name"] as? String == "paging" }

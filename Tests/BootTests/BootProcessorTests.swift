@@ -62,8 +62,8 @@ final class BootProcessorTests: XCTestCase {
     return Data(table)
   }
 
-  /// Boots three processors by a table with these entries, works on those that come up, and gives the log. The pages
-  /// that are held are those of threads and processors that there are.
+  /// Boots three processors by a table with these entries, works on those that come up, and answers the log. The
+  /// pages that are held are those of threads and processors that there are.
   private func log(of entries: [[UInt8]], runs identities: Set<Int>) throws -> String {
     var boot = machine(3)
     boot.loader = .grub

@@ -119,7 +119,7 @@ final class BootRamDiskTests: XCTestCase {
       ("swap.ramdisk=256M", "less than 16 MiB would be left"),
       ("swap.ramdisk=99T", "less than 16 MiB would be left"), ("swap.ramdisk=64Q", "no unit"),
       ("swap.ramdisk=much", "no number"), ("swap.ramdisk", "a number is missing"),
-      ("vm.first_64k=maybe", "vm.first_64k: what it is set to is neither on nor off"),
+      ("vm.first_64k=maybe", "vm.first_64k: its value is neither on nor off"),
     ]
     for (line, words) in cases {
       let log = try Boot(line: line).run("memmap")
@@ -128,7 +128,7 @@ final class BootRamDiskTests: XCTestCase {
       XCTAssertTrue(log.text.replacingOccurrences(of: "\n            ", with: " ").contains(words), log.text)
       for line in log.text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
     }
-    // What just remains is enough.
+    // The memory that remains is just enough.
     let log = try Boot(memory: "64M", line: "swap.ramdisk=46M").run("frames; selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
   }

@@ -37,7 +37,7 @@ final class BootReplayTests: XCTestCase {
     XCTAssertTrue(log.text.contains("were live and stay so."), log.text)
   }
 
-  /// A module made from the sample by `change`, and what `replay` says of it.
+  /// The output of `replay` on a module made from the sample by `change`.
   func replay(_ change: (Data) -> Data) throws -> Boot.Log {
     let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID().uuidString).trace")
     try change(try Data(contentsOf: Boot.sample)).write(to: file)

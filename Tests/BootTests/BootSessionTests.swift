@@ -1,6 +1,6 @@
 import XCTest
 
-/// Somebody types at the prompt.
+/// A session with input at the prompt.
 final class BootSessionTests: XCTestCase {
   func testThePromptTakesTypingEditingHistoryAndPoweroff() throws {
     let session = try Session(Boot())

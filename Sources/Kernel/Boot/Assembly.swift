@@ -1,5 +1,4 @@
-// The memory subsystem of this machine: what the boot record, its command line and the image tell, handed
-// to `MemorySystem`.
+// The memory subsystem of this machine, assembled from the boot record, its command line and the image.
 
 import CPlatform
 import KernelMemory
@@ -11,8 +10,7 @@ enum Assembly {
   /// The system that is up, for reports. Written once, before anything else runs.
   nonisolated(unsafe) private(set) static var memory: MemorySystem?
 
-  /// Brings the memory subsystem up and switches to its page tables. Stops the machine when it is too
-  /// small.
+  /// Brings the memory subsystem up and switches to its page tables. Stops a machine that is too small.
   static func run(
     _ information: UnsafeMutablePointer<cp_boot_information>, _ features: ProcessorFeatures
   ) -> MemorySystem {
@@ -20,7 +18,7 @@ enum Assembly {
     precondition(
       MemorySystem.workspaceSize(ranges: Int(CP_BOOT_RANGES) + CarveOut.limit).rawValue
         <= UInt64(CP_WORKSPACE),
-      "no room for the firmware's map")
+      "the workspace is too small for the firmware's map")
     guard information.pointee.ranges_dropped == 0 else {
       Reports.panic("a machine that Strata refuses", "its memory map has more than \(count) ranges")
     }
@@ -98,7 +96,7 @@ enum Assembly {
 }
 
 extension FirmwareRange {
-  /// ACPI 6.4, table 15.4: type 1 is memory; everything else, reclaimable tables too, is left alone.
+  /// Converts a range by ACPI 6.4, table 15.4: type 1 is memory; no other type is used, reclaimable tables included.
   init(_ range: cp_boot_range) {
     self.init(
       base: PhysicalAddress(range.base), length: ByteCount(range.length),

@@ -1,9 +1,9 @@
-// What the loader left, brought into one shape: `cp_boot_information`.
+// The loader's record, converted to one structure: `cp_boot_information`.
 //
 // Sources: Multiboot2 Specification 2.0, 3.6 "Boot information format"; Xen's
 // public/arch-x86/hvm/start_info.h for PVH. Both records may lie in memory that the firmware's map calls
-// usable, so everything is copied here, first of all, and nothing is looked at again. Only the modules
-// stay where they are; they count as occupied.
+// usable, so the kernel copies everything first of all, and never reads the record again. Only the modules stay where
+// they are; they count as occupied.
 
 import CPlatform
 import MemoryPrimitives
@@ -27,7 +27,7 @@ struct BootRecord {
   /// The stub's direct map ends here.
   private static var reach: UInt64 { 1 << 32 }
 
-  /// Memory that the image keeps for the record, all zeroes.
+  /// Begins with the memory that the image reserves for the record, all zeroes.
   init(_ image: UnsafePointer<cp_image>) {
     information = UnsafeMutablePointer(bitPattern: UInt(image.pointee.boot_information)).unsafelyUnwrapped
     information.pointee.version = UInt32(CP_BOOT_VERSION)
@@ -111,7 +111,7 @@ struct BootRecord {
     for i in 0..<Int(rangeCount) { take(rangeAt: map + i * 24) }
   }
 
-  // -- What both have.
+  // -- Contents of both records.
 
   /// A base, a length and a type: the same bytes in both records, and in `cp_boot_range`.
   private func take(rangeAt entry: UnsafeRawPointer) {

@@ -1,4 +1,4 @@
-// The kernel's own image in memory: where the linker put what.
+// The kernel's own image in memory: the addresses that the linker gave its parts.
 
 import CPlatform
 import Synchronization
@@ -15,13 +15,13 @@ enum Image {
     UnsafePointer(bitPattern: place.load(ordering: .relaxed)).unsafelyUnwrapped
   }
 
-  /// Where the linker put what, as the stub lists it.
+  /// The addresses of the image's parts, as the stub lists them.
   static var layout: cp_image { record.pointee }
 
   /// Virtual less physical address, for all of the image but the stub.
   static var virtualOffset: UInt64 { record.pointee.virtual_offset }
 
-  /// Buffers that the stub made room for.
+  /// Buffers that the stub reserves.
   static var storage: UnsafeMutablePointer<cp_kernel_storage> {
     UnsafeMutablePointer(bitPattern: UInt(layout.storage)).unsafelyUnwrapped
   }

@@ -1,4 +1,4 @@
-// Which usable memory this machine leaves out: what its command line asks for, and what its MTRRs say.
+// The usable memory that this machine leaves out, by its command line and by its MTRRs.
 
 import CPlatform
 import Console
@@ -6,8 +6,8 @@ import MemoryPrimitives
 import PhysicalMemory
 
 extension MapRules {
-  /// Reads the command line and the registers of this processor; those of the others are the same, as the firmware
-  /// has to see to that (Intel SDM vol. 3A, 12.11.5). Stops the machine when the line can't be understood.
+  /// Reads the command line and the registers of this processor; those of the other processors are the same, which
+  /// the firmware ensures (Intel SDM vol. 3A, 12.11.5). Stops the machine when the line can't be read.
   init(_ information: UnsafeMutablePointer<cp_boot_information>, _ features: ProcessorFeatures) {
     self.init()
     let line = KernelCommandLine(
@@ -16,7 +16,7 @@ extension MapRules {
     case .on: lowMemory = .fromFrame1
     case .off, .none: break
     case .unreadable:
-      Reports.panic("a machine that Strata refuses", "vm.first_64k: what it is set to is neither on nor off")
+      Reports.panic("a machine that Strata refuses", "vm.first_64k: its value is neither on nor off")
     }
     if features.typeRanges {
       cacheTypes = MemoryTypeRanges(

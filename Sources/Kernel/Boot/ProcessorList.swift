@@ -1,13 +1,12 @@
-// The processors that this machine may run, read from ACPI's MADT before the final page tables hide the tables that it
-// is in.
+// The processors that this machine may run, read from ACPI's MADT before the final page tables hide it.
 //
-// A machine whose tables are not to be believed runs on the processor that it booted on.
+// A machine with invalid tables runs on the processor that it booted on.
 
 import ACPI
 import CPlatform
 import MemoryPrimitives
 
-/// As many as have a bit in a mask of processors.
+/// Lists at most 64 processors, because a mask of processors has 64 bits.
 typealias ProcessorList = ProcessorSelection<64>
 
 extension ProcessorList {

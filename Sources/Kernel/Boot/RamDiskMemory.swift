@@ -1,7 +1,7 @@
 // `swap.ramdisk=SIZE` on the command line: the top of memory becomes a RAM disk before Strata takes the rest.
 //
-// The boot record is rewritten as if the firmware had told of the disk: usable ranges end where it begins,
-// and it is a range, or several, of its own. So every reader of the map sees the same.
+// The boot record is rewritten as if the firmware had reported the disk: usable ranges end where it begins, and it
+// has a range, or several, of its own. So every reader of the map sees the same.
 
 import CPlatform
 import Console
@@ -10,9 +10,9 @@ import MemoryPrimitives
 import PhysicalMemory
 
 enum RamDiskMemory {
-  /// Cuts off what the command line asks for, a multiple of a page, and answers where it lies; nothing
-  /// when it asks for nothing. Stops the machine when it can't be had. `workspace` is used for a moment and
-  /// is zeroes again afterwards.
+  /// Cuts off the memory that the command line requests, rounded up to pages, and answers where it lies; an empty
+  /// carve-out when it requests none. Stops the machine when that much memory can't be cut off. `workspace` is zeroed
+  /// again afterwards.
   static func cut(
     _ information: UnsafeMutablePointer<cp_boot_information>, _ rules: MapRules,
     avoiding occupied: UnsafeBufferPointer<OccupiedRange>, _ workspace: UnsafeMutableRawPointer
@@ -22,7 +22,7 @@ enum RamDiskMemory {
     let size: ByteCount
     switch line.size(of: "swap.ramdisk") {
     case .none: return CarveOut()
-    case .unreadable(let words): refuse("what it is set to is no size: \(words)")
+    case .unreadable(let words): refuse("its value is no size: \(words)")
     case .size(let asked): size = asked
     }
     guard size > .zero else { return CarveOut() }
@@ -46,7 +46,7 @@ enum RamDiskMemory {
     return carveOut
   }
 
-  /// Adds the row that tells what was cut off.
+  /// Adds the statistic of the memory that was cut off.
   static func register(in statistics: Statistics) {
     statistics.add(
       Statistic(
@@ -54,7 +54,7 @@ enum RamDiskMemory {
         context: nil, read: { _ in Assembly.memory?.carveOut.pages.bytes.rawValue ?? 0 }))
   }
 
-  /// Makes a range of its own of `run`.
+  /// Gives `run` a range of its own.
   private static func take(
     _ run: FrameRun, outOf information: UnsafeMutablePointer<cp_boot_information>
   ) {
@@ -65,12 +65,13 @@ enum RamDiskMemory {
     while i < Int(information.pointee.range_count) {
       let range = ranges[i]
       let (rangeLast, wraps) = range.base.addingReportingOverflow(range.length &- 1)
-      // One that wraps around, or is empty, is no memory.
+      // A range that wraps around, or is empty, is no memory.
       guard range.type == 1, range.length > 0, !wraps, range.base <= last, rangeLast >= first else {
         i += 1
         continue
       }
-      // What is left below, or above; one that is left at both ends becomes two, one at neither goes.
+      // The parts below and above the run remain. A range with both becomes two ranges; a range with neither is
+      // removed.
       if range.base < first {
         ranges[i].length = first - range.base
         if rangeLast > last { add(last + 1, rangeLast - last, 1, to: information) }

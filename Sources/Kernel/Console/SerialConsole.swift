@@ -1,4 +1,4 @@
-// The console on the serial port: what the Console module asks of a machine, answered by this one.
+// The console on the serial port: this machine's answers to the calls of the Console module.
 
 import CPlatform
 import Console
@@ -43,10 +43,11 @@ enum SerialConsole {
       },
       load: { _, address, value in SwapDevice.load(address, value) },
       store: { _, address, value in SwapDevice.store(address, value) },
-      loadPage: { _, address, words in SwapDevice.load(page: address, words) }, executive: Inspection.view)
+      loadPage: { _, address, words in SwapDevice.load(page: address, words) },
+      executive: ExecutiveInspection.view)
   }
 
-  /// Carries `run=` out and leaves, or talks until somebody does.
+  /// Runs the commands of `run=` and leaves, or serves the terminal until a command ends the machine.
   static func run(_ memory: MemorySystem, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
     let line = KernelCommandLine(
       UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length)))
@@ -61,13 +62,13 @@ enum SerialConsole {
     Stop.success.now()
   }
 
-  /// All that the console ever needs, taken once: looking takes no memory.
+  /// Allocates all memory that the console ever needs, once, so that inspection allocates none.
   private static func storage(_ physical: FrameAllocator) -> UnsafeMutableRawPointer {
     do throws(PhysicalMemoryError) {
       let run = try physical.allocate(run: Shell.size.pagesRoundedUp, role: .boot)
       return Executive.directMap.pointer(to: run.first)
     } catch {
-      Reports.panic("a machine that Strata refuses", "it is too small: the console finds no room")
+      Reports.panic("a machine that Strata refuses", "it is too small: there is no memory for the console")
     }
   }
 

@@ -1,12 +1,12 @@
 // The serial port COM1, 115200 8N1: a 16550 (National Semiconductor PC16550D data sheet).
 //
-// Input comes by interrupt into a ring, so none is lost while a command runs. When the ring is full the
-// interrupt is switched off and the bytes wait in the port, whose other side then holds back; reading
-// switches it on again. Output is polled: it must work in a fault, with interrupts off, on any stack.
+// The interrupt handler stores input in a ring, so no byte is lost while a command runs. When the ring is full, the
+// handler switches the interrupt off, and the bytes wait in the port, whose sender then holds back; `read` switches
+// it on again. Output is polled: it must work in a fault, with interrupts off, on any stack.
 //
-// A machine without the port runs all the same: what is written goes nowhere, and nothing is ever read. A port that
-// takes nothing for 2^37 cycles, as QEMU's does while its own reader stands still, loses what is written until it takes
-// something again.
+// A machine without the port runs all the same: output is dropped, and there is never input. QEMU's port accepts
+// nothing while its own reader stands still. After 2^37 cycles of that, output is dropped until the port accepts a
+// byte again.
 
 import CPlatform
 import MemoryPrimitives
@@ -22,11 +22,11 @@ enum SerialPort {
   private static let received = Atomic<UInt32>(0)
   private static let taken = Atomic<UInt32>(0)
   private static let held = Atomic<Bool>(false)
-  /// Changes when input has come: what a reader sleeps on.
+  /// A sequence number that changes when input has come: a reader sleeps on it.
   nonisolated(unsafe) private static var arrivals: UInt64 = 0
   private static let overruns = Atomic<UInt32>(0)
   private static let hasPort = Atomic<Bool>(false)
-  /// The port took nothing for so long that nothing waits for it any more.
+  /// The port has accepted nothing for `busyLimit`, so no writer waits for it any more.
   private static let isStuck = Atomic<Bool>(false)
   private static var ring: UnsafeMutablePointer<UInt8> { cp_serial_input(Image.storage) }
 
@@ -60,20 +60,20 @@ enum SerialPort {
   /// Sets the line up, with no interrupts. `Image.adopt` comes first: the ring lies in its storage.
   static func start() {
     write(0, to: Register.interrupts)
-    // Its upper bits are zero for good; where no device answers, a read gives ones.
+    // The upper bits of the register are always zero; where no device answers, a read gives ones.
     guard read(Register.interrupts) == 0, waits(for: Status.readyToSend, idleLimit) else { return }
     hasPort.store(true, ordering: .relaxed)
     write(0x80, to: Register.lineControl)
     write(1, to: Register.data)
     write(0, to: Register.interrupts)
     write(0x03, to: Register.lineControl)
-    // Turning the FIFO on empties the port: what was typed already is taken out first.
+    // Switching the FIFO on empties the port, so input that has already arrived is read out first.
     handleInterrupt()
     write(0xc1, to: Register.fifo)
     write(0x0b, to: Register.modemControl)
   }
 
-  /// Lets received bytes interrupt.
+  /// Switches the receive interrupt on.
   static func receiveByInterrupt() {
     if isThere { write(1, to: Register.interrupts) }
   }
@@ -116,7 +116,7 @@ enum SerialPort {
     }
   }
 
-  /// The next byte that came, or nil. Never waits.
+  /// Reads the next byte of input, or nil. Never waits.
   static func read() -> UInt8? {
     let count = taken.load(ordering: .relaxed)
     guard count != received.load(ordering: .acquiring) else { return nil }
@@ -131,10 +131,10 @@ enum SerialPort {
     return byte
   }
 
-  /// Whether `read` has a byte to give.
+  /// Whether `read` would answer a byte.
   static var hasInput: Bool { taken.load(ordering: .relaxed) != received.load(ordering: .acquiring) }
 
-  /// Bytes that the port dropped because the interrupt handler did not take them in time.
+  /// Bytes that the port dropped because the interrupt handler did not read them in time.
   static var lostBytes: UInt32 { overruns.load(ordering: .relaxed) }
 
   /// Sends bytes as they are. Returns when the last is in the port.
@@ -162,7 +162,7 @@ enum SerialPort {
     return isReady
   }
 
-  /// Waits until the line status has `bit`. False when it does not within so many cycles.
+  /// Waits until the line status has `bit`. False when it does not get it within `cycles`.
   private static func waits(for bit: UInt8, _ cycles: UInt64) -> Bool {
     let start = cp_cycles()
     while read(Register.lineStatus) & bit == 0 {

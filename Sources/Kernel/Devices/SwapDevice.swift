@@ -1,7 +1,7 @@
-// The swap device of this machine: a RAM disk in the memory that the command line carved out. And the page faults
-// that bring pages back from it.
+// The swap device of this machine: a RAM disk in the memory that the command line carved out. This file also connects
+// page faults with paging, which brings pages back from the disk.
 //
-// The disk is worked by a thread of its own, which sleeps until a request comes.
+// A thread of its own serves the disk, and sleeps until a request comes.
 
 import CPlatform
 import KernelMemory
@@ -11,7 +11,7 @@ import Paging
 import PhysicalMemory
 
 enum SwapDevice {
-  /// Lets faults on pageable memory be resolved, and attaches the disk, if there is one. At boot.
+  /// Installs the handler of page faults, and attaches the disk, if there is one. Called once, at boot.
   static func start(_ memory: MemorySystem) {
     PageFaults.install(
       nil,
@@ -28,7 +28,11 @@ enum SwapDevice {
         "ram disk", .service, UnsafeMutableRawPointer(disk.place),
         { SwapDevice.work(RamDisk(at: $0.unsafelyUnwrapped)) })
         != nil
-    else { Reports.panic("a machine that Strata refuses", "it is too small: the swap disk finds no thread") }
+    else {
+      Reports.panic(
+        "a machine that Strata refuses", "it is too small: there is no memory for the thread of its swap disk"
+      )
+    }
     do throws(PagingError) {
       let device = BlockDevice(
         Name("ram"), pages: disk.device.pageCount, UnsafeMutableRawPointer(disk.place),
@@ -58,7 +62,8 @@ enum SwapDevice {
     do throws(PhysicalMemoryError) {
       state = try memory.physical.allocate(run: RamDisk.stateSize.pagesRoundedUp, role: .boot)
     } catch {
-      Reports.panic("a machine that Strata refuses", "it is too small: the swap disk finds no room")
+      Reports.panic(
+        "a machine that Strata refuses", "it is too small: there is no memory for the state of its swap disk")
     }
     let map = memory.machine.directMap
     var extents = InlineArray<8, RamDisk.Extent>(
@@ -77,7 +82,7 @@ enum SwapDevice {
 
   nonisolated(unsafe) private static let asked = WaitQueue("a request", .thread)
 
-  /// The disk's thread. One that is late on purpose is asked again and again.
+  /// The body of the disk's thread. It polls a disk that delays its answers on purpose.
   private static func work(_ disk: RamDisk) {
     while true {
       let ticket = asked.ticket()
@@ -87,8 +92,8 @@ enum SwapDevice {
 
   // MARK: Accesses that may fail
 
-  /// Reads a word, or all of a page, as any instruction does, page fault and all. Gives 0, or one more than the number
-  /// of the error.
+  /// Reads a word, or all of a page, with page faults, as any instruction does. Answers 0, or one more than the
+  /// number of the error.
   static func load(_ address: UInt64, _ value: UnsafeMutablePointer<UInt64>) -> UInt8 {
     cp_try_load(address, value) ? 0 : Thread.current.state.pointee.pagingError + 1
   }

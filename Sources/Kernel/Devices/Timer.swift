@@ -1,9 +1,9 @@
 // Time: channel 0 of the programmable interval timer (Intel 8254) at 1000 Hz, through interrupt line 0.
 //
-// The channel asks for one interrupt a period and keeps none that could not be delivered, so a host that lets this
-// processor stand still for a while takes ticks away. The time stamp counter goes on: it is compared with the channel
-// at the start, and an interrupt that comes periods after the one before counts for all of them. Those for which it was
-// counted may still come, in quick succession: then they count for nothing.
+// The channel raises one interrupt a period and queues none that could not be delivered, so ticks are lost while a
+// host pauses this processor. The time stamp counter goes on. It is compared with the channel at the start, and an
+// interrupt that comes several periods after the previous one counts for all of them. The interrupts of those periods
+// may still come, in quick succession: then they count for nothing.
 
 import CPlatform
 import MemoryPrimitives
@@ -12,23 +12,23 @@ import Synchronization
 /// The clock of the machine, in ticks of a millisecond.
 enum Timer {
   private static let ticks = Atomic<UInt64>(0)
-  /// Of the time stamp counter, in one tick.
+  /// Cycles of the time stamp counter in one tick.
   private static let cyclesPerTick = Atomic<UInt64>(.max)
   /// When the last interrupt came. Interrupts of this line come on one processor.
   private static let lastCycles = Atomic<UInt64>(0)
-  /// Ticks that were counted before their interrupts came, if these do come.
+  /// Ticks that were counted before their interrupts, which may still come.
   private static let ahead = Atomic<UInt64>(0)
 
   /// The PIT counts 1 193 182 times a second.
   private static var divisor: UInt16 { 1193 }
-  /// A counter that jumps by more was not stopped by a host, it is another processor's.
+  /// A counter that jumps by more ticks is another processor's: no host pauses a processor for so long.
   private static var mostTicks: UInt64 { 60_000 }
 
-  /// Reads of the counter by which one that runs has moved on: it does so every microsecond, and a read takes as long.
+  /// Reads within which a running counter changes: it does so every microsecond, and a read takes as long.
   private static var readLimit: Int { 10_000 }
   /// Ticks within which an interrupt of the channel must come.
   private static var interruptLimit: UInt64 { 500 }
-  /// Looks at the clock at the least before an interrupt is missed: a host may let this processor stand still.
+  /// Reads of the clock at least before a missing interrupt is reported, because a host may pause this processor.
   private static var pollLimit: UInt64 { 4_000_000 }
 
   /// Starts the channel, and compares the time stamp counter with it: some 5 ms. Interrupts are off. Stops the machine
@@ -49,8 +49,8 @@ enum Timer {
     lastCycles.store(cp_cycles(), ordering: .relaxed)
   }
 
-  /// Cycles in a tick, from half a period or more; nil when the counter does not run. Too many when the host let the
-  /// processor stand still on the way.
+  /// Cycles in a tick, from half a period or more; nil when the counter does not run. Too many when the host has
+  /// paused the processor during the measurement.
   private static func measure() -> UInt64? {
     // From the start of a period, so that it does not end on the way.
     guard var before = count(otherThan: .max) else { return nil }
@@ -71,14 +71,14 @@ enum Timer {
     return isTooMuch ? .max : max(1, product / UInt64(first - last))
   }
 
-  /// What the channel has left of its period.
+  /// The counts that the channel has left of its period.
   private static func count() -> UInt16 {
     cp_out8(0x43, 0)  // latch channel 0
     let low = UInt16(cp_in8(0x40))
     return UInt16(cp_in8(0x40)) << 8 | low
   }
 
-  /// The same, once it is another than `before`; nil when it stays so, or is more than a period.
+  /// Reads the count until it differs from `before`; nil when it does not, or is always more than a period.
   private static func count(otherThan before: UInt16) -> UInt16? {
     for _ in 0..<readLimit {
       let now = count()
@@ -112,7 +112,7 @@ enum Timer {
     Watchdog.feed(now, after: before)
   }
 
-  /// What this interrupt counts for.
+  /// The ticks that this interrupt counts for.
   private static func ticksGone() -> UInt64 {
     let (cycles, period) = (cp_cycles(), cyclesPerTick.load(ordering: .relaxed))
     let periods = (cycles &- lastCycles.load(ordering: .relaxed) &+ period / 2) / period

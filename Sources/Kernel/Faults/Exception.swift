@@ -1,8 +1,8 @@
-// Exceptions in words. Only page faults are survived, those that PageFaults resolves: the kernel means none
-// of the others.
+// Reports of exceptions. The kernel survives only the page faults that PageFaults resolves, and causes no other
+// exception on purpose.
 //
-// A Swift trap is an invalid opcode at an address that the trap table knows; a precondition has also sent
-// its message through `putchar` before.
+// A Swift trap is an invalid opcode at an address in the trap table. A precondition has also sent its message through
+// `putchar` before.
 
 import CPlatform
 import MemoryPrimitives
@@ -15,11 +15,11 @@ enum Exception {
   static var generalProtection: Int { 13 }
   static var pageFault: Int { 14 }
 
-  /// Tells what happened and stops. Not of a page fault, for which there are functions of their own.
+  /// Reports an exception other than a page fault, and stops.
   static func report(_ frame: UnsafePointer<cp_trap_frame>) -> Never {
     switch Int(frame.pointee.vector) {
     case doubleFault:
-      // What could not be delivered is most often the page fault of a stack that ran into its guard.
+      // The exception that could not be delivered is most often the page fault of a stack that ran into its guard.
       let address = cp_read_cr2()
       if let stack = Stacks.span(guardedAt: address) { reportGuard(frame, "write to", address, below: stack) }
       FaultBlock.open("double fault", at: frame.pointee.rip)
@@ -68,8 +68,8 @@ enum Exception {
     cause.isFetch ? "execution of" : cause.isWrite ? "write to" : "read of"
   }
 
-  /// Tells of a page fault at `address` and stops. `why` is the reason that paging gave when it could not
-  /// bring the page in; nil where it was not asked.
+  /// Reports a page fault at `address` and stops. `why` is paging's reason when it could not bring the page in; nil
+  /// where it was not called.
   static func report(_ frame: UnsafePointer<cp_trap_frame>, _ address: UInt64, _ why: Line?) -> Never {
     let cause = PageFaultCause(rawValue: frame.pointee.error)
     let deed = deed(cause)
@@ -78,7 +78,7 @@ enum Exception {
       if cause.isCorrupt {
         "a page whose table entry is corrupt"
       } else if why != nil {
-        "a page that can't be had"
+        "a page that can't be brought in"
       } else if address < 1 << 16 {
         "the null page"
       } else if !cause.isProtection {
@@ -89,18 +89,18 @@ enum Exception {
         "memory that is read-only"
       }
     FaultBlock.open("\(deed) \(place)", at: frame.pointee.rip)
-    tellPageFault(frame, address, "\(VirtualAddress(address)), error code \(hex: frame.pointee.error)", why)
+    reportPageFault(frame, address, "\(VirtualAddress(address)), error code \(hex: frame.pointee.error)", why)
   }
 
-  /// Tells of a page fault on pageable memory where none may be, and stops.
+  /// Reports a page fault on pageable memory in code that must not fault, and stops.
   static func report(_ frame: UnsafePointer<cp_trap_frame>, _ address: UInt64, forbidden title: Line) -> Never
   {
     FaultBlock.open(title, at: frame.pointee.rip)
     let deed = deed(PageFaultCause(rawValue: frame.pointee.error))
-    tellPageFault(frame, address, "\(deed) \(VirtualAddress(address)), which is pageable", nil)
+    reportPageFault(frame, address, "\(deed) \(VirtualAddress(address)), which is pageable", nil)
   }
 
-  private static func tellPageFault(
+  private static func reportPageFault(
     _ frame: UnsafePointer<cp_trap_frame>, _ address: UInt64, _ what: Line, _ why: Line?
   ) -> Never {
     FaultBlock.field("what", what)
@@ -110,7 +110,7 @@ enum Exception {
     finish(frame, "", touched: address)
   }
 
-  /// A guard page was touched: by a stack that ran into it, or by a stray pointer.
+  /// Reports that a stack ran into its guard page, or that a stray pointer touched one.
   private static func reportGuard(
     _ frame: UnsafePointer<cp_trap_frame>, _ deed: StaticString, _ address: UInt64, below stack: cp_span
   ) -> Never {
@@ -128,7 +128,7 @@ enum Exception {
   // -- Traps of the language
 
   private static func reportTrap(_ frame: UnsafePointer<cp_trap_frame>) -> Never {
-    let message = TrapMessage.take()
+    let message = TrapMessage.remove()
     guard let site = Symbols.trap(at: frame.pointee.rip) else {
       FaultBlock.open(message.isEmpty ? "invalid opcode" : message.title, at: frame.pointee.rip)
       if !message.isEmpty { FaultBlock.field("what", message.text) }
@@ -145,9 +145,10 @@ enum Exception {
     finish(frame, "")
   }
 
-  // -- What every exception ends with
+  // -- The end of every report
 
-  /// `touched` is the address of a page fault: the register may tell of a later one.
+  /// Prints position, registers and backtrace, and stops. `touched` is the address of a page fault, because cr2 may
+  /// hold that of a later one.
   private static func finish(
     _ frame: UnsafePointer<cp_trap_frame>, _ words: Line, overflowed: Bool = false, touched: UInt64? = nil
   ) -> Never {
@@ -175,9 +176,9 @@ enum Exception {
     SerialPort.print(line)
   }
 
-  /// The caller of a function that had not made its frame yet: at its first instruction the return
-  /// address is on top of the stack, at the second one word deeper. Also the place from which a
-  /// thread jumped to where no code is.
+  /// Finds the caller of a function that has not made its frame yet: at its first instruction the return address is
+  /// on top of the stack, at the second one word deeper. It also finds the position from which a thread jumped to an
+  /// address without code.
   private static func callerWithoutFrame(_ frame: cp_trap_frame) -> UInt64? {
     var place = frame.rsp
     if let (_, distance) = Symbols.function(at: frame.rip) {
@@ -191,13 +192,13 @@ enum Exception {
   }
 }
 
-/// What Swift's own traps said on their way: `File.swift:51: Fatal error: words`. Each processor has a message of its
-/// own, as several may trap at once.
+/// The message of a Swift trap: `File.swift:51: Fatal error: text`. Each processor has a message of its own, because
+/// several may trap at once.
 struct TrapMessage {
   private var whole: Line
 
-  /// What was said on this processor since the last call.
-  static func take() -> TrapMessage {
+  /// Removes and returns the text that this processor has received since the last call.
+  static func remove() -> TrapMessage {
     let mine = Processors.mine
     var whole = Line()
     whole.append(
@@ -206,8 +207,8 @@ struct TrapMessage {
     return TrapMessage(whole: whole)
   }
 
-  /// Interrupts are off.
-  static func hear(_ byte: UInt8) {
+  /// Adds a byte to this processor's message. Interrupts are off.
+  static func append(_ byte: UInt8) {
     let mine = Processors.mine
     let count = mine.pointee.trap_length
     guard byte != UInt8(ascii: "\n"), count < UInt32(CP_TRAP_MESSAGE) else { return }
@@ -217,7 +218,7 @@ struct TrapMessage {
 
   var isEmpty: Bool { whole.count == 0 }
 
-  /// The places of the first two `: `: what stands before is the file and line, then the kind.
+  /// The positions of the first two `: `. The file and line stand before the first, the kind before the second.
   private var marks: (Int, Int)? {
     var first = -1
     for i in 0..<max(0, whole.count - 1)
@@ -252,11 +253,11 @@ struct TrapMessage {
   }
 }
 
-/// Swift's traps speak through this, a byte at a time, before they trap. Interrupts stay off from the first byte on, so
-/// that the thread traps on the processor that has its message.
+/// Receives the message of a Swift trap, a byte at a time, before the trap. Interrupts stay off from the first byte
+/// on, so that the thread traps on the processor that has its message.
 @c(putchar)
 public func putchar(_ byte: Int32) -> Int32 {
   _ = cp_interrupts_disable()
-  TrapMessage.hear(UInt8(truncatingIfNeeded: byte))
+  TrapMessage.append(UInt8(truncatingIfNeeded: byte))
   return byte
 }

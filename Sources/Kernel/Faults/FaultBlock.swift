@@ -1,9 +1,8 @@
-// The block of lines that tells of a fault, and the stop behind it.
+// The block of lines that reports a fault, and the stop after it.
 //
-// Everything here may run on any stack, with interrupts off, in a system that has just been shown to be
-// broken: it allocates nothing, takes no lock, and reads memory only where the tables say that there is
-// some. A fault while a fault is being told ends with one line, a third with none. Of processors that have a fault at
-// the same time only one gets here (`OtherProcessors`).
+// Everything here may run on any stack, with interrupts off, in a system that is known to be broken. It allocates
+// nothing, acquires no lock, and reads memory only where the tables map it. A fault during a report ends with one
+// line, a third with none. Of processors that have a fault at the same time only one gets here (`OtherProcessors`).
 
 import CPlatform
 import MemoryPrimitives
@@ -12,15 +11,15 @@ import Synchronization
 enum FaultBlock {
   private static let depth = Atomic<UInt32>(0)
 
-  /// Begins a block: what happened, in a few words, and where it ran. From here on nothing else runs. Does not return
-  /// on a processor that comes second: it is listed in the block of the first.
+  /// Begins a block with the kind of fault, the processor and the thread. From here on no other processor runs. Does
+  /// not return on a processor that comes second: it is listed in the block of the first.
   static func open(_ title: Line, at address: UInt64) {
     _ = cp_interrupts_disable()
     OtherProcessors.stop(toReport: address)
     let before = depth.add(1, ordering: .relaxed).oldValue
     if before > 1 { Stop.fault.now() }
     if before == 1 {
-      SerialPort.print("FAULT  \(title), while the one above was being told")
+      SerialPort.print("FAULT  \(title), during the report above")
       field("at", Symbols.place(address))
       stop("")
     }
@@ -33,14 +32,14 @@ enum FaultBlock {
     SerialPort.print(line)
   }
 
-  /// One row of facts.
+  /// Prints one row, a label and its text.
   static func field(_ label: Line, _ text: Line) {
     var head: Line = "  \(label)"
     head.append(blanks: 12 - head.count)
     print(text, behind: head)
   }
 
-  /// A sentence at the end.
+  /// Prints a sentence at the end of the block.
   static func say(_ text: Line) {
     OtherProcessors.report()
     print(text, behind: "  ")
@@ -83,8 +82,8 @@ enum FaultBlock {
   }
 }
 
-/// Prints who called whom, by the chain of frame pointers. Callers that repeat, as in a recursion, are
-/// counted instead. Answers whether any did.
+/// Prints the chain of callers, by the frame pointers. A caller that repeats, as in a recursion, is printed once with
+/// its count. Answers whether any did.
 @discardableResult
 func printBacktrace(
   from framePointer: UInt64, innermost: UInt64? = nil, label: StaticString = "by way of", limit: Int = 24
@@ -101,7 +100,7 @@ func printBacktrace(
     guard address != 0 else { break }
     printer.add(address)
     if address == Image.layout.interrupt_return {
-      // Here the chain passes over who was interrupted: the words above this frame name it.
+      // Here the chain passes over the interrupted function: the words above this frame name it.
       let interrupted = UnsafePointer<cp_trap_frame>(bitPattern: UInt(frame + 16))
       printer.add((interrupted?.pointee.rip ?? 0) &+ 1)
     }

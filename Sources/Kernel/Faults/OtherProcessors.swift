@@ -30,11 +30,12 @@ enum OtherProcessors {
     state(index).pointee.load(ordering: .acquiring) != State.running.rawValue
   }
 
-  /// Stops all but this one, which has a fault at `address` to report; those that do not answer within
-  /// 3 billion cycles (a second at 3 GHz) are left. Of two that begin at once, the second does not return.
+  /// Stops all but this one, which has a fault at `address` to report; those that do not answer within 3 billion
+  /// cycles (a second at 3 GHz) are left running. Of two that begin at once, the second does not return.
   static func stop(toReport address: UInt64) {
     let me = cp_processor_index()
-    // Before it is known which comes first, so that an NMI of the first one finds it done.
+    // Recorded before it is known which processor comes first, so that an NMI of the first one finds the record
+    // complete.
     recordPosition(.faulted, at: address, cp_frame_pointer())
     TriggeredFault.meetOthers()
     let (isFirst, by) = stopper.compareExchange(
@@ -65,15 +66,15 @@ enum OtherProcessors {
     return true
   }
 
-  /// What an NMI means.
+  /// The meaning of an NMI on this processor.
   enum NMIMeaning {
-    /// There is no fault yet: it is one.
+    /// No report has begun: the NMI is a fault to report.
     case fault
-    /// This processor is reporting a fault, and goes on.
+    /// This processor is reporting a fault, and continues.
     case nothing
   }
 
-  /// An NMI has come. Does not return if it is to stop this processor.
+  /// Handles an NMI. Does not return if the NMI is meant to stop this processor.
   static func handleNMI(_ frame: UnsafePointer<cp_trap_frame>) -> NMIMeaning {
     let (by, me) = (stopper.load(ordering: .acquiring), cp_processor_index())
     if by == .max { return .fault }
@@ -84,7 +85,7 @@ enum OtherProcessors {
     haltForGood()
   }
 
-  /// Whether none of the others was in the middle of anything, so that the layers' invariants must hold.
+  /// Whether every other processor was in its idle thread, so that the layers' invariants must hold.
   static var areIdle: Bool {
     for index in 0..<Processors.onlineCount where index != Int(cp_processor_index()) {
       guard state(index).pointee.load(ordering: .acquiring) == State.stopped.rawValue else { return false }
@@ -94,7 +95,7 @@ enum OtherProcessors {
     return true
   }
 
-  /// Prints rows that name the work of each, once.
+  /// Prints what each other processor was running, once.
   static func report() {
     guard !isReported.exchange(true, ordering: .relaxed) else { return }
     for index in 0..<Processors.onlineCount where index != Int(cp_processor_index()) {

@@ -1,12 +1,12 @@
-// Whose memory an address lies in, for fault reports: by where the image and the regions of the address
-// space lie, not by the layers' own records, which may be what is broken.
+// The owner of an address, for fault reports. It is found by the regions of the image and of the address space, not
+// by the layers' own records, which may be broken.
 
 import CPlatform
 import KernelSpace
 import MemoryPrimitives
 
 enum OwnerDescription {
-  /// One clause on who owns `address`.
+  /// Describes the owner of `address` in one clause.
   static func describe(_ address: UInt64) -> Line {
     let image = Image.layout
     if contains(image.text, address) { return "the kernel's code" }
@@ -24,7 +24,7 @@ enum OwnerDescription {
     if physical.rawValue < 1 << 46 { return "the direct map, of physical address \(physical)" }
     if lies(address, in: layout.kernelBase, layout.kernelSize) { return "the arena kernel_va" }
     if lies(address, in: layout.deviceBase, layout.deviceSize) { return "the window for device registers" }
-    return "nobody"
+    return "none: no region of the address space holds it"
   }
 
   private static func lies(_ address: UInt64, in base: VirtualAddress, _ size: ByteCount) -> Bool {

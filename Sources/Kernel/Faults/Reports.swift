@@ -1,4 +1,4 @@
-// Fault reports of the layers below, and panics: told in the same block as exceptions.
+// Fault reports of the layers below, and panics, in the same block as exceptions.
 
 import CPlatform
 import KernelMemory
@@ -6,9 +6,9 @@ import MemoryPrimitives
 import PhysicalMemory
 
 enum Reports {
-  /// Tells of a caller's bug and stops.
-  static func tell(_ report: FaultReport) -> Never {
-    // The callers of the upcall, which is no news itself.
+  /// Reports a caller's bug and stops.
+  static func report(_ report: FaultReport) -> Never {
+    // The backtrace begins at the caller of the upcall.
     let here = UnsafePointer<UInt64>(bitPattern: UInt(cp_frame_pointer()))?.pointee ?? 0
     FaultBlock.open("\(report.kind.description)", at: cp_here())
     switch report.place {
@@ -22,18 +22,18 @@ enum Reports {
     if report.given != report.expected && report.expected != 0 {
       FaultBlock.field("", "given \(count: report.given), expected \(count: report.expected)")
     }
-    FaultBlock.field("owner", whose(report))
+    FaultBlock.field("owner", owner(of: report))
     if report.allocatedAt != .unknown { FaultBlock.field("allocated", place(report.allocatedAt)) }
     if report.freedAt != .unknown { FaultBlock.field("freed", place(report.freedAt)) }
     if report.reportedAt != .unknown { FaultBlock.field("and again", place(report.reportedAt)) }
     printBacktrace(from: here)
-    FaultBlock.say(standing)
+    FaultBlock.say(memoryState)
     FaultBlock.stop(
       report.allocatedAt != .unknown || report.freedAt != .unknown ? "The call sites above are the bug." : "")
   }
 
-  /// What the bug left behind: nothing, if the report came before any change, as it must.
-  private static var standing: Line {
+  /// The state of memory after the bug: unchanged, if the report came before any change, as it must.
+  private static var memoryState: Line {
     guard let memory = Assembly.memory else { return "Nothing was changed." }
     let free: Line =
       "\(count: memory.physical.freeCount.rawValue) of \(count: memory.physical.total.rawValue) frames are free."
@@ -42,7 +42,7 @@ enum Reports {
     return "Nothing was changed; all invariants hold. \(free)"
   }
 
-  private static func whose(_ report: FaultReport) -> Line {
+  private static func owner(of report: FaultReport) -> Line {
     var line = Line()
     if let owner = report.owner { line.append(line: "\(owner)") }
     if let type = report.type {
@@ -57,7 +57,7 @@ enum Reports {
     Symbols.place(site.address(inImageAt: VirtualAddress(Image.virtualOffset)).rawValue)
   }
 
-  /// Stops because something can't go on: a person's wish, or a machine that Strata refuses.
+  /// Stops the machine: on request, or because Strata can't run on it.
   static func panic(_ title: Line, _ words: Line) -> Never {
     let here = cp_frame_pointer()
     FaultBlock.open(title, at: cp_here())

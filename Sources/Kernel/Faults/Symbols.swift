@@ -1,15 +1,15 @@
 // Names for code addresses, resolved inside the kernel: the table that Scripts/symbols makes of a first
 // link and Scripts/link puts at the image's end.
 //
-// Layout, all words of 32 bits: count of functions, count of traps, then for each function its offset
-// from the start of the text and where its name begins (bytes from the table's start), by offset; then
-// for each trap its offset, where its message and its file begin, and the line; then the texts, each
-// with a zero behind it.
+// Layout, in words of 32 bits: the count of functions and the count of traps. Then, for each function, its offset
+// from the start of the text and the position of its name (bytes from the table's start), sorted by offset. Then, for
+// each trap, its offset, the positions of its message and its file, and the line. Then the texts, each with a zero
+// after it.
 
 import CPlatform
 import MemoryPrimitives
 
-/// A trap that the compiler put into the code: a check that failed has no other trace of why.
+/// A trap that the compiler put into the code. It is the only record of which check failed.
 struct TrapSite {
   let message: UnsafeBufferPointer<UInt8>
   let file: UnsafeBufferPointer<UInt8>
@@ -33,7 +33,7 @@ enum Symbols {
     return UnsafeBufferPointer(start: start, count: count)
   }
 
-  /// The last of `count` rows of `width` words from word `first` on that does not begin behind `offset`.
+  /// Finds the last of `count` rows of `width` words, from word `first` on, that begins at or before `offset`.
   private static func row(_ first: Int, _ count: Int, _ width: Int, upTo offset: UInt32) -> Int? {
     var (low, high) = (0, count)
     while low < high {
@@ -78,7 +78,7 @@ enum Symbols {
 }
 
 extension Line {
-  /// `0x9a`: as few digits as there are.
+  /// Appends `0x9a`, with as few digits as possible.
   mutating func append(offset value: UInt64) {
     append("0x")
     var shift = max(0, (63 - value.leadingZeroBitCount) / 4 * 4)
@@ -89,7 +89,7 @@ extension Line {
     }
   }
 
-  /// Four groups of four digits, without `0x`: as registers are shown.
+  /// Appends four groups of four digits, without `0x`, as registers are printed.
   mutating func append(register value: UInt64) {
     for position in stride(from: 60, through: 0, by: -4) {
       let digit = UInt8(truncatingIfNeeded: value >> UInt64(position)) & 15

@@ -1,15 +1,15 @@
 // A walk through the live page tables, as the processor does it (Intel SDM vol. 3A, 4.5), through the
-// direct map. It trusts nothing but CR3: it runs when something has gone wrong.
+// direct map. It trusts nothing but CR3, because it runs when something has gone wrong.
 
 import CPlatform
 import MemoryPrimitives
 
-/// What the tables say of one address.
+/// The entries of the page tables for one address.
 struct TableWalk {
-  /// Entries on the way, the highest level first: where each lies and what it says.
+  /// The value and the address of each entry, the highest level first.
   var entries: InlineArray<4, UInt64> = .init(repeating: 0)
   var places: InlineArray<4, UInt64> = .init(repeating: 0)
-  /// Entries looked at: the last is a leaf, or not present.
+  /// Entries read: the last is a leaf, or not present.
   private(set) var depth = 0
 
   private enum Bit {
@@ -37,8 +37,8 @@ struct TableWalk {
   /// The level of the last entry, 1 to 4.
   var level: Int { 5 - depth }
   var last: UInt64 { entries[depth - 1] }
-  /// Also true of an address that is not canonical and differs from a mapped one only in the bits that
-  /// no level looks at: ask `isReadable` before memory is read.
+  /// Also true of an address that is not canonical and differs from a mapped one only in the bits that no level uses.
+  /// Check `isReadable` before memory is read.
   var isMapped: Bool { last & Bit.present != 0 }
   /// Whether reading at `address` raises no exception.
   static func isReadable(_ address: UInt64) -> Bool {

@@ -1,5 +1,5 @@
-// Each kind of fault that the processor or the language raises, provoked on purpose: the only way to know
-// that its report is right.
+// Each kind of fault that the processor or the language raises, triggered on purpose, so that its report can be
+// checked.
 
 import CPlatform
 import KernelMemory
@@ -13,7 +13,7 @@ enum TriggeredFault {
   case null, guardPage, writeText, executeData, stackOverflow, divide, overflow
   case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere
 
-  /// Does it. Returns only where the machine lets it pass.
+  /// Triggers the fault. Returns only where the machine does not raise it.
   @inline(never) func trigger() {
     switch self {
     case .null: cp_touch(16)
@@ -76,21 +76,22 @@ enum TriggeredFault {
     while meeting.load(ordering: .acquiring) == 0 { Scheduler.yield() }
     _ = cp_interrupts_disable()
     ready.add(1, ordering: .sequentiallyConsistent)
-    // A thread that keeps another processor from coming may wait for this one's answer.
+    // A sender that waits for this processor's answer could otherwise keep another processor from arriving.
     while ready.load(ordering: .acquiring) < meeting.load(ordering: .acquiring) { Messages.serve() }
     precondition(ready.load(ordering: .relaxed) == 0, "a fault on all processors at once")
   }
 
-  // Of faults that were asked for at the same time, none is reported before all are about to be: without that, the NMI
-  // of the first one comes before the others are.
+  // Faults that are triggered at the same time wait for each other before the first is reported. Otherwise the NMI of
+  // the first one comes before the others have begun.
 
-  /// Processors that are about to report a fault together; 0 when none are.
+  /// The count of processors that report a fault together; 0 when none do.
   private static let meeting = Atomic<UInt64>(0)
   private static let arrived = Atomic<UInt64>(0)
-  /// Cycles after which those that are there go on without the others: some seconds.
+  /// Cycles after which the processors that have arrived go on without the others: some seconds.
   private static var longestMeeting: UInt64 { 30_000_000_000 }
 
-  /// Called when a fault is about to be reported, with interrupts off.
+  /// Waits for the others that report a fault together. Called with interrupts off, when a fault is about to be
+  /// reported.
   static func meetOthers() {
     guard meeting.load(ordering: .acquiring) != 0 else { return }
     arrived.add(1, ordering: .sequentiallyConsistent)
@@ -101,13 +102,10 @@ enum TriggeredFault {
   }
 
   private static func withLock(_ rank: LockRank, _ body: () -> Void) {
-    let lock = SpinLock(rank)
-    let interrupts = lock.lock()
-    body()
-    lock.unlock(interrupts)
+    SpinLock(rank).withLock(body)
   }
 
-  /// A page that is not there yet.
+  /// Maps a page that is not present yet.
   private static func pageableAddress() -> VirtualAddress? {
     guard let paging = Assembly.memory?.paging, let object = try? paging.createObject(Name("fault"), .one)
     else {
@@ -119,7 +117,7 @@ enum TriggeredFault {
   @inline(never) private static func descend(_ depth: UInt64) -> UInt64 {
     var room = InlineArray<8, UInt64>(repeating: depth)
     cp_keep(&room)
-    // The compiler must not see that this never ends.
+    // The compiler must not recognise that this never ends.
     return (room[0] == 0 ? 0 : descend(depth &+ 1)) &+ room[Int(depth & 7)]
   }
 

@@ -1,9 +1,9 @@
-// A machine that hangs, found by what still moves: each tick of a processor's own timer looks whether its neighbour's
-// timer has ticked since. One that has not for ten seconds has interrupts off all that time: it is sent an NMI, and
-// reports where it is.
+// The watchdog finds a processor that hangs: each tick of a processor's own timer checks whether its neighbour's
+// timer has ticked. A neighbour that has not ticked for ten seconds has had interrupts off all that time. It is sent
+// an NMI, and reports its position.
 //
-// The only processor of a machine has no neighbour. There QEMU's watchdog device does it (iBASE IB700, `-device ib700
-// -action watchdog=inject-nmi`): a countdown that the clock's ticks start again, and that ends in an NMI.
+// A single processor has no neighbour. There QEMU's watchdog device is used (iBASE IB700, `-device ib700 -action
+// watchdog=inject-nmi`): a countdown that the clock's ticks restart, and that ends in an NMI.
 
 import CPlatform
 import MemoryPrimitives
@@ -13,7 +13,7 @@ enum Watchdog {
   /// Ticks of a processor's own timer in ten seconds.
   private static var missedTickLimit: UInt64 { 10_000 / UInt64(Scheduler.timerTicks) }
   private static let isOn = Atomic<Bool>(false)
-  /// The processor that has been sent an NMI for it.
+  /// The processor that the watchdog has sent an NMI.
   private static let accused = Atomic<UInt32>(.max)
 
   /// The port that starts the countdown, and the value for about 10 seconds: 15 is none, 0 is 30, two less each.
@@ -30,12 +30,12 @@ enum Watchdog {
   }
   enum State { case on, off }
 
-  /// A tick of the clock, on processor 0.
+  /// Restarts the countdown once a second. Called on a tick of the clock, on processor 0.
   static func feed(_ now: UInt64, after before: UInt64) {
     if isOn.load(ordering: .relaxed) && now / 1000 != before / 1000 { cp_out8(port, tenSeconds) }
   }
 
-  /// A tick of this processor's own timer.
+  /// Checks the neighbour. Called on a tick of this processor's own timer.
   static func look(_ mine: ProcessorBlock) {
     guard isOn.load(ordering: .relaxed), Processors.onlineCount > 1 else { return }
     let neighbour = Processors.block((Int(mine.pointee.processor.index) + 1) % Processors.onlineCount)

@@ -1,9 +1,9 @@
 // Segments, task state and interrupt gates of a processor (Intel SDM vol. 3A, chapters 3.4, 8.7, 6.14).
 //
-// Long mode needs little of all this: one code and one data segment, and a task state for the stacks of
-// the two exceptions that can't trust the one that they find: the double fault, which is how a stack that
-// ran into its guard page arrives, and the NMI, which may come at any instruction. A page fault stays on
-// the stack of the thread, for it will sleep there.
+// Long mode needs one code and one data segment, and a task state for the stacks of two exceptions. The double fault
+// has a stack of its own, because it arrives when the current stack has run into its guard page. The NMI has one,
+// because it may come at any instruction. A page fault stays on the stack of the thread, because its handler may
+// sleep there.
 
 import CPlatform
 

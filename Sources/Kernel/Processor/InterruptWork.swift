@@ -1,9 +1,9 @@
-// Work that an interrupt handler is to do: the part of a driver's interrupt, for workloads that play one.
+// Work that runs in an interrupt handler: it stands for a driver's interrupt, for workloads that simulate one.
 //
-// A thread that has such work makes the processor's own timer fire once, by a vector of its own, and waits until its handler has
-// run. The timer's regular ticks begin anew then, so what they are for is done here as well: the next thread has its
-// turn, and the neighbour sees that this processor is alive. It does not look at its neighbour, for such interrupts
-// may come much faster than ticks.
+// A thread that has such work makes the processor's own timer fire once, by a vector of its own, and waits until its
+// handler has run. That restarts the period of the timer's regular ticks, so the handler also does their work: it
+// lets the next thread run, and counts a beat for the watchdog. It does not check its neighbour, because such
+// interrupts may come much faster than ticks.
 
 import CPlatform
 import MemoryPrimitives
@@ -36,7 +36,7 @@ enum InterruptWork {
     }
   }
 
-  /// False while another thread's work waits here.
+  /// Posts the job on this processor. False while another thread's work waits there.
   private static func post(_ job: UnsafeMutableRawPointer) -> Bool {
     withInterruptsOff {
       let mine = Processors.mine
@@ -47,13 +47,13 @@ enum InterruptWork {
     }
   }
 
-  /// The interrupt has come.
+  /// Runs the work that waits on this processor. Called in the interrupt handler.
   static func serve(_ mine: ProcessorBlock) {
     if let work = mine.pointee.work {
       mine.pointee.work = nil
       let job = work.assumingMemoryBound(to: Job.self)
       job.pointee.body(job.pointee.argument)
-      // From here on the job's memory is its owner's again.
+      // From here on the job's memory belongs to its owner again.
       job.pointee.isDone.store(true, ordering: .releasing)
     }
     LocalAPIC.startTimer(every: Scheduler.timerTicks)

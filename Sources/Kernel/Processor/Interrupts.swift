@@ -1,5 +1,5 @@
 // Every interrupt and exception arrives here. Device interrupts come through the two 8259A controllers,
-// moved to vectors 32 to 47 so that they don't collide with exceptions.
+// whose lines are moved to vectors 32 to 47, away from the exceptions.
 
 import CPlatform
 import MemoryPrimitives
@@ -41,8 +41,8 @@ enum InterruptController {
     cp_out8(port, cp_in8(port) & ~(1 << (line & 7)))
   }
 
-  /// Whether the controller really has `line` in service: lines 7 and 15 also arrive when a request
-  /// went away before it was taken.
+  /// Whether the controller has `line` in service: lines 7 and 15 also arrive when a request is withdrawn before it
+  /// is acknowledged.
   static func isInService(line: UInt8) -> Bool {
     let port = line < 8 ? primary : secondary
     cp_out8(port, 0x0b)
@@ -72,7 +72,7 @@ enum Interrupts {
     cp_interrupts_enable()
   }
 
-  /// What a local APIC brings. Acknowledged before anything else, as a tick may go on with another thread.
+  /// Handles an interrupt of the local APIC. It is acknowledged first, because a tick may switch to another thread.
   fileprivate static func handle(local vector: UInt64) {
     LocalAPIC.acknowledge()
     let mine = Processors.mine
@@ -88,12 +88,12 @@ enum Interrupts {
       mine.pointee.beats &+= 1
       measured { InterruptWork.serve(mine) }
       Scheduler.preempt()
-    // Nothing sends the others; one that comes all the same is dropped.
+    // No code sends other vectors; one that arrives all the same is dropped.
     default: break
     }
   }
 
-  /// Counts `body`, with interrupts off, among the intervals that are measured.
+  /// Runs `body`, and counts it as an interval with interrupts off when those are measured.
   static func measured(_ body: () -> Void) {
     let mine = cp_processor()
     let start = mine.pointee.measuring != 0 ? cp_cycles() : 0
@@ -103,7 +103,7 @@ enum Interrupts {
 
   fileprivate static func handle(line: UInt8) {
     if line & 7 == 7 && !InterruptController.isInService(line: line) {
-      // A spurious line 15 was real for the first controller, which saw line 2.
+      // A spurious line 15 is real for the first controller, which has seen line 2.
       if line == 15 { InterruptController.acknowledge(line: 2) }
       return
     }

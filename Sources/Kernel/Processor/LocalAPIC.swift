@@ -3,8 +3,8 @@
 // address on all processors; or as x2APIC, with model-specific registers, which reaches identities of 32 bits. All
 // processors use the mode of the first.
 //
-// It brings what other processors send and the ticks of the processor's own timer. Devices still come through the
-// 8259A pair, which is wired to LINT0 of the first processor ("virtual wire", MultiProcessor Specification 1.4,
+// It delivers the messages of other processors and the ticks of the processor's own timer. Devices still come through
+// the 8259A pair, which is wired to LINT0 of the first processor ("virtual wire", MultiProcessor Specification 1.4,
 // 3.6.2.2).
 
 import ACPI
@@ -16,13 +16,13 @@ import Synchronization
 /// The vectors that local APICs deliver, above those of the 8259A pair.
 enum LocalVector {
   static var timer: UInt64 { 0xe0 }
-  /// Another processor wants something: `Messages`.
+  /// A message of another processor: `Messages`.
   static var message: UInt64 { 0xe1 }
-  /// There is a thread to run.
+  /// A thread is ready.
   static var reschedule: UInt64 { 0xe2 }
   /// The timer, once, for work that waits for an interrupt: `InterruptWork`.
   static var work: UInt64 { 0xe3 }
-  /// Low bits all ones, as 11.9 asks of it.
+  /// The low bits are all ones, as 11.9 requires.
   static var spurious: UInt64 { 0xff }
 }
 
@@ -43,7 +43,7 @@ enum LocalAPIC {
   private static let base = Atomic<UInt64>(0)
   /// Written once, before any other processor runs.
   nonisolated(unsafe) private(set) static var addressing = APICIdentity.Addressing.xAPIC
-  /// Timer counts of a tick of a millisecond, at a sixteenth of the bus clock.
+  /// Timer counts in a tick of a millisecond, at a sixteenth of the bus clock.
   private static let countsPerTick = Atomic<UInt32>(0)
 
   private enum Register {
@@ -90,11 +90,11 @@ enum LocalAPIC {
 
   private static var ownBase: LocalAPICBase { LocalAPICBase(cp_read_msr(LocalAPICBase.register)) }
 
-  /// Finds the controller of the first processor, and takes over its mode; one that is switched off becomes an xAPIC.
-  /// The registers of an xAPIC are reached through the stub's direct map until `map` is called.
+  /// Finds the controller of the first processor, and adopts its mode; one that is switched off becomes an xAPIC. The
+  /// registers of an xAPIC are reached through the stub's direct map until `map` is called.
   static func find() throws(LocalAPICError) {
     if ownBase.addressing == nil { cp_write_msr(LocalAPICBase.register, ownBase.on(.xAPIC).rawValue) }
-    // The processor does not tell of a controller that is switched off.
+    // CPUID does not report a controller that is switched off.
     guard let addressing = ownBase.addressing, cp_cpuid(1, 0).edx & 1 << 9 != 0 else { throw .absent }
     Self.addressing = addressing
     guard addressing == .xAPIC else { return }
@@ -138,8 +138,8 @@ enum LocalAPIC {
 
   // MARK: Timer
 
-  /// Learns how fast the timer counts, in a tick of the clock. Interrupts must be on. Stops the machine when the clock
-  /// or the timer stands still.
+  /// Measures how fast the timer counts, in a tick of the clock. Interrupts must be on. Stops the machine when the
+  /// clock or the timer stands still.
   static func calibrate() {
     write(Bits.masked, to: Register.timer)
     Timer.waitForTick()
@@ -156,15 +156,16 @@ enum LocalAPIC {
     countsPerTick.store(max(1, counts / ticks), ordering: .relaxed)
   }
 
-  /// Lets this processor's timer interrupt every `ticks` milliseconds.
+  /// Makes this processor's timer interrupt every `ticks` milliseconds.
   static func startTimer(every ticks: UInt32) {
-    // Or it would come every few nanoseconds, between the two writes, when it was to come at once before.
+    // Without this write, a timer that `fireTimer` has set would fire every few nanoseconds between the other two
+    // writes.
     write(0, to: Register.initialCount)
     write(UInt32(LocalVector.timer) | Bits.periodic, to: Register.timer)
     write(countsPerTick.load(ordering: .relaxed) &* ticks, to: Register.initialCount)
   }
 
-  /// Lets this processor's timer interrupt once, at once, by a vector of its own, instead of every few ticks.
+  /// Makes this processor's timer interrupt once, at once, by `vector`, in place of its regular ticks.
   static func fireTimer(_ vector: UInt64) {
     write(UInt32(vector), to: Register.timer)
     write(1, to: Register.initialCount)
@@ -172,7 +173,7 @@ enum LocalAPIC {
 
   // MARK: Messages (11.6)
 
-  /// Reads in which a message leaves the controller: some 100 ms, where it takes microseconds.
+  /// Reads of the command register before a message is sent anyway: some 100 ms, where delivery takes microseconds.
   private static var busyLimit: Int { 100_000 }
 
   private static func send(_ command: InterruptCommand) {
@@ -180,7 +181,7 @@ enum LocalAPIC {
     case .xAPIC:
       // Both halves belong together: an interrupt handler may send as well.
       withInterruptsOff {
-        // One that stays busy is written to all the same: nothing waits for a device for ever.
+        // A controller that stays busy is written to all the same: no code waits for a device for ever.
         for _ in 0..<busyLimit {
           if read(Register.command) & Bits.pending == 0 { break }
           cp_pause(0)
@@ -189,7 +190,7 @@ enum LocalAPIC {
         write(command.message, to: Register.command)
       }
     case .x2APIC:
-      // The write waits for no earlier store, and the receiver is to see all of them (11.12.3).
+      // The write does not wait for earlier stores, and the receiver must see all of them (11.12.3).
       cp_fence_messages()
       cp_write_msr(Register.command.number, command.whole)
     }
@@ -204,7 +205,7 @@ enum LocalAPIC {
   static func sendInitialise(to identity: UInt32) {
     send(InterruptCommand(Bits.initialise | Bits.assert, to: APICIdentity(identity)))
   }
-  /// Starts it in real mode at the first byte of `page`, below 1 MiB.
+  /// Starts the processor in real mode at the first byte of `page`, below 1 MiB.
   static func sendStartUp(to identity: UInt32, at page: FrameNumber) {
     send(InterruptCommand(Bits.startUp | Bits.assert | page.rawValue, to: APICIdentity(identity)))
   }

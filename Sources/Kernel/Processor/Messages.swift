@@ -1,26 +1,29 @@
-// Requests of one processor to the others, which it waits for: to invalidate translations, to run a function.
+// Synchronous requests of one processor to the others: to invalidate translations, or to run a function.
 //
-// Each processor has a place for one message. It switches interrupts off, so that the place is its own, writes the
-// message, sets a bit in `pending` for each receiver, and interrupts them. A receiver looks at all places, carries out
-// each message that has its bit, and clears the bit; the sender waits until no bit is left. There is no lock and
-// nothing to run out of.
+// Each processor has a slot for one message. The sender switches interrupts off, so that the slot is its own, writes
+// the message, sets a bit in `pending` for each receiver, and interrupts the receivers. A receiver reads all slots,
+// carries out each message that has its bit, and clears the bit. The sender waits until no bit is left. There is no
+// lock, and no resource that can be exhausted.
 //
 // INVARIANTS
 //   A sender holds no spin lock: a processor that waits for that lock would have interrupts off, and never answer.
-//   A sender that waits looks at the places of the others itself, so that two may send to each other.
+//   A sender that waits serves the slots of the others, so that two processors may send to each other.
 //   A function that runs on another processor sends no message.
 //
-// COST. For the sender about 150 instructions and the time until the slowest has answered, whatever the number of
-// pages: `Invalidation` decides how they are invalidated. On one processor nothing is sent.
+// COST. The sender spends about 150 instructions and the time until the slowest receiver has answered, for any number
+// of pages: `Invalidation` decides how they are invalidated. On one processor nothing is sent.
 
 import CPlatform
 import MemoryPrimitives
 import Synchronization
 
 enum Messages {
-  private static var places: UnsafeMutablePointer<cp_message> { cp_messages(Image.storage) }
+  /// A function that another processor runs.
+  typealias Body = @convention(c) (UnsafeMutableRawPointer) -> Void
+
+  private static var slots: UnsafeMutablePointer<cp_message> { cp_messages(Image.storage) }
   private static func pending(_ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {
-    UnsafeMutableRawPointer(places + index).assumingMemoryBound(to: Atomic<UInt64>.self)
+    UnsafeMutableRawPointer(slots + index).assumingMemoryBound(to: Atomic<UInt64>.self)
   }
 
   private static let shootdowns = Atomic<UInt64>(0)
@@ -33,40 +36,46 @@ enum Messages {
     let interrupts = cp_interrupts_disable()
     shootdowns.add(1, ordering: .relaxed)
     for i in 0..<count where runs[i].count != CP_ALL_PAGES { pages.add(runs[i].count, ordering: .relaxed) }
-    post(Processors.onlineMask, runs, count, nil, nil) { invalidateHere(runs, count) }
+    post(Message(targets: Processors.onlineMask, runs: runs, count: count)) { invalidateHere(runs, count) }
     cp_interrupts_restore(interrupts)
   }
 
-  /// Runs `body` on processor `index` with interrupts off; on one that never came up there is nothing to do it to.
+  /// Runs `body` on processor `index` with interrupts off. Does nothing for a processor that never came up, because
+  /// it has no state to act on.
   static func run(
-    on index: Int, _ body: @convention(c) (UnsafeMutableRawPointer) -> Void,
-    _ argument: UnsafeMutableRawPointer
+    on index: Int, _ body: @escaping Body, _ argument: UnsafeMutableRawPointer
   ) {
     let interrupts = cp_interrupts_disable()
     calls.add(1, ordering: .relaxed)
     if index == Int(cp_processor_index()) {
       body(argument)
     } else if Processors.onlineMask >> UInt64(index) & 1 != 0 {
-      post(1 << UInt64(index), nil, 0, body, argument) {}
+      post(Message(targets: 1 << UInt64(index), body: body, argument: argument)) {}
     }
     cp_interrupts_restore(interrupts)
   }
 
-  /// Interrupts are off. `ownPart` runs on this processor while the others work.
-  private static func post(
-    _ targets: UInt64, _ runs: UnsafePointer<cp_page_run>?, _ count: Int,
-    _ body: (@convention(c) (UnsafeMutableRawPointer) -> Void)?, _ argument: UnsafeMutableRawPointer?,
-    _ ownPart: () -> Void
-  ) {
+  /// Runs of pages to invalidate, or a function to run, and a bit for each processor that is to do it.
+  private struct Message {
+    var targets: UInt64
+    var runs: UnsafePointer<cp_page_run>?
+    var count = 0
+    var body: Body?
+    var argument: UnsafeMutableRawPointer?
+  }
+
+  /// Sends a message and waits until the receivers have carried it out. `ownPart` runs on this processor before the
+  /// wait. Interrupts are off.
+  private static func post(_ message: Message, _ ownPart: () -> Void) {
     precondition(cp_held_rank() == 0, "a message to other processors with a spin lock held")
     let me = Int(cp_processor_index())
-    let others = targets & ~(1 << UInt64(me))
+    let others = message.targets & ~(1 << UInt64(me))
     if others != 0 {
       precondition(pending(me).pointee.load(ordering: .relaxed) == 0, "a message from within a message")
-      places[me].runs = runs
-      places[me].count = UInt64(count)
-      places[me].body = body
-      places[me].argument = argument
+      slots[me].runs = message.runs
+      slots[me].count = UInt64(message.count)
+      slots[me].body = message.body
+      slots[me].argument = message.argument
       pending(me).pointee.store(others, ordering: .sequentiallyConsistent)
       var left = others
       while left != 0 {
@@ -93,8 +102,8 @@ enum Messages {
     let bit = UInt64(1) << UInt64(me)
     for index in 0..<Processors.onlineCount where index != me {
       guard pending(index).pointee.load(ordering: .acquiring) & bit != 0 else { continue }
-      if let runs = places[index].runs { invalidateHere(runs, Int(places[index].count)) }
-      if let body = places[index].body, let argument = places[index].argument { body(argument) }
+      if let runs = slots[index].runs { invalidateHere(runs, Int(slots[index].count)) }
+      if let body = slots[index].body, let argument = slots[index].argument { body(argument) }
       pending(index).pointee.bitwiseAnd(~bit, ordering: .acquiringAndReleasing)
     }
   }
@@ -105,19 +114,20 @@ enum Messages {
       invalidateAll: { cp_invalidate_all() })
   }
 
-  /// Adds the rows that tell how much was sent.
+  /// Adds the statistics of messages and shootdowns.
   static func register(in statistics: Statistics) {
     statistics.add(
       Statistic(
-        "machine.shootdowns", .events, .counter, "requests that every processor forget pages", context: nil,
+        "machine.shootdowns", .events, .counter, "requests that every processor invalidate pages",
+        context: nil,
         read: { _ in Messages.shootdowns.load(ordering: .relaxed) }))
     statistics.add(
       Statistic(
-        "machine.shootdown_pages", .pages, .counter, "pages forgotten, where not all were", context: nil,
+        "machine.shootdown_pages", .pages, .counter, "pages invalidated one by one", context: nil,
         read: { _ in Messages.pages.load(ordering: .relaxed) }))
     statistics.add(
       Statistic(
-        "machine.messages", .events, .counter, "interrupts sent to other processors and waited for",
+        "machine.messages", .events, .counter, "interrupts sent to other processors that were waited for",
         context: nil, read: { _ in Messages.sent.load(ordering: .relaxed) }))
   }
 }

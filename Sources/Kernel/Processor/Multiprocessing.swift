@@ -1,4 +1,4 @@
-// From one processor on one stack to threads on all of them.
+// The step from one processor on one stack to threads on all processors.
 
 import ACPI
 import CPlatform
@@ -8,7 +8,7 @@ import KernelSpace
 import MemoryPrimitives
 
 enum Multiprocessing {
-  /// Makes the boot the console's thread, starts the timer of this processor, and all other processors.
+  /// Turns the boot into the console's thread, and starts the timer of this processor and all other processors.
   static func begin(_ list: ProcessorList, _ memory: MemorySystem) {
     do throws(KernelSpaceError) {
       try LocalAPIC.map(memory.space)
@@ -16,7 +16,7 @@ enum Multiprocessing {
       Reports.panic("a machine that Strata refuses", "its local interrupt controller can't be mapped")
     }
     guard let boot = Thread.adopt(Name("console"), memory), let idle = Thread.makeIdle(memory) else {
-      Reports.panic("a machine that Strata refuses", "it is too small: its threads find no room")
+      Reports.panic("a machine that Strata refuses", "it is too small: there is no memory for its threads")
     }
     LocalAPIC.enable(.first)
     Processors.block(0).pointee.identity = list.boot.rawValue
@@ -28,7 +28,7 @@ enum Multiprocessing {
     report(list)
   }
 
-  /// Says why processors of ACPI's list do not run, each reason apart.
+  /// Prints why processors of ACPI's list do not run, a line for each reason.
   private static func report(_ list: ProcessorList) {
     if let flaw = list.flaw {
       SerialPort.print("! ACPI's list of processors: \(flaw.description).")

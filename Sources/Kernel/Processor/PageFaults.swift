@@ -1,28 +1,27 @@
-// Page faults that are no bug: a thread touched a pageable page that is not there, or wrote to one that is clean.
+// Page faults that are no bug: a thread touched a pageable page that is not present, or wrote to a clean one.
 //
-// The processor has pushed the state of that thread. The handler resolves the fault on the same stack, with interrupts
-// on, as if the thread had called: it may wait for a device, and fault again while it does. Then the processor begins
-// the instruction anew. A thread that holds a spin lock, or has interrupts off, can't wait: there a fault on pageable
-// memory is a bug.
+// The processor has pushed the state of that thread. The handler resolves the fault on the same stack, with
+// interrupts on, as if the thread had called it: it may wait for a device, and fault again. Then the processor
+// restarts the instruction. A thread that holds a spin lock, or has interrupts off, can't wait, so a fault on
+// pageable memory is a bug there.
 //
-// A fault may be spurious: where a right was raised, the processor may still use the translation that it remembers
-// from before (SDM vol. 3, 4.10.4.3). The fault makes it forget that, so the handler looks at the tables first, and
-// when they permit the access, the instruction is begun anew, whatever the thread holds.
+// A fault may be spurious: after a protection was relaxed, the processor may still use the translation that it has
+// cached (SDM vol. 3, 4.10.4.3). The fault invalidates that translation. So the handler reads the tables first, and
+// when they permit the access, the instruction is restarted, whatever the thread holds.
 //
-// An access that may fail is made by `cp_try_load` or `cp_try_store`: when the page can't be had, the
-// thread goes on where those answer so. Any other access ends the machine, as there is nothing that the
-// thread could go on with.
+// `cp_try_load` and `cp_try_store` make an access that may fail: when the page can't be brought in, they answer so.
+// Any other access stops the machine, because the thread cannot continue without the page.
 
 import CPlatform
 import MemoryPrimitives
 import PageTables
 
 enum PageFaults {
-  /// What the tables say of an access, a `FaultVerdict`. Called with interrupts off; takes no lock and touches nothing
-  /// pageable.
+  /// Reads the verdict of the page tables on an access, a `FaultVerdict`. Called with interrupts off; acquires no
+  /// lock and touches nothing pageable.
   typealias Look = @convention(c) (UnsafeMutableRawPointer?, UInt64, cp_access) -> FaultVerdict.RawValue
-  /// Makes an address that is pageable accessible, or says why it can't be. Called with interrupts on and
-  /// no lock held; it may wait, and is called again while it does.
+  /// Makes a pageable address accessible, or answers why that failed. Called with interrupts on and no lock held; it
+  /// may wait, and be called again meantime.
   typealias Resolve = @convention(c) (UnsafeMutableRawPointer?, UInt64, cp_access) -> cp_fault_answer
 
   private struct Handler {
@@ -31,18 +30,18 @@ enum PageFaults {
     let resolve: Resolve
   }
 
-  /// What resolves faults. Nil until there is paging: before, each fault is a bug.
+  /// The handler of resolvable faults. Nil until paging is up: before, each fault is a bug.
   nonisolated(unsafe) private static var handler: Handler?
 
-  /// From now on faults are resolved. Once, at boot.
+  /// Installs the handler, once, at boot. From now on faults are resolved.
   static func install(_ context: UnsafeMutableRawPointer?, look: @escaping Look, resolve: @escaping Resolve) {
     handler = Handler(context: context, look: look, resolve: resolve)
   }
 
-  /// Resolves the fault that `frame` tells of, or makes the access that may fail do so, or tells of it and
-  /// stops. Called with interrupts off.
+  /// Resolves the fault that `frame` describes. When it can't, it lets an access that may fail answer so, or reports
+  /// the fault and stops the machine. Called with interrupts off.
   static func handle(_ frame: UnsafeMutablePointer<cp_trap_frame>) {
-    // The next fault overwrites it.
+    // Read first, because the next fault overwrites it.
     let address = cp_read_cr2()
     let cause = PageFaultCause(rawValue: frame.pointee.error)
     var answer = cp_fault_answer.notMine
@@ -50,8 +49,8 @@ enum PageFaults {
     if let handler, cause.isDataAccess {
       let access = cause.isWrite ? cp_access.write : .read
       let mayResolve = frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock()
-      // No processor remembers that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a fault of protection may
-      // come from a stale entry. Where the fault may not be resolved the tables say what it is.
+      // No processor caches that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a protection fault may come
+      // from a stale entry. Where the fault must not be resolved, the tables tell whether the page is pageable.
       var verdict: FaultVerdict?
       if cause.isProtection || !mayResolve {
         verdict = FaultVerdict(rawValue: handler.look(handler.context, address, access))
@@ -69,7 +68,7 @@ enum PageFaults {
     if !recover(frame) { fail(frame, address, answer) }
   }
 
-  // Out of line: a line of text takes room on the stack, which a fault that is resolved need not.
+  // Out of line: a line of text takes space on the stack, which a resolved fault does not need.
 
   @inline(never) private static func forbid(
     _ frame: UnsafeMutablePointer<cp_trap_frame>, _ address: UInt64
@@ -86,12 +85,12 @@ enum PageFaults {
   ) -> Never {
     switch answer.outcome {
     case .failed: Exception.report(frame, address, answer.description)
-    // No page of anybody's; or it was pageable a moment ago.
+    // No pageable page lies there, or it was pageable a moment ago.
     case .not_mine, .resolved: Exception.report(frame, address, nil)
     }
   }
 
-  /// Whether the access was one that may fail: then it does.
+  /// Lets the access answer failure if it is one that may fail. False if it is not.
   static func recover(_ frame: UnsafeMutablePointer<cp_trap_frame>) -> Bool {
     let landing = cp_recovery(frame.pointee.rip)
     guard landing != 0 else { return false }
@@ -107,14 +106,14 @@ enum PageFaults {
 /// The error code of a page fault (Intel SDM vol. 3A, 4.7).
 struct PageFaultCause {
   let rawValue: UInt64
-  /// The page is there, but not for this.
+  /// The page is present, but its protection forbids the access.
   var isProtection: Bool { rawValue & 1 << 0 != 0 }
   var isWrite: Bool { rawValue & 1 << 1 != 0 }
   /// An entry has bits set that must not be.
   var isCorrupt: Bool { rawValue & 1 << 3 != 0 }
   var isFetch: Bool { rawValue & 1 << 4 != 0 }
-  /// Neither an entry with bits set that must not be, nor a fetch, nor a right that no entry of ours gives or takes
-  /// (protection keys, shadow stacks, enclaves).
+  /// Neither a corrupt entry, nor a fetch, nor a right that no entry of ours gives or removes (protection keys,
+  /// shadow stacks, enclaves).
   var isDataAccess: Bool { rawValue & ~0b111 == 0 }
 }
 
@@ -122,7 +121,7 @@ extension cp_fault_answer {
   static var resolved: Self { Self(outcome: .resolved, count: 0, text: nil) }
   static var notMine: Self { Self(outcome: .not_mine, count: 0, text: nil) }
 
-  /// The page can't be had, for a reason in a few words.
+  /// The answer that the page can't be brought in, with the reason in a few words.
   static func failed(_ words: StaticString) -> Self {
     Self(outcome: .failed, count: UInt32(words.utf8CodeUnitCount), text: words.utf8Start)
   }

@@ -1,4 +1,4 @@
-// What the processor can do (CPUID, Intel SDM vol. 2A), and the switching on of what Strata uses.
+// The features of the processor (CPUID, Intel SDM vol. 2A), and the activation of those that Strata uses.
 
 import CPlatform
 import PageTables
@@ -9,7 +9,7 @@ struct ProcessorFeatures {
   var attributeTable = false
   /// Memory type range registers.
   var typeRanges = false
-  /// Made by AMD, or as AMD makes them.
+  /// AMD's processors, and those that follow AMD's manual.
   var isAMD = false
   var gibibytePages = false
   var fiveLevels = false
@@ -24,7 +24,7 @@ struct ProcessorFeatures {
   /// Bytes that `clflush` writes back at once.
   var cacheLine: UInt32 = 64
 
-  /// Asks the processor.
+  /// Reads the features of the processor that runs this.
   init() {
     let basic = cp_cpuid(1, 0)
     globalPages = basic.edx & 1 << 13 != 0
@@ -48,8 +48,8 @@ struct ProcessorFeatures {
     }
   }
 
-  /// Switches on what there is: global pages, the page attribute table, SMEP, SMAP, UMIP. Each processor does
-  /// this before it loads the final tables.
+  /// Switches on the features that are present: global pages, the page attribute table, SMEP, SMAP, UMIP. Each
+  /// processor does this before it loads the final tables.
   func enable() {
     var control = cp_read_cr4()
     if globalPages { control |= 1 << 7 }

@@ -1,13 +1,13 @@
-// The other processors are woken: each that ACPI names is sent INIT, then twice the page at which to start (Intel SDM
-// vol. 3A, 9.4.4.1), one after the other, and is given a stack, blocks of its own and its place in `Processors`.
+// The start of the other processors, one after the other. Each that ACPI lists gets a stack, a block of its own and
+// an index in `Processors`. It is sent INIT, then twice the page at which to start (Intel SDM vol. 3A, 9.4.4.1).
 //
-// The record that a processor finds when it arrives (boot/processors.asm) is there once, and the next call overwrites
-// it. A `StartTicket` in it decides whether the processor came in time, whether what it read of the record is its own,
-// and which of the two owns the preparation. A late processor halts; the page that it may still be sent to stays its own. No wait for a processor is longer than `answerTicks`.
+// There is one record for a processor that arrives (boot/processors.asm), and the next call overwrites it. A
+// `StartTicket` in it decides whether the processor came in time, whether it has read its own record, and which of
+// the two processors owns the preparation. A late processor halts, and its start page is never freed. No wait for a
+// processor is longer than `answerTicks`.
 //
-// When memory is short: no processor is prepared once the others took half of what was free, so that the rest of the
-// boot, and the work that processors are started for, have the other half. A preparation that fails, or is not used, is
-// freed.
+// When memory is short, processors get half of the free memory at most. The rest of the boot, and the work that
+// processors are started for, have the other half. A preparation that fails, or is not used, is freed.
 
 import ACPI
 import CPlatform
@@ -20,7 +20,7 @@ import Synchronization
 enum ProcessorStart {
   /// Milliseconds in which a processor answers.
   private static var answerTicks: UInt64 { 500 }
-  /// Of its exceptions' stacks: a report takes half of it.
+  /// Pages of each exception stack: a report uses half of it.
   private static var stackPages: PageCount { PageCount(UInt64(8)) }
 
   private static var record: UnsafeMutablePointer<cp_processor_start> {
@@ -31,7 +31,7 @@ enum ProcessorStart {
     StartTicket(UnsafeMutableRawPointer(record).assumingMemoryBound(to: Atomic<UInt64>.self))
   }
 
-  /// What one more processor runs on.
+  /// The memory that one more processor runs on.
   private struct Preparation {
     let block: ProcessorBlock
     let blockRun: FrameRun
@@ -73,7 +73,7 @@ enum ProcessorStart {
       case .noAnswer:
         Processors.leftOut.mute += 1
         unused = preparation
-      // It may run on it still.
+      // The processor may still run on it.
       case .lost: Processors.leftOut.mute += 1
       }
     }
@@ -82,7 +82,8 @@ enum ProcessorStart {
     if Processors.leftOut.mute == 0 { memory.physical.free(FrameRun(first: page, count: .one)) }
   }
 
-  /// A frame below 640 KiB: what lies above belongs to the firmware, and a start-up message names a page by 8 bits.
+  /// Allocates a frame below 640 KiB: the memory above belongs to the firmware, and a start-up message names a page
+  /// by 8 bits.
   private static func trampolinePage(_ physical: FrameAllocator) -> FrameNumber? {
     var constraints = RunConstraints()
     constraints.low = PhysicalAddress(0x1000)
@@ -94,7 +95,8 @@ enum ProcessorStart {
     }
   }
 
-  /// Nil, and nothing taken, when memory is short, or no more than `reserve` is free.
+  /// Allocates the memory for one processor. Nil, and nothing allocated, when memory is short, or no more than
+  /// `reserve` is free.
   private static func prepare(_ memory: MemorySystem, keeping reserve: PageCount) -> Preparation? {
     guard memory.physical.freeCount > reserve else { return nil }
     let pages = ByteCount(MemoryLayout<cp_processor_block>.size).pagesRoundedUp
@@ -173,9 +175,9 @@ public func kernelProcessor() -> Never {
   guard ProcessorStart.ticket.join(Processors.mine.pointee.identity) else {
     while true { cp_halt() }
   }
-  // The caller sets it, so the caller waits for nothing that this processor may fail to do.
+  // The calling processor sets it, so it waits for no step that this processor may fail to take.
   while !Processors.isOnline(Int(cp_processor_index())) { cp_pause(0) }
-  // What this one has looked up before, no other told it to invalidate.
+  // No other processor has sent an invalidation for the translations that this one has cached so far.
   cp_invalidate_all()
   LocalAPIC.startTimer(every: Scheduler.timerTicks)
   Scheduler.idle()

@@ -1,8 +1,8 @@
 // The processors of this machine: which of them run, and the state of each.
 //
-// A processor is told by its index, from 0 in the order in which they came up, and by the identity of its local
-// APIC, which messages are sent to. Its block of words lies behind gs. A block stays for ever, so a processor
-// that looks at another one's reads words that one processor writes.
+// A processor has an index, counted from 0 in the order of their starts, and the identity of its local APIC, to which
+// messages are sent. Its block of words lies behind gs. A block is never freed, so any processor may read the block
+// of another, which only its owner writes.
 
 import ACPI
 import CPlatform
@@ -12,21 +12,22 @@ import Synchronization
 typealias ProcessorBlock = UnsafeMutablePointer<cp_processor_block>
 
 enum Processors {
-  /// Processors that per-processor state is made for: no index reaches this. Written once, before anything is made.
+  /// The count of processors that have per-processor state: every index is below it. Written once, before anything is
+  /// made.
   nonisolated(unsafe) private(set) static var made = 1
-  /// Those of ACPI's list that do not run, by why.
+  /// The processors of ACPI's list that do not run, by reason.
   nonisolated(unsafe) static var leftOut = cp_left_out()
 
   private static let online = Atomic<UInt64>(0)
   private static let count = Atomic<UInt64>(0)
 
-  /// A bit for each that runs.
+  /// A bit for each processor that runs.
   static var onlineMask: UInt64 { online.load(ordering: .acquiring) }
-  /// How many run: their indices are below it.
+  /// The count of processors that run: their indices are below it.
   static var onlineCount: Int { Int(count.load(ordering: .acquiring)) }
   static func isOnline(_ index: Int) -> Bool { onlineMask >> UInt64(index) & 1 != 0 }
 
-  /// Sets how many processors there is to be state for.
+  /// Sets the count of processors that get per-processor state.
   static func make(for list: ProcessorList) {
     precondition(list.count <= Int(CP_PROCESSORS), "a list of more processors than there is storage for")
     made = list.count
@@ -43,7 +44,7 @@ enum Processors {
     UnsafeMutableRawPointer(cp_processor()).assumingMemoryBound(to: cp_processor_block.self)
   }
 
-  /// Makes a block known.
+  /// Publishes a block under its index.
   static func add(_ block: ProcessorBlock, index: Int) {
     precondition(index >= 0 && index < made, "a processor for which nothing was made")
     cp_processors(Image.storage)[index] = UInt64(UInt(bitPattern: block))
@@ -52,11 +53,12 @@ enum Processors {
     block.pointee.processor.waits = cp_lock_waits_of(block)
   }
 
-  /// Makes a processor that is ready for messages one that runs. From here on it is sent invalidations; it
-  /// invalidates everything once it finds itself online, for those that it was not sent.
+  /// Marks a processor that is ready for messages as online. From here on it is sent invalidations. It invalidates
+  /// everything once it finds itself online, in place of those that it was not sent.
   static func noteOnline(_ index: Int) {
-    // The count first. A processor that finds itself in the mask may send, and a receiver looks at the messages of those
-    // that are counted: it would pass over one that is not counted yet, and no second interrupt comes for it.
+    // The count comes first. A processor that finds itself in the mask may send, and a receiver reads the messages of
+    // the processors that are counted. It would pass over one that is not counted yet, and no second interrupt comes
+    // for that message.
     count.add(1, ordering: .sequentiallyConsistent)
     online.bitwiseOr(1 << UInt64(index), ordering: .sequentiallyConsistent)
   }

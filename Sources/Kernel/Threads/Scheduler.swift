@@ -1,26 +1,27 @@
-// The threads and where they run: one queue of those that are ready, in turn, for all processors; those that sleep, by
-// the word they sleep on; and an idle thread for each processor.
+// The scheduler: one queue of ready threads, first in, first out, for all processors; the sleeping threads, by the word
+// that they sleep on; and an idle thread for each processor.
 //
-// A processor runs a thread until that sleeps, ends, or a tick of the processor's timer finds that another is ready.
-// The queue is one, as eight processors take from it some hundred times a second; a processor that has nothing to
-// do is interrupted when something becomes ready.
+// A processor runs a thread until the thread sleeps, ends, or a tick of the processor's timer finds another one ready.
+// One queue is enough: eight processors take from it some hundred times a second. A processor that makes a thread ready
+// interrupts an idle one.
 //
 // INVARIANTS
-//   One spin lock (rank `scheduler`, above every other) covers all records. It is held across a switch: the thread
-//   that leaves takes it, the one that comes releases it. So a thread that is found ready, sleeping or ended has left its stack.
+//   One spin lock (rank `scheduler`, above every other) covers all records.
+//   The lock is held across a context switch: the outgoing thread acquires it and the incoming thread releases it. So no
+//   processor uses the stack of a thread that is found ready, sleeping or ended under the lock.
 //   A thread is in one place: running on one processor, in the queue, in a bucket of sleepers, or ended.
-//   Interrupts come with no spin lock held, as a lock switches them off; so a tick may switch threads wherever
-//   it arrives.
-//   A sleeper looks at its sequence number under the lock, and a waker takes the lock after changing it: no wake
-//   is lost. A waker looks first whether any thread sleeps at all, which costs one load.
+//   Interrupts arrive with no spin lock held, because a lock switches them off. So a tick may switch threads at any
+//   instruction where it arrives.
+//   A sleeper reads its sequence number under the lock, and a waker acquires the lock after it has changed the number:
+//   no wake is lost. A waker first reads the count of sleepers, which costs one load.
 //
-// WHEN NO PROCESSOR CAN WAKE A THREAD. All processors are idle, none but services sleeps with a deadline, and no thread
-// waits for an interrupt. Then the thread that has waited for memory longest is told so (`cp_wake_never`); the others
-// go on sleeping, as what it does then may wake them (StuckSleepers). A service that looks around now and then is not
-// waited for.
+// WHEN NO PROCESSOR CAN WAKE A THREAD. All processors are idle, only services sleep with a deadline, and no thread
+// waits for an interrupt. Then the scheduler refuses the thread that has waited for memory longest. The others go on
+// sleeping, because the refused thread may wake them (StuckSleepers). A service that runs now and then does not count
+// as one that can wake others.
 //
 // COST. A wake, the sleep of the waker, and the switch between them: about 500 instructions (`bench switch`). A wake or
-// a sleep is a walk over the sleepers of one bucket of 64; a sleep with a deadline also one over those with an earlier
+// a sleep walks over the sleepers of one bucket of 64; a sleep with a deadline also walks over those with an earlier
 // one.
 
 import CPlatform
@@ -37,7 +38,7 @@ enum Scheduler {
   nonisolated(unsafe) private static var first: Thread?
   nonisolated(unsafe) private static var last: Thread?
   nonisolated(unsafe) private static var timed: Thread?
-  /// Of those that sleep with a deadline, how many are no services.
+  /// Threads that sleep with a deadline and are no services.
   nonisolated(unsafe) private static var timedWorkers = 0
   nonisolated(unsafe) private static var all: Thread?
   nonisolated(unsafe) private static var idleMask: UInt64 = 0
@@ -46,7 +47,7 @@ enum Scheduler {
   private static let readyCount = Atomic<UInt64>(0)
   private static let sleeperCount = Atomic<UInt64>(0)
   private static let earliest = Atomic<UInt64>(.max)
-  /// The sleepers, by the word they sleep on: nil is a word of zeroes.
+  /// The sleepers, by a hash of the word that they sleep on. An empty bucket is a word of zeroes, which reads as nil.
   private static var buckets: UnsafeMutablePointer<Thread?> {
     UnsafeMutableRawPointer(cp_sleepers(Image.storage)).assumingMemoryBound(to: Thread?.self)
   }
@@ -57,48 +58,49 @@ enum Scheduler {
 
   /// Makes `boot` the thread that runs, and `idle` the idle thread of this processor.
   static func begin(_ boot: Thread, idle: Thread) {
-    let interrupts = lock.lock()
-    let mine = Processors.mine
-    mine.pointee.idle = UnsafeMutableRawPointer(idle.state)
-    mine.pointee.processor.thread = UnsafeMutableRawPointer(boot.state)
-    mine.pointee.switched = cp_cycles()
-    boot.state.pointee.state = .running
-    note(boot)
-    note(idle)
-    lock.unlock(interrupts)
+    lock.withLock {
+      let mine = Processors.mine
+      mine.pointee.idle = UnsafeMutableRawPointer(idle.state)
+      mine.pointee.processor.thread = UnsafeMutableRawPointer(boot.state)
+      mine.pointee.switched = cp_cycles()
+      boot.state.pointee.state = .running
+      register(boot)
+      register(idle)
+    }
   }
 
-  /// Makes the idle thread of another processor known.
+  /// Registers the idle thread of another processor.
   static func add(idle: Thread) {
-    let interrupts = lock.lock()
-    note(idle)
-    idle.state.pointee.state = .running
-    lock.unlock(interrupts)
+    lock.withLock {
+      register(idle)
+      idle.state.pointee.state = .running
+    }
   }
 
-  private static func note(_ thread: Thread) {
+  /// Adds a thread to the list of all. Lock held.
+  private static func register(_ thread: Thread) {
     thread.state.pointee.nextOfAll = all
     all = thread
     threadCount.add(1, ordering: .relaxed)
   }
 
-  /// Lets a new thread run.
+  /// Registers a new thread and makes it ready.
   static func add(_ thread: Thread) {
-    let interrupts = lock.lock()
-    note(thread)
-    makeReady(thread)
-    lock.unlock(interrupts)
+    lock.withLock {
+      register(thread)
+      makeReady(thread)
+    }
   }
 
   // MARK: Ready
 
-  /// Puts a thread at the end of the queue, and tells a processor that has nothing to do. Lock held.
+  /// Puts a thread at the end of the queue, and interrupts an idle processor on which it may run. Lock held.
   private static func makeReady(_ thread: Thread) {
     enqueue(thread)
     let able = idleMask & thread.state.pointee.processors
     guard able != 0 else { return }
     let index = able.trailingZeroBitCount
-    // It will find it: another wake need not interrupt it again.
+    // The processor finds the thread when it looks at the queue, so another wake need not interrupt it again.
     idleMask &= ~(1 << UInt64(index))
     if index != Int(cp_processor_index()) {
       LocalAPIC.send(LocalVector.reschedule, to: Processors.block(index).pointee.identity)
@@ -113,8 +115,8 @@ enum Scheduler {
     readyCount.add(1, ordering: .relaxed)
   }
 
-  /// Takes the first thread that may run here. Lock held.
-  private static func takeReady() -> Thread? {
+  /// Removes the first thread that may run on this processor from the queue. Lock held.
+  private static func popReady() -> Thread? {
     let bit = UInt64(1) << UInt64(cp_processor_index())
     var before: Thread?
     var at = first
@@ -133,13 +135,16 @@ enum Scheduler {
     return nil
   }
 
-  /// Goes on with the next thread; returns when this one has its turn again, perhaps on another processor.
-  /// Lock held; the caller has put this thread where it belongs.
-  private static func switchAway() {
+  /// Runs the next thread, and returns when the scheduler runs this one again, perhaps on another processor. The
+  /// caller has put this thread into the queue, into a bucket, or among the ended ones.
+  ///
+  /// The lock passes to the incoming thread with the processor. It is held again on return, with this thread's own
+  /// interrupt state: that is why `held` is the caller's before and after.
+  private static func switchAway(_ held: borrowing HeldSpinLock) {
     let me = Thread.current
     let mine = Processors.mine
     let next =
-      takeReady()
+      popReady()
       ?? Thread(state: mine.pointee.idle.unsafelyUnwrapped.assumingMemoryBound(to: Thread.Record.self))
     guard next != me else {
       me.state.pointee.state = .running
@@ -159,60 +164,62 @@ enum Scheduler {
     next.state.pointee.processor = mine.pointee.processor.index
     next.state.pointee.runs &+= 1
     mine.pointee.processor.thread = UnsafeMutableRawPointer(next.state)
-    // The rank of a sleeping lock goes with the thread that holds it.
+    // The rank of a sleeping lock belongs to the thread that holds the lock.
     me.state.pointee.heldSleeping = mine.pointee.processor.held_sleeping
     mine.pointee.processor.held_sleeping = next.state.pointee.heldSleeping
     cp_switch(&me.state.pointee.stackPointer, next.state.pointee.stackPointer)
   }
 
-  /// Lets the others have their turn.
+  /// Puts the current thread at the end of the queue and runs the first one. Returns at once when the queue is empty.
   static func yield() {
-    let interrupts = lock.lock()
-    giveWay()
-    lock.unlock(interrupts)
+    let held = lock.acquire()
+    if first != nil {
+      let me = Thread.current
+      if me.state.pointee.role != .idle { enqueue(me) }
+      switchAway(held)
+    }
+    held.release()
   }
 
-  private static func giveWay() {
-    let me = Thread.current
-    guard first != nil else { return }
-    if me.state.pointee.role != .idle { enqueue(me) }
-    switchAway()
-  }
-
-  /// A tick of this processor's timer, or a message that a thread is ready: in an interrupt handler.
+  /// Yields when a thread is ready. Called in the handler of a tick of this processor's timer, or of a message that a
+  /// thread is ready.
   static func preempt() {
     guard isRunning, readyCount.load(ordering: .relaxed) > 0 else { return }
     yield()
   }
 
-  /// What a processor does when nothing is ready. Never returns.
+  /// Runs ready threads, and halts the processor while there are none. The body of the idle thread.
   static func idle() -> Never {
     _ = cp_interrupts_disable()
     while true {
-      let interrupts = lock.lock()
-      if isReadyHere() {
-        switchAway()
-        lock.unlock(interrupts)
-        continue
-      }
-      idleMask |= 1 << UInt64(cp_processor_index())
-      if idleMask == Processors.onlineMask && timedWorkers == 0 {
-        refuseStuckSleeper()
-        // Perhaps for this processor, which is not to halt then.
-        if isReadyHere() {
-          idleMask &= ~(1 << UInt64(cp_processor_index()))
-          lock.unlock(interrupts)
-          continue
-        }
-      }
-      lock.unlock(interrupts)
-      // A processor that makes something ready from here on interrupts this processor.
+      guard runReadyOrBecomeIdle() == .idle else { continue }
+      // A processor that makes a thread ready from here on interrupts this processor.
       cp_enable_and_wait()
       _ = cp_interrupts_disable()
-      let again = lock.lock()
-      idleMask &= ~(1 << UInt64(cp_processor_index()))
-      lock.unlock(again)
+      lock.withLock { idleMask &= ~(1 << UInt64(cp_processor_index())) }
     }
+  }
+
+  private enum IdleStep { case ranThreads, idle }
+
+  /// Switches to a ready thread, or marks this processor as idle.
+  private static func runReadyOrBecomeIdle() -> IdleStep {
+    let held = lock.acquire()
+    if isReadyHere() {
+      switchAway(held)
+      held.release()
+      return .ranThreads
+    }
+    let mine = UInt64(1) << UInt64(cp_processor_index())
+    idleMask |= mine
+    if idleMask == Processors.onlineMask && timedWorkers == 0 {
+      refuseStuckSleeper()
+      // The refused thread may run on this processor, which must not halt then.
+      if isReadyHere() { idleMask &= ~mine }
+    }
+    let isIdle = idleMask & mine != 0
+    held.release()
+    return isIdle ? .idle : .ranThreads
   }
 
   private static func isReadyHere() -> Bool {
@@ -232,45 +239,52 @@ enum Scheduler {
     return Int((address >> 3 ^ address >> 9) % UInt(CP_SLEEPERS))
   }
 
-  /// Sleeps until `sequence` is another than `seen`, or the deadline has passed. Interrupts are on. `what` is a static
-  /// string for those who look.
-  static func sleep(
-    _ sequence: UnsafePointer<UInt64>, _ seen: UInt64, _ deadline: UInt64, _ kind: WaitKind,
-    _ what: UnsafePointer<UInt8>
-  ) -> cp_wake {
+  /// A request to sleep until a word is no longer what the caller has seen there.
+  struct Sleep {
+    var sequence: UnsafePointer<UInt64>
+    var seen: UInt64
+    var deadline: UInt64
+    var kind: WaitKind
+    /// The purpose of the sleep, a static string that `threads` prints.
+    var purpose: UnsafePointer<UInt8>
+  }
+
+  /// Sleeps until the word at `request.sequence` differs from `request.seen`, or the deadline has passed. Interrupts
+  /// are on.
+  static func sleep(_ request: Sleep) -> cp_wake {
     precondition(cp_interrupts_enabled(), "a sleep with interrupts off")
     precondition(holdsNoSpinLock(), "a sleep with a spin lock held")
     let me = Thread.current
-    let interrupts = lock.lock()
-    // Counted before the look, as a waker looks at the count after the change.
+    let held = lock.acquire()
+    // Counted before the word is read, because a waker reads the count after it has changed the word.
     sleeperCount.add(1, ordering: .sequentiallyConsistent)
-    let value = UnsafeRawPointer(sequence).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
+    let value = UnsafeRawPointer(request.sequence).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
       .load(ordering: .sequentiallyConsistent)
-    if value != seen || Timer.now.rawValue >= deadline {
+    if value != request.seen || Timer.now.rawValue >= request.deadline {
       sleeperCount.subtract(1, ordering: .relaxed)
-      lock.unlock(interrupts)
-      return value != seen ? .woken : .deadline
+      held.release()
+      return value != request.seen ? .woken : .deadline
     }
     me.state.pointee.state = .sleeping
-    me.state.pointee.sequence = sequence
-    me.state.pointee.deadline = deadline
-    me.state.pointee.waitsFor = what
-    me.state.pointee.waitKind = kind
+    me.state.pointee.sequence = request.sequence
+    me.state.pointee.deadline = request.deadline
+    me.state.pointee.waitsFor = request.purpose
+    me.state.pointee.waitKind = request.kind
     sleepCount += 1
     me.state.pointee.asleepSince = sleepCount
-    let place = bucket(sequence)
-    // At the end, so that the first to come is woken first.
+    let bucket = bucket(request.sequence)
+    // At the end, so that a wake begins with the thread that came first.
     me.state.pointee.next = nil
-    if var at = buckets[place] {
+    if var at = buckets[bucket] {
       while let next = at.state.pointee.next { at = next }
       at.state.pointee.next = me
     } else {
-      buckets[place] = me
+      buckets[bucket] = me
     }
-    if deadline != .max { insertTimed(me) }
-    switchAway()
+    if request.deadline != .max { insertTimed(me) }
+    switchAway(held)
     let answer = me.state.pointee.wake
-    lock.unlock(interrupts)
+    held.release()
     return answer
   }
 
@@ -288,24 +302,24 @@ enum Scheduler {
     thread.state.pointee.nextTimed = at
     if let at { at.state.pointee.previousTimed = thread }
     if let before { before.state.pointee.nextTimed = thread } else { timed = thread }
-    noteEarliest()
+    updateEarliest()
   }
 
-  private static func noteEarliest() {
+  private static func updateEarliest() {
     earliest.store(timed?.state.pointee.deadline ?? .max, ordering: .relaxed)
   }
 
-  /// Takes a sleeper out of its bucket, where `before` is before it, and makes it ready. Lock held.
-  private static func wake(_ thread: Thread, behind before: Thread?, in place: Int, _ answer: cp_wake) {
+  /// Removes a sleeper from its bucket, where `before` precedes it, and makes it ready. Lock held.
+  private static func wake(_ thread: Thread, behind before: Thread?, in bucket: Int, _ answer: cp_wake) {
     let next = thread.state.pointee.next
-    if let before { before.state.pointee.next = next } else { buckets[place] = next }
+    if let before { before.state.pointee.next = next } else { buckets[bucket] = next }
     if thread.state.pointee.isTimed {
       let (previous, following) = (thread.state.pointee.previousTimed, thread.state.pointee.nextTimed)
       if let previous { previous.state.pointee.nextTimed = following } else { timed = following }
       if let following { following.state.pointee.previousTimed = previous }
       thread.state.pointee.isTimed = false
       if thread.state.pointee.role == .worker { timedWorkers -= 1 }
-      noteEarliest()
+      updateEarliest()
     }
     thread.state.pointee.wake = answer
     thread.state.pointee.sequence = nil
@@ -313,50 +327,48 @@ enum Scheduler {
     makeReady(thread)
   }
 
-  /// Wakes all that sleep on `sequence`, which has changed, in the order in which they came.
+  /// Wakes all threads that sleep on `sequence`, which has changed, in the order in which they fell asleep.
   static func wake(_ sequence: UnsafePointer<UInt64>) {
     guard sleeperCount.load(ordering: .sequentiallyConsistent) > 0 else { return }
-    let interrupts = lock.lock()
-    wakeAll(sequence)
-    lock.unlock(interrupts)
+    lock.withLock { wakeAll(sequence) }
   }
 
   private static func wakeAll(_ sequence: UnsafePointer<UInt64>) {
-    let place = bucket(sequence)
+    let bucket = bucket(sequence)
     var before: Thread?
-    var at = buckets[place]
+    var at = buckets[bucket]
     while let thread = at {
       at = thread.state.pointee.next
       if thread.state.pointee.sequence == sequence {
-        wake(thread, behind: before, in: place, .woken)
+        wake(thread, behind: before, in: bucket, .woken)
       } else {
         before = thread
       }
     }
   }
 
-  /// Wakes a thread wherever it sleeps. Lock held.
+  /// Wakes a thread, whatever word it sleeps on. Lock held.
   private static func wake(_ thread: Thread, _ answer: cp_wake) {
-    let place = bucket(thread.state.pointee.sequence.unsafelyUnwrapped)
+    let bucket = bucket(thread.state.pointee.sequence.unsafelyUnwrapped)
     var before: Thread?
-    var at = buckets[place]
+    var at = buckets[bucket]
     while let other = at, other != thread {
       before = other
       at = other.state.pointee.next
     }
-    wake(thread, behind: before, in: place, answer)
+    wake(thread, behind: before, in: bucket, answer)
   }
 
-  /// A tick of the clock, in its interrupt handler: wakes whose deadline has come.
+  /// Wakes the threads whose deadline has come. Called in the clock's interrupt handler.
   static func tick(_ now: UInt64) {
     guard now >= earliest.load(ordering: .relaxed) else { return }
-    let interrupts = lock.lock()
-    while let thread = timed, thread.state.pointee.deadline <= now { wake(thread, .deadline) }
-    lock.unlock(interrupts)
+    lock.withLock {
+      while let thread = timed, thread.state.pointee.deadline <= now { wake(thread, .deadline) }
+    }
   }
 
-  /// All threads sleep, and none has a deadline but services: tells one that waits for memory that no processor can
-  /// wake it. Lock held.
+  /// Refuses one thread that waits for memory, because no processor can wake it: all threads sleep, and only services
+  /// have a deadline. Lock held.
   private static func refuseStuckSleeper() {
     guard sleeperCount.load(ordering: .relaxed) > 0 else { return }
     var sleepers = StuckSleepers<Thread>()
@@ -371,35 +383,34 @@ enum Scheduler {
 
   // MARK: Ends
 
-  /// The first thing that a new thread does: it comes out of a switch, so it holds the lock.
-  fileprivate static func enter() -> Thread {
-    // As the lock was taken with interrupts on by the thread before this one.
-    lock.unlock(0x200)
+  /// Releases the lock that a new thread holds, because it comes out of a switch. The first call of every thread.
+  fileprivate static func begin() -> Thread {
+    lock.adopt().release()
     return Thread.current
   }
 
-  /// The last thing that a thread does. A thread that finds under the lock that it has ended finds its stack left, too.
+  /// Ends the thread `me`. Another thread that sees it ended under the lock knows that no processor uses its stack.
   fileprivate static func end(_ me: Thread) -> Never {
-    _ = lock.lock()
+    let held = lock.acquire()
     me.state.pointee.state = .ended
     let sequence = me.ended
     UnsafeMutableRawPointer(mutating: sequence).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
       .store(1, ordering: .sequentiallyConsistent)
     wakeAll(sequence)
-    switchAway()
+    switchAway(held)
     fatalError("a thread that has ended runs")
   }
 
-  /// Waits until `thread` has ended and left its stack, and forgets it.
+  /// Waits until `thread` has ended and left its stack, and removes it from the list of all threads.
   static func join(_ thread: Thread) {
-    let what = ("a thread to end" as StaticString).utf8Start
-    while sleep(thread.ended, 0, .max, .thread, what) != .woken {}
-    let interrupts = lock.lock()
-    discard(thread)
-    lock.unlock(interrupts)
+    let request = Sleep(
+      sequence: thread.ended, seen: 0, deadline: .max, kind: .thread,
+      purpose: ("a thread to end" as StaticString).utf8Start)
+    while sleep(request) != .woken {}
+    lock.withLock { remove(thread) }
   }
 
-  private static func discard(_ thread: Thread) {
+  private static func remove(_ thread: Thread) {
     var before: Thread?
     var at = all
     while let other = at, other != thread {
@@ -414,9 +425,9 @@ enum Scheduler {
     threadCount.subtract(1, ordering: .relaxed)
   }
 
-  // MARK: Looking
+  // MARK: Inspection
 
-  /// What is to be told of a thread.
+  /// The state of a thread, as `threads` prints it.
   struct Description {
     var number: UInt32
     var name: Name
@@ -430,10 +441,12 @@ enum Scheduler {
     var size: ByteCount
   }
 
-  /// The thread with the lowest number from `number` on.
+  /// Describes the thread with the lowest number from `number` on.
   static func describe(from number: UInt32) -> Description? {
-    let interrupts = lock.lock()
-    defer { lock.unlock(interrupts) }
+    lock.withLock { describeFirst(from: number) }
+  }
+
+  private static func describeFirst(from number: UInt32) -> Description? {
     var found: Thread?
     var at = all
     while let thread = at {
@@ -444,8 +457,7 @@ enum Scheduler {
         found = thread
       }
     }
-    guard let found else { return nil }
-    let record = found.state
+    guard let record = found?.state else { return nil }
     return Description(
       number: record.pointee.number, name: record.pointee.name, role: record.pointee.role,
       state: record.pointee.state, processor: record.pointee.processor, cycles: record.pointee.cycles,
@@ -453,32 +465,37 @@ enum Scheduler {
       size: record.pointee.stack.count.bytes)
   }
 
-  /// Bytes that the thread with this number has ever used of its stack: a pass over those that it has not, the lock
-  /// let go after each half page. Zero when it is gone.
+  /// Bytes of its stack that the thread with this number has ever used; zero when the thread is gone. Walks over the
+  /// unused words, and releases the lock after each half page.
   static func stackUse(of number: UInt32) -> ByteCount {
     var unused = 0
     while true {
-      let interrupts = lock.lock()
-      defer { lock.unlock(interrupts) }
+      let held = lock.acquire()
       var at = all
       while let thread = at, thread.state.pointee.number != number { at = thread.state.pointee.nextOfAll }
-      guard let thread = at else { return .zero }
-      if thread.findUse(&unused, looks: 256) {
-        return thread.state.pointee.stack.count.bytes - ByteCount(UInt64(unused) * 8)
+      guard let thread = at else {
+        held.release()
+        return .zero
       }
+      if thread.skipUnused(&unused, upTo: 256) {
+        let size = thread.state.pointee.stack.count.bytes
+        held.release()
+        return size - ByteCount(UInt64(unused) * 8)
+      }
+      held.release()
     }
   }
 
-  /// The thread that runs on a processor. One that ends at the same time is still there: the lock is held.
+  /// The name of the thread that runs on a processor. The lock keeps the record of one that ends at the same time.
   static func nameOfThread(on block: ProcessorBlock) -> Name {
-    let interrupts = lock.lock()
-    defer { lock.unlock(interrupts) }
-    return Thread(
-      state: block.pointee.processor.thread.unsafelyUnwrapped.assumingMemoryBound(to: Thread.Record.self)
-    ).state.pointee.name
+    lock.withLock {
+      Thread(
+        state: block.pointee.processor.thread.unsafelyUnwrapped.assumingMemoryBound(to: Thread.Record.self)
+      ).state.pointee.name
+    }
   }
 
-  /// The stack whose guard page holds `address`, for a report: no lock is taken.
+  /// Finds the stack whose guard page holds `address`. A fault report calls it, so it acquires no lock.
   static func stack(guardedAt address: UInt64) -> cp_span? {
     var at = all
     while let thread = at {
@@ -495,7 +512,7 @@ enum Scheduler {
 /// Called by boot/processors.asm when a thread runs for the first time, on its own stack.
 @c(kernel_thread)
 public func kernelThread() -> Never {
-  let me = Scheduler.enter()
+  let me = Scheduler.begin()
   me.state.pointee.body?(me.state.pointee.argument)
   Scheduler.end(me)
 }

@@ -1,4 +1,4 @@
-// The stack that a guard page belongs to: of the image, or of a thread.
+// Finds the stack that a guard page belongs to: one of the image, or of a thread.
 
 import CPlatform
 

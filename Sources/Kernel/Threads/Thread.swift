@@ -1,7 +1,7 @@
 // A thread of the kernel: a stack with a guard page below it, and the state that the scheduler needs.
 //
-// The record is kmem's, the stack kernel space's. Both stay until another thread joins it, so that `threads` can
-// tell of one that has ended; the kernel's services never end.
+// The record is kmem's, the stack kernel space's. Both stay until another thread joins it, so that `threads` can list
+// a thread that has ended. The kernel's services never end.
 
 import CPlatform
 import KernelMemory
@@ -16,7 +16,8 @@ struct Thread: Equatable {
   enum Role: UInt8 { case worker, service, idle }
 
   struct Record {
-    /// 1 when it has ended: a thread that joins it sleeps on this. The first word: `ended` below takes its address.
+    /// 1 when the thread has ended: a thread that joins it sleeps on this word. It must be the first word, because
+    /// `ended` below takes its address.
     var ended: UInt64 = 0
     let number: UInt32
     let name: Name
@@ -29,27 +30,27 @@ struct Thread: Equatable {
 
     // Under the scheduler's lock.
     var state = State.ready
-    /// Where its registers lie, while it does not run.
+    /// The address of its saved registers while it does not run.
     var stackPointer: UInt64 = 0
-    /// On which processor it runs, or ran last.
+    /// The processor on which it runs, or ran last.
     var processor: UInt32 = 0
-    /// In the queue of the ready, or among those that sleep in a bucket.
+    /// The next thread in the queue of ready threads, or in a bucket of sleepers.
     var next: Thread?
-    /// Those that sleep with a deadline, the earliest first.
+    /// Neighbours among the threads that sleep with a deadline, the earliest first.
     var nextTimed: Thread?
     var previousTimed: Thread?
     var isTimed = false
     /// All threads.
     var nextOfAll: Thread?
-    /// What it sleeps on.
+    /// The word that the thread sleeps on.
     var sequence: UnsafePointer<UInt64>?
     var deadline: UInt64 = 0
     var waitsFor: UnsafePointer<UInt8>?
     var waitKind = WaitKind.interrupt
-    /// The number of its last sleep, among those of all threads.
+    /// The number of its last sleep, counted over all threads.
     var asleepSince: UInt64 = 0
     var wake = cp_wake.woken
-    /// What its last access to pageable memory that failed came to.
+    /// The error of its last access to pageable memory that failed.
     var pagingError: UInt8 = 0
     var heldSleeping: UInt32 = 0
     var cycles: UInt64 = 0
@@ -68,16 +69,15 @@ struct Thread: Equatable {
     Thread(state: cp_current_thread().unsafelyUnwrapped.assumingMemoryBound(to: Record.self))
   }
 
-  /// Pages of a stack: a page fault is resolved on it, and messages of lines need space.
+  /// Pages of a stack. A page fault is resolved on it, and lines of text need space.
   private static var stackPages: PageCount { PageCount(UInt64(8)) }
   private static let numbers = Atomic<UInt32>(0)
 
-  /// Makes one that is not known to the scheduler yet; nil when there is no memory. Its first switch leads to
+  /// Makes a thread that the scheduler does not know yet; nil when there is no memory. Its first switch leads to
   /// `kernel_thread`.
   static func make(
-    _ name: Name, _ role: Role, on processors: UInt64,
-    _ body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?, _ argument: UnsafeMutableRawPointer?,
-    _ memory: MemorySystem
+    _ name: Name, _ role: Role, on processors: UInt64, from memory: MemorySystem,
+    body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?, argument: UnsafeMutableRawPointer?
   ) -> Thread? {
     let type = memory.kmem.type(named: Name("thread"))
     guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
@@ -95,7 +95,7 @@ struct Thread: Equatable {
   }
 
   static func makeIdle(_ memory: MemorySystem) -> Thread? {
-    make(Name("idle"), .idle, on: 0, { _ in Scheduler.idle() }, nil, memory)
+    make(Name("idle"), .idle, on: 0, from: memory, body: { _ in Scheduler.idle() }, argument: nil)
   }
 
   /// The thread that has run since the loader's jump, on the image's own stack.
@@ -103,7 +103,7 @@ struct Thread: Equatable {
     let type = memory.kmem.type(named: Name("thread"))
     guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
     let span = Image.layout.stack.0
-    // What lies below this call was used by the boot, which is of no interest; some space for the loop itself.
+    // The boot has used the stack below this call, and its use is not counted. The loop itself needs some space.
     let unused = Int((cp_frame_pointer() - 1024 - span.first) / 8)
     UnsafeMutablePointer<UInt64>(bitPattern: UInt(span.first)).unsafelyUnwrapped
       .update(repeating: untouched, count: unused)
@@ -123,8 +123,8 @@ struct Thread: Equatable {
 
   private static var size: ByteCount { ByteCount(MemoryLayout<Record>.size) }
 
-  /// As `cp_switch` leaves a stack: six registers, all zero, and where to return to. Two words above end every
-  /// backtrace. Bytes that were never used hold `untouched`.
+  /// Fills the stack as `cp_switch` leaves one: six registers, all zero, and the return address. Two words above end
+  /// every backtrace. Words that were never used hold `untouched`.
   private func prepareStack() {
     let bottom = UnsafeMutablePointer<UInt64>(bitPattern: UInt(state.pointee.stack.bottom.rawValue))
       .unsafelyUnwrapped
@@ -137,18 +137,18 @@ struct Thread: Equatable {
 
   static var untouched: UInt64 { 0x5374_7261_7461_2e2e }
 
-  /// Moves `unused`, words at the bottom of the stack that were never used, up by so many at most. True when what
-  /// follows was used.
-  func findUse(_ unused: inout Int, looks: Int) -> Bool {
+  /// Adds to `unused`, the count of words at the bottom of the stack that were never used, `limit` words at most. True
+  /// when the next word was used.
+  func skipUnused(_ unused: inout Int, upTo limit: Int) -> Bool {
     let bottom = UnsafePointer<UInt64>(bitPattern: UInt(state.pointee.stack.bottom.rawValue))
       .unsafelyUnwrapped
     let words = Int(state.pointee.stack.count.bytes.rawValue) / 8
-    let end = min(unused + looks, words)
+    let end = min(unused + limit, words)
     while unused < end && bottom[unused] == Self.untouched { unused += 1 }
     return unused < end || end == words
   }
 
-  /// Gives stack and record back. It has ended, and no processor runs on its stack.
+  /// Frees the stack and the record. The thread has ended, and no processor runs on its stack.
   func dispose(_ memory: MemorySystem) {
     memory.space.freeStack(state.pointee.stack)
     state.deinitialize(count: 1)

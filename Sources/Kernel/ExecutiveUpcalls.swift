@@ -1,4 +1,4 @@
-// What the layers below ask of an executive, carried out by processors and threads.
+// The upcalls of the layers below, carried out by this kernel's processors and threads.
 
 import CPlatform
 import KernelMemory
@@ -10,7 +10,7 @@ enum Executive {
 
   private static let entered = Atomic<UInt64>(0)
 
-  static func noteEntry(cycles: UInt64) { entered.store(cycles, ordering: .relaxed) }
+  static func recordEntry(cycles: UInt64) { entered.store(cycles, ordering: .relaxed) }
 
   /// Cycles since the loader entered the kernel: instructions, under QEMU's `-icount shift=0`.
   static var cyclesSinceEntry: UInt64 { cp_cycles() &- entered.load(ordering: .relaxed) }
@@ -23,12 +23,14 @@ enum Executive {
   nonisolated(unsafe) private static var upcalls = cp_upcalls(
     context: nil,
     report_fault: { _, report in
-      Reports.tell(report.assumingMemoryBound(to: FaultReport.self).pointee)
+      Reports.report(report.assumingMemoryBound(to: FaultReport.self).pointee)
     },
     tick: { _ in Timer.now.rawValue },
     shoot_down: { _, runs, count in Messages.invalidate(runs, Int(count)) },
     run_on: { _, processor, body, argument in Messages.run(on: Int(processor), body, argument) },
-    sleep: { _, sequence, seen, deadline, kind, what in Scheduler.sleep(sequence, seen, deadline, kind, what)
+    sleep: { _, sequence, seen, deadline, kind, purpose in
+      Scheduler.sleep(
+        Scheduler.Sleep(sequence: sequence, seen: seen, deadline: deadline, kind: kind, purpose: purpose))
     },
     wake: { _, sequence in Scheduler.wake(sequence) },
     start: { _, request in Executive.start(request.pointee) },
@@ -45,8 +47,8 @@ enum Executive {
     let name = Name(bytes: UnsafeBufferPointer(start: request.name, count: Int(request.name_length)))
     guard
       let thread = Thread.make(
-        name, request.is_service ? .service : .worker, on: request.processors, request.body, request.argument,
-        memory)
+        name, request.is_service ? .service : .worker, on: request.processors, from: memory,
+        body: request.body, argument: request.argument)
     else { return 0 }
     Scheduler.add(thread)
     return UInt64(UInt(bitPattern: thread.state))
@@ -61,13 +63,15 @@ enum Executive {
     thread.dispose(memory)
   }
 
-  /// Waits until there may be input, or so many milliseconds have passed.
+  /// Waits until there may be input, or `milliseconds` have passed.
   static func rest(_ milliseconds: UInt64) {
     let seen = SerialPort.arrived
     guard !SerialPort.hasInput else { return }
-    let what = ("input" as StaticString).utf8Start
     SerialPort.withArrivals {
-      _ = Scheduler.sleep($0, seen, Timer.now.rawValue + max(1, milliseconds), .interrupt, what)
+      _ = Scheduler.sleep(
+        Scheduler.Sleep(
+          sequence: $0, seen: seen, deadline: Timer.now.rawValue + max(1, milliseconds), kind: .interrupt,
+          purpose: ("input" as StaticString).utf8Start))
     }
   }
 
@@ -99,7 +103,7 @@ enum Executive {
     statistics.add(
       Statistic(
         "machine.longest_off", .instructions, .gauge, "with interrupts off, on any processor, while measured",
-        context: nil, read: { _ in Inspection.longestOff }))
+        context: nil, read: { _ in ExecutiveInspection.longestOff }))
     Messages.register(in: statistics)
   }
 }

@@ -1,9 +1,9 @@
-// The first line that a person sees: what this is and what it runs on.
+// The first line that a person sees: the version, the machine and the loader.
 
 import CPlatform
 import MemoryPrimitives
 
-enum Banner {
+enum MachineSummary {
   /// `Strata 0.1   x86-64, 256 MiB, 1 processor, by GRUB (multiboot2)`.
   static func line(_ boot: UnsafeMutablePointer<cp_boot_information>) -> Line {
     let loader: StaticString =
@@ -15,7 +15,7 @@ enum Banner {
     return "Strata 0.1   x86-64, \(memory(boot)), \(count: processors, "processor"), \(loader)"
   }
 
-  /// The size of the memory as it was sold: the firmware keeps a little, which is rounded up again.
+  /// The nominal size of the memory: the firmware keeps a little of it, so the sum is rounded up.
   private static func memory(_ boot: UnsafeMutablePointer<cp_boot_information>) -> ByteCount {
     var total: UInt64 = 0
     let ranges = cp_boot_ranges(boot)

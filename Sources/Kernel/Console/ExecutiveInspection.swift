@@ -1,21 +1,21 @@
-// What the console is told of processors, threads and locks.
+// The rows of processors, threads and locks that the console prints.
 
 import CPlatform
 import Console
 import MemoryPrimitives
 
-enum Inspection {
+enum ExecutiveInspection {
   static var view: ExecutiveView {
     ExecutiveView(
-      nil, thread: { _, number, row in Inspection.fill(row, from: number) },
-      processor: { _, index, row in Inspection.fill(row, processor: Int(index)) },
-      lock: { _, rank, row in Inspection.fill(row, rank: Int(rank)) },
+      nil, thread: { _, number, row in ExecutiveInspection.fill(row, from: number) },
+      processor: { _, index, row in ExecutiveInspection.fill(row, processor: Int(index)) },
+      lock: { _, rank, row in ExecutiveInspection.fill(row, rank: Int(rank)) },
       isWatching: { _ in Watchdog.isWatching }, watch: { _, isOn in Watchdog.set(isOn ? .on : .off) },
-      interruptCost: { _ in Inspection.interruptCost() },
+      interruptCost: { _ in ExecutiveInspection.interruptCost() },
       atInterrupt: { _, body, argument in InterruptWork.run(body, argument) })
   }
 
-  /// Messages of this processor to itself, with nothing in them: what they cost, less the sending.
+  /// Measures the cost of an interrupt: empty messages of this processor to itself, less the cost of sending them.
   private static func interruptCost() -> UInt64 {
     let rounds: UInt64 = 100
     let identity = Processors.block(Int(cp_processor_index())).pointee.identity
@@ -25,12 +25,12 @@ enum Inspection {
       return cp_cycles() &- start
     }
     let both = cycles { LocalAPIC.send(LocalVector.message, to: identity) }
-    // With interrupts off, all of them become one that is pending.
+    // With interrupts off, all of them merge into one pending interrupt.
     let sending = withInterruptsOff { cycles { LocalAPIC.send(LocalVector.message, to: identity) } }
     return (both &- min(both, sending)) / rounds
   }
 
-  /// The most cycles with interrupts off on any processor, as far as they were measured.
+  /// The most cycles with interrupts off on any processor, as far as measured.
   static var longestOff: UInt64 {
     var longest: UInt64 = 0
     for index in 0..<Processors.onlineCount {
