@@ -1,7 +1,7 @@
-// A command's words, asked for one by one; what is wrong with one is told where it stands.
+// The words of a command line, which the command reads one by one. An error points at the word that is wrong.
 //
 // An error takes at most three lines: the line as typed, a caret under the position with what is wrong, and
-// what to do. Asking for words and complaining go together: whatever nobody asked for is a mistake too.
+// what to do. A word that the command has not read by its end is an error too.
 
 import MemoryPrimitives
 
@@ -18,7 +18,7 @@ struct Word {
   }
 }
 
-/// The words behind a command: a handle on the console's.
+/// The words behind a command: a handle on the words of the console.
 struct Arguments {
   let console: Shell
 
@@ -65,7 +65,7 @@ struct Arguments {
     return found
   }
 
-  /// The next word that nobody has taken and that is no flag and no NAME=VALUE.
+  /// Reads the next word that has not been read and that is no flag and no NAME=VALUE.
   func next() -> Word? {
     for index in 0..<count where !isTaken(index) {
       let word = self[index]
@@ -103,7 +103,7 @@ struct Arguments {
     return nil
   }
 
-  /// Everything from the next word on, as typed; for commands that take a command.
+  /// Everything from the next word on, as typed; for commands that run another command.
   func rest() -> Bytes? {
     for index in 0..<count where !isTaken(index) {
       for later in index..<count { take(later) }
@@ -115,7 +115,7 @@ struct Arguments {
     return nil
   }
 
-  /// Complains about the first word that nobody wanted.
+  /// Throws an error at the first word that the command has not read.
   func end(_ usage: StaticString) throws(CommandError) {
     for index in 0..<count where !isTaken(index) {
       let word = self[index]
@@ -124,7 +124,7 @@ struct Arguments {
     }
   }
 
-  /// The name in a `NAME=VALUE`, when another of that name was taken.
+  /// The name in a `NAME=VALUE`, when another with that name was read before.
   private func takenBefore(_ word: Word) -> Line? {
     guard let equals = word.bytes.firstIndex(of: UInt8(ascii: "=")) else { return nil }
     for index in 1..<max(1, count) where isTaken(index) {
@@ -140,8 +140,8 @@ struct Arguments {
     return nil
   }
 
-  /// What to say when a word is missing: the question, unless something was typed that looks like a flag, as a
-  /// negative number does. Then that is pointed at.
+  /// The error for a missing word: the question, unless a word was typed that looks like a flag, as a negative number
+  /// does. Then the error points at that word.
   func missing(_ question: Line, _ usage: StaticString) -> CommandError {
     for index in 0..<count where !isTaken(index) && isFlag(self[index]) {
       return console.refuse(self[index], "not understood here; usage: \(usage)")
@@ -175,7 +175,7 @@ struct Arguments {
 extension Shell {
   func refuse(_ word: Word, _ what: Line) -> CommandError { refuse(word.column, word.width, what) }
 
-  /// Shows the line as typed, a caret under the position, and what is wrong there.
+  /// Prints the line as typed, and a caret under the position with the error behind it.
   func refuse(_ column: Int, _ width: Int, _ what: Line) -> CommandError {
     if isJSON || wantsJSON {
       errorRow(what, column: column)
@@ -198,19 +198,19 @@ extension Shell {
     return .refused
   }
 
-  /// Says in a sentence what is wrong; for what has no position on the line.
+  /// Prints an error without a position on the line.
   func refuse(_ sentence: Line) -> CommandError {
     if isJSON || wantsJSON { errorRow(sentence, column: nil) } else { print(sentence) }
     return .refused
   }
 
-  /// As `refuse`, for what was understood, tried, and came to nothing.
+  /// As `refuse`, for a command that was understood, tried, and failed.
   func fail(_ sentence: Line) -> CommandError {
     _ = refuse(sentence)
     return .failed
   }
 
-  /// The line may be wrong before `-j` was looked for.
+  /// An error may come before the line has been searched for `-j`.
   private var wantsJSON: Bool {
     let count = state.pointee.words.lineCount
     var i = 0

@@ -1,9 +1,9 @@
-// The commands: one static table, which `help`, Tab, "Did you mean" and the dispatch all read.
+// The commands: one static table, which `help`, Tab, "Did you mean" and `dispatch` all read.
 
 import KernelMemory
 import MemoryPrimitives
 
-/// A command's number: its place in `Command.all`.
+/// A command's number: its index in `Command.all`.
 enum Verb: UInt8 {
   case memmap, frames, buddy, map
   case pagetable, vmem, kmem, vmstat
@@ -27,13 +27,13 @@ struct Command {
     Command(
       verb: .memmap, name: "memmap", usage: "memmap",
       about: """
-        The memory map as the firmware gave it, what of it is usable, and how
+        The memory map as the firmware gave it, the usable ranges of it, and how
         many frames were taken from each range.
         """, example: "memmap"),
     Command(
       verb: .frames, name: "frames", usage: "frames [-a]",
       about: """
-        Every frame has one role: how many have which. The total is what memmap
+        Every frame has one role: the count of each. The total is what memmap
         took.
         """, example: "frames"),
     Command(
@@ -94,10 +94,10 @@ struct Command {
     Command(
       verb: .dirty, name: "dirty", usage: "dirty SHARE | SIZE | free",
       about: """
-        Fills a share of memory with dirty pageable pages, each stamped with
-        what it is, scattered over memory; with swap it may be more than all of
+        Fills a share of memory with dirty pageable pages, each with a stamp,
+        scattered over memory; with swap the share may be more than all of
         it. What fits stays where memory ends, and at Ctrl-C what is filled so
-        far. free gives all of them up.
+        far. free frees all of them.
         """, example: "dirty 90%"),
     Command(
       verb: .verify, name: "verify", usage: "verify",
@@ -110,7 +110,7 @@ struct Command {
       usage: "contig SIZE [WHERE] [HOW] [-v] | contig list | contig free ID | all",
       about: """
         Contiguous memory: what is in the way of one run is moved or written to
-        swap, and nothing else.
+        swap, and no other page is.
         WHERE: low=A high=A align=SIZE boundary=SIZE, as why takes them.
         HOW: nowait (moves, never writes), zero, attr=wb|wt|wc|uc, type=NAME.
         -v draws the run before, after each pass, and after.
@@ -120,15 +120,15 @@ struct Command {
     Command(
       verb: .launder, name: "launder", usage: "launder [active|inactive|laundry|daemon] [SIZE]",
       about: """
-        Writes dirty pages of a queue to swap and gives them up, or runs the
-        page daemon, and tells what it cost.
+        Writes dirty pages of a queue to swap and frees them, or runs the
+        page daemon, and prints the cost.
         """, example: "launder active 1M"),
     Command(
       verb: .wire, name: "wire", usage: "wire ADDRESS+SIZE [holes]",
       about: """
-        Wires the pages of a range: they stay where they are, whoever wants the
-        memory. All or none: a part that is not pageable refuses the whole, but
-        holes passes over such parts. unwire undoes it.
+        Wires the pages of a range: they stay where they are until unwire.
+        All or none: a part that is not pageable refuses the whole, but holes
+        passes over such parts.
         """,
       example: "wire 0xffff_c000_0020_0000+64K"),
     Command(
@@ -152,20 +152,20 @@ struct Command {
     Command(
       verb: .locks, name: "locks", usage: "locks",
       about: """
-        Locks by rank: how often somebody had to wait for one, how long at most, and
+        Locks by rank: how often a processor waited for one, how long at most, and
         which processors hold one at this moment.
         """, example: "locks"),
     Command(
       verb: .watchdog, name: "watchdog", usage: "watchdog [on|off]",
       about: """
-        Whether a processor that makes no progress for ten seconds is told of, and
-        switches that on or off. On one processor it takes QEMU's watchdog device:
-        QEMUFLAGS="-device ib700 -action watchdog=inject-nmi".
+        The watchdog reports a processor that makes no progress for ten seconds.
+        Without an argument, whether it is on. On one processor it needs QEMU's
+        watchdog device: QEMUFLAGS="-device ib700 -action watchdog=inject-nmi".
         """, example: "watchdog on"),
     Command(
       verb: .whatis, name: "whatis", usage: "whatis ADDRESS | frame N",
       about: """
-        Everything that is known on an address or a frame, layer by layer. Takes
+        Everything known about an address or a frame, layer by layer. Takes
         any address as it is printed, virtual or physical.
         """, example: "whatis frame 300"),
     Command(
@@ -180,16 +180,16 @@ struct Command {
     Command(
       verb: .failures, name: "failures", usage: "failures",
       about: """
-        The last 64 requests that did not go well, refused or granted only after
-        pages were moved or written: who asked for what, and when.
+        The last 64 requests that were refused, or granted only after pages were
+        moved or written, with requester and tick.
         """, example: "failures"),
     Command(
       verb: .snapshot, name: "snapshot", usage: "snapshot [NAME]",
-      about: "Keeps all counters under a name, for diff. There is room for four.",
+      about: "Keeps all counters under a name, for diff. It keeps four at most.",
       example: "snapshot before"),
     Command(
       verb: .diff, name: "diff", usage: "diff [NAME] [-a]",
-      about: "What has changed since a snapshot; of the last one without a name.",
+      about: "Changes since the snapshot of that name, or since the last one.",
       example: "diff before"),
     Command(
       verb: .watch, name: "watch", usage: "watch [SECONDS] COMMAND",
@@ -201,15 +201,15 @@ struct Command {
     Command(
       verb: .selftest, name: "selftest", usage: "selftest [NAME] [SECONDS]",
       about: """
-        Checks that the system is as it says it is: the invariants of each layer, and
+        Checks the invariants of each layer, and runs the self-tests: among them
         the same seeded history of operations that the tests run on the host.
         smp uses all layers at once on all processors, for 10 seconds or SECONDS.
         """, example: "selftest history"),
     Command(
       verb: .bench, name: "bench", usage: "bench [NAME]",
       about: """
-        Measures budgets in this kernel, in instructions, and gives back all
-        that it takes. contig asks for 256 runs of 2 MiB on a machine full of
+        Measures budgets in this kernel, in instructions, and frees all memory
+        that it allocates. contig requests 256 runs of 2 MiB on a machine full of
         dirty pages: type replay keep first, so that it is used as a real one.
         Others: contig-one contig-low contig-busy kmem pages pageblocks wired
         vmem fault fault-blocks scan switch shootdown longest-off boot. A goal
@@ -220,9 +220,9 @@ struct Command {
       about: """
         Runs the trace of a real kernel's allocations against the allocators.
         With keep, what the trace leaves alive stays alive. on=N splits it over
-        N processors, each with a thread; what the trace did in interrupts is
-        done in timer interrupts. Counts are the same; of what is live at once,
-        the most that was seen is told.
+        N processors, each with a thread; events that the trace recorded in
+        interrupts run in timer interrupts. Counts are the same; of what is live
+        at once, the highest sample is printed.
         """, example: "replay on=4"),
     Command(
       verb: .tour, name: "tour", usage: "tour",
@@ -231,7 +231,7 @@ struct Command {
     Command(
       verb: .fault, name: "fault", usage: "fault KIND",
       about: """
-        Does what only a bug would do, and shows how it is reported. The machine
+        Triggers a bug on purpose, and shows its report. The machine
         stops with exit status 37. Kinds: null guard write-text execute-data
         double-free wrong-size foreign-pointer stack-overflow divide overflow
         lock-order locked-sleep locked-fault hang nmi everywhere.
@@ -252,7 +252,7 @@ struct Command {
     return nil
   }
 
-  /// The command nearest to what was typed, if it is near enough to be a slip.
+  /// The command nearest to the typed word, if it is near enough to be a slip.
   static func nearest(to word: Bytes) -> Command? {
     var best = 3
     var found: Command?
@@ -260,7 +260,7 @@ struct Command {
       let name = all[i].name
       let spelled = Bytes(start: name.utf8Start, count: name.utf8CodeUnitCount)
       var distance = slips(word, spelled, limit: best)
-      // A beginning is no slip of the hand but an abbreviation.
+      // A prefix of a name is an abbreviation, not a slip.
       if word.count >= 2 && word.count < spelled.count && Bytes(rebasing: spelled[0..<word.count]) == word {
         distance = 0
       }
@@ -290,54 +290,20 @@ extension Shell {
       throw refuse("No command \"\(word.line)\". help lists all.")
     }
     state.pointee.all = arguments.takeFlag("-a")
-    func none() throws(CommandError) { try arguments.end(command.usage) }
     switch command.verb {
-    case .memmap:
-      try none()
-      try memmap()
-    case .frames:
-      try none()
-      try frames()
-    case .buddy:
-      try none()
-      try buddy()
     case .map: try map(arguments)
     case .pagetable: try pagetable(arguments)
     case .vmem: try vmem(arguments)
-    case .kmem:
-      try none()
-      try kmem()
     case .vmstat: try vmstat(arguments)
-    case .queues:
-      try none()
-      try queues()
     case .objects: try objects(arguments)
-    case .swap:
-      try none()
-      try swap()
     case .dirty: try dirty(arguments)
-    case .verify:
-      try none()
-      try verify()
     case .contig: try contig(arguments)
     case .launder: try launder(arguments)
     case .wire: try wire(arguments)
     case .unwire: try unwire(arguments)
-    case .cpus:
-      try none()
-      try cpus()
-    case .threads:
-      try none()
-      try threads()
-    case .locks:
-      try none()
-      try locks()
     case .watchdog: try watchdog(arguments)
     case .whatis: try whatis(arguments)
     case .why: try why(arguments)
-    case .failures:
-      try none()
-      try failures()
     case .snapshot: try snapshot(arguments)
     case .diff: try diff(arguments)
     case .watch: try watch(arguments)
@@ -345,17 +311,32 @@ extension Shell {
     case .selftest: try selftest(arguments)
     case .bench: try bench(arguments)
     case .replay: try replay(arguments)
-    case .tour:
-      try none()
-      try tour()
     case .fault: try fault(arguments)
     case .help: try help(arguments)
-    case .panic:
-      try none()
-      state.pointee.host.panicking(state.pointee.host.context)
-    case .poweroff:
-      try none()
-      leave(.success)
+    case .memmap, .frames, .buddy, .kmem, .queues, .swap, .verify, .cpus, .threads, .locks, .failures, .tour,
+      .panic, .poweroff:
+      try arguments.end(command.usage)
+      try runWithoutArguments(command.verb)
+    }
+  }
+
+  private func runWithoutArguments(_ verb: Verb) throws(CommandError) {
+    switch verb {
+    case .memmap: try memmap()
+    case .frames: try frames()
+    case .buddy: try buddy()
+    case .kmem: try kmem()
+    case .queues: try queues()
+    case .swap: try swap()
+    case .verify: try verify()
+    case .cpus: try cpus()
+    case .threads: try threads()
+    case .locks: try locks()
+    case .failures: try failures()
+    case .tour: try tour()
+    case .panic: state.pointee.host.panicking(state.pointee.host.context)
+    case .poweroff: leave(.success)
+    default: preconditionFailure("a command that takes arguments")
     }
   }
 
@@ -413,81 +394,76 @@ extension Shell {
     state.pointee.editor.showAgain(terminal)
   }
 
-  /// What may stand at `start` of the line.
+  /// Calls `body` with each word that may stand at `start` of the line.
   private func forEachCandidate(at start: Int, _ body: (Bytes) -> Void) {
     func word(_ text: StaticString) { body(Bytes(start: text.utf8Start, count: text.utf8CodeUnitCount)) }
-    var first = InlineArray<16, UInt8>(repeating: 0)
-    var length = 0
-    var i = 0
-    while i < start && state.pointee.editor.byte(i) == UInt8(ascii: " ") { i += 1 }
-    while i < start && length < 16 && state.pointee.editor.byte(i) != UInt8(ascii: " ") {
-      first[length] = state.pointee.editor.byte(i)
-      length += 1
-      i += 1
-    }
-    func isFirst(_ name: StaticString) -> Bool {
-      guard name.utf8CodeUnitCount == length else { return false }
-      for i in 0..<length where name.utf8Start[i] != first[i] { return false }
-      return true
-    }
-    if length == 0 || isFirst("help") || isFirst("watch") {
-      for i in 0..<Command.all.count { word(Command.all[i].name) }
-    } else if isFirst("sysctl") {
+    let first = firstWord(before: start)
+    guard first.count > 0 else { return forEachCommandName(word) }
+    guard let command = first.withBytes({ Command.named($0) }) else { return }
+    switch command.verb {
+    case .help, .watch: forEachCommandName(word)
+    case .sysctl:
       let statistics = memory.statistics
       for i in 0..<statistics.count { word(statistics[i].name) }
-    } else if isFirst("fault") {
-      for i in 0..<Fault.all.count { word(Fault.all[i].name) }
-    } else if isFirst("diff") {
-      forEachSnapshotName { name in
-        var line = Line()
-        line.append(name)
-        line.withBytes { body($0) }
-      }
-    } else if isFirst("vmstat") {
-      word("-m")
-      word("-z")
-    } else if isFirst("why") || isFirst("contig") {
-      word("low=")
-      word("high=")
-      word("align=")
-      word("boundary=")
-      word("nowait")
-      if isFirst("contig") {
-        word("zero")
-        word("attr=")
-        word("type=")
-        word("list")
-        word("free")
-      }
-    } else if isFirst("dirty") {
-      word("free")
-    } else if isFirst("bench") {
-      forEachBenchName { word($0) }
-    } else if isFirst("whatis") {
-      word("frame")
-    } else if isFirst("objects") {
-      forEachObjectNumber { number in number.withBytes { body($0) } }
-    } else if isFirst("launder") {
-      word("active")
-      word("inactive")
-      word("laundry")
-      word("daemon")
-    } else if isFirst("wire") {
-      word("holes")
-    } else if isFirst("watchdog") {
-      word("on")
-      word("off")
-    } else if isFirst("replay") {
-      word("keep")
-      word("on=")
-    } else if isFirst("selftest") {
-      forEachSelfTestName { word($0) }
-    } else if isFirst("vmem") {
-      forEachArenaName { name in
-        var line = Line()
-        line.append(name)
-        line.withBytes { body($0) }
-      }
+    case .fault: for i in 0..<Fault.all.count { word(Fault.all[i].name) }
+    case .diff: forEachSnapshotName { name in ("\(name)" as Line).withBytes { body($0) } }
+    case .bench: forEachBenchName(word)
+    case .objects: forEachObjectNumber { number in number.withBytes { body($0) } }
+    case .selftest: forEachSelfTestName(word)
+    case .vmem: forEachArenaName { name in ("\(name)" as Line).withBytes { body($0) } }
+    default: forEachFixedWord(of: command.verb, word)
+    }
+  }
+
+  /// The first word of the line being edited, if it ends before `end`; at most 16 bytes of it.
+  private func firstWord(before end: Int) -> Line {
+    var word = Line()
+    var i = 0
+    while i < end && state.pointee.editor.byte(i) == UInt8(ascii: " ") { i += 1 }
+    while i < end && word.count < 16 && state.pointee.editor.byte(i) != UInt8(ascii: " ") {
+      word.append(byte: state.pointee.editor.byte(i))
+      i += 1
+    }
+    return word
+  }
+
+  private func forEachCommandName(_ body: (StaticString) -> Void) {
+    for i in 0..<Command.all.count { body(Command.all[i].name) }
+  }
+
+  /// Calls `body` with the words that a command always takes.
+  private func forEachFixedWord(of verb: Verb, _ body: (StaticString) -> Void) {
+    switch verb {
+    case .vmstat:
+      body("-m")
+      body("-z")
+    case .why, .contig:
+      body("low=")
+      body("high=")
+      body("align=")
+      body("boundary=")
+      body("nowait")
+      guard verb == .contig else { return }
+      body("zero")
+      body("attr=")
+      body("type=")
+      body("list")
+      body("free")
+    case .dirty: body("free")
+    case .whatis: body("frame")
+    case .launder:
+      body("active")
+      body("inactive")
+      body("laundry")
+      body("daemon")
+    case .wire: body("holes")
+    case .watchdog:
+      body("on")
+      body("off")
+    case .replay:
+      body("keep")
+      body("on=")
+    default: break
     }
   }
 }

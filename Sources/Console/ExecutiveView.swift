@@ -1,4 +1,4 @@
-// What the console sees of the executive under it: processors, threads, waits for locks, the watchdog.
+// The console's view of the executive below it: processors, threads, waits for locks, the watchdog.
 
 import CPlatform
 import Workloads
@@ -18,10 +18,10 @@ public struct ExecutiveView {
 
   /// - `thread` describes the thread with the lowest number from the given one on, if there is one.
   /// - `processor` describes the processor with this index, if it runs.
-  /// - `lock` tells of the locks of this rank.
-  /// - `interruptCost` is what an interrupt costs that brings nothing, in cycles: on the way in and out.
-  /// - `atInterrupt` runs something in an interrupt handler of the processor that calls it.
-  /// - `isWatching` and `watch` ask and set whether a machine that hangs is noticed.
+  /// - `lock` describes the locks of this rank.
+  /// - `interruptCost` is the cost of an interrupt without work, in cycles: its entry and its exit.
+  /// - `atInterrupt` runs a function in an interrupt handler of the processor that calls it.
+  /// - `isWatching` and `watch` read and switch the watchdog.
   public init(
     _ context: UnsafeMutableRawPointer?,
     thread:
@@ -57,7 +57,7 @@ public struct ExecutiveView {
     }
   }
 
-  /// How many processors run.
+  /// The count of processors that run.
   var processorCount: Int {
     var count = 0
     forEachProcessor { _, _ in count += 1 }
@@ -76,12 +76,12 @@ public struct ExecutiveView {
 }
 
 extension cp_left_out {
-  /// Calls `body` with each reason for which processors of the firmware's list do not run, and how many these are.
+  /// Calls `body` with each reason for which processors of the firmware's list do not run, and their count.
   package func forEachReason(_ body: (UInt64, StaticString) -> Void) {
-    func tell(_ count: UInt32, _ reason: StaticString) { if count > 0 { body(UInt64(count), reason) } }
-    tell(mute, "did not come up")
-    tell(unreachable, "can't be reached by xAPIC")
-    tell(surplus, "did not start: 64 run at most")
-    tell(without_memory, "did not start for lack of memory")
+    func report(_ count: UInt32, _ reason: StaticString) { if count > 0 { body(UInt64(count), reason) } }
+    report(mute, "did not come up")
+    report(unreachable, "can't be reached by xAPIC")
+    report(surplus, "did not start: 64 run at most")
+    report(without_memory, "did not start for lack of memory")
   }
 }

@@ -1,11 +1,11 @@
-// One JSON object a line (RFC 8259), `kind` first: the face of each command for tools.
+// One JSON object a line (RFC 8259), `kind` first: the output of each command for tools.
 //
 // Numbers are plain integers, addresses are strings as a person would see them. Bytes that are no ASCII
-// are written as `\u00xx`, so whatever a trace or a command line holds, the line stays valid.
+// are written as `\u00xx`, so a line is valid whatever bytes a trace or a command line holds.
 
 import MemoryPrimitives
 
-/// One object under way. Parts go out as they come, so there is no longest row.
+/// An object that is being printed. Its parts are written at once, so a row has no maximum length.
 struct JSONRow {
   let terminal: Terminal
 

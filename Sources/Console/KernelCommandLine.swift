@@ -6,10 +6,11 @@
 
 import MemoryPrimitives
 
-/// What a boot asked for. Reads the line in place, which must outlive it.
+/// The words of the kernel command line. Reads the line in place, which must outlive it.
 public struct KernelCommandLine {
   let line: UnsafeBufferPointer<UInt8>
 
+  /// Makes a reader of `line`, which must outlive it.
   public init(_ line: UnsafeBufferPointer<UInt8>) { self.line = line }
 
   /// Calls `body` with each word, taken apart at its first `=`; quotes are gone. A word without one has
@@ -59,15 +60,15 @@ public struct KernelCommandLine {
     }
   }
 
-  /// A size that the line may ask for.
+  /// The value of `name=SIZE`.
   public enum AskedSize {
     case none
     case size(ByteCount)
-    /// Something else stands there: why it is no size.
+    /// The value is no size, for this reason.
     case unreadable(StaticString)
   }
 
-  /// The size that `name=SIZE` asks for, as the console takes sizes; the last, if there are several.
+  /// The value of `name=SIZE`, spelled as the console takes sizes; that of the last, if there are several.
   public func size(of name: StaticString) -> AskedSize {
     var asked = AskedSize.none
     forEachWord { word, value in
@@ -81,10 +82,10 @@ public struct KernelCommandLine {
     return asked
   }
 
-  /// A switch that the line may set.
+  /// The value of `name=on` or `name=off`.
   public enum AskedSwitch { case none, on, off, unreadable }
 
-  /// What `name=on` or `name=off` asks for, as the console takes switches; the last, if there are several.
+  /// The value of `name=on` or `name=off`; that of the last, if there are several.
   public func switching(of name: StaticString) -> AskedSwitch {
     var asked = AskedSwitch.none
     forEachWord { word, value in
@@ -97,8 +98,8 @@ public struct KernelCommandLine {
     return asked
   }
 
-  /// Whether the word is for the boot, so that no tunable can be meant. The tree of figures has what came of
-  /// `swap.ramdisk` and `vm.first_64k`, to be read only.
+  /// Whether the word is read at boot, and so names no tunable. The statistics have the outcome of `swap.ramdisk` and
+  /// `vm.first_64k`, read only.
   static func isForBoot(_ name: Bytes) -> Bool {
     name == "run" || name == "color" || name == "swap.ramdisk" || name == "vm.first_64k"
   }
@@ -107,7 +108,7 @@ public struct KernelCommandLine {
     byte == UInt8(ascii: "\\") || byte == UInt8(ascii: "'") || byte == UInt8(ascii: "\"")
   }
 
-  /// Whether `run=` was given: then nobody sits at a terminal.
+  /// Whether `run=` was given: then no person sits at a terminal.
   public var hasRun: Bool {
     var found = false
     forEachWord { name, value in if name == "run" && value != nil { found = true } }
@@ -123,7 +124,7 @@ public struct KernelCommandLine {
     return wanted
   }
 
-  /// Calls `body` with each command of `run=`, blanks around it gone, until it answers false.
+  /// Calls `body` with each command of `run=`, blanks around it gone, until `body` answers false.
   public func forEachCommand(_ body: (UnsafeBufferPointer<UInt8>) -> Bool) {
     var goes = true
     forEachWord { name, value in
@@ -132,7 +133,7 @@ public struct KernelCommandLine {
     }
   }
 
-  /// Calls `body` with each part of `list` between semicolons outside of quotes. False when it ended it.
+  /// Calls `body` with each part of `list` between semicolons outside of quotes. False when `body` ended it.
   static func split(_ list: Bytes, _ body: (Bytes) -> Bool) -> Bool {
     var i = 0
     while i < list.count {

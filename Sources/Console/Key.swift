@@ -1,7 +1,7 @@
 // From bytes to keys: control characters and the escape sequences that terminals send for arrows and
 // the like (ECMA-48 section 5.4; xterm's "PC-Style Function Keys").
 //
-// What is not understood is swallowed whole, so that no key leaves half of its sequence in the line.
+// An unknown sequence is dropped whole, so that no key leaves half of it in the line.
 
 /// A key, as the line editor and the pager understand it.
 enum Key: Equatable {
@@ -25,12 +25,12 @@ struct KeyDecoder {
 
   init() {}
 
-  /// An escape key pressed by hand is followed by nothing for so long.
-  private static var patience: UInt64 { 50 }
+  /// Milliseconds after which an escape byte is a key of its own, and a sequence is dropped.
+  private static var sequenceLimit: UInt64 { 50 }
 
   /// The key that `byte`, read at `now` milliseconds, completes.
   mutating func feed(_ byte: UInt8, at now: UInt64) -> Key? {
-    if stage != .ground && now &- since > Self.patience { stage = .ground }
+    if stage != .ground && now &- since > Self.sequenceLimit { stage = .ground }
     switch stage {
     case .ground:
       return plain(byte, at: now)
@@ -72,7 +72,7 @@ struct KeyDecoder {
       case 0x20..<0x40:
         return nil
       default:
-        // Not part of any sequence: what was begun is given up.
+        // Not part of any sequence: the sequence that has begun is dropped.
         stage = .ground
         return plain(byte, at: now)
       }
@@ -91,7 +91,7 @@ struct KeyDecoder {
     case 0x06: return .right
     case 0x08, 0x7f: return .backspace
     case 0x09: return .tab
-    // A pasted line may end in both; that is one Enter.
+    // A pasted line may end in both bytes, which are one Enter.
     case 0x0a: return followsReturn ? nil : .enter
     case 0x0b: return .eraseToEnd
     case 0x0c: return .clearScreen

@@ -2,7 +2,7 @@
 // writing again what stands there, so it works on any terminal. A line longer than the screen is shown
 // through a window that follows the cursor, for a backspace does not cross the edge of a screen.
 //
-// History: the last 32 different lines. The line being typed is kept while one walks through them.
+// History: the last 32 different lines. The line being typed is kept while a person walks through them.
 //
 // Invariants:
 // 1. On the screen, behind the prompt, stands `text[first ..< first + drawn]` and nothing else.
@@ -29,7 +29,7 @@ struct LineEditor {
   private var text: Text
   private var kept = 0
   private var newest = 0
-  /// How far back in history one has walked; 0 is the line being typed.
+  /// The position in the history; 0 is the line being typed.
   private var back = 0
   private var draftCount = 0
   private var draft: Text
@@ -136,14 +136,14 @@ struct LineEditor {
 
   // MARK: On the screen
 
-  /// Brings the screen in line with the text. `shown` tells up to where the two agree already.
+  /// Updates the screen to the text. Up to `shown` the two agree already.
   mutating func show(_ terminal: Terminal) {
     let before = first
     if cursor < first { first = max(0, cursor - room / 4) }
     if cursor - first > room - 1 { first = cursor - room + 1 + room / 4 }
     if first != before { shown = 0 }
     let visible = min(count - first, room - 1)
-    // Columns at the left that are right as they stand.
+    // Columns at the left that need no change.
     let same = first == before ? max(0, min(min(shown - first, visible), drawn)) : 0
     let target = cursor - first
     if same == visible && drawn == visible {
@@ -175,7 +175,7 @@ struct LineEditor {
     terminal.write(line)
   }
 
-  /// Draws the line anew behind a prompt just written.
+  /// Redraws the line behind a prompt that was just written.
   mutating func showAgain(_ terminal: Terminal) {
     drawn = 0
     column = 0

@@ -1,9 +1,9 @@
 // Pictures of memory: a character a block or a page. Upper case can't move, lower case can, a dot is
-// free; colour says the same again. Lines that look alike are told once.
+// free; colour repeats it. Equal lines are printed once, with their count.
 
 import MemoryPrimitives
 
-/// A picture under way, a line at a time.
+/// A picture that is printed a line at a time.
 struct Picture {
   static var columns: Int { 64 }
   typealias Cells = InlineArray<64, UInt8>
@@ -26,14 +26,14 @@ struct Picture {
       pendingLabel = label
       return
     }
-    tellAlike()
+    printAlike()
     before = cells
     draw(label, cells)
   }
 
-  mutating func finish() { tellAlike() }
+  mutating func finish() { printAlike() }
 
-  private mutating func tellAlike() {
+  private mutating func printAlike() {
     guard alike > 0 else { return }
     if alike == 1 {
       draw(pendingLabel, before)

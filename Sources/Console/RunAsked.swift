@@ -4,7 +4,7 @@ import ContiguousMemory
 import MemoryPrimitives
 import PhysicalMemory
 
-/// What was asked for.
+/// The requested run.
 struct RunAsked {
   var size: ByteCount
   var constraints = RunConstraints()
@@ -14,7 +14,7 @@ struct RunAsked {
 
   var count: PageCount { size.pagesRoundedUp }
 
-  /// As one would type it again.
+  /// The words to type for it.
   var line: Line {
     var line = Self.spelled(size)
     let limits = constraints
@@ -41,7 +41,7 @@ struct RunAsked {
     return "\(bytes)"
   }
 
-  /// Why no machine, or not this one, could ever grant it.
+  /// The reason why this machine can never grant it.
   func whyNever(_ physical: FrameAllocator) -> Line {
     let (low, high) = (constraints.low.rawValue, constraints.high.rawValue)
     if let boundary = constraints.boundary, boundary.rawValue < count.bytes.rawValue {
@@ -52,7 +52,7 @@ struct RunAsked {
     } else if count > physical.total {
       return "all memory of this machine is \(physical.total.bytes)"
     }
-    return "no range of memory satisfies that, whoever gives what back"
+    return "no range of memory satisfies that, whatever is freed"
   }
 }
 

@@ -1,15 +1,15 @@
 // The console: a prompt on any terminal, and the commands behind it.
 //
-// It is for a person first. A command answers, then shows its evidence, then names a way on; a table has
-// one look everywhere; with `-j` the same command prints one JSON object a line for tools. Looking takes
-// no memory: everything the console needs is in one block that it is given at boot, and printing a
-// picture of the heap does not change the heap.
+// It is for a person first. A command prints its answer first, then the evidence, then a command to type next. All
+// tables look alike. With `-j` the same command prints one JSON object a line for tools. Looking takes no memory:
+// everything the console needs is in one block that it is given at boot, and printing a picture of the heap does not
+// change the heap.
 //
 // How it fits together: bytes become keys (Key.swift), keys edit a line (LineEditor.swift), a line becomes
 // words (Words.swift), a word becomes a figure (Figures.swift) or a complaint with a caret
 // (Arguments.swift). A command declares its columns once and fills rows (Table.swift), which come out as
-// a table or as JSON (JSON.swift), a screen at a time (Output.swift). Commands.swift is the list of them
-// all; each has its own file under Commands.
+// a table or as JSON (JSON.swift), a screen at a time (Screen.swift). Commands.swift is the list of them all; each
+// has its own file under Commands.
 //
 // A console belongs to one thread. It takes no lock, holds none while it asks a layer, and polls the
 // terminal while a command runs: Ctrl-C is seen at each line printed and wherever a command asks
@@ -20,7 +20,7 @@ import MemoryPrimitives
 import Paging
 import Workloads
 
-/// What only the kernel under the console can do, as calls that cross the platform interface.
+/// The services that only the kernel under the console has, as calls that cross the platform interface.
 public struct ConsoleHost {
   let context: UnsafeMutableRawPointer?
   let leaving: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
@@ -34,13 +34,13 @@ public struct ConsoleHost {
 
   /// - `leave` ends the machine with a `Shell.ExitStatus`; it returns only in a test.
   /// - `panic` stops the machine as a panic.
-  /// - `trigger` does what a `Shell.Fault` names, which ends in its report.
-  /// - `name` writes the name and offset of a code address, at most so many bytes, and answers how many
-  ///   it wrote; none when nothing is known.
-  /// - `load` and `store` access a word of pageable memory as any instruction would, page faults included, and
-  ///   answer 0, or one more than the number of a `PagingError` when the page could not be had. `loadPage` reads the
-  ///   512 words of a page.
-  /// - `executive` tells of processors and threads, where there is one.
+  /// - `trigger` triggers a `Shell.Fault`, which ends in its report.
+  /// - `name` writes the name and offset of a code address, as many bytes as fit, and answers how many it wrote; 0
+  ///   for an unknown address.
+  /// - `load` and `store` access a word of pageable memory as any instruction would, page faults included, and answer
+  ///   0. When the page could not be brought in, they answer one more than the number of a `PagingError`. `loadPage`
+  ///   reads the 512 words of a page.
+  /// - `executive` describes processors and threads, where there is an executive.
   public init(
     _ context: UnsafeMutableRawPointer?,
     leave: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
@@ -94,7 +94,7 @@ struct HostAccess: PageAccess {
   withUnsafeMutablePointer(to: &part) { $0 }
 }
 
-/// How a command ended for the one who typed it; what was wrong has been said already.
+/// How a command failed; its message has been printed already.
 enum CommandError: UInt8, Error {
   /// The line could not be understood: unknown command, tunable, word.
   case refused
@@ -106,21 +106,21 @@ enum CommandError: UInt8, Error {
 
 /// The console of one system: a handle.
 public struct Shell {
-  /// What the machine's exit status tells a script.
+  /// The outcome of a session, which becomes the machine's exit status.
   public enum ExitStatus: UInt8, Sendable {
     case success, commandFailed, fault
   }
 
-  /// Everything the console keeps. Valid as zeroes but for what `init` sets.
+  /// All state of the console. Valid as zeroes but for the fields that `init` sets.
   struct State {
     var terminal: Terminal
     var host: ConsoleHost
     var subject: Subject
     var width: Int
     var height: Int
-    /// Somebody answers at the other end, or at least types there.
+    /// A person answers at the other end, or at least types there.
     var isInteractive: Bool
-    /// The terminal told its size, so it understands escapes.
+    /// The terminal has reported its size, so it understands escapes.
     var isTerminal: Bool
     var wantsColor: Bool
     var json: Bool
@@ -180,8 +180,8 @@ public struct Shell {
 
   static var prompt: StaticString { "strata> " }
 
-  /// Does what the kernel's command line asks for: sets its tunables, then runs its commands and leaves,
-  /// or, without `run=`, talks until somebody leaves. On bare metal it never returns.
+  /// Carries out the kernel's command line: sets its tunables, then runs its commands and leaves. Without `run=`,
+  /// serves the terminal until a command leaves. On bare metal it never returns.
   public func serve(_ line: KernelCommandLine) {
     state.pointee.heedsInterrupts = false
     beginPage()
@@ -203,7 +203,7 @@ public struct Shell {
     runAll(of: line, after: wasFine ? .success : .commandFailed)
   }
 
-  /// Prompts, reads and runs until somebody leaves.
+  /// Prompts, reads and runs commands until one leaves.
   private func converse() {
     while !state.pointee.hasLeft {
       guard readLine() else { continue }
@@ -288,10 +288,10 @@ public struct Shell {
     }
   }
 
-  // MARK: What is typed
+  // MARK: Input
 
-  /// Asks the terminal how large it is and waits 100 ms for the answer. What a person types meanwhile is
-  /// kept; no answer means 80 by 24 and a terminal that takes no escapes.
+  /// Asks the terminal how large it is and waits 100 ms for the answer. Other input that arrives in that time is
+  /// kept. No answer means 80 by 24 and a terminal without escapes.
   private func probe() {
     guard !state.pointee.wasProbed else { return }
     state.pointee.wasProbed = true
@@ -300,7 +300,7 @@ public struct Shell {
     var kept = 0
     while true {
       gather()
-      // The answer may stand anywhere among what was typed.
+      // The answer may stand anywhere in the input.
       while kept < state.pointee.typedCount {
         if let (row, column, length) = cursorAnswer(at: kept) {
           removeTyped(at: kept, count: length)
@@ -367,7 +367,7 @@ public struct Shell {
     return byte
   }
 
-  /// Puts back a byte just taken.
+  /// Puts back a byte that was just read.
   func putBack(_ byte: UInt8) {
     state.pointee.typedFirst = (state.pointee.typedFirst + 1023) % 1024
     state.pointee.typed[state.pointee.typedFirst] = byte
@@ -390,13 +390,13 @@ public struct Shell {
     return nil
   }
 
-  /// Whether the person, or a pager, has had enough of this command. Long commands ask now and then.
+  /// Whether this command should stop, by Ctrl-C or at the pager. Long commands check it now and then.
   var shouldStop: Bool {
     if state.pointee.stopped { return true }
     guard state.pointee.heedsInterrupts else { return false }
     gather()
     guard holdsInterrupt else { return false }
-    // What was typed before a Ctrl-C is given up with it.
+    // Input before a Ctrl-C is dropped with it.
     state.pointee.typedCount = 0
     state.pointee.stopped = true
     state.pointee.interrupted = true

@@ -1,15 +1,17 @@
-// What the console looks at: one system, and what its boot knew.
+// The system that the console inspects, and the record of its boot.
 
 import CPlatform
 import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
-/// The system at the console's feet: a value of handles.
+/// The inspected system: a value of handles.
 public struct Subject {
+  /// The system that the console inspects.
   public var memory: MemorySystem
+  /// The boot record, which must outlive the console.
   public var boot: UnsafeMutablePointer<cp_boot_information>
-  /// What begins at this address of the image is code; the last gibibyte of the address space.
+  /// The base of the image, in the last gibibyte of the address space.
   public var imageBase: VirtualAddress
 
   /// `boot` must stay where it is as long as the console does.
@@ -46,7 +48,7 @@ extension Shell {
       ?? "\(hex: UInt64(site.rawValue), digits: 8)"
   }
 
-  /// `KmemAllocator.free(_:size:type:) +0x9a`, when the host knows what lies there.
+  /// `KmemAllocator.free(_:size:type:) +0x9a`, when the host knows the function.
   func code(_ address: VirtualAddress) -> Line? {
     withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 200) { buffer in
       let host = state.pointee.host

@@ -1,15 +1,14 @@
 // Tables. A command declares its columns once, fills rows with figures, and gets a table for a person or
 // one JSON object a row for tools.
 //
-// Rows are kept as figures, not as text, so that small ones can be gathered into `N others` and a total
-// can be told: widths are known only when the last row has come. The largest row stands first, rows of
-// nothing are left out, figures stand right, names left, two blanks between. More rows than fit the
-// buffer: a sorted table gathers the smallest as they come, an unsorted one prints what it has, in the
-// widths found so far.
+// Rows are kept as figures, not as text, so that small ones can be gathered into `N others` and a total can be
+// printed: widths are known only when the last row has come. The largest row stands first, rows of nothing are left
+// out, figures stand right, names left, two blanks between. More rows than fit the buffer: a sorted table gathers the
+// smallest as they come, an unsorted one prints what it has, in the widths found so far.
 
 import MemoryPrimitives
 
-/// What a column holds, and what happens to it in the last rows.
+/// The kind of a column: its contents, and its part in the last rows.
 enum ColumnStyle: UInt8 {
   /// Text, left.
   case text
@@ -153,12 +152,12 @@ struct Table {
   func address(_ address: VirtualAddress) { add(.virtual, address.rawValue) }
   /// How far `now` is from `before`, with its sign.
   func change(from before: UInt64, to now: UInt64) { add(.change, before, now) }
-  /// Nothing applies: a dash.
+  /// A cell without a value: a dash.
   func none() { add(.none, 0) }
-  /// Nothing at all.
+  /// An empty cell.
   func empty() { add(.empty, 0) }
 
-  /// The row is complete.
+  /// Ends the row.
   func end() {
     state.pointee.rowsEver += 1
     if console.isJSON {
@@ -351,7 +350,7 @@ struct Table {
     if state.pointee.columns[column].style == .text {
       var text = text
       if text.count > width {
-        // What is cut says so.
+        // A cut text ends with a mark.
         text.truncate(to: width - 2)
         text.append("..")
       }

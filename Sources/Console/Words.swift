@@ -20,7 +20,7 @@ struct Words {
   private var lengths: InlineArray<24, UInt16>
   private var columns: InlineArray<24, UInt16>
   private var widths: InlineArray<24, UInt16>
-  /// Words that the command has asked for, a bit each.
+  /// Words that the command has read, a bit each.
   var taken: UInt32 = 0
   private(set) var problem = Problem.none
   private(set) var problemColumn = 0

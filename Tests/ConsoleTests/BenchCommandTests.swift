@@ -8,7 +8,7 @@ import XCTest
 final class BenchCommandTests: XCTestCase {
   func testRowsHaveTheKeysOfTheDesignAndAllComesBack() throws {
     let harness = ConsoleHarness(swap: .mebibytes(64))
-    // Spare tags come and go.
+    // The count of spare tags varies.
     func free() -> PageCount { harness.physical.freeCount + harness.physical.count(.tags) }
     harness.run("bench")
     let before = free()

@@ -76,7 +76,7 @@ final class ConsoleCommandTests: XCTestCase {
   func testFaultsAreAskedForByName() {
     let harness = ConsoleHarness()
     harness.run("fault stack-overflow")
-    XCTAssertEqual(harness.terminal.provoked, [Shell.Fault.stackOverflow.rawValue])
+    XCTAssertEqual(harness.terminal.triggered, [Shell.Fault.stackOverflow.rawValue])
     XCTAssertEqual(harness.outcome, .failed)
     XCTAssertTrue(harness.run("fault stakc").contains("^^^^^ no such fault"))
     XCTAssertEqual(harness.outcome, .refused)

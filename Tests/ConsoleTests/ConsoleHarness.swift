@@ -12,8 +12,8 @@ import XCTest
 
 @testable import Console
 
-/// A terminal made of a script and a transcript, a clock that moves when somebody rests, and a host that
-/// notes what was asked of it.
+/// A terminal made of a script and a transcript, a clock that moves when the console rests, and a host that records
+/// the calls to it.
 final class ScriptedTerminal {
   var input: [UInt8] = []
   /// Bytes that arrive only at their time.
@@ -21,9 +21,9 @@ final class ScriptedTerminal {
   var output: [UInt8] = []
   var milliseconds: UInt64 = 0
   var left: [UInt8] = []
-  var provoked: [UInt8] = []
+  var triggered: [UInt8] = []
   var panics = 0
-  /// What to type when the console rests with nothing to read: without it, the script has ended.
+  /// Typed when the console rests with nothing to read: without it, the script has ended.
   var whenIdle: (() -> Void)?
   var rests = 0
   /// How pageable memory is reached.
@@ -64,7 +64,7 @@ final class ScriptedTerminal {
       Unmanaged.passUnretained(self).toOpaque(),
       leave: { ScriptedTerminal.from($0).left.append($1) },
       panic: { ScriptedTerminal.from($0).panics += 1 },
-      trigger: { ScriptedTerminal.from($0).provoked.append($1) },
+      trigger: { ScriptedTerminal.from($0).triggered.append($1) },
       name: { _, _, _, _ in 0 },
       load: { context, address, value in
         ScriptedTerminal.answer { value.pointee = try ScriptedTerminal.from(context).load(address) }
@@ -98,14 +98,14 @@ final class ScriptedTerminal {
     Unmanaged<ScriptedTerminal>.fromOpaque(context!).takeUnretainedValue()
   }
 
-  /// What was written since the last time it was asked for, line ends as a log has them.
+  /// The output since the last read of this, with line ends as in a log.
   func taken() -> String {
     defer { output = [] }
     return String(decoding: output, as: UTF8.self).replacingOccurrences(of: "\r\n", with: "\n")
   }
 
-  /// The cells of a screen that understands what the line editor sends: text, backspace, return and
-  /// newline. The last line, and the cursor's column on it.
+  /// The cells of a screen that understands the output of the line editor: text, backspace, return and newline. The
+  /// last line, and the cursor's column on it.
   func lastLine() -> (text: String, column: Int) {
     var line: [UInt8] = []
     var column = 0
@@ -128,7 +128,7 @@ final class ScriptedTerminal {
   }
 }
 
-/// A console over a scripted terminal, and a small machine at its feet: 64 MiB with a hole below 1 MiB.
+/// A console over a scripted terminal and a small machine: 64 MiB with a hole below 1 MiB.
 final class ConsoleHarness {
   let terminal = ScriptedTerminal()
   let console: Shell
@@ -218,7 +218,7 @@ final class ConsoleHarness {
     return terminal.taken()
   }
   var outcome: CommandError?
-  /// What a conversation began with.
+  /// The output at the start of a conversation.
   var banner = ""
 
   /// A conversation at a terminal: types `script`, and leaves when it has been read.

@@ -99,7 +99,7 @@ final class ConsoleTableTests: XCTestCase {
     table.column("name", .text)
     table.column("what it is", .text)
     table.begin()
-    table.text("a very long name of a thing that nobody would want to read in full length")
+    table.text("a very long name of a thing that no person would like to read in full length")
     table.text("and what it does")
     table.end()
     table.finish()

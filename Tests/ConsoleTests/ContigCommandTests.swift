@@ -22,7 +22,7 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertNil(harness.outcome)
     XCTAssertTrue(text.hasPrefix("Free as it is: 512 frames at 0x0"), text)
     XCTAssertTrue(text.contains("\nGranted: contig 2, frames "), text)
-    XCTAssertTrue(text.hasSuffix("contig free 2 gives it back.\n"), text)
+    XCTAssertTrue(text.hasSuffix("contig free 2 frees it.\n"), text)
     assertFits(text)
     let wide = try XCTUnwrap(rows(harness.run("contig 64K high=16M attr=wc type=dma zero -j")).last)
     XCTAssertEqual(wide["answer"] as? String, "granted")
@@ -37,10 +37,10 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertTrue(list.hasSuffix("\nall            528  2.06 MiB\n"), list)
     assertFits(list)
     XCTAssertEqual(rows(harness.run("contig list -j")).map { $0["id"] as? Int }, [2, 3])
-    XCTAssertTrue(harness.run("contig free 2").hasPrefix("Gave back contig 2: 2 MiB, frames "))
-    XCTAssertTrue(harness.run("contig free 2").contains("no such run; contig list tells"))
+    XCTAssertTrue(harness.run("contig free 2").hasPrefix("Freed contig 2: 2 MiB, frames "))
+    XCTAssertTrue(harness.run("contig free 2").contains("no such run; contig list shows them"))
     XCTAssertEqual(harness.outcome, .refused)
-    XCTAssertTrue(harness.run("contig free all").hasPrefix("Gave back 1 run, 64 KiB."))
+    XCTAssertTrue(harness.run("contig free all").hasPrefix("Freed 1 run, 64 KiB."))
     XCTAssertEqual(harness.run("contig list"), "None. As in: contig 2M align=2M\n")
     XCTAssertLessThanOrEqual(before - frames(harness), 1, "a row of counters for the new type stays")
     XCTAssertNil(harness.memory.checkInvariants())
@@ -57,7 +57,7 @@ final class ContigCommandTests: XCTestCase {
     let row = try XCTUnwrap(lines[0].firstMatch(of: /: the cheapest of (\d+) blocks\.$/), text)
     XCTAssertGreaterThan(try XCTUnwrap(Int(row.1)), 20)
     XCTAssertTrue(lines[1].contains(" of 512 frames in the way, "), text)
-    XCTAssertTrue(lines[1].hasSuffix("A digit: of 8 frames, how many."), text)
+    XCTAssertTrue(lines[1].hasSuffix("A digit counts them in 8 frames."), text)
     let before = try XCTUnwrap(lines.first { $0.hasPrefix("before    ") })
     XCTAssertEqual(before.count, 74)
     let inTheWay = try XCTUnwrap(Int(lines[1].prefix(while: \.isNumber)))
@@ -88,8 +88,8 @@ final class ContigCommandTests: XCTestCase {
     let harness = ConsoleHarness()
     harness.run("dirty 90%")
     for (size, width, legend) in [
-      ("64K", 16, "of 1 frame, how many"), ("1M", 64, "of 4 frames, how many"),
-      ("3M", 64, "of 12 frames, how many ninths"),
+      ("64K", 16, "in 1 frame."), ("1M", 64, "in 4 frames."),
+      ("3M", 64, "in 12 frames, in ninths."),
     ] {
       let text = harness.run("contig -v \(size)")
       guard let line = text.split(separator: "\n").first(where: { $0.hasPrefix("before ") }) else { continue }
@@ -99,7 +99,7 @@ final class ContigCommandTests: XCTestCase {
     }
   }
 
-  /// What `why` says beforehand is what `contig` then does.
+  /// The forecast of `why` equals the outcome of `contig`.
   func testTheForecastOfWhyIsWhatContigDoes() throws {
     for (share, swap) in [("55%", 0), ("85%", 0), ("90%", 64), ("97%", 64), ("130%", 96)]
       as [(String, UInt64)]
@@ -119,7 +119,7 @@ final class ContigCommandTests: XCTestCase {
         let answer = why["answer"] as? String
         XCTAssertEqual(
           outcome["answer"] as? String, answer == "yes" ? "granted" : answer, "\(what): \(why) \(contig)")
-        // What the page daemon frees may lie anywhere.
+        // Frames that the page daemon frees may lie anywhere.
         guard answer == "yes", why["to_fetch"] as? Int ?? 0 == 0 else { continue }
         XCTAssertEqual(outcome["moved"] as? Int, why["to_move"] as? Int ?? 0, "\(what): \(why) \(contig)")
         XCTAssertEqual(outcome["written"] as? Int, why["to_write"] as? Int ?? 0, "\(what): \(why) \(contig)")
@@ -136,7 +136,7 @@ final class ContigCommandTests: XCTestCase {
     }
   }
 
-  /// Dirty pages: where they begin, and how many.
+  /// Dirty pages: their address and count.
   private func dirty(_ harness: ConsoleHarness, _ share: String) throws -> (
     start: VirtualAddress, count: UInt64
   ) {
@@ -189,8 +189,8 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertEqual(refused["repeated"] as? Bool, false)
     let again = harness.run("contig 2M align=2M")
     XCTAssertTrue(again.hasPrefix(why), again)
-    XCTAssertTrue(again.contains("\nRefused from memory, in "), again)
-    XCTAssertTrue(again.hasSuffix(": no run has come up since.\n"), again)
+    XCTAssertTrue(again.contains("\nRefused from the cache, in "), again)
+    XCTAssertTrue(again.hasSuffix(": no run has become free since.\n"), again)
     assertFits(again)
     let row = try XCTUnwrap(
       rows(harness.run("contig 2M align=2M -j")).first { $0["kind"] as? String == "contig" })
@@ -214,7 +214,7 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertTrue(why.hasPrefix("Not now: 1 page is held at this moment. Nothing has been done.\n"), why)
     XCTAssertTrue(why.contains(", held\n"), why)
     assertFits(why)
-    // It would not sleep, so nothing could change while it is at work: nothing is moved.
+    // The request may not sleep, so it moves nothing.
     let moved = harness.memory.contiguous.movedCount
     XCTAssertEqual(harness.run("contig 2M align=2M"), why)
     XCTAssertEqual(harness.outcome, .failed)
@@ -264,8 +264,8 @@ final class ContigCommandTests: XCTestCase {
     assertFits(nowait + bound + granted)
   }
 
-  /// On any state of memory `why` and `contig` give the same answer, word for word: verdict, run, who owns most of what
-  /// is in the way and how many frames that is, and how many are missing.
+  /// On any state of memory `why` and `contig` give the same answer, word for word: verdict, run, the owner of most
+  /// frames in the way and their count, and the count of missing frames.
   func testWhyAndContigAnswerAlikeWordForWord() throws {
     var verdicts: [String: Int] = [:]
     let states: [(name: String, swap: UInt64?, lines: [String])] = [
@@ -291,50 +291,7 @@ final class ContigCommandTests: XCTestCase {
           "1M low=20M high=40M", "512K high=16M boundary=512K", "256K boundary=64K",
         ] {
           let what = "\(asked), \(state.name), pinned \(pinning)"
-          let figures = harness.memory.paging.figures
-          let told = rows(harness.run("why \(asked) -j"))
-          let why = harness.run("why \(asked)")
-          assertFits(why)
-          let contig = harness.run("contig \(asked)")
-          assertFits(contig)
-          let row = try XCTUnwrap(told.first { $0["kind"] as? String == "why" })
-          let answer = try XCTUnwrap(row["answer"] as? String)
-          verdicts[answer, default: 0] += 1
-          guard answer != "yes" else {
-            XCTAssertNil(harness.outcome, "\(what):\n\(why)\n\(contig)")
-            XCTAssertTrue(why.hasPrefix("Yes: "), what)
-            XCTAssertTrue(contig.contains("\nGranted: contig "), "\(what): \(contig)")
-            let entry = try XCTUnwrap(rows(harness.run("contig list -j")).last)
-            XCTAssertEqual(entry["first_frame"] as? Int, row["first_frame"] as? Int, what)
-            harness.run("contig free \(entry["id"] as? Int ?? 0)")
-            continue
-          }
-          XCTAssertEqual(harness.outcome, .failed, what)
-          let sameWords = contig.components(separatedBy: "\nRefused from memory")[0]
-          XCTAssertEqual(sameWords + (contig == sameWords ? "" : "\n"), why, what)
-          XCTAssertEqual(harness.memory.paging.figures.moved, figures.moved, what)
-          XCTAssertEqual(harness.memory.paging.figures.written, figures.written, what)
-          // And for tools.
-          let again = rows(harness.run("contig \(asked) -j"))
-          let refused = try XCTUnwrap(again.first { $0["kind"] as? String == "contig" })
-          for key in [
-            "answer", "at", "first_frame", "unmovable", "held_or_busy", "missing", "blocker",
-            "blocker_frames",
-            "reason", "role", "owner", "longest_at", "longest_frame", "longest_frames",
-          ] { XCTAssertEqual("\(refused[key] ?? "-")", "\(row[key] ?? "-")", "\(key), \(what)") }
-          let owners = { (list: [[String: Any]]) in
-            list.filter { $0["kind"] as? String == "blocker" }.map { "\($0["owner"]!) \($0["frames"]!)" }
-          }
-          XCTAssertEqual(owners(again), owners(told), what)
-          if answer == "later" || answer == "over budget" {
-            XCTAssertGreaterThan(row["missing"] as? Int ?? 0, 0, what)
-          }
-          if answer == "not now" {
-            XCTAssertTrue(why.contains("\nblocker  "), "\(what): \(why)")
-            let frames = told.compactMap { $0["kind"] as? String == "blocker" ? $0["frames"] as? Int : nil }
-            XCTAssertEqual(frames, frames.sorted(by: >), what)
-            XCTAssertEqual(row["blocker_frames"] as? Int, frames.first, what)
-          }
+          verdicts[try assertWhyAndContigAnswerAlike(harness, asked, what), default: 0] += 1
         }
         harness.run("verify")
         XCTAssertNil(harness.memory.checkInvariants())
@@ -343,6 +300,55 @@ final class ContigCommandTests: XCTestCase {
     for verdict in ["yes", "later", "not now", "over budget", "never on this machine"] {
       XCTAssertGreaterThan(verdicts[verdict] ?? 0, 2, "\(verdict): \(verdicts)")
     }
+  }
+
+  /// Runs `why` and `contig` for the same run, and compares them. Answers the verdict.
+  private func assertWhyAndContigAnswerAlike(
+    _ harness: ConsoleHarness, _ asked: String, _ what: String
+  ) throws -> String {
+    let figures = harness.memory.paging.figures
+    let forecast = rows(harness.run("why \(asked) -j"))
+    let why = harness.run("why \(asked)")
+    assertFits(why)
+    let contig = harness.run("contig \(asked)")
+    assertFits(contig)
+    let row = try XCTUnwrap(forecast.first { $0["kind"] as? String == "why" })
+    let answer = try XCTUnwrap(row["answer"] as? String)
+    guard answer != "yes" else {
+      XCTAssertNil(harness.outcome, "\(what):\n\(why)\n\(contig)")
+      XCTAssertTrue(why.hasPrefix("Yes: "), what)
+      XCTAssertTrue(contig.contains("\nGranted: contig "), "\(what): \(contig)")
+      let entry = try XCTUnwrap(rows(harness.run("contig list -j")).last)
+      XCTAssertEqual(entry["first_frame"] as? Int, row["first_frame"] as? Int, what)
+      harness.run("contig free \(entry["id"] as? Int ?? 0)")
+      return answer
+    }
+    XCTAssertEqual(harness.outcome, .failed, what)
+    let sameWords = contig.components(separatedBy: "\nRefused from the cache")[0]
+    XCTAssertEqual(sameWords + (contig == sameWords ? "" : "\n"), why, what)
+    XCTAssertEqual(harness.memory.paging.figures.moved, figures.moved, what)
+    XCTAssertEqual(harness.memory.paging.figures.written, figures.written, what)
+    // With `-j` the same.
+    let again = rows(harness.run("contig \(asked) -j"))
+    let refused = try XCTUnwrap(again.first { $0["kind"] as? String == "contig" })
+    for key in [
+      "answer", "at", "first_frame", "unmovable", "held_or_busy", "missing", "blocker", "blocker_frames",
+      "reason", "role", "owner", "longest_at", "longest_frame", "longest_frames",
+    ] { XCTAssertEqual("\(refused[key] ?? "-")", "\(row[key] ?? "-")", "\(key), \(what)") }
+    let owners = { (list: [[String: Any]]) in
+      list.filter { $0["kind"] as? String == "blocker" }.map { "\($0["owner"]!) \($0["frames"]!)" }
+    }
+    XCTAssertEqual(owners(again), owners(forecast), what)
+    if answer == "later" || answer == "over budget" {
+      XCTAssertGreaterThan(row["missing"] as? Int ?? 0, 0, what)
+    }
+    if answer == "not now" {
+      XCTAssertTrue(why.contains("\nblocker  "), "\(what): \(why)")
+      let frames = forecast.compactMap { $0["kind"] as? String == "blocker" ? $0["frames"] as? Int : nil }
+      XCTAssertEqual(frames, frames.sorted(by: >), what)
+      XCTAssertEqual(row["blocker_frames"] as? Int, frames.first, what)
+    }
+    return answer
   }
 
   /// The same while other requests empty runs: one that is large, or as many as there may be.
@@ -371,7 +377,7 @@ final class ContigCommandTests: XCTestCase {
           refused += 1
           XCTAssertEqual(harness.outcome, .failed, what)
           // The runs that were tried come first.
-          let sameWords = contig.components(separatedBy: "\nRefused from memory")[0]
+          let sameWords = contig.components(separatedBy: "\nRefused from the cache")[0]
           let answer = sameWords + (contig == sameWords ? "" : "\n")
           XCTAssertTrue(answer.hasSuffix(why), "\(what):\n\(why)\n\(contig)")
           if answer != why { XCTAssertTrue(contig.hasPrefix("Candidate 0x"), what) }
@@ -384,8 +390,8 @@ final class ContigCommandTests: XCTestCase {
     }
   }
 
-  /// By the old strategy, what is never or free is told alike; else `why` says that contig does something else, or
-  /// contig names `why`.
+  /// With the old strategy both print the same for a run that is free or can never be. Else `why` prints that contig
+  /// does something else, or contig names `why`.
   func testWhyAndContigAgreeOnTheOldStrategy() throws {
     for lines in [["dirty 50%"], ["contig 20M", "dirty 93%"]] {
       let harness = ConsoleHarness()
@@ -403,7 +409,7 @@ final class ContigCommandTests: XCTestCase {
           XCTAssertTrue(contig.contains("Not now: laundering has freed no run"), what)
           XCTAssertTrue(contig.contains("! Type: why "), what)
         } else {
-          XCTAssertTrue(why.hasSuffix("contig would launder whole queues, and hope.\n"), what)
+          XCTAssertTrue(why.hasSuffix("contig would launder whole queues instead.\n"), what)
         }
         harness.run("contig free all")
         if lines.count > 1 { harness.run("contig 20M") }
@@ -411,7 +417,7 @@ final class ContigCommandTests: XCTestCase {
     }
   }
 
-  /// A request that fault injection refuses says so, by either strategy, and succeeds when it is made again.
+  /// A request that fault injection refuses is reported so, with either strategy, and succeeds when it is repeated.
   func testFaultInjectionIsNamed() throws {
     let harness = ConsoleHarness()
     harness.run("contig 4K")
@@ -511,7 +517,7 @@ final class ContigCommandTests: XCTestCase {
     XCTAssertEqual(row["written"] as? Int, 0)
     XCTAssertEqual(row["alignment"] as? Int, 2 << 20)
     XCTAssertEqual(told.first?["low"] as? String, "0x0000_0020_0000")
-    // What stands in the way is named.
+    // The frame in the way is named.
     let pinned = ConsoleHarness()
     _ = try pin(pinned) { try pinned.memory.paging.wire($0, .one, holes: .forbidden) }
     pinned.run("contig 2M align=2M")
@@ -527,7 +533,7 @@ final class ContigCommandTests: XCTestCase {
       harness.run("contig 2M attr=xx").contains("               ^^ an attribute is uc, wc, wt or wb"))
     XCTAssertTrue(harness.run("contig 2M fast").contains("^^^^ not understood here; usage: help contig"))
     XCTAssertTrue(harness.run("contig 2M type=").contains("a type has a name"))
-    XCTAssertTrue(harness.run("contig free").hasPrefix("Which? contig list tells"))
+    XCTAssertTrue(harness.run("contig free").hasPrefix("A number is missing: contig list shows them;"))
     for (line, words) in [
       ("contig -1", "       ^^ not understood here"),
       ("contig free -1", "            ^^ not understood here"),
@@ -557,7 +563,7 @@ final class ContigCommandTests: XCTestCase {
     harness.run("contig free 100")
     let ids = rows(harness.run("contig list -j")).compactMap { $0["id"] as? Int }
     XCTAssertEqual(ids, Array(1..<100) + Array(101...320))
-    XCTAssertTrue(harness.run("contig free all").hasPrefix("Gave back 319 runs, 1.25 MiB."))
+    XCTAssertTrue(harness.run("contig free all").hasPrefix("Freed 319 runs, 1.25 MiB."))
     XCTAssertNil(harness.memory.checkInvariants())
   }
 }

@@ -18,7 +18,7 @@ func assertFits(_ log: String, file: StaticString = #filePath, line: UInt = #lin
 
 /// dirty and verify.
 final class DirtyCommandTests: XCTestCase {
-  /// A fill and its end leave slabs behind; from then on all comes back.
+  /// The first fill leaves slabs behind; each later one frees all its memory.
   private func warm(_ harness: ConsoleHarness) -> PageCount {
     harness.run("dirty 1M")
     harness.run("dirty free")
@@ -40,7 +40,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertEqual(row["kind"] as? String, "verify")
     XCTAssertEqual(row["intact"] as? Int, Int(pages))
     XCTAssertEqual(row["wrong"] as? Int, 0)
-    XCTAssertTrue(harness.run("dirty free").hasPrefix("Gave up \(counted(pages)) pages of 1 fill. "))
+    XCTAssertTrue(harness.run("dirty free").hasPrefix("Freed \(counted(pages)) pages of 1 fill. "))
     XCTAssertEqual(harness.physical.freeCount, before)
     XCTAssertNil(harness.memory.checkInvariants())
   }
@@ -59,7 +59,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertEqual(harness.physical.freeCount, free)
     harness.run("unwire \(address)+16K")
     XCTAssertNil(harness.outcome)
-    XCTAssertTrue(harness.run("dirty free").hasPrefix("Gave up 768 pages of 2 fills. "))
+    XCTAssertTrue(harness.run("dirty free").hasPrefix("Freed 768 pages of 2 fills. "))
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
@@ -70,7 +70,7 @@ final class DirtyCommandTests: XCTestCase {
     harness.run("dirty 60%")
     var pageblocks: [UInt64] = []
     harness.physical.forEachPageblock { if $0.absent == .zero { pageblocks.append($0.other.rawValue) } }
-    // No 2 MiB that are all of memory's own are without pages.
+    // No 2 MiB that lie wholly in memory are without pages.
     XCTAssertGreaterThan(pageblocks.filter { $0 > 100 }.count, pageblocks.count - 3, "\(pageblocks)")
   }
 
@@ -101,7 +101,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertEqual(harness.outcome, .failed)
     XCTAssertTrue(log.hasPrefix("Page "), log)
     XCTAssertTrue(log.contains(" of 19,544: memory is full, but for the reserve of 255 frames.\n"), log)
-    XCTAssertTrue(log.contains("\nWhat fits is filled, and stays; dirty free gives it up.\n"), log)
+    XCTAssertTrue(log.contains("\nThe pages that fit are filled, and stay; dirty free frees them.\n"), log)
     XCTAssertTrue(log.contains("! There is no swap to write to"), log)
     assertFits(log)
     // A few frames more than the reserve are left.
@@ -121,7 +121,7 @@ final class DirtyCommandTests: XCTestCase {
     let free = harness.physical.freeCount.rawValue
     let row = try XCTUnwrap(rows(harness.run("dirty 20% -j")).last)
     XCTAssertEqual(harness.outcome, .failed)
-    // What is carved out while a fill goes on is there for its pages.
+    // Memory that is carved out during a fill is used for its pages.
     XCTAssertGreaterThan(try XCTUnwrap(row["pages"] as? UInt64), free - 255 - 80)
     harness.run("verify")
     XCTAssertNil(harness.outcome)
@@ -149,9 +149,10 @@ final class DirtyCommandTests: XCTestCase {
   func testCtrlCKeepsThePagesThatAreFilled() throws {
     let harness = ConsoleHarness()
     let log = harness.converse("dirty 60%\r\u{03}")
-    XCTAssertTrue(log.contains("Stopped; what is filled stays.\n64 pages, 256 KiB, each stamped"), log)
+    XCTAssertTrue(
+      log.contains("Stopped; the pages filled so far stay.\n64 pages, 256 KiB, each stamped"), log)
     XCTAssertEqual(harness.run("verify"), "64 pages intact; 0 were read back from swap.\n")
-    XCTAssertTrue(harness.run("dirty free").hasPrefix("Gave up 64 pages of 1 fill."))
+    XCTAssertTrue(harness.run("dirty free").hasPrefix("Freed 64 pages of 1 fill."))
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
@@ -162,7 +163,7 @@ final class DirtyCommandTests: XCTestCase {
     XCTAssertTrue(harness.run("dirty 256K").hasPrefix("8 fills are the most."))
     XCTAssertEqual(harness.outcome, .failed)
     XCTAssertEqual(harness.run("verify"), "512 pages intact; 0 were read back from swap.\n")
-    XCTAssertTrue(harness.run("dirty free").hasPrefix("Gave up 512 pages of 8 fills."))
+    XCTAssertTrue(harness.run("dirty free").hasPrefix("Freed 512 pages of 8 fills."))
     XCTAssertTrue(harness.run("dirty free").hasPrefix("Nothing is filled."))
   }
 

@@ -35,7 +35,7 @@ final class FramesCommandTests: XCTestCase {
       """)
   }
 
-  /// A PC whose firmware forgets the last 4 MiB, and calls usable what is video memory.
+  /// A PC whose firmware leaves out the last 4 MiB, and reports video memory as usable.
   private func forgetful(_ isOn: UInt64) -> ConsoleHarness {
     var rules = MapRules()
     rules.cacheTypes = MemoryTypeRanges(addressBits: 36, vendor: .other) { number in
@@ -78,7 +78,7 @@ final class FramesCommandTests: XCTestCase {
     XCTAssertEqual(state?["mtrrs"] as? String, "on")
     XCTAssertEqual(state?["left_out"] as? Int, 5)
     XCTAssertTrue(harness.run("sysctl vm.first_64k").contains("off"))
-    XCTAssertTrue(harness.run("sysctl vm.first_64k=on").contains("vm.first_64k is read only"))
+    XCTAssertTrue(harness.run("sysctl vm.first_64k=on").contains("vm.first_64k is a statistic"))
   }
 
   func testMTRRsThatAreOffLeaveNothingOutAndMemmapSaysSo() {
@@ -159,7 +159,7 @@ final class FramesCommandTests: XCTestCase {
   }
 
   func testAMachineOfManyGibibytesFitsTheScreenToo() throws {
-    // Nothing touches memory that nobody uses, so it need not be there.
+    // No code touches unused memory, so it need not exist.
     let harness = ConsoleHarness(
       ranges: [(1 << 20, 255 << 20, 1), (4 << 30, 16 << 30, 1)], memory: .gibibytes(20))
     XCTAssertTrue(harness.run("map").hasPrefix("0x0_0000_0000 |"), harness.run("map"))

@@ -7,7 +7,7 @@ import XCTest
 @testable import Console
 
 final class LineEditorTests: XCTestCase {
-  /// A line that does what the editor should, without a screen.
+  /// A model of the editor, without a screen.
   struct Model {
     var text: [UInt8] = []
     var cursor = 0
@@ -77,7 +77,7 @@ final class LineEditorTests: XCTestCase {
         XCTAssertLessThan(shown.utf8.count, room)
         var end = model.text
         while end.last == 0x20 { end.removeLast() }
-        // What is shown is the part of the text that the window lies over.
+        // The screen shows the part of the text under the window.
         let first = model.cursor - column
         XCTAssertGreaterThanOrEqual(first, 0)
         var expected = Array(

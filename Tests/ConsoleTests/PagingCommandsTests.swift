@@ -33,7 +33,7 @@ final class PagingCommandsTests: XCTestCase {
     return places
   }
 
-  // MARK: Both faces
+  // MARK: Text and JSON
 
   func testEveryPagingCommandHasBothOutputsAndAllocatesNothing() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
@@ -80,7 +80,7 @@ final class PagingCommandsTests: XCTestCase {
         for (key, value) in row where ["pages", "granted", "moved", "ranges"].contains(key) {
           XCTAssertTrue(value is NSNumber, "\(command): \(key) is \(value)")
         }
-        // An answer tells more or less, as the case may be.
+        // The count of sentences in an answer varies.
         if ["why", "contig"].contains(kind) { continue }
         let keys = Set(row.keys)
         guard let (others, other) = shapes[kind] else {
@@ -101,7 +101,7 @@ final class PagingCommandsTests: XCTestCase {
     assertFits(text)
     let row = try XCTUnwrap(text.split(separator: "\n").first { $0.contains("pageable") }).description
     XCTAssertTrue(row.hasPrefix("\(space.at(0))  2.34 MiB  object 1"), text)
-    XCTAssertTrue(text.contains("\nOf a pageable range the size is what is mapped of it now; -a"), text)
+    XCTAssertTrue(text.contains("\nA pageable range counts the pages that are mapped now; -a"), text)
     XCTAssertLessThan(text.split(separator: "\n").count, 30)
     // All of it, row by row, adds up to the same.
     let bytes = sum(harness.run("pagetable -j"), "mapping", "bytes")
@@ -151,7 +151,7 @@ final class PagingCommandsTests: XCTestCase {
     let text = harness.run("launder active")
     XCTAssertTrue(text.contains("! There is no room in swap for 100 pages. Type: swap\n"), text)
     XCTAssertTrue(
-      harness.run("queues").hasSuffix("! 100 dirty pages without room in swap must stay. Type: swap\n"))
+      harness.run("queues").hasSuffix("! 100 dirty pages without a swap slot must stay. Type: swap\n"))
     XCTAssertTrue(
       harness.run("swap").hasPrefix("There is no swap device: a dirty page stays in memory"))
     XCTAssertNil(harness.outcome)
@@ -174,7 +174,7 @@ final class PagingCommandsTests: XCTestCase {
       return disk.poll()
     }
     harness.memory.paging.launder(.active, upTo: page(64), referenced: .launder)
-    guard told.count == 4 else { return XCTFail("nobody waited for the disk") }
+    guard told.count == 4 else { return XCTFail("no thread waited for the disk") }
     XCTAssertTrue(told[0].contains("busy            64  256 KiB"), told[0])
     XCTAssertTrue(told[0].contains("pageable       100  400 KiB\n"), told[0])
     XCTAssertTrue(told[1].contains("no queue: on its way"), told[1])
@@ -202,16 +202,16 @@ final class PagingCommandsTests: XCTestCase {
       1          large  anonymous    600        344     256      256      0       2
       2          small  anonymous      8          5       0        0      2       1
       2 objects                      608        349     256      256      2       3
-      A page may be both in memory and in swap. objects N tells more of one.
+      A page may be both in memory and in swap. objects N describes one.
 
       """)
     XCTAssertEqual(
       harness.run("objects 1"),
       """
       Object 1 "large": anonymous, 600 pages, 2.34 MiB
-      range                      size  shows pages  rights
-      \(large.at(0))  2.34 MiB  0 to 599     read-write
-      \(text("\(second)"))   200 KiB  100 to 149   read-only
+      range                      size  maps pages  rights
+      \(large.at(0))  2.34 MiB  0 to 599    read-write
+      \(text("\(second)"))   200 KiB  100 to 149  read-only
       2 ranges               2.54 MiB
       place      pages      size   share
       in memory    344  1.34 MiB  57.3 %
@@ -224,7 +224,7 @@ final class PagingCommandsTests: XCTestCase {
       let log = harness.run("objects \(number) -j")
       XCTAssertEqual(sum(log, "place", "pages"), sum(log, "object", "pages"))
     }
-    // What nobody wants for long is only in swap; what was never touched is nowhere.
+    // A page that is not used for long is only in swap; a page that was never touched is nowhere.
     harness.takeAllCached()
     let log = harness.run("objects")
     XCTAssertTrue(log.contains("large  anonymous    600        344       0      256"), log)
@@ -248,12 +248,12 @@ final class PagingCommandsTests: XCTestCase {
     _ = try harness.terminal.processor!.load(address)
     XCTAssertEqual(rows(harness.run("objects -j")).first?["backing"] as? String, "device")
     XCTAssertEqual(places(harness, 1)["on its device"], 7)
-    XCTAssertFalse(harness.run("objects 1").contains("No range shows it."))
+    XCTAssertFalse(harness.run("objects 1").contains("No range maps it."))
     XCTAssertTrue(harness.run("whatis \(text("\(address + page(1))"))").contains("on its device"))
     paging.unmap(address, page(8))
-    XCTAssertTrue(harness.run("objects 1").contains("No range shows it.\n"))
+    XCTAssertTrue(harness.run("objects 1").contains("No range maps it.\n"))
     let frame = try XCTUnwrap(paging.describe(object, page: 0).frame)
-    XCTAssertTrue(harness.run("whatis frame \(frame.rawValue)").contains("no range shows it"))
+    XCTAssertTrue(harness.run("whatis frame \(frame.rawValue)").contains("no range maps it"))
     paging.destroy(object)
   }
 
@@ -278,7 +278,7 @@ final class PagingCommandsTests: XCTestCase {
       break
     }
     var text = harness.run("launder active 64K")
-    XCTAssertTrue(text.contains("! The device failed; what could not be written is dirty as before."), text)
+    XCTAssertTrue(text.contains("! The device failed; pages that could not be written stay dirty."), text)
     harness.disk?.faults = DeviceFaults()
     text = harness.run("swap")
     XCTAssertTrue(
@@ -286,7 +286,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertTrue(text.contains("         16\n"), text)
     XCTAssertTrue(harness.run("sysctl vm.swap").contains("vm.swap.failures"))
     harness.run("launder active")
-    XCTAssertTrue(harness.run("swap").contains("! Swap is full: what is dirty must stay in memory."))
+    XCTAssertTrue(harness.run("swap").contains("! Swap is full: dirty pages must stay in memory."))
     let row = try XCTUnwrap(rows(harness.run("swap -j")).first)
     XCTAssertEqual(row["slots"] as? Int, 512)
     XCTAssertEqual(row["bad_slots"] as? Int, 16)
@@ -309,7 +309,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertTrue(text.contains("    256    256          0            0       0            0  "), text)
     XCTAssertTrue(
       text.hasSuffix(
-        "Free now: \(harness.free) frames, 256 of them cached; a fault takes those back.\n"), text)
+        "Free now: \(harness.free) frames, 256 of them cached; a fault reactivates those.\n"), text)
     XCTAssertEqual(harness.physical.freeCount, before + page(256))
     var row = try XCTUnwrap(rows(harness.run("launder active -j")).first)
     XCTAssertEqual(row["looked_at"] as? Int, 344)
@@ -319,7 +319,7 @@ final class PagingCommandsTests: XCTestCase {
     for i in 0..<600 as Range<UInt64> {
       XCTAssertEqual(try harness.terminal.processor!.load(space.address + page(i)), i + 1)
     }
-    // Pages that were just read are clean: given up without being written.
+    // Pages that were just read are clean, and are freed without being written.
     row = try XCTUnwrap(rows(harness.run("launder active 400K -j")).first)
     XCTAssertEqual(row["written"] as? Int, 0)
     XCTAssertEqual(row["freed"] as? Int, 100)
@@ -331,8 +331,8 @@ final class PagingCommandsTests: XCTestCase {
     for (line, words) in [
       ("launder everything", "no queue to launder: active, inactive, laundry, or daemon"),
       ("launder active 0", "               ^ less than a page"), ("launder 0", "        ^ less than a page"),
-      ("launder active active", "               ^^^^^^ behind the queue stands a size"),
-      ("launder active x", "               ^ behind the queue stands a size, as in: launder active 1M"),
+      ("launder active active", "               ^^^^^^ a size comes after the queue"),
+      ("launder active x", "               ^ a size comes after the queue, as in: launder active 1M"),
       ("launder -1", "        ^^\nnot understood here"), ("wire -1", "     ^^ not understood here"),
       ("unwire -1", "       ^^ not understood here"),
       ("launder active 1X", "no unit"),
@@ -356,7 +356,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertTrue(text.contains("made inactive"), text)
     XCTAssertFalse(text.contains("!"), text)
     XCTAssertGreaterThanOrEqual(harness.physical.freeCount, page(6000))
-    // Without room in swap it can't.
+    // With swap full it can't.
     let bare = ConsoleHarness()
     _ = try bare.space("test", 12_000)
     bare.run("sysctl vm.free_target=6000")
@@ -401,7 +401,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertTrue(harness.run("wire \(first.at(6))+56K holes").hasPrefix("Wired 6 pages, 24 KiB"))
     XCTAssertEqual(harness.memory.paging.wiredCount, page(10))
 
-    // What paging would report as a bug of its caller.
+    // Paging would report this as a bug of its caller.
     for (line, words) in [
       ("unwire \(first.at(0))+8K", "\(first.at(0)) is not wired; nothing was changed"),
       ("unwire \(third.at(2))+12K", "\(third.at(4)) is not wired"),
@@ -411,7 +411,7 @@ final class PagingCommandsTests: XCTestCase {
       ("wire \(first.at(0))", "a range is ADDRESS+SIZE"),
       ("wire 0x10+0xffff_ffff_ffff_f000", "no range of addresses is so long"),
       ("wire \(first.at(0))+4K hole", "not understood here; usage: wire ADDRESS+SIZE [holes]"),
-      ("wire", "What? Usage"), ("unwire", "What? Usage"),
+      ("wire", "A range is missing; usage"), ("unwire", "A range is missing; usage"),
     ] {
       XCTAssertTrue(harness.run(line).contains(words), "\(line): \(harness.run(line))")
       XCTAssertEqual(harness.outcome, .refused, line)
@@ -426,7 +426,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
-  /// Another thread maps a range in the hole at any moment of the command: no page of it is taken for one that was wired.
+  /// Another thread maps a range in the hole at any moment of the command: the command treats no page of it as wired.
   func testARangeThatIsMappedInAHoleDuringAnUnwireIsLeftAlone() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let paging = harness.memory.paging
@@ -504,7 +504,7 @@ final class PagingCommandsTests: XCTestCase {
     }
     let frames = try (0..<8).map { try XCTUnwrap(paging.describe(space.object, page: UInt64($0)).frame) }
     XCTAssertEqual(frames.map(letter), ["W", "!", "d", "d", "d", "d", "d", "d"])
-    // The first of the queue is held and passed over, the next one is given up.
+    // The first of the queue is held and passed over, the next one is freed.
     harness.run("launder active 8K")
     let given = frames.filter { letter($0) == "c" }
     XCTAssertEqual(given.count, 1)
@@ -556,7 +556,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(pages(10) { ($0.active, $0.claimed) = (9, 1) }, "!")
     XCTAssertEqual(pages(10) { ($0.active, $0.claimed, $0.wired) = (8, 1, 1) }, "W")
     XCTAssertEqual(pages(10) { _ in }, "a", "pageblocks don't tell queues")
-    // Of what can't move, what there is most of; pages that are wired are wired frames.
+    // The most frequent kind of unmovable frames decides the character; wired pages count as wired frames.
     XCTAssertEqual(
       letter {
         $0.add(.slab, self.page(3))
@@ -587,7 +587,7 @@ final class PagingCommandsTests: XCTestCase {
     harness.run("wire \(space.at(2000))+4K")
     let start = UInt64(frame.rawValue) & ~1023
     XCTAssertEqual(harness.console.cell(start, 1024), UInt8(ascii: "W"))
-    // Pageblock by pageblock and page by page come to the same.
+    // Counting by pageblock and by page gives the same result.
     let total = harness.physical.total.rawValue
     for (first, count) in [(UInt64(0), total + 256), (start, 1024), (start - 100, 700)] {
       let pageblocks = harness.console.tally(first, count, by: .pageblocks)
@@ -614,7 +614,8 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertTrue(text.contains("pageable          344"), text)
     XCTAssertTrue(
       text.hasSuffix(
-        "as memmap took them\nCached pages among the free ones: 256. A fault takes one back unread.\n"), text)
+        "as memmap took them\nCached pages among the free ones: 256. A fault reactivates one without I/O.\n"),
+      text)
     XCTAssertEqual(sum(harness.run("frames -j"), "frames", "frames"), Int(harness.physical.total.rawValue))
     XCTAssertEqual(sum(harness.run("frames -j"), "cached", "pages"), 256)
   }
@@ -652,7 +653,7 @@ final class PagingCommandsTests: XCTestCase {
     // Cached.
     harness.run("launder active")
     has(
-      whatis(3), "page 3 of object 1 \"test\", cached\n", "free for anybody; a fault takes it back",
+      whatis(3), "page 3 of object 1 \"test\", cached\n", "free to allocate; a fault reactivates it",
       "swap       slot ", "of ram", "mapping    none                 a page fault maps it", "role free")
     has(
       harness.run("whatis frame \(frame.rawValue)"),
@@ -661,18 +662,18 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(row["kind"] as? String, "page")
     XCTAssertEqual(row["place"] as? String, "cached")
     XCTAssertEqual(row["page"] as? Int, 3)
-    // Read again: a copy stays in swap until somebody writes.
+    // Read again: a copy stays in swap until the page is written to.
     _ = try harness.terminal.processor!.load(space.address + page(3))
-    has(whatis(3), "valid, clean", "a copy, as good as the page")
+    has(whatis(3), "valid, clean", "a copy, equal to the page")
     // Only in swap, and nowhere at all.
     harness.run("launder active")
     harness.takeAllCached()
     has(whatis(3), "test\", in swap\n", "a fault reads it")
     has(whatis(599), "test\", never touched\n", "a fault fills a frame with zeroes")
     XCTAssertTrue(harness.run("whatis frame \(frame.rawValue)").hasPrefix("A frame with the role loaned"))
-    // A page that several ranges show.
+    // A page that several ranges map.
     for _ in 0..<6 { _ = try paging.map(space.object, count: page(600)) }
-    has(whatis(3), "and in 3 other ranges; -a tells all")
+    has(whatis(3), "and in 3 other ranges; -a lists all")
     XCTAssertEqual(
       harness.run("whatis \(space.at(3)) -a").components(separatedBy: "shown at").count, 8)
     XCTAssertEqual(
@@ -697,8 +698,7 @@ final class PagingCommandsTests: XCTestCase {
     let outcome = try PagingHistory.run(
       plan, on: host.machine, loaned: host.machine.directMap.pointer(to: PhysicalAddress(0)), workspace: room)
     XCTAssertEqual(told["checksum"] as? String, text("\(hex: outcome.checksum, digits: 16)"))
-    // Nothing reads memory that it has not written: only a disk shows what lay there before, where it loses a
-    // write.
+    // Nothing reads memory that it has not written: only a disk that loses a write shows the old contents.
     let other = SimulatedMachine(memory: plan.loaned)
     let loaned = other.machine.directMap.pointer(to: PhysicalAddress(0))
     loaned.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(plan.memory.rawValue))
@@ -710,7 +710,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertNil(second.broken)
     XCTAssertTrue(
       ConsoleHarness(ranges: [(1 << 20, 15 << 20, 1)], memory: .mebibytes(16))
-        .run("selftest paging").contains("left out: no 30 MiB in one run"))
+        .run("selftest paging").contains("left out: no run of 30 MiB"))
   }
 
   func testTheBannerShowsSwap() {
@@ -738,12 +738,12 @@ final class PagingCommandsTests: XCTestCase {
   }
 }
 
-/// An object with a range that shows all of it.
+/// An object with a range that maps all of it.
 struct TestSpace {
   let object: MemoryObject
   let address: VirtualAddress
 
-  /// An address as one would type it.
+  /// An address as a person types it.
   func at(_ page: UInt64) -> String { text("\(address + PageCount(page))") }
 }
 
@@ -760,7 +760,7 @@ extension ConsoleHarness {
     memory.paging.facts(of: space.object, page: index).description.place
   }
 
-  /// The frame of the first page that is there.
+  /// The frame of the first page in memory.
   func frame(of space: TestSpace, where wanted: PageDescription.Place) -> FrameNumber? {
     for index in 0..<space.object.pageCount.rawValue where place(space, index) == wanted {
       return memory.paging.describe(space.object, page: index).frame
@@ -768,13 +768,13 @@ extension ConsoleHarness {
     return nil
   }
 
-  /// Takes frames until no free one holds a cached page any more.
+  /// Allocates frames until no free one holds a cached page.
   func takeAllCached() {
     while physical.cachedCount > .zero {
       guard (try? physical.allocate(Order(0), role: .loaned, priority: .interrupt)) != nil else { return }
     }
   }
 
-  /// Frames that are free, as the console writes it.
+  /// The count of free frames, as the console prints it.
   var free: String { text("\(count: physical.freeCount.rawValue)") }
 }

@@ -47,7 +47,7 @@ final class SysctlCommandTests: XCTestCase {
       xy.contig.passes        4  events    =  how far a request may go, 1 to 4
       xy.contig.strategy    new  old|new   =  only the run, or launder and hope
       xy.contig.granted   1,234  requests     since boot
-      What has = can be set, as in: sysctl vm.contig.passes=4
+      A name with = is a tunable, as in: sysctl vm.contig.passes=4
 
       """)
     XCTAssertEqual(
@@ -67,7 +67,7 @@ final class SysctlCommandTests: XCTestCase {
     XCTAssertEqual(harness.run("sysctl xy.contig.strategy=old"), "xy.contig.strategy: new -> old\n")
     XCTAssertEqual(
       harness.run("sysctl xy.contig.granted=1"),
-      "xy.contig.granted is read only: it tells what happened.\n")
+      "xy.contig.granted is a statistic, which is read only.\n")
     XCTAssertEqual(
       harness.run("sysctl xy.contig.pases"),
       "No tunable \"xy.contig.pases\". Did you mean xy.contig.passes?\n")
@@ -82,10 +82,10 @@ final class SysctlCommandTests: XCTestCase {
 
   func testDiffShowsTheCountersThatChanged() {
     let harness = harness()
-    XCTAssertEqual(harness.run("diff"), "Nothing to compare with. Type: snapshot\n")
+    XCTAssertEqual(harness.run("diff"), "There is no snapshot. Type: snapshot\n")
     harness.run("snapshot before")
     XCTAssertEqual(
-      harness.run("diff"), "Nothing: all \(harness.statistics.count) counters are as they were.\n")
+      harness.run("diff"), "All \(harness.statistics.count) counters are unchanged.\n")
     Self.passes = 2000
     XCTAssertEqual(
       harness.run("diff before"),
@@ -99,7 +99,7 @@ final class SysctlCommandTests: XCTestCase {
     Self.passes = 1
     XCTAssertTrue(harness.run("diff before -j").contains(#""change":-3"#))
     for name in ["a", "b", "c"] { harness.run("snapshot \(name)") }
-    XCTAssertTrue(harness.run("snapshot d").contains("\"before\" made room for it"))
+    XCTAssertTrue(harness.run("snapshot d").contains("\"before\" was dropped"))
     XCTAssertTrue(harness.run("diff before").hasPrefix("No snapshot \"before\". The latest is \"d\"."))
   }
 }

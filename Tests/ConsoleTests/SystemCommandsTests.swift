@@ -24,7 +24,7 @@ final class SystemCommandsTests: XCTestCase {
     "queues", "swap", "launder",
   ]
 
-  /// Everything fits 80 columns and is plain ASCII; with `-j` everything is an object with its kind first.
+  /// Everything fits 80 columns and is plain ASCII; with `-j` every line is an object with its kind first.
   static func check(_ harness: ConsoleHarness, _ commands: [String] = looking) throws {
     for command in commands {
       let text = harness.run(command)
@@ -105,14 +105,14 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertTrue(text.contains("Granted: contig 1, frames "), text)
     XCTAssertTrue(text.contains(" pages intact; 0 were read back from swap.\n"), text)
     assertFits(text)
-    // What it took is given back.
+    // Its memory is freed.
     XCTAssertEqual(harness.run("contig list"), "None. As in: contig 2M align=2M\n")
     XCTAssertEqual(harness.physical.count(.pageable), .zero)
     let free = harness.physical.freeCount
     harness.run("tour")
     XCTAssertEqual(harness.physical.freeCount, free)
     XCTAssertNil(harness.memory.checkInvariants())
-    // With a disk to write to, something has to be written, and is read back.
+    // With a disk, some pages must be written, and are read back.
     let swapping = ConsoleHarness(swap: .mebibytes(64))
     let full = swapping.run("tour")
     XCTAssertNil(swapping.outcome, full)
@@ -127,12 +127,12 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertEqual(swapping.outcome, .failed)
     XCTAssertTrue(
       short.hasSuffix(
-        "The tour ends here; what it took is given back.\n! Memory may be in use already. Type: dirty free\n"),
+        "The tour ends here; its memory is freed.\n! Memory may be in use already. Type: dirty free\n"),
       short)
     XCTAssertFalse(short.contains("contig -v"), short)
     XCTAssertTrue(swapping.run("verify").contains(" pages intact; "))
     XCTAssertNil(swapping.outcome)
-    // Without a trace it says so, and that is no failure.
+    // Without a trace it prints so, and the command does not fail.
     let bare = ConsoleHarness()
     XCTAssertTrue(bare.run("tour").contains("There is no boot module to replay."))
     XCTAssertNil(bare.outcome)
@@ -153,7 +153,7 @@ final class SystemCommandsTests: XCTestCase {
     let text = harness.run("whatis 0x\(String(address + 18, radix: 16))")
     XCTAssertTrue(text.hasPrefix("18 bytes into an object of 64 bytes, in use\n"), text)
     for fact in [
-      "cache      kmem-64", "type test, 60 bytes asked for", "role slab", "leaf of 2 MiB, read-write",
+      "cache      kmem-64", "type test, 60 bytes requested", "role slab", "leaf of 2 MiB, read-write",
     ] {
       XCTAssertTrue(text.contains(fact), "no \(fact) in\n\(text)")
     }
@@ -182,14 +182,14 @@ final class SystemCommandsTests: XCTestCase {
         text)
       assertFits(text)
     }
-    // Where nobody asked for an address, that of the direct map is told.
+    // Without an address in the command, that of the direct map is printed.
     let mapping = harness.run("whatis frame \(frame)")
     XCTAssertTrue(mapping.contains("  mapping    direct map "), mapping)
     XCTAssertFalse(harness.run("whatis \(address)").contains("direct map"))
     let taken = try harness.physical.allocate(run: PageCount(UInt64(4)), role: .contiguous)
     XCTAssertTrue(
       harness.run("whatis frame \(taken.first.rawValue)").hasPrefix(
-        "Contiguous memory, and not the console's."))
+        "Contiguous memory that the console has not allocated."))
   }
 
   func testTheWhatisCommandDescribesARangeOfKernelSpace() throws {
@@ -197,7 +197,7 @@ final class SystemCommandsTests: XCTestCase {
     let stack = try harness.memory.space.allocateStack(PageCount(UInt64(4)))
     XCTAssertTrue(harness.run("whatis \(text("\(stack.bottom)"))").contains("0 B into 16 KiB of stack"))
     XCTAssertTrue(harness.run("whatis \(text("\(stack.guardPage)"))").contains("a guard page"))
-    XCTAssertTrue(harness.run("pagetable \(text("\(stack.bottom)"))").contains("whatis tells whose"))
+    XCTAssertTrue(harness.run("pagetable \(text("\(stack.bottom)"))").contains("whatis names the owner"))
     XCTAssertTrue(harness.run("pagetable \(text("\(stack.guardPage)"))").contains("Nothing is mapped there"))
     XCTAssertTrue(harness.run("vmem kernel_va").contains("stack"))
     harness.memory.space.freeStack(stack)
@@ -214,7 +214,7 @@ final class SystemCommandsTests: XCTestCase {
         harness.outcome, .failed, "where a report returns, the command says that nothing stopped")
       XCTAssertNil(harness.memory.checkInvariants())
     }
-    XCTAssertTrue(harness.terminal.provoked.isEmpty)
+    XCTAssertTrue(harness.terminal.triggered.isEmpty)
   }
 
   func testSelfTestPassesAndNamesItsTests() {
@@ -286,7 +286,7 @@ final class SystemCommandsTests: XCTestCase {
       XCTAssertNil(outcome.broken)
       XCTAssertEqual(text("\(hex: outcome.checksum, digits: 16)"), checksum)
     }
-    XCTAssertTrue(ConsoleHarness().run("selftest history").contains("no 64 MiB in one run"))
+    XCTAssertTrue(ConsoleHarness().run("selftest history").contains("no run of 64 MiB"))
   }
 
   func testTheBannerCountsTheMemoryThatStrataUses() throws {

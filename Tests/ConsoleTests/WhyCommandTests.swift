@@ -30,7 +30,7 @@ final class WhyCommandTests: XCTestCase {
       "Never: from low to high there is less than 2 MiB.\n")
     XCTAssertEqual(
       harness.run("why 63M align=32M"),
-      "Never: no range of memory satisfies that, whoever gives what back.\n")
+      "Never: no range of memory satisfies that, whatever is freed.\n")
     XCTAssertNil(harness.outcome)
     for line in ["why 256K boundary=64K", "why 63M align=32M"] { assertFits(harness.run(line)) }
   }
@@ -87,7 +87,7 @@ final class WhyCommandTests: XCTestCase {
     XCTAssertTrue(harness.run("why 2M").contains("! It is shortage. Type: frames"))
   }
 
-  /// What `why` answers is what a request would get, and what it says is in the way is there.
+  /// The forecast of `why` equals the outcome of a request, and the frames that it names are in the way.
   func testEveryAnswerAgreesWithTheAllocator() throws {
     let seed = historySeed(11)
     var random = SeededRandom(seed: seed)
@@ -98,7 +98,7 @@ final class WhyCommandTests: XCTestCase {
       for frame in 0..<UInt32(16384) where random.oneIn(density) {
         try? physical.allocate(frame: FrameNumber(frame), role: random.oneIn(3) ? .pageable : .wired)
       }
-      // Who has what, read frame by frame.
+      // The roles, read frame by frame.
       let isFree = (0..<UInt32(16384)).map { physical.whatIs(FrameNumber($0)).role == .free }
       var used = [0]
       var absent = [0]

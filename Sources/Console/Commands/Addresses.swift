@@ -1,4 +1,4 @@
-// pagetable, vmem: what the processor sees where, and who handed the address out.
+// pagetable, vmem: the mappings of addresses, and the arenas that allocate addresses.
 
 import KernelSpace
 import KernelMemory
@@ -49,22 +49,22 @@ extension Shell {
       table.end()
     }
     guard levels > 0 else {
-      throw refuse(word, "no address at all: bits 47 to 63 must be alike")
+      throw refuse(word, "not a valid address: bits 47 to 63 must be alike")
     }
     table.finish()
     if isJSON { return }
     guard let translation = memory.pageTables.translate(address) else {
-      print("Nothing is mapped there: whoever touches it gets a page fault.")
+      print("Nothing is mapped there: an access raises a page fault.")
       return
     }
     let frame = translation.physical.frame
     let role =
       ramDisk(translation.physical.rawValue) == nil ? physical.whatIs(frame).role.description : "the RAM disk"
     print(
-      "Physical \(physicalAddress(translation.physical)), frame \(frame): \(role); whatis tells whose.")
+      "Physical \(physicalAddress(translation.physical)), frame \(frame): \(role); whatis names the owner.")
   }
 
-  /// What an entry says, and behind a leaf how it is cached and what the processor noted.
+  /// Describes an entry, and for a leaf its cache attribute and its accessed and dirty bits.
   private func describe(_ step: WalkStep) -> (Line, Line) {
     let entry = step.entry
     if entry.isTable(at: step.level) {
@@ -80,7 +80,7 @@ extension Shell {
     return (says, marks)
   }
 
-  /// What may be done there besides reading.
+  /// The accesses that a protection permits besides reading.
   func rights(_ protection: Protection) -> StaticString {
     if protection.contains(.writable) {
       return protection.contains(.executable) ? "read-write-execute" : "read-write"
@@ -88,8 +88,8 @@ extension Shell {
     return protection.contains(.executable) ? "read-execute" : "read-only"
   }
 
-  /// All mappings, neighbours of one kind in a row. The pages of a pageable range lie anywhere, so that is a row
-  /// too, unless all are wanted.
+  /// All mappings: neighbours of one kind share a row. The pages of a pageable range lie anywhere, so a range is one
+  /// row too, unless `-a` was given.
   private func mappings() {
     let tables = memory.pageTables
     let table = table("mapping")
@@ -99,69 +99,13 @@ extension Shell {
     table.column("leaf", .figure, key: "leaf_bytes")
     table.column("rights", .text)
     table.column("cached", .text)
-    var last: MappedRun?
-    var pageable: PageableRange?
-    var mapped = PageCount.zero
-    func showPageable() {
-      guard let range = pageable else { return }
-      table.begin()
-      table.text("\(range.address)")
-      table.size(mapped.bytes)
-      if isJSON { table.none() } else { table.text("object \(UInt64(range.object))") }
-      table.size(TableLevel.pages.span.bytes)
-      table.text(rights(range.protection))
-      table.text("pageable")
-      table.end()
-      pageable = nil
-    }
-    /// Whether a run was counted as a part of a pageable range.
-    func isPageable(_ run: MappedRun) -> Bool {
-      if showsAll { return false }
-      if let range = pageable {
-        if run.address.rawValue - range.address.rawValue < range.count.bytes.rawValue {
-          mapped = mapped + run.count
-          return true
-        }
-        showPageable()
-      }
-      guard let range = memory.paging.range(endingFrom: run.address), range.address <= run.address else {
-        return false
-      }
-      (pageable, mapped) = (range, run.count)
-      return true
-    }
-    func show() {
-      guard let run = last else { return }
-      table.begin()
-      table.text("\(run.address)")
-      table.size(run.count.bytes)
-      table.text(physicalAddress(run.physical))
-      table.size(run.level.span.bytes)
-      table.text(rights(run.protection))
-      table.text(run.attribute.description)
-      table.end()
-      last = nil
-    }
-    tables.forEachRun { run in
-      if isPageable(run) { return show() }
-      if var before = last, before.level == run.level, before.protection == run.protection,
-        before.attribute == run.attribute,
-        before.address.rawValue &+ before.count.bytes.rawValue == run.address.rawValue,
-        before.physical.rawValue &+ before.count.bytes.rawValue == run.physical.rawValue
-      {
-        before.count = before.count + run.count
-        last = before
-        return
-      }
-      show()
-      last = run
-    }
-    show()
-    showPageable()
+    var rows = MappingRows(self, table)
+    tables.forEachRun { rows.add($0) }
+    rows.finish()
     table.finish(total: "all mappings")
     if isJSON { return }
     if !showsAll && memory.paging.figures.ranges > 0 {
-      print("Of a pageable range the size is what is mapped of it now; -a tells each page.")
+      print("A pageable range counts the pages that are mapped now; -a lists each page.")
     }
     let (small, middle, large) = (
       tables.leafCount(.pages), tables.leafCount(.mebibytes2), tables.leafCount(.gibibytes)
@@ -175,6 +119,80 @@ extension Shell {
       )
     } else {
       print("No frame can be written through one mapping and executed through another.")
+    }
+  }
+
+  /// Merges runs of mappings into rows of a table: the neighbours of one kind, and the pages of a pageable range.
+  private struct MappingRows {
+    private let console: Shell
+    private let table: Table
+    private var last: MappedRun?
+    private var pageable: PageableRange?
+    /// Pages of `pageable` that are mapped.
+    private var mapped = PageCount.zero
+
+    init(_ console: Shell, _ table: Table) { (self.console, self.table) = (console, table) }
+
+    mutating func add(_ run: MappedRun) {
+      if isPageable(run) { return show() }
+      if var before = last, before.level == run.level, before.protection == run.protection,
+        before.attribute == run.attribute,
+        before.address.rawValue &+ before.count.bytes.rawValue == run.address.rawValue,
+        before.physical.rawValue &+ before.count.bytes.rawValue == run.physical.rawValue
+      {
+        before.count = before.count + run.count
+        last = before
+        return
+      }
+      show()
+      last = run
+    }
+
+    mutating func finish() {
+      show()
+      showPageable()
+    }
+
+    private mutating func showPageable() {
+      guard let range = pageable else { return }
+      table.begin()
+      table.text("\(range.address)")
+      table.size(mapped.bytes)
+      if console.isJSON { table.none() } else { table.text("object \(UInt64(range.object))") }
+      table.size(TableLevel.pages.span.bytes)
+      table.text(console.rights(range.protection))
+      table.text("pageable")
+      table.end()
+      pageable = nil
+    }
+
+    /// Counts a run that is a part of a pageable range. False when it is none, or when each page is to be shown.
+    private mutating func isPageable(_ run: MappedRun) -> Bool {
+      if console.showsAll { return false }
+      if let range = pageable {
+        if run.address.rawValue - range.address.rawValue < range.count.bytes.rawValue {
+          mapped = mapped + run.count
+          return true
+        }
+        showPageable()
+      }
+      guard let range = console.memory.paging.range(endingFrom: run.address), range.address <= run.address
+      else { return false }
+      (pageable, mapped) = (range, run.count)
+      return true
+    }
+
+    private mutating func show() {
+      guard let run = last else { return }
+      table.begin()
+      table.text("\(run.address)")
+      table.size(run.count.bytes)
+      table.text(console.physicalAddress(run.physical))
+      table.size(run.level.span.bytes)
+      table.text(console.rights(run.protection))
+      table.text(run.attribute.description)
+      table.end()
+      last = nil
     }
   }
 
@@ -242,14 +260,14 @@ extension Shell {
     table.column("from", .text)
     table.column("size", .figure, key: "bytes")
     table.column("what", .text)
-    table.column("asked for by", .text, key: "site")
+    table.column("requested by", .text, key: "site")
     var (busy, free, spans) = (UInt64(0), UInt64(0), UInt64(0))
     arena.walk { segment in
       var what: Line
       switch segment.kind {
       case .addedSpan:
         spans += 1
-        what = "span, for good"
+        what = "span, permanent"
       case .importedSpan:
         spans += 1
         what = "span, imported"

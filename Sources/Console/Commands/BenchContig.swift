@@ -13,8 +13,8 @@ import Synchronization
 import Workloads
 
 extension Shell {
-  /// Fills memory up to `percent` with dirty pages, or as far as it goes without writing any, runs `body`, verifies
-  /// and gives all back: the pages, and the runs that it kept.
+  /// Fills memory up to `percent` with dirty pages, or as far as possible without writing any, and runs `body`. Then
+  /// verifies the pages, and frees them and the runs that `body` kept.
   func withDirtyMemory(
     _ percent: UInt64, _ name: StaticString, _ sheet: BenchSheet, _ body: (DirtyPages) -> Void
   ) throws(CommandError) {
@@ -27,7 +27,7 @@ extension Shell {
     let lastID = contigEntries.pointee.lastID
     let fill = try fill(min(wanted - there, room))
     if !state.pointee.stopped {
-      sheet.tell(name, dirty: physical.count(.pageable), of: physical.total)
+      sheet.printState(name, dirty: physical.count(.pageable), of: physical.total)
       body(fill)
     }
     giveBackContig(above: lastID)
@@ -37,7 +37,7 @@ extension Shell {
     sheet.add(verdict)
   }
 
-  /// Asks for a run and keeps it. Nil when it is refused.
+  /// Requests a run and keeps it. Answers the failure when it is refused, else nil.
   private func takeRun(_ asked: RunAsked, _ tally: inout ContigTally) -> ContiguousFailure? {
     let type = memory.kmem.type(named: Name("console"))
     let before = memory.paging.figures
@@ -63,7 +63,7 @@ extension Shell {
     }
   }
 
-  /// Nine tenths of memory dirty, runs of 2 MiB asked for one by one: by the old strategy, and by ours.
+  /// Nine tenths of memory dirty, runs of 2 MiB requested one by one: by the old strategy, and by ours.
   func benchContig(_ sheet: BenchSheet) throws(CommandError) {
     let name: StaticString = "contig"
     var asked = RunAsked(.mebibytes(2))
@@ -85,14 +85,14 @@ extension Shell {
     try askForRuns(goal, asked, name, sheet)
   }
 
-  /// The strategy in force; the old one is there to be compared with, and has no goal.
+  /// Requests runs with the current strategy. The old one serves for comparison, and has no goal.
   private func askForRuns(
     _ goal: UInt64, _ asked: RunAsked, _ name: StaticString, _ sheet: BenchSheet
   ) throws(CommandError) {
     let isOld = memory.contiguous.strategy == .old
     try withDirtyMemory(90, name, sheet) { fill in
       var tally = ContigTally()
-      // From the first request to the last, by anybody.
+      // Counted from the first request to the last, whatever thread moved or wrote the page.
       let before = memory.paging.figures
       var bar = Bar(self)
       for i in 0..<goal {
@@ -131,7 +131,7 @@ extension Shell {
     }
   }
 
-  /// Runs that only few places can hold, and one that is a quarter of memory.
+  /// Runs that only few addresses satisfy, and one that is a quarter of memory.
   func benchContigLow(_ sheet: BenchSheet) throws(CommandError) {
     let name: StaticString = "contig-low"
     guard contigEntries.pointee.count + 4 <= ContigEntries.capacity else {
@@ -154,7 +154,7 @@ extension Shell {
       let failure = takeRun(low(.kibibytes(256), boundary: 64 << 10), &tally)
       sheet.add(.contigLowNever, failure?.answer == .never ? 1 : 0)
       sheet.add(.contigLowNeverCost, tally.cycles)
-      // A machine of 4 GiB lacks what its firmware keeps.
+      // A machine of 4 GiB has a little less, because its firmware keeps some.
       guard physical.total.bytes >= .mebibytes(3968) else {
         return sheet.leaveOut("contig-1G", "it takes a machine of 4 GiB")
       }
@@ -203,7 +203,7 @@ extension Shell {
   }
 }
 
-/// Threads that write to pages by chance until they are told to end.
+/// Threads that write to random pages until they are stopped.
 private struct Dirtiers: ~Copyable {
   private let access: HostAccess
   private let address: VirtualAddress
@@ -241,7 +241,7 @@ private struct Dirtiers: ~Copyable {
   private borrowing func work() {
     var random = SeededRandom(seed: started.add(1, ordering: .relaxed).newValue)
     while !isOver.load(ordering: .acquiring) {
-      // A page that can't be had at this moment is left to the next turn.
+      // A page that can't be brought in at this moment is left to the next round.
       do throws(PagingError) {
         try access.store(address + PageCount(random.below(count.rawValue)), random.next())
       } catch {
@@ -251,7 +251,7 @@ private struct Dirtiers: ~Copyable {
   }
 }
 
-/// What requests for runs came to, and cost.
+/// The results and the costs of requests for runs.
 private struct ContigTally {
   var granted: UInt64 = 0
   var gained: UInt64 = 0

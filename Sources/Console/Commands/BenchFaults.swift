@@ -1,4 +1,4 @@
-// bench fault, fault-blocks, scan: what pages cost when they are first touched, and when memory is full.
+// bench fault, fault-blocks, scan: the cost of pages when they are first touched, and when memory is full.
 
 import CPlatform
 import KernelMemory
@@ -9,7 +9,7 @@ import PhysicalMemory
 import Workloads
 
 extension Shell {
-  /// What touching each page of an object took, and of that the zeroing of its frames.
+  /// The cost of touching each page of an object, and the part of it that zeroing takes.
   private struct Touching {
     var faults: UInt64 = 0
     var zeroing: UInt64 = 0
@@ -46,9 +46,9 @@ extension Shell {
     return sum
   }
 
-  /// Makes an object of `count` pages, stores to each and gives it up again. Nil when it is left out.
+  /// Makes an object of `count` pages, stores to each page and destroys the object. Nil when the bench is left out.
   private func touch(_ count: PageCount, _ name: StaticString, _ sheet: BenchSheet) -> Touching? {
-    // The page daemon is to have no part in it.
+    // The page daemon must not run during the measurement.
     guard physical.freeCount > memory.paging.freeTarget + count + count else {
       sheet.leaveOut(name, "it takes \(count.bytes) free beyond the daemon's target")
       return nil
@@ -64,12 +64,12 @@ extension Shell {
       let faults = cp_cycles() &- start
       return Touching(faults: faults, zeroing: zeroCycles(address, count))
     } catch {
-      sheet.leaveOut(name, "a page could not be had: \(error.description)")
+      sheet.leaveOut(name, "a page could not be brought in: \(error.description)")
       return nil
     }
   }
 
-  /// What zeroing the frames behind these pages takes.
+  /// The cost of zeroing the frames behind these pages.
   private func zeroCycles(_ address: VirtualAddress, _ count: PageCount) -> UInt64 {
     var sum: UInt64 = 0
     for page in 0..<count.rawValue {

@@ -1,4 +1,4 @@
-// bench kmem, pages, pageblocks, wired, vmem, boot: what the layers below paging cost, and what a boot does.
+// bench kmem, pages, pageblocks, wired, vmem, boot: the costs of the layers below paging, and of a boot.
 
 import CPlatform
 import KernelMemory
@@ -17,7 +17,8 @@ extension Shell {
     KmemBenchAllocator(memory.kmem, memory.kmem.type(named: Name("bench")))
   }
 
-  /// Cycles of a pair, of a thousand in a row. An interrupt falls into few of five rows at most: the least counts.
+  /// Cycles of a pair, measured over a thousand in a row. An interrupt falls into few of five rows at most, so the
+  /// least counts.
   private func cyclesOfPair(_ body: (Int) -> Void) -> UInt64 {
     let count = 1000
     body(1)
@@ -30,7 +31,7 @@ extension Shell {
     return least / UInt64(count)
   }
 
-  /// The dearest of sizes that the compiler does not know.
+  /// The cost of the most expensive size, of sizes that the compiler does not know.
   private func cyclesOfVariablePair() -> UInt64 {
     let allocator = benchAllocator
     var most: UInt64 = 0
@@ -42,7 +43,7 @@ extension Shell {
 
   func benchKmem(_ sheet: BenchSheet) {
     let allocator = benchAllocator
-    // A size that stands in the source is one that the compiler knows.
+    // The compiler knows a size that is a literal in the source.
     sheet.add(.kmemKernel16, cyclesOfPair { ObjectBench.pairs(allocator, 16, $0) })
     sheet.add(.kmemKernel64, cyclesOfPair { ObjectBench.pairs(allocator, 64, $0) })
     sheet.add(.kmemKernel1024, cyclesOfPair { ObjectBench.pairs(allocator, 1024, $0) })
@@ -82,8 +83,8 @@ extension Shell {
 
   // MARK: Pageblocks with wired pages
 
-  /// Replays the boot module while half of memory is dirtied and freed in turn, and counts the pageblocks in which a page
-  /// that can't move lies, against the least that could hold as many.
+  /// Replays the boot module while half of memory is dirtied and freed in turn. Counts the pageblocks that hold an
+  /// unmovable page, against the least that could hold as many.
   func benchWired(_ sheet: BenchSheet) {
     let name: StaticString = "wired"
     guard let module else { return sheet.leaveOut(name, "there is no boot module to replay") }
@@ -138,10 +139,10 @@ extension Shell {
 
   // MARK: The boot
 
-  /// What has happened since the kernel was entered: the first command of a boot tells of the boot.
+  /// The instructions since the kernel was entered: measured by the first command after a boot.
   func benchBoot(_ sheet: BenchSheet) {
     guard let cycles = memory.statistics.value(of: "machine.cycles") else {
-      return sheet.leaveOut("boot", "nothing counts since when the kernel runs")
+      return sheet.leaveOut("boot", "no counter runs since the kernel's entry")
     }
     let total = physical.total.bytes
     guard total <= .mebibytes(256) || total >= .gibibytes(19) else {
@@ -154,7 +155,7 @@ extension Shell {
   }
 }
 
-/// Half of memory that is dirtied an eighth at a time, then freed as a whole, and dirtied again.
+/// Dirties half of memory an eighth at a time, then frees it as a whole, and dirties it again.
 private struct HalfOfMemory {
   private let memory: MemorySystem
   private let count: PageCount
@@ -162,7 +163,7 @@ private struct HalfOfMemory {
   private var object: MemoryObject?
   private var address = VirtualAddress(0)
   private var done: UInt64 = 0
-  /// Whether all of it was dirty at some time, and no page was refused.
+  /// Whether all of it has been dirty at some time, and no page was refused.
   private(set) var wasDirtied = false
   private var hasFailed = false
 

@@ -1,5 +1,5 @@
-// contig: contiguous memory, and what it took to have it: the candidate and why it was chosen, what each pass
-// did, and whose fault it is when nothing came of it.
+// contig: allocates contiguous memory, and prints the cost: the candidate and the reason for its choice, the work of
+// each pass, and what stands in the way of a refused request.
 
 import CPlatform
 import ContiguousMemory
@@ -11,23 +11,23 @@ import PageTables
 import Paging
 import PhysicalMemory
 
-/// A run that was granted at the console and not been given back.
+/// A run that the console has allocated and not freed.
 struct ContigEntry {
-  /// From 1.
+  /// Counted from 1.
   var id: UInt64
   var range: ContiguousRange
   var size: ByteCount
   var type: MemoryType
   var attribute: CacheAttribute
 
-  /// How many of its frames lie in `run`.
+  /// The count of its frames that lie in `run`.
   func frames(in run: FrameRun) -> PageCount {
     let (first, end) = (max(range.frames.first, run.first), min(range.frames.end, run.end))
     return first < end ? end - first : .zero
   }
 }
 
-/// All of them, the oldest first. Valid as zeroes.
+/// The runs that the console holds, the oldest first. Valid as zeroes.
 struct ContigEntries {
   static var capacity: Int { 320 }
   var count: Int
@@ -35,15 +35,15 @@ struct ContigEntries {
   var entries: InlineArray<320, ContigEntry>
 }
 
-/// How a run is wanted.
+/// The options of a request.
 private struct ContigOptions {
   var attribute = CacheAttribute.writeBack
   var contents = InitialContents.unknown
   var type = Name("console")
-  var detail = Detail.told
+  var detail = Detail.brief
 
-  /// Whether the run is drawn.
-  enum Detail { case told, drawn }
+  /// Whether the run is drawn as a picture.
+  enum Detail { case brief, drawn }
 }
 
 extension Shell {
@@ -102,7 +102,7 @@ extension Shell {
     try arguments.end(Self.contigUsage)
   }
 
-  // MARK: What is held
+  // MARK: The contiguous memory that is held
 
   var contigEntries: UnsafeMutablePointer<ContigEntries> { inPlace(&state.pointee.runs) }
 
@@ -111,7 +111,7 @@ extension Shell {
       .assumingMemoryBound(to: ContigEntry.self)
   }
 
-  /// Remembers a run. There must be room.
+  /// Adds a run. There must be a free entry.
   func keepContig(
     _ range: ContiguousRange, _ size: ByteCount, _ type: MemoryType, _ attribute: CacheAttribute
   ) -> ContigEntry {
@@ -123,7 +123,7 @@ extension Shell {
     return entry
   }
 
-  /// Gives the run in a place back. Those behind it move up.
+  /// Frees the run at an index. Those behind it move up.
   private func giveBack(at place: Int) -> ContigEntry {
     let entry = entries[place]
     contigEntries.pointee.count -= 1
@@ -132,7 +132,7 @@ extension Shell {
     return entry
   }
 
-  /// Gives back all runs whose number is above `id`. Answers how many there were, and their frames.
+  /// Frees all runs whose number is above `id`. Answers their count, and the count of their frames.
   @discardableResult func giveBackContig(above id: UInt64) -> (runs: UInt64, frames: PageCount) {
     var (runs, frames) = (UInt64(0), PageCount.zero)
     while contigEntries.pointee.count > 0, entries[contigEntries.pointee.count - 1].id > id {
@@ -145,7 +145,8 @@ extension Shell {
   private func freeContig(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
       throw arguments.missing(
-        "Which? contig list tells; contig free all gives all of them back.", "contig free ID | all")
+        "A number is missing: contig list shows them; contig free all frees all of them.",
+        "contig free ID | all")
     }
     if word.bytes == "all" {
       try arguments.end("contig free ID | all")
@@ -158,7 +159,7 @@ extension Shell {
         }
       } else {
         print(
-          "Gave back \(count: runs, "run"), \(frames.bytes). \(count: physical.freeCount.rawValue, "frame") are free."
+          "Freed \(count: runs, "run"), \(frames.bytes). \(count: physical.freeCount.rawValue, "frame") are free."
         )
       }
       return
@@ -174,15 +175,15 @@ extension Shell {
           row.field("free", physical.freeCount.rawValue)
         }
       } else {
-        print("Gave back contig \(id): \(entry.size), \(frames(entry.range.frames)).")
+        print("Freed contig \(id): \(entry.size), \(frames(entry.range.frames)).")
         print("\(count: physical.freeCount.rawValue, "frame") are free.")
       }
       return
     }
-    throw refuse(word, "no such run; contig list tells which there are")
+    throw refuse(word, "no such run; contig list shows them")
   }
 
-  /// The run of the console's that holds a frame.
+  /// The console's run that holds a frame.
   func contigEntry(holding frame: FrameNumber) -> ContigEntry? {
     for i in 0..<contigEntries.pointee.count where entries[i].range.frames.contains(frame) {
       return entries[i]
@@ -209,7 +210,7 @@ extension Shell {
     table.column("id", .figure)
     table.column("frame", .figure)
     table.column("frames", .sum)
-    // Frames are whole, what was asked for need not be.
+    // Frames are whole; the requested size need not be.
     table.column("asked", .sum)
     table.column("address", .text)
     table.column("cached", .text)
@@ -230,7 +231,7 @@ extension Shell {
     table.finish(total: "all")
   }
 
-  /// A run as tools see it, whoever tells of it.
+  /// The JSON fields of a run, the same in every row.
   func fields(_ row: JSONRow, _ entry: ContigEntry) {
     row.field("id", entry.id)
     row.field("first_frame", UInt64(entry.range.frames.first.rawValue))
@@ -241,7 +242,7 @@ extension Shell {
     row.field("type", text: "\(entry.type.name)")
   }
 
-  // MARK: Asking
+  // MARK: Requests
 
   private func take(_ asked: RunAsked, _ options: ContigOptions) throws(CommandError) {
     guard contigEntries.pointee.count < ContigEntries.capacity else {
@@ -276,7 +277,7 @@ extension Shell {
     }
     print("Granted: contig \(entry.id), \(frames(range.frames)), at \(range.address).")
     print(
-      "\(count: physical.freeCount.rawValue, "frame") are free. contig free \(entry.id) gives it back.")
+      "\(count: physical.freeCount.rawValue, "frame") are free. contig free \(entry.id) frees it.")
   }
 
   private func fields(_ row: JSONRow, _ asked: RunAsked, _ story: ContigStory) {
@@ -290,7 +291,7 @@ extension Shell {
   }
 
   private func refused(_ failure: ContiguousFailure, _ asked: RunAsked, _ story: ContigStory) {
-    // A request that is refused from memory is not looked at; for a person that is worth it.
+    // The failed-request cache does not examine a repeated request; for a person the search is worth its cost.
     let forecast = failure.forecast ?? (failure.isRepeated ? memory.contiguous.forecast(request(asked)) : nil)
     let longest =
       failure.isRepeated
@@ -308,7 +309,7 @@ extension Shell {
           row.field("best_frame", UInt64(forecast.run.first.rawValue))
         }
       }
-      if let forecast { tellOwners(forecast) }
+      if let forecast { printOwners(forecast) }
       return
     }
     if failure.answer == .never {
@@ -316,16 +317,18 @@ extension Shell {
     } else if failure.isInjected {
       print("Later: fault injection has refused the request. Nothing has been done.")
     } else if failure.answer == .noAddressSpace {
-      print("No addresses or tables to map it: its frames went back.")
+      print("No addresses or tables to map it: its frames were freed again.")
       print("! Type: vmem kernel_va")
     } else if let forecast, forecast.outcome != .granted {
       let isUntouched = story.moved == .zero && story.written == .zero
       refused(forecast, asked, isUntouched ? .nothing : .something, longest)
       if failure.isRepeated {
-        print("Refused from memory, in \(count: story.cycles, story.unit): no run has come up since.")
+        print(
+          "Refused from the cache, in \(count: story.cycles, story.unit): no run has become free since."
+        )
       }
     } else if memory.contiguous.strategy == .new {
-      print("Later: a run was there, and other requests were faster. Ask again.")
+      print("Later: other requests have taken each run that was found. Ask again.")
     } else {
       print("Not now: laundering has freed no run of \(asked.count.bytes).")
       print("! Type: why \(asked.line)")
@@ -333,12 +336,12 @@ extension Shell {
   }
 }
 
-/// A request as it goes on: told while it happens, its passes gathered for a table.
+/// Prints the events of a request as they happen, and gathers its passes for a table.
 private struct ContigStory {
   let console: Shell
   let asked: RunAsked
   let detail: ContigOptions.Detail
-  /// Work of the allocator only: what is told takes none.
+  /// Cycles of the allocator only, without those of printing.
   private(set) var cycles: UInt64 = 0
   private(set) var moved = PageCount.zero
   private(set) var written = PageCount.zero
@@ -349,7 +352,7 @@ private struct ContigStory {
   private var table: Table?
   private var run: FrameRun?
   private var captured = PageCount.zero
-  /// Passes that the run has been through, a bit each.
+  /// Passes that have worked on the run, a bit each.
   private var seen: UInt8 = 0
   private let countsInstructions: Bool
 
@@ -367,7 +370,7 @@ private struct ContigStory {
 
   mutating func hear(_ event: ContiguousEvent) {
     stop()
-    tell(event)
+    report(event)
     mark = cp_cycles()
   }
 
@@ -377,7 +380,7 @@ private struct ContigStory {
     pending &+= taken
   }
 
-  private mutating func tell(_ event: ContiguousEvent) {
+  private mutating func report(_ event: ContiguousEvent) {
     switch event {
     case .foundFree(let run):
       let how: StaticString = table == nil ? "Free as it is" : "Then a run was free"
@@ -393,7 +396,7 @@ private struct ContigStory {
       if let table { finish(table) }
       abandoned += 1
       guard !console.isJSON else { break }
-      var line = Line("Given up: ")
+      var line = Line("The run is released: ")
       if reason == .none {
         line.append(
           line: "\(count: (run.count - captured).rawValue, "page") could be neither moved nor written")
@@ -438,8 +441,8 @@ private struct ContigStory {
         let each = perCharacter(run)
         let legend: Line =
           each <= 9
-          ? "A digit: of \(count: each, "frame"), how many."
-          : "A digit: of \(count: each) frames, how many ninths."
+          ? "A digit counts them in \(count: each, "frame")."
+          : "A digit counts them in \(count: each) frames, in ninths."
         if line.count + 1 + legend.count > console.width {
           console.print(line)
           line = legend
@@ -462,7 +465,7 @@ private struct ContigStory {
   /// Frames that a character stands for.
   private func perCharacter(_ run: FrameRun) -> UInt64 { max(1, (run.count.rawValue + 63) / 64) }
 
-  /// The run as digits: of the frames behind a character, how many are neither free nor captured.
+  /// The run as digits: the count of frames behind a character that are neither free nor captured.
   private func picture(_ run: FrameRun) -> Line {
     let each = perCharacter(run)
     var line = Line()
@@ -541,7 +544,7 @@ private struct ContigStory {
     }
   }
 
-  /// The old strategy launders whole queues, whatever lies there.
+  /// The old strategy launders whole queues, wherever the pages lie.
   private mutating func add(_ queue: PageQueue, _ outcome: LaunderOutcome) {
     written = written + outcome.written
     let table = table ?? openTable()
@@ -568,7 +571,7 @@ private struct ContigStory {
     run = nil
   }
 
-  /// What came after the last event: the mapping of what was granted.
+  /// The costs after the last event: the mapping of what was granted.
   mutating func end(_ ending: Ending) {
     stop()
     guard let table else { return }

@@ -7,7 +7,7 @@ import Kmem
 import MemoryPrimitives
 
 extension Shell {
-  /// A fault that a person may ask for.
+  /// A fault that a person can trigger.
   public enum Fault: UInt8, Sendable {
     case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
     case divide, overflow
@@ -52,18 +52,18 @@ extension Shell {
       case .foreignPointer: faultForeignPointer()
       case .hang:
         guard let view = state.pointee.host.executive, view.watching(view.context) else {
-          throw refuse("Nobody would notice. Type: watchdog on")
+          throw refuse("The watchdog is off, so a hang would not be reported. Type: watchdog on")
         }
         state.pointee.host.triggering(state.pointee.host.context, Fault.hang.rawValue)
       default: state.pointee.host.triggering(state.pointee.host.context, Fault.all[i].fault.rawValue)
       }
-      throw fail("The machine did not notice: this is a bug of Strata.")
+      throw fail("The machine did not report the fault: this is a bug of Strata.")
     }
     throw refuse(word, "no such fault; help fault lists them")
   }
 
-  // What a caller of kmem can do wrong. The size classes are audited meanwhile, so that both call sites
-  // are known and the bug is seen at once, not when the object leaves a magazine.
+  // Bugs of a caller of kmem. The size classes are audited during the call, so that kmem knows both call sites and
+  // finds the bug at once, not when the object leaves a magazine.
 
   private static var small: ByteCount { ByteCount(UInt64(64)) }
   private static var larger: ByteCount { ByteCount(UInt64(128)) }
@@ -90,7 +90,7 @@ extension Shell {
     setAudit(.on)
     if let object = kmem.alloc(Self.small, type: type) {
       kmem.free(object, size: Self.larger, type: type)
-      // Where the report returned, nothing was changed: the object is still to be freed.
+      // When the report returns, as in a test, nothing was changed: the object must still be freed.
       kmem.free(object, size: Self.small, type: type)
     }
     setAudit(kmem.auditing)
@@ -100,22 +100,22 @@ extension Shell {
     let kmem = memory.kmem
     let type = kmem.type(named: Name("console"))
     setAudit(.on)
-    // The console's own memory, which came from no cache.
+    // The console's own memory, which no cache has allocated.
     kmem.free(UnsafeMutableRawPointer(state), size: Self.small, type: type)
     setAudit(kmem.auditing)
   }
 
-  /// Repeats a command until a key is pressed. Where nobody can press one it runs once.
+  /// Repeats a command until a key is pressed. Without a terminal the command runs once.
   func watch(_ arguments: Arguments) throws(CommandError) {
     var seconds: UInt64 = 2
-    guard arguments.count > 1 else { throw refuse("Watch what? As in: watch 2 frames") }
+    guard arguments.count > 1 else { throw refuse("A command is missing, as in: watch 2 frames") }
     let first = arguments[1]
     if let number = try? Figures.number(first.bytes) {
       _ = arguments.nextOfAnyForm()
       seconds = number
       guard seconds >= 1 && seconds <= 3600 else { throw refuse(first, "from 1 to 3600 seconds") }
     }
-    guard let rest = arguments.rest() else { throw refuse("Watch what? As in: watch 2 frames") }
+    guard let rest = arguments.rest() else { throw refuse("A command is missing, as in: watch 2 frames") }
     var line = Line()
     line.append(bytes: rest)
     let interactive = state.pointee.isInteractive
@@ -142,32 +142,33 @@ extension Shell {
 
   private struct Stop {
     let sentence: StaticString
-    /// As typed; nil for the fill, whose size is the machine's.
+    /// The command as typed; nil for the fill, whose size depends on the machine.
     let command: StaticString?
   }
 
   private static let stops: InlineArray<13, Stop> = [
-    Stop(sentence: "what did the firmware give? Only \"usable\" may be touched.", command: "memmap"),
-    Stop(sentence: "where is it now? Every frame has one role, and they add up.", command: "frames"),
+    Stop(sentence: "the firmware's memory map. Strata uses only \"usable\" ranges.", command: "memmap"),
+    Stop(sentence: "the use of it. Every frame has one role, and the counts add up.", command: "frames"),
     Stop(sentence: "the same as a picture: capitals can't move, dots are free.", command: "map"),
     Stop(sentence: "free memory comes in blocks of 2^n frames; long ones are precious.", command: "buddy"),
     Stop(
-      sentence: "would two megabytes in one run be had? Asking takes nothing.", command: "why 2M align=2M"),
+      sentence: "could we allocate a run of two megabytes? The answer changes nothing.",
+      command: "why 2M align=2M"),
     Stop(sentence: "the processor sees addresses through tables like this one.", command: "pagetable"),
-    Stop(sentence: "addresses are handed out by arenas, each fed by the one above.", command: "vmem"),
+    Stop(sentence: "arenas allocate addresses; each imports from the one above it.", command: "vmem"),
     Stop(
-      sentence: "small objects: some of each size, filled, checked, given back.", command: "selftest objects"),
+      sentence: "small objects: some of each size, filled, checked and freed.", command: "selftest objects"),
     Stop(sentence: "they came from slabs: pages cut into parts of one size.", command: "kmem"),
     Stop(sentence: "the work: all that a real kernel allocated, stamped and checked.", command: "replay"),
-    Stop(sentence: "pageable memory: scattered pages, each stamped with what it is.", command: nil),
+    Stop(sentence: "pageable memory: scattered pages, each with a stamp.", command: nil),
     Stop(
-      sentence: "two megabytes in one run, all the same: what is in the way goes.",
+      sentence: "a run of two megabytes in full memory: the pages in it are moved.",
       command: "contig -v 2M align=2M"),
-    Stop(sentence: "and nobody has noticed: every page is what it was.", command: "verify"),
+    Stop(sentence: "and no page has lost its contents: each still has its stamp.", command: "verify"),
   ]
 
-  /// A walk: a sentence, the command as typed, its screen. On a terminal Enter goes on and `q` ends it. What
-  /// it took is given back, wherever it ends.
+  /// A walk: a sentence, the command as typed, its screen. On a terminal Enter goes on and `q` ends it. The tour
+  /// frees all memory that it has allocated, wherever it ends.
   func tour() throws(CommandError) {
     let (fills, lastID) = (fillCount, contigEntries.pointee.lastID)
     defer {
@@ -177,8 +178,7 @@ extension Shell {
     try walk()
   }
 
-  /// As full as can be, so that something must be written to make room; where there is no disk to write to, so
-  /// full that there is room to move.
+  /// Fills memory so far that a request must write pages; without a disk, so far that pages can still be moved.
   private var fillForTour: Line {
     let swap = memory.paging.swap.figures.free
     let room = physical.freeCount + swap
@@ -202,15 +202,15 @@ extension Shell {
       if json { line.append(" -j") }
       let error = line.withBytes { run($0) }
       if state.pointee.interrupted { return }
-      // A machine without a trace, or too small for it, has a tour all the same.
+      // A machine without a trace, or too small for it, continues the tour.
       if let error, error != .unfit {
         if !json {
-          print("The tour ends here; what it took is given back.")
+          print("The tour ends here; its memory is freed.")
           if fillCount > 0 { print("! Memory may be in use already. Type: dirty free") }
         }
         throw error
       }
-      // A listing that was left early ends the listing, not the tour.
+      // A key that ends a listing does not end the tour.
       state.pointee.stopped = false
       if state.pointee.isInteractive && !json && i + 1 < Self.stops.count {
         terminal.write("-- Enter goes on, q ends the tour --")
@@ -228,7 +228,7 @@ extension Shell {
       }
     }
     if !json {
-      print("That was the tour; what it took is given back. help tells what else there is.")
+      print("That was the tour; its memory is freed. help lists all commands.")
     }
   }
 }

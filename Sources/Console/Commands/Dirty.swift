@@ -1,4 +1,4 @@
-// dirty, verify: memory full of stamped pages, and whether each still is what it was.
+// dirty, verify: fills memory with stamped pages, and checks every stamp.
 
 import CPlatform
 import KernelMemory
@@ -7,7 +7,7 @@ import Paging
 import PhysicalMemory
 import Workloads
 
-/// What `dirty` has filled, the oldest first. Valid as zeroes.
+/// The fills of `dirty`, the oldest first. Valid as zeroes.
 struct Fills {
   static var capacity: Int { 8 }
   var count: Int
@@ -40,28 +40,28 @@ extension Shell {
     guard count > .zero else { throw refuse(word, "less than a page") }
     guard count <= share(1000) else { throw refuse(word, "too large: 1000 % of memory are the most") }
     guard fills.pointee.count < Fills.capacity else {
-      throw fail("\(Fills.capacity) fills are the most. dirty free gives all of them up.")
+      throw fail("\(Fills.capacity) fills are the most. dirty free frees all of them.")
     }
     var before = memory.paging.figures
     var start = cp_cycles()
     switch attempt(count) {
     case .filled(let fill):
       keep(fill)
-      tell(fill, before, cp_cycles() &- start)
+      report(fill, before, cp_cycles() &- start)
     case .ended(let error, let fitted):
-      tell(error, at: fitted, of: count)
+      report(error, at: fitted, of: count)
       (before, start) = (memory.paging.figures, cp_cycles())
       guard error == .noMemory, fitted > Self.spared,
         case .filled(let fill) = attempt(fitted - Self.spared)
       else {
         if !isJSON {
-          print("What was filled is given back; \(count: physical.freeCount.rawValue, "frame") are free.")
+          print("The pages are freed again; \(count: physical.freeCount.rawValue, "frame") are free.")
         }
         throw .failed
       }
       keep(fill)
-      if !isJSON { print("What fits is filled, and stays; dirty free gives it up.") }
-      tell(fill, before, cp_cycles() &- start)
+      if !isJSON { print("The pages that fit are filled, and stay; dirty free frees them.") }
+      report(fill, before, cp_cycles() &- start)
       if !isJSON {
         if memory.paging.swap.device == nil {
           print("! There is no swap to write to: dirty less, or boot with SWAP=. Type: swap")
@@ -73,7 +73,7 @@ extension Shell {
     }
   }
 
-  /// What a fill leaves where memory ends, so that pages can be brought back from swap to be read.
+  /// The frames that a fill leaves when memory ends, so that pages can be read back from swap.
   private static var spared: PageCount { PageCount(UInt64(64)) }
 
   private func keep(_ fill: DirtyPages) {
@@ -97,20 +97,20 @@ extension Shell {
   /// `percent` of all frames.
   func share(_ percent: UInt64) -> PageCount { PageCount(physical.total.rawValue * percent / 100) }
 
-  /// New dirty pages, with a bar while that takes. When not all of them can be had, that is told and nothing is
-  /// kept; Ctrl-C keeps what is filled.
+  /// Fills `count` new dirty pages, with a progress bar. When memory ends before, prints so and keeps none; Ctrl-C
+  /// keeps the pages filled so far.
   func fill(_ count: PageCount) throws(CommandError) -> DirtyPages {
     switch attempt(count) {
     case .filled(let fill): return fill
     case .ended(let error, let fitted):
-      tell(error, at: fitted, of: count)
+      report(error, at: fitted, of: count)
       throw .failed
     }
   }
 
   private enum Attempt {
     case filled(DirtyPages)
-    /// So many pages were filled and given back.
+    /// The error, and the count of pages that were filled and freed again.
     case ended(PagingError, PageCount)
   }
 
@@ -132,7 +132,7 @@ extension Shell {
     }
   }
 
-  private func tell(_ error: PagingError, at fitted: PageCount, of count: PageCount) {
+  private func report(_ error: PagingError, at fitted: PageCount, of count: PageCount) {
     let page: Line = "Page \(count: fitted.rawValue + 1) of \(count: count.rawValue)"
     guard error == .noMemory else {
       _ = fail("\(page): \(error.description).")
@@ -142,7 +142,7 @@ extension Shell {
     _ = fail("\(page): memory is full, but for the reserve of \(count: reserve, "frame").")
   }
 
-  private func tell(_ fill: DirtyPages, _ before: PagingFigures, _ cycles: UInt64) {
+  private func report(_ fill: DirtyPages, _ before: PagingFigures, _ cycles: UInt64) {
     let now = memory.paging.figures
     let resident = min(memory.paging.residentCount(fill.object), fill.filled)
     let away = fill.filled - resident
@@ -166,11 +166,11 @@ extension Shell {
     first.append(line: ", \(count: away.rawValue) in swap.")
     var second = Line()
     if written == 0 { second.append("Nothing was written. ") }
-    if written > 0 { second.append(line: "\(count: written, "page") went to swap meanwhile. ") }
+    if written > 0 { second.append(line: "\(count: written, "page") went to swap. ") }
     second.append(line: "\(count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M")
     if state.pointee.stopped {
-      // A command that was stopped prints no more; this is worth an exception.
-      terminal.write("Stopped; what is filled stays." as Line)
+      // A stopped command prints nothing more, except for this line.
+      terminal.write("Stopped; the pages filled so far stay." as Line)
       newline()
       terminal.write(first)
       newline()
@@ -201,12 +201,12 @@ extension Shell {
       print("Nothing is filled. As in: dirty 90%")
     } else {
       print(
-        "Gave up \(count: pages.rawValue, "page") of \(count: UInt64(count), "fill"). \(count: physical.freeCount.rawValue, "frame") are free."
+        "Freed \(count: pages.rawValue, "page") of \(count: UInt64(count), "fill"). \(count: physical.freeCount.rawValue, "frame") are free."
       )
     }
   }
 
-  /// Gives up all fills but the first `first`. Answers how many pages they had.
+  /// Frees all fills but the first `first`. Answers the count of their pages.
   @discardableResult func freeFills(from first: Int) -> PageCount {
     var pages = PageCount.zero
     while fills.pointee.count > first {
@@ -244,7 +244,7 @@ extension Shell {
     try complain(sum)
   }
 
-  /// Adds what is found in a fill to `sum`, with a bar while that takes.
+  /// Adds the verdict on a fill to `sum`, with a progress bar.
   func verify(_ fill: DirtyPages, _ sum: inout DirtyPages.Verdict) {
     var bar = Bar(self)
     let verdict = fill.verify(access) {
@@ -257,7 +257,7 @@ extension Shell {
     if sum.first == nil { sum.first = verdict.first }
   }
 
-  /// Fails when a page is not what it was.
+  /// Throws when a page has lost its stamp.
   func complain(_ verdict: DirtyPages.Verdict) throws(CommandError) {
     guard let first = verdict.first else { return }
     if !isJSON {
@@ -277,15 +277,15 @@ extension Shell {
   }
 }
 
-/// A bar for what takes time, drawn anew ten times a second.
+/// A progress bar, redrawn ten times a second.
 struct Bar {
   private let console: Shell
   private var shown: UInt64 = 0
 
   init(_ console: Shell) { self.console = console }
 
-  /// Whether to go on: nobody has typed Ctrl-C. Asking the terminal costs as much as a few pages, so that is done
-  /// at each so many only.
+  /// Redraws the bar. False after Ctrl-C. Polling the terminal costs as much as a few pages, so it is polled only
+  /// once in a while.
   mutating func goesOn(
     _ what: Line, _ done: UInt64, of total: UInt64, _ unit: StaticString, every: UInt64 = 64
   ) -> Bool {

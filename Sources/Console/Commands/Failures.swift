@@ -1,4 +1,4 @@
-// failures: the last requests that did not go well: refused, or granted only after others had to move.
+// failures: the last requests that were refused, or granted only after pages were moved or written.
 
 import KernelMemory
 import MemoryPrimitives
@@ -8,7 +8,7 @@ extension Shell {
   func failures() throws(CommandError) {
     let log = memory.failures
     if isJSON {
-      log.forEach { tell($0) }
+      log.forEach { report($0) }
       return
     }
     if log.count == 0 {
@@ -41,7 +41,7 @@ extension Shell {
     )
   }
 
-  private func tell(_ request: RefusedRequest) {
+  private func report(_ request: RefusedRequest) {
     row("failure") { row in
       row.field("no", request.number)
       row.field("tick", request.tick.rawValue)
@@ -67,7 +67,7 @@ extension Shell {
     }
   }
 
-  /// What was asked for: a run by its size and constraints, anything else by its kind too.
+  /// Describes a request: a run by its size and constraints, any other by its kind and size.
   private func asked(_ request: RefusedRequest) -> Line {
     var asked: Line =
       request.kind == .run ? "\(request.bytes)" : "\(request.kind.description) of \(request.bytes)"
@@ -91,7 +91,7 @@ extension Shell {
 }
 
 extension Shell {
-  /// Why a run could never be had, in a few words; nil for any other answer.
+  /// The reason why a run can never be allocated, in a few words; nil for any other answer.
   private func whyNever(_ request: RefusedRequest) -> StaticString? {
     let reason = Bytes(start: request.reason.utf8Start, count: request.reason.utf8CodeUnitCount)
     guard request.kind == .run, !request.wasGranted, reason.count >= 5,

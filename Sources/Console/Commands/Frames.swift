@@ -1,4 +1,4 @@
-// memmap, frames, buddy: what physical memory there is and who has it.
+// memmap, frames, buddy: the physical memory of this machine, and its use.
 
 import CPlatform
 import KernelMemory
@@ -36,20 +36,12 @@ extension Shell {
         done += 1
         let (start, length) = (ranges[i].base, ranges[i].length)
         let last = length == 0 ? start : start &+ length &- 1
-        var (first, end, taken) = (UInt64.max, UInt64(0), UInt64(0))
+        var frames = TakenFrames()
         if ranges[i].type == 1 && length > 0 {
           usable = usable &+ length
-          // A frame counts where its first byte lies, and once.
+          // A frame belongs to the range that holds its first byte, and is counted once.
           let (low, high) = (max(start, covered), last < start ? UInt64.max : last)
-          for k in 0..<map.count {
-            let run = map[k]
-            let from = max(UInt64(run.first.rawValue), (low + Page.size - 1) >> Page.shift)
-            let to = min(UInt64(run.end.rawValue), high >> Page.shift + 1)
-            guard from < to else { continue }
-            taken += to - from
-            first = min(first, from)
-            end = max(end, to)
-          }
+          frames = takenFrames(of: map, from: low, to: high)
           covered = max(covered, high == .max ? high : high + 1)
         }
         table.begin()
@@ -57,9 +49,9 @@ extension Shell {
         table.address(PhysicalAddress(last), digits: digits)
         table.size(ByteCount(length))
         table.text(Self.firmwareWords(ranges[i].type))
-        if taken > 0 {
-          table.text("\(first) to \(end - 1)")
-          table.count(taken)
+        if frames.count > 0 {
+          table.text("\(frames.first) to \(frames.end - 1)")
+          table.count(frames.count)
         } else {
           table.empty()
           if isJSON { table.count(0) } else { table.empty() }
@@ -83,7 +75,29 @@ extension Shell {
     }
   }
 
-  /// What was usable and not taken, in the order of addresses, and whether the MTRRs were heard.
+  /// Frames of a range that Strata took: the first, the end behind the last, and the count between them.
+  private struct TakenFrames {
+    var first = UInt64.max
+    var end: UInt64 = 0
+    var count: UInt64 = 0
+  }
+
+  /// The frames that begin between the addresses `low` and `high`, both inclusive.
+  private func takenFrames(of map: MemoryMap, from low: UInt64, to high: UInt64) -> TakenFrames {
+    var frames = TakenFrames()
+    for k in 0..<map.count {
+      let run = map[k]
+      let from = max(UInt64(run.first.rawValue), (low + Page.size - 1) >> Page.shift)
+      let to = min(UInt64(run.end.rawValue), high >> Page.shift + 1)
+      guard from < to else { continue }
+      frames.count += to - from
+      frames.first = min(frames.first, from)
+      frames.end = max(frames.end, to)
+    }
+    return frames
+  }
+
+  /// The usable memory that Strata left out, in the order of addresses, and the state of the MTRRs.
   private func leftOut(of map: MemoryMap, _ digits: UInt8) {
     if map.noteCount > 0 {
       let table = table("memmap_left_out")
@@ -133,7 +147,7 @@ extension Shell {
     }
   }
 
-  /// All that was left out, added up for each reason: for a map that could not keep a note of each place.
+  /// The memory left out, summed by reason: for a map that could not record each range.
   private func leftOutByReason(_ map: MemoryMap) {
     if !isJSON {
       print("\(count: UInt64(map.unkeptNoteCount), "more place") were left out. All places by reason:")
@@ -203,7 +217,8 @@ extension Shell {
       row.field("bytes_cached", cached.bytes.rawValue)
     }
     if cached > .zero && !isJSON {
-      print("Cached pages among the free ones: \(count: cached.rawValue). A fault takes one back unread.")
+      print(
+        "Cached pages among the free ones: \(count: cached.rawValue). A fault reactivates one without I/O.")
     }
     if sum != total && !isJSON {
       print("! memmap took \(count: total): a frame is counted twice or not at all. Type: selftest")
@@ -213,113 +228,19 @@ extension Shell {
   // MARK: buddy
 
   func buddy() throws(CommandError) {
-    var blocks = InlineArray<19, UInt64>(repeating: 0)
-    var highest = 10
-    if isJSON {
-      for list in 0..<RangeList.count {
-        guard let list = RangeList(rawValue: UInt8(list)) else { continue }
-        for order in 0...18 {
-          let count = physical.blocks(in: list, of: Order(UInt8(order)))
-          row("buddy") { row in
-            row.field("list", text: Line(list.description))
-            row.field("order", UInt64(order))
-            row.field("blocks", count)
-            row.field("frames", count << UInt64(order))
-          }
-        }
-      }
-      return
-    }
-    for order in 0...18 {
-      for list in 0..<RangeList.count {
-        guard let list = RangeList(rawValue: UInt8(list)) else { continue }
-        blocks[order] += physical.blocks(in: list, of: Order(UInt8(order)))
-      }
-      if blocks[order] > 0 { highest = max(highest, order) }
-    }
-    var free: UInt64 = 0
-    var total: UInt64 = 0
-    for order in 0...18 {
-      free += blocks[order] << UInt64(order)
-      total += blocks[order]
-    }
-    func digits(_ count: UInt64) -> Line { count == 0 ? "." : "\(count)" }
-    /// Of all that is free, what lies in blocks below this order (Gorman and Whitcroft, 2006).
-    func unusable(_ order: Int) -> Line {
-      var below: UInt64 = 0
-      for smaller in 0..<order { below += blocks[smaller] << UInt64(smaller) }
-      return free == 0 ? "-" : "\((below * 100 + free / 2) / free)"
-    }
-    /// 1 - (1 + free / wanted) / blocks, where no block is large enough: near 0 it is shortage, near 1
-    /// fragmentation.
-    func fragmentation(_ order: Int) -> Line {
-      for larger in order...18 where blocks[larger] > 0 { return "-" }
-      guard total > 0 else { return "-" }
-      let share = (1000 + free * 1000 >> UInt64(order)) / total
-      let index = share >= 1000 ? 0 : 1000 - share
-      if index == 1000 { return "1.000" }
-      var line = Line(".")
-      if index < 100 { line.append("0") }
-      if index < 10 { line.append("0") }
-      line.append(decimal: index)
-      return line
-    }
-    // A column is as wide as its widest figure; two blanks between them where they fit. Orders that don't fit
-    // beside the others get a table of their own below.
-    var widths = InlineArray<19, Int>(repeating: 1)
-    var sum = 15 + 9
-    var (first, last, fits) = (0, highest, -1)
-    for order in 0...highest {
-      widths[order] = max(
-        max(Line("\(order)").count, digits(blocks[order]).count),
-        max(unusable(order).count, fragmentation(order).count))
-      sum += widths[order] + 1
-      if sum <= width { fits = order }
-    }
-    let isSplit = sum > width && fits >= 0
-    let gap = isSplit || sum + highest + 1 > width ? 1 : 2
-    if isSplit { last = fits }
-
-    func line(_ name: StaticString, _ tail: Line, _ cell: (Int) -> Line) {
-      var line = Line(name)
-      line.append(blanks: 14 - line.count)
-      for order in first...last {
-        let text = cell(order)
-        line.append(blanks: gap + widths[order] - text.count)
-        line.append(line: text)
-      }
-      if last == highest {
-        line.append(blanks: 10 - tail.count)
-        line.append(line: tail)
-      }
-      while line.count > 0 && line[line.count - 1] == UInt8(ascii: " ") { line.truncate(to: line.count - 1) }
-      print(line)
-    }
-    func lines() {
-      line("order", "frames") { "\($0)" }
-      for list in 0..<RangeList.count {
-        guard let list = RangeList(rawValue: UInt8(list)) else { continue }
-        var frames: UInt64 = 0
-        for order in 0...18 { frames += physical.blocks(in: list, of: Order(UInt8(order))) << UInt64(order) }
-        if frames == 0 && !showsAll { continue }
-        line(list.description, "\(count: frames)") { digits(physical.blocks(in: list, of: Order(UInt8($0)))) }
-      }
-      line("all blocks", "\(count: free)") { digits(blocks[$0]) }
-      line("unusable, %", Line()) { unusable($0) }
-      line("fragmentation", Line()) { fragmentation($0) }
-    }
-    lines()
-    if isSplit {
-      (first, last) = (fits + 1, highest)
-      lines()
+    if isJSON { return printBuddyRows() }
+    var table = BuddyTable(physical)
+    table.layOut(width: width)
+    printBuddyLines(table)
+    if table.isSplit {
+      table.showRest()
+      printBuddyLines(table)
     }
     print(
-      "\(count: free, "frame") free in \(count: total, "block"), \(PageCount(free).bytes); the largest has \(largest(blocks))"
+      "\(count: table.free, "frame") free in \(count: table.total, "block"), \(PageCount(table.free).bytes); the largest has \(table.largest)"
     )
-    var hasLarge = false
-    for order in 9...18 where blocks[order] > 0 { hasLarge = true }
-    if !hasLarge {
-      if free >= 1024 {
+    if !table.hasBlockOf2MiB {
+      if table.free >= 1024 {
         print("! No block of 2 MiB: it is fragmentation, not shortage. Type: why 2M align=2M")
       } else {
         print("! No block of 2 MiB: it is shortage. Type: frames")
@@ -327,8 +248,139 @@ extension Shell {
     }
   }
 
-  private func largest(_ blocks: InlineArray<19, UInt64>) -> ByteCount {
-    for order in stride(from: 18, through: 0, by: -1) where blocks[order] > 0 {
+  private func printBuddyRows() {
+    for list in 0..<RangeList.count {
+      guard let list = RangeList(rawValue: UInt8(list)) else { continue }
+      for order in 0...BuddyTable.largestOrder {
+        let count = physical.blocks(in: list, of: Order(UInt8(order)))
+        row("buddy") { row in
+          row.field("list", text: Line(list.description))
+          row.field("order", UInt64(order))
+          row.field("blocks", count)
+          row.field("frames", count << UInt64(order))
+        }
+      }
+    }
+  }
+
+  /// Prints the orders that `table` shows: each list that has blocks, their sum, and the two shares.
+  private func printBuddyLines(_ table: BuddyTable) {
+    print(table.line("order", "frames") { "\($0)" })
+    for list in 0..<RangeList.count {
+      guard let list = RangeList(rawValue: UInt8(list)) else { continue }
+      var frames: UInt64 = 0
+      for order in 0...BuddyTable.largestOrder {
+        frames += physical.blocks(in: list, of: Order(UInt8(order))) << UInt64(order)
+      }
+      if frames == 0 && !showsAll { continue }
+      print(
+        table.line(list.description, "\(count: frames)") {
+          BuddyTable.digits(physical.blocks(in: list, of: Order(UInt8($0))))
+        })
+    }
+    print(table.line("all blocks", "\(count: table.free)") { BuddyTable.digits(table.blocks[$0]) })
+    print(table.line("unusable, %", Line()) { table.unusable($0) })
+    print(table.line("fragmentation", Line()) { table.fragmentation($0) })
+  }
+}
+
+/// The free blocks of all lists by order, and the layout of their table. A column is as wide as its widest figure, with
+/// two blanks between columns where they fit. Orders that don't fit beside the others get a table of their own below.
+private struct BuddyTable {
+  static var largestOrder: Int { 18 }
+
+  private(set) var blocks = InlineArray<19, UInt64>(repeating: 0)
+  private(set) var free: UInt64 = 0
+  private(set) var total: UInt64 = 0
+  private(set) var isSplit = false
+  /// The highest order with a column.
+  private var highest = 10
+  private var widths = InlineArray<19, Int>(repeating: 1)
+  private var gap = 2
+  /// The orders that are shown.
+  private var first = 0
+  private var last = 10
+
+  init(_ physical: FrameAllocator) {
+    for order in 0...Self.largestOrder {
+      for list in 0..<RangeList.count {
+        guard let list = RangeList(rawValue: UInt8(list)) else { continue }
+        blocks[order] += physical.blocks(in: list, of: Order(UInt8(order)))
+      }
+      if blocks[order] > 0 { highest = max(highest, order) }
+      free += blocks[order] << UInt64(order)
+      total += blocks[order]
+    }
+  }
+
+  /// Decides the widths of columns for a screen of `width` columns, and shows the orders that fit.
+  mutating func layOut(width: Int) {
+    var sum = 15 + 9
+    var fits = -1
+    for order in 0...highest {
+      widths[order] = max(
+        max(Line("\(order)").count, Self.digits(blocks[order]).count),
+        max(unusable(order).count, fragmentation(order).count))
+      sum += widths[order] + 1
+      if sum <= width { fits = order }
+    }
+    isSplit = sum > width && fits >= 0
+    gap = isSplit || sum + highest + 1 > width ? 1 : 2
+    last = isSplit ? fits : highest
+  }
+
+  /// Shows the orders that did not fit.
+  mutating func showRest() { (first, last) = (last + 1, highest) }
+
+  static func digits(_ count: UInt64) -> Line { count == 0 ? "." : "\(count)" }
+
+  /// The share of free memory that lies in blocks below this order (Gorman and Whitcroft, 2006).
+  func unusable(_ order: Int) -> Line {
+    var below: UInt64 = 0
+    for smaller in 0..<order { below += blocks[smaller] << UInt64(smaller) }
+    return free == 0 ? "-" : "\((below * 100 + free / 2) / free)"
+  }
+
+  /// 1 - (1 + free / wanted) / blocks, where no block is large enough: near 0 for shortage, near 1 for
+  /// fragmentation.
+  func fragmentation(_ order: Int) -> Line {
+    for larger in order...Self.largestOrder where blocks[larger] > 0 { return "-" }
+    guard total > 0 else { return "-" }
+    let share = (1000 + free * 1000 >> UInt64(order)) / total
+    let index = share >= 1000 ? 0 : 1000 - share
+    if index == 1000 { return "1.000" }
+    var line = Line(".")
+    if index < 100 { line.append("0") }
+    if index < 10 { line.append("0") }
+    line.append(decimal: index)
+    return line
+  }
+
+  /// A line of the table: `name`, a cell for each order that is shown, and `tail` behind the highest order.
+  func line(_ name: StaticString, _ tail: Line, _ cell: (Int) -> Line) -> Line {
+    var line = Line(name)
+    line.append(blanks: 14 - line.count)
+    for order in first...last {
+      let text = cell(order)
+      line.append(blanks: gap + widths[order] - text.count)
+      line.append(line: text)
+    }
+    if last == highest {
+      line.append(blanks: 10 - tail.count)
+      line.append(line: tail)
+    }
+    while line.count > 0 && line[line.count - 1] == UInt8(ascii: " ") { line.truncate(to: line.count - 1) }
+    return line
+  }
+
+  var hasBlockOf2MiB: Bool {
+    for order in 9...Self.largestOrder where blocks[order] > 0 { return true }
+    return false
+  }
+
+  /// The size of the largest free block.
+  var largest: ByteCount {
+    for order in stride(from: Self.largestOrder, through: 0, by: -1) where blocks[order] > 0 {
       return Order(UInt8(order)).frames.bytes
     }
     return .zero

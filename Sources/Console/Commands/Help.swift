@@ -1,4 +1,4 @@
-// help: by the question that a person has, not by module.
+// help: the commands, sorted by the question that a person has.
 
 import KernelMemory
 import MemoryPrimitives
@@ -17,7 +17,7 @@ extension Shell {
       print("                         fault selftest bench watchdog")
       print("What has changed?        snapshot diff watch; cpus, threads")
       print("Tune it, leave           sysctl NAME=VALUE; poweroff, panic")
-      print("help COMMAND tells more and gives an example. Tab completes. -j is for tools.")
+      print("help COMMAND explains one and gives an example. Tab completes. -j is for tools.")
       return
     }
     try arguments.end("help [COMMAND]")
@@ -31,7 +31,7 @@ extension Shell {
       row(for: command)
       return
     }
-    tellUsage(command.usage)
+    printUsage(command.usage)
     forEachLine(of: command.about) { text in
       var line = Line("  ")
       line.append(bytes: text)
@@ -40,8 +40,8 @@ extension Shell {
     print("  Example: \(command.example)")
   }
 
-  /// What may be typed, broken at blanks where it is longer than the screen is wide.
-  private func tellUsage(_ usage: StaticString) {
+  /// Prints the usage, broken at blanks where it is longer than the screen is wide.
+  private func printUsage(_ usage: StaticString) {
     let bytes = Bytes(start: usage.utf8Start, count: usage.utf8CodeUnitCount)
     var from = 0
     while from < bytes.count {

@@ -1,4 +1,4 @@
-// launder: write dirty pages out, and tell what it cost.
+// launder: writes dirty pages to swap, and prints the cost.
 
 import CPlatform
 import KernelMemory
@@ -35,7 +35,7 @@ extension Shell {
         throw refuse(
           word,
           isNamed
-            ? "behind the queue stands a size, as in: launder active 1M"
+            ? "a size comes after the queue, as in: launder active 1M"
             : "no queue to launder: active, inactive, laundry, or daemon")
       }
       limit = try arguments.size(word).pagesRoundedUp
@@ -57,7 +57,7 @@ extension Shell {
     let asked = min(queued, limit ?? queued)
     if asked == .zero {
       if isJSON {
-        tell(LaunderOutcome(), queue, looked: .zero, cost: 0)
+        report(LaunderOutcome(), queue, looked: .zero, cost: 0)
       } else {
         print("Nothing to do: there is no page in the queue \(queue.description). Type: \(elsewhere)")
       }
@@ -67,28 +67,28 @@ extension Shell {
     var looked = PageCount.zero
     var cost: UInt64 = 0
     var bar = Bar(self)
-    // A few at a time, for somebody may have had enough.
+    // A few pages at a time, so that Ctrl-C is seen.
     while looked < asked && bar.goesOn("launder", looked.rawValue, of: asked.rawValue, "pages") {
       let some = min(asked - looked, PageCount(UInt64(256)))
       let before = cp_cycles()
-      // Whoever names the active queue knows that its pages are in use.
+      // A request for the active queue launders pages in use, too.
       let came = paging.launder(queue, upTo: some, referenced: queue == .active ? .launder : .skip)
       cost &+= cp_cycles() &- before
       outcome = outcome + came
       looked = looked + some
     }
     bar.end()
-    tell(outcome, queue, looked: looked, cost: cost)
+    report(outcome, queue, looked: looked, cost: cost)
   }
 
-  /// What to type where a queue is empty: the command for one that is not.
+  /// The command to suggest when a queue is empty: one for a queue that is not.
   private var elsewhere: StaticString {
     if memory.paging.count(.laundry) > .zero { return "launder" }
     if memory.paging.count(.inactive) > .zero { return "launder inactive" }
     return memory.paging.count(.active) > .zero ? "launder active" : "queues"
   }
 
-  private func tell(_ outcome: LaunderOutcome, _ queue: PageQueue, looked: PageCount, cost: UInt64) {
+  private func report(_ outcome: LaunderOutcome, _ queue: PageQueue, looked: PageCount, cost: UInt64) {
     let free = physical.freeCount
     if !isJSON {
       print(
@@ -122,9 +122,9 @@ extension Shell {
     table.end()
     table.finish()
     if isJSON { return }
-    tellFree(free)
+    printFree(free)
     if outcome.failed > .zero {
-      print("! The device failed; what could not be written is dirty as before. Type: swap")
+      print("! The device failed; pages that could not be written stay dirty. Type: swap")
     } else if outcome.unswappable > .zero {
       print("! There is no room in swap for \(count: outcome.unswappable.rawValue, "page"). Type: swap")
     }
@@ -156,15 +156,15 @@ extension Shell {
     table.end()
     table.finish()
     if isJSON { return }
-    tellFree(free)
+    printFree(free)
     if free < target {
       print("! That is below its target of \(count: target.rawValue). Type: queues")
     }
   }
 
-  private func tellFree(_ free: PageCount) {
+  private func printFree(_ free: PageCount) {
     print(
-      "Free now: \(count: free.rawValue, "frame"), \(count: physical.cachedCount.rawValue) of them cached; a fault takes those back."
+      "Free now: \(count: free.rawValue, "frame"), \(count: physical.cachedCount.rawValue) of them cached; a fault reactivates those."
     )
   }
 }

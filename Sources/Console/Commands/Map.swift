@@ -7,7 +7,7 @@ import Paging
 import PhysicalMemory
 
 extension FrameRole {
-  /// The character that stands for it: upper case can't move, lower case can, a dot is free.
+  /// The character of a role: upper case can't move, lower case can, a dot is free.
   var letter: UInt8 {
     switch self {
     case .free: UInt8(ascii: ".")
@@ -32,16 +32,16 @@ extension FrameRole {
   }
 }
 
-/// What lies in an extent of frames, as far as a picture tells it.
+/// The counts of frames in an extent that decide its character.
 struct FrameTally {
   private var roles = InlineArray<18, UInt64>(repeating: 0)
   /// Pages that are wired, and others that are held, brought in, moved or written out.
   var wired: UInt64 = 0
   var claimed: UInt64 = 0
-  /// Of all others, as far as they were looked at.
+  /// Other pages, as far as their records were read.
   var active: UInt64 = 0
   var inactive: UInt64 = 0
-  /// Whatever queue they are in.
+  /// Dirty pages, in any queue.
   var dirty: UInt64 = 0
 
   mutating func add(_ role: FrameRole, _ frames: PageCount) { roles[Int(role.rawValue)] += frames.rawValue }
@@ -54,7 +54,7 @@ struct FrameTally {
   }
   var free: UInt64 { count(.free) }
   var movable: UInt64 { pages + count(.zspage) }
-  /// What can't be moved, or not now.
+  /// Frames that can't be moved, or not now.
   var fixed: UInt64 {
     var sum = min(count(.pageable), wired + claimed)
     for value in 0..<FrameRole.count {
@@ -65,8 +65,8 @@ struct FrameTally {
     return sum
   }
 
-  /// The character for all of it: what can't move, else what is busy, else what can move, else what is free; of
-  /// each what there is most of.
+  /// The character for the extent: frames that can't move come first, then busy ones, then movable ones, then free
+  /// ones. Within a group, the most frequent decides.
   var letter: UInt8 {
     var best = FrameRole.absent
     var most = wired
@@ -84,7 +84,7 @@ struct FrameTally {
   }
 
   private var pageLetter: UInt8 {
-    // Before its queue, for that is what a request would cost; from afar and near the same.
+    // Dirty comes before the queue, because it decides the cost of a request; so both levels of detail agree.
     if dirty * 2 > pages { return UInt8(ascii: "d") }
     return inactive * 2 > pages ? UInt8(ascii: "i") : UInt8(ascii: "a")
   }
@@ -93,17 +93,17 @@ struct FrameTally {
 extension Shell {
   private static var pageblockFrames: UInt64 { 512 }
 
-  /// How pages are told apart.
+  /// The level of detail at which pages are read.
   enum Closeness: UInt8 {
-    /// Each by its record.
+    /// The record of each page.
     case pages
-    /// By what pageblocks count, where they lie in the extent as a whole: that tells wired and dirty
-    /// ones, and neither claims nor queues.
+    /// The counts of pageblocks that lie wholly in the extent. They include wired and dirty pages, but neither claims
+    /// nor queues.
     case pageblocks
   }
 
-  /// What lies in `count` frames from `first` on. Costs a look at each page, or at each pageblock and the runs in
-  /// it that can't move.
+  /// Counts the frames in `count` frames from `first` on. Reads the record of each page, or the counts of each
+  /// pageblock and the runs in it that can't move.
   func tally(_ first: UInt64, _ count: UInt64, by closeness: Closeness) -> FrameTally {
     var tally = FrameTally()
     // Frames behind the last pageblock that has memory are a hole like any other.
@@ -116,7 +116,7 @@ extension Shell {
     }
     var at = first
     while at < end {
-      // A large free block, or a hole, is counted as a whole: large machines are mostly that.
+      // A large free block, or a hole, is counted as a whole, because large machines consist mostly of these.
       if let (last, role) = physical.lastOfBlockOrHole(at: FrameNumber(UInt32(at))),
         UInt64(last.rawValue) > at + Self.pageblockFrames
       {
@@ -152,7 +152,7 @@ extension Shell {
         tally.add(role, run.count)
         if role != .free && role != .absent && !role.isMovable { fixed = fixed + run.count }
       }
-      // The rest of what can't move is pages that are wired.
+      // The other frames that can't move are wired pages.
       if counts.unmovable > fixed { tally.wired += (counts.unmovable - fixed).rawValue }
     }
     tally.dirty += counts.dirty.rawValue
@@ -184,7 +184,7 @@ extension Shell {
     physical.forEachRole(from: FrameNumber(UInt32(first)), to: FrameNumber(UInt32(end)), body)
   }
 
-  /// How closely a cell of so many frames is looked at.
+  /// The level of detail for a cell of `frames` frames.
   private func closeness(of frames: UInt64) -> Closeness {
     frames < Self.pageblockFrames ? .pages : .pageblocks
   }
@@ -207,8 +207,8 @@ extension Shell {
     return cells
   }
 
-  /// The address of a frame in front of a line of a picture: a machine that needs more than eight digits spares
-  /// the zeroes in front, for 64 characters are to fit beside.
+  /// The address of a frame in front of a line of a picture. A machine that needs more than eight digits omits
+  /// leading zeroes, so that 64 characters fit beside it.
   func pictureLabel(_ frame: UInt64) -> Line {
     let address = physicalAddress(FrameNumber(UInt32(frame)))
     guard physicalDigits > 8 else { return address }

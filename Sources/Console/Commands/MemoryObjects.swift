@@ -1,4 +1,4 @@
-// objects: memory objects, and what shows them.
+// objects: memory objects, and the ranges that map them.
 
 import KernelMemory
 import MemoryPrimitives
@@ -6,7 +6,7 @@ import Paging
 import PhysicalMemory
 
 extension ObjectKind {
-  /// What is behind it, as the console says it.
+  /// The storage behind an object, as the console prints it.
   var description: StaticString {
     switch self {
     case .anonymous: "anonymous"
@@ -28,7 +28,7 @@ extension PageDescription.Place {
 }
 
 extension MemoryObject {
-  /// `2 "dirty"`: what `objects` takes, and what it was made for.
+  /// `2 "dirty"`: the number that `objects` takes, and the name.
   var title: Line { "\(number) \"\(name)\"" }
 }
 
@@ -55,7 +55,7 @@ extension Shell {
 
   private func listObjects() {
     if isJSON {
-      memory.paging.forEachObject { if !shouldStop { tellRow($0, memory.paging.figures(of: $0)) } }
+      memory.paging.forEachObject { if !shouldStop { printRow($0, memory.paging.figures(of: $0)) } }
       return
     }
     let table = table("object", .largestFirst)
@@ -90,11 +90,11 @@ extension Shell {
       return
     }
     table.finish(total: "\(count: count, "object")")
-    print("A page may be both in memory and in swap. objects N tells more of one.")
+    print("A page may be both in memory and in swap. objects N describes one.")
   }
 
-  /// An object as tools see it, alone or among others.
-  private func tellRow(_ object: MemoryObject, _ figures: ObjectFigures) {
+  /// Prints the JSON row of an object.
+  private func printRow(_ object: MemoryObject, _ figures: ObjectFigures) {
     row("object") { row in
       row.field("object", UInt64(object.number))
       row.field("name", text: "\(object.name)")
@@ -116,23 +116,23 @@ extension Shell {
   private func describe(_ object: MemoryObject) {
     let figures = memory.paging.figures(of: object)
     if isJSON {
-      tellRow(object, figures)
+      printRow(object, figures)
     } else {
       print(
         "Object \(object.title): \(object.kind.description), \(count: object.pageCount.rawValue, "page"), \(object.pageCount.bytes)"
       )
     }
-    tellRanges(of: object, figures.ranges)
-    tellPlaces(figures)
+    printRanges(of: object, figures.ranges)
+    printPlaces(figures)
     guard !isJSON else { return }
     print(
       "In memory: \(count: figures.dirty.rawValue) dirty, \(count: figures.wired.rawValue) wired, \(count: figures.held.rawValue) held, \(count: figures.busy.rawValue) busy. Copies in swap: \(count: figures.copies.rawValue)."
     )
   }
 
-  private func tellRanges(of object: MemoryObject, _ count: UInt64) {
+  private func printRanges(of object: MemoryObject, _ count: UInt64) {
     if count == 0 {
-      if !isJSON { print("No range shows it.") }
+      if !isJSON { print("No range maps it.") }
       return
     }
     if isJSON {
@@ -151,7 +151,7 @@ extension Shell {
     let table = table("range")
     table.column("range", .text)
     table.column("size", .sum)
-    table.column("shows pages", .text)
+    table.column("maps pages", .text)
     table.column("rights", .text)
     memory.paging.forEachRange { range in
       guard range.object == object.number else { return }
@@ -166,7 +166,7 @@ extension Shell {
     table.finish(total: "\(count: count, "range")")
   }
 
-  private func tellPlaces(_ figures: ObjectFigures) {
+  private func printPlaces(_ figures: ObjectFigures) {
     let table = table("place", .largestFirst)
     table.column("place", .text)
     table.column("pages", .sum)

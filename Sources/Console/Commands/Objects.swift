@@ -83,7 +83,7 @@ extension Shell {
       let used: Line = "\((figures.bytes.rawValue + 1023) / 1024)K"
       var line: Line = "\(right: "\(figures.name)", 13) \(right: "\(figures.inUse)", 5) \(right: used, 6)"
       line.append(line: " \(right: "-", 7) \(right: "\(figures.requests)", 8)  ")
-      // As many sizes as the line holds; -j has them all.
+      // As many sizes as fit the line; -j prints all of them.
       var shown = sizes
       if line.count + shown.count > width {
         shown.truncate(to: width - line.count - 3)

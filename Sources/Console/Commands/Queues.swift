@@ -1,4 +1,4 @@
-// queues: the queues of pageable pages, beside the marks of the page daemon.
+// queues: the queues of pageable pages, beside the watermarks of the page daemon.
 
 import KernelMemory
 import MemoryPrimitives
@@ -13,11 +13,27 @@ extension Shell {
   }
 
   func queues() throws(CommandError) {
+    let (queues, count) = queueCounts()
+    let marks: InlineArray<6, Named> = [
+      Named(name: "free now", pages: physical.freeCount),
+      Named(name: "cached among them", pages: physical.cachedCount),
+      Named(name: "target", pages: memory.paging.freeTarget),
+      Named(name: "daemon wakes at", pages: memory.paging.wakeMark),
+      Named(name: "minimum", pages: physical.reserve(for: .normal)),
+      Named(name: "for page-out", pages: physical.reserve(for: .system)),
+    ]
+    if isJSON {
+      printQueueRows(queues, count, marks)
+    } else {
+      printQueueTable(queues, count, marks)
+      printQueueHints()
+    }
+  }
+
+  /// Pages by queue, wired pages, and busy ones if there are any: the first `count` are to be shown.
+  private func queueCounts() -> (queues: InlineArray<6, Named>, count: Int) {
     let paging = memory.paging
     let pageable = physical.count(.pageable)
-    let free = physical.freeCount
-    let minimum = physical.reserve(for: .normal)
-    let unswappable = paging.count(.unswappable)
     var queues = InlineArray<6, Named>(repeating: Named(name: "busy", pages: .zero))
     var known = PageCount.zero
     for number in 0..<PageQueue.count {
@@ -27,34 +43,32 @@ extension Shell {
     }
     queues[4] = Named(name: "wired", pages: paging.wiredCount)
     known = known + queues[4].pages
-    // Who moves a page or writes it out has taken it out of its queue.
+    // A thread that moves a page or writes it out has removed it from its queue.
     if pageable > known { queues[5] = Named(name: "busy", pages: pageable - known) }
-    let marks: InlineArray<6, Named> = [
-      Named(name: "free now", pages: free),
-      Named(name: "cached among them", pages: physical.cachedCount),
-      Named(name: "target", pages: paging.freeTarget),
-      Named(name: "daemon wakes at", pages: paging.wakeMark),
-      Named(name: "minimum", pages: minimum),
-      Named(name: "for page-out", pages: physical.reserve(for: .system)),
-    ]
-    let count = queues[5].pages > .zero ? 6 : 5
+    return (queues, queues[5].pages > .zero ? 6 : 5)
+  }
 
-    if isJSON {
-      for i in 0..<count {
-        row("queue") { row in
-          row.field("queue", text: Line(queues[i].name))
-          row.field("pages", queues[i].pages.rawValue)
-          row.field("bytes", queues[i].pages.bytes.rawValue)
-        }
+  private func printQueueRows(
+    _ queues: InlineArray<6, Named>, _ count: Int, _ marks: InlineArray<6, Named>
+  ) {
+    for i in 0..<count {
+      row("queue") { row in
+        row.field("queue", text: Line(queues[i].name))
+        row.field("pages", queues[i].pages.rawValue)
+        row.field("bytes", queues[i].pages.bytes.rawValue)
       }
-      for i in 0..<marks.count {
-        row("watermark") { row in
-          row.field("watermark", text: Line(marks[i].name))
-          row.field("frames", marks[i].pages.rawValue)
-        }
-      }
-      return
     }
+    for i in 0..<marks.count {
+      row("watermark") { row in
+        row.field("watermark", text: Line(marks[i].name))
+        row.field("frames", marks[i].pages.rawValue)
+      }
+    }
+  }
+
+  private func printQueueTable(
+    _ queues: InlineArray<6, Named>, _ count: Int, _ marks: InlineArray<6, Named>
+  ) {
     let table = table("queue")
     table.column("queue", .text)
     table.column("pages", .figure)
@@ -63,7 +77,7 @@ extension Shell {
     table.column("watermark", .text)
     table.column("frames", .figure)
     for i in 0..<count + 1 {
-      let queue = i < count ? queues[i] : Named(name: "pageable", pages: pageable)
+      let queue = i < count ? queues[i] : Named(name: "pageable", pages: physical.count(.pageable))
       table.begin()
       table.text(queue.name)
       table.count(queue.pages.rawValue)
@@ -79,13 +93,19 @@ extension Shell {
       table.end()
     }
     table.finish()
-    if pageable == .zero {
-      let hasObjects = paging.figures.objects > 0
+  }
+
+  /// Prints the sentences behind the table, and the command to type when something is wrong.
+  private func printQueueHints() {
+    let (free, minimum) = (physical.freeCount, physical.reserve(for: .normal))
+    let unswappable = memory.paging.count(.unswappable)
+    if physical.count(.pageable) == .zero {
+      let hasObjects = memory.paging.figures.objects > 0
       print(
         hasObjects ? "No page is in memory. Type: objects" : "There is no pageable page yet. Type: dirty 10%")
     }
     if unswappable > .zero {
-      print("! \(count: unswappable.rawValue, "dirty page") without room in swap must stay. Type: swap")
+      print("! \(count: unswappable.rawValue, "dirty page") without a swap slot must stay. Type: swap")
     }
     if free < minimum {
       print(

@@ -1,4 +1,4 @@
-// selftest: is the system as it says it is? Each test leaves everything as it was, and says so.
+// selftest: checks the running system. Each test leaves memory unchanged, and checks that it has.
 
 import Kmem
 import KernelMemory
@@ -18,7 +18,7 @@ extension Shell {
       let about: StaticString
     }
 
-    /// Memory that it needs to be loaned, in one run.
+    /// Loaned memory that the test needs, in one run.
     var loaned: ByteCount? {
       switch self {
       case .history: SeededHistory.memory
@@ -30,7 +30,7 @@ extension Shell {
     static let all: InlineArray<8, Named> = [
       Named(test: .invariants, name: "invariants", about: "the invariants of every layer"),
       Named(test: .protection, name: "protection", about: "no frame can be written and executed"),
-      Named(test: .frames, name: "frames", about: "blocks and runs are had, given back, and join"),
+      Named(test: .frames, name: "frames", about: "blocks and runs are allocated, freed and joined"),
       Named(test: .objects, name: "objects", about: "objects of all sizes don't overlap"),
       Named(test: .space, name: "space", about: "address, frames and mapping come and go together"),
       Named(test: .history, name: "history", about: "seeded histories, as the tests run them on the host"),
@@ -61,7 +61,7 @@ extension Shell {
       if let word, !(word.bytes == named.name) { continue }
       if shouldStop { break }
       if let loaned = named.test.loaned, !canLoan(loaned) {
-        leaveOut(named, isJSON ? "too little memory" : "no \(loaned) in one run can be loaned here")
+        leaveOut(named, isJSON ? "too little memory" : "no run of \(loaned) can be loaned here")
         continue
       }
       if named.test == .smp, let reason = whyNoStress {
@@ -93,7 +93,7 @@ extension Shell {
     }
   }
 
-  /// What is wrong, or nil.
+  /// Describes what is wrong; nil when nothing is.
   private func outcome(of test: SelfTest, _ seconds: UInt64) -> StaticString? {
     switch test {
     case .invariants: return memory.checkInvariants()
@@ -108,14 +108,14 @@ extension Shell {
     }
   }
 
-  /// Whether so much memory in one run can be loaned to a second instance.
+  /// Whether a run of that much memory can be loaned to a second instance.
   private func canLoan(_ memory: ByteCount) -> Bool {
     guard let run = physical.longestFreeRun() else { return false }
     return run.count >= memory.pagesRoundedUp
   }
 
-  /// Runs `body` with memory that this instance lends, and with zeroed room for what a history must remember.
-  /// What is wrong, or nil.
+  /// Runs `body` with memory that this instance loans, and with zeroed storage for the records of a history.
+  /// Describes what is wrong; nil when nothing is.
   private func loaning(
     _ size: ByteCount, room roomSize: ByteCount,
     _ body: (UnsafeMutableRawPointer, UnsafeMutableRawPointer) throws(AssemblyError) -> StaticString?
@@ -125,24 +125,24 @@ extension Shell {
     let loaned: FrameRun
     let room: FrameRun
     do throws(PhysicalMemoryError) {
-      // So that the page tables of a second instance take the same frames everywhere.
+      // Aligned, so that the page tables of a second instance use the same frames everywhere.
       loaned = try physical.allocate(
         run: size.pagesRoundedUp,
         where: RunConstraints(alignment: Alignment(2 << 20).unsafelyUnwrapped, boundary: Alignment(1 << 30)),
         role: .loaned)
     } catch {
-      return "no memory in one run can be loaned on this machine"
+      return "no run of memory can be loaned on this machine"
     }
     do throws(PhysicalMemoryError) {
       room = try physical.allocate(run: roomSize.pagesRoundedUp, role: .wired)
     } catch {
       physical.free(loaned)
-      return "no room for what a history must remember"
+      return "no memory for the records of a history"
     }
     var trouble: StaticString?
     let workspace = map.pointer(to: room.first)
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(room.count.bytes.rawValue))
-    // What lay there is nobody's business: a disk in it that loses a write shows it.
+    // The memory still holds old contents, so a disk in it that loses a write shows them.
     map.pointer(to: loaned.first).initializeMemory(
       as: UInt64.self, repeating: 0, count: Int(loaned.count.rawValue) * 512)
     do throws(AssemblyError) {
@@ -156,8 +156,8 @@ extension Shell {
     return trouble
   }
 
-  /// Runs each layer's standard history on a second instance over memory that this one lends. The
-  /// checksums are for comparing: the same code on the host ends with the same.
+  /// Runs each layer's standard history on a second instance over memory that this one loans. The checksums equal
+  /// those of the same code on the host.
   private func testHistories() -> StaticString? {
     let spaceSize = (MemorySystem.workspaceSize(ranges: 1).rawValue + 63) & ~63
     return loaning(SeededHistory.memory, room: ByteCount(spaceSize) + SeededHistory.workspace) {
@@ -169,25 +169,25 @@ extension Shell {
       for number in 0..<HistoryKind.count {
         guard let kind = HistoryKind(rawValue: UInt8(number)), !shouldStop else { break }
         let outcome = SeededHistory.run(.standard(kind), on: system, workspace: workspace + Int(spaceSize))
-        tell(kind.description, outcome)
+        report(kind.description, outcome)
         if let broken = outcome.broken { trouble = broken }
       }
       return trouble
     }
   }
 
-  /// The same for pageable memory, on a machine of its own with a disk that has troubles.
+  /// The same for pageable memory, on a machine of its own with a disk that injects faults.
   private func testPaging() -> StaticString? {
     let plan = PagingPlan.standard
     return loaning(plan.loaned, room: PagingHistory.workspace(plan)) {
       (loaned, workspace) throws(AssemblyError) in
       let outcome = try PagingHistory.run(plan, on: memory.machine, loaned: loaned, workspace: workspace)
-      tell("paging", outcome)
+      report("paging", outcome)
       return outcome.broken
     }
   }
 
-  private func tell(_ name: StaticString, _ outcome: HistoryOutcome) {
+  private func report(_ name: StaticString, _ outcome: HistoryOutcome) {
     if isJSON {
       row("history") { row in
         row.field("name", text: Line(name))
@@ -211,7 +211,7 @@ extension Shell {
       do throws(PhysicalMemoryError) {
         blocks[order] = try physical.allocate(Order(UInt8(order)), role: .wired)
       } catch {
-        // No such block is an answer, not a fault.
+        // A refused block is an answer, not a fault.
         continue
       }
     }

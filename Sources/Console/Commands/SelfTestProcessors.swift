@@ -8,8 +8,8 @@ import PhysicalMemory
 import Workloads
 
 extension Shell {
-  /// How long the test of processors is to run: as it is told, 10 seconds when it is asked for by name, and one
-  /// among all others.
+  /// The duration of the test of processors: as given, 10 seconds when it runs by name, and one second among all
+  /// tests.
   func seconds(_ name: Word?, _ arguments: Arguments) throws(CommandError) -> UInt64 {
     guard let name, name.bytes == "smp" else { return 1 }
     guard let word = arguments.next() else { return 10 }
@@ -18,7 +18,7 @@ extension Shell {
     return seconds
   }
 
-  /// Why this machine can't run the test of processors, if it can't.
+  /// The reason why this machine can't run the test of processors, or nil.
   var whyNoStress: StaticString? {
     state.pointee.host.executive == nil ? StressError.noThreads.description : nil
   }
@@ -29,8 +29,8 @@ extension Shell {
     return max(1, count)
   }
 
-  /// A worker on each processor, four at least; of pageable pages, as many as there are frames, as far as half of
-  /// what is free in swap takes them.
+  /// A worker on each processor, four at least. As many pageable pages as there are frames, as far as half of the
+  /// free swap holds them.
   private func stressPlan(_ seconds: UInt64) -> ProcessorStressPlan {
     let processors = processorCount
     var pages = PageCount.zero
@@ -44,7 +44,7 @@ extension Shell {
     return plan
   }
 
-  /// What is wrong, or nil.
+  /// Describes what is wrong; nil when nothing is.
   func testProcessors(_ seconds: UInt64) -> StaticString? {
     let plan = stressPlan(seconds)
     let access = WordAccess(
@@ -55,7 +55,7 @@ extension Shell {
         bar.goesOn("smp", ticks, of: plan.ticks, "ms", every: 1) ? .goOn : .stop
       }
       bar.end()
-      tell(plan, outcome)
+      report(plan, outcome)
       return outcome.failure?.invariant
     } catch {
       bar.end()
@@ -63,7 +63,7 @@ extension Shell {
     }
   }
 
-  private func tell(_ plan: ProcessorStressPlan, _ outcome: ProcessorStressOutcome) {
+  private func report(_ plan: ProcessorStressPlan, _ outcome: ProcessorStressOutcome) {
     if isJSON {
       row("smp") { row in
         row.field("processors", UInt64(plan.processors))

@@ -4,7 +4,7 @@ import CPlatform
 import KernelMemory
 import MemoryPrimitives
 
-/// All figures as they were, four times over. Valid as zeroes.
+/// Four snapshots of all figures. Valid as zeroes.
 struct Snapshots {
   static var capacity: Int { 4 }
   static var figures: Int { 512 }
@@ -85,7 +85,7 @@ extension Shell {
     table.column("name", .text)
     table.column("value", .figure)
     table.column("unit", .text)
-    // Marks what can be set.
+    // Marks a tunable.
     table.column("=", .text, key: "")
     table.column("what it does", .text, key: "about")
     var hasTunable = false
@@ -112,7 +112,7 @@ extension Shell {
       table.end()
     }
     table.finish()
-    if hasTunable && !isJSON { print("What has = can be set, as in: sysctl vm.contig.passes=4") }
+    if hasTunable && !isJSON { print("A name with = is a tunable, as in: sysctl vm.contig.passes=4") }
   }
 
   private func unit(of row: Statistic) -> Line {
@@ -132,7 +132,7 @@ extension Shell {
     }
   }
 
-  /// A value as the words that stand for it, or its digits.
+  /// A value as the word that stands for it, or its digits.
   private func spelled(_ value: UInt64, _ row: Statistic) -> Line {
     if row.unit == .switchOnOff { return value == 0 ? "off" : "on" }
     guard row.unit == .choice, let choices = row.choices else { return "\(value)" }
@@ -158,7 +158,7 @@ extension Shell {
 
   private func set(_ row: Statistic, _ word: Word) throws(CommandError) {
     guard row.kind == .tunable else {
-      throw refuse("\(row.name) is read only: it tells what happened.")
+      throw refuse("\(row.name) is a statistic, which is read only.")
     }
     let before = row.value
     var wanted: UInt64?
@@ -186,11 +186,12 @@ extension Shell {
     case .out_of_range:
       throw refuse("\(word.line) is out of range: \(row.about). It stays \(spelled(before, row)).")
     case .read_only:
-      throw refuse("\(row.name) is read only: it tells what happened.")
+      throw refuse("\(row.name) is a statistic, which is read only.")
     }
   }
 
-  /// Sets what the kernel's command line names; says what it could not. False when something was wrong.
+  /// Sets the tunables of the kernel's command line, and prints those that it could not set. False when there was
+  /// one.
   func setTunables(of line: KernelCommandLine) -> Bool {
     var fine = true
     line.forEachWord { name, value in
@@ -245,14 +246,14 @@ extension Shell {
       return
     }
     print("Kept \(count: UInt64(count), "counter") as \"\(name)\". Type: diff \(name)")
-    if let dropped { print("\"\(dropped)\" made room for it: four are kept.") }
+    if let dropped { print("\"\(dropped)\" was dropped: four are kept.") }
   }
 
   func diff(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.nextOfAnyForm()
     try arguments.end("diff [NAME] [-a]")
     let kept = inPlace(&state.pointee.snapshots)
-    guard kept.pointee.count > 0 else { throw refuse("Nothing to compare with. Type: snapshot") }
+    guard kept.pointee.count > 0 else { throw refuse("There is no snapshot. Type: snapshot") }
     var slot = kept.pointee.latest
     if let word {
       slot = -1
@@ -287,7 +288,7 @@ extension Shell {
       return
     }
     if unchanged == UInt64(kept.pointee.counts[slot]) {
-      print("Nothing: all \(count: unchanged, "counter") are as they were.")
+      print("All \(count: unchanged, "counter") are unchanged.")
       return
     }
     table.finish()

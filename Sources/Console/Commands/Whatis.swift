@@ -1,4 +1,4 @@
-// whatis: everything that is known on one address, layer by layer, from the object up to the frame.
+// whatis: everything known about one address, layer by layer, from the object to the frame.
 
 import CPlatform
 import KernelSpace
@@ -16,18 +16,18 @@ extension Shell {
 
   func whatis(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.nextOfAnyForm() else {
-      throw refuse("What? Usage: \(Self.whatisUsage), as it is printed, virtual or physical.")
+      throw refuse("An address is missing; usage: \(Self.whatisUsage). It may be virtual or physical.")
     }
     if word.bytes == "frame" {
       guard let number = arguments.nextOfAnyForm() else {
-        throw refuse("Which frame? As in: whatis frame 300")
+        throw refuse("A frame number is missing, as in: whatis frame 300")
       }
       let value = try arguments.number(number)
       try arguments.end(Self.whatisUsage)
       guard value < UInt64(memory.map.end.rawValue) else {
         throw refuse(number, "no frame: the last one is \(memory.map.end.rawValue - 1)")
       }
-      tellPhysical(PhysicalAddress(value << Page.shift))
+      printPhysical(PhysicalAddress(value << Page.shift))
       return
     }
     var isDecimal = true
@@ -40,11 +40,11 @@ extension Shell {
     let end = UInt64(memory.map.end.rawValue) << Page.shift
     let base = memory.machine.directMap.base
     if let disk = ramDisk(value) ?? (value >= base ? ramDisk(value - base) : nil) {
-      tellRamDisk(disk, value >= base ? value - base : value)
+      printRamDisk(disk, value >= base ? value - base : value)
     } else if value >= base && value - base < end {
-      tellDirect(VirtualAddress(value))
+      printDirect(VirtualAddress(value))
     } else if value < end {
-      tellPhysical(PhysicalAddress(value))
+      printPhysical(PhysicalAddress(value))
     } else if value >> 47 == 0 {
       if let range = firmwareRange(of: value) {
         nothing("\(range) of the firmware's map, behind the end of memory")
@@ -52,23 +52,23 @@ extension Shell {
         nothing("Nothing: no memory has this physical address, and nothing is mapped in the lower half.")
       }
     } else if value >> 47 != 0x1ffff {
-      throw refuse(word, "no address at all: bits 47 to 63 must be alike")
+      throw refuse(word, "not a valid address: bits 47 to 63 must be alike")
     } else {
-      tellVirtual(VirtualAddress(value))
+      printVirtual(VirtualAddress(value))
     }
   }
 
-  /// The answer, before the evidence, which tools get alone.
+  /// Prints the answer, before the evidence. With `-j` only the evidence is printed.
   func answer(_ line: Line) {
     if !isJSON { print(line) }
   }
 
-  /// The answer where there is no evidence.
+  /// Prints the answer where there is no evidence.
   private func nothing(_ line: Line) {
     if isJSON { row("nothing") { $0.field("what", text: line) } } else { print(line) }
   }
 
-  /// One line of evidence: a label, the thing itself, and what is known on it.
+  /// Prints one line of evidence: a label, a name, and the facts on it.
   func fact(_ label: StaticString, _ thing: Line, _ text: Line) {
     guard !isJSON else { return }
     var line: Line = "  \(label)"
@@ -82,7 +82,7 @@ extension Shell {
       print(line)
       return
     }
-    // Too long for a line: what is known goes below the thing.
+    // Too long for a line, so the facts go below the name.
     line = "  \(label)"
     line.append(blanks: 13 - line.count)
     line.append(line: thing)
@@ -95,26 +95,26 @@ extension Shell {
 
   // MARK: Virtual
 
-  private func tellDirect(_ address: VirtualAddress) {
+  private func printDirect(_ address: VirtualAddress) {
     guard memory.pageTables.translate(address) != nil else {
       nothing("An address of the direct map behind which there is no memory.")
       return
     }
-    tellPhysical(PhysicalAddress(address.rawValue - memory.machine.directMap.base), through: address)
+    printPhysical(PhysicalAddress(address.rawValue - memory.machine.directMap.base), through: address)
   }
 
-  private func tellVirtual(_ address: VirtualAddress) {
+  private func printVirtual(_ address: VirtualAddress) {
     if let name = code(address) {
       answer("The kernel's code: \(name)")
-      tellMapping(address)
+      printMapping(address)
       return
     }
     let known = memory.space.whatIs(address)
     if known.region == .elsewhere {
       if known.translation != nil {
         answer("A part of the kernel's image.")
-        tellMapping(address)
-        if let translation = known.translation { tellFrame(translation.physical.frame) }
+        printMapping(address)
+        if let translation = known.translation { printFrame(translation.physical.frame) }
       } else {
         nothing("Nothing: no region of the kernel lies there, and nothing is mapped.")
       }
@@ -140,11 +140,11 @@ extension Shell {
       var what: Line = "\(count: range.count.rawValue, "page"), \(kind.description)"
       if let found { what.append(line: ", \(rights(found.range.protection))") }
       fact("range", "\(range.address)", what)
-      if let found { tellPage(found.page, besides: address) }
+      if let found { printPage(found.page, besides: address) }
     } else if let segment = known.segment, segment.kind == .free {
-      answer("An address of \(known.region.description) that nobody has.")
+      answer("An address of \(known.region.description) that is not allocated.")
     } else if known.segment != nil {
-      answer("An address of \(known.region.description) that is given out and not mapped: a guard page.")
+      answer("An address of \(known.region.description) that is allocated and not mapped: a guard page.")
     } else {
       answer("An address of \(known.region.description), in no arena.")
     }
@@ -160,19 +160,19 @@ extension Shell {
       fact(
         "segment", "\(VirtualAddress(segment.first.rawValue))",
         "\(ByteCount(segment.size.rawValue)) of \(arena), \(state)")
-      if segment.allocatedAt != .unknown { fact("asked for", place(segment.allocatedAt), Line()) }
+      if segment.allocatedAt != .unknown { fact("requested by", place(segment.allocatedAt), Line()) }
     }
     guard let found else {
-      tellMapping(address)
-      if let translation = known.translation { tellFrame(translation.physical.frame) }
+      printMapping(address)
+      if let translation = known.translation { printFrame(translation.physical.frame) }
       return
     }
-    tellMapping(address, unmapped: "a page fault maps it")
-    if let frame = found.page.facts.description.frame { tellFrame(frame) }
+    printMapping(address, unmapped: "a page fault maps it")
+    if let frame = found.page.facts.description.frame { printFrame(frame) }
   }
 
-  private func tellMapping(
-    _ address: VirtualAddress, of name: Line? = nil, unmapped: Line = "whoever touches it gets a page fault"
+  private func printMapping(
+    _ address: VirtualAddress, of name: Line? = nil, unmapped: Line = "an access raises a page fault"
   ) {
     guard let translation = memory.pageTables.translate(address) else {
       row("translation") { row in
@@ -197,16 +197,16 @@ extension Shell {
 
   // MARK: Physical
 
-  private func tellPhysical(_ address: PhysicalAddress, through given: VirtualAddress? = nil) {
+  private func printPhysical(_ address: PhysicalAddress, through given: VirtualAddress? = nil) {
     let direct = memory.machine.directMap.virtualAddress(of: address)
     let description = physical.whatIs(address.frame)
     if description.role == .slab, let object = memory.kmem.whatIs(direct) {
-      tellObject(object)
+      printObject(object)
     } else {
       switch description.role {
       case .absent:
         if let range = firmwareRange(of: address.rawValue) {
-          nothing("\(range) of the firmware's map: not ours to touch.")
+          nothing("\(range) of the firmware's map: Strata does not use it.")
         } else {
           nothing("No memory: a hole of the firmware's map.")
         }
@@ -214,16 +214,16 @@ extension Shell {
       case .free:
         if let page = page(in: description) {
           answer("Free memory, and a cached page: \(page.name).")
-          tellPage(page)
+          printPage(page)
         } else {
           answer("Free memory.")
         }
       case .pageable:
         if let page = page(in: description) {
           answer(page.answer(at: given ?? direct))
-          tellPage(page)
+          printPage(page)
         } else {
-          answer("A page on its way.")
+          answer("A page that is being brought in, moved or freed.")
         }
       case .bootModule: answer("\(ByteCount(address.rawValue - moduleStart(address))) into the boot module.")
       case .contiguous:
@@ -231,7 +231,7 @@ extension Shell {
           let offset = ByteCount(address.rawValue - entry.range.frames.first.address.rawValue)
           answer("\(offset) into contig \(entry.id).")
         } else {
-          answer("Contiguous memory, and not the console's.")
+          answer("Contiguous memory that the console has not allocated.")
         }
       default:
         if address.offsetInPage == 0 {
@@ -243,12 +243,12 @@ extension Shell {
         }
       }
     }
-    tellFrame(address.frame)
-    tellMapping(given ?? direct, of: "direct map")
+    printFrame(address.frame)
+    printMapping(given ?? direct, of: "direct map")
   }
 
-  /// The run of the console's that holds a frame.
-  private func tellRun(_ frame: FrameNumber) {
+  /// The console's run that holds a frame.
+  private func printRun(_ frame: FrameNumber) {
     guard let entry = contigEntry(holding: frame) else { return }
     row("contig_run") { fields($0, entry) }
     fact(
@@ -256,7 +256,7 @@ extension Shell {
       "\(entry.size) of type \(entry.type.name), \(entry.attribute.description)")
   }
 
-  private func tellObject(_ object: ObjectDescription) {
+  private func printObject(_ object: ObjectDescription) {
     var standing: Line
     switch object.standing {
     case .inUse: standing = "in use"
@@ -297,9 +297,9 @@ extension Shell {
     var cache = Line()
     if let audit = object.audit {
       if let type = audit.type { cache.append(line: "type \(type), ") }
-      cache.append(line: "\(count: audit.size.rawValue, "byte") asked for")
+      cache.append(line: "\(count: audit.size.rawValue, "byte") requested")
     } else if object.standing == .inUse {
-      cache.append("no account is kept: sysctl kmem.audit=on")
+      cache.append("no call sites are recorded: sysctl kmem.audit=on")
     }
     fact("cache", "\(object.cache)", cache)
     if let audit = object.audit {
@@ -312,8 +312,8 @@ extension Shell {
     )
   }
 
-  private func tellFrame(_ frame: FrameNumber) {
-    tellRun(frame)
+  private func printFrame(_ frame: FrameNumber) {
+    printRun(frame)
     let description = physical.whatIs(frame)
     row("frame") { row in
       row.field("frame", UInt64(frame.rawValue))
@@ -361,7 +361,7 @@ extension Shell {
     return nil
   }
 
-  private func tellRamDisk(_ run: FrameRun, _ address: UInt64) {
+  private func printRamDisk(_ run: FrameRun, _ address: UInt64) {
     let offset = ByteCount(address - run.first.address.rawValue)
     answer("\(offset) into \(run.count.bytes) of the RAM disk, cut off the top of memory.")
     row("ram_disk") { row in
@@ -370,7 +370,7 @@ extension Shell {
       row.field("offset", offset.rawValue)
     }
     fact("memory", physicalAddress(run.first), "\(count: run.count.rawValue, "frame") without a record")
-    tellMapping(memory.machine.directMap.virtualAddress(of: PhysicalAddress(address)))
+    printMapping(memory.machine.directMap.virtualAddress(of: PhysicalAddress(address)))
   }
 
   private func firmwareRange(of address: UInt64) -> Line? {

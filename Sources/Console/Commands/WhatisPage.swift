@@ -1,4 +1,5 @@
-// whatis, of pageable memory: whose page it is, where that page is, what shows it, and what keeps it there.
+// whatis, of pageable memory: the object of the page, the place of its contents, the ranges that map it, and the
+// claims on it.
 
 import PageTables
 import KernelMemory
@@ -16,7 +17,7 @@ struct FoundPage {
   /// `page 3 of object 2 "dirty"`.
   var name: Line { "page \(count: index) of object \(object.title)" }
 
-  /// What lies at an address of the page.
+  /// Describes the page at an address.
   func answer(at address: VirtualAddress) -> Line {
     let place = facts.description.place.description
     let offset = address.offsetInPage
@@ -26,7 +27,7 @@ struct FoundPage {
 }
 
 extension Shell {
-  /// Mappings of a page that are told one by one.
+  /// Mappings of a page that are listed one by one.
   private static var shownRanges: UInt64 { 4 }
 
   private func page(_ number: UInt32, _ index: UInt64) -> FoundPage? {
@@ -36,7 +37,7 @@ extension Shell {
     return FoundPage(object: object, index: index, facts: memory.paging.facts(of: object, page: index))
   }
 
-  /// The pageable range that holds an address, and the page that it shows there.
+  /// The pageable range that holds an address, and the page that it maps there.
   func pageableRange(at address: VirtualAddress) -> (range: PageableRange, page: FoundPage)? {
     guard let range = memory.paging.range(endingFrom: address), range.address <= address else { return nil }
     let index = range.offset.rawValue + (address.rawValue - range.address.rawValue) >> Page.shift
@@ -44,7 +45,7 @@ extension Shell {
     return (range, page)
   }
 
-  /// The page that a frame holds, a cached one too.
+  /// The page that a frame holds, also a cached one.
   func page(in frame: FrameDescription) -> FoundPage? {
     let isCached = frame.role == .free && frame.pageFlags.contains(.cached)
     guard frame.role == .pageable || isCached, let page = page(frame.owner, frame.index),
@@ -53,8 +54,8 @@ extension Shell {
     return page
   }
 
-  /// The evidence on a page: its object, queue, state, copy in swap, and what shows it besides `known`.
-  func tellPage(_ page: FoundPage, besides known: VirtualAddress? = nil) {
+  /// Prints the facts on a page: its object, queue, state, copy in swap, and the ranges that map it besides `known`.
+  func printPage(_ page: FoundPage, besides known: VirtualAddress? = nil) {
     let description = page.facts.description
     let busyWord = description.busyWord
     let isResident = description.place == .resident
@@ -91,21 +92,21 @@ extension Shell {
       "page \(count: page.index) of \(count: page.object.pageCount.rawValue), \(page.object.kind.description)"
     )
     switch description.place {
-    case .resident: tellState(description)
-    case .cached: fact("page", "cached", "free for anybody; a fault takes it back")
+    case .resident: printState(description)
+    case .cached: fact("page", "cached", "free to allocate; a fault reactivates it")
     case .swapped: fact("page", "in swap", "a fault reads it")
     case .onDevice: fact("page", "on its device", "a fault reads it")
     case .untouched: fact("page", "never touched", "a fault fills a frame with zeroes")
     }
     if let copy = page.facts.copy, let device = memory.paging.swap.device {
       fact(
-        "swap", "slot \(copy.rawValue) of \(device.name)", isResident ? "a copy, as good as the page" : Line()
+        "swap", "slot \(copy.rawValue) of \(device.name)", isResident ? "a copy, equal to the page" : Line()
       )
     }
-    tellMappings(of: page, besides: known)
+    printMappings(of: page, besides: known)
   }
 
-  private func tellState(_ description: PageDescription) {
+  private func printState(_ description: PageDescription) {
     let busyWord = description.busyWord
     var queue: Line = "no queue"
     if let named = description.queue {
@@ -126,8 +127,8 @@ extension Shell {
     fact("queue", queue, flags)
   }
 
-  /// The ranges that show a page, and how it is mapped in each; tools get the one that is known, too.
-  private func tellMappings(of page: FoundPage, besides known: VirtualAddress?) {
+  /// Prints the ranges that map a page, and how; a JSON row also for the one that is known.
+  private func printMappings(of page: FoundPage, besides known: VirtualAddress?) {
     var shown: UInt64 = 0
     memory.paging.forEachRange { range in
       guard range.object == page.object.number, page.index >= range.offset.rawValue,
@@ -153,9 +154,9 @@ extension Shell {
       }
       fact("shown at", "\(address)", how)
     }
-    if shown == 0 && known == nil { fact("shown at", "no range shows it", Line()) }
+    if shown == 0 && known == nil { fact("shown at", "no range maps it", Line()) }
     if shown > Self.shownRanges && !showsAll && !isJSON {
-      print("             and in \(count: shown - Self.shownRanges, "other range"); -a tells all")
+      print("             and in \(count: shown - Self.shownRanges, "other range"); -a lists all")
     }
   }
 }

@@ -1,5 +1,5 @@
-// why: a request for contiguous memory without doing it. Yes, and what it would cost; later, and how much is
-// missing; not now, and what stands in the way, drawn on the map; or never, and why not.
+// why: the forecast of a request for contiguous memory. It answers yes with the cost; later with the count of missing
+// frames; not now with what stands in the way, drawn on the map; or never with the reason.
 
 import ContiguousMemory
 import KernelMemory
@@ -26,7 +26,7 @@ extension Shell {
 
     let forecast = memory.contiguous.forecast(request(asked))
     if isJSON {
-      tellRow(forecast, asked)
+      printRow(forecast, asked)
       return
     }
     switch forecast.outcome {
@@ -37,11 +37,11 @@ extension Shell {
     if memory.contiguous.strategy == .old && !forecast.isFree
       && forecast.outcome != .notNow && forecast.outcome != .never
     {
-      print("But vm.contig.strategy is old: contig would launder whole queues, and hope.")
+      print("But vm.contig.strategy is old: contig would launder whole queues instead.")
     }
   }
 
-  /// What contig asks for.
+  /// The request that contig makes.
   func request(_ asked: RunAsked) -> ContiguousRequest {
     var request = ContiguousRequest(asked.count, where: asked.constraints)
     request.passes = memory.contiguous.passes
@@ -60,10 +60,10 @@ extension Shell {
       "Yes: \(count: forecast.run.count.rawValue, "free frame") at \(physicalAddress(forecast.run.first)). Nothing has been done."
     )
     strip(forecast.run)
-    tellFree(after: forecast.freeAfter)
+    printFree(after: forecast.freeAfter)
   }
 
-  private func tellFree(after free: PageCount) {
+  private func printFree(after free: PageCount) {
     print(
       "After it \(count: free.rawValue, "frame") would be free; the minimum is \(count: physical.reserve(for: .normal).rawValue)."
     )
@@ -72,8 +72,8 @@ extension Shell {
   private func emptiable(_ forecast: ContiguousForecast, _ asked: RunAsked) {
     var line = Line("Yes: by ")
     switch (forecast.moved, forecast.written) {
-    case (.zero, .zero) where forecast.dropped == .zero: line.append("taking frames that are free")
-    case (.zero, .zero): line.append(line: "giving up \(count: forecast.dropped.rawValue, "clean page")")
+    case (.zero, .zero) where forecast.dropped == .zero: line.append("allocating free frames")
+    case (.zero, .zero): line.append(line: "freeing \(count: forecast.dropped.rawValue, "clean page")")
     case (.zero, let written): line.append(line: "writing \(count: written.rawValue, "page") and moving none")
     case (let moved, .zero): line.append(line: "moving \(count: moved.rawValue, "page") and writing none")
     case (let moved, let written):
@@ -88,7 +88,7 @@ extension Shell {
     if forecast.fetched > .zero {
       print("For it, the page daemon would free \(count: forecast.fetched.rawValue, "frame") elsewhere.")
     }
-    tellFree(after: forecast.freeAfter)
+    printFree(after: forecast.freeAfter)
   }
 
   /// How many blocks of 2 MiB could be emptied, where the request is for one of these.
@@ -102,28 +102,28 @@ extension Shell {
     return blocks
   }
 
-  /// What is in the run, in a line that adds up.
+  /// Prints the contents of the run, in a line whose counts add up.
   private func details(_ forecast: ContiguousForecast) {
     var line: Line =
       "\(count: forecast.run.count.rawValue, "frame"): \(count: forecast.free.rawValue) free, \(count: forecast.moved.rawValue) to move, \(count: forecast.written.rawValue) to write"
-    var told = forecast.free + forecast.moved + forecast.written
+    var counted = forecast.free + forecast.moved + forecast.written
     func also(_ count: PageCount, _ what: StaticString) {
-      told = told + count
+      counted = counted + count
       if count > .zero { line.append(line: ", \(count: count.rawValue) \(what)") }
     }
     also(forecast.dropped, "to drop")
     also(forecast.claimed, "held or busy")
-    // Whatever the reason, and of all of them when there are too few frames to begin with.
-    let known = told + forecast.fixed
+    // Printed for every reason, because the counts must add up.
+    let known = counted + forecast.fixed
     also(forecast.run.count - min(forecast.run.count, known), "left")
     line.append(line: ", \(count: forecast.fixed.rawValue) can't move")
     print(line)
   }
 
-  /// What a request has moved or written before it was refused.
+  /// Whether a request has moved or written pages before it was refused.
   enum Done { case nothing, something }
 
-  /// Why a run is refused: what `why` says of it, and contig.
+  /// Prints why a run is refused, for `why` and contig alike.
   func refused(_ forecast: ContiguousForecast, _ asked: RunAsked, _ done: Done, _ longest: FrameRun?) {
     let nothing: StaticString = done == .nothing ? " Nothing has been done." : ""
     switch forecast.outcome {
@@ -213,7 +213,7 @@ extension Shell {
     print("Never: \(asked.whyNever(physical)).")
   }
 
-  // MARK: What is in the way
+  // MARK: The owners in the way
 
   /// A frame, or several in a row with one role: which, what they are, whose, and who keeps them there.
   func describe(_ run: FrameRun) -> Line {
@@ -245,7 +245,7 @@ extension Shell {
     } else {
       line.append(line: whose(owner.first))
     }
-    // The records of contiguous memory name no owner.
+    // Frame records of contiguous memory name no owner.
     if let entry = contigEntry(holding: owner.first), entry.frames(in: run) < owner.frames {
       line.append(" and others")
     }
@@ -254,7 +254,7 @@ extension Shell {
     return line
   }
 
-  /// What a frame is, and whose: `object 3 (dirty) page 71,204`, `slab of kmem-64`, `contig 7`, `kmem pages`.
+  /// Describes a frame and its owner: `object 3 (dirty) page 71,204`, `slab of kmem-64`, `contig 7`, `kmem pages`.
   func whose(_ frame: FrameNumber) -> Line {
     let what = physical.whatIs(frame)
     if what.role == .pageable, let object = memory.paging.object(numbered: what.owner) {
@@ -270,7 +270,7 @@ extension Shell {
 
   // MARK: As JSON
 
-  private func tellRow(_ forecast: ContiguousForecast, _ asked: RunAsked) {
+  private func printRow(_ forecast: ContiguousForecast, _ asked: RunAsked) {
     row("why") { row in
       if forecast.outcome == .granted {
         row.field("answer", text: "yes")
@@ -297,7 +297,7 @@ extension Shell {
       row.field("free_after", forecast.freeAfter.rawValue)
       refusalFields(row, forecast, longestRun(asked))
     }
-    tellOwners(forecast)
+    printOwners(forecast)
   }
 
   private func placeFields(_ row: JSONRow, _ forecast: ContiguousForecast) {
@@ -305,7 +305,7 @@ extension Shell {
     row.field("first_frame", UInt64(forecast.run.first.rawValue))
   }
 
-  /// What keeps a run from being granted, in the words of `why` and contig alike.
+  /// The fields that say why a run is refused, the same for `why` and contig.
   func refusalFields(_ row: JSONRow, _ forecast: ContiguousForecast, _ longest: FrameRun?) {
     placeFields(row, forecast)
     row.field("unmovable", forecast.fixed.rawValue)
@@ -326,7 +326,7 @@ extension Shell {
   }
 
   /// A row for each owner of what is in the way.
-  func tellOwners(_ forecast: ContiguousForecast) {
+  func printOwners(_ forecast: ContiguousForecast) {
     for i in 0..<forecast.owners.count {
       guard let owner = forecast.owners.list[i] else { continue }
       row("blocker") { row in

@@ -1,4 +1,4 @@
-// wire, unwire: pages that stay where they are.
+// wire, unwire: pages that must stay where they are.
 
 import KernelMemory
 import MemoryPrimitives
@@ -21,7 +21,8 @@ extension Shell {
   func wire(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
       throw arguments.missing(
-        "What? Usage: \(Self.wireUsage). objects N shows the ranges of an object.", Self.wireUsage)
+        "A range is missing; usage: \(Self.wireUsage). objects N shows the ranges of an object.",
+        Self.wireUsage)
     }
     let touched = try touched(word, arguments)
     var holes = Holes.forbidden
@@ -48,20 +49,20 @@ extension Shell {
       case .tooManyWires:
         throw fail("A page of the range is wired 4,095 times already. Nothing is wired.")
       case .noAddressSpace, .badConstraint, .notPageable, .protection, .tooManyHolds:
-        throw fail("It is refused: \(error.description). Nothing is wired.")
+        throw fail("Paging refuses it: \(error.description). Nothing is wired.")
       }
     }
-    tell("wire", "Wired", touched, covered)
+    report("wire", "Wired", touched, covered)
   }
 
   func unwire(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
       throw arguments.missing(
-        "What? Usage: \(Self.unwireUsage). queues counts what is wired.", Self.unwireUsage)
+        "A range is missing; usage: \(Self.unwireUsage). queues counts wired pages.", Self.unwireUsage)
     }
     let touched = try touched(word, arguments)
     try arguments.end(Self.unwireUsage)
-    // One that is mapped from here on holds no page that the check below has seen.
+    // A range that is mapped from here on holds no page that the check below has seen.
     let ranges = memory.paging.ranges
     let (covered, _) = covered(touched, of: ranges)
     if covered == .zero { throw refuse(word, "no pageable memory is there; objects N shows where it is") }
@@ -71,7 +72,7 @@ extension Shell {
       throw refuse(word, "\(loose) is not wired; nothing was changed")
     }
     memory.paging.unwire(touched.first, touched.count, of: ranges)
-    tell("unwire", "Unwired", touched, covered)
+    report("unwire", "Unwired", touched, covered)
   }
 
   private func touched(_ word: Word, _ arguments: Arguments) throws(CommandError) -> Touched {
@@ -126,7 +127,7 @@ extension Shell {
     return at
   }
 
-  private func tell(
+  private func report(
     _ kind: StaticString, _ done: StaticString, _ touched: Touched, _ pages: PageCount
   ) {
     let wired = memory.paging.wiredCount

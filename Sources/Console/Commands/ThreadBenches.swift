@@ -1,4 +1,4 @@
-// bench switch, shootdown, longest-off: what threads and several processors cost.
+// bench switch, shootdown, longest-off: the costs of threads and of several processors.
 
 import CPlatform
 import KernelMemory
@@ -9,7 +9,7 @@ import PhysicalMemory
 import Synchronization
 import Workloads
 
-/// A number that one thread sets and another answers, each asleep until the other has done its part.
+/// A number that one thread sets and another answers; each sleeps until the other has done its part.
 private struct Exchange: ~Copyable {
   let machine: Machine
   let asked = Atomic<UInt64>(0)
@@ -72,13 +72,13 @@ extension Shell {
     }
   }
 
-  /// Requests that every processor forget pages, for each page that was unmapped: a range taken back, and pages
-  /// given up by the laundry, which lie anywhere.
+  /// Shootdowns for each page that was unmapped: a range that is freed, and pages that the laundry frees, which lie
+  /// anywhere.
   func benchShootdown(_ sheet: BenchSheet) {
     let name: StaticString = "shootdown"
     let count = PageCount(UInt64(1024))
     guard let before = statistic("machine.shootdowns") else {
-      return sheet.leaveOut(name, "nothing counts them here")
+      return sheet.leaveOut(name, "no counter of them exists here")
     }
     guard memory.paging.swap.figures.free >= count,
       physical.freeCount > memory.paging.freeTarget + count + count
@@ -89,7 +89,7 @@ extension Shell {
       let address = try memory.paging.map(object, count: count)
       var isMapped = true
       defer { if isMapped { memory.paging.unmap(address, count) } }
-      // In an order that leaves neighbours apart in the queue.
+      // In an order that separates neighbours in the queue.
       for page in 0..<count.rawValue { try access.store(address + PageCount(page * 617 % 1024), page) }
       let filled = statistic("machine.shootdowns") ?? before
       let given = memory.paging.launder(.active, upTo: count, referenced: .launder).freed.rawValue
@@ -104,11 +104,11 @@ extension Shell {
       }
       sheet.add(.shootdownsUnmap, (unmapped - read) * 1000 / count.rawValue)
     } catch {
-      sheet.leaveOut(name, "a page could not be had: \(error.description)")
+      sheet.leaveOut(name, "a page could not be brought in: \(error.description)")
     }
   }
 
-  /// The longest intervals with interrupts off and with a spin lock held, since they are measured.
+  /// The longest intervals with interrupts off and with a spin lock held, as far as measured.
   func benchLongest(_ sheet: BenchSheet) {
     guard let off = statistic("machine.longest_off"), off > 0, let view = state.pointee.host.executive else {
       return sheet.leaveOut("longest-off", "nothing was measured: sysctl machine.measure=on")

@@ -1,4 +1,4 @@
-// swap: the device behind anonymous memory, and what went to it and came back.
+// swap: the device behind anonymous memory, and the pages written to it and read back.
 
 import KernelMemory
 import MemoryPrimitives
@@ -13,7 +13,7 @@ extension Shell {
         row.field("slots", 0)
       }
       if !isJSON {
-        print("There is no swap device: a dirty page stays in memory until its object goes.")
+        print("There is no swap device: a dirty page stays in memory until its object is destroyed.")
         print("Boot by make run SWAP=64M, or with swap.ramdisk=64M on the kernel's line.")
       }
       return
@@ -61,7 +61,7 @@ extension Shell {
       )
     }
     if figures.free == .zero {
-      print("! Swap is full: what is dirty must stay in memory. Type: queues")
+      print("! Swap is full: dirty pages must stay in memory. Type: queues")
     }
   }
 }

@@ -1,4 +1,4 @@
-// What a person sees on arriving: a line a layer, what it found and took, and the command that shows more.
+// The banner: a line for each layer, with the memory that it found and allocated, and the command that shows more.
 
 import CPlatform
 import KernelMemory
@@ -12,7 +12,7 @@ import Vmem
 import Workloads
 
 extension Shell {
-  /// The lines under the first, which the kernel printed when it could say no more.
+  /// Prints the lines under the first, which the kernel printed before memory was up.
   func banner() {
     let boot = subject.pointee.boot
     var usable: UInt64 = 0
@@ -73,6 +73,11 @@ extension Shell {
       layer("boot module", describeModule(cp_boot_modules(boot)[0]), "replay")
     }
     newline()
+    printMemoryUse()
+  }
+
+  /// Prints the strip of all memory, and the shares of Strata and of the boot module.
+  private func printMemoryUse() {
     let end = UInt64(memory.map.end.rawValue)
     var perCell: UInt64 = 1
     while perCell * 64 < end { perCell *= 2 }
@@ -87,7 +92,7 @@ extension Shell {
     print(line)
   }
 
-  /// A line of the banner: what, how much, and the command for more.
+  /// Prints a line of the banner: subject, figures, and the command for more.
   private func layer(_ name: StaticString, _ text: Line, _ command: StaticString) {
     var line: Line = "  \(name)"
     line.append(blanks: 17 - line.count)

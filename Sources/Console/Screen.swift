@@ -1,14 +1,13 @@
-// What goes to the screen: lines, a screen at a time, colour that only repeats.
+// The output of the console: lines, a screen at a time, colour that only repeats.
 
 import MemoryPrimitives
 
-/// What a colour stands for; the letters say it already.
+/// The meanings of colours; the letters carry the same information.
 enum Tint: UInt8 { case plain, free, fixed, wrong }
 
 extension Shell {
-  /// Prints a line. One that is wider than the screen goes on below, indented, where a word begins: a terminal
-  /// would break it in the middle of one. After a screenful a person is asked first; after Ctrl-C nothing more
-  /// appears.
+  /// Prints a line. A line wider than the screen continues below, indented, at the start of a word: a terminal would
+  /// break it within a word. After a screenful the pager stops first; after Ctrl-C nothing more is printed.
   @inline(never) func print(_ line: Line) {
     guard !shouldStop else { return }
     let isWrong = line.count > 1 && line[0] == UInt8(ascii: "!") && line[1] == UInt8(ascii: " ")
@@ -40,12 +39,12 @@ extension Shell {
     return end > first ? end : start + room
   }
 
-  /// A line as a layer hands it out.
+  /// Prints a line that a layer has written.
   public func write(_ line: Line) { print(line) }
 
   func newline() { terminal.write(Line("\r\n")) }
 
-  /// Text in the middle of a line that is under way.
+  /// Prints text without ending the line.
   func put(_ text: Line, _ color: Tint = .plain) {
     guard !state.pointee.stopped else { return }
     if color != .plain { tint(color) }
@@ -73,7 +72,7 @@ extension Shell {
 
   func beginPage() { state.pointee.rowsLeft = max(2, state.pointee.height - 1) }
 
-  /// Asks before `lines` more lines would push the first of this screen out.
+  /// Stops at the pager before `lines` more lines would scroll the first line of this screen away.
   func pageBreak(lines: Int) {
     guard pages else { return }
     if state.pointee.rowsLeft < lines { askForMore() }
@@ -94,21 +93,21 @@ extension Shell {
         state.pointee.stopped = true
         state.pointee.interrupted = true
       case .character(let byte):
-        // Whoever types a command here has seen enough.
+        // A key that begins a command ends the listing.
         putBack(byte)
         state.pointee.stopped = true
       default:
         continue
       }
-      // Overwritten rather than erased: a terminal without escapes can do that too.
+      // Overwritten rather than erased, because a terminal without escapes can do that too.
       terminal.write("\r          \r")
       return
     }
   }
 
-  // MARK: What takes time
+  // MARK: A long operation
 
-  /// Draws `done` of `total` as a bar that the next one overwrites. Nothing where it could not.
+  /// Draws `done` of `total` as a bar that the next one overwrites. Draws nothing where that is not possible.
   func progress(_ what: Line, _ done: UInt64, of total: UInt64, _ tail: Line) {
     guard state.pointee.isTerminal, state.pointee.isInteractive, !isJSON, !state.pointee.stopped else {
       return
@@ -131,7 +130,7 @@ extension Shell {
     terminal.write(line)
   }
 
-  /// Takes a bar off the screen.
+  /// Removes the bar from the screen.
   func endProgress() {
     guard state.pointee.isTerminal, state.pointee.isInteractive, !isJSON else { return }
     var line = Line("\r")

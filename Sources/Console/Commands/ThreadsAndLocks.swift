@@ -1,4 +1,4 @@
-// cpus, threads, locks, watchdog: who runs where, and who waits for whom.
+// cpus, threads, locks, watchdog: the state of processors and threads, and the waits for locks.
 
 import CPlatform
 import MemoryPrimitives
@@ -95,7 +95,7 @@ extension Shell {
 
   private func hasDeadline(_ row: cp_thread_row) -> Bool { row.state == .sleeping && row.deadline != .max }
 
-  /// What a thread sleeps for, and until when.
+  /// The purpose of a thread's sleep, and its deadline.
   private func awaited(_ row: cp_thread_row) -> Line {
     var line = Line()
     guard let what = row.waits_for else { return line }
@@ -148,7 +148,7 @@ extension Shell {
       guard rank.kind == .spin, countsInstructions, row.longest_hold > Self.holdBudget else { return }
       print("! \(title): \(count: row.longest_hold) up to \(code(VirtualAddress(row.hold_site)) ?? "-")")
     }
-    print("A rank may be taken with lower ones held. Waits and holds are in \(cycleWord);")
+    print("A lock may be acquired with locks of lower ranks held. Waits and holds are in \(cycleWord);")
     print(
       "holds are measured while machine.measure=on. The budget for a spin lock: \(count: Self.holdBudget).")
   }
@@ -180,7 +180,8 @@ extension Shell {
     if isJSON {
       row("watchdog") { $0.field("on", isOn ? 1 : 0) }
     } else {
-      print(isOn ? "On: who makes no progress for ten seconds tells where, and the machine stops." : "Off.")
+      print(
+        isOn ? "On: a processor without progress for ten seconds reports, and the machine stops." : "Off.")
     }
   }
 }

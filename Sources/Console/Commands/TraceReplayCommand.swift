@@ -17,7 +17,7 @@ extension Shell {
       start: module.length == 0 ? nil : UnsafeRawPointer(start), count: Int(module.length))
   }
 
-  /// How to get a trace, behind a sentence on what is wrong with this one.
+  /// Prints how to get a trace, behind a sentence on the error of this one.
   private func noTrace(_ sentence: Line) -> CommandError {
     let error = fail(sentence)
     if !isJSON { print("Pack a trace (strata trace pack) and boot with make run TRACE=FILE.") }
@@ -50,7 +50,7 @@ extension Shell {
       }
     }
     if state.pointee.stopped {
-      // A command that was stopped prints no more; this is worth an exception.
+      // A stopped command prints nothing more, except for this line.
       terminal.write(
         "Stopped. What was live is freed; \(count: summary.lost) pages or objects are lost." as Line)
       newline()
@@ -63,7 +63,7 @@ extension Shell {
     if !summary.succeeded { throw .failed }
   }
 
-  /// What `on=N` asks for; nil without it.
+  /// The value of `on=N`; nil without it.
   private func split(_ arguments: Arguments) throws(CommandError) -> ReplaySplit? {
     guard let word = arguments.value(of: "on") else { return nil }
     let asked = try arguments.number(word)
@@ -101,11 +101,11 @@ extension Shell {
     return keeps && !state.pointee.stopped ? replay.summary : replay.close()
   }
 
-  /// What the cycle counter counts.
+  /// The unit of the cycle counter.
   var costUnit: StaticString { countsInstructions ? "instructions" : "cycles" }
 
-  /// Whether the cycle counter counts instructions, as QEMU's does with `-icount shift=0`: then the same
-  /// few instructions always take the same, which no clock does.
+  /// Whether the cycle counter counts instructions, as QEMU's does with `-icount shift=0`. Then the same few
+  /// instructions always have the same cost, which no clock shows.
   var countsInstructions: Bool {
     var first: UInt64 = 0
     for turn in 0..<64 {

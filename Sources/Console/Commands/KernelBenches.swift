@@ -1,10 +1,10 @@
 // bench: the budgets that concern this kernel, measured in it, in instructions.
 //
-// A bench puts the machine into the state that its goal speaks of, measures, and gives back all that it took. What
-// a machine is too small for is left out, and said so. Names, units and goals are those of the list of budgets
-// (Budget.swift), and a goal that is missed fails the command only when its row is due. Instructions are what the
-// cycle counter counts under QEMU's -icount shift=0; elsewhere the same rows tell cycles, which no goal is held
-// against.
+// A bench puts the machine into the state that its goal names, measures, and frees all memory that it has allocated.
+// A bench for which the machine is too small is left out, with a sentence that says so. Names, units and goals are
+// those of the list of budgets (Budget.swift), and a missed goal fails the command only when its row is due. The
+// cycle counter counts instructions under QEMU's -icount shift=0; elsewhere the same rows hold cycles, which are
+// compared with no goal.
 
 import CPlatform
 import KernelMemory
@@ -64,7 +64,7 @@ extension Shell {
     for i in 0..<Bench.all.count {
       let named = Bench.all[i]
       if let word, !(word.bytes == named.name) { continue }
-      // What a boot cost can be told right behind it only.
+      // The cost of the boot can be measured only right after it.
       if word == nil && named.bench == .boot { continue }
       if shouldStop { break }
       try measure(named.bench, sheet)
@@ -173,8 +173,8 @@ struct BenchSheet {
     if tally.pointee.first == nil { tally.pointee.first = verdict.first }
   }
 
-  /// The state in which it is measured.
-  func tell(_ name: StaticString, dirty pages: PageCount, of total: PageCount) {
+  /// Prints the state in which a bench measures.
+  func printState(_ name: StaticString, dirty pages: PageCount, of total: PageCount) {
     guard !console.isJSON else { return }
     var line: Line = "\(name): \(count: pages.rawValue, "dirty page"), "
     line.append(share: pages.rawValue, of: total.rawValue)
@@ -196,7 +196,7 @@ struct BenchSheet {
   func finish() throws(CommandError) {
     let outcome = tally.pointee
     if console.isJSON {
-      // Pages that did not keep their stamp: the figures beside it mean nothing.
+      // Some pages did not keep their stamp, so the figures mean nothing.
       if outcome.broken > 0 { console.row("broken") { $0.field("pages", outcome.broken) } }
     } else {
       if outcome.rows > 0 { table.finish() }
@@ -214,7 +214,7 @@ struct BenchSheet {
   }
 }
 
-/// What all benches of a command came to.
+/// The outcome of all benches of a command.
 struct BenchOutcome {
   var rows: UInt64 = 0
   /// Goals missed of rows that are due, and of others.
