@@ -4,7 +4,7 @@ import XCTest
 
 @testable import strata
 
-/// Rows of the budgets that are gathered from runs: what is shown of them, and what fails.
+/// Rows of the budgets that are gathered from runs: their output, and the failures.
 final class StrataBenchTests: XCTestCase {
   private func rows(_ lines: [String]) throws -> BenchRows {
     try BenchRows(text: lines.joined(separator: "\n") + "\n", name: "rows")

@@ -4,7 +4,7 @@ import XCTest
 
 @testable import strata
 
-/// The commands as a shell would run them, in this process: what they write, and how they end.
+/// The commands as a shell would run them, in this process: their output and exit status.
 final class StrataCommandTests: XCTestCase {
   private var folder: URL!
 

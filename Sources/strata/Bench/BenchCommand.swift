@@ -13,7 +13,7 @@ struct BenchCommand: ParsableCommand {
       mimalloc, jemalloc, tcmalloc (preloaded) and glibc, in turns; Scripts/install-tools bench installs the first \
       three. A time is processor time, the least over the turns. Threads: two against one. Frames: searches, in steps, and churn, \
       which depend on a seed only. It takes a minute or two. Another load on the host's processors shows in the \
-      times: have two of them to yourself.
+      times: run nothing else on two of them.
 
       A goal that is missed fails only where the row is due. Build with optimisation: swift run -c release strata \
       bench. make bench prints these rows together with those of the kernel.
@@ -36,7 +36,7 @@ struct BenchCommand: ParsableCommand {
   @Option(help: "Measure only rows whose names begin so.")
   var only = ""
 
-  @Flag(name: .shortAndLong, help: "Tell, on standard error, what each allocator took.")
+  @Flag(name: .shortAndLong, help: "Print the time of each allocator on standard error.")
   var verbose = false
 
   func run() throws {

@@ -3,7 +3,7 @@
 import Foundation
 import Workloads
 
-/// A row and what was measured for it; nothing where nothing can be measured yet.
+/// A row and its measured figure; none where nothing can be measured yet.
 struct BenchFigure {
   enum Verdict: Equatable {
     /// The row has no goal.

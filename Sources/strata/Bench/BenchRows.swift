@@ -35,7 +35,7 @@ struct BenchRows {
     }
   }
 
-  /// Every row of the budgets; the one that compares two machines is made of theirs.
+  /// Every row of the budgets; the row that compares two machines is computed from theirs.
   var all: [BenchFigure] {
     var figures = figures
     if let small = value(.bootSmall), let large = value(.bootLarge), small > 0 {

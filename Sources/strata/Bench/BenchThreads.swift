@@ -1,7 +1,8 @@
-// Threads for benches: each is the processor of its number, and nothing else.
+// Threads for benches: each is the processor of its number.
 //
-// A thread becomes a processor of a simulated machine by the index in its own words. `SimulatedMachine` also makes it look
-// for requests wherever interrupts are switched on again, which a test needs and a measured loop must not have.
+// A thread becomes a processor of a simulated machine by the index in its own words. `SimulatedMachine` also makes a
+// thread poll for requests wherever interrupts are switched on again. A test needs that; a measured loop must not
+// have it.
 
 import CPlatform
 import Foundation
@@ -16,7 +17,7 @@ enum BenchThreads {
   static func time(_ count: Int, _ body: @escaping (Int) -> Void) -> Double {
     let spans = UnsafeMutableBufferPointer<(start: UInt64, end: UInt64)>.allocate(capacity: count)
     defer { spans.deallocate() }
-    // Each thread writes a place of its own, and all have ended when they are read.
+    // Each thread writes an element of its own, and all have ended when the elements are read.
     nonisolated(unsafe) let (places, body) = (spans, body)
     let start = Start()
     let group = DispatchGroup()

@@ -1,7 +1,8 @@
 // A process that measures one pattern on one allocator, a turn for each line that it is sent.
 //
 // The host's allocators replace malloc of the whole process, so each needs a process of its own; Strata gets one as
-// well, so that all begin alike. Memory of the bench itself is mapped and not allocated: no allocator has it in hand.
+// well, so that all begin alike. Memory of the bench itself is mapped and not allocated, so that no allocator holds
+// it.
 
 import ArgumentParser
 import CPlatform
@@ -12,7 +13,7 @@ import KernelMemory
 import MemoryPrimitives
 import Workloads
 
-/// The malloc that this process has.
+/// The malloc of this process.
 private struct MallocAllocator: BenchAllocator {
   @inline(__always) func allocate(_ size: UInt64) -> UnsafeMutableRawPointer {
     malloc(Int(size)).unsafelyUnwrapped
@@ -67,7 +68,7 @@ struct BenchWorker: ParsableCommand {
     }
   }
 
-  /// Memory that no allocator knows of, zeroed and touched.
+  /// Maps memory that no allocator knows, zeroed and touched.
   private static func map<T>(_ count: Int, of type: T.Type) -> UnsafeMutableBufferPointer<T> {
     let bytes = max(1, count * MemoryLayout<T>.stride)
     let memory = mmap(
@@ -88,7 +89,7 @@ struct BenchWorker: ParsableCommand {
     return UnsafeRawBufferPointer(start: memory, count: length)
   }
 
-  /// What a turn came to.
+  /// The result of a turn.
   private struct Turn {
     /// Nanoseconds for each pair or event.
     var time: Double
@@ -108,7 +109,7 @@ struct BenchWorker: ParsableCommand {
     }
   }
 
-  /// Nanoseconds of processor time that this thread has had: what else runs on the host takes none of it.
+  /// Nanoseconds of processor time of this thread; other programs on the host do not count.
   private static var processorTime: UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
@@ -125,7 +126,7 @@ struct BenchWorker: ParsableCommand {
       }
     }
     switch workload {
-    // A size that stands in the source is one that the compiler knows.
+    // The compiler knows a size that is a literal in the source.
     case .pair16: return timed(count) { ObjectBench.pairs(a, 16, count) }
     case .pair64: return timed(count) { ObjectBench.pairs(a, 64, count) }
     case .pair128: return timed(count) { ObjectBench.pairs(a, 128, count) }
@@ -171,7 +172,7 @@ struct BenchWorker: ParsableCommand {
       throw Complaint(error.describe(Line(trace)).text, .dataError)
     }
     let objects = Self.map(unpacked.identities * 64, of: UnsafeMutableRawPointer?.self).baseAddress!
-    // Of Strata everything counts from its own state on; a process has more in memory than what malloc has.
+    // For Strata everything counts, its own state included; a process has more in memory than malloc holds.
     let base = strata ? 0 : held()
     return {
       let start = Self.processorTime

@@ -18,8 +18,8 @@ final class HostBench {
   /// Rows that could not be measured, and why.
   private(set) var leftOut: [(name: String, why: String)] = []
 
-  /// Rows whose names begin with `only`; objects come from the trace at this path. `verbose` tells what each allocator
-  /// took.
+  /// Rows whose names begin with `only`; objects come from the trace at this path. `verbose` prints the time of each
+  /// allocator.
   init(trace: String, only: String, verbose: Bool) {
     self.trace = trace
     self.only = only
@@ -67,7 +67,7 @@ final class HostBench {
       for (index, worker) in workers.enumerated() {
         let result = try worker.turn()
         least[index] = min(least[index], result.time)
-        // What is held is told by the first turn: later ones find what the earlier left.
+        // The first turn measures the held bytes: later turns begin with memory that earlier ones left.
         if turn == 0 { held[index] = result.held }
       }
     }
@@ -100,7 +100,7 @@ final class HostBench {
     withExtendedLifetime(machine) {}
   }
 
-  /// How many times as many go through by two threads: the median over turns, each of one thread and two.
+  /// The throughput of two threads over that of one: the median over turns, each of one thread and two.
   private func twoAgainstOne(_ what: String, _ count: Int, _ body: @escaping (Int) -> Void) -> Double {
     let turns = 11
     var ratios: [Double] = []
@@ -108,7 +108,7 @@ final class HostBench {
       Terminal.standard.progress(what, UInt64(turn), of: UInt64(turns))
       let one = BenchThreads.time(1) { _ in body(count) }
       let two = BenchThreads.time(2) { _ in body(count) }
-      // The first turn makes what stays.
+      // The first turn allocates the state that stays.
       if turn > 0 { ratios.append(2 * one / two) }
     }
     return ratios.sorted()[turns / 2]

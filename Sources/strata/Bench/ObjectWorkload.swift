@@ -1,4 +1,4 @@
-// What is measured through kmem and through malloc alike.
+// The workloads that are measured through kmem and through malloc alike.
 
 import ArgumentParser
 import Workloads
@@ -10,7 +10,7 @@ enum ObjectWorkload: String, CaseIterable, ExpressibleByArgument {
   case batches, randomOne, randomSmall, randomMixed, randomMany
   case trace, passedOn
 
-  /// The row that its time is for.
+  /// The row of its time.
   var budget: Budget {
     switch self {
     case .pair16: .kmemPair16
@@ -33,6 +33,6 @@ enum ObjectWorkload: String, CaseIterable, ExpressibleByArgument {
     }
   }
 
-  /// How often each allocator has its turn.
+  /// The count of turns of each allocator.
   var turns: Int { self == .trace ? 5 : 21 }
 }

@@ -1,14 +1,14 @@
-// Pointers on their way from one thread to another.
+// A queue of pointers from one thread to another.
 
 import CPlatform
 import Synchronization
 
-/// A ring of pointers between a thread that puts and one that takes, without a lock.
+/// A ring of pointers between one producer and one consumer, without a lock.
 final class Ring: Sendable {
   private static let mask = 255
   nonisolated(unsafe) private let words = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(
     capacity: 256)
-  /// Counts of pointers put and taken, each on a cache line of its own.
+  /// Counts of pointers pushed and popped, each on a cache line of its own.
   nonisolated(unsafe) private let counts = UnsafeMutableRawPointer.allocate(byteCount: 256, alignment: 128)
 
   init() {
@@ -27,7 +27,7 @@ final class Ring: Sendable {
     (counts + 128).assumingMemoryBound(to: Atomic<Int>.self)
   }
 
-  /// One side: where it is, and how far the other was when it looked last.
+  /// The state of one side: its own position, and the last position of the other side that it has read.
   struct End {
     private let ring: Ring
     private var mine = 0

@@ -1,11 +1,11 @@
-// The allocators that kmem is held against, and the processes in which all of them take their turns.
+// The allocators that kmem is compared with, and the processes in which all of them take turns.
 
 import Foundation
 
 /// An allocator of the comparison.
 struct Rival {
   let name: String
-  /// What is preloaded; nothing for kmem and for glibc, which is there already.
+  /// The library to preload; none for kmem and for glibc, which is present already.
   let library: String?
   let isStrata: Bool
 
@@ -17,7 +17,7 @@ struct Rival {
     ("tcmalloc", "libtcmalloc_minimal.so.4"),
   ]
 
-  /// The four; complains of what is not installed.
+  /// The four allocators. Throws for one that is not installed.
   static func four() throws -> [Rival] {
     try libraries.map { name, file in
       let paths = folders.map { "\($0)/\(file)" }
@@ -56,7 +56,7 @@ final class Worker {
     guard try line() == "ready" else { throw failure }
   }
 
-  private var failure: Complaint { Complaint("the bench of \(rival.name) ended before its time", .software) }
+  private var failure: Complaint { Complaint("the bench of \(rival.name) ended too early", .software) }
 
   /// One turn: nanoseconds for each pair or event, and bytes held for each byte live where that is known.
   func turn() throws -> (time: Double, held: Double) {

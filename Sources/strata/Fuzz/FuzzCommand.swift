@@ -15,7 +15,7 @@ struct FuzzCommand: ParsableCommand {
       Each seed is a history of faults, writes, wires, holds, laundering, contiguous requests, errors of the \
       swap disk, failed allocations and interrupts, on a machine whose pageable memory is three times its RAM. \
       All invariants of all layers are checked as it goes, and every page against its stamp. A history that fails is \
-      run again with a check after each operation, to tell where it went wrong.
+      run again with a check after each operation, to find the operation that fails.
 
       Examples:
         strata fuzz --seeds 1000

@@ -21,9 +21,9 @@ struct ReplayCommand: ParsableCommand {
         strata replay build.trace --processors 4   the same counts, by four threads
         strata replay build.trace -j | jq .peak_pages
 
-      With --processors the events are shared out among so many threads, each a processor of the machine; what \
-      the trace did in interrupts is done in interrupts of these. All counts are those of one processor; of what \
-      is live at once, the most that was seen is told.
+      With --processors the events are divided among that many threads, each a processor of the machine; events \
+      that the trace recorded in interrupts run in interrupts of these. All counts are those of one processor; of \
+      what is live at once, the highest sample is printed.
 
       Exit status: 0 when all went well, 65 for a bad trace, 69 for a machine that is too small, 70 when \
       something was damaged or lost or too much had to be skipped.

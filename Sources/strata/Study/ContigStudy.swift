@@ -1,10 +1,10 @@
-// The experiment behind contigmalloc: memory full of dirty pages, and many runs asked for one by one, once by
-// the strategy before 2004 (launder whole queues and hope) and once by ours (empty the one run).
+// The experiment behind contigmalloc: memory full of dirty pages, and many runs requested one by one. It runs once
+// with the strategy before 2004 (launder whole queues) and once with ours (empty the one run).
 //
-// Each strategy begins on a machine of its own in the same state: wired frames here and there, as a kernel has
-// them after some work; the rest of the share in dirty pageable pages, single frames free between them. What is
-// counted is what anybody moved or sent to swap from the first request to the last, for each page gained;
-// afterwards every page is touched and must hold its stamp.
+// Each strategy begins on a machine of its own in the same state: scattered wired frames, as a kernel has them after
+// some work; the rest of the share in dirty pageable pages, with single free frames between them. The table counts
+// the pages moved or written to swap from the first request to the last, for each page gained. Afterwards the study
+// touches every page and checks its stamp.
 
 import ArgumentParser
 import ContiguousMemory
@@ -28,7 +28,7 @@ struct ContigStudy: ParsableCommand {
         strata study contig --memory 256M --swap 1G --runs 64 --dirty 95
         strata study contig -j | jq .cost_per_page
 
-      Exit status: 0; 70 when a page did not hold its stamp.
+      Exit status: 0; 70 when a page did not keep its stamp.
       """)
 
   @Option(help: "Memory of the machine.")
@@ -37,19 +37,19 @@ struct ContigStudy: ParsableCommand {
   @Option(help: "Its swap device.")
   var swap = Size(argument: "3G")!
 
-  @Option(help: "Percent of memory in dirty pages.")
+  @Option(help: "Percent of memory that is dirtied.")
   var dirty: UInt64 = 90
 
   @Option(help: "Wired frames, scattered in clusters.")
   var wired: UInt64 = 10_000
 
-  @Option(help: "How many runs are asked for.")
+  @Option(help: "How many runs are requested.")
   var runs: Int = 256
 
   @Option(help: "The size of each, which is its alignment too.")
   var size = Size(argument: "2M")!
 
-  @Option(help: "Seed of what lies where.")
+  @Option(help: "Seed of the initial state.")
   var seed: UInt64 = 1
 
   @Flag(name: .customShort("j"), help: "Print a row of JSON a strategy instead of a table.")
@@ -69,7 +69,7 @@ struct ContigStudy: ParsableCommand {
       Terminal.standard.clearProgress()
       if json { outcomes.forEach { print($0.json) } } else { printTable(outcomes) }
       if outcomes.contains(where: { $0.wrong > 0 }) {
-        throw Complaint("pages did not hold their stamps", .software)
+        throw Complaint("pages did not keep their stamps", .software)
       }
     }
   }
@@ -120,7 +120,7 @@ struct ContigStudy: ParsableCommand {
     var constraints = RunConstraints()
     constraints.alignment = Alignment(size.bytes.rawValue)!
     for i in 0..<runs {
-      Terminal.standard.progress(name, UInt64(i), of: UInt64(runs), "runs asked for")
+      Terminal.standard.progress(name, UInt64(i), of: UInt64(runs), "runs requested")
       guard let range = try? system.contiguous.contigmalloc(size.bytes, type: type, where: constraints) else {
         continue
       }
@@ -143,7 +143,7 @@ struct ContigStudy: ParsableCommand {
     return outcome
   }
 
-  /// Frames that can't move: eight in a row here and there.
+  /// Wires frames in scattered clusters of eight.
   private func wireFrames(_ physical: FrameAllocator) -> [FrameNumber] {
     var (held, spare): ([FrameNumber], [FrameNumber]) = ([], [])
     var random = SeededRandom(seed: seed)
@@ -152,7 +152,7 @@ struct ContigStudy: ParsableCommand {
       for _ in 0..<8 {
         if let frame = try? physical.allocate(Order(0), role: .wired) { held.append(frame) }
       }
-      // As far to the next ones as others have taken and given back meanwhile.
+      // The distance to the next cluster is random, as after allocations and frees of other users.
       for _ in 0..<random.below(24) {
         if let frame = try? physical.allocate(Order(0), role: .wired) { spare.append(frame) }
       }
@@ -175,7 +175,7 @@ struct ContigStudy: ParsableCommand {
       ]
       print(cells.joined())
     }
-    print("Every page was touched afterwards, and held its stamp.")
+    print("Every page was touched afterwards, and kept its stamp.")
   }
   private func pad(_ text: String, _ width: Int) -> String {
     String(repeating: " ", count: max(0, width - text.count)) + text

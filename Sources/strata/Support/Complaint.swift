@@ -4,7 +4,7 @@
 import ArgumentParser
 import Foundation
 
-/// What keeps a command from going on.
+/// An error that ends a command.
 struct Complaint: Error, CustomStringConvertible {
   /// sysexits(3), as far as used.
   enum Status: Int32 {

@@ -1,4 +1,4 @@
-// A file, or standard input, line by line; what is compressed goes through the system's own gzip or xz.
+// A file, or standard input, line by line; compressed input goes through the system's own gzip or xz.
 //
 // The first bytes tell the format, not the name. A thread feeds the decompressor, so standard input works
 // the same as a file and nothing is read twice.
@@ -7,9 +7,9 @@ import Foundation
 
 /// Where lines come from.
 final class TextInput {
-  /// How it was asked for; what complaints begin with.
+  /// The name as given, with which complaints begin.
   let name: String
-  /// Bytes of the file as it lies on disk; zero when nobody knows.
+  /// Bytes of the file on disk; zero when they are not known.
   let size: UInt64
   private let source: FileHandle
   private let decompressor: Process?
@@ -66,7 +66,7 @@ final class TextInput {
     Thread.detachNewThread {
       var chunk = first
       while !chunk.isEmpty {
-        // Refused when the decompressor has given up; it says why.
+        // The write fails when the decompressor has ended, which prints the reason.
         guard (try? writer.write(contentsOf: chunk)) != nil else { break }
         chunk = (try? file.read(upToCount: 1 << 16)) ?? Data()
         tally.add(chunk.count)
@@ -105,7 +105,7 @@ final class TextInput {
       }
       chunk = Data()
     }
-    // A decompressor that gave up explains a broken last line better than the line does.
+    // The message of a decompressor that failed explains a broken last line better than the line does.
     try finish()
     if !rest.isEmpty { try rest.withUnsafeBufferPointer(body) }
   }

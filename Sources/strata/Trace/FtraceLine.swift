@@ -3,9 +3,9 @@
 //   mkdir-183     [001] ...1.     8.991063: mm_page_free: page=0000000061d822d4 pfn=0x100946 order=1
 //   task-pid      [cpu] flags     seconds:  event: key=value key=value …
 //
-// A task may be called anything, blanks and brackets included, so the place to hold on to is the first
-// `[cpu]` after which flags, a time and an event's name follow. The third flag tells hard from soft
-// interrupts; a trace without flags (option irq-info off) is taken as all threads.
+// A task's name may hold any character, blanks and brackets included. So the parser searches for the first `[cpu]`
+// that is followed by flags, a time and an event's name. The third flag tells hard from soft interrupts; a trace
+// without flags (option irq-info off) is taken as all threads.
 // Source: Documentation/trace/ftrace.rst and include/trace/events/kmem.h of Linux 6.1.
 
 import Workloads
@@ -106,7 +106,7 @@ struct FtraceLine {
     return text.starts(with: "0x") ? text.dropFirst(2).hexadecimal : text.decimal
   }
 
-  /// What matters of `gfp_flags`, and of `migratetype` for frames.
+  /// The flags of interest in `gfp_flags`, and in `migratetype` for frames.
   var flags: (TraceFlags, TraceAddressLimit) {
     var (flags, limit) = (TraceFlags(), TraceAddressLimit.none)
     for name in (text("gfp_flags") ?? fields.prefix(0)).split(separator: UInt8(ascii: "|")) {
@@ -152,7 +152,7 @@ extension Text {
     return text
   }
 
-  /// Takes the next word off the front.
+  /// Removes the next word from the front.
   mutating func takeWord() -> Text? {
     var start = startIndex
     while start < endIndex, self[start].isBlank { start += 1 }

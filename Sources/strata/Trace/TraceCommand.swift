@@ -38,10 +38,10 @@ struct Trace: ParsableCommand {
     @Option(name: .shortAndLong, help: "The packed trace to write.")
     var output: String
 
-    @Option(help: "Keep the first so many events only.")
+    @Option(help: "Keep this many events, from the first on.")
     var events: Int?
 
-    @Option(help: "What the trace calls itself (default: FTRACE's name).")
+    @Option(help: "The name in the trace (default: FTRACE's name).")
     var title: String?
 
     func validate() throws {
@@ -84,7 +84,7 @@ struct Trace: ParsableCommand {
   }
 }
 
-/// What was kept, what was dropped and why.
+/// The counts of events kept and dropped, with reasons.
 struct PackSummary {
   let text: String
 
@@ -115,7 +115,7 @@ struct PackSummary {
       if learned.bySite > 0 { ways.append("\(grouped(learned.bySite)) by their call site") }
       if learned.bySize > 0 { ways.append("\(grouped(learned.bySize)) by their sizes") }
       if learned.unknown > 0 { ways.append("\(grouped(learned.unknown)) not (named after the caller)") }
-      lines.append("Caches: \(counts.caches); allocations told " + ways.joined(separator: ", ") + ".")
+      lines.append("Caches: \(counts.caches); allocations found " + ways.joined(separator: ", ") + ".")
     }
     lines.append(
       "Live at most \(grouped(counts.peakObjects)) of \(grouped(counts.objects)) objects "

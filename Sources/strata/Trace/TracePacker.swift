@@ -1,14 +1,14 @@
 // From ftrace's text to a packed trace.
 //
-// The packer drops what is no allocation event, and numbers the rest: object pointers by first appearance,
-// frames by rank among all that appear. It decides nothing about frees without an owner or lost frees; that
-// is for whoever replays. It follows ownership only to tell peaks, and to find caches.
+// The packer drops lines that are no allocation event, and numbers the rest: object pointers by first appearance,
+// frames by rank among all that appear. It decides nothing about frees without an owner or lost frees, because the
+// replay does. It tracks ownership only to count peaks, and to find caches.
 //
 // *Which cache?* Linux 6.1 prints the cache at `kmem_cache_free` only. An allocation's cache is
 //   1. the one printed when the same pointer, still owned by this allocation, was freed with
 //      kmem_cache_free;
-//   2. failing that, the one printed most often for frees of what the same call site got with the same two
-//      sizes (one call site serves many caches: mempool_alloc gets biovec-64 and bio-192; sizes tell them
+//   2. failing that, the one printed most often for frees of allocations of the same call site with the same two
+//     sizes (one call site serves many caches: mempool_alloc gets biovec-64 and bio-192; sizes tell them
 //      apart; ties go to the name that comes first in the alphabet);
 //   3. failing that, the only cache known with these two sizes;
 //   4. failing that, a cache of its own, named after the function that called: `ext4_alloc_inode()`.
@@ -18,19 +18,19 @@
 
 import Workloads
 
-/// Gathers events, then tells what goes into the packed trace.
+/// Gathers events, then answers the packed trace.
 struct TracePacker {
-  /// What the lines were, besides events that are kept.
+  /// The counts of lines that are no kept events.
   struct Dropped {
     var comments: UInt64 = 0
     var lost: UInt64 = 0
     var others: [String: UInt64] = [:]
-    /// Behind the limit that the user set.
+    /// Events behind the user's limit.
     var beyondLimit: UInt64 = 0
     var total: UInt64 { comments + others.values.reduce(0, +) + beyondLimit }
   }
 
-  /// How the caches of allocations were found, by the rules above.
+  /// The counts of allocations by the rule above that found their cache.
   struct Learned {
     var byPointer: UInt64 = 0
     var bySite: UInt64 = 0
@@ -92,7 +92,7 @@ struct TracePacker {
 
   // MARK: Gathering
 
-  /// Takes the next line. Throws when it can't be read.
+  /// Reads the next line. Throws when it is malformed.
   mutating func take(_ bytes: UnsafeBufferPointer<UInt8>, of source: String) throws {
     lines += 1
     self.bytes += UInt64(bytes.count) + 1
@@ -170,7 +170,7 @@ struct TracePacker {
     return Sizes(requested: max(1, requested), allocated: allocated)
   }
 
-  /// Keeps ownership: peaks, and what a free tells on the allocation that it ends.
+  /// Tracks ownership, for the peaks, and for the cache that a free prints for its allocation.
   private mutating func follow(_ kind: TraceKind, _ draft: Draft, _ object: Int) {
     if owners[object] >= 0 {
       let owner = Int(owners[object])
@@ -233,7 +233,7 @@ struct TracePacker {
 
   // MARK: Packing
 
-  /// The packed trace of all that was taken.
+  /// Packs all events that were kept.
   mutating func pack(title: String) -> [UInt8] {
     let frames = Ranks(blocks)
     var counts = TraceCounts()
@@ -247,7 +247,7 @@ struct TracePacker {
     counts.title = title.isEmpty ? .max : number(of: title)
 
     var caches = CacheTable()
-    // Caches that frees name come first, so that the only one of a size is known when it is asked for.
+    // Caches that frees name come first, so that the only one of a size is known when an allocation needs it.
     for event in events where draftList[Int(event.draft)].kind == .cacheAlloc {
       let draft = draftList[Int(event.draft)]
       let name = draft.name != TraceOperation.none ? draft.name : event.name

@@ -1,5 +1,5 @@
-// What a person sees while something takes its time: a bar on standard error, redrawn ten times a second,
-// only on a terminal and only once a second has passed. A log never holds a carriage return.
+// The progress bar of a long operation: on standard error, redrawn ten times a second, only on a terminal and only
+// after the first second. A log never holds a carriage return.
 
 import Foundation
 
@@ -21,7 +21,7 @@ final class Terminal {
     drawn = start
   }
 
-  /// Draws `done` of `total` if it is time to. `note` is what follows the bar.
+  /// Draws `done` of `total` if it is time to. `note` follows the bar.
   func progress(_ what: String, _ done: UInt64, of total: UInt64, _ note: @autoclosure () -> String = "") {
     guard isTerminal, total > 0 else { return }
     let now = DispatchTime.now()
