@@ -1,6 +1,6 @@
-# Strata: build the kernel, pack it into an ISO, boot it. `make help` tells.
+# Strata: build the kernel, pack it into an ISO, boot it. `make help` lists the targets.
 
-# What a person may set. ARGS is taken as typed: a dollar, a quote or a semicolon means itself.
+# Variables that a person sets. ARGS is taken as typed: a dollar, a quote or a semicolon means itself.
 override export ARGS := $(value ARGS)
 export MEM ?= 256M
 export CPUS ?= 1
@@ -27,7 +27,7 @@ test: tools
 	@$(MAKE) --no-print-directory kernel
 	@Scripts/test
 
-# What several processors share, under the thread sanitizer.
+# The tests of state that several processors share, under the thread sanitizer.
 tsan: tools
 	@Scripts/tsan
 
@@ -58,7 +58,7 @@ kernel: build/strata
 
 iso: build/strata.iso
 
-# SwiftPM knows best what is up to date; the link follows when an object is newer.
+# SwiftPM decides which objects are up to date; the link follows when an object is newer.
 .PHONY: objects
 objects:
 	@STRATA_KERNEL=1 swift build -c release --triple $(triple) --toolset toolset.json \
@@ -77,7 +77,7 @@ build/strata.iso: build/strata Scripts/iso
 build:
 	@mkdir -p $@
 
-# What a run needs beyond the Swift toolchain; installs what is missing.
+# The tools that a run needs beyond the Swift toolchain; installs missing ones.
 tools:
 	@Scripts/install-tools
 
@@ -90,11 +90,11 @@ help:
 #: make run      build, boot in QEMU, console on this terminal; Ctrl-A X leaves
 #:               (without a terminal: the tour, or the run= in ARGS, then power off)
 #: make test     every test, on the host and in QEMU; ends with "N passed, N failed"
-#: make tsan     what several processors share, under the thread sanitizer
+#: make tsan     the tests of shared state, under the thread sanitizer
 #: make asan     the host tests, under the address sanitizer
 #: make fuzz     random histories of pageable memory, SEEDS=2000 of them
 #: make bench    the budgets, measured: figure and goal, met or missed (JSON=1: rows of JSON)
-#: make lint     the style, checked; make format mends most of it
+#: make lint     checks the style; make format corrects most findings
 #: make kernel   build/strata, an ELF for multiboot2 and PVH; build/strata.debug for gdb
 #: make iso      build/strata.iso, which boots by GRUB
 #: make clean    remove everything that was built

@@ -92,153 +92,169 @@ final class LiveSystemTests: XCTestCase {
 
   // MARK: Failures
 
-  private struct Refused: Error {}
-
-  /// A request, and the way to free its result.
-  private typealias Request = (name: String, act: () throws -> Held)
-
-  private static func unless(_ object: UnsafeMutableRawPointer?) throws -> UnsafeMutableRawPointer {
-    guard let object else { throw Refused() }
-    return object
-  }
-
-  private func rangeRequests(
-    _ system: TestSystem, _ run: FrameRun, _ priority: AllocationPriority
-  ) -> [Request] {
-    let space = system.space
-    var requests: [Request] = []
-    for arena in [WiredArena.heap, .metadata, .interrupt, .kernel] {
-      requests.append(
-        (
-          "wired \(arena) \(priority)",
-          {
-            let address = try space.allocateWired(
-              PageCount(70), from: arena, priority: priority, contents: .zero)
-            return { space.freeWired(address, PageCount(70)) }
-          }
-        ))
-    }
-    requests.append(
-      (
-        "stack \(priority)",
-        {
-          let stack = try space.allocateStack(PageCount(33), priority: priority)
-          return { space.freeStack(stack) }
-        }
-      ))
-    for attribute in [CacheAttribute.writeBack, .uncached] {
-      requests.append(
-        (
-          "contiguous \(attribute) \(priority)",
-          {
-            let range = try space.allocateContiguous(
-              PageCount(600), attribute: attribute, priority: priority)
-            return { space.freeContiguous(range.address, PageCount(600)) }
-          }
-        ))
-      requests.append(
-        (
-          "given \(attribute) \(priority)",
-          {
-            let address = try space.mapFrames(run, attribute, priority: priority)
-            return { space.unmapFrames(address, PageCount(3)) }
-          }
-        ))
-    }
-    return requests
-  }
-
-  private func objectRequests(
-    _ system: TestSystem, _ type: MemoryType, _ priority: AllocationPriority
-  ) -> [Request] {
-    let kmem = system.kmem
-    var requests: [Request] = []
-    for size in [16, 1152, 4096, 4097, 40_000, 2_100_000] where size < 1_000_000 || priority == .normal {
-      requests.append(
-        (
-          "alloc \(size) \(priority)",
-          {
-            let object = try Self.unless(kmem.alloc(ByteCount(size), type: type, priority: priority))
-            return { kmem.free(object, size: ByteCount(size), type: type) }
-          }
-        ))
-      requests.append(
-        (
-          "zalloc \(size) \(priority)",
-          {
-            let object = try Self.unless(kmem.zalloc(ByteCount(size), type: type, priority: priority))
-            return { kmem.free(object, size: ByteCount(size), type: type) }
-          }
-        ))
-    }
-    return requests
-  }
-
-  /// Requests without a priority.
-  private func otherRequests(_ system: TestSystem, _ type: MemoryType) -> [Request] {
-    let (space, kmem, memory) = (system.space, system.kmem, system.memory)
-    let (paging, contiguous) = (memory.paging, memory.contiguous)
-    func device() throws -> Held {
-      let address = try space.mapDevice(PhysicalAddress(0xc000_1000), .mebibytes(4))
-      return { space.unmapDevice(address, .mebibytes(4)) }
-    }
-    func cache() throws -> Held {
-      let cache = try kmem.createCache(name: Name("c"), size: ByteCount(200))
-      guard let object = cache.alloc(type: type) else {
-        kmem.destroy(cache)
-        throw Refused()
-      }
-      return {
-        cache.free(object, type: type)
-        kmem.destroy(cache)
-      }
-    }
-    func pageable() throws -> Held {
-      let count = PageCount(UInt64(600))
-      let object = try paging.createObject(Name("o"), count)
-      do {
-        let address = try paging.map(object, count: count)
-        do { try paging.fault(address, .write) } catch {
-          paging.unmap(address, count)
-          throw error
-        }
-        return {
-          paging.unmap(address, count)
-          paging.destroy(object)
-        }
-      } catch {
-        paging.destroy(object)
-        throw error
-      }
-    }
-    func run() throws -> Held {
-      let run = try contiguous.allocContig(ContiguousRequest(PageCount(UInt64(8))))
-      return { contiguous.releaseContig(run) }
-    }
-    return [("device", device), ("cache", cache), ("pageable", pageable), ("contiguous", run)]
-  }
-
   func testEachPointThatFailsLeavesAllLayersAsTheyWere() throws {
     let system = try TestSystem(.mebibytes(16))
-    let type = system.type()
+    let (space, kmem, type) = (system.space, system.kmem, system.type())
+    let failures = system.host.failures
     let run = try system.physical.allocate(
       run: PageCount(3), where: RunConstraints(alignment: Alignment(1 << 21)!), role: .loaned)
-    var requests: [Request] = []
-    for priority in [AllocationPriority.normal, .system, .interrupt] {
-      requests += rangeRequests(system, run, priority) + objectRequests(system, type, priority)
+    struct Refused: Error {}
+    func unless(_ object: UnsafeMutableRawPointer?) throws -> UnsafeMutableRawPointer {
+      guard let object else { throw Refused() }
+      return object
     }
-    requests += otherRequests(system, type)
+    /// Requests, each with the way to free its result.
+    var acts: [(String, () throws -> Held)] = []
+    for priority in [AllocationPriority.normal, .system, .interrupt] {
+      for arena in [WiredArena.heap, .metadata, .interrupt, .kernel] {
+        acts.append(
+          (
+            "wired \(arena) \(priority)",
+            {
+              let address = try space.allocateWired(
+                PageCount(70), from: arena, priority: priority, contents: .zero)
+              return { space.freeWired(address, PageCount(70)) }
+            }
+          ))
+      }
+      acts.append(
+        (
+          "stack \(priority)",
+          {
+            let stack = try space.allocateStack(PageCount(33), priority: priority)
+            return { space.freeStack(stack) }
+          }
+        ))
+      for attribute in [CacheAttribute.writeBack, .uncached] {
+        acts.append(
+          (
+            "contiguous \(attribute) \(priority)",
+            {
+              let range = try space.allocateContiguous(
+                PageCount(600), attribute: attribute, priority: priority)
+              return { space.freeContiguous(range.address, PageCount(600)) }
+            }
+          ))
+        acts.append(
+          (
+            "given \(attribute) \(priority)",
+            {
+              let address = try space.mapFrames(run, attribute, priority: priority)
+              return { space.unmapFrames(address, PageCount(3)) }
+            }
+          ))
+      }
+      for size in [16, 1152, 4096, 4097, 40_000, 2_100_000] where size < 1_000_000 || priority == .normal {
+        acts.append(
+          (
+            "alloc \(size) \(priority)",
+            {
+              let object = try unless(kmem.alloc(ByteCount(size), type: type, priority: priority))
+              return { kmem.free(object, size: ByteCount(size), type: type) }
+            }
+          ))
+        acts.append(
+          (
+            "zalloc \(size) \(priority)",
+            {
+              let object = try unless(kmem.zalloc(ByteCount(size), type: type, priority: priority))
+              return { kmem.free(object, size: ByteCount(size), type: type) }
+            }
+          ))
+      }
+    }
+    acts.append(
+      (
+        "device",
+        {
+          let address = try space.mapDevice(PhysicalAddress(0xc000_1000), .mebibytes(4))
+          return { space.unmapDevice(address, .mebibytes(4)) }
+        }
+      ))
+    acts.append(
+      (
+        "cache",
+        {
+          let cache = try kmem.createCache(name: Name("c"), size: ByteCount(200))
+          guard let object = cache.alloc(type: type) else {
+            kmem.destroy(cache)
+            throw Refused()
+          }
+          return {
+            cache.free(object, type: type)
+            kmem.destroy(cache)
+          }
+        }
+      ))
+    let (paging, contiguous) = (system.memory.paging, system.memory.contiguous)
+    acts.append(
+      (
+        "pageable",
+        {
+          let count = PageCount(UInt64(600))
+          let object = try paging.createObject(Name("o"), count)
+          do {
+            let address = try paging.map(object, count: count)
+            do { try paging.fault(address, .write) } catch {
+              paging.unmap(address, count)
+              throw error
+            }
+            return {
+              paging.unmap(address, count)
+              paging.destroy(object)
+            }
+          } catch {
+            paging.destroy(object)
+            throw error
+          }
+        }
+      ))
+    acts.append(
+      (
+        "contiguous",
+        {
+          let run = try contiguous.allocContig(ContiguousRequest(PageCount(UInt64(8))))
+          return { contiguous.releaseContig(run) }
+        }
+      ))
     // Memory that stays once it was needed (tags, descriptors) is there.
-    for (_, act) in requests { try act()() }
+    for (_, act) in acts { try act()() }
 
     var reached = [UInt64](repeating: 0, count: FailurePoint.allCases.count)
     var (points, refusals) = (0, 0)
-    for request in requests {
+    for (name, act) in acts {
       var nth: Int64 = 0
-      while try failPoint(nth, of: request, system, &reached, &refusals) {
+      while true {
+        let before = system.layerPicture(tags: false)
+        failures.pointee.hasFailed = false
+        failures.pointee.countdown = nth
+        let counts = failures.pointee.reached
+        var giveBack: Held?
+        do { giveBack = try act() } catch {
+          refusals += 1
+          if let error = error as? KernelSpaceError {
+            XCTAssertEqual(error, .noMemory, "\(name), point \(nth)")
+          }
+          XCTAssertTrue(failures.pointee.hasFailed, "\(name) was refused without a failure")
+        }
+        let hasFailed = failures.pointee.hasFailed
+        failures.pointee.countdown = -1
+        for point in FailurePoint.allCases {
+          let index = Int(point.rawValue)
+          reached[index] += failures.pointee.reached[index] - counts[index]
+        }
+        system.check("\(name), point \(nth)")
+        if let giveBack {
+          // Freeing needs no memory.
+          failures.pointee.countdown = 0
+          giveBack()
+          failures.pointee.countdown = -1
+        }
+        XCTAssertEqual(system.layerPicture(tags: false), before, "\(name), point \(nth)")
+        if !hasFailed { break }
         nth += 1
         points += 1
-        guard nth < 800 else { return XCTFail("\(request.name) passes points without end") }
+        guard nth < 800 else { return XCTFail("\(name) passes points without end") }
       }
     }
     let table = FailurePoint.allCases.map { "\($0) \(reached[Int($0.rawValue)])" }.joined(separator: ", ")
@@ -251,56 +267,154 @@ final class LiveSystemTests: XCTestCase {
     XCTAssertGreaterThan(refusals, 100)
   }
 
-  /// Lets the `nth` allocation point of a request fail. Returns whether it has so many.
-  private func failPoint(
-    _ nth: Int64, of request: Request, _ system: TestSystem, _ reached: inout [UInt64],
-    _ refusals: inout Int
-  ) throws -> Bool {
-    let failures = system.host.failures
-    let message = "\(request.name), point \(nth)"
-    let before = system.layerPicture(tags: false)
-    failures.pointee.hasFailed = false
-    failures.pointee.countdown = nth
-    let counts = failures.pointee.reached
-    var held: Held?
-    do { held = try request.act() } catch {
-      refusals += 1
-      if let error = error as? KernelSpaceError { XCTAssertEqual(error, .noMemory, message) }
-      XCTAssertTrue(failures.pointee.hasFailed, "\(request.name) was refused without a failure")
-    }
-    let hasFailed = failures.pointee.hasFailed
-    failures.pointee.countdown = -1
-    for point in FailurePoint.allCases {
-      let index = Int(point.rawValue)
-      reached[index] += failures.pointee.reached[index] - counts[index]
-    }
-    system.check(message)
-    if let held {
-      // Freeing needs no memory.
-      failures.pointee.countdown = 0
-      held()
-      failures.pointee.countdown = -1
-    }
-    XCTAssertEqual(system.layerPicture(tags: false), before, message)
-    return hasFailed
-  }
-
   // MARK: Faults
 
   func testEachKindOfFaultIsReportedAndChangesNothing() throws {
-    let live = try FaultedSystem(try TestSystem(.mebibytes(16)))
-    live.freeFramesWrongly()
-    try live.mapWrongly()
-    live.freeRangesWrongly()
-    live.freeObjectsWrongly()
-    live.freeAll()
-    live.writeAfterFree()
-    live.overrun()
+    let system = try TestSystem(.mebibytes(16))
+    let (space, kmem, physical, tables) = (system.space, system.kmem, system.physical, system.tables)
+    let (type, other) = (system.type(), system.type("other"))
+    let one = PageCount.one
+    // All of it is live while everything is driven.
+    let wired = try space.allocateWired(PageCount(8))
+    let stack = try space.allocateStack(PageCount(2))
+    let range = try space.allocateContiguous(PageCount(4), attribute: .uncached)
+    let frame = try physical.allocate(Order(2), role: .loaned)
+    let large = try XCTUnwrap(kmem.alloc(ByteCount(20_000), type: type))
+    let small = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
+    kmem.setAudit(.on)
+    let audited = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
+    let gone = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
+    kmem.free(gone, size: ByteCount(60), type: type)
+    let cache = try kmem.createCache(name: Name("leaky"), size: ByteCount(100))
+    let leaked = try XCTUnwrap(cache.alloc(type: type))
+    let arenaRoom = UnsafeMutableRawPointer.allocate(
+      byteCount: Int(Arena.stateSize.rawValue), alignment: 64)
+    defer { arenaRoom.deallocate() }
+    arenaRoom.initializeMemory(as: UInt8.self, repeating: 0, count: Int(Arena.stateSize.rawValue))
+    let numbers = Arena.create(
+      in: arenaRoom, name: Name("numbers"), quantum: .byte, tags: space.tags, machine: system.host.machine)
+    try numbers.add(ArenaAddress(0), ArenaSize(100))
+    let number = try numbers.alloc(ArenaSize(5))
+    let image = physical.memoryFrame(.records)
+
+    var seen: Set<FaultKind> = []
+    let before = system.layerPicture()
+    func expect(_ kind: FaultKind, line: UInt = #line, _ body: () throws -> Void) rethrows {
+      let faults = try system.host.faults(in: body)
+      XCTAssertEqual(faults.map(\.kind), [kind], line: line)
+      seen.insert(kind)
+      system.check("", #filePath, line)
+      XCTAssertEqual(system.layerPicture(), before, line: line)
+    }
+    func bytes(_ count: Int) -> ByteCount { ByteCount(count) }
+    let map = system.host.machine.directMap
+    // Frames.
+    expect(.doubleFree) { physical.free(FrameRun(first: physical.memoryFrame(.free), count: one)) }
+    expect(.notAllocated) { physical.free(FrameRun(first: image, count: one)) }
+    expect(.foreignPointer) { physical.free(FrameRun(first: FrameNumber(1 << 30), count: one)) }
+    expect(.foreignPointer) {
+      physical.free(FrameRun(first: frame, count: PageCount(UInt64(FrameNumber.limit))))
+    }
+    expect(.wrongSize) { physical.free(FrameRun(first: frame, count: .zero)) }
+    expect(.wrongSize) { physical.free(frame, Order(19)) }
+    // Tables.
+    try expect(.doubleMap) {
+      try tables.map(wired, to: PhysicalAddress(0), count: one, protection: .kernelData)
+    }
+    try expect(.doubleMap) {
+      try tables.map(stack.guardPage, to: PhysicalAddress(0), count: PageCount(3), protection: .kernelData)
+    }
+    try expect(.doubleMap) { try tables.prepare(stack.guardPage, count: PageCount(2)) }
+    expect(.notMapped) { tables.unmap(stack.guardPage, count: PageCount(3)) }
+    expect(.notMapped) { tables.unprepare(wired, count: one) }
+    expect(.notMapped) { tables.unmap(map.virtualAddress(of: PhysicalAddress(5 << 20)), count: one) }
+    try expect(.notMapped) { try tables.protect(stack.guardPage, count: one, .kernelReadOnly) }
+    try expect(.badConstraint) { try tables.protect(wired, count: one, [.writable, .executable]) }
+    try expect(.badConstraint) { try tables.setAttribute(wired, count: .zero, .uncached) }
+    expect(.badConstraint) { tables.unmap(VirtualAddress(1 << 47), count: one) }
+    try expect(.badConstraint) {
+      try tables.map(
+        VirtualAddress(0 &- 4096), to: PhysicalAddress(0), count: PageCount(2), protection: .kernelData)
+    }
+    // Kernel space.
+    expect(.wrongSize) { space.freeWired(wired, PageCount(7)) }
+    expect(.wrongType) { space.freeWired(stack.bottom, PageCount(2)) }
+    expect(.foreignPointer) { space.freeWired(wired + one, PageCount(7)) }
+    expect(.foreignPointer) {
+      space.freeStack(Stack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
+    }
+    expect(.foreignPointer) { space.unmapDevice(VirtualAddress(UInt64.max), bytes(1)) }
+    expect(.wrongType) { space.unmapFrames(range.address, PageCount(4)) }
+    expect(.doubleFree) { space.freeWired(range.address + PageCount(UInt64(1) << 30), one) }
+    expect(.notAllocated) {
+      let address = try? space.mapFrames(FrameRun(first: physical.memoryFrame(.free), count: one))
+      XCTAssertNil(address)
+    }
+    // Numbers.
+    expect(.wrongSize) { numbers.free(number, ArenaSize(4)) }
+    expect(.leak) { numbers.destroy() }
+    // Objects.
+    expect(.wrongSize) { kmem.free(large, size: bytes(30_000), type: type) }
+    expect(.wrongSize) { kmem.free(audited, size: bytes(61), type: type) }
+    expect(.wrongSize) { kmem.free(small, size: bytes(5000), type: type) }
+    expect(.wrongType) { kmem.free(audited, size: bytes(60), type: other) }
+    expect(.doubleFree) { kmem.free(gone, size: bytes(60), type: type) }
+    expect(.foreignPointer) { kmem.free(audited + 8, size: bytes(60), type: type) }
+    expect(.foreignPointer) { kmem.free(large, size: bytes(60), type: type) }
+    expect(.foreignPointer) { kmem.free(large + 4096, size: bytes(15_000), type: type) }
+    expect(.foreignPointer) { kmem.free(map.pointer(to: frame), size: bytes(20_000), type: type) }
+    expect(.foreignPointer) { kmem.destroy(try! XCTUnwrap(kmem.lookUp(bytes(64)))) }
+    expect(.leak) { kmem.destroy(cache) }
+    // All of it is as good as before.
+    cache.free(leaked, type: type)
+    kmem.destroy(cache)
+    kmem.free(audited, size: bytes(60), type: type)
+    kmem.setAudit(.off)
+    kmem.free(small, size: bytes(60), type: type)
+    kmem.free(large, size: bytes(20_000), type: type)
+    numbers.free(number, ArenaSize(5))
+    numbers.destroy()
+    physical.free(frame, Order(2))
+    space.freeContiguous(range.address, PageCount(4))
+    space.freeStack(stack)
+    space.freeWired(wired, PageCount(8))
+    system.check()
+    XCTAssertEqual(system.host.faults { kmem.drain() }.count, 0)
+    XCTAssertEqual(physical.count(.slab), .zero)
+
+    // Last, as the slab stays out of use: a write to a free object.
+    let objects = (0..<64).map { _ in kmem.alloc(bytes(64), type: type)! }
+    for object in objects.dropFirst() { kmem.free(object, size: bytes(64), type: type) }
+    kmem.drain()
+    objects[40].storeBytes(of: 0xdead_beef, as: UInt64.self)
+    var got: [UnsafeMutableRawPointer] = []
+    let faults = system.host.faults { for _ in 0..<100 { got.append(kmem.alloc(bytes(64), type: type)!) } }
+    XCTAssertEqual(faults.map(\.kind), [.writeAfterFree])
+    seen.insert(.writeAfterFree)
+    system.check()
+    for object in got + [objects[0]] { kmem.free(object, size: bytes(64), type: type) }
+    system.check()
+
+    // And one behind the last object of an audited slab.
+    kmem.setAudit(.on)
+    let row = (0..<63).map { _ in kmem.alloc(bytes(64), type: type)! }
+    let end = row.max()! + 64
+    let byte = end.load(as: UInt8.self)
+    end.storeBytes(of: ~byte, as: UInt8.self)
+    let overruns = system.host.faults { kmem.free(end - 64, size: bytes(64), type: type) }
+    XCTAssertEqual(overruns.map(\.kind), [.overrun])
+    XCTAssertEqual(overruns.first?.subject, VirtualAddress(end - 64).rawValue)
+    seen.insert(.overrun)
+    end.storeBytes(of: byte, as: UInt8.self)
+    for object in row { kmem.free(object, size: bytes(64), type: type) }
+    kmem.setAudit(.off)
+    system.check()
     let kinds: Set<FaultKind> = [
       .doubleFree, .wrongSize, .wrongType, .foreignPointer, .notAllocated, .doubleMap, .notMapped,
-      .badConstraint, .leak, .writeAfterFree, .overrun,
+      .badConstraint,
+      .leak, .writeAfterFree, .overrun,
     ]
-    XCTAssertEqual(live.seen, kinds)
+    XCTAssertEqual(seen, kinds)
   }
 
   // MARK: Together
@@ -395,191 +509,5 @@ extension FrameAllocator {
   fileprivate func memoryFrame(_ role: FrameRole) -> FrameNumber {
     for number in UInt32(256)... where whatIs(FrameNumber(number)).role == role { return FrameNumber(number) }
     fatalError("no frame has that role")
-  }
-}
-
-/// A system with live resources of each layer, that reports faults while they are live.
-private final class FaultedSystem {
-  let system: TestSystem
-  let type: MemoryType
-  let other: MemoryType
-  let wired: VirtualAddress
-  let stack: Stack
-  let range: ContiguousRange
-  let frame: FrameNumber
-  let large: UnsafeMutableRawPointer
-  let small: UnsafeMutableRawPointer
-  let audited: UnsafeMutableRawPointer
-  let gone: UnsafeMutableRawPointer
-  let cache: ObjectCache
-  let leaked: UnsafeMutableRawPointer
-  let arenaState: UnsafeMutableRawPointer
-  let numbers: Arena
-  let number: ArenaAddress
-  let image: FrameNumber
-  let before: TestSystem.LayerPicture
-  private(set) var seen: Set<FaultKind> = []
-  private let one = PageCount.one
-
-  private var space: KernelAddressSpace { system.space }
-  private var kmem: KmemAllocator { system.kmem }
-  private var physical: FrameAllocator { system.physical }
-  private var tables: PageMap { system.tables }
-  private var map: DirectMap { system.host.machine.directMap }
-  private static func bytes(_ count: Int) -> ByteCount { ByteCount(count) }
-
-  init(_ system: TestSystem) throws {
-    self.system = system
-    let (space, kmem) = (system.space, system.kmem)
-    (type, other) = (system.type(), system.type("other"))
-    wired = try space.allocateWired(PageCount(8))
-    stack = try space.allocateStack(PageCount(2))
-    range = try space.allocateContiguous(PageCount(4), attribute: .uncached)
-    frame = try system.physical.allocate(Order(2), role: .loaned)
-    large = try XCTUnwrap(kmem.alloc(ByteCount(20_000), type: type))
-    small = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
-    kmem.setAudit(.on)
-    audited = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
-    gone = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
-    kmem.free(gone, size: ByteCount(60), type: type)
-    cache = try kmem.createCache(name: Name("leaky"), size: ByteCount(100))
-    leaked = try XCTUnwrap(cache.alloc(type: type))
-    let size = Int(Arena.stateSize.rawValue)
-    arenaState = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
-    arenaState.initializeMemory(as: UInt8.self, repeating: 0, count: size)
-    numbers = Arena.create(
-      in: arenaState, name: Name("numbers"), quantum: .byte, tags: space.tags,
-      machine: system.host.machine)
-    try numbers.add(ArenaAddress(0), ArenaSize(100))
-    number = try numbers.alloc(ArenaSize(5))
-    image = system.physical.memoryFrame(.records)
-    before = system.layerPicture()
-  }
-
-  deinit { arenaState.deallocate() }
-
-  private func expect(_ kind: FaultKind, line: UInt = #line, _ body: () throws -> Void) rethrows {
-    let faults = try system.host.faults(in: body)
-    XCTAssertEqual(faults.map(\.kind), [kind], line: line)
-    seen.insert(kind)
-    system.check("", #filePath, line)
-    XCTAssertEqual(system.layerPicture(), before, line: line)
-  }
-
-  func freeFramesWrongly() {
-    expect(.doubleFree) { physical.free(FrameRun(first: physical.memoryFrame(.free), count: one)) }
-    expect(.notAllocated) { physical.free(FrameRun(first: image, count: one)) }
-    expect(.foreignPointer) { physical.free(FrameRun(first: FrameNumber(1 << 30), count: one)) }
-    expect(.foreignPointer) {
-      physical.free(FrameRun(first: frame, count: PageCount(UInt64(FrameNumber.limit))))
-    }
-    expect(.wrongSize) { physical.free(FrameRun(first: frame, count: .zero)) }
-    expect(.wrongSize) { physical.free(frame, Order(19)) }
-  }
-
-  func mapWrongly() throws {
-    try expect(.doubleMap) {
-      try tables.map(wired, to: PhysicalAddress(0), count: one, protection: .kernelData)
-    }
-    try expect(.doubleMap) {
-      try tables.map(stack.guardPage, to: PhysicalAddress(0), count: PageCount(3), protection: .kernelData)
-    }
-    try expect(.doubleMap) { try tables.prepare(stack.guardPage, count: PageCount(2)) }
-    expect(.notMapped) { tables.unmap(stack.guardPage, count: PageCount(3)) }
-    expect(.notMapped) { tables.unprepare(wired, count: one) }
-    expect(.notMapped) { tables.unmap(map.virtualAddress(of: PhysicalAddress(5 << 20)), count: one) }
-    try expect(.notMapped) { try tables.protect(stack.guardPage, count: one, .kernelReadOnly) }
-    try expect(.badConstraint) { try tables.protect(wired, count: one, [.writable, .executable]) }
-    try expect(.badConstraint) { try tables.setAttribute(wired, count: .zero, .uncached) }
-    expect(.badConstraint) { tables.unmap(VirtualAddress(1 << 47), count: one) }
-    try expect(.badConstraint) {
-      try tables.map(
-        VirtualAddress(0 &- 4096), to: PhysicalAddress(0), count: PageCount(2), protection: .kernelData)
-    }
-  }
-
-  func freeRangesWrongly() {
-    expect(.wrongSize) { space.freeWired(wired, PageCount(7)) }
-    expect(.wrongType) { space.freeWired(stack.bottom, PageCount(2)) }
-    expect(.foreignPointer) { space.freeWired(wired + one, PageCount(7)) }
-    expect(.foreignPointer) {
-      space.freeStack(Stack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
-    }
-    expect(.foreignPointer) { space.unmapDevice(VirtualAddress(UInt64.max), Self.bytes(1)) }
-    expect(.wrongType) { space.unmapFrames(range.address, PageCount(4)) }
-    expect(.doubleFree) { space.freeWired(range.address + PageCount(UInt64(1) << 30), one) }
-    expect(.notAllocated) {
-      let address = try? space.mapFrames(FrameRun(first: physical.memoryFrame(.free), count: one))
-      XCTAssertNil(address)
-    }
-    expect(.wrongSize) { numbers.free(number, ArenaSize(4)) }
-    expect(.leak) { numbers.destroy() }
-  }
-
-  func freeObjectsWrongly() {
-    expect(.wrongSize) { kmem.free(large, size: Self.bytes(30_000), type: type) }
-    expect(.wrongSize) { kmem.free(audited, size: Self.bytes(61), type: type) }
-    expect(.wrongSize) { kmem.free(small, size: Self.bytes(5000), type: type) }
-    expect(.wrongType) { kmem.free(audited, size: Self.bytes(60), type: other) }
-    expect(.doubleFree) { kmem.free(gone, size: Self.bytes(60), type: type) }
-    expect(.foreignPointer) { kmem.free(audited + 8, size: Self.bytes(60), type: type) }
-    expect(.foreignPointer) { kmem.free(large, size: Self.bytes(60), type: type) }
-    expect(.foreignPointer) { kmem.free(large + 4096, size: Self.bytes(15_000), type: type) }
-    expect(.foreignPointer) { kmem.free(map.pointer(to: frame), size: Self.bytes(20_000), type: type) }
-    expect(.foreignPointer) { kmem.destroy(try! XCTUnwrap(kmem.lookUp(Self.bytes(64)))) }
-    expect(.leak) { kmem.destroy(cache) }
-  }
-
-  /// Frees all, as if no fault had been.
-  func freeAll() {
-    cache.free(leaked, type: type)
-    kmem.destroy(cache)
-    kmem.free(audited, size: Self.bytes(60), type: type)
-    kmem.setAudit(.off)
-    kmem.free(small, size: Self.bytes(60), type: type)
-    kmem.free(large, size: Self.bytes(20_000), type: type)
-    numbers.free(number, ArenaSize(5))
-    numbers.destroy()
-    physical.free(frame, Order(2))
-    space.freeContiguous(range.address, PageCount(4))
-    space.freeStack(stack)
-    space.freeWired(wired, PageCount(8))
-    system.check()
-    XCTAssertEqual(system.host.faults { kmem.drain() }.count, 0)
-    XCTAssertEqual(physical.count(.slab), .zero)
-  }
-
-  /// Writes to a free object; the slab stays out of use.
-  func writeAfterFree() {
-    let objects = (0..<64).map { _ in kmem.alloc(Self.bytes(64), type: type)! }
-    for object in objects.dropFirst() { kmem.free(object, size: Self.bytes(64), type: type) }
-    kmem.drain()
-    objects[40].storeBytes(of: 0xdead_beef, as: UInt64.self)
-    var got: [UnsafeMutableRawPointer] = []
-    let faults = system.host.faults {
-      for _ in 0..<100 { got.append(kmem.alloc(Self.bytes(64), type: type)!) }
-    }
-    XCTAssertEqual(faults.map(\.kind), [.writeAfterFree])
-    seen.insert(.writeAfterFree)
-    system.check()
-    for object in got + [objects[0]] { kmem.free(object, size: Self.bytes(64), type: type) }
-    system.check()
-  }
-
-  /// Writes behind the last object of an audited slab.
-  func overrun() {
-    kmem.setAudit(.on)
-    let row = (0..<63).map { _ in kmem.alloc(Self.bytes(64), type: type)! }
-    let end = row.max()! + 64
-    let byte = end.load(as: UInt8.self)
-    end.storeBytes(of: ~byte, as: UInt8.self)
-    let overruns = system.host.faults { kmem.free(end - 64, size: Self.bytes(64), type: type) }
-    XCTAssertEqual(overruns.map(\.kind), [.overrun])
-    XCTAssertEqual(overruns.first?.subject, VirtualAddress(end - 64).rawValue)
-    seen.insert(.overrun)
-    end.storeBytes(of: byte, as: UInt8.self)
-    for object in row { kmem.free(object, size: Self.bytes(64), type: type) }
-    kmem.setAudit(.off)
-    system.check()
   }
 }
