@@ -14,7 +14,7 @@ import PhysicalMemory
 /// A simulated machine and the memory system that owns its memory. The system ends with this object: nothing that
 /// was allocated from it may be used afterwards.
 public final class HostSystem: @unchecked Sendable {
-  /// What the machine and its boot are like. The default is the machine that most users want.
+  /// The machine, and how it boots. The default suits most users.
   public struct Options {
     /// The processors of the machine. A thread becomes one by `SimulatedMachine.runAs(processor:)` or `onThreads`.
     public var processors = 1
@@ -25,7 +25,7 @@ public final class HostSystem: @unchecked Sendable {
     public var firmware: [FirmwareRange]?
     /// Ranges that are in use before boot.
     public var occupied: [OccupiedRange] = []
-    /// Which usable memory is left out.
+    /// The rules by which usable memory is left out.
     public var rules = MapRules()
     /// Memory that the system does not own but maps.
     public var carveOut = CarveOut()

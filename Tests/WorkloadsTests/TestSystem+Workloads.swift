@@ -1,4 +1,4 @@
-// What the tests of workloads do with a test system: replays and histories.
+// Replays and histories on a test system.
 
 import HostMachine
 import KernelMemory
