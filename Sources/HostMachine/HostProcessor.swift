@@ -15,7 +15,7 @@ final class HostProcessor: @unchecked Sendable {
     let argument: UnsafeMutableRawPointer
     let completion: Completion
   }
-  /// What the asker of a job waits for.
+  /// The end of a job, which the processor that posted it waits for.
   final class Completion: Sendable {
     let isDone = Atomic<Bool>(false)
   }

@@ -1,5 +1,5 @@
-// The tree of tables as plain data under its lock. Each operation is one step over a few hundred entries at most, in one
-// table, and calls nothing outside. The head of PageMap.swift explains it.
+// The tree of tables as plain data under its lock. Each operation is one step over a few hundred entries at most, in
+// one table, and calls nothing outside. The head of PageMap.swift explains it.
 
 import MemoryPrimitives
 

@@ -184,8 +184,8 @@ final class PageableRangesTests: XCTestCase {
     bed.check()
   }
 
-  /// Ranges that `whatis` and `vmem` read are freed while they read: at each point where they can be interrupted, another
-  /// processor frees all ranges.
+  /// Ranges that `whatis` and `vmem` read are freed while they read: at each point where they can be interrupted,
+  /// another processor frees all ranges.
   func testRangesGoWhileTheyAreLookedAt() throws {
     for looksAtAll in [false, true] {
       var moment = 0
