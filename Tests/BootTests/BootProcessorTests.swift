@@ -217,7 +217,7 @@ final class BootProcessorTests: XCTestCase {
     }
   }
   func testALockTakenAgainstItsRankIsReported() throws {
-    try stops("lock-order", "a spin lock was taken against its rank")
+    try stops("lock-order", "a spin lock was acquired against its rank")
   }
   func testASleepWithASpinLockIsReported() throws {
     try stops("locked-sleep", "a sleep with a spin lock held")
