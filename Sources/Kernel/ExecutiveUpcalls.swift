@@ -29,8 +29,7 @@ enum Executive {
     shoot_down: { _, runs, count in Messages.invalidate(runs, Int(count)) },
     run_on: { _, processor, body, argument in Messages.run(on: Int(processor), body, argument) },
     sleep: { _, sequence, seen, deadline, kind, purpose in
-      Scheduler.sleep(
-        Scheduler.Sleep(sequence: sequence, seen: seen, deadline: deadline, kind: kind, purpose: purpose))
+      Scheduler.sleep(on: sequence, seen: seen, until: deadline, kind, purpose: purpose)
     },
     wake: { _, sequence in Scheduler.wake(sequence) },
     start: { _, request in Executive.start(request.pointee) },
@@ -69,9 +68,8 @@ enum Executive {
     guard !SerialPort.hasInput else { return }
     SerialPort.withArrivals {
       _ = Scheduler.sleep(
-        Scheduler.Sleep(
-          sequence: $0, seen: seen, deadline: Timer.now.rawValue + max(1, milliseconds), kind: .interrupt,
-          purpose: ("input" as StaticString).utf8Start))
+        on: $0, seen: seen, until: Timer.now.rawValue + max(1, milliseconds), .interrupt,
+        purpose: ("input" as StaticString).utf8Start)
     }
   }
 

@@ -239,40 +239,33 @@ enum Scheduler {
     return Int((address >> 3 ^ address >> 9) % UInt(CP_SLEEPERS))
   }
 
-  /// A request to sleep until a word is no longer what the caller has seen there.
-  struct Sleep {
-    var sequence: UnsafePointer<UInt64>
-    var seen: UInt64
-    var deadline: UInt64
-    var kind: WaitKind
-    /// The purpose of the sleep, a static string that `threads` prints.
-    var purpose: UnsafePointer<UInt8>
-  }
-
-  /// Sleeps until the word at `request.sequence` differs from `request.seen`, or the deadline has passed. Interrupts
-  /// are on.
-  static func sleep(_ request: Sleep) -> cp_wake {
+  /// Sleeps until the word at `sequence` differs from `seen`, or the deadline has passed. Interrupts are on. `purpose`
+  /// is a static string that `threads` prints. Five arguments in registers cost less than a struct in memory.
+  static func sleep(
+    on sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: UInt64, _ kind: WaitKind,
+    purpose: UnsafePointer<UInt8>
+  ) -> cp_wake {
     precondition(cp_interrupts_enabled(), "a sleep with interrupts off")
     precondition(holdsNoSpinLock(), "a sleep with a spin lock held")
     let me = Thread.current
     let held = lock.acquire()
     // Counted before the word is read, because a waker reads the count after it has changed the word.
     sleeperCount.add(1, ordering: .sequentiallyConsistent)
-    let value = UnsafeRawPointer(request.sequence).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
+    let value = UnsafeRawPointer(sequence).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
       .load(ordering: .sequentiallyConsistent)
-    if value != request.seen || Timer.now.rawValue >= request.deadline {
+    if value != seen || Timer.now.rawValue >= deadline {
       sleeperCount.subtract(1, ordering: .relaxed)
       held.release()
-      return value != request.seen ? .woken : .deadline
+      return value != seen ? .woken : .deadline
     }
     me.state.pointee.state = .sleeping
-    me.state.pointee.sequence = request.sequence
-    me.state.pointee.deadline = request.deadline
-    me.state.pointee.waitsFor = request.purpose
-    me.state.pointee.waitKind = request.kind
+    me.state.pointee.sequence = sequence
+    me.state.pointee.deadline = deadline
+    me.state.pointee.waitsFor = purpose
+    me.state.pointee.waitKind = kind
     sleepCount += 1
     me.state.pointee.asleepSince = sleepCount
-    let bucket = bucket(request.sequence)
+    let bucket = bucket(sequence)
     // At the end, so that a wake begins with the thread that came first.
     me.state.pointee.next = nil
     if var at = buckets[bucket] {
@@ -281,7 +274,7 @@ enum Scheduler {
     } else {
       buckets[bucket] = me
     }
-    if request.deadline != .max { insertTimed(me) }
+    if deadline != .max { insertTimed(me) }
     switchAway(held)
     let answer = me.state.pointee.wake
     held.release()
@@ -403,10 +396,8 @@ enum Scheduler {
 
   /// Waits until `thread` has ended and left its stack, and removes it from the list of all threads.
   static func join(_ thread: Thread) {
-    let request = Sleep(
-      sequence: thread.ended, seen: 0, deadline: .max, kind: .thread,
-      purpose: ("a thread to end" as StaticString).utf8Start)
-    while sleep(request) != .woken {}
+    let purpose = ("a thread to end" as StaticString).utf8Start
+    while sleep(on: thread.ended, seen: 0, until: .max, .thread, purpose: purpose) != .woken {}
     lock.withLock { remove(thread) }
   }
 
