@@ -148,7 +148,7 @@ extension Shell {
       guard rank.kind == .spin, countsInstructions, row.longest_hold > Self.holdBudget else { return }
       print("! \(title): \(count: row.longest_hold) up to \(code(VirtualAddress(row.hold_site)) ?? "-")")
     }
-    print("A lock may be acquired with locks of lower ranks held. Waits and holds are in \(cycleWord);")
+    print("A thread acquires locks in rising rank. Waits and holds are in \(cycleWord);")
     print(
       "holds are measured while machine.measure=on. The budget for a spin lock: \(count: Self.holdBudget).")
   }
