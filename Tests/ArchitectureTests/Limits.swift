@@ -1,6 +1,6 @@
 /// The most that each rule lets through. A number here may only be lowered.
 enum Limits {
-  static let homemadeWords = 79
+  static let homemadeWords = 78
   static let longSentences = 23
   static let whoOrWhat = 86
   static let longFunctions = 13
