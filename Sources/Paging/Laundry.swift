@@ -288,7 +288,7 @@ extension PagedMemory {
   private func markDirtyAgain(_ frame: FrameNumber, _ record: FrameRecordPointer) {
     if record.pageFlags.contains(.dirty) { return }
     record.pageFlags.insert(.dirty)
-    physical.noteDirty(frame)
+    physical.countDirty(frame)
   }
 
   /// Waits for a request and inspects each of its pages again.

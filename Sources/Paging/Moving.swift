@@ -267,7 +267,7 @@ extension PagedMemory {
     to.index = index
     to.pageFlags = from.pageFlags
     if from.pageFlags.contains(.dirty) {
-      physical.noteDirty(target)
+      physical.countDirty(target)
       markClean(source, from)
     }
     let slot = held.slot(index)

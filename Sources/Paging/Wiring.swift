@@ -152,7 +152,7 @@ extension PagedMemory {
         return .done
       case .first:
         withQueues { _ = $0.remove(frame) }
-        physical.note(frame, .fixed)
+        physical.setMobility(of: frame, .unmovable)
         counters.pointee.wired.count()
       case .again: break
       }
@@ -184,7 +184,7 @@ extension PagedMemory {
       if record.busyWord.wires == 1 {
         // In its queue before any thread can make it busy.
         if !record.busyWord.isBusy { withQueues { $0.append(frame, .active) } }
-        physical.note(frame, .movable)
+        physical.setMobility(of: frame, .movable)
         counters.pointee.wired.uncount()
         if record.busyWord.hasWaiters { waiters = .present }
       }

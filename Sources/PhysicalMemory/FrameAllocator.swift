@@ -1,56 +1,63 @@
-// Physical memory: who has which frame.
+// Physical memory: the allocator of frames.
 //
-// From the firmware's map (`MemoryMap`) boot takes whole pages (`EarlyMemory`); then the frame records
-// come up (`Opening`), and every frame of the map is either in a buddy queue or somebody's.
+// Boot allocates whole pages of the firmware's map (`MemoryMap`) from `EarlyMemory`. Then the frame records are built
+// (`open`), and every frame of the map is either in a buddy queue or allocated.
 //
-// Structures
-//   sections, pageblocks   tables that find a frame's record, and counts by 2 MiB (`Sections`)
-//   frame records      32 bytes a frame (`FrameRecord`), initialised a pageblock at a time when first needed
-//   buddy queues       free blocks of 2^0 to 2^18 frames, aligned to their size, in doubly linked lists
-//                      by range (below 16 MiB, below 4 GiB, above) and order (Knowlton, "A fast storage
-//                      allocator", CACM 1965; FreeBSD's vm_phys)
-//   counts             frames by role, each an atomic word that one processor writes at a time
-//   pages              frames of paging: wired or not, dirty or not, and cached ones, which are free and
-//                      keep their identity (`Pages`)
-//   isolations         runs that are being emptied: what gets free in them is captured (`Isolation`)
-//   candidates         the cheapest run to empty, by the counts of pageblocks (`Candidates`); requests for which
-//                      there was none are kept for a while (`Hopeless`)
+// STRUCTURES
+//   frame table      finds a frame's record, and counts by 2 MiB (`FrameTable`)
+//   frame records    32 bytes a frame (`FrameRecordPointer`), initialised a pageblock at a time when first needed
+//   buddy queues     free blocks of 2^0 to 2^18 frames, aligned to their size, in doubly linked lists by range (below
+//                    16 MiB, below 4 GiB, above) and order (`FrameDomain`)
+//   counts           frames by role, each an atomic word that one processor writes at a time
+//   pages            frames of pageable pages: wired or not, dirty or not; and cached pages, which are free and keep
+//                    their identity (PageableFrames.swift)
+//   waiters          threads that wait for frames, in a queue for each priority (FrameWaiters.swift)
+//   isolations       runs that are being emptied: frames freed in them are captured (Isolation.swift)
+//   run search       the cheapest run to empty, by the counts of pageblocks (RunSearch.swift); requests that failed are
+//                    kept for a while (FailedRequestCache.swift)
 //
-// Invariants, which `checkInvariants` proves by number
-//   1  a queue's links, count and mask agree; a head is a free frame, marked, aligned, in the right list
-//   2  free blocks are disjoint, and lie in memory of the map
-//   3  two buddies of one list are never both free at one order: what can coalesce has
-//   4  a pageblock's counts are those of its frames, movable being the pages that are not noted as fixed; a clear
-//      order bit means no block of that order
-//   5  a section's free count is the sum of its pageblocks'
-//   6  counts by role are those of the frames, and add up to the frames that the map gave
-//   7  a free frame has no claims, any other but a page at least a wire; a page of an object is noted as
-//      fixed exactly while it is wired; a lazy pageblock lies inside one free block
-//   8  a free frame has no flags unless it is a cached page, and the count of these is right
-//   9  a captured frame (role contiguous, wired and exclusive) lies in an isolation, and each isolation counts
-//      its own
+// INVARIANTS, which `checkInvariants` checks by number
+//   PM-1  A queue's links, count and mask agree. A head is a free frame, marked, aligned, in the right list.
+//   PM-2  Free blocks are disjoint, and lie in memory of the map. A frame is free exactly if it lies in one.
+//   PM-3  Two buddies of one list are never both free at one order: all that can coalesce has.
+//   PM-4  A pageblock's counts are those of its frames; pages marked as unmovable do not count as movable. A clear
+//         order bit means that no block of that order lies in it.
+//   PM-5  A section's free count is the sum of its pageblocks'.
+//   PM-6  Counts by role are those of the frames, and add up to the frames of the map.
+//   PM-7  A free frame has busy word zero, any other but a page at least a wire. A page of an object is marked as
+//         unmovable exactly while it is wired; no other frame is. A lazy pageblock lies inside one free block.
+//   PM-8  A free frame has no flags unless it is a cached page, and the count of cached pages is right.
+//   PM-9  A captured frame (role contiguous, wired and xbusy) lies in an isolation. Each isolation counts its own, and the
+//         isolations and failed requests are as many as a free looks for.
 //
-// Locks. One spin lock (rank `physicalDomain`) covers queues, pageblock and section counts, links and marks
-// of free blocks. Frames on their way in or out belong to their owner: their records are written
-// without it. A free claims each frame by compare-and-swap first ("wired once" to "exclusive"), so of
-// two racing frees of one frame one is told apart as a bug. The lock is held for at most one pageblock's
-// worth of work (about 5000 instructions; a block of 1 GiB is accounted in 512 steps of 12); longer work
-// lets go between. `WaitQueue` is woken after it. A mapping's or an object's lock may be held by whoever calls
-// here for single pages: nothing here asks for a lock below. Searches for candidates take no lock: counts of
-// pageblocks and the last eight bytes of records are relaxed atomics, and what was found is put to the test by
-// isolation.
+// LOCKS
+//   One spin lock (rank `physicalDomain`) guards the `FrameDomain`, the counts of pageblocks and sections, and links and
+//   marks of free blocks. It is held for at most one pageblock's worth of work (about 5000 instructions; a block of
+//   1 GiB is accounted in 512 steps of 12). Longer work releases it between steps, and waiters are woken without it.
+//   Frames that are being allocated or freed belong to their owner, who writes their records without the lock. A free
+//   claims each frame by compare-and-swap first ("wired once" to "xbusy"), so one of two racing frees of a frame is
+//   reported. A caller may hold the lock of an address map or an object in calls for single pages: nothing here
+//   acquires a lock of lower rank. Searches for runs take no lock: they read relaxed atomics, and isolation tests what
+//   they find.
 //
-// Cost. Allocation of an order: constant, up to 18 splits; the first use of a pageblock initialises its 512
-// records. Free: constant a frame, up to 18 merges for each aligned part. A run: constant when a free
-// block holds it whichever way; else a walk from the top of its range, a step for each pageblock
-// without hope and for each frame at worst for one with. A page freed, cached or taken back: constant. A
-// candidate: a step for each pageblock in its range, and a look at the frames of a few pageblocks. A request noted as
-// hopeless: constant. While nothing is isolated or noted, a free pays one load for both, and taking frames one
-// for cached pages.
+// COST
+//   Allocation of a block: constant, up to 18 splits; the first use of a pageblock initialises its 512 records. Free:
+//   constant a frame, up to 18 merges for each aligned part. A run: constant when a free block holds it whatever its
+//   position; else a walk from the top of its range, a step for each pageblock that can't hold it and at worst one for each
+//   frame of one that can. To free, cache or reactivate a page: constant. A candidate: a step for each pageblock in its
+//   range, and a read of the frames of a few pageblocks. A request in the failed-request cache: constant. While there
+//   are no isolations and no failed requests, a free pays one load for both. An allocation pays one load for cached
+//   pages.
 //
-// When memory is gone: a request changes nothing and throws. All choices are made under the lock before
-// the first change, so nothing is ever undone, except the claims of a free that meets a bug, and an isolation
-// whose frames others took from under it while it let the lock go.
+// EXHAUSTION
+//   A request that finds no memory changes nothing and throws. All choices are made under the lock before the first
+//   change, so nothing is ever undone, but for two cases: the claims of a free that meets a bug, and an isolation whose
+//   frames others allocate while it has released the lock. A request that may wait joins a queue (FrameWaiters.swift).
+//
+// SOURCES
+//   K. C. Knowlton, "A fast storage allocator", CACM 8(10), 1965: the buddy system. FreeBSD's vm_phys.c: lists by range,
+//   order and pool; vm_page.c: wire, hold and busy; vm_reserv.c: the reasons for 2 MiB. Linux' Documentation/mm:
+//   pageblocks, movable and unmovable frames, watermarks.
 
 import MemoryPrimitives
 import Synchronization
@@ -59,21 +66,22 @@ import Synchronization
 public enum PhysicalMemoryError: UInt8, Error, Sendable {
   /// Not enough free frames above the reserve of the request's priority, or no block or run that fits.
   case noMemory
-  /// No machine could grant it: no pages, a boundary shorter than the run, an order above 18, an empty
-  /// range of addresses.
+  /// No machine could grant it: no pages, a boundary shorter than the run, an order above 18, an empty range of
+  /// addresses.
   case badConstraint
-  /// The frame asked for is not free.
+  /// The requested frame is not free.
   case notFree
-  /// The frame asked for is no memory of the map.
+  /// The requested frame is no memory of the map.
   case outsideMemory
   /// The map has too little memory, or none in one run, for frame records.
   case tooSmall
 }
 
-/// A list of free blocks by where they lie.
+/// A list of free blocks by their addresses.
 @frozen public enum RangeList: UInt8, CaseIterable, Sendable {
   case below16MiB, below4GiB, above
 
+  /// The number of lists.
   public static var count: Int { 3 }
 
   @inline(always) static func of(_ frame: UInt32) -> Int {
@@ -87,6 +95,7 @@ public enum PhysicalMemoryError: UInt8, Error, Sendable {
     case .above: (1 << 20, FrameNumber.limit)
     }
   }
+  /// The addresses as the console prints them.
   public var description: StaticString {
     switch self {
     case .below16MiB: "below 16 MiB"
@@ -96,75 +105,48 @@ public enum PhysicalMemoryError: UInt8, Error, Sendable {
   }
 }
 
+/// Frames from `first` up to `end`.
+struct FrameSpan {
+  var first: UInt32
+  var end: UInt32
+}
+
+/// Counters that change under the domain lock and are read without.
+struct FrameEvents: ~Copyable {
+  let allocations = Counter()
+  let frees = Counter()
+  let failures = Counter()
+  let runs = Counter()
+  let runFailures = Counter()
+  let runSteps = Counter()
+  let waits = Counter()
+  let reactivations = Counter()
+  let isolations = Counter()
+  let captures = Counter()
+  /// These change without the lock.
+  let searches = Atomic<UInt64>(0)
+  let searchSteps = Atomic<UInt64>(0)
+  let failedCacheHits = Atomic<UInt64>(0)
+  let failedCacheSteps = Atomic<UInt64>(0)
+}
+
 /// All physical memory of an instance: a handle.
 public struct FrameAllocator {
-  /// Set once by `open`; what changes lies behind pointers of its own.
+  /// Set once by `open`; state that changes is atomic, under the lock, or behind a pointer.
   struct State: ~Copyable {
     let machine: Machine
-    let sections: UnsafeMutableRawPointer
-    let sectionCount: Int
-    let core: UnsafeMutablePointer<Core>
-    let queues: UnsafeMutablePointer<FreeQueue>
-    /// Frames by role.
-    let counts: UnsafeMutablePointer<Atomic<UInt64>>
-    let events: UnsafeMutablePointer<Events>
+    let table: FrameTable
+    let domain: Locked<FrameDomain>
+    let events: UnsafeMutablePointer<FrameEvents>
     let supplies: UnsafeMutablePointer<Supply>
-    /// The map less what is never given back: sorted runs.
-    let spans: UnsafeMutablePointer<Span>
-    let spanCount: Int
+    /// The map without the frames that are permanent: sorted runs.
+    let spans: UnsafeBufferPointer<FrameSpan>
     let total: UInt64
     let recordsRun: FrameRun
-    let lock = SpinLock(.physicalDomain)
     let waiting = WaitQueue("free frames", .memory)
     let lowMemory = LowMemoryNotification()
-    /// Free frames that are cached pages.
-    let cached = Atomic<UInt64>(0)
   }
-  /// Under the lock.
-  struct Core {
-    /// For each list a bit for each order that has a block.
-    var masks: InlineArray<3, UInt32> = .init(repeating: 0)
-    /// Frames that requests of each priority leave alone.
-    var reserves: InlineArray<3, UInt64> = .init(repeating: 0)
-    /// Who waits, by priority, first come first.
-    var firstWaiter: InlineArray<3, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
-    var lastWaiter: InlineArray<3, UnsafeMutablePointer<Waiter>?> = .init(repeating: nil)
-    /// Isolations and notes that a free has to look at. Zero: nothing.
-    var watchers: UInt32 = 0
-    /// The last number that an isolation or a note was given.
-    var lastNumber: UInt32 = 0
-    var isolations: InlineArray<4, IsolatedRun> = .init(repeating: IsolatedRun())
-    var failedRequests: InlineArray<8, FailedRequest> = .init(repeating: FailedRequest())
-  }
-  /// One list of blocks of one order, 16 bytes.
-  struct FreeQueue {
-    var first: UInt32 = .max
-    var last: UInt32 = .max
-    var count: UInt64 = 0
-  }
-  struct Span {
-    var first: UInt32
-    var end: UInt32
-  }
-  /// Counters that are bumped under the lock and read without.
-  struct Events: ~Copyable {
-    let allocations = Counter()
-    let frees = Counter()
-    let failures = Counter()
-    let runs = Counter()
-    let runFailures = Counter()
-    let runSteps = Counter()
-    let waits = Counter()
-    let reactivations = Counter()
-    let isolations = Counter()
-    let captures = Counter()
-    /// Bumped without the lock.
-    let searches = Atomic<UInt64>(0)
-    let searchSteps = Atomic<UInt64>(0)
-    let failedCacheHits = Atomic<UInt64>(0)
-    let failedCacheSteps = Atomic<UInt64>(0)
-  }
-  /// What a frame source hands to its functions.
+  /// The context of a frame source.
   struct Supply {
     var state: UnsafeMutablePointer<State>
     var role: FrameRole
@@ -173,14 +155,14 @@ public struct FrameAllocator {
 
   let state: UnsafeMutablePointer<State>
   init(state: UnsafeMutablePointer<State>) { self.state = state }
+  init(_ context: UnsafeMutableRawPointer?) {
+    state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
+  }
 
   var machine: Machine { state.pointee.machine }
-  @inline(always) var core: UnsafeMutablePointer<Core> { state.pointee.core }
-  @inline(always) func queue(_ list: Int, _ order: Int) -> UnsafeMutablePointer<FreeQueue> {
-    state.pointee.queues + (list &* 19 &+ order)
-  }
-  @inline(always) func lock() -> UInt64 { state.pointee.lock.lock() }
-  @inline(always) func unlock(_ interrupts: UInt64) { state.pointee.lock.unlock(interrupts) }
+  @inline(always) var table: FrameTable { state.pointee.table }
+  @inline(always) var domain: Locked<FrameDomain> { _read { yield state.pointee.domain } }
+  var spans: UnsafeBufferPointer<FrameSpan> { state.pointee.spans }
 
   // MARK: Counts
 
@@ -188,56 +170,50 @@ public struct FrameAllocator {
   public var total: PageCount { PageCount(state.pointee.total) }
   /// Free frames. Constant; exact when nothing runs.
   public var freeCount: PageCount { count(.free) }
-  /// Frames with `role`. Constant. All roles but `absent` add up to `total`.
-  public func count(_ role: FrameRole) -> PageCount {
-    PageCount((state.pointee.counts + Int(role.rawValue)).pointee.load(ordering: .relaxed))
-  }
+  /// Returns the number of frames with `role`. Constant. All roles but `absent` add up to `total`.
+  public func count(_ role: FrameRole) -> PageCount { PageCount(table.count(role)) }
   /// The frames that hold records and tables of this layer.
   public var recordsRun: FrameRun { state.pointee.recordsRun }
 
-  @inline(always) func add(_ count: UInt64, to role: FrameRole) {
-    let word = state.pointee.counts + Int(role.rawValue)
-    word.pointee.store(word.pointee.load(ordering: .relaxed) &+ count, ordering: .relaxed)
-  }
-  @inline(always) func subtract(_ count: UInt64, from role: FrameRole) { add(0 &- count, to: role) }
+  // MARK: Records
 
-  /// The record of `frame`, for whoever was given the frame; nil when it lies in no pageblock that has
-  /// memory, or in one that nobody was given a frame of.
-  /// Constant, but for the first question about a pageblock that boot occupied as a whole.
+  /// Returns the record of `frame`, for a caller that has allocated the frame; nil when it lies in no pageblock that has
+  /// memory, or in one that no frame was allocated of. Constant, but for the first call for a pageblock that boot
+  /// occupied as a whole.
   @inline(__always) public func record(_ frame: FrameNumber) -> FrameRecordPointer? {
-    guard section(frame.rawValue) != nil else { return nil }
-    if pageblockUnchecked(frame.rawValue).state == .valid { return recordUnchecked(frame.rawValue) }
+    guard table.section(of: frame.rawValue) != nil else { return nil }
+    if table.pageblock(frame.rawValue).state == .valid { return table.record(frame.rawValue) }
     return recordSlow(frame)
   }
 
-  /// The record of a frame that is known to have a valid one, as whoever was given the frame knows. Two loads and no
-  /// question.
+  /// Returns the record of a frame that is known to have a valid one, because the caller has allocated it. Two loads and
+  /// no check.
   @inline(__always) public func knownRecord(_ frame: FrameNumber) -> FrameRecordPointer {
-    recordUnchecked(frame.rawValue)
+    table.record(frame.rawValue)
   }
 
-  /// The records of the pageblock of `frame`, none where they are not valid. Takes no lock and makes no record valid:
-  /// for a number that may be of no frame at all.
+  /// Returns the records of the pageblock of `frame`; no records where they are not valid. Takes no lock and makes no
+  /// record valid: for a number that may be of no frame at all.
   @inline(never) public func validRecords(around frame: FrameNumber) -> PageblockRecords {
-    guard section(frame.rawValue) != nil, pageblockUnchecked(frame.rawValue).state == .valid else {
+    guard table.section(of: frame.rawValue) != nil, table.pageblock(frame.rawValue).state == .valid else {
       return PageblockRecords()
     }
-    let first = frame.rawValue & ~(Pageblock.frames - 1)
-    return PageblockRecords(first: first, records: recordUnchecked(first))
+    let first = Pageblock.first(frame.rawValue)
+    return PageblockRecords(first: first, records: table.record(first))
   }
 
   @inline(never) func recordSlow(_ frame: FrameNumber) -> FrameRecordPointer? {
-    let interrupts = lock()
-    defer { unlock(interrupts) }
-    let pageblock = pageblockUnchecked(frame.rawValue)
-    switch pageblock.state {
-    case .lazy: return nil
-    case .uniform:
-      if pageblock.role == .absent { return nil }
-      materialize(frame.rawValue)
-    case .valid: break
+    domain.withLock { _ in
+      let pageblock = table.pageblock(frame.rawValue)
+      switch pageblock.state {
+      case .lazy: return nil
+      case .uniform:
+        if pageblock.role == .absent { return nil }
+        table.materialize(frame.rawValue)
+      case .valid: break
+      }
+      return table.record(frame.rawValue)
     }
-    return recordUnchecked(frame.rawValue)
   }
 
   // MARK: Frame sources
@@ -245,7 +221,7 @@ public struct FrameAllocator {
   /// Single frames with the role `pageTable`.
   public var frameSource: FrameSource { frameSource(role: .pageTable) }
 
-  /// Single frames with `role`, asked for at `priority`.
+  /// Returns a source of single frames with `role`, allocated at `priority`.
   public func frameSource(role: FrameRole, priority: AllocationPriority = .normal) -> FrameSource {
     let supply = state.pointee.supplies + (Int(role.rawValue) * 3 + Int(priority.rawValue))
     return FrameSource(

@@ -1,35 +1,40 @@
-// The firmware's map of memory, made sane.
+// The firmware's map of memory, sanitised.
 //
-// A firmware's map may come unsorted, overlapping, unaligned, empty, wrapping around or beyond what a
-// frame number can say. What comes out is sorted, disjoint, made of whole frames, and usable for certain:
-// reserved wins over usable wherever both are said of a byte, edges are trimmed inward, and what was
-// dropped is noted with the reason, so that the console can tell.
+// A firmware's map may be unsorted, overlapping, unaligned, empty, wrapping around or beyond the largest frame number. The
+// sanitised map is sorted, disjoint, made of whole frames, and certainly usable. Reserved wins over usable where the
+// firmware calls a byte both, edges are trimmed inward, and each dropped range is recorded with its reason, so that the
+// console can print it.
 //
 // Rules, in this order:
-//   1. An empty range says nothing. A usable range that wraps around is dropped; a reserved one that
-//      does is taken to the top of the address space.
+//   1. An empty range has no effect. A usable range that wraps around is dropped; a reserved one that
+//      does ends at the top of the address space.
 //   2. Usable ranges that touch or overlap are one; only then are their edges trimmed to whole frames,
 //      so two halves of a frame in two ranges make a frame.
-//   3. Frames from 16 TiB less one page on are left.
-//   4. A frame that a reserved range touches is not ours.
-//   5. On a PC, memory below 1 MiB is in use whatever the map says: frame 0 (vectors and data of the firmware); the
-//      first 64 KiB, where firmware is known to write after it has handed over, unless `MapRules` asks for them;
-//      0xa0000 to 0xfffff (video memory and ROM).
-//   6. Memory that the MTRRs do not make write-back is left, if they are on.
-//   7. A section of 128 MiB in which less memory would be gained than its frame records cost is left.
+//   3. Frames from 16 TiB less one page on are left out.
+//   4. A frame that a reserved range touches is left out.
+//   5. On a PC three ranges below 1 MiB are left out whatever the map says. Frame 0 has vectors and data of the
+//      firmware. Some firmware writes to the first 64 KiB after it has handed over; `MapRules` can include them.
+//      0xa0000 to 0xfffff is video memory and ROM.
+//   6. Memory that the MTRRs do not make write-back is left out, if they are on.
+//   7. A section of 128 MiB is left out if its frame records cost more memory than it has.
 //
-// Cost: n log n in the number of ranges, and a step for each place where the MTRRs' type changes, in storage that the
-// caller gives.
+// COST. n log n in the number of ranges, and a step for each address where the MTRRs' type changes, in storage that the
+// caller supplies.
 
 import MemoryPrimitives
 
-/// A range as the firmware tells it.
+/// A range as the firmware reports it.
 public struct FirmwareRange {
+  /// Whether the firmware calls the range usable.
   public enum Kind: UInt8, Sendable { case usable, reserved }
+  /// The first byte.
   public var base: PhysicalAddress
+  /// Its length.
   public var length: ByteCount
+  /// Whether it is usable.
   public var kind: Kind
 
+  /// A range of the firmware's map.
   public init(base: PhysicalAddress, length: ByteCount, kind: Kind) {
     self.base = base
     self.length = length
@@ -37,25 +42,29 @@ public struct FirmwareRange {
   }
 }
 
-/// What a map leaves out although the firmware calls it usable.
+/// The rules by which a map leaves memory out although the firmware calls it usable.
 public struct MapRules: Sendable {
-  /// What counts as memory below 1 MiB.
+  /// The frames below 1 MiB that count as memory.
   public enum LowMemory: UInt8, Sendable {
     /// From 64 KiB to 640 KiB.
     case from64KiB
-    /// From frame 1 to 640 KiB: a person asked for it.
+    /// From frame 1 to 640 KiB, on an explicit setting.
     case fromFrame1
-    /// All of it: the memory is no PC's, but loaned by another instance or simulated.
+    /// All of them: the memory is loaned by another instance or simulated, not that of a PC.
     case all
   }
+  /// The frames below 1 MiB that count as memory.
   public var lowMemory: LowMemory
+  /// The processor's memory types; all of memory is write-back without them.
   public var cacheTypes = MemoryTypeRanges()
 
+  /// Rules for a PC by default.
   public init(lowMemory: LowMemory = .from64KiB) { self.lowMemory = lowMemory }
 }
 
-/// Memory that the firmware called usable and that was not taken, and why.
+/// Memory that the firmware called usable and that the map leaves out, and why.
 public struct MapNote {
+  /// Why the memory is left out.
   public enum Reason: UInt8, CaseIterable, Sendable {
     /// A usable range without a byte.
     case empty
@@ -80,9 +89,10 @@ public struct MapNote {
     /// The end of a run that a hole would split when the map holds all the runs it can.
     case tooManyRuns
 
+    /// The number of reasons.
     public static var count: Int { 11 }
 
-    /// Whether a rule of the map decides it, whatever edges the firmware's ranges have.
+    /// Whether a rule of the map is the reason, whatever edges the firmware's ranges have.
     var isRule: Bool {
       switch self {
       case .frameZero, .first64KiB, .deviceArea, .notWriteBack, .tooManyRuns: true
@@ -90,6 +100,7 @@ public struct MapNote {
       }
     }
 
+    /// The reason as the console prints it.
     public var description: StaticString {
       switch self {
       case .empty: "empty"
@@ -102,12 +113,15 @@ public struct MapNote {
       case .notWriteBack: "the MTRRs do not make it write-back"
       case .outOfReach: "beyond 16 TiB"
       case .tooScattered: "less than its frame records cost"
-      case .tooManyRuns: "more pageblocks than the map holds"
+      case .tooManyRuns: "more runs than the map holds"
       }
     }
   }
+  /// Why it is left out.
   public var reason: Reason
+  /// The first byte.
   public var base: PhysicalAddress
+  /// Its length.
   public var length: ByteCount
 }
 
@@ -119,11 +133,11 @@ public struct MemoryMap {
     var frames: UInt64 = 0
     var caching = MemoryTypeRanges.State.absent
     var lowMemory: MapRules.LowMemory
-    /// Bytes and places that were dropped, by reason.
+    /// Bytes and ranges that were dropped, by reason.
     var dropped: InlineArray<11, UInt64> = .init(repeating: 0)
-    var places: InlineArray<11, Int> = .init(repeating: 0)
-    /// All that were noted, and those of them that are kept.
-    var noted = 0
+    var droppedRanges: InlineArray<11, Int> = .init(repeating: 0)
+    /// All records of dropped ranges, and those of them that are kept.
+    var recorded = 0
     var kept = 0
     var notes: InlineArray<32, MapNote>
   }
@@ -134,19 +148,21 @@ public struct MemoryMap {
   let state: UnsafeMutablePointer<State>
   let ranges: UnsafeMutablePointer<Range>
 
-  /// Runs that the rules may make besides those that the firmware's ranges make.
+  /// Runs that the rules may add to those of the firmware's ranges.
   static var spare: Int { 64 }
 
-  /// Notes that only what the rules leave out is kept in.
+  /// Slots for notes that only rules may use.
   private static var notesForRules: Int { 8 }
 
-  /// Bytes of storage that a map of `count` firmware ranges needs, aligned to 16.
+  private static var stateSize: Int { (MemoryLayout<State>.size + 15) & ~15 }
+
+  /// Returns the bytes of storage that a map of `count` firmware ranges needs, aligned to 16 bytes.
   public static func storage(ranges count: Int) -> ByteCount {
-    ByteCount((MemoryLayout<State>.size + 15) & ~15 + (2 * count + spare) * MemoryLayout<Range>.stride)
+    ByteCount(stateSize + (2 * count + spare) * MemoryLayout<Range>.stride)
   }
 
-  /// Makes the map of `count` ranges, which `range` tells one by one and in any order, in `storage`.
-  /// Throws `tooSmall` when no frame is left.
+  /// Builds the map of `count` ranges, which `range` returns one by one and in any order, in `storage`. Throws `tooSmall`
+  /// when no frame is left.
   public init(
     _ storage: UnsafeMutableRawPointer, count: Int, rules: MapRules = MapRules(),
     range: (Int) -> FirmwareRange
@@ -157,27 +173,27 @@ public struct MemoryMap {
       to: State(
         capacity: capacity, lowMemory: rules.lowMemory,
         notes: .init(repeating: MapNote(reason: .empty, base: PhysicalAddress(0), length: .zero))))
-    ranges = (storage + (MemoryLayout<State>.size + 15) & ~15)
+    ranges = (storage + Self.stateSize)
       .bindMemory(to: Range.self, capacity: capacity + count)
     // Usable ranges from `capacity` up, reserved ones from the end down; the result from 0 up.
     let (usable, reservedEnd) = (ranges + capacity, ranges + capacity + count)
     var (usableCount, reservedCount) = (0, 0)
     for i in 0..<count {
-      let told = range(i)
-      let (base, length) = (told.base.rawValue, told.length.rawValue)
+      let given = range(i)
+      let (base, length) = (given.base.rawValue, given.length.rawValue)
       if length == 0 {
-        if told.kind == .usable { note(.empty, base, 0) }
+        if given.kind == .usable { record(.empty, base, 0) }
         continue
       }
       var (last, wraps) = base.addingReportingOverflow(length - 1)
       if wraps {
-        if told.kind == .usable {
-          note(.wraps, base, length)
+        if given.kind == .usable {
+          record(.wraps, base, length)
           continue
         }
         last = .max
       }
-      if told.kind == .usable {
+      if given.kind == .usable {
         usable[usableCount] = Range(first: base, last: last)
         usableCount += 1
       } else {
@@ -199,8 +215,9 @@ public struct MemoryMap {
     if state.pointee.count == 0 { throw .tooSmall }
   }
 
-  /// Runs of frames in the map.
+  /// The number of runs of frames in the map.
   public var count: Int { state.pointee.count }
+  /// The run with this index, in address order.
   public subscript(index: Int) -> FrameRun {
     precondition(index >= 0 && index < count)
     let range = ranges[index]
@@ -213,29 +230,30 @@ public struct MemoryMap {
   /// The frame behind the highest one.
   public var end: FrameNumber { self[count - 1].end }
 
-  /// Usable bytes that were dropped for `reason`, also those whose notes were not kept.
+  /// Returns the usable bytes that were dropped for `reason`, also those whose notes were not kept.
   public func dropped(_ reason: MapNote.Reason) -> ByteCount {
     ByteCount(state.pointee.dropped[Int(reason.rawValue)])
   }
-  /// Places that were dropped for `reason`, also those whose notes were not kept.
-  public func places(_ reason: MapNote.Reason) -> Int { state.pointee.places[Int(reason.rawValue)] }
-  /// What was dropped, one by one: the first 32. What the firmware's edges cause has 24 of them at most, so that
-  /// a map with many odd edges still shows what the rules leave out.
+  /// Returns the number of ranges that were dropped for `reason`, also those whose notes were not kept.
+  public func places(_ reason: MapNote.Reason) -> Int { state.pointee.droppedRanges[Int(reason.rawValue)] }
+  /// The number of notes of dropped ranges: 32 at most. The edges of the firmware's ranges cause 24 of them at most, so
+  /// that a map with many odd edges still shows the ranges that the rules leave out.
   public var noteCount: Int { state.pointee.kept }
-  /// How many more were dropped.
-  public var unkeptNoteCount: Int { state.pointee.noted - noteCount }
+  /// The number of dropped ranges without a note.
+  public var unkeptNoteCount: Int { state.pointee.recorded - noteCount }
+  /// Returns the note with this index.
   public func note(at index: Int) -> MapNote {
     precondition(index >= 0 && index < noteCount)
     return state.pointee.notes[index]
   }
-  /// Whether the MTRRs were heard. While they are absent or off nothing is left out for their sake.
+  /// Whether the MTRRs were read. While they are absent or off they leave nothing out.
   public var caching: MemoryTypeRanges.State { state.pointee.caching }
 
-  /// Adds the rows that tell which rules were in force.
+  /// Adds the rows that show which rules were in force.
   public func register(in statistics: Statistics) {
     statistics.add(
       Statistic(
-        "vm.first_64k", .switchOnOff, .gauge, "whether boot took the first 64 KiB, but for frame 0",
+        "vm.first_64k", .switchOnOff, .gauge, "whether the map has the first 64 KiB, without frame 0",
         context: state,
         read: {
           $0.unsafelyUnwrapped.assumingMemoryBound(to: State.self).pointee.lowMemory == .from64KiB ? 0 : 1
@@ -247,14 +265,14 @@ public struct MemoryMap {
         read: { UInt64($0.unsafelyUnwrapped.assumingMemoryBound(to: State.self).pointee.caching.rawValue) }))
   }
 
-  // MARK: Making it
+  // MARK: Building
 
-  private func note(_ reason: MapNote.Reason, _ base: UInt64, _ length: UInt64) {
+  private func record(_ reason: MapNote.Reason, _ base: UInt64, _ length: UInt64) {
     let total = state.pointee.dropped[Int(reason.rawValue)]
     let sum = total.addingReportingOverflow(length)
     state.pointee.dropped[Int(reason.rawValue)] = sum.overflow ? .max : sum.partialValue
-    state.pointee.places[Int(reason.rawValue)] += 1
-    state.pointee.noted += 1
+    state.pointee.droppedRanges[Int(reason.rawValue)] += 1
+    state.pointee.recorded += 1
     let limit = state.pointee.notes.count - (reason.isRule ? 0 : Self.notesForRules)
     guard state.pointee.kept < limit else { return }
     state.pointee.notes[state.pointee.kept] = MapNote(
@@ -262,7 +280,7 @@ public struct MemoryMap {
     state.pointee.kept += 1
   }
 
-  /// Sorts by first byte (heap sort: n log n whatever the order) and joins what touches or overlaps.
+  /// Sorts by first byte (heap sort: n log n whatever the order) and joins ranges that touch or overlap.
   private static func sortAndJoin(_ a: UnsafeMutablePointer<Range>, _ count: Int) -> Int {
     func sink(_ start: Int, _ end: Int) {
       var root = start
@@ -292,7 +310,7 @@ public struct MemoryMap {
     return kept + 1
   }
 
-  /// Cuts off what is out of reach or no whole frame.
+  /// Cuts off bytes that are out of reach or in no whole frame.
   private func trim(_ a: UnsafeMutablePointer<Range>, _ count: Int) -> Int {
     let limit = UInt64(FrameNumber.limit) << Page.shift
     var kept = 0
@@ -300,25 +318,25 @@ public struct MemoryMap {
       var range = a[i]
       if range.last >= limit {
         let from = max(range.first, limit)
-        note(.outOfReach, from, (range.last - from).addingReportingOverflow(1).partialValue)
+        record(.outOfReach, from, (range.last - from).addingReportingOverflow(1).partialValue)
         if range.first >= limit { continue }
         range.last = limit - 1
       }
       let first = (range.first + Page.size - 1) & ~(Page.size - 1)
       let end = (range.last + 1) & ~(Page.size - 1)
       if first >= end {
-        note(.partOfFrame, range.first, range.last - range.first + 1)
+        record(.partOfFrame, range.first, range.last - range.first + 1)
         continue
       }
-      if first > range.first { note(.partOfFrame, range.first, first - range.first) }
-      if end <= range.last { note(.partOfFrame, end, range.last - end + 1) }
+      if first > range.first { record(.partOfFrame, range.first, first - range.first) }
+      if end <= range.last { record(.partOfFrame, end, range.last - end + 1) }
       a[kept] = Range(first: first, last: end - 1)
       kept += 1
     }
     return kept
   }
 
-  /// What is usable and not reserved, from `ranges[0]` on.
+  /// Writes the ranges that are usable and not reserved from `ranges[0]` on.
   private func subtract(
     _ usable: UnsafeMutablePointer<Range>, _ usableCount: Int, _ reserved: UnsafeMutablePointer<Range>,
     _ reservedCount: Int
@@ -332,7 +350,7 @@ public struct MemoryMap {
       var isLeft = true
       while i < reservedCount && reserved[i].first <= range.last {
         let hole = Range(first: max(range.first, reserved[i].first), last: min(range.last, reserved[i].last))
-        note(.reserved, hole.first, hole.last - hole.first + 1)
+        record(.reserved, hole.first, hole.last - hole.first + 1)
         if hole.first > range.first {
           ranges[made] = Range(first: range.first, last: hole.first - 1)
           made += 1
@@ -362,7 +380,7 @@ public struct MemoryMap {
   private func leaveOutUncached(_ types: borrowing MemoryTypeRanges) {
     state.pointee.caching = types.state
     guard types.state == .on else { return }
-    // What follows each other is left out as one.
+    // Ranges that follow each other are left out as one.
     var pending: Range?
     var (i, at) = (0, UInt64(0))
     while i < state.pointee.count {
@@ -387,8 +405,8 @@ public struct MemoryMap {
     if let pending { leaveOut(pending.first, pending.last, .notWriteBack) }
   }
 
-  /// Takes the bytes from `first` to `last` out of all runs. Answers how many runs there are more now. Where that makes
-  /// one run too many, the part of the run behind `last` is left out too, for a reason of its own.
+  /// Removes the bytes from `first` to `last` from all runs. Returns how many runs there are more now. Where that makes one
+  /// run too many, the part of the run behind `last` is left out too, for a reason of its own.
   @discardableResult
   private func leaveOut(_ first: UInt64, _ last: UInt64, _ reason: MapNote.Reason) -> Int {
     let before = state.pointee.count
@@ -402,9 +420,9 @@ public struct MemoryMap {
       let from = max(run.first, first)
       var to = min(run.last, last)
       let count = state.pointee.count
-      note(reason, from, to - from + 1)
+      record(reason, from, to - from + 1)
       if from > run.first && to < run.last && count == state.pointee.capacity {
-        note(.tooManyRuns, to + 1, run.last - to)
+        record(.tooManyRuns, to + 1, run.last - to)
         to = run.last
       }
       if from > run.first {
@@ -424,11 +442,12 @@ public struct MemoryMap {
     return state.pointee.count - before
   }
 
-  /// Leaves sections out whose records and place in the section table cost as much as they would give.
+  /// Leaves sections out whose records and entry in the section table cost as much memory as they have.
   private func dropScattered() {
     let count = state.pointee.count
     var (kept, next) = (0, 0)
-    var head: Range?  // what is left of the range before `next`
+    // The rest of the range before `next`.
+    var head: Range?
     var tableEnd: UInt64 = 0
     // At most one range comes out for each that went in, so the result never overtakes `next`.
     func keep(_ range: Range) {
@@ -460,16 +479,16 @@ public struct MemoryMap {
       let gap = section > tableEnd ? section - tableEnd : 0
       let isKept = frames > pageblocks * Pageblock.recordPages + gap * UInt64(Section.size) / Page.size + 1
       if isKept { tableEnd = section + 1 }
-      func settle(_ range: Range) {
+      func keepOrDrop(_ range: Range) {
         let part = Range(first: range.first, last: min(range.last, sectionLast))
-        if isKept { keep(part) } else { note(.tooScattered, part.first, part.last - part.first + 1) }
+        if isKept { keep(part) } else { record(.tooScattered, part.first, part.last - part.first + 1) }
       }
-      if let head { settle(head) }
-      for i in next..<end { settle(ranges[i]) }
+      if let head { keepOrDrop(head) }
+      for i in next..<end { keepOrDrop(ranges[i]) }
       next = end
       head = nil
       if spill > sectionLast {
-        // Whole sections are always worth it.
+        // Whole sections always have more memory than they cost.
         let whole = ((spill + 1) >> Section.shift) << Section.shift
         if whole > sectionLast + 1 {
           keep(Range(first: sectionLast + 1, last: whole - 1))

@@ -1,5 +1,5 @@
-// What a frame is used for: every frame of memory has exactly one role, and the counts by role add up
-// to what the memory map took.
+// The use of a frame: every frame of memory has exactly one role, and the counts by role add up to the frames that the
+// memory map has.
 
 /// The one use of a frame.
 @frozen public enum FrameRole: UInt8, Sendable {
@@ -21,34 +21,42 @@
   case image
   /// A file that the loader put into memory.
   case bootModule
-  /// Taken from early memory, for good.
+  /// Allocated from early memory, and never freed.
   case boot
   case statistics
-  /// Asked for as one run.
+  /// Allocated as part of one run.
   case contiguous
-  /// Pageable memory: what it holds can be moved elsewhere.
+  /// Pageable memory: its contents can be moved to another frame.
   case pageable
-  /// A page of a compressed page store.
+  /// A page of a compressed page store. No module of this package allocates it yet.
   case zspage
-  /// What paging keeps beside the pages: slots of objects and of swap.
+  /// Tables of paging: slots of objects and of swap.
   case paging
-  /// Lent to a second instance, a test or a driver.
+  /// Loaned to a second instance, a test or a driver.
   case loaned
-  /// No memory, or memory that the map does not give us.
+  /// No memory, or memory that the map leaves out.
   case absent
 
-  /// How many roles there are.
+  /// The number of roles.
   @inlinable public static var count: Int { 18 }
 
-  /// Whether what the frame holds could be moved elsewhere, unless it is wired.
+  /// Whether the contents of the frame can be moved to another frame, unless it is wired.
   @inlinable public var isMovable: Bool { self == .pageable }
 
-  /// Whether frames of this role are never given back.
+  /// Whether frames of this role are never freed.
   @inlinable public var isPermanent: Bool {
     self == .records || self == .image || self == .boot || self == .absent
   }
 
-  /// The role as the console says it.
+  /// Whether the layer that requests frames of this role logs its own refusals, so that this layer logs none.
+  var isLoggedByRequester: Bool {
+    switch self {
+    case .slab, .kmem, .pageTable, .tags, .stack, .contiguous, .pageable, .loaned: true
+    case .free, .wired, .records, .image, .bootModule, .boot, .statistics, .zspage, .paging, .absent: false
+    }
+  }
+
+  /// The role as the console prints it.
   public var description: StaticString {
     switch self {
     case .free: "free"

@@ -1,19 +1,22 @@
-// How many pages of all memory can be written or dropped: as many as the caller has to know of.
+// The number of pages of all memory that can be written or dropped, as far as the caller needs to know it.
 //
-// The counts of a pageblock say it all where every page in use is a movable one and none is held or busy. Elsewhere
-// each record is looked at. The walk ends as soon as more pages make no difference to the caller, and passes over
-// pageblocks whose pages make none.
+// The counts of a pageblock suffice where every allocated frame is a movable page and none is held or busy. Elsewhere each
+// record is read. The walk ends as soon as more pages make no difference to the caller, and passes over pageblocks whose
+// pages make none.
 
 import MemoryPrimitives
 import Synchronization
 
 /// Pages that are neither wired nor held nor busy.
 public struct IdlePages: Equatable, Sendable {
+  /// Pages that are not dirty.
   public var clean: UInt64
-  /// Dirty pages that are written to swap, and to a device of their own.
+  /// Dirty pages that are written to swap.
   public var forSwap: UInt64
+  /// Dirty pages that are written to a device of their own.
   public var forDevice: UInt64
 
+  /// Counts, zero by default.
   public init(clean: UInt64 = 0, forSwap: UInt64 = 0, forDevice: UInt64 = 0) {
     (self.clean, self.forSwap, self.forDevice) = (clean, forSwap, forDevice)
   }
@@ -28,7 +31,7 @@ public struct IdlePages: Equatable, Sendable {
 }
 
 extension FrameAllocator {
-  /// The idle pages of all memory. Each count is exact, or at least that of `enough`; or all of them together are at
+  /// Returns the idle pages of all memory. Each count is exact, or at least that of `enough`; or all of them together are at
   /// least `enoughInAll`. Takes no lock. A step a pageblock; a few instructions a frame, or some thirty where pages are
   /// wired, held or busy, until that is enough.
   public func idlePages<Kinds: DirtyPageKinds>(
@@ -37,21 +40,21 @@ extension FrameAllocator {
     var pages = IdlePages()
     var steps: UInt64 = 0
     defer { state.pointee.events.pointee.searchSteps.add(steps, ordering: .relaxed) }
-    for number in 0..<state.pointee.sectionCount {
-      let entry = sectionEntry(number)
+    for number in 0..<table.sectionCount {
+      let entry = table.entry(number)
       for i in 0..<entry.frames >> Pageblock.shift {
         let lacksClean = pages.clean < enough.clean
         let lacksDirty = pages.forSwap < enough.forSwap || pages.forDevice < enough.forDevice
         if pages.all >= enoughInAll || !(lacksClean || lacksDirty) { return pages }
         steps += 1
         let first = UInt64(entry.first + i << Pageblock.shift)
-        let pageblock = pageblockUnchecked(UInt32(first))
+        let pageblock = table.pageblock(UInt32(first))
         let (snapshot, dirty) = (pageblock.snapshot, UInt64(pageblock.dirty.pointee.load(ordering: .relaxed)))
         // Wired pages may be among the dirty ones.
-        let mayHaveClean = snapshot.movable > (snapshot.hasFixed ? 0 : dirty)
+        let mayHaveClean = snapshot.movable > (snapshot.hasObstacles ? 0 : dirty)
         guard (lacksClean && mayHaveClean) || (lacksDirty && dirty > 0) else { continue }
         var contents = RunContents()
-        weigh(first, first + UInt64(Pageblock.frames), kinds, into: &contents)
+        table.weigh(first, first + UInt64(Pageblock.frames), kinds, into: &contents)
         steps += UInt64(Pageblock.frames) / 8
         pages.add(contents)
       }

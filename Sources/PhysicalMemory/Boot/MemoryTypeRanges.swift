@@ -1,25 +1,25 @@
-// How the processor caches each byte of physical memory by its memory type range registers (MTRRs): their values,
-// decoded. Nothing here reads a register.
+// The memory type range registers (MTRRs), decoded: the way in which the processor caches each byte of physical memory.
+// Nothing here reads a register.
 //
 // The firmware sets them. Memory that they do not make write-back is usable and a hundred times slower, and firmware
 // that forgets the last megabytes of memory exists, so `MemoryMap` leaves such memory out.
 //
 // RULES (Intel SDM vol. 3A, 12.11; AMD64 Architecture Programmer's Manual vol. 2, 7.7 and 7.9.1)
-//   1. While IA32_MTRR_DEF_TYPE.E is clear the registers are off, and say nothing of memory.
+//   1. While IA32_MTRR_DEF_TYPE.E is clear the registers are off, and have no effect.
 //   2. Below 1 MiB the fixed ranges decide, where the processor has them and IA32_MTRR_DEF_TYPE.FE is set.
 //   3. A variable range holds an address whose bits in PHYSMASK are those of PHYSBASE. The bits need not be
 //      contiguous. Of several ranges that hold it, uncached wins over all, and write-through over write-back; any
 //      other mixture, and a type that the manual reserves, is undefined.
 //   4. An address that no range holds has the default type. AMD's SYSCFG can make that write-back from 4 GiB to TOM2.
 //
-// COST. A look at one address costs a pass over the valid variable ranges. Types change only where a range begins or
-// ends, so a walk over all of memory looks at few addresses.
+// COST. The type of one address costs a pass over the valid variable ranges. Types change only where a range begins or
+// ends, so a walk over all of memory asks for few addresses.
 
 import MemoryPrimitives
 
 /// The memory types of physical addresses. A plain value, without registers at first.
 public struct MemoryTypeRanges: Sendable {
-  /// Whether the registers say anything.
+  /// Whether the registers have an effect.
   public enum State: UInt8, Sendable {
     /// The processor has none.
     case absent
@@ -37,9 +37,10 @@ public struct MemoryTypeRanges: Sendable {
     case writeBack = 6
   }
 
-  /// Processors differ in what lies above 4 GiB.
+  /// The maker of the processor: AMD's has a rule of its own above 4 GiB.
   public enum Vendor: Sendable { case amd, other }
 
+  /// Whether the registers have an effect.
   public private(set) var state = State.absent
   private var defaultType: CacheType?
   private var hasFixed = false
@@ -70,8 +71,8 @@ public struct MemoryTypeRanges: Sendable {
   /// A processor without the registers.
   public init() {}
 
-  /// Decodes the registers of a processor that has them and whose physical addresses have `addressBits` bits.
-  /// `read` gives the value of a model-specific register, and is called for those only that exist.
+  /// Decodes the registers of a processor that has them and whose physical addresses have `addressBits` bits. `read`
+  /// returns the value of a model-specific register, and is called only for those that exist.
   public init(addressBits: UInt32, vendor: Vendor, read: (UInt32) -> UInt64) {
     let settings = read(Register.defaultType)
     guard settings & 1 << 11 != 0 else {
@@ -103,8 +104,8 @@ public struct MemoryTypeRanges: Sendable {
     }
   }
 
-  /// The type of the byte at `address`, or nil where it is undefined, and the last byte up to which nothing changes.
-  /// The registers must be on.
+  /// Returns the type of the byte at `address`, or nil where it is undefined, and the last byte up to which nothing
+  /// changes. The registers must be on.
   public func type(at address: PhysicalAddress) -> (type: CacheType?, last: PhysicalAddress) {
     let address = address.rawValue
     if hasFixed && address < 1 << 20 { return fixedType(address) }
@@ -130,7 +131,7 @@ public struct MemoryTypeRanges: Sendable {
     return (defaultType, PhysicalAddress(last))
   }
 
-  /// What ranges of these types make of an address that all of them hold.
+  /// The type of an address that ranges of these types hold.
   private static func combined(_ types: UInt8) -> CacheType? {
     if types & 1 != 0 { return .uncached }
     if types == 1 << CacheType.writeThrough.rawValue | 1 << CacheType.writeBack.rawValue {

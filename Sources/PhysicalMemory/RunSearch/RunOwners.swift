@@ -1,13 +1,15 @@
-// Whose frames keep a run from being emptied, and how many each owner has there.
+// The owners of the frames that keep a run from being emptied, and how many frames each has there.
 //
 // Eight owners are kept. Where there are more, the table keeps each owner that has more than a ninth of the frames in
-// the way (Misra and Gries, "Finding repeated elements", 1982), and a second walk counts what these have.
+// the way (Misra and Gries, "Finding repeated elements", 1982), and a second walk counts the frames of these.
 
 import MemoryPrimitives
 
 /// An owner of frames in the way of a run: a role, and the object, cache or other owner that its records name.
 public struct RunOwner: Equatable, Sendable {
+  /// The role of the frames.
   public var role: FrameRole
+  /// The owner's number in their records.
   public var owner: UInt32
   /// How many frames in the way it has.
   public var frames: PageCount
@@ -17,40 +19,43 @@ public struct RunOwner: Equatable, Sendable {
   func isSame(as other: FrameDescription) -> Bool { role == other.role && owner == other.owner }
 }
 
-/// The owners of what is in the way of a run, the one with most frames first; eight at most.
+/// The owners of the frames in the way of a run, the one with most frames first; eight at most.
 public struct RunOwners: Sendable {
+  /// The owners; nil from `count` on.
   public internal(set) var list: InlineArray<8, RunOwner?> = .init(repeating: nil)
+  /// Owners in `list`.
   public internal(set) var count = 0
   /// Frames in the way, those of other owners included.
   public internal(set) var frames = PageCount.zero
 
+  /// No owners.
   public init() {}
 
   /// The owner of most of them.
   public var first: RunOwner? { list[0] }
 
-  /// Counts a frame, if there is room for its owner.
+  /// Counts a frame, if the table has a slot for its owner.
   fileprivate mutating func add(_ what: FrameDescription) -> Counted {
     for i in 0..<count {
       guard var known = list[i], known.isSame(as: what) else { continue }
-      known.frames = known.frames + .one
+      known.frames += .one
       list[i] = known
       return .counted
     }
-    guard count < 8 else { return .noRoom }
+    guard count < 8 else { return .tableFull }
     list[count] = RunOwner(role: what.role, owner: what.owner, frames: .one, first: what.frame)
     count += 1
     return .counted
   }
 
-  fileprivate enum Counted { case counted, noRoom }
+  fileprivate enum Counted { case counted, tableFull }
 
-  /// Takes a frame from each, and forgets those that have none left.
+  /// Subtracts a frame from each, and removes those that have none left.
   fileprivate mutating func discount() {
     var kept = 0
     for i in 0..<count {
       guard var known = list[i], known.frames > .one else { continue }
-      known.frames = known.frames - .one
+      known.frames -= .one
       list[kept] = known
       kept += 1
     }
@@ -73,23 +78,23 @@ public struct RunOwners: Sendable {
   }
 }
 
-/// What is in the way of a run.
+/// A reason why a frame is in the way of a run.
 @frozen public enum InTheWay: UInt8, Sendable {
-  /// Frames that can't be emptied.
+  /// The frame is unmovable.
   case fixed
-  /// Pages that are held or busy at this moment.
+  /// It is a page that is held or busy at this moment.
   case claimed
 }
 
 extension FrameAllocator {
-  /// Who owns what is in the way of `run`. A look at each frame, and some hundred instructions for each in the way; a
-  /// second walk where there are more than eight owners. Frames that an isolation has captured are in no way.
+  /// Returns the owners of the frames in the way of `run`. Reads each frame, some hundred instructions for each in the
+  /// way; walks a second time where there are more than eight owners. Captured frames are not in the way.
   public func owners(of run: FrameRun, _ kind: InTheWay) -> RunOwners {
     var owners = RunOwners()
     var isWhole = true
     forEachFrame(of: run, kind) { what in
-      owners.frames = owners.frames + .one
-      if owners.add(what) == .noRoom {
+      owners.frames += .one
+      if owners.add(what) == .tableFull {
         isWhole = false
         owners.discount()
       }
@@ -103,7 +108,7 @@ extension FrameAllocator {
         for i in 0..<owners.count {
           guard var known = owners.list[i], known.isSame(as: what) else { continue }
           if known.frames == .zero { known.first = what.frame }
-          known.frames = known.frames + .one
+          known.frames += .one
           owners.list[i] = known
         }
       }
@@ -119,7 +124,7 @@ extension FrameAllocator {
       at = at + .one
       if what.role == .free || (what.role == .contiguous && what.busyWord == .captured) { continue }
       let isPage = what.role == .pageable && what.busyWord.wires == 0
-      let isClaimed = isPage && what.busyWord.rawValue & 0x7fff_ffff != 0
+      let isClaimed = isPage && what.busyWord.rawValue & ~BusyWord.waiters.rawValue != 0
       switch kind {
       case .fixed: if !isPage { body(what) }
       case .claimed: if isClaimed { body(what) }

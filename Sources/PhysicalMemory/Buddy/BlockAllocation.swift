@@ -1,0 +1,228 @@
+// Allocation by order, of one given frame, and of many single frames; and the free of any part of them.
+
+import MemoryPrimitives
+import Synchronization
+
+extension FrameAllocator {
+  // MARK: Allocation
+
+  /// Allocates a block of 2^`order` frames, aligned to its size, from the highest list that has one. Each frame gets
+  /// `role` and one wire; its contents are unknown. Never waits. Constant, but for the records: a store or two a frame.
+  /// Throws `noMemory`; `badConstraint` for an order above 18.
+  public func allocate(
+    _ order: Order, role: FrameRole, priority: AllocationPriority = .normal
+  ) throws(PhysicalMemoryError) -> FrameNumber {
+    checkUse(role)
+    guard order <= .highest else { throw .badConstraint }
+    guard let frame = allocateBlock(order, role, priority) else {
+      logRefusal(.block, order.frames, for: role, priority)
+      throw .noMemory
+    }
+    return FrameNumber(frame)
+  }
+
+  /// Allocates a block, and waits until `deadline` for enough free frames; requests of a priority are served in the
+  /// order in which they came. `interrupt` never waits. Throws `noMemory` when the deadline passes, when nothing could
+  /// wake the sleeper, and at once when memory has not so many frames. It does not wait while frames enough are free
+  /// but no block is, and throws `noMemory` too.
+  public func allocate(
+    _ order: Order, role: FrameRole, priority: AllocationPriority, waitUntil deadline: Tick
+  ) throws(PhysicalMemoryError) -> FrameNumber {
+    checkUse(role)
+    guard order <= .highest else { throw .badConstraint }
+    if let frame = allocateBlock(order, role, priority) { return FrameNumber(frame) }
+    let frame = priority == .interrupt ? nil : wait(for: order, role, priority, until: deadline)
+    guard let frame else {
+      logRefusal(.block, order.frames, for: role, priority)
+      throw .noMemory
+    }
+    return FrameNumber(frame)
+  }
+
+  /// Fills `frames` with single frames, or throws `noMemory` and allocates none. A few hundred instructions a frame at
+  /// most.
+  public func allocate(
+    into frames: UnsafeMutableBufferPointer<FrameNumber>, role: FrameRole,
+    priority: AllocationPriority = .normal
+  ) throws(PhysicalMemoryError) {
+    checkUse(role)
+    for i in 0..<frames.count {
+      guard let frame = allocateBlock(Order(0), role, priority) else {
+        for k in 0..<i { free(FrameRun(first: frames[k], count: .one)) }
+        throw .noMemory
+      }
+      frames[i] = FrameNumber(frame)
+    }
+  }
+
+  /// Allocates the given frame, if no request of its priority waits. Up to 19 comparisons and 18 splits. Throws
+  /// `outsideMemory`, `notFree` or `noMemory`.
+  public func allocate(
+    frame: FrameNumber, role: FrameRole, priority: AllocationPriority = .normal
+  ) throws(PhysicalMemoryError) {
+    checkUse(role)
+    let number = frame.rawValue
+    if machine.failsHere(.physicalMemory) { throw .noMemory }
+    let refusal: PhysicalMemoryError? = domain.withLock { domain in
+      let isFree = domain.block(holding: number) != nil
+      guard isFree, domain.isNext(.none, priority), domain.admits(1, priority) else {
+        if isFree { domain.events.pointee.failures.add() }
+        return !table.isPresent(number) ? .outsideMemory : isFree ? .noMemory : .notFree
+      }
+      domain.detach(number, number + 1)
+      table.subtract(1, from: .free)
+      table.add(1, to: role)
+      table.accountAllocated(number, 1, role)
+      domain.events.pointee.allocations.add()
+      return nil
+    }
+    if let refusal {
+      let reason: StaticString? =
+        switch refusal {
+        case .outsideMemory: "no memory there"
+        case .notFree: "not free"
+        default: nil
+        }
+      logRefusal(.frame, .one, for: role, priority, reason: reason)
+      throw refusal
+    }
+    table.stamp(number, number + 1, role)
+    checkLowMemory()
+  }
+
+  /// Logs a refusal, unless the layer that made the request logs its own (`FrameRole.isLoggedByRequester`). No lock is
+  /// held.
+  func logRefusal(
+    _ kind: RefusedRequest.Kind, _ count: PageCount, for role: FrameRole, _ priority: AllocationPriority,
+    reason: StaticString? = nil, constraints: RunConstraints = RunConstraints()
+  ) {
+    guard !role.isLoggedByRequester else { return }
+    func request() -> RefusedRequest {
+      let (free, reserved) = (freeCount, reserve(for: priority))
+      // The count is the caller's and may be anything.
+      let isEnough = free >= reserved && free - reserved >= count
+      var request = RefusedRequest(
+        kind, count.bytes, priority: priority, requester: Name(role.description),
+        reason: reason ?? (isEnough ? "fragmentation" : "shortage"), free: freeCount)
+      if constraints.alignment > .page { request.alignment = ByteCount(constraints.alignment.rawValue) }
+      if let boundary = constraints.boundary { request.boundary = ByteCount(boundary.rawValue) }
+      (request.low, request.high) = (constraints.low, constraints.high)
+      return request
+    }
+    machine.note(request())
+  }
+
+  @inline(always) func checkUse(_ role: FrameRole) {
+    precondition(role != .free && role != .absent, "frames are allocated for a use")
+  }
+
+  /// Allocates a block, or returns nil. `waiter` is that of a thread that tries again.
+  func allocateBlock(
+    _ order: Order, _ role: FrameRole, _ priority: AllocationPriority, waiter: WaiterLink = .none
+  ) -> UInt32? {
+    if machine.failsHere(.physicalMemory) { return nil }
+    let order = Int(order.rawValue)
+    let found = domain.withLock {
+      $0.allocate(order, role: role, priority: priority, waiter: waiter)
+    }
+    guard let frame = found else { return nil }
+    table.stamp(frame, frame + (1 << UInt32(truncatingIfNeeded: order)), role)
+    checkLowMemory()
+    return frame
+  }
+
+  // MARK: Free
+
+  /// Frees frames: all or part of the frames of one or several requests, in any order and parts. A step a frame, and up
+  /// to 18 merges for each aligned part. Reports a fault, and frees nothing, if a frame is free, not memory,
+  /// permanent, or used by more than its one wire.
+  public func free(_ run: FrameRun) {
+    let first = run.first.rawValue
+    guard run.count > .zero, run.count.rawValue <= UInt64(FrameNumber.limit - first) else {
+      var fault = FaultReport(
+        run.count == .zero ? .wrongSize : .foreignPointer,
+        run.count == .zero ? "a run of no frames was freed" : "a run beyond the last frame was freed",
+        UInt64(first), .frame)
+      fault.given = run.count.rawValue
+      machine.report(fault)
+      return
+    }
+    let end = first + UInt32(run.count.rawValue)
+    var at = first
+    while at < end {
+      guard let record = record(FrameNumber(at)), record.exchangeBusyWord(.wiredOnce, for: .xbusy) else {
+        reportBadFree(at, claimedFrom: first)
+        return
+      }
+      if !record.snapshot.mayBeFreed {
+        record.busyWord = .wiredOnce
+        reportBadFree(at, claimedFrom: first)
+        return
+      }
+      at += 1
+    }
+    release(first, end)
+  }
+
+  /// Frees 2^`order` frames.
+  public func free(_ first: FrameNumber, _ order: Order) {
+    guard order <= .highest else {
+      var fault = FaultReport(
+        .wrongSize, "a block of an order above 18 was freed", UInt64(first.rawValue), .frame)
+      fault.given = UInt64(order.rawValue)
+      fault.expected = UInt64(Order.highest.rawValue)
+      machine.report(fault)
+      return
+    }
+    free(FrameRun(first: first, count: order.frames))
+  }
+
+  /// Undoes the claims of a free that met a frame that it must not free, and reports that frame.
+  @inline(never) private func reportBadFree(_ frame: UInt32, claimedFrom first: UInt32) {
+    for claimed in first..<frame { table.record(claimed).busyWord = .wiredOnce }
+    let description = whatIs(FrameNumber(frame))
+    let (kind, what): (FaultKind, StaticString)
+    switch description.role {
+    case .absent: (kind, what) = (.foreignPointer, "a frame that is no memory was freed")
+    case .free: (kind, what) = (.doubleFree, "the frame was freed while already free")
+    case .boot, .image, .records: (kind, what) = (.notAllocated, "a frame that boot keeps was freed")
+    default:
+      (kind, what) =
+        description.busyWord.isXbusy
+        ? (.doubleFree, "the frame was freed while being freed")
+        : (.notAllocated, "a frame was freed that others wire, hold or use")
+    }
+    var fault = FaultReport(kind, what, UInt64(frame), .frame)
+    fault.given = UInt64(description.busyWord.rawValue)
+    fault.expected = UInt64(BusyWord.wiredOnce.rawValue)
+    machine.report(fault)
+  }
+
+  /// Frees frames that the caller has claimed, a pageblock and a role at a time.
+  func release(_ first: UInt32, _ end: UInt32) {
+    var at = first
+    var mustWake = false
+    while at < end {
+      let pageblockEnd = Pageblock.end(at, end)
+      let role = table.record(at).role
+      var partEnd = at
+      while partEnd < pageblockEnd {
+        let record = table.record(partEnd)
+        if record.role != role { break }
+        record.role = .free
+        record.flags = 0
+        record.queue = .none
+        record.owner = 0
+        record.busyWord = .none
+        partEnd += 1
+      }
+      let hasWaiters = domain.withLock { domain in
+        domain.free(at, partEnd, role)
+        return domain.hasWaiters
+      }
+      mustWake = mustWake || hasWaiters
+      at = partEnd
+    }
+    if mustWake { state.pointee.waiting.wake(on: machine) }
+  }
+}

@@ -1,0 +1,117 @@
+// The rows of this layer in the statistics registry.
+
+import MemoryPrimitives
+import Synchronization
+
+private typealias Reader = @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+
+extension FrameAllocator {
+  /// Adds this layer's rows.
+  public func register(in statistics: Statistics) {
+    registerFrames(in: statistics)
+    registerReserves(in: statistics)
+    registerRequests(in: statistics)
+    registerSearches(in: statistics)
+  }
+
+  private func registerFrames(in statistics: Statistics) {
+    let context = UnsafeMutableRawPointer(state)
+    statistics.add(
+      Statistic("vm.frames.total", .pages, .gauge, "frames of the memory map", context: context) {
+        Self($0).total.rawValue
+      })
+    for value in 0..<FrameRole.count {
+      let role = FrameRole(rawValue: UInt8(value)).unsafelyUnwrapped
+      if role == .absent { continue }
+      statistics.add(
+        Statistic(
+          role.statisticName, .pages, .gauge, "frames with this role",
+          context: UnsafeMutableRawPointer(table.counts + Int(role.rawValue)),
+          read: { $0!.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed) }))
+    }
+    statistics.add(
+      Statistic("vm.frames.cached", .pages, .gauge, "free frames that are cached pages", context: context) {
+        Self($0).cachedCount.rawValue
+      })
+  }
+
+  private func registerReserves(in statistics: Statistics) {
+    let context = UnsafeMutableRawPointer(state)
+    statistics.add(
+      Statistic(
+        "vm.reserve.normal", .pages, .tunable, "frames that normal requests leave free", context: context,
+        read: { Self($0).reserve(for: .normal).rawValue },
+        write: { Self($0).setReserve($1, .normal) ? .accepted : .out_of_range }))
+    statistics.add(
+      Statistic(
+        "vm.reserve.system", .pages, .tunable, "frames that system requests leave free", context: context,
+        read: { Self($0).reserve(for: .system).rawValue },
+        write: { Self($0).setReserve($1, .system) ? .accepted : .out_of_range }))
+  }
+
+  private func registerRequests(in statistics: Statistics) {
+    func counter(_ name: StaticString, _ about: StaticString, _ read: @escaping Reader) {
+      addCounter(name, about, to: statistics, read)
+    }
+    counter("vm.allocations", "blocks and single frames allocated") {
+      Self($0).state.pointee.events.pointee.allocations.value
+    }
+    counter("vm.frees", "frees of frames of one pageblock and role") {
+      Self($0).state.pointee.events.pointee.frees.value
+    }
+    counter("vm.failures", "requests refused, without runs") {
+      Self($0).state.pointee.events.pointee.failures.value
+    }
+    counter("vm.runs", "runs allocated") { Self($0).state.pointee.events.pointee.runs.value }
+    counter("vm.run_failures", "runs refused") { Self($0).state.pointee.events.pointee.runFailures.value }
+    counter("vm.run_steps", "steps of searches for runs") {
+      Self($0).state.pointee.events.pointee.runSteps.value
+    }
+    counter("vm.waits", "requests that waited for memory") {
+      Self($0).state.pointee.events.pointee.waits.value
+    }
+    counter("vm.reactivations", "cached pages reactivated") {
+      Self($0).state.pointee.events.pointee.reactivations.value
+    }
+    counter("vm.isolations", "runs isolated to be emptied") {
+      Self($0).state.pointee.events.pointee.isolations.value
+    }
+    counter("vm.isolated", "frames captured in isolated runs") {
+      Self($0).state.pointee.events.pointee.captures.value
+    }
+  }
+
+  private func registerSearches(in statistics: Statistics) {
+    func counter(_ name: StaticString, _ about: StaticString, _ read: @escaping Reader) {
+      addCounter(name, about, to: statistics, read)
+    }
+    counter("vm.searches", "searches for runs to be emptied") {
+      Self($0).state.pointee.events.pointee.searches.load(ordering: .relaxed)
+    }
+    counter("vm.search_steps", "steps of searches for runs to be emptied") {
+      Self($0).state.pointee.events.pointee.searchSteps.load(ordering: .relaxed)
+    }
+    counter("vm.failed_cache.hits", "requests refused by the failed-request cache") {
+      Self($0).state.pointee.events.pointee.failedCacheHits.load(ordering: .relaxed)
+    }
+    counter("vm.failed_cache.steps", "steps of lookups in the failed-request cache") {
+      Self($0).state.pointee.events.pointee.failedCacheSteps.load(ordering: .relaxed)
+    }
+  }
+
+  private func addCounter(
+    _ name: StaticString, _ about: StaticString, to statistics: Statistics, _ read: @escaping Reader
+  ) {
+    statistics.add(
+      Statistic(name, .requests, .counter, about, context: UnsafeMutableRawPointer(state), read: read))
+  }
+
+  private func setReserve(_ pages: UInt64, _ priority: AllocationPriority) -> Bool {
+    do throws(PhysicalMemoryError) {
+      try setReserve(PageCount(pages), for: priority)
+      return true
+    } catch {
+      return false
+    }
+  }
+}

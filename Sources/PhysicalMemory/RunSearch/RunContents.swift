@@ -1,0 +1,122 @@
+// The contents of a run: its frames, counted by the work that emptying them takes.
+
+import MemoryPrimitives
+
+/// The frames of a run, counted by the work that emptying them takes.
+public struct RunContents: Equatable, Sendable {
+  /// Free frames and cached pages.
+  public internal(set) var free: UInt64 = 0
+  /// Pages that are not dirty.
+  public internal(set) var clean: UInt64 = 0
+  /// Dirty pages in the active queue that are written to swap.
+  public internal(set) var activeForSwap: UInt64 = 0
+  /// Dirty pages outside of the active queue that are written to swap.
+  public internal(set) var inactiveForSwap: UInt64 = 0
+  /// Dirty pages in the active queue that are written to a device of their own.
+  public internal(set) var activeForDevice: UInt64 = 0
+  /// Dirty pages outside of the active queue that are written to a device of their own.
+  public internal(set) var inactiveForDevice: UInt64 = 0
+  /// Pages that are held or busy at this moment.
+  public internal(set) var claimed: UInt64 = 0
+  /// Frames that an isolation has captured.
+  public internal(set) var captured: UInt64 = 0
+  /// Unmovable frames: they can't be emptied.
+  public internal(set) var fixed: UInt64 = 0
+
+  /// No frames.
+  public init() {}
+
+  /// Dirty pages.
+  @inline(always) public var dirty: UInt64 {
+    activeForSwap &+ inactiveForSwap &+ activeForDevice &+ inactiveForDevice
+  }
+  /// Pages that could be moved, written or dropped.
+  @inline(always) public var pages: UInt64 { clean &+ dirty }
+
+  @inline(always) static func += (a: inout Self, b: Self) {
+    a.free &+= b.free
+    a.clean &+= b.clean
+    a.activeForSwap &+= b.activeForSwap
+    a.inactiveForSwap &+= b.inactiveForSwap
+    a.activeForDevice &+= b.activeForDevice
+    a.inactiveForDevice &+= b.inactiveForDevice
+    a.claimed &+= b.claimed
+    a.captured &+= b.captured
+    a.fixed &+= b.fixed
+  }
+
+  /// The counts may have changed since they were added.
+  @inline(always) static func -= (a: inout Self, b: Self) {
+    func subtract(_ count: inout UInt64, _ less: UInt64) { count = count > less ? count &- less : 0 }
+    subtract(&a.free, b.free)
+    subtract(&a.clean, b.clean)
+    subtract(&a.activeForSwap, b.activeForSwap)
+    subtract(&a.inactiveForSwap, b.inactiveForSwap)
+    subtract(&a.activeForDevice, b.activeForDevice)
+    subtract(&a.inactiveForDevice, b.inactiveForDevice)
+    subtract(&a.claimed, b.claimed)
+    subtract(&a.captured, b.captured)
+    subtract(&a.fixed, b.fixed)
+  }
+
+  @inline(always) mutating func add(_ kind: FrameKind) {
+    switch kind {
+    case .free: free &+= 1
+    case .clean: clean &+= 1
+    case .activeForSwap: activeForSwap &+= 1
+    case .inactiveForSwap: inactiveForSwap &+= 1
+    case .activeForDevice: activeForDevice &+= 1
+    case .inactiveForDevice: inactiveForDevice &+= 1
+    case .claimed: claimed &+= 1
+    case .captured: captured &+= 1
+    case .fixed: fixed &+= 1
+    }
+  }
+
+  /// The frame may be of another kind than when it was added.
+  @inline(always) mutating func remove(_ kind: FrameKind) {
+    func decrement(_ count: inout UInt64) { if count > 0 { count &-= 1 } }
+    switch kind {
+    case .free: decrement(&free)
+    case .clean: decrement(&clean)
+    case .activeForSwap: decrement(&activeForSwap)
+    case .inactiveForSwap: decrement(&inactiveForSwap)
+    case .activeForDevice: decrement(&activeForDevice)
+    case .inactiveForDevice: decrement(&inactiveForDevice)
+    case .claimed: decrement(&claimed)
+    case .captured: decrement(&captured)
+    case .fixed: decrement(&fixed)
+    }
+  }
+
+  /// A lower bound of the contents of each run on the way of one with these contents, which gains and loses as many
+  /// frames one by one. It loses no more of a kind than there are in `lost`, and no more than it gains of others.
+  func least(gaining gained: Self, losing lost: Self, of frames: UInt64) -> Self {
+    func least(_ count: UInt64, _ gained: UInt64, _ lost: UInt64) -> UInt64 {
+      let less = min(lost, frames > gained ? frames &- gained : 0)
+      return count > less ? count &- less : 0
+    }
+    var run = Self()
+    run.free = least(free, gained.free, lost.free)
+    run.clean = least(clean, gained.clean, lost.clean)
+    run.activeForSwap = least(activeForSwap, gained.activeForSwap, lost.activeForSwap)
+    run.inactiveForSwap = least(inactiveForSwap, gained.inactiveForSwap, lost.inactiveForSwap)
+    run.activeForDevice = least(activeForDevice, gained.activeForDevice, lost.activeForDevice)
+    run.inactiveForDevice = least(inactiveForDevice, gained.inactiveForDevice, lost.inactiveForDevice)
+    run.claimed = least(claimed, gained.claimed, lost.claimed)
+    run.captured = least(captured, gained.captured, lost.captured)
+    run.fixed = least(fixed, gained.fixed, lost.fixed)
+    return run
+  }
+
+  /// The share of `part` frames of `whole`, as if all were alike; unmovable frames are rounded up.
+  @inline(always) func share(_ part: UInt64, of whole: UInt64) -> Self {
+    var share = Self()
+    share.clean = clean &* part / whole
+    share.activeForSwap = activeForSwap &* part / whole
+    share.fixed = (fixed &* part &+ whole &- 1) / whole
+    let used = share.clean &+ share.activeForSwap &+ share.fixed
+    share.free = part > used ? part &- used : 0
+    return share
+  }
+}
