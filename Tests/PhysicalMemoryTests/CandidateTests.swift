@@ -27,12 +27,12 @@ func freePage(_ memory: FrameAllocator, _ frame: UInt32) {
 
 func wirePage(_ memory: FrameAllocator, _ frame: UInt32) {
   memory.record(FrameNumber(frame))!.busyWord = .wiredOnce
-  memory.note(FrameNumber(frame), .fixed)
+  memory.setMobility(of: FrameNumber(frame), .unmovable)
 }
 
 func unwirePage(_ memory: FrameAllocator, _ frame: UInt32) {
   memory.record(FrameNumber(frame))!.busyWord = .none
-  memory.note(FrameNumber(frame), .movable)
+  memory.setMobility(of: FrameNumber(frame), .movable)
 }
 
 final class CandidateTests: XCTestCase {
@@ -101,7 +101,7 @@ final class CandidateTests: XCTestCase {
     _ = fillWithPages(memory)
     func dirty(_ frame: UInt32) {
       memory.record(FrameNumber(frame))!.pageFlags.insert(.dirty)
-      memory.noteDirty(FrameNumber(frame))
+      memory.countDirty(FrameNumber(frame))
     }
     func first() -> UInt32? { found(memory.candidate(run: twoMebibytes, where: aligned))?.run.first.rawValue }
     // All alike: the highest. Then the one that is clean.
@@ -113,7 +113,7 @@ final class CandidateTests: XCTestCase {
     // One page less to do is better than all of them clean.
     let record = memory.record(FrameNumber(3 * 512 + 7))!
     record.pageFlags.remove(.dirty)
-    memory.noteClean(FrameNumber(3 * 512 + 7))
+    memory.countClean(FrameNumber(3 * 512 + 7))
     freePage(memory, 3 * 512 + 7)
     XCTAssertEqual(first(), 3 * 512)
     let answer = found(memory.candidate(run: twoMebibytes, where: aligned))!
@@ -145,7 +145,7 @@ final class CandidateTests: XCTestCase {
       return XCTAssertEqual(
         found(memory.candidate(run: PageCount(UInt64(16)), where: constraints))!.run.first.rawValue % 16, 0)
     }
-    for frame in 1600..<UInt32(1616) where memory.record(FrameNumber(frame))!.isFixed {
+    for frame in 1600..<UInt32(1616) where memory.record(FrameNumber(frame))!.isUnmovable {
       unwirePage(memory, frame)
     }
     let candidate = found(memory.candidate(run: PageCount(UInt64(16)), where: constraints))!

@@ -58,7 +58,7 @@ final class EarlyMemoryTests: XCTestCase {
     let early = system.early
     func list() -> [[UInt32]] {
       (0..<early.state.pointee.count).map {
-        let run = early.taken[$0]
+        let run = early.list[$0]
         return [run.first, run.end, UInt32(run.role.rawValue), UInt32(run.origin.rawValue)]
       }
     }

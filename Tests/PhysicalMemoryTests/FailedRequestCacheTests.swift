@@ -74,7 +74,7 @@ final class FailedRequestCacheTests: XCTestCase {
     XCTAssertFalse(memory.hasFailedRecently(count, RunConstraints()))
     memory.cacheFailedRequest(.zero, RunConstraints())
     XCTAssertFalse(memory.hasFailedRecently(.zero, RunConstraints()))
-    XCTAssertEqual(memory.core.pointee.watchers, 0)
+    XCTAssertEqual(memory.domain.quiet.pointee.watchers, 0)
     system.check()
   }
 
@@ -163,7 +163,7 @@ final class FailedRequestCacheTests: XCTestCase {
     // The same again takes no second place.
     for _ in 0..<9 { memory.cacheFailedRequest(count, request(9)) }
     for i: UInt64 in 2...9 { XCTAssertTrue(memory.hasFailedRecently(count, request(i))) }
-    XCTAssertEqual(memory.core.pointee.watchers, 8)
+    XCTAssertEqual(memory.domain.quiet.pointee.watchers, 8)
     system.check()
   }
 

@@ -64,7 +64,7 @@ final class FrameConcurrencyTests: XCTestCase {
     system.check()
     for frame in granted + taken { memory.free(frame, Order(0)) }
     system.check()
-    XCTAssertNil(memory.core.pointee.firstWaiter[0])
+    XCTAssertTrue(memory.domain.quiet.pointee.waiters[0].isEmpty)
   }
 
   func testAWaitEndsAtTheDeadlineOrWhenNoThreadCouldWakeIt() throws {

@@ -54,7 +54,7 @@ final class FrameWaitingTests: XCTestCase {
       XCTAssertEqual(
         host.refusals, refusals, "refused for want of a wake-up", file: file, line: line)
       XCTAssertEqual(host.rescues, 0, "threads that were not woken", file: file, line: line)
-      XCTAssertNil(memory.core.pointee.firstWaiter[0], file: file, line: line)
+      XCTAssertTrue(memory.domain.quiet.pointee.waiters[0].isEmpty, file: file, line: line)
       XCTAssertFalse(memory.hasParkedWaiters, file: file, line: line)
       system.check(file, line)
     }

@@ -100,14 +100,14 @@ final class PageModel {
     let record = record(pages[name]!.frame)
     record.busyWord = BusyWord(rawValue: record.busyWord.rawValue + 1)
     pages[name]!.wires += 1
-    if pages[name]!.wires == 1 { memory.note(FrameNumber(UInt32(pages[name]!.frame)), .fixed) }
+    if pages[name]!.wires == 1 { memory.setMobility(of: FrameNumber(UInt32(pages[name]!.frame)), .unmovable) }
   }
 
   func unwire(_ name: PageName) {
     let record = record(pages[name]!.frame)
     record.busyWord = BusyWord(rawValue: record.busyWord.rawValue - 1)
     pages[name]!.wires -= 1
-    if pages[name]!.wires == 0 { memory.note(FrameNumber(UInt32(pages[name]!.frame)), .movable) }
+    if pages[name]!.wires == 0 { memory.setMobility(of: FrameNumber(UInt32(pages[name]!.frame)), .movable) }
   }
 
   func toggleHold(_ name: PageName) {
@@ -122,10 +122,10 @@ final class PageModel {
     pages[name]!.isDirty.toggle()
     if pages[name]!.isDirty {
       record.pageFlags.insert(.dirty)
-      memory.noteDirty(frame)
+      memory.countDirty(frame)
     } else {
       record.pageFlags.remove(.dirty)
-      memory.noteClean(frame)
+      memory.countClean(frame)
     }
   }
 

@@ -209,12 +209,12 @@ final class PageRecordTests: XCTestCase {
     XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .taken)
     let record = memory.record(frame)!
     record.busyWord = .wiredOnce
-    memory.note(frame, .fixed)
+    memory.setMobility(of: frame, .unmovable)
     record.pageFlags.insert(.dirty)
-    memory.noteDirty(frame)
-    memory.noteClean(frame)
+    memory.countDirty(frame)
+    memory.countClean(frame)
     record.pageFlags.remove(.dirty)
-    memory.note(frame, .movable)
+    memory.setMobility(of: frame, .movable)
     record.busyWord = .xbusy
     memory.free(page: frame, .cached)
     memory.discard(cached: frame, owner: 3, index: 77)
@@ -280,22 +280,22 @@ final class PageRecordTests: XCTestCase {
     expect(.notAllocated, frame)
     record.queue = .none
     record.pageFlags = [.valid, .dirty]
-    memory.noteDirty(frame)
+    memory.countDirty(frame)
     expect(.notAllocated, frame)
     record.busyWord = .wiredOnce
     XCTAssertEqual(model.system.host.faults { memory.free(frame, Order(0)) }.map(\.kind), [.notAllocated])
     record.busyWord = .xbusy
-    memory.noteClean(frame)
+    memory.countClean(frame)
     record.pageFlags = []
     expect(.notAllocated, frame, .cached)
-    memory.note(frame, .fixed)
+    memory.setMobility(of: frame, .unmovable)
     expect(.notAllocated, frame)
-    XCTAssertEqual(model.system.host.faults { memory.note(frame, .fixed) }.map(\.kind), [.notAllocated])
+    XCTAssertEqual(model.system.host.faults { memory.setMobility(of: frame, .unmovable) }.map(\.kind), [.notAllocated])
     record.busyWord = .wiredOnce
     XCTAssertEqual(model.system.host.faults { memory.free(frame, Order(0)) }.map(\.kind), [.notAllocated])
-    memory.note(frame, .movable)
-    XCTAssertEqual(model.system.host.faults { memory.note(frame, .movable) }.map(\.kind), [.notAllocated])
-    XCTAssertEqual(model.system.host.faults { memory.note(wired, .fixed) }.map(\.kind), [.doubleFree])
+    memory.setMobility(of: frame, .movable)
+    XCTAssertEqual(model.system.host.faults { memory.setMobility(of: frame, .movable) }.map(\.kind), [.notAllocated])
+    XCTAssertEqual(model.system.host.faults { memory.setMobility(of: wired, .unmovable) }.map(\.kind), [.doubleFree])
     // Somebody may wait for the page; that ends here.
     record.busyWord = BusyWord(rawValue: 3 << 30)
     memory.free(page: frame, .dropped)

@@ -41,7 +41,7 @@ final class RunPricingTests: XCTestCase {
       }
       if random.below(1000) < densities[1] {
         memory.record(frame)!.pageFlags.insert(.dirty)
-        memory.noteDirty(frame)
+        memory.countDirty(frame)
       }
       if random.below(1000) < densities[3] {
         wirePage(memory, frame.rawValue)
@@ -161,7 +161,7 @@ final class RunPricingTests: XCTestCase {
     let memory = system.memory!
     for frame in fillWithPages(memory) {
       memory.record(frame)!.pageFlags.insert(.dirty)
-      memory.noteDirty(frame)
+      memory.countDirty(frame)
     }
     let before = memory.state.pointee.events.pointee.searchSteps.load(ordering: .relaxed)
     let answer = memory.candidate(
@@ -188,7 +188,7 @@ final class RunPricingTests: XCTestCase {
         continue
       }
       memory.record(frame)!.pageFlags.insert(.dirty)
-      memory.noteDirty(frame)
+      memory.countDirty(frame)
       wirePage(memory, frame.rawValue)
     }
     let most = IdlePages(clean: .max)
