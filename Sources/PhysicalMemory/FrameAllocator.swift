@@ -41,13 +41,15 @@
 //   they find.
 //
 // COST
-//   Allocation of a block: constant, up to 18 splits; the first use of a pageblock initialises its 512 records. Free:
-//   constant a frame, up to 18 merges for each aligned part. A run: constant when a free block holds it whatever its
-//   position; else a walk from the top of its range, a step for each pageblock that can't hold it and at worst one for each
-//   frame of one that can. To free, cache or reactivate a page: constant. A candidate: a step for each pageblock in its
-//   range, and a read of the frames of a few pageblocks. A request in the failed-request cache: constant. While there
-//   are no isolations and no failed requests, a free pays one load for both. An allocation pays one load for cached
-//   pages.
+//   Allocation of a block: constant, up to 18 splits; the first use of a pageblock initialises its 512 records.
+//   Free: constant a frame, up to 18 merges for each aligned part.
+//   A run: constant when a free block holds it whatever its position. Else a walk from the top of its range: a step for
+//   each pageblock that can't hold it, and at worst one for each frame of a pageblock that can.
+//   Free, cache or reactivate a page: constant.
+//   A candidate: a step for each pageblock in its range, and a read of the frames of a few pageblocks.
+//   A lookup in the failed-request cache: independent of the size of memory.
+//   While there are no isolations and no failed requests, a free pays one load for both. An allocation pays one load for
+//   cached pages.
 //
 // EXHAUSTION
 //   A request that finds no memory changes nothing and throws. All choices are made under the lock before the first
@@ -56,8 +58,8 @@
 //
 // SOURCES
 //   K. C. Knowlton, "A fast storage allocator", CACM 8(10), 1965: the buddy system. FreeBSD's vm_phys.c: lists by range,
-//   order and pool; vm_page.c: wire, hold and busy; vm_reserv.c: the reasons for 2 MiB. Linux' Documentation/mm:
-//   pageblocks, movable and unmovable frames, watermarks.
+//   order and pool; vm_page.c: wire, hold and busy. Linux' Documentation/mm: pageblocks, movable and unmovable frames,
+//   watermarks.
 
 import MemoryPrimitives
 import Synchronization
@@ -177,8 +179,8 @@ public struct FrameAllocator {
 
   // MARK: Records
 
-  /// Returns the record of `frame`, for a caller that has allocated the frame; nil when it lies in no pageblock that has
-  /// memory, or in one that no frame was allocated of. Constant, but for the first call for a pageblock that boot
+  /// Returns the record of `frame`, for a caller that has allocated the frame. Returns nil when it lies in no pageblock that
+  /// has memory, or in one that no frame was allocated of. Constant, but for the first call for a pageblock that boot
   /// occupied as a whole.
   @inline(__always) public func record(_ frame: FrameNumber) -> FrameRecordPointer? {
     guard table.section(of: frame.rawValue) != nil else { return nil }

@@ -2,7 +2,7 @@
 //
 // A firmware's map may be unsorted, overlapping, unaligned, empty, wrapping around or beyond the largest frame number. The
 // sanitised map is sorted, disjoint, made of whole frames, and certainly usable. Reserved wins over usable where the
-// firmware calls a byte both, edges are trimmed inward, and each dropped range is recorded with its reason, so that the
+// firmware calls a byte both, and edges are trimmed inward. Each dropped range is recorded with its reason, so that the
 // console can print it.
 //
 // Rules, in this order:

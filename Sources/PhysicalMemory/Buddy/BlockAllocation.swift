@@ -122,9 +122,9 @@ extension FrameAllocator {
   ) -> UInt32? {
     if machine.failsHere(.physicalMemory) { return nil }
     let order = Int(order.rawValue)
-    let found = domain.withLock {
-      $0.allocate(order, role: role, priority: priority, waiter: waiter)
-    }
+    let held = domain.acquire()
+    let found = held.value.allocate(order, role: role, priority: priority, waiter: waiter)
+    held.release()
     guard let frame = found else { return nil }
     table.stamp(frame, frame + (1 << UInt32(truncatingIfNeeded: order)), role)
     checkLowMemory()
@@ -216,11 +216,10 @@ extension FrameAllocator {
         record.busyWord = .none
         partEnd += 1
       }
-      let hasWaiters = domain.withLock { domain in
-        domain.free(at, partEnd, role)
-        return domain.hasWaiters
-      }
-      mustWake = mustWake || hasWaiters
+      let held = domain.acquire()
+      held.value.free(at, partEnd, role)
+      mustWake = mustWake || held.value.hasWaiters
+      held.release()
       at = partEnd
     }
     if mustWake { state.pointee.waiting.wake(on: machine) }

@@ -285,8 +285,8 @@ struct FrameDomain: ~Copyable {
 
   // MARK: Free
 
-  /// Counts frames `first` to `end` of one pageblock and role, whose records have the role free already, as free and
-  /// puts them into the queues or into the isolation that captures them.
+  /// Counts frames `first` to `end` of one pageblock and role as free, and puts them into the queues or into the isolation
+  /// that captures them. Their records have the role free already.
   @inline(always) mutating func free(_ first: UInt32, _ end: UInt32, _ role: FrameRole) {
     let count = end &- first
     table.subtract(UInt64(count), from: role)

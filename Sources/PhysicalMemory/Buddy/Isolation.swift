@@ -253,8 +253,8 @@ extension FrameAllocator {
   /// role contiguous, out of the queues. Frames that are free now are captured as far as the reserve of `priority`
   /// allows; the rest stays in the queues, where any request may be given it, until `captureFree`. A few dozen
   /// instructions for each free block, a few for each frame; the lock is held for 64 frames at a time. Throws
-  /// `outsideMemory` unless all of the run is memory that is not permanent, `notFree` when it overlaps an isolated
-  /// run, `noMemory` when four runs are isolated; then everything is as before.
+  /// `outsideMemory` unless all of the run is memory that is not permanent. Throws `notFree` when it overlaps an isolated
+  /// run, `noMemory` when four runs are isolated. Then everything is as before.
   public func isolate(_ run: FrameRun, priority: AllocationPriority) throws(PhysicalMemoryError) -> Isolation
   {
     if machine.failsHere(.physicalMemory) { throw .noMemory }

@@ -4,7 +4,7 @@
 // There are two ways to find one. If a free block of a list that lies wholly in the range of addresses is large enough
 // whatever the alignment, the smallest such block is used: constant. Else the search walks memory from the top of the
 // range down and keeps the current free extent. Two facts keep the walk short. First, n consecutive free frames contain
-// an aligned free block of order log2((n + 1) / 2), rounded down, because all that can coalesce has; so if no list
+// an aligned free block of order log2((n + 1) / 2), rounded down, because all that can coalesce has. So if no list
 // has such a block the answer is no at once. Second, in a pageblock without one only the two ends are read. A section or
 // pageblock without a free frame costs one step, a large free block one step.
 //
@@ -282,7 +282,7 @@ extension FrameAllocator {
   private enum Progress { case more, enough }
 
   /// Calls `body` with each free extent of the request's range, from the top down, each time that it has grown, until it
-  /// returns `enough`; the lock is then held since that extent was seen. Extents that hold no free block of order
+  /// returns `enough`. The lock is then held since that extent was seen. Extents that hold no free block of order
   /// `innerOrder` are left out or cut.
   private func forEachFreeExtent(
     _ request: RunRequest, innerOrder: Int, _ held: inout Held<FrameDomain>,

@@ -150,7 +150,7 @@ struct Section {
   @inline(always) func contains(_ frame: UInt32) -> Bool { frame &- first < frames }
 }
 
-/// The records and the counts of all frames: what is reached without the domain lock. A value that is copied freely.
+/// The records and the counts of all frames, which are reached without the domain lock. A value that is copied freely.
 struct FrameTable {
   let sections: UnsafeMutableRawPointer
   let sectionCount: Int

@@ -82,7 +82,9 @@ extension FrameAllocator {
   ) -> Int {
     precondition(frames.count <= Self.batch, "more pages than one hold of the lock is for")
     if machine.failsHere(.physicalMemory) { return 0 }
-    let count = domain.withLock { $0.allocate(pages: frames, leaving: reserve.rawValue, priority: priority) }
+    let held = domain.acquire()
+    let count = held.value.allocate(pages: frames, leaving: reserve.rawValue, priority: priority)
+    held.release()
     var cached: UInt64 = 0
     for i in 0..<count {
       let record = table.record(frames[i].rawValue)
@@ -100,14 +102,14 @@ extension FrameAllocator {
     var sound: UInt32 = 0
     for i in 0..<frames.count where prepareToFree(frames[i], .dropped) { sound |= 1 << UInt32(i) }
     guard sound != 0 else { return }
-    let mustWake = domain.withLock { domain in
-      if domain.watchers == 0 || !domain.captureDropped(frames, sound) {
-        for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
-          domain.free(frames[i].rawValue, frames[i].rawValue + 1, .pageable)
-        }
+    let held = domain.acquire()
+    if held.value.watchers == 0 || !held.value.captureDropped(frames, sound) {
+      for i in 0..<frames.count where sound >> UInt32(i) & 1 != 0 {
+        held.value.free(frames[i].rawValue, frames[i].rawValue + 1, .pageable)
       }
-      return domain.hasWaiters
     }
+    let mustWake = held.value.hasWaiters
+    held.release()
     if mustWake { state.pointee.waiting.wake(on: machine) }
   }
 
@@ -115,11 +117,11 @@ extension FrameAllocator {
   /// May be called with an object's lock held. Reports anything else as a fault, and frees nothing then.
   public func free(page frame: FrameNumber, _ keeping: PageIdentity) {
     guard prepareToFree(frame, keeping) else { return }
-    let mustWake = domain.withLock { domain in
-      if keeping == .cached { table.cached.pointee.add(1, ordering: .relaxed) }
-      domain.free(frame.rawValue, frame.rawValue + 1, .pageable)
-      return domain.hasWaiters
-    }
+    let held = domain.acquire()
+    if keeping == .cached { table.cached.pointee.add(1, ordering: .relaxed) }
+    held.value.free(frame.rawValue, frame.rawValue + 1, .pageable)
+    let mustWake = held.value.hasWaiters
+    held.release()
     if mustWake { state.pointee.waiting.wake(on: machine) }
   }
 
@@ -183,7 +185,8 @@ extension FrameAllocator {
     _ frame: FrameNumber, owner: UInt32, index: UInt64, priority: AllocationPriority
   ) -> Reactivation {
     if machine.failsHere(.physicalMemory) { return .refused }
-    return domain.withLock { $0.reactivate(frame.rawValue, owner: owner, index: index, priority: priority) }
+    let held = domain.acquire()
+    return held.value.reactivate(frame.rawValue, owner: owner, index: index, priority: priority)
   }
 
   /// Discards the identity of a cached page, because its object goes or has written the page anew. Does nothing when the

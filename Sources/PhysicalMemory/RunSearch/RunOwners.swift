@@ -1,7 +1,7 @@
 // The owners of the frames that keep a run from being emptied, and how many frames each has there.
 //
 // Eight owners are kept. Where there are more, the table keeps each owner that has more than a ninth of the frames in
-// the way (Misra and Gries, "Finding repeated elements", 1982), and a second walk counts the frames of these.
+// the way (Misra and Gries, "Finding repeated elements", 1982). A second walk counts the frames of these.
 
 import MemoryPrimitives
 

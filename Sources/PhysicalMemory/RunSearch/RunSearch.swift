@@ -1,6 +1,6 @@
 // The search for a run that is not free but can be emptied, and its cost.
 //
-// A frame can be emptied when it is free, or a page without a wire; a page that is busy or held at this moment counts
+// A frame can be emptied when it is free, or a page without a wire. A page that is busy or held at this moment counts
 // as such a page, but costs more. All other frames are *unmovable*.
 //
 // The search takes no lock. It reads the counts of pageblocks and the last eight bytes of valid records as they are at

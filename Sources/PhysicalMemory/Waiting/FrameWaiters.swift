@@ -6,8 +6,8 @@
 // the first of each queue tries again. A request that joins a queue sends the urgent low-memory notification, so that
 // the page daemon frees pages.
 //
-// When the page daemon can free nothing more, the waiter at the head of a queue would keep all others from the few free
-// frames, and would not be served itself. So the page daemon parks the waiters at the head that can't be served
+// When the page daemon can free nothing more, a waiter at the head of a queue keeps all others from the few free frames,
+// and is not served itself. So the page daemon parks the waiters at the head that can't be served
 // (`parkUnservableWaiters`). They hold up no request, and no page is freed for them. They keep sleeping, and are served
 // as soon as enough frames are free. From time to time the page daemon queues them again (`unparkWaiters`), because a
 // page that it could not free then may be free now.
