@@ -173,7 +173,7 @@ extension PagedMemory {
   ) {
     if record.pageFlags.contains(.dirty) { return }
     record.pageFlags.insert(.dirty)
-    physical.noteDirty(frame)
+    physical.countDirty(frame)
     let value = slot.value
     guard value.swap != .none else { return }
     releaseSwap(of: value, held)
@@ -184,6 +184,6 @@ extension PagedMemory {
   @inline(__always) func markClean(_ frame: FrameNumber, _ record: FrameRecordPointer) {
     guard record.pageFlags.contains(.dirty) else { return }
     record.pageFlags.remove(.dirty)
-    physical.noteClean(frame)
+    physical.countClean(frame)
   }
 }
