@@ -290,12 +290,15 @@ final class PageRecordTests: XCTestCase {
     expect(.notAllocated, frame, .cached)
     memory.setMobility(of: frame, .unmovable)
     expect(.notAllocated, frame)
-    XCTAssertEqual(model.system.host.faults { memory.setMobility(of: frame, .unmovable) }.map(\.kind), [.notAllocated])
+    XCTAssertEqual(
+      model.system.host.faults { memory.setMobility(of: frame, .unmovable) }.map(\.kind), [.notAllocated])
     record.busyWord = .wiredOnce
     XCTAssertEqual(model.system.host.faults { memory.free(frame, Order(0)) }.map(\.kind), [.notAllocated])
     memory.setMobility(of: frame, .movable)
-    XCTAssertEqual(model.system.host.faults { memory.setMobility(of: frame, .movable) }.map(\.kind), [.notAllocated])
-    XCTAssertEqual(model.system.host.faults { memory.setMobility(of: wired, .unmovable) }.map(\.kind), [.doubleFree])
+    XCTAssertEqual(
+      model.system.host.faults { memory.setMobility(of: frame, .movable) }.map(\.kind), [.notAllocated])
+    XCTAssertEqual(
+      model.system.host.faults { memory.setMobility(of: wired, .unmovable) }.map(\.kind), [.doubleFree])
     // Somebody may wait for the page; that ends here.
     record.busyWord = BusyWord(rawValue: 3 << 30)
     memory.free(page: frame, .dropped)
