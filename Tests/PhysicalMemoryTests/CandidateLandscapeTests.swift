@@ -74,7 +74,8 @@ final class CandidateLandscapeTests: XCTestCase {
         if hasFailedRecently
           != (model.cheapest(count, constraints) == nil && RunRequest(PageCount(count), constraints) != nil)
         {
-          return XCTFail("hopeless: \(hasFailedRecently), \(count) \(constraints), STRATA_SEED=\(seed)")
+          return XCTFail(
+            "in the failed-request cache: \(hasFailedRecently), \(count) \(constraints), STRATA_SEED=\(seed)")
         }
         if case .found(let candidate) = answer {
           searched += 1

@@ -6,7 +6,7 @@ import XCTest
 
 @testable import PhysicalMemory
 
-/// Fills what is free with pages that belong to nobody's object yet; `busyWord` makes them idle.
+/// Fills the free frames with pages that belong to no object yet; `busyWord` makes them idle.
 func fillWithPages(_ memory: FrameAllocator, owner: UInt32 = 1) -> [FrameNumber] {
   var frames: [FrameNumber] = []
   while let frame = try? memory.allocate(Order(0), role: .pageable, priority: .interrupt) {
@@ -91,7 +91,7 @@ final class CandidateTests: XCTestCase {
         XCTAssertEqual(owners.first?.first.rawValue, candidate.run.first.rawValue + 301)
       }
       XCTAssertLessThanOrEqual(vain, gibibytes * 512 * 4 + 300)
-      print("\(gibibytes) GiB: \(vain) steps in vain")
+      print("\(gibibytes) GiB: \(vain) steps without success")
     }
   }
 

@@ -104,7 +104,7 @@ final class EarlyMemoryTests: XCTestCase {
     XCTAssertEqual(system.early.state.pointee.count, kept)
     try occupy(304, 2, .bootModule)
     XCTAssertThrowsError(try occupy(306, 2, .bootModule))
-    // What joins a run needs no place.
+    // A run that joins another needs no entry.
     try occupy(302, 2, .image)
     try system.open()
     system.check()

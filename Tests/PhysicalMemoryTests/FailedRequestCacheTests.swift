@@ -57,7 +57,7 @@ final class FailedRequestCacheTests: XCTestCase {
     free(memory, 2099, 1)
     XCTAssertFalse(memory.hasFailedRecently(count, range))
     try take(memory, 2099, 1)
-    // Once it was dropped it must be noted anew.
+    // An entry that was dropped must be entered again.
     XCTAssertFalse(memory.hasFailedRecently(count, range))
     memory.cacheFailedRequest(count, range)
     XCTAssertTrue(memory.hasFailedRecently(count, range))
@@ -173,7 +173,7 @@ final class FailedRequestCacheTests: XCTestCase {
     let frames = fillWithPages(memory).map(\.rawValue).sorted()
     for frame in frames where frame % 50 == 0 { wirePage(memory, frame) }
     memory.cacheFailedRequest(count, RunConstraints())
-    // Pages come and go: what could be emptied before can be now.
+    // Pages come and go: a run that could be emptied before can be emptied now.
     for frame in 1001..<UInt32(1049) { freePage(memory, frame) }
     XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) }, 1)
     unwirePage(memory, 1000)

@@ -8,7 +8,7 @@ import XCTest
 
 @testable import PhysicalMemory
 
-/// What the model knows: the role of each frame, and nothing of blocks.
+/// The model: the role of each frame, and nothing of blocks.
 struct Model {
   var roles: [FrameRole]
 
@@ -56,11 +56,136 @@ struct Model {
   }
 }
 
-final class FrameAllocatorModelTests: XCTestCase {
-  /// Drives `system` with random requests; each answer is checked against the model.
-  /// What is wrong with the answer to a search for a run to be emptied, or nil.
+/// A system driven by random operations beside its model. A method returns the mistake that it has found, or nil.
+private struct FrameHistory {
+  let memory: FrameAllocator
+  let initial: [FrameRole]
+  let largestRun: UInt64
+  let top: UInt64
+  var random: SeededRandom
+  var model: Model
+  var given: [(Int, Int)] = []
+  var fillsUp = true
+
+  init(_ system: FrameAllocatorFixture, seed: UInt64, largestRun: UInt64) {
+    random = SeededRandom(seed: seed)
+    memory = system.memory
+    model = Model(system)
+    initial = model.roles
+    top = UInt64(initial.count)
+    self.largestRun = largestRun
+  }
+
+  /// One random operation.
+  mutating func step() -> String? {
+    if random.oneIn(200) { fillsUp.toggle() }
+    let roles: [FrameRole] = [.wired, .slab, .pageable, .kmem]
+    let role = roles[Int(random.below(4))]
+    let priority = AllocationPriority(rawValue: UInt8(random.below(3)))!
+    switch random.below(fillsUp ? 8 : 12) {
+    case 0...2: return allocateBlock(role, priority)
+    case 3...4: return allocateRun(role, priority)
+    case 5: return allocateFrame(role, priority)
+    default:
+      free()
+      return nil
+    }
+  }
+
+  func check() -> String? {
+    if let broken = memory.checkInvariants() { return "invariant \(broken)" }
+    if memory.freeCount.rawValue != model.free { return "count of free frames" }
+    if Int(memory.longestFreeRun()?.count.rawValue ?? 0) != model.longestRun() { return "longest run" }
+    return nil
+  }
+
+  private func admits(_ count: UInt64, _ priority: AllocationPriority) -> Bool {
+    model.free >= count + memory.reserve(for: priority).rawValue
+  }
+
+  private mutating func allocateBlock(_ role: FrameRole, _ priority: AllocationPriority) -> String? {
+    let order = Int(random.below(random.oneIn(4) ? 10 : 3))
+    let isAdmitted = admits(1 << order, priority)
+    do {
+      let frame = Int(try memory.allocate(Order(UInt8(order)), role: role, priority: priority).rawValue)
+      if !model.isFree(frame, 1 << order) || frame % (1 << order) != 0 || !isAdmitted {
+        return "a block that is not free, not aligned or out of the reserve"
+      }
+      model.set(frame, 1 << order, role)
+      given.append((frame, 1 << order))
+    } catch {
+      if isAdmitted && model.hasBlock(order) { return "a block was refused" }
+    }
+    return nil
+  }
+
+  private mutating func allocateRun(_ role: FrameRole, _ priority: AllocationPriority) -> String? {
+    let count = 1 + Int(random.below(random.oneIn(3) ? largestRun : 12))
+    var constraints = RunConstraints()
+    if random.oneIn(2) { constraints.alignment = Alignment(4096 << random.below(7))! }
+    if random.oneIn(3) { constraints.boundary = Alignment(4096 << random.below(9))! }
+    if random.oneIn(3) { constraints.low = PhysicalAddress(random.below(top << 12)) }
+    if random.oneIn(3) { constraints.high = PhysicalAddress(random.below(top << 12)) }
+    let free = memory.freeRun(PageCount(count), where: constraints, priority: priority)
+    let search = memory.candidate(run: PageCount(count), where: constraints)
+    let isAdmitted = admits(UInt64(count), priority)
+    do {
+      let run = try memory.allocate(
+        run: PageCount(count), where: constraints, role: role, priority: priority)
+      let first = Int(run.first.rawValue)
+      if !model.isFree(first, count) || !model.allows(first, count, constraints) || !isAdmitted {
+        return "a run that is not free or breaks its constraints"
+      }
+      if free != run { return "granted, and not the free run that was named" }
+      model.set(first, count, role)
+      given.append((first, count))
+    } catch {
+      if isAdmitted && model.hasRun(count, constraints) { return "a run of \(count) was refused" }
+      if free != nil { return "a free run was named but refused" }
+      // A run that is free, but not above the reserve, costs nothing to empty.
+      return mistake(in: search, count, constraints)
+    }
+    return nil
+  }
+
+  private mutating func allocateFrame(_ role: FrameRole, _ priority: AllocationPriority) -> String? {
+    let frame = Int(random.below(top + 3))
+    let isKnown = frame < model.roles.count && model.roles[frame] != .absent
+    let isAdmitted = admits(1, priority)
+    do {
+      try memory.allocate(frame: FrameNumber(UInt32(frame)), role: role, priority: priority)
+      if !isKnown || !model.isFree(frame, 1) || !isAdmitted { return "a given frame was granted" }
+      model.set(frame, 1, role)
+      given.append((frame, 1))
+    } catch {
+      let expected: PhysicalMemoryError =
+        !isKnown ? .outsideMemory : model.roles[frame] != .free ? .notFree : .noMemory
+      if error != expected || (expected == .noMemory && isAdmitted) {
+        return "a given frame was refused as \(error)"
+      }
+    }
+    return nil
+  }
+
+  private mutating func free() {
+    guard !given.isEmpty else { return }
+    // A part of an allocation: all of it, an end, or the middle.
+    let k = Int(random.below(UInt64(given.count)))
+    let (first, count) = given[k]
+    let from = random.oneIn(2) ? 0 : Int(random.below(UInt64(count)))
+    let to = random.oneIn(2) ? count : from + 1 + Int(random.below(UInt64(count - from)))
+    memory.free(
+      FrameRun(first: FrameNumber(UInt32(first + from)), count: PageCount(to - from)))
+    model.set(first + from, to - from, .free)
+    given[k] = given[given.count - 1]
+    given.removeLast()
+    if from > 0 { given.append((first, from)) }
+    if to < count { given.append((first + to, count - to)) }
+  }
+
+  /// Returns the mistake in the result of a search for a run to be emptied, or nil.
   private func mistake(
-    in search: RunSearch, _ count: Int, _ constraints: RunConstraints, _ model: Model, _ initial: [FrameRole]
+    in search: RunSearch, _ count: Int, _ constraints: RunConstraints
   ) -> String? {
     var empty = model
     func isThere(_ isEmptiable: (Int) -> Bool) -> Bool {
@@ -90,108 +215,28 @@ final class FrameAllocatorModelTests: XCTestCase {
     else { return "a candidate that is counted wrong" }
     return nil
   }
+}
 
+final class FrameAllocatorModelTests: XCTestCase {
+  /// Drives a system with random requests; each answer is checked against the model.
   func history(
     _ system: FrameAllocatorFixture, seed: UInt64, operations: Int, largestRun: UInt64, checkEvery: Int
   ) {
-    var random = SeededRandom(seed: seed)
     let memory = system.memory!
-    var model = Model(system)
     let before = FrameSnapshot(memory)
-    let initial = model.roles
-    var given: [(Int, Int)] = []
-    let roles: [FrameRole] = [.wired, .slab, .pageable, .kmem]
-    let top = UInt64(model.roles.count)
-    var fillsUp = true
-    func fail(_ words: String, _ i: Int) { XCTFail("\(words), operation \(i), STRATA_SEED=\(seed)") }
-
+    var history = FrameHistory(system, seed: seed, largestRun: largestRun)
     for i in 0..<operations {
-      if random.oneIn(200) { fillsUp.toggle() }
-      let role = roles[Int(random.below(4))]
-      let priority = AllocationPriority(rawValue: UInt8(random.below(3)))!
-      let reserve = memory.reserve(for: priority).rawValue
-      func admits(_ count: UInt64) -> Bool { model.free >= count + reserve }
-      switch random.below(fillsUp ? 8 : 12) {
-      case 0...2:
-        let order = Int(random.below(random.oneIn(4) ? 10 : 3))
-        do {
-          let frame = Int(try memory.allocate(Order(UInt8(order)), role: role, priority: priority).rawValue)
-          if !model.isFree(frame, 1 << order) || frame % (1 << order) != 0 || !admits(1 << order) {
-            return fail("a block that is not free, not aligned or out of the reserve", i)
-          }
-          model.set(frame, 1 << order, role)
-          given.append((frame, 1 << order))
-        } catch {
-          if admits(1 << order) && model.hasBlock(order) { return fail("a block was refused", i) }
+      var wrong = history.step()
+      if wrong == nil && i % checkEvery == 0 {
+        wrong = history.check()
+        if wrong == nil && i % (checkEvery * 50) == 0 && system.roles != history.model.roles {
+          wrong = "roles"
         }
-      case 3...4:
-        let count = 1 + Int(random.below(random.oneIn(3) ? largestRun : 12))
-        var constraints = RunConstraints()
-        if random.oneIn(2) { constraints.alignment = Alignment(4096 << random.below(7))! }
-        if random.oneIn(3) { constraints.boundary = Alignment(4096 << random.below(9))! }
-        if random.oneIn(3) { constraints.low = PhysicalAddress(random.below(top << 12)) }
-        if random.oneIn(3) { constraints.high = PhysicalAddress(random.below(top << 12)) }
-        let free = memory.freeRun(PageCount(count), where: constraints, priority: priority)
-        let search = memory.candidate(run: PageCount(count), where: constraints)
-        do {
-          let run = try memory.allocate(
-            run: PageCount(count), where: constraints, role: role, priority: priority)
-          let first = Int(run.first.rawValue)
-          if !model.isFree(first, count) || !model.allows(first, count, constraints) || !admits(UInt64(count))
-          {
-            return fail("a run that is not free or breaks its constraints", i)
-          }
-          if free != run { return fail("granted, and not the free run that was named", i) }
-          model.set(first, count, role)
-          given.append((first, count))
-        } catch {
-          let exists = model.hasRun(count, constraints)
-          if admits(UInt64(count)) && exists { return fail("a run of \(count) was refused", i) }
-          if free != nil { return fail("a free run was named but refused", i) }
-          // A run that is free, but not above the reserve, costs nothing to empty.
-          if let wrong = mistake(in: search, count, constraints, model, initial) { return fail(wrong, i) }
-        }
-      case 5:
-        let frame = Int(random.below(top + 3))
-        let isKnown = frame < model.roles.count && model.roles[frame] != .absent
-        do {
-          try memory.allocate(frame: FrameNumber(UInt32(frame)), role: role, priority: priority)
-          if !isKnown || !model.isFree(frame, 1) || !admits(1) { return fail("a given frame was granted", i) }
-          model.set(frame, 1, role)
-          given.append((frame, 1))
-        } catch {
-          let expected: PhysicalMemoryError =
-            !isKnown ? .outsideMemory : model.roles[frame] != .free ? .notFree : .noMemory
-          if error != expected || (expected == .noMemory && admits(1)) {
-            return fail("a given frame was refused as \(error)", i)
-          }
-        }
-      default:
-        guard !given.isEmpty else { continue }
-        // A part of what was given: all of it, an end, or the middle.
-        let k = Int(random.below(UInt64(given.count)))
-        let (first, count) = given[k]
-        let from = random.oneIn(2) ? 0 : Int(random.below(UInt64(count)))
-        let to = random.oneIn(2) ? count : from + 1 + Int(random.below(UInt64(count - from)))
-        memory.free(
-          FrameRun(first: FrameNumber(UInt32(first + from)), count: PageCount(to - from)))
-        model.set(first + from, to - from, .free)
-        given[k] = given[given.count - 1]
-        given.removeLast()
-        if from > 0 { given.append((first, from)) }
-        if to < count { given.append((first + to, count - to)) }
       }
-      if i % checkEvery == 0 {
-        if let broken = memory.checkInvariants() { return fail("invariant \(broken)", i) }
-        if memory.freeCount.rawValue != model.free { return fail("count of free frames", i) }
-        if Int(memory.longestFreeRun()?.count.rawValue ?? 0) != model.longestRun() {
-          return fail("longest run", i)
-        }
-        if i % (checkEvery * 50) == 0 && system.roles != model.roles { return fail("roles", i) }
-      }
+      if let wrong { return XCTFail("\(wrong), operation \(i), STRATA_SEED=\(seed)") }
     }
-    XCTAssertEqual(system.roles, model.roles)
-    for (first, count) in given {
+    XCTAssertEqual(system.roles, history.model.roles)
+    for (first, count) in history.given {
       memory.free(FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count)))
     }
     system.check()

@@ -5,7 +5,7 @@ import XCTest
 
 @testable import PhysicalMemory
 
-/// A frame is claimed by a compare-and-swap before the lock of the queues is taken: what another processor does in between.
+/// A free claims each frame by compare-and-swap before it acquires the domain lock; another processor acts in between.
 final class FrameClaimTests: XCTestCase {
   private func bed() throws -> (FrameAllocatorFixture, FrameRun) {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
@@ -44,7 +44,7 @@ final class FrameClaimTests: XCTestCase {
     }
   }
 
-  /// A part that another has freed before the claim comes to it: what was claimed is as it was.
+  /// A part that another processor has freed before the claim comes to it: the claimed frames are as before.
   func testALaterFrameIsFreedInTheMiddleOfAFree() throws {
     let (system, run) = try bed()
     let memory = system.memory!

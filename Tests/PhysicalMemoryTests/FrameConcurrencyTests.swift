@@ -196,7 +196,7 @@ final class FrameConcurrencyTests: XCTestCase {
     system.check()
   }
 
-  /// Who stands aside need not be served: its deadline passes.
+  /// A parked waiter need not be served: its deadline passes.
   func testAWaiterThatStepsAsideLeavesAtItsDeadline() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     nonisolated(unsafe) let memory = system.memory!

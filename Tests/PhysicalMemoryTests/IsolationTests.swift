@@ -48,7 +48,7 @@ final class IsolationTests: XCTestCase {
     system.check()
     XCTAssertEqual(memory.capturedCount(isolation).rawValue, 516)
     XCTAssertEqual(memory.freeCount.rawValue, 12)
-    // What is free goes to others, what is captured doesn't.
+    // Other requests get free frames, but no captured ones.
     var others: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired, priority: .interrupt) {
       others.append(frame)
@@ -116,7 +116,7 @@ final class IsolationTests: XCTestCase {
   }
 
   /// Free blocks of every size among frames in use, cached pages among them, and runs that begin and end inside of
-  /// blocks: what is free in the run is captured, no more and no less.
+  /// blocks: exactly the free frames of the run are captured.
   func testEachKindOfBlockerIsNamed() throws {
     let seed = historySeed(62)
     var random = SeededRandom(seed: seed)
@@ -251,7 +251,7 @@ final class IsolationTests: XCTestCase {
       XCTAssertEqual(memory.freeCount.rawValue, before.rawValue + free, line: line)
       system.check(#filePath, line)
     }
-    // A page that somebody wires is not given back.
+    // A page that is wired is not freed.
     memory.record(pages[5])!.busyWord = BusyWord(rawValue: BusyWord.xbusy.rawValue | 1)
     XCTAssertEqual(give(0..<20), [.notAllocated])
     memory.record(pages[5])!.busyWord = .xbusy
@@ -391,7 +391,7 @@ final class IsolationTests: XCTestCase {
     let block = try memory.allocate(Order(3), role: .slab)
     let isolation = try memory.isolate(run(block.rawValue, 8), priority: .normal)
     memory.free(block, Order(3))
-    // Who gave it away has it no longer.
+    // The caller that handed it over has it no longer.
     XCTAssertEqual(system.host.faults { memory.free(block, Order(0)) }.map(\.kind), [.doubleFree])
     system.check()
     XCTAssertEqual(memory.capturedCount(isolation).rawValue, 8)
@@ -402,7 +402,7 @@ final class IsolationTests: XCTestCase {
     XCTAssertEqual(memory.capturedCount(isolation), .zero)
     let next = try memory.isolate(run(block.rawValue, 8), priority: .normal)
     XCTAssertEqual(system.host.faults { memory.abandon(isolation) }.map(\.kind), [.notAllocated])
-    // A run that somebody else owns is not captured, though its role is the same.
+    // A run of another owner is not captured, although its role is the same.
     XCTAssertEqual(memory.capturedCount(next), .zero)
     memory.abandon(next)
     memory.free(block, Order(3))
@@ -429,7 +429,7 @@ final class IsolationTests: XCTestCase {
     system.check()
   }
 
-  /// Two processors have chosen the same run: whoever comes second, at whatever moment, gets none of its frames.
+  /// Two processors have chosen the same run: the second one, at any moment, gets none of its frames.
   func testASecondIsolationOfTheSameRunGetsNothing() throws {
     let system = try open([(256, 900)])
     let memory = system.memory!

@@ -6,7 +6,7 @@ import XCTest
 
 @testable import PhysicalMemory
 
-/// What a map leaves out because it is in use, or not cached.
+/// Memory that a map leaves out because it is in use, or not cached.
 final class MemoryMapRulesTests: XCTestCase {
   private let (m, g): (UInt64, UInt64) = (1 << 20, 1 << 30)
 
@@ -27,7 +27,7 @@ final class MemoryMapRulesTests: XCTestCase {
     _ told: [(UInt64, UInt64, FirmwareRange.Kind)], _ rules: MapRules = MapRules()
   ) -> Outcome {
     let bytes = Int(MemoryMap.storage(ranges: told.count).rawValue)
-    // What lies behind the storage is nobody's to write to.
+    // No write goes behind the storage.
     let storage = UnsafeMutableRawPointer.allocate(byteCount: bytes + 64, alignment: 16)
     storage.initializeMemory(as: UInt8.self, repeating: 0xa5, count: bytes + 64)
     defer { storage.deallocate() }

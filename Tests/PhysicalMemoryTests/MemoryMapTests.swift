@@ -99,7 +99,7 @@ final class MemoryMapTests: XCTestCase {
     }
   }
 
-  /// Of a map with more odd edges than notes, what the rules leave out is still noted, and each reason adds up.
+  /// A map with more odd edges than notes still has notes of the ranges that rules leave out, and each reason adds up.
   func testOddEdgesLeaveRoomForTheRangesThatRulesLeaveOut() {
     XCTAssertEqual(MapNote.Reason.allCases.count, MapNote.Reason.count)
     var told: [Told] = [(0, 0xb_0000, .usable)]

@@ -1,4 +1,4 @@
-// Random histories of pages, isolations, candidates and hopeless requests against the naive model.
+// Random histories of pages, isolations, candidates and failed requests against the naive model.
 
 import HostMachine
 import MemoryPrimitives
@@ -8,211 +8,254 @@ import XCTest
 
 @testable import PhysicalMemory
 
-final class PageHistoryTests: XCTestCase {
-  struct Emphasis {
-    var operations: Int
-    /// One step in so many is a search, or is followed by a look at the hopeless requests.
-    var searches: UInt64 = 6
-    var hopeless: UInt64 = 4
-  }
+/// A system driven by random operations beside its model. A method returns the mistake that it has found, or nil.
+private final class PageHistory {
+  let system: FrameAllocatorFixture
+  let model: PageModel
+  let memory: FrameAllocator
+  let top: Int
+  var random: SeededRandom
+  var given: [(Int, Int)] = []
+  var wanted: [(Int, RunConstraints)] = []
+  var fullness = 3
+  var (asked, refused, searched, best) = (0, 0, 0, 0)
 
-  /// Drives a system with random operations; each answer and the state after it are checked.
-  func history(_ frames: [(UInt64, UInt64)], seed: UInt64, _ emphasis: Emphasis) throws {
-    var random = SeededRandom(seed: seed)
-    let system = try FrameAllocatorFixture(frames: frames)
-    let model = try PageModel(system)
-    let memory = model.memory
-    let before = FrameSnapshot(memory)
-    let top = model.frames.roles.count
-    var given: [(Int, Int)] = []
-    var wanted: [(Int, RunConstraints)] = (0..<12).map { _ in (random.length(top), random.constraints(top)) }
+  init(_ frames: [(UInt64, UInt64)], seed: UInt64) throws {
+    random = SeededRandom(seed: seed)
+    system = try FrameAllocatorFixture(frames: frames)
+    model = try PageModel(system)
+    memory = model.memory
+    top = model.frames.roles.count
+    wanted = (0..<12).map { _ in (random.length(top), random.constraints(top)) }
     wanted += [
       (512, RunConstraints(alignment: Alignment(2 << 20)!)), (16, RunConstraints()), (300, RunConstraints()),
     ]
-    var fullness = 3
-    var (asked, refused, searched, best) = (0, 0, 0, 0)
+  }
 
-    func pick() -> PageName? {
-      guard !model.pages.isEmpty else { return nil }
-      // Dictionaries have no order that a seed repeats.
-      while true {
-        let frame = Int(random.below(UInt64(top)))
-        for at in frame..<top { if let name = model.names[at] { return name } }
+  /// One random operation.
+  func step() throws -> String? {
+    switch random.below(24) {
+    case 0...5: return addPage()
+    case 6...8: changePage()
+    case 9...12:
+      guard random.below(8) >= UInt64(fullness) || random.oneIn(3), let name = pick() else { return nil }
+      model.freePage(name, random.oneIn(3) ? .dropped : .cached)
+    case 13: return reactivatePage()
+    case 14: return discardPage()
+    case 15...16: return allocateBlock()
+    case 17: return allocateRun()
+    case 18: return allocateFrame()
+    case 19...20: freeFrames()
+    case 21: return isolate()
+    case 22: endIsolation()
+    default: if random.oneIn(100) { fullness = Int(random.below(9)) }
+    }
+    return nil
+  }
+
+  // MARK: Pages
+
+  private func pick() -> PageName? {
+    guard !model.pages.isEmpty else { return nil }
+    // Dictionaries have no order that a seed repeats.
+    while true {
+      let frame = Int(random.below(UInt64(top)))
+      for at in frame..<top { if let name = model.names[at] { return name } }
+    }
+  }
+
+  private func randomName() -> PageName {
+    PageName(owner: 1 + UInt32(random.below(5)), index: random.below(2000))
+  }
+
+  private func addPage() -> String? {
+    guard random.below(8) < UInt64(fullness) else { return nil }
+    let name = randomName()
+    guard model.pages[name] == nil else { return nil }
+    if let hint = model.hints[name], random.oneIn(2) {
+      if !model.reactivate(name, at: hint) { return "reactivate" }
+      if model.pages[name] != nil { return nil }
+    }
+    do { try model.makePage(name) } catch {
+      if model.frames.free > 0 { return "a page was refused" }
+    }
+    return nil
+  }
+
+  private func changePage() {
+    guard let name = pick() else { return }
+    switch random.below(5) {
+    case 0: model.wire(name)
+    case 1: if model.pages[name]!.wires > 0 { model.unwire(name) }
+    case 2: model.toggleHold(name)
+    default: model.toggleDirty(name)
+    }
+  }
+
+  private func reactivatePage() -> String? {
+    // A hint that is right, or any.
+    let frame = Int(random.below(UInt64(top)))
+    let name = model.cached[frame] ?? randomName()
+    guard model.pages[name] == nil else { return nil }
+    return model.reactivate(name, at: frame) ? nil : "reactivate"
+  }
+
+  private func discardPage() -> String? {
+    let frame = Int(random.below(UInt64(top)))
+    guard let name = model.cached[frame] else { return nil }
+    let other = PageName(owner: name.owner, index: name.index + 1)
+    for (name, goes) in [(other, false), (name, true)] {
+      memory.discard(cached: FrameNumber(UInt32(frame)), owner: name.owner, index: name.index)
+      if goes { model.cached[frame] = nil }
+      if memory.cachedCount != PageCount(model.cached.count) { return "discard" }
+    }
+    return nil
+  }
+
+  // MARK: Frames
+
+  private func allocateBlock() -> String? {
+    guard random.below(8) < UInt64(fullness) else { return nil }
+    let order = Int(random.below(random.oneIn(4) ? 10 : 3))
+    guard let frame = try? memory.allocate(Order(UInt8(order)), role: .slab) else {
+      return model.frames.hasBlock(order) ? "a block was refused" : nil
+    }
+    if !model.frames.isFree(Int(frame.rawValue), 1 << order) { return "a block that is not free" }
+    model.take(Int(frame.rawValue), 1 << order, .slab)
+    given.append((Int(frame.rawValue), 1 << order))
+    return nil
+  }
+
+  private func allocateRun() -> String? {
+    let count = 1 + Int(random.below(60))
+    let constraints = random.constraints(top)
+    guard let run = try? memory.allocate(run: PageCount(count), where: constraints, role: .wired) else {
+      return model.frames.hasRun(count, constraints) ? "a run was refused" : nil
+    }
+    if !model.frames.isFree(Int(run.first.rawValue), count) { return "a run that is not free" }
+    model.take(Int(run.first.rawValue), count, .wired)
+    given.append((Int(run.first.rawValue), count))
+    return nil
+  }
+
+  private func allocateFrame() -> String? {
+    let frame = Int(random.below(UInt64(top)))
+    let isFree = model.frames.roles[frame] == .free
+    let isGiven = (try? memory.allocate(frame: FrameNumber(UInt32(frame)), role: .wired)) != nil
+    if isFree != isGiven { return "a given frame" }
+    if isGiven {
+      model.take(frame, 1, .wired)
+      given.append((frame, 1))
+    }
+    return nil
+  }
+
+  private func freeFrames() {
+    guard !given.isEmpty else { return }
+    let k = Int(random.below(UInt64(given.count)))
+    let (first, count) = given[k]
+    let from = random.oneIn(2) ? 0 : Int(random.below(UInt64(count)))
+    let to = random.oneIn(2) ? count : from + 1 + Int(random.below(UInt64(count - from)))
+    memory.free(FrameRun(first: FrameNumber(UInt32(first + from)), count: PageCount(to - from)))
+    model.give(first + from, to - from)
+    given[k] = given[given.count - 1]
+    given.removeLast()
+    if from > 0 { given.append((first, from)) }
+    if to < count { given.append((first + to, count - to)) }
+  }
+
+  // MARK: Isolations
+
+  private func isolate() -> String? {
+    let count = min(random.length(top), 1100)
+    let first = Int(random.below(UInt64(top)))
+    let run = FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count))
+    let isMemory =
+      first + count <= top
+      && (first..<first + count).allSatisfy { !model.frames.roles[$0].isPermanent }
+    let overlaps = model.isolations.contains { run.first < $0.0.run.end && $0.0.run.first < run.end }
+    do throws(PhysicalMemoryError) {
+      try model.isolate(first, count)
+      if !isMemory || overlaps || model.isolations.count > 4 { return "isolated" }
+    } catch {
+      let expected: PhysicalMemoryError = !isMemory ? .outsideMemory : overlaps ? .notFree : .noMemory
+      if error != expected && !(overlaps && model.isolations.count == 4 && error == .noMemory) {
+        return "not isolated: \(error)"
+      }
+      if error == .noMemory && model.isolations.count < 4 { return "not isolated" }
+    }
+    return nil
+  }
+
+  private func endIsolation() {
+    guard !model.isolations.isEmpty else { return }
+    let k = Int(random.below(UInt64(model.isolations.count)))
+    // Empty it the rest of the way, now and then.
+    if random.oneIn(2) {
+      let run = model.isolations[k].0.run
+      for frame in Int(run.first.rawValue)..<Int(run.end.rawValue) {
+        if let name = model.names[frame] { model.freePage(name, random.oneIn(2) ? .dropped : .cached) }
       }
     }
-    func step() throws -> String? {
-      switch random.below(24) {
-      case 0...5:
-        guard random.below(8) < UInt64(fullness) else { return nil }
-        let name = PageName(owner: 1 + UInt32(random.below(5)), index: random.below(2000))
-        guard model.pages[name] == nil else { return nil }
-        if let hint = model.hints[name], random.oneIn(2) {
-          if !model.reactivate(name, at: hint) { return "reactivate" }
-          if model.pages[name] != nil { return nil }
-        }
-        do { try model.makePage(name) } catch {
-          if model.frames.free > 0 { return "a page was refused" }
-        }
-      case 6...8:
-        guard let name = pick() else { return nil }
-        switch random.below(5) {
-        case 0: model.wire(name)
-        case 1: if model.pages[name]!.wires > 0 { model.unwire(name) }
-        case 2: model.toggleHold(name)
-        default: model.toggleDirty(name)
-        }
-      case 9...12:
-        guard random.below(8) >= UInt64(fullness) || random.oneIn(3), let name = pick() else { return nil }
-        model.freePage(name, random.oneIn(3) ? .dropped : .cached)
-      case 13:
-        // A hint that is right, or any.
-        let frame = Int(random.below(UInt64(top)))
-        let name =
-          model.cached[frame] ?? PageName(owner: 1 + UInt32(random.below(5)), index: random.below(2000))
-        guard model.pages[name] == nil else { return nil }
-        if !model.reactivate(name, at: frame) { return "reactivate" }
-      case 14:
-        let frame = Int(random.below(UInt64(top)))
-        guard let name = model.cached[frame] else { return nil }
-        let other = PageName(owner: name.owner, index: name.index + 1)
-        for (name, goes) in [(other, false), (name, true)] {
-          memory.discard(cached: FrameNumber(UInt32(frame)), owner: name.owner, index: name.index)
-          if goes { model.cached[frame] = nil }
-          if memory.cachedCount != PageCount(model.cached.count) { return "forget" }
-        }
-      case 15...16:
-        guard random.below(8) < UInt64(fullness) else { return nil }
-        let order = Int(random.below(random.oneIn(4) ? 10 : 3))
-        guard let frame = try? memory.allocate(Order(UInt8(order)), role: .slab) else {
-          return model.frames.hasBlock(order) ? "a block was refused" : nil
-        }
-        if !model.frames.isFree(Int(frame.rawValue), 1 << order) { return "a block that is not free" }
-        model.take(Int(frame.rawValue), 1 << order, .slab)
-        given.append((Int(frame.rawValue), 1 << order))
-      case 17:
-        let count = 1 + Int(random.below(60))
-        let constraints = random.constraints(top)
-        guard let run = try? memory.allocate(run: PageCount(count), where: constraints, role: .wired) else {
-          return model.frames.hasRun(count, constraints) ? "a run was refused" : nil
-        }
-        if !model.frames.isFree(Int(run.first.rawValue), count) { return "a run that is not free" }
-        model.take(Int(run.first.rawValue), count, .wired)
-        given.append((Int(run.first.rawValue), count))
-      case 18:
-        let frame = Int(random.below(UInt64(top)))
-        let isFree = model.frames.roles[frame] == .free
-        let isGiven = (try? memory.allocate(frame: FrameNumber(UInt32(frame)), role: .wired)) != nil
-        if isFree != isGiven { return "a given frame" }
-        if isGiven {
-          model.take(frame, 1, .wired)
-          given.append((frame, 1))
-        }
-      case 19...20:
-        guard !given.isEmpty else { return nil }
-        let k = Int(random.below(UInt64(given.count)))
-        let (first, count) = given[k]
-        let from = random.oneIn(2) ? 0 : Int(random.below(UInt64(count)))
-        let to = random.oneIn(2) ? count : from + 1 + Int(random.below(UInt64(count - from)))
-        memory.free(FrameRun(first: FrameNumber(UInt32(first + from)), count: PageCount(to - from)))
-        model.give(first + from, to - from)
-        given[k] = given[given.count - 1]
-        given.removeLast()
-        if from > 0 { given.append((first, from)) }
-        if to < count { given.append((first + to, count - to)) }
-      case 21:
-        let count = min(random.length(top), 1100)
-        let first = Int(random.below(UInt64(top)))
-        let run = FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count))
-        let isMemory =
-          first + count <= top
-          && (first..<first + count).allSatisfy { !model.frames.roles[$0].isPermanent }
-        let overlaps = model.isolations.contains { run.first < $0.0.run.end && $0.0.run.first < run.end }
-        do throws(PhysicalMemoryError) {
-          try model.isolate(first, count)
-          if !isMemory || overlaps || model.isolations.count > 4 { return "isolated" }
-        } catch {
-          let expected: PhysicalMemoryError = !isMemory ? .outsideMemory : overlaps ? .notFree : .noMemory
-          if error != expected && !(overlaps && model.isolations.count == 4 && error == .noMemory) {
-            return "not isolated: \(error)"
-          }
-          if error == .noMemory && model.isolations.count < 4 { return "not isolated" }
-        }
-      case 22:
-        guard !model.isolations.isEmpty else { return nil }
-        let k = Int(random.below(UInt64(model.isolations.count)))
-        // Empty it the rest of the way, now and then.
-        if random.oneIn(2) {
-          let run = model.isolations[k].0.run
-          for frame in Int(run.first.rawValue)..<Int(run.end.rawValue) {
-            if let name = model.names[frame] { model.freePage(name, random.oneIn(2) ? .dropped : .cached) }
-          }
-        }
-        if let run = model.finish(k) {
-          given.append((Int(run.first.rawValue), Int(run.count.rawValue)))
-        } else if random.oneIn(2) {
-          model.abandon(k)
-        }
-      default:
-        if random.oneIn(100) { fullness = Int(random.below(9)) }
-      }
-      return nil
+    if let run = model.finish(k) {
+      given.append((Int(run.first.rawValue), Int(run.count.rawValue)))
+    } else if random.oneIn(2) {
+      model.abandon(k)
     }
+  }
 
-    for i in 0..<emphasis.operations {
-      func fail(_ words: String) { XCTFail("\(words), operation \(i), STRATA_SEED=\(seed)") }
-      if let wrong = try step() { return fail(wrong) }
-      if let wrong = model.check() { return fail(wrong) }
-      if i % 200 == 0, let wrong = model.checkFrames() { return fail(wrong) }
-      if random.oneIn(emphasis.searches) {
-        let (count, constraints) =
-          random.oneIn(3)
-          ? wanted[Int(random.below(UInt64(wanted.count)))] : (random.length(top), random.constraints(top))
-        var runs: [FrameRun] = []
-        var excluding = ExcludedRuns()
-        while random.oneIn(2) && runs.count < 4 {
-          let first = random.below(UInt64(top))
-          let run = FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(1 + random.below(800)))
-          runs.append(run)
-          excluding.add(run)
-        }
-        let isOfPageblocks = count % 512 == 0 && constraints.alignment.rawValue >= 2 << 20
-        let isIdle = !model.pages.values.contains { $0.isHeld }
-        let answer = memory.candidate(run: PageCount(count), where: constraints, excluding: excluding)
-        if let wrong = model.mistake(in: answer, count, constraints, runs, isExact: isOfPageblocks && isIdle)
-        {
-          return fail("\(wrong): \(count) \(constraints) without \(runs)")
-        }
-        if case .found(let candidate) = answer {
-          searched += 1
-          let first = Int(candidate.run.first.rawValue)
-          let cost = (first..<first + count).reduce(0) { $0 + model.cost($1)! }
-          if cost == model.cheapest(count, constraints, runs) { best += 1 }
-        }
-        if Int(memory.longestEmptiableRun()?.count.rawValue ?? 0) != model.longestEmptiable() {
-          return fail("the longest run that could be emptied")
-        }
-      }
-      if random.oneIn(emphasis.hopeless) {
-        for (count, constraints) in wanted {
-          let isPossible = model.cheapest(count, constraints) != nil
-          let hasFailedRecently = memory.hasFailedRecently(PageCount(count), constraints)
-          if isPossible && hasFailedRecently { return fail("called hopeless: \(count) \(constraints)") }
-          if !isPossible {
-            asked += 1
-            if hasFailedRecently { refused += 1 }
-          }
-        }
-        let (count, constraints) = wanted[Int(random.below(UInt64(wanted.count)))]
-        memory.cacheFailedRequest(PageCount(count), constraints)
-        let isPossible = model.cheapest(count, constraints) != nil
-        let isRequest = RunRequest(PageCount(count), constraints) != nil
-        if memory.hasFailedRecently(PageCount(count), constraints) != (isRequest && !isPossible) {
-          return fail("noted as hopeless, or not: \(count) \(constraints)")
-        }
+  // MARK: Searches
+
+  func search() -> String? {
+    let (count, constraints) =
+      random.oneIn(3)
+      ? wanted[Int(random.below(UInt64(wanted.count)))] : (random.length(top), random.constraints(top))
+    var runs: [FrameRun] = []
+    var excluding = ExcludedRuns()
+    while random.oneIn(2) && runs.count < 4 {
+      let first = random.below(UInt64(top))
+      let run = FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(1 + random.below(800)))
+      runs.append(run)
+      excluding.add(run)
+    }
+    let isOfPageblocks = count % 512 == 0 && constraints.alignment.rawValue >= 2 << 20
+    let isIdle = !model.pages.values.contains { $0.isHeld }
+    let answer = memory.candidate(run: PageCount(count), where: constraints, excluding: excluding)
+    if let wrong = model.mistake(in: answer, count, constraints, runs, isExact: isOfPageblocks && isIdle) {
+      return "\(wrong): \(count) \(constraints) without \(runs)"
+    }
+    if case .found(let candidate) = answer {
+      searched += 1
+      let first = Int(candidate.run.first.rawValue)
+      let cost = (first..<first + count).reduce(0) { $0 + model.cost($1)! }
+      if cost == model.cheapest(count, constraints, runs) { best += 1 }
+    }
+    let longest = Int(memory.longestEmptiableRun()?.count.rawValue ?? 0)
+    return longest != model.longestEmptiable() ? "the longest run that could be emptied" : nil
+  }
+
+  /// Looks requests up in the failed-request cache, and enters one.
+  func lookUp() -> String? {
+    for (count, constraints) in wanted {
+      let isPossible = model.cheapest(count, constraints) != nil
+      let hasFailedRecently = memory.hasFailedRecently(PageCount(count), constraints)
+      if isPossible && hasFailedRecently { return "cached as failed: \(count) \(constraints)" }
+      if !isPossible {
+        asked += 1
+        if hasFailedRecently { refused += 1 }
       }
     }
-    print("\(best) of \(searched) candidates were the cheapest; \(refused) of \(asked) hopeless ones known")
+    let (count, constraints) = wanted[Int(random.below(UInt64(wanted.count)))]
+    memory.cacheFailedRequest(PageCount(count), constraints)
+    let isPossible = model.cheapest(count, constraints) != nil
+    let isRequest = RunRequest(PageCount(count), constraints) != nil
+    if memory.hasFailedRecently(PageCount(count), constraints) != (isRequest && !isPossible) {
+      return "entered in the failed-request cache, or not: \(count) \(constraints)"
+    }
+    return nil
+  }
 
+  func freeAll() {
     while !model.isolations.isEmpty { model.abandon(0) }
     for (first, count) in given {
       memory.free(FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count)))
@@ -221,8 +264,34 @@ final class PageHistoryTests: XCTestCase {
     for (frame, name) in model.cached {
       memory.discard(cached: FrameNumber(UInt32(frame)), owner: name.owner, index: name.index)
     }
+  }
+}
+
+final class PageHistoryTests: XCTestCase {
+  struct Emphasis {
+    var operations: Int
+    /// One step in so many is a search, or is followed by lookups in the failed-request cache.
+    var searches: UInt64 = 6
+    var lookups: UInt64 = 4
+  }
+
+  /// Drives a system with random operations; each answer and the state after it are checked.
+  func history(_ frames: [(UInt64, UInt64)], seed: UInt64, _ emphasis: Emphasis) throws {
+    let history = try PageHistory(frames, seed: seed)
+    let (memory, model) = (history.memory, history.model)
+    let before = FrameSnapshot(memory)
+    for i in 0..<emphasis.operations {
+      var wrong = try history.step() ?? model.check()
+      if wrong == nil && i % 200 == 0 { wrong = model.checkFrames() }
+      if wrong == nil && history.random.oneIn(emphasis.searches) { wrong = history.search() }
+      if wrong == nil && history.random.oneIn(emphasis.lookups) { wrong = history.lookUp() }
+      if let wrong { return XCTFail("\(wrong), operation \(i), STRATA_SEED=\(seed)") }
+    }
+    print("\(history.best) of \(history.searched) candidates were the cheapest")
+    print("\(history.refused) of \(history.asked) failed requests were refused by the cache")
+    history.freeAll()
     XCTAssertEqual(memory.cachedCount, .zero)
-    system.check()
+    history.system.check()
     XCTAssertEqual(FrameSnapshot(memory), before, "STRATA_SEED=\(seed)")
   }
 
@@ -246,7 +315,7 @@ final class PageHistoryTests: XCTestCase {
     for i in 0..<3 {
       try history(
         [(256, 900), (1536, 2100), (4300, 77)], seed: historySeed(UInt64(400 + i)),
-        Emphasis(operations: 1200, searches: 1, hopeless: 50))
+        Emphasis(operations: 1200, searches: 1, lookups: 50))
     }
   }
 }

@@ -1,4 +1,4 @@
-// A naive model of pages, isolations and candidates: what each frame is, one by one, and brute force over all
+// A naive model of pages, isolations and candidates: the state of each frame, one by one, and brute force over all
 // starts.
 
 import HostMachine
@@ -194,7 +194,7 @@ final class PageModel {
 
   private func isCaptured(_ frame: Int) -> Bool { isolations.contains { $0.1.contains(frame) } }
 
-  /// What it costs to empty each frame; nil for one that can't be.
+  /// The cost of emptying each frame; nil for one that can't be emptied.
   func cost(_ frame: Int) -> Int? {
     switch frames.roles[frame] {
     case .free: return 0
@@ -243,7 +243,7 @@ final class PageModel {
     return empty.hasRun(count, `where`)
   }
 
-  /// What is wrong with the answer to a search, or nil.
+  /// Returns the mistake in the result of a search, or nil.
   func mistake(
     in answer: RunSearch, _ count: Int, _ where: RunConstraints, _ excluded: [FrameRun], isExact: Bool
   ) -> String? {
@@ -294,7 +294,7 @@ final class PageModel {
     return nil
   }
 
-  /// What is wrong with the system, or nil.
+  /// Returns the mistake in the state of the system, or nil.
   func check() -> String? {
     if let broken = memory.checkInvariants() { return "invariant \(broken)" }
     if memory.cachedCount != PageCount(cached.count) { return "count of cached pages" }

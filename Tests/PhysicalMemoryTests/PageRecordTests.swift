@@ -138,7 +138,7 @@ final class PageRecordTests: XCTestCase {
     memory.discard(cached: frame, owner: 3, index: 77)
     XCTAssertEqual(memory.cachedCount, .zero)
     XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .gone)
-    // A page that was dropped is nobody's, whatever its record says.
+    // A page that was dropped has no owner, whatever its record says.
     try model.makePage(page)
     let dropped = FrameNumber(UInt32(model.pages[page]!.frame))
     model.freePage(page, .dropped)
@@ -168,7 +168,7 @@ final class PageRecordTests: XCTestCase {
     ]
     for (i, take) in takers.enumerated() {
       let (model, frame) = try cachedPage()
-      // What an object's lock would say: nobody asks for it.
+      // A lock of an object's rank: no call waits for it.
       let object = SpinLock(.pagingObject)
       let interrupts = object.lock()
       object.unlock(interrupts)

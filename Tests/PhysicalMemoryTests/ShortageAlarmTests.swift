@@ -12,7 +12,7 @@ final class ShortageAlarmTests: XCTestCase {
     let physical = system.memory!
     func isRaised() -> Bool { physical.state.pointee.lowMemory.isRaised.load(ordering: .relaxed) }
     _ = try physical.allocate(Order(2), role: .wired)
-    XCTAssertFalse(isRaised(), "nobody listens")
+    XCTAssertFalse(isRaised(), "no listener")
     let mark = physical.freeCount - PageCount(UInt64(4))
     physical.setLowMemoryMark(below: mark)
     _ = try physical.allocate(Order(2), role: .wired)
