@@ -27,16 +27,18 @@ final class FrameInvariantTests: XCTestCase {
     XCTAssertNil(memory.checkInvariants(), line: line)
   }
 
-  /// A frame out of a large block: its buddy is free, and a block of two frames follows.
+  /// A frame in the middle of a large free block: its buddy is free afterwards, and a block of two frames follows.
   private func allocatedFrame() throws -> UInt32 {
-    try memory.allocate(Order(0), role: .wired).rawValue
+    let frame: UInt32 = 5120
+    try memory.allocate(frame: FrameNumber(frame), role: .wired)
+    XCTAssertEqual(domain.pointee.queue(RangeList.of(frame), 1).pointee.first, frame + 2)
+    return frame
   }
 
   func testQueuesLinksCountsAndMasksAgree() throws {
     let frame = try allocatedFrame()
     let list = RangeList.of(frame)
     let queue = domain.pointee.queue(list, 1)
-    XCTAssertEqual(queue.pointee.count, 1)
     breaks(1, { queue.pointee.count += 1 }, { queue.pointee.count -= 1 })
     breaks(1, { domain.pointee.masks[list] ^= 2 }, { domain.pointee.masks[list] ^= 2 })
     let head = table.record(queue.pointee.first)
@@ -45,10 +47,11 @@ final class FrameInvariantTests: XCTestCase {
   }
 
   func testAFrameIsFreeExactlyInsideAFreeBlock() throws {
-    let record = table.record(try allocatedFrame())
+    let frame = try allocatedFrame()
+    let record = table.record(frame)
     breaks(2, { record.role = .free }, { record.role = .wired })
     // The second frame of a free block of two.
-    let other = table.record(domain.pointee.queue(RangeList.of(try allocatedFrame()), 1).pointee.first + 1)
+    let other = table.record(frame + 3)
     breaks(2, { other.role = .wired }, { other.role = .free })
   }
 
