@@ -1,16 +1,16 @@
 /// The most that each rule lets through. A number here may only be lowered.
 enum Limits {
-  static let homemadeWords = 78
-  static let longSentences = 23
-  static let whoOrWhat = 86
-  static let longFunctions = 13
-  static let unlabelledParameters = 11
-  static let undocumentedPublic = 62
+  static let homemadeWords = 5
+  static let longSentences = 0
+  static let whoOrWhat = 4
+  static let longFunctions = 7
+  static let unlabelledParameters = 0
+  static let undocumentedPublic = 0
   static let modulesNamedLikeAType = 0
   static let filesOfOneName = 0
   static let testClassesOfOneName = 0
-  static let mainFilesWithoutHeadings = 1
-  static let locksByHand = 89
+  static let mainFilesWithoutHeadings = 0
+  static let locksByHand = 0
   static let unsafeLines = [
     "ACPI": 6,
     "Console": 428,
@@ -24,7 +24,7 @@ enum Limits {
     "MemoryPrimitives": 113,
     "PageTables": 36,
     "Paging": 445,
-    "PhysicalMemory": 401,
+    "PhysicalMemory": 312,
     "Vmem": 424,
     "Workloads": 489,
     "strata": 50,
