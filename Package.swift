@@ -17,6 +17,13 @@ var package = Package(
   products: [
     .library(name: "KernelMemory", targets: ["KernelMemory"])
   ],
+  traits: [
+    .trait(
+      name: "CommandLineTool",
+      description:
+        "The tool strata. A package that uses the library alone switches this off and fetches nothing."),
+    .default(enabledTraits: ["CommandLineTool"]),
+  ],
   targets: [
     .target(name: "CPlatform"),
     .target(name: "MemoryPrimitives", dependencies: ["CPlatform"], swiftSettings: core),
@@ -41,7 +48,8 @@ var package = Package(
     .target(
       name: "KernelMemory",
       dependencies: [
-        "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem", "Paging",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
+        "Paging",
         "ContiguousMemory",
       ]),
     .target(
@@ -85,7 +93,9 @@ if bare {
       dependencies: [
         "CPlatform", "MemoryPrimitives", "PhysicalMemory", "Vmem", "Kmem", "Paging", "ContiguousMemory",
         "KernelMemory", "Workloads", "HostMachine",
-        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(
+          name: "ArgumentParser", package: "swift-argument-parser",
+          condition: .when(traits: ["CommandLineTool"])),
       ]),
   ]
 

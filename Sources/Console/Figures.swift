@@ -154,10 +154,13 @@ func == (bytes: Bytes, text: StaticString) -> Bool {
   return true
 }
 
-func == (bytes: Bytes, name: Name) -> Bool {
-  guard bytes.count == name.count else { return false }
-  for i in 0..<bytes.count where bytes[i] != name[i] { return false }
-  return true
+extension Name {
+  /// Whether `bytes` spell this name.
+  func isSpelled(by bytes: Bytes) -> Bool {
+    guard bytes.count == count else { return false }
+    for i in 0..<bytes.count where bytes[i] != self[i] { return false }
+    return true
+  }
 }
 
 /// How many keys would have to be typed differently (the restricted Damerau-Levenshtein distance, as

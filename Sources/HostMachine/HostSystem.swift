@@ -2,7 +2,7 @@
 //
 //   let system = try HostSystem(memory: .mebibytes(64))
 //   let kmem = system.memory.kmem
-//   let buffer = try kmem.alloc(100, type: kmem.type(named: "mine"))
+//   let buffer = kmem.alloc(100, type: kmem.type(named: "mine"))
 //
 // Each system has RAM, processors and statistics of its own, so several exist side by side.
 

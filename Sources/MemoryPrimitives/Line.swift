@@ -34,7 +34,7 @@ public struct Line: ExpressibleByStringInterpolation {
     @inline(never) public mutating func appendLiteral(_ text: StaticString) { line.append(text) }
     public mutating func appendInterpolation(_ text: StaticString) { line.append(text) }
     /// Appends a name.
-    public mutating func appendInterpolation(_ name: Name) { line.append(name) }
+    public mutating func appendInterpolation(_ name: Name) { line.append(name: name) }
     /// Appends another line.
     public mutating func appendInterpolation(_ text: Line) { line.append(line: text) }
     /// Plain decimal digits.
@@ -112,7 +112,7 @@ public struct Line: ExpressibleByStringInterpolation {
   }
 
   /// Appends a name.
-  public mutating func append(_ name: Name) {
+  public mutating func append(name: Name) {
     for i in 0..<name.count { append(byte: name[i]) }
   }
 

@@ -2,7 +2,7 @@
 // `StaticString` is not enough, and `String` needs an allocator.
 
 /// Up to 31 bytes of text, held in place.
-@frozen public struct Name: Equatable, Sendable {
+@frozen public struct Name: Equatable, Sendable, ExpressibleByStringLiteral {
   @usableFromInline var words: InlineArray<4, UInt64>
 
   /// The longest name, in bytes. A longer one loses its end.
@@ -12,6 +12,9 @@
   public init(_ text: StaticString) {
     self.init(bytes: UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
   }
+
+  /// Makes a name of a literal.
+  public init(stringLiteral text: StaticString) { self.init(text) }
 
   /// Makes a name of the first 31 of `bytes`. A byte that is not printable ASCII becomes `?`.
   public init(bytes: UnsafeBufferPointer<UInt8>) {

@@ -101,8 +101,16 @@ public struct Statistics {
 
   /// Computes the value of the row called `name`; nil when there is none. One pass over the rows.
   public func value(of name: StaticString) -> UInt64? {
-    let name = Name(name)
-    for index in 0..<count where Name(rows[index].name) == name { return rows[index].value }
+    for index in 0..<count where rows[index].name.isSame(as: name) { return rows[index].value }
     return nil
+  }
+}
+
+extension StaticString {
+  /// Whether both texts have the same bytes. `Name` keeps 31 bytes of a text only.
+  fileprivate func isSame(as other: StaticString) -> Bool {
+    guard utf8CodeUnitCount == other.utf8CodeUnitCount else { return false }
+    for i in 0..<utf8CodeUnitCount where utf8Start[i] != other.utf8Start[i] { return false }
+    return true
   }
 }

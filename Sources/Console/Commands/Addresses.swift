@@ -211,7 +211,7 @@ extension Shell {
     }
     try arguments.end("vmem [ARENA] [-a]")
     var found: Arena?
-    forEachArena { if word.bytes == $0.name { found = $0 } }
+    forEachArena { if $0.name.isSpelled(by: word.bytes) { found = $0 } }
     guard let found else { throw refuse("No arena \"\(word.line)\". vmem lists them.") }
     segments(of: found)
   }
