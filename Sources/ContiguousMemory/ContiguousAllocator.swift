@@ -144,3 +144,6 @@ public struct ContiguousAllocator {
   /// Frees frames that `allocContig` returned: all of them, or any part.
   public func releaseContig(_ run: FrameRun) { physical.free(run) }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension ContiguousAllocator: @unchecked Sendable {}

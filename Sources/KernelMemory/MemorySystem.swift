@@ -39,7 +39,7 @@ import PhysicalMemory
 import Vmem
 
 /// One memory system: the layers, and their statistics.
-public struct MemorySystem {
+public struct MemorySystem: Sendable {
   /// The machine, with the failure log.
   public let machine: Machine
   /// The firmware's map, sanitised.

@@ -235,3 +235,6 @@ extension KernelSpaceError {
     }
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension KernelAddressSpace: @unchecked Sendable {}

@@ -190,3 +190,6 @@ import Synchronization
       kmem: self, cacheIndex: max(cacheIndex, CacheIndex.firstClass), size: UInt32(size.rawValue))
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension KmemAllocator: @unchecked Sendable {}

@@ -142,3 +142,6 @@ extension KmemAllocator {
     }
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension MemoryType: @unchecked Sendable {}

@@ -239,3 +239,6 @@ extension CachePointer {
     }
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension ObjectCache: @unchecked Sendable {}

@@ -29,3 +29,6 @@ public struct BlockDevice {
     submitting(context, request)
   }
 }
+
+// The driver accepts requests from any processor.
+extension BlockDevice: @unchecked Sendable {}

@@ -133,3 +133,6 @@ public struct FailureLog {
     }
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension FailureLog: @unchecked Sendable {}

@@ -159,3 +159,6 @@ public struct Machine {
   /// Makes a handle of the machine's number.
   public init(rawValue: UInt64) { self.rawValue = rawValue }
 }
+
+// The table of upcalls is never changed, and its functions may be called from any processor.
+extension Machine: @unchecked Sendable {}

@@ -114,3 +114,7 @@ extension StaticString {
     return true
   }
 }
+
+// Rows are added by one processor, during assembly. Their functions read counters from any processor.
+extension Statistics: @unchecked Sendable {}
+extension Statistic: @unchecked Sendable {}

@@ -247,3 +247,6 @@ public struct PageMap {
     return false
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension PageMap: @unchecked Sendable {}

@@ -78,3 +78,6 @@ struct HeldObject: ~Copyable {
   /// Releases the lock.
   @inline(__always) consuming func release() { held.release() }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension MemoryObject: @unchecked Sendable {}

@@ -220,3 +220,6 @@ extension Atomic where Value == UInt64 {
   @inline(__always) borrowing func uncount(_ amount: UInt64 = 1) { subtract(amount, ordering: .relaxed) }
   @inline(__always) var value: UInt64 { load(ordering: .relaxed) }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension PagedMemory: @unchecked Sendable {}

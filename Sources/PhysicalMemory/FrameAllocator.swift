@@ -243,3 +243,6 @@ public struct FrameAllocator {
       })
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension FrameAllocator: @unchecked Sendable {}

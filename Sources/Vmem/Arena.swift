@@ -211,3 +211,6 @@ public struct Arena {
     state.pointee.machine.report(fault)
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension Arena: @unchecked Sendable {}

@@ -136,3 +136,6 @@ struct TagsState: ~Copyable {
   let queue = WaitQueue("address space", .memory)
   let waiters = Atomic<UInt32>(0)
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension Tags: @unchecked Sendable {}

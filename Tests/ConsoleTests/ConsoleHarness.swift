@@ -195,7 +195,7 @@ final class ConsoleHarness {
     terminal.processor = SoftwareProcessor(
       directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
     if let swap {
-      nonisolated(unsafe) let disk = RamDisk.create(
+      let disk = RamDisk.create(
         in: block(RamDisk.stateSize), Name("ram"), machine: machine,
         over: RamDisk.Extent(block(swap), swap.pagesRoundedUp))
       host.runDevices = { disk.poll() }

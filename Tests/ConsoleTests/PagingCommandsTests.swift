@@ -162,7 +162,7 @@ final class PagingCommandsTests: XCTestCase {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let space = try harness.space("test", 100)
     let frame = try XCTUnwrap(harness.frame(of: space, where: .resident))
-    nonisolated(unsafe) let disk = try XCTUnwrap(harness.disk)
+    let disk = try XCTUnwrap(harness.disk)
     nonisolated(unsafe) let unsafe = harness
     nonisolated(unsafe) var told: [String] = []
     harness.host.runDevices = {

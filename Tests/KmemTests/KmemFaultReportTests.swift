@@ -166,8 +166,9 @@ final class KmemFaultReportTests: XCTestCase {
       // Plain objects, freed while audit keeps the magazines away.
       let objects = (0..<200).map { _ in rig.kmem.alloc(ByteCount(64), type: type)! }
       rig.kmem.setAudit(.on)
-      nonisolated(unsafe) let (kmem, both) = (rig.kmem, objects)
-      nonisolated(unsafe) let shared = type
+      let kmem = rig.kmem
+      nonisolated(unsafe) let both = objects
+      let shared = type
       let faults = rig.host.faults {
         rig.host.onThreads(2) { _ in
           for object in both { kmem.free(object, size: ByteCount(64), type: shared) }

@@ -177,8 +177,8 @@ final class KmemHistoryTests: XCTestCase {
   func testOneProcessorAllocatesAndAnotherFrees() throws {
     let rig = try KmemFixture(frames: 4096, processors: 2)
     let types = [rig.type("a"), rig.type("b")]
-    nonisolated(unsafe) let kmem = rig.kmem
-    nonisolated(unsafe) let both = types
+    let kmem = rig.kmem
+    let both = types
     let exchange = Exchange()
     rig.host.onThreads(2) { me in
       var random = SeededRandom(seed: UInt64(me) &+ 31)

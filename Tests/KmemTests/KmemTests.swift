@@ -50,7 +50,7 @@ final class KmemTests: XCTestCase {
   func testDrainsBesideTrimsGiveEverythingBack() throws {
     let rig = try KmemFixture(frames: 2048, processors: 2)
     rig.host.hasOtherThreads = true
-    nonisolated(unsafe) let (kmem, type, physical) = (rig.kmem, rig.type(), rig.physical)
+    let (kmem, type, physical) = (rig.kmem, rig.type(), rig.physical)
     let size = ByteCount(512)
     let isOver = Atomic<Bool>(false)
     rig.host.onThreads(2) { me in
@@ -97,9 +97,8 @@ final class KmemTests: XCTestCase {
     cache.pointer!.magazines.drain { cache.pointer!.returnToSlab($0, .unknown) }
     // The first trim sees that the free slab is not needed, the second one gives it back.
     rig.kmem.trim()
-    nonisolated(unsafe) let (kmem, physical, shared, machine) = (
-      rig.kmem, rig.physical, midway, rig.host.machine
-    )
+    let (kmem, physical, machine) = (rig.kmem, rig.physical, rig.host.machine)
+    nonisolated(unsafe) let shared = midway
     let hasOneLeft = physical.count(.slab)
     XCTAssertGreaterThan(hasOneLeft, .zero)
     // A sleeper lets the trim go on: the drain is one.
@@ -131,7 +130,7 @@ final class KmemTests: XCTestCase {
   /// interrupts off.
   func testDestroyWritesNoCountersOfAnotherProcessor() throws {
     let rig = try KmemFixture(frames: 512, processors: 2)
-    nonisolated(unsafe) let kmem = rig.kmem
+    let kmem = rig.kmem
     let isOver = Atomic<Bool>(false)
     let changes = Atomic<Int>(0)
     rig.host.onThreads(2) { me in
@@ -176,7 +175,7 @@ final class KmemTests: XCTestCase {
   /// A trim has a magazine of a cache in hand when that is to be destroyed: its objects are not in use.
   func testCachesAreDestroyedBesideTrims() throws {
     let rig = try KmemFixture(frames: 2048, processors: 2)
-    nonisolated(unsafe) let (kmem, type) = (rig.kmem, rig.type())
+    let (kmem, type) = (rig.kmem, rig.type())
     let isOver = Atomic<Bool>(false)
     let faults = rig.host.faults {
       rig.host.onThreads(2) { me in
@@ -642,8 +641,8 @@ final class KmemTests: XCTestCase {
   func testProcessorsShareOneAccountOfContiguousMemory() throws {
     let rig = try KmemFixture(processors: 2)
     let type = rig.type()
-    nonisolated(unsafe) let kmem = rig.kmem
-    nonisolated(unsafe) let shared = type
+    let kmem = rig.kmem
+    let shared = type
     rig.host.onThreads(2) { _ in
       for round in UInt64(1)...2000 {
         kmem.countContiguous(shared, PageCount(round))

@@ -11,11 +11,11 @@ final class KmemWakingTests: XCTestCase {
   /// A thread that destroys a cache waits for a walk over all caches that has pinned it.
   func testTheLastVisitorOfACacheWakesTheThreadThatDestroysIt() throws {
     let rig = try KmemFixture(frames: 512, processors: 2)
-    nonisolated(unsafe) let kmem = rig.kmem
+    let kmem = rig.kmem
     let host = rig.host
     host.hasOtherThreads = true
     host.isClosed = true
-    nonisolated(unsafe) let cache = try kmem.createCache(
+    let cache = try kmem.createCache(
       name: Name("visited"), size: ByteCount(100), alignment: Alignment(8)!)
     let isThere = Atomic<Bool>(false)
     host.onThreads(2) { index in
@@ -39,7 +39,7 @@ final class KmemWakingTests: XCTestCase {
   /// The thread that trims learns of an interval at once, however long the one before was.
   func testAnotherIntervalWakesTheTrimmer() throws {
     let rig = try KmemFixture(frames: 512, processors: 3)
-    nonisolated(unsafe) let kmem = rig.kmem
+    let kmem = rig.kmem
     let host = rig.host
     host.hasOtherThreads = true
     host.isClosed = true

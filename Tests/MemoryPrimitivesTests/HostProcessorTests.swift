@@ -28,7 +28,7 @@ final class HostProcessorTests: XCTestCase {
 
   func testAThreadStaysItsProcessorAfterAnInnerEntry() {
     let host = SimulatedMachine(memory: .mebibytes(1), processors: 2)
-    nonisolated(unsafe) let machine = host.machine
+    let machine = host.machine
     let words = UnsafeMutablePointer<Atomic<UInt>>.allocate(capacity: 3)
     for i in 0..<3 { (words + i).initialize(to: Atomic(0)) }
     defer { words.deallocate() }
@@ -58,7 +58,7 @@ final class HostProcessorTests: XCTestCase {
     ran.initialize(to: Atomic(0))
     defer { ran.deallocate() }
     nonisolated(unsafe) let argument = UnsafeMutableRawPointer(ran)
-    nonisolated(unsafe) let machine = host.machine
+    let machine = host.machine
     host.onThreads(2) { me in
       for turn in 0..<200 {
         machine.run(on: ProcessorIndex(UInt32(turn % 3)), argument) {

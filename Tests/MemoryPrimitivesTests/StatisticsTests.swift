@@ -11,9 +11,11 @@ final class StatisticsTests: XCTestCase {
     let statistics = Statistics(memory, capacity: 2)
     // Alike in more bytes than a `Name` keeps.
     statistics.add(
-      Statistic("driver.queue.requests.that.were.sent", .events, .counter, "sent", context: nil, read: { _ in 1 }))
+      Statistic(
+        "driver.queue.requests.that.were.sent", .events, .counter, "sent", context: nil, read: { _ in 1 }))
     statistics.add(
-      Statistic("driver.queue.requests.that.were.lost", .events, .counter, "lost", context: nil, read: { _ in 2 }))
+      Statistic(
+        "driver.queue.requests.that.were.lost", .events, .counter, "lost", context: nil, read: { _ in 2 }))
     XCTAssertEqual(statistics.value(of: "driver.queue.requests.that.were.sent"), 1)
     XCTAssertEqual(statistics.value(of: "driver.queue.requests.that.were.lost"), 2)
     XCTAssertNil(statistics.value(of: "driver.queue.requests.that.were"))

@@ -32,7 +32,8 @@ final class StuckSleepersTests: XCTestCase {
     let queue = UnsafeMutablePointer<WaitQueue>.allocate(capacity: 1)
     queue.initialize(to: WaitQueue("nothing", .thread))
     defer { queue.deallocate() }
-    nonisolated(unsafe) let (shared, machine) = (queue, host.machine)
+    nonisolated(unsafe) let shared = queue
+    let machine = host.machine
     host.onThreads(2) { _ in XCTAssertTrue(shared.pointee.sleep(shared.pointee.ticket(), on: machine)) }
     XCTAssertGreaterThan(host.rescues, 0)
     XCTAssertEqual(host.refusals, 0)

@@ -22,7 +22,7 @@ final class PagingWakingTests: XCTestCase {
     // It can't be reclaimed before the other run ends.
     let held = try system.paging.hold(other[0], .write)
     _ = system.takeAll()
-    nonisolated(unsafe) let paging = system.paging
+    let paging = system.paging
     paging.state.pointee.launderers.add(1, ordering: .relaxed)
     nonisolated(unsafe) var sleeps = 0
     nonisolated(unsafe) var isEnding = false
@@ -99,7 +99,7 @@ final class PagingWakingTests: XCTestCase {
     while true {
       let system = try TestSystem(runs: [(256, 160)], swap: 64)
       let area = try system.area(1)
-      nonisolated(unsafe) let paging = system.paging
+      let paging = system.paging
       nonisolated(unsafe) let entry = paging.beginUse(of: area[0])!
       nonisolated(unsafe) var isLeft = false
       nonisolated(unsafe) var sleeps = 0
@@ -148,12 +148,12 @@ final class PagingWakingTests: XCTestCase {
   /// A thread asks while a run of the daemon is under way, which does not know of it: only the next one is its own.
   func testARunThatHasBegunIsNotTheRunThatIsAskedFor() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
-    nonisolated(unsafe) let paging = system.paging
+    let paging = system.paging
     let services = paging.state.pointee.services
     services.pointee.isServed.store(true, ordering: .relaxed)
     services.pointee.begun.add(1, ordering: .relaxed)
     nonisolated(unsafe) let its = services
-    nonisolated(unsafe) let machine = system.host.machine
+    let machine = system.host.machine
     nonisolated(unsafe) var sleeps = 0
     system.host.runDevices = {
       sleeps += 1
@@ -181,7 +181,7 @@ final class PagingWakingTests: XCTestCase {
   ) -> Int {
     let services = UnsafeRawPointer(system.paging.state.pointee.services)
     nonisolated(unsafe) var sleeps = 0
-    nonisolated(unsafe) let disk = system.disk
+    let disk = system.disk
     system.host.runDevices = {
       if disk.poll() { return true }
       sleeps += 1
@@ -282,14 +282,14 @@ final class PagingWakingTests: XCTestCase {
   func testTheEndOfAHoldAndOfAWireWakesAThreadThatWaitsForThePage() throws {
     for isWired in [false, true] {
       let system = try TestSystem(runs: [(256, 160)], swap: 64)
-      nonisolated(unsafe) let paging = system.paging
+      let paging = system.paging
       let area = try system.area(1)
       let frame = try paging.hold(area[0], .write)
       if isWired {
         try paging.wire(area[0], .one, holes: .forbidden)
         paging.unhold(frame)
       }
-      nonisolated(unsafe) let machine = system.host.machine
+      let machine = system.host.machine
       nonisolated(unsafe) var sleeps = 0
       system.host.runDevices = {
         sleeps += 1
@@ -321,7 +321,7 @@ final class PagingWakingTests: XCTestCase {
       XCTAssertTrue(record.tryXbusy())
       nonisolated(unsafe) var isLetGo = false
       nonisolated(unsafe) var sleeps = 0
-      nonisolated(unsafe) let paging = system.paging
+      let paging = system.paging
       @Sendable func letGo() {
         isLetGo = true
         paging.wake(record.endXbusy())
@@ -383,7 +383,7 @@ final class PagingWakingTests: XCTestCase {
       isOver.store(true, ordering: .releasing)
       system.host.hasOtherThreads = false
       system.host.isClosed = false
-      nonisolated(unsafe) let disk = system.disk
+      let disk = system.disk
       system.host.runDevices = { disk.poll() }
       system.buffer.invalidate(0, 1 << 52)
     }

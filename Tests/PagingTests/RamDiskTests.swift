@@ -45,7 +45,7 @@ final class RamDiskTests: XCTestCase {
     }
     XCTAssertEqual(disk.device.pageCount, PageCount(total))
     XCTAssertEqual(disk.device.name, Name("extents"))
-    nonisolated(unsafe) let polled = disk
+    let polled = disk
     bench.host.runDevices = { polled.poll() }
     let frames = try bench.frames(32)
     func run(_ operation: cp_block_operation, _ first: Int, _ count: Int) -> Bool {

@@ -259,7 +259,7 @@ final class StaleTranslationTests: XCTestCase {
       system.launderAll()
       system.dropCached()
       XCTAssertTrue(try system.holds(area, 1, 1001))
-      nonisolated(unsafe) let paging = system.paging
+      let paging = system.paging
       let faults = system.host.faults {
         Turns().run(
           system, { system.hide(area) },

@@ -43,7 +43,7 @@ final class SwapFixture: @unchecked Sendable {
     swap = Swap.create(
       in: allocate(Swap.stateSize), machine: machine, physical: physical, transfers: transfers)
     self.storage = storage
-    nonisolated(unsafe) let disk = disk
+    let disk = disk
     allocator.host.runDevices = { disk.poll() }
   }
 

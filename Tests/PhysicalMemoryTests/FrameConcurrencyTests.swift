@@ -12,7 +12,7 @@ final class FrameConcurrencyTests: XCTestCase {
   func testTwoThreadsKeepTheirFrames() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 12000)], processors: 2)
     let before = FrameSnapshot(system.memory)
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     let number = historySeed(5)
     system.host.onThreads(2) { hammer(memory, number &+ UInt64($0), 20_000, .normal) }
     system.check()
@@ -42,7 +42,7 @@ final class FrameConcurrencyTests: XCTestCase {
   func testWaitersAreServedByAnotherThread() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)], processors: 2)
     system.host.hasOtherThreads = true
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     var frames: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
     nonisolated(unsafe) var taken = frames
@@ -81,7 +81,7 @@ final class FrameConcurrencyTests: XCTestCase {
     XCTAssertEqual(memory.freeCount, .zero)
     // Devices that free something wake the sleeper.
     nonisolated(unsafe) var rounds = 0
-    nonisolated(unsafe) let shared = memory
+    let shared = memory
     system.host.runDevices = {
       rounds += 1
       if rounds == 3 {
@@ -98,7 +98,7 @@ final class FrameConcurrencyTests: XCTestCase {
 
   func testALoweredReserveServesAThreadThatWaits() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
     nonisolated(unsafe) var rounds = 0
     system.host.runDevices = {
@@ -134,7 +134,7 @@ final class FrameConcurrencyTests: XCTestCase {
     let memory = system.memory!
     var frames: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
-    nonisolated(unsafe) let shared = memory
+    let shared = memory
     nonisolated(unsafe) var rest = frames
     nonisolated(unsafe) var refused = 0
     system.host.runDevices = {
@@ -151,7 +151,7 @@ final class FrameConcurrencyTests: XCTestCase {
 
   func testAWaiterThatCannotBeServedStepsAsideForAWhile() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     nonisolated(unsafe) var frames: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
     for _ in 0..<10 { memory.free(frames.removeLast(), Order(0)) }
@@ -199,7 +199,7 @@ final class FrameConcurrencyTests: XCTestCase {
   /// A parked waiter need not be served: its deadline passes.
   func testAWaiterThatStepsAsideLeavesAtItsDeadline() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
     let host = system.host
     system.host.runDevices = {

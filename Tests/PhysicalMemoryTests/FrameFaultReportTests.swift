@@ -58,7 +58,7 @@ final class FrameFaultReportTests: XCTestCase {
     let memory = system.memory!
     let before = memory.freeCount
     let rounds = 2000
-    nonisolated(unsafe) let shared = memory
+    let shared = memory
     let faults = system.host.faults {
       for _ in 0..<rounds / 100 {
         let frames = (0..<100).map { _ in try! memory.allocate(Order(0), role: .wired) }

@@ -67,7 +67,8 @@ final class FrameWaitingTests: XCTestCase {
     let lock = UnsafeMutablePointer<SleepLock>.allocate(capacity: 1)
     lock.initialize(to: SleepLock(.workload))
     defer { lock.deallocate() }
-    nonisolated(unsafe) let (shared, machine) = (lock, bed.host.machine)
+    nonisolated(unsafe) let shared = lock
+    let machine = bed.host.machine
     bed.host.onThreads(3) { index in
       switch index {
       case 0:
@@ -91,7 +92,8 @@ final class FrameWaitingTests: XCTestCase {
     let queue = UnsafeMutablePointer<WaitQueue>.allocate(capacity: 1)
     queue.initialize(to: WaitQueue("a device"))
     defer { queue.deallocate() }
-    nonisolated(unsafe) let (shared, machine) = (queue, bed.host.machine)
+    nonisolated(unsafe) let shared = queue
+    let machine = bed.host.machine
     let device = Foundation.Thread {
       bed.awaitSleepers(2)
       for _ in 0..<10 { bed.host.condition.withLock { bed.host.findStuck() } }
@@ -189,7 +191,7 @@ final class FrameWaitingTests: XCTestCase {
     var moments = 0
     while true {
       let system = try FrameAllocatorFixture(frames: [(256, 600)])
-      nonisolated(unsafe) let memory = system.memory!
+      let memory = system.memory!
       var frames: [FrameNumber] = []
       while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
       let last = frames.removeLast()
@@ -251,7 +253,7 @@ final class FrameWaitingTests: XCTestCase {
   func testTheAlarmWakesItsListener() throws {
     for shortage in [Shortage.few, .awaited] {
       let system = try FrameAllocatorFixture(frames: [(256, 600)])
-      nonisolated(unsafe) let memory = system.memory!
+      let memory = system.memory!
       nonisolated(unsafe) var sleeps = 0
       system.host.runDevices = {
         sleeps += 1
@@ -266,7 +268,7 @@ final class FrameWaitingTests: XCTestCase {
   /// A cached page is a free frame like any other: it is not taken back before those that wait.
   func testAReactivationDoesNotOvertakeAThreadThatWaits() throws {
     let model = try PageModel(FrameAllocatorFixture(frames: [(256, 900)]))
-    nonisolated(unsafe) let memory = model.memory
+    let memory = model.memory
     let name = PageName(owner: 3, index: 77)
     try model.makePage(name)
     let frame = FrameNumber(UInt32(model.pages[name]!.frame))
@@ -296,7 +298,7 @@ final class FrameWaitingTests: XCTestCase {
   /// Nor is a given frame allocated before them, nor a page.
   func testARequestForOneFrameDoesNotOvertakeAThreadThatWaits() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     nonisolated(unsafe) var taken: [FrameNumber] = []
     while let next = try? memory.allocate(Order(0), role: .wired) { taken.append(next) }
     nonisolated(unsafe) var sleeps = 0
@@ -353,7 +355,7 @@ final class FrameWaitingTests: XCTestCase {
     ]
     for (index, (name, free)) in ways.enumerated() {
       let system = try FrameAllocatorFixture(frames: [(256, 600)])
-      nonisolated(unsafe) let memory = system.memory!
+      let memory = system.memory!
       let role: FrameRole = index == 0 ? .wired : .pageable
       let frame = try memory.allocate(Order(0), role: role)
       while (try? memory.allocate(Order(0), role: .wired)) != nil {}
@@ -374,7 +376,7 @@ final class FrameWaitingTests: XCTestCase {
   /// Frames that an isolation had captured wake who waits when it is abandoned.
   func testAnIsolationThatIsAbandonedWakesAThreadThatWaits() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     // Above the reserve.
     var taken: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { taken.append(frame) }

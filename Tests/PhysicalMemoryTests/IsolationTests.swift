@@ -411,7 +411,7 @@ final class IsolationTests: XCTestCase {
 
   func testACaptureWakesNoThread() throws {
     let system = try open([(256, 900)])
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     var frames: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
     let isolation = try memory.isolate(run(frames[0].rawValue, 1), priority: .normal)
@@ -482,7 +482,7 @@ final class IsolationTests: XCTestCase {
   func testTwoThreadsKeepTheirFrames() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 6000)], processors: 2)
     let before = FrameSnapshot(system.memory)
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     let seed = historySeed(61)
     nonisolated(unsafe) var (finished, captured) = (0, 0)
     system.host.onThreads(2) { processor in

@@ -308,7 +308,7 @@ final class PageRecordTests: XCTestCase {
 
   func testAFreedPageServesAThreadThatWaits() throws {
     let model = try PageModel(FrameAllocatorFixture(frames: [(256, 900)]))
-    nonisolated(unsafe) let memory = model.memory
+    let memory = model.memory
     try model.makePage(page)
     let frame = FrameNumber(UInt32(model.pages[page]!.frame))
     while (try? memory.allocate(Order(0), role: .wired)) != nil {}
@@ -331,7 +331,7 @@ final class PageRecordTests: XCTestCase {
   func testTwoThreadsNeverMixUpAPage() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2500)], processors: 2)
     let before = FrameSnapshot(system.memory)
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     let seed = historySeed(51)
     nonisolated(unsafe) var counts = (taken: 0, gone: 0)
     system.host.onThreads(2) { processor in

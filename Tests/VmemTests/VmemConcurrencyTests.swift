@@ -14,7 +14,7 @@ final class VmemConcurrencyTests: XCTestCase {
     try root.add(0...0xf_ffff)
     let heap = bench.arena("heap", quantum: 16, source: .arena(root), importUnit: 0x1000)
     let number = historySeed(21)
-    nonisolated(unsafe) let arenas = [root, heap]
+    let arenas = [root, heap]
     bench.host.onThreads(2) { index in
       var random = SeededRandom(seed: number &+ UInt64(index))
       var live: [(Int, ArenaAddress, ArenaSize)] = []
@@ -153,10 +153,10 @@ final class VmemConcurrencyTests: XCTestCase {
     bench.host.hasOtherThreads = true
     let root = bench.arena("root")
     try root.add(0...99)
-    nonisolated(unsafe) let child = bench.arena("child", source: .arena(root))
-    nonisolated(unsafe) let parent = root
+    let child = bench.arena("child", source: .arena(root))
+    let parent = root
     let all = root.alloc(100)!
-    nonisolated(unsafe) let supply = bench.tags
+    let supply = bench.tags
     nonisolated(unsafe) var got: UInt64?
     bench.host.onThreads(2) { index in
       if index == 0 {
@@ -175,10 +175,10 @@ final class VmemConcurrencyTests: XCTestCase {
   func testASleepEndsAtTheDeadline() throws {
     let bench = VmemFixture()
     bench.host.hasOtherThreads = true
-    nonisolated(unsafe) let arena = bench.arena()
+    let arena = bench.arena()
     try arena.add(0...9)
     let host = bench.host
-    nonisolated(unsafe) let supply = bench.tags
+    let supply = bench.tags
     bench.host.onThreads(2) { index in
       if index == 0 {
         XCTAssertVmem(.noSpace) { () throws(VmemError) in try arena.alloc(ArenaSize(11), until: Tick(5)) }

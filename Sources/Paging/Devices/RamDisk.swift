@@ -358,3 +358,6 @@ extension RamDisk.Queue {
     return DeviceFaults.mixed(random) % limit
   }
 }
+
+// All state behind a handle is under a lock, atomic, or belongs to one processor.
+extension RamDisk: @unchecked Sendable {}

@@ -501,3 +501,6 @@ public struct MemoryMap {
     state.pointee.count = kept
   }
 }
+
+// The ranges behind the handle do not change once it is made.
+extension MemoryMap: @unchecked Sendable {}

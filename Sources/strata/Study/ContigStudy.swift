@@ -209,7 +209,7 @@ final class PagedMachine {
     self.storage = storage
     let (host, memory) = (system.host, system.memory)
     let directMap = host.machine.directMap
-    nonisolated(unsafe) let disk = RamDisk.create(
+    let disk = RamDisk.create(
       in: storage[0], Name("ram"), machine: host.machine,
       over: RamDisk.Extent(directMap.pointer(to: PhysicalAddress(size.rawValue)), swap.pagesRoundedUp))
     host.runDevices = { disk.poll() }
