@@ -5,7 +5,7 @@ struct Sentence {
   var line: Int
   var text: String
 
-  /// Words: what stands between blanks and has a letter.
+  /// The parts between blanks that have a letter.
   var words: [Substring] { text.split(separator: " ").filter { $0.contains(where: \.isLetter) } }
 }
 

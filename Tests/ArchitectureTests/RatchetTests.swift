@@ -1,8 +1,8 @@
 import Foundation
 import XCTest
 
-/// What a program can count of the project's form. A count may only fall: each test names the most that is let
-/// through, and a change that lowers a count lowers that number with it.
+/// Counts of breaches of the project's form. A count may only fall: each test has a limit, and a change that lowers a
+/// count lowers its limit too.
 ///
 /// Every place that counts is listed in `build/architecture/`, a file for each rule.
 final class RatchetTests: XCTestCase {
@@ -217,7 +217,7 @@ final class RatchetTests: XCTestCase {
 
   func testMainFilesWithoutHeadingsBecomeFewer() throws {
     let headings = ["STRUCTURES", "INVARIANTS", "LOCKS", "COST", "EXHAUSTION", "SOURCES"]
-    // What has no state of its own, and what is not of the core, need not have them.
+    // Modules without state of their own, and those outside of the core, need not have them.
     let exempt: Set<String> = ["CPlatform", "Workloads", "Console", "Kernel", "HostMachine", "strata"]
     var hits: [Hit] = []
     for module in try tree.modules() where !exempt.contains(module) {

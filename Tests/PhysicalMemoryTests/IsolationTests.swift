@@ -306,7 +306,7 @@ final class IsolationTests: XCTestCase {
     refuse(.outsideMemory, 500, 0)
     let last = try memory.isolate(run(3000, 20), priority: .normal)
     XCTAssertEqual(memory.capturedCount(last).rawValue, 20)
-    // Somebody's frames are waited for.
+    // The isolation waits for frames that their owner has not freed.
     let module = try memory.isolate(run(598, 12), priority: .normal)
     XCTAssertEqual(memory.capturedCount(module).rawValue, 4)
     refuse(.notFree, 609, 5)

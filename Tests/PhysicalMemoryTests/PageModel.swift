@@ -56,7 +56,7 @@ final class PageModel {
     [0, 255, 511].allSatisfy { words(frame)[$0] == UInt64(name.owner) << 32 | name.index << 10 | UInt64($0) }
   }
 
-  /// Somebody took these frames and writes on them.
+  /// Records that an owner has allocated these frames, and writes to them.
   func take(_ first: Int, _ count: Int, _ role: FrameRole) {
     frames.set(first, count, role)
     for frame in first..<first + count {

@@ -299,7 +299,7 @@ final class PageRecordTests: XCTestCase {
       model.system.host.faults { memory.setMobility(of: frame, .movable) }.map(\.kind), [.notAllocated])
     XCTAssertEqual(
       model.system.host.faults { memory.setMobility(of: wired, .unmovable) }.map(\.kind), [.doubleFree])
-    // Somebody may wait for the page; that ends here.
+    // A thread may wait for the page; its wait ends with the free.
     record.busyWord = BusyWord(rawValue: 3 << 30)
     memory.free(page: frame, .dropped)
     model.system.check()

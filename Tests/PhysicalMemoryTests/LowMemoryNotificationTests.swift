@@ -5,9 +5,9 @@ import XCTest
 
 @testable import PhysicalMemory
 
-/// The alarm that tells of a shortage before there is one.
-final class ShortageAlarmTests: XCTestCase {
-  func testTheAlarmIsRaisedBelowTheMarkUntilItIsAcknowledged() throws {
+/// The notification that few frames are free, which is raised before a request must be refused.
+final class LowMemoryNotificationTests: XCTestCase {
+  func testTheNotificationIsRaisedBelowTheMarkUntilItIsAcknowledged() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     let physical = system.memory!
     func isRaised() -> Bool { physical.state.pointee.lowMemory.isRaised.load(ordering: .relaxed) }
@@ -24,7 +24,7 @@ final class ShortageAlarmTests: XCTestCase {
     XCTAssertFalse(isRaised())
     physical.free(frame, Order(0))
     XCTAssertFalse(isRaised())
-    // A page does it, too; a second one need not.
+    // The allocation of a page raises it, too, and that of a second one leaves it raised.
     var page = FrameNumber.none
     for _ in 0..<2 {
       XCTAssertEqual(
@@ -39,7 +39,7 @@ final class ShortageAlarmTests: XCTestCase {
     XCTAssertFalse(isRaised())
   }
 
-  func testAThreadThatBeginsToWaitRaisesTheAlarm() throws {
+  func testAThreadThatBeginsToWaitSendsTheUrgentNotification() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     while (try? system.memory.allocate(Order(0), role: .wired)) != nil {}
     XCTAssertThrowsError(
@@ -48,7 +48,7 @@ final class ShortageAlarmTests: XCTestCase {
     XCTAssertFalse(system.memory.state.pointee.lowMemory.isRaised.load(ordering: .relaxed))
   }
 
-  /// Nobody's pages would be given up for it, for ever.
+  /// No reclaimed page could ever satisfy it.
   func testARequestForMoreThanThereIsDoesNotWait() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     XCTAssertThrowsError(
