@@ -7,6 +7,128 @@ import TestSupport
 import Workloads
 import XCTest
 
+/// Prepared places and pages in them, driven by random operations, beside a set and a dictionary.
+private final class PageablePagesHistory {
+  private typealias Page = PageablePagesTests.Page
+
+  private static let window: UInt64 = 1200
+  /// The window lies across a boundary of 1 GiB.
+  private static let base = kernelBase + 1 << 30 - (window / 2) << 12
+
+  private let seed: UInt64
+  private let bed: PageTablesFixture
+  /// In place of a memory object: a lock of a rank below the tables'.
+  private let object = Locked(.pagingObject, 0)
+  private var random: SeededRandom
+  private var prepared: Set<UInt64> = []
+  private var pages: [UInt64: Page] = [:]
+
+  init(seed: UInt64, levels: PagingLevels) {
+    self.seed = seed
+    bed = PageTablesFixture(levels: levels)
+    random = SeededRandom(seed: seed)
+  }
+
+  func run(operations: Int) throws {
+    for operation in 0..<operations {
+      let note = "seed \(seed), operation \(operation)"
+      let page = random.below(Self.window)
+      if operation == 0 || random.oneIn(20) {
+        try changePlaces(from: page, note)
+      } else {
+        // Needs no memory, and may be done with an object's lock held.
+        bed.frames.limit = bed.frames.out.count
+        bed.host.failures.pointee = FailureInjection()
+        object.withLock { _ in changePage(page, note) }
+        XCTAssertEqual(bed.host.failures.pointee.reached[Int(FailurePoint.pageTables.rawValue)], 0)
+        bed.frames.limit = .max
+      }
+      guard agrees(note) else { return }
+    }
+    for page in pages.keys { _ = bed.tables.remove(at(page)) }
+    for page in prepared { XCTAssertTrue(bed.tables.unprepare(at(page), count: .one)) }
+    XCTAssertEqual(bed.frames.out.count, 1)
+    bed.check()
+  }
+
+  private func at(_ page: UInt64) -> VirtualAddress { va(page, base: Self.base) }
+
+  /// Prepares places, or undoes that.
+  private func changePlaces(from page: UInt64, _ note: String) throws {
+    let range = page..<min(Self.window, page + 1 + random.below(random.oneIn(3) ? 700 : 60))
+    let count = PageCount(range.count)
+    if random.oneIn(3) {
+      let isFree = prepared.isSuperset(of: range) && range.allSatisfy { pages[$0] == nil }
+      let faults = bed.host.faults {
+        XCTAssertEqual(bed.tables.unprepare(at(page), count: count), isFree, note)
+      }
+      XCTAssertEqual(faults.map(\.kind), isFree ? [] : [.notMapped], note)
+      if isFree { prepared.subtract(range) }
+    } else {
+      let isVacant = prepared.isDisjoint(with: range)
+      let faults = try bed.host.faults { try bed.tables.prepare(at(page), count: count) }
+      XCTAssertEqual(faults.map(\.kind), isVacant ? [] : [.doubleMap], note)
+      if isVacant { prepared.formUnion(range) }
+    }
+  }
+
+  /// Carries out one random operation on a page.
+  private func changePage(_ page: UInt64, _ note: String) {
+    switch random.below(10) {
+    case 0, 1, 2:
+      guard prepared.contains(page), pages[page] == nil else { return }
+      let (frame, isWritable) = (FrameNumber(UInt32(random.below(1 << 30))), random.oneIn(2))
+      bed.tables.enter(at(page), frame, isWritable ? .kernelData : .kernelReadOnly)
+      pages[page] = Page(frame, isWritable)
+    case 3:
+      XCTAssertEqual(Page(bed.tables.remove(at(page))), pages.removeValue(forKey: page), note)
+    case 4:
+      XCTAssertEqual(Page(bed.tables.writeProtect(at(page))), pages[page], note)
+      pages[page]?.writable = false
+      pages[page]?.dirty = false
+    case 5:
+      guard pages[page] != nil else { return }
+      bed.tables.permitWriting(at(page))
+      pages[page]?.writable = true
+      pages[page]?.dirty = true
+    case 6, 7:
+      XCTAssertEqual(bed.tables.testAndClearAccessed(at(page)), pages[page]?.accessed ?? false, note)
+      pages[page]?.accessed = false
+    case 8:
+      let kind: AccessKind = random.oneIn(2) ? .read : .write
+      let isAllowed = pages[page] != nil && (kind == .read || pages[page]!.writable)
+      XCTAssertEqual(bed.tables.access(at(page), kind), isAllowed ? pages[page]?.frame : nil, note)
+      if isAllowed { pages[page]?.accessed = true }
+    default:
+      // A processor that does not ask.
+      if let (word, _) = bed.walker.word(at(page).rawValue) {
+        word.pointee |= word.pointee & 2 != 0 ? 0x60 : 0x20
+        pages[page]?.accessed = true
+      }
+    }
+  }
+
+  /// Checks counts, and each page by the independent walker. Answers false after a difference.
+  private func agrees(_ note: String) -> Bool {
+    bed.check(note)
+    XCTAssertEqual(bed.tables.leafCount(.pages), PageCount(pages.count), note)
+    XCTAssertEqual(bed.tables.mappedCount(at(0), count: PageCount(Self.window)), PageCount(pages.count))
+    XCTAssertEqual(bed.tables.preparedCount(at(0), count: PageCount(Self.window)), PageCount(prepared.count))
+    for page in 0..<Self.window {
+      let word = bed.walker.word(at(page).rawValue)?.0.pointee
+      guard Page(word) == pages[page], Page(bed.tables.mapping(at: at(page))) == pages[page],
+        bed.tables.isPrepared(at(page)) == prepared.contains(page)
+      else {
+        XCTFail("\(note), page \(page): \(String(describing: word))")
+        return false
+      }
+      // Kernel data, for all address spaces.
+      if let word { XCTAssertEqual(word & 0x8000_0000_0000_0198, 0x8000_0000_0000_0100, note) }
+    }
+    return true
+  }
+}
+
 /// Single pages in prepared places, seen by the independent walker.
 final class PageablePagesTests: XCTestCase {
   struct Page: Equatable {
@@ -260,107 +382,8 @@ final class PageablePagesTests: XCTestCase {
 
   func testRandomHistoriesAgreeWithAModel() throws {
     for seed in historySeeds(1, count: 4) {
-      try run(seed: seed, levels: seed % 2 == 0 ? .five : .four, operations: 1500)
+      try PageablePagesHistory(seed: seed, levels: seed % 2 == 0 ? .five : .four).run(operations: 1500)
     }
-  }
-
-  /// In place of a memory object: a lock of a rank below the tables'.
-  struct Object: ~Copyable {
-    let lock = Locked(.pagingObject, 0)
-  }
-
-  func run(seed: UInt64, levels: PagingLevels, operations: Int) throws {
-    let window: UInt64 = 1200
-    let bed = PageTablesFixture(levels: levels)
-    let object = Object()
-    var random = SeededRandom(seed: seed)
-    var prepared: Set<UInt64> = []
-    var pages: [UInt64: Page] = [:]
-    // The window lies across a boundary of 1 GiB.
-    let base = kernelBase + 1 << 30 - (window / 2) << 12
-    func at(_ page: UInt64) -> VirtualAddress { va(page, base: base) }
-    func note(_ word: UnsafeMutablePointer<UInt64>) { word.pointee |= word.pointee & 2 != 0 ? 0x60 : 0x20 }
-
-    for operation in 0..<operations {
-      let message = "seed \(seed), operation \(operation)"
-      let page = random.below(window)
-      if operation == 0 || random.oneIn(20) {
-        let range = page..<min(window, page + 1 + random.below(random.oneIn(3) ? 700 : 60))
-        let count = PageCount(range.count)
-        if random.oneIn(3) {
-          let isFree = prepared.isSuperset(of: range) && range.allSatisfy { pages[$0] == nil }
-          let faults = bed.host.faults {
-            XCTAssertEqual(bed.tables.unprepare(at(page), count: count), isFree, message)
-          }
-          XCTAssertEqual(faults.map(\.kind), isFree ? [] : [.notMapped], message)
-          if isFree { prepared.subtract(range) }
-        } else {
-          let isVacant = prepared.isDisjoint(with: range)
-          let faults = try bed.host.faults { try bed.tables.prepare(at(page), count: count) }
-          XCTAssertEqual(faults.map(\.kind), isVacant ? [] : [.doubleMap], message)
-          if isVacant { prepared.formUnion(range) }
-        }
-      } else {
-        // Needs no memory, and may be done with an object's lock held.
-        bed.frames.limit = bed.frames.out.count
-        bed.host.failures.pointee = FailureInjection()
-        object.lock.withLock { _ in
-          switch random.below(10) {
-          case 0, 1, 2:
-            guard prepared.contains(page), pages[page] == nil else { return }
-            let (frame, isWritable) = (FrameNumber(UInt32(random.below(1 << 30))), random.oneIn(2))
-            bed.tables.enter(at(page), frame, isWritable ? .kernelData : .kernelReadOnly)
-            pages[page] = Page(frame, isWritable)
-          case 3:
-            XCTAssertEqual(Page(bed.tables.remove(at(page))), pages.removeValue(forKey: page), message)
-          case 4:
-            XCTAssertEqual(Page(bed.tables.writeProtect(at(page))), pages[page], message)
-            pages[page]?.writable = false
-            pages[page]?.dirty = false
-          case 5:
-            guard pages[page] != nil else { return }
-            bed.tables.permitWriting(at(page))
-            pages[page]?.writable = true
-            pages[page]?.dirty = true
-          case 6, 7:
-            XCTAssertEqual(bed.tables.testAndClearAccessed(at(page)), pages[page]?.accessed ?? false, message)
-            pages[page]?.accessed = false
-          case 8:
-            let kind: AccessKind = random.oneIn(2) ? .read : .write
-            let isAllowed = pages[page] != nil && (kind == .read || pages[page]!.writable)
-            XCTAssertEqual(
-              bed.tables.access(at(page), kind), isAllowed ? pages[page]?.frame : nil, message)
-            if isAllowed { pages[page]?.accessed = true }
-          default:
-            // A processor that does not ask.
-            if let (word, _) = bed.walker.word(at(page).rawValue) {
-              note(word)
-              pages[page]?.accessed = true
-            }
-          }
-        }
-        XCTAssertEqual(bed.host.failures.pointee.reached[Int(FailurePoint.pageTables.rawValue)], 0)
-        bed.frames.limit = .max
-      }
-      bed.check(message)
-      XCTAssertEqual(bed.tables.leafCount(.pages), PageCount(pages.count), message)
-      XCTAssertEqual(bed.tables.mappedCount(at(0), count: PageCount(window)), PageCount(pages.count))
-      XCTAssertEqual(bed.tables.preparedCount(at(0), count: PageCount(window)), PageCount(prepared.count))
-      for page in 0..<window {
-        let word = bed.walker.word(at(page).rawValue)?.0.pointee
-        guard Page(word) == pages[page], Page(bed.tables.mapping(at: at(page))) == pages[page],
-          bed.tables.isPrepared(at(page)) == prepared.contains(page)
-        else {
-          return XCTFail("\(message), page \(page): \(String(describing: word))")
-        }
-        // Kernel data, for all address spaces.
-        if let word { XCTAssertEqual(word & 0x8000_0000_0000_0198, 0x8000_0000_0000_0100, message) }
-      }
-    }
-    for page in pages.keys { _ = bed.tables.remove(at(page)) }
-    for page in prepared { XCTAssertTrue(bed.tables.unprepare(at(page), count: .one)) }
-    XCTAssertEqual(bed.frames.out.count, 1)
-    bed.check()
   }
 
   // MARK: Together
