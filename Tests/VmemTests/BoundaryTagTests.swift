@@ -6,6 +6,152 @@ import XCTest
 
 @testable import Vmem
 
+/// An arena with two spans, and a child that imports from it. Each damage of their state must be reported by the number of
+/// the invariant that it breaks.
+private final class DamagedArenas {
+  private let bench = VmemFixture()
+  private let arena: Arena
+  private let child: Arena
+  private let imported: UInt64
+  private let segments: [UInt64]
+  private let core: UnsafeMutablePointer<ArenaCore>
+  private let pool: UnsafeMutablePointer<TagPool>
+  /// A busy segment, a free one, and the spans.
+  private let busy: UnsafeMutablePointer<Tag>
+  private let free: UnsafeMutablePointer<Tag>
+  private let span: UnsafeMutablePointer<Tag>
+  private let second: UnsafeMutablePointer<Tag>
+
+  private var links: TagLinks { core.pointee.links }
+
+  init() throws {
+    arena = bench.arena(quantum: 16)
+    try arena.add(0...0xffff)
+    try arena.add(0x20000...0x2ffff)
+    let arena = arena
+    segments = (0..<40).map { _ in arena.alloc(32)! }
+    for segment in segments.prefix(20) where segment % 64 == 0 { arena.free(segment, 32) }
+    child = bench.arena("child", quantum: 16, source: .arena(arena))
+    imported = child.alloc(64)!
+    bench.check()
+    core = arena.state.pointee.core.quiet
+    pool = bench.tags.state.pointee.pool.quiet
+    let links = core.pointee.links
+    busy = links[core.pointee.hash.find(segments[39])]
+    span = links[core.pointee.firstSpan]
+    second = links[span.pointee.next]
+    free = links[core.pointee.lists.head[2]]
+  }
+
+  private func breaks(_ number: Int, _ damage: () -> Void, _ repair: () -> Void, line: UInt = #line) {
+    damage()
+    let broken = bench.tags.checkInvariants().map { "\($0)" } ?? "none"
+    XCTAssertTrue(broken.hasPrefix("VM-\(number): "), broken, line: line)
+    // The first check may have left marks behind; they go with a tag that is whole again.
+    repair()
+    core.pointee.forEachTag { $0.pointee.isMarked = false }
+    child.state.pointee.core.quiet.pointee.forEachTag { $0.pointee.isMarked = false }
+    if let broken = bench.tags.checkInvariants() { XCTFail("\(broken)", line: line) }
+  }
+
+  func breakSegments() {
+    breaks(1, { busy.pointee.last -= 16 }, { busy.pointee.last += 16 })
+    breaks(1, { busy.pointee.kind = .unused }, { busy.pointee.kind = .busy })
+    breaks(1, { free.pointee.kind = .added }, { free.pointee.kind = .free })
+    // Of the two neighbours of a free segment, one is called free too.
+    let neighbour = links[free.pointee.nextSegment]
+    breaks(2, { neighbour.pointee.kind = .free }, { neighbour.pointee.kind = .busy })
+  }
+
+  func breakSpans() {
+    breaks(1, { span.pointee.last += 16 }, { span.pointee.last -= 16 })
+    let end = links[second.pointee.nextSegment]
+    breaks(
+      2,
+      {
+        second.pointee.start = 0xfff0
+        end.pointee.start = 0xfff0
+        core.pointee.total += 0x10010
+      },
+      {
+        second.pointee.start = 0x20000
+        end.pointee.start = 0x20000
+        core.pointee.total -= 0x10010
+      })
+    // The end of the last segment and of its span move together, so the segments still tile it.
+    breaks(
+      3,
+      {
+        second.pointee.last += 8
+        end.pointee.last += 8
+      },
+      {
+        second.pointee.last -= 8
+        end.pointee.last -= 8
+      })
+  }
+
+  func breakListsAndHash() {
+    let next = free.pointee.next
+    breaks(4, { core.pointee.lists.words[1] ^= 2 }, { core.pointee.lists.words[1] ^= 2 })
+    breaks(4, { core.pointee.lists.summary ^= 4 }, { core.pointee.lists.summary ^= 4 })
+    breaks(4, { free.pointee.next = .none }, { free.pointee.next = next })
+    let position = core.pointee.hash.findForRemoval(segments[39])!
+    breaks(
+      5,
+      {
+        core.pointee.hash.remove(position)
+        core.pointee.hash.count += 1
+      },
+      {
+        core.pointee.hash.count -= 1
+        core.pointee.hash.insert(position.link)
+      })
+  }
+
+  func breakCounts() {
+    breaks(6, { core.pointee.allocated += 16 }, { core.pointee.allocated -= 16 })
+    breaks(6, { core.pointee.total += 16 }, { core.pointee.total -= 16 })
+    breaks(6, { core.pointee.spans += 1 }, { core.pointee.spans -= 1 })
+    breaks(6, { core.pointee.lists.count += 1 }, { core.pointee.lists.count -= 1 })
+    breaks(6, { core.pointee.hash.count += 1 }, { core.pointee.hash.count -= 1 })
+    _ = arena.size(.largestFree)
+    breaks(6, { core.pointee.lists.largest -= 16 }, { core.pointee.lists.largest += 16 })
+  }
+
+  /// Calls an added span whose one segment is free an imported one, which breaks no other invariant.
+  func breakImports() throws {
+    let spare = bench.arena("spare", quantum: 16)
+    try spare.add(0...0xff)
+    let spareCore = spare.state.pointee.core.quiet
+    let spareSpan = spareCore.pointee.links[spareCore.pointee.firstSpan]
+    breaks(
+      7, { spareSpan.pointee.kind = .imported },
+      {
+        spareSpan.pointee.kind = .added
+        spareCore.pointee.forEachTag { $0.pointee.isMarked = false }
+      })
+  }
+
+  func breakTagCounts() {
+    breaks(8, { core.pointee.spares.hidden += 1 }, { core.pointee.spares.hidden -= 1 })
+    breaks(8, { core.pointee.spares.count += 1 }, { core.pointee.spares.count -= 1 })
+    breaks(8, { pool.pointee.free -= 1 }, { pool.pointee.free += 1 })
+  }
+
+  func leaveWalker() {
+    var walker = ArenaCore.Walker()
+    withUnsafeMutablePointer(to: &walker) { walker in
+      breaks(9, { core.pointee.register(walker) }, { core.pointee.unregister(walker) })
+    }
+  }
+
+  func finish() {
+    child.free(imported, 64)
+    bench.check()
+  }
+}
+
 final class BoundaryTagTests: XCTestCase {
   /// FreeBSD bug 235747: tags secured for an import stayed hidden when the import failed, until none were
   /// left.
@@ -147,107 +293,15 @@ final class BoundaryTagTests: XCTestCase {
   }
 
   func testTheCheckReportsEachBrokenInvariant() throws {
-    let bench = VmemFixture()
-    let arena = bench.arena(quantum: 16)
-    try arena.add(0...0xffff)
-    try arena.add(0x20000...0x2ffff)
-    let segments = (0..<40).map { _ in arena.alloc(32)! }
-    for segment in segments.prefix(20) where segment % 64 == 0 { arena.free(segment, 32) }
-    let child = bench.arena("child", quantum: 16, source: .arena(arena))
-    let imported = child.alloc(64)!
-    bench.check()
-    let core = arena.state.pointee.core.quiet
-    let pool = bench.tags.state.pointee.pool.quiet
-    func breaks(_ number: Int, _ damage: () -> Void, _ repair: () -> Void, line: UInt = #line) {
-      damage()
-      let broken = bench.tags.checkInvariants().map { "\($0)" } ?? "none"
-      XCTAssertTrue(broken.hasPrefix("VM-\(number): "), broken, line: line)
-      // The first check may have left marks behind; they go with a tag that is whole again.
-      repair()
-      core.pointee.forEachTag { $0.pointee.isMarked = false }
-      child.state.pointee.core.quiet.pointee.forEachTag { $0.pointee.isMarked = false }
-      if let broken = bench.tags.checkInvariants() { XCTFail("\(broken)", line: line) }
-    }
-    let links = core.pointee.links
-    let busy = links[core.pointee.hash.find(segments[39])]
-    let span = links[core.pointee.firstSpan]
-    let second = links[span.pointee.next]
-    let free = links[core.pointee.lists.head[2]]
-    let next = free.pointee.next
-    let first = second.pointee.nextSegment
-
-    breaks(1, { busy.pointee.last -= 16 }, { busy.pointee.last += 16 })
-    breaks(1, { busy.pointee.kind = .unused }, { busy.pointee.kind = .busy })
-    breaks(1, { free.pointee.kind = .added }, { free.pointee.kind = .free })
-    breaks(1, { span.pointee.last += 16 }, { span.pointee.last -= 16 })
-    // Of the two neighbours of a free segment, one is called free too.
-    let neighbour = links[free.pointee.nextSegment]
-    breaks(2, { neighbour.pointee.kind = .free }, { neighbour.pointee.kind = .busy })
-    breaks(
-      2,
-      {
-        second.pointee.start = 0xfff0
-        links[first].pointee.start = 0xfff0
-        core.pointee.total += 0x10010
-      },
-      {
-        second.pointee.start = 0x20000
-        links[first].pointee.start = 0x20000
-        core.pointee.total -= 0x10010
-      })
-    // The end of the last segment and of its span move together, so the segments still tile it.
-    let end = links[first]
-    breaks(
-      3,
-      {
-        second.pointee.last += 8
-        end.pointee.last += 8
-      },
-      {
-        second.pointee.last -= 8
-        end.pointee.last -= 8
-      })
-    breaks(4, { core.pointee.lists.words[1] ^= 2 }, { core.pointee.lists.words[1] ^= 2 })
-    breaks(4, { core.pointee.lists.summary ^= 4 }, { core.pointee.lists.summary ^= 4 })
-    breaks(4, { free.pointee.next = .none }, { free.pointee.next = next })
-    let position = core.pointee.hash.findForRemoval(segments[39])!
-    breaks(
-      5,
-      {
-        core.pointee.hash.remove(position)
-        core.pointee.hash.count += 1
-      },
-      {
-        core.pointee.hash.count -= 1
-        core.pointee.hash.insert(position.link)
-      })
-    breaks(6, { core.pointee.allocated += 16 }, { core.pointee.allocated -= 16 })
-    breaks(6, { core.pointee.total += 16 }, { core.pointee.total -= 16 })
-    breaks(6, { core.pointee.spans += 1 }, { core.pointee.spans -= 1 })
-    breaks(6, { core.pointee.lists.count += 1 }, { core.pointee.lists.count -= 1 })
-    breaks(6, { core.pointee.hash.count += 1 }, { core.pointee.hash.count -= 1 })
-    _ = arena.size(.largestFree)
-    breaks(6, { core.pointee.lists.largest -= 16 }, { core.pointee.lists.largest += 16 })
-    // An added span whose one segment is free would break no invariant if it were imported, but one.
-    let spare = bench.arena("spare", quantum: 16)
-    try spare.add(0...0xff)
-    let spareCore = spare.state.pointee.core.quiet
-    let spareSpan = spareCore.pointee.links[spareCore.pointee.firstSpan]
-    breaks(
-      7, { spareSpan.pointee.kind = .imported },
-      {
-        spareSpan.pointee.kind = .added
-        spareCore.pointee.forEachTag { $0.pointee.isMarked = false }
-      })
-    breaks(8, { core.pointee.spares.hidden += 1 }, { core.pointee.spares.hidden -= 1 })
-    breaks(8, { core.pointee.spares.count += 1 }, { core.pointee.spares.count -= 1 })
-    breaks(8, { pool.pointee.free -= 1 }, { pool.pointee.free += 1 })
-    var walker = ArenaCore.Walker()
-    withUnsafeMutablePointer(to: &walker) { walker in
-      breaks(9, { core.pointee.register(walker) }, { core.pointee.unregister(walker) })
-    }
-    child.free(imported, 64)
-    bench.check()
+    let damaged = try DamagedArenas()
+    damaged.breakSegments()
+    damaged.breakSpans()
+    damaged.breakListsAndHash()
+    damaged.breakCounts()
+    try damaged.breakImports()
+    damaged.breakTagCounts()
+    damaged.leaveWalker()
+    damaged.finish()
   }
 
   func testStatisticsAreSums() throws {
