@@ -35,10 +35,10 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
   /// Runs `body` on the value with the lock held: bounded work, no upcall.
   @inline(always)
   public borrowing func withLock<R, E>(_ body: (inout Value) throws(E) -> R) throws(E) -> R {
-    let interrupts = lock.lock()
-    defer { lock.unlock(interrupts) }
-    let value = cell.address
-    return try body(&value.pointee)
+    let held = acquire()
+    let result = try body(&held.address.pointee)
+    held.release()
+    return result
   }
 
   /// Acquires the lock until the answer is released or goes out of scope: for a lock that must cross a call. The callee

@@ -81,9 +81,10 @@ public struct SpinLock: ~Copyable {
 extension SpinLock {
   /// Runs `body` with the lock held: bounded work, no upcall.
   @inline(always) public borrowing func withLock<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
-    let interrupts = lock()
-    defer { unlock(interrupts) }
-    return try body()
+    let held = acquire()
+    let result = try body()
+    held.release()
+    return result
   }
 
   /// Acquires the lock until the answer goes out of scope: for a lock that is held across a context switch.
