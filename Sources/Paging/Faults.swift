@@ -25,8 +25,8 @@ extension PagedMemory {
   public func fault(_ address: VirtualAddress, _ kind: AccessKind) throws(PagingError) {
     assert(holdsNoSpinLock(), "a page fault with a spin lock held")
     counters.pointee.faults.count()
-    guard let entry = beginUse(of: address) else { throw .notPageable }
-    defer { endUse(of: entry) }
+    guard let use = beginUse(of: address) else { throw .notPageable }
+    let entry = use.entry
     if kind == .write && !entry.pointee.protection.contains(.writable) { throw .protection }
     let object = entry.pointee.object
     do throws(PagingError) {
@@ -50,8 +50,8 @@ extension PagedMemory {
   /// Holds the page at `address`: it is neither moved nor reclaimed until `unhold`, so that the caller may reach it by
   /// its physical address. Errors as `fault`; `tooManyHolds`.
   public func hold(_ address: VirtualAddress, _ kind: AccessKind) throws(PagingError) -> FrameNumber {
-    guard let entry = beginUse(of: address) else { throw .notPageable }
-    defer { endUse(of: entry) }
+    guard let use = beginUse(of: address) else { throw .notPageable }
+    let entry = use.entry
     if kind == .write && !entry.pointee.protection.contains(.writable) { throw .protection }
     var held = FrameNumber.none
     try withPage(entry.pointee.object, entry.pointee.index(address.rawValue), kind) { frame, record in
@@ -237,7 +237,7 @@ extension PagedMemory {
 
   /// Repeats `begin` until the pool has a request for it, and returns its answer. The caller has no transfer that other
   /// threads wait for.
-  func waitForRequest<Begun>(_ transfers: Transfers, _ begin: () -> Begun?) -> Begun {
+  func waitForRequest<Begun: ~Copyable>(_ transfers: Transfers, _ begin: () -> Begun?) -> Begun {
     while true {
       if let begun = begin() { return begun }
       transfers.waitForIdle()

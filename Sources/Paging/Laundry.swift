@@ -75,7 +75,7 @@ private struct LaundryRun {
 }
 
 /// The pages that one request writes.
-private struct Writing {
+private struct Writing: ~Copyable {
   var pages = PageBatch()
   /// Their slots in swap.
   var run: SlotRun?
@@ -85,14 +85,43 @@ private struct Writing {
 }
 
 /// The requests of a run that are under way, in the order in which they began.
-private struct WritingRing {
+private struct WritingRing: ~Copyable {
   static var capacity: Int { 4 }
-  var writings: InlineArray<4, Writing> = .init(repeating: Writing())
-  var first = 0
-  var count = 0
+  // No `InlineArray`, because the compiler can't destroy one of tokens in an Embedded build.
+  private var a = Writing()
+  private var b = Writing()
+  private var c = Writing()
+  private var d = Writing()
+  private(set) var first = 0
+  private(set) var count = 0
+
+  /// One request, in place.
+  subscript(i: Int) -> Writing {
+    _read {
+      switch i {
+      case 0: yield a
+      case 1: yield b
+      case 2: yield c
+      default: yield d
+      }
+    }
+    _modify {
+      switch i {
+      case 0: yield &a
+      case 1: yield &b
+      case 2: yield &c
+      default: yield &d
+      }
+    }
+  }
 
   /// The position of the next request.
   var end: Int { (first + count) % Self.capacity }
+  mutating func append() { count += 1 }
+  mutating func removeFirst() {
+    first = (first + 1) % Self.capacity
+    count -= 1
+  }
 }
 
 extension PagedMemory {
@@ -139,17 +168,28 @@ extension PagedMemory {
     }
     var run = LaundryRun(referenced: referenced, writable: limit.rawValue)
     var ring = WritingRing()
+    launder(&run, &ring, next)
+    let outcome = run.outcome
+    if client == .daemon { counters.pointee.writtenForDaemon.count(outcome.written.rawValue) }
+    counters.pointee.written.count(outcome.written.rawValue)
+    counters.pointee.failedWrites.count(outcome.failed.rawValue)
+    counters.pointee.redirtied.count(outcome.redirtied.rawValue)
+    return outcome
+  }
+
+  /// Keeps requests under way until all pages are laundered.
+  private func launder(_ run: inout LaundryRun, _ ring: inout WritingRing, _ next: () -> FrameNumber?) {
     while !run.isOver || ring.count > 0 {
       guard !run.isOver && ring.count < WritingRing.capacity else {
         finishFirst(of: &ring, &run.outcome)
         continue
       }
       let slot = ring.end
-      gather(&ring.writings[slot], &run, next)
+      gather(&ring[slot], &run, next)
       reclaim(&run.clean, &run.outcome)
       while true {
-        let begun = begin(&ring.writings[slot], &run.outcome)
-        if begun == .begun { ring.count += 1 }
+        let begun = begin(&ring[slot], &run.outcome)
+        if begun == .begun { ring.append() }
         if begun != .noRequest { break }
         // The pool is empty: this thread can complete its own requests, and waits for those of others.
         if ring.count > 0 {
@@ -159,18 +199,11 @@ extension PagedMemory {
         }
       }
     }
-    let outcome = run.outcome
-    if client == .daemon { counters.pointee.writtenForDaemon.count(outcome.written.rawValue) }
-    counters.pointee.written.count(outcome.written.rawValue)
-    counters.pointee.failedWrites.count(outcome.failed.rawValue)
-    counters.pointee.redirtied.count(outcome.redirtied.rawValue)
-    return outcome
   }
 
   private func finishFirst(of ring: inout WritingRing, _ outcome: inout LaunderOutcome) {
-    finish(&ring.writings[ring.first], &outcome)
-    ring.first = (ring.first + 1) % WritingRing.capacity
-    ring.count -= 1
+    finish(&ring[ring.first], &outcome)
+    ring.removeFirst()
   }
 
   private enum Begun { case begun, nothing, noRequest }
@@ -181,8 +214,6 @@ extension PagedMemory {
   private func gather(_ writing: inout Writing, _ run: inout LaundryRun, _ next: () -> FrameNumber?) {
     writing.pages.removeAll()
     writing.run = nil
-    writing.write = nil
-    writing.transfer = nil
     var batch = ShootdownBatch()
     while !writing.pages.isFull && !run.clean.isFull && !batch.isFull {
       guard let frame = run.kept == .none ? next() : run.kept else {
@@ -262,8 +293,10 @@ extension PagedMemory {
     let object = object(of: record)
     if let device = object.state.pointee.device {
       let first = DevicePage(object.state.pointee.deviceFirst + record.index)
-      writing.transfer = writing.pages.withFrames { state.pointee.transfers.begin(device, .write, first, $0) }
-      return writing.transfer == nil ? .noRequest : .begun
+      let transfer = writing.pages.withFrames { state.pointee.transfers.begin(device, .write, first, $0) }
+      guard let transfer else { return .noRequest }
+      writing.transfer = consume transfer
+      return .begun
     }
     let run = writing.run ?? swap.reserve(upTo: PageCount(writing.pages.count))
     writing.run = run
@@ -280,8 +313,9 @@ extension PagedMemory {
     }
     writing.pages.truncate(to: accepted)
     guard let run else { return .nothing }
-    writing.write = writing.pages.withFrames { swap.beginWrite($0, to: run) }
-    return writing.write == nil ? .noRequest : .begun
+    guard let write = writing.pages.withFrames({ swap.beginWrite($0, to: run) }) else { return .noRequest }
+    writing.write = consume write
+    return .begun
   }
 
   /// Marks a page dirty that has no copy after all. The caller holds the object's lock.
@@ -295,10 +329,14 @@ extension PagedMemory {
   private func finish(_ writing: inout Writing, _ outcome: inout LaunderOutcome) {
     outcome.written += PageCount(writing.pages.count)
     let transfers = state.pointee.transfers
-    if let transfer = writing.transfer { transfers.wait(transfer) }
-    let written = writing.write.map { swap.finishWrite($0) }
-    let hasFailed = writing.transfer.map { transfers.hasFailed($0) } ?? false
-    if let transfer = writing.transfer { transfers.end(transfer) }
+    var written: SwapWritten?
+    if let write = writing.write.take() { written = swap.finishWrite(write) }
+    var hasFailed = false
+    if let transfer = writing.transfer.take() {
+      transfers.wait(transfer)
+      hasFailed = transfers.hasFailed(transfer)
+      transfers.end(transfer)
+    }
     var batch = ShootdownBatch()
     var clean = PageBatch()
     for i in 0..<writing.pages.count {

@@ -17,7 +17,9 @@ struct PageBatch {
   mutating func removeAll() { count = 0 }
   mutating func truncate(to length: Int) { count = min(count, length) }
   /// Calls `body` with the pages as an array.
-  mutating func withFrames<R, E>(_ body: (UnsafeBufferPointer<FrameNumber>) throws(E) -> R) throws(E) -> R {
+  mutating func withFrames<R: ~Copyable, E>(
+    _ body: (UnsafeBufferPointer<FrameNumber>) throws(E) -> R
+  ) throws(E) -> R {
     let count = count
     return try withUnsafeMutablePointer(to: &frames) { array throws(E) in
       let first = UnsafeMutableRawPointer(array).assumingMemoryBound(to: FrameNumber.self)

@@ -155,20 +155,22 @@ extension PagedMemory {
 
   // MARK: Finding
 
-  /// Finds the range that has `address`, and is of the generation if one is given. It stays until `endUse`.
+  /// Finds the range that has `address`, and is of the generation if one is given. It stays until the use ends.
   @inline(__always) func beginUse(
     of address: VirtualAddress, in generation: RangeGeneration? = nil
-  ) -> UnsafeMutablePointer<MapEntry>? {
-    withMap { map in
+  ) -> RangeUse? {
+    let found: UnsafeMutablePointer<MapEntry>? = withMap { map in
       guard let entry = map.find(address.rawValue) else { return nil }
       if let generation, !generation.contains(entry.pointee.number) { return nil }
       entry.pointee.users += 1
       return entry
     }
+    guard let found else { return nil }
+    return RangeUse(paging: self, entry: found)
   }
   /// Ends a use of the range, and counts the wire that it has made or undone: in one hold of the lock, so that the range
   /// has a user or a wire at each moment.
-  @inline(__always) func endUse(of entry: UnsafeMutablePointer<MapEntry>, _ change: WireChange = .none) {
+  @inline(__always) fileprivate func endUse(of entry: UnsafeMutablePointer<MapEntry>, _ change: WireChange) {
     let mustWake = withMap { _ in
       switch change {
       case .none: break
@@ -216,3 +218,18 @@ extension PagedMemory {
 
 /// Whether a use of a range has changed its count of wires.
 enum WireChange { case none, made, undone }
+
+/// A range that a call works with, so that it stays mapped. Ends when it goes out of scope.
+struct RangeUse: ~Copyable {
+  fileprivate let paging: PagedMemory
+  let entry: UnsafeMutablePointer<MapEntry>
+  /// The wire that the call has made or undone through the range.
+  var wires = WireChange.none
+
+  fileprivate init(paging: PagedMemory, entry: UnsafeMutablePointer<MapEntry>) {
+    self.paging = paging
+    self.entry = entry
+  }
+
+  @inline(__always) deinit { paging.endUse(of: entry, wires) }
+}

@@ -46,8 +46,8 @@ struct PagingServices: ~Copyable {
 /// The thread that writes pages of the laundry queue during a run of the daemon.
 enum Launderer { case caller, thread }
 
-/// A part of the laundry queue that is being laundered, or has been.
-enum LaundryLoad {
+/// A part of the laundry queue that is being laundered, or has been: `endLaundry` ends it.
+enum LaundryLoad: ~Copyable {
   case done(LaunderOutcome)
   /// By the laundry thread, with its totals before.
   case underWay(loads: UInt64, freed: UInt64, written: UInt64)
@@ -200,7 +200,7 @@ extension PagedMemory {
   }
 
   /// Waits for the load, and returns its result.
-  func endLaundry(_ load: LaundryLoad) -> LaunderOutcome {
+  func endLaundry(_ load: consuming LaundryLoad) -> LaunderOutcome {
     switch load {
     case .done(let outcome): return outcome
     case .underWay(let loads, let freed, let written):

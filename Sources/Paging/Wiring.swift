@@ -137,9 +137,8 @@ extension PagedMemory {
   }
 
   private func wire(_ page: VirtualAddress, of ranges: RangeGeneration) throws(PagingError) -> RightsChange {
-    guard let entry = beginUse(of: page, in: ranges) else { throw .notPageable }
-    var wires = WireChange.none
-    defer { endUse(of: entry, wires) }
+    guard var use = beginUse(of: page, in: ranges) else { throw .notPageable }
+    let entry = use.entry
     let protection = entry.pointee.protection
     let kind: AccessKind = protection.contains(.writable) ? .write : .read
     var isFull = false
@@ -158,7 +157,7 @@ extension PagedMemory {
       }
       change = enter(frame, record, at: page, protection)
       tables.addWire(page)
-      wires = .made
+      use.wires = .made
       return .done
     }
     if isFull { throw .tooManyWires }
@@ -172,14 +171,12 @@ extension PagedMemory {
   }
 
   private func unwirePage(_ page: VirtualAddress, of ranges: RangeGeneration) {
-    guard let entry = beginUse(of: page, in: ranges) else { return }
-    var wires = WireChange.none
-    defer { endUse(of: entry, wires) }
+    guard var use = beginUse(of: page, in: ranges) else { return }
     var waiters = Waiters.absent
-    let held = entry.pointee.object.acquire()
+    let held = use.entry.pointee.object.acquire()
     // None is left where another thread has unwired the page since this call checked.
     if let frame = tables.removeWire(page) {
-      wires = .undone
+      use.wires = .undone
       let record = record(frame)
       if record.busyWord.wires == 1 {
         // In its queue before any thread can make it busy.

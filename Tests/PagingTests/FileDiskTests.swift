@@ -3,6 +3,7 @@ import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
+import TestSupport
 import Workloads
 import XCTest
 
@@ -76,11 +77,11 @@ final class FileDiskTests: XCTestCase {
       bench.host.runDevices = { file.poll() }
       for (first, isInside) in [(0, true), (3, true), (4, false), (Int.max >> 12, false)] {
         let transfer = [frames[0]].withUnsafeBufferPointer {
-          bench.transfers.begin(file.device, .write, DevicePage(UInt64(first)), $0)!
+          Kept(bench.transfers.begin(file.device, .write, DevicePage(UInt64(first)), $0)!)
         }
-        bench.transfers.wait(transfer)
-        XCTAssertEqual(bench.transfers.hasFailed(transfer), !isInside)
-        bench.transfers.end(transfer)
+        bench.transfers.wait(transfer.value)
+        XCTAssertEqual(bench.transfers.hasFailed(transfer.value), !isInside)
+        bench.transfers.end(transfer.move())
       }
     }
   }

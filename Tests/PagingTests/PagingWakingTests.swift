@@ -48,12 +48,12 @@ final class PagingWakingTests: XCTestCase {
     let bench = try SwapFixture(pages: 64, requests: 1)
     let frame = try bench.frame()
     let begun = bench.transfer(.write, 0, [frame])!
-    bench.transfers.wait(begun)
+    bench.transfers.wait(begun.value)
     nonisolated(unsafe) let transfers = bench.transfers
     nonisolated(unsafe) var sleeps = 0
     bench.host.runDevices = {
       sleeps += 1
-      if sleeps == 1 { transfers.end(begun) }
+      if sleeps == 1 { transfers.end(begun.move()) }
       return sleeps == 1
     }
     XCTAssertTrue(transfers.waitForAny())
@@ -64,14 +64,14 @@ final class PagingWakingTests: XCTestCase {
   func testATransferThatEndsBeforeTheSleepIsNotSleptOn() throws {
     let bench = try SwapFixture(pages: 64, requests: 1)
     let begun = bench.transfer(.write, 0, [try bench.frame()])!
-    bench.transfers.wait(begun)
+    bench.transfers.wait(begun.value)
     nonisolated(unsafe) var sleeps = 0
     bench.host.runDevices = {
       sleeps += 1
       return false
     }
     bench.host.withClaims(
-      .unlocked, handler: { _ in bench.transfers.end(begun) },
+      .unlocked, handler: { _ in bench.transfers.end(begun.move()) },
       { XCTAssertTrue(bench.transfers.waitForAny()) })
     XCTAssertEqual(sleeps, 0)
   }
@@ -99,13 +99,13 @@ final class PagingWakingTests: XCTestCase {
     while true {
       let system = try TestSystem(runs: [(256, 160)], swap: 64)
       let area = try system.area(1)
-      let paging = system.paging
-      nonisolated(unsafe) let entry = paging.beginUse(of: area[0])!
+      nonisolated(unsafe) let paging = system.paging
+      let use = Kept(paging.beginUse(of: area[0])!)
       nonisolated(unsafe) var isLeft = false
       nonisolated(unsafe) var sleeps = 0
       @Sendable func leave() {
         isLeft = true
-        paging.endUse(of: entry)
+        _ = use.move()
       }
       system.host.runDevices = {
         sleeps += 1
@@ -130,18 +130,18 @@ final class PagingWakingTests: XCTestCase {
   func testATransferIsClaimedOnce() throws {
     let bench = try SwapFixture(pages: 64, requests: 2)
     let frame = try bench.frame()
-    var inner: Transfer?
-    var outer: Transfer?
+    var inner: Kept<Transfer>?
+    var outer: Kept<Transfer>?
     bench.host.withClaims(
       .unlocked, handler: { _ in inner = inner ?? bench.transfer(.write, 1, [frame]) },
       { outer = bench.transfer(.write, 0, [frame]) })
     XCTAssertNotNil(inner)
     XCTAssertNotNil(outer)
-    XCTAssertNotEqual(inner, outer)
+    XCTAssertNotEqual(inner?.value.index, outer?.value.index)
     XCTAssertEqual(bench.transfers.idleCount, 0)
     for transfer in [inner, outer] {
-      bench.transfers.wait(transfer!)
-      bench.transfers.end(transfer!)
+      bench.transfers.wait(transfer!.value)
+      bench.transfers.end(transfer!.move())
     }
   }
 
@@ -263,10 +263,10 @@ final class PagingWakingTests: XCTestCase {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let paging = system.paging
     let services = paging.state.pointee.services
-    let load = paging.beginLaundry(upTo: .one, by: .thread)
+    let load = Kept(paging.beginLaundry(upTo: .one, by: .thread))
     var outcome = LaunderOutcome()
     let slept = sleeps(
-      of: system, in: { outcome = paging.endLaundry(load) },
+      of: system, in: { outcome = paging.endLaundry(load.move()) },
       concurrently: { _ in
         services.pointee.laundered.add(3, ordering: .relaxed)
         services.pointee.written.add(2, ordering: .relaxed)

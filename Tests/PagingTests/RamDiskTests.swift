@@ -16,14 +16,14 @@ final class RamDiskTests: XCTestCase {
     let frames = try bench.frames(4)
     for (i, frame) in frames.enumerated() { bench.fill(frame, UInt64(i)) }
     let begun = (0..<4).map { bench.transfer(.write, UInt64($0 * 3), [frames[$0]])! }
-    XCTAssertFalse(begun.contains { bench.transfers.isDone($0) })
+    XCTAssertFalse(begun.contains { bench.transfers.isDone($0.value) })
     for i in 0..<4 {
       XCTAssertTrue(bench.disk.poll())
-      XCTAssertEqual(begun.map { bench.transfers.isDone($0) }, (0..<4).map { $0 <= i })
+      XCTAssertEqual(begun.map { bench.transfers.isDone($0.value) }, (0..<4).map { $0 <= i })
     }
     XCTAssertFalse(bench.disk.poll())
     for i in 0..<4 {
-      bench.transfers.end(begun[i])
+      bench.transfers.end(begun[i].move())
       XCTAssertTrue(pageHolds(bench.diskPage(UInt64(i * 3)), UInt64(i)))
     }
     XCTAssertEqual(bench.disk.figures.writes, 4)
@@ -52,8 +52,9 @@ final class RamDiskTests: XCTestCase {
       frames[..<count].withUnsafeBufferPointer {
         let transfer = bench.transfers.begin(disk.device, operation, DevicePage(UInt64(first)), $0)!
         bench.transfers.wait(transfer)
-        defer { bench.transfers.end(transfer) }
-        return !bench.transfers.hasFailed(transfer)
+        let hasFailed = bench.transfers.hasFailed(transfer)
+        bench.transfers.end(transfer)
+        return !hasFailed
       }
     }
     // In parts that lie across every border.
@@ -151,17 +152,17 @@ final class RamDiskTests: XCTestCase {
     var random = SeededRandom(seed: 5)
     let frames = try bench.frames(16)
     var log: [UInt64] = []
-    var live: [(Transfer, Int)] = []
+    var live: [(Kept<Transfer>, Int)] = []
     for step in 0..<requests {
       let frame = step % 16
       if live.count == 16 || live.contains(where: { $0.1 == frame }) {
-        while !bench.transfers.isDone(live[0].0) { bench.disk.poll() }
+        while !bench.transfers.isDone(live[0].0.value) { bench.disk.poll() }
       }
       // Note the order in which they are done.
-      while let at = live.firstIndex(where: { bench.transfers.isDone($0.0) }) {
+      while let at = live.firstIndex(where: { bench.transfers.isDone($0.0.value) }) {
         let (transfer, frame) = live.remove(at: at)
-        log.append(UInt64(frame) << 1 | (bench.transfers.hasFailed(transfer) ? 1 : 0))
-        bench.transfers.end(transfer)
+        log.append(UInt64(frame) << 1 | (bench.transfers.hasFailed(transfer.value) ? 1 : 0))
+        bench.transfers.end(transfer.move())
       }
       if live.contains(where: { $0.1 == frame }) { continue }
       let operation: cp_block_operation = random.oneIn(2) ? .read : .write
@@ -170,7 +171,7 @@ final class RamDiskTests: XCTestCase {
       for _ in 0..<random.below(3) { bench.disk.poll() }
     }
     while bench.disk.poll() {}
-    for (transfer, _) in live { bench.transfers.end(transfer) }
+    for (transfer, _) in live { bench.transfers.end(transfer.move()) }
     for page in 0..<256 as Range<UInt64> {
       log.append(UInt64(Checksum.of(UnsafeMutableRawPointer(bench.diskPage(page)))))
     }
@@ -316,11 +317,11 @@ final class RamDiskTests: XCTestCase {
     for _ in 0..<300 {
       let transfer = bench.transfer(.write, 1, [frame])!
       var count = 0
-      while !bench.transfers.isDone(transfer) {
+      while !bench.transfers.isDone(transfer.value) {
         XCTAssertTrue(bench.disk.poll())
         count += 1
       }
-      bench.transfers.end(transfer)
+      bench.transfers.end(transfer.move())
       polls.insert(count)
     }
     XCTAssertEqual(polls, Set(2...21))

@@ -75,28 +75,34 @@ final class SwapFixture: @unchecked Sendable {
 
   // Conveniences with arrays.
 
-  func begin(_ frames: [FrameNumber], to run: SlotRun) -> SwapWrite? {
-    frames.withUnsafeBufferPointer { swap.beginWrite($0, to: run) }
+  func begin(_ frames: [FrameNumber], to run: SlotRun) -> Kept<SwapWrite>? {
+    frames.withUnsafeBufferPointer { frames -> Kept<SwapWrite>? in
+      guard let write = swap.beginWrite(frames, to: run) else { return nil }
+      return Kept(write)
+    }
   }
 
   /// Writes in one request, and answers where each page is.
   func write(_ frames: [FrameNumber], to run: SlotRun) -> [SwapSlot?] {
-    let written = swap.finishWrite(begin(frames, to: run)!)
+    let written = swap.finishWrite(begin(frames, to: run)!.move())
     return (0..<frames.count).map { written.slot($0) }
   }
 
   func transfer(
     _ operation: cp_block_operation, _ first: UInt64, _ frames: [FrameNumber]
-  ) -> Transfer? {
-    frames.withUnsafeBufferPointer { transfers.begin(disk.device, operation, DevicePage(first), $0) }
+  ) -> Kept<Transfer>? {
+    frames.withUnsafeBufferPointer { frames -> Kept<Transfer>? in
+      guard let transfer = transfers.begin(disk.device, operation, DevicePage(first), frames) else { return nil }
+      return Kept(transfer)
+    }
   }
 
   /// Carries a request out; whether it succeeded.
   func run(_ operation: cp_block_operation, _ first: UInt64, _ frames: [FrameNumber]) -> Bool {
     let transfer = transfer(operation, first, frames)!
-    transfers.wait(transfer)
-    defer { transfers.end(transfer) }
-    return !transfers.hasFailed(transfer)
+    transfers.wait(transfer.value)
+    defer { transfers.end(transfer.move()) }
+    return !transfers.hasFailed(transfer.value)
   }
 }
 

@@ -22,8 +22,8 @@ final class SwapHistoryTests: XCTestCase {
     /// Slots with a read or write under way.
     var busy: Set<UInt32> = []
     var retired = 0
-    var writes: [(SwapWrite, [FrameNumber], [UInt64])] = []
-    var reads: [(SwapRead, FrameNumber)] = []
+    var writes: [(Kept<SwapWrite>, [FrameNumber], [UInt64])] = []
+    var reads: [(Kept<SwapRead>, FrameNumber)] = []
     var nextStamp: UInt64
     var (good, lost, failedPages) = (0, 0, 0)
     let note: String
@@ -82,9 +82,10 @@ final class SwapHistoryTests: XCTestCase {
     func finishWrite() {
       guard !writes.isEmpty else { return }
       let (write, mine, given) = writes.remove(at: Int(random.below(UInt64(writes.count))))
-      let written = bench.swap.finishWrite(write)
+      let run = write.value.run
+      let written = bench.swap.finishWrite(write.move())
       for i in 0..<mine.count {
-        let slot = write.run.first.rawValue + UInt32(i)
+        let slot = run.first.rawValue + UInt32(i)
         busy.remove(slot)
         // A failed write loses nothing.
         XCTAssertTrue(bench.holds(mine[i], given[i]))
@@ -112,17 +113,17 @@ final class SwapHistoryTests: XCTestCase {
         return
       }
       busy.insert(slot)
-      reads.append((read, frame))
+      reads.append((Kept(read), frame))
     }
 
     func finishRead() {
       guard !reads.isEmpty else { return }
       let (read, frame) = reads.remove(at: Int(random.below(UInt64(reads.count))))
-      let slot = read.slot.rawValue
+      let slot = read.value.slot.rawValue
       busy.remove(slot)
       idle.append(frame)
       do throws(PagingError) {
-        try bench.swap.finishRead(read)
+        try bench.swap.finishRead(read.move())
         XCTAssertTrue(bench.holds(frame, stamps[slot]!), "wrong data, \(note)")
         good += 1
       } catch {
@@ -155,7 +156,7 @@ final class SwapHistoryTests: XCTestCase {
       default: if random.oneIn(5) { bench.disk.faults = faults() } else { bench.disk.poll() }
       }
       let figures = bench.swap.figures
-      let writing = writes.reduce(0) { $0 + Int($1.0.run.count.rawValue) }
+      let writing = writes.reduce(0) { $0 + Int($1.0.value.run.count.rawValue) }
       XCTAssertEqual(figures.used, PageCount(stamps.count + writing), note)
       XCTAssertEqual(figures.bad, PageCount(retired), note)
       XCTAssertEqual(figures.free + figures.used + figures.bad, figures.total, note)

@@ -28,7 +28,7 @@ final class SwapThreadsTests: XCTestCase {
           _ = bench.transfers.waitForAny()
           continue
         }
-        let written = bench.swap.finishWrite(write)
+        let written = bench.swap.finishWrite(write.move())
         for i in 0..<mine.count {
           if let slot = written.slot(i) { live.append((slot, stamp + UInt64(i))) }
         }

@@ -19,17 +19,17 @@ final class TransfersTests: XCTestCase {
     XCTAssertEqual(bench.transfers.idleCount, 0)
     // One is done, but not ended.
     XCTAssertTrue(bench.transfers.waitForAny())
-    XCTAssertTrue(bench.transfers.isDone(begun[0]))
-    XCTAssertFalse(bench.transfers.isDone(begun[1]))
+    XCTAssertTrue(bench.transfers.isDone(begun[0].value))
+    XCTAssertFalse(bench.transfers.isDone(begun[1].value))
     XCTAssertNil(bench.transfer(.write, 9, [frames[0]]))
     while bench.disk.poll() {}
     XCTAssertFalse(bench.transfers.waitForAny())
-    bench.transfers.end(begun[1])
+    bench.transfers.end(begun[1].move())
     XCTAssertTrue(bench.transfers.waitForAny())
     let again = bench.transfer(.read, 0, [frames[1]])
     XCTAssertNotNil(again)
-    bench.transfers.wait(again!)
-    for transfer in [begun[0], again!, begun[2]] { bench.transfers.end(transfer) }
+    bench.transfers.wait(again!.value)
+    for transfer in [begun[0], again!, begun[2]] { bench.transfers.end(transfer.move()) }
     XCTAssertEqual(bench.transfers.idleCount, 3)
   }
 
@@ -37,12 +37,12 @@ final class TransfersTests: XCTestCase {
     for requests in [1, 2, 63, 64] {
       let bench = try SwapFixture(pages: 64, requests: requests)
       let frame = try bench.frame()
-      var begun: [Transfer] = []
+      var begun: [Kept<Transfer>] = []
       while let transfer = bench.transfer(.write, 0, [frame]) { begun.append(transfer) }
       XCTAssertEqual(begun.count, requests)
       for transfer in begun.reversed() {
-        bench.transfers.wait(transfer)
-        bench.transfers.end(transfer)
+        bench.transfers.wait(transfer.value)
+        bench.transfers.end(transfer.move())
       }
       XCTAssertEqual(bench.transfers.idleCount, requests)
     }
@@ -58,14 +58,14 @@ final class TransfersTests: XCTestCase {
     let begun = (0..<16).map { bench.transfer(.write, UInt64($0), [frames[$0]])! }
     var order: [Int] = []
     while bench.disk.poll() {
-      order += begun.indices.filter { bench.transfers.isDone(begun[$0]) && !order.contains($0) }
+      order += begun.indices.filter { bench.transfers.isDone(begun[$0].value) && !order.contains($0) }
     }
     XCTAssertEqual(order.sorted(), Array(0..<16))
     XCTAssertNotEqual(order, Array(0..<16), "in the order in which they were begun")
     for transfer in begun {
-      bench.transfers.wait(transfer)
-      XCTAssertFalse(bench.transfers.hasFailed(transfer))
-      bench.transfers.end(transfer)
+      bench.transfers.wait(transfer.value)
+      XCTAssertFalse(bench.transfers.hasFailed(transfer.value))
+      bench.transfers.end(transfer.move())
     }
     for i in 0..<16 { XCTAssertTrue(pageHolds(bench.diskPage(UInt64(i)), UInt64(i))) }
   }
@@ -80,8 +80,8 @@ final class TransfersTests: XCTestCase {
         let begun = frames.compactMap { bench.transfer(round % 2 == 0 ? .write : .read, 3, [$0]) }
         XCTAssertEqual(begun.count, 4)
         for transfer in begun {
-          bench.transfers.wait(transfer)
-          bench.transfers.end(transfer)
+          bench.transfers.wait(transfer.value)
+          bench.transfers.end(transfer.move())
         }
       }
     }
@@ -107,9 +107,9 @@ final class TransfersTests: XCTestCase {
         for operation in [cp_block_operation.write, .read] {
           while true {
             if let transfer = bench.transfer(operation, UInt64(index), [frames[index]]) {
-              bench.transfers.wait(transfer)
-              XCTAssertFalse(bench.transfers.hasFailed(transfer))
-              bench.transfers.end(transfer)
+              bench.transfers.wait(transfer.value)
+              XCTAssertFalse(bench.transfers.hasFailed(transfer.value))
+              bench.transfers.end(transfer.move())
               break
             }
             XCTAssertTrue(bench.transfers.waitForAny())

@@ -17,10 +17,18 @@ package struct DevicePage: Equatable, Comparable, Sendable {
   @inline(always) package static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
 }
 
-/// A request that was begun and not ended: a number in its pool.
-package struct Transfer: Equatable, Sendable {
+/// A request that was begun: a number in its pool, which its owner ends once. One that is dropped is a bug, because the
+/// device may still use its frames.
+@frozen @usableFromInline package struct Transfer: ~Copyable, Sendable {
   @usableFromInline let index: UInt8
   @inlinable init(index: Int) { self.index = UInt8(truncatingIfNeeded: index) }
+
+  /// Ends the token without its check: `Transfers.end` returns the request to the pool.
+  @inline(__always) fileprivate consuming func release() { discard self }
+
+  /// A transfer was dropped that was not ended: a trap, because each number is below the limit. The compiler emits this
+  /// late, where the text of a precondition would allocate.
+  deinit { _ = index - UInt8(Transfers.limit) }
 }
 
 /// A pool of requests to block devices: a handle.
@@ -86,12 +94,12 @@ package struct Transfers {
   }
 
   /// Whether the device has completed the transfer. Constant.
-  package func isDone(_ transfer: Transfer) -> Bool {
+  package func isDone(_ transfer: borrowing Transfer) -> Bool {
     state.pointee.done.load(ordering: .acquiring) & bit(transfer) != 0
   }
 
   /// Sleeps until the device has completed the transfer. No spin lock may be held.
-  package func wait(_ transfer: Transfer) {
+  package func wait(_ transfer: borrowing Transfer) {
     while true {
       let ticket = state.pointee.queue.ticket()
       if isDone(transfer) { return }
@@ -101,14 +109,15 @@ package struct Transfers {
   }
 
   /// Whether the device failed. The transfer must be done.
-  package func hasFailed(_ transfer: Transfer) -> Bool {
+  package func hasFailed(_ transfer: borrowing Transfer) -> Bool {
     assert(isDone(transfer), "the outcome of a transfer that is not done")
     return request(transfer).pointee.failed
   }
 
   /// Returns the request to the pool. The transfer must be done.
-  package func end(_ transfer: Transfer) {
+  package func end(_ transfer: consuming Transfer) {
     let bit = bit(transfer)
+    transfer.release()
     let before = state.pointee.done.bitwiseAnd(~bit, ordering: .acquiring).oldValue
     precondition(before & bit != 0, "a transfer ended that is not done")
     state.pointee.idle.bitwiseOr(bit, ordering: .sequentiallyConsistent)
@@ -159,7 +168,7 @@ package struct Transfers {
 
   /// Submits an allocated request, or again one that is done; its frames are filled in.
   func start(
-    _ transfer: Transfer, on device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,
+    _ transfer: borrowing Transfer, on device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,
     _ count: PageCount
   ) {
     state.pointee.done.bitwiseAnd(~bit(transfer), ordering: .acquiring)
@@ -180,8 +189,8 @@ package struct Transfers {
     device.submit(request)
   }
 
-  @inline(__always) func request(_ transfer: Transfer) -> UnsafeMutablePointer<cp_block_request> {
+  @inline(__always) func request(_ transfer: borrowing Transfer) -> UnsafeMutablePointer<cp_block_request> {
     state.pointee.requests + Int(transfer.index)
   }
-  @inline(__always) private func bit(_ transfer: Transfer) -> UInt64 { 1 &<< UInt64(transfer.index) }
+  @inline(__always) private func bit(_ transfer: borrowing Transfer) -> UInt64 { 1 &<< UInt64(transfer.index) }
 }

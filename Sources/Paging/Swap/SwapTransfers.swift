@@ -4,15 +4,15 @@ import CPlatform
 import MemoryPrimitives
 import PhysicalMemory
 
-/// A write that was begun and not finished.
-package struct SwapWrite {
+/// A write that was begun, to be finished once.
+package struct SwapWrite: ~Copyable {
   let transfer: Transfer
   /// The slots of the pages, in their order.
   package let run: SlotRun
 }
 
-/// A read that was begun and not finished.
-package struct SwapRead {
+/// A read that was begun, to be finished once.
+package struct SwapRead: ~Copyable {
   let transfer: Transfer
   /// The slot that is read.
   package let slot: SwapSlot
@@ -59,14 +59,15 @@ extension Swap {
   }
 
   /// Whether `finishWrite` would return without sleeping for the request.
-  package func isDone(_ write: SwapWrite) -> Bool { state.pointee.transfers.isDone(write.transfer) }
+  package func isDone(_ write: borrowing SwapWrite) -> Bool { state.pointee.transfers.isDone(write.transfer) }
 
   /// Sleeps until the write is done, and returns which pages were written. When a cluster failed, each page is
   /// written again by itself; the slots of pages that fail alone are retired. The others stay reserved by the caller.
   /// Allocates nothing. No spin lock may be held.
-  package func finishWrite(_ write: SwapWrite) -> SwapWritten {
+  package func finishWrite(_ write: consuming SwapWrite) -> SwapWritten {
     let transfers = state.pointee.transfers
-    let count = write.run.count.rawValue
+    let run = write.run
+    let count = run.count.rawValue
     transfers.wait(write.transfer)
     var failures: UInt32 = 0
     var requests: UInt64 = transfers.hasFailed(write.transfer) ? 1 : 0
@@ -78,13 +79,13 @@ extension Swap {
       if count > 1 { $0.clusters += 1 }
     }
     if failures != 0 {
-      for i in 0..<count where failures >> UInt32(i) & 1 != 0 { retire(write.run.first + PageCount(i)) }
+      for i in 0..<count where failures >> UInt32(i) & 1 != 0 { retire(run.first + PageCount(i)) }
     }
-    return SwapWritten(run: write.run, failures: failures)
+    return SwapWritten(run: run, failures: failures)
   }
 
   /// Writes each page of a cluster by itself, with the cluster's request. Returns a bit for each that failed.
-  @inline(never) private func writeSingly(_ write: SwapWrite, _ failedRequests: inout UInt64) -> UInt32 {
+  @inline(never) private func writeSingly(_ write: borrowing SwapWrite, _ failedRequests: inout UInt64) -> UInt32 {
     let (attachment, transfers) = (attachment, state.pointee.transfers)
     let list = cp_block_frames(transfers.request(write.transfer))
     var failures: UInt32 = 0
@@ -122,13 +123,14 @@ extension Swap {
   }
 
   /// Whether `finishRead` would return without sleeping.
-  package func isDone(_ read: SwapRead) -> Bool { state.pointee.transfers.isDone(read.transfer) }
+  package func isDone(_ read: borrowing SwapRead) -> Bool { state.pointee.transfers.isDone(read.transfer) }
 
   /// Sleeps until the page is in its frame. Throws `inputOutput` when the device failed, `corrupt` when the data is
   /// not what was written. The frame's content is then undefined, and the caller still owns the slot.
   /// No spin lock may be held.
-  package func finishRead(_ read: SwapRead) throws(PagingError) {
+  package func finishRead(_ read: consuming SwapRead) throws(PagingError) {
     let transfers = state.pointee.transfers
+    let slot = read.slot
     transfers.wait(read.transfer)
     let hasFailed = transfers.hasFailed(read.transfer)
     let frame = FrameNumber(cp_block_frames(transfers.request(read.transfer))[0])
@@ -138,7 +140,7 @@ extension Swap {
       throw .inputOutput
     }
     let isSame =
-      attachment.checksums[Int(read.slot.rawValue)]
+      attachment.checksums[Int(slot.rawValue)]
       == Checksum.of(state.pointee.machine.directMap.pointer(to: frame))
     state.pointee.core.withLock {
       $0.reads += 1
