@@ -33,10 +33,10 @@ extension Arena {
     let layout = Layout()
     let heads = memory.part(Link.self, at: layout.heads, count: FreeLists.heads)
     let table = memory.part(Link.self, at: layout.table, count: BusyHash.words)
-    let links = tags.state.pointee.links
+    let links = tags.state.links
     let shift = UInt64(quantum.rawValue.trailingZeroBitCount)
-    let state = memory.part(ArenaState.self, at: layout.state)
-    state.initialize(
+    let arena = Arena(memory.part(ArenaState.self, at: layout.state))
+    arena.storage.initialize(
       to: ArenaState(
         name: name, quantum: quantum.rawValue, contents: contents, tags: tags, machine: machine,
         source: source,
@@ -48,15 +48,15 @@ extension Arena {
             lists: FreeLists(links, shift: shift, heads: heads),
             hash: BusyHash(links, shift: shift, table: table))),
         nextArena: Cell(nil)))
-    tags.state.pointee.pool.withLock { pool in
+    tags.state.pool.withLock { pool in
       if let last = pool.lastArena {
-        last.pointee.nextArena.address.pointee = state
+        last.next = arena
       } else {
-        pool.firstArena = state
+        pool.firstArena = arena
       }
-      pool.lastArena = state
+      pool.lastArena = arena
     }
-    return Arena(state: state)
+    return arena
   }
 
   /// Adds the span `first ... last` for the arena's whole life. Costs a pass over the spans.
@@ -66,21 +66,21 @@ extension Arena {
   public func add(_ first: ArenaAddress, through last: ArenaAddress, priority: AllocationPriority = .normal)
     throws(VmemError)
   {
-    let mask = state.pointee.quantum - 1
+    let mask = state.quantum - 1
     guard first <= last, first.rawValue & mask == 0, last.rawValue & mask == mask else {
       throw .badConstraint
     }
-    if state.pointee.machine.failsHere(.vmem) { throw .noTags }
+    if state.machine.failsHere(.vmem) { throw .noTags }
     try secure(2, priority)
     var walker = ArenaCore.Walker()
     let overlaps = withUnsafeMutablePointer(to: &walker) { walker in
-      state.pointee.core.withLock { core in
-        walker.pointee.span = core.firstSpan
+      state.core.withLock { core in
+        walker.span = core.firstSpan
         core.register(walker)
       }
       while true {
         // The turn that reaches the end of the list adds the span under the same hold of the lock.
-        let answer = state.pointee.core.withLock { core -> Bool? in
+        let answer = state.core.withLock { core -> Bool? in
           let span = core.overlap(walker, first.rawValue, last.rawValue)
           if span == nil { return nil }
           core.unregister(walker)
@@ -88,7 +88,7 @@ extension Arena {
           if span == false {
             let segment = core.addSpan(.added, first.rawValue, last.rawValue)
             core.lists.insert(segment)
-            state.pointee.segments.set(core.lists.count + core.hash.count)
+            state.segments.set(core.lists.count + core.hash.count)
           }
           return span
         }
@@ -97,7 +97,7 @@ extension Arena {
     }
     returnSurplusTags()
     if overlaps { throw .overlaps }
-    state.pointee.tags.wakeWaiters()
+    state.tags.wakeWaiters()
   }
 
   /// Adds `size` values from `first` on: see `add(_:through:)`.
@@ -114,26 +114,25 @@ extension Arena {
   /// With segments still allocated this is a fault report, a leak, on the first of them, and the arena stays as it is.
   /// No other call may use the arena, or visit the arenas of the supply, at the same time.
   public func destroy(at site: CallSite = .here) {
-    let busy = state.pointee.core.withLock { $0.hash.count }
+    let busy = state.core.withLock { $0.hash.count }
     guard busy == 0 else { return reportLeak(busy, site) }
-    let tags = state.pointee.tags
-    tags.state.pointee.pool.withLock { pool in
-      var previous: UnsafeMutablePointer<ArenaState>?
-      var next = pool.firstArena
-      while let arena = next, arena != state {
+    let tags = state.tags
+    tags.state.pool.withLock { pool in
+      var previous: Arena?
+      var other = pool.firstArena
+      while let arena = other, !(arena == self) {
         previous = arena
-        next = arena.pointee.nextArena.address.pointee
+        other = arena.next
       }
-      let after = state.pointee.nextArena.address.pointee
-      if let previous { previous.pointee.nextArena.address.pointee = after } else { pool.firstArena = after }
-      if pool.lastArena == state { pool.lastArena = previous }
+      if let previous { previous.next = next } else { pool.firstArena = next }
+      if let last = pool.lastArena, last == self { pool.lastArena = previous }
     }
     while true {
-      let (work, isDone) = state.pointee.core.withLock { $0.dismantle() }
+      let (work, isDone) = state.core.withLock { $0.dismantle() }
       perform(work)
       if isDone { break }
     }
-    state.deinitialize(count: 1)
+    storage.deinitialize(count: 1)
   }
 }
 
@@ -141,12 +140,12 @@ extension ArenaCore {
   /// Continues to compare `first ... last` with the spans. Nil while there are more to compare with.
   func overlap(_ walker: UnsafeMutablePointer<Walker>, _ first: UInt64, _ last: UInt64) -> Bool? {
     var left = Self.searchBudget
-    while walker.pointee.span != .none {
+    while walker.span != .none {
       guard left > 0 else { return nil }
       left -= 1
-      let span = links[walker.pointee.span]
-      if span.pointee.start <= last, first <= span.pointee.last { return true }
-      walker.pointee.span = span.pointee.next
+      let span = links[walker.span]
+      if span.start <= last, first <= span.last { return true }
+      walker.span = span.next
     }
     return false
   }
@@ -155,7 +154,7 @@ extension ArenaCore {
   mutating func dismantle() -> (DeferredWork, Bool) {
     var work = DeferredWork()
     for _ in 0..<Self.dismantledAtOnce where firstSpan != .none {
-      let segment = links[firstSpan].pointee.nextSegment
+      let segment = links[firstSpan].nextSegment
       lists.remove(segment)
       removeSpan(firstSpan, segment)
     }

@@ -9,7 +9,7 @@ extension Arena {
     let request = attempt.request
     guard let span = requestSpan(source, attempt) else { return nil }
     var page = false
-    let (start, isSurplus) = state.pointee.core.withLock { core -> (UInt64, Bool) in
+    let (start, isSurplus) = state.core.withLock { core -> (UInt64, Bool) in
       core.spares.hidden -= attempt.tagsNeeded
       if attempt.policy == .instantFit, let found = core.findInstantly(request) {
         grant(&core, found, attempt, &page)
@@ -17,9 +17,9 @@ extension Arena {
       }
       let segment = core.addSpan(.imported, span.start, span.last)
       core.carve(segment, span.segment, span.segment + request.extent, attempt.site)
-      state.pointee.allocations.add()
-      state.pointee.imports.add()
-      state.pointee.segments.set(core.lists.count + core.hash.count)
+      state.allocations.add()
+      state.imports.add()
+      state.segments.set(core.lists.count + core.hash.count)
       page = core.hash.wantsPage
       return (span.segment, false)
     }
@@ -35,14 +35,14 @@ extension Arena {
   ) -> (start: UInt64, last: UInt64, segment: UInt64)? {
     let request = attempt.request
     let isFree = request.nocross == 0 && request.minimum == 0 && request.maximum == UInt64.max
-    let large = request.extent | (state.pointee.importUnit - 1)
+    let large = request.extent | (state.importUnit - 1)
     var extents = [request.extent, request.extent] as InlineArray<2, UInt64>
     if isFree { extents[0] = large }
     for i in 0..<2 where i == 0 || extents[0] != extents[1] {
-      guard !state.pointee.machine.failsHere(.vmem), extents[i] != UInt64.max else { continue }
+      guard !state.machine.failsHere(.vmem), extents[i] != UInt64.max else { continue }
       let wanted = ImportRequest(request, extent: extents[i], priority: attempt.priority, site: attempt.site)
       guard let span = source.requestSpan(wanted) else { continue }
-      let mask = state.pointee.quantum - 1
+      let mask = state.quantum - 1
       if span.start & mask == 0, span.last & mask == mask,
         let segment = request.lowestStart(in: span.start, span.last)
       {
@@ -58,7 +58,7 @@ extension Arena {
   /// Allocates the span that another arena requests. If this arena's quantum is larger than that arena's, the phase is
   /// rounded down to this quantum and the remainder added to the size: the segment lies so far inside the span.
   func export(_ request: UnsafeMutablePointer<ImportRequest>) -> Bool {
-    let quantum = state.pointee.quantum
+    let quantum = state.quantum
     var size = request.pointee.size
     var constraints = request.pointee.constraints
     let inset = constraints.phase.rawValue & (quantum - 1)

@@ -32,7 +32,7 @@ public struct Segment: Equatable, Sendable {
     return extent == UInt64.max ? .everything : ArenaSize(extent + 1)
   }
 
-  init(_ tag: borrowing Tag) {
+  init(_ tag: TagPointer) {
     first = ArenaAddress(tag.start)
     last = ArenaAddress(tag.last)
     switch tag.kind {
@@ -52,32 +52,32 @@ extension Arena {
   public func walk<E>(_ visit: (Segment) throws(E) -> Void) throws(E) {
     var walker = ArenaCore.Walker()
     try withUnsafeMutablePointer(to: &walker) { walker throws(E) in
-      state.pointee.core.withLock { core in
-        walker.pointee.span = core.firstSpan
+      state.core.withLock { core in
+        walker.span = core.firstSpan
         core.register(walker)
       }
-      defer { state.pointee.core.withLock { $0.unregister(walker) } }
-      while let segment = state.pointee.core.withLock({ $0.advance(walker) }) { try visit(segment) }
+      defer { state.core.withLock { $0.unregister(walker) } }
+      while let segment = state.core.withLock({ $0.advance(walker) }) { try visit(segment) }
     }
   }
 
   /// Finds the segment that holds `address`; nil when no span does. Constant time for the first value of a busy
   /// segment, a pass over the spans and over one span's segments otherwise.
   public func find(_ address: ArenaAddress) -> Segment? {
-    let busy = state.pointee.core.withLock { core -> Segment? in
+    let busy = state.core.withLock { core -> Segment? in
       let link = core.hash.find(address.rawValue)
-      return link == .none ? nil : Segment(core.links[link].pointee)
+      return link == .none ? nil : Segment(core.links[link])
     }
     if let busy { return busy }
     var walker = ArenaCore.Walker()
     return withUnsafeMutablePointer(to: &walker) { walker in
-      state.pointee.core.withLock { core in
-        walker.pointee.span = core.firstSpan
+      state.core.withLock { core in
+        walker.span = core.firstSpan
         core.register(walker)
       }
-      defer { state.pointee.core.withLock { $0.unregister(walker) } }
+      defer { state.core.withLock { $0.unregister(walker) } }
       while true {
-        let (segment, isDone) = state.pointee.core.withLock { $0.seek(address.rawValue, walker) }
+        let (segment, isDone) = state.core.withLock { $0.seek(address.rawValue, walker) }
         if isDone { return segment }
       }
     }
@@ -87,30 +87,30 @@ extension Arena {
 extension ArenaCore {
   /// Advances a walk, and answers the segment or span that it passes.
   func advance(_ walker: UnsafeMutablePointer<Walker>) -> Segment? {
-    if walker.pointee.segment != .none {
-      let tag = links[walker.pointee.segment]
-      walker.pointee.segment = tag.pointee.nextSegment
-      return Segment(tag.pointee)
+    if walker.segment != .none {
+      let tag = links[walker.segment]
+      walker.segment = tag.nextSegment
+      return Segment(tag)
     }
-    guard walker.pointee.span != .none else { return nil }
-    let span = links[walker.pointee.span]
-    walker.pointee.span = span.pointee.next
-    walker.pointee.segment = span.pointee.nextSegment
-    return Segment(span.pointee)
+    guard walker.span != .none else { return nil }
+    let span = links[walker.span]
+    walker.span = span.next
+    walker.segment = span.nextSegment
+    return Segment(span)
   }
 
   /// Continues to look for the segment that holds an address. Answers it, and whether the answer is final.
   func seek(_ address: UInt64, _ walker: UnsafeMutablePointer<Walker>) -> (Segment?, Bool) {
     for _ in 0..<Self.searchBudget {
-      if walker.pointee.segment != .none {
-        let tag = links[walker.pointee.segment]
-        if tag.pointee.start <= address, address <= tag.pointee.last { return (Segment(tag.pointee), true) }
-        walker.pointee.segment = tag.pointee.nextSegment
-      } else if walker.pointee.span != .none {
-        let span = links[walker.pointee.span]
-        walker.pointee.span = span.pointee.next
-        if span.pointee.start <= address, address <= span.pointee.last {
-          walker.pointee.segment = span.pointee.nextSegment
+      if walker.segment != .none {
+        let tag = links[walker.segment]
+        if tag.start <= address, address <= tag.last { return (Segment(tag), true) }
+        walker.segment = tag.nextSegment
+      } else if walker.span != .none {
+        let span = links[walker.span]
+        walker.span = span.next
+        if span.start <= address, address <= span.last {
+          walker.segment = span.nextSegment
         }
       } else {
         return (nil, true)

@@ -8,11 +8,11 @@ import MemoryPrimitives
 extension Arena {
   /// Checks every invariant of the arena: nil when all hold, else the broken one, by its number. Linear in tags, n log
   /// n in spans. No other call may use the arena at the same time.
-  public func checkInvariants() -> StaticString? { state.pointee.core.quiet.pointee.check() }
+  public func checkInvariants() -> StaticString? { state.core.quiet.pointee.check() }
 
   /// Tags that the arena has, spares included. No other call may use the arena at the same time.
   var tagsHeld: UInt64 {
-    let core = state.pointee.core.quiet
+    let core = state.core.quiet
     return core.pointee.spans + core.pointee.lists.count + core.pointee.hash.count
       + UInt64(core.pointee.spares.count)
   }
@@ -37,7 +37,7 @@ extension ArenaCore {
   private var quantumMask: UInt64 { (1 << shift) - 1 }
 
   private func isOnQuantum(_ tag: TagPointer) -> Bool {
-    tag.pointee.start & quantumMask == 0 && tag.pointee.last & quantumMask == quantumMask
+    tag.start & quantumMask == 0 && tag.last & quantumMask == quantumMask
   }
 
   /// Checks VM-1, VM-2, VM-3, VM-6 and VM-7, and that the hash finds each busy segment. Marks each free segment for
@@ -48,16 +48,16 @@ extension ArenaCore {
     var before = Link.none
     while link != .none {
       let span = links[link]
-      guard span.pointee.kind.isSpan else { return "VM-1: the tag of a span is of another kind" }
-      guard span.pointee.previous == before else { return "VM-1: spans are linked wrongly" }
-      guard span.pointee.start <= span.pointee.last else { return "VM-1: a span ends before it starts" }
+      guard span.kind.isSpan else { return "VM-1: the tag of a span is of another kind" }
+      guard span.previous == before else { return "VM-1: spans are linked wrongly" }
+      guard span.start <= span.last else { return "VM-1: a span ends before it starts" }
       guard isOnQuantum(span) else { return "VM-3: a span is off the quantum" }
       sums.spans += 1
       guard sums.spans <= spans else { return "VM-6: spans are counted wrongly" }
-      sums.total &+= span.pointee.extent &+ 1
+      sums.total &+= span.extent &+ 1
       if let broken = checkSegments(of: link, &sums) { return broken }
       before = link
-      link = span.pointee.next
+      link = span.next
     }
     guard before == lastSpan else { return "VM-1: the last span is not the last" }
     guard sums.spans == spans, sums.free == lists.count, sums.busy == hash.count else {
@@ -73,34 +73,34 @@ extension ArenaCore {
   private mutating func checkSegments(of spanLink: Link, _ sums: inout Sums) -> StaticString? {
     let span = links[spanLink]
     var previous = spanLink
-    var expected = span.pointee.start
+    var expected = span.start
     var wasFree = false
     var isEnded = false
-    var segment = span.pointee.nextSegment
+    var segment = span.nextSegment
     while segment != .none {
       let tag = links[segment]
       guard !isEnded else { return "VM-1: a segment lies beyond the end of its span" }
-      guard tag.pointee.previousSegment == previous else { return "VM-1: segments are linked wrongly" }
-      guard tag.pointee.start == expected, tag.pointee.last >= expected,
-        tag.pointee.last <= span.pointee.last
+      guard tag.previousSegment == previous else { return "VM-1: segments are linked wrongly" }
+      guard tag.start == expected, tag.last >= expected,
+        tag.last <= span.last
       else { return "VM-1: segments do not tile their span" }
       guard isOnQuantum(tag) else { return "VM-3: a segment is off the quantum" }
-      switch tag.pointee.kind {
+      switch tag.kind {
       case .free:
         guard !wasFree else { return "VM-2: two free segments are neighbours" }
-        guard !tag.pointee.isMarked else { return "VM-1: a free segment is in two spans" }
-        tag.pointee.isMarked = true
+        guard !tag.isMarked else { return "VM-1: a free segment is in two spans" }
+        tag.isMarked = true
         wasFree = true
         sums.free += 1
-        sums.largest = max(sums.largest, tag.pointee.extent)
-        if span.pointee.kind == .imported, tag.pointee.extent == span.pointee.extent {
+        sums.largest = max(sums.largest, tag.extent)
+        if span.kind == .imported, tag.extent == span.extent {
           return "VM-7: an imported span is wholly free"
         }
       case .busy:
         wasFree = false
         sums.busy += 1
-        sums.allocated &+= tag.pointee.extent &+ 1
-        guard hash.find(tag.pointee.start) == segment else {
+        sums.allocated &+= tag.extent &+ 1
+        guard hash.find(tag.start) == segment else {
           return "VM-5: a busy segment is not in the hash"
         }
       default:
@@ -109,10 +109,10 @@ extension ArenaCore {
       guard sums.free <= lists.count, sums.busy <= hash.count else {
         return "VM-6: segments are counted wrongly"
       }
-      isEnded = tag.pointee.last == span.pointee.last
-      expected = tag.pointee.last &+ 1
+      isEnded = tag.last == span.last
+      expected = tag.last &+ 1
       previous = segment
-      segment = tag.pointee.nextSegment
+      segment = tag.nextSegment
     }
     return isEnded ? nil : "VM-1: segments end before their span"
   }
@@ -128,17 +128,17 @@ extension ArenaCore {
       var link = head
       while link != .none {
         let tag = links[link]
-        guard tag.pointee.kind == .free, tag.pointee.isMarked else {
+        guard tag.kind == .free, tag.isMarked else {
           return "VM-4: a member of a free list is no free segment of this arena"
         }
-        tag.pointee.isMarked = false
-        guard lists.index(extent: tag.pointee.extent) == list else {
+        tag.isMarked = false
+        guard lists.index(extent: tag.extent) == list else {
           return "VM-4: a free segment is on the list of another class"
         }
-        guard tag.pointee.previous == before else { return "VM-4: a free list is linked wrongly" }
+        guard tag.previous == before else { return "VM-4: a free list is linked wrongly" }
         members += 1
         before = link
-        link = tag.pointee.next
+        link = tag.next
       }
     }
     for word in 0..<8 {
@@ -161,8 +161,8 @@ extension ArenaCore {
       while link != .none, members <= count {
         members += 1
         let tag = links[link]
-        if tag.pointee.kind != .busy || !hash.belongs(tag.pointee.start, in: bucket) { isRight = false }
-        link = tag.pointee.nextInHash
+        if tag.kind != .busy || !hash.belongs(tag.start, in: bucket) { isRight = false }
+        link = tag.nextInHash
       }
     }
     guard isRight else { return "VM-5: a bucket of the hash holds a tag that belongs elsewhere" }
@@ -176,9 +176,9 @@ extension ArenaCore {
     var count: UInt32 = 0
     var link = spares.first
     while link != .none, count <= spares.count {
-      guard links[link].pointee.kind == .unused else { return "VM-8: a spare tag is in use" }
+      guard links[link].kind == .unused else { return "VM-8: a spare tag is in use" }
       count += 1
-      link = links[link].pointee.next
+      link = links[link].next
     }
     return count == spares.count ? nil : "VM-8: spare tags are counted wrongly"
   }
@@ -189,8 +189,8 @@ extension ArenaCore {
   private func checkOverlap() -> StaticString? {
     var link = firstSpan
     while link != .none {
-      links[link].pointee.previousSegment = links[link].pointee.next
-      link = links[link].pointee.next
+      links[link].previousSegment = links[link].next
+      link = links[link].next
     }
     var first = firstSpan
     var run = 1
@@ -201,11 +201,11 @@ extension ArenaCore {
     var broken: StaticString?
     link = first
     while link != .none {
-      let next = links[link].pointee.previousSegment
-      if next != .none, links[link].pointee.last >= links[next].pointee.start {
+      let next = links[link].previousSegment
+      if next != .none, links[link].last >= links[next].start {
         broken = "VM-2: two spans overlap"
       }
-      links[link].pointee.previousSegment = .none
+      links[link].previousSegment = .none
       link = next
     }
     return broken
@@ -221,29 +221,29 @@ extension ArenaCore {
       var leftCount = 0
       var right = rest
       while leftCount < length, right != .none {
-        right = links[right].pointee.previousSegment
+        right = links[right].previousSegment
         leftCount += 1
       }
       var rightCount = length
       while leftCount > 0 || (rightCount > 0 && right != .none) {
         let least: Link
         if leftCount > 0,
-          rightCount == 0 || right == .none || links[left].pointee.start <= links[right].pointee.start
+          rightCount == 0 || right == .none || links[left].start <= links[right].start
         {
           least = left
-          left = links[left].pointee.previousSegment
+          left = links[left].previousSegment
           leftCount -= 1
         } else {
           least = right
-          right = links[right].pointee.previousSegment
+          right = links[right].previousSegment
           rightCount -= 1
         }
-        if end == .none { first = least } else { links[end].pointee.previousSegment = least }
+        if end == .none { first = least } else { links[end].previousSegment = least }
         end = least
       }
       rest = right
     }
-    if end != .none { links[end].pointee.previousSegment = .none }
+    if end != .none { links[end].previousSegment = .none }
     return first
   }
 }
@@ -252,7 +252,7 @@ extension Tags {
   /// Checks the supply and every arena that draws on it: nil when all invariants hold, else the broken one, by its
   /// number. No other call may use any of them at the same time.
   public func checkInvariants() -> StaticString? {
-    let pool = state.pointee.pool.quiet
+    let pool = state.pool.quiet
     if let broken = pool.pointee.check() { return broken }
     var held: UInt64 = 0
     var hashPages: UInt64 = 0
@@ -260,7 +260,7 @@ extension Tags {
     forEachArena { arena in
       broken = broken ?? arena.checkInvariants()
       held += arena.tagsHeld
-      hashPages += arena.state.pointee.core.quiet.pointee.hash.pages
+      hashPages += arena.state.core.quiet.pointee.hash.pages
     }
     if let broken { return broken }
     guard held == pool.pointee.total - pool.pointee.free else { return "VM-8: tags are lost, or held twice" }
@@ -277,27 +277,27 @@ extension TagPool {
     var page = pagesWithFree.first
     while page != .none {
       let header = header(page)
-      guard header.pointee.previous == before else { return "VM-8: pages of tags are linked wrongly" }
-      guard header.pointee.free > 0, header.pointee.free <= TagPage.tags else {
+      guard header.previous == before else { return "VM-8: pages of tags are linked wrongly" }
+      guard header.free > 0, header.free <= TagPage.tags else {
         return "VM-8: a page of tags is listed without free ones"
       }
-      let isWhole = header.pointee.free == TagPage.tags && header.pointee.isStatic == 0
+      let isWhole = header.free == TagPage.tags && header.isStatic == 0
       guard isWhole || whole == 0 else { return "VM-8: wholly free pages of tags are not at the end" }
       whole += isWhole ? 1 : 0
       var count: UInt32 = 0
-      var tag = header.pointee.first
-      while tag != .none, count <= header.pointee.free {
-        guard links[tag].pointee.kind == .unused, self.page(of: tag) == page else {
+      var tag = header.first
+      while tag != .none, count <= header.free {
+        guard links[tag].kind == .unused, self.page(of: tag) == page else {
           return "VM-8: a free tag is in use, or on another page's list"
         }
         count += 1
-        tag = links[tag].pointee.next
+        tag = links[tag].next
       }
-      guard count == header.pointee.free else { return "VM-8: free tags of a page are counted wrongly" }
+      guard count == header.free else { return "VM-8: free tags of a page are counted wrongly" }
       free += UInt64(count)
       guard free <= self.free else { return "VM-8: free tags are counted wrongly" }
       before = page
-      page = header.pointee.next
+      page = header.next
     }
     guard before == pagesWithFree.last else { return "VM-8: the last page of tags is not the last" }
     guard free == self.free, whole == wholePages, total == pages * UInt64(TagPage.tags) else {

@@ -17,7 +17,7 @@ struct AllocationAttempt {
 extension Arena {
   /// Checks a request and derives from it what the search compares. `.badConstraint` if no arena could satisfy it.
   func prepare(_ size: ArenaSize, _ constraints: ArenaConstraints) throws(VmemError) -> Request {
-    let quantum = state.pointee.quantum
+    let quantum = state.quantum
     let alignment = max(constraints.alignment.rawValue, quantum)
     let phase = constraints.phase.rawValue
     let nocross = constraints.nocross?.rawValue ?? 0
@@ -47,18 +47,18 @@ extension Arena {
     return request
   }
 
-  func countFailure() { state.pointee.core.withLock { _ in state.pointee.failed.add() } }
+  func countFailure() { state.core.withLock { _ in state.failed.add() } }
 
   /// Makes `count` tags the caller's own: hidden among the spares.
   func secure(_ count: UInt32, _ priority: AllocationPriority) throws(VmemError) {
     while true {
-      let isDone = state.pointee.core.withLock { core in
+      let isDone = state.core.withLock { core in
         guard core.secure(count) else { return false }
         core.spares.hidden += count
         return true
       }
       if isDone { return }
-      guard state.pointee.tags.grow(priority) else { throw .noTags }
+      guard state.tags.grow(priority) else { throw .noTags }
     }
   }
 
@@ -74,13 +74,13 @@ extension Arena {
   func attempt(
     _ request: Request, _ policy: FitPolicy, _ priority: AllocationPriority, _ site: CallSite
   ) throws(VmemError) -> ArenaAddress {
-    if state.pointee.machine.failsHere(.vmem) { throw .noTags }
+    if state.machine.failsHere(.vmem) { throw .noTags }
     let attempt = AllocationAttempt(
       request: request, policy: policy, priority: priority, site: site,
-      tagsNeeded: state.pointee.source == nil ? 2 : 4)
+      tagsNeeded: state.source == nil ? 2 : 4)
     var wantsPage = false
     while true {
-      let outcome = state.pointee.core.withLock { core -> Outcome in
+      let outcome = state.core.withLock { core -> Outcome in
         guard core.secure(attempt.tagsNeeded) else { return .needsTags }
         if policy == .instantFit, let found = core.findInstantly(request) {
           grant(&core, found, attempt, &wantsPage)
@@ -94,17 +94,17 @@ extension Arena {
         if wantsPage { growHash(priority) }
         return ArenaAddress(start)
       case .needsTags:
-        guard state.pointee.tags.grow(priority) else { throw .noTags }
+        guard state.tags.grow(priority) else { throw .noTags }
         continue
       case .unclear:
         break
       }
       var start: UInt64?
-      if policy == .bestFit || state.pointee.source == nil { start = search(attempt, &wantsPage) }
-      if start == nil, let source = state.pointee.source {
+      if policy == .bestFit || state.source == nil { start = search(attempt, &wantsPage) }
+      if start == nil, let source = state.source {
         start = importSpan(source, attempt, &wantsPage) ?? search(attempt, &wantsPage)
       }
-      if start == nil { state.pointee.core.withLock { $0.spares.hidden -= attempt.tagsNeeded } }
+      if start == nil { state.core.withLock { $0.spares.hidden -= attempt.tagsNeeded } }
       returnSurplusTags()
       guard let start else { throw .noSpace }
       if wantsPage { growHash(priority) }
@@ -117,16 +117,16 @@ extension Arena {
     _ request: Request, _ policy: FitPolicy, _ priority: AllocationPriority, until deadline: Tick,
     at site: CallSite
   ) throws(VmemError) -> ArenaAddress {
-    let shared = state.pointee.tags.state
-    shared.pointee.waiters.add(1, ordering: .sequentiallyConsistent)
-    defer { shared.pointee.waiters.subtract(1, ordering: .releasing) }
-    state.pointee.core.withLock { _ in state.pointee.waits.add() }
+    let shared = state.tags
+    shared.state.waiters.add(1, ordering: .sequentiallyConsistent)
+    defer { shared.state.waiters.subtract(1, ordering: .releasing) }
+    state.core.withLock { _ in state.waits.add() }
     while true {
-      let ticket = shared.pointee.queue.ticket()
+      let ticket = shared.state.queue.ticket()
       do {
         return try attempt(request, policy, priority, site)
       } catch {
-        guard shared.pointee.queue.sleep(ticket, until: deadline, on: state.pointee.machine) else {
+        guard shared.state.queue.sleep(ticket, until: deadline, on: state.machine) else {
           countFailure()
           throw error
         }
@@ -139,8 +139,8 @@ extension Arena {
     _ core: inout ArenaCore, _ found: ArenaCore.Found, _ attempt: AllocationAttempt, _ wantsPage: inout Bool
   ) {
     core.allocate(found, attempt.request, attempt.site)
-    state.pointee.allocations.add()
-    state.pointee.segments.set(core.lists.count + core.hash.count)
+    state.allocations.add()
+    state.segments.set(core.lists.count + core.hash.count)
     wantsPage = core.hash.wantsPage
   }
 
@@ -151,7 +151,7 @@ extension Arena {
     defer { wantsPage = wantsPage || page }
     var cursor = FreeLists.Cursor(list: FreeLists.index(quanta: attempt.request.quanta) - 1)
     return withUnsafeMutablePointer(to: &cursor) { cursor in
-      let start = cursor.pointee.list
+      let start = cursor.list
       var seen: UInt64?
       var rounds: UInt32 = 0
       var isRegistered = false
@@ -161,17 +161,17 @@ extension Arena {
           case nothing
           case more
         }
-        let turn = state.pointee.core.withLock { core -> Turn in
+        let turn = state.core.withLock { core -> Turn in
           if seen == nil { seen = core.lists.insertions }
           var step = core.step(cursor, attempt.request, attempt.policy)
           if case .exhausted = step, rounds < ArenaCore.searchRounds,
-            seen != core.lists.insertions || cursor.pointee.isDisturbed
+            seen != core.lists.insertions || cursor.isDisturbed
           {
             rounds += 1
             seen = core.lists.insertions
-            cursor.pointee.list = start
-            cursor.pointee.next = .none
-            cursor.pointee.isDisturbed = false
+            cursor.list = start
+            cursor.next = .none
+            cursor.isDisturbed = false
             step = .more
           }
           if case .more = step {

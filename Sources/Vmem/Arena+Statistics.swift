@@ -43,7 +43,7 @@ extension Arena {
   /// the largest was allocated since the last call. 2^64 reads as `ArenaSize.everything`.
   public func size(_ kind: ArenaSizeKind) -> ArenaSize {
     if kind == .largestFree { return largestFree() }
-    return state.pointee.core.withLock { core in
+    return state.core.withLock { core in
       switch kind {
       case .allocated: Self.saturated(core.allocated, isNothing: core.hash.count == 0)
       case .free: Self.saturated(core.total &- core.allocated, isNothing: core.lists.count == 0)
@@ -63,7 +63,7 @@ extension Arena {
     return withUnsafeMutablePointer(to: &cursor) { cursor in
       var isRegistered = false
       while true {
-        let answer = state.pointee.core.withLock { core -> ArenaSize? in
+        let answer = state.core.withLock { core -> ArenaSize? in
           let extent = core.stepLargest(cursor)
           let isDone = extent != nil || core.lists.count == 0
           if isDone, isRegistered { core.lists.unregister(cursor) }
@@ -80,11 +80,11 @@ extension Arena {
 
   /// Reads all counts under one hold of the lock.
   public var figures: ArenaFigures {
-    state.pointee.core.withLock { core in
+    state.core.withLock { core in
       ArenaFigures(
-        allocations: state.pointee.allocations.value, frees: state.pointee.frees.value,
-        failed: state.pointee.failed.value, waits: state.pointee.waits.value,
-        imports: state.pointee.imports.value, releases: state.pointee.releases.value,
+        allocations: state.allocations.value, frees: state.frees.value,
+        failed: state.failed.value, waits: state.waits.value,
+        imports: state.imports.value, releases: state.releases.value,
         visited: core.visited &+ core.hash.visited, spans: core.spans, busySegments: core.hash.count,
         freeSegments: core.lists.count, spareTags: UInt64(core.spares.count), hashPages: core.hash.pages)
     }

@@ -26,25 +26,34 @@ struct ArenaState: ~Copyable {
   let releases = Counter()
   let segments = Counter()
   /// Written under the lock of the supply.
-  let nextArena: Cell<UnsafeMutablePointer<ArenaState>?>
+  let nextArena: Cell<Arena?>
 }
 
 /// An arena: allocates integers from the spans that it was given. A handle.
 public struct Arena {
-  let state: UnsafeMutablePointer<ArenaState>
+  let storage: UnsafeMutablePointer<ArenaState>
 
-  init(state: UnsafeMutablePointer<ArenaState>) { self.state = state }
+  init(_ storage: UnsafeMutablePointer<ArenaState>) { self.storage = storage }
+
+  /// The state, in place.
+  @inline(always) var state: ArenaState { unsafeAddress { UnsafePointer(storage) } }
+
+  /// The arena that was created next with the same supply. Under the lock of the supply.
+  var next: Arena? {
+    get { state.nextArena.address.pointee }
+    nonmutating set { state.nextArena.address.pointee = newValue }
+  }
 
   /// The name that `create` was given.
-  public var name: Name { state.pointee.name }
+  public var name: Name { state.name }
   /// The unit of all sizes and starts, a power of two.
-  public var quantum: ArenaSize { ArenaSize(state.pointee.quantum) }
+  public var quantum: ArenaSize { ArenaSize(state.quantum) }
   /// The meaning of the arena's values.
-  public var contents: ArenaContents { state.pointee.contents }
+  public var contents: ArenaContents { state.contents }
   /// Whether the arena imports.
-  public var hasSource: Bool { state.pointee.source != nil }
+  public var hasSource: Bool { state.source != nil }
   /// Whether both handles are of one arena.
-  public static func == (a: Arena, b: Arena) -> Bool { a.state == b.state }
+  public static func == (a: Arena, b: Arena) -> Bool { a.storage == b.storage }
 
   // MARK: Allocation
 
@@ -89,34 +98,34 @@ public struct Arena {
 
   /// Frees a segment that `xalloc` returned: see `free`.
   public func xfree(_ address: ArenaAddress, _ size: ArenaSize, at site: CallSite = .here) {
-    let mask = state.pointee.quantum - 1
+    let mask = state.quantum - 1
     let rounded = (size.rawValue &- 1) | mask
-    let outcome = state.pointee.core.withLock { core -> FreeOutcome in
+    let outcome = state.core.withLock { core -> FreeOutcome in
       guard let busy = core.hash.findForRemoval(address.rawValue) else { return .missing }
-      let extent = core.links[busy.link].pointee.extent
+      let extent = core.links[busy.link].extent
       guard size.rawValue != 0, extent == rounded else {
-        return .wrongSize(extent &+ 1, core.links[busy.link].pointee.callSite)
+        return .wrongSize(extent &+ 1, core.links[busy.link].callSite)
       }
       let work = core.release(busy)
-      state.pointee.frees.add()
-      if work.released != nil { state.pointee.releases.add() }
-      state.pointee.segments.set(core.lists.count + core.hash.count)
+      state.frees.add()
+      if work.released != nil { state.releases.add() }
+      state.segments.set(core.lists.count + core.hash.count)
       return .done(work)
     }
     switch outcome {
     case .done(let work):
-      if let released = work.released, let source = state.pointee.source {
+      if let released = work.released, let source = state.source {
         source.release(released.start, released.last)
       }
       perform(work)
-      state.pointee.tags.wakeWaiters()
+      state.tags.wakeWaiters()
     case .wrongSize(let expected, let allocatedAt):
       var fault = fault(.wrongSize, "a segment of an arena was freed with another size than it has", address)
       fault.given = size.rawValue
       fault.expected = expected
       fault.allocatedAt = allocatedAt
       fault.reportedAt = site
-      state.pointee.machine.report(fault)
+      state.machine.report(fault)
     case .missing:
       reportMissing(address, size, site)
     }
@@ -133,17 +142,17 @@ public struct Arena {
   /// Gives the hash the page that it would like. Failure is harmless.
   @inline(never) func growHash(_ priority: AllocationPriority) {
     guard priority != .interrupt else { return }
-    let tags = state.pointee.tags
-    while state.pointee.core.withLock({ $0.hash.wantsPage }) {
+    let tags = state.tags
+    while state.core.withLock({ $0.hash.wantsPage }) {
       guard let page = tags.allocatePage(priority) else {
-        state.pointee.core.withLock { $0.hash.postponeGrowth() }
+        state.core.withLock { $0.hash.postponeGrowth() }
         return
       }
       page.initializeMemory(as: UInt64.self, repeating: 0, count: Int(Page.size / 8))
-      let link = tags.state.pointee.links.link(page)
-      tags.state.pointee.pool.withLock { $0.hashPages += 1 }
-      if !state.pointee.core.withLock({ $0.hash.install(link) }) {
-        tags.state.pointee.pool.withLock { $0.hashPages -= 1 }
+      let link = tags.state.links.link(page)
+      tags.state.pool.withLock { $0.hashPages += 1 }
+      if !state.core.withLock({ $0.hash.install(link) }) {
+        tags.state.pool.withLock { $0.hashPages -= 1 }
         tags.freePage(page)
       }
     }
@@ -151,22 +160,22 @@ public struct Arena {
 
   /// Returns surplus spares, and wakes the waiters that missed tags. Called once no tag of this call is hidden.
   func returnSurplusTags() {
-    let (returnedTags, wereMissed) = state.pointee.core.withLock { core in
+    let (returnedTags, wereMissed) = state.core.withLock { core in
       defer { core.spares.wereMissed = false }
       return (core.returnSpares(), core.spares.wereMissed)
     }
-    if returnedTags { state.pointee.tags.trim() }
-    if returnedTags || wereMissed { state.pointee.tags.wakeWaiters() }
+    if returnedTags { state.tags.trim() }
+    if returnedTags || wereMissed { state.tags.wakeWaiters() }
   }
 
   /// Frees the pages of the hash and of tags that a free made superfluous.
   func perform(_ work: ArenaCore.DeferredWork) {
-    let tags = state.pointee.tags
+    let tags = state.tags
     var page = work.pages
     while page != .none {
-      let pointer = tags.state.pointee.links.pointer(page)
+      let pointer = tags.state.links.pointer(page)
       page = pointer.load(as: Link.self)
-      tags.state.pointee.pool.withLock { $0.hashPages -= 1 }
+      tags.state.pool.withLock { $0.hashPages -= 1 }
       tags.freePage(pointer)
     }
     if work.returnedTags { tags.trim() }
@@ -177,8 +186,8 @@ public struct Arena {
   private func fault(_ kind: FaultKind, _ what: StaticString, _ address: ArenaAddress) -> FaultReport {
     var fault = FaultReport(
       kind, what, address.rawValue,
-      state.pointee.contents == .addresses ? .virtualAddress : .identifier)
-    fault.owner = state.pointee.name
+      state.contents == .addresses ? .virtualAddress : .identifier)
+    fault.owner = state.name
     return fault
   }
 
@@ -198,7 +207,7 @@ public struct Arena {
     }
     fault.given = size.rawValue
     fault.reportedAt = site
-    state.pointee.machine.report(fault)
+    state.machine.report(fault)
   }
 
   @inline(never) func reportLeak(_ busy: UInt64, _ site: CallSite) {
@@ -208,7 +217,7 @@ public struct Arena {
     fault.given = busy
     fault.allocatedAt = first?.allocatedAt ?? .unknown
     fault.reportedAt = site
-    state.pointee.machine.report(fault)
+    state.machine.report(fault)
   }
 }
 

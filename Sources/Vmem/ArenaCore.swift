@@ -19,6 +19,22 @@ struct SpareTags {
   var available: UInt32 { count - hidden }
 }
 
+/// The fields of a walker, in place.
+extension UnsafeMutablePointer<ArenaCore.Walker> {
+  var span: Link {
+    get { pointee.span }
+    nonmutating set { pointee.span = newValue }
+  }
+  var segment: Link {
+    get { pointee.segment }
+    nonmutating set { pointee.segment = newValue }
+  }
+  var nextWalker: Self? {
+    get { pointee.nextWalker }
+    nonmutating set { pointee.nextWalker = newValue }
+  }
+}
+
 struct ArenaCore: ~Copyable {
   /// Tags that a pass examines in one hold of the lock: about 15 instructions each.
   static var searchBudget: UInt32 { 512 }
@@ -59,7 +75,7 @@ struct ArenaCore: ~Copyable {
   /// Makes `count` spares available, from the supply's tags. Answers false when the supply must grow first.
   mutating func secure(_ count: UInt32) -> Bool {
     if spares.available >= count { return true }
-    add(tags.state.pointee.pool.withLock { $0.allocate(SpareTags.most / 2) })
+    add(tags.state.pool.withLock { $0.allocate(SpareTags.most / 2) })
     if spares.available >= count { return true }
     if spares.hidden != 0 { spares.wereMissed = true }
     return false
@@ -68,7 +84,7 @@ struct ArenaCore: ~Copyable {
   private mutating func add(_ chain: TagChain) {
     var tag = chain.first
     while tag != .none {
-      let next = links[tag].pointee.next
+      let next = links[tag].next
       addSpare(tag)
       tag = next
     }
@@ -77,14 +93,14 @@ struct ArenaCore: ~Copyable {
   private mutating func popSpare() -> Link {
     precondition(spares.available > 0, "a tag was needed that no operation secured")
     let tag = spares.first
-    spares.first = links[tag].pointee.next
+    spares.first = links[tag].next
     spares.count -= 1
     return tag
   }
 
   private mutating func addSpare(_ tag: Link) {
-    links[tag].pointee.kind = .unused
-    links[tag].pointee.next = spares.first
+    links[tag].kind = .unused
+    links[tag].next = spares.first
     spares.first = tag
     spares.count += 1
   }
@@ -95,11 +111,11 @@ struct ArenaCore: ~Copyable {
     var chain = TagChain.empty
     while spares.available > keeping {
       let tag = popSpare()
-      links[tag].pointee.next = chain.first
+      links[tag].next = chain.first
       chain.first = tag
       chain.count += 1
     }
-    tags.state.pointee.pool.withLock { $0.free(chain) }
+    tags.state.pool.withLock { $0.free(chain) }
     return true
   }
 
@@ -109,12 +125,12 @@ struct ArenaCore: ~Copyable {
   mutating func addSpan(_ kind: TagKind, _ start: UInt64, _ last: UInt64) -> Link {
     let span = popSpare()
     let segment = popSpare()
-    links[span].pointee.set(kind, start, last)
-    links[segment].pointee.set(.free, start, last)
-    links[span].pointee.nextSegment = segment
-    links[segment].pointee.previousSegment = span
-    links[span].pointee.previous = lastSpan
-    if lastSpan == .none { firstSpan = span } else { links[lastSpan].pointee.next = span }
+    links[span].set(kind, start, last)
+    links[segment].set(.free, start, last)
+    links[span].nextSegment = segment
+    links[segment].previousSegment = span
+    links[span].previous = lastSpan
+    if lastSpan == .none { firstSpan = span } else { links[lastSpan].next = span }
     lastSpan = span
     spans += 1
     total &+= last &- start &+ 1
@@ -124,16 +140,16 @@ struct ArenaCore: ~Copyable {
   /// Removes a span whose one segment is free and on no list.
   mutating func removeSpan(_ span: Link, _ segment: Link) {
     let tag = links[span]
-    let (previous, next) = (tag.pointee.previous, tag.pointee.next)
-    if previous == .none { firstSpan = next } else { links[previous].pointee.next = next }
-    if next == .none { lastSpan = previous } else { links[next].pointee.previous = previous }
+    let (previous, next) = (tag.previous, tag.next)
+    if previous == .none { firstSpan = next } else { links[previous].next = next }
+    if next == .none { lastSpan = previous } else { links[next].previous = previous }
     spans -= 1
-    total &-= tag.pointee.extent &+ 1
+    total &-= tag.extent &+ 1
     var walker = walkers
     while let here = walker {
-      if here.pointee.span == span { here.pointee.span = next }
-      if here.pointee.segment == segment { here.pointee.segment = .none }
-      walker = here.pointee.nextWalker
+      if here.span == span { here.span = next }
+      if here.segment == segment { here.segment = .none }
+      walker = here.nextWalker
     }
     addSpare(segment)
     addSpare(span)
@@ -142,21 +158,21 @@ struct ArenaCore: ~Copyable {
   // MARK: Segments
 
   private func insertSegment(_ link: Link, after previous: Link) {
-    let next = links[previous].pointee.nextSegment
-    links[link].pointee.previousSegment = previous
-    links[link].pointee.nextSegment = next
-    links[previous].pointee.nextSegment = link
-    if next != .none { links[next].pointee.previousSegment = link }
+    let next = links[previous].nextSegment
+    links[link].previousSegment = previous
+    links[link].nextSegment = next
+    links[previous].nextSegment = link
+    if next != .none { links[next].previousSegment = link }
   }
 
   private mutating func removeSegment(_ link: Link) {
-    let (previous, next) = (links[link].pointee.previousSegment, links[link].pointee.nextSegment)
-    links[previous].pointee.nextSegment = next
-    if next != .none { links[next].pointee.previousSegment = previous }
+    let (previous, next) = (links[link].previousSegment, links[link].nextSegment)
+    links[previous].nextSegment = next
+    if next != .none { links[next].previousSegment = previous }
     var walker = walkers
     while let here = walker {
-      if here.pointee.segment == link { here.pointee.segment = next }
-      walker = here.pointee.nextWalker
+      if here.segment == link { here.segment = next }
+      walker = here.nextWalker
     }
     addSpare(link)
   }
@@ -165,22 +181,22 @@ struct ArenaCore: ~Copyable {
   /// each remainder.
   mutating func carve(_ link: Link, _ start: UInt64, _ last: UInt64, _ site: CallSite) {
     let tag = links[link]
-    if tag.pointee.start < start {
+    if tag.start < start {
       let left = popSpare()
-      links[left].pointee.set(.free, tag.pointee.start, start - 1)
-      insertSegment(left, after: tag.pointee.previousSegment)
+      links[left].set(.free, tag.start, start - 1)
+      insertSegment(left, after: tag.previousSegment)
       lists.insert(left)
     }
-    if tag.pointee.last > last {
+    if tag.last > last {
       let right = popSpare()
-      links[right].pointee.set(.free, last + 1, tag.pointee.last)
+      links[right].set(.free, last + 1, tag.last)
       insertSegment(right, after: link)
       lists.insert(right)
     }
-    tag.pointee.start = start
-    tag.pointee.last = last
-    tag.pointee.kind = .busy
-    tag.pointee.callSite = site
+    tag.start = start
+    tag.last = last
+    tag.kind = .busy
+    tag.callSite = site
     hash.insert(link)
     allocated &+= last &- start &+ 1
   }
@@ -200,25 +216,25 @@ struct ArenaCore: ~Copyable {
     var work = DeferredWork()
     hash.remove(busy)
     let tag = links[busy.link]
-    allocated &-= tag.pointee.extent &+ 1
+    allocated &-= tag.extent &+ 1
     var link = busy.link
-    tag.pointee.kind = .free
-    let next = tag.pointee.nextSegment
-    if next != .none, links[next].pointee.kind == .free {
+    tag.kind = .free
+    let next = tag.nextSegment
+    if next != .none, links[next].kind == .free {
       lists.remove(next)
-      tag.pointee.last = links[next].pointee.last
+      tag.last = links[next].last
       removeSegment(next)
     }
-    let previous = tag.pointee.previousSegment
-    if links[previous].pointee.kind == .free {
+    let previous = tag.previousSegment
+    if links[previous].kind == .free {
       lists.remove(previous)
-      links[previous].pointee.last = tag.pointee.last
+      links[previous].last = tag.last
       removeSegment(link)
       link = previous
     }
-    let before = links[link].pointee.previousSegment
-    if links[before].pointee.kind == .imported, links[link].pointee.nextSegment == .none {
-      work.released = (links[link].pointee.start, links[link].pointee.last)
+    let before = links[link].previousSegment
+    if links[before].kind == .imported, links[link].nextSegment == .none {
+      work.released = (links[link].start, links[link].last)
       removeSpan(before, link)
     } else {
       lists.insert(link)
@@ -244,7 +260,7 @@ struct ArenaCore: ~Copyable {
 
   private mutating func lowestStart(in link: Link, _ request: Request) -> UInt64? {
     visited += 1
-    return request.lowestStart(in: links[link].pointee.start, links[link].pointee.last)
+    return request.lowestStart(in: links[link].start, links[link].last)
   }
 
   /// Finds a segment by instant fit. The first candidate is the head of the first list whose members all suffice.
@@ -280,7 +296,7 @@ struct ArenaCore: ~Copyable {
         guard left > 0 else { return nil }
         left -= 1
         if let start = lowestStart(in: link, request) { return Found(link: link, start: start) }
-        link = links[link].pointee.next
+        link = links[link].next
       }
       list = lists.nonEmpty(from: here + 1)
     }
@@ -300,38 +316,38 @@ struct ArenaCore: ~Copyable {
   ) -> Step {
     var left = Self.searchBudget
     while true {
-      var link = cursor.pointee.next
+      var link = cursor.next
       while link != .none {
         guard left > 0 else {
-          cursor.pointee.next = link
+          cursor.next = link
           return .more
         }
         left -= 1
         if let start = lowestStart(in: link, request) {
-          let extent = links[link].pointee.extent
+          let extent = links[link].extent
           if policy == .instantFit || extent >> shift == request.quanta - 1 {
             return .found(Found(link: link, start: start))
           }
-          if cursor.pointee.best == .none || extent < links[cursor.pointee.best].pointee.extent {
-            cursor.pointee.best = link
+          if cursor.best == .none || extent < links[cursor.best].extent {
+            cursor.best = link
           }
           // A class of one size has no smaller member.
-          if cursor.pointee.list < FreeLists.exactClasses { break }
+          if cursor.list < FreeLists.exactClasses { break }
         }
-        link = links[link].pointee.next
+        link = links[link].next
       }
-      cursor.pointee.next = .none
-      let best = cursor.pointee.best
+      cursor.next = .none
+      let best = cursor.best
       if best != .none, let start = lowestStart(in: best, request) {
         return .found(Found(link: best, start: start))
       }
-      guard left > 0, let list = lists.nonEmpty(from: cursor.pointee.list + 1) else {
+      guard left > 0, let list = lists.nonEmpty(from: cursor.list + 1) else {
         return left > 0 ? .exhausted : .more
       }
       visited += 1
       left -= 1
-      cursor.pointee.list = list
-      cursor.pointee.next = lists.head[list]
+      cursor.list = list
+      cursor.next = lists.head[list]
     }
   }
 
@@ -341,21 +357,21 @@ struct ArenaCore: ~Copyable {
   mutating func stepLargest(_ cursor: UnsafeMutablePointer<FreeLists.Cursor>) -> UInt64? {
     if lists.largestIsKnown { return lists.largest }
     guard let highest = lists.highest else { return nil }
-    if cursor.pointee.list != highest || cursor.pointee.isDisturbed || cursor.pointee.best == .none {
-      cursor.pointee.list = highest
-      cursor.pointee.next = lists.head[highest]
-      cursor.pointee.best = lists.head[highest]
-      cursor.pointee.isDisturbed = false
+    if cursor.list != highest || cursor.isDisturbed || cursor.best == .none {
+      cursor.list = highest
+      cursor.next = lists.head[highest]
+      cursor.best = lists.head[highest]
+      cursor.isDisturbed = false
     }
     var left = Self.searchBudget
-    while cursor.pointee.next != .none, left > 0 {
+    while cursor.next != .none, left > 0 {
       left -= 1
-      let link = cursor.pointee.next
-      if links[link].pointee.extent > links[cursor.pointee.best].pointee.extent { cursor.pointee.best = link }
-      cursor.pointee.next = highest < FreeLists.exactClasses ? .none : links[link].pointee.next
+      let link = cursor.next
+      if links[link].extent > links[cursor.best].extent { cursor.best = link }
+      cursor.next = highest < FreeLists.exactClasses ? .none : links[link].next
     }
-    guard cursor.pointee.next == .none else { return nil }
-    lists.largest = links[cursor.pointee.best].pointee.extent
+    guard cursor.next == .none else { return nil }
+    lists.largest = links[cursor.best].extent
     lists.largestIsKnown = true
     return lists.largest
   }
@@ -363,22 +379,22 @@ struct ArenaCore: ~Copyable {
   // MARK: Walking
 
   mutating func register(_ walker: UnsafeMutablePointer<Walker>) {
-    walker.pointee.nextWalker = walkers
+    walker.nextWalker = walkers
     walkers = walker
   }
 
   mutating func unregister(_ walker: UnsafeMutablePointer<Walker>) {
     if walkers == walker {
-      walkers = walker.pointee.nextWalker
+      walkers = walker.nextWalker
       return
     }
     var other = walkers
     while let here = other {
-      if here.pointee.nextWalker == walker {
-        here.pointee.nextWalker = walker.pointee.nextWalker
+      if here.nextWalker == walker {
+        here.nextWalker = walker.nextWalker
         return
       }
-      other = here.pointee.nextWalker
+      other = here.nextWalker
     }
   }
 }

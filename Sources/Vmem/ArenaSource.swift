@@ -57,15 +57,15 @@ public struct ArenaSource {
   /// Imports from another arena, which must outlive this one.
   public static func arena(_ parent: Arena) -> ArenaSource {
     ArenaSource(
-      UnsafeMutableRawPointer(parent.state),
+      UnsafeMutableRawPointer(parent.storage),
       importing: { context, request in
         guard let context else { return false }
         let request = request.assumingMemoryBound(to: ImportRequest.self)
-        return Arena(state: context.assumingMemoryBound(to: ArenaState.self)).export(request)
+        return Arena(context.assumingMemoryBound(to: ArenaState.self)).export(request)
       },
       releasing: { context, first, last in
         guard let context else { return }
-        Arena(state: context.assumingMemoryBound(to: ArenaState.self)).acceptReturn(first, last)
+        Arena(context.assumingMemoryBound(to: ArenaState.self)).acceptReturn(first, last)
       })
   }
 

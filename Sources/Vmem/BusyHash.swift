@@ -85,7 +85,7 @@ struct BusyHash: ~Copyable {
   /// Finds the segment that begins at `address`; none if there is none.
   func find(_ address: UInt64) -> Link {
     var link = bucket(index(address)).pointee
-    while link != .none, links[link].pointee.start != address { link = links[link].pointee.nextInHash }
+    while link != .none, links[link].start != address { link = links[link].nextInHash }
     return link
   }
 
@@ -100,27 +100,27 @@ struct BusyHash: ~Copyable {
     var position = Position(link: bucket(index(address)).pointee, previous: .none)
     while position.link != .none {
       visited += 1
-      if links[position.link].pointee.start == address { return position }
+      if links[position.link].start == address { return position }
       position.previous = position.link
-      position.link = links[position.link].pointee.nextInHash
+      position.link = links[position.link].nextInHash
     }
     return nil
   }
 
   mutating func remove(_ position: Position) {
-    let next = links[position.link].pointee.nextInHash
+    let next = links[position.link].nextInHash
     if position.previous == .none {
-      bucket(index(links[position.link].pointee.start)).pointee = next
+      bucket(index(links[position.link].start)).pointee = next
     } else {
-      links[position.previous].pointee.nextInHash = next
+      links[position.previous].nextInHash = next
     }
     count -= 1
   }
 
   mutating func insert(_ link: Link) {
     let tag = links[link]
-    let bucket = bucket(index(tag.pointee.start))
-    tag.pointee.nextInHash = bucket.pointee
+    let bucket = bucket(index(tag.start))
+    tag.nextInHash = bucket.pointee
     bucket.pointee = link
     count += 1
     visited += 1
@@ -149,12 +149,12 @@ struct BusyHash: ~Copyable {
     while link != .none {
       visited += 1
       let tag = links[link]
-      let next = tag.pointee.nextInHash
-      if hash(tag.pointee.start) & mask == fresh {
-        tag.pointee.nextInHash = goes
+      let next = tag.nextInHash
+      if hash(tag.start) & mask == fresh {
+        tag.nextInHash = goes
         goes = link
       } else {
-        tag.pointee.nextInHash = stays
+        tag.nextInHash = stays
         stays = link
       }
       link = next
@@ -218,11 +218,11 @@ struct BusyHash: ~Copyable {
     if from != .none {
       var end = from
       visited += 1
-      while links[end].pointee.nextInHash != .none {
-        end = links[end].pointee.nextInHash
+      while links[end].nextInHash != .none {
+        end = links[end].nextInHash
         visited += 1
       }
-      links[end].pointee.nextInHash = to.pointee
+      links[end].nextInHash = to.pointee
       to.pointee = from
     }
     // The page of the removed bucket is empty when that was its first one (bucket 16 on page 0).

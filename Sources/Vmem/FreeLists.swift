@@ -42,6 +42,31 @@ struct Request {
   }
 }
 
+/// The fields of a cursor, in place.
+extension UnsafeMutablePointer<FreeLists.Cursor> {
+  var list: Int {
+    get { pointee.list }
+    nonmutating set { pointee.list = newValue }
+  }
+  var next: Link {
+    get { pointee.next }
+    nonmutating set { pointee.next = newValue }
+  }
+  var best: Link {
+    get { pointee.best }
+    nonmutating set { pointee.best = newValue }
+  }
+  var isDisturbed: Bool {
+    get { pointee.isDisturbed }
+    nonmutating set { pointee.isDisturbed = newValue }
+  }
+  var wantsLargest: Bool { pointee.wantsLargest }
+  var nextCursor: Self? {
+    get { pointee.nextCursor }
+    nonmutating set { pointee.nextCursor = newValue }
+  }
+}
+
 struct FreeLists: ~Copyable {
   static var classes: Int { 497 }
   /// Classes below this hold segments of one size each.
@@ -130,17 +155,17 @@ struct FreeLists: ~Copyable {
 
   mutating func insert(_ link: Link) {
     let tag = links[link]
-    let extent = tag.pointee.extent
+    let extent = tag.extent
     let list = index(extent: extent)
     let first = head[list]
-    tag.pointee.kind = .free
-    tag.pointee.previous = .none
-    tag.pointee.next = first
+    tag.kind = .free
+    tag.previous = .none
+    tag.next = first
     if first == .none {
       words[list >> 6] |= 1 << UInt64(list & 63)
       summary |= 1 << UInt64(list >> 6)
     } else {
-      links[first].pointee.previous = link
+      links[first].previous = link
     }
     head[list] = link
     insertions &+= 1
@@ -157,23 +182,23 @@ struct FreeLists: ~Copyable {
   private func updateCursors(_ link: Link, _ extent: UInt64, _ list: Int) {
     var cursor = cursors
     while let here = cursor {
-      let best = here.pointee.best
-      if here.pointee.wantsLargest, here.pointee.list == list, best != .none,
-        extent > links[best].pointee.extent
+      let best = here.best
+      if here.wantsLargest, here.list == list, best != .none,
+        extent > links[best].extent
       {
-        here.pointee.best = link
+        here.best = link
       }
-      cursor = here.pointee.nextCursor
+      cursor = here.nextCursor
     }
   }
 
   mutating func remove(_ link: Link) {
     let tag = links[link]
-    let (previous, next) = (tag.pointee.previous, tag.pointee.next)
-    if next != .none { links[next].pointee.previous = previous }
-    let extent = tag.pointee.extent
+    let (previous, next) = (tag.previous, tag.next)
+    if next != .none { links[next].previous = previous }
+    let extent = tag.extent
     if previous != .none {
-      links[previous].pointee.next = next
+      links[previous].next = next
     } else {
       let list = index(extent: extent)
       head[list] = next
@@ -186,32 +211,32 @@ struct FreeLists: ~Copyable {
     if extent == largest { largestIsKnown = false }
     var cursor = cursors
     while let here = cursor {
-      if here.pointee.next == link { here.pointee.next = next }
-      if here.pointee.best == link {
-        here.pointee.best = .none
-        here.pointee.isDisturbed = true
+      if here.next == link { here.next = next }
+      if here.best == link {
+        here.best = .none
+        here.isDisturbed = true
       }
-      cursor = here.pointee.nextCursor
+      cursor = here.nextCursor
     }
   }
 
   mutating func register(_ cursor: UnsafeMutablePointer<Cursor>) {
-    cursor.pointee.nextCursor = cursors
+    cursor.nextCursor = cursors
     cursors = cursor
   }
 
   mutating func unregister(_ cursor: UnsafeMutablePointer<Cursor>) {
     if cursors == cursor {
-      cursors = cursor.pointee.nextCursor
+      cursors = cursor.nextCursor
       return
     }
     var other = cursors
     while let here = other {
-      if here.pointee.nextCursor == cursor {
-        here.pointee.nextCursor = cursor.pointee.nextCursor
+      if here.nextCursor == cursor {
+        here.nextCursor = cursor.nextCursor
         return
       }
-      other = here.pointee.nextCursor
+      other = here.nextCursor
     }
   }
 }

@@ -35,10 +35,23 @@ struct Tag {
   var last: UInt64
   /// Previous segment in bits 0 to 29 (the span for a first segment), next segment in bits 30 to 59,
   /// kind in bits 60 to 63. A span has its first segment as next.
-  private var order: UInt64
+  fileprivate var order: UInt64
   /// Bits 0 to 29 and 30 to 59: free segment: previous and next on its list; span: previous and next
   /// span; busy segment: next in the hash, call site; unused: -, next. Bit 60: the mark of `checkInvariants`.
-  private var chain: UInt64
+  fileprivate var chain: UInt64
+}
+
+/// The fields of a tag, in place.
+extension TagPointer {
+  var start: UInt64 {
+    @inline(always) get { pointee.start }
+    @inline(always) nonmutating set { pointee.start = newValue }
+  }
+  /// Inclusive.
+  var last: UInt64 {
+    @inline(always) get { pointee.last }
+    @inline(always) nonmutating set { pointee.last = newValue }
+  }
 
   @inline(always) private static func low(_ word: UInt64) -> UInt32 {
     UInt32(truncatingIfNeeded: word & Link.bits)
@@ -54,49 +67,51 @@ struct Tag {
   }
 
   var kind: TagKind {
-    @inline(always) get { TagKind(rawValue: UInt8(truncatingIfNeeded: order >> 60)) ?? .unused }
-    @inline(always) set { order = order & 0x0fff_ffff_ffff_ffff | UInt64(newValue.rawValue) << 60 }
+    @inline(always) get { TagKind(rawValue: UInt8(truncatingIfNeeded: pointee.order >> 60)) ?? .unused }
+    @inline(always) nonmutating set {
+      pointee.order = pointee.order & 0x0fff_ffff_ffff_ffff | UInt64(newValue.rawValue) << 60
+    }
   }
   var previousSegment: Link {
-    @inline(always) get { Link(Self.low(order)) }
-    @inline(always) set { Self.setLow(&order, newValue.rawValue) }
+    @inline(always) get { Link(Self.low(pointee.order)) }
+    @inline(always) nonmutating set { Self.setLow(&pointee.order, newValue.rawValue) }
   }
   var nextSegment: Link {
-    @inline(always) get { Link(Self.high(order)) }
-    @inline(always) set { Self.setHigh(&order, newValue.rawValue) }
+    @inline(always) get { Link(Self.high(pointee.order)) }
+    @inline(always) nonmutating set { Self.setHigh(&pointee.order, newValue.rawValue) }
   }
   /// Of a free segment, or of a span.
   var previous: Link {
-    @inline(always) get { Link(Self.low(chain)) }
-    @inline(always) set { Self.setLow(&chain, newValue.rawValue) }
+    @inline(always) get { Link(Self.low(pointee.chain)) }
+    @inline(always) nonmutating set { Self.setLow(&pointee.chain, newValue.rawValue) }
   }
   /// Of a free segment, a span, or an unused tag.
   var next: Link {
-    @inline(always) get { Link(Self.high(chain)) }
-    @inline(always) set { Self.setHigh(&chain, newValue.rawValue) }
+    @inline(always) get { Link(Self.high(pointee.chain)) }
+    @inline(always) nonmutating set { Self.setHigh(&pointee.chain, newValue.rawValue) }
   }
   var nextInHash: Link {
-    @inline(always) get { Link(Self.low(chain)) }
-    @inline(always) set { Self.setLow(&chain, newValue.rawValue) }
+    @inline(always) get { Link(Self.low(pointee.chain)) }
+    @inline(always) nonmutating set { Self.setLow(&pointee.chain, newValue.rawValue) }
   }
   var callSite: CallSite {
-    @inline(always) get { CallSite(rawValue: Self.high(chain)) }
-    @inline(always) set { Self.setHigh(&chain, newValue.rawValue) }
+    @inline(always) get { CallSite(rawValue: Self.high(pointee.chain)) }
+    @inline(always) nonmutating set { Self.setHigh(&pointee.chain, newValue.rawValue) }
   }
   var isMarked: Bool {
-    get { chain >> 60 & 1 != 0 }
-    set { chain = chain & ~(1 << 60) | (newValue ? 1 << 60 : 0) }
+    get { pointee.chain >> 60 & 1 != 0 }
+    nonmutating set { pointee.chain = pointee.chain & ~(1 << 60) | (newValue ? 1 << 60 : 0) }
   }
 
   /// Values in the segment less one, which can't overflow.
   @inline(always) var extent: UInt64 { last - start }
 
   /// Makes the tag one of `kind` for `start ... last` with no links.
-  @inline(always) mutating func set(_ kind: TagKind, _ start: UInt64, _ last: UInt64) {
+  @inline(always) func set(_ kind: TagKind, _ start: UInt64, _ last: UInt64) {
     self.start = start
     self.last = last
-    order = UInt64(kind.rawValue) << 60
-    chain = 0
+    pointee.order = UInt64(kind.rawValue) << 60
+    pointee.chain = 0
   }
 }
 

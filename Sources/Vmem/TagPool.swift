@@ -17,6 +17,27 @@ struct TagPage {
   static var tags: UInt32 { UInt32(Page.size / 32) - 1 }
 }
 
+/// The fields of a header, in place.
+extension UnsafeMutablePointer<TagPage> {
+  var first: Link {
+    get { pointee.first }
+    nonmutating set { pointee.first = newValue }
+  }
+  var free: UInt32 {
+    get { pointee.free }
+    nonmutating set { pointee.free = newValue }
+  }
+  var previous: Link {
+    get { pointee.previous }
+    nonmutating set { pointee.previous = newValue }
+  }
+  var next: Link {
+    get { pointee.next }
+    nonmutating set { pointee.next = newValue }
+  }
+  var isStatic: UInt32 { pointee.isStatic }
+}
+
 extension Link: ListLink {}
 
 /// The links of the list of pages: in the header of each page.
@@ -27,10 +48,10 @@ struct TagPageLinks: ListLinks {
   private func header(_ page: Link) -> UnsafeMutablePointer<TagPage> {
     links.pointer(page).assumingMemoryBound(to: TagPage.self)
   }
-  func next(of page: Link) -> Link { header(page).pointee.next }
-  func previous(of page: Link) -> Link { header(page).pointee.previous }
-  func setNext(of page: Link, to link: Link) { header(page).pointee.next = link }
-  func setPrevious(of page: Link, to link: Link) { header(page).pointee.previous = link }
+  func next(of page: Link) -> Link { header(page).next }
+  func previous(of page: Link) -> Link { header(page).previous }
+  func setNext(of page: Link, to link: Link) { header(page).next = link }
+  func setPrevious(of page: Link, to link: Link) { header(page).previous = link }
 }
 
 /// Tags linked by `next`.
@@ -54,8 +75,8 @@ struct TagPool: ~Copyable {
   var hashPages: UInt64 = 0
   /// Wholly free pages that could return to the source.
   var wholePages: UInt64 = 0
-  var firstArena: UnsafeMutablePointer<ArenaState>?
-  var lastArena: UnsafeMutablePointer<ArenaState>?
+  var firstArena: Arena?
+  var lastArena: Arena?
 
   /// Wholly free pages that are kept.
   static var kept: UInt64 { 1 }
@@ -83,8 +104,9 @@ struct TagPool: ~Copyable {
     let tags = (page + MemoryLayout<TagPage>.stride).bindMemory(to: Tag.self, capacity: Int(count))
     let first = links.link(page).rawValue + 1
     for i in 0..<count {
-      tags[Int(i)].set(.unused, 0, 0)
-      tags[Int(i)].next = i + 1 < count ? Link(first + i + 1) : .none
+      let tag = tags + Int(i)
+      tag.set(.unused, 0, 0)
+      tag.next = i + 1 < count ? Link(first + i + 1) : .none
     }
     header.initialize(
       to: TagPage(
@@ -94,7 +116,7 @@ struct TagPool: ~Copyable {
   /// Adds a prepared page.
   mutating func add(_ page: UnsafeMutableRawPointer) {
     let link = links.link(page)
-    let isStatic = header(link).pointee.isStatic != 0
+    let isStatic = header(link).isStatic != 0
     pages += 1
     staticPages += isStatic ? 1 : 0
     wholePages += isStatic ? 0 : 1
@@ -112,12 +134,12 @@ struct TagPool: ~Copyable {
     var chain = TagChain.empty
     while chain.count < count, !pagesWithFree.isEmpty {
       let page = header(pagesWithFree.first)
-      let tag = page.pointee.first
-      page.pointee.first = links[tag].pointee.next
-      if page.pointee.free == TagPage.tags, page.pointee.isStatic == 0 { wholePages -= 1 }
-      page.pointee.free -= 1
-      if page.pointee.free == 0 { pagesWithFree.remove(pagesWithFree.first, in: pageLinks) }
-      links[tag].pointee.next = chain.first
+      let tag = page.first
+      page.first = links[tag].next
+      if page.free == TagPage.tags, page.isStatic == 0 { wholePages -= 1 }
+      page.free -= 1
+      if page.free == 0 { pagesWithFree.remove(pagesWithFree.first, in: pageLinks) }
+      links[tag].next = chain.first
       chain.first = tag
       chain.count += 1
     }
@@ -129,15 +151,15 @@ struct TagPool: ~Copyable {
   mutating func free(_ chain: TagChain) {
     var tag = chain.first
     while tag != .none {
-      let next = links[tag].pointee.next
+      let next = links[tag].next
       let page = page(of: tag)
       let header = header(page)
-      links[tag].pointee.kind = .unused
-      links[tag].pointee.next = header.pointee.first
-      header.pointee.first = tag
-      header.pointee.free += 1
-      if header.pointee.free == 1 { pagesWithFree.prepend(page, in: pageLinks) }
-      if header.pointee.free == TagPage.tags, header.pointee.isStatic == 0 {
+      links[tag].kind = .unused
+      links[tag].next = header.first
+      header.first = tag
+      header.free += 1
+      if header.free == 1 { pagesWithFree.prepend(page, in: pageLinks) }
+      if header.free == TagPage.tags, header.isStatic == 0 {
         wholePages += 1
         pagesWithFree.remove(page, in: pageLinks)
         pagesWithFree.append(page, in: pageLinks)

@@ -19,7 +19,7 @@ public struct TagFigures: Equatable, Sendable {
 extension Tags {
   /// Counts the tags and pages at this moment.
   public var figures: TagFigures {
-    state.pointee.pool.withLock {
+    state.pool.withLock {
       TagFigures(
         total: $0.total, free: $0.free, pages: PageCount($0.pages), staticPages: PageCount($0.staticPages),
         hashPages: PageCount($0.hashPages))
@@ -28,7 +28,7 @@ extension Tags {
 
   /// Adds the rows `vmem.…` to the registry: sums over all arenas of this supply, and its tags.
   public func register(in statistics: Statistics) {
-    let context = UnsafeMutableRawPointer(state)
+    let context = UnsafeMutableRawPointer(storage)
     func row(
       _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
       read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
@@ -62,14 +62,14 @@ extension Tags {
   }
 
   private static func of(_ context: UnsafeMutableRawPointer?) -> Tags? {
-    context.map { Tags(state: $0.assumingMemoryBound(to: TagsState.self)) }
+    context.map { Tags($0.assumingMemoryBound(to: TagsState.self)) }
   }
 
   private static func sum(
     _ context: UnsafeMutableRawPointer?, _ value: (borrowing ArenaState) -> UInt64
   ) -> UInt64 {
     var sum: UInt64 = 0
-    of(context)?.forEachArena { sum &+= value($0.state.pointee) }
+    of(context)?.forEachArena { sum &+= value($0.state) }
     return sum
   }
 }

@@ -39,7 +39,12 @@ public struct TagSource {
 
 /// A supply of boundary tags and the arenas that draw on it. A handle.
 public struct Tags {
-  let state: UnsafeMutablePointer<TagsState>
+  let storage: UnsafeMutablePointer<TagsState>
+
+  init(_ storage: UnsafeMutablePointer<TagsState>) { self.storage = storage }
+
+  /// The state, in place.
+  @inline(always) var state: TagsState { unsafeAddress { UnsafePointer(storage) } }
 
   /// Bytes that `create` needs, aligned to 64.
   public static var stateSize: ByteCount { ByteCount(MemoryLayout<TagsState>.stride) }
@@ -52,17 +57,17 @@ public struct Tags {
     in memory: UnsafeMutableRawPointer, staticTags: UnsafeMutableRawPointer?, _ staticPages: PageCount,
     source: TagSource, machine: Machine
   ) -> Tags {
-    let state = memory.bindMemory(to: TagsState.self, capacity: 1)
+    let storage = memory.bindMemory(to: TagsState.self, capacity: 1)
     let links = TagLinks(base: source.base.rawValue)
-    state.initialize(
+    storage.initialize(
       to: TagsState(links: links, machine: machine, pool: Locked(.vmemTags, TagPool(links, source))))
-    let tags = Tags(state: state)
+    let tags = Tags(storage)
     if let staticTags {
       for page in 0..<Int(staticPages.rawValue) {
         let pointer = staticTags + page * Int(Page.size)
         precondition(links.reaches(pageAt: pointer), "static tags lie out of reach of a link")
         TagPool.prepare(pointer, links, isStatic: 1)
-        state.pointee.pool.withLock { $0.add(pointer) }
+        tags.state.pool.withLock { $0.add(pointer) }
       }
     }
     return tags
@@ -71,16 +76,16 @@ public struct Tags {
   /// Replaces the source of pages. Its base must be the one that the supply was made with, and it must accept the
   /// pages of the former source.
   public func setSource(_ source: TagSource) {
-    precondition(source.base.rawValue == state.pointee.links.base, "links count from another base")
-    state.pointee.pool.withLock { $0.source = source }
+    precondition(source.base.rawValue == state.links.base, "links count from another base")
+    state.pool.withLock { $0.source = source }
   }
 
   /// Visits each arena that draws on this supply, in the order of creation. None may be destroyed during the walk.
   public func forEachArena<E>(_ visit: (Arena) throws(E) -> Void) throws(E) {
-    var next = state.pointee.pool.withLock { $0.firstArena }
+    var next = state.pool.withLock { $0.firstArena }
     while let arena = next {
-      try visit(Arena(state: arena))
-      next = state.pointee.pool.withLock { _ in arena.pointee.nextArena.address.pointee }
+      try visit(arena)
+      next = state.pool.withLock { _ in arena.next }
     }
   }
 
@@ -89,18 +94,18 @@ public struct Tags {
   /// Adds a page of tags. Answers false when the source has none. No lock is held.
   func grow(_ priority: AllocationPriority) -> Bool {
     guard let page = allocatePage(priority) else { return false }
-    TagPool.prepare(page, state.pointee.links, isStatic: 0)
-    state.pointee.pool.withLock { $0.add(page) }
+    TagPool.prepare(page, state.links, isStatic: 0)
+    state.pool.withLock { $0.add(page) }
     return true
   }
 
   /// Allocates a page of unknown contents that links can name.
   func allocatePage(_ priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     assert(holdsNoSpinLock(), "the source of tags is called with a spin lock held")
-    if state.pointee.machine.failsHere(.vmem) { return nil }
-    let source = state.pointee.pool.withLock { $0.source }
+    if state.machine.failsHere(.vmem) { return nil }
+    let source = state.pool.withLock { $0.source }
     guard let page = source.allocate(source.context, priority.rawValue) else { return nil }
-    guard state.pointee.links.reaches(pageAt: page) else {
+    guard state.links.reaches(pageAt: page) else {
       source.free(source.context, page)
       return nil
     }
@@ -109,20 +114,20 @@ public struct Tags {
 
   func freePage(_ page: UnsafeMutableRawPointer) {
     assert(holdsNoSpinLock(), "the source of tags is called with a spin lock held")
-    let source = state.pointee.pool.withLock { $0.source }
+    let source = state.pool.withLock { $0.source }
     source.free(source.context, page)
   }
 
   /// Frees the wholly free pages beyond those that are kept. Called after tags were returned, with no lock held.
   func trim() {
-    while let page = state.pointee.pool.withLock({ $0.detachSurplus() }) { freePage(page) }
+    while let page = state.pool.withLock({ $0.detachSurplus() }) { freePage(page) }
   }
 
   /// Wakes the threads that wait for space or tags. Called after a free, with no lock held.
   @inline(always) func wakeWaiters() {
-    if state.pointee.waiters.load(ordering: .sequentiallyConsistent) != 0 { wakeSlow() }
+    if state.waiters.load(ordering: .sequentiallyConsistent) != 0 { wakeSlow() }
   }
-  @inline(never) func wakeSlow() { state.pointee.queue.wake(on: state.pointee.machine) }
+  @inline(never) func wakeSlow() { state.queue.wake(on: state.machine) }
 }
 
 /// The state of a supply. Fields are constants, atomics or locked: no code writes to them through `pointee`.

@@ -14,7 +14,8 @@ final class ArenaTests: XCTestCase {
   }
 
   func testATagKeepsItsFieldsApart() {
-    var tag = unsafeBitCast((UInt64(0), UInt64(0), UInt64(0), UInt64(0)), to: Tag.self)
+    let tag = TagPointer.allocate(capacity: 1)
+    defer { tag.deallocate() }
     tag.set(.imported, 1, UInt64.max)
     tag.previousSegment = Link(0x3fff_ffff)
     tag.nextSegment = Link(0x2aaa_aaaa)

@@ -162,7 +162,7 @@ final class VmemConcurrencyTests: XCTestCase {
       if index == 0 {
         got = try? child.alloc(ArenaSize(10), until: .never).rawValue
       } else {
-        while supply.state.pointee.waiters.load(ordering: .acquiring) == 0 { sched_yield() }
+        while supply.state.waiters.load(ordering: .acquiring) == 0 { sched_yield() }
         parent.free(all, 100)
       }
     }
@@ -183,7 +183,7 @@ final class VmemConcurrencyTests: XCTestCase {
       if index == 0 {
         XCTAssertVmem(.noSpace) { () throws(VmemError) in try arena.alloc(ArenaSize(11), until: Tick(5)) }
       } else {
-        while supply.state.pointee.waiters.load(ordering: .acquiring) == 0 { sched_yield() }
+        while supply.state.waiters.load(ordering: .acquiring) == 0 { sched_yield() }
         host.advance(ticks: 5)
       }
     }
