@@ -310,7 +310,7 @@ struct ReclaimAttempt: ~Copyable {
     entry.blocker = failure?.blocker ?? .none
     entry.moved = spent.moved
     entry.written = spent.written
-    allocator.machine.note(entry)
+    allocator.machine.record(entry)
   }
 }
 

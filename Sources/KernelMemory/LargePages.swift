@@ -11,7 +11,7 @@ extension KernelAddressSpace {
   static func largePages(_ place: UnsafeMutablePointer<KernelAddressSpace>) -> LargePages {
     LargePages(
       UnsafeMutableRawPointer(place),
-      take: { context, pages, priority, zeroed, site in
+      allocatePages: { context, pages, priority, zeroed, site in
         let space = context.unsafelyUnwrapped.load(as: KernelAddressSpace.self)
         let priority = AllocationPriority(rawValue: priority) ?? .normal
         do throws(KernelSpaceError) {
@@ -24,7 +24,7 @@ extension KernelAddressSpace {
           return 0
         }
       },
-      give: { context, address, pages, site in
+      freePages: { context, address, pages, site in
         context.unsafelyUnwrapped.load(as: KernelAddressSpace.self)
           .freeWired(VirtualAddress(address), PageCount(pages), at: CallSite(rawValue: site))
       })

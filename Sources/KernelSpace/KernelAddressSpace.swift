@@ -137,17 +137,18 @@ public struct KernelAddressSpace {
       in: memory + parts.tags, staticTags: staticTags, staticPages,
       source: tagSource(UnsafeMutableRawPointer(state), machine), machine: machine)
     let kernel = Arena.create(
-      in: memory + parts.kernel, name: Name("kernel_va"), quantum: .page, tags: tags, machine: machine)
+      ArenaOptions(name: Name("kernel_va"), quantum: .page), in: memory + parts.kernel, tags: tags)
     func importing(_ name: StaticString, at offset: Int, unit: UInt64) -> Arena {
       Arena.create(
-        in: memory + offset, name: Name(name), quantum: .page, tags: tags, source: .arena(kernel),
-        importUnit: Alignment(unit), machine: machine)
+        ArenaOptions(
+          name: Name(name), quantum: .page, source: .arena(kernel), importUnit: Alignment(unit)),
+        in: memory + offset, tags: tags)
     }
     let heap = importing("heap_va", at: parts.heap, unit: 2 << 20)
     let metadata = importing("kernel_meta", at: parts.metadata, unit: 64 << 10)
     let interrupt = importing("interrupt_va", at: parts.interrupt, unit: 128 << 10)
     let device = Arena.create(
-      in: memory + parts.device, name: Name("device_va"), quantum: .page, tags: tags, machine: machine)
+      ArenaOptions(name: Name("device_va"), quantum: .page), in: memory + parts.device, tags: tags)
     state.initialize(
       to: State(
         machine: machine, physical: physical, tables: tables, tags: tags, layout: layout, kernel: kernel,
@@ -165,7 +166,7 @@ public struct KernelAddressSpace {
   private static func tagSource(_ context: UnsafeMutableRawPointer, _ machine: Machine) -> TagSource {
     TagSource(
       base: VirtualAddress(machine.directMap.base), context,
-      take: { context, priority in
+      allocatePage: { context, priority in
         let state = context!.assumingMemoryBound(to: State.self)
         var reach = RunConstraints()
         reach.high = PhysicalAddress(32 << 30)
@@ -177,7 +178,7 @@ public struct KernelAddressSpace {
           return nil
         }
       },
-      give: { context, page in
+      freePage: { context, page in
         let state = context!.assumingMemoryBound(to: State.self)
         let frame = state.pointee.machine.directMap.physicalAddress(of: VirtualAddress(page)).frame
         state.pointee.physical.free(FrameRun(first: frame, count: .one))

@@ -74,7 +74,7 @@ extension KernelAddressSpace {
   /// Counts a failure, and records it unless the caller does. Returns the error.
   func failed(_ error: KernelSpaceError, _ request: RangeRequest) -> KernelSpaceError {
     if request.failures == .here {
-      func refused() -> RefusedRequest {
+      func refusedRequest() -> RefusedRequest {
         let reason: StaticString =
           switch error {
           case .noMemory: "no memory"
@@ -87,7 +87,7 @@ extension KernelAddressSpace {
         refused.site = request.site
         return refused
       }
-      machine.note(refused())
+      machine.record(refusedRequest())
     }
     return failed(error)
   }

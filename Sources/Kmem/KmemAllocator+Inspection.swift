@@ -223,7 +223,7 @@ extension KmemAllocator {
     }
     if description.standing == .inUse {
       let word = UInt(description.objectStart.rawValue)
-      if let magazine = cache.magazines.place(of: word) { description.standing = .inMagazine(magazine) }
+      if let magazine = cache.magazines.location(of: word) { description.standing = .inMagazine(magazine) }
     }
     return description
   }

@@ -7,14 +7,14 @@ extension KmemAllocator {
   /// Counts a request as refused, and records it in the failure log, if there is one.
   func recordRefusal(_ request: AllocationRequest) {
     request.type.countAllocation(CacheIndex.failed)
-    func refused() -> RefusedRequest {
+    func refusedRequest() -> RefusedRequest {
       var refused = RefusedRequest(
         .object, ByteCount(request.size), priority: request.priority, requester: request.type.name,
         reason: "no memory", free: state.pointee.physical.freeCount)
       refused.site = request.site
       return refused
     }
-    state.pointee.machine.note(refused())
+    state.pointee.machine.record(refusedRequest())
   }
 
   /// Reports a free of an address that kmem never returned.

@@ -9,25 +9,28 @@ import MemoryPrimitives
 /// A source of whole pages with an address: two C functions and their context.
 public struct LargePages {
   /// Allocates pages and answers their address, 0 for none.
-  public typealias Take =
+  public typealias AllocatePages =
     @convention(c) (
       _ context: UnsafeMutableRawPointer?, _ pages: UInt64, _ priority: UInt8, _ zeroed: Bool, _ site: UInt32
     ) -> UInt64
   /// Frees pages; reports a wrong address or size and answers false.
-  public typealias Give =
+  public typealias FreePages =
     @convention(c) (
       _ context: UnsafeMutableRawPointer?, _ address: UInt64, _ pages: UInt64, _ site: UInt32
     ) -> Bool
 
   let context: UnsafeMutableRawPointer?
-  let allocate: Take
-  let free: Give
+  let allocatePages: AllocatePages
+  let freePages: FreePages
 
   /// Makes a source of the two functions. kmem calls them with no lock held.
-  public init(_ context: UnsafeMutableRawPointer?, take: @escaping Take, give: @escaping Give) {
+  public init(
+    _ context: UnsafeMutableRawPointer?, allocatePages: @escaping AllocatePages,
+    freePages: @escaping FreePages
+  ) {
     self.context = context
-    allocate = take
-    free = give
+    self.allocatePages = allocatePages
+    self.freePages = freePages
   }
 }
 
@@ -56,7 +59,7 @@ extension KmemAllocator {
       return nil
     }
     func allocate() -> UInt64 {
-      large.allocate(
+      large.allocatePages(
         large.context, pages.rawValue, request.priority.rawValue, zeroed == .yes, request.site.rawValue)
     }
     var address = allocate()
@@ -80,7 +83,7 @@ extension KmemAllocator {
       return reportForeign(request)
     }
     let pages = ByteCount(request.size).pagesRoundedUp.rawValue
-    guard large.free(large.context, address.rawValue, pages, request.site.rawValue) else { return }
+    guard large.freePages(large.context, address.rawValue, pages, request.site.rawValue) else { return }
     type.countFree(CacheIndex.large)
     type.countFree(CacheIndex.largePages, pages)
   }

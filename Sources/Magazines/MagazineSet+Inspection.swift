@@ -12,7 +12,7 @@ public enum MagazinePlace: Equatable, Sendable {
 extension MagazineSet {
   /// Finds where `word` is; nil when no magazine has it. While other processors use the set, the answer may be out of
   /// date. Asks every processor; no spin lock may be held.
-  package func place(of word: UInt) -> MagazinePlace? {
+  package func location(of word: UInt) -> MagazinePlace? {
     struct Search {
       let magazines: MagazineSet
       let word: UInt

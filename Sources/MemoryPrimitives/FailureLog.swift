@@ -104,7 +104,7 @@ public struct FailureLog {
     ring = (memory + 64).bindMemory(to: RefusedRequest.self, capacity: Self.capacity)
   }
 
-  func note(_ request: RefusedRequest, at tick: Tick) {
+  func record(_ request: RefusedRequest, at tick: Tick) {
     let interrupts = state.pointee.lock.lock()
     defer { state.pointee.lock.unlock(interrupts) }
     let number = state.pointee.count.value + 1

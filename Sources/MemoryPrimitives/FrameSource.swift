@@ -4,26 +4,26 @@
 /// A supply of single frames. A frame arrives with unknown contents.
 public struct FrameSource {
   let context: UnsafeMutableRawPointer?
-  let allocate: @convention(c) (UnsafeMutableRawPointer?) -> UInt32
-  let free: @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
+  let allocateFrame: @convention(c) (UnsafeMutableRawPointer?) -> UInt32
+  let freeFrame: @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
 
-  /// Makes a source of two functions. `take` answers a frame number, or all ones when there is none.
+  /// Makes a source of two functions. `allocateFrame` answers a frame number, or all ones when there is none.
   public init(
     _ context: UnsafeMutableRawPointer?,
-    take: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt32,
-    give: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
+    allocateFrame: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt32,
+    freeFrame: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
   ) {
     self.context = context
-    allocate = take
-    free = give
+    self.allocateFrame = allocateFrame
+    self.freeFrame = freeFrame
   }
 
   /// Allocates a frame; nil when there is none. Call it with no spin lock held.
-  public func take() -> FrameNumber? {
-    let frame = FrameNumber(allocate(context))
+  public func allocate() -> FrameNumber? {
+    let frame = FrameNumber(allocateFrame(context))
     return frame == .none ? nil : frame
   }
 
-  /// Frees a frame that `take` returned. Call it with no spin lock held.
-  public func give(_ frame: FrameNumber) { free(context, frame.rawValue) }
+  /// Frees a frame that `allocate` returned. Call it with no spin lock held.
+  public func free(_ frame: FrameNumber) { freeFrame(context, frame.rawValue) }
 }

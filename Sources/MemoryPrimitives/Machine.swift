@@ -64,8 +64,8 @@ public struct Machine {
   }
 
   /// Records a refused request in the failure log, if there is one. No spin lock may be held.
-  public func note(_ request: @autoclosure () -> RefusedRequest) {
-    if let log { log.note(request(), at: now) }
+  public func record(_ refusal: @autoclosure () -> RefusedRequest) {
+    if let log { log.record(refusal(), at: now) }
   }
 
   /// Whether fault injection makes the coming allocation fail. Each allocation point calls it before it changes anything.

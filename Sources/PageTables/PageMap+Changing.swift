@@ -61,7 +61,7 @@ extension PageMap {
         guard let table = withTree({ $0.join(block << shift, at: level) }) else { continue }
         // Its leaves still serve processors that cache the way through it, so it is not touched before.
         machine.shootDown(VirtualAddress(block << shift), .one)
-        withTree { $0.source }.give(table)
+        withTree { $0.source }.free(table)
       }
     }
   }

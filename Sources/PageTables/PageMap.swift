@@ -177,7 +177,7 @@ public struct PageMap {
   /// Allocates a zeroed table.
   static func allocateTable(_ machine: Machine, _ source: FrameSource) -> FrameNumber? {
     if machine.failsHere(.pageTables) { return nil }
-    guard let frame = source.take() else { return nil }
+    guard let frame = source.allocate() else { return nil }
     machine.directMap.pointer(to: frame).initializeMemory(as: UInt64.self, repeating: 0, count: 512)
     return frame
   }
@@ -199,7 +199,7 @@ public struct PageMap {
   func freeTables(_ stack: inout FrameStack) {
     guard stack.count > 0 else { return }
     let source = withTree { $0.source }
-    while let table = stack.popIfAny() { source.give(table) }
+    while let table = stack.popIfAny() { source.free(table) }
   }
 
   /// Whether one step sees all of the range: then the step that changes it also checks it.

@@ -72,7 +72,7 @@ extension PageMap {
     precondition(frame != .none && !protection.contains(.executable) && isCanonical(address))
     let written = protection.contains(.writable) ? PageTableEntry.Bit.written : 0
     return withTree { tree in
-      guard let slot = tree.place(address.rawValue), slot.entry.isPrepared else {
+      guard let slot = tree.pageSlot(address.rawValue), slot.entry.isPrepared else {
         preconditionFailure("a pageable page was entered where no place is prepared")
       }
       if slot.entry == .preparedMark {
@@ -164,7 +164,7 @@ extension PageMap {
   /// Whether the place of the page that holds `address` is prepared, mapped or not.
   public func isPrepared(_ address: VirtualAddress) -> Bool {
     guard isCanonical(address) else { return false }
-    return withTree { tree in tree.place(address.rawValue)?.entry.isPrepared ?? false }
+    return withTree { tree in tree.pageSlot(address.rawValue)?.entry.isPrepared ?? false }
   }
 
   /// Judges an access that faulted, for a handler of page faults. The handler doesn't know yet which locks the

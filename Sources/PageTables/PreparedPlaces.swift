@@ -28,7 +28,7 @@ extension TableTree {
   /// Maps the prepared page at `address`, which is not mapped.
   @inline(__always)
   mutating func enter(_ address: UInt64, _ frame: FrameNumber, _ protection: Protection) {
-    guard let slot = place(address), slot.entry == .preparedMark else {
+    guard let slot = pageSlot(address), slot.entry == .preparedMark else {
       preconditionFailure("a pageable page was entered where no place is prepared, or twice")
     }
     let written = protection.contains(.writable) ? PageTableEntry.Bit.written : 0
@@ -45,7 +45,7 @@ extension TableTree {
 
   /// The entry for the page of 4 KiB at `address`, or nil where there is no table for it. A walk that records no path:
   /// seven instructions a level, as each knows its shift.
-  @inline(__always) func place(_ address: UInt64) -> Slot? {
+  @inline(__always) func pageSlot(_ address: UInt64) -> Slot? {
     var table = root.address.rawValue
     if levels == 5 {
       guard let next = below(table, address &>> 45) else { return nil }
@@ -68,7 +68,7 @@ extension TableTree {
 
   /// The entry for `address` if it is prepared and mapped.
   @inline(__always) func pageablePage(_ address: UInt64) -> Slot? {
-    guard let slot = place(address), slot.entry.isPageable else { return nil }
+    guard let slot = pageSlot(address), slot.entry.isPageable else { return nil }
     return slot
   }
 

@@ -87,7 +87,7 @@ extension PagedMemory {
       return
     }
     if slot.swap != .none { figures.copies += 1 }
-    switch place(of: slot, index, held) {
+    switch findContent(of: slot, index, held) {
     case .untouched: figures.untouched += 1
     case .cached: figures.cached += 1
     case .swapped: figures.inSwap += 1
@@ -104,7 +104,7 @@ extension PagedMemory {
   }
 
   /// Finds where a page is; a stale hint of a cached page does not count.
-  private func place(
+  private func findContent(
     of slot: PageSlot, _ index: UInt64, _ held: borrowing HeldObject
   ) -> PageDescription.Place {
     switch slot.presence {
@@ -126,7 +126,7 @@ extension PagedMemory {
     }
     let held = object.acquire()
     let slot = held.slot(index).value
-    var page = PageDescription(place: place(of: slot, index, held))
+    var page = PageDescription(place: findContent(of: slot, index, held))
     if page.place == .resident || page.place == .cached { page.frame = slot.frame }
     if page.place == .resident {
       let record = record(slot.frame)

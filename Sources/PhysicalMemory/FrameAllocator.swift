@@ -228,7 +228,7 @@ public struct FrameAllocator {
     let supply = state.pointee.supplies + (Int(role.rawValue) * 3 + Int(priority.rawValue))
     return FrameSource(
       UnsafeMutableRawPointer(supply),
-      take: { context in
+      allocateFrame: { context in
         let supply = context!.assumingMemoryBound(to: Supply.self).pointee
         do throws(PhysicalMemoryError) {
           return try FrameAllocator(state: supply.state)
@@ -237,7 +237,7 @@ public struct FrameAllocator {
           return FrameNumber.none.rawValue
         }
       },
-      give: { context, frame in
+      freeFrame: { context, frame in
         let supply = context!.assumingMemoryBound(to: Supply.self).pointee
         FrameAllocator(state: supply.state).free(FrameRun(first: FrameNumber(frame), count: .one))
       })

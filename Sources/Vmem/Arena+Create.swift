@@ -2,6 +2,32 @@
 
 import MemoryPrimitives
 
+/// The properties that an arena has for its whole life.
+public struct ArenaOptions {
+  /// The name that reports and tables print.
+  public var name: Name
+  /// The unit of all sizes and starts: a size is rounded up to it, and a segment starts at a multiple of it.
+  public var quantum: Alignment
+  /// The meaning of the values.
+  public var contents: ArenaContents
+  /// The source of spans for an arena that lacks space. Nil for an arena that has only the spans that are added.
+  public var source: ArenaSource?
+  /// The size of an import is rounded up to this where the source has so much. Nil for the quantum.
+  public var importUnit: Alignment?
+
+  /// Describes an arena; by default one of addresses that imports nothing.
+  public init(
+    name: Name, quantum: Alignment, contents: ArenaContents = .addresses, source: ArenaSource? = nil,
+    importUnit: Alignment? = nil
+  ) {
+    self.name = name
+    self.quantum = quantum
+    self.contents = contents
+    self.source = source
+    self.importUnit = importUnit
+  }
+}
+
 extension Arena {
   /// Bytes that `create` needs, aligned to 64. Less than a page.
   public static var stateSize: ByteCount { Layout().size }
@@ -22,25 +48,21 @@ extension Arena {
     }
   }
 
-  /// Makes an arena without spans in `memory`, which it keeps until it is destroyed.
-  ///
-  /// Sizes are rounded up to the quantum, and every segment starts at a multiple of it. With a `source`,
-  /// the arena imports spans when it lacks space, in sizes rounded up to `importUnit` where the source has so much.
-  public static func create(
-    in memory: UnsafeMutableRawPointer, name: Name, quantum: Alignment, contents: ArenaContents = .addresses,
-    tags: Tags, source: ArenaSource? = nil, importUnit: Alignment? = nil, machine: Machine
-  ) -> Arena {
+  /// Makes an arena without spans in `memory`, which it keeps until it is destroyed. It runs on the machine of `tags`.
+  public static func create(_ options: ArenaOptions, in memory: UnsafeMutableRawPointer, tags: Tags) -> Arena
+  {
     let layout = Layout()
     let heads = memory.part(Link.self, at: layout.heads, count: FreeLists.heads)
     let table = memory.part(Link.self, at: layout.table, count: BusyHash.words)
     let links = tags.state.links
-    let shift = UInt64(quantum.rawValue.trailingZeroBitCount)
+    let quantum = options.quantum.rawValue
+    let shift = UInt64(quantum.trailingZeroBitCount)
     let arena = Arena(memory.part(ArenaState.self, at: layout.state))
     arena.storage.initialize(
       to: ArenaState(
-        name: name, quantum: quantum.rawValue, contents: contents, tags: tags, machine: machine,
-        source: source,
-        importUnit: max(importUnit?.rawValue ?? 1, quantum.rawValue),
+        name: options.name, quantum: quantum, contents: options.contents, tags: tags,
+        machine: tags.state.machine, source: options.source,
+        importUnit: max(options.importUnit?.rawValue ?? 1, quantum),
         core: Locked(
           .vmemArena,
           ArenaCore(

@@ -13,27 +13,27 @@ public struct TagSource {
   /// Links count from here: pages lie above it, and less than 32 GiB.
   public let base: VirtualAddress
   let context: UnsafeMutableRawPointer?
-  let allocate: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> UnsafeMutableRawPointer?
-  let free: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
+  let allocatePage: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> UnsafeMutableRawPointer?
+  let freePage: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
 
   /// Makes a source of two functions.
   ///
-  /// `take` gets the context and an `AllocationPriority.rawValue`, and answers a page or null; it must enter no arena.
-  /// `give` gets the context and a page that came from `take`.
+  /// `allocatePage` gets the context and an `AllocationPriority.rawValue`, and answers a page or null; it must enter no arena.
+  /// `freePage` gets the context and a page that came from `allocatePage`.
   public init(
     base: VirtualAddress, _ context: UnsafeMutableRawPointer?,
-    take: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> UnsafeMutableRawPointer?,
-    give: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
+    allocatePage: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> UnsafeMutableRawPointer?,
+    freePage: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
   ) {
     self.base = base
     self.context = context
-    allocate = take
-    free = give
+    self.allocatePage = allocatePage
+    self.freePage = freePage
   }
 
   /// Makes a source that has nothing, for static tags until there is memory.
   public static func nothing(base: VirtualAddress) -> TagSource {
-    TagSource(base: base, nil, take: { _, _ in nil }, give: { _, _ in })
+    TagSource(base: base, nil, allocatePage: { _, _ in nil }, freePage: { _, _ in })
   }
 }
 
@@ -104,9 +104,9 @@ public struct Tags {
     assert(holdsNoSpinLock(), "the source of tags is called with a spin lock held")
     if state.machine.failsHere(.vmem) { return nil }
     let source = state.pool.withLock { $0.source }
-    guard let page = source.allocate(source.context, priority.rawValue) else { return nil }
+    guard let page = source.allocatePage(source.context, priority.rawValue) else { return nil }
     guard state.links.reaches(pageAt: page) else {
-      source.free(source.context, page)
+      source.freePage(source.context, page)
       return nil
     }
     return page
@@ -115,7 +115,7 @@ public struct Tags {
   func freePage(_ page: UnsafeMutableRawPointer) {
     assert(holdsNoSpinLock(), "the source of tags is called with a spin lock held")
     let source = state.pool.withLock { $0.source }
-    source.free(source.context, page)
+    source.freePage(source.context, page)
   }
 
   /// Frees the wholly free pages beyond those that are kept. Called after tags were returned, with no lock held.

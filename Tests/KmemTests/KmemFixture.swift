@@ -64,7 +64,7 @@ final class FakeLargePages {
   var pages: LargePages {
     LargePages(
       Unmanaged.passUnretained(self).toOpaque(),
-      take: { context, pages, _, _, _ in
+      allocatePages: { context, pages, _, _, _ in
         let me = Unmanaged<FakeLargePages>.fromOpaque(context!).takeUnretainedValue()
         return me.lock.withLock {
           guard pages <= me.left else { return 0 }
@@ -74,7 +74,7 @@ final class FakeLargePages {
           return me.next
         }
       },
-      give: { context, address, pages, site in
+      freePages: { context, address, pages, site in
         let me = Unmanaged<FakeLargePages>.fromOpaque(context!).takeUnretainedValue()
         let known = me.lock.withLock { me.live[address] }
         guard known == pages else {

@@ -275,19 +275,19 @@ final class MagazinesTests: XCTestCase {
   func testEachWordIsFoundWhereItLies() {
     let bench = MagazinesFixture(processors: 2, rounds: 4, fullLimit: 5, given: 8)
     bench.host.runAs(processor: 1) { for word in 1...18 { _ = bench.magazines.push(UInt(word)) } }
-    for word: UInt in 1...12 { XCTAssertEqual(bench.magazines.place(of: word), .depot, "\(word)") }
+    for word: UInt in 1...12 { XCTAssertEqual(bench.magazines.location(of: word), .depot, "\(word)") }
     for word: UInt in 13...18 {
-      XCTAssertEqual(bench.magazines.place(of: word), .processor(ProcessorIndex(1)), "\(word)")
+      XCTAssertEqual(bench.magazines.location(of: word), .processor(ProcessorIndex(1)), "\(word)")
     }
-    XCTAssertNil(bench.magazines.place(of: 19))
+    XCTAssertNil(bench.magazines.location(of: 19))
     // While it is drained, the partly filled magazine of the processor lies in the depot, to be emptied last.
     var seen = 0
     bench.magazines.drain { word in
-      if word != 18 && seen < 16 { XCTAssertEqual(bench.magazines.place(of: 18), .depot) }
+      if word != 18 && seen < 16 { XCTAssertEqual(bench.magazines.location(of: 18), .depot) }
       seen += 1
     }
     XCTAssertEqual(seen, 18)
-    XCTAssertNil(bench.magazines.place(of: 18))
+    XCTAssertNil(bench.magazines.location(of: 18))
   }
 
   func testAWordIsLookedForWhileMagazinesComeAndGo() {
@@ -296,7 +296,7 @@ final class MagazinesTests: XCTestCase {
     bench.host.onThreads(2) { me in
       for turn in 0..<3000 {
         if me == 0 {
-          XCTAssertNil(magazines.place(of: 1000))
+          XCTAssertNil(magazines.location(of: 1000))
         } else if turn % 100 == 99 {
           magazines.drain { _ in }
           if let magazine = magazines.removeEmpty() { magazines.add(magazine) }

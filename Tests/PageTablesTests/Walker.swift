@@ -79,11 +79,11 @@ final class TestFrames: @unchecked Sendable {
   var source: FrameSource {
     FrameSource(
       Unmanaged.passUnretained(self).toOpaque(),
-      take: { Unmanaged<TestFrames>.fromOpaque($0!).takeUnretainedValue().take() },
-      give: { Unmanaged<TestFrames>.fromOpaque($0!).takeUnretainedValue().give($1) })
+      allocateFrame: { Unmanaged<TestFrames>.fromOpaque($0!).takeUnretainedValue().allocate() },
+      freeFrame: { Unmanaged<TestFrames>.fromOpaque($0!).takeUnretainedValue().free($1) })
   }
 
-  private func take() -> UInt32 {
+  private func allocate() -> UInt32 {
     XCTAssertTrue(holdsNoSpinLock())
     return lock.withLock {
       guard out.count < limit, let frame = free.popLast() else { return UInt32.max }
@@ -92,7 +92,7 @@ final class TestFrames: @unchecked Sendable {
     }
   }
 
-  private func give(_ frame: UInt32) {
+  private func free(_ frame: UInt32) {
     XCTAssertTrue(holdsNoSpinLock())
     atGive?(FrameNumber(frame))
     lock.withLock {

@@ -3,8 +3,8 @@ import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
-import TestSupport
 import Workloads
+import TestSupport
 import XCTest
 
 @testable import Paging

@@ -92,7 +92,9 @@ final class SwapFixture: @unchecked Sendable {
     _ operation: cp_block_operation, _ first: UInt64, _ frames: [FrameNumber]
   ) -> Kept<Transfer>? {
     frames.withUnsafeBufferPointer { frames -> Kept<Transfer>? in
-      guard let transfer = transfers.begin(disk.device, operation, DevicePage(first), frames) else { return nil }
+      guard let transfer = transfers.begin(disk.device, operation, DevicePage(first), frames) else {
+        return nil
+      }
       return Kept(transfer)
     }
   }

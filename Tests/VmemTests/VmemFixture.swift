@@ -27,8 +27,8 @@ final class VmemFixture {
     self.box = box
     let source = TagSource(
       base: VirtualAddress(directMap.base), UnsafeMutableRawPointer(box),
-      take: { context, _ in VmemFixture.of(context).take() },
-      give: { context, page in VmemFixture.of(context).give(page) })
+      allocatePage: { context, _ in VmemFixture.of(context).allocatePage() },
+      freePage: { context, page in VmemFixture.of(context).freePage(page) })
     let state = UnsafeMutableRawPointer.allocate(byteCount: Int(Tags.stateSize.rawValue), alignment: 64)
     memories.append(state)
     tags = Tags.create(
@@ -48,7 +48,7 @@ final class VmemFixture {
     context!.load(as: Unmanaged<VmemFixture>?.self)!.takeUnretainedValue()
   }
 
-  private func take() -> UnsafeMutableRawPointer? {
+  private func allocatePage() -> UnsafeMutableRawPointer? {
     lock.withLock {
       guard pagesOut < pageLimit else { return nil }
       pagesOut += 1
@@ -60,7 +60,7 @@ final class VmemFixture {
     }
   }
 
-  private func give(_ page: UnsafeMutableRawPointer) {
+  private func freePage(_ page: UnsafeMutableRawPointer) {
     lock.withLock {
       pagesOut -= 1
       page.initializeMemory(as: UInt8.self, repeating: 0x5a, count: 4096)
@@ -74,9 +74,10 @@ final class VmemFixture {
   ) -> Arena {
     let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(Arena.stateSize.rawValue), alignment: 64)
     memories.append(memory)
-    return Arena.create(
-      in: memory, name: Name(name), quantum: Alignment(quantum)!, contents: contents, tags: tags,
-      source: source, importUnit: importUnit.flatMap { Alignment($0) }, machine: host.machine)
+    let options = ArenaOptions(
+      name: Name(name), quantum: Alignment(quantum)!, contents: contents, source: source,
+      importUnit: importUnit.flatMap { Alignment($0) })
+    return Arena.create(options, in: memory, tags: tags)
   }
 
   func check(file: StaticString = #filePath, line: UInt = #line) {

@@ -85,7 +85,9 @@ extension Swap {
   }
 
   /// Writes each page of a cluster by itself, with the cluster's request. Returns a bit for each that failed.
-  @inline(never) private func writeSingly(_ write: borrowing SwapWrite, _ failedRequests: inout UInt64) -> UInt32 {
+  @inline(never) private func writeSingly(_ write: borrowing SwapWrite, _ failedRequests: inout UInt64)
+    -> UInt32
+  {
     let (attachment, transfers) = (attachment, state.pointee.transfers)
     let list = cp_block_frames(transfers.request(write.transfer))
     var failures: UInt32 = 0

@@ -153,10 +153,10 @@ public struct EarlyMemory {
   public var frameSource: FrameSource {
     FrameSource(
       UnsafeMutableRawPointer(state),
-      take: { context in
+      allocateFrame: { context in
         EarlyMemory(context!).take(.one, role: .pageTable)?.first.rawValue ?? FrameNumber.none.rawValue
       },
-      give: { EarlyMemory($0!).give(FrameNumber($1)) })
+      freeFrame: { EarlyMemory($0!).give(FrameNumber($1)) })
   }
 
   // MARK: Inside

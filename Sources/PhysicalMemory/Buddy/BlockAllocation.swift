@@ -109,7 +109,7 @@ extension FrameAllocator {
       (request.low, request.high) = (constraints.low, constraints.high)
       return request
     }
-    machine.note(request())
+    machine.record(request())
   }
 
   @inline(always) func checkUse(_ role: FrameRole) {

@@ -13,12 +13,12 @@ extension SeededHistory {
   mutating func runVmem() {
     let tags = system.space.tags
     let parent = Arena.create(
-      in: extra, name: Name("history"), quantum: .page, contents: .identifiers, tags: tags,
-      machine: system.machine)
+      ArenaOptions(name: Name("history"), quantum: .page, contents: .identifiers), in: extra, tags: tags)
     let child = Arena.create(
-      in: extra + 4096, name: Name("history import"), quantum: Alignment(256) ?? .page,
-      contents: .identifiers,
-      tags: tags, source: .arena(parent), importUnit: Alignment(64 << 10), machine: system.machine)
+      ArenaOptions(
+        name: Name("history import"), quantum: Alignment(256) ?? .page, contents: .identifiers,
+        source: .arena(parent), importUnit: Alignment(64 << 10)),
+      in: extra + 4096, tags: tags)
     add(parent, 0)
     repeated({ history in
       if history.grows() {

@@ -72,8 +72,8 @@ struct ExchangedResources {
     owners = storage.part(Atomic<UInt64>.self, at: parts.owners, count: Self.identifiers)
     for i in 0..<Self.identifiers { (owners + i).initialize(to: Atomic(0)) }
     arena = Arena.create(
-      in: storage + parts.arena, name: Name("stress"), quantum: .byte, contents: .identifiers,
-      tags: memory.space.tags, machine: memory.machine)
+      ArenaOptions(name: Name("stress"), quantum: .byte, contents: .identifiers), in: storage + parts.arena,
+      tags: memory.space.tags)
     do throws(VmemError) {
       try arena.add(ArenaAddress(0), ArenaSize(UInt64(Self.identifiers)))
     } catch {
