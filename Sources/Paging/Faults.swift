@@ -24,18 +24,18 @@ extension PagedMemory {
   /// Throws `notPageable`, `protection`, `noMemory`; `inputOutput` and `corrupt` when the page can't be read.
   public func fault(_ address: VirtualAddress, _ kind: AccessKind) throws(PagingError) {
     assert(holdsNoSpinLock(), "a page fault with a spin lock held")
-    counters.pointee.faults.count()
+    counters.faults.count()
     guard let use = beginUse(of: address) else { throw .notPageable }
     let entry = use.entry
-    if kind == .write && !entry.pointee.protection.contains(.writable) { throw .protection }
-    let object = entry.pointee.object
+    if kind == .write && !entry.protection.contains(.writable) { throw .protection }
+    let object = entry.object
     do throws(PagingError) {
-      try withPage(object, entry.pointee.index(address.rawValue), kind) { frame, record in
-        enter(frame, record, at: address.page, entry.pointee.protection)
+      try withPage(object, entry.index(address.rawValue), kind) { frame, record in
+        enter(frame, record, at: address.page, entry.protection)
         return .done
       }
     } catch {
-      counters.pointee.failedFaults.count()
+      counters.failedFaults.count()
       throw error
     }
   }
@@ -52,9 +52,9 @@ extension PagedMemory {
   public func hold(_ address: VirtualAddress, _ kind: AccessKind) throws(PagingError) -> FrameNumber {
     guard let use = beginUse(of: address) else { throw .notPageable }
     let entry = use.entry
-    if kind == .write && !entry.pointee.protection.contains(.writable) { throw .protection }
+    if kind == .write && !entry.protection.contains(.writable) { throw .protection }
     var held = FrameNumber.none
-    try withPage(entry.pointee.object, entry.pointee.index(address.rawValue), kind) { frame, record in
+    try withPage(entry.object, entry.index(address.rawValue), kind) { frame, record in
       switch record.tryHold() {
       case .held: held = frame
       case .busy: return .busy
@@ -145,7 +145,7 @@ extension PagedMemory {
       held.core.resident += 1
       withQueues { $0.append(value.frame, .active) }
       _ = record(value.frame).endXbusy()
-      counters.pointee.reactivations.count()
+      counters.reactivations.count()
     case .gone:
       slot.value = PageSlot(.absent, .none, value.swap)
     case .refused: break
@@ -158,7 +158,7 @@ extension PagedMemory {
   /// Allocates a frame for a page, xbusy. Where the page daemon has no thread, it is run when few frames are free.
   func allocatePage() throws(PagingError) -> FrameNumber {
     if machine.failsHere(.paging) { throw .noMemory }
-    if !isServed && physical.freeCount.rawValue < state.pointee.marks.pointee.wake.value { runDaemon() }
+    if !isServed && physical.freeCount.rawValue < marks.wake.value { runDaemon() }
     var retries = Retries.allowed
     while true {
       var frame = FrameNumber.none
@@ -182,13 +182,13 @@ extension PagedMemory {
 
   /// Waits until a laundering run has ended that another thread began; returns false when there is none.
   func laundryEnded() -> Bool {
-    state.pointee.starvationCount.add(1, ordering: .sequentiallyConsistent)
-    defer { state.pointee.starvationCount.subtract(1, ordering: .sequentiallyConsistent) }
-    let ticket = state.pointee.laundered.ticket()
-    guard state.pointee.launderers.load(ordering: .sequentiallyConsistent) > 0 else { return false }
+    state.starvationCount.add(1, ordering: .sequentiallyConsistent)
+    defer { state.starvationCount.subtract(1, ordering: .sequentiallyConsistent) }
+    let ticket = state.laundered.ticket()
+    guard state.launderers.load(ordering: .sequentiallyConsistent) > 0 else { return false }
     // Between this check and the sleep only the ticket reports that a run has ended.
-    noteClaim(state)
-    return state.pointee.laundered.sleep(ticket, on: machine)
+    noteClaim(storage)
+    return state.laundered.sleep(ticket, on: machine)
   }
 
   /// Brings in a page whose slot was `value`, which says absent. Does nothing if the slot has changed.
@@ -209,7 +209,7 @@ extension PagedMemory {
     slot.value = PageSlot(.resident, frame, value.swap)
     before.core.resident += 1
     if isZero {
-      counters.pointee.zeroFills.count()
+      counters.zeroFills.count()
       endPageIn(frame, record, before)
       return
     }
@@ -224,7 +224,7 @@ extension PagedMemory {
       free(frame, record, as: .dropped)
       throw error
     }
-    counters.pointee.pageIns.count()
+    counters.pageIns.count()
     endPageIn(frame, record, object.acquire())
   }
 
@@ -253,14 +253,14 @@ extension PagedMemory {
   private func read(
     _ object: MemoryObject, _ index: UInt64, _ value: PageSlot, into frame: FrameNumber
   ) throws(PagingError) {
-    guard let device = object.state.pointee.device else {
+    guard let device = object.state.device else {
       return try swap.read(value.swap, into: frame)
     }
-    let transfers = state.pointee.transfers
+    let transfers = state.transfers
     let transfer = waitForRequest(transfers) {
       withUnsafePointer(to: frame) {
         transfers.begin(
-          device, .read, DevicePage(object.state.pointee.deviceFirst + index),
+          device, .read, DevicePage(object.state.deviceFirst + index),
           UnsafeBufferPointer(start: $0, count: 1))
       }
     }

@@ -73,8 +73,8 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
 
   /// An entry: two loads, and up to two more for the tables. The caller guards the entries against concurrent use.
   @inline(__always) subscript(index: Int) -> Element {
-    get { pointer(to: index).pointee }
-    nonmutating set { pointer(to: index).pointee = newValue }
+    unsafeAddress { UnsafePointer(pointer(to: index)) }
+    nonmutating unsafeMutableAddress { pointer(to: index) }
   }
 
   // MARK: Frames

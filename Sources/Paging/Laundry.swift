@@ -159,21 +159,21 @@ extension PagedMemory {
     _ referenced: ReferencedPages, for client: LaundryClient = .caller,
     atMost limit: PageCount = PageCount(UInt64.max), _ next: () -> FrameNumber?
   ) -> LaunderOutcome {
-    state.pointee.launderers.add(1, ordering: .sequentiallyConsistent)
+    state.launderers.add(1, ordering: .sequentiallyConsistent)
     defer {
-      state.pointee.launderers.subtract(1, ordering: .sequentiallyConsistent)
-      if state.pointee.starvationCount.load(ordering: .sequentiallyConsistent) > 0 {
-        state.pointee.laundered.wake(on: machine)
+      state.launderers.subtract(1, ordering: .sequentiallyConsistent)
+      if state.starvationCount.load(ordering: .sequentiallyConsistent) > 0 {
+        state.laundered.wake(on: machine)
       }
     }
     var run = LaundryRun(referenced: referenced, writable: limit.rawValue)
     var ring = WritingRing()
     launder(&run, &ring, next)
     let outcome = run.outcome
-    if client == .daemon { counters.pointee.writtenForDaemon.count(outcome.written.rawValue) }
-    counters.pointee.written.count(outcome.written.rawValue)
-    counters.pointee.failedWrites.count(outcome.failed.rawValue)
-    counters.pointee.redirtied.count(outcome.redirtied.rawValue)
+    if client == .daemon { counters.writtenForDaemon.count(outcome.written.rawValue) }
+    counters.written.count(outcome.written.rawValue)
+    counters.failedWrites.count(outcome.failed.rawValue)
+    counters.redirtied.count(outcome.redirtied.rawValue)
     return outcome
   }
 
@@ -195,7 +195,7 @@ extension PagedMemory {
         if ring.count > 0 {
           finishFirst(of: &ring, &run.outcome)
         } else {
-          state.pointee.transfers.waitForIdle()
+          state.transfers.waitForIdle()
         }
       }
     }
@@ -227,7 +227,7 @@ extension PagedMemory {
         run.kept = frame
         break
       }
-      counters.pointee.scanned.count()
+      counters.scanned.count()
       if prepare(frame, record, object.acquire(), run: &run, &batch) == .toBeWritten {
         writing.pages.add(frame)
         if object.kind == .device { break }
@@ -291,9 +291,9 @@ extension PagedMemory {
     guard writing.pages.count > 0 else { return .nothing }
     let record = record(writing.pages[0])
     let object = object(of: record)
-    if let device = object.state.pointee.device {
-      let first = DevicePage(object.state.pointee.deviceFirst + record.index)
-      let transfer = writing.pages.withFrames { state.pointee.transfers.begin(device, .write, first, $0) }
+    if let device = object.state.device {
+      let first = DevicePage(object.state.deviceFirst + record.index)
+      let transfer = writing.pages.withFrames { state.transfers.begin(device, .write, first, $0) }
       guard let transfer else { return .noRequest }
       writing.transfer = consume transfer
       return .begun
@@ -328,7 +328,7 @@ extension PagedMemory {
   /// Waits for a request and inspects each of its pages again.
   private func finish(_ writing: inout Writing, _ outcome: inout LaunderOutcome) {
     outcome.written += PageCount(writing.pages.count)
-    let transfers = state.pointee.transfers
+    let transfers = state.transfers
     var written: SwapWritten?
     if let write = writing.write.take() { written = swap.finishWrite(write) }
     var hasFailed = false

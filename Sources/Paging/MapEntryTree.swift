@@ -32,6 +32,48 @@ struct MapEntry {
   /// The range is being unmapped: no page is entered in it any more, but a TLB may still have old mappings.
   var isGoing = false
 
+}
+
+/// The fields of an entry, in place, and what follows from them.
+extension UnsafeMutablePointer<MapEntry> {
+  var first: UInt64 { pointee.first }
+  var pages: UInt64 { pointee.pages }
+  var object: MemoryObject { pointee.object }
+  var offset: UInt64 { pointee.offset }
+  var protection: Protection { pointee.protection }
+  var left: Self? {
+    get { pointee.left }
+    nonmutating set { pointee.left = newValue }
+  }
+  var right: Self? {
+    get { pointee.right }
+    nonmutating set { pointee.right = newValue }
+  }
+  var users: UInt32 {
+    get { pointee.users }
+    nonmutating set { pointee.users = newValue }
+  }
+  var isAwaited: Bool {
+    get { pointee.isAwaited }
+    nonmutating set { pointee.isAwaited = newValue }
+  }
+  var wires: UInt64 {
+    get { pointee.wires }
+    nonmutating set { pointee.wires = newValue }
+  }
+  var number: UInt64 {
+    get { pointee.number }
+    nonmutating set { pointee.number = newValue }
+  }
+  var nextOfObject: Self? {
+    get { pointee.nextOfObject }
+    nonmutating set { pointee.nextOfObject = newValue }
+  }
+  var isGoing: Bool {
+    get { pointee.isGoing }
+    nonmutating set { pointee.isGoing = newValue }
+  }
+
   var last: UInt64 { first + (pages << Page.shift - 1) }
   /// The page of the object at an address of the range.
   func index(_ address: UInt64) -> UInt64 { offset + (address - first) >> Page.shift }
@@ -78,10 +120,10 @@ struct MapEntryTree {
   func find(_ address: UInt64) -> Entry? {
     var at = root
     while let entry = at {
-      if address < entry.pointee.first {
-        at = entry.pointee.left
-      } else if address > entry.pointee.last {
-        at = entry.pointee.right
+      if address < entry.first {
+        at = entry.left
+      } else if address > entry.last {
+        at = entry.right
       } else {
         return entry
       }
@@ -94,11 +136,11 @@ struct MapEntryTree {
     var at = root
     var best: Entry?
     while let entry = at {
-      if entry.pointee.last >= address {
+      if entry.last >= address {
         best = entry
-        at = entry.pointee.left
+        at = entry.left
       } else {
-        at = entry.pointee.right
+        at = entry.right
       }
     }
     return best
@@ -107,14 +149,14 @@ struct MapEntryTree {
   /// Removes the entry of exactly the `pages` pages from `first` on, if no call uses it and no page is wired through
   /// it. A caller that has waited says by `number` which range it has waited for.
   mutating func remove(_ first: UInt64, _ pages: UInt64, number: UInt64?) -> Removal {
-    guard let entry = find(first), number == nil || entry.pointee.number == number else { return .isAbsent }
-    guard entry.pointee.first == first, entry.pointee.pages == pages else {
-      return .hasOtherPages(first: entry.pointee.first, pages: entry.pointee.pages)
+    guard let entry = find(first), number == nil || entry.number == number else { return .isAbsent }
+    guard entry.first == first, entry.pages == pages else {
+      return .hasOtherPages(first: entry.first, pages: entry.pages)
     }
-    if entry.pointee.wires > 0 { return .isWired }
-    if entry.pointee.users > 0 {
-      entry.pointee.isAwaited = true
-      return .isUsed(number: entry.pointee.number)
+    if entry.wires > 0 { return .isWired }
+    if entry.users > 0 {
+      entry.isAwaited = true
+      return .isUsed(number: entry.number)
     }
     remove(entry)
     return .removed(entry)
@@ -123,33 +165,33 @@ struct MapEntryTree {
   mutating func insert(_ entry: Entry) {
     count += 1
     created += 1
-    entry.pointee.number = created
-    var parts = split(root, at: entry.pointee.first)
+    entry.number = created
+    var parts = split(root, at: entry.first)
     parts.0 = merge(parts.0, entry)
     root = merge(parts.0, parts.1)
   }
 
   private mutating func remove(_ entry: Entry) {
     count -= 1
-    let merged = merge(entry.pointee.left, entry.pointee.right)
-    (entry.pointee.left, entry.pointee.right) = (nil, nil)
+    let merged = merge(entry.left, entry.right)
+    (entry.left, entry.right) = (nil, nil)
     guard root != entry, var parent = root else {
       root = merged
       return
     }
     while true {
-      if entry.pointee.first < parent.pointee.first {
-        if parent.pointee.left == entry {
-          parent.pointee.left = merged
+      if entry.first < parent.first {
+        if parent.left == entry {
+          parent.left = merged
           return
         }
-        parent = parent.pointee.left.unsafelyUnwrapped
+        parent = parent.left.unsafelyUnwrapped
       } else {
-        if parent.pointee.right == entry {
-          parent.pointee.right = merged
+        if parent.right == entry {
+          parent.right = merged
           return
         }
-        parent = parent.pointee.right.unsafelyUnwrapped
+        parent = parent.right.unsafelyUnwrapped
       }
     }
   }
@@ -157,13 +199,13 @@ struct MapEntryTree {
   /// Splits a tree into the entries that begin below `address`, and the rest.
   private func split(_ tree: Entry?, at address: UInt64) -> (Entry?, Entry?) {
     guard let tree else { return (nil, nil) }
-    if tree.pointee.first < address {
-      let (below, above) = split(tree.pointee.right, at: address)
-      tree.pointee.right = below
+    if tree.first < address {
+      let (below, above) = split(tree.right, at: address)
+      tree.right = below
       return (tree, above)
     }
-    let (below, above) = split(tree.pointee.left, at: address)
-    tree.pointee.left = above
+    let (below, above) = split(tree.left, at: address)
+    tree.left = above
     return (below, tree)
   }
 
@@ -171,11 +213,11 @@ struct MapEntryTree {
   private func merge(_ a: Entry?, _ b: Entry?) -> Entry? {
     guard let a else { return b }
     guard let b else { return a }
-    if a.pointee.priority > b.pointee.priority {
-      a.pointee.right = merge(a.pointee.right, b)
+    if a.priority > b.priority {
+      a.right = merge(a.right, b)
       return a
     }
-    b.pointee.left = merge(a, b.pointee.left)
+    b.left = merge(a, b.left)
     return b
   }
 }

@@ -32,29 +32,32 @@ public struct MemoryObject: Equatable {
     var resident: UInt64 = 0
     var inSwap: UInt64 = 0
   }
-  let state: UnsafeMutablePointer<State>
-  init(state: UnsafeMutablePointer<State>) { self.state = state }
+  let storage: UnsafeMutablePointer<State>
+  init(_ storage: UnsafeMutablePointer<State>) { self.storage = storage }
+
+  /// The state, in place.
+  @inline(__always) var state: State { unsafeAddress { UnsafePointer(storage) } }
 
   /// Numbers count from 1 and are reused.
-  public var number: UInt32 { state.pointee.number }
+  public var number: UInt32 { state.number }
   /// The name that the creator gave.
-  public var name: Name { state.pointee.name }
+  public var name: Name { state.name }
   /// Pages of the object, resident or not.
-  public var pageCount: PageCount { PageCount(state.pointee.pageCount) }
+  public var pageCount: PageCount { PageCount(state.pageCount) }
   /// Whether the pages belong to swap or to a device.
-  public var kind: ObjectKind { state.pointee.device == nil ? .anonymous : .device }
+  public var kind: ObjectKind { state.device == nil ? .anonymous : .device }
 
   /// Acquires the object's lock, until the answer is released.
   @inline(__always) func acquire() -> HeldObject {
-    HeldObject(object: self, held: state.pointee.core.acquire())
+    HeldObject(object: self, held: state.core.acquire())
   }
 
   /// The slot of a page below `pageCount`, for a checker: sound only while nothing else uses the object.
   @inline(__always) func quietSlot(_ index: UInt64) -> PageSlotPointer {
-    PageSlotPointer(state.pointee.slots.pointer(to: Int(index)))
+    PageSlotPointer(state.slots.pointer(to: Int(index)))
   }
 
-  public static func == (a: Self, b: Self) -> Bool { a.state == b.state }
+  public static func == (a: Self, b: Self) -> Bool { a.storage == b.storage }
 }
 
 /// An object whose lock is held. The lock is released when this is: a function that takes it `consuming` releases the
@@ -65,7 +68,7 @@ struct HeldObject: ~Copyable {
 
   @inline(__always) var number: UInt32 { object.number }
   @inline(__always) var kind: ObjectKind { object.kind }
-  @inline(__always) var pageCount: UInt64 { object.state.pointee.pageCount }
+  @inline(__always) var pageCount: UInt64 { object.state.pageCount }
 
   @inline(__always) var core: MemoryObject.Core {
     _read { yield held.value }

@@ -44,6 +44,22 @@ private struct Move {
   var isWritable = false
 }
 
+/// The fields of a page under way, in place.
+extension UnsafeMutablePointer<Move> {
+  fileprivate var source: FrameNumber { pointee.source }
+  fileprivate var target: FrameNumber { pointee.target }
+  fileprivate var owner: UInt32 { pointee.owner }
+  fileprivate var index: UInt64 { pointee.index }
+  fileprivate var address: UInt64 {
+    get { pointee.address }
+    nonmutating set { pointee.address = newValue }
+  }
+  fileprivate var isWritable: Bool {
+    get { pointee.isWritable }
+    nonmutating set { pointee.isWritable = newValue }
+  }
+}
+
 /// Pages under way, on the stack of `move`: read and written in place.
 private struct Moves {
   let first: UnsafeMutablePointer<Move>
@@ -80,7 +96,7 @@ extension PagedMemory {
       }
       moving.withFrames { physical.free(droppedPages: $0) }
       outcome.moved += PageCount(moving.count)
-      counters.pointee.moved.count(UInt64(moving.count))
+      counters.moved.count(UInt64(moving.count))
       outcome.dropped += PageCount(dropped.count)
       var reclaimed = LaunderOutcome()
       reclaim(&dropped, &reclaimed)
@@ -161,7 +177,7 @@ extension PagedMemory {
   ) {
     var i = 0
     while i < moves.count {
-      let object = object(numbered: moves[i].pointee.owner).unsafelyUnwrapped
+      let object = object(numbered: moves[i].owner).unsafelyUnwrapped
       let held = object.acquire()
       i = tables.withPlaces { body(i, held, $0) }
       held.release()
@@ -173,12 +189,12 @@ extension PagedMemory {
   @inline(__always) private func forNeighbours(
     _ first: Int, _ moves: Moves, _ body: (UnsafeMutablePointer<Move>) -> Int
   ) -> Int {
-    let owner = moves[first].pointee.owner
+    let owner = moves[first].owner
     var (i, ranges) = (first, 0)
     repeat {
       ranges &+= body(moves[i])
       i &+= 1
-    } while i < moves.count && ranges < Self.rangesInOneHold && moves[i].pointee.owner == owner
+    } while i < moves.count && ranges < Self.rangesInOneHold && moves[i].owner == owner
     return i
   }
 
@@ -197,7 +213,7 @@ extension PagedMemory {
     _ batch: inout ShootdownBatch
   ) -> Int {
     var (address, isWritable, isAccessed) = (UInt64(0), false, false)
-    let ranges = forEachAddress(of: move.pointee.index, held) { place, isGoing in
+    let ranges = forEachAddress(of: move.index, held) { place, isGoing in
       let found = places.remove(place)
       if found != nil || isGoing { batch.add(place) }
       guard let mapping = found else { return }
@@ -205,8 +221,8 @@ extension PagedMemory {
       if mapping.isAccessed { isAccessed = true }
     }
     // Keeps a reference that the old mapping recorded.
-    if isAccessed { record(move.pointee.source).pageFlags.insert(.referenced) }
-    (move.pointee.address, move.pointee.isWritable) = (address, isWritable)
+    if isAccessed { record(move.source).pageFlags.insert(.referenced) }
+    (move.address, move.isWritable) = (address, isWritable)
     return ranges
   }
 
@@ -238,8 +254,8 @@ extension PagedMemory {
   /// Copies pages that no processor can reach, and replaces their frames by the new ones.
   private func carryOut(_ moves: Moves) {
     for i in 0..<moves.count {
-      machine.directMap.pointer(to: moves[i].pointee.target).copyMemory(
-        from: UnsafeRawPointer(machine.directMap.pointer(to: moves[i].pointee.source)),
+      machine.directMap.pointer(to: moves[i].target).copyMemory(
+        from: UnsafeRawPointer(machine.directMap.pointer(to: moves[i].source)),
         byteCount: Int(Page.size))
     }
     forEachObject(of: moves) { first, held, places in
@@ -248,7 +264,7 @@ extension PagedMemory {
     // A thread that slept on an old frame reads the slot again.
     var waiters = Waiters.absent
     for i in 0..<moves.count {
-      let from = record(moves[i].pointee.source)
+      let from = record(moves[i].source)
       guard from.busyWord.hasWaiters else { continue }
       from.busyWord = .xbusy
       waiters = .present
@@ -261,9 +277,9 @@ extension PagedMemory {
     _ move: UnsafeMutablePointer<Move>, _ held: borrowing HeldObject, _ places: borrowing PreparedPlaces,
     _ queues: inout PageQueues
   ) -> Int {
-    let (source, target, index) = (move.pointee.source, move.pointee.target, move.pointee.index)
+    let (source, target, index) = (move.source, move.target, move.index)
     let (from, to) = (record(source), record(target))
-    to.owner = move.pointee.owner
+    to.owner = move.owner
     to.index = index
     to.pageFlags = from.pageFlags
     if from.pageFlags.contains(.dirty) {
@@ -273,7 +289,7 @@ extension PagedMemory {
     let slot = held.slot(index)
     slot.value = PageSlot(.resident, target, slot.value.swap)
     queues.replace(source, by: target)
-    let address = VirtualAddress(move.pointee.address)
+    let address = VirtualAddress(move.address)
     var (ranges, isMapped) = (0, false)
     if address.rawValue != 0 {
       // The range may have been unmapped while the page was under way.
@@ -281,7 +297,7 @@ extension PagedMemory {
         if other == address && !isGoing { isMapped = true }
       }
     }
-    if isMapped { places.enter(address, target, move.pointee.isWritable ? .kernelData : .kernelReadOnly) }
+    if isMapped { places.enter(address, target, move.isWritable ? .kernelData : .kernelReadOnly) }
     _ = to.endXbusy()
     return ranges
   }

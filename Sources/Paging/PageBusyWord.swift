@@ -113,13 +113,13 @@ enum Waiters {
 extension PagedMemory {
   /// Wakes the threads that wait for pages, if there are any. The caller holds no lock.
   func wake(_ waiters: Waiters) {
-    if waiters == .present { state.pointee.waiting.wake(on: machine) }
+    if waiters == .present { state.waiting.wake(on: machine) }
   }
 
   /// Releases the object's lock and sleeps until the page is not xbusy. The ticket is taken before the waiters bit is
   /// set, so that no wake in between is lost.
   func waitWhileXbusy(_ record: FrameRecordPointer, _ held: consuming HeldObject) {
-    let ticket = state.pointee.waiting.ticket()
+    let ticket = state.waiting.ticket()
     let mustWait = record.setWaiters { !$0.isXbusy }
     held.release()
     sleep(ticket, mustWait)
@@ -127,7 +127,7 @@ extension PagedMemory {
 
   /// Releases the object's lock and sleeps until the page has no use.
   func waitUntilUnused(_ record: FrameRecordPointer, _ held: consuming HeldObject) {
-    let ticket = state.pointee.waiting.ticket()
+    let ticket = state.waiting.ticket()
     let mustWait = record.setWaiters { $0.uses == 0 }
     held.release()
     sleep(ticket, mustWait)
@@ -135,8 +135,8 @@ extension PagedMemory {
 
   private func sleep(_ ticket: WaitQueue.Ticket, _ mustWait: Bool) {
     guard mustWait else { return }
-    counters.pointee.waits.count()
-    let woken = state.pointee.waiting.sleep(ticket, on: machine)
+    counters.waits.count()
+    let woken = state.waiting.sleep(ticket, on: machine)
     precondition(woken, "a page is busy, and no thread runs that could end that")
   }
 }

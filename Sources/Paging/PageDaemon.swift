@@ -54,13 +54,13 @@ public struct DaemonOutcome: Sendable {
 
 extension PagedMemory {
   /// Frames that a run of the daemon leaves free.
-  public var freeTarget: PageCount { PageCount(state.pointee.marks.pointee.target.value) }
+  public var freeTarget: PageCount { PageCount(marks.target.value) }
   /// Free frames below which the daemon runs.
-  public var wakeMark: PageCount { PageCount(state.pointee.marks.pointee.wake.value) }
+  public var wakeMark: PageCount { PageCount(marks.wake.value) }
 
   /// Runs the daemon until the target is reached or no page is left to reclaim. Sleeps.
   @discardableResult public func runDaemon() -> DaemonOutcome {
-    reclaimPages(until: state.pointee.marks.pointee.target.value)
+    reclaimPages(until: marks.target.value)
   }
 
   /// Runs the daemon until `frames` are free, whatever the target, and writes `limit` pages at most. Sleeps.
@@ -77,7 +77,7 @@ extension PagedMemory {
 
   /// The target, or where that is met already some frames more than are free.
   var goalOfRefusedRequest: UInt64 {
-    max(state.pointee.marks.pointee.target.value, physical.freeCount.rawValue + 32)
+    max(marks.target.value, physical.freeCount.rawValue + 32)
   }
 
   /// Carries out one run. When it frees nothing, the waiters that need more than is free are parked, so that the waiters
@@ -85,7 +85,7 @@ extension PagedMemory {
   func reclaimPages(
     until wanted: UInt64, writing limit: UInt64 = .max, laundry: Launderer = .caller
   ) -> DaemonOutcome {
-    counters.pointee.daemonRuns.count()
+    counters.daemonRuns.count()
     retryUnswappable()
     var outcome = DaemonOutcome()
     let missing = wanted - min(wanted, physical.freeCount.rawValue)
@@ -127,7 +127,7 @@ extension PagedMemory {
       {
         left -= 1
         guard let frame = withQueues({ $0.popFirst(.inactive, tries: 1) { $0.tryXbusy() } }) else { continue }
-        counters.pointee.scanned.count()
+        counters.scanned.count()
         let record = record(frame)
         let object = object(of: record)
         let held = object.acquire()
@@ -165,7 +165,7 @@ extension PagedMemory {
       active = $0.count(.active)
       return $0.count(.inactive) + $0.count(.laundry)
     }
-    let usual = state.pointee.marks.pointee.inactive.value
+    let usual = marks.inactive.value
     var goal = wanted
     if inactive + wanted < usual { goal = usual - inactive }
     // A share of the queue at a time, so that threads have time to set the bits.
@@ -174,7 +174,7 @@ extension PagedMemory {
       turn -= 1
       scanBudget -= 1
       guard let frame = withQueues({ $0.popFirst(.active, tries: 1) { $0.tryXbusy() } }) else { continue }
-      counters.pointee.scanned.count()
+      counters.scanned.count()
       let record = record(frame)
       let object = object(of: record)
       let held = object.acquire()

@@ -23,8 +23,8 @@ extension PagedMemory {
     var at = first
     var ranges = 0
     while let entry = at {
-      if let address = entry.pointee.address(of: index) { body(address, entry.pointee.isGoing) }
-      at = entry.pointee.nextOfObject
+      if let address = entry.address(of: index) { body(address, entry.isGoing) }
+      at = entry.nextOfObject
       ranges &+= 1
     }
     return ranges

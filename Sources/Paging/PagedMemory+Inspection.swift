@@ -60,9 +60,9 @@ extension PagedMemory {
   public func figures(of object: MemoryObject) -> ObjectFigures {
     var figures = ObjectFigures()
     var index: UInt64 = 0
-    while index < object.state.pointee.pageCount {
+    while index < object.state.pageCount {
       let held = object.acquire()
-      let end = min(index + 32, object.state.pointee.pageCount)
+      let end = min(index + 32, object.state.pageCount)
       while index < end {
         tally(index, held, &figures)
         index += 1
@@ -73,7 +73,7 @@ extension PagedMemory {
     var entry = held.core.firstEntry
     while let range = entry {
       figures.ranges += 1
-      entry = range.pointee.nextOfObject
+      entry = range.nextOfObject
     }
     held.release()
     return figures
@@ -121,7 +121,7 @@ extension PagedMemory {
 
   /// Describes page `index` of `object`, and its copy in swap. Constant.
   public func facts(of object: MemoryObject, page index: UInt64) -> PageFacts {
-    guard index < object.state.pointee.pageCount else {
+    guard index < object.state.pageCount else {
       return PageFacts(description: PageDescription(place: .untouched))
     }
     let held = object.acquire()
@@ -145,17 +145,17 @@ extension PagedMemory {
 
   /// Pages of an object in memory. Constant.
   public func residentCount(_ object: MemoryObject) -> PageCount {
-    PageCount(object.state.pointee.core.withLock { $0.resident })
+    PageCount(object.state.core.withLock { $0.resident })
   }
 
   /// Pages of an object with a copy in swap. Constant.
   public func swapCount(_ object: MemoryObject) -> PageCount {
-    PageCount(object.state.pointee.core.withLock { $0.inSwap })
+    PageCount(object.state.core.withLock { $0.inSwap })
   }
 
   /// Pages in a queue. Constant.
   public func count(_ queue: PageQueue) -> PageCount { PageCount(withQueues { $0.count(queue) }) }
 
   /// Pages that are wired, each once. Constant.
-  public var wiredCount: PageCount { PageCount(counters.pointee.wired.value) }
+  public var wiredCount: PageCount { PageCount(counters.wired.value) }
 }

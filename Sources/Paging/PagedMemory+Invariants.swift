@@ -25,7 +25,7 @@ extension PagedMemory {
       if broken == nil { broken = check(object, &sums) }
     }
     if let broken { return broken }
-    if objects != counters.pointee.objects.value { return "PG-6: the count of objects" }
+    if objects != counters.objects.value { return "PG-6: the count of objects" }
     if sums.resident != physical.count(.pageable).rawValue {
       return "PG-1: a page belongs to no object"
     }
@@ -39,7 +39,7 @@ extension PagedMemory {
 
   private func check(_ object: MemoryObject, _ sums: inout PageSums) -> StaticString? {
     var (resident, copies): (UInt64, UInt64) = (0, 0)
-    for index in 0..<object.state.pointee.pageCount {
+    for index in 0..<object.state.pageCount {
       let slot = object.quietSlot(index).value
       if slot.swap != .none {
         copies += 1
@@ -49,7 +49,7 @@ extension PagedMemory {
       resident += 1
       if let broken = check(slot, index, object, &sums) { return broken }
     }
-    let core = object.state.pointee.core.quiet
+    let core = object.state.core.quiet
     if resident != core.pointee.resident || copies != core.pointee.inSwap {
       return "PG-6: the counts of an object"
     }
@@ -90,7 +90,7 @@ extension PagedMemory {
   private func wires(of index: UInt64, _ object: MemoryObject) -> UInt32 {
     var sum: UInt32 = 0
     // Without the lock, because a fault report may check while a thread holds it.
-    forEachAddress(of: index, from: object.state.pointee.core.quiet.pointee.firstEntry) { address, _ in
+    forEachAddress(of: index, from: object.state.core.quiet.pointee.firstEntry) { address, _ in
       sum += tables.mapping(at: address)?.wires ?? 0
     }
     return sum
@@ -157,7 +157,7 @@ extension PagedMemory {
       }
       if wires != range.wires { broken = "PG-3: the wires of a range and of its mappings" }
     }
-    if broken == nil && ranges != counters.pointee.ranges.value {
+    if broken == nil && ranges != counters.ranges.value {
       broken = "PG-6: the count of ranges"
     }
     return broken

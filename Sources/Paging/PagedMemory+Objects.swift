@@ -30,37 +30,37 @@ extension PagedMemory {
     if machine.failsHere(.paging) { throw .noMemory }
     let slots = try FrameArray(
       count: Int(pages.rawValue), initial: PageSlot.untouched.rawValue, physical: physical, machine: machine)
-    guard let memory = state.pointee.objectCache.alloc(type: state.pointee.type) else {
+    guard let memory = state.objectCache.alloc(type: state.type) else {
       slots.free()
       throw .noMemory
     }
     guard let number = reserveNumber() else {
-      state.pointee.objectCache.free(memory, type: state.pointee.type)
+      state.objectCache.free(memory, type: state.type)
       slots.free()
       throw .noMemory
     }
-    let object = MemoryObject(state: memory.bindMemory(to: MemoryObject.State.self, capacity: 1))
-    object.state.initialize(
+    let object = MemoryObject(memory.bindMemory(to: MemoryObject.State.self, capacity: 1))
+    object.storage.initialize(
       to: MemoryObject.State(
         number: number, name: name, pageCount: pages.rawValue, slots: slots, device: device,
         deviceFirst: first, core: Locked(.pagingObject, MemoryObject.Core())))
-    state.pointee.numbers.withLock { $0.set(number, memory) }
-    counters.pointee.objects.count()
-    if device != nil { counters.pointee.deviceObjects.count() }
+    state.numbers.withLock { $0.set(number, memory) }
+    counters.objects.count()
+    if device != nil { counters.deviceObjects.count() }
     return object
   }
 
   /// Reserves a number; when none is free, the table grows by a frame.
   private func reserveNumber() -> UInt32? {
-    if let number = state.pointee.numbers.withLock({ $0.reserve() }) { return number }
+    if let number = state.numbers.withLock({ $0.reserve() }) { return number }
     if machine.failsHere(.paging) { return nil }
     do throws(PhysicalMemoryError) {
       let frame = try physical.allocate(Order(0), role: .paging, priority: .system)
       let table = machine.directMap.pointer(to: frame)
       table.initializeMemory(as: UInt64.self, repeating: 0, count: Int(ObjectNumbers.tableLength))
-      let isUsed = state.pointee.numbers.withLock { $0.grow(table) }
+      let isUsed = state.numbers.withLock { $0.grow(table) }
       if !isUsed { physical.free(FrameRun(first: frame, count: .one)) }
-      return state.pointee.numbers.withLock { $0.reserve() }
+      return state.numbers.withLock { $0.reserve() }
     } catch {
       return nil
     }
@@ -68,13 +68,13 @@ extension PagedMemory {
 
   /// The object with that number, if one exists.
   public func object(numbered number: UInt32) -> MemoryObject? {
-    guard let memory = state.pointee.numbers.withLock({ $0.memory(number) }) else { return nil }
-    return MemoryObject(state: memory.assumingMemoryBound(to: MemoryObject.State.self))
+    guard let memory = state.numbers.withLock({ $0.memory(number) }) else { return nil }
+    return MemoryObject(memory.assumingMemoryBound(to: MemoryObject.State.self))
   }
 
   /// Calls `body` with each object, by number. The caller ensures that none is destroyed during the call.
   public func forEachObject<E>(_ body: (MemoryObject) throws(E) -> Void) throws(E) {
-    let limit = state.pointee.numbers.withLock { $0.limit }
+    let limit = state.numbers.withLock { $0.limit }
     for number in 0..<limit {
       if let object = object(numbered: number) { try body(object) }
     }
@@ -84,23 +84,23 @@ extension PagedMemory {
   /// that a range still maps, or with a page that is wired or held, is a fault report, and nothing has changed.
   public func destroy(_ object: MemoryObject) {
     if let fault = reasonNotToDestroy(object) { return machine.report(fault) }
-    for index in 0..<object.state.pointee.pageCount { discard(object, index) }
-    if object.kind == .device { counters.pointee.deviceObjects.uncount() }
-    state.pointee.numbers.withLock { $0.release(object.number) }
-    object.state.pointee.slots.free()
-    state.pointee.objectCache.free(UnsafeMutableRawPointer(object.state), type: state.pointee.type)
-    counters.pointee.objects.uncount()
+    for index in 0..<object.state.pageCount { discard(object, index) }
+    if object.kind == .device { counters.deviceObjects.uncount() }
+    state.numbers.withLock { $0.release(object.number) }
+    object.state.slots.free()
+    state.objectCache.free(UnsafeMutableRawPointer(object.storage), type: state.type)
+    counters.objects.uncount()
   }
 
   private func reasonNotToDestroy(_ object: MemoryObject) -> FaultReport? {
     let number = UInt64(object.number)
-    let isMapped = object.state.pointee.core.withLock { $0.firstEntry != nil }
+    let isMapped = object.state.core.withLock { $0.firstEntry != nil }
     if isMapped {
       var fault = FaultReport(.leak, "an object was destroyed that a range still maps", number, .identifier)
       fault.owner = object.name
       return fault
     }
-    for index in 0..<object.state.pointee.pageCount {
+    for index in 0..<object.state.pageCount {
       let held = object.acquire()
       let slot = held.slot(index).value
       let busyWord = slot.presence == .resident ? record(slot.frame).busyWord : .none
@@ -160,7 +160,7 @@ extension PagedMemory {
   func free(_ frame: FrameNumber, _ record: FrameRecordPointer, as identity: PageIdentity) {
     let waiters: Waiters = record.busyWord.hasWaiters ? .present : .absent
     if waiters == .present { record.busyWord = .xbusy }
-    if identity == .cached { counters.pointee.cached.count() } else { counters.pointee.dropped.count() }
+    if identity == .cached { counters.cached.count() } else { counters.dropped.count() }
     physical.free(page: frame, identity)
     wake(waiters)
   }

@@ -48,20 +48,19 @@ public struct PagingFigures: Sendable {
 extension PagedMemory {
   /// The counts at this moment. Constant.
   public var figures: PagingFigures {
-    let c = counters
     return PagingFigures(
-      faults: c.pointee.faults.value, zeroFills: c.pointee.zeroFills.value, pageIns: c.pointee.pageIns.value,
-      reactivations: c.pointee.reactivations.value, failedFaults: c.pointee.failedFaults.value,
-      waits: c.pointee.waits.value, written: c.pointee.written.value,
-      writtenForDaemon: c.pointee.writtenForDaemon.value,
-      failedWrites: c.pointee.failedWrites.value, redirtied: c.pointee.redirtied.value,
-      moved: c.pointee.moved.value, cached: c.pointee.cached.value, dropped: c.pointee.dropped.value,
-      daemonRuns: c.pointee.daemonRuns.value, scanned: c.pointee.scanned.value, wired: c.pointee.wired.value,
-      objects: c.pointee.objects.value, ranges: c.pointee.ranges.value)
+      faults: counters.faults.value, zeroFills: counters.zeroFills.value, pageIns: counters.pageIns.value,
+      reactivations: counters.reactivations.value, failedFaults: counters.failedFaults.value,
+      waits: counters.waits.value, written: counters.written.value,
+      writtenForDaemon: counters.writtenForDaemon.value,
+      failedWrites: counters.failedWrites.value, redirtied: counters.redirtied.value,
+      moved: counters.moved.value, cached: counters.cached.value, dropped: counters.dropped.value,
+      daemonRuns: counters.daemonRuns.value, scanned: counters.scanned.value, wired: counters.wired.value,
+      objects: counters.objects.value, ranges: counters.ranges.value)
   }
 
   init(_ context: UnsafeMutableRawPointer?) {
-    state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
+    storage = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
   }
 
   /// Adds the rows of this layer, and those of swap.
@@ -73,7 +72,8 @@ extension PagedMemory {
       write: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> cp_setting)? = nil
     ) {
       statistics.add(
-        Statistic(name, unit, kind, about, context: UnsafeMutableRawPointer(state), read: read, write: write))
+        Statistic(
+          name, unit, kind, about, context: UnsafeMutableRawPointer(storage), read: read, write: write))
     }
     add("vm.pages.active", .pages, .gauge, "pages used recently") { PagedMemory($0).count(.active).rawValue }
     add("vm.pages.inactive", .pages, .gauge, "pages not used for a while") {
@@ -129,8 +129,8 @@ extension PagedMemory {
 
   private func setTarget(_ pages: UInt64) -> Bool {
     guard pages <= physical.total.rawValue / 2 else { return false }
-    state.pointee.marks.pointee.target.store(pages, ordering: .relaxed)
-    state.pointee.marks.pointee.wake.store(pages - pages / 10, ordering: .relaxed)
+    marks.target.store(pages, ordering: .relaxed)
+    marks.wake.store(pages - pages / 10, ordering: .relaxed)
     if isServed { physical.setLowMemoryMark(below: wakeMark) }
     return true
   }

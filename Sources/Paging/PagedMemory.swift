@@ -90,8 +90,11 @@ public struct PagedMemory {
     let marks: UnsafeMutablePointer<Watermarks>
     let services: UnsafeMutablePointer<PagingServices>
   }
-  let state: UnsafeMutablePointer<State>
-  init(state: UnsafeMutablePointer<State>) { self.state = state }
+  let storage: UnsafeMutablePointer<State>
+  init(_ storage: UnsafeMutablePointer<State>) { self.storage = storage }
+
+  /// The state, in place.
+  @inline(__always) var state: State { unsafeAddress { UnsafePointer(storage) } }
 
   /// Where each part lies in the memory that `create` is given.
   private struct Layout {
@@ -124,7 +127,7 @@ public struct PagedMemory {
     space: KernelAddressSpace, kmem: KmemAllocator
   ) throws(PagingError) -> PagedMemory {
     let layout = Layout()
-    let state = memory.part(State.self, at: layout.state)
+    let storage = memory.part(State.self, at: layout.state)
     let counters = memory.part(PagingCounters.self, at: layout.counters)
     counters.initialize(to: PagingCounters())
     let marks = memory.part(Watermarks.self, at: layout.marks)
@@ -151,27 +154,29 @@ public struct PagedMemory {
     } catch {
       throw .noMemory
     }
-    state.initialize(
+    storage.initialize(
       to: State(
         machine: machine, physical: physical, tables: tables, space: space, swap: swap, transfers: transfers,
         objectCache: objects, entryCache: entries, type: kmem.type(named: Name("paging")),
         map: Locked(.pagingMap, MapEntryTree()), numbers: Locked(.pagingMap, numbers),
         queues: Locked(.pagingQueues, PageQueues(physical)), counters: counters, marks: marks,
         services: services))
-    return PagedMemory(state: state)
+    return PagedMemory(storage)
   }
 
-  var machine: Machine { state.pointee.machine }
-  var physical: FrameAllocator { state.pointee.physical }
-  var tables: PageMap { state.pointee.tables }
+  var machine: Machine { state.machine }
+  var physical: FrameAllocator { state.physical }
+  var tables: PageMap { state.tables }
   /// The swap device and its slots, to which anonymous pages are written.
-  public var swap: Swap { state.pointee.swap }
+  public var swap: Swap { state.swap }
   /// Whether any object lies on a device of its own, so that its pages need no slots of swap.
-  package var hasDeviceObjects: Bool { counters.pointee.deviceObjects.value > 0 }
-  var counters: UnsafeMutablePointer<PagingCounters> { state.pointee.counters }
+  package var hasDeviceObjects: Bool { counters.deviceObjects.value > 0 }
+  @inline(__always) var counters: PagingCounters { unsafeAddress { UnsafePointer(state.counters) } }
+  @inline(__always) var marks: Watermarks { unsafeAddress { UnsafePointer(state.marks) } }
+  @inline(__always) var services: PagingServices { unsafeAddress { UnsafePointer(state.services) } }
 
   @inline(__always) func withQueues<R>(_ body: (inout PageQueues) -> R) -> R {
-    state.pointee.queues.withLock { body(&$0) }
+    state.queues.withLock { body(&$0) }
   }
 
   /// The record of a frame that is known to be a page.

@@ -24,7 +24,7 @@ public struct PageableRange: Sendable {
 
 extension PagedMemory {
   @inline(__always) func withMap<R>(_ body: (inout MapEntryTree) -> R) -> R {
-    state.pointee.map.withLock { body(&$0) }
+    state.map.withLock { body(&$0) }
   }
 
   // MARK: Registering
@@ -42,12 +42,12 @@ extension PagedMemory {
       !protection.contains(.executable)
     else { throw .badConstraint }
     if machine.failsHere(.paging) { throw .noMemory }
-    guard let memory = state.pointee.entryCache.alloc(type: state.pointee.type) else { throw .noMemory }
+    guard let memory = state.entryCache.alloc(type: state.type) else { throw .noMemory }
     let address: VirtualAddress
     do throws(KernelSpaceError) {
-      address = try state.pointee.space.reservePageable(count, at: site)
+      address = try state.space.reservePageable(count, at: site)
     } catch {
-      state.pointee.entryCache.free(memory, type: state.pointee.type)
+      state.entryCache.free(memory, type: state.type)
       throw error == .noAddressSpace ? .noAddressSpace : .noMemory
     }
     let entry = memory.bindMemory(to: MapEntry.self, capacity: 1)
@@ -55,12 +55,12 @@ extension PagedMemory {
       to: MapEntry(
         first: address.rawValue, pages: count.rawValue, object: object, offset: offset.rawValue,
         protection: protection))
-    object.state.pointee.core.withLock {
-      entry.pointee.nextOfObject = $0.firstEntry
+    object.state.core.withLock {
+      entry.nextOfObject = $0.firstEntry
       $0.firstEntry = entry
     }
     withMap { $0.insert(entry) }
-    counters.pointee.ranges.count()
+    counters.ranges.count()
     return address
   }
 
@@ -69,37 +69,37 @@ extension PagedMemory {
   /// nothing has changed at any moment.
   public func unmap(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
     guard let entry = remove(address, count, site) else { return }
-    let object = entry.pointee.object
+    let object = entry.object
     // It stays in the object's list until no TLB has a page of it, so that a thread that reclaims or moves a page
     // invalidates this address too.
-    object.state.pointee.core.withLock { _ in entry.pointee.isGoing = true }
+    object.state.core.withLock { _ in entry.isGoing = true }
     var batch = ShootdownBatch()
     for i in 0..<count.rawValue {
       let page = address + PageCount(i)
-      let mapping = object.state.pointee.core.withLock { _ in tables.remove(page) }
+      let mapping = object.state.core.withLock { _ in tables.remove(page) }
       if mapping != nil { batch.add(page) }
       if batch.isFull { batch.flush(on: machine) }
     }
     batch.flush(on: machine)
     unlink(entry, from: object.acquire())
-    state.pointee.space.releasePageable(address, count, at: site)
-    state.pointee.entryCache.free(UnsafeMutableRawPointer(entry), type: state.pointee.type)
-    counters.pointee.ranges.uncount()
+    state.space.releasePageable(address, count, at: site)
+    state.entryCache.free(UnsafeMutableRawPointer(entry), type: state.type)
+    counters.ranges.uncount()
   }
 
   /// Removes an entry from its object's list, and releases the object's lock.
   private func unlink(_ entry: UnsafeMutablePointer<MapEntry>, from held: consuming HeldObject) {
     guard held.core.firstEntry != entry else {
-      held.core.firstEntry = entry.pointee.nextOfObject
+      held.core.firstEntry = entry.nextOfObject
       return
     }
     var at = held.core.firstEntry
     while let other = at {
-      if other.pointee.nextOfObject == entry {
-        other.pointee.nextOfObject = entry.pointee.nextOfObject
+      if other.nextOfObject == entry {
+        other.nextOfObject = entry.nextOfObject
         return
       }
-      at = other.pointee.nextOfObject
+      at = other.nextOfObject
     }
   }
 
@@ -110,12 +110,12 @@ extension PagedMemory {
   ) -> UnsafeMutablePointer<MapEntry>? {
     var number: UInt64?
     while true {
-      let ticket = state.pointee.waiting.ticket()
+      let ticket = state.waiting.ticket()
       switch withMap({ $0.remove(address.rawValue, count.rawValue, number: number) }) {
       case .removed(let entry): return entry
       case .isUsed(let used):
         number = used
-        let woken = state.pointee.waiting.sleep(ticket, on: machine)
+        let woken = state.waiting.sleep(ticket, on: machine)
         precondition(woken, "a range that is unmapped is in use, and no thread runs that could end that")
         continue
       case .isWired: reportWired(address, count, site)
@@ -161,8 +161,8 @@ extension PagedMemory {
   ) -> RangeUse? {
     let found: UnsafeMutablePointer<MapEntry>? = withMap { map in
       guard let entry = map.find(address.rawValue) else { return nil }
-      if let generation, !generation.contains(entry.pointee.number) { return nil }
-      entry.pointee.users += 1
+      if let generation, !generation.contains(entry.number) { return nil }
+      entry.users += 1
       return entry
     }
     guard let found else { return nil }
@@ -174,15 +174,15 @@ extension PagedMemory {
     let mustWake = withMap { _ in
       switch change {
       case .none: break
-      case .made: entry.pointee.wires += 1
-      case .undone: entry.pointee.wires -= 1
+      case .made: entry.wires += 1
+      case .undone: entry.wires -= 1
       }
-      entry.pointee.users -= 1
-      guard entry.pointee.users == 0 && entry.pointee.isAwaited else { return false }
-      entry.pointee.isAwaited = false
+      entry.users -= 1
+      guard entry.users == 0 && entry.isAwaited else { return false }
+      entry.isAwaited = false
       return true
     }
-    if mustWake { state.pointee.waiting.wake(on: machine) }
+    if mustWake { state.waiting.wake(on: machine) }
   }
 
   /// The ranges that exist now.

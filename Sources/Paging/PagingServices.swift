@@ -59,43 +59,42 @@ extension Atomic where Value == UInt64 {
 }
 
 extension PagedMemory {
-  private var services: UnsafeMutablePointer<PagingServices> { state.pointee.services }
-  private var isEnding: Bool { services.pointee.isEnding.load(ordering: .sequentiallyConsistent) }
+  private var isEnding: Bool { services.isEnding.load(ordering: .sequentiallyConsistent) }
 
   /// Whether the page daemon has a thread.
-  public var isServed: Bool { services.pointee.isServed.load(ordering: .sequentiallyConsistent) }
+  public var isServed: Bool { services.isServed.load(ordering: .sequentiallyConsistent) }
 
   /// Starts page daemon and laundry as threads of the machine, until `endServices`. Returns false, and nothing has
   /// changed, when the machine has none for the daemon. Without one for the laundry the daemon launders too.
   package func startServices() -> Bool {
-    precondition(services.pointee.daemon.current == 0, "the services are running")
-    services.pointee.isEnding.store(false, ordering: .sequentiallyConsistent)
-    let context = UnsafeMutableRawPointer(state)
+    precondition(services.daemon.current == 0, "the services are running")
+    services.isEnding.store(false, ordering: .sequentiallyConsistent)
+    let context = UnsafeMutableRawPointer(storage)
     guard let daemon = machine.start("page daemon", .service, context, { PagedMemory($0).serveShortage() })
     else { return false }
     let launderer = machine.start("laundry", .service, context) { PagedMemory($0).serveLaundry() }
-    services.pointee.launderer.store(launderer?.rawValue ?? 0, ordering: .sequentiallyConsistent)
-    services.pointee.daemon.store(daemon.rawValue, ordering: .sequentiallyConsistent)
-    services.pointee.isServed.store(true, ordering: .sequentiallyConsistent)
+    services.launderer.store(launderer?.rawValue ?? 0, ordering: .sequentiallyConsistent)
+    services.daemon.store(daemon.rawValue, ordering: .sequentiallyConsistent)
+    services.isServed.store(true, ordering: .sequentiallyConsistent)
     physical.setLowMemoryMark(below: wakeMark)
     return true
   }
 
   /// Ends the threads and waits until they have ended. Does nothing where there are none.
   package func endServices() {
-    let daemon = services.pointee.daemon.exchange(0, ordering: .sequentiallyConsistent)
+    let daemon = services.daemon.exchange(0, ordering: .sequentiallyConsistent)
     guard daemon != 0 else { return }
-    services.pointee.isServed.store(false, ordering: .sequentiallyConsistent)
+    services.isServed.store(false, ordering: .sequentiallyConsistent)
     physical.setLowMemoryMark(below: .zero)
-    services.pointee.isEnding.store(true, ordering: .sequentiallyConsistent)
+    services.isEnding.store(true, ordering: .sequentiallyConsistent)
     physical.notifyLowMemory(.awaited)
     machine.join(ThreadHandle(rawValue: daemon))
     // A thread that waited for a run makes it itself.
-    services.pointee.runEnded.wake(on: machine)
+    services.runEnded.wake(on: machine)
     // The laundry after the daemon, which may have waited for it.
-    let launderer = services.pointee.launderer.exchange(0, ordering: .sequentiallyConsistent)
+    let launderer = services.launderer.exchange(0, ordering: .sequentiallyConsistent)
     guard launderer != 0 else { return }
-    services.pointee.asking.wake(on: machine)
+    services.asking.wake(on: machine)
     machine.join(ThreadHandle(rawValue: launderer))
   }
 
@@ -117,7 +116,7 @@ extension PagedMemory {
       let awaited = physical.awaited.rawValue
       let free = physical.freeCount.rawValue
       let mark = isFilling ? freeTarget.rawValue : wakeMark.rawValue
-      guard services.pointee.isAwaited.load(ordering: .sequentiallyConsistent) || free < max(mark, awaited)
+      guard services.isAwaited.load(ordering: .sequentiallyConsistent) || free < max(mark, awaited)
       else {
         isFilling = false
         physical.awaitLowMemory(.few, until: physical.hasParkedWaiters ? returnTime : .never)
@@ -125,17 +124,17 @@ extension PagedMemory {
       }
       isFilling = true
       // In this order: a thread that read the count before it grew is served by this run, see `capacityFromDaemon`.
-      services.pointee.begun.add(1, ordering: .sequentiallyConsistent)
-      let isAwaited = services.pointee.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
+      services.begun.add(1, ordering: .sequentiallyConsistent)
+      let isAwaited = services.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
       // A thread that asks from here on counts this run as begun.
-      noteClaim(services)
+      noteClaim(state.services)
       let goal = max(isAwaited ? goalOfRefusedRequest : freeTarget.rawValue, awaited)
       let outcome = reclaimPages(
         until: min(goal, free + Self.runLength),
-        laundry: services.pointee.launderer.current == 0 ? .caller : .thread)
-      services.pointee.freed.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
-      services.pointee.ended.add(1, ordering: .sequentiallyConsistent)
-      services.pointee.runEnded.wake(on: machine)
+        laundry: services.launderer.current == 0 ? .caller : .thread)
+      services.freed.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
+      services.ended.add(1, ordering: .sequentiallyConsistent)
+      services.runEnded.wake(on: machine)
       if outcome.isFruitless {
         let now = machine.now.rawValue
         returnTime = Tick(now &+ Self.pauses.longest)
@@ -149,41 +148,41 @@ extension PagedMemory {
 
   /// Asks the daemon's thread for a run, and waits until that has ended; nil when there is no thread.
   func capacityFromDaemon() -> Capacity? {
-    let freed = services.pointee.freed.current
+    let freed = services.freed.current
     // Set before the count is read, so that a run that has not begun yet sees it.
-    services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
-    let wanted = services.pointee.begun.current + 1
+    services.isAwaited.store(true, ordering: .sequentiallyConsistent)
+    let wanted = services.begun.current + 1
     while true {
-      let ticket = services.pointee.runEnded.ticket()
+      let ticket = services.runEnded.ticket()
       guard isServed else { return nil }
-      if services.pointee.ended.current >= wanted { break }
+      if services.ended.current >= wanted { break }
       // Between this check and the sleep only the ticket reports that a run has ended.
-      noteClaim(services)
-      services.pointee.isAwaited.store(true, ordering: .sequentiallyConsistent)
+      noteClaim(state.services)
+      services.isAwaited.store(true, ordering: .sequentiallyConsistent)
       physical.notifyLowMemory(.awaited)
-      guard services.pointee.runEnded.sleep(ticket, on: machine) else { return nil }
+      guard services.runEnded.sleep(ticket, on: machine) else { return nil }
     }
-    return services.pointee.freed.current > freed ? Capacity.some : Capacity.none
+    return services.freed.current > freed ? Capacity.some : Capacity.none
   }
 
   // MARK: The laundry
 
   func serveLaundry() {
     while true {
-      let ticket = services.pointee.asking.ticket()
-      let asked = services.pointee.asked.exchange(0, ordering: .sequentiallyConsistent)
+      let ticket = services.asking.ticket()
+      let asked = services.asked.exchange(0, ordering: .sequentiallyConsistent)
       if asked == 0 {
         // Only after the daemon has ended, because that asks for loads.
-        if isEnding && services.pointee.launderer.current == 0 { return }
-        noteClaim(services)
-        _ = services.pointee.asking.sleep(ticket, on: machine)
+        if isEnding && services.launderer.current == 0 { return }
+        noteClaim(state.services)
+        _ = services.asking.sleep(ticket, on: machine)
         continue
       }
       let outcome = launderForDaemon(upTo: PageCount(asked))
-      services.pointee.laundered.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
-      services.pointee.written.add(outcome.written.rawValue, ordering: .sequentiallyConsistent)
-      services.pointee.loads.add(1, ordering: .sequentiallyConsistent)
-      services.pointee.loadEnded.wake(on: machine)
+      services.laundered.add(outcome.freed.rawValue, ordering: .sequentiallyConsistent)
+      services.written.add(outcome.written.rawValue, ordering: .sequentiallyConsistent)
+      services.loads.add(1, ordering: .sequentiallyConsistent)
+      services.loadEnded.wake(on: machine)
     }
   }
 
@@ -192,10 +191,10 @@ extension PagedMemory {
   func beginLaundry(upTo limit: PageCount, by launderer: Launderer) -> LaundryLoad {
     guard launderer == .thread else { return .done(launderForDaemon(upTo: limit)) }
     let load = LaundryLoad.underWay(
-      loads: services.pointee.loads.current, freed: services.pointee.laundered.current,
-      written: services.pointee.written.current)
-    services.pointee.asked.store(limit.rawValue, ordering: .sequentiallyConsistent)
-    services.pointee.asking.wake(on: machine)
+      loads: services.loads.current, freed: services.laundered.current,
+      written: services.written.current)
+    services.asked.store(limit.rawValue, ordering: .sequentiallyConsistent)
+    services.asking.wake(on: machine)
     return load
   }
 
@@ -205,14 +204,14 @@ extension PagedMemory {
     case .done(let outcome): return outcome
     case .underWay(let loads, let freed, let written):
       while true {
-        let ticket = services.pointee.loadEnded.ticket()
-        if services.pointee.loads.current != loads { break }
-        noteClaim(services)
-        _ = services.pointee.loadEnded.sleep(ticket, on: machine)
+        let ticket = services.loadEnded.ticket()
+        if services.loads.current != loads { break }
+        noteClaim(state.services)
+        _ = services.loadEnded.sleep(ticket, on: machine)
       }
       var outcome = LaunderOutcome()
-      outcome.freed = PageCount(services.pointee.laundered.current - freed)
-      outcome.written = PageCount(services.pointee.written.current - written)
+      outcome.freed = PageCount(services.laundered.current - freed)
+      outcome.written = PageCount(services.written.current - written)
       return outcome
     }
   }

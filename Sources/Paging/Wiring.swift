@@ -139,11 +139,11 @@ extension PagedMemory {
   private func wire(_ page: VirtualAddress, of ranges: RangeGeneration) throws(PagingError) -> RightsChange {
     guard var use = beginUse(of: page, in: ranges) else { throw .notPageable }
     let entry = use.entry
-    let protection = entry.pointee.protection
+    let protection = entry.protection
     let kind: AccessKind = protection.contains(.writable) ? .write : .read
     var isFull = false
     var change = RightsChange.none
-    try withPage(entry.pointee.object, entry.pointee.index(page.rawValue), kind) { frame, record in
+    try withPage(entry.object, entry.index(page.rawValue), kind) { frame, record in
       switch record.tryWire() {
       case .busy: return .busy
       case .tooMany:
@@ -152,7 +152,7 @@ extension PagedMemory {
       case .first:
         withQueues { _ = $0.remove(frame) }
         physical.setMobility(of: frame, .unmovable)
-        counters.pointee.wired.count()
+        counters.wired.count()
       case .again: break
       }
       change = enter(frame, record, at: page, protection)
@@ -173,7 +173,7 @@ extension PagedMemory {
   private func unwirePage(_ page: VirtualAddress, of ranges: RangeGeneration) {
     guard var use = beginUse(of: page, in: ranges) else { return }
     var waiters = Waiters.absent
-    let held = use.entry.pointee.object.acquire()
+    let held = use.entry.object.acquire()
     // None is left where another thread has unwired the page since this call checked.
     if let frame = tables.removeWire(page) {
       use.wires = .undone
@@ -182,7 +182,7 @@ extension PagedMemory {
         // In its queue before any thread can make it busy.
         if !record.busyWord.isBusy { withQueues { $0.append(frame, .active) } }
         physical.setMobility(of: frame, .movable)
-        counters.pointee.wired.uncount()
+        counters.wired.uncount()
         if record.busyWord.hasWaiters { waiters = .present }
       }
       _ = record.endWire()

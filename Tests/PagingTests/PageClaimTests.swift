@@ -52,7 +52,7 @@ final class PageClaimTests: XCTestCase {
     late: @escaping () -> Void
   ) -> Bool {
     let record = bed.system.physical.knownRecord(bed.system.frame(bed.area, page))
-    let lock = bed.area.object.state
+    let lock = bed.area.object.storage
     var flags: PageFlags?
     var moment = 0
     var happened = false

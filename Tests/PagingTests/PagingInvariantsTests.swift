@@ -56,7 +56,7 @@ final class PagingInvariantsTests: XCTestCase {
   }
 
   func testAWrongCountOfObjectsBreaksPG6() throws {
-    try expect("PG-6") { system, _, _ in system.paging.counters.pointee.objects.count() }
+    try expect("PG-6") { system, _, _ in system.paging.counters.objects.count() }
   }
 
   private func expectSwap(_ number: String, line: UInt = #line, after damage: (SwapFixture) -> Void) throws {
@@ -69,12 +69,12 @@ final class PagingInvariantsTests: XCTestCase {
   }
 
   func testASlotThatIsNotCountedAsUsedBreaksSW1() throws {
-    try expectSwap("SW-1") { $0.swap.state.pointee.core.quiet.pointee.slots?.words[0] &= ~1 }
+    try expectSwap("SW-1") { $0.swap.state.core.quiet.pointee.slots?.words[0] &= ~1 }
   }
 
   func testASummaryThatHidesFreeSlotsBreaksSW2() throws {
     // The words of 200 slots are four; the summary is the fifth.
-    try expectSwap("SW-2") { $0.swap.state.pointee.core.quiet.pointee.slots?.words[4] &= ~1 }
+    try expectSwap("SW-2") { $0.swap.state.core.quiet.pointee.slots?.words[4] &= ~1 }
   }
 
   func testAFreeSlotWithAChecksumBreaksSW3() throws {

@@ -22,8 +22,8 @@ final class PagingWakingTests: XCTestCase {
     // It can't be reclaimed before the other run ends.
     let held = try system.paging.hold(other[0], .write)
     _ = system.takeAll()
-    let paging = system.paging
-    paging.state.pointee.launderers.add(1, ordering: .relaxed)
+    nonisolated(unsafe) let paging = system.paging
+    paging.state.launderers.add(1, ordering: .relaxed)
     nonisolated(unsafe) var sleeps = 0
     nonisolated(unsafe) var isEnding = false
     system.host.runDevices = {
@@ -32,7 +32,7 @@ final class PagingWakingTests: XCTestCase {
       guard sleeps == 1 else { return false }
       isEnding = true
       paging.unhold(held)
-      paging.state.pointee.launderers.subtract(1, ordering: .relaxed)
+      paging.state.launderers.subtract(1, ordering: .relaxed)
       let outcome = paging.launder(outOf: FrameRun(first: held, count: .one), .all, atMost: .one)
       XCTAssertEqual(outcome.freed, .one)
       isEnding = false
@@ -40,7 +40,7 @@ final class PagingWakingTests: XCTestCase {
     }
     XCTAssertNoThrow(try paging.fault(area[0], .write))
     XCTAssertEqual(sleeps, 1, "the fault was not woken")
-    XCTAssertEqual(paging.state.pointee.starvationCount.load(ordering: .relaxed), 0)
+    XCTAssertEqual(paging.state.starvationCount.load(ordering: .relaxed), 0)
     system.check()
   }
 
@@ -78,16 +78,16 @@ final class PagingWakingTests: XCTestCase {
 
   func testALaundryRunThatEndsBeforeTheSleepIsNotSleptOn() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
-    let state = system.paging.state
-    state.pointee.launderers.add(1, ordering: .relaxed)
+    let paging = system.paging
+    paging.state.launderers.add(1, ordering: .relaxed)
     nonisolated(unsafe) var sleeps = 0
     system.host.runDevices = {
       sleeps += 1
       return false
     }
     func end(_: UnsafeRawPointer) {
-      state.pointee.launderers.subtract(1, ordering: .relaxed)
-      state.pointee.laundered.wake(on: system.host.machine)
+      paging.state.launderers.subtract(1, ordering: .relaxed)
+      paging.state.laundered.wake(on: system.host.machine)
     }
     system.host.withClaims(.unlocked, handler: end) { XCTAssertTrue(system.paging.laundryEnded()) }
     XCTAssertEqual(sleeps, 0)
@@ -148,8 +148,8 @@ final class PagingWakingTests: XCTestCase {
   /// A thread asks while a run of the daemon is under way, which does not know of it: only the next one is its own.
   func testARunThatHasBegunIsNotTheRunThatIsAskedFor() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
-    let paging = system.paging
-    let services = paging.state.pointee.services
+    nonisolated(unsafe) let paging = system.paging
+    let services = paging.state.services
     services.pointee.isServed.store(true, ordering: .relaxed)
     services.pointee.begun.add(1, ordering: .relaxed)
     nonisolated(unsafe) let its = services
@@ -179,7 +179,7 @@ final class PagingWakingTests: XCTestCase {
   private func sleeps(
     of system: TestSystem, rounds: Int = 1, in act: () -> Void, concurrently: @escaping (Int) -> Void
   ) -> Int {
-    let services = UnsafeRawPointer(system.paging.state.pointee.services)
+    let services = UnsafeRawPointer(system.paging.state.services)
     nonisolated(unsafe) var sleeps = 0
     let disk = system.disk
     system.host.runDevices = {
@@ -202,7 +202,7 @@ final class PagingWakingTests: XCTestCase {
   /// another one follows.
   func testAThreadThatAsksAsARunBeginsIsServedByTheNext() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
-    let services = system.paging.state.pointee.services
+    let services = system.paging.state.services
     services.pointee.isAwaited.store(true, ordering: .relaxed)
     var wanted: UInt64?
     let slept = sleeps(
@@ -224,7 +224,7 @@ final class PagingWakingTests: XCTestCase {
   func testARunThatEndsBeforeTheSleepIsNotSleptOn() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let paging = system.paging
-    let services = paging.state.pointee.services
+    let services = paging.state.services
     services.pointee.isServed.store(true, ordering: .relaxed)
     var capacity: Capacity?
     let slept = sleeps(
@@ -242,7 +242,7 @@ final class PagingWakingTests: XCTestCase {
   func testALoadThatIsAskedForBeforeTheLaundrySleepsIsDone() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let paging = system.paging
-    let services = paging.state.pointee.services
+    let services = paging.state.services
     services.pointee.launderer.store(1, ordering: .relaxed)
     let slept = sleeps(
       of: system, rounds: 2, in: { paging.serveLaundry() },
@@ -262,7 +262,7 @@ final class PagingWakingTests: XCTestCase {
   func testALoadThatEndsBeforeTheDaemonSleepsIsNotSleptOn() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
     let paging = system.paging
-    let services = paging.state.pointee.services
+    let services = paging.state.services
     let load = Kept(paging.beginLaundry(upTo: .one, by: .thread))
     var outcome = LaunderOutcome()
     let slept = sleeps(
@@ -295,7 +295,7 @@ final class PagingWakingTests: XCTestCase {
         sleeps += 1
         if sleeps > 1 {
           // No wake came: the test ends all the same.
-          paging.state.pointee.waiting.wake(on: machine)
+          paging.state.waiting.wake(on: machine)
         } else if isWired {
           paging.unwire(area[0], .one)
         } else {
@@ -536,15 +536,15 @@ final class PagingWakingTests: XCTestCase {
   func testAThreadThatWaitsForTheDaemonIsWokenWhenTheServicesEnd() throws {
     let duo = try Duo(processors: 3)
     let system = duo.system
-    let services = system.paging.state.pointee.services
+    let services = system.paging.state.services
     let machine = system.host.machine
     let paging = system.paging
     duo.run(
       diskAwaits: 0,
       {
         // A daemon that has been told to end before it hears of any shortage.
-        let daemon = machine.start("daemon", .service, UnsafeMutableRawPointer(paging.state)) {
-          let services = PagedMemory($0).state.pointee.services
+        let daemon = machine.start("daemon", .service, UnsafeMutableRawPointer(paging.storage)) {
+          let services = PagedMemory($0).state.services
           while !services.pointee.isEnding.load(ordering: .acquiring) { usleep(20) }
         }
         services.pointee.daemon.store(daemon!.rawValue, ordering: .relaxed)

@@ -38,8 +38,8 @@ public struct RamDisk {
 
   /// Requests that are not done, and the faults to inject: under the lock.
   struct Queue {
-    var first: UnsafeMutablePointer<cp_block_request>?
-    var last: UnsafeMutablePointer<cp_block_request>?
+    var first: BlockRequest?
+    var last: BlockRequest?
     /// Requests that are being carried out.
     var running = 0
     /// Calls of `poll` so far that found a request.
@@ -64,8 +64,11 @@ public struct RamDisk {
     var flipped: UInt32?
   }
 
-  let state: UnsafeMutablePointer<State>
-  private init(state: UnsafeMutablePointer<State>) { self.state = state }
+  let storage: UnsafeMutablePointer<State>
+  private init(_ storage: UnsafeMutablePointer<State>) { self.storage = storage }
+
+  /// The state, in place.
+  @inline(__always) var state: State { unsafeAddress { UnsafePointer(storage) } }
 
   /// The most extents of memory that a disk can lie in.
   public static var extentLimit: Int { 8 }
@@ -85,12 +88,12 @@ public struct RamDisk {
       copy[i] = extents[i]
       pages += extents[i].pages.rawValue
     }
-    let state = memory.bindMemory(to: State.self, capacity: 1)
-    state.initialize(
+    let storage = memory.bindMemory(to: State.self, capacity: 1)
+    storage.initialize(
       to: State(
         name: name, directMap: machine.directMap, extents: copy, pageCount: pages,
         queue: Locked(.blockDevice, Queue())))
-    return RamDisk(state: state)
+    return RamDisk(storage)
   }
 
   /// Creates a disk over one extent of memory.
@@ -103,49 +106,49 @@ public struct RamDisk {
   }
 
   /// The disk whose state lies at `memory`: for a context word.
-  public init(at memory: UnsafeMutableRawPointer) { state = memory.assumingMemoryBound(to: State.self) }
+  public init(at memory: UnsafeMutableRawPointer) { storage = memory.assumingMemoryBound(to: State.self) }
   /// The address of the disk's state.
-  public var place: UnsafeMutableRawPointer { UnsafeMutableRawPointer(state) }
+  public var place: UnsafeMutableRawPointer { UnsafeMutableRawPointer(storage) }
 
   /// The disk as a block device.
   public var device: BlockDevice {
     BlockDevice(
-      state.pointee.name, pages: PageCount(state.pointee.pageCount), UnsafeMutableRawPointer(state),
-      submit: { RamDisk(state: $0.unsafelyUnwrapped.assumingMemoryBound(to: State.self)).submit($1) })
+      state.name, pages: PageCount(state.pageCount), UnsafeMutableRawPointer(storage),
+      submit: { RamDisk($0.unsafelyUnwrapped.assumingMemoryBound(to: State.self)).submit($1) })
   }
 
   // MARK: Running
 
-  private func submit(_ request: UnsafeMutablePointer<cp_block_request>) {
-    state.pointee.queue.withLock { $0.append(request) }
+  private func submit(_ request: BlockRequest) {
+    state.queue.withLock { $0.append(request) }
   }
 
   /// Carries out one request that is due, and calls its `done`. Returns false when the disk is idle: no request is
   /// queued or being carried out on any processor. No spin lock may be held. A copy of up to 32 pages.
   @discardableResult public func poll() -> Bool {
-    switch state.pointee.queue.withLock({ $0.next(pageCount: state.pointee.pageCount) }) {
+    switch state.queue.withLock({ $0.next(pageCount: state.pageCount) }) {
     case .idle: return false
     case .waiting: return true
     case .carryOut(let request, let fate):
       carryOut(request, fate)
-      request.pointee.failed = fate.failed
+      request.failed = fate.failed
       // The owner may reuse the request during this call.
-      request.pointee.done.unsafelyUnwrapped(request.pointee.context, request)
+      request.done.unsafelyUnwrapped(request.context, request)
       // Only now, because a thread that finds the disk idle must find its own request done.
-      state.pointee.queue.withLock { $0.running &-= 1 }
+      state.queue.withLock { $0.running &-= 1 }
       return true
     }
   }
 
-  private func carryOut(_ request: UnsafeMutablePointer<cp_block_request>, _ fate: Fate) {
+  private func carryOut(_ request: BlockRequest, _ fate: Fate) {
     // A request beyond the disk has no place.
     guard fate.pages > 0 || fate.bytes > 0 else { return }
     let frames = UnsafePointer(cp_block_frames(request))
-    let isWrite = request.pointee.operation == .write
-    var place = Place(self, request.pointee.first)
+    let isWrite = request.operation == .write
+    var place = Place(self, request.first)
     for i in 0..<fate.pages {
       copy(Int(Page.size), place.pointer, frames[Int(i)], isWrite)
-      if i &+ 1 < request.pointee.count { place.advance(self) }
+      if i &+ 1 < request.count { place.advance(self) }
     }
     if fate.bytes != 0 { copy(Int(fate.bytes), place.pointer, frames[Int(fate.pages)], isWrite) }
     if let flipped = fate.flipped {
@@ -153,15 +156,15 @@ public struct RamDisk {
       let (byte, mask) = (Int(flipped >> 3 & 4095), UInt8(1) << UInt8(flipped & 7))
       let memory =
         isWrite
-        ? Place(self, request.pointee.first + page).pointer
-        : state.pointee.directMap.pointer(to: FrameNumber(frames[Int(page)]))
+        ? Place(self, request.first + page).pointer
+        : state.directMap.pointer(to: FrameNumber(frames[Int(page)]))
       (memory + byte).assumingMemoryBound(to: UInt8.self).pointee ^= mask
     }
   }
 
   @inline(__always)
   private func copy(_ bytes: Int, _ page: UnsafeMutableRawPointer, _ frame: UInt32, _ isWrite: Bool) {
-    let memory = state.pointee.directMap.pointer(to: FrameNumber(frame))
+    let memory = state.directMap.pointer(to: FrameNumber(frame))
     if isWrite {
       page.copyMemory(from: memory, byteCount: bytes)
     } else {
@@ -177,11 +180,11 @@ public struct RamDisk {
 
     init(_ disk: RamDisk, _ page: UInt64) {
       var rest = page
-      while rest >= disk.state.pointee.extents[extent].pages.rawValue {
-        rest &-= disk.state.pointee.extents[extent].pages.rawValue
+      while rest >= disk.state.extents[extent].pages.rawValue {
+        rest &-= disk.state.extents[extent].pages.rawValue
         extent &+= 1
       }
-      let found = disk.state.pointee.extents[extent]
+      let found = disk.state.extents[extent]
       pointer = found.start + Int(rest &* Page.size)
       left = found.pages.rawValue &- rest
     }
@@ -192,7 +195,7 @@ public struct RamDisk {
       pointer += Int(Page.size)
       if left == 0 {
         extent &+= 1
-        let next = disk.state.pointee.extents[extent]
+        let next = disk.state.extents[extent]
         (pointer, left) = (next.start, next.pages.rawValue)
       }
     }
@@ -202,13 +205,13 @@ public struct RamDisk {
 
   /// The faults to inject from now on. Setting them restarts the random numbers from their seed.
   public var faults: DeviceFaults {
-    get { state.pointee.queue.withLock { $0.faults } }
-    nonmutating set { state.pointee.queue.withLock { $0.set(newValue) } }
+    get { state.queue.withLock { $0.faults } }
+    nonmutating set { state.queue.withLock { $0.set(newValue) } }
   }
 
   /// Makes every later request for `page` fail. Up to 16 pages; more are a bug of the test.
   package func spoil(_ page: DevicePage) {
-    state.pointee.queue.withLock {
+    state.queue.withLock {
       precondition($0.spoiledCount < 16, "a RAM disk keeps 16 spoiled pages")
       $0.spoiled[$0.spoiledCount] = page.rawValue
       $0.spoiledCount += 1
@@ -218,7 +221,7 @@ public struct RamDisk {
 
   /// Undoes all calls of `spoil`.
   package func mend() {
-    state.pointee.queue.withLock {
+    state.queue.withLock {
       $0.spoiledCount = 0
       $0.hasFaults = $0.faults.isAny
     }
@@ -226,11 +229,11 @@ public struct RamDisk {
 
   /// Whether requests for `page` always fail, by `spoil` or by `faults.bad`.
   package func isBad(_ page: DevicePage) -> Bool {
-    state.pointee.queue.withLock { $0.isBad(page.rawValue) }
+    state.queue.withLock { $0.isBad(page.rawValue) }
   }
 
   /// The counts of the disk since the start.
-  public var figures: RamDiskFigures { state.pointee.queue.withLock { $0.figures } }
+  public var figures: RamDiskFigures { state.queue.withLock { $0.figures } }
 }
 
 extension RamDisk.Queue {
@@ -239,17 +242,17 @@ extension RamDisk.Queue {
     case idle
     /// A request is being carried out elsewhere, or is not due yet.
     case waiting
-    case carryOut(UnsafeMutablePointer<cp_block_request>, RamDisk.Fate)
+    case carryOut(BlockRequest, RamDisk.Fate)
   }
 
-  mutating func append(_ request: UnsafeMutablePointer<cp_block_request>) {
-    request.pointee.next = nil
-    request.pointee.device_word = polls
+  mutating func append(_ request: BlockRequest) {
+    request.next = nil
+    request.deviceWord = polls
     if hasFaults && strikes(faults.delayed) && faults.longestDelay > 0 {
-      request.pointee.device_word += 1 + below(UInt64(faults.longestDelay))
+      request.deviceWord += 1 + below(UInt64(faults.longestDelay))
       figures.delayed += 1
     }
-    if let last { last.pointee.next = request } else { first = request }
+    if let last { last.next = request } else { first = request }
     last = request
   }
 
@@ -262,27 +265,27 @@ extension RamDisk.Queue {
     return .carryOut(request, fate(of: request, pageCount: pageCount))
   }
 
-  private mutating func removeDue() -> UnsafeMutablePointer<cp_block_request>? {
+  private mutating func removeDue() -> BlockRequest? {
     var skipped: UInt64 = 0
     if hasFaults && strikes(faults.reordered) {
       var due: UInt64 = 0
       var at = first
       while let request = at {
-        if request.pointee.device_word < polls { due += 1 }
-        at = request.pointee.next
+        if request.deviceWord < polls { due += 1 }
+        at = request.next
       }
       if due > 1 { skipped = below(due) }
       if skipped > 0 { figures.reordered += 1 }
     }
-    var previous: UnsafeMutablePointer<cp_block_request>?
+    var previous: BlockRequest?
     var at = first
     while let request = at {
-      if request.pointee.device_word < polls {
+      if request.deviceWord < polls {
         if skipped == 0 {
           if let previous {
-            previous.pointee.next = request.pointee.next
+            previous.next = request.next
           } else {
-            first = request.pointee.next
+            first = request.next
           }
           if last == request { last = previous }
           return request
@@ -290,16 +293,16 @@ extension RamDisk.Queue {
         skipped -= 1
       }
       previous = request
-      at = request.pointee.next
+      at = request.next
     }
     return nil
   }
 
   private mutating func fate(
-    of request: UnsafeMutablePointer<cp_block_request>, pageCount: UInt64
+    of request: BlockRequest, pageCount: UInt64
   ) -> RamDisk.Fate {
-    let (start, count) = (request.pointee.first, request.pointee.count)
-    switch request.pointee.operation {
+    let (start, count) = (request.first, request.count)
+    switch request.operation {
     case .read: figures.reads += 1
     case .write: figures.writes += 1
     }

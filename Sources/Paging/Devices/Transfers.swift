@@ -35,7 +35,7 @@ package struct DevicePage: Equatable, Comparable, Sendable {
 package struct Transfers {
   struct State: ~Copyable {
     let machine: Machine
-    let requests: UnsafeMutablePointer<cp_block_request>
+    let requests: BlockRequest
     let count: Int
     /// A bit for each request that has no owner.
     let idle: Atomic<UInt64>
@@ -45,7 +45,12 @@ package struct Transfers {
     let waiting = Atomic<Int>(0)
     let queue = WaitQueue("a transfer to complete", .interrupt)
   }
-  let state: UnsafeMutablePointer<State>
+  let storage: UnsafeMutablePointer<State>
+
+  init(_ storage: UnsafeMutablePointer<State>) { self.storage = storage }
+
+  /// The state, in place.
+  @inline(__always) var state: State { unsafeAddress { UnsafePointer(storage) } }
 
   /// The most requests that a pool may have.
   package static var limit: Int { 64 }
@@ -68,12 +73,12 @@ package struct Transfers {
     let layout = layout(count: count)
     let requests = memory.part(cp_block_request.self, at: layout.requests, count: count)
     for i in 0..<count { (requests + i).initialize(to: cp_block_request()) }
-    let state = memory.part(State.self, at: layout.state)
-    state.initialize(
+    let storage = memory.part(State.self, at: layout.state)
+    storage.initialize(
       to: State(
         machine: machine, requests: requests, count: count, idle: Atomic(UInt64.max >> UInt64(limit - count))
       ))
-    return Transfers(state: state)
+    return Transfers(storage)
   }
 
   // MARK: One transfer
@@ -95,15 +100,15 @@ package struct Transfers {
 
   /// Whether the device has completed the transfer. Constant.
   package func isDone(_ transfer: borrowing Transfer) -> Bool {
-    state.pointee.done.load(ordering: .acquiring) & bit(transfer) != 0
+    state.done.load(ordering: .acquiring) & bit(transfer) != 0
   }
 
   /// Sleeps until the device has completed the transfer. No spin lock may be held.
   package func wait(_ transfer: borrowing Transfer) {
     while true {
-      let ticket = state.pointee.queue.ticket()
+      let ticket = state.queue.ticket()
       if isDone(transfer) { return }
-      if state.pointee.queue.sleep(ticket, on: state.pointee.machine) { continue }
+      if state.queue.sleep(ticket, on: state.machine) { continue }
       precondition(isDone(transfer), "nothing on this machine completes the requests of a device")
     }
   }
@@ -111,31 +116,31 @@ package struct Transfers {
   /// Whether the device failed. The transfer must be done.
   package func hasFailed(_ transfer: borrowing Transfer) -> Bool {
     assert(isDone(transfer), "the outcome of a transfer that is not done")
-    return request(transfer).pointee.failed
+    return request(transfer).failed
   }
 
   /// Returns the request to the pool. The transfer must be done.
   package func end(_ transfer: consuming Transfer) {
     let bit = bit(transfer)
     transfer.release()
-    let before = state.pointee.done.bitwiseAnd(~bit, ordering: .acquiring).oldValue
+    let before = state.done.bitwiseAnd(~bit, ordering: .acquiring).oldValue
     precondition(before & bit != 0, "a transfer ended that is not done")
-    state.pointee.idle.bitwiseOr(bit, ordering: .sequentiallyConsistent)
-    if state.pointee.waiting.load(ordering: .sequentiallyConsistent) != 0 {
-      state.pointee.queue.wake(on: state.pointee.machine)
+    state.idle.bitwiseOr(bit, ordering: .sequentiallyConsistent)
+    if state.waiting.load(ordering: .sequentiallyConsistent) != 0 {
+      state.queue.wake(on: state.machine)
     }
   }
 
   /// Sleeps until the pool has an idle request, or until any is done. Returns false when neither can happen: then
   /// all are done, and their owners must end them. No spin lock may be held.
   package func waitForAny() -> Bool {
-    state.pointee.waiting.add(1, ordering: .sequentiallyConsistent)
-    defer { state.pointee.waiting.subtract(1, ordering: .sequentiallyConsistent) }
-    let ticket = state.pointee.queue.ticket()
+    state.waiting.add(1, ordering: .sequentiallyConsistent)
+    defer { state.waiting.subtract(1, ordering: .sequentiallyConsistent) }
+    let ticket = state.queue.ticket()
     if idleCount > 0 { return true }
     // Between this check and the sleep only the ticket reports that a transfer has ended.
-    noteClaim(state)
-    return state.pointee.queue.sleep(ticket, on: state.pointee.machine) || idleCount > 0
+    noteClaim(storage)
+    return state.queue.sleep(ticket, on: state.machine) || idleCount > 0
   }
 
   /// Sleeps as `waitForAny`, for a thread that has no transfer of its own.
@@ -145,16 +150,16 @@ package struct Transfers {
   }
 
   /// Requests that have no owner at the moment.
-  package var idleCount: Int { state.pointee.idle.load(ordering: .sequentiallyConsistent).nonzeroBitCount }
+  package var idleCount: Int { state.idle.load(ordering: .sequentiallyConsistent).nonzeroBitCount }
 
   // MARK: In parts, for swap
 
   /// Allocates an idle request; nil when there is none.
   func allocate() -> Transfer? {
-    var idle = state.pointee.idle.load(ordering: .relaxed)
+    var idle = state.idle.load(ordering: .relaxed)
     while idle != 0 {
       let index = idle.trailingZeroBitCount
-      let taken = state.pointee.idle.compareExchange(
+      let taken = state.idle.compareExchange(
         expected: idle, desired: idle & (idle &- 1), ordering: .acquiringAndReleasing)
       if taken.exchanged {
         let transfer = Transfer(index: index)
@@ -168,29 +173,32 @@ package struct Transfers {
 
   /// Submits an allocated request, or again one that is done; its frames are filled in.
   func start(
-    _ transfer: borrowing Transfer, on device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,
+    _ transfer: borrowing Transfer, on device: BlockDevice, _ operation: cp_block_operation,
+    _ first: DevicePage,
     _ count: PageCount
   ) {
-    state.pointee.done.bitwiseAnd(~bit(transfer), ordering: .acquiring)
+    state.done.bitwiseAnd(~bit(transfer), ordering: .acquiring)
     let request = request(transfer)
-    request.pointee.next = nil
-    request.pointee.first = first.rawValue
-    request.pointee.count = UInt32(count.rawValue)
-    request.pointee.operation = operation
-    request.pointee.failed = false
-    request.pointee.context = UnsafeMutableRawPointer(state)
-    request.pointee.done = { context, request in
-      let state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
-      let bit: UInt64 = 1 << UInt64(request - state.pointee.requests)
+    request.next = nil
+    request.first = first.rawValue
+    request.count = UInt32(count.rawValue)
+    request.operation = operation
+    request.failed = false
+    request.context = UnsafeMutableRawPointer(storage)
+    request.done = { context, request in
+      let transfers = Transfers(context.unsafelyUnwrapped.assumingMemoryBound(to: State.self))
+      let bit: UInt64 = 1 << UInt64(request - transfers.state.requests)
       // Once the bit is set, the owner may end the request and begin another.
-      state.pointee.done.bitwiseOr(bit, ordering: .acquiringAndReleasing)
-      state.pointee.queue.wake(on: state.pointee.machine)
+      transfers.state.done.bitwiseOr(bit, ordering: .acquiringAndReleasing)
+      transfers.state.queue.wake(on: transfers.state.machine)
     }
     device.submit(request)
   }
 
-  @inline(__always) func request(_ transfer: borrowing Transfer) -> UnsafeMutablePointer<cp_block_request> {
-    state.pointee.requests + Int(transfer.index)
+  @inline(__always) func request(_ transfer: borrowing Transfer) -> BlockRequest {
+    state.requests + Int(transfer.index)
   }
-  @inline(__always) private func bit(_ transfer: borrowing Transfer) -> UInt64 { 1 &<< UInt64(transfer.index) }
+  @inline(__always) private func bit(_ transfer: borrowing Transfer) -> UInt64 {
+    1 &<< UInt64(transfer.index)
+  }
 }

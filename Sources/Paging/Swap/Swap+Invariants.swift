@@ -6,7 +6,7 @@ extension Swap {
   /// Checks all invariants. Returns nil, or a message that begins with the number of one that is broken. A step for
   /// each slot.
   package func checkInvariants() -> StaticString? {
-    guard let slots = state.pointee.core.quiet.pointee.slots else { return nil }
+    guard let slots = state.core.quiet.pointee.slots else { return nil }
     if !slots.hasExactCounts { return "SW-1: the counts of free, used and bad slots" }
     if !slots.hasExactSummary { return "SW-2: the summary of the bitmap" }
     for index in 0..<slots.total {

@@ -5,7 +5,7 @@ import MemoryPrimitives
 extension Swap {
   /// The slots and counts at one moment. Constant.
   public var figures: SwapFigures {
-    state.pointee.core.withLock {
+    state.core.withLock {
       var figures = SwapFigures()
       if let slots = $0.slots {
         figures.total = PageCount(slots.total)
@@ -24,7 +24,7 @@ extension Swap {
 
   /// Adds the rows `vm.swap.…` to the registry.
   package func register(in statistics: Statistics) {
-    let context = UnsafeMutableRawPointer(state)
+    let context = UnsafeMutableRawPointer(storage)
     func row(
       _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
       read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64

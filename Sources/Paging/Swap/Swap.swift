@@ -83,7 +83,10 @@ public struct Swap {
   }
   enum Phase { case detached, changing, attached }
 
-  let state: UnsafeMutablePointer<State>
+  let storage: UnsafeMutablePointer<State>
+
+  /// The state, in place.
+  @inline(__always) var state: State { unsafeAddress { UnsafePointer(storage) } }
 
   /// Bytes that `create` needs, aligned to 64.
   package static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.stride) }
@@ -96,12 +99,12 @@ public struct Swap {
   package static func create(
     in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, transfers: Transfers
   ) -> Swap {
-    let state = memory.bindMemory(to: State.self, capacity: 1)
-    state.initialize(
+    let storage = memory.bindMemory(to: State.self, capacity: 1)
+    storage.initialize(
       to: State(
         machine: machine, physical: physical, transfers: transfers, core: Locked(.pagingSwap, Core()),
         attachment: Cell(nil)))
-    return Swap(state: state)
+    return Swap(storage)
   }
 
   // MARK: The device
@@ -112,7 +115,7 @@ public struct Swap {
   package func attach(_ device: BlockDevice, priority: AllocationPriority = .normal) throws(PagingError) {
     let total = Int(min(device.pageCount, Self.slotLimit).rawValue)
     guard total > 0, change(from: .detached, to: .changing) else { throw .badConstraint }
-    let (physical, machine) = (state.pointee.physical, state.pointee.machine)
+    let (physical, machine) = (state.physical, state.machine)
     do throws(PagingError) {
       let words = try FrameArray<UInt64>(
         count: SwapSlots.wordCount(total), initial: 0, physical: physical, machine: machine,
@@ -120,13 +123,13 @@ public struct Swap {
       do throws(PagingError) {
         let checksums = try FrameArray<UInt32>(
           count: total, initial: 0, physical: physical, machine: machine, priority: priority)
-        state.pointee.attachment.address.pointee = Attachment(device: device, checksums: checksums)
+        state.attachment.address.pointee = Attachment(device: device, checksums: checksums)
       } catch {
         words.free()
         throw error
       }
       let slots = SwapSlots(words, total: total)
-      state.pointee.core.withLock {
+      state.core.withLock {
         $0.slots = slots
         $0.phase = .attached
       }
@@ -139,7 +142,7 @@ public struct Swap {
   /// Detaches the device, and frees all memory. Throws `badConstraint` while a slot is used, and when
   /// there is no device.
   package func detach() throws(PagingError) {
-    let slots = try state.pointee.core.withLock { (core) throws(PagingError) in
+    let slots = try state.core.withLock { (core) throws(PagingError) in
       guard core.phase == .attached, let slots = core.slots, slots.used == 0 else { throw .badConstraint }
       core.phase = .changing
       core.slots = nil
@@ -147,12 +150,12 @@ public struct Swap {
     }
     slots.destroy()
     attachment.checksums.free()
-    state.pointee.attachment.address.pointee = nil
+    state.attachment.address.pointee = nil
     _ = change(from: .changing, to: .detached)
   }
 
   private func change(from old: Phase, to new: Phase) -> Bool {
-    state.pointee.core.withLock {
+    state.core.withLock {
       guard $0.phase == old else { return false }
       $0.phase = new
       return true
@@ -161,7 +164,7 @@ public struct Swap {
 
   /// The device and the checksums. The caller has a slot.
   var attachment: Attachment {
-    guard let attachment = state.pointee.attachment.address.pointee else {
+    guard let attachment = state.attachment.address.pointee else {
       preconditionFailure("swap is used without a device")
     }
     return attachment
@@ -169,8 +172,8 @@ public struct Swap {
 
   /// The device, if one is attached. Constant.
   public var device: BlockDevice? {
-    state.pointee.core.withLock {
-      $0.phase == .attached ? state.pointee.attachment.address.pointee?.device : nil
+    state.core.withLock {
+      $0.phase == .attached ? state.attachment.address.pointee?.device : nil
     }
   }
 
@@ -181,13 +184,13 @@ public struct Swap {
   /// attached. Bounded; may be called with the lock of an object held.
   package func reserve(upTo count: PageCount) -> SlotRun? {
     let wanted = Int(min(count, Self.clusterLimit).rawValue)
-    return state.pointee.core.withLock { $0.slots?.reserve(upTo: wanted) }
+    return state.core.withLock { $0.slots?.reserve(upTo: wanted) }
   }
 
   /// Frees a slot, which may be reserved again at once. One that is not used is a fault report. Constant;
   /// may be called with the lock of an object held.
   package func free(_ slot: SwapSlot) {
-    let status = state.pointee.core.withLock {
+    let status = state.core.withLock {
       let status = $0.slots?.release(slot) ?? .beyond
       // The old content must not pass for a page of the next owner.
       if status == .used { attachment.checksums[Int(slot.rawValue)] = 0 }
@@ -204,7 +207,7 @@ public struct Swap {
   /// Retires a slot for good, because the device lost a page there. One that is not used
   /// is a fault report. Constant; may be called with the lock of an object held.
   package func retire(_ slot: SwapSlot) {
-    let status = state.pointee.core.withLock { $0.slots?.retire(slot) ?? .beyond }
+    let status = state.core.withLock { $0.slots?.retire(slot) ?? .beyond }
     if status != .used { report(slot, status, ifFree: "a swap slot was retired while free") }
   }
 
@@ -215,11 +218,11 @@ public struct Swap {
       case .bad: (.notAllocated, "a retired swap slot was freed")
       default: (.foreignPointer, "a swap slot beyond the device was freed")
       }
-    state.pointee.machine.report(FaultReport(kind, what, UInt64(slot.rawValue), .identifier))
+    state.machine.report(FaultReport(kind, what, UInt64(slot.rawValue), .identifier))
   }
 
-  init(state: UnsafeMutablePointer<State>) { self.state = state }
+  init(_ storage: UnsafeMutablePointer<State>) { self.storage = storage }
   init(_ context: UnsafeMutableRawPointer?) {
-    state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
+    storage = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
   }
 }

@@ -99,11 +99,17 @@ struct SwapSlots {
 
   // MARK: Bits
 
-  private func word(_ level: Int, _ index: Int) -> UnsafeMutablePointer<UInt64> {
-    words.pointer(to: Self.start(total, of: level) &+ index)
+  /// Word `index` of a level, in place.
+  private subscript(level: Int, index: Int) -> UInt64 {
+    unsafeAddress { UnsafePointer(words.pointer(to: Self.start(total, of: level) &+ index)) }
+    nonmutating unsafeMutableAddress { words.pointer(to: Self.start(total, of: level) &+ index) }
   }
 
-  private func bad(_ slot: Int) -> UnsafeMutablePointer<UInt64> { words.pointer(to: badStart &+ slot >> 6) }
+  /// The word with the bit of a slot that says whether the slot is bad, in place.
+  private subscript(badWordOf slot: Int) -> UInt64 {
+    unsafeAddress { UnsafePointer(words.pointer(to: badStart &+ slot >> 6)) }
+    nonmutating unsafeMutableAddress { words.pointer(to: badStart &+ slot >> 6) }
+  }
 
   /// The state of a slot.
   enum Status { case free, used, bad, beyond }
@@ -112,17 +118,16 @@ struct SwapSlots {
     let index = Int(slot.rawValue)
     guard index < total else { return .beyond }
     let bit: UInt64 = 1 &<< UInt64(index & 63)
-    if word(0, index >> 6).pointee & bit != 0 { return .free }
-    return bad(index).pointee & bit != 0 ? .bad : .used
+    if self[0, index >> 6] & bit != 0 { return .free }
+    return self[badWordOf: index] & bit != 0 ? .bad : .used
   }
 
   /// Sets the bit of `slot`, and those above it that were clear.
   private func set(_ slot: Int) {
     var index = slot
     for level in 0..<levels {
-      let word = word(level, index >> 6)
-      let before = word.pointee
-      word.pointee = before | 1 &<< UInt64(index & 63)
+      let before = self[level, index >> 6]
+      self[level, index >> 6] = before | 1 &<< UInt64(index & 63)
       if before != 0 { return }
       index >>= 6
     }
@@ -132,9 +137,8 @@ struct SwapSlots {
   private func clear(_ mask: UInt64, of index: Int) {
     var (index, mask) = (index, mask)
     for level in 0..<levels {
-      let word = word(level, index)
-      word.pointee &= ~mask
-      if word.pointee != 0 { return }
+      self[level, index] &= ~mask
+      if self[level, index] != 0 { return }
       mask = 1 &<< UInt64(index & 63)
       index >>= 6
     }
@@ -145,12 +149,12 @@ struct SwapSlots {
     var (level, at, count) = (0, slot, total)
     while true {
       if at >= count { return nil }
-      let bits = word(level, at >> 6).pointee &>> UInt64(at & 63)
+      let bits = self[level, at >> 6] &>> UInt64(at & 63)
       if bits != 0 {
         at &+= bits.trailingZeroBitCount
         while level > 0 {
           level &-= 1
-          at = at << 6 &+ word(level, at).pointee.trailingZeroBitCount
+          at = at << 6 &+ self[level, at].trailingZeroBitCount
         }
         return at
       }
@@ -200,7 +204,7 @@ struct SwapSlots {
   @inline(__always)
   private func inspect(from slot: Int, _ wanted: Int, _ best: inout Int, _ first: inout Int) {
     let index = slot >> 6
-    let bits = word(0, index).pointee & UInt64.max &<< UInt64(slot & 63)
+    let bits = self[0, index] & UInt64.max &<< UInt64(slot & 63)
     let whole = Self.runs(of: wanted, in: bits)
     if whole != 0 {
       (best, first) = (wanted, index << 6 &+ whole.trailingZeroBitCount)
@@ -214,7 +218,7 @@ struct SwapSlots {
     // A run that reaches the end of the word may continue in the next.
     let tail = (~bits).leadingZeroBitCount
     if tail > 0 && (index &+ 1) << 6 < total {
-      let length = min(wanted, tail &+ (~word(0, index &+ 1).pointee).trailingZeroBitCount)
+      let length = min(wanted, tail &+ (~self[0, index &+ 1]).trailingZeroBitCount)
       if length > best { (best, first) = (length, (index &+ 1) << 6 &- tail) }
     }
   }
@@ -254,7 +258,7 @@ struct SwapSlots {
     let status = status(of: slot)
     guard status == .used else { return status }
     let index = Int(slot.rawValue)
-    bad(index).pointee |= 1 &<< UInt64(index & 63)
+    self[badWordOf: index] |= 1 &<< UInt64(index & 63)
     used &-= 1
     bad &+= 1
     return .used
@@ -266,7 +270,7 @@ struct SwapSlots {
   var hasExactCounts: Bool {
     var (free, bad) = (0, 0)
     for index in 0..<(total + 63) >> 6 {
-      let (bits, badBits) = (word(0, index).pointee, words[badStart + index])
+      let (bits, badBits) = (self[0, index], words[badStart + index])
       let valid = total - index << 6 < 64 ? UInt64(1) << UInt64(total - index << 6) - 1 : UInt64.max
       if bits & ~valid != 0 || badBits & ~valid != 0 || bits & badBits != 0 { return false }
       free += bits.nonzeroBitCount
@@ -280,8 +284,8 @@ struct SwapSlots {
     var count = (total + 63) >> 6
     for level in 1..<max(1, levels) {
       for index in 0..<count {
-        let isSet = word(level, index >> 6).pointee & 1 << UInt64(index & 63) != 0
-        if isSet != (word(level - 1, index).pointee != 0) { return false }
+        let isSet = self[level, index >> 6] & 1 << UInt64(index & 63) != 0
+        if isSet != (self[level - 1, index] != 0) { return false }
       }
       count = (count + 63) >> 6
     }

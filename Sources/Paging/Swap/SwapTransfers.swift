@@ -46,7 +46,7 @@ extension Swap {
     precondition(
       frames.count > 0 && run.count == PageCount(frames.count) && run.count <= Self.clusterLimit,
       "a write to swap has as many slots as frames, 1 to 32")
-    let (attachment, transfers) = (attachment, state.pointee.transfers)
+    let (attachment, transfers) = (attachment, state.transfers)
     guard let transfer = transfers.allocate() else { return nil }
     let list = cp_block_frames(transfers.request(transfer))
     for i in 0..<frames.count {
@@ -59,13 +59,13 @@ extension Swap {
   }
 
   /// Whether `finishWrite` would return without sleeping for the request.
-  package func isDone(_ write: borrowing SwapWrite) -> Bool { state.pointee.transfers.isDone(write.transfer) }
+  package func isDone(_ write: borrowing SwapWrite) -> Bool { state.transfers.isDone(write.transfer) }
 
   /// Sleeps until the write is done, and returns which pages were written. When a cluster failed, each page is
   /// written again by itself; the slots of pages that fail alone are retired. The others stay reserved by the caller.
   /// Allocates nothing. No spin lock may be held.
   package func finishWrite(_ write: consuming SwapWrite) -> SwapWritten {
-    let transfers = state.pointee.transfers
+    let transfers = state.transfers
     let run = write.run
     let count = run.count.rawValue
     transfers.wait(write.transfer)
@@ -73,7 +73,7 @@ extension Swap {
     var requests: UInt64 = transfers.hasFailed(write.transfer) ? 1 : 0
     if requests != 0 { failures = count == 1 ? 1 : writeSingly(write, &requests) }
     transfers.end(write.transfer)
-    state.pointee.core.withLock {
+    state.core.withLock {
       $0.writes += count - UInt64(failures.nonzeroBitCount)
       $0.failures += requests
       if count > 1 { $0.clusters += 1 }
@@ -88,7 +88,7 @@ extension Swap {
   @inline(never) private func writeSingly(_ write: borrowing SwapWrite, _ failedRequests: inout UInt64)
     -> UInt32
   {
-    let (attachment, transfers) = (attachment, state.pointee.transfers)
+    let (attachment, transfers) = (attachment, state.transfers)
     let list = cp_block_frames(transfers.request(write.transfer))
     var failures: UInt32 = 0
     for i in 0..<Int(write.run.count.rawValue) {
@@ -109,7 +109,7 @@ extension Swap {
   @inline(__always)
   private func recordChecksum(_ slot: SwapSlot, _ frame: FrameNumber, _ attachment: Attachment) {
     attachment.checksums[Int(slot.rawValue)] =
-      Checksum.of(state.pointee.machine.directMap.pointer(to: frame))
+      Checksum.of(state.machine.directMap.pointer(to: frame))
   }
 
   // MARK: Reading
@@ -117,7 +117,7 @@ extension Swap {
   /// Begins to read the page in `slot`, which the caller owns, into `frame`. Nil, and nothing done, when the
   /// pool has no idle request. No spin lock may be held.
   package func beginRead(_ slot: SwapSlot, into frame: FrameNumber) -> SwapRead? {
-    let (device, transfers) = (attachment.device, state.pointee.transfers)
+    let (device, transfers) = (attachment.device, state.transfers)
     guard let transfer = transfers.allocate() else { return nil }
     cp_block_frames(transfers.request(transfer))[0] = frame.rawValue
     transfers.start(transfer, on: device, .read, DevicePage(UInt64(slot.rawValue)), .one)
@@ -125,26 +125,26 @@ extension Swap {
   }
 
   /// Whether `finishRead` would return without sleeping.
-  package func isDone(_ read: borrowing SwapRead) -> Bool { state.pointee.transfers.isDone(read.transfer) }
+  package func isDone(_ read: borrowing SwapRead) -> Bool { state.transfers.isDone(read.transfer) }
 
   /// Sleeps until the page is in its frame. Throws `inputOutput` when the device failed, `corrupt` when the data is
   /// not what was written. The frame's content is then undefined, and the caller still owns the slot.
   /// No spin lock may be held.
   package func finishRead(_ read: consuming SwapRead) throws(PagingError) {
-    let transfers = state.pointee.transfers
+    let transfers = state.transfers
     let slot = read.slot
     transfers.wait(read.transfer)
     let hasFailed = transfers.hasFailed(read.transfer)
     let frame = FrameNumber(cp_block_frames(transfers.request(read.transfer))[0])
     transfers.end(read.transfer)
     if hasFailed {
-      state.pointee.core.withLock { $0.failures += 1 }
+      state.core.withLock { $0.failures += 1 }
       throw .inputOutput
     }
     let isSame =
       attachment.checksums[Int(slot.rawValue)]
-      == Checksum.of(state.pointee.machine.directMap.pointer(to: frame))
-    state.pointee.core.withLock {
+      == Checksum.of(state.machine.directMap.pointer(to: frame))
+    state.core.withLock {
       $0.reads += 1
       if !isSame { $0.corrupt += 1 }
     }
@@ -156,7 +156,7 @@ extension Swap {
   package func read(_ slot: SwapSlot, into frame: FrameNumber) throws(PagingError) {
     while true {
       if let read = beginRead(slot, into: frame) { return try finishRead(read) }
-      state.pointee.transfers.waitForIdle()
+      state.transfers.waitForIdle()
     }
   }
 }
