@@ -213,11 +213,11 @@ extension PagedMemory {
     _ batch: inout ShootdownBatch
   ) -> Int {
     var (address, isWritable, isAccessed) = (UInt64(0), false, false)
-    let ranges = forEachAddress(of: move.index, held) { place, isGoing in
+    let ranges = forEachAddress(of: move.index, held) { place, range in
       let found = places.remove(place)
-      if found != nil || isGoing { batch.add(place) }
+      if found != nil || range.isGoing { batch.add(place) }
       guard let mapping = found else { return }
-      if address == 0 && !isGoing { (address, isWritable) = (place.rawValue, mapping.isWritable) }
+      if address == 0 && !range.isGoing { (address, isWritable) = (place.rawValue, mapping.isWritable) }
       if mapping.isAccessed { isAccessed = true }
     }
     // Keeps a reference that the old mapping recorded.
@@ -290,14 +290,18 @@ extension PagedMemory {
     slot.value = PageSlot(.resident, target, slot.value.swap)
     queues.replace(source, by: target)
     let address = VirtualAddress(move.address)
-    var (ranges, isMapped) = (0, false)
+    var ranges = 0
     if address.rawValue != 0 {
-      // The range may have been unmapped while the page was under way.
-      ranges = forEachAddress(of: index, held) { other, isGoing in
-        if other == address && !isGoing { isMapped = true }
+      // While the page was under way the range may have been unmapped, and another, with other rights, have its address.
+      var allowed: Protection?
+      ranges = forEachAddress(of: index, held) { other, range in
+        if other == address && !range.isGoing { allowed = range.protection }
+      }
+      if let allowed {
+        let isWritable = move.isWritable && allowed.contains(.writable)
+        places.enter(address, target, isWritable ? .kernelData : .kernelReadOnly)
       }
     }
-    if isMapped { places.enter(address, target, move.isWritable ? .kernelData : .kernelReadOnly) }
     _ = to.endXbusy()
     return ranges
   }

@@ -5,12 +5,12 @@ import PageTables
 import PhysicalMemory
 
 extension PagedMemory {
-  /// Calls `body` with each address at which a range maps page `index`, and whether the range is being
-  /// unmapped: then its address must be invalidated even if the tables have no entry. Returns how many ranges it
-  /// has visited.
+  /// Calls `body` with each address at which a range maps page `index`, and with that range. A range that is being
+  /// unmapped (`isGoing`) must be invalidated there even if the tables have no entry. Returns how many ranges it has
+  /// visited.
   @discardableResult @inline(__always) func forEachAddress(
     of index: UInt64, _ held: borrowing HeldObject,
-    _ body: (_ address: VirtualAddress, _ isGoing: Bool) -> Void
+    _ body: (_ address: VirtualAddress, _ range: UnsafeMutablePointer<MapEntry>) -> Void
   ) -> Int {
     forEachAddress(of: index, from: held.core.firstEntry, body)
   }
@@ -18,12 +18,12 @@ extension PagedMemory {
   /// Does the same for the ranges from `first` on in the object's list.
   @discardableResult @inline(__always) func forEachAddress(
     of index: UInt64, from first: UnsafeMutablePointer<MapEntry>?,
-    _ body: (_ address: VirtualAddress, _ isGoing: Bool) -> Void
+    _ body: (_ address: VirtualAddress, _ range: UnsafeMutablePointer<MapEntry>) -> Void
   ) -> Int {
     var at = first
     var ranges = 0
     while let entry = at {
-      if let address = entry.address(of: index) { body(address, entry.isGoing) }
+      if let address = entry.address(of: index) { body(address, entry) }
       at = entry.nextOfObject
       ranges &+= 1
     }
@@ -32,16 +32,16 @@ extension PagedMemory {
 
   /// Removes all mappings of a page; its addresses go into `batch`, to be invalidated once the lock is released.
   func removeAll(_ index: UInt64, _ held: borrowing HeldObject, _ batch: inout ShootdownBatch) {
-    forEachAddress(of: index, held) { address, isGoing in
-      if tables.remove(address) != nil || isGoing { batch.add(address) }
+    forEachAddress(of: index, held) { address, range in
+      if tables.remove(address) != nil || range.isGoing { batch.add(address) }
     }
   }
 
   /// Write-protects all mappings of a page; the addresses that change go into `batch`.
   func writeProtectAll(_ index: UInt64, _ held: borrowing HeldObject, _ batch: inout ShootdownBatch) {
-    forEachAddress(of: index, held) { address, isGoing in
+    forEachAddress(of: index, held) { address, range in
       if let mapping = tables.writeProtect(address), mapping.isWritable { batch.add(address) }
-      if isGoing { batch.add(address) }
+      if range.isGoing { batch.add(address) }
     }
   }
 

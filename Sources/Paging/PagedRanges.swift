@@ -76,8 +76,7 @@ extension PagedMemory {
     var batch = ShootdownBatch()
     for i in 0..<count.rawValue {
       let page = address + PageCount(i)
-      let mapping = object.state.core.withLock { _ in tables.remove(page) }
-      if mapping != nil { batch.add(page) }
+      if remove(page, ofPage: entry.offset + i, object.acquire()) == .mayBeCached { batch.add(page) }
       if batch.isFull { batch.flush(on: machine) }
     }
     batch.flush(on: machine)
@@ -85,6 +84,20 @@ extension PagedMemory {
     state.space.releasePageable(address, count, at: site)
     state.entryCache.free(UnsafeMutableRawPointer(entry), type: state.type)
     counters.ranges.uncount()
+  }
+
+  /// Whether a TLB may have a translation that the tables have no longer.
+  private enum Translation { case mayBeCached, absent }
+
+  /// Removes the mapping of page `index` of an object at `address`, and releases the object's lock.
+  private func remove(
+    _ address: VirtualAddress, ofPage index: UInt64, _ held: consuming HeldObject
+  ) -> Translation {
+    if tables.remove(address) != nil { return .mayBeCached }
+    // A thread that moves or reclaims the page has removed the mapping, and ends its busy state only after the
+    // invalidation.
+    let slot = held.slot(index).value
+    return slot.presence == .resident && record(slot.frame).busyWord.isBusy ? .mayBeCached : .absent
   }
 
   /// Removes an entry from its object's list, and releases the object's lock.
