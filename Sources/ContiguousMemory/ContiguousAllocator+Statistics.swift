@@ -81,5 +81,17 @@ extension ContiguousAllocator {
     ) {
       ContiguousAllocator($0).counters.runsAbandoned.load(ordering: .relaxed)
     }
+    counter("vm.searches", .requests, "searches for runs to be emptied") {
+      ContiguousAllocator($0).counters.searches.load(ordering: .relaxed)
+    }
+    counter("vm.search_steps", .requests, "steps of searches for runs to be emptied") {
+      ContiguousAllocator($0).counters.searchSteps.load(ordering: .relaxed)
+    }
+    counter("vm.failed_cache.hits", .requests, "requests refused by the failed-request cache") {
+      ContiguousAllocator($0).counters.failedCacheHits.load(ordering: .relaxed)
+    }
+    counter("vm.failed_cache.steps", .requests, "steps of lookups in the failed-request cache") {
+      ContiguousAllocator($0).counters.failedCacheSteps.load(ordering: .relaxed)
+    }
   }
 }

@@ -1,12 +1,14 @@
 // Contiguous memory: runs of frames for devices and for large pages, on a machine whose memory is full.
 //
 // STRUCTURES
+//   search      the cheapest run to empty, by the counts of pageblocks and by prices (folder RunSearch)
 //   request     count, constraints, priority, passes and budget (ContiguousRequest)
 //   means       the frames, slots and budget that a request may use at one moment, and how they pay for a run (Means)
 //   forecast    the judgement of one run by those counts (Forecast); `forecast` returns it without emptying the run
 //   attempt     one request from its first search to its last step, and what it has spent so far (ReclaimAttempt)
 //   failure     a value of fixed size: never, not now, or later (ContiguousFailure)
-// The allocator itself has only counters and two tunables.
+// The allocator itself has only counters and two tunables. Isolation and capture, and the entries of the failed-request
+// cache, lie in PhysicalMemory: frees look at both under its lock.
 //
 // HOW A RUN IS EMPTIED
 //   pass 1  free and cached   the buddy queues have it, or its free frames are captured
@@ -18,8 +20,8 @@
 // A request is judged first, by counting: which run, and whether the free frames, the slots of swap and the
 // budget pay for it. A run that they don't pay for costs no move and no write.
 //
-// The run comes from the summary of each pageblock (PhysicalMemory/Candidates.swift): the one with the fewest obstacles
-// of those that can be paid for. It is isolated: every frame that is free in it or becomes free is
+// The run comes from the counts of each pageblock (RunSearch.swift): the one with the fewest obstacles of those that can
+// be paid for. It is isolated: every frame that is free in it or becomes free is
 // captured for this request. So no page enters it again, even while the request sleeps. After each sleep the busy word
 // of each page is read again.
 //
@@ -84,6 +86,10 @@ public struct ContiguousAllocator {
     let moved = Atomic<UInt64>(0)
     let written = Atomic<UInt64>(0)
     let runsAbandoned = Atomic<UInt64>(0)
+    let searches = Atomic<UInt64>(0)
+    let searchSteps = Atomic<UInt64>(0)
+    let failedCacheHits = Atomic<UInt64>(0)
+    let failedCacheSteps = Atomic<UInt64>(0)
   }
   let state: UnsafeMutablePointer<State>
 

@@ -134,9 +134,7 @@ extension ContiguousAllocator {
       forecast.freeAfter = free.subtractingSaturated(run.count)
       return forecast
     }
-    switch physical.candidate(
-      run: request.count, where: request.constraints, excluding: excluding, at: means)
-    {
+    switch candidate(request, means, excluding: excluding) {
     case .never:
       var forecast = ContiguousForecast(run: FrameRun(first: FrameNumber(0), count: .zero))
       forecast.outcome = .never

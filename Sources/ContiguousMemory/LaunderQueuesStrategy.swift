@@ -24,8 +24,7 @@ extension ReclaimAttempt {
       if turn == 0 { launderAll(.inactive, observe) }
     }
     var failure = ContiguousFailure(.notNow)
-    failure.longest = physical.longestEmptiableRun(
-      low: request.constraints.low, high: request.constraints.high)
+    failure.longest = allocator.longestEmptiableRun(where: request.constraints)
     throw failure
   }
 

@@ -114,9 +114,12 @@ struct Means {
     let short = count + least
     let most = short + count
     let forSwap = slots == 0 ? 0 : min(slots + count, most)
-    return memory.physical.idlePages(
-      enough: IdlePages(clean: most, forSwap: forSwap, forDevice: kinds.tellsDirtyPagesApart ? most : 0),
-      enoughInAll: min(slots, writable) >= most ? most : .max, by: kinds)
+    let enough = IdlePages(
+      clean: most, forSwap: forSwap, forDevice: kinds.tellsDirtyPagesApart ? most : 0)
+    return memory.search {
+      $0.idlePages(
+        enough: enough, enoughInAll: min(slots, writable) >= most ? most : .max, by: kinds)
+    }
   }
 
   /// Whether the request could go further without its own bounds.

@@ -59,7 +59,7 @@ struct ReclaimAttempt: ~Copyable {
     guard physical.hasPlace(forRun: request.count, where: request.constraints) else {
       throw ContiguousFailure(.never)
     }
-    if physical.hasFailedRecently(request.count, request.constraints) {
+    if allocator.hasFailedRecently(request) {
       var failure = ContiguousFailure(.notNow)
       failure.isRepeated = true
       throw failure
@@ -76,7 +76,7 @@ struct ReclaimAttempt: ~Copyable {
       case .free: continue
       case .refuse(let forecast):
         if lastFailure == nil {
-          if forecast.fixed > .zero { physical.cacheFailedRequest(request.count, request.constraints) }
+          if forecast.fixed > .zero { allocator.cacheFailure(of: request) }
           lastFailure = ContiguousFailure(forecast)
         }
         break search
@@ -93,8 +93,7 @@ struct ReclaimAttempt: ~Copyable {
     }
     var failure = lastFailure ?? ContiguousFailure(.later)
     if failure.answer != .never {
-      failure.longest = physical.longestEmptiableRun(
-        low: request.constraints.low, high: request.constraints.high)
+      failure.longest = allocator.longestEmptiableRun(where: request.constraints)
     }
     throw failure
   }

@@ -119,7 +119,7 @@ extension FrameAllocator {
       return PageblockCounts(
         first: FrameNumber(Pageblock.first(frame.rawValue)), free: PageCount(UInt64(pageblock.free)),
         unmovable: PageCount(UInt64(pageblock.unmovable)), other: PageCount(UInt64(pageblock.movable)),
-        dirty: PageCount(UInt64(pageblock.dirty.pointee.load(ordering: .relaxed))),
+        dirty: PageCount(pageblock.dirtyCount),
         absent: PageCount(UInt64(pageblock.absent)))
     }
   }

@@ -222,9 +222,7 @@ private struct FrameCheck {
       watchers += 1
       if domain.pointee.isolations[i].captured != captured[i] { return "PM-9: the count of captured frames" }
     }
-    for i in domain.pointee.failedRequests.indices where domain.pointee.failedRequests[i].request != nil {
-      watchers += 1
-    }
+    watchers += domain.pointee.failedRequests.count
     if watchers != domain.pointee.watchers { return "PM-9: the count of isolations and failed requests" }
     var total: UInt64 = 0
     for value in 0..<FrameRole.count {

@@ -11,7 +11,6 @@ extension FrameAllocator {
     registerFrames(in: statistics)
     registerReserves(in: statistics)
     registerRequests(in: statistics)
-    registerSearches(in: statistics)
   }
 
   private func registerFrames(in statistics: Statistics) {
@@ -78,24 +77,6 @@ extension FrameAllocator {
     }
     counter("vm.isolated", "frames captured in isolated runs") {
       Self($0).state.pointee.events.pointee.captures.value
-    }
-  }
-
-  private func registerSearches(in statistics: Statistics) {
-    func counter(_ name: StaticString, _ about: StaticString, _ read: @escaping Reader) {
-      addCounter(name, about, to: statistics, read)
-    }
-    counter("vm.searches", "searches for runs to be emptied") {
-      Self($0).state.pointee.events.pointee.searches.load(ordering: .relaxed)
-    }
-    counter("vm.search_steps", "steps of searches for runs to be emptied") {
-      Self($0).state.pointee.events.pointee.searchSteps.load(ordering: .relaxed)
-    }
-    counter("vm.failed_cache.hits", "requests refused by the failed-request cache") {
-      Self($0).state.pointee.events.pointee.failedCacheHits.load(ordering: .relaxed)
-    }
-    counter("vm.failed_cache.steps", "steps of lookups in the failed-request cache") {
-      Self($0).state.pointee.events.pointee.failedCacheSteps.load(ordering: .relaxed)
     }
   }
 

@@ -13,8 +13,8 @@
 //                    their identity (PageableFrames.swift)
 //   waiters          threads that wait for frames, in a queue for each priority (FrameWaiters.swift)
 //   isolations       runs that are being emptied: frames freed in them are captured (Isolation.swift)
-//   run search       the cheapest run to empty, by the counts of pageblocks (RunSearch.swift); requests that failed are
-//                    kept for a while (FailedRequestCache.swift)
+//   failed requests  requests for which no run could be emptied, and where that may have changed (FailedRequests.swift)
+// The search for such a run lies above (ContiguousMemory/RunSearch). It reads pageblock counts and record snapshots.
 //
 // INVARIANTS, which `checkInvariants` checks by number
 //   PM-1  A queue's links, count and mask agree. A head is a free frame, marked, aligned, in the right list.
@@ -37,8 +37,8 @@
 //   Frames that are being allocated or freed belong to their owner, who writes their records without the lock. A free
 //   claims each frame by compare-and-swap first ("wired once" to "xbusy"), so one of two racing frees of a frame is
 //   reported. A caller may hold the lock of an address map or an object in calls for single pages: nothing here
-//   acquires a lock of lower rank. Searches for runs take no lock: they read relaxed atomics, and isolation tests what
-//   they find.
+//   acquires a lock of lower rank. Searches for runs to empty take no lock: they read relaxed atomics, and isolation
+//   tests what they find.
 //
 // COST
 //   Allocation of a block: constant, up to 18 splits; the first use of a pageblock initialises its 512 records.
@@ -46,8 +46,6 @@
 //   A run: constant when a free block holds it whatever its position. Else a walk from the top of its range: a step for
 //   each pageblock that can't hold it, and at worst one for each frame of a pageblock that can.
 //   Free, cache or reactivate a page: constant.
-//   A candidate: a step for each pageblock in its range, and a read of the frames of a few pageblocks.
-//   A lookup in the failed-request cache: independent of the size of memory.
 //   While there are no isolations and no failed requests, a free pays one load for both. An allocation pays one load for
 //   cached pages.
 //
@@ -108,12 +106,14 @@ public enum PhysicalMemoryError: UInt8, Error, Sendable {
 }
 
 /// Frames from `first` up to `end`.
-struct FrameSpan {
-  var first: UInt32
-  var end: UInt32
+package struct FrameSpan {
+  package var first: UInt32
+  package var end: UInt32
+
+  package init(first: UInt32, end: UInt32) { (self.first, self.end) = (first, end) }
 }
 
-/// Counters that change under the domain lock and are read without.
+/// Counters that change under the domain lock and are read without it.
 struct FrameEvents: ~Copyable {
   let allocations = Counter()
   let frees = Counter()
@@ -125,11 +125,6 @@ struct FrameEvents: ~Copyable {
   let reactivations = Counter()
   let isolations = Counter()
   let captures = Counter()
-  /// These change without the lock.
-  let searches = Atomic<UInt64>(0)
-  let searchSteps = Atomic<UInt64>(0)
-  let failedCacheHits = Atomic<UInt64>(0)
-  let failedCacheSteps = Atomic<UInt64>(0)
 }
 
 /// All physical memory of an instance: a handle.
@@ -161,10 +156,12 @@ public struct FrameAllocator {
     state = context.unsafelyUnwrapped.assumingMemoryBound(to: State.self)
   }
 
-  var machine: Machine { state.pointee.machine }
-  @inline(always) var table: FrameTable { state.pointee.table }
+  package var machine: Machine { state.pointee.machine }
+  /// The records and counts, for searches that take no lock.
+  @inline(__always) package var table: FrameTable { state.pointee.table }
   @inline(always) var domain: Locked<FrameDomain> { _read { yield state.pointee.domain } }
-  var spans: UnsafeBufferPointer<FrameSpan> { state.pointee.spans }
+  /// The map without permanent frames: sorted runs.
+  package var spans: UnsafeBufferPointer<FrameSpan> { state.pointee.spans }
 
   // MARK: Counts
 

@@ -8,253 +8,12 @@ import XCTest
 
 @testable import PhysicalMemory
 
-/// The model: the role of each frame, and nothing of blocks.
-struct Model {
-  var roles: [FrameRole]
-
-  init(_ system: FrameAllocatorFixture) { roles = system.roles }
-
-  var free: UInt64 { UInt64(roles.reduce(0) { $0 + ($1 == .free ? 1 : 0) }) }
-
-  func isFree(_ first: Int, _ count: Int) -> Bool {
-    first + count <= roles.count && (first..<first + count).allSatisfy { roles[$0] == .free }
-  }
-
-  func hasBlock(_ order: Int) -> Bool {
-    stride(from: 0, to: roles.count, by: 1 << order).contains { isFree($0, 1 << order) }
-  }
-
-  func allows(_ first: Int, _ count: Int, _ where: RunConstraints) -> Bool {
-    let (from, to) = (UInt64(first) << 12, UInt64(first + count) << 12)
-    guard from >= `where`.low.rawValue, to <= `where`.high.rawValue,
-      from % `where`.alignment.rawValue == 0
-    else { return false }
-    guard let boundary = `where`.boundary?.rawValue else { return true }
-    return from / boundary == (to - 1) / boundary
-  }
-
-  func hasRun(_ count: Int, _ where: RunConstraints) -> Bool {
-    var length = 0
-    for frame in 0..<roles.count {
-      length = roles[frame] == .free ? length + 1 : 0
-      if length >= count, allows(frame - count + 1, count, `where`) { return true }
-    }
-    return false
-  }
-
-  func longestRun() -> Int {
-    var (best, length) = (0, 0)
-    for role in roles {
-      length = role == .free ? length + 1 : 0
-      best = max(best, length)
-    }
-    return best
-  }
-
-  mutating func set(_ first: Int, _ count: Int, _ role: FrameRole) {
-    for frame in first..<first + count { roles[frame] = role }
-  }
-}
-
-/// A system driven by random operations beside its model. A method returns the mistake that it has found, or nil.
-private struct FrameHistory {
-  let memory: FrameAllocator
-  let initial: [FrameRole]
-  let largestRun: UInt64
-  let top: UInt64
-  var random: SeededRandom
-  var model: Model
-  var given: [(Int, Int)] = []
-  var fillsUp = true
-
-  init(_ system: FrameAllocatorFixture, seed: UInt64, largestRun: UInt64) {
-    random = SeededRandom(seed: seed)
-    memory = system.memory
-    model = Model(system)
-    initial = model.roles
-    top = UInt64(initial.count)
-    self.largestRun = largestRun
-  }
-
-  /// One random operation.
-  mutating func step() -> String? {
-    if random.oneIn(200) { fillsUp.toggle() }
-    let roles: [FrameRole] = [.wired, .slab, .pageable, .kmem]
-    let role = roles[Int(random.below(4))]
-    let priority = AllocationPriority(rawValue: UInt8(random.below(3)))!
-    switch random.below(fillsUp ? 8 : 12) {
-    case 0...2: return allocateBlock(role, priority)
-    case 3...4: return allocateRun(role, priority)
-    case 5: return allocateFrame(role, priority)
-    default:
-      free()
-      return nil
-    }
-  }
-
-  func check() -> String? {
-    if let broken = memory.checkInvariants() { return "invariant \(broken)" }
-    if memory.freeCount.rawValue != model.free { return "count of free frames" }
-    if Int(memory.longestFreeRun()?.count.rawValue ?? 0) != model.longestRun() { return "longest run" }
-    return nil
-  }
-
-  private func admits(_ count: UInt64, _ priority: AllocationPriority) -> Bool {
-    model.free >= count + memory.reserve(for: priority).rawValue
-  }
-
-  private mutating func allocateBlock(_ role: FrameRole, _ priority: AllocationPriority) -> String? {
-    let order = Int(random.below(random.oneIn(4) ? 10 : 3))
-    let isAdmitted = admits(1 << order, priority)
-    do {
-      let frame = Int(try memory.allocate(Order(UInt8(order)), role: role, priority: priority).rawValue)
-      if !model.isFree(frame, 1 << order) || frame % (1 << order) != 0 || !isAdmitted {
-        return "a block that is not free, not aligned or out of the reserve"
-      }
-      model.set(frame, 1 << order, role)
-      given.append((frame, 1 << order))
-    } catch {
-      if isAdmitted && model.hasBlock(order) { return "a block was refused" }
-    }
-    return nil
-  }
-
-  private mutating func allocateRun(_ role: FrameRole, _ priority: AllocationPriority) -> String? {
-    let count = 1 + Int(random.below(random.oneIn(3) ? largestRun : 12))
-    var constraints = RunConstraints()
-    if random.oneIn(2) { constraints.alignment = Alignment(4096 << random.below(7))! }
-    if random.oneIn(3) { constraints.boundary = Alignment(4096 << random.below(9))! }
-    if random.oneIn(3) { constraints.low = PhysicalAddress(random.below(top << 12)) }
-    if random.oneIn(3) { constraints.high = PhysicalAddress(random.below(top << 12)) }
-    let free = memory.freeRun(PageCount(count), where: constraints, priority: priority)
-    let search = memory.candidate(run: PageCount(count), where: constraints)
-    let isAdmitted = admits(UInt64(count), priority)
-    do {
-      let run = try memory.allocate(
-        run: PageCount(count), where: constraints, role: role, priority: priority)
-      let first = Int(run.first.rawValue)
-      if !model.isFree(first, count) || !model.allows(first, count, constraints) || !isAdmitted {
-        return "a run that is not free or breaks its constraints"
-      }
-      if free != run { return "granted, and not the free run that was named" }
-      model.set(first, count, role)
-      given.append((first, count))
-    } catch {
-      if isAdmitted && model.hasRun(count, constraints) { return "a run of \(count) was refused" }
-      if free != nil { return "a free run was named but refused" }
-      // A run that is free, but not above the reserve, costs nothing to empty.
-      return mistake(in: search, count, constraints)
-    }
-    return nil
-  }
-
-  private mutating func allocateFrame(_ role: FrameRole, _ priority: AllocationPriority) -> String? {
-    let frame = Int(random.below(top + 3))
-    let isKnown = frame < model.roles.count && model.roles[frame] != .absent
-    let isAdmitted = admits(1, priority)
-    do {
-      try memory.allocate(frame: FrameNumber(UInt32(frame)), role: role, priority: priority)
-      if !isKnown || !model.isFree(frame, 1) || !isAdmitted { return "a given frame was granted" }
-      model.set(frame, 1, role)
-      given.append((frame, 1))
-    } catch {
-      let expected: PhysicalMemoryError =
-        !isKnown ? .outsideMemory : model.roles[frame] != .free ? .notFree : .noMemory
-      if error != expected || (expected == .noMemory && isAdmitted) {
-        return "a given frame was refused as \(error)"
-      }
-    }
-    return nil
-  }
-
-  private mutating func free() {
-    guard !given.isEmpty else { return }
-    // A part of an allocation: all of it, an end, or the middle.
-    let k = Int(random.below(UInt64(given.count)))
-    let (first, count) = given[k]
-    let from = random.oneIn(2) ? 0 : Int(random.below(UInt64(count)))
-    let to = random.oneIn(2) ? count : from + 1 + Int(random.below(UInt64(count - from)))
-    memory.free(
-      FrameRun(first: FrameNumber(UInt32(first + from)), count: PageCount(to - from)))
-    model.set(first + from, to - from, .free)
-    given[k] = given[given.count - 1]
-    given.removeLast()
-    if from > 0 { given.append((first, from)) }
-    if to < count { given.append((first + to, count - to)) }
-  }
-
-  /// Returns the mistake in the result of a search for a run to be emptied, or nil.
-  private func mistake(
-    in search: RunSearch, _ count: Int, _ constraints: RunConstraints
-  ) -> String? {
-    var empty = model
-    func isThere(_ isEmptiable: (Int) -> Bool) -> Bool {
-      for frame in empty.roles.indices where isEmptiable(frame) { empty.roles[frame] = .free }
-      return empty.hasRun(count, constraints)
-    }
-    let best: RunCandidate
-    switch search {
-    case .never:
-      return isThere { !initial[$0].isPermanent } ? "never, but there could be one" : nil
-    case .found(let candidate):
-      best = candidate
-      if !isThere({ empty.roles[$0].isMovable }) { return "found, but there is none" }
-    case .blocked(let candidate):
-      best = candidate
-      if isThere({ empty.roles[$0].isMovable }) { return "blocked, but there is one" }
-    }
-    let first = Int(best.run.first.rawValue)
-    guard Int(best.run.count.rawValue) == count, model.allows(first, count, constraints) else {
-      return "a candidate that breaks the constraints"
-    }
-    let frames = model.roles[first..<first + count]
-    let free = frames.count { $0 == .free }
-    let movable = frames.count { $0.isMovable }
-    guard !frames.contains(where: { $0.isPermanent }), Int(best.free.rawValue) == free,
-      Int(best.movable.rawValue) == movable, Int(best.unmovable.rawValue) == count - free - movable
-    else { return "a candidate that is counted wrong" }
-    return nil
-  }
-}
-
 final class FrameAllocatorModelTests: XCTestCase {
-  /// Drives a system with random requests; each answer is checked against the model.
-  func history(
-    _ system: FrameAllocatorFixture, seed: UInt64, operations: Int, largestRun: UInt64, checkEvery: Int
-  ) {
-    let memory = system.memory!
-    let before = FrameSnapshot(memory)
-    var history = FrameHistory(system, seed: seed, largestRun: largestRun)
-    for i in 0..<operations {
-      var wrong = history.step()
-      if wrong == nil && i % checkEvery == 0 {
-        wrong = history.check()
-        if wrong == nil && i % (checkEvery * 50) == 0 && system.roles != history.model.roles {
-          wrong = "roles"
-        }
-      }
-      if let wrong { return XCTFail("\(wrong), operation \(i), STRATA_SEED=\(seed)") }
-    }
-    XCTAssertEqual(system.roles, history.model.roles)
-    for (first, count) in history.given {
-      memory.free(FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count)))
-    }
-    system.check()
-    XCTAssertEqual(FrameSnapshot(memory), before, "STRATA_SEED=\(seed)")
-  }
-
   func testSmallMachinesAgreeWithTheModel() throws {
-    let maps: [[(UInt64, UInt64)]] = [
-      [(0, 512)],
-      [(256, 512)],
-      [(300, 117), (430, 99), (512, 300), (1027, 5)],
-      [(4096 - 300, 600)],  // around 16 MiB, where one list ends and another begins
-      [(700, 100), (900, 333), (4000, 200)],
-    ]
-    for (i, frames) in maps.enumerated() {
+    for (i, frames) in FrameHistory.smallMachines.enumerated() {
       let system = try FrameAllocatorFixture(frames: frames)
       let isSmall = frames.allSatisfy { $0.0 < 2000 }
-      history(
+      FrameHistory.drive(
         system, seed: historySeed(UInt64(100 + i)), operations: isSmall ? 12_000 : 3000, largestRun: 200,
         checkEvery: 1
       )
@@ -282,7 +41,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     for priority in [AllocationPriority.normal, .system] { try memory.setReserve(.zero, for: priority) }
     var frames = 0
     while (try? memory.allocate(Order(0), role: .slab)) != nil { frames += 1 }
-    var model = Model(system)
+    var model = FrameModel(system)
     let number = historySeed(31)
     var random = SeededRandom(seed: number)
     for round in 0..<100 {
@@ -353,7 +112,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     let system = try FrameAllocatorFixture(
       frames: [(0, 159), (256, 8000), (9000, 3000)],
       occupied: [(256, 342, .image), (5000, 2000, .bootModule)])
-    history(system, seed: historySeed(7), operations: 30_000, largestRun: 3000, checkEvery: 100)
+    FrameHistory.drive(system, seed: historySeed(7), operations: 30_000, largestRun: 3000, checkEvery: 100)
   }
 
   func testLargeRunsOfManyBlocksAreAllocated() throws {

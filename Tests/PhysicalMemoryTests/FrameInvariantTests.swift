@@ -29,10 +29,11 @@ final class FrameInvariantTests: XCTestCase {
 
   /// A frame in the middle of a large free block: its buddy is free afterwards, and a block of two frames follows.
   private func allocatedFrame() throws -> UInt32 {
-    let frame: UInt32 = 5120
-    try memory.allocate(frame: FrameNumber(frame), role: .wired)
-    XCTAssertEqual(domain.pointee.queue(RangeList.of(frame), 1).pointee.first, frame + 2)
-    return frame
+    while true {
+      let frame = try memory.allocate(Order(0), role: .wired).rawValue
+      let pairs = domain.pointee.queue(RangeList.of(frame), 1).pointee.count
+      if table.record(frame ^ 1).role == .free && pairs == 1 { return frame }
+    }
   }
 
   func testQueuesLinksCountsAndMasksAgree() throws {
@@ -51,7 +52,8 @@ final class FrameInvariantTests: XCTestCase {
     let record = table.record(frame)
     breaks(2, { record.role = .free }, { record.role = .wired })
     // The second frame of a free block of two.
-    let other = table.record(frame + 3)
+    let list = RangeList.of(try allocatedFrame())
+    let other = table.record(domain.pointee.queue(list, 1).pointee.first + 1)
     breaks(2, { other.role = .wired }, { other.role = .free })
   }
 

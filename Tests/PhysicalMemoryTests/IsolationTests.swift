@@ -499,8 +499,6 @@ final class IsolationTests: XCTestCase {
           map.pointer(to: mine.last!).storeBytes(of: 0x1234, as: UInt64.self)
         }
         captured += mine.count
-        _ = memory.candidate(run: PageCount(1 + random.below(700)))
-        _ = memory.longestEmptiableRun()
         for frame in mine where map.pointer(to: frame).load(as: UInt64.self) != 0x1234 {
           XCTFail("a captured frame was given to another")
         }

@@ -295,7 +295,7 @@ extension Shell {
     let forecast = failure.forecast ?? (failure.isRepeated ? memory.contiguous.forecast(request(asked)) : nil)
     let longest =
       failure.isRepeated
-      ? physical.longestEmptiableRun(low: asked.constraints.low, high: asked.constraints.high)
+      ? memory.contiguous.longestEmptiableRun(where: asked.constraints)
       : failure.longest
     if isJSON {
       row("contig") { row in

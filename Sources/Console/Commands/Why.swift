@@ -50,7 +50,7 @@ extension Shell {
   }
 
   private func longestRun(_ asked: RunAsked) -> FrameRun? {
-    physical.longestEmptiableRun(low: asked.constraints.low, high: asked.constraints.high)
+    memory.contiguous.longestEmptiableRun(where: asked.constraints)
   }
 
   // MARK: The answers

@@ -37,7 +37,7 @@ struct FrameDomain: ~Copyable {
   /// A queue for each priority that waits, first come first, then that of the parked waiters.
   var waiters: InlineArray<3, IntrusiveList<WaiterLink>> = .init(repeating: IntrusiveList())
   var isolations: InlineArray<4, IsolatedRun> = .init(repeating: IsolatedRun())
-  var failedRequests: InlineArray<8, FailedRequest> = .init(repeating: FailedRequest())
+  var failedRequests = FailedRequests()
 
   /// Queues of a domain: one for each order of each list.
   static var queueCount: Int { RangeList.count * orders }

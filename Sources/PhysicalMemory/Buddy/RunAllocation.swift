@@ -38,16 +38,16 @@ public struct RunConstraints: Sendable {
 }
 
 /// A request in frame numbers, known to be possible on some machine.
-struct RunRequest {
-  var count: UInt32
-  var low: UInt32
-  var high: UInt32
+@frozen @usableFromInline package struct RunRequest {
+  @usableFromInline package let count: UInt32
+  @usableFromInline package let low: UInt32
+  @usableFromInline package let high: UInt32
   /// Powers of two; a boundary of 0 is none. Both fit 33 bits.
-  var alignment: UInt64
-  var boundary: UInt64
+  @usableFromInline package let alignment: UInt64
+  @usableFromInline package let boundary: UInt64
 
   /// Nil when no machine could grant it.
-  init?(_ count: PageCount, _ where: RunConstraints) {
+  package init?(_ count: PageCount, _ where: RunConstraints) {
     let limit = UInt64(FrameNumber.limit)
     let low = (`where`.low.rawValue >> Page.shift) + (`where`.low.offsetInPage == 0 ? 0 : 1)
     let high = min(`where`.high.rawValue >> Page.shift, limit)
@@ -58,17 +58,14 @@ struct RunRequest {
     self.low = UInt32(low)
     self.high = UInt32(high)
     alignment = max(1, `where`.alignment.rawValue >> Page.shift)
-    boundary = 0
-    if let given = `where`.boundary {
-      // A boundary below a page is crossed by every page.
-      guard given.rawValue >> Page.shift >= count.rawValue else { return nil }
-      boundary = given.rawValue >> Page.shift
-    }
+    boundary = `where`.boundary.map { $0.rawValue >> Page.shift } ?? 0
+    // A boundary below a page is crossed by every page.
+    if `where`.boundary != nil && boundary < count.rawValue { return nil }
     guard highestStart(low, high) != nil else { return nil }
   }
 
   /// The highest start for the run in frames `first` to `end`, or nil.
-  @inline(always) func highestStart(_ first: UInt64, _ end: UInt64) -> UInt32? {
+  @inline(always) package func highestStart(_ first: UInt64, _ end: UInt64) -> UInt32? {
     let count = UInt64(count)
     guard end >= count else { return nil }
     var start = (end - count) & ~(alignment - 1)
@@ -81,8 +78,13 @@ struct RunRequest {
   }
 
   /// Whether a run that begins at `start` keeps to the boundary.
-  @inline(always) func keepsBoundary(_ start: UInt64) -> Bool {
+  @inline(always) package func keepsBoundary(_ start: UInt64) -> Bool {
     boundary == 0 || start & ~(boundary - 1) == (start + UInt64(count) - 1) & ~(boundary - 1)
+  }
+
+  /// Whether every run for this covers whole pageblocks.
+  package var isOfPageblocks: Bool {
+    count & (Pageblock.frames - 1) == 0 && alignment >= UInt64(Pageblock.frames)
   }
 
   /// The order of a block that every run of this length holds when it is free.

@@ -33,7 +33,7 @@ import Synchronization
   /// Exclusively busy: the owner frees or moves the frame.
   @inline(always) public static var xbusy: Self { Self(rawValue: 1 << 30) }
   /// Wired, and kept by an isolation until it ends: no free accepts the frame.
-  @inline(always) static var captured: Self { Self(rawValue: 1 << 30 | 1) }
+  @inline(always) package static var captured: Self { Self(rawValue: 1 << 30 | 1) }
 
   /// How often the frame is wired.
   @inline(always) public var wires: UInt32 { rawValue & 0xfff }
@@ -46,7 +46,7 @@ import Synchronization
   /// Whether a thread waits until the frame is no longer busy.
   @inline(always) public var hasWaiters: Bool { rawValue & 1 << 31 != 0 }
   /// The bit of a waiting thread.
-  @inline(always) static var waiters: Self { Self(rawValue: 1 << 31) }
+  @inline(always) package static var waiters: Self { Self(rawValue: 1 << 31) }
   /// Whether it is exclusively busy and nothing else; a thread may be waiting.
   @inline(always) var isXbusyOnly: Bool { rawValue & 0x7fff_ffff == Self.xbusy.rawValue }
 }
@@ -116,7 +116,7 @@ import Synchronization
     FrameRecordPointer(raw - Int(frames) &* Self.size)
   }
   /// The record so many frames behind this one, in the same section.
-  @inline(always) func after(_ frames: Int) -> FrameRecordPointer {
+  @inline(always) package func after(_ frames: Int) -> FrameRecordPointer {
     FrameRecordPointer(raw + frames &* Self.size)
   }
   /// Wires, holds and busy users.
@@ -166,15 +166,16 @@ import Synchronization
   }
   /// Whether a pageable page is wired, and counts as unmovable in its pageblock. Written under the domain lock.
   @inline(always) var isUnmovable: Bool {
-    byte(29).pointee.load(ordering: .relaxed) & FrameSnapshot.unmovable != 0
+    byte(29).pointee.load(ordering: .relaxed) & RecordSnapshot.unmovable != 0
   }
   @inline(always) func setMobility(_ mobility: PageMobility) {
-    let rest = byte(29).pointee.load(ordering: .relaxed) & ~FrameSnapshot.unmovable
-    byte(29).pointee.store(mobility == .unmovable ? rest | FrameSnapshot.unmovable : rest, ordering: .relaxed)
+    let rest = byte(29).pointee.load(ordering: .relaxed) & ~RecordSnapshot.unmovable
+    byte(29).pointee.store(
+      mobility == .unmovable ? rest | RecordSnapshot.unmovable : rest, ordering: .relaxed)
   }
   /// Busy word, role, marks and flags at one moment. Takes no lock.
-  @inline(always) var snapshot: FrameSnapshot {
-    FrameSnapshot(
+  @inline(always) package var snapshot: RecordSnapshot {
+    RecordSnapshot(
       rawValue: (raw + 24).assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed))
   }
   /// The list that the links belong to.
@@ -209,6 +210,18 @@ import Synchronization
   @inline(always) var blockSize: UInt32 {
     guard byte(31).pointee.load(ordering: .relaxed) == FrameQueue.buddy.rawValue else { return 0 }
     return 1 << UInt32(byte(29).pointee.load(ordering: .relaxed) & 31)
+  }
+
+  /// The busy words of `count` frames from this one on, combined by or. They have records in the same section.
+  @inline(always) package func combinedBusyWord(of count: Int) -> BusyWord {
+    var busyWord: UInt32 = 0
+    var record = raw
+    let end = record + count &* Self.size
+    while record < end {
+      busyWord |= FrameRecordPointer(record).busyAtomic.pointee.load(ordering: .relaxed)
+      record += Self.size
+    }
+    return BusyWord(rawValue: busyWord)
   }
 
   @inlinable var busyAtomic: UnsafeMutablePointer<Atomic<UInt32>> {
@@ -263,20 +276,22 @@ import Synchronization
 }
 
 /// The last eight bytes of a record.
-struct FrameSnapshot {
-  var rawValue: UInt64
+@frozen @usableFromInline package struct RecordSnapshot {
+  @usableFromInline package let rawValue: UInt64
 
-  static var unmovable: UInt8 { 32 }
+  @inlinable init(rawValue: UInt64) { self.rawValue = rawValue }
 
-  @inline(always) var busyWord: BusyWord { BusyWord(rawValue: UInt32(truncatingIfNeeded: rawValue)) }
-  @inline(always) var role: UInt8 { UInt8(truncatingIfNeeded: rawValue >> 32) }
-  @inline(always) var isUnmovable: Bool { rawValue & UInt64(Self.unmovable) << 40 != 0 }
-  @inline(always) var isDirty: Bool { rawValue & UInt64(2) << 48 != 0 }
-  @inline(always) var dirty: UInt64 { rawValue >> 49 & 1 }
-  @inline(always) var isActive: Bool { rawValue >> 56 == UInt64(FrameQueue.active.rawValue) }
-  @inline(always) var isFree: Bool { role == FrameRole.free.rawValue }
+  @inlinable static var unmovable: UInt8 { 32 }
+
+  @inline(always) package var busyWord: BusyWord { BusyWord(rawValue: UInt32(truncatingIfNeeded: rawValue)) }
+  @inline(always) package var role: UInt8 { UInt8(truncatingIfNeeded: rawValue >> 32) }
+  @inline(always) package var isUnmovable: Bool { rawValue & UInt64(Self.unmovable) << 40 != 0 }
+  @inline(always) package var isDirty: Bool { rawValue & UInt64(2) << 48 != 0 }
+  @inline(always) package var dirty: UInt64 { rawValue >> 49 & 1 }
+  @inline(always) package var isActive: Bool { rawValue >> 56 == UInt64(FrameQueue.active.rawValue) }
+  @inline(always) package var isFree: Bool { role == FrameRole.free.rawValue }
   /// A pageable page without a wire: it can be moved or written out.
-  @inline(always) var isMovable: Bool { role == FrameRole.pageable.rawValue && !isUnmovable }
+  @inline(always) package var isMovable: Bool { role == FrameRole.pageable.rawValue && !isUnmovable }
   /// Whether an allocated frame may be freed: it is neither permanent nor a page that is wired or dirty.
   @inline(always) var mayBeFreed: Bool {
     let special: UInt32 =
@@ -287,11 +302,11 @@ struct FrameSnapshot {
     return role == FrameRole.pageable.rawValue && !isUnmovable && !isDirty
   }
   /// An isolation has the frame.
-  @inline(always) var isCaptured: Bool {
+  @inline(always) package var isCaptured: Bool {
     role == FrameRole.contiguous.rawValue && busyWord == .captured
   }
   /// A page that is neither wired nor held nor busy at this moment; a waiter may be left.
-  @inline(always) var isIdlePage: Bool {
+  @inline(always) package var isIdlePage: Bool {
     rawValue & 0x20ff_7fff_ffff == UInt64(FrameRole.pageable.rawValue) << 32
   }
 }

@@ -16,31 +16,32 @@ import MemoryPrimitives
 import Synchronization
 
 /// 2 MiB of memory, 512 frames.
-enum Pageblock {
+@frozen @usableFromInline package enum Pageblock {
   /// The order of a block of this size.
-  static var order: Int { 9 }
-  static var shift: UInt32 { 9 }
-  static var frames: UInt32 { 512 }
+  @inlinable package static var order: Int { 9 }
+  @inlinable package static var shift: UInt32 { 9 }
+  @inlinable package static var frames: UInt32 { 512 }
   static var addressShift: UInt64 { 21 }
   /// Pages that the records of a pageblock fill.
   static var recordPages: UInt64 { 4 }
 
   /// The first frame of the pageblock of `frame`.
-  @inline(always) static func first(_ frame: UInt32) -> UInt32 { frame & ~(frames - 1) }
+  @inline(always) package static func first(_ frame: UInt32) -> UInt32 { frame & ~(frames - 1) }
 
   /// The end of the pageblock of `frame`, or `end` if that comes first.
-  @inline(always) static func end(_ frame: UInt32, _ end: UInt32) -> UInt32 {
+  @inline(always) package static func end(_ frame: UInt32, _ end: UInt32) -> UInt32 {
     min(end &- 1, frame | 511) &+ 1
   }
 
-  enum State: UInt8 { case lazy, uniform, valid }
+  @frozen @usableFromInline package enum State: UInt8 { case lazy, uniform, valid }
 }
 
 /// The entry of one pageblock, 16 bytes, in place. Zeroes mean: lazy, all free, no block begins here. Counts change under
 /// the domain lock (`dirty` without it) and are relaxed atomics, because searches read them without the lock.
-struct PageblockPointer {
-  static var size: Int { 16 }
-  let raw: UnsafeMutableRawPointer
+@frozen @usableFromInline package struct PageblockPointer {
+  @inlinable static var size: Int { 16 }
+  @usableFromInline let raw: UnsafeMutableRawPointer
+  @inlinable init(raw: UnsafeMutableRawPointer) { self.raw = raw }
 
   /// Allocated frames that can't be moved: all but pageable pages, and of these the wired ones.
   @inline(always) var unmovable: UInt16 {
@@ -67,7 +68,7 @@ struct PageblockPointer {
   /// In `orders`: a block was removed since the bits were last exact.
   static var stale: UInt16 { 1 << 15 }
 
-  @inline(always) var state: Pageblock.State {
+  @inline(always) package internal(set) var state: Pageblock.State {
     get { Pageblock.State(rawValue: byte(8).pointee.load(ordering: .acquiring)).unsafelyUnwrapped }
     nonmutating set { byte(8).pointee.store(newValue.rawValue, ordering: .releasing) }
   }
@@ -83,61 +84,65 @@ struct PageblockPointer {
   }
 
   /// The entry of the pageblock below, in the same section.
-  @inline(always) var below: PageblockPointer { PageblockPointer(raw: raw - Self.size) }
+  @inline(always) package var below: PageblockPointer { PageblockPointer(raw: raw - Self.size) }
 
   /// Pages with the flag `dirty`.
-  @inline(always) var dirty: UnsafeMutablePointer<Atomic<UInt16>> { half(12) }
+  @inlinable var dirty: UnsafeMutablePointer<Atomic<UInt16>> { half(12) }
+  /// How many they are at this moment. Takes no lock.
+  @inline(always) package var dirtyCount: UInt64 { UInt64(dirty.pointee.load(ordering: .relaxed)) }
 
   /// The counts at one moment. Takes no lock.
-  @inline(always) var snapshot: PageblockSnapshot {
+  @inline(always) package var snapshot: PageblockSnapshot {
     PageblockSnapshot(
       rawValue: raw.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed))
   }
 
-  @inline(always) private func byte(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt8>> {
+  @inlinable func byte(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt8>> {
     (raw + offset).assumingMemoryBound(to: Atomic<UInt8>.self)
   }
-  @inline(always) private func half(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt16>> {
+  @inlinable func half(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt16>> {
     (raw + offset).assumingMemoryBound(to: Atomic<UInt16>.self)
   }
 }
 
 /// The counts of a pageblock at one moment.
-struct PageblockSnapshot {
-  var rawValue: UInt64
+@frozen @usableFromInline package struct PageblockSnapshot {
+  @usableFromInline package let rawValue: UInt64
+  @inlinable init(rawValue: UInt64) { self.rawValue = rawValue }
 
-  @inline(always) var unmovable: UInt64 { rawValue & 0xffff }
-  @inline(always) var movable: UInt64 { rawValue >> 16 & 0xffff }
+  @inline(always) package var unmovable: UInt64 { rawValue & 0xffff }
+  @inline(always) package var movable: UInt64 { rawValue >> 16 & 0xffff }
   /// Frames that can't be emptied: unmovable ones, and those that are no memory.
-  @inline(always) var obstacles: UInt64 { rawValue & 0xffff &+ rawValue >> 32 & 0xffff }
-  @inline(always) var free: UInt64 { 512 &- obstacles &- movable }
-  @inline(always) static var obstacleBits: UInt64 { 0xffff_0000_ffff }
-  @inline(always) var hasObstacles: Bool { rawValue & Self.obstacleBits != 0 }
+  @inline(always) package var obstacles: UInt64 { rawValue & 0xffff &+ rawValue >> 32 & 0xffff }
+  @inline(always) package var free: UInt64 { 512 &- obstacles &- movable }
+  @inline(always) package static var obstacleBits: UInt64 { 0xffff_0000_ffff }
+  @inline(always) package var hasObstacles: Bool { rawValue & Self.obstacleBits != 0 }
 }
 
 /// 128 MiB of memory: its entry in the table, 32 bytes, in place.
-struct Section {
+@frozen @usableFromInline package struct Section {
   static var shift: UInt64 { 27 }
-  static var frameShift: UInt32 { 15 }
-  static var size: Int { 32 }
-  let raw: UnsafeMutableRawPointer
+  @inlinable static var frameShift: UInt32 { 15 }
+  @inlinable static var size: Int { 32 }
+  @usableFromInline let raw: UnsafeMutableRawPointer
+  @inlinable init(raw: UnsafeMutableRawPointer) { self.raw = raw }
 
   /// Where the record of frame 0 would lie if all records followed each other; 0 for a hole.
-  @inline(always) var records: UInt {
+  @inlinable var records: UInt {
     get { raw.loadUnaligned(as: UInt.self) }
     nonmutating set { raw.storeBytes(of: newValue, as: UInt.self) }
   }
   /// The same for the entry of pageblock 0.
-  @inline(always) var pageblocks: UInt {
+  @inlinable var pageblocks: UInt {
     get { raw.loadUnaligned(fromByteOffset: 8, as: UInt.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 8, as: UInt.self) }
   }
   /// The frames that have records: whole pageblocks.
-  @inline(always) var first: UInt32 {
+  @inline(always) package internal(set) var first: UInt32 {
     get { raw.loadUnaligned(fromByteOffset: 16, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 16, as: UInt32.self) }
   }
-  @inline(always) var frames: UInt32 {
+  @inline(always) package internal(set) var frames: UInt32 {
     get { raw.loadUnaligned(fromByteOffset: 20, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 20, as: UInt32.self) }
   }
@@ -147,25 +152,27 @@ struct Section {
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 24, as: UInt32.self) }
   }
 
-  @inline(always) func contains(_ frame: UInt32) -> Bool { frame &- first < frames }
+  @inlinable func contains(_ frame: UInt32) -> Bool { frame &- first < frames }
 }
 
 /// The records and the counts of all frames, which are reached without the domain lock. A value that is copied freely.
-struct FrameTable {
-  let sections: UnsafeMutableRawPointer
-  let sectionCount: Int
+@frozen @usableFromInline package struct FrameTable {
+  @usableFromInline let sections: UnsafeMutableRawPointer
+  @usableFromInline package let sectionCount: Int
   /// Frames by role; the word behind them counts free frames that are cached pages.
-  let counts: UnsafeMutablePointer<Atomic<UInt64>>
+  @usableFromInline let counts: UnsafeMutablePointer<Atomic<UInt64>>
 
   static var countWords: Int { FrameRole.count + 1 }
 
   // MARK: Records and pageblocks
 
   /// The table entry of a section, also of a hole. `number` is below `sectionCount`.
-  @inline(always) func entry(_ number: Int) -> Section { Section(raw: sections + number &* Section.size) }
+  @inline(always) package func entry(_ number: Int) -> Section {
+    Section(raw: sections + number &* Section.size)
+  }
 
   /// The section that has a record for `frame`, or nil.
-  @inline(always) func section(of frame: UInt32) -> Section? {
+  @inline(always) package func section(of frame: UInt32) -> Section? {
     let number = Int(frame >> Section.frameShift)
     guard number < sectionCount else { return nil }
     let entry = entry(number)
@@ -173,7 +180,7 @@ struct FrameTable {
   }
 
   /// The record of a frame that is known to have one.
-  @inline(always) func record(_ frame: UInt32) -> FrameRecordPointer {
+  @inline(always) package func record(_ frame: UInt32) -> FrameRecordPointer {
     let entry = entry(Int(frame >> Section.frameShift))
     return FrameRecordPointer(
       UnsafeMutableRawPointer(bitPattern: entry.records &+ UInt(frame) &* UInt(FrameRecordPointer.size))
@@ -181,7 +188,7 @@ struct FrameTable {
   }
 
   /// The pageblock of a frame that is known to have a record.
-  @inline(always) func pageblock(_ frame: UInt32) -> PageblockPointer {
+  @inline(always) package func pageblock(_ frame: UInt32) -> PageblockPointer {
     let entry = entry(Int(frame >> Section.frameShift))
     return PageblockPointer(
       raw: UnsafeMutableRawPointer(
@@ -195,7 +202,7 @@ struct FrameTable {
   }
 
   /// The frame behind the last one that has a record.
-  var end: UInt32 {
+  package var end: UInt32 {
     UInt32(min(UInt64(UInt32.max), UInt64(sectionCount) << UInt64(Section.frameShift)))
   }
 
@@ -210,7 +217,7 @@ struct FrameTable {
   }
 
   /// The first frame of the hole that `frame` lies in, as far as its section goes.
-  func holeStart(_ frame: UInt32) -> UInt64 {
+  package func holeStart(_ frame: UInt32) -> UInt64 {
     let number = Int(frame >> Section.frameShift)
     guard number < sectionCount else { return UInt64(end) }
     let entry = entry(number)

@@ -1,44 +1,45 @@
-// A naive model of pages, isolations and candidates: the state of each frame, one by one, and brute force over all
-// starts.
+// A naive model of pages and isolations: the state of each frame, one by one.
 
 import HostMachine
 import MemoryPrimitives
-import TestSupport
+import PhysicalMemory
 import Workloads
 import XCTest
 
-@testable import PhysicalMemory
+package struct PageName: Hashable {
+  package var owner: UInt32
+  package var index: UInt64
 
-struct PageName: Hashable {
-  var owner: UInt32
-  var index: UInt64
+  package init(owner: UInt32, index: UInt64) { (self.owner, self.index) = (owner, index) }
 }
 
 /// A page that is in use.
-struct ModelPage {
-  var frame: Int
-  var wires: UInt32 = 0
-  var isHeld = false
-  var isDirty = false
+package struct ModelPage {
+  package var frame: Int
+  package var wires: UInt32 = 0
+  package var isHeld = false
+  package var isDirty = false
+
+  package init(frame: Int) { self.frame = frame }
 }
 
 /// A system and what must be so of each of its frames.
-final class PageModel {
-  let system: FrameAllocatorFixture
-  let memory: FrameAllocator
-  var frames: Model
-  var pages: [PageName: ModelPage] = [:]
-  var names: [Int: PageName] = [:]
-  var cached: [Int: PageName] = [:]
-  /// Where a page was when its object gave it up: right or long wrong.
-  var hints: [PageName: Int] = [:]
-  var isolations: [(Isolation, Set<Int>)] = []
-  private let initial: [FrameRole]
+package final class PageModel {
+  package let system: FrameAllocatorFixture
+  package let memory: FrameAllocator
+  package var frames: FrameModel
+  package var pages: [PageName: ModelPage] = [:]
+  package var names: [Int: PageName] = [:]
+  package var cached: [Int: PageName] = [:]
+  /// Where a page was when its object freed it: right or long wrong.
+  package var hints: [PageName: Int] = [:]
+  package var isolations: [(Isolation, Set<Int>)] = []
+  package let initial: [FrameRole]
 
-  init(_ system: FrameAllocatorFixture) throws {
+  package init(_ system: FrameAllocatorFixture) throws {
     self.system = system
     memory = system.memory!
-    frames = Model(system)
+    frames = FrameModel(system)
     initial = frames.roles
     for priority in [AllocationPriority.normal, .system] { try memory.setReserve(.zero, for: priority) }
   }
@@ -48,16 +49,16 @@ final class PageModel {
       to: UInt64.self, capacity: 512)
   }
 
-  func stamp(_ frame: Int, _ name: PageName) {
+  package func stamp(_ frame: Int, _ name: PageName) {
     for i in [0, 255, 511] { words(frame)[i] = UInt64(name.owner) << 32 | name.index << 10 | UInt64(i) }
   }
 
-  func isStamped(_ frame: Int, _ name: PageName) -> Bool {
+  package func isStamped(_ frame: Int, _ name: PageName) -> Bool {
     [0, 255, 511].allSatisfy { words(frame)[$0] == UInt64(name.owner) << 32 | name.index << 10 | UInt64($0) }
   }
 
-  /// Records that an owner has allocated these frames, and writes to them.
-  func take(_ first: Int, _ count: Int, _ role: FrameRole) {
+  /// The test has allocated these frames, and writes on them.
+  package func take(_ first: Int, _ count: Int, _ role: FrameRole) {
     frames.set(first, count, role)
     for frame in first..<first + count {
       cached[frame] = nil
@@ -66,7 +67,7 @@ final class PageModel {
   }
 
   /// Frames that became free: captured where an isolation has them.
-  func give(_ first: Int, _ count: Int) {
+  package func give(_ first: Int, _ count: Int) {
     for frame in first..<first + count {
       frames.roles[frame] = .free
       for k in isolations.indices where isolations[k].0.run.contains(FrameNumber(UInt32(frame))) {
@@ -79,9 +80,9 @@ final class PageModel {
 
   // MARK: Pages
 
-  func record(_ frame: Int) -> FrameRecordPointer { memory.record(FrameNumber(UInt32(frame)))! }
+  package func record(_ frame: Int) -> FrameRecordPointer { memory.record(FrameNumber(UInt32(frame)))! }
 
-  func makePage(_ name: PageName) throws {
+  package func makePage(_ name: PageName) throws {
     let frame = Int(try memory.allocate(Order(0), role: .pageable).rawValue)
     XCTAssertEqual(frames.roles[frame], .free)
     take(frame, 1, .pageable)
@@ -96,27 +97,27 @@ final class PageModel {
     stamp(frame, name)
   }
 
-  func wire(_ name: PageName) {
+  package func wire(_ name: PageName) {
     let record = record(pages[name]!.frame)
     record.busyWord = BusyWord(rawValue: record.busyWord.rawValue + 1)
     pages[name]!.wires += 1
     if pages[name]!.wires == 1 { memory.setMobility(of: FrameNumber(UInt32(pages[name]!.frame)), .unmovable) }
   }
 
-  func unwire(_ name: PageName) {
+  package func unwire(_ name: PageName) {
     let record = record(pages[name]!.frame)
     record.busyWord = BusyWord(rawValue: record.busyWord.rawValue - 1)
     pages[name]!.wires -= 1
     if pages[name]!.wires == 0 { memory.setMobility(of: FrameNumber(UInt32(pages[name]!.frame)), .movable) }
   }
 
-  func toggleHold(_ name: PageName) {
+  package func toggleHold(_ name: PageName) {
     let record = record(pages[name]!.frame)
     record.busyWord = BusyWord(rawValue: record.busyWord.rawValue ^ 1 << 12)
     pages[name]!.isHeld.toggle()
   }
 
-  func toggleDirty(_ name: PageName) {
+  package func toggleDirty(_ name: PageName) {
     let frame = FrameNumber(UInt32(pages[name]!.frame))
     let record = memory.record(frame)!
     pages[name]!.isDirty.toggle()
@@ -130,7 +131,7 @@ final class PageModel {
   }
 
   /// Makes the page one that can be freed, and frees it.
-  func freePage(_ name: PageName, _ keeping: PageIdentity) {
+  package func freePage(_ name: PageName, _ keeping: PageIdentity) {
     if pages[name]!.isDirty { toggleDirty(name) }
     if pages[name]!.isHeld { toggleHold(name) }
     while pages[name]!.wires > 0 { unwire(name) }
@@ -147,7 +148,7 @@ final class PageModel {
   }
 
   /// Whether the answer is right.
-  func reactivate(_ name: PageName, at frame: Int) -> Bool {
+  package func reactivate(_ name: PageName, at frame: Int) -> Bool {
     let isCached = cached[frame] == name
     let answer = memory.reactivate(
       FrameNumber(UInt32(frame)), owner: name.owner, index: name.index, priority: .normal)
@@ -168,21 +169,21 @@ final class PageModel {
 
   // MARK: Isolations
 
-  func isolate(_ first: Int, _ count: Int) throws(PhysicalMemoryError) {
+  package func isolate(_ first: Int, _ count: Int) throws(PhysicalMemoryError) {
     let isolation = try memory.isolate(
       FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count)), priority: .normal)
     isolations.append((isolation, []))
     for frame in first..<first + count where frames.roles[frame] == .free { give(frame, 1) }
   }
 
-  func abandon(_ k: Int) {
+  package func abandon(_ k: Int) {
     let (isolation, captured) = isolations.remove(at: k)
     memory.abandon(isolation)
     for frame in captured { frames.roles[frame] = .free }
   }
 
   /// The run, if it is complete; nothing happens otherwise.
-  func finish(_ k: Int) -> FrameRun? {
+  package func finish(_ k: Int) -> FrameRun? {
     let (isolation, captured) = isolations[k]
     let run = memory.finish(isolation)
     if run != nil { isolations.remove(at: k) }
@@ -190,112 +191,8 @@ final class PageModel {
     return run
   }
 
-  // MARK: Brute force
-
-  private func isCaptured(_ frame: Int) -> Bool { isolations.contains { $0.1.contains(frame) } }
-
-  /// The cost of emptying each frame; nil for one that can't be emptied.
-  func cost(_ frame: Int) -> Int? {
-    switch frames.roles[frame] {
-    case .free: return 0
-    case .pageable:
-      guard let name = names[frame] else { return 8 }
-      let page = pages[name]!
-      return page.wires > 0 ? nil : page.isHeld ? 8 : 1
-    default: return nil
-    }
-  }
-
-  /// The least cost of a run that can be emptied, or nil.
-  func cheapest(_ count: Int, _ where: RunConstraints, _ excluded: [FrameRun] = []) -> Int? {
-    var best: Int?
-    var sum = 0
-    var length = 0
-    let costs = frames.roles.indices.map { frame in
-      excluded.contains { $0.contains(FrameNumber(UInt32(frame))) } ? nil : cost(frame)
-    }
-    for frame in costs.indices {
-      guard let here = costs[frame] else {
-        (length, sum) = (0, 0)
-        continue
-      }
-      length += 1
-      sum += here
-      if length > count { sum -= costs[frame - count]! }
-      if length >= count, frames.allows(frame - count + 1, count, `where`) { best = min(best ?? sum, sum) }
-    }
-    return best
-  }
-
-  func longestEmptiable() -> Int {
-    var (best, length) = (0, 0)
-    for frame in frames.roles.indices {
-      length = cost(frame) == nil ? 0 : length + 1
-      best = max(best, length)
-    }
-    return best
-  }
-
-  /// Whether a run could ever be had.
-  func isPossible(_ count: Int, _ where: RunConstraints) -> Bool {
-    var empty = frames
-    for frame in initial.indices { empty.roles[frame] = initial[frame].isPermanent ? initial[frame] : .free }
-    return empty.hasRun(count, `where`)
-  }
-
-  /// Returns the mistake in the result of a search, or nil.
-  func mistake(
-    in answer: RunSearch, _ count: Int, _ where: RunConstraints, _ excluded: [FrameRun], isExact: Bool
-  ) -> String? {
-    let least = cheapest(count, `where`, excluded)
-    func check(_ candidate: RunCandidate) -> String? {
-      let first = Int(candidate.run.first.rawValue)
-      guard Int(candidate.run.count.rawValue) == count, frames.allows(first, count, `where`) else {
-        return "a candidate that breaks the constraints"
-      }
-      let range = first..<first + count
-      let free = range.filter { frames.roles[$0] == .free }.count
-      let movable = range.filter { frames.roles[$0] != .free && cost($0) != nil }.count
-      let dirty = range.filter { cost($0) != nil && names[$0] != nil && pages[names[$0]!]!.isDirty }.count
-      guard candidate.free == PageCount(free), candidate.movable == PageCount(movable),
-        candidate.unmovable == PageCount(count - free - movable)
-      else { return "a candidate that is counted wrong" }
-      if free + movable == count && candidate.dirty != PageCount(dirty) { return "its dirty pages" }
-      return nil
-    }
-    switch answer {
-    case .found(let candidate):
-      guard let least else { return "found, but there is none" }
-      if let mistake = check(candidate) { return mistake }
-      let run = candidate.run
-      if excluded.contains(where: { run.first < $0.end && $0.first < run.end }) {
-        return "found what was excluded"
-      }
-      let first = Int(run.first.rawValue)
-      let total = (first..<first + count).reduce(0) { $0 + (self.cost($1) ?? 1000) }
-      if total < least { return "cheaper than the cheapest" }
-      if isExact && total != least { return "costs \(total) instead of \(least)" }
-    case .blocked(let candidate):
-      if least != nil { return "blocked, but there is one" }
-      if let mistake = check(candidate) { return mistake }
-      // Every owner of a frame in the way, and its lowest frame, where all of them are kept.
-      let first = Int(candidate.run.first.rawValue)
-      let blockers = (first..<first + count).filter { cost($0) == nil && !isCaptured($0) }
-      let owners = memory.owners(of: candidate.run, .fixed)
-      if owners.frames.rawValue != UInt64(blockers.count) { return "frames in the way" }
-      if owners.count < 8,
-        (0..<owners.count).map({ owners.list[$0]!.first.rawValue }).min()
-          != blockers.first.map({ UInt32($0) })
-      {
-        return "the lowest frame in the way"
-      }
-    case .never: if isPossible(count, `where`) { return "never, but there could be one" }
-    }
-    return nil
-  }
-
   /// Returns the mistake in the state of the system, or nil.
-  func check() -> String? {
+  package func check() -> String? {
     if let broken = memory.checkInvariants() { return "invariant \(broken)" }
     if memory.cachedCount != PageCount(cached.count) { return "count of cached pages" }
     if memory.freeCount.rawValue != frames.free { return "count of free frames" }
@@ -307,7 +204,7 @@ final class PageModel {
   }
 
   /// The slow part of the check: each frame.
-  func checkFrames() -> String? {
+  package func checkFrames() -> String? {
     if system.roles != frames.roles { return "roles" }
     for (name, page) in pages where !isStamped(page.frame, name) { return "contents of a page" }
     for (frame, name) in cached {
@@ -331,7 +228,7 @@ final class PageModel {
 
 extension SeededRandom {
   /// Any request for a run, `top` frames of memory.
-  mutating func constraints(_ top: Int) -> RunConstraints {
+  package mutating func constraints(_ top: Int) -> RunConstraints {
     var constraints = RunConstraints()
     if oneIn(2) { constraints.alignment = Alignment(4096 << below(12))! }
     if oneIn(3) { constraints.boundary = Alignment(4096 << below(13))! }
@@ -340,7 +237,7 @@ extension SeededRandom {
     return constraints
   }
 
-  mutating func length(_ top: Int) -> Int {
+  package mutating func length(_ top: Int) -> Int {
     let choices: [UInt64] = [
       1 + below(4), 1 + below(40), 1 + below(600), 512, 512 * (1 + below(4)), 1 + below(UInt64(top)),
     ]

@@ -1,6 +1,7 @@
 // The search for the cheapest run: it collects starts by the counts of pageblocks, then reads the frames of the best.
 
 import MemoryPrimitives
+import PhysicalMemory
 
 /// A start for a run, weighed by counts, and the frames that the run may be shifted in.
 struct CandidateStart {

@@ -1,6 +1,7 @@
 // The search that reads every frame, for requests that few runs are affordable for.
 
 import MemoryPrimitives
+import PhysicalMemory
 
 extension CandidateSearch {
   /// Frames that are read after an affordable run was found, for a cheaper one.

@@ -1,52 +1,17 @@
 import HostMachine
 import MemoryPrimitives
+import PhysicalMemory
 import TestSupport
 import Workloads
 import XCTest
 
-@testable import PhysicalMemory
-
-/// Fills the free frames with pages that belong to no object yet; `busyWord` makes them idle.
-func fillWithPages(_ memory: FrameAllocator, owner: UInt32 = 1) -> [FrameNumber] {
-  var frames: [FrameNumber] = []
-  while let frame = try? memory.allocate(Order(0), role: .pageable, priority: .interrupt) {
-    let record = memory.record(frame)!
-    record.owner = owner
-    record.index = UInt64(frames.count)
-    record.pageFlags = .valid
-    record.busyWord = .none
-    frames.append(frame)
-  }
-  return frames
-}
-
-func freePage(_ memory: FrameAllocator, _ frame: UInt32) {
-  memory.record(FrameNumber(frame))!.busyWord = .xbusy
-  memory.free(page: FrameNumber(frame), .dropped)
-}
-
-func wirePage(_ memory: FrameAllocator, _ frame: UInt32) {
-  memory.record(FrameNumber(frame))!.busyWord = .wiredOnce
-  memory.setMobility(of: FrameNumber(frame), .unmovable)
-}
-
-func unwirePage(_ memory: FrameAllocator, _ frame: UInt32) {
-  memory.record(FrameNumber(frame))!.busyWord = .none
-  memory.setMobility(of: FrameNumber(frame), .movable)
-}
+@testable import ContiguousMemory
 
 final class CandidateTests: XCTestCase {
   let twoMebibytes = PageCount(UInt64(512))
   let aligned = RunConstraints(alignment: Alignment(2 << 20)!)
 
-  func steps(_ memory: FrameAllocator, _ body: () -> Void) -> UInt64 {
-    let word = memory.state.pointee.events
-    let before = word.pointee.searchSteps.load(ordering: .relaxed)
-    body()
-    return word.pointee.searchSteps.load(ordering: .relaxed) - before
-  }
-
-  func found(_ search: RunSearch, line: UInt = #line) -> RunCandidate? {
+  func found(_ search: RunSearch.Answer, line: UInt = #line) -> RunCandidate? {
     if case .found(let candidate) = search { return candidate }
     XCTFail("not found", line: line)
     return nil
@@ -63,7 +28,7 @@ final class CandidateTests: XCTestCase {
       }
       for frame in 0..<UInt32(200) { freePage(memory, 101 * 512 + 2 * frame) }
       let cost = steps(memory) {
-        let candidate = found(memory.candidate(run: twoMebibytes, where: aligned))!
+        let candidate = found($0.candidate(run: twoMebibytes, where: aligned))!
         XCTAssertEqual(candidate.run.first.rawValue, 101 * 512)
         XCTAssertEqual(candidate.free.rawValue, 200)
         XCTAssertEqual(candidate.movable.rawValue, 312)
@@ -74,7 +39,7 @@ final class CandidateTests: XCTestCase {
       let each = (DispatchTime.now().uptimeNanoseconds - started) / 1000
       print("\(gibibytes) GiB: \(cost) steps, \(each) ns a search")
       // Page by page: the same place, or one as cheap that needs no alignment.
-      let anywhere = steps(memory) { _ = found(memory.candidate(run: twoMebibytes)) }
+      let anywhere = steps(memory) { _ = found($0.candidate(run: twoMebibytes)) }
       print("\(gibibytes) GiB: \(anywhere) steps anywhere")
       XCTAssertLessThanOrEqual(anywhere, gibibytes * 512 * 2 + 8000)
       // Nothing found: each pageblock has a wired page.
@@ -83,7 +48,7 @@ final class CandidateTests: XCTestCase {
         if memory.record(frame)?.snapshot.isMovable ?? false { wirePage(memory, frame.rawValue) }
       }
       let vain = steps(memory) {
-        guard case .blocked(let candidate) = memory.candidate(run: twoMebibytes, where: aligned)
+        guard case .blocked(let candidate) = $0.candidate(run: twoMebibytes, where: aligned)
         else { return XCTFail("found") }
         XCTAssertEqual(candidate.unmovable, .one)
         let owners = memory.owners(of: candidate.run, .fixed)
@@ -145,7 +110,7 @@ final class CandidateTests: XCTestCase {
       return XCTAssertEqual(
         found(memory.candidate(run: PageCount(UInt64(16)), where: constraints))!.run.first.rawValue % 16, 0)
     }
-    for frame in 1600..<UInt32(1616) where memory.record(FrameNumber(frame))!.isUnmovable {
+    for frame in 1600..<UInt32(1616) where memory.record(FrameNumber(frame))!.snapshot.isUnmovable {
       unwirePage(memory, frame)
     }
     let candidate = found(memory.candidate(run: PageCount(UInt64(16)), where: constraints))!

@@ -1,6 +1,12 @@
 // The walk over extents: maximal rows of frames without an unmovable one.
 
 import MemoryPrimitives
+import PhysicalMemory
+
+extension RunRequest {
+  /// Whether a run may begin inside a pageblock.
+  var mayBeginInside: Bool { alignment < UInt64(Pageblock.frames) }
+}
 
 /// A walk over the extents of a range that could hold a run for a request.
 struct ExtentSearch {

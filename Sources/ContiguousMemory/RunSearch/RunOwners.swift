@@ -4,6 +4,7 @@
 // the way (Misra and Gries, "Finding repeated elements", 1982). A second walk counts the frames of these.
 
 import MemoryPrimitives
+import PhysicalMemory
 
 /// An owner of frames in the way of a run: a role, and the object, cache or other owner that its records name.
 public struct RunOwner: Equatable, Sendable {
@@ -29,7 +30,7 @@ public struct RunOwners: Sendable {
   public internal(set) var frames = PageCount.zero
 
   /// No owners.
-  public init() {}
+  init() {}
 
   /// The owner of most of them.
   public var first: RunOwner? { list[0] }
@@ -79,7 +80,7 @@ public struct RunOwners: Sendable {
 }
 
 /// A reason why a frame is in the way of a run.
-@frozen public enum InTheWay: UInt8, Sendable {
+enum InTheWay {
   /// The frame is unmovable.
   case fixed
   /// It is a page that is held or busy at this moment.
@@ -87,9 +88,9 @@ public struct RunOwners: Sendable {
 }
 
 extension FrameAllocator {
-  /// Returns the owners of the frames in the way of `run`. Reads each frame, some hundred instructions for each in the
+  /// Lists the owners of the frames in the way of `run`. Reads each frame, some hundred instructions for each in the
   /// way; walks a second time where there are more than eight owners. Captured frames are not in the way.
-  public func owners(of run: FrameRun, _ kind: InTheWay) -> RunOwners {
+  func owners(of run: FrameRun, _ kind: InTheWay) -> RunOwners {
     var owners = RunOwners()
     var isWhole = true
     forEachFrame(of: run, kind) { what in

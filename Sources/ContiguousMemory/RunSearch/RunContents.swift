@@ -1,37 +1,38 @@
 // The contents of a run: its frames, counted by the work that emptying them takes.
 
 import MemoryPrimitives
+import PhysicalMemory
 
 /// The frames of a run, counted by the work that emptying them takes.
-public struct RunContents: Equatable, Sendable {
+struct RunContents: Equatable {
   /// Free frames and cached pages.
-  public internal(set) var free: UInt64 = 0
+  var free: UInt64 = 0
   /// Pages that are not dirty.
-  public internal(set) var clean: UInt64 = 0
+  var clean: UInt64 = 0
   /// Dirty pages in the active queue that are written to swap.
-  public internal(set) var activeForSwap: UInt64 = 0
+  var activeForSwap: UInt64 = 0
   /// Dirty pages outside of the active queue that are written to swap.
-  public internal(set) var inactiveForSwap: UInt64 = 0
+  var inactiveForSwap: UInt64 = 0
   /// Dirty pages in the active queue that are written to a device of their own.
-  public internal(set) var activeForDevice: UInt64 = 0
+  var activeForDevice: UInt64 = 0
   /// Dirty pages outside of the active queue that are written to a device of their own.
-  public internal(set) var inactiveForDevice: UInt64 = 0
+  var inactiveForDevice: UInt64 = 0
   /// Pages that are held or busy at this moment.
-  public internal(set) var claimed: UInt64 = 0
+  var claimed: UInt64 = 0
   /// Frames that an isolation has captured.
-  public internal(set) var captured: UInt64 = 0
+  var captured: UInt64 = 0
   /// Unmovable frames: they can't be emptied.
-  public internal(set) var fixed: UInt64 = 0
+  var fixed: UInt64 = 0
 
   /// No frames.
-  public init() {}
+  init() {}
 
   /// Dirty pages.
-  @inline(always) public var dirty: UInt64 {
+  @inline(always) var dirty: UInt64 {
     activeForSwap &+ inactiveForSwap &+ activeForDevice &+ inactiveForDevice
   }
   /// Pages that could be moved, written or dropped.
-  @inline(always) public var pages: UInt64 { clean &+ dirty }
+  @inline(always) var pages: UInt64 { clean &+ dirty }
 
   @inline(always) static func += (a: inout Self, b: Self) {
     a.free &+= b.free

@@ -23,7 +23,7 @@
 // there is a candidate whenever any run is affordable.
 
 import MemoryPrimitives
-import Synchronization
+import PhysicalMemory
 
 /// A run that could be emptied, and its contents.
 public struct RunCandidate: Equatable, Sendable {
@@ -41,20 +41,20 @@ public struct RunCandidate: Equatable, Sendable {
 
 extension RunCandidate {
   /// A candidate of which only the run is known.
-  public init(_ run: FrameRun) { self.run = run }
+  init(_ run: FrameRun) { self.run = run }
 }
 
 /// Runs that a search leaves out, because they were tried: the last four.
-public struct ExcludedRuns: Sendable {
+struct ExcludedRuns {
   var runs: InlineArray<4, FrameRun> = .init(
     repeating: FrameRun(first: FrameNumber(0), count: .zero))
   var next = 0
 
   /// No runs.
-  public init() {}
+  init() {}
 
   /// Leaves `run` out: no frame of it will be in a candidate. A fifth run replaces the first.
-  public mutating func add(_ run: FrameRun) {
+  mutating func add(_ run: FrameRun) {
     runs[next & 3] = run
     next += 1
   }
@@ -88,66 +88,62 @@ public struct ExcludedRuns: Sendable {
   }
 }
 
-/// The result of a search for a run to be emptied.
-public enum RunSearch: Sendable {
-  /// The cheapest run to empty.
-  case found(RunCandidate)
-  /// Every run has frames that can't be emptied, or was tried: the run with the fewest of them.
-  case blocked(RunCandidate)
-  /// No run, whatever is freed.
-  case never
-}
+/// Searches for runs to be emptied, and the steps that they have taken. Takes no lock.
+struct RunSearch {
+  let physical: FrameAllocator
+  /// Steps so far: a step reads the counts of a pageblock, or a few records.
+  var steps: UInt64 = 0
 
-extension RunRequest {
-  /// Whether every run for this covers whole pageblocks.
-  var isOfPageblocks: Bool { count & (Pageblock.frames - 1) == 0 && alignment >= UInt64(Pageblock.frames) }
-  /// Whether a run may begin inside a pageblock.
-  var mayBeginInside: Bool { alignment < UInt64(Pageblock.frames) }
-}
+  var table: FrameTable { physical.table }
 
-extension FrameAllocator {
-  /// Returns the cheapest run to empty that satisfies `where` and has no frame of the runs in `excluding`. Each page to
-  /// be moved or written costs 1, a busy or held one 8; of two runs of one price the one with fewer dirty pages is
-  /// preferred. Takes no lock. Cost: see the head of RunSearch.swift; for a run of whole pageblocks a step for each
-  /// pageblock in the range.
-  public func candidate(
+  init(_ physical: FrameAllocator) { self.physical = physical }
+
+  /// The result of a search.
+  enum Answer {
+    /// The cheapest run to empty.
+    case found(RunCandidate)
+    /// Every run has frames that can't be emptied, or was tried: the run with the fewest of them.
+    case blocked(RunCandidate)
+    /// No run, whatever is freed.
+    case never
+  }
+
+  /// Finds the cheapest run to empty that satisfies `where` and has no frame of the runs in `excluding`. Each page to be
+  /// moved or written costs 1, a busy or held one 8; of two runs of one price the one with fewer dirty pages is
+  /// preferred. Costs: see the head of RunSearch.swift; for a run of whole pageblocks a step for each pageblock in the
+  /// range.
+  mutating func candidate(
     run count: PageCount, where constraints: RunConstraints = RunConstraints(),
     excluding: ExcludedRuns = ExcludedRuns()
-  ) -> RunSearch {
+  ) -> Answer {
     candidate(run: count, where: constraints, excluding: excluding, at: PagesInTheWay())
   }
 
-  /// Returns the cheapest run by the prices of `pricing`: a run without unmovable frames before any with some, whatever
-  /// its price. Where no start that counts have led to can be emptied, and another might, the search compares all runs
-  /// in the range, except those that the prices rule out: whether one can be emptied is exact.
-  public func candidate<Pricing: RunPricing>(
+  /// Finds the cheapest run by the prices of `pricing`: a run without unmovable frames before any with some, whatever its
+  /// price. Where no start that counts have led to can be emptied, and another might, the search compares all runs in the
+  /// range, except those that the prices rule out: whether one can be emptied is exact.
+  mutating func candidate<Pricing: RunPricing>(
     run count: PageCount, where constraints: RunConstraints, excluding: ExcludedRuns, at pricing: Pricing
-  ) -> RunSearch {
+  ) -> Answer {
     guard let request = RunRequest(count, constraints) else { return .never }
     var search = CandidateSearch(request, table, pricing)
     let found = search.candidate(excluding)
+    steps += search.steps
     if let found {
-      countSearch(search.steps)
       let candidate = table.describe(found.start, found.start + UInt64(request.count))
       // Frames may have become unmovable since.
       return candidate.unmovable == .zero ? .found(candidate) : .blocked(candidate)
     }
     var blocked = CandidateSearch(request, table, PagesInTheWay())
-    blocked.steps = search.steps
-    let start = blocked.leastBlocked(in: spans, excluding)
-    countSearch(blocked.steps)
+    let start = blocked.leastBlocked(in: physical.spans, excluding)
+    steps += blocked.steps
     guard let start else { return .never }
     return .blocked(table.describe(start, start + UInt64(request.count)))
   }
 
-  private func countSearch(_ steps: UInt64) {
-    state.pointee.events.pointee.searches.add(1, ordering: .relaxed)
-    state.pointee.events.pointee.searchSteps.add(steps, ordering: .relaxed)
-  }
-
-  /// Returns the longest run that could be emptied, free frames included, or nil when every frame is unmovable. A step a
-  /// pageblock, and a read of the frames of a pageblock that could have a longer one. Takes no lock.
-  public func longestEmptiableRun(
+  /// Finds the longest run that could be emptied, free frames included; nil when every frame is unmovable. A step a
+  /// pageblock, and a read of the frames of a pageblock that could have a longer one.
+  mutating func longestEmptiableRun(
     low: PhysicalAddress = PhysicalAddress(0), high: PhysicalAddress = PhysicalAddress(UInt64.max)
   ) -> FrameRun? {
     guard let request = RunRequest(.one, RunConstraints(low: low, high: high)) else { return nil }
@@ -157,6 +153,7 @@ extension FrameAllocator {
       best = FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(end - first))
       return end - first + 1
     }
+    steps += search.steps
     return best
   }
 }

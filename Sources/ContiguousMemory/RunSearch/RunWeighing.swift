@@ -1,13 +1,13 @@
 // The contents of frames, by the counts of their pageblocks where these suffice, else frame by frame. Takes no lock.
 
 import MemoryPrimitives
-import Synchronization
+import PhysicalMemory
 
 extension PageblockPointer {
   /// The contents of the pageblock, as far as its counts tell.
   @inline(always) func contents(_ snapshot: PageblockSnapshot) -> RunContents {
     var contents = RunContents()
-    let dirty = UInt64(dirty.pointee.load(ordering: .relaxed))
+    let dirty = dirtyCount
     contents.free = snapshot.free
     contents.fixed = snapshot.obstacles
     contents.activeForSwap = min(dirty, snapshot.movable)
@@ -99,14 +99,7 @@ extension FrameTable {
 
   /// Whether no frame of a pageblock is busy, held or wired, by its records.
   @inline(always) private func isQuiet(_ records: FrameRecordPointer) -> Bool {
-    var busyWord: UInt32 = 0
-    var record = records.raw
-    let end = record + Int(Pageblock.frames) * FrameRecordPointer.size
-    while record < end {
-      busyWord |= FrameRecordPointer(record).busyAtomic.pointee.load(ordering: .relaxed)
-      record += FrameRecordPointer.size
-    }
-    return busyWord & ~BusyWord.waiters.rawValue == 0
+    records.combinedBusyWord(of: Int(Pageblock.frames)).rawValue & ~BusyWord.waiters.rawValue == 0
   }
 
   /// Counts frames `first` to `end`, all of them memory. Whole pageblocks without unmovable frames by their counts.
@@ -120,7 +113,7 @@ extension FrameTable {
       if pageblockEnd - at == 512 && !snapshot.hasObstacles {
         free += snapshot.free
         movable += snapshot.movable
-        dirty += UInt64(pageblock.dirty.pointee.load(ordering: .relaxed))
+        dirty += pageblock.dirtyCount
       } else if let records = validRecords(at) {
         for i in 0..<Int(pageblockEnd - at) {
           let frame = records.after(i).snapshot
@@ -149,9 +142,9 @@ extension FrameTable {
 }
 
 extension FrameAllocator {
-  /// Returns the contents of `run`; frames without a record count as unmovable. A few instructions a frame; takes no
+  /// Counts the contents of `run`; frames without a record count as unmovable. A few instructions a frame; takes no
   /// lock.
-  public func contents<Pricing: RunPricing>(of run: FrameRun, at pricing: Pricing) -> RunContents {
+  func contents<Pricing: RunPricing>(of run: FrameRun, at pricing: Pricing) -> RunContents {
     var contents = RunContents()
     var at = UInt64(run.first.rawValue)
     let end = at + run.count.rawValue

@@ -2,6 +2,7 @@
 // knows which pages it may move and write, and which it may wait for; the search knows nothing of that.
 
 import MemoryPrimitives
+import PhysicalMemory
 
 /// The work that emptying one frame takes: the counts of `RunContents`.
 enum FrameKind {
@@ -10,16 +11,16 @@ enum FrameKind {
 }
 
 /// The cost of a run. Obstacles to emptying it count first, then work, then dirty pages.
-public struct RunPrice: Equatable, Sendable {
+struct RunPrice: Equatable {
   /// Zero for a run that can be emptied.
-  public var obstacles: UInt64
+  var obstacles: UInt64
   /// Pages to be moved or written, weighted.
-  public var work: UInt64
+  var work: UInt64
   /// Dirty pages: they decide between runs of the same work.
-  public var dirty: UInt64
+  var dirty: UInt64
 
   /// A price of these parts.
-  @inline(always) public init(obstacles: UInt64, work: UInt64, dirty: UInt64) {
+  @inline(always) init(obstacles: UInt64, work: UInt64, dirty: UInt64) {
     (self.obstacles, self.work, self.dirty) = (obstacles, work, dirty)
   }
 
@@ -35,7 +36,7 @@ public struct RunPrice: Equatable, Sendable {
 }
 
 /// The way to count dirty pages. Passed down for one call.
-public protocol DirtyPageKinds {
+protocol DirtyPageKinds {
   /// Whether dirty pages are counted by queue and device; if not, all count as active ones for swap.
   var tellsDirtyPagesApart: Bool { get }
   /// Whether a dirty page is written to a device of its own. Called only where `tellsDirtyPagesApart`.
@@ -43,7 +44,7 @@ public protocol DirtyPageKinds {
 }
 
 /// The prices of a search. Passed down for one call.
-public protocol RunPricing: DirtyPageKinds {
+protocol RunPricing: DirtyPageKinds {
   /// Returns the price of a run. Its work is never less than the number of its pages, unless there are obstacles. With more
   /// of any kind of frame, the obstacles are no fewer; and as long as there are none, the price is no lower.
   func price(_ contents: RunContents) -> RunPrice

@@ -4,6 +4,7 @@ import TestSupport
 import Workloads
 import XCTest
 
+@testable import ContiguousMemory
 @testable import PhysicalMemory
 
 final class FailedRequestCacheTests: XCTestCase {
@@ -23,13 +24,6 @@ final class FailedRequestCacheTests: XCTestCase {
     _ = try memory.allocate(
       run: PageCount(count), where: RunConstraints(low: at, high: at + PageCount(count).bytes), role: .kmem,
       priority: .interrupt)
-  }
-
-  func steps(_ memory: FrameAllocator, _ body: () -> Void) -> UInt64 {
-    let word = memory.state.pointee.events
-    let before = word.pointee.failedCacheSteps.load(ordering: .relaxed)
-    body()
-    return word.pointee.failedCacheSteps.load(ordering: .relaxed) - before
   }
 
   let count = PageCount(UInt64(100))
@@ -84,11 +78,11 @@ final class FailedRequestCacheTests: XCTestCase {
       let system = try full([(0, size)])
       let memory = system.memory!
       memory.cacheFailedRequest(count, RunConstraints())
-      var cost = [steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) }]
+      var cost = [steps(memory) { XCTAssertTrue($0.hasFailedRecently(count, RunConstraints())) }]
       // Four places, each too short, with frames free on both sides of them.
       for first: UInt32 in [1000, 2000, 3000, 4000] { free(memory, first, 98) }
-      cost.append(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) })
-      cost.append(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) })
+      cost.append(steps(memory) { XCTAssertTrue($0.hasFailedRecently(count, RunConstraints())) })
+      cost.append(steps(memory) { XCTAssertTrue($0.hasFailedRecently(count, RunConstraints())) })
       costs.append(cost)
     }
     print("steps of a refusal: nothing changed, four places changed, looked at: \(costs)")
@@ -119,7 +113,7 @@ final class FailedRequestCacheTests: XCTestCase {
     let size = PageCount(UInt64(1024))
     memory.cacheFailedRequest(size, aligned)
     for pageblock: UInt32 in 1...12 { free(memory, pageblock * 512 + 1, 511) }
-    XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(size, aligned)) }, 1)
+    XCTAssertEqual(steps(memory) { XCTAssertTrue($0.hasFailedRecently(size, aligned)) }, 1)
     free(memory, 1024, 1)
     XCTAssertTrue(memory.hasFailedRecently(size, aligned))
     free(memory, 2048, 1)
@@ -175,7 +169,7 @@ final class FailedRequestCacheTests: XCTestCase {
     memory.cacheFailedRequest(count, RunConstraints())
     // Pages come and go: a run that could be emptied before can be emptied now.
     for frame in 1001..<UInt32(1049) { freePage(memory, frame) }
-    XCTAssertEqual(steps(memory) { XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints())) }, 1)
+    XCTAssertEqual(steps(memory) { XCTAssertTrue($0.hasFailedRecently(count, RunConstraints())) }, 1)
     unwirePage(memory, 1000)
     XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints()), "99 frames")
     unwirePage(memory, 1050)

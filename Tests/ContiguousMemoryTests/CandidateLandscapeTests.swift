@@ -1,10 +1,11 @@
 import HostMachine
 import MemoryPrimitives
+import PhysicalMemory
 import TestSupport
 import Workloads
 import XCTest
 
-@testable import PhysicalMemory
+@testable import ContiguousMemory
 
 /// A machine full of pages, free frames and wired frames, denser here and there, and requests for runs of it.
 private struct CandidateLandscape {

@@ -5,19 +5,19 @@
 // pages make none.
 
 import MemoryPrimitives
-import Synchronization
+import PhysicalMemory
 
 /// Pages that are neither wired nor held nor busy.
-public struct IdlePages: Equatable, Sendable {
+struct IdlePages: Equatable {
   /// Pages that are not dirty.
-  public var clean: UInt64
+  var clean: UInt64
   /// Dirty pages that are written to swap.
-  public var forSwap: UInt64
+  var forSwap: UInt64
   /// Dirty pages that are written to a device of their own.
-  public var forDevice: UInt64
+  var forDevice: UInt64
 
   /// Counts, zero by default.
-  public init(clean: UInt64 = 0, forSwap: UInt64 = 0, forDevice: UInt64 = 0) {
+  init(clean: UInt64 = 0, forSwap: UInt64 = 0, forDevice: UInt64 = 0) {
     (self.clean, self.forSwap, self.forDevice) = (clean, forSwap, forDevice)
   }
 
@@ -30,16 +30,14 @@ public struct IdlePages: Equatable, Sendable {
   }
 }
 
-extension FrameAllocator {
-  /// Returns the idle pages of all memory. Each count is exact, or at least that of `enough`; or all of them together are at
+extension RunSearch {
+  /// Counts the idle pages of all memory. Each count is exact, or at least that of `enough`; or all of them together are at
   /// least `enoughInAll`. Takes no lock. A step a pageblock; a few instructions a frame, or some thirty where pages are
   /// wired, held or busy, until that is enough.
-  public func idlePages<Kinds: DirtyPageKinds>(
+  mutating func idlePages<Kinds: DirtyPageKinds>(
     enough: IdlePages, enoughInAll: UInt64 = .max, by kinds: Kinds
   ) -> IdlePages {
     var pages = IdlePages()
-    var steps: UInt64 = 0
-    defer { state.pointee.events.pointee.searchSteps.add(steps, ordering: .relaxed) }
     for number in 0..<table.sectionCount {
       let entry = table.entry(number)
       for i in 0..<entry.frames >> Pageblock.shift {
@@ -49,7 +47,7 @@ extension FrameAllocator {
         steps += 1
         let first = UInt64(entry.first + i << Pageblock.shift)
         let pageblock = table.pageblock(UInt32(first))
-        let (snapshot, dirty) = (pageblock.snapshot, UInt64(pageblock.dirty.pointee.load(ordering: .relaxed)))
+        let (snapshot, dirty) = (pageblock.snapshot, pageblock.dirtyCount)
         // Wired pages may be among the dirty ones.
         let mayHaveClean = snapshot.movable > (snapshot.hasObstacles ? 0 : dirty)
         guard (lacksClean && mayHaveClean) || (lacksDirty && dirty > 0) else { continue }

@@ -1,10 +1,11 @@
 import HostMachine
 import MemoryPrimitives
+import PhysicalMemory
 import TestSupport
 import Workloads
 import XCTest
 
-@testable import PhysicalMemory
+@testable import ContiguousMemory
 
 /// Searches by a pricing that not every run can be paid for, and sums over all memory, against a look at every frame.
 final class RunPricingTests: XCTestCase {
@@ -163,14 +164,13 @@ final class RunPricingTests: XCTestCase {
       memory.record(frame)!.pageFlags.insert(.dirty)
       memory.countDirty(frame)
     }
-    let before = memory.state.pointee.events.pointee.searchSteps.load(ordering: .relaxed)
-    let answer = memory.candidate(
+    var search = RunSearch(memory)
+    let answer = search.candidate(
       run: PageCount(UInt64(4096)), where: RunConstraints(), excluding: ExcludedRuns(),
       at: Purse(free: 0, dirty: 100))
     guard case .found(let candidate) = answer else { return XCTFail("not found") }
     XCTAssertEqual(candidate.dirty.rawValue, 4096)
-    let steps = memory.state.pointee.events.pointee.searchSteps.load(ordering: .relaxed) - before
-    XCTAssertLessThan(steps, 16_000 / 2)
+    XCTAssertLessThan(search.steps, 16_000 / 2)
   }
 
   /// The dirty pages of a pageblock may all be wired, and its clean ones count all the same.
@@ -237,11 +237,10 @@ final class RunPricingTests: XCTestCase {
         }
       }
       // A walk that has enough ends.
-      let before = memory.state.pointee.events.pointee.searchSteps.load(ordering: .relaxed)
-      _ = memory.idlePages(
+      var search = RunSearch(memory)
+      _ = search.idlePages(
         enough: IdlePages(clean: .max, forSwap: .max), enoughInAll: 1, by: Even(tellsDirtyPagesApart: false))
-      let steps = memory.state.pointee.events.pointee.searchSteps.load(ordering: .relaxed) - before
-      XCTAssertLessThan(steps, 4 * 66)
+      XCTAssertLessThan(search.steps, 4 * 66)
     }
   }
 }

@@ -1,6 +1,7 @@
 // The search for runs of whole pageblocks, by the counts of pageblocks alone.
 
 import MemoryPrimitives
+import PhysicalMemory
 
 extension CandidateSearch {
   /// Slides a window of pageblocks over `range`, from the top down, and offers each run by its counts.
