@@ -87,7 +87,7 @@ extension Shell {
     switch cell {
     case UInt8(ascii: "."): .free
     case UInt8(ascii: "!"): .wrong
-    case UInt8(ascii: "A")...UInt8(ascii: "Z"): .fixed
+    case UInt8(ascii: "A")...UInt8(ascii: "Z"): .unmovable
     default: .plain
     }
   }

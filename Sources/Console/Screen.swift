@@ -3,7 +3,7 @@
 import MemoryPrimitives
 
 /// The meanings of colours; the letters carry the same information.
-enum Tint: UInt8 { case plain, free, fixed, wrong }
+enum Tint: UInt8 { case plain, free, unmovable, wrong }
 
 extension Shell {
   /// Prints a line. A line wider than the screen continues below, indented, at the start of a word: a terminal would
@@ -61,7 +61,7 @@ extension Shell {
     switch color {
     case .plain: terminal.write(Line("\u{1b}[0m"))
     case .free: terminal.write(Line("\u{1b}[32m"))
-    case .fixed: terminal.write(Line("\u{1b}[33m"))
+    case .unmovable: terminal.write(Line("\u{1b}[33m"))
     case .wrong: terminal.write(Line("\u{1b}[31m"))
     }
   }

@@ -24,7 +24,7 @@ public struct ContiguousFailure: Error, Sendable {
     /// No obstacle, or its page is wired, held or busy.
     case none, wired, held, busy
     /// The frame has no pageable page: `role` says what it has.
-    case fixed
+    case unmovable
 
     /// The reason, as a part of a sentence.
     public var description: StaticString {
@@ -33,7 +33,7 @@ public struct ContiguousFailure: Error, Sendable {
       case .wired: "wired"
       case .held: "held"
       case .busy: "busy"
-      case .fixed: "in use by the kernel"
+      case .unmovable: "in use by the kernel"
       }
     }
   }

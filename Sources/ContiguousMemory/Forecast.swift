@@ -42,7 +42,7 @@ public struct ContiguousForecast: Sendable {
   /// Frames that the page daemon would have to free, wherever it finds them.
   public var fetched = PageCount.zero
   /// Unmovable frames.
-  public var fixed = PageCount.zero
+  public var unmovable = PageCount.zero
   /// Pages that are held or busy at this moment.
   public var claimed = PageCount.zero
   /// Frames or slots of swap that are missing, or pages beyond the budget.
@@ -109,7 +109,7 @@ extension ContiguousAllocator {
   func decide(_ means: Means, _ spent: Spending, excluding tried: ExcludedRuns) -> Decision {
     let forecast = judge(means.request, means, tried)
     if forecast.isFree { return .free(forecast) }
-    let isClaimedOnly = forecast.fixed == .zero && forecast.claimed > .zero && forecast.missing == .zero
+    let isClaimedOnly = forecast.unmovable == .zero && forecast.claimed > .zero && forecast.missing == .zero
     guard forecast.outcome == .granted || (isClaimedOnly && forecast.written > .zero),
       spent.admits(forecast.moved + forecast.written + forecast.claimed, for: means.request)
     else { return .refuse(forecast) }
@@ -160,16 +160,16 @@ extension ContiguousAllocator {
     forecast.written = PageCount(answer.written)
     forecast.dropped = PageCount(answer.dropped)
     forecast.fetched = PageCount(answer.fetched)
-    forecast.fixed = PageCount(contents.fixed + contents.captured)
+    forecast.unmovable = PageCount(contents.unmovable + contents.captured)
     forecast.claimed = PageCount(contents.claimed)
     forecast.missing = PageCount(answer.missing)
     let taken = contents.free + answer.moved
     let free = means.free + answer.fetched
     forecast.freeAfter = PageCount(free > taken ? free - taken : 0)
-    if forecast.fixed > .zero || forecast.claimed > .zero {
+    if forecast.unmovable > .zero || forecast.claimed > .zero {
       forecast.outcome = .notNow
       nameOwners(&forecast)
-      if forecast.fixed > .zero { forecast.missing = max(forecast.missing, shortage(run.count, means)) }
+      if forecast.unmovable > .zero { forecast.missing = max(forecast.missing, shortage(run.count, means)) }
     } else if answer.missing > 0 {
       var missing = answer.missing
       if means.isBound {
@@ -184,7 +184,7 @@ extension ContiguousAllocator {
 
   /// Fills in the owners of the obstacles, and the reason of the first.
   func nameOwners(_ forecast: inout ContiguousForecast) {
-    forecast.owners = physical.owners(of: forecast.run, forecast.fixed > .zero ? .fixed : .claimed)
+    forecast.owners = physical.owners(of: forecast.run, forecast.unmovable > .zero ? .unmovable : .claimed)
     guard let first = forecast.owners.first else { return }
     forecast.reason = ContiguousFailure.Reason(physical.whatIs(first.first))
   }
@@ -203,7 +203,7 @@ extension ContiguousFailure.Reason {
     if what.role == .free {
       self = .none
     } else if what.role != .pageable {
-      self = .fixed
+      self = .unmovable
     } else {
       let busyWord = what.busyWord
       self =

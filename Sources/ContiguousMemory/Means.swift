@@ -238,11 +238,11 @@ extension Means: RunPricing {
 
   func price(_ contents: RunContents) -> RunPrice {
     let answer = plan(for: contents)
-    let fixed = contents.fixed + contents.captured
+    let unmovable = contents.unmovable + contents.captured
     // In this order: unmovable frames, frames that are missing, pages that are claimed.
     let limit: UInt64 = 1 << 20 - 1
     let obstacles =
-      min(fixed, limit) << 40 | min(answer.missing, limit) << 20 | min(contents.claimed, limit)
+      min(unmovable, limit) << 40 | min(answer.missing, limit) << 20 | min(contents.claimed, limit)
     // Pages elsewhere belong to no part of the request, so they count twice.
     return RunPrice(
       obstacles: obstacles, work: contents.pages + 2 * answer.fetched + 8 * contents.claimed,

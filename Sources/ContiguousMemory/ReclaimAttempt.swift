@@ -76,7 +76,7 @@ struct ReclaimAttempt: ~Copyable {
       case .free: continue
       case .refuse(let forecast):
         if lastFailure == nil {
-          if forecast.fixed > .zero { allocator.cacheFailure(of: request) }
+          if forecast.unmovable > .zero { allocator.cacheFailure(of: request) }
           lastFailure = ContiguousFailure(forecast)
         }
         break search
@@ -279,7 +279,7 @@ struct ReclaimAttempt: ~Copyable {
     let now = Means(request, Spending(), allocator, known: means.elsewhere)
     var forecast = allocator.forecast(run, physical.contents(of: run, at: now), now)
     // Captured frames are no obstacles.
-    forecast.fixed = physical.owners(of: run, .fixed).frames
+    forecast.unmovable = physical.owners(of: run, .unmovable).frames
     forecast.missing = PageCount(left - claimed)
     allocator.nameOwners(&forecast)
     // Not frames were missing, but pages that stay unused for a while: another run may have them.
@@ -316,6 +316,6 @@ struct ReclaimAttempt: ~Copyable {
 extension RunCandidate {
   init(_ forecast: ContiguousForecast) {
     self.init(forecast.run)
-    (free, movable, dirty, unmovable) = (forecast.free, forecast.pages, forecast.dirty, forecast.fixed)
+    (free, movable, dirty, unmovable) = (forecast.free, forecast.pages, forecast.dirty, forecast.unmovable)
   }
 }

@@ -593,7 +593,7 @@ final class PagingCommandsTests: XCTestCase {
       let pageblocks = harness.console.tally(first, count, by: .pageblocks)
       let pages = harness.console.tally(first, count, by: .pages)
       XCTAssertEqual(pageblocks.free, pages.free)
-      XCTAssertEqual(pageblocks.fixed, pages.fixed)
+      XCTAssertEqual(pageblocks.unmovable, pages.unmovable)
       XCTAssertEqual(pageblocks.movable, pages.movable)
       XCTAssertEqual(pageblocks.wired, pages.wired)
     }

@@ -132,7 +132,7 @@ final class WhyCommandTests: XCTestCase {
         XCTAssertEqual(answer.outcome == .never, cheapest == Int.max, what)
         guard answer.outcome != .never else { continue }
         let run = answer.run
-        let cost = Int((answer.pages + answer.fixed).rawValue)
+        let cost = Int((answer.pages + answer.unmovable).rawValue)
         XCTAssertGreaterThanOrEqual(cost, cheapest, what)
         let first = Int(run.first.rawValue)
         XCTAssertEqual(used[first + count] - used[first], cost, what)

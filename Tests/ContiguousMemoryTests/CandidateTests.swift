@@ -51,7 +51,7 @@ final class CandidateTests: XCTestCase {
         guard case .blocked(let candidate) = $0.candidate(run: twoMebibytes, where: aligned)
         else { return XCTFail("found") }
         XCTAssertEqual(candidate.unmovable, .one)
-        let owners = memory.owners(of: candidate.run, .fixed)
+        let owners = memory.owners(of: candidate.run, .unmovable)
         XCTAssertEqual(owners.count, 1)
         XCTAssertEqual(owners.first?.first.rawValue, candidate.run.first.rawValue + 301)
       }
@@ -143,7 +143,7 @@ final class CandidateTests: XCTestCase {
     guard case .blocked(let candidate) = memory.candidate(run: twoMebibytes, where: low, excluding: all)
     else { return XCTFail("found what was excluded") }
     XCTAssertEqual(candidate.unmovable, .zero)
-    XCTAssertEqual(memory.owners(of: candidate.run, .fixed).count, 0)
+    XCTAssertEqual(memory.owners(of: candidate.run, .unmovable).count, 0)
   }
 
   /// All frames of what was tried are left alone, and all frames in the way of a run are named.
@@ -171,7 +171,7 @@ final class CandidateTests: XCTestCase {
       return XCTFail("found")
     }
     XCTAssertEqual(best.unmovable.rawValue, 5)
-    let owners = memory.owners(of: best.run, .fixed)
+    let owners = memory.owners(of: best.run, .unmovable)
     XCTAssertEqual(owners.frames, best.unmovable)
   }
 
@@ -185,7 +185,7 @@ final class CandidateTests: XCTestCase {
       if i % 3 != 2 { wirePage(memory, frame.rawValue) }
     }
     let run = FrameRun(first: FrameNumber(1024), count: PageCount(UInt64(1024)))
-    let owners = memory.owners(of: run, .fixed)
+    let owners = memory.owners(of: run, .unmovable)
     XCTAssertEqual(owners.frames.rawValue, UInt64(pages.indices.count { $0 % 3 != 2 }))
     let first = try XCTUnwrap(owners.first)
     XCTAssertEqual(first.owner, 7)
@@ -230,7 +230,7 @@ final class CandidateTests: XCTestCase {
       return XCTFail("found")
     }
     XCTAssertEqual(blocked.unmovable, .one)
-    let owners = memory.owners(of: blocked.run, .fixed)
+    let owners = memory.owners(of: blocked.run, .unmovable)
     XCTAssertEqual(owners.count, 1)
     XCTAssertEqual(owners.first?.role, .pageable)
     XCTAssertEqual(owners.first.map { memory.whatIs($0.first).busyWord }, .wiredOnce)

@@ -557,7 +557,7 @@ final class ContigmallocTests: XCTestCase {
   func testPagesThatBlockTheRunAreLeftAlone() throws {
     let system = try TestSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 150)
-    // Sixty frames without fixed ones: the twenty in the middle are free but for two pages, which makes them the
+    // Sixty frames without unmovable ones: the twenty in the middle are free but for two pages, which makes them the
     // cheapest run, and those around it the next ones.
     var start: UInt64 = 256
     var low: UInt64?
@@ -607,7 +607,7 @@ final class ContigmallocTests: XCTestCase {
   func testARunBesideAHeldPageIsFound() throws {
     let system = try TestSystem(runs: [(256, 512)])
     let area = try system.fillMemory(spare: 110)
-    // A range of 60 frames without fixed ones, in which only runs on one side of the held page are long enough.
+    // A range of 60 frames without unmovable ones, in which only runs on one side of the held page are long enough.
     var row: (UInt64, UInt64)?
     var start: UInt64 = 256
     for frame in 256..<768 as Range<UInt64> {
@@ -715,7 +715,7 @@ final class ContigmallocTests: XCTestCase {
     try system.physical.allocate(frame: FrameNumber(400), role: .loaned)
     let failure = try XCTUnwrap(refusal(system.ask(whole)))
     XCTAssertEqual(failure.answer, .notNow)
-    XCTAssertEqual(failure.reason, .fixed)
+    XCTAssertEqual(failure.reason, .unmovable)
     XCTAssertEqual(failure.role, .loaned)
     XCTAssertEqual(failure.blocker, FrameNumber(400))
     XCTAssertEqual(failure.longest, frames(401, 768))

@@ -21,7 +21,7 @@ final class ContiguousBruteForceTests: XCTestCase {
     var quiet: Set<UInt32> = []
   }
 
-  private enum Frame: UInt8 { case never, fixed, claimed, page, free }
+  private enum Frame: UInt8 { case never, unmovable, claimed, page, free }
 
   private final class Machine {
     let system: TestSystem
@@ -107,7 +107,7 @@ final class ContiguousBruteForceTests: XCTestCase {
         let what = system.physical.whatIs(FrameNumber(number))
         if what.role.isPermanent { return .never }
         if what.role == .free { return .free }
-        guard what.role == .pageable, what.busyWord.wires == 0 else { return .fixed }
+        guard what.role == .pageable, what.busyWord.wires == 0 else { return .unmovable }
         return what.busyWord.holds > 0 || what.busyWord.isXbusy || what.busyWord.sbusyCount > 0
           ? .claimed : .page
       }
@@ -159,7 +159,7 @@ final class ContiguousBruteForceTests: XCTestCase {
       }
       if has(.never) { continue }
       truth.starts += 1
-      if has(.fixed) { continue }
+      if has(.unmovable) { continue }
       truth.emptiable.insert(UInt32(start))
       if !has(.claimed) { truth.quiet.insert(UInt32(start)) }
     }
@@ -210,7 +210,7 @@ final class ContiguousBruteForceTests: XCTestCase {
             XCTAssertEqual(truth.starts, 0, "never, but there is memory for it, \(note)")
           case .notNow:
             XCTAssertGreaterThan(truth.starts, 0, "never is taken for not now, \(note)")
-            if failure.isRepeated || failure.reason == .fixed || failure.reason == .wired {
+            if failure.isRepeated || failure.reason == .unmovable || failure.reason == .wired {
               XCTAssertTrue(truth.emptiable.isEmpty, "a run could have been emptied, \(note)")
             }
             XCTAssertTrue(truth.quiet.isEmpty, "refused, and \(truth.quiet.count) runs are quiet, \(note)")
@@ -218,7 +218,7 @@ final class ContiguousBruteForceTests: XCTestCase {
             if failure.blocker != .none {
               XCTAssertTrue(failure.run!.contains(failure.blocker), note)
               let kind = before[Int(failure.blocker.rawValue)]
-              XCTAssertTrue(kind == .fixed || kind == .claimed || kind == .never, "\(kind), \(note)")
+              XCTAssertTrue(kind == .unmovable || kind == .claimed || kind == .never, "\(kind), \(note)")
             }
           case .later:
             // Only the reserve may be short: swap suffices, so all pages that are neither wired nor held can be written.

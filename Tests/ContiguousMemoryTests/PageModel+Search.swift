@@ -97,7 +97,7 @@ extension PageModel {
       // Every owner of a frame in the way, and its lowest frame, where all of them are kept.
       let first = Int(candidate.run.first.rawValue)
       let blockers = (first..<first + count).filter { cost($0) == nil && !isCaptured($0) }
-      let owners = memory.owners(of: candidate.run, .fixed)
+      let owners = memory.owners(of: candidate.run, .unmovable)
       if owners.frames.rawValue != UInt64(blockers.count) { return "frames in the way" }
       if owners.count < 8,
         (0..<owners.count).map({ owners.list[$0]!.first.rawValue }).min()

@@ -13,7 +13,7 @@ import XCTest
 /// frames. The refusal costs no move and no write, and the forecast says the same beforehand.
 final class ReclaimBudgetTests: XCTestCase {
   /// One frame as a request sees it.
-  private enum Kind: Int { case fixed, claimed, free, clean, active, inactive }
+  private enum Kind: Int { case unmovable, claimed, free, clean, active, inactive }
 
   /// How many frames of each kind lie below a frame.
   private struct Sums {
@@ -50,7 +50,7 @@ final class ReclaimBudgetTests: XCTestCase {
     return (0..<top).map {
       let what = system.physical.whatIs(FrameNumber($0))
       if what.role == .free { return .free }
-      guard what.role == .pageable, what.busyWord.wires == 0 else { return .fixed }
+      guard what.role == .pageable, what.busyWord.wires == 0 else { return .unmovable }
       if what.busyWord.rawValue & 0x7fff_ffff != 0 { return .claimed }
       return !what.pageFlags.contains(.dirty) ? .clean : what.queue == .active ? .active : .inactive
     }
@@ -87,7 +87,7 @@ final class ReclaimBudgetTests: XCTestCase {
     var start = (low + alignment - 1) / alignment * alignment
     while start + count <= high {
       let end = start + count
-      if sums.count(.fixed, start, end) == 0 && sums.count(.claimed, start, end) == 0
+      if sums.count(.unmovable, start, end) == 0 && sums.count(.claimed, start, end) == 0
         && pays(
           request, free: sums.count(.free, start, end), clean: sums.count(.clean, start, end),
           active: sums.count(.active, start, end), inactive: sums.count(.inactive, start, end), purse)
@@ -244,7 +244,7 @@ final class ReclaimBudgetTests: XCTestCase {
   ) {
     let system = full.system
     // Pages that are held may be released while others are written: here they never are, and that is the answer.
-    if forecast.fixed == .zero && forecast.claimed > .zero && forecast.written > .zero
+    if forecast.unmovable == .zero && forecast.claimed > .zero && forecast.written > .zero
       && steps.isolated.count > 0
     {
       XCTAssertEqual(failure.answer, .notNow, note)

@@ -21,13 +21,13 @@ final class RunPricingTests: XCTestCase {
     func price(_ contents: RunContents) -> RunPrice {
       let missing = missing(free: contents.free, dirty: contents.dirty)
       return RunPrice(
-        obstacles: (contents.fixed + contents.captured) << 40 | missing << 20 | contents.claimed,
+        obstacles: (contents.unmovable + contents.captured) << 40 | missing << 20 | contents.claimed,
         work: contents.pages + 8 * contents.claimed, dirty: contents.dirty)
     }
     func varies(_ price: RunPrice) -> Bool { true }
   }
 
-  private enum Kind: Int, CaseIterable { case free, clean, dirty, claimed, fixed }
+  private enum Kind: Int, CaseIterable { case free, clean, dirty, claimed, unmovable }
 
   /// Memory full of pages, of which some are free, dirty, held and wired: more or fewer in each extent of 200 frames.
   private func fill(_ memory: FrameAllocator, _ random: inout SeededRandom) {
@@ -58,7 +58,7 @@ final class RunPricingTests: XCTestCase {
     (0..<top).map {
       let what = memory.whatIs(FrameNumber($0))
       if what.role == .free { return .free }
-      guard what.role == .pageable, what.busyWord.wires == 0 else { return .fixed }
+      guard what.role == .pageable, what.busyWord.wires == 0 else { return .unmovable }
       if what.busyWord != .none { return .claimed }
       return what.pageFlags.contains(.dirty) ? .dirty : .clean
     }
@@ -99,7 +99,7 @@ final class RunPricingTests: XCTestCase {
           func number(_ kind: Kind) -> UInt64 {
             sums[kind.rawValue][start + count] - sums[kind.rawValue][start]
           }
-          return number(.fixed) << 40 | purse.missing(free: number(.free), dirty: number(.dirty)) << 20
+          return number(.unmovable) << 40 | purse.missing(free: number(.free), dirty: number(.dirty)) << 20
             | number(.claimed)
         }
         var fewest = UInt64.max

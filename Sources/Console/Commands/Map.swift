@@ -55,7 +55,7 @@ struct FrameTally {
   var free: UInt64 { count(.free) }
   var movable: UInt64 { pages + count(.zspage) }
   /// Frames that can't be moved, or not now.
-  var fixed: UInt64 {
+  var unmovable: UInt64 {
     var sum = min(count(.pageable), wired + claimed)
     for value in 0..<FrameRole.count {
       guard let role = FrameRole(rawValue: UInt8(value)), role != .free, role != .absent, !role.isMovable
@@ -147,13 +147,13 @@ extension Shell {
       tally.add(.absent, counts.absent)
       tally.add(.pageable, counts.other)
     } else {
-      var fixed = PageCount.zero
+      var unmovable = PageCount.zero
       forEachRole(first, first + Self.pageblockFrames) { run, role in
         tally.add(role, run.count)
-        if role != .free && role != .absent && !role.isMovable { fixed = fixed + run.count }
+        if role != .free && role != .absent && !role.isMovable { unmovable = unmovable + run.count }
       }
       // The other frames that can't move are wired pages.
-      if counts.unmovable > fixed { tally.wired += (counts.unmovable - fixed).rawValue }
+      if counts.unmovable > unmovable { tally.wired += (counts.unmovable - unmovable).rawValue }
     }
     tally.dirty += counts.dirty.rawValue
   }
@@ -269,7 +269,7 @@ extension Shell {
       let scale: Line = "a character is \(cellSize), a line \(PageCount(perLine).bytes)"
       var sums: Line = "\(count: tally.free) free"
       if tally.movable > 0 { sums.append(line: ", \(count: tally.movable) can move") }
-      sums.append(line: ", \(count: tally.fixed) can't move")
+      sums.append(line: ", \(count: tally.unmovable) can't move")
       if scale.count + 2 + sums.count <= width {
         print("\(scale): \(sums)")
       } else {

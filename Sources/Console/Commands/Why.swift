@@ -114,9 +114,9 @@ extension Shell {
     also(forecast.dropped, "to drop")
     also(forecast.claimed, "held or busy")
     // Printed for every reason, because the counts must add up.
-    let known = counted + forecast.fixed
+    let known = counted + forecast.unmovable
     also(forecast.run.count - min(forecast.run.count, known), "left")
-    line.append(line: ", \(count: forecast.fixed.rawValue) can't move")
+    line.append(line: ", \(count: forecast.unmovable.rawValue) can't move")
     print(line)
   }
 
@@ -170,16 +170,16 @@ extension Shell {
       return details(forecast)
     }
     guard let first = forecast.blocker else { return print("Not now: every run was tried.\(nothing)") }
-    let fixed = forecast.fixed
+    let unmovable = forecast.unmovable
     let isPage = physical.whatIs(first).role == .pageable
-    if fixed == .zero {
+    if unmovable == .zero {
       print(
         "Not now: \(count: forecast.claimed.rawValue, "page") \(are(forecast.claimed)) \(forecast.reason.description) at this moment.\(nothing)"
       )
-    } else if fixed == .one {
+    } else if unmovable == .one {
       print("Not now: one \(isPage ? "wired page" : "frame" as StaticString) stands in the way.\(nothing)")
     } else {
-      print("Not now: \(count: fixed.rawValue, "frame") that can't move at the best place.\(nothing)")
+      print("Not now: \(count: unmovable.rawValue, "frame") that can't move at the best place.\(nothing)")
     }
     strip(forecast.run, mark: first)
     details(forecast)
@@ -199,7 +199,7 @@ extension Shell {
     }
     if forecast.missing > .zero {
       print("! It is shortage. Type: frames")
-    } else if isPage && fixed > .zero && forecast.written > .zero {
+    } else if isPage && unmovable > .zero && forecast.written > .zero {
       print(
         "! Unwired, the run still costs \(forecast.written.bytes) of writing. Type: whatis frame \(first)")
     } else {
@@ -250,7 +250,7 @@ extension Shell {
       line.append(" and others")
     }
     let reason = ContiguousFailure.Reason(physical.whatIs(owner.first))
-    if reason != .fixed { line.append(line: ", \(reason.description)") }
+    if reason != .unmovable { line.append(line: ", \(reason.description)") }
     return line
   }
 
@@ -308,7 +308,7 @@ extension Shell {
   /// The fields that say why a run is refused, the same for `why` and contig.
   func refusalFields(_ row: JSONRow, _ forecast: ContiguousForecast, _ longest: FrameRun?) {
     placeFields(row, forecast)
-    row.field("unmovable", forecast.fixed.rawValue)
+    row.field("unmovable", forecast.unmovable.rawValue)
     row.field("held_or_busy", forecast.claimed.rawValue)
     row.field("missing", forecast.missing.rawValue)
     if let owner = forecast.owners.first {

@@ -167,8 +167,8 @@ struct CandidateSearch<Pricing: RunPricing> {
     let frames = UInt64(Pageblock.frames)
     var whole = table.contents(ofPageblock: first >> 9)
     guard obstacles == .forbidden else { return whole.share(end - first, of: frames) }
-    let among = max(1, frames - min(frames - 1, whole.fixed))
-    whole.fixed = 0
+    let among = max(1, frames - min(frames - 1, whole.unmovable))
+    whole.unmovable = 0
     return whole.share(end - first, of: among)
   }
 

@@ -22,7 +22,7 @@ struct RunContents: Equatable {
   /// Frames that an isolation has captured.
   var captured: UInt64 = 0
   /// Unmovable frames: they can't be emptied.
-  var fixed: UInt64 = 0
+  var unmovable: UInt64 = 0
 
   /// No frames.
   init() {}
@@ -43,7 +43,7 @@ struct RunContents: Equatable {
     a.inactiveForDevice &+= b.inactiveForDevice
     a.claimed &+= b.claimed
     a.captured &+= b.captured
-    a.fixed &+= b.fixed
+    a.unmovable &+= b.unmovable
   }
 
   /// The counts may have changed since they were added.
@@ -57,7 +57,7 @@ struct RunContents: Equatable {
     subtract(&a.inactiveForDevice, b.inactiveForDevice)
     subtract(&a.claimed, b.claimed)
     subtract(&a.captured, b.captured)
-    subtract(&a.fixed, b.fixed)
+    subtract(&a.unmovable, b.unmovable)
   }
 
   @inline(always) mutating func add(_ kind: FrameKind) {
@@ -70,7 +70,7 @@ struct RunContents: Equatable {
     case .inactiveForDevice: inactiveForDevice &+= 1
     case .claimed: claimed &+= 1
     case .captured: captured &+= 1
-    case .fixed: fixed &+= 1
+    case .unmovable: unmovable &+= 1
     }
   }
 
@@ -86,7 +86,7 @@ struct RunContents: Equatable {
     case .inactiveForDevice: decrement(&inactiveForDevice)
     case .claimed: decrement(&claimed)
     case .captured: decrement(&captured)
-    case .fixed: decrement(&fixed)
+    case .unmovable: decrement(&unmovable)
     }
   }
 
@@ -106,7 +106,7 @@ struct RunContents: Equatable {
     run.inactiveForDevice = least(inactiveForDevice, gained.inactiveForDevice, lost.inactiveForDevice)
     run.claimed = least(claimed, gained.claimed, lost.claimed)
     run.captured = least(captured, gained.captured, lost.captured)
-    run.fixed = least(fixed, gained.fixed, lost.fixed)
+    run.unmovable = least(unmovable, gained.unmovable, lost.unmovable)
     return run
   }
 
@@ -115,8 +115,8 @@ struct RunContents: Equatable {
     var share = Self()
     share.clean = clean &* part / whole
     share.activeForSwap = activeForSwap &* part / whole
-    share.fixed = (fixed &* part &+ whole &- 1) / whole
-    let used = share.clean &+ share.activeForSwap &+ share.fixed
+    share.unmovable = (unmovable &* part &+ whole &- 1) / whole
+    let used = share.clean &+ share.activeForSwap &+ share.unmovable
     share.free = part > used ? part &- used : 0
     return share
   }

@@ -82,7 +82,7 @@ public struct RunOwners: Sendable {
 /// A reason why a frame is in the way of a run.
 enum InTheWay {
   /// The frame is unmovable.
-  case fixed
+  case unmovable
   /// It is a page that is held or busy at this moment.
   case claimed
 }
@@ -127,7 +127,7 @@ extension FrameAllocator {
       let isPage = what.role == .pageable && what.busyWord.wires == 0
       let isClaimed = isPage && what.busyWord.rawValue & ~BusyWord.waiters.rawValue != 0
       switch kind {
-      case .fixed: if !isPage { body(what) }
+      case .unmovable: if !isPage { body(what) }
       case .claimed: if isClaimed { body(what) }
       }
     }

@@ -7,7 +7,7 @@ import PhysicalMemory
 /// The work that emptying one frame takes: the counts of `RunContents`.
 enum FrameKind {
   case free, clean, activeForSwap, inactiveForSwap, activeForDevice, inactiveForDevice, claimed, captured
-  case fixed
+  case unmovable
 }
 
 /// The cost of a run. Obstacles to emptying it count first, then work, then dirty pages.
@@ -59,7 +59,7 @@ struct PagesInTheWay: RunPricing {
   func isForDevice(_ frame: FrameNumber) -> Bool { false }
   @inline(always) func price(_ contents: RunContents) -> RunPrice {
     RunPrice(
-      obstacles: contents.fixed &+ contents.captured, work: contents.pages &+ 8 &* contents.claimed,
+      obstacles: contents.unmovable &+ contents.captured, work: contents.pages &+ 8 &* contents.claimed,
       dirty: contents.dirty)
   }
   func varies(_ price: RunPrice) -> Bool { false }

@@ -9,7 +9,7 @@ extension PageblockPointer {
     var contents = RunContents()
     let dirty = dirtyCount
     contents.free = snapshot.free
-    contents.fixed = snapshot.obstacles
+    contents.unmovable = snapshot.obstacles
     contents.activeForSwap = min(dirty, snapshot.movable)
     contents.clean = snapshot.movable &- contents.activeForSwap
     return contents
@@ -51,7 +51,7 @@ extension FrameTable {
     guard let records = validRecords(first) else {
       // All free, all just allocated, or all as at boot.
       if snapshot.hasObstacles {
-        contents.fixed &+= end - first
+        contents.unmovable &+= end - first
       } else if snapshot.movable > 0 {
         contents.claimed &+= end - first
       } else {
@@ -84,7 +84,7 @@ extension FrameTable {
       case (false, true): return .inactiveForDevice
       }
     }
-    return snapshot.isMovable ? .claimed : snapshot.isCaptured ? .captured : .fixed
+    return snapshot.isMovable ? .claimed : snapshot.isCaptured ? .captured : .unmovable
   }
 
   /// Whether no frame of a run of whole pageblocks is busy, held or wired, so that the counts say all. Runs of more than
@@ -153,7 +153,7 @@ extension FrameAllocator {
       if at < UInt64(FrameNumber.limit), table.section(of: UInt32(at)) != nil {
         table.weigh(at, pageblockEnd, pricing, into: &contents)
       } else {
-        contents.fixed += pageblockEnd - at
+        contents.unmovable += pageblockEnd - at
       }
       at = pageblockEnd
     }
