@@ -101,7 +101,7 @@ struct ReclaimAttempt: ~Copyable {
   /// Allocates a run that is free as it is, cached pages included.
   func freeRun() throws(ContiguousFailure) -> FrameRun? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(
+      return try physical.allocateUnlogged(
         run: request.count, where: request.constraints, role: .contiguous, priority: request.priority)
     } catch {
       if error == .badConstraint { throw ContiguousFailure(.never) }

@@ -35,7 +35,8 @@ extension KernelAddressSpace {
     if machine.failsHere(.kernelSpace) { throw failed(.noMemory) }
     let run: FrameRun
     do throws(PhysicalMemoryError) {
-      run = try physical.allocate(run: count, where: constraints, role: .contiguous, priority: priority)
+      run = try physical.allocateUnlogged(
+        run: count, where: constraints, role: .contiguous, priority: priority)
     } catch {
       throw failed(KernelSpaceError(error), request)
     }

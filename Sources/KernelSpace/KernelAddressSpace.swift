@@ -171,7 +171,7 @@ public struct KernelAddressSpace {
         var reach = RunConstraints()
         reach.high = PhysicalAddress(32 << 30)
         do throws(PhysicalMemoryError) {
-          let run = try state.pointee.physical.allocate(
+          let run = try state.pointee.physical.allocateUnlogged(
             run: .one, where: reach, role: .tags, priority: AllocationPriority(rawValue: priority) ?? .normal)
           return state.pointee.machine.directMap.pointer(to: run.first)
         } catch {

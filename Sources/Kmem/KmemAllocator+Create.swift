@@ -195,7 +195,8 @@ extension KmemAllocator {
     if let memory = cut() { return memory }
     if state.pointee.machine.failsHere(.kmem) { return nil }
     let order = Order.holding(size.pagesRoundedUp)
-    guard let frame = try? state.pointee.physical.allocate(order, role: .kmem, priority: priority) else {
+    guard let frame = try? state.pointee.physical.allocateUnlogged(order, role: .kmem, priority: priority)
+    else {
       return nil
     }
     state.pointee.metadataPages.add(order.frames.rawValue, ordering: .relaxed)

@@ -126,7 +126,7 @@ extension KmemAllocator {
         return state.pointee.machine.directMap.pointer(to: frame) + offset
       }
       guard !state.pointee.machine.failsHere(.kmem),
-        let frame = try? physical.allocate(Order(0), role: .kmem, priority: priority)
+        let frame = try? physical.allocateUnlogged(Order(0), role: .kmem, priority: priority)
       else { return nil }
       ownType.countAllocation(CacheIndex.large)
       ownType.countAllocation(CacheIndex.largePages)

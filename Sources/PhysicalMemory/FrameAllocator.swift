@@ -220,7 +220,8 @@ public struct FrameAllocator {
   /// Single frames with the role `pageTable`.
   public var frameSource: FrameSource { frameSource(role: .pageTable) }
 
-  /// Returns a source of single frames with `role`, allocated at `priority`.
+  /// Returns a source of single frames with `role`, allocated at `priority`. It logs no refusal: the requester of a
+  /// mapping logs that.
   public func frameSource(role: FrameRole, priority: AllocationPriority = .normal) -> FrameSource {
     let supply = state.pointee.supplies + (Int(role.rawValue) * 3 + Int(priority.rawValue))
     return FrameSource(
@@ -229,7 +230,7 @@ public struct FrameAllocator {
         let supply = context!.assumingMemoryBound(to: Supply.self).pointee
         do throws(PhysicalMemoryError) {
           return try FrameAllocator(state: supply.state)
-            .allocate(Order(0), role: supply.role, priority: supply.priority).rawValue
+            .allocateUnlogged(Order(0), role: supply.role, priority: supply.priority).rawValue
         } catch {
           return FrameNumber.none.rawValue
         }

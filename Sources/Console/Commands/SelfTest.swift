@@ -126,7 +126,7 @@ extension Shell {
     let room: FrameRun
     do throws(PhysicalMemoryError) {
       // Aligned, so that the page tables of a second instance use the same frames everywhere.
-      loaned = try physical.allocate(
+      loaned = try physical.allocateUnlogged(
         run: size.pagesRoundedUp,
         where: RunConstraints(alignment: Alignment(2 << 20).unsafelyUnwrapped, boundary: Alignment(1 << 30)),
         role: .loaned)

@@ -8,7 +8,7 @@ extension FrameAllocator {
 
   /// Allocates a block of 2^`order` frames, aligned to its size, from the highest list that has one. Each frame gets
   /// `role` and one wire; its contents are unknown. Never waits. Constant, but for the records: a store or two a frame.
-  /// Throws `noMemory`; `badConstraint` for an order above 18.
+  /// Throws `noMemory`, and logs the refusal; throws `badConstraint` for an order above 18.
   public func allocate(
     _ order: Order, role: FrameRole, priority: AllocationPriority = .normal
   ) throws(PhysicalMemoryError) -> FrameNumber {
@@ -18,6 +18,16 @@ extension FrameAllocator {
       logRefusal(.block, order.frames, for: role, priority)
       throw .noMemory
     }
+    return FrameNumber(frame)
+  }
+
+  /// Does what `allocate` does, and logs no refusal: for a layer that logs its own request, of which this one is a part.
+  package func allocateUnlogged(
+    _ order: Order, role: FrameRole, priority: AllocationPriority = .normal
+  ) throws(PhysicalMemoryError) -> FrameNumber {
+    checkUse(role)
+    guard order <= .highest else { throw .badConstraint }
+    guard let frame = allocateBlock(order, role, priority) else { throw .noMemory }
     return FrameNumber(frame)
   }
 
@@ -39,8 +49,8 @@ extension FrameAllocator {
     return FrameNumber(frame)
   }
 
-  /// Fills `frames` with single frames, or throws `noMemory` and allocates none. A few hundred instructions a frame at
-  /// most.
+  /// Fills `frames` with single frames, or throws `noMemory` and allocates none. Logs no refusal. A few hundred
+  /// instructions a frame at most.
   public func allocate(
     into frames: UnsafeMutableBufferPointer<FrameNumber>, role: FrameRole,
     priority: AllocationPriority = .normal
@@ -90,13 +100,11 @@ extension FrameAllocator {
     checkLowMemory()
   }
 
-  /// Logs a refusal, unless the layer that made the request logs its own (`FrameRole.isLoggedByRequester`). No lock is
-  /// held.
+  /// Logs a refusal. No lock is held.
   func logRefusal(
     _ kind: RefusedRequest.Kind, _ count: PageCount, for role: FrameRole, _ priority: AllocationPriority,
     reason: StaticString? = nil, constraints: RunConstraints = RunConstraints()
   ) {
-    guard !role.isLoggedByRequester else { return }
     func request() -> RefusedRequest {
       let (free, reserved) = (freeCount, reserve(for: priority))
       // The count is the caller's and may be anything.

@@ -205,22 +205,32 @@ private struct ExtentWalk {
 extension FrameAllocator {
   /// Allocates a run of frames that satisfies `where`, each with `role` and one wire. Never waits. Cost: see the head of
   /// RunAllocation.swift. Throws `noMemory` when there is no such run, or not above the reserve of `priority`;
-  /// `badConstraint` when no machine could have it.
+  /// `badConstraint` when no machine could have it. Logs the refusal.
   public func allocate(
     run count: PageCount, where constraints: RunConstraints = RunConstraints(), role: FrameRole,
     priority: AllocationPriority = .normal
   ) throws(PhysicalMemoryError) -> FrameRun {
-    checkUse(role)
-    guard let request = RunRequest(count, constraints) else {
-      logRefusal(.run, count, for: role, priority, reason: "never", constraints: constraints)
-      throw .badConstraint
+    do throws(PhysicalMemoryError) {
+      return try allocateUnlogged(run: count, where: constraints, role: role, priority: priority)
+    } catch {
+      let reason: StaticString? = error == .badConstraint ? "never" : nil
+      logRefusal(.run, count, for: role, priority, reason: reason, constraints: constraints)
+      throw error
     }
+  }
+
+  /// Does what `allocate` does, and logs no refusal: for a layer that logs its own request, of which this one is a part.
+  package func allocateUnlogged(
+    run count: PageCount, where constraints: RunConstraints = RunConstraints(), role: FrameRole,
+    priority: AllocationPriority = .normal
+  ) throws(PhysicalMemoryError) -> FrameRun {
+    checkUse(role)
+    guard let request = RunRequest(count, constraints) else { throw .badConstraint }
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     var held = domain.acquire()
     guard let first = find(request, priority, &held) else {
       state.pointee.events.pointee.runFailures.add()
       held.release()
-      logRefusal(.run, count, for: role, priority, constraints: constraints)
       throw .noMemory
     }
     let end = first + request.count

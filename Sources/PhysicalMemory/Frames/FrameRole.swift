@@ -48,14 +48,6 @@
     self == .records || self == .image || self == .boot || self == .absent
   }
 
-  /// Whether the layer that requests frames of this role logs its own refusals, so that this layer logs none.
-  var isLoggedByRequester: Bool {
-    switch self {
-    case .slab, .kmem, .pageTable, .tags, .stack, .contiguous, .pageable, .loaned: true
-    case .free, .wired, .records, .image, .bootModule, .boot, .statistics, .zspage, .paging, .absent: false
-    }
-  }
-
   /// The role as the console prints it.
   public var description: StaticString {
     switch self {

@@ -179,7 +179,7 @@ private struct FrameHeaps {
 
   private func allocate() -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(Order(0), role: .loaned, priority: .interrupt)
+      return try physical.allocateUnlogged(Order(0), role: .loaned, priority: .interrupt)
     } catch {
       return nil
     }
