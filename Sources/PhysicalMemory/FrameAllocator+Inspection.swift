@@ -101,7 +101,7 @@ extension FrameAllocator {
       guard at < UInt64(FrameNumber.limit), let record = record(FrameNumber(UInt32(at))) else {
         return FrameNumber(UInt32(min(at, UInt64(UInt32.max))))
       }
-      let pageblockEnd = min(end, (at | 511) + 1)
+      let pageblockEnd = Pageblock.end(at, end)
       for i in 0..<Int(pageblockEnd - at) where record.after(i).role != role {
         return FrameNumber(UInt32(at) + UInt32(i))
       }

@@ -57,7 +57,8 @@ extension CandidateSearch {
         return
       }
       // Down to a whole pageblock, if there is one.
-      let lower = way > 512 ? (start - way + 511) & ~511 : start - way
+      let lower =
+        way > Pageblock.length ? Pageblock.start(Pageblock.number(from: start - way)) : start - way
       let gained = contents(lower, start)
       let lost = contents(lower + count, start + count)
       steps += 1 + way / 4

@@ -6,24 +6,24 @@ import PhysicalMemory
 extension CandidateSearch {
   /// Slides a window of pageblocks over `range`, from the top down, and offers each run by its counts.
   mutating func searchPageblocks(in range: FrameSpan, obstacles: Obstacles) {
-    let pageblocks = count >> 9
-    let mask = request.alignment >> 9 - 1
-    let first = (UInt64(range.first) + 511) >> 9
-    var at = UInt64(range.end) >> 9
+    let pageblocks = Pageblock.number(of: count)
+    let mask = Pageblock.number(of: request.alignment) - 1
+    let first = Pageblock.number(from: UInt64(range.first))
+    var at = Pageblock.number(of: UInt64(range.end))
     // Pageblocks from `at` up that may all be in a run; the contents are those of the lowest `pageblocks` of them.
     var usable: UInt64 = 0
     var contents = RunContents()
     let unwanted = obstacles == .forbidden ? PageblockSnapshot.obstacleBits : 0
     while at > first {
-      let frame = UInt32(at << 9 - 1)
+      let frame = UInt32(Pageblock.start(at) - 1)
       guard let section = table.section(of: frame) else {
-        at = max(first, (table.holeStart(frame) + 511) >> 9)
+        at = max(first, Pageblock.number(from: table.holeStart(frame)))
         usable = 0
         contents = RunContents()
         steps += 1
         continue
       }
-      let bottom = max(first, UInt64(section.first) >> 9)
+      let bottom = max(first, Pageblock.number(of: UInt64(section.first)))
       var pageblock = table.pageblock(frame)
       steps += at - bottom
       if pageblocks == 1 {
@@ -43,10 +43,10 @@ extension CandidateSearch {
         usable += 1
         contents += pageblock.contents(snapshot)
         if usable > pageblocks { contents -= table.contents(ofPageblock: at + pageblocks) }
-        if usable >= pageblocks && at & mask == 0 && request.keepsBoundary(at << 9) {
+        let start = Pageblock.start(at)
+        if usable >= pageblocks && at & mask == 0 && request.keepsBoundary(start) {
           starts.offer(
-            CandidateStart(
-              start: at << 9, low: at << 9, high: at << 9 + count, price: pricing.price(contents)))
+            CandidateStart(start: start, low: start, high: start + count, price: pricing.price(contents)))
         }
       }
       if starts.list[0].price.isNothing { return }
@@ -57,7 +57,7 @@ extension CandidateSearch {
   private mutating func searchSinglePageblocks(
     _ pageblock: PageblockPointer, from top: UInt64, to bottom: UInt64, unwanted: UInt64
   ) {
-    let mask = request.alignment >> 9 - 1
+    let mask = Pageblock.number(of: request.alignment) - 1
     var worst = starts.list[3].price
     var pageblock = pageblock
     var at = top
@@ -69,7 +69,9 @@ extension CandidateSearch {
       if worst.obstacles == 0 && snapshot.movable > worst.work { continue }
       let price = pricing.price(here.contents(snapshot))
       if price < worst {
-        starts.offer(CandidateStart(start: at << 9, low: at << 9, high: at << 9 + 512, price: price))
+        let start = Pageblock.start(at)
+        starts.offer(
+          CandidateStart(start: start, low: start, high: start + Pageblock.length, price: price))
         worst = starts.list[3].price
         if price.isNothing { return }
       }

@@ -129,14 +129,14 @@ struct CandidateSearch<Pricing: RunPricing> {
 
   /// Weighs starts in frames `first` to `end`, about a pageblock apart, by the counts of their pageblocks.
   private mutating func weighStarts(from first: UInt64, to end: UInt64, obstacles: Obstacles) {
-    let frames = UInt64(Pageblock.frames)
+    let frames = Pageblock.length
     guard var start = request.highestStart(first, end).map({ UInt64($0) }) else { return }
     // Whole pageblocks from..<to are in the sum; both only fall.
-    var to = (start + count) >> 9
+    var to = Pageblock.number(of: start + count)
     var from = to
     var whole = RunContents()
     while true {
-      let (wholeFrom, wholeTo) = ((start + 511) >> 9, (start + count) >> 9)
+      let (wholeFrom, wholeTo) = (Pageblock.number(from: start), Pageblock.number(of: start + count))
       while to > max(wholeTo, wholeFrom) {
         to -= 1
         if to >= from { whole -= table.contents(ofPageblock: to) } else { from = to }
@@ -150,8 +150,9 @@ struct CandidateSearch<Pricing: RunPricing> {
       if wholeFrom > wholeTo {
         inside = share(from: start, to: start + count, obstacles)
       } else {
-        if start < wholeFrom << 9 { inside += share(from: start, to: wholeFrom << 9, obstacles) }
-        if wholeTo << 9 < start + count { inside += share(from: wholeTo << 9, to: start + count, obstacles) }
+        let (wholeFirst, wholeEnd) = (Pageblock.start(wholeFrom), Pageblock.start(wholeTo))
+        if start < wholeFirst { inside += share(from: start, to: wholeFirst, obstacles) }
+        if wholeEnd < start + count { inside += share(from: wholeEnd, to: start + count, obstacles) }
       }
       steps += 1
       starts.offer(CandidateStart(start: start, low: first, high: end, price: pricing.price(inside)))
@@ -164,8 +165,8 @@ struct CandidateSearch<Pricing: RunPricing> {
 
   /// The contents of frames `first` to `end` of one pageblock if all of its frames were alike, or all without obstacles.
   private func share(from first: UInt64, to end: UInt64, _ obstacles: Obstacles) -> RunContents {
-    let frames = UInt64(Pageblock.frames)
-    var whole = table.contents(ofPageblock: first >> 9)
+    let frames = Pageblock.length
+    var whole = table.contents(ofPageblock: Pageblock.number(of: first))
     guard obstacles == .forbidden else { return whole.share(end - first, of: frames) }
     let among = max(1, frames - min(frames - 1, whole.unmovable))
     whole.unmovable = 0
@@ -200,7 +201,7 @@ struct CandidateSearch<Pricing: RunPricing> {
       let other = starts.list[i]
       let distance =
         candidate.start > other.start ? candidate.start - other.start : other.start - candidate.start
-      if other.low == candidate.low && distance <= UInt64(Pageblock.frames) { return true }
+      if other.low == candidate.low && distance <= Pageblock.length { return true }
     }
     return false
   }
@@ -217,16 +218,18 @@ struct CandidateSearch<Pricing: RunPricing> {
 
   /// Finds the cheapest start within a pageblock's length of the candidate's, frame by frame.
   private mutating func refine(_ candidate: CandidateStart, _ best: inout PricedStart) {
-    var start = request.mayBeginInside ? min(candidate.start + 511, candidate.high - count) : candidate.start
-    let bottom = max(candidate.low, candidate.start > 511 ? candidate.start - 511 : 0)
+    let reach = Pageblock.length - 1
+    var start =
+      request.mayBeginInside ? min(candidate.start + reach, candidate.high - count) : candidate.start
+    let bottom = max(candidate.low, candidate.start > reach ? candidate.start - reach : 0)
     var inside = contentsAtTop(start)
-    steps += count / 512 + (start - bottom) / 4
+    steps += count / Pageblock.length + (start - bottom) / 4
     if !request.mayBeginInside { return offer(start, inside, &best) }
     while true {
       offer(start, inside, &best)
       if start == bottom { return }
       // As long as the frame that comes in and the one that leaves stay in their pageblocks.
-      var rest = min(start - bottom, (start - 1) & 511 + 1, (start - 1 + count) & 511 + 1)
+      var rest = min(start - bottom, (start - 1) & reach + 1, (start - 1 + count) & reach + 1)
       guard var entering = table.validRecords(start - 1), var leaving = table.validRecords(start - 1 + count)
       else {
         start -= 1
@@ -256,9 +259,9 @@ struct CandidateSearch<Pricing: RunPricing> {
     var at = start
     let end = start + count
     while at < end {
-      let pageblockEnd = min(end, at | 511 + 1)
-      if pageblockEnd - at == 512 && pageblockEnd + 1024 <= end {
-        inside += table.contents(ofPageblock: at >> 9)
+      let pageblockEnd = Pageblock.end(at, end)
+      if pageblockEnd - at == Pageblock.length && pageblockEnd + 2 * Pageblock.length <= end {
+        inside += table.contents(ofPageblock: Pageblock.number(of: at))
       } else {
         table.weigh(at, pageblockEnd, pricing, into: &inside)
       }

@@ -52,8 +52,8 @@ extension RunSearch {
         let mayHaveClean = snapshot.movable > (snapshot.hasObstacles ? 0 : dirty)
         guard (lacksClean && mayHaveClean) || (lacksDirty && dirty > 0) else { continue }
         var contents = RunContents()
-        table.weigh(first, first + UInt64(Pageblock.frames), kinds, into: &contents)
-        steps += UInt64(Pageblock.frames) / 8
+        table.weigh(first, first + Pageblock.length, kinds, into: &contents)
+        steps += Pageblock.length / 8
         pages.add(contents)
       }
     }

@@ -5,7 +5,7 @@ import PhysicalMemory
 
 extension RunRequest {
   /// Whether a run may begin inside a pageblock.
-  var mayBeginInside: Bool { alignment < UInt64(Pageblock.frames) }
+  var mayBeginInside: Bool { alignment < Pageblock.length }
 }
 
 /// A walk over the extents of a range that could hold a run for a request.
@@ -90,7 +90,7 @@ struct ExtentSearch {
   private mutating func cross(
     _ snapshot: PageblockSnapshot, _ bottom: UInt64, _ body: (UInt64, UInt64) -> UInt64
   ) {
-    let frames = UInt64(Pageblock.frames)
+    let frames = Pageblock.length
     let mayRead = mayReadInside && pageblockBudget > 0
     let most = mayRead ? min(frames - min(snapshot.obstacles, frames), at - bottom) : 0
     if most == 0 {

@@ -19,7 +19,7 @@ extension PageblockPointer {
 extension FrameTable {
   /// The contents of one pageblock, by its counts. It has records.
   @inline(always) func contents(ofPageblock number: UInt64) -> RunContents {
-    let pageblock = pageblock(UInt32(number << 9))
+    let pageblock = pageblock(UInt32(Pageblock.start(number)))
     return pageblock.contents(pageblock.snapshot)
   }
 
@@ -28,7 +28,7 @@ extension FrameTable {
     var contents = RunContents()
     var at = first
     while at < end {
-      let pageblockEnd = min(end, at | 511 + 1)
+      let pageblockEnd = Pageblock.end(at, end)
       weigh(at, pageblockEnd, kinds, into: &contents)
       at = pageblockEnd
     }
@@ -60,7 +60,7 @@ extension FrameTable {
       return
     }
     // The dirty pages of a pageblock with unmovable frames may be wired ones.
-    if end - first == 512 && !snapshot.hasObstacles {
+    if end - first == Pageblock.length && !snapshot.hasObstacles {
       let counts = pageblock.contents(snapshot)
       if (!kinds.tellsDirtyPagesApart || counts.dirty == 0) && isQuiet(records) { return contents += counts }
     }
@@ -92,7 +92,7 @@ extension FrameTable {
   func isQuiet(from start: UInt64, count: UInt32) -> Bool {
     guard count <= 8 * Pageblock.frames else { return true }
     for pageblock in 0..<UInt64(count >> Pageblock.shift) {
-      if let records = validRecords(start + pageblock << 9), !isQuiet(records) { return false }
+      if let records = validRecords(start + Pageblock.start(pageblock)), !isQuiet(records) { return false }
     }
     return true
   }
@@ -107,10 +107,10 @@ extension FrameTable {
     var (free, movable, dirty, unmovable): (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
     var at = first
     while at < end {
-      let pageblockEnd = min(end, at | 511 + 1)
+      let pageblockEnd = Pageblock.end(at, end)
       let pageblock = pageblock(UInt32(at))
       let snapshot = pageblock.snapshot
-      if pageblockEnd - at == 512 && !snapshot.hasObstacles {
+      if pageblockEnd - at == Pageblock.length && !snapshot.hasObstacles {
         free += snapshot.free
         movable += snapshot.movable
         dirty += pageblock.dirtyCount
@@ -149,7 +149,7 @@ extension FrameAllocator {
     var at = UInt64(run.first.rawValue)
     let end = at + run.count.rawValue
     while at < end {
-      let pageblockEnd = min(end, at | 511 + 1)
+      let pageblockEnd = Pageblock.end(at, end)
       if at < UInt64(FrameNumber.limit), table.section(of: UInt32(at)) != nil {
         table.weigh(at, pageblockEnd, pricing, into: &contents)
       } else {

@@ -84,7 +84,7 @@ struct FrameDomain: ~Copyable {
     let pageblock = table.pageblock(frame)
     if order >= Pageblock.order {
       if pageblock.state != .valid { record.initialize(role: .free, busyWord: .none) }
-      pageblock.head = UInt8(truncatingIfNeeded: order &- 8)
+      pageblock.head = PageblockPointer.head(order)
     } else {
       pageblock.orders |= 1 << UInt16(truncatingIfNeeded: order)
     }
@@ -148,7 +148,7 @@ struct FrameDomain: ~Copyable {
   @inline(always) func isHead(_ frame: UInt32, _ order: Int) -> Bool {
     if order >= Pageblock.order {
       guard let pageblock = table.pageblockIfAny(frame) else { return false }
-      return Int(pageblock.head) == order &- 8
+      return pageblock.head == PageblockPointer.head(order)
     }
     let record = table.record(frame)
     return record.queue == .buddy && Int(record.order.rawValue) == order

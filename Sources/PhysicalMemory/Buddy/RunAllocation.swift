@@ -112,7 +112,8 @@ extension FrameDomain {
 
     let outer = Int(Order.holding(PageCount(UInt64(request.count))).rawValue)
     let size = UInt64(1) << UInt64(outer)
-    if outer <= 18 && request.alignment <= size && (request.boundary == 0 || request.boundary >= size) {
+    if outer < Self.orders && request.alignment <= size && (request.boundary == 0 || request.boundary >= size)
+    {
       let top = min(request.high, table.end)
       for list in stride(from: RangeList.count - 1, through: 0, by: -1) {
         let (first, end) = RangeList(rawValue: UInt8(list)).unsafelyUnwrapped.bounds
@@ -293,6 +294,9 @@ extension FrameAllocator {
 
   private enum Progress { case more, enough }
 
+  /// Steps of a walk in one hold of the lock.
+  private static var stepsAHold: Int { 12 }
+
   /// Calls `body` with each free extent of the request's range, from the top down, each time that it has grown, until it
   /// returns `enough`. The lock is then held since that extent was seen. Extents that hold no free block of order
   /// `innerOrder` are left out or cut.
@@ -305,7 +309,7 @@ extension FrameAllocator {
     while walk.at > walk.low {
       walk.steps += 1
       counted += 1
-      if walk.steps > 12 && walk.at == walk.end {
+      if walk.steps > Self.stepsAHold && walk.at == walk.end {
         held.release()
         held = domain.acquire()
         walk.steps = 0
@@ -315,8 +319,11 @@ extension FrameAllocator {
     state.pointee.events.pointee.runSteps.add(counted)
   }
 
+  /// Pageblocks that are counted in one hold of the lock: 12 instructions each.
+  private static var pageblocksAHold: Int { 512 }
+
   /// Counts frames `first` to `end`, just detached, as allocated for `role`. Releases the lock and acquires it again every
-  /// 512 pageblocks.
+  /// `pageblocksAHold`.
   private func account(_ first: UInt32, _ end: UInt32, _ role: FrameRole, _ held: inout Held<FrameDomain>) {
     table.subtract(UInt64(end - first), from: .free)
     table.add(UInt64(end - first), to: role)
@@ -327,7 +334,7 @@ extension FrameAllocator {
       table.accountAllocated(at, pageblockEnd - at, role)
       at = pageblockEnd
       steps += 1
-      if steps % 512 == 0 {
+      if steps % Self.pageblocksAHold == 0 {
         held.release()
         held = domain.acquire()
       }

@@ -270,7 +270,7 @@ import Synchronization
   /// The record of frame `number`; nil when that is no frame of the pageblock. Any number below 2^63 may be asked for.
   @inlinable @inline(__always) public func record(_ number: UInt64) -> FrameRecordPointer? {
     let position = number &- first
-    guard position < 512 else { return nil }
+    guard position < Pageblock.length else { return nil }
     return FrameRecordPointer(records + Int(truncatingIfNeeded: position) &* FrameRecordPointer.size)
   }
 }

@@ -30,8 +30,27 @@ import Synchronization
 
   /// The end of the pageblock of `frame`, or `end` if that comes first.
   @inline(always) package static func end(_ frame: UInt32, _ end: UInt32) -> UInt32 {
-    min(end &- 1, frame | 511) &+ 1
+    min(end &- 1, frame | (frames - 1)) &+ 1
   }
+
+  // Frame numbers of 64 bits can be the end of all memory, and sums of frames.
+
+  /// Frames of a pageblock.
+  @inlinable package static var length: UInt64 { UInt64(frames) }
+
+  /// The end of the pageblock of `frame`, or `end` if that comes first.
+  @inline(always) package static func end(_ frame: UInt64, _ end: UInt64) -> UInt64 {
+    min(end, frame | (length - 1) + 1)
+  }
+
+  /// The number of the pageblock of `frame`.
+  @inline(always) package static func number(of frame: UInt64) -> UInt64 { frame >> UInt64(shift) }
+
+  /// The number of the first pageblock that begins at `frame` or behind it.
+  @inline(always) package static func number(from frame: UInt64) -> UInt64 { number(of: frame + length - 1) }
+
+  /// The first frame of a pageblock.
+  @inline(always) package static func start(_ number: UInt64) -> UInt64 { number << UInt64(shift) }
 
   @frozen @usableFromInline package enum State: UInt8 { case lazy, uniform, valid }
 }
@@ -58,7 +77,7 @@ import Synchronization
     get { half(4).pointee.load(ordering: .relaxed) }
     nonmutating set { half(4).pointee.store(newValue, ordering: .relaxed) }
   }
-  @inline(always) var free: UInt16 { 512 &- unmovable &- movable &- absent }
+  @inline(always) var free: UInt16 { UInt16(Pageblock.frames) &- unmovable &- movable &- absent }
 
   /// Bit o is set when a free block of order o < 9 may lie here. Clear bits are certain.
   @inline(always) var orders: UInt16 {
@@ -71,6 +90,10 @@ import Synchronization
   @inline(always) package internal(set) var state: Pageblock.State {
     get { Pageblock.State(rawValue: byte(8).pointee.load(ordering: .acquiring)).unsafelyUnwrapped }
     nonmutating set { byte(8).pointee.store(newValue.rawValue, ordering: .releasing) }
+  }
+  /// The value of `head` for a free block of `order`, which is 9 or more.
+  @inline(always) static func head(_ order: Int) -> UInt8 {
+    UInt8(truncatingIfNeeded: order &- (Pageblock.order - 1))
   }
   /// The order less 8 of the free block that begins here, if its order is 9 or more; else 0.
   @inline(always) var head: UInt8 {
@@ -114,7 +137,7 @@ import Synchronization
   @inline(always) package var movable: UInt64 { rawValue >> 16 & 0xffff }
   /// Frames that can't be emptied: unmovable ones, and those that are no memory.
   @inline(always) package var obstacles: UInt64 { rawValue & 0xffff &+ rawValue >> 32 & 0xffff }
-  @inline(always) package var free: UInt64 { 512 &- obstacles &- movable }
+  @inline(always) package var free: UInt64 { Pageblock.length &- obstacles &- movable }
   @inline(always) package static var obstacleBits: UInt64 { 0xffff_0000_ffff }
   @inline(always) package var hasObstacles: Bool { rawValue & Self.obstacleBits != 0 }
 }
