@@ -97,4 +97,23 @@ final class FrameFailureTests: XCTestCase {
     }
     XCTAssertEqual(FrameSnapshot(memory), before)
   }
+
+  /// The layer that makes a request logs its refusal, whatever the role of the frames is.
+  func testARefusalIsLoggedUnlessTheRequesterLogsIt() throws {
+    let system = try TestSystem()
+    let (physical, log) = (system.physical, system.memory.failures)
+    let before = log.count
+    let tooMany = physical.total
+    for role in [FrameRole.wired, .slab] {
+      XCTAssertThrowsError(try physical.allocateUnlogged(Order(18), role: role))
+      XCTAssertThrowsError(try physical.allocateUnlogged(run: tooMany, role: role))
+      XCTAssertThrowsError(try physical.allocateUnlogged(run: .zero, role: role))
+    }
+    XCTAssertEqual(log.count, before)
+    XCTAssertThrowsError(try physical.allocate(Order(18), role: .slab))
+    XCTAssertThrowsError(try physical.allocate(run: tooMany, role: .slab))
+    XCTAssertThrowsError(try physical.allocate(run: .zero, role: .slab))
+    XCTAssertThrowsError(try physical.allocate(frame: FrameNumber(UInt32.max - 1), role: .slab))
+    XCTAssertEqual(log.count, before + 4)
+  }
 }
