@@ -122,10 +122,10 @@ struct ReclaimAttempt: ~Copyable {
     relocate(isolation, means, plan, observe)
     let redirtied = launder(isolation, means, plan, observe)
     captureRest(isolation, means, plan, observe)
-    if let full = physical.finish(isolation) { return full }
+    if physical.isComplete(isolation) { return physical.finish(isolation) }
     let failure = failure(isolation, means, redirtied)
     // The last page may have become free during that.
-    if let full = physical.finish(isolation) { return full }
+    if physical.isComplete(isolation) { return physical.finish(isolation) }
     physical.abandon(isolation)
     allocator.counters.runsAbandoned.add(1, ordering: .relaxed)
     observe(.abandoned(forecast.run, failure.reason, failure.blocker))
@@ -145,7 +145,7 @@ struct ReclaimAttempt: ~Copyable {
   }
 
   private func report(
-    _ pass: ContiguousPass, _ isolation: Isolation, moved: PageCount = 0, written: PageCount = 0,
+    _ pass: ContiguousPass, _ isolation: borrowing Isolation, moved: PageCount = 0, written: PageCount = 0,
     refused: PageCount = 0, _ observe: Observer
   ) {
     var report = PassReport(pass)
@@ -154,18 +154,14 @@ struct ReclaimAttempt: ~Copyable {
     observe(.pass(report))
   }
 
-  private func isFull(_ isolation: Isolation) -> Bool {
-    physical.capturedCount(isolation) == isolation.run.count
-  }
-
   /// Moves pages out of the run: twice, for pages that were busy for a moment. Not at all where the free frames are
   /// needed for capturing.
   private mutating func relocate(
-    _ isolation: Isolation, _ means: Means, _ plan: Means.Plan, _ observe: Observer
+    _ isolation: borrowing Isolation, _ means: Means, _ plan: Means.Plan, _ observe: Observer
   ) {
     var outcome = MoveOutcome()
     for turn in 0..<2
-    where !isFull(isolation) && plan.movesFirst && (turn == 0 || outcome.claimed > .zero) {
+    where !physical.isComplete(isolation) && plan.movesFirst && (turn == 0 || outcome.claimed > .zero) {
       outcome = move(isolation, leaving: PageCount(means.comfort), clean: plan.clean)
       report(.relocate, isolation, moved: outcome.moved, refused: outcome.claimed, observe)
     }
@@ -174,13 +170,13 @@ struct ReclaimAttempt: ~Copyable {
   /// Writes pages of the run out: inactive ones, then all, then once more those that were dirtied during that. Returns
   /// how many were dirtied during the last turn.
   private mutating func launder(
-    _ isolation: Isolation, _ means: Means, _ plan: Means.Plan, _ observe: Observer
+    _ isolation: borrowing Isolation, _ means: Means, _ plan: Means.Plan, _ observe: Observer
   ) -> PageCount {
     var redirtied = PageCount.zero
     // Not at all where nothing can be written, because pages would lose their mappings without a result. Pages that
     // should have been moved are written if the frames for that are no longer free.
     let launders = means.mayWrite && (plan.written > 0 || plan.movesFirst && means.slots > 0)
-    for turn in 0..<3 where !isFull(isolation) && launders {
+    for turn in 0..<3 where !physical.isComplete(isolation) && launders {
       let pass: ContiguousPass = turn == 0 ? .launderInactive : .launderActive
       let limit = spent.leftToWrite(for: request)
       if pass > request.passes || limit == .zero { break }
@@ -203,7 +199,7 @@ struct ReclaimAttempt: ~Copyable {
   /// few, and the plan says so, the page daemon frees as many as that needs. Frames that it frees in the run are
   /// captured and count as done.
   private mutating func captureRest(
-    _ isolation: Isolation, _ means: Means, _ plan: Means.Plan, _ observe: Observer
+    _ isolation: borrowing Isolation, _ means: Means, _ plan: Means.Plan, _ observe: Observer
   ) {
     guard means.mayMove else { return }
     let (run, least) = (isolation.run, PageCount(means.leastForMoving))
@@ -244,7 +240,7 @@ struct ReclaimAttempt: ~Copyable {
   /// Captures the free frames of the run, and moves its pages as far as the request may. As long as the reserve leaves a
   /// free frame of the run in the queues, no page is moved: it could land in that frame.
   private mutating func move(
-    _ isolation: Isolation, leaving least: PageCount, clean: CleanPages
+    _ isolation: borrowing Isolation, leaving least: PageCount, clean: CleanPages
   ) -> MoveOutcome {
     if physical.hasFreeFrames(isolation) { physical.captureFree(isolation, priority: request.priority) }
     let limit = physical.hasFreeFrames(isolation) ? .zero : spent.leftToMove(for: request)
@@ -258,7 +254,7 @@ struct ReclaimAttempt: ~Copyable {
 
   /// Describes why the run could not be emptied, by the frames that are not captured.
   private func failure(
-    _ isolation: Isolation, _ means: Means, _ redirtied: PageCount
+    _ isolation: borrowing Isolation, _ means: Means, _ redirtied: PageCount
   ) -> ContiguousFailure {
     let run = isolation.run
     var (left, claimed): (UInt64, UInt64) = (0, 0)

@@ -218,7 +218,7 @@ private struct FrameCheck {
   func checkSums() -> StaticString? {
     if cached != allocator.cachedCount.rawValue { return "PM-8: the count of cached pages" }
     var watchers: UInt32 = 0
-    for i in captured.indices where domain.pointee.isolations[i].number != 0 {
+    for i in captured.indices where domain.pointee.isolations[i].state != .unused {
       watchers += 1
       if domain.pointee.isolations[i].captured != captured[i] { return "PM-9: the count of captured frames" }
     }
@@ -235,7 +235,7 @@ private struct FrameCheck {
   }
 
   private func isolation(of frame: UInt32) -> Int? {
-    for i in captured.indices where domain.pointee.isolations[i].number != 0 {
+    for i in captured.indices where domain.pointee.isolations[i].state != .unused {
       if frame >= domain.pointee.isolations[i].first && frame < domain.pointee.isolations[i].end { return i }
     }
     return nil

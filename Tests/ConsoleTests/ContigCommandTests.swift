@@ -5,6 +5,7 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 import Workloads
+import TestSupport
 import XCTest
 
 @testable import Console
@@ -358,10 +359,11 @@ final class ContigCommandTests: XCTestCase {
         let harness = ConsoleHarness(swap: .mebibytes(64))
         for line in lines { harness.run(line) }
         let count = PageCount(UInt64(firsts.count == 1 ? 8000 : 1))
-        var isolations: [Isolation] = []
+        var isolations: [TestIsolation] = []
         for first in firsts {
           isolations.append(
-            try harness.physical.isolate(FrameRun(first: FrameNumber(first), count: count), priority: .normal)
+            try harness.physical.isolated(
+              FrameRun(first: FrameNumber(first), count: count), priority: .normal)
           )
         }
         var refused = 0

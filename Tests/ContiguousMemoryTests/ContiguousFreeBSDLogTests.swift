@@ -167,13 +167,13 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
         }
         let (first, last) = (taken.first { run.contains($0) }!, FrameNumber(end - 1))
         taken.removeAll { $0 == first || $0 == last }
-        var isolation: Isolation?
+        var isolation: TestIsolation?
         let happened = try system.preempting(
           at: moment,
           {
             // One that was passed already, and the last one.
             system.giveBack([first, last])
-          }, { isolation = try system.physical.isolate(run, priority: .normal) })
+          }, { isolation = try system.physical.isolated(run, priority: .normal) })
         let mine = try XCTUnwrap(isolation)
         var captured: UInt64 = 0
         for frame in known {

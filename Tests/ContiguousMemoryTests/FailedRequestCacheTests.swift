@@ -175,7 +175,7 @@ final class FailedRequestCacheTests: XCTestCase {
     unwirePage(memory, 1050)
     XCTAssertFalse(memory.hasFailedRecently(count, RunConstraints()), "149 frames")
     // An isolation that is given up.
-    let isolation = try memory.isolate(
+    let isolation = try memory.isolated(
       FrameRun(first: FrameNumber(1001), count: PageCount(UInt64(48))), priority: .interrupt)
     wirePage(memory, 1050)
     memory.cacheFailedRequest(PageCount(UInt64(99)), RunConstraints())

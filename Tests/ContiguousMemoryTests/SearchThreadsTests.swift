@@ -21,7 +21,7 @@ final class SearchThreadsTests: XCTestCase {
       for _ in 0..<2000 {
         let first = FrameNumber(256 + UInt32(random.below(5000)))
         let run = FrameRun(first: first, count: PageCount(1 + random.below(700)))
-        guard let isolation = try? memory.isolate(run, priority: .normal) else { continue }
+        guard let isolation = try? memory.isolated(run, priority: .normal) else { continue }
         let count = PageCount(1 + random.below(700))
         if case .found(let candidate) = memory.candidate(run: count) {
           found += 1

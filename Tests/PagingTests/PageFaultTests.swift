@@ -240,7 +240,7 @@ final class PageFaultTests: XCTestCase {
     let before = (0..<a.count).map { system.frame(a, $0) }
     for turn in 0..<3 as Range<UInt64> {
       let run = FrameRun(first: FrameNumber(1), count: PageCount(1000))
-      let isolation = try system.physical.isolate(
+      let isolation = try system.physical.isolated(
         FrameRun(first: system.frame(a, turn), count: .one), priority: .interrupt)
       let outcome = system.paging.move(
         outOf: isolation.run, leaving: .zero, clean: .move, atMost: run.count)

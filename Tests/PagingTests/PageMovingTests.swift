@@ -50,7 +50,7 @@ final class PageMovingTests: XCTestCase {
     for area in areas { try system.verify(area) }
     let (whole, pages) = try window(system, Array(areas[0..<3]), 100)
     XCTAssertEqual(Set(pages.map(\.0.object.number)).count, 3)
-    let isolation = try system.physical.isolate(whole, priority: .interrupt)
+    let isolation = try system.physical.isolated(whole, priority: .interrupt)
     let outcome = move(system, whole)
     XCTAssertEqual(outcome.moved, whole.count)
     XCTAssertNotNil(system.physical.finish(isolation))
@@ -104,7 +104,7 @@ final class PageMovingTests: XCTestCase {
     }
     let (before, inOrder) = (known(), order())
     let (whole, _) = try window(system, [area], 64)
-    let isolation = try system.physical.isolate(whole, priority: .interrupt)
+    let isolation = try system.physical.isolated(whole, priority: .interrupt)
     XCTAssertEqual(move(system, whole).moved, PageCount(64))
     XCTAssertNotNil(system.physical.finish(isolation))
     XCTAssertEqual(known(), before)
@@ -130,7 +130,7 @@ final class PageMovingTests: XCTestCase {
     XCTAssertTrue(record(63).trySbusy())
     let stay: Set = [3, 10, 11, 12, 20, 33, 63]
     for clean in [CleanPages.move, .discard] {
-      let isolation = try system.physical.isolate(whole, priority: .interrupt)
+      let isolation = try system.physical.isolated(whole, priority: .interrupt)
       let outcome = move(system, whole, clean)
       XCTAssertEqual(outcome.moved.rawValue, clean == .move ? 57 : 0)
       XCTAssertEqual(outcome.claimed.rawValue, UInt64(stay.count))
@@ -161,7 +161,7 @@ final class PageMovingTests: XCTestCase {
       let area = try system.area(200)
       try system.fill(area)
       let (whole, pages) = try window(system, [area], 70)
-      let isolation = try system.physical.isolate(whole, priority: .interrupt)
+      let isolation = try system.physical.isolated(whole, priority: .interrupt)
       let aside = system.takeAll(leaving: free)
       for priority in [AllocationPriority.normal, .system] {
         try system.physical.setReserve(.zero, for: priority)
@@ -195,7 +195,7 @@ final class PageMovingTests: XCTestCase {
       let area = try system.area(200)
       try system.fill(area)
       let (whole, pages) = try window(system, [area], 40)
-      let isolation = try system.physical.isolate(whole, priority: .interrupt)
+      let isolation = try system.physical.isolated(whole, priority: .interrupt)
       system.host.failures.pointee.hasFailed = false
       system.host.failures.pointee.countdown = nth
       let outcome = move(system, whole)
@@ -226,7 +226,7 @@ final class PageMovingTests: XCTestCase {
         system.dropCached()
         for page in 0..<80 as Range<UInt64> { XCTAssertTrue(try system.holds(area, page, 1000 + page)) }
         let (whole, pages) = try window(system, [area], 40)
-        let isolation = try system.physical.isolate(whole, priority: .interrupt)
+        let isolation = try system.physical.isolated(whole, priority: .interrupt)
         var written: Set<UInt64> = []
         isThere = system.preempting(at: n) {
           for i in [0, 17, 31, 32, 39] {
@@ -265,7 +265,7 @@ final class PageMovingTests: XCTestCase {
       let other = try system.show(area.object)
       try system.verify(other)
       let (whole, _) = try window(system, [area], 40)
-      let isolation = try system.physical.isolate(whole, priority: .interrupt)
+      let isolation = try system.physical.isolated(whole, priority: .interrupt)
       let count = PageCount(other.count)
       isThere = system.preempting(at: n) {
         system.hide(other)

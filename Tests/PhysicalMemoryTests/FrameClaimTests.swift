@@ -64,9 +64,9 @@ final class FrameClaimTests: XCTestCase {
   func testARunIsIsolatedInTheMiddleOfItsFree() throws {
     let (system, run) = try bed()
     let memory = system.memory!
-    var isolation: Isolation?
+    var isolation: TestIsolation?
     afterClaim(
-      of: 1, run, system, { isolation = try? memory.isolate(run, priority: .normal) },
+      of: 1, run, system, { isolation = try? memory.isolated(run, priority: .normal) },
       { memory.free(run) })
     XCTAssertEqual(memory.capturedCount(isolation!), run.count)
     XCTAssertEqual(memory.finish(isolation!), run)

@@ -139,7 +139,7 @@ final class FrameConcurrencyTests: XCTestCase {
     nonisolated(unsafe) var refused = 0
     system.host.runDevices = {
       shared.free(rest.removeLast(), Order(0))
-      // The waiter needs four frames: no other normal request is served, a system one is.
+      // A thread waits for four: no other normal request is served, a system one is.
       if (try? shared.allocate(Order(0), role: .slab)) == nil { refused += 1 }
       return true
     }

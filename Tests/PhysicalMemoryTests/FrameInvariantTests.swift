@@ -122,9 +122,10 @@ final class FrameInvariantTests: XCTestCase {
     breaks(9, { record.busyWord = .captured }, { record.busyWord = .wiredOnce })
     let run = FrameRun(first: FrameNumber(512), count: PageCount(512))
     let isolation = try memory.isolate(run, priority: .normal)
+    let slot = isolation.slot
     breaks(
-      9, { domain.pointee.isolations[isolation.slot].captured += 1 },
-      { domain.pointee.isolations[isolation.slot].captured -= 1 })
+      9, { domain.pointee.isolations[slot].captured += 1 },
+      { domain.pointee.isolations[slot].captured -= 1 })
     breaks(9, { domain.pointee.watchers += 1 }, { domain.pointee.watchers -= 1 })
     memory.abandon(isolation)
   }

@@ -381,7 +381,7 @@ final class FrameWaitingTests: XCTestCase {
     var taken: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { taken.append(frame) }
     let run = FrameRun(first: taken[0], count: .one)
-    let isolation = try memory.isolate(run, priority: .normal)
+    nonisolated(unsafe) let isolation = try memory.isolated(run, priority: .normal)
     memory.free(run)
     XCTAssertEqual(memory.capturedCount(isolation), .one)
     nonisolated(unsafe) var sleeps = 0

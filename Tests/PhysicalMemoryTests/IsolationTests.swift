@@ -29,7 +29,7 @@ final class IsolationTests: XCTestCase {
     while let block = try? memory.allocate(Order(2), role: .kmem) { blocks.append(block) }
     while (try? memory.allocate(Order(0), role: .stack)) != nil {}
     let before = FrameSnapshot(memory)
-    let isolation = try memory.isolate(run(1022, 516), priority: .normal)
+    let isolation = try memory.isolated(run(1022, 516), priority: .normal)
     XCTAssertEqual(memory.capturedCount(isolation), .zero)
     XCTAssertNil(memory.finish(isolation))
     // Blocks that lie partly inside and partly outside.
@@ -75,9 +75,9 @@ final class IsolationTests: XCTestCase {
     let all = try memory.allocate(run: PageCount(UInt64(2048)), role: .wired)
     let first = all.first.rawValue
     let isolations = [
-      try memory.isolate(run(first + 100, 7), priority: .normal),
-      try memory.isolate(run(first + 107, 1), priority: .normal),
-      try memory.isolate(run(first + 500, 1000), priority: .normal),
+      try memory.isolated(run(first + 100, 7), priority: .normal),
+      try memory.isolated(run(first + 107, 1), priority: .normal),
+      try memory.isolated(run(first + 500, 1000), priority: .normal),
     ]
     memory.free(all)
     system.check()
@@ -159,7 +159,7 @@ final class IsolationTests: XCTestCase {
       var moments = 0
       var longest: UInt64 = 0
       var before: UInt64 = 0
-      var isolation: Isolation?
+      var isolation: TestIsolation?
       system.host.withInterrupts(
         seed: 0, oneIn: 1,
         handler: {
@@ -167,7 +167,7 @@ final class IsolationTests: XCTestCase {
           longest = max(longest, captured - before)
           before = captured
           moments += 1
-        }, { isolation = try? memory.isolate(run(first, 512), priority: .normal) })
+        }, { isolation = try? memory.isolated(run(first, 512), priority: .normal) })
       // One block of 512 frames is taken as one.
       if stride > 1 {
         XCTAssertGreaterThanOrEqual(moments, 8)
@@ -194,7 +194,7 @@ final class IsolationTests: XCTestCase {
       for frame in odd { memory.free(FrameNumber(frame), Order(0)) }
       var n = 0
       var (given, taken): (Set<UInt32>, Set<UInt32>) = ([], [])
-      var isolation: Isolation?
+      var isolation: TestIsolation?
       system.host.withInterrupts(
         seed: 0, oneIn: 1,
         handler: {
@@ -208,7 +208,7 @@ final class IsolationTests: XCTestCase {
             }
           }
           n += 1
-        }, { isolation = try? memory.isolate(whole, priority: .normal) })
+        }, { isolation = try? memory.isolated(whole, priority: .normal) })
       XCTAssertGreaterThan(n, moment)
       system.check()
       let inside = Set(odd).union(given).subtracting(taken).filter { whole.contains(FrameNumber($0)) }
@@ -238,8 +238,8 @@ final class IsolationTests: XCTestCase {
     let pages = Array(all[start..<start + 96])
     let first = pages[0].rawValue
     let before = memory.freeCount
-    let low = try memory.isolate(run(first, 40), priority: .normal)
-    let high = try memory.isolate(run(first + 50, 20), priority: .normal)
+    let low = try memory.isolated(run(first, 40), priority: .normal)
+    let high = try memory.isolated(run(first + 50, 20), priority: .normal)
     func give(_ range: Range<Int>) -> [FaultKind] {
       system.host.faults {
         pages.withUnsafeBufferPointer { memory.free(droppedPages: .init(rebasing: $0[range])) }
@@ -286,7 +286,7 @@ final class IsolationTests: XCTestCase {
       line: UInt = #line
     ) {
       let before = FrameSnapshot(memory)
-      XCTAssertThrowsError(try memory.isolate(run(first, count), priority: priority), line: line) {
+      XCTAssertThrowsError(try memory.isolated(run(first, count), priority: priority), line: line) {
         XCTAssertEqual($0 as? PhysicalMemoryError, error, line: line)
       }
       XCTAssertEqual(FrameSnapshot(memory), before, line: line)
@@ -304,19 +304,19 @@ final class IsolationTests: XCTestCase {
     refuse(.outsideMemory, 407, 2)
     refuse(.outsideMemory, memory.recordsRun.first.rawValue - 1, 2)
     refuse(.outsideMemory, 500, 0)
-    let last = try memory.isolate(run(3000, 20), priority: .normal)
+    let last = try memory.isolated(run(3000, 20), priority: .normal)
     XCTAssertEqual(memory.capturedCount(last).rawValue, 20)
-    // The isolation waits for frames that their owner has not freed.
-    let module = try memory.isolate(run(598, 12), priority: .normal)
+    // Frames of another owner are captured later.
+    let module = try memory.isolated(run(598, 12), priority: .normal)
     XCTAssertEqual(memory.capturedCount(module).rawValue, 4)
     refuse(.notFree, 609, 5)
     refuse(.notFree, 500, 99)
     refuse(.notFree, 590, 40)
     refuse(.notFree, 602, 1)
     try memory.setReserve(memory.freeCount - PageCount(UInt64(9)), for: .normal)
-    let third = try memory.isolate(run(700, 10), priority: .normal)
+    let third = try memory.isolated(run(700, 10), priority: .normal)
     XCTAssertEqual(memory.capturedCount(third).rawValue, 9)
-    let fourth = try memory.isolate(run(720, 600), priority: .interrupt)
+    let fourth = try memory.isolated(run(720, 600), priority: .interrupt)
     refuse(.noMemory, 500, 1, .interrupt)
     memory.abandon(fourth)
     system.check()
@@ -348,7 +348,7 @@ final class IsolationTests: XCTestCase {
       try memory.setReserve(reserve, for: .normal)
       var moments = 0
       var before: PageCount?
-      var isolation: Isolation?
+      var isolation: TestIsolation?
       system.host.withInterrupts(
         seed: 0, oneIn: 1,
         handler: {
@@ -357,10 +357,12 @@ final class IsolationTests: XCTestCase {
             try! memory.allocate(frame: FrameNumber(400), role: .loaned, priority: .interrupt)
           }
           moments += 1
-        }, { isolation = try? memory.isolate(whole, priority: .normal) })
+        }, { isolation = try? memory.isolated(whole, priority: .normal) })
       system.check()
       guard let before else {
-        XCTAssertEqual(isolation.map { memory.capturedCount($0).rawValue }, 64)
+        let whole = try XCTUnwrap(isolation)
+        XCTAssertEqual(memory.capturedCount(whole).rawValue, 64)
+        memory.abandon(whole)
         break
       }
       // The frame that the other took is one too many for what was not captured yet.
@@ -389,19 +391,14 @@ final class IsolationTests: XCTestCase {
     let system = try open([(256, 2000)])
     let memory = system.memory!
     let block = try memory.allocate(Order(3), role: .slab)
-    let isolation = try memory.isolate(run(block.rawValue, 8), priority: .normal)
+    let isolation = try memory.isolated(run(block.rawValue, 8), priority: .normal)
     memory.free(block, Order(3))
     // The caller that handed it over has it no longer.
     XCTAssertEqual(system.host.faults { memory.free(block, Order(0)) }.map(\.kind), [.doubleFree])
     system.check()
     XCTAssertEqual(memory.capturedCount(isolation).rawValue, 8)
     XCTAssertNotNil(memory.finish(isolation))
-    for use in [{ _ = memory.finish(isolation) }, { memory.abandon(isolation) }] {
-      XCTAssertEqual(system.host.faults(in: use).map(\.kind), [.notAllocated])
-    }
-    XCTAssertEqual(memory.capturedCount(isolation), .zero)
-    let next = try memory.isolate(run(block.rawValue, 8), priority: .normal)
-    XCTAssertEqual(system.host.faults { memory.abandon(isolation) }.map(\.kind), [.notAllocated])
+    let next = try memory.isolated(run(block.rawValue, 8), priority: .normal)
     // A run of another owner is not captured, although its role is the same.
     XCTAssertEqual(memory.capturedCount(next), .zero)
     memory.abandon(next)
@@ -409,12 +406,25 @@ final class IsolationTests: XCTestCase {
     system.check()
   }
 
+  func testAnIsolationThatGoesOutOfScopeIsAbandoned() throws {
+    let system = try open([(256, 2000)])
+    let memory = system.memory!
+    let before = FrameSnapshot(memory)
+    do {
+      let isolation = try memory.isolate(run(600, 700), priority: .normal)
+      XCTAssertEqual(memory.capturedCount(isolation).rawValue, 700)
+      XCTAssertTrue(memory.isComplete(isolation))
+    }
+    system.check()
+    XCTAssertEqual(FrameSnapshot(memory), before)
+  }
+
   func testACaptureWakesNoThread() throws {
     let system = try open([(256, 900)])
     let memory = system.memory!
     var frames: [FrameNumber] = []
     while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
-    let isolation = try memory.isolate(run(frames[0].rawValue, 1), priority: .normal)
+    let isolation = try memory.isolated(run(frames[0].rawValue, 1), priority: .normal)
     let freed = frames
     nonisolated(unsafe) var rounds = 0
     system.host.runDevices = {
@@ -437,13 +447,13 @@ final class IsolationTests: XCTestCase {
     var moment = 0
     var moments = 0
     repeat {
-      let isolation = try memory.isolate(whole, priority: .normal)
+      let isolation = try memory.isolated(whole, priority: .normal)
       moments = 0
       var finished: FrameRun?
       system.host.withInterrupts(
         seed: 0, oneIn: 1,
         handler: {
-          if moments == moment, let other = try? memory.isolate(whole, priority: .normal) {
+          if moments == moment, let other = try? memory.isolated(whole, priority: .normal) {
             XCTAssertEqual(memory.capturedCount(other), .zero)
             XCTAssertNil(memory.finish(other))
             memory.abandon(other)
@@ -464,7 +474,7 @@ final class IsolationTests: XCTestCase {
     let memory = system.memory!
     let before = FrameSnapshot(memory)
     for (first, count): (UInt32, UInt64) in [(1 << 18, 1 << 18), (300_000, 100_001), (1 << 19 - 5, 10)] {
-      let isolation = try memory.isolate(run(first, count), priority: .normal)
+      let isolation = try memory.isolated(run(first, count), priority: .normal)
       XCTAssertEqual(memory.capturedCount(isolation).rawValue, count)
       system.check()
       if count == 10 {
@@ -492,7 +502,7 @@ final class IsolationTests: XCTestCase {
       for _ in 0..<2000 {
         let run = FrameRun(
           first: FrameNumber(256 + UInt32(random.below(5000))), count: PageCount(1 + random.below(700)))
-        guard let isolation = try? memory.isolate(run, priority: .normal) else { continue }
+        guard let isolation = try? memory.isolated(run, priority: .normal) else { continue }
         var mine: [FrameNumber] = []
         for i in 0..<run.count.rawValue where memory.isCaptured(run.first + PageCount(i), isolation) {
           mine.append(run.first + PageCount(i))

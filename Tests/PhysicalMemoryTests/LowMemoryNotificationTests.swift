@@ -48,7 +48,7 @@ final class LowMemoryNotificationTests: XCTestCase {
     XCTAssertFalse(system.memory.state.pointee.lowMemory.isRaised.load(ordering: .relaxed))
   }
 
-  /// No reclaimed page could ever satisfy it.
+  /// The page daemon could free pages for it for ever.
   func testARequestForMoreThanThereIsDoesNotWait() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     XCTAssertThrowsError(

@@ -164,7 +164,7 @@ final class PageRecordTests: XCTestCase {
           role: .wired)
         while (try? memory.allocate(run: .one, role: .wired)) != nil {}
       },
-      { memory, frame in _ = try memory.isolate(FrameRun(first: frame, count: .one), priority: .normal) },
+      { memory, frame in _ = try memory.isolated(FrameRun(first: frame, count: .one), priority: .normal) },
     ]
     for (i, take) in takers.enumerated() {
       let (model, frame) = try cachedPage()
@@ -299,7 +299,7 @@ final class PageRecordTests: XCTestCase {
       model.system.host.faults { memory.setMobility(of: frame, .movable) }.map(\.kind), [.notAllocated])
     XCTAssertEqual(
       model.system.host.faults { memory.setMobility(of: wired, .unmovable) }.map(\.kind), [.doubleFree])
-    // A thread may wait for the page; its wait ends with the free.
+    // A thread may wait for the page; that ends here.
     record.busyWord = BusyWord(rawValue: 3 << 30)
     memory.free(page: frame, .dropped)
     model.system.check()

@@ -33,7 +33,7 @@ package final class PageModel {
   package var cached: [Int: PageName] = [:]
   /// Where a page was when its object freed it: right or long wrong.
   package var hints: [PageName: Int] = [:]
-  package var isolations: [(Isolation, Set<Int>)] = []
+  package var isolations: [(TestIsolation, Set<Int>)] = []
   package let initial: [FrameRole]
 
   package init(_ system: FrameAllocatorFixture) throws {
@@ -170,7 +170,7 @@ package final class PageModel {
   // MARK: Isolations
 
   package func isolate(_ first: Int, _ count: Int) throws(PhysicalMemoryError) {
-    let isolation = try memory.isolate(
+    let isolation = try memory.isolated(
       FrameRun(first: FrameNumber(UInt32(first)), count: PageCount(count)), priority: .normal)
     isolations.append((isolation, []))
     for frame in first..<first + count where frames.roles[frame] == .free { give(frame, 1) }

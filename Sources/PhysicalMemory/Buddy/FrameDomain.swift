@@ -30,7 +30,7 @@ struct FrameDomain: ~Copyable {
   var masks: InlineArray<3, UInt32> = .init(repeating: 0)
   /// Isolations and failed requests that a free must look at.
   var watchers: UInt32 = 0
-  /// The last number that an isolation or a failed request was given.
+  /// The last number that a failed request was given.
   var lastNumber: UInt32 = 0
   /// Frames that requests of each priority leave free.
   var reserves: InlineArray<3, UInt64> = .init(repeating: 0)
@@ -66,7 +66,7 @@ struct FrameDomain: ~Copyable {
     count <= available(to: priority)
   }
 
-  /// A number that no living isolation or failed request has.
+  /// A number that no failed request in the table has.
   mutating func nextNumber() -> UInt32 {
     lastNumber &+= 1
     if lastNumber == 0 { lastNumber = 1 }

@@ -12,12 +12,24 @@
 import MemoryPrimitives
 import Synchronization
 
-/// A run that is being emptied: a token that is void when the isolation has ended.
-public struct Isolation: Sendable {
+/// A run that is being emptied: a token that is used once, by `finish` or `abandon`. One that goes out of scope is
+/// abandoned.
+@frozen public struct Isolation: ~Copyable {
   /// The frames that are isolated.
   public let run: FrameRun
-  let slot: Int
-  let number: UInt32
+  @usableFromInline let physical: FrameAllocator
+  @usableFromInline let slot: Int
+
+  fileprivate init(_ run: FrameRun, in physical: FrameAllocator, slot: Int) {
+    (self.run, self.physical, self.slot) = (run, physical, slot)
+  }
+
+  deinit { physical.endIsolation(of: run, slot) }
+
+  fileprivate consuming func finish() {
+    physical.finishIsolation(of: run, slot)
+    discard self
+  }
 }
 
 /// The table entry of an isolation.
@@ -25,12 +37,16 @@ struct IsolatedRun {
   var first: UInt32 = 0
   var end: UInt32 = 0
   var captured: UInt32 = 0
-  /// Zero for none.
-  var number: UInt32 = 0
-  /// Off while the run is freed again or handed over: the entry only keeps other isolations away then.
-  var captures = Capture.off
+  var state = State.unused
 
-  enum Capture { case on, off }
+  enum State {
+    /// The entry has no run.
+    case unused
+    /// Frames that are freed in the run are captured.
+    case capturing
+    /// The run is freed again or handed over: the entry only keeps other isolations away.
+    case ending
+  }
 }
 
 /// The frames that one hold of the lock has captured.
@@ -49,43 +65,40 @@ private struct CaptureStep {
 }
 
 extension FrameDomain {
-  /// Enters a run into the table. Throws `notFree` when it overlaps an isolated one, `noMemory` when the table is full.
-  fileprivate mutating func register(
-    _ run: FrameRun, _ first: UInt32, _ end: UInt32
-  ) throws(PhysicalMemoryError) -> Isolation {
+  /// Enters a run into the table, and returns its slot. Throws `notFree` when it overlaps an isolated one, `noMemory` when
+  /// the table is full.
+  fileprivate mutating func register(_ first: UInt32, _ end: UInt32) throws(PhysicalMemoryError) -> Int {
     var slot: Int?
     for i in isolations.indices {
-      if isolations[i].number == 0 {
+      if isolations[i].state == .unused {
         slot = i
       } else if first < isolations[i].end && isolations[i].first < end {
         throw .notFree
       }
     }
     guard let slot else { throw .noMemory }
-    let number = nextNumber()
-    isolations[slot] = IsolatedRun(first: first, end: end, number: number, captures: .on)
+    isolations[slot] = IsolatedRun(first: first, end: end, state: .capturing)
     watchers += 1
     events.pointee.isolations.add()
-    return Isolation(run: run, slot: slot, number: number)
+    return slot
   }
 
   /// Whether `run` can't be isolated now.
   fileprivate func isBusy(isolating run: FrameRun) -> Bool {
     var count = 0
-    for i in isolations.indices where isolations[i].number != 0 {
+    for i in isolations.indices where isolations[i].state != .unused {
       if run.first.rawValue < isolations[i].end && isolations[i].first < run.end.rawValue { return true }
       count += 1
     }
     return count == isolations.count
   }
 
-  /// Whether `isolation` has not ended.
-  fileprivate func stands(_ isolation: Isolation) -> Bool {
-    isolations[isolation.slot].number == isolation.number
-  }
+  /// Ends capturing, so that the frames can be freed or handed over. The isolation stands until they are: another one of
+  /// the same run would accept them as captured.
+  fileprivate mutating func endCapturing(_ slot: Int) { isolations[slot].state = .ending }
 
-  fileprivate mutating func close(_ isolation: Isolation) {
-    isolations[isolation.slot] = IsolatedRun()
+  fileprivate mutating func close(_ slot: Int) {
+    isolations[slot] = IsolatedRun()
     watchers -= 1
   }
 
@@ -196,7 +209,7 @@ extension FrameDomain {
       lowest = min(lowest, frames[i].rawValue)
       highest = max(highest, frames[i].rawValue)
     }
-    for slot in isolations.indices where isolations[slot].captures == .on {
+    for slot in isolations.indices where isolations[slot].state == .capturing {
       if lowest >= isolations[slot].first && highest < isolations[slot].end { return slot }
     }
     return nil
@@ -209,7 +222,7 @@ extension FrameDomain {
     while at < end {
       var partEnd = end
       var slot: Int?
-      for i in isolations.indices where isolations[i].captures == .on {
+      for i in isolations.indices where isolations[i].state == .capturing {
         if at < isolations[i].first {
           partEnd = min(partEnd, isolations[i].first)
         } else if at < isolations[i].end {
@@ -227,25 +240,6 @@ extension FrameDomain {
       at = partEnd
     }
   }
-
-  // MARK: The end
-
-  /// Ends capturing if the isolation has all its frames, so that they can be handed over; nil when it has ended.
-  fileprivate mutating func endIfComplete(_ isolation: Isolation) -> Bool? {
-    guard stands(isolation) else { return nil }
-    guard UInt64(isolations[isolation.slot].captured) == isolation.run.count.rawValue else { return false }
-    // The isolation stands until the frames are marked: another of the same run would accept them as captured.
-    isolations[isolation.slot].captures = .off
-    events.pointee.runs.add()
-    return true
-  }
-
-  /// Ends capturing, so that the frames can be freed; false when it has ended already.
-  fileprivate mutating func endCapturing(_ isolation: Isolation) -> Bool {
-    guard stands(isolation), isolations[isolation.slot].captures == .on else { return false }
-    isolations[isolation.slot].captures = .off
-    return true
-  }
 }
 
 extension FrameAllocator {
@@ -260,10 +254,9 @@ extension FrameAllocator {
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     guard isOneSpan(run) else { throw .outsideMemory }
     let (first, end) = (run.first.rawValue, run.first.rawValue + UInt32(run.count.rawValue))
-    let isolation = try domain.withLock { domain throws(PhysicalMemoryError) in
-      try domain.register(run, first, end)
-    }
-    captureFree(in: isolation, priority)
+    let slot = try domain.withLock { domain throws(PhysicalMemoryError) in try domain.register(first, end) }
+    let isolation = Isolation(run, in: self, slot: slot)
+    captureFree(isolation, priority: priority)
     return isolation
   }
 
@@ -272,14 +265,21 @@ extension FrameAllocator {
 
   /// Captures the frames of the run that are still free, as far as the reserve of `priority` allows. A step for each free
   /// block.
-  public func captureFree(_ isolation: Isolation, priority: AllocationPriority) {
-    guard domain.withLock({ $0.stands(isolation) }) else { return reportEnded(isolation) }
-    captureFree(in: isolation, priority)
+  public func captureFree(_ isolation: borrowing Isolation, priority: AllocationPriority) {
+    let (end, slot) = (isolation.run.end.rawValue, isolation.slot)
+    var at = isolation.run.first.rawValue
+    while at < end {
+      let step = domain.withLock { $0.captureStep(at, end, for: slot, priority: priority) }
+      // Removed from the queues, the frames belong to the isolation, as those of any request do.
+      stamp(step)
+      if step.answer == .refused { return }
+      at = step.next
+    }
   }
 
   /// Whether a frame of the run is free and not captured, because the reserve does not allow it. A step for each
   /// pageblock of the run, a few instructions for each frame of one that the run has a part of. Takes no lock.
-  public func hasFreeFrames(_ isolation: Isolation) -> Bool {
+  public func hasFreeFrames(_ isolation: borrowing Isolation) -> Bool {
     let end = isolation.run.end.rawValue
     var at = isolation.run.first.rawValue
     while at < end {
@@ -306,18 +306,6 @@ extension FrameAllocator {
     return false
   }
 
-  private func captureFree(in isolation: Isolation, _ priority: AllocationPriority) {
-    let end = isolation.run.end.rawValue
-    var at = isolation.run.first.rawValue
-    while at < end {
-      let step = domain.withLock { $0.captureStep(at, end, for: isolation.slot, priority: priority) }
-      // Removed from the queues, the frames belong to the isolation, as those of any request do.
-      stamp(step)
-      if step.answer == .refused { return }
-      at = step.next
-    }
-  }
-
   /// Writes the records of the frames that a step has captured. Takes no lock.
   private func stamp(_ step: CaptureStep) {
     if step.first < step.end { return table.stamp(step.first, step.end, .contiguous, .captured) }
@@ -334,36 +322,42 @@ extension FrameAllocator {
     if cached > 0 { table.cached.pointee.subtract(cached, ordering: .relaxed) }
   }
 
-  private func reportEnded(_ isolation: Isolation) {
-    machine.report(
-      FaultReport(
-        .notAllocated, "an isolation was used that has ended", UInt64(isolation.run.first.rawValue), .frame))
+  /// Returns the number of frames captured so far. Constant.
+  public func capturedCount(_ isolation: borrowing Isolation) -> PageCount {
+    let slot = isolation.slot
+    return domain.withLock { PageCount(UInt64($0.isolations[slot].captured)) }
   }
 
-  /// Returns the number of frames captured so far. Constant.
-  public func capturedCount(_ isolation: Isolation) -> PageCount {
-    domain.withLock { domain in
-      domain.stands(isolation) ? PageCount(UInt64(domain.isolations[isolation.slot].captured)) : .zero
-    }
+  /// Whether all frames of the run are captured. Then they stay so until `finish`. Constant.
+  public func isComplete(_ isolation: borrowing Isolation) -> Bool {
+    capturedCount(isolation) == isolation.run.count
   }
 
   /// Whether the isolation has captured this frame. Constant, takes no lock.
-  public func isCaptured(_ frame: FrameNumber, _ isolation: Isolation) -> Bool {
+  public func isCaptured(_ frame: FrameNumber, _ isolation: borrowing Isolation) -> Bool {
     guard isolation.run.contains(frame), table.pageblock(frame.rawValue).state == .valid else {
       return false
     }
     return table.record(frame.rawValue).snapshot.isCaptured
   }
 
-  /// Ends the isolation when all frames are captured: the run is the caller's, role contiguous, each frame wired once.
-  /// Returns nil, and changes nothing, when frames are missing. A store a frame.
-  public func finish(_ isolation: Isolation) -> FrameRun? {
-    guard let isComplete = domain.withLock({ $0.endIfComplete(isolation) }) else {
-      reportEnded(isolation)
-      return nil
-    }
-    guard isComplete else { return nil }
+  /// Ends a complete isolation: the run is the caller's, role contiguous, each frame wired once. A store a frame.
+  public func finish(_ isolation: consuming Isolation) -> FrameRun {
+    precondition(isComplete(isolation), "frames of the isolated run are missing")
     let run = isolation.run
+    isolation.finish()
+    return run
+  }
+
+  /// Ends the isolation and frees all captured frames. Costs as much as their free.
+  public func abandon(_ isolation: consuming Isolation) {}
+
+  /// Hands the captured frames of a complete isolation over.
+  fileprivate func finishIsolation(of run: FrameRun, _ slot: Int) {
+    domain.withLock { domain in
+      domain.endCapturing(slot)
+      domain.events.pointee.runs.add()
+    }
     var at = run.first.rawValue
     while at < run.end.rawValue {
       // The records of a pageblock follow each other.
@@ -372,15 +366,14 @@ extension FrameAllocator {
       for i in 0..<Int(pageblockEnd - at) { record.after(i).busyWord = .wiredOnce }
       at = pageblockEnd
     }
-    domain.withLock { $0.close(isolation) }
-    return run
+    domain.withLock { $0.close(slot) }
   }
 
-  /// Ends the isolation and frees all captured frames. Costs as much as their free.
-  public func abandon(_ isolation: Isolation) {
-    guard domain.withLock({ $0.endCapturing(isolation) }) else { return reportEnded(isolation) }
-    let end = isolation.run.end.rawValue
-    var at = isolation.run.first.rawValue
+  /// Frees the captured frames of an isolation, and ends it.
+  fileprivate func endIsolation(of run: FrameRun, _ slot: Int) {
+    domain.withLock { $0.endCapturing(slot) }
+    let end = run.end.rawValue
+    var at = run.first.rawValue
     while at < end {
       let pageblockEnd = Pageblock.end(at, end)
       guard table.pageblock(at).state == .valid else {
@@ -393,6 +386,6 @@ extension FrameAllocator {
       if at < partEnd { release(at, partEnd) }
       at = partEnd
     }
-    domain.withLock { $0.close(isolation) }
+    domain.withLock { $0.close(slot) }
   }
 }
