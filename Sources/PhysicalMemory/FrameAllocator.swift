@@ -161,7 +161,12 @@ public struct FrameAllocator {
   @inline(__always) package var table: FrameTable { state.pointee.table }
   @inline(always) var domain: Locked<FrameDomain> { _read { yield state.pointee.domain } }
   /// The map without permanent frames: sorted runs.
-  package var spans: UnsafeBufferPointer<FrameSpan> { state.pointee.spans }
+  var spans: UnsafeBufferPointer<FrameSpan> { state.pointee.spans }
+
+  /// Runs of the map without permanent frames.
+  package var spanCount: Int { spans.count }
+  /// Returns one of these runs; they are sorted.
+  package func span(_ number: Int) -> FrameSpan { spans[number] }
 
   // MARK: Counts
 

@@ -87,9 +87,9 @@ struct CandidateSearch<Pricing: RunPricing> {
   }
 
   /// The start of a run with the fewest obstacles in all memory that is not permanent; nil when no run fits there.
-  mutating func leastBlocked(in spans: UnsafeBufferPointer<FrameSpan>, _ excluding: ExcludedRuns) -> UInt64? {
-    weighSpans(spans, excluding)
-    if starts.count == 0 && excluding.next > 0 { weighSpans(spans, ExcludedRuns()) }
+  mutating func leastBlocked(in physical: FrameAllocator, _ excluding: ExcludedRuns) -> UInt64? {
+    weighSpans(of: physical, excluding)
+    if starts.count == 0 && excluding.next > 0 { weighSpans(of: physical, ExcludedRuns()) }
     return starts.count > 0 ? cheapestStart().start : nil
   }
 
@@ -111,10 +111,10 @@ struct CandidateSearch<Pricing: RunPricing> {
   }
 
   /// Weighs starts in all memory that is not permanent.
-  private mutating func weighSpans(_ spans: UnsafeBufferPointer<FrameSpan>, _ excluding: ExcludedRuns) {
-    for i in stride(from: spans.count - 1, through: 0, by: -1) {
-      let span = FrameSpan(
-        first: max(spans[i].first, request.low), end: min(spans[i].end, request.high))
+  private mutating func weighSpans(of physical: FrameAllocator, _ excluding: ExcludedRuns) {
+    for i in stride(from: physical.spanCount - 1, through: 0, by: -1) {
+      let whole = physical.span(i)
+      let span = FrameSpan(first: max(whole.first, request.low), end: min(whole.end, request.high))
       guard span.first < span.end else { continue }
       for k in 0..<ExcludedRuns.parts {
         guard let part = excluding.part(k, of: span) else { continue }

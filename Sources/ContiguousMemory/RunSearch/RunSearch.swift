@@ -75,7 +75,7 @@ struct ExcludedRuns {
         let runEnd = UInt32(min(UInt64(UInt32.max), UInt64(run.first.rawValue) + run.count.rawValue))
         let first = run.first.rawValue
         guard first < end, runEnd > range.first else { continue }
-        if cut == nil || min(end, runEnd) > cut.unsafelyUnwrapped.end {
+        if cut.map({ min(end, runEnd) > $0.end }) ?? true {
           cut = FrameSpan(first: first, end: min(end, runEnd))
         }
       }
@@ -135,7 +135,7 @@ struct RunSearch {
       return candidate.unmovable == .zero ? .found(candidate) : .blocked(candidate)
     }
     var blocked = CandidateSearch(request, table, PagesInTheWay())
-    let start = blocked.leastBlocked(in: physical.spans, excluding)
+    let start = blocked.leastBlocked(in: physical, excluding)
     steps += blocked.steps
     guard let start else { return .never }
     return .blocked(table.describe(start, start + UInt64(request.count)))
