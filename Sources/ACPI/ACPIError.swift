@@ -1,7 +1,7 @@
 // The reasons for which the firmware's tables can't be read.
 
 /// A flaw of the firmware's tables.
-public enum ACPIError: UInt8, Error, CaseIterable, Sendable {
+package enum ACPIError: UInt8, Error, CaseIterable, Sendable {
   /// No loader passed a root pointer, and none is where the specification puts it.
   case noRoot
   /// Something else lies where a table should.
@@ -20,7 +20,7 @@ public enum ACPIError: UInt8, Error, CaseIterable, Sendable {
   case noBootProcessor
 
   /// The words that a report prints.
-  public var description: StaticString {
+  package var description: StaticString {
     switch self {
     case .noRoot: "there is no ACPI root pointer"
     case .badSignature: "something else lies where an ACPI table should"

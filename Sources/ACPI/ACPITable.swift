@@ -3,12 +3,12 @@
 import MemoryPrimitives
 
 /// The four letters that a table starts with.
-public struct TableSignature: Equatable, Sendable {
+package struct TableSignature: Equatable, Sendable {
   /// The letters as they lie in memory, the first one lowest.
-  public let rawValue: UInt32
+  package let rawValue: UInt32
 
   /// Makes a signature of four letters in ASCII.
-  public init(_ letters: StaticString) {
+  package init(_ letters: StaticString) {
     precondition(letters.utf8CodeUnitCount == 4, "a signature has four letters")
     rawValue = UnsafeRawPointer(letters.utf8Start).loadUnaligned(as: UInt32.self)
   }
@@ -21,19 +21,19 @@ public struct TableSignature: Equatable, Sendable {
   }
 
   /// The list of tables with addresses of 32 bits.
-  public static var rsdt: Self { Self("RSDT") }
+  package static var rsdt: Self { Self("RSDT") }
   /// The list of tables with addresses of 64 bits.
-  public static var xsdt: Self { Self("XSDT") }
+  package static var xsdt: Self { Self("XSDT") }
   /// Interrupt controllers and processors.
-  public static var madt: Self { Self("APIC") }
+  package static var madt: Self { Self("APIC") }
 }
 
 /// A table that was found sound: a possible length, all of it within reach, the right sum.
-public struct ACPITable {
+package struct ACPITable {
   /// The letters that it starts with.
-  public let signature: TableSignature
+  package let signature: TableSignature
   /// The physical address of its header.
-  public let address: PhysicalAddress
+  package let address: PhysicalAddress
   let bytes: PhysicalBytes
 
   /// Bytes of the header that all tables share.
@@ -56,10 +56,10 @@ public struct ACPITable {
   }
 
   /// Bytes of the table, its header included.
-  public var length: ByteCount { ByteCount(bytes.count) }
+  package var length: ByteCount { ByteCount(bytes.count) }
 
   /// Loads the value at `offset` from the start of the header, at any alignment; nil if it does not end within the table.
-  public func load<T: BitwiseCopyable>(at offset: ByteCount, as type: T.Type) -> T? {
+  package func load<T: BitwiseCopyable>(at offset: ByteCount, as type: T.Type) -> T? {
     guard offset <= length else { return nil }
     return bytes.load(at: Int(offset.rawValue), as: type)
   }

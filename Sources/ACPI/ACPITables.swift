@@ -36,16 +36,16 @@
 import MemoryPrimitives
 
 /// The tables that one root pointer leads to.
-public struct ACPITables {
+package struct ACPITables {
   /// The list that names them: the XSDT or the RSDT.
-  public let list: ACPITable
+  package let list: ACPITable
   let memory: PhysicalReach
 
   /// Reads the list behind the root pointer at `root`, which `findRoot` finds if no loader passed it. Never accesses
   /// memory at or above `reach`; memory below must be readable through `map`.
   ///
   /// Throws the flaw of the root pointer or of the list that it names; of two lists, of the RSDT.
-  public init(root: PhysicalAddress, reach: ByteCount, map: DirectMap) throws(ACPIError) {
+  package init(root: PhysicalAddress, reach: ByteCount, map: DirectMap) throws(ACPIError) {
     memory = PhysicalReach(end: reach, map: map)
     let pointer = try RootPointer(at: root, in: memory)
     var flaw = pointer.extendedFlaw ?? .noSuchTable
@@ -63,7 +63,7 @@ public struct ACPITables {
   ///
   /// Throws the flaw of the first table with the signature when none is sound. Without such a table it throws
   /// `outOfReach` when the list names an address that can't be read, else `noSuchTable`.
-  public func find(_ signature: TableSignature) throws(ACPIError) -> ACPITable {
+  package func find(_ signature: TableSignature) throws(ACPIError) -> ACPITable {
     var damage: ACPIError?
     var missed: ACPIError?
     var offset = ACPITable.headerSize

@@ -11,67 +11,67 @@
 import MemoryPrimitives
 
 /// The value of IA32_APIC_BASE.
-public struct LocalAPICBase: Equatable, Sendable {
+package struct LocalAPICBase: Equatable, Sendable {
   /// The value as the register has it.
-  public let rawValue: UInt64
+  package let rawValue: UInt64
   /// Makes the value of the register's contents.
-  public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  package init(_ rawValue: UInt64) { self.rawValue = rawValue }
 
   /// The number of the model-specific register.
-  public static var register: UInt32 { 0x1b }
+  package static var register: UInt32 { 0x1b }
 
   private static var isX2APIC: UInt64 { 1 << 10 }
   private static var isOn: UInt64 { 1 << 11 }
 
   /// The way to reach the APIC; nil while it is switched off.
-  public var addressing: APICIdentity.Addressing? {
+  package var addressing: APICIdentity.Addressing? {
     guard rawValue & Self.isOn != 0 else { return nil }
     return rawValue & Self.isX2APIC != 0 ? .x2APIC : .xAPIC
   }
 
   /// The registers of an xAPIC.
-  public var address: PhysicalAddress { PhysicalAddress(rawValue & 0x000f_ffff_ffff_f000) }
+  package var address: PhysicalAddress { PhysicalAddress(rawValue & 0x000f_ffff_ffff_f000) }
 
   /// The same APIC, switched off.
-  public var off: Self { Self(rawValue & ~(Self.isOn | Self.isX2APIC)) }
+  package var off: Self { Self(rawValue & ~(Self.isOn | Self.isX2APIC)) }
 
   /// The same APIC, switched on.
-  public func on(_ addressing: APICIdentity.Addressing) -> Self {
+  package func on(_ addressing: APICIdentity.Addressing) -> Self {
     Self(off.rawValue | Self.isOn | (addressing == .x2APIC ? Self.isX2APIC : 0))
   }
 
   /// Whether one write makes this APIC `other`: from x2APIC to xAPIC the way leads over `off` (11.12.5).
-  public func canBecome(_ other: Self) -> Bool { addressing != .x2APIC || other.addressing != .xAPIC }
+  package func canBecome(_ other: Self) -> Bool { addressing != .x2APIC || other.addressing != .xAPIC }
 }
 
 /// A register of a local APIC, by its offset in an xAPIC's page (table 11-1).
-public struct LocalAPICRegister: Equatable, Sendable {
+package struct LocalAPICRegister: Equatable, Sendable {
   /// The offset in bytes.
-  public let offset: UInt32
+  package let offset: UInt32
   /// Makes a register of its offset.
-  public init(_ offset: UInt32) { self.offset = offset }
+  package init(_ offset: UInt32) { self.offset = offset }
 
   /// The model-specific register that an x2APIC has for it.
-  public var number: UInt32 { 0x800 + (offset >> 4) }
+  package var number: UInt32 { 0x800 + (offset >> 4) }
 }
 
 /// A message to one processor: the value to write to the interrupt command register.
-public struct InterruptCommand: Equatable, Sendable {
+package struct InterruptCommand: Equatable, Sendable {
   /// The lower half: vector, delivery mode, level.
-  public let message: UInt32
+  package let message: UInt32
   /// The processor that gets the message.
-  public let target: APICIdentity
+  package let target: APICIdentity
   /// Makes a message to a processor.
-  public init(_ message: UInt32, to target: APICIdentity) {
+  package init(_ message: UInt32, to target: APICIdentity) {
     self.message = message
     self.target = target
   }
 
   /// The upper half for an xAPIC, to be written before the lower.
-  public var upperHalf: UInt32 {
+  package var upperHalf: UInt32 {
     precondition(target.addressing == .xAPIC, "an xAPIC can't reach this processor")
     return target.rawValue << 24
   }
   /// Both halves for an x2APIC.
-  public var whole: UInt64 { UInt64(target.rawValue) << 32 | UInt64(message) }
+  package var whole: UInt64 { UInt64(target.rawValue) << 32 | UInt64(message) }
 }

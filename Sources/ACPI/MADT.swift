@@ -18,27 +18,27 @@
 import MemoryPrimitives
 
 /// The number by which interrupts find a processor: its local APIC's.
-public struct APICIdentity: Equatable, Sendable {
+package struct APICIdentity: Equatable, Sendable {
   /// The identity as a number.
-  public let rawValue: UInt32
+  package let rawValue: UInt32
   /// Makes an identity of its number.
-  public init(_ rawValue: UInt32) { self.rawValue = rawValue }
+  package init(_ rawValue: UInt32) { self.rawValue = rawValue }
 
   /// The mode of the local APIC that an interrupt to the processor requires.
-  public enum Addressing: UInt8, Sendable {
+  package enum Addressing: UInt8, Sendable {
     /// The 8 bits of an xAPIC.
     case xAPIC
     /// The registers of an x2APIC: an xAPIC can't reach the processor, because there 255 means all processors.
     case x2APIC
   }
   /// The mode that an interrupt to the processor requires.
-  public var addressing: Addressing { rawValue < 255 ? .xAPIC : .x2APIC }
+  package var addressing: Addressing { rawValue < 255 ? .xAPIC : .x2APIC }
 }
 
 /// A processor as the firmware describes it.
-public struct LocalProcessor: Equatable, Sendable {
+package struct LocalProcessor: Equatable, Sendable {
   /// Whether the processor can be started.
-  public enum State: UInt8, CaseIterable, Sendable {
+  package enum State: UInt8, CaseIterable, Sendable {
     /// Present, and ready to be started.
     case enabled
     /// Absent now; may be added while the system runs.
@@ -47,22 +47,22 @@ public struct LocalProcessor: Equatable, Sendable {
     case disabled
   }
   /// The identity of its local APIC.
-  public let identity: APICIdentity
+  package let identity: APICIdentity
   /// Whether it can be started.
-  public let state: State
+  package let state: State
 }
 
 /// The interrupt controllers and processors of the machine.
-public struct MADT {
+package struct MADT {
   /// `malformedEntry` when such an entry ended the walk: the processors before it are visited, those after it are lost.
-  public let flaw: ACPIError?
+  package let flaw: ACPIError?
   private let bytes: PhysicalBytes
 
   /// The longest table: 16 thousand processors. Keeps the passes over a damaged one short.
   private static var longest: Int { 256 << 10 }
 
   /// Reads the table. Throws the flaw that makes it unusable.
-  public init(_ tables: ACPITables) throws(ACPIError) {
+  package init(_ tables: ACPITables) throws(ACPIError) {
     bytes = try tables.find(.madt).bytes
     guard bytes.count >= Entry.first, bytes.count <= Self.longest else { throw .badLength }
     var offset = Entry.first
@@ -72,7 +72,7 @@ public struct MADT {
 
   /// Calls `body` with every processor: those that are enabled, then the others. Look at `flaw` to know
   /// whether these are all.
-  public func forEachProcessor<E>(_ body: (LocalProcessor) throws(E) -> Void) throws(E) {
+  package func forEachProcessor<E>(_ body: (LocalProcessor) throws(E) -> Void) throws(E) {
     var met = Met()
     try visit(.enabled, &met, body)
     try visit(.onlineCapable, &met, body)

@@ -9,20 +9,20 @@
 // the boot processor is among them.
 
 /// A choice of at most `capacity` processors, the boot processor included.
-public struct ProcessorSelection<let capacity: Int> {
+package struct ProcessorSelection<let capacity: Int> {
   /// The processor that runs, and has index 0.
-  public let boot: APICIdentity
+  package let boot: APICIdentity
   /// The flaw by which there may be processors that are not in this list.
-  public private(set) var flaw: ACPIError?
+  package private(set) var flaw: ACPIError?
   /// Enabled processors that messages can't be sent to.
-  public private(set) var unreachableCount = 0
+  package private(set) var unreachableCount = 0
   /// Enabled processors beyond `capacity`.
-  public private(set) var surplusCount = 0
+  package private(set) var surplusCount = 0
   private var others: InlineArray<capacity, APICIdentity>
   private var otherCount = 0
 
   /// Makes a list of the boot processor alone, on a machine whose tables have this flaw.
-  public init(only boot: APICIdentity, because flaw: ACPIError) {
+  package init(only boot: APICIdentity, because flaw: ACPIError) {
     precondition(capacity > 0, "the boot processor has no place")
     self.boot = boot
     self.flaw = flaw
@@ -30,7 +30,7 @@ public struct ProcessorSelection<let capacity: Int> {
   }
 
   /// Makes a list of the processors that `table` names, as far as `addressing` reaches them.
-  public init(_ table: MADT, boot: APICIdentity, reachedBy addressing: APICIdentity.Addressing) {
+  package init(_ table: MADT, boot: APICIdentity, reachedBy addressing: APICIdentity.Addressing) {
     self.init(only: boot, because: .noBootProcessor)
     var namesBoot = false
     var listed = self
@@ -55,10 +55,10 @@ public struct ProcessorSelection<let capacity: Int> {
   }
 
   /// Processors of the list: the boot processor and those that are to be started.
-  public var count: Int { 1 + otherCount }
+  package var count: Int { 1 + otherCount }
 
   /// The processor with index `index`, from 0 to `count - 1`.
-  public subscript(index: Int) -> APICIdentity {
+  package subscript(index: Int) -> APICIdentity {
     precondition(index >= 0 && index < count, "a processor that is not in the list")
     return index == 0 ? boot : others[index - 1]
   }

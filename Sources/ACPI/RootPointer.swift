@@ -53,7 +53,7 @@ struct RootPointer {
 extension ACPITables {
   /// Finds the root pointer's address on a PC with a BIOS, whose loader did not pass it. Skips one that is damaged in any
   /// part. Accesses nothing at or above `reach`, nor the screen's memory.
-  public static func findRoot(reach: ByteCount, map: DirectMap) throws(ACPIError) -> PhysicalAddress {
+  package static func findRoot(reach: ByteCount, map: DirectMap) throws(ACPIError) -> PhysicalAddress {
     let memory = PhysicalReach(end: reach, map: map)
     let (interrupts, screen, rom, top) = (UInt64(0x400), UInt64(0xa0000), UInt64(0xe0000), UInt64(0x100000))
     if let word = try? memory.bytes(at: PhysicalAddress(0x40e), count: 2).load(at: 0, as: UInt16.self) {

@@ -4,7 +4,7 @@ import CPlatform
 import Workloads
 
 /// Processors and threads as calls that cross the platform interface.
-public struct ExecutiveView {
+package struct ExecutiveView {
   let context: UnsafeMutableRawPointer?
   let threads: @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_thread_row>) -> Bool
   let processors:
@@ -22,7 +22,7 @@ public struct ExecutiveView {
   /// - `interruptCost` is the cost of an interrupt without work, in cycles: its entry and its exit.
   /// - `atInterrupt` runs a function in an interrupt handler of the processor that calls it.
   /// - `isWatching` and `watch` read and switch the watchdog.
-  public init(
+  package init(
     _ context: UnsafeMutableRawPointer?,
     thread:
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_thread_row>) -> Bool,

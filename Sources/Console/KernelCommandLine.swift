@@ -7,15 +7,15 @@
 import MemoryPrimitives
 
 /// The words of the kernel command line. Reads the line in place, which must outlive it.
-public struct KernelCommandLine {
+package struct KernelCommandLine {
   let line: UnsafeBufferPointer<UInt8>
 
   /// Makes a reader of `line`, which must outlive it.
-  public init(_ line: UnsafeBufferPointer<UInt8>) { self.line = line }
+  package init(_ line: UnsafeBufferPointer<UInt8>) { self.line = line }
 
   /// Calls `body` with each word, taken apart at its first `=`; quotes are gone. A word without one has
   /// no value. A line is at most 2048 bytes long, and so is a word.
-  public func forEachWord(
+  package func forEachWord(
     _ body: (_ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>?) -> Void
   ) {
     // In place: a temporary allocation of more than 1024 bytes would come from an allocator.
@@ -61,7 +61,7 @@ public struct KernelCommandLine {
   }
 
   /// The value of `name=SIZE`.
-  public enum AskedSize {
+  package enum AskedSize {
     case none
     case size(ByteCount)
     /// The value is no size, for this reason.
@@ -69,7 +69,7 @@ public struct KernelCommandLine {
   }
 
   /// The value of `name=SIZE`, spelled as the console takes sizes; that of the last, if there are several.
-  public func size(of name: StaticString) -> AskedSize {
+  package func size(of name: StaticString) -> AskedSize {
     var asked = AskedSize.none
     forEachWord { word, value in
       guard word == name else { return }
@@ -83,10 +83,10 @@ public struct KernelCommandLine {
   }
 
   /// The value of `name=on` or `name=off`.
-  public enum AskedSwitch { case none, on, off, unreadable }
+  package enum AskedSwitch { case none, on, off, unreadable }
 
   /// The value of `name=on` or `name=off`; that of the last, if there are several.
-  public func switching(of name: StaticString) -> AskedSwitch {
+  package func switching(of name: StaticString) -> AskedSwitch {
     var asked = AskedSwitch.none
     forEachWord { word, value in
       guard word == name else { return }
@@ -109,14 +109,14 @@ public struct KernelCommandLine {
   }
 
   /// Whether `run=` was given: then no person sits at a terminal.
-  public var hasRun: Bool {
+  package var hasRun: Bool {
     var found = false
     forEachWord { name, value in if name == "run" && value != nil { found = true } }
     return found
   }
 
   /// Whether `color=0` was not given.
-  public var wantsColor: Bool {
+  package var wantsColor: Bool {
     var wanted = true
     forEachWord { name, value in
       if name == "color", let value { wanted = !(value == "0") }
@@ -125,7 +125,7 @@ public struct KernelCommandLine {
   }
 
   /// Calls `body` with each command of `run=`, blanks around it gone, until `body` answers false.
-  public func forEachCommand(_ body: (UnsafeBufferPointer<UInt8>) -> Bool) {
+  package func forEachCommand(_ body: (UnsafeBufferPointer<UInt8>) -> Bool) {
     var goes = true
     forEachWord { name, value in
       guard name == "run", let value, goes else { return }

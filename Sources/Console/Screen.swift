@@ -40,7 +40,7 @@ extension Shell {
   }
 
   /// Prints a line that a layer has written.
-  public func write(_ line: Line) { print(line) }
+  package func write(_ line: Line) { print(line) }
 
   func newline() { terminal.write(Line("\r\n")) }
 

@@ -21,7 +21,7 @@ import Paging
 import Workloads
 
 /// The services that only the kernel under the console has, as calls that cross the platform interface.
-public struct ConsoleHost {
+package struct ConsoleHost {
   let context: UnsafeMutableRawPointer?
   let leaving: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
   let panicking: @convention(c) (UnsafeMutableRawPointer?) -> Void
@@ -41,7 +41,7 @@ public struct ConsoleHost {
   ///   0. When the page could not be brought in, they answer one more than the number of a `PagingError`. `loadPage`
   ///   reads the 512 words of a page.
   /// - `executive` describes processors and threads, where there is an executive.
-  public init(
+  package init(
     _ context: UnsafeMutableRawPointer?,
     leave: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
     panic: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
@@ -105,9 +105,9 @@ enum CommandError: UInt8, Error {
 }
 
 /// The console of one system: a handle.
-public struct Shell {
+package struct Shell {
   /// The outcome of a session, which becomes the machine's exit status.
-  public enum ExitStatus: UInt8, Sendable {
+  package enum ExitStatus: UInt8, Sendable {
     case success, commandFailed, fault
   }
 
@@ -151,10 +151,10 @@ public struct Shell {
   let state: UnsafeMutablePointer<State>
 
   /// Bytes of memory that a console needs, aligned to 64.
-  public static var size: ByteCount { ByteCount(MemoryLayout<State>.stride) }
+  package static var size: ByteCount { ByteCount(MemoryLayout<State>.stride) }
 
   /// A console in `memory`, which it keeps: `size` bytes, aligned to 64.
-  public init(
+  package init(
     in memory: UnsafeMutableRawPointer, terminal: Terminal, host: ConsoleHost, subject: Subject
   ) {
     for word in 0..<(MemoryLayout<State>.stride / 8) {
@@ -182,7 +182,7 @@ public struct Shell {
 
   /// Carries out the kernel's command line: sets its tunables, then runs its commands and leaves. Without `run=`,
   /// serves the terminal until a command leaves. On bare metal it never returns.
-  public func serve(_ line: KernelCommandLine) {
+  package func serve(_ line: KernelCommandLine) {
     state.pointee.heedsInterrupts = false
     beginPage()
     banner()

@@ -6,16 +6,16 @@ import MemoryPrimitives
 import PhysicalMemory
 
 /// The inspected system: a value of handles.
-public struct Subject {
+package struct Subject {
   /// The system that the console inspects.
-  public var memory: MemorySystem
+  package var memory: MemorySystem
   /// The boot record, which must outlive the console.
-  public var boot: UnsafeMutablePointer<cp_boot_information>
+  package var boot: UnsafeMutablePointer<cp_boot_information>
   /// The base of the image, in the last gibibyte of the address space.
-  public var imageBase: VirtualAddress
+  package var imageBase: VirtualAddress
 
   /// `boot` must stay where it is as long as the console does.
-  public init(
+  package init(
     memory: MemorySystem, boot: UnsafeMutablePointer<cp_boot_information>,
     imageBase: VirtualAddress = VirtualAddress(0xffff_ffff_8000_0000)
   ) {

@@ -4,7 +4,7 @@
 import MemoryPrimitives
 
 /// A byte stream to a person, or to a log.
-public struct Terminal {
+package struct Terminal {
   let context: UnsafeMutableRawPointer?
   let reading: @convention(c) (UnsafeMutableRawPointer?) -> Int32
   let writing: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<UInt8>, Int) -> Void
@@ -15,7 +15,7 @@ public struct Terminal {
   /// - `write` takes bytes that are to appear in this order, and returns when they are on their way.
   /// - `rest` returns when a byte may have come, or when about so many milliseconds have passed.
   /// - `milliseconds` is a clock that only rises.
-  public init(
+  package init(
     _ context: UnsafeMutableRawPointer?,
     read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Int32,
     write: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<UInt8>, Int) -> Void,

@@ -7,7 +7,7 @@ import Synchronization
 extension ContiguousAllocator {
   /// Finds the longest run that could be emptied, free frames included; nil when every frame in that range is unmovable. A
   /// step a pageblock, and a read of the frames of a pageblock that could have a longer one. Takes no lock.
-  public func longestEmptiableRun(where constraints: RunConstraints = RunConstraints()) -> FrameRun? {
+  package func longestEmptiableRun(where constraints: RunConstraints = RunConstraints()) -> FrameRun? {
     search { $0.longestEmptiableRun(low: constraints.low, high: constraints.high) }
   }
 

@@ -59,14 +59,14 @@ public struct ContiguousFailure: Error, Sendable {
   /// The failed-request cache refused the request: it failed before, and nothing has changed for it.
   public var isRepeated = false
   /// Fault injection refuses the request before memory is searched.
-  public internal(set) var isInjected = false
+  package internal(set) var isInjected = false
   /// The forecast of `run`; nil for a request that was refused without a search.
-  public var forecast: ContiguousForecast?
+  package var forecast: ContiguousForecast?
   /// The frames from the first obstacle of `run` to the last: no other run that avoids both lies between them.
   var obstacles: FrameRun?
 
   /// A failure with that answer and no details.
-  public init(_ answer: Answer) { self.answer = answer }
+  package init(_ answer: Answer) { self.answer = answer }
 
   /// The answer of fault injection: the same request succeeds when it is made again.
   static var injected: Self {
@@ -95,7 +95,7 @@ public struct ContiguousFailure: Error, Sendable {
 
 extension ContiguousFailure.Answer {
   /// The answer to a request with this forecast; one that was to be granted and is refused may be made again.
-  public init(_ outcome: ContiguousForecast.Outcome) {
+  package init(_ outcome: ContiguousForecast.Outcome) {
     self =
       switch outcome {
       case .never: .never

@@ -95,7 +95,7 @@ public struct PassReport: Sendable {
   public var refused = PageCount.zero
 
   /// The report of a pass that has done nothing yet.
-  public init(_ pass: ContiguousPass) { self.pass = pass }
+  package init(_ pass: ContiguousPass) { self.pass = pass }
 }
 
 /// A step of a request, for its observer. The observer is called with no lock held.

@@ -9,9 +9,9 @@ import Paging
 import PhysicalMemory
 
 /// The pages that a request would move, write and reclaim in one run, and how that would end.
-public struct ContiguousForecast: Sendable {
+package struct ContiguousForecast: Sendable {
   /// How the request would end.
-  public enum Outcome: UInt8, Sendable {
+  package enum Outcome: UInt8, Sendable {
     /// Every page of the run can be moved, written or reclaimed.
     case granted
     /// `owners` keep frames: unmovable ones, or pages that are held or busy at this moment.
@@ -24,45 +24,45 @@ public struct ContiguousForecast: Sendable {
     case never
   }
   /// The run.
-  public var run: FrameRun
+  package var run: FrameRun
   /// How the request would end.
-  public var outcome = Outcome.granted
+  package var outcome = Outcome.granted
   /// Free frames of the run.
-  public var free = PageCount.zero
+  package var free = PageCount.zero
   /// Pages in the run.
-  public var pages = PageCount.zero
+  package var pages = PageCount.zero
   /// Pages of those that are dirty.
-  public var dirty = PageCount.zero
+  package var dirty = PageCount.zero
   /// Pages that would be copied to other frames.
-  public var moved = PageCount.zero
+  package var moved = PageCount.zero
   /// Pages that would be written out.
-  public var written = PageCount.zero
+  package var written = PageCount.zero
   /// Clean pages that would be reclaimed: a fault brings them back.
-  public var dropped = PageCount.zero
+  package var dropped = PageCount.zero
   /// Frames that the page daemon would have to free, wherever it finds them.
-  public var fetched = PageCount.zero
+  package var fetched = PageCount.zero
   /// Unmovable frames.
-  public var unmovable = PageCount.zero
+  package var unmovable = PageCount.zero
   /// Pages that are held or busy at this moment.
-  public var claimed = PageCount.zero
+  package var claimed = PageCount.zero
   /// Frames or slots of swap that are missing, or pages beyond the budget.
-  public var missing = PageCount.zero
+  package var missing = PageCount.zero
   /// The owners of the unmovable frames; if there are none, of the claimed ones.
-  public var owners = RunOwners()
+  package var owners = RunOwners()
   /// The reason why the first frame of the first owner can't be emptied.
-  public var reason = ContiguousFailure.Reason.none
+  package var reason = ContiguousFailure.Reason.none
   /// Another request empties the run or a part of it, or the most requests are under way.
-  public internal(set) var isBeingEmptied = false
+  package internal(set) var isBeingEmptied = false
   /// Frames free afterwards.
-  public var freeAfter = PageCount.zero
+  package var freeAfter = PageCount.zero
 
   /// The forecast of a run that costs nothing.
-  public init(run: FrameRun) { self.run = run }
+  package init(run: FrameRun) { self.run = run }
 
   /// The lowest obstacle of the owner with the most.
-  public var blocker: FrameNumber? { owners.first?.first }
+  package var blocker: FrameNumber? { owners.first?.first }
   /// The run is free as it is.
-  public var isFree: Bool { outcome == .granted && free == run.count && fetched == .zero }
+  package var isFree: Bool { outcome == .granted && free == run.count && fetched == .zero }
 
   /// The same run while another request empties it, or a part of it.
   var beingEmptied: Self {
@@ -85,7 +85,7 @@ enum Decision {
 
 extension ContiguousAllocator {
   /// Forecasts `allocContig` for `request`. Searches and counts; changes nothing.
-  public func forecast(_ request: ContiguousRequest) -> ContiguousForecast {
+  package func forecast(_ request: ContiguousRequest) -> ContiguousForecast {
     let means = Means(request, Spending(), self)
     var tried = ExcludedRuns()
     var refused: ContiguousForecast?
@@ -118,7 +118,7 @@ extension ContiguousAllocator {
 
   /// Forecasts how `allocContig` would empty `run` for `request`; unmovable frames are skipped, as
   /// if they were free. A step for each frame of the run.
-  public func forecast(emptying run: FrameRun, for request: ContiguousRequest) -> ContiguousForecast {
+  package func forecast(emptying run: FrameRun, for request: ContiguousRequest) -> ContiguousForecast {
     let means = Means(request, Spending(), self)
     return forecast(run, physical.contents(of: run, at: means), means)
   }
@@ -199,7 +199,7 @@ extension ContiguousAllocator {
 
 extension ContiguousFailure.Reason {
   /// The reason why a frame can't be emptied as it is now.
-  public init(_ what: FrameDescription) {
+  package init(_ what: FrameDescription) {
     if what.role == .free {
       self = .none
     } else if what.role != .pageable {

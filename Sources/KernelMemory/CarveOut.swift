@@ -38,7 +38,7 @@ public struct CarveOut: Sendable {
   /// The most runs that it can have.
   public static var limit: Int { 8 }
   /// The memory that must remain for a system.
-  public static var left: PageCount { ByteCount.mebibytes(16).pagesRoundedUp }
+  package static var left: PageCount { ByteCount.mebibytes(16).pagesRoundedUp }
   /// No memory below this is carved out: the image, the loader's records and old devices lie there.
   private static var lowest: UInt32 { UInt32(ByteCount.mebibytes(16).pagesRoundedUp.rawValue) }
   /// An extent shorter than this is skipped when more is requested: it is not worth a run.

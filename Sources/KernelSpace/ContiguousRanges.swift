@@ -23,7 +23,7 @@ extension KernelAddressSpace {
   /// Allocates `count` consecutive frames that satisfy `constraints`, and maps them writable with `attribute`. Errors:
   /// no such run, table or tag; no addresses; constraints that contradict each other. Never waits, moves or launders a
   /// page.
-  public func allocateContiguous(
+  package func allocateContiguous(
     _ count: PageCount, where constraints: RunConstraints = RunConstraints(),
     attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown,
     priority: AllocationPriority = .normal,
@@ -53,7 +53,7 @@ extension KernelAddressSpace {
   /// 512 stores more for one that must be zero.
   ///
   /// A frame with another role, or an address without memory: a fault report and `badConstraint`; nothing has changed.
-  public func mapContiguous(
+  package func mapContiguous(
     _ run: FrameRun, attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown,
     priority: AllocationPriority = .normal, at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
@@ -68,7 +68,7 @@ extension KernelAddressSpace {
   /// Frees a range of `allocateContiguous` or `mapContiguous`, all of it. Its frames have a write-back alias again
   /// before they are free. Returns false after a fault report, as `freeWired`.
   @discardableResult
-  public func freeContiguous(
+  package func freeContiguous(
     _ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here
   ) -> Bool {
     let tags = RangeTagSet(RangeKind.contiguous.tag)
@@ -89,7 +89,7 @@ extension KernelAddressSpace {
   /// mapped already with another attribute than write-back. Some hundred instructions a frame.
   ///
   /// A frame that is free, or an address without memory: a fault report and `badConstraint`; nothing has changed.
-  public func mapFrames(
+  package func mapFrames(
     _ run: FrameRun, _ attribute: CacheAttribute = .writeBack, priority: AllocationPriority = .normal,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
@@ -101,7 +101,7 @@ extension KernelAddressSpace {
   }
 
   /// Unmaps a range of `mapFrames`. The frames stay the caller's. Fault reports as `freeWired`.
-  public func unmapFrames(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
+  package func unmapFrames(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
     let tags = RangeTagSet(RangeKind.callerFrames.tag)
     guard unmap(address, count, tags, site, visit: { restoreAlias($0, $1) }) != nil else { return }
     release(.callerFrames, address, count, site)

@@ -7,11 +7,11 @@ import Synchronization
 import Vmem
 
 /// The part of the address space that an address lies in.
-@frozen public enum AddressRegion: UInt8, Sendable {
+@frozen @usableFromInline package enum AddressRegion: UInt8, Sendable {
   case directMap, kernel, device, elsewhere
 
   /// The region as the console prints it.
-  public var description: StaticString {
+  package var description: StaticString {
     switch self {
     case .directMap: "direct map"
     case .kernel: "kernel_va"
@@ -22,24 +22,24 @@ import Vmem
 }
 
 /// The description of an address.
-public struct AddressDescription {
+package struct AddressDescription {
   /// The region that it lies in.
-  public var region: AddressRegion
+  package var region: AddressRegion
   /// The lowest arena that has the address in a span, and the segment there.
-  public var arena: Name?
+  package var arena: Name?
   /// The segment of that arena.
-  public var segment: Segment?
+  package var segment: Segment?
   /// The range that it lies in, if it is mapped there.
-  public var range: TaggedRange?
+  package var range: TaggedRange?
   /// The purpose of that range.
-  public var kind: RangeKind?
+  package var kind: RangeKind?
   /// The mapping of the address itself.
-  public var translation: Translation?
+  package var translation: Translation?
 }
 
 extension KernelAddressSpace {
   /// Describes an address. Costs a pass over the arenas' spans and over the range.
-  public func whatIs(_ address: VirtualAddress) -> AddressDescription {
+  package func whatIs(_ address: VirtualAddress) -> AddressDescription {
     let region = region(of: address)
     var description = AddressDescription(region: region, translation: tables.translate(address))
     func search(_ arena: Arena) {
@@ -77,19 +77,19 @@ extension KernelAddressSpace {
   }
 
   /// Pages mapped for a kind of range.
-  public func pages(_ kind: RangeKind) -> PageCount {
+  package func pages(_ kind: RangeKind) -> PageCount {
     PageCount(state.pointee.counts[Int(kind.rawValue)].load(ordering: .relaxed))
   }
   /// Ranges of a kind.
-  public func rangeCount(_ kind: RangeKind) -> UInt64 {
+  package func rangeCount(_ kind: RangeKind) -> UInt64 {
     state.pointee.counts[16 + Int(kind.rawValue)].load(ordering: .relaxed)
   }
   /// Requests that failed.
-  public var failureCount: UInt64 { state.pointee.failures.load(ordering: .relaxed) }
+  package var failureCount: UInt64 { state.pointee.failures.load(ordering: .relaxed) }
 
   /// Visits each range of the kernel's and the device window's arenas, a pageable one with all of its addresses, mapped
   /// or not. `visit` runs with no lock held. A range that changes during the walk may or may not be visited.
-  public func forEachRange<E>(_ visit: (TaggedRange, RangeKind) throws(E) -> Void) throws(E) {
+  package func forEachRange<E>(_ visit: (TaggedRange, RangeKind) throws(E) -> Void) throws(E) {
     try forEachRange(in: state.pointee.heap, visit)
     try forEachRange(in: state.pointee.metadata, visit)
     try forEachRange(in: state.pointee.interrupt, visit)

@@ -5,7 +5,7 @@ import Synchronization
 
 extension KernelAddressSpace {
   /// Adds the rows of this layer to `statistics`.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     func add(
       _ name: StaticString, _ about: StaticString,
       _ read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64

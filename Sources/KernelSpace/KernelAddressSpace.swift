@@ -118,14 +118,14 @@ public struct KernelAddressSpace {
   }
 
   /// Bytes that `create` needs, aligned to a cache line.
-  public static var stateSize: ByteCount { Parts().size }
+  package static var stateSize: ByteCount { Parts().size }
 
   /// Creates kernel space in `memory`, which it keeps. `staticTags` are pages for the arenas' first boundary tags,
   /// below 32 GiB, in the direct map. Two are enough to begin with; more come from `physical`. Throws `noMemory` when
   /// they are too few.
   ///
   /// `tables` hold the direct map already, and nothing in the regions of `layout`.
-  public static func create(
+  package static func create(
     in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, tables: PageMap,
     layout: AddressLayout = AddressLayout(), staticTags: UnsafeMutableRawPointer, _ staticPages: PageCount
   ) throws(KernelSpaceError) -> KernelAddressSpace {
@@ -198,7 +198,7 @@ public struct KernelAddressSpace {
   /// The window for device registers.
   public var deviceArena: Arena { state.pointee.device }
   /// The addresses of the regions.
-  public var layout: AddressLayout { state.pointee.layout }
+  package var layout: AddressLayout { state.pointee.layout }
 
   /// An arena that wired memory gets its addresses from.
   public func arena(_ arena: WiredArena) -> Arena {

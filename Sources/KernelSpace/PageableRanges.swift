@@ -11,7 +11,7 @@ import Vmem
 extension KernelAddressSpace {
   /// Reserves addresses for `count` pageable pages, and prepares the place of each. Errors: no frame for a table or for
   /// tags; no addresses; a count of zero. A store for each page.
-  public func reservePageable(
+  package func reservePageable(
     _ count: PageCount, priority: AllocationPriority = .normal, at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
     let request = RangeRequest(kind: .pageable, count: count, priority: priority, site: site)
@@ -31,7 +31,7 @@ extension KernelAddressSpace {
   ///
   /// Another size, a page that is still mapped, an address that is free, inside a range or in none that is pageable: a
   /// fault report, and nothing has changed.
-  public func releasePageable(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
+  package func releasePageable(_ address: VirtualAddress, _ count: PageCount, at site: CallSite = .here) {
     if let mistake = mistake(address, count) { return reportWrongFree(address, count, mistake, site) }
     guard tables.unprepare(address, count: count) else { return }
     self.count(.pageable, unmapped: count)

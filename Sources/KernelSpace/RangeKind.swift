@@ -16,7 +16,7 @@ import PageTables
 }
 
 /// The purpose of a range, as its first page records it.
-@frozen public enum RangeKind: UInt8, Sendable {
+@frozen @usableFromInline package enum RangeKind: UInt8, Sendable {
   case heap = 1
   case metadata
   case interrupt
@@ -28,7 +28,7 @@ import PageTables
   case pageable
 
   /// The kind as the console prints it.
-  public var description: StaticString {
+  package var description: StaticString {
     switch self {
     case .heap: "wired, heap"
     case .metadata: "wired, metadata"
@@ -43,7 +43,7 @@ import PageTables
   }
 
   /// Calls `visit` with each kind.
-  @inlinable public static func forEach<E>(_ visit: (RangeKind) throws(E) -> Void) throws(E) {
+  @inlinable package static func forEach<E>(_ visit: (RangeKind) throws(E) -> Void) throws(E) {
     for number in UInt8(1)...9 {
       if let kind = RangeKind(rawValue: number) { try visit(kind) }
     }

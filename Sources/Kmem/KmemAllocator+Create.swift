@@ -44,14 +44,14 @@ struct Registry {
 
 extension KmemAllocator {
   /// Computes the bytes that `create` needs for so many processors.
-  public static func size(processors: Int) -> ByteCount {
+  package static func size(processors: Int) -> ByteCount {
     ByteCount(rowsOffset + processors * (rowStride + 2 * MemoryType.stride) + 4 * Int(Page.size))
   }
 
   /// Makes an instance in `memory`, of `size(processors:)` bytes and aligned to a page, which stays in use.
   /// Never fails: slabs are allocated when they are needed. `large` allocates the pages of requests above 4096 bytes;
   /// without it they are refused.
-  public static func create(
+  package static func create(
     in memory: UnsafeMutableRawPointer, physical: FrameAllocator, large: LargePages?, machine: Machine
   ) -> KmemAllocator {
     precondition(MemoryLayout<KmemState>.size <= descriptorTableOffset)

@@ -7,63 +7,63 @@ import PhysicalMemory
 import Synchronization
 
 /// A cache in figures.
-public struct CacheDescription {
+package struct CacheDescription {
   /// The name that it was made with.
-  public var name: Name
+  package var name: Name
   /// Bytes of an object.
-  public var objectSize: ByteCount
+  package var objectSize: ByteCount
   /// Bytes from one object to the next.
-  public var spacing: ByteCount
+  package var spacing: ByteCount
   /// Objects with callers.
-  public var inUse: UInt64
+  package var inUse: UInt64
   /// Objects that the cache keeps, in magazines and slabs.
-  public var free: UInt64
+  package var free: UInt64
   /// Slabs that it has.
-  public var slabs: UInt64
+  package var slabs: UInt64
   /// Frames of these slabs.
-  public var frames: PageCount
+  package var frames: PageCount
   /// Allocations granted.
-  public var requests: UInt64
+  package var requests: UInt64
   /// Allocations refused.
-  public var failed: UInt64
+  package var failed: UInt64
   /// Slabs made since the cache was made.
-  public var slabsMade: UInt64
+  package var slabsMade: UInt64
   /// Slabs released since the cache was made.
-  public var slabsGivenBack: UInt64
+  package var slabsGivenBack: UInt64
   /// Words that one of its magazines holds.
-  public var magazineRounds: UInt64
+  package var magazineRounds: UInt64
   /// Magazines that it has.
-  public var magazines: UInt64
+  package var magazines: UInt64
   /// Whether it is audited.
-  public var auditing: Auditing
+  package var auditing: Auditing
   /// Whether it serves kmem sizes; an object cache otherwise.
-  public var isSizeClass: Bool
+  package var isSizeClass: Bool
 
   /// Bytes of its slabs.
-  public var held: ByteCount { frames.bytes }
+  package var held: ByteCount { frames.bytes }
 }
 
 /// A type in figures.
-public struct TypeDescription {
+package struct TypeDescription {
   /// The name that it was made with.
-  public var name: Name
+  package var name: Name
   /// Objects and large requests in use.
-  public var inUse: UInt64
+  package var inUse: UInt64
   /// Bytes in use, each object counted with its cache's spacing, large requests and contiguous memory by
   /// pages.
-  public var bytes: ByteCount
+  package var bytes: ByteCount
   /// The contiguous memory among them.
-  public var contiguous: ByteCount
+  package var contiguous: ByteCount
   /// Allocations granted.
-  public var requests: UInt64
+  package var requests: UInt64
   /// Allocations refused.
-  public var failed: UInt64
+  package var failed: UInt64
 }
 
 /// The description of an address in a slab.
-public struct ObjectDescription {
+package struct ObjectDescription {
   /// Where the object at the address is.
-  public enum Standing: Equatable, Sendable {
+  package enum Standing: Equatable, Sendable {
     case inUse
     case freeInSlab
     case inMagazine(MagazinePlace)
@@ -72,48 +72,48 @@ public struct ObjectDescription {
   }
 
   /// The name of the object's cache.
-  public var cache: Name
+  package var cache: Name
   /// Bytes of an object of that cache.
-  public var objectSize: ByteCount
+  package var objectSize: ByteCount
   /// The first address of the slab.
-  public var slabStart: VirtualAddress
+  package var slabStart: VirtualAddress
   /// The first frame of the slab.
-  public var firstFrame: FrameNumber
+  package var firstFrame: FrameNumber
   /// Frames of the slab.
-  public var frames: PageCount
+  package var frames: PageCount
   /// The first address of the object.
-  public var objectStart: VirtualAddress
+  package var objectStart: VirtualAddress
   /// Bytes from there to the address.
-  public var offset: ByteCount
+  package var offset: ByteCount
   /// The number of the object in its slab.
-  public var index: Int
+  package var index: Int
   /// Objects of the slab.
-  public var objects: Int
+  package var objects: Int
   /// Objects of this slab that are not free there: in use, or in magazines.
-  public var out: Int
+  package var out: Int
   /// Where the object is.
-  public var standing: Standing
+  package var standing: Standing
   /// The audit's record; nil unless the object was allocated while its cache was audited.
-  public var audit: ObjectAudit?
+  package var audit: ObjectAudit?
 }
 
 /// The audit's record of an object.
-public struct ObjectAudit {
+package struct ObjectAudit {
   /// Bytes of the last request that got the object.
-  public var size: ByteCount
+  package var size: ByteCount
   /// The type of that request.
-  public var type: Name?
+  package var type: Name?
   /// The call site of that request.
-  public var allocatedAt: CallSite
+  package var allocatedAt: CallSite
   /// The call site of the free before it.
-  public var freedAt: CallSite
+  package var freedAt: CallSite
 }
 
 extension KmemAllocator {
   // MARK: Caches and types
 
   /// Visits every cache, size classes first. Takes as long as caches times types times processors.
-  public func forEachCache<E>(_ body: (CacheDescription) throws(E) -> Void) throws(E) {
+  package func forEachCache<E>(_ body: (CacheDescription) throws(E) -> Void) throws(E) {
     try forEach { (cache) throws(E) in try body(describe(cache)) }
   }
 
@@ -144,7 +144,7 @@ extension KmemAllocator {
   }
 
   /// Visits every type in the order in which they were made, for `vmstat -m`.
-  public func forEachType<E>(_ body: (TypeDescription) throws(E) -> Void) throws(E) {
+  package func forEachType<E>(_ body: (TypeDescription) throws(E) -> Void) throws(E) {
     var next: MemoryType? = otherType
     while let type = next {
       try body(describe(type))
@@ -153,7 +153,7 @@ extension KmemAllocator {
   }
 
   /// Describes a type.
-  public func describe(_ type: MemoryType) -> TypeDescription {
+  package func describe(_ type: MemoryType) -> TypeDescription {
     let processors = state.pointee.machine.processorCount
     let (failed, past) = type.sums(CacheIndex.failed, processors: processors)
     var description = TypeDescription(
@@ -177,7 +177,7 @@ extension KmemAllocator {
 
   /// Visits the sizes that a type has requested: spacing, requests, in use. Large requests and contiguous memory, whose
   /// sizes differ, come together, and without a spacing.
-  public func forEachSize(
+  package func forEachSize(
     of type: MemoryType, _ body: (ByteCount?, _ requests: UInt64, _ inUse: UInt64) -> Void
   ) {
     let processors = state.pointee.machine.processorCount
@@ -199,7 +199,7 @@ extension KmemAllocator {
 
   /// Describes an address in a slab; nil when no slab holds it. Searches the magazines of its cache, on every processor:
   /// no spin lock may be held. While other processors use the cache, the answer may be out of date.
-  public func whatIs(_ address: VirtualAddress) -> ObjectDescription? {
+  package func whatIs(_ address: VirtualAddress) -> ObjectDescription? {
     guard let location = locate(address) else { return nil }
     let (cache, slab, index) = (location.cache, location.slab, location.index)
     let isObject = index < slab.objects
@@ -229,7 +229,7 @@ extension KmemAllocator {
   }
 
   /// Visits every slab, in an order that depends on the history alone. Nothing else may use the instance.
-  public func forEachSlab(
+  package func forEachSlab(
     _ body: (_ cache: Name, FrameNumber, PageCount, _ objects: Int, _ out: Int, Auditing) -> Void
   ) {
     forEach { cache in

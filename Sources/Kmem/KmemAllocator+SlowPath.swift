@@ -117,7 +117,7 @@ extension KmemAllocator {
   /// Empties all magazines and releases every slab that has no object in use. Answers the pages released.
   ///
   /// Asks every processor, and waits for a trim to end; no spin lock may be held.
-  @discardableResult public func drain() -> PageCount {
+  @discardableResult package func drain() -> PageCount {
     let before = slabPages
     forEach { cache in
       cache.lowerDepotLimit()

@@ -14,7 +14,7 @@ extension KmemAllocator {
   }
 
   /// Sums the bytes of contiguous memory in use under all types. It is not kmem's: neither used nor held counts it.
-  public var contiguousBytes: ByteCount {
+  package var contiguousBytes: ByteCount {
     let pages = sums(CacheIndex.contiguousPages)
     return PageCount(pages.allocations &- pages.frees).bytes
   }
@@ -26,24 +26,24 @@ extension KmemAllocator {
   }
 
   /// Sums the bytes of kmem's own tables: state, slots, descriptors, counters.
-  public var metadataBytes: ByteCount {
+  package var metadataBytes: ByteCount {
     Self.size(processors: state.pointee.machine.processorCount)
       + PageCount(state.pointee.metadataPages.load(ordering: .relaxed)).bytes
   }
 
   /// Sums the requests granted since the start, those for contiguous memory included.
-  public var requests: UInt64 {
+  package var requests: UInt64 {
     var requests: UInt64 = 0
     forEachType { requests += $0.requests }
     return requests
   }
   /// Sums the requests refused since the start, those for contiguous memory included.
-  public var failedRequests: UInt64 { sums(CacheIndex.failed).allocations }
+  package var failedRequests: UInt64 { sums(CacheIndex.failed).allocations }
 
   // MARK: Statistics
 
   /// Adds kmem's rows to the registry.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     func row(
       _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
       read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64

@@ -97,7 +97,7 @@ import Synchronization
   @usableFromInline let base: UnsafeMutableRawPointer
 
   /// Makes a handle on the instance that `create` made in `memory`.
-  @inline(always) public init(at memory: UnsafeMutableRawPointer) { base = memory }
+  @inline(always) package init(at memory: UnsafeMutableRawPointer) { base = memory }
 
   // MARK: The fast path
 

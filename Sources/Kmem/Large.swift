@@ -7,14 +7,14 @@ import CPlatform
 import MemoryPrimitives
 
 /// A source of whole pages with an address: two C functions and their context.
-public struct LargePages {
+package struct LargePages {
   /// Allocates pages and answers their address, 0 for none.
-  public typealias AllocatePages =
+  package typealias AllocatePages =
     @convention(c) (
       _ context: UnsafeMutableRawPointer?, _ pages: UInt64, _ priority: UInt8, _ zeroed: Bool, _ site: UInt32
     ) -> UInt64
   /// Frees pages; reports a wrong address or size and answers false.
-  public typealias FreePages =
+  package typealias FreePages =
     @convention(c) (
       _ context: UnsafeMutableRawPointer?, _ address: UInt64, _ pages: UInt64, _ site: UInt32
     ) -> Bool
@@ -24,7 +24,7 @@ public struct LargePages {
   let freePages: FreePages
 
   /// Makes a source of the two functions. kmem calls them with no lock held.
-  public init(
+  package init(
     _ context: UnsafeMutableRawPointer?, allocatePages: @escaping AllocatePages,
     freePages: @escaping FreePages
   ) {

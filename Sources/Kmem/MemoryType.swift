@@ -77,7 +77,7 @@ struct TypeHeader: ~Copyable {
 
 extension KmemAllocator {
   /// Types that an instance can distinguish; further names share the type `other`.
-  public static var typeLimit: Int { 200 }
+  package static var typeLimit: Int { 200 }
 
   /// Finds the type called `name`; the first call makes it. Never fails: without memory for another row of counters, or
   /// with too many types, the answer is the type `other`. One pass over the types.
@@ -90,7 +90,7 @@ extension KmemAllocator {
   }
 
   /// The type that stands for those without a row of their own.
-  public var otherType: MemoryType { MemoryType(row: state.pointee.otherType) }
+  package var otherType: MemoryType { MemoryType(row: state.pointee.otherType) }
   /// The type of kmem's own memory.
   var ownType: MemoryType { MemoryType(row: state.pointee.ownType) }
 
@@ -135,7 +135,7 @@ extension KmemAllocator {
   }
 
   /// Visits the tokens of all types in the order in which they were made.
-  public func forEachTypeToken(_ body: (MemoryType) -> Void) {
+  package func forEachTypeToken(_ body: (MemoryType) -> Void) {
     _ = findType {
       body($0)
       return false

@@ -43,7 +43,7 @@ extension KmemAllocator {
   }
 
   /// Starts a thread that trims at intervals until `endTrimming`. Answers false when the machine has no thread left.
-  public func startTrimming() -> Bool {
+  package func startTrimming() -> Bool {
     precondition(state.pointee.trimmer.thread.load(ordering: .relaxed) == 0, "trimming has been started")
     state.pointee.trimmer.isEnding.store(false, ordering: .sequentiallyConsistent)
     guard
@@ -55,7 +55,7 @@ extension KmemAllocator {
   }
 
   /// Ends the thread and waits until it has ended. Does nothing when there is none.
-  public func endTrimming() {
+  package func endTrimming() {
     let thread = state.pointee.trimmer.thread.exchange(0, ordering: .relaxed)
     guard thread != 0 else { return }
     state.pointee.trimmer.isEnding.store(true, ordering: .sequentiallyConsistent)

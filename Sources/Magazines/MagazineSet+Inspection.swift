@@ -4,7 +4,7 @@ import CPlatform
 import MemoryPrimitives
 
 /// The location of a word: a processor's magazines or the depot.
-public enum MagazinePlace: Equatable, Sendable {
+package enum MagazinePlace: Equatable, Sendable {
   case processor(ProcessorIndex)
   case depot
 }

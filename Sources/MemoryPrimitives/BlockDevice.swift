@@ -24,7 +24,7 @@ public struct BlockDevice {
   }
 
   /// Submits a request. No spin lock may be held.
-  public func submit(_ request: UnsafeMutablePointer<cp_block_request>) {
+  package func submit(_ request: UnsafeMutablePointer<cp_block_request>) {
     assert(holdsNoSpinLock(), "a request to a device with a spin lock held")
     submitting(context, request)
   }

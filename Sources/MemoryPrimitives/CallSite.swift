@@ -7,10 +7,10 @@ import CPlatform
 
 /// The low 30 bits of a code address; zero means unknown.
 @frozen public struct CallSite: Equatable, Sendable {
-  public var rawValue: UInt32
+  @usableFromInline package var rawValue: UInt32
   /// Makes a call site of the low 30 bits of an address.
-  @inline(always) public init(rawValue: UInt32) { self.rawValue = rawValue & 0x3fff_ffff }
-  @inline(always) public init(codeAddress: UInt64) {
+  @inline(always) package init(rawValue: UInt32) { self.rawValue = rawValue & 0x3fff_ffff }
+  @inline(always) package init(codeAddress: UInt64) {
     rawValue = UInt32(truncatingIfNeeded: codeAddress) & 0x3fff_ffff
   }
 

@@ -18,7 +18,7 @@ public struct FailureInjection: ~Copyable {
   let counts: InlineArray<8, Counter> = .init { _ in Counter() }
 
   /// Makes an injection that fails no point.
-  public init() {}
+  package init() {}
 
   /// Points still to pass before the one that fails; negative for none.
   public var countdown: Int64 {

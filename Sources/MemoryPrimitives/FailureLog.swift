@@ -57,20 +57,20 @@ public struct RefusedRequest: Sendable {
   /// Frames free at that moment.
   public var free: PageCount
   /// Pages moved for the request. A run may be granted in the end, after pages were moved or written for it.
-  public var moved = PageCount.zero
+  package var moved = PageCount.zero
   /// Pages written for the request.
-  public var written = PageCount.zero
+  package var written = PageCount.zero
   /// Whether the request was granted in the end.
-  public var wasGranted = false
+  package var wasGranted = false
   /// The frame that blocked the best run.
-  public var blocker = FrameNumber.none
+  package var blocker = FrameNumber.none
   /// Set when it is recorded: refusals are counted from 1.
-  public internal(set) var number: UInt64 = 0
+  package internal(set) var number: UInt64 = 0
   /// The tick at which it was recorded.
   public internal(set) var tick = Tick(0)
 
   /// Describes a request; the fields that `init` does not name keep their defaults.
-  public init(
+  package init(
     _ kind: Kind, _ bytes: ByteCount, priority: AllocationPriority, requester: Name, reason: StaticString,
     free: PageCount
   ) {
@@ -93,12 +93,12 @@ public struct FailureLog {
   let ring: UnsafeMutablePointer<RefusedRequest>
 
   /// Refusals that are kept.
-  public static var capacity: Int { 64 }
+  package static var capacity: Int { 64 }
   /// Bytes that a log needs, aligned to 64.
-  public static var size: ByteCount { ByteCount(64 + capacity * MemoryLayout<RefusedRequest>.stride) }
+  package static var size: ByteCount { ByteCount(64 + capacity * MemoryLayout<RefusedRequest>.stride) }
 
   /// Makes an empty log in `memory`, which it keeps.
-  public init(_ memory: UnsafeMutableRawPointer) {
+  package init(_ memory: UnsafeMutableRawPointer) {
     state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(to: State())
     ring = (memory + 64).bindMemory(to: RefusedRequest.self, capacity: Self.capacity)

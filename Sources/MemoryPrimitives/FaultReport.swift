@@ -45,7 +45,7 @@ public struct FaultReport: Sendable {
   /// The address, frame or identifier in question, by `place`.
   public var subject: UInt64
   /// The kind of value that `subject` is.
-  public var place: Place
+  package var place: Place
   /// The value that the caller gave, in bytes, pages or the unit of `what`.
   public var given: UInt64 = 0
   /// The value that holds, where `given` differs.
@@ -62,12 +62,12 @@ public struct FaultReport: Sendable {
   public var reportedAt: CallSite = .unknown
 
   /// The kinds of value that a fault is about.
-  public enum Place: UInt8, Sendable {
+  package enum Place: UInt8, Sendable {
     case virtualAddress, physicalAddress, frame, identifier
   }
 
   /// Makes a report; the other fields keep their defaults.
-  public init(_ kind: FaultKind, _ what: StaticString, _ subject: UInt64, _ place: Place) {
+  package init(_ kind: FaultKind, _ what: StaticString, _ subject: UInt64, _ place: Place) {
     self.kind = kind
     self.what = what
     self.subject = subject

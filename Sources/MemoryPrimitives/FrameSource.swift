@@ -2,13 +2,13 @@
 // memory during boot, the buddy queues afterwards.
 
 /// A supply of single frames. A frame arrives with unknown contents.
-public struct FrameSource {
+package struct FrameSource {
   let context: UnsafeMutableRawPointer?
   let allocateFrame: @convention(c) (UnsafeMutableRawPointer?) -> UInt32
   let freeFrame: @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
 
   /// Makes a source of two functions. `allocateFrame` answers a frame number, or all ones when there is none.
-  public init(
+  package init(
     _ context: UnsafeMutableRawPointer?,
     allocateFrame: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt32,
     freeFrame: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
@@ -19,11 +19,11 @@ public struct FrameSource {
   }
 
   /// Allocates a frame; nil when there is none. Call it with no spin lock held.
-  public func allocate() -> FrameNumber? {
+  package func allocate() -> FrameNumber? {
     let frame = FrameNumber(allocateFrame(context))
     return frame == .none ? nil : frame
   }
 
   /// Frees a frame that `allocate` returned. Call it with no spin lock held.
-  public func free(_ frame: FrameNumber) { freeFrame(context, frame.rawValue) }
+  package func free(_ frame: FrameNumber) { freeFrame(context, frame.rawValue) }
 }

@@ -5,91 +5,91 @@
 // off.
 
 /// Up to 320 bytes of text, built by interpolation: `"frames \(count) free, at \(hex: base)"`.
-public struct Line: ExpressibleByStringInterpolation {
+package struct Line: ExpressibleByStringInterpolation {
   /// Bytes that a line holds at most.
-  public static var capacity: Int { 320 }
+  package static var capacity: Int { 320 }
   var storage: InlineArray<320, UInt8> = .init(repeating: 0)
   /// Bytes of text.
-  public private(set) var count = 0
+  package private(set) var count = 0
 
   /// Makes an empty line.
-  public init() {}
+  package init() {}
 
   /// Makes a line of a literal.
-  public init(stringLiteral text: StaticString) { append(text) }
+  package init(stringLiteral text: StaticString) { append(text) }
 
   /// Makes a line of a static text.
-  public init(_ text: StaticString) { append(text) }
+  package init(_ text: StaticString) { append(text) }
 
   /// Makes a line of an interpolated literal.
-  public init(stringInterpolation: StringInterpolation) { self = stringInterpolation.line }
+  package init(stringInterpolation: StringInterpolation) { self = stringInterpolation.line }
 
   /// Collects the segments of an interpolated literal.
-  public struct StringInterpolation: StringInterpolationProtocol {
+  package struct StringInterpolation: StringInterpolationProtocol {
     /// The text so far.
-    public var line = Line()
+    package var line = Line()
     /// Begins an empty text.
-    public init(literalCapacity: Int, interpolationCount: Int) {}
+    package init(literalCapacity: Int, interpolationCount: Int) {}
     /// Appends a segment of the literal.
-    @inline(never) public mutating func appendLiteral(_ text: StaticString) { line.append(text) }
-    public mutating func appendInterpolation(_ text: StaticString) { line.append(text) }
+    @inline(never) package mutating func appendLiteral(_ text: StaticString) { line.append(text) }
+    package mutating func appendInterpolation(_ text: StaticString) { line.append(text) }
     /// Appends a name.
-    public mutating func appendInterpolation(_ name: Name) { line.append(name: name) }
+    package mutating func appendInterpolation(_ name: Name) { line.append(name: name) }
     /// Appends another line.
-    public mutating func appendInterpolation(_ text: Line) { line.append(line: text) }
+    package mutating func appendInterpolation(_ text: Line) { line.append(line: text) }
     /// Plain decimal digits.
-    public mutating func appendInterpolation(_ value: UInt64) { line.append(decimal: value) }
+    package mutating func appendInterpolation(_ value: UInt64) { line.append(decimal: value) }
     /// Plain decimal digits.
-    public mutating func appendInterpolation(_ value: UInt32) { line.append(decimal: UInt64(value)) }
+    package mutating func appendInterpolation(_ value: UInt32) { line.append(decimal: UInt64(value)) }
     /// Plain decimal digits, with a sign below zero.
-    public mutating func appendInterpolation(_ value: Int) { line.append(signed: value) }
+    package mutating func appendInterpolation(_ value: Int) { line.append(signed: value) }
     /// The number of a frame in decimal.
-    public mutating func appendInterpolation(_ frame: FrameNumber) {
+    package mutating func appendInterpolation(_ frame: FrameNumber) {
       line.append(decimal: UInt64(frame.rawValue))
     }
     /// Decimal with a comma after each thousand.
-    public mutating func appendInterpolation(count value: UInt64) { line.append(grouped: value) }
+    package mutating func appendInterpolation(count value: UInt64) { line.append(grouped: value) }
     /// A count and its noun, with an `s` unless the count is one: `2 frames`.
-    public mutating func appendInterpolation(count value: UInt64, _ noun: StaticString) {
+    package mutating func appendInterpolation(count value: UInt64, _ noun: StaticString) {
       line.append(grouped: value)
       line.append(" ")
       line.append(noun)
       if value != 1 { line.append("s") }
     }
     /// Three significant digits and a unit: `3.62 MiB`.
-    public mutating func appendInterpolation(_ size: ByteCount) { line.append(size: size) }
+    package mutating func appendInterpolation(_ size: ByteCount) { line.append(size: size) }
     /// `0x` and as many groups of four digits as `digits` asks for, more if needed.
-    public mutating func appendInterpolation(hex value: UInt64, digits: Int = 4) {
+    package mutating func appendInterpolation(hex value: UInt64, digits: Int = 4) {
       line.append(hex: value, digits: digits)
     }
     /// 16 digits in four groups.
-    public mutating func appendInterpolation(_ address: VirtualAddress) {
+    package mutating func appendInterpolation(_ address: VirtualAddress) {
       line.append(hex: address.rawValue, digits: 16)
     }
     /// 12 digits in three groups, or as many as needed.
-    public mutating func appendInterpolation(_ address: PhysicalAddress) {
+    package mutating func appendInterpolation(_ address: PhysicalAddress) {
       line.append(hex: address.rawValue, digits: 12)
     }
     /// `text` with blanks before it up to `width`.
-    public mutating func appendInterpolation(right text: Line, _ width: Int) {
+    package mutating func appendInterpolation(right text: Line, _ width: Int) {
       line.append(blanks: width - text.count)
       line.append(line: text)
     }
     /// `text` with blanks behind up to `width`.
-    public mutating func appendInterpolation(left text: Line, _ width: Int) {
+    package mutating func appendInterpolation(left text: Line, _ width: Int) {
       line.append(line: text)
       line.append(blanks: width - text.count)
     }
   }
 
   /// The byte at `index`, which is below `count`.
-  public subscript(index: Int) -> UInt8 {
+  package subscript(index: Int) -> UInt8 {
     precondition(index >= 0 && index < count)
     return storage[index]
   }
 
   /// Runs `body` on the bytes of the text.
-  public func withBytes<R>(_ body: (UnsafeBufferPointer<UInt8>) -> R) -> R {
+  package func withBytes<R>(_ body: (UnsafeBufferPointer<UInt8>) -> R) -> R {
     withUnsafePointer(to: storage) {
       $0.withMemoryRebound(to: UInt8.self, capacity: Self.capacity) {
         body(UnsafeBufferPointer(start: $0, count: count))
@@ -98,48 +98,48 @@ public struct Line: ExpressibleByStringInterpolation {
   }
 
   /// Appends a byte; has no effect when the line is full.
-  public mutating func append(byte: UInt8) {
+  package mutating func append(byte: UInt8) {
     guard count < Self.capacity else { return }
     storage[count] = byte
     count += 1
   }
 
   /// Appends a static text.
-  @inline(never) public mutating func append(_ text: StaticString) {
+  @inline(never) package mutating func append(_ text: StaticString) {
     for byte in UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount) {
       append(byte: byte)
     }
   }
 
   /// Appends a name.
-  public mutating func append(name: Name) {
+  package mutating func append(name: Name) {
     for i in 0..<name.count { append(byte: name[i]) }
   }
 
   /// Appends another line.
-  @inline(never) public mutating func append(line other: Line) {
+  @inline(never) package mutating func append(line other: Line) {
     for i in 0..<other.count { append(byte: other.storage[i]) }
   }
 
   /// Appends a byte; has no effect when the line is full.
-  public mutating func append(bytes: UnsafeBufferPointer<UInt8>) {
+  package mutating func append(bytes: UnsafeBufferPointer<UInt8>) {
     for byte in bytes { append(byte: byte) }
   }
 
   /// Appends blanks; none for a negative number.
-  public mutating func append(blanks: Int) {
+  package mutating func append(blanks: Int) {
     guard blanks > 0 else { return }
     for _ in 0..<blanks { append(byte: UInt8(ascii: " ")) }
   }
 
   /// Appends plain decimal digits.
-  @inline(never) public mutating func append(decimal value: UInt64) { append(digits: value, comma: false) }
+  @inline(never) package mutating func append(decimal value: UInt64) { append(digits: value, comma: false) }
 
   /// Appends decimal digits with a comma after each thousand.
-  @inline(never) public mutating func append(grouped value: UInt64) { append(digits: value, comma: true) }
+  @inline(never) package mutating func append(grouped value: UInt64) { append(digits: value, comma: true) }
 
   /// Appends plain decimal digits, with a sign below zero.
-  public mutating func append(signed value: Int) {
+  package mutating func append(signed value: Int) {
     if value < 0 { append(byte: UInt8(ascii: "-")) }
     append(decimal: UInt64(value.magnitude))
   }
@@ -161,7 +161,7 @@ public struct Line: ExpressibleByStringInterpolation {
   }
 
   /// Appends `0x` and at least `digits` digits in groups of four.
-  @inline(never) public mutating func append(hex value: UInt64, digits: Int) {
+  @inline(never) package mutating func append(hex value: UInt64, digits: Int) {
     append("0x")
     let needed = max(1, (64 - value.leadingZeroBitCount + 3) / 4)
     let shown = min(16, (max(digits, needed) + 3) / 4 * 4)
@@ -173,11 +173,11 @@ public struct Line: ExpressibleByStringInterpolation {
   }
 
   /// Removes the text after the first `length` bytes.
-  public mutating func truncate(to length: Int) { count = min(count, max(0, length)) }
+  package mutating func truncate(to length: Int) { count = min(count, max(0, length)) }
 
   /// Appends three significant digits; a whole number of the unit without a point, so that `2 MiB` is exact and
   /// `2.00 MiB` is not.
-  @inline(never) public mutating func append(size: ByteCount) {
+  @inline(never) package mutating func append(size: ByteCount) {
     var shift: UInt64 = 0
     while shift < 40 && size.rawValue >> (shift + 10) != 0 { shift += 10 }
     // A value that rounds up to 1024 of a unit is one of the next.

@@ -6,44 +6,44 @@
 import CPlatform
 
 /// The position of a lock in the order. Gaps between neighbours leave numbers for later layers.
-@frozen public struct LockRank: Equatable, Sendable {
-  public let rawValue: UInt32
+@frozen @usableFromInline package struct LockRank: Equatable, Sendable {
+  @usableFromInline package let rawValue: UInt32
   /// Makes a rank of a number.
-  @inlinable public init(_ rawValue: UInt32) { self.rawValue = rawValue }
+  @inlinable package init(_ rawValue: UInt32) { self.rawValue = rawValue }
 
   /// The table of pageable ranges.
-  @inlinable public static var pagingMap: Self { Self(10) }
+  @inlinable package static var pagingMap: Self { Self(10) }
   /// A memory object: its slots, and the state of its pages.
-  @inlinable public static var pagingObject: Self { Self(20) }
-  @inlinable public static var vmemArena: Self { Self(30) }
-  @inlinable public static var vmemTags: Self { Self(35) }
-  @inlinable public static var pageTables: Self { Self(40) }
-  @inlinable public static var kmemCaches: Self { Self(45) }
-  @inlinable public static var kmemDepot: Self { Self(50) }
-  @inlinable public static var kmemSlabs: Self { Self(55) }
+  @inlinable package static var pagingObject: Self { Self(20) }
+  @inlinable package static var vmemArena: Self { Self(30) }
+  @inlinable package static var vmemTags: Self { Self(35) }
+  @inlinable package static var pageTables: Self { Self(40) }
+  @inlinable package static var kmemCaches: Self { Self(45) }
+  @inlinable package static var kmemDepot: Self { Self(50) }
+  @inlinable package static var kmemSlabs: Self { Self(55) }
   /// Slots of the swap device.
-  @inlinable public static var pagingSwap: Self { Self(57) }
-  @inlinable public static var pagingQueues: Self { Self(58) }
+  @inlinable package static var pagingSwap: Self { Self(57) }
+  @inlinable package static var pagingQueues: Self { Self(58) }
   /// The requests of a RAM disk.
-  @inlinable public static var blockDevice: Self { Self(59) }
-  @inlinable public static var physicalDomain: Self { Self(60) }
-  @inlinable public static var registry: Self { Self(70) }
+  @inlinable package static var blockDevice: Self { Self(59) }
+  @inlinable package static var physicalDomain: Self { Self(60) }
+  @inlinable package static var registry: Self { Self(70) }
   /// The scheduler's threads, running and sleeping.
-  @inlinable public static var scheduler: Self { Self(80) }
+  @inlinable package static var scheduler: Self { Self(80) }
 
   /// One of a workload's pages, with its expected contents.
-  @inlinable public static var workload: Self { Self(110) }
+  @inlinable package static var workload: Self { Self(110) }
 
   /// A trim of all caches, for whose end another thread may wait.
-  @inlinable public static var kmemTrim: Self { Self(120) }
+  @inlinable package static var kmemTrim: Self { Self(120) }
 
   /// Whether a thread that waits for the lock sleeps.
-  public var kind: Kind { rawValue < 100 ? .spin : .sleeping }
+  package var kind: Kind { rawValue < 100 ? .spin : .sleeping }
   /// How a thread waits for a lock.
-  public enum Kind: UInt8, Sendable { case spin, sleeping }
+  package enum Kind: UInt8, Sendable { case spin, sleeping }
 
   /// Calls `body` with each rank and its name, in their order.
-  public static func forEach(_ body: (LockRank, StaticString) -> Void) {
+  package static func forEach(_ body: (LockRank, StaticString) -> Void) {
     body(.pagingMap, "paging map")
     body(.pagingObject, "paging object")
     body(.vmemArena, "vmem arena")

@@ -6,13 +6,13 @@
 import Builtin
 
 /// Storage for one value whose address never changes and which a borrow may write through.
-@frozen @_rawLayout(like: Value) public struct Cell<Value: ~Copyable>: ~Copyable {
-  @_alwaysEmitIntoClient @_transparent public init(_ value: consuming Value) {
+@frozen @usableFromInline @_rawLayout(like: Value) package struct Cell<Value: ~Copyable>: ~Copyable {
+  @_alwaysEmitIntoClient @_transparent package init(_ value: consuming Value) {
     address.initialize(to: value)
   }
 
   /// The address of the value, which never changes.
-  @_alwaysEmitIntoClient @_transparent public var address: UnsafeMutablePointer<Value> {
+  @_alwaysEmitIntoClient @_transparent package var address: UnsafeMutablePointer<Value> {
     UnsafeMutablePointer<Value>(Builtin.unprotectedAddressOfBorrow(self))
   }
 
@@ -22,19 +22,19 @@ import Builtin
 extension Cell: @unchecked Sendable where Value: ~Copyable {}
 
 /// A value behind a spin lock, with interrupts off while it is reached.
-public struct Locked<Value: ~Copyable>: ~Copyable {
+package struct Locked<Value: ~Copyable>: ~Copyable {
   @usableFromInline let lock: SpinLock
   @usableFromInline let cell: Cell<Value>
 
   /// Makes a value behind a lock of a rank.
-  @inlinable public init(_ rank: LockRank, _ value: consuming Value) {
+  @inlinable package init(_ rank: LockRank, _ value: consuming Value) {
     lock = SpinLock(rank)
     cell = Cell(value)
   }
 
   /// Runs `body` on the value with the lock held: bounded work, no upcall.
   @inline(always)
-  public borrowing func withLock<R, E>(_ body: (inout Value) throws(E) -> R) throws(E) -> R {
+  package borrowing func withLock<R, E>(_ body: (inout Value) throws(E) -> R) throws(E) -> R {
     let held = acquire()
     let result = try body(&held.address.pointee)
     held.release()
@@ -48,7 +48,7 @@ public struct Locked<Value: ~Copyable>: ~Copyable {
   }
 
   /// The value without its lock, for a check: sound only while nothing else uses the instance.
-  @inlinable public var quiet: UnsafeMutablePointer<Value> { cell.address }
+  @inlinable package var quiet: UnsafeMutablePointer<Value> { cell.address }
 }
 
 /// A value whose lock is held. The lock is released when this is.

@@ -53,28 +53,28 @@ public struct Machine {
 
   /// Makes the machine of a second instance, over memory that the first one loans: a part of it, with physical address 0
   /// at the start of `directMap`.
-  public func loaning(_ directMap: DirectMap, processors: Int) -> Machine {
+  package func loaning(_ directMap: DirectMap, processors: Int) -> Machine {
     Machine(directMap: directMap, processorCount: processors, upcalls: upcalls)
   }
 
   /// Makes the same machine for layers that record refusals in `log`.
-  public func logging(to log: FailureLog) -> Machine {
+  package func logging(to log: FailureLog) -> Machine {
     Machine(
       directMap: directMap, processorCount: processorCount, upcalls: upcalls, failures: failures, log: log)
   }
 
   /// Records a refused request in the failure log, if there is one. No spin lock may be held.
-  public func record(_ refusal: @autoclosure () -> RefusedRequest) {
+  package func record(_ refusal: @autoclosure () -> RefusedRequest) {
     if let log { log.record(refusal(), at: now) }
   }
 
   /// Whether fault injection makes the coming allocation fail. Each allocation point calls it before it changes anything.
-  @inline(always) public func failsHere(_ point: FailurePoint) -> Bool {
+  @inline(always) package func failsHere(_ point: FailurePoint) -> Bool {
     failures != nil && failures.unsafelyUnwrapped.pointee.pass(point)
   }
 
   /// Reports a bug of a caller. If this returns (on the host), the operation ends and changes nothing.
-  public func report(_ fault: FaultReport) {
+  package func report(_ fault: FaultReport) {
     withUnsafePointer(to: fault) { upcalls.pointee.report_fault(upcalls.pointee.context, $0) }
   }
 
@@ -82,13 +82,13 @@ public struct Machine {
   public var now: Tick { Tick(upcalls.pointee.tick(upcalls.pointee.context)) }
 
   /// Makes every processor invalidate the translations of `pages` pages from `first` on.
-  public func shootDown(_ first: VirtualAddress, _ pages: PageCount) {
+  package func shootDown(_ first: VirtualAddress, _ pages: PageCount) {
     var run = cp_page_run(address: first.rawValue, count: pages.rawValue)
     shootDown(&run, 1)
   }
 
   /// Makes every processor invalidate all translations.
-  public func shootDownAll() {
+  package func shootDownAll() {
     var all = cp_page_run(address: 0, count: UInt64(CP_ALL_PAGES))
     shootDown(&all, 1)
   }
@@ -100,7 +100,7 @@ public struct Machine {
   }
 
   /// Runs `body` on `processor` with interrupts off there, and returns when it has run.
-  public func run(
+  package func run(
     on processor: ProcessorIndex, _ argument: UnsafeMutableRawPointer,
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void
   ) {
@@ -110,7 +110,7 @@ public struct Machine {
 
   /// Starts a thread that runs `body` on one of `processors`, a bit each. Nil when the machine has no thread left, or has
   /// none at all. The caller that starts a worker must join it.
-  public func start(
+  package func start(
     _ name: StaticString, _ kind: ThreadKind, on processors: UInt64 = .max,
     _ argument: UnsafeMutableRawPointer?, _ body: @convention(c) (UnsafeMutableRawPointer?) -> Void
   ) -> ThreadHandle? {
@@ -125,7 +125,7 @@ public struct Machine {
 
   /// Waits until the body of `thread` has returned: of a worker, or of a service that was asked to end. The handle is
   /// invalid afterwards.
-  public func join(_ thread: ThreadHandle) {
+  package func join(_ thread: ThreadHandle) {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
     upcalls.pointee.join?(upcalls.pointee.context, thread.rawValue)
   }
@@ -145,7 +145,7 @@ public struct Machine {
 }
 
 /// The purpose of a thread.
-@frozen public enum ThreadKind: UInt8, Sendable {
+@frozen @usableFromInline package enum ThreadKind: UInt8, Sendable {
   /// Does one job and returns; the thread that started it joins it.
   case worker
   /// Works for others until it is asked to end. When all threads but services sleep without a deadline, no thread
@@ -154,10 +154,10 @@ public struct Machine {
 }
 
 /// A thread that was started.
-@frozen public struct ThreadHandle: Sendable {
-  public let rawValue: UInt64
+@frozen @usableFromInline package struct ThreadHandle: Sendable {
+  package let rawValue: UInt64
   /// Makes a handle of the machine's number.
-  public init(rawValue: UInt64) { self.rawValue = rawValue }
+  package init(rawValue: UInt64) { self.rawValue = rawValue }
 }
 
 // The table of upcalls is never changed, and its functions may be called from any processor.

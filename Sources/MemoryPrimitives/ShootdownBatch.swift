@@ -8,25 +8,25 @@
 import CPlatform
 
 /// Up to 32 runs of pages to be invalidated: a plain value of the code that changes translations.
-public struct ShootdownBatch {
+package struct ShootdownBatch {
   /// The most runs that it holds.
-  @inlinable public static var capacity: Int { 32 }
+  @inlinable package static var capacity: Int { 32 }
 
   /// Runs that it holds.
-  public private(set) var count = 0
+  package private(set) var count = 0
   private var isAll = false
   private var runs: InlineArray<32, cp_page_run> = .init(repeating: cp_page_run(address: 0, count: 0))
 
   /// Makes an empty batch.
-  public init() {}
+  package init() {}
 
   /// Whether the batch has no page.
-  public var isEmpty: Bool { count == 0 && !isAll }
+  package var isEmpty: Bool { count == 0 && !isAll }
   /// Whether the next page may make it all pages.
-  public var isFull: Bool { count == Self.capacity }
+  package var isFull: Bool { count == Self.capacity }
 
   /// Adds the page that holds `address`. Constant.
-  public mutating func add(_ address: VirtualAddress) {
+  package mutating func add(_ address: VirtualAddress) {
     let page = address.page.rawValue
     if count > 0, runs[count - 1].address &+ runs[count - 1].count &* Page.size == page, page != 0 {
       runs[count - 1].count += 1
@@ -42,7 +42,7 @@ public struct ShootdownBatch {
 
   /// Makes every processor invalidate the pages, and empties the batch: one upcall, and none when it is empty. No spin
   /// lock may be held.
-  public mutating func flush(on machine: Machine) {
+  package mutating func flush(on machine: Machine) {
     if isAll {
       machine.shootDownAll()
     } else if count > 0 {

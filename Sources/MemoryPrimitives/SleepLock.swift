@@ -9,7 +9,7 @@ import CPlatform
 import Synchronization
 
 /// A sleeping lock. Non-copyable; lives in place.
-public struct SleepLock: ~Copyable {
+package struct SleepLock: ~Copyable {
   private enum Word {
     static var free: UInt32 { 0 }
     static var held: UInt32 { 1 }
@@ -21,14 +21,14 @@ public struct SleepLock: ~Copyable {
   private let rank: LockRank
 
   /// Makes a free lock of a sleeping rank.
-  public init(_ rank: LockRank) {
+  package init(_ rank: LockRank) {
     precondition(rank.kind == .sleeping)
     self.rank = rank
   }
 
   /// Acquires the lock. No spin lock may be held, and no sleeping lock of this rank or a higher one. Traps if no thread
   /// can release it any more, as on a machine without threads whose only one holds it.
-  public borrowing func lock(on machine: Machine) {
+  package borrowing func lock(on machine: Machine) {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
     assert(mayAcquire(), "a sleeping lock was acquired against its rank")
     if !word.compareExchange(expected: Word.free, desired: Word.held, ordering: .acquiring).exchanged {
@@ -38,13 +38,13 @@ public struct SleepLock: ~Copyable {
   }
 
   /// Releases the lock, and wakes its waiters.
-  public borrowing func unlock(on machine: Machine) {
+  package borrowing func unlock(on machine: Machine) {
     assert(recordReleased(), "sleeping locks were released out of order")
     if word.exchange(Word.free, ordering: .releasing) == Word.awaited { queue.wake(on: machine) }
   }
 
   /// Runs `body` with the lock held; it may sleep.
-  public borrowing func withLock<R, E>(on machine: Machine, _ body: () throws(E) -> R) throws(E) -> R {
+  package borrowing func withLock<R, E>(on machine: Machine, _ body: () throws(E) -> R) throws(E) -> R {
     lock(on: machine)
     defer { unlock(on: machine) }
     return try body()

@@ -9,16 +9,16 @@ import CPlatform
 import Synchronization
 
 /// A spin lock with interrupts off. Non-copyable; lives in place.
-public struct SpinLock: ~Copyable {
+@usableFromInline package struct SpinLock: ~Copyable {
   @usableFromInline let word = Atomic<UInt32>(0)
   @usableFromInline let covered = Atomic<UInt32>(0)
   @usableFromInline let rank: LockRank
 
   /// Makes a free lock of a spin rank.
-  @inlinable public init(_ rank: LockRank) { self.rank = rank }
+  @inlinable package init(_ rank: LockRank) { self.rank = rank }
 
   /// Acquires the lock. Returns the interrupt state that `unlock` restores.
-  @inline(always) public borrowing func lock() -> UInt64 {
+  @inline(always) package borrowing func lock() -> UInt64 {
     let interrupts = cp_interrupts_disable()
     // Checked before the wait, which has no end when this processor holds the lock itself.
     assert(mayAcquire(), "a spin lock was acquired against its rank")
@@ -28,7 +28,7 @@ public struct SpinLock: ~Copyable {
   }
 
   /// Releases the lock and restores the interrupt state that `lock` returned.
-  @inline(always) public borrowing func unlock(_ interrupts: UInt64) {
+  @inline(always) package borrowing func unlock(_ interrupts: UInt64) {
     assert(recordReleased(), "spin locks were released out of order")
     word.store(0, ordering: .releasing)
     cp_interrupts_restore(interrupts)
@@ -80,7 +80,7 @@ public struct SpinLock: ~Copyable {
 
 extension SpinLock {
   /// Runs `body` with the lock held: bounded work, no upcall.
-  @inline(always) public borrowing func withLock<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
+  @inline(always) package borrowing func withLock<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
     let held = acquire()
     let result = try body()
     held.release()
@@ -117,10 +117,10 @@ extension SpinLock {
 }
 
 /// Whether this processor holds no spin lock, so that it may make an upcall or sleep.
-@inlinable public func holdsNoSpinLock() -> Bool { cp_held_rank() == 0 }
+@inlinable package func holdsNoSpinLock() -> Bool { cp_held_rank() == 0 }
 
 /// Runs `body` with interrupts off on this processor: a few dozen instructions, for per-processor state.
-@inline(always) public func withInterruptsOff<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
+@inline(always) package func withInterruptsOff<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
   let interrupts = cp_interrupts_disable()
   defer { cp_interrupts_restore(interrupts) }
   return try body()

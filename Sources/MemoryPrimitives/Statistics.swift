@@ -73,12 +73,12 @@ public struct Statistics {
   let rows: UnsafeMutablePointer<Statistic>
 
   /// Computes the bytes that a registry of `capacity` rows needs.
-  public static func size(capacity: Int) -> ByteCount {
+  package static func size(capacity: Int) -> ByteCount {
     ByteCount(64 + capacity * MemoryLayout<Statistic>.stride)
   }
 
   /// Makes an empty registry in `memory`, aligned to 64 bytes.
-  public init(_ memory: UnsafeMutableRawPointer, capacity: Int) {
+  package init(_ memory: UnsafeMutableRawPointer, capacity: Int) {
     state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(to: State(count: 0, capacity: capacity))
     rows = (memory + 64).bindMemory(to: Statistic.self, capacity: capacity)

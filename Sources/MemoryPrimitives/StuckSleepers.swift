@@ -6,15 +6,15 @@
 // sleep is refused.
 
 /// The choice among threads that all sleep without a deadline: `add` each of them once.
-public struct StuckSleepers<Sleeper> {
+package struct StuckSleepers<Sleeper> {
   @usableFromInline var mayBeInterrupted = false
   @usableFromInline var oldest: (sleeper: Sleeper, since: UInt64)?
 
   /// Makes a choice among no threads.
-  @inlinable public init() {}
+  @inlinable package init() {}
 
   /// Adds a sleeper. `since` orders the sleeps: a lower number began earlier.
-  @inlinable public mutating func add(_ sleeper: Sleeper, _ kind: WaitKind, since: UInt64) {
+  @inlinable package mutating func add(_ sleeper: Sleeper, _ kind: WaitKind, since: UInt64) {
     switch kind {
     case .thread: break
     case .interrupt: mayBeInterrupted = true
@@ -25,5 +25,5 @@ public struct StuckSleepers<Sleeper> {
   }
 
   /// The thread whose sleep is refused: of those that wait for memory the one that has slept longest.
-  @inlinable public var refused: Sleeper? { mayBeInterrupted ? nil : oldest?.sleeper }
+  @inlinable package var refused: Sleeper? { mayBeInterrupted ? nil : oldest?.sleeper }
 }

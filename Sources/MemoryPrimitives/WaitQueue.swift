@@ -8,10 +8,10 @@ import CPlatform
 import Synchronization
 
 /// The kind of event that a sleeper waits for.
-public typealias WaitKind = cp_wait_kind
+package typealias WaitKind = cp_wait_kind
 
 /// A queue of sleepers. Lives in place; no thread may sleep on it when its memory is released.
-public struct WaitQueue: ~Copyable {
+package struct WaitQueue: ~Copyable {
   let sequence = Atomic<UInt64>(0)
   private let what: StaticString
   private let kind: WaitKind
@@ -19,22 +19,22 @@ public struct WaitQueue: ~Copyable {
   /// Makes a queue. `what` names the event in a list of threads. A queue that an interrupt handler wakes has the kind
   /// `interrupt`. One that only threads wake must have another kind: while a thread waits for an interrupt, those that
   /// wait for memory are not refused.
-  public init(_ what: StaticString, _ kind: WaitKind = .interrupt) {
+  package init(_ what: StaticString, _ kind: WaitKind = .interrupt) {
     self.what = what
     self.kind = kind
   }
 
   /// The argument of `sleep`, read under the lock that guards the condition.
-  public struct Ticket { let seen: UInt64 }
+  package struct Ticket { let seen: UInt64 }
 
   /// Reads the sequence number. Call it under the lock that guards the condition.
-  public borrowing func ticket() -> Ticket {
+  package borrowing func ticket() -> Ticket {
     Ticket(seen: sequence.load(ordering: .acquiring))
   }
 
   /// Sleeps until a wake after `ticket` was read. Answers false when the deadline passed, or when no thread can wake the
   /// queue: this ends sleeps for memory only, except on a machine without threads.
-  public borrowing func sleep(_ ticket: Ticket, until deadline: Tick = .never, on machine: Machine) -> Bool {
+  package borrowing func sleep(_ ticket: Ticket, until deadline: Tick = .never, on machine: Machine) -> Bool {
     withUnsafePointer(to: sequence) { atomic in
       atomic.withMemoryRebound(to: UInt64.self, capacity: 1) {
         machine.sleep($0, seen: ticket.seen, until: deadline, kind, for: what) == .woken
@@ -43,7 +43,7 @@ public struct WaitQueue: ~Copyable {
   }
 
   /// Wakes every sleeper. May be called with a condition's lock released, and by interrupt handlers.
-  public borrowing func wake(on machine: Machine) {
+  package borrowing func wake(on machine: Machine) {
     sequence.add(1, ordering: .sequentiallyConsistent)
     withUnsafePointer(to: sequence) { atomic in
       atomic.withMemoryRebound(to: UInt64.self, capacity: 1) { machine.wake($0) }

@@ -31,7 +31,7 @@ public typealias KernelImage = UnsafeBufferPointer<ImageSegment>
 
 extension PageMap {
   /// Maps the image, by pages of 4 KiB, so that a page of it can become a guard page: all or nothing.
-  public func mapImage(_ image: KernelImage) throws(PageTableError) {
+  package func mapImage(_ image: KernelImage) throws(PageTableError) {
     for index in 0..<image.count where image[index].count > .zero {
       let segment = image[index]
       do throws(PageTableError) {
@@ -48,7 +48,7 @@ extension PageMap {
 
   /// Maps a range of memory at its place in the direct map, by the largest leaves: readable, writable,
   /// not executable, global.
-  public func mapDirect(_ start: PhysicalAddress, count: PageCount) throws(PageTableError) {
+  package func mapDirect(_ start: PhysicalAddress, count: PageCount) throws(PageTableError) {
     try map(
       machine.directMap.virtualAddress(of: start), to: start, count: count, protection: .kernelData,
       leaves: .whole)
@@ -56,7 +56,7 @@ extension PageMap {
 
   /// Write-protects the aliases that the image's read-only and executable segments have in the direct map. The direct
   /// map must hold them. Throws `noMemory` when a leaf can't be split; then no rights have changed.
-  public func protectAliases(of image: KernelImage) throws(PageTableError) {
+  package func protectAliases(of image: KernelImage) throws(PageTableError) {
     for index in 0..<image.count where isProtected(image[index]) {
       do throws(PageTableError) {
         try protectAlias(of: image[index], .kernelReadOnly)

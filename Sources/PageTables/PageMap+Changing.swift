@@ -5,7 +5,7 @@ import MemoryPrimitives
 extension PageMap {
   /// Changes the rights of `count` mapped pages, on every processor. Splits a large leaf at either end of the range
   /// where it must, and throws `noMemory`, with all as before, when no frame is free for that.
-  public func protect(
+  package func protect(
     _ address: VirtualAddress, count: PageCount, _ protection: Protection
   ) throws(PageTableError) {
     guard isSound(protection, address) else { return }
@@ -14,7 +14,7 @@ extension PageMap {
 
   /// Changes how `count` mapped pages are cached, on every processor. Splits large leaves as `protect` does. Writes no
   /// cache line back: a caller that leaves write-back flushes them afterwards (SDM vol. 3, 12.12.4).
-  public func setAttribute(
+  package func setAttribute(
     _ address: VirtualAddress, count: PageCount, _ attribute: CacheAttribute
   ) throws(PageTableError) {
     try change(address, count, to: .attribute(attribute))
@@ -49,7 +49,7 @@ extension PageMap {
   ///
   /// Memory with another attribute stays in the parts in which it was changed, and can be changed back in them
   /// without a table. While another change of rights or attributes runs, joining is deferred until that change ends.
-  public func join(_ address: VirtualAddress, count: PageCount) {
+  package func join(_ address: VirtualAddress, count: PageCount) {
     guard isSound(address, count) else { return }
     joinBlocks(address.rawValue, address.rawValue + (count.rawValue - 1) << Page.shift)
   }

@@ -3,31 +3,31 @@
 import MemoryPrimitives
 
 /// One entry on the way to an address.
-public struct WalkStep {
+package struct WalkStep {
   /// The level of its table.
-  public let level: TableLevel
+  package let level: TableLevel
   /// The entry's index in its table, 0 to 511.
-  public let index: Int
+  package let index: Int
   /// The physical address of the entry itself.
-  public let entryAddress: PhysicalAddress
+  package let entryAddress: PhysicalAddress
   /// The entry.
-  public let entry: PageTableEntry
+  package let entry: PageTableEntry
 }
 
 /// Leaves of one size and kind that follow each other in both address spaces.
-public struct MappedRun {
+package struct MappedRun {
   /// The first address.
-  public var address: VirtualAddress
+  package var address: VirtualAddress
   /// The memory behind the first address.
-  public var physical: PhysicalAddress
+  package var physical: PhysicalAddress
   /// Pages of 4 KiB.
-  public var count: PageCount
+  package var count: PageCount
   /// The level of the leaves.
-  public var level: TableLevel
+  package var level: TableLevel
   /// The rights of the leaves.
-  public var protection: Protection
+  package var protection: Protection
   /// The cache attribute of the leaves.
-  public var attribute: CacheAttribute
+  package var attribute: CacheAttribute
 
   /// The last byte, inclusive.
   var last: UInt64 { address.rawValue + (count.rawValue << Page.shift - 1) }
@@ -50,7 +50,7 @@ extension PageMap {
 
   /// Visits the entries on the way to `address`, from the root down to the first that leads to no table. Visits none
   /// for an address that is not canonical. `visit` runs with no lock held.
-  public func walk<E>(_ address: VirtualAddress, _ visit: (WalkStep) throws(E) -> Void) throws(E) {
+  package func walk<E>(_ address: VirtualAddress, _ visit: (WalkStep) throws(E) -> Void) throws(E) {
     guard isCanonical(address) else { return }
     var entries: InlineArray<6, UInt64> = .init(repeating: 0)
     var places: InlineArray<6, UInt64> = .init(repeating: 0)
@@ -76,11 +76,11 @@ extension PageMap {
   }
 
   /// Tables in use, the root included, without the reserved ones.
-  public var tableCount: PageCount { withTree { PageCount($0.tableCount) } }
+  package var tableCount: PageCount { withTree { PageCount($0.tableCount) } }
   /// Tables reserved for splittable leaves.
-  public var reservedTableCount: PageCount { withTree { PageCount($0.reserved.count) } }
+  package var reservedTableCount: PageCount { withTree { PageCount($0.reserved.count) } }
   /// Leaves of a size: level 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB.
-  public func leafCount(_ size: TableLevel) -> PageCount {
+  package func leafCount(_ size: TableLevel) -> PageCount {
     withTree { PageCount($0.leafCount[Int(size.rawValue)]) }
   }
   /// Pages that are mapped, counted once for each mapping.
@@ -94,7 +94,7 @@ extension PageMap {
 
   /// Visits all mappings in the order of their addresses, as runs within one table. `visit` runs with no lock held.
   /// A mapping that changes during the walk may or may not be visited.
-  public func forEachRun<E>(_ visit: (MappedRun) throws(E) -> Void) throws(E) {
+  package func forEachRun<E>(_ visit: (MappedRun) throws(E) -> Void) throws(E) {
     var at: UInt64? = 0
     while let address = at {
       let (run, next) = withTree { $0.nextRun(from: address) }
@@ -104,7 +104,7 @@ extension PageMap {
   }
 
   /// Whether anything is mapped at any of `count` pages from `address` on. A step for each table on the way.
-  public func isAnyMapped(_ address: VirtualAddress, count: PageCount) -> Bool {
+  package func isAnyMapped(_ address: VirtualAddress, count: PageCount) -> Bool {
     guard isCanonical(address), count > .zero else { return false }
     let first = address.rawValue
     var at: UInt64? = first
@@ -119,7 +119,7 @@ extension PageMap {
   }
 
   /// Visits the frame of each table, the root first. `visit` runs with no lock held.
-  public func forEachTable<E>(_ visit: (FrameNumber, TableLevel) throws(E) -> Void) throws(E) {
+  package func forEachTable<E>(_ visit: (FrameNumber, TableLevel) throws(E) -> Void) throws(E) {
     try visitTables(state.pointee.levels, 0, visit)
   }
 

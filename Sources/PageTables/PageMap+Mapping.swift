@@ -8,7 +8,7 @@ extension PageMap {
   ///
   /// A fault report, and nothing changed, for: a range that is mapped in part already, rights to write and to execute
   /// at once, an address that is not the start of a page or not canonical.
-  public func map(
+  package func map(
     _ address: VirtualAddress, to physical: PhysicalAddress, count: PageCount, protection: Protection,
     attribute: CacheAttribute = .writeBack, leaves: LeafSizes = .pages, tag: RangeTag = .none
   ) throws(PageTableError) {
@@ -20,7 +20,7 @@ extension PageMap {
 
   /// Maps each of `frames`, in their order, from `address` on, by leaves of 4 KiB: all or nothing. Errors and fault
   /// reports as above.
-  public func map(
+  package func map(
     _ address: VirtualAddress, frames: UnsafeBufferPointer<FrameNumber>, protection: Protection,
     attribute: CacheAttribute = .writeBack, tag: RangeTag = .none
   ) throws(PageTableError) {
@@ -33,7 +33,7 @@ extension PageMap {
 
   /// Prepares the places of `count` unmapped pages, so that mapping and unmapping them by leaves of 4 KiB can't fail
   /// until `unprepare`. Throws `noMemory`, with all as before, when no frame is free for a table.
-  public func prepare(_ address: VirtualAddress, count: PageCount) throws(PageTableError) {
+  package func prepare(_ address: VirtualAddress, count: PageCount) throws(PageTableError) {
     guard isSound(address, count) else { return }
     try fill(address, count, with: .marks)
   }
@@ -41,7 +41,7 @@ extension PageMap {
   /// Undoes `prepare` for pages that are not mapped. Returns false after a fault report: a page was not prepared, or is
   /// mapped; then nothing has changed.
   @discardableResult
-  public func unprepare(_ address: VirtualAddress, count: PageCount) -> Bool {
+  package func unprepare(_ address: VirtualAddress, count: PageCount) -> Bool {
     guard isSound(address, count) else { return false }
     if let at = firstConflict(count, { $0.checkMarked(address.rawValue + $1, $2) }) {
       report(.notMapped, "a page to be unprepared was not prepared", address, at)

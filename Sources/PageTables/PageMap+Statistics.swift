@@ -4,7 +4,7 @@ import MemoryPrimitives
 
 extension PageMap {
   /// Adds the rows of this layer to `statistics`.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     statistics.add(
       Statistic(
         "vm.pagetables.tables", .pages, .gauge, "page tables in use, the root included", context: state,

@@ -7,13 +7,13 @@ extension PageMap {
   ///
   /// A page that is not mapped, or a part of a large leaf that is not splittable: a fault report, and nothing has
   /// changed.
-  public func unmap(_ address: VirtualAddress, count: PageCount) {
+  package func unmap(_ address: VirtualAddress, count: PageCount) {
     unmap(address, count: count) { _, _ in }
   }
 
   /// Unmaps as above, and calls `visit` with the physical memory, in runs, after every processor has invalidated it.
   /// `visit` runs with no lock held. The addresses may be used again when this returns.
-  public func unmap(
+  package func unmap(
     _ address: VirtualAddress, count: PageCount, visit: (PhysicalAddress, PageCount) -> Void
   ) {
     guard makeNotPresent(address, count: count) else { return }

@@ -3,13 +3,13 @@
 import MemoryPrimitives
 
 /// A frame that could be written through one mapping and executed through another.
-public struct WriteExecuteViolation {
+package struct WriteExecuteViolation {
   /// The frame.
-  public let frame: PhysicalAddress
+  package let frame: PhysicalAddress
   /// An address that executes it.
-  public let executableAt: VirtualAddress
+  package let executableAt: VirtualAddress
   /// An address that writes it; nil when the frame is one of the tables.
-  public let writableAt: VirtualAddress?
+  package let writableAt: VirtualAddress?
 }
 
 extension PageMap {
@@ -17,7 +17,7 @@ extension PageMap {
   /// executed. Returns nil when there is none.
   ///
   /// Two passes over all runs for each 16 extents of executable memory: a kernel has one.
-  public func proveWriteXorExecute() -> WriteExecuteViolation? {
+  package func proveWriteXorExecute() -> WriteExecuteViolation? {
     var at: UInt64? = 0
     while at != nil {
       // Executable memory in up to 16 extents, each with an address that executes it.

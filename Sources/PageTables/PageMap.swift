@@ -65,7 +65,7 @@ import CPlatform
 import MemoryPrimitives
 
 /// Why an operation failed. Nothing has changed.
-@frozen public enum PageTableError: UInt8, Error, Sendable {
+@frozen @usableFromInline package enum PageTableError: UInt8, Error, Sendable {
   /// No frame is free for a table.
   case noMemory
 }
@@ -83,7 +83,7 @@ import MemoryPrimitives
 }
 
 /// Which leaves a map may use.
-@frozen public enum LeafSizes: UInt8, Sendable {
+@frozen @usableFromInline package enum LeafSizes: UInt8, Sendable {
   /// 4 KiB only.
   case pages
   /// As large as alignment allows; a large leaf is unmapped as a whole or not at all.
@@ -123,12 +123,12 @@ public struct PageMap {
   let state: UnsafeMutablePointer<State>
 
   /// Bytes that the state of a tree needs, aligned to a cache line.
-  public static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.size) }
+  package static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.size) }
 
   /// Creates an empty tree in `memory`, which outlives it; the root comes from `frames`.
   ///
   /// `machine` must reach all frames of `frames` by its direct map. Throws `noMemory` when there is no frame.
-  public init(
+  package init(
     in memory: UnsafeMutableRawPointer, machine: Machine, levels: PagingLevels, largestLeaf: LargestLeaf,
     frames: FrameSource
   ) throws(PageTableError) {
@@ -155,7 +155,7 @@ public struct PageMap {
 
   /// Allocates tables from `frames` from now on, and frees them there: early memory first, the frame allocator
   /// later.
-  public func setSource(_ frames: FrameSource) { withTree { $0.source = frames } }
+  package func setSource(_ frames: FrameSource) { withTree { $0.source = frames } }
 
   // MARK: Steps and tables
 

@@ -33,15 +33,15 @@ import MemoryPrimitives
   public static var gibibytes: Self { Self(3) }
   @inlinable public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
   /// The level whose entries lead to tables of this one.
-  public var above: Self { Self(Int(rawValue) + 1) }
+  package var above: Self { Self(Int(rawValue) + 1) }
   /// Pages that one entry of this level covers.
   public var span: PageCount { PageCount(UInt64(1) << (9 * (UInt64(rawValue) - 1))) }
 }
 
 /// One entry of a table.
-public struct PageTableEntry: Equatable, Sendable {
+package struct PageTableEntry: Equatable, Sendable {
   /// The entry as it stands in memory.
-  public let rawValue: UInt64
+  package let rawValue: UInt64
   @inline(__always) init(_ rawValue: UInt64) { self.rawValue = rawValue }
 
   enum Bit {
@@ -79,17 +79,17 @@ public struct PageTableEntry: Equatable, Sendable {
   @inline(__always) static var preparedMark: Self { Self(Bit.prepared) }
 
   /// Whether the processor uses this entry.
-  public var isPresent: Bool { rawValue & Bit.present != 0 }
+  package var isPresent: Bool { rawValue & Bit.present != 0 }
   /// Whether it permits writing.
-  public var isWritable: Bool { rawValue & Bit.writable != 0 }
+  package var isWritable: Bool { rawValue & Bit.writable != 0 }
   /// Whether it permits instruction fetches.
-  public var isExecutable: Bool { rawValue & Bit.executeDisable == 0 }
+  package var isExecutable: Bool { rawValue & Bit.executeDisable == 0 }
   /// Whether its translation outlives a change of CR3.
-  public var isGlobal: Bool { rawValue & Bit.global != 0 }
+  package var isGlobal: Bool { rawValue & Bit.global != 0 }
   /// Whether accessed is set.
-  public var isAccessed: Bool { rawValue & Bit.accessed != 0 }
+  package var isAccessed: Bool { rawValue & Bit.accessed != 0 }
   /// Whether dirty is set.
-  public var isDirty: Bool { rawValue & Bit.dirty != 0 }
+  package var isDirty: Bool { rawValue & Bit.dirty != 0 }
   @inline(__always) var isEmpty: Bool { rawValue == 0 }
   @inline(__always) var isSplittable: Bool { rawValue & Bit.splittable != 0 }
   @inline(__always) var isPrepared: Bool { rawValue & Bit.prepared != 0 }
@@ -106,7 +106,7 @@ public struct PageTableEntry: Equatable, Sendable {
     level > 1 && rawValue & (Bit.present | Bit.large) == Bit.present
   }
   /// Whether this entry points to a table.
-  public func isTable(at level: TableLevel) -> Bool { isTable(at: Int(level.rawValue)) }
+  package func isTable(at level: TableLevel) -> Bool { isTable(at: Int(level.rawValue)) }
   @inline(__always) func isLeaf(at level: Int) -> Bool { isPresent && !isTable(at: level) }
 
   // MARK: Tables
@@ -171,12 +171,12 @@ public struct PageTableEntry: Equatable, Sendable {
     rawValue & Bit.address & ~(UInt64(1) << (3 + 9 * UInt64(level)) - 1)
   }
   /// The physical address of the memory, or of the table, that an entry of `level` leads to.
-  public func address(at level: TableLevel) -> PhysicalAddress {
+  package func address(at level: TableLevel) -> PhysicalAddress {
     isTable(at: level) ? tableFrame.address : PhysicalAddress(address(at: Int(level.rawValue)))
   }
 
   /// Its rights.
-  public var protection: Protection {
+  package var protection: Protection {
     var protection: Protection = []
     if isWritable { protection.insert(.writable) }
     if isExecutable { protection.insert(.executable) }
@@ -192,7 +192,7 @@ public struct PageTableEntry: Equatable, Sendable {
     return CacheAttribute(index: index)
   }
   /// How a leaf of `level` is cached.
-  public func attribute(at level: TableLevel) -> CacheAttribute { attribute(at: Int(level.rawValue)) }
+  package func attribute(at level: TableLevel) -> CacheAttribute { attribute(at: Int(level.rawValue)) }
 
   /// A leaf one level further down that maps `address` and is otherwise like this one.
   func part(at address: UInt64, below level: Int) -> Self {

@@ -17,30 +17,30 @@ import MemoryPrimitives
 import Synchronization
 
 /// The mapping at one prepared place.
-public struct PageMapping: Equatable, Sendable {
+package struct PageMapping: Equatable, Sendable {
   private let entry: PageTableEntry
   @inline(__always) init(_ entry: PageTableEntry) { self.entry = entry }
 
   /// The frame that it maps.
-  public var frame: FrameNumber { entry.tableFrame }
+  package var frame: FrameNumber { entry.tableFrame }
   /// Whether it permits writing.
-  public var isWritable: Bool { entry.isWritable }
+  package var isWritable: Bool { entry.isWritable }
   /// Whether a processor used it since accessed was last cleared, or since it was mapped.
-  public var isAccessed: Bool { entry.isAccessed }
+  package var isAccessed: Bool { entry.isAccessed }
   /// Whether it has been writable since dirty was last cleared.
-  public var isDirty: Bool { entry.isDirty }
+  package var isDirty: Bool { entry.isDirty }
   /// Wires that were made through this mapping.
-  public var wires: UInt32 { UInt32(entry.wires) }
+  package var wires: UInt32 { UInt32(entry.wires) }
   /// The most wires that one mapping counts.
-  public static var maximumWires: UInt64 { 0xfff }
+  package static var maximumWires: UInt64 { 0xfff }
 }
 
 /// Whether a processor may cache fewer rights than a mapping has after `enter`. That is so when the mapping was there
 /// before and permits writing now, by this call or by an earlier one without an invalidation since.
-@frozen public enum RightsChange: UInt8, Sendable { case none, raised }
+@frozen @usableFromInline package enum RightsChange: UInt8, Sendable { case none, raised }
 
 /// The verdict of the tables on an access that faulted.
-@frozen public enum FaultVerdict: UInt8, Sendable {
+@frozen @usableFromInline package enum FaultVerdict: UInt8, Sendable {
   /// It is permitted: the processor used a stale translation (SDM vol. 3, 4.10.4.3), and has dropped it by the fault.
   /// The thread repeats the access.
   case permitted
@@ -66,7 +66,7 @@ extension PageMap {
   /// ends here. Traps when the place is not prepared. Constant.
   ///
   /// After `raised` a processor that caches the page as read-only may fault on a write until it is invalidated there.
-  @discardableResult public func enter(
+  @discardableResult package func enter(
     _ address: VirtualAddress, _ frame: FrameNumber, _ protection: Protection
   ) -> RightsChange {
     precondition(frame != .none && !protection.contains(.executable) && isCanonical(address))
@@ -89,14 +89,14 @@ extension PageMap {
 
   /// Counts one more wire that was made through the mapping at `address`, up to `PageMapping.maximumWires`. Traps when
   /// nothing pageable is mapped there. Constant.
-  public func addWire(_ address: VirtualAddress) {
+  package func addWire(_ address: VirtualAddress) {
     guard changeWires(address, { $0 < PageMapping.maximumWires ? $0 + 1 : nil }) != nil else {
       preconditionFailure("a page that is not mapped was wired, or too often")
     }
   }
 
   /// Counts one wire less. Returns the frame, or nil when no wire was made through the mapping at `address`. Constant.
-  public func removeWire(_ address: VirtualAddress) -> FrameNumber? {
+  package func removeWire(_ address: VirtualAddress) -> FrameNumber? {
     changeWires(address) { $0 > 0 ? $0 - 1 : nil }
   }
 
@@ -115,14 +115,14 @@ extension PageMap {
 
   /// Removes the mapping of the pageable page at `address`; the place stays prepared. Returns the mapping, or nil when
   /// there was none. Other processors may use it until they are invalidated. Constant.
-  public func remove(_ address: VirtualAddress) -> PageMapping? {
+  package func remove(_ address: VirtualAddress) -> PageMapping? {
     guard isCanonical(address) else { return nil }
     return withTree { $0.remove(address.rawValue) }
   }
 
   /// Removes the right to write, and dirty with it, from the pageable page at `address`. Returns the mapping before, or
   /// nil when it is not mapped. Other processors may write until they are invalidated. Constant.
-  public func writeProtect(_ address: VirtualAddress) -> PageMapping? {
+  package func writeProtect(_ address: VirtualAddress) -> PageMapping? {
     guard isCanonical(address) else { return nil }
     return withTree { tree in
       guard let slot = tree.pageablePage(address.rawValue) else { return nil }
@@ -145,7 +145,7 @@ extension PageMap {
 
   /// Clears accessed for the pageable page at `address`. Returns whether it was set; false when nothing is mapped.
   /// Constant.
-  public func testAndClearAccessed(_ address: VirtualAddress) -> Bool {
+  package func testAndClearAccessed(_ address: VirtualAddress) -> Bool {
     guard isCanonical(address) else { return false }
     return withTree { tree in
       guard let slot = tree.pageablePage(address.rawValue), slot.entry.isAccessed else { return false }
@@ -156,13 +156,13 @@ extension PageMap {
   // MARK: Queries
 
   /// The mapping at the prepared page that holds `address`; nil when nothing is mapped, or nothing pageable.
-  public func mapping(at address: VirtualAddress) -> PageMapping? {
+  package func mapping(at address: VirtualAddress) -> PageMapping? {
     guard isCanonical(address) else { return nil }
     return withTree { tree in tree.pageablePage(address.rawValue).map { PageMapping($0.entry) } }
   }
 
   /// Whether the place of the page that holds `address` is prepared, mapped or not.
-  public func isPrepared(_ address: VirtualAddress) -> Bool {
+  package func isPrepared(_ address: VirtualAddress) -> Bool {
     guard isCanonical(address) else { return false }
     return withTree { tree in tree.pageSlot(address.rawValue)?.entry.isPrepared ?? false }
   }
@@ -172,7 +172,7 @@ extension PageMap {
   ///
   /// Takes no lock, so interrupts must be off until this returns: then no table on the way is freed, as an invalidation
   /// waits for this processor.
-  public func verdict(onFault address: VirtualAddress, _ kind: AccessKind) -> FaultVerdict {
+  package func verdict(onFault address: VirtualAddress, _ kind: AccessKind) -> FaultVerdict {
     assert(!cp_interrupts_enabled(), "tables are walked without their lock and with interrupts on")
     guard isCanonical(address) else { return .notPageable }
     let (_, entry, level) = walkUnlocked(address, NoUpperEntries())
@@ -186,12 +186,12 @@ extension PageMap {
   }
 
   /// Places that are prepared, mapped or not, among `count` pages from `address` on. A step for each table.
-  public func preparedCount(_ address: VirtualAddress, count: PageCount) -> PageCount {
+  package func preparedCount(_ address: VirtualAddress, count: PageCount) -> PageCount {
     pages(from: address, count).prepared
   }
 
   /// The first of `count` pages from `address` on that was wired through its mapping. A step for each table.
-  public func firstWired(_ address: VirtualAddress, count: PageCount) -> VirtualAddress? {
+  package func firstWired(_ address: VirtualAddress, count: PageCount) -> VirtualAddress? {
     var done: UInt64 = 0
     guard isRange(address.page, count) else { return nil }
     while done < count.rawValue {

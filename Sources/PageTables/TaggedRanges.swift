@@ -5,27 +5,27 @@
 import MemoryPrimitives
 
 /// The purpose of a range: 1 to 15, as the layer that maps it decides. `none` is a page inside a range, or no range.
-@frozen public struct RangeTag: Equatable, Sendable {
+@frozen @usableFromInline package struct RangeTag: Equatable, Sendable {
   /// 0 to 15.
-  public let rawValue: UInt8
+  @usableFromInline package let rawValue: UInt8
   /// Creates a tag from the low four bits.
-  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue & 15 }
+  @inlinable package init(rawValue: UInt8) { self.rawValue = rawValue & 15 }
   /// No tag.
-  @inlinable public static var none: Self { Self(rawValue: 0) }
+  @inlinable package static var none: Self { Self(rawValue: 0) }
   @inline(__always) var bits: UInt64 { UInt64(rawValue) << PageTableEntry.Bit.tagShift }
 }
 
 /// A range as the tables record it.
-public struct TaggedRange: Equatable, Sendable {
+package struct TaggedRange: Equatable, Sendable {
   /// The first address.
-  public var address: VirtualAddress
+  package var address: VirtualAddress
   /// Its length.
-  public var count: PageCount
+  package var count: PageCount
   /// Its purpose.
-  public var tag: RangeTag
+  package var tag: RangeTag
 
   /// Describes `count` pages from `address` on.
-  public init(address: VirtualAddress, count: PageCount, tag: RangeTag) {
+  package init(address: VirtualAddress, count: PageCount, tag: RangeTag) {
     self.address = address
     self.count = count
     self.tag = tag
@@ -33,7 +33,7 @@ public struct TaggedRange: Equatable, Sendable {
 }
 
 /// Whether a range to be unmapped is the one that the caller describes.
-public enum RangeCheck: Equatable, Sendable {
+package enum RangeCheck: Equatable, Sendable {
   /// It is, and is unmapped now.
   case unmapped(RangeTag)
   /// No page is mapped there; nothing was changed.
@@ -48,7 +48,7 @@ public enum RangeCheck: Equatable, Sendable {
 
 extension PageMap {
   /// The range that begins at `address`, or nil. Costs a pass over it.
-  public func range(at address: VirtualAddress) -> TaggedRange? {
+  package func range(at address: VirtualAddress) -> TaggedRange? {
     guard isRange(address, .one) else { return nil }
     var tag = RangeTag.none
     var count: UInt64 = 0
@@ -75,7 +75,7 @@ extension PageMap {
   }
 
   /// The range that holds `address`, or nil. Costs a pass over it.
-  public func range(containing address: VirtualAddress) -> TaggedRange? {
+  package func range(containing address: VirtualAddress) -> TaggedRange? {
     guard isCanonical(address) else { return nil }
     var at = address.rawValue
     while true {
@@ -88,7 +88,7 @@ extension PageMap {
 
   /// Unmaps the range at `address` if it has `count` pages and one of the tags in `accepting`. Otherwise changes
   /// nothing and returns why. `visit` as in `unmap`. Of two callers at once that name the same range one succeeds.
-  public func unmapRange(
+  package func unmapRange(
     _ address: VirtualAddress, count: PageCount, accepting tags: RangeTagSet,
     visit: (PhysicalAddress, PageCount) -> Void
   ) -> RangeCheck {
@@ -105,13 +105,13 @@ extension PageMap {
 }
 
 /// A set of tags.
-@frozen public struct RangeTagSet: Sendable {
+@frozen @usableFromInline package struct RangeTagSet: Sendable {
   let bits: UInt16
   /// Creates a set of one tag.
-  public init(_ tag: RangeTag) { bits = 1 << tag.rawValue }
+  package init(_ tag: RangeTag) { bits = 1 << tag.rawValue }
   init(bits: UInt16) { self.bits = bits }
   /// The tags of both sets.
-  public func union(_ other: Self) -> Self { Self(bits: bits | other.bits) }
+  package func union(_ other: Self) -> Self { Self(bits: bits | other.bits) }
   /// Whether the tag is in the set; never for `none`.
-  public func contains(_ tag: RangeTag) -> Bool { tag != .none && bits & 1 << tag.rawValue != 0 }
+  package func contains(_ tag: RangeTag) -> Bool { tag != .none && bits & 1 << tag.rawValue != 0 }
 }

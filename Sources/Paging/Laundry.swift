@@ -32,10 +32,10 @@ public struct LaunderOutcome: Sendable {
   public var passedOver = PageCount.zero
 
   /// Nothing laundered yet.
-  public init() {}
+  package init() {}
 
   /// The sum of two results.
-  public static func + (a: Self, b: Self) -> Self {
+  package static func + (a: Self, b: Self) -> Self {
     var sum = a
     sum += b
     return sum
@@ -51,7 +51,7 @@ public struct LaunderOutcome: Sendable {
 }
 
 /// Whether laundering writes out pages that were referenced since the last scan.
-@frozen public enum ReferencedPages: UInt8, Sendable {
+@frozen @usableFromInline package enum ReferencedPages: UInt8, Sendable {
   /// They become active and are not written.
   case skip
   /// They are written like the others.
@@ -129,7 +129,7 @@ extension PagedMemory {
   ///
   /// For `inactive` and `active` this is what contigmalloc did before 2004; the daemon launders `laundry`.
   @discardableResult
-  public func launder(
+  package func launder(
     _ queue: PageQueue, upTo limit: PageCount, referenced: ReferencedPages = .skip
   ) -> LaunderOutcome {
     launder(queue, upTo: limit, referenced, for: .caller)

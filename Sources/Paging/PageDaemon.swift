@@ -49,17 +49,17 @@ public struct DaemonOutcome: Sendable {
   /// Active pages that became inactive.
   public var deactivated = PageCount.zero
   /// The run fell short of its goal, and no page could be reclaimed.
-  public var isFruitless = false
+  package var isFruitless = false
 }
 
 extension PagedMemory {
   /// Frames that a run of the daemon leaves free.
-  public var freeTarget: PageCount { PageCount(marks.target.value) }
+  package var freeTarget: PageCount { PageCount(marks.target.value) }
   /// Free frames below which the daemon runs.
-  public var wakeMark: PageCount { PageCount(marks.wake.value) }
+  package var wakeMark: PageCount { PageCount(marks.wake.value) }
 
   /// Runs the daemon until the target is reached or no page is left to reclaim. Sleeps.
-  @discardableResult public func runDaemon() -> DaemonOutcome {
+  @discardableResult package func runDaemon() -> DaemonOutcome {
     reclaimPages(until: marks.target.value)
   }
 

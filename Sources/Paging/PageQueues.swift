@@ -18,7 +18,7 @@ import PhysicalMemory
   case unswappable
 
   /// The number of queues.
-  public static var count: Int { 4 }
+  package static var count: Int { 4 }
   /// The name of the queue.
   public var description: StaticString {
     switch self {

@@ -5,59 +5,59 @@ import PhysicalMemory
 import Synchronization
 
 /// The state of one page of an object.
-public struct PageDescription: Sendable {
+package struct PageDescription: Sendable {
   /// Where the page's content is. A page in memory may have a copy elsewhere.
-  public enum Place: UInt8, Sendable { case untouched, resident, cached, swapped, onDevice }
+  package enum Place: UInt8, Sendable { case untouched, resident, cached, swapped, onDevice }
   /// Where the page is.
-  public var place: Place
+  package var place: Place
   /// The frame of a resident or cached page.
-  public var frame: FrameNumber?
+  package var frame: FrameNumber?
   /// The flags of a resident page.
-  public var flags: PageFlags = []
+  package var flags: PageFlags = []
   /// The busy word of a resident page.
-  public var busyWord = BusyWord.none
+  package var busyWord = BusyWord.none
   /// The queue of a resident page, if it is in one.
-  public var queue: PageQueue?
+  package var queue: PageQueue?
 }
 
 /// Counts of the pages of one object by place. Each page is in one place.
-public struct ObjectFigures: Sendable {
+package struct ObjectFigures: Sendable {
   /// Resident pages.
-  public var inMemory = PageCount.zero
+  package var inMemory = PageCount.zero
   /// Reclaimed pages whose frames still have them.
-  public var cached = PageCount.zero
+  package var cached = PageCount.zero
   /// Pages that are only in swap.
-  public var inSwap = PageCount.zero
+  package var inSwap = PageCount.zero
   /// Pages that are only on the device.
-  public var onDevice = PageCount.zero
+  package var onDevice = PageCount.zero
   /// Pages that read as zero.
-  public var untouched = PageCount.zero
+  package var untouched = PageCount.zero
   /// Resident pages that are wired.
-  public var wired = PageCount.zero
+  package var wired = PageCount.zero
   /// Resident pages that are held.
-  public var held = PageCount.zero
+  package var held = PageCount.zero
   /// Resident pages that are being brought in, moved or written out.
-  public var busy = PageCount.zero
+  package var busy = PageCount.zero
   /// Resident pages that are dirty.
-  public var dirty = PageCount.zero
+  package var dirty = PageCount.zero
   /// Pages with a copy in swap, resident or not.
-  public var copies = PageCount.zero
+  package var copies = PageCount.zero
   /// Ranges that map the object.
-  public var ranges: UInt64 = 0
+  package var ranges: UInt64 = 0
 }
 
 /// The state of one page of an object, and its copy.
-public struct PageFacts: Sendable {
+package struct PageFacts: Sendable {
   /// The state of the page. A cached page's frame still has it.
-  public var description: PageDescription
+  package var description: PageDescription
   /// The slot of swap that has a copy, if any.
-  public var copy: SwapSlot?
+  package var copy: SwapSlot?
 }
 
 extension PagedMemory {
   /// Counts the pages of `object` by place. Costs ten instructions a page, 300 for one that was cached. The
   /// object's lock is released after each 32.
-  public func figures(of object: MemoryObject) -> ObjectFigures {
+  package func figures(of object: MemoryObject) -> ObjectFigures {
     var figures = ObjectFigures()
     var index: UInt64 = 0
     while index < object.state.pageCount {
@@ -120,7 +120,7 @@ extension PagedMemory {
   }
 
   /// Describes page `index` of `object`, and its copy in swap. Constant.
-  public func facts(of object: MemoryObject, page index: UInt64) -> PageFacts {
+  package func facts(of object: MemoryObject, page index: UInt64) -> PageFacts {
     guard index < object.state.pageCount else {
       return PageFacts(description: PageDescription(place: .untouched))
     }
@@ -139,7 +139,7 @@ extension PagedMemory {
   }
 
   /// Describes page `index` of `object`. Constant.
-  public func describe(_ object: MemoryObject, page index: UInt64) -> PageDescription {
+  package func describe(_ object: MemoryObject, page index: UInt64) -> PageDescription {
     facts(of: object, page: index).description
   }
 
@@ -154,7 +154,7 @@ extension PagedMemory {
   }
 
   /// Pages in a queue. Constant.
-  public func count(_ queue: PageQueue) -> PageCount { PageCount(withQueues { $0.count(queue) }) }
+  package func count(_ queue: PageQueue) -> PageCount { PageCount(withQueues { $0.count(queue) }) }
 
   /// Pages that are wired, each once. Constant.
   public var wiredCount: PageCount { PageCount(counters.wired.value) }

@@ -73,7 +73,7 @@ extension PagedMemory {
   }
 
   /// Calls `body` with each object, by number. The caller ensures that none is destroyed during the call.
-  public func forEachObject<E>(_ body: (MemoryObject) throws(E) -> Void) throws(E) {
+  package func forEachObject<E>(_ body: (MemoryObject) throws(E) -> Void) throws(E) {
     let limit = state.numbers.withLock { $0.limit }
     for number in 0..<limit {
       if let object = object(numbered: number) { try body(object) }

@@ -6,48 +6,48 @@ import PhysicalMemory
 import Synchronization
 
 /// The counts of paging: events since the start, and what exists now.
-public struct PagingFigures: Sendable {
+package struct PagingFigures: Sendable {
   /// Page faults.
-  public var faults: UInt64 = 0
+  package var faults: UInt64 = 0
   /// Faults that a page of zeroes answered.
-  public var zeroFills: UInt64 = 0
+  package var zeroFills: UInt64 = 0
   /// Faults that read a page.
-  public var pageIns: UInt64 = 0
+  package var pageIns: UInt64 = 0
   /// Faults that reactivated a cached page.
-  public var reactivations: UInt64 = 0
+  package var reactivations: UInt64 = 0
   /// Faults that threw.
-  public var failedFaults: UInt64 = 0
+  package var failedFaults: UInt64 = 0
   /// Sleeps on a busy page.
-  public var waits: UInt64 = 0
+  package var waits: UInt64 = 0
   /// Pages written out.
-  public var written: UInt64 = 0
+  package var written: UInt64 = 0
   /// Pages of those that were written for runs of the daemon.
-  public var writtenForDaemon: UInt64 = 0
+  package var writtenForDaemon: UInt64 = 0
   /// Pages that a device failed to write.
-  public var failedWrites: UInt64 = 0
+  package var failedWrites: UInt64 = 0
   /// Pages that were written to while they were written out.
-  public var redirtied: UInt64 = 0
+  package var redirtied: UInt64 = 0
   /// Pages moved to another frame.
-  public var moved: UInt64 = 0
+  package var moved: UInt64 = 0
   /// Pages that became cached ones.
-  public var cached: UInt64 = 0
+  package var cached: UInt64 = 0
   /// Pages freed without a copy.
-  public var dropped: UInt64 = 0
+  package var dropped: UInt64 = 0
   /// Runs of the page daemon.
-  public var daemonRuns: UInt64 = 0
+  package var daemonRuns: UInt64 = 0
   /// Pages that the daemon and the laundry inspected.
-  public var scanned: UInt64 = 0
+  package var scanned: UInt64 = 0
   /// Pages wired now, each once.
-  public var wired: UInt64 = 0
+  package var wired: UInt64 = 0
   /// Memory objects now.
-  public var objects: UInt64 = 0
+  package var objects: UInt64 = 0
   /// Pageable ranges now.
-  public var ranges: UInt64 = 0
+  package var ranges: UInt64 = 0
 }
 
 extension PagedMemory {
   /// The counts at this moment. Constant.
-  public var figures: PagingFigures {
+  package var figures: PagingFigures {
     return PagingFigures(
       faults: counters.faults.value, zeroFills: counters.zeroFills.value, pageIns: counters.pageIns.value,
       reactivations: counters.reactivations.value, failedFaults: counters.failedFaults.value,

@@ -168,7 +168,7 @@ public struct PagedMemory {
   var physical: FrameAllocator { state.physical }
   var tables: PageMap { state.tables }
   /// The swap device and its slots, to which anonymous pages are written.
-  public var swap: Swap { state.swap }
+  package var swap: Swap { state.swap }
   /// Whether any object lies on a device of its own, so that its pages need no slots of swap.
   package var hasDeviceObjects: Bool { counters.deviceObjects.value > 0 }
   @inline(__always) var counters: PagingCounters { unsafeAddress { UnsafePointer(state.counters) } }

@@ -7,17 +7,17 @@ import PageTables
 import PhysicalMemory
 
 /// A description of a pageable range.
-public struct PageableRange: Sendable {
+package struct PageableRange: Sendable {
   /// Its first address.
-  public var address: VirtualAddress
+  package var address: VirtualAddress
   /// Its pages.
-  public var count: PageCount
+  package var count: PageCount
   /// The number of its object.
-  public var object: UInt32
+  package var object: UInt32
   /// The page of the object that is mapped at `address`.
-  public var offset: PageCount
+  package var offset: PageCount
   /// The accesses that it allows.
-  public var protection: Protection
+  package var protection: Protection
   let number: UInt64
   let wires: UInt64
 }
@@ -199,10 +199,10 @@ extension PagedMemory {
   }
 
   /// The ranges that exist now.
-  public var ranges: RangeGeneration { withMap { $0.generation } }
+  package var ranges: RangeGeneration { withMap { $0.generation } }
 
   /// The range that has `address`, or the first one above it; of these `ranges`, if they are given.
-  public func range(
+  package func range(
     endingFrom address: VirtualAddress, of ranges: RangeGeneration? = nil
   ) -> PageableRange? {
     var at = address.rawValue
@@ -220,7 +220,7 @@ extension PagedMemory {
   }
 
   /// Calls `body` with each range in the order of addresses.
-  public func forEachRange<E>(_ body: (PageableRange) throws(E) -> Void) throws(E) {
+  package func forEachRange<E>(_ body: (PageableRange) throws(E) -> Void) throws(E) {
     var at: UInt64 = 0
     while let range = range(endingFrom: VirtualAddress(at)) {
       try body(range)

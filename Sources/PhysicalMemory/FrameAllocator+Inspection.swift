@@ -5,45 +5,45 @@ import MemoryPrimitives
 import Synchronization
 
 /// The state of one frame.
-public struct FrameDescription: Sendable {
+package struct FrameDescription: Sendable {
   /// The frame.
-  public var frame: FrameNumber
+  package var frame: FrameNumber
   /// Its use.
-  public var role: FrameRole
+  package var role: FrameRole
   /// The index of the object or cache that has it.
-  public var owner: UInt32
+  package var owner: UInt32
   /// Wires, holds and busy users.
-  public var busyWord: BusyWord
+  package var busyWord: BusyWord
   /// The list that its links belong to.
-  public var queue: FrameQueue
+  package var queue: FrameQueue
   /// Of a page, also a cached one: its index in its object.
-  public var index: UInt64 = 0
+  package var index: UInt64 = 0
   /// Of a page: whether it is valid, dirty, referenced or cached.
-  public var pageFlags: PageFlags = []
+  package var pageFlags: PageFlags = []
   /// The list that its address belongs to.
-  public var list: RangeList
+  package var list: RangeList
   /// The section of 128 MiB that it lies in.
-  public var section: UInt32
+  package var section: UInt32
   /// For a free frame: the first frame of its block.
-  public var block: FrameNumber?
+  package var block: FrameNumber?
   /// For a free frame: the order of its block.
-  public var blockOrder: Order?
+  package var blockOrder: Order?
 }
 
 /// The 512 frames of a pageblock, counted by use.
-public struct PageblockCounts: Equatable, Sendable {
+package struct PageblockCounts: Equatable, Sendable {
   /// The first frame.
-  public var first: FrameNumber
+  package var first: FrameNumber
   /// Free frames.
-  public var free: PageCount
+  package var free: PageCount
   /// Allocated frames that can't be moved.
-  public var unmovable: PageCount
+  package var unmovable: PageCount
   /// Pages that could be moved.
-  public var other: PageCount
+  package var other: PageCount
   /// Dirty pages, wired ones too.
-  public var dirty: PageCount
+  package var dirty: PageCount
   /// Frames that are no memory of the map.
-  public var absent: PageCount
+  package var absent: PageCount
 }
 
 extension FrameAllocator {
@@ -67,14 +67,14 @@ extension FrameAllocator {
   }
 
   /// Returns the number of blocks of `order` in `list`. Constant.
-  public func blocks(in list: RangeList, of order: Order) -> UInt64 {
+  package func blocks(in list: RangeList, of order: Order) -> UInt64 {
     guard order <= .highest else { return 0 }
     return domain.withLock { $0.queue(Int(list.rawValue), Int(order.rawValue)).pointee.count }
   }
 
   /// Whether any memory that is not permanent since boot has a position for such a run, whatever is freed. A step for each
   /// extent of it; takes no lock.
-  public func hasPlace(
+  package func hasPlace(
     forRun count: PageCount, where constraints: RunConstraints = RunConstraints()
   ) -> Bool {
     guard let request = RunRequest(count, constraints) else { return false }
@@ -88,13 +88,13 @@ extension FrameAllocator {
   // MARK: One frame
 
   /// Returns the state of `frame`, memory or not.
-  public func whatIs(_ frame: FrameNumber) -> FrameDescription {
+  package func whatIs(_ frame: FrameNumber) -> FrameDescription {
     domain.withLock { $0.describe(frame.rawValue) }
   }
 
   /// Returns the first frame of `run` that has another role than `role`, also one that is no memory; nil when all have
   /// it. A few instructions a frame; takes no lock, because the caller has the run.
-  public func firstFrame(of run: FrameRun, without role: FrameRole) -> FrameNumber? {
+  package func firstFrame(of run: FrameRun, without role: FrameRole) -> FrameNumber? {
     var at = UInt64(run.first.rawValue)
     let end = at + run.count.rawValue
     while at < end {
@@ -113,7 +113,7 @@ extension FrameAllocator {
   // MARK: Pageblocks
 
   /// Returns the counts of the pageblock that holds `frame`, or nil where no frame has a record. Constant.
-  public func pageblockCounts(at frame: FrameNumber) -> PageblockCounts? {
+  package func pageblockCounts(at frame: FrameNumber) -> PageblockCounts? {
     domain.withLock { _ in
       guard let pageblock = table.pageblockIfAny(frame.rawValue) else { return nil }
       return PageblockCounts(
@@ -125,7 +125,7 @@ extension FrameAllocator {
   }
 
   /// Calls `body` with the counts of each pageblock that has records, in address order.
-  public func forEachPageblock<E>(_ body: (PageblockCounts) throws(E) -> Void) throws(E) {
+  package func forEachPageblock<E>(_ body: (PageblockCounts) throws(E) -> Void) throws(E) {
     for number in 0..<table.sectionCount {
       let entry = table.entry(number)
       for i in 0..<entry.frames >> Pageblock.shift {
@@ -140,7 +140,7 @@ extension FrameAllocator {
 
   /// Calls `body` with each run of frames of one role in frames `low` to `high`, in address order, without holes. A frame
   /// of a hole that shares a pageblock with memory is `absent`.
-  public func forEachRole<E>(
+  package func forEachRole<E>(
     from low: FrameNumber = FrameNumber(0), to high: FrameNumber = .none,
     _ body: (FrameRun, FrameRole) throws(E) -> Void
   ) throws(E) {
@@ -166,7 +166,7 @@ extension FrameAllocator {
 
   /// Returns the last frame of the free block, or of the hole, that holds `frame`, and the role of the two that it is; nil
   /// for any other frame. A hole ends with its section at the latest. Up to 19 comparisons.
-  public func lastOfBlockOrHole(at frame: FrameNumber) -> (last: FrameNumber, role: FrameRole)? {
+  package func lastOfBlockOrHole(at frame: FrameNumber) -> (last: FrameNumber, role: FrameRole)? {
     domain.withLock { domain in
       if table.section(of: frame.rawValue) == nil {
         return (FrameNumber(table.holeEnd(frame.rawValue) - 1), .absent)
@@ -177,7 +177,7 @@ extension FrameAllocator {
   }
 
   /// Calls `body` with each free block, in address order.
-  public func forEachFreeBlock<E>(_ body: (FrameNumber, Order) throws(E) -> Void) throws(E) {
+  package func forEachFreeBlock<E>(_ body: (FrameNumber, Order) throws(E) -> Void) throws(E) {
     var at: UInt32 = 0
     while at < table.end {
       if let (head, order) = domain.withLock({ $0.nextBlock(&at) }) {

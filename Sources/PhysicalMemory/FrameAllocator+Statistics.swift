@@ -7,7 +7,7 @@ private typealias Reader = @convention(c) (UnsafeMutableRawPointer?) -> UInt64
 
 extension FrameAllocator {
   /// Adds this layer's rows.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     registerFrames(in: statistics)
     registerReserves(in: statistics)
     registerRequests(in: statistics)

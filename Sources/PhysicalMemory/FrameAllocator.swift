@@ -78,11 +78,11 @@ public enum PhysicalMemoryError: UInt8, Error, Sendable {
 }
 
 /// A list of free blocks by their addresses.
-@frozen public enum RangeList: UInt8, CaseIterable, Sendable {
+@frozen @usableFromInline package enum RangeList: UInt8, CaseIterable, Sendable {
   case below16MiB, below4GiB, above
 
   /// The number of lists.
-  public static var count: Int { 3 }
+  package static var count: Int { 3 }
 
   @inline(always) static func of(_ frame: UInt32) -> Int {
     frame < 4096 ? 0 : frame < 1 << 20 ? 1 : 2
@@ -96,7 +96,7 @@ public enum PhysicalMemoryError: UInt8, Error, Sendable {
     }
   }
   /// The addresses as the console prints them.
-  public var description: StaticString {
+  package var description: StaticString {
     switch self {
     case .below16MiB: "below 16 MiB"
     case .below4GiB: "below 4 GiB"
@@ -177,14 +177,14 @@ public struct FrameAllocator {
   /// Returns the number of frames with `role`. Constant. All roles but `absent` add up to `total`.
   public func count(_ role: FrameRole) -> PageCount { PageCount(table.count(role)) }
   /// The frames that hold records and tables of this layer.
-  public var recordsRun: FrameRun { state.pointee.recordsRun }
+  package var recordsRun: FrameRun { state.pointee.recordsRun }
 
   // MARK: Records
 
   /// Returns the record of `frame`, for a caller that has allocated the frame. Returns nil when it lies in no pageblock that
   /// has memory, or in one that no frame was allocated of. Constant, but for the first call for a pageblock that boot
   /// occupied as a whole.
-  @inline(__always) public func record(_ frame: FrameNumber) -> FrameRecordPointer? {
+  @inline(__always) package func record(_ frame: FrameNumber) -> FrameRecordPointer? {
     guard table.section(of: frame.rawValue) != nil else { return nil }
     if table.pageblock(frame.rawValue).state == .valid { return table.record(frame.rawValue) }
     return recordSlow(frame)
@@ -192,13 +192,13 @@ public struct FrameAllocator {
 
   /// Returns the record of a frame that is known to have a valid one, because the caller has allocated it. Two loads and
   /// no check.
-  @inline(__always) public func knownRecord(_ frame: FrameNumber) -> FrameRecordPointer {
+  @inline(__always) package func knownRecord(_ frame: FrameNumber) -> FrameRecordPointer {
     table.record(frame.rawValue)
   }
 
   /// Returns the records of the pageblock of `frame`; no records where they are not valid. Takes no lock and makes no
   /// record valid: for a number that may be of no frame at all.
-  @inline(never) public func validRecords(around frame: FrameNumber) -> PageblockRecords {
+  @inline(never) package func validRecords(around frame: FrameNumber) -> PageblockRecords {
     guard table.section(of: frame.rawValue) != nil, table.pageblock(frame.rawValue).state == .valid else {
       return PageblockRecords()
     }
@@ -223,11 +223,11 @@ public struct FrameAllocator {
   // MARK: Frame sources
 
   /// Single frames with the role `pageTable`.
-  public var frameSource: FrameSource { frameSource(role: .pageTable) }
+  package var frameSource: FrameSource { frameSource(role: .pageTable) }
 
   /// Returns a source of single frames with `role`, allocated at `priority`. It logs no refusal: the requester of a
   /// mapping logs that.
-  public func frameSource(role: FrameRole, priority: AllocationPriority = .normal) -> FrameSource {
+  package func frameSource(role: FrameRole, priority: AllocationPriority = .normal) -> FrameSource {
     let supply = state.pointee.supplies + (Int(role.rawValue) * 3 + Int(priority.rawValue))
     return FrameSource(
       UnsafeMutableRawPointer(supply),

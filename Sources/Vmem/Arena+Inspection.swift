@@ -7,9 +7,9 @@
 import MemoryPrimitives
 
 /// A segment or span of an arena.
-public struct Segment: Equatable, Sendable {
+package struct Segment: Equatable, Sendable {
   /// Segments are free or busy; spans were added or imported.
-  public enum Kind: UInt8, Sendable {
+  package enum Kind: UInt8, Sendable {
     case free
     case busy
     /// A span that was added.
@@ -18,16 +18,16 @@ public struct Segment: Equatable, Sendable {
     case importedSpan
   }
   /// The first value in it.
-  public var first: ArenaAddress
+  package var first: ArenaAddress
   /// The last value in it.
-  public var last: ArenaAddress
+  package var last: ArenaAddress
   /// Whether it is a segment or a span, and which.
-  public var kind: Kind
+  package var kind: Kind
   /// The call site that allocated a busy segment.
-  public var allocatedAt: CallSite
+  package var allocatedAt: CallSite
 
   /// Values in it; 2^64 reads as `ArenaSize.everything`.
-  public var size: ArenaSize {
+  package var size: ArenaSize {
     let extent = last.rawValue - first.rawValue
     return extent == UInt64.max ? .everything : ArenaSize(extent + 1)
   }
@@ -49,7 +49,7 @@ extension Arena {
   /// Visits every span, and after each span its segments in the order of their values. Spans come in the order in which
   /// they were added or imported. No lock is held while `visit` runs. Exact when no other call uses the arena; else a
   /// change during the walk may be seen or not, and segments that join may be missed.
-  public func walk<E>(_ visit: (Segment) throws(E) -> Void) throws(E) {
+  package func walk<E>(_ visit: (Segment) throws(E) -> Void) throws(E) {
     var walker = ArenaCore.Walker()
     try withUnsafeMutablePointer(to: &walker) { walker throws(E) in
       state.core.withLock { core in
@@ -63,7 +63,7 @@ extension Arena {
 
   /// Finds the segment that holds `address`; nil when no span does. Constant time for the first value of a busy
   /// segment, a pass over the spans and over one span's segments otherwise.
-  public func find(_ address: ArenaAddress) -> Segment? {
+  package func find(_ address: ArenaAddress) -> Segment? {
     let busy = state.core.withLock { core -> Segment? in
       let link = core.hash.find(address.rawValue)
       return link == .none ? nil : Segment(core.links[link])

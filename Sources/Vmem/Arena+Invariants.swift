@@ -251,7 +251,7 @@ extension ArenaCore {
 extension Tags {
   /// Checks the supply and every arena that draws on it: nil when all invariants hold, else the broken one, by its
   /// number. No other call may use any of them at the same time.
-  public func checkInvariants() -> StaticString? {
+  package func checkInvariants() -> StaticString? {
     let pool = state.pool.quiet
     if let broken = pool.pointee.check() { return broken }
     var held: UInt64 = 0

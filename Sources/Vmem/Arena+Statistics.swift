@@ -11,31 +11,31 @@ import MemoryPrimitives
 }
 
 /// Counts of an arena at one moment.
-public struct ArenaFigures: Equatable, Sendable {
+package struct ArenaFigures: Equatable, Sendable {
   /// Requests that were granted.
-  public var allocations: UInt64
+  package var allocations: UInt64
   /// Segments that were freed.
-  public var frees: UInt64
+  package var frees: UInt64
   /// Requests that were refused, for want of space or of tags.
-  public var failed: UInt64
+  package var failed: UInt64
   /// Requests that slept.
-  public var waits: UInt64
+  package var waits: UInt64
   /// Spans that the source gave.
-  public var imports: UInt64
+  package var imports: UInt64
   /// Spans that the source got back.
-  public var releases: UInt64
+  package var releases: UInt64
   /// Lists and tags that operations examined: their cost, independent of the machine's speed.
-  public var visited: UInt64
+  package var visited: UInt64
   /// Spans, added and imported.
-  public var spans: UInt64
+  package var spans: UInt64
   /// Allocated segments.
-  public var busySegments: UInt64
+  package var busySegments: UInt64
   /// Free segments.
-  public var freeSegments: UInt64
+  package var freeSegments: UInt64
   /// Tags kept for later operations.
-  public var spareTags: UInt64
+  package var spareTags: UInt64
   /// Pages of the hash of busy segments.
-  public var hashPages: UInt64
+  package var hashPages: UInt64
 }
 
 extension Arena {
@@ -79,7 +79,7 @@ extension Arena {
   }
 
   /// Reads all counts under one hold of the lock.
-  public var figures: ArenaFigures {
+  package var figures: ArenaFigures {
     state.core.withLock { core in
       ArenaFigures(
         allocations: state.allocations.value, frees: state.frees.value,

@@ -51,7 +51,7 @@ public struct Arena {
   /// The meaning of the arena's values.
   public var contents: ArenaContents { state.contents }
   /// Whether the arena imports.
-  public var hasSource: Bool { state.source != nil }
+  package var hasSource: Bool { state.source != nil }
   /// Whether both handles are of one arena.
   public static func == (a: Arena, b: Arena) -> Bool { a.storage == b.storage }
 

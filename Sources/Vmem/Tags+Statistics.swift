@@ -3,22 +3,22 @@
 import MemoryPrimitives
 
 /// Tags and pages of a supply, at one moment.
-public struct TagFigures: Equatable, Sendable {
+package struct TagFigures: Equatable, Sendable {
   /// Tags that exist, used or not.
-  public var total: UInt64
+  package var total: UInt64
   /// Tags that no arena holds.
-  public var free: UInt64
+  package var free: UInt64
   /// Pages of tags, static ones included.
-  public var pages: PageCount
+  package var pages: PageCount
   /// Pages that the supply was made with, and keeps.
-  public var staticPages: PageCount
+  package var staticPages: PageCount
   /// Pages that the hash tables of arenas hold.
-  public var hashPages: PageCount
+  package var hashPages: PageCount
 }
 
 extension Tags {
   /// Counts the tags and pages at this moment.
-  public var figures: TagFigures {
+  package var figures: TagFigures {
     state.pool.withLock {
       TagFigures(
         total: $0.total, free: $0.free, pages: PageCount($0.pages), staticPages: PageCount($0.staticPages),
@@ -27,7 +27,7 @@ extension Tags {
   }
 
   /// Adds the rows `vmem.…` to the registry: sums over all arenas of this supply, and its tags.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     let context = UnsafeMutableRawPointer(storage)
     func row(
       _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,

@@ -9,9 +9,9 @@ import Synchronization
 
 /// A source of pages for tags. A page is 4096 bytes, aligned, of unknown contents. It is readable and writable at once
 /// (through the direct map). The supply calls the source with no lock held.
-public struct TagSource {
+package struct TagSource {
   /// Links count from here: pages lie above it, and less than 32 GiB.
-  public let base: VirtualAddress
+  package let base: VirtualAddress
   let context: UnsafeMutableRawPointer?
   let allocatePage: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> UnsafeMutableRawPointer?
   let freePage: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
@@ -20,7 +20,7 @@ public struct TagSource {
   ///
   /// `allocatePage` gets the context and an `AllocationPriority.rawValue`, and answers a page or null; it must enter no arena.
   /// `freePage` gets the context and a page that came from `allocatePage`.
-  public init(
+  package init(
     base: VirtualAddress, _ context: UnsafeMutableRawPointer?,
     allocatePage: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> UnsafeMutableRawPointer?,
     freePage: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
@@ -32,7 +32,7 @@ public struct TagSource {
   }
 
   /// Makes a source that has nothing, for static tags until there is memory.
-  public static func nothing(base: VirtualAddress) -> TagSource {
+  package static func nothing(base: VirtualAddress) -> TagSource {
     TagSource(base: base, nil, allocatePage: { _, _ in nil }, freePage: { _, _ in })
   }
 }
@@ -47,13 +47,13 @@ public struct Tags {
   @inline(always) var state: TagsState { unsafeAddress { UnsafePointer(storage) } }
 
   /// Bytes that `create` needs, aligned to 64.
-  public static var stateSize: ByteCount { ByteCount(MemoryLayout<TagsState>.stride) }
+  package static var stateSize: ByteCount { ByteCount(MemoryLayout<TagsState>.stride) }
   /// Bytes of one boundary tag.
-  public static var tagSize: ByteCount { ByteCount(MemoryLayout<Tag>.stride) }
+  package static var tagSize: ByteCount { ByteCount(MemoryLayout<Tag>.stride) }
 
   /// Makes a supply in `memory`. It starts with the `staticPages` pages at `staticTags`, which are page-aligned, lie
   /// above `source.base`, have 127 tags each and stay for good.
-  public static func create(
+  package static func create(
     in memory: UnsafeMutableRawPointer, staticTags: UnsafeMutableRawPointer?, _ staticPages: PageCount,
     source: TagSource, machine: Machine
   ) -> Tags {
@@ -75,13 +75,13 @@ public struct Tags {
 
   /// Replaces the source of pages. Its base must be the one that the supply was made with, and it must accept the
   /// pages of the former source.
-  public func setSource(_ source: TagSource) {
+  package func setSource(_ source: TagSource) {
     precondition(source.base.rawValue == state.links.base, "links count from another base")
     state.pool.withLock { $0.source = source }
   }
 
   /// Visits each arena that draws on this supply, in the order of creation. None may be destroyed during the walk.
-  public func forEachArena<E>(_ visit: (Arena) throws(E) -> Void) throws(E) {
+  package func forEachArena<E>(_ visit: (Arena) throws(E) -> Void) throws(E) {
     var next = state.pool.withLock { $0.firstArena }
     while let arena = next {
       try visit(arena)

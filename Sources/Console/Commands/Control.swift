@@ -8,7 +8,7 @@ import MemoryPrimitives
 
 extension Shell {
   /// A fault that a person can trigger.
-  public enum Fault: UInt8, Sendable {
+  package enum Fault: UInt8, Sendable {
     case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
     case divide, overflow
     case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere

@@ -7,33 +7,33 @@ import MemoryPrimitives
 import PhysicalMemory
 
 /// An owner of frames in the way of a run: a role, and the object, cache or other owner that its records name.
-public struct RunOwner: Equatable, Sendable {
+package struct RunOwner: Equatable, Sendable {
   /// The role of the frames.
-  public var role: FrameRole
+  package var role: FrameRole
   /// The owner's number in their records.
-  public var owner: UInt32
+  package var owner: UInt32
   /// How many frames in the way it has.
-  public var frames: PageCount
+  package var frames: PageCount
   /// The lowest of them.
-  public var first: FrameNumber
+  package var first: FrameNumber
 
   func isSame(as other: FrameDescription) -> Bool { role == other.role && owner == other.owner }
 }
 
 /// The owners of the frames in the way of a run, the one with most frames first; eight at most.
-public struct RunOwners: Sendable {
+package struct RunOwners: Sendable {
   /// The owners; nil from `count` on.
-  public internal(set) var list: InlineArray<8, RunOwner?> = .init(repeating: nil)
+  package internal(set) var list: InlineArray<8, RunOwner?> = .init(repeating: nil)
   /// Owners in `list`.
-  public internal(set) var count = 0
+  package internal(set) var count = 0
   /// Frames in the way, those of other owners included.
-  public internal(set) var frames = PageCount.zero
+  package internal(set) var frames = PageCount.zero
 
   /// No owners.
   init() {}
 
   /// The owner of most of them.
-  public var first: RunOwner? { list[0] }
+  package var first: RunOwner? { list[0] }
 
   /// Counts a frame, if the table has a slot for its owner.
   fileprivate mutating func add(_ what: FrameDescription) -> Counted {

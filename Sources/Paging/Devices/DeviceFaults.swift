@@ -2,36 +2,36 @@
 // a seed decides.
 
 /// A share, in parts of a thousand.
-@frozen public struct PerMille: Equatable, Sendable, ExpressibleByIntegerLiteral {
+@frozen @usableFromInline package struct PerMille: Equatable, Sendable, ExpressibleByIntegerLiteral {
   /// The parts of a thousand.
-  public var rawValue: UInt16
+  @usableFromInline package var rawValue: UInt16
   /// A share of `rawValue` in a thousand.
-  @inlinable public init(_ rawValue: UInt16) { self.rawValue = rawValue }
+  @inlinable package init(_ rawValue: UInt16) { self.rawValue = rawValue }
   /// A share, written as its parts of a thousand.
-  @inlinable public init(integerLiteral value: UInt16) { rawValue = value }
+  @inlinable package init(integerLiteral value: UInt16) { rawValue = value }
 }
 
 /// The faults of a device. With the default, all zero, it carries out each request correctly, in their order.
-public struct DeviceFaults: Sendable {
+package struct DeviceFaults: Sendable {
   /// Decides which requests have a fault, and which pages are bad.
-  public var seed: UInt64 = 0
+  package var seed: UInt64 = 0
   /// Requests that fail, after some of their pages have arrived.
-  public var failed: PerMille = 0
+  package var failed: PerMille = 0
   /// Requests that report success when only some of their pages have arrived, the last of these in part.
-  public var torn: PerMille = 0
+  package var torn: PerMille = 0
   /// Requests in which one bit flips: on the device when they write, in a frame when they read.
-  public var corrupted: PerMille = 0
+  package var corrupted: PerMille = 0
   /// Requests that are not due before up to `longestDelay` polls more have passed.
-  public var delayed: PerMille = 0
+  package var delayed: PerMille = 0
   /// The most polls by which a request is delayed.
-  public var longestDelay: UInt32 = 0
+  package var longestDelay: UInt32 = 0
   /// Polls that carry out any of the requests that are due, instead of the oldest.
-  public var reordered: PerMille = 0
+  package var reordered: PerMille = 0
   /// Pages of the device for which every request fails.
-  public var bad: PerMille = 0
+  package var bad: PerMille = 0
 
   /// No faults, with the seed for those that are set later.
-  public init(seed: UInt64 = 0) { self.seed = seed }
+  package init(seed: UInt64 = 0) { self.seed = seed }
 
   /// Whether there is any fault.
   var isAny: Bool {
@@ -53,21 +53,21 @@ public struct DeviceFaults: Sendable {
 }
 
 /// The counts of a RAM disk, in requests.
-public struct RamDiskFigures: Sendable {
+package struct RamDiskFigures: Sendable {
   /// Requests to read.
-  public var reads: UInt64 = 0
+  package var reads: UInt64 = 0
   /// Requests to write.
-  public var writes: UInt64 = 0
+  package var writes: UInt64 = 0
   /// Pages of both.
-  public var pages: UInt64 = 0
+  package var pages: UInt64 = 0
   /// Requests that failed, by a fault, a bad page, or because they lay beyond the device.
-  public var failed: UInt64 = 0
+  package var failed: UInt64 = 0
   /// Requests that were torn.
-  public var torn: UInt64 = 0
+  package var torn: UInt64 = 0
   /// Requests in which a bit was flipped.
-  public var corrupted: UInt64 = 0
+  package var corrupted: UInt64 = 0
   /// Requests that were delayed.
-  public var delayed: UInt64 = 0
+  package var delayed: UInt64 = 0
   /// Requests that were carried out before one that was due earlier.
-  public var reordered: UInt64 = 0
+  package var reordered: UInt64 = 0
 }

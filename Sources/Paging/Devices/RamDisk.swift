@@ -106,9 +106,9 @@ public struct RamDisk {
   }
 
   /// The disk whose state lies at `memory`: for a context word.
-  public init(at memory: UnsafeMutableRawPointer) { storage = memory.assumingMemoryBound(to: State.self) }
+  package init(at memory: UnsafeMutableRawPointer) { storage = memory.assumingMemoryBound(to: State.self) }
   /// The address of the disk's state.
-  public var place: UnsafeMutableRawPointer { UnsafeMutableRawPointer(storage) }
+  package var place: UnsafeMutableRawPointer { UnsafeMutableRawPointer(storage) }
 
   /// The disk as a block device.
   public var device: BlockDevice {
@@ -204,7 +204,7 @@ public struct RamDisk {
   // MARK: Faults and figures
 
   /// The faults to inject from now on. Setting them restarts the random numbers from their seed.
-  public var faults: DeviceFaults {
+  package var faults: DeviceFaults {
     get { state.queue.withLock { $0.faults } }
     nonmutating set { state.queue.withLock { $0.set(newValue) } }
   }
@@ -233,7 +233,7 @@ public struct RamDisk {
   }
 
   /// The counts of the disk since the start.
-  public var figures: RamDiskFigures { state.queue.withLock { $0.figures } }
+  package var figures: RamDiskFigures { state.queue.withLock { $0.figures } }
 }
 
 extension RamDisk.Queue {

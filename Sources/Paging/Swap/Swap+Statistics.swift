@@ -4,7 +4,7 @@ import MemoryPrimitives
 
 extension Swap {
   /// The slots and counts at one moment. Constant.
-  public var figures: SwapFigures {
+  package var figures: SwapFigures {
     state.core.withLock {
       var figures = SwapFigures()
       if let slots = $0.slots {

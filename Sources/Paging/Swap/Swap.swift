@@ -34,29 +34,29 @@ import MemoryPrimitives
 import PhysicalMemory
 
 /// Slots by state, and counts of operations since the start.
-public struct SwapFigures: Sendable {
+package struct SwapFigures: Sendable {
   /// Slots of the device.
-  public var total: PageCount = .zero
+  package var total: PageCount = .zero
   /// Slots that are reserved or written.
-  public var used: PageCount = .zero
+  package var used: PageCount = .zero
   /// Slots that can be reserved.
-  public var free: PageCount = .zero
+  package var free: PageCount = .zero
   /// Slots that are retired.
-  public var bad: PageCount = .zero
+  package var bad: PageCount = .zero
   /// Pages written successfully.
-  public var writes: UInt64 = 0
+  package var writes: UInt64 = 0
   /// Pages read successfully.
-  public var reads: UInt64 = 0
+  package var reads: UInt64 = 0
   /// Requests to write of two pages or more.
-  public var clusters: UInt64 = 0
+  package var clusters: UInt64 = 0
   /// Requests that the device failed.
-  public var failures: UInt64 = 0
+  package var failures: UInt64 = 0
   /// Pages that came back with another checksum.
-  public var corrupt: UInt64 = 0
+  package var corrupt: UInt64 = 0
 }
 
 /// The swap device and its slots: a handle.
-public struct Swap {
+package struct Swap {
   struct State: ~Copyable {
     let machine: Machine
     let physical: FrameAllocator
@@ -171,7 +171,7 @@ public struct Swap {
   }
 
   /// The device, if one is attached. Constant.
-  public var device: BlockDevice? {
+  package var device: BlockDevice? {
     state.core.withLock {
       $0.phase == .attached ? state.attachment.address.pointee?.device : nil
     }

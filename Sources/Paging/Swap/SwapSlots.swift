@@ -12,15 +12,15 @@
 import MemoryPrimitives
 
 /// A slot of the swap device for one page, by its number of 30 bits.
-@frozen public struct SwapSlot: Equatable, Comparable, Sendable {
+@frozen @usableFromInline package struct SwapSlot: Equatable, Comparable, Sendable {
   /// The number of the slot.
-  public var rawValue: UInt32
+  @usableFromInline package var rawValue: UInt32
   /// The slot with that number.
-  @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
+  @inline(always) package init(_ rawValue: UInt32) { self.rawValue = rawValue }
   /// No slot: 30 ones.
-  @inline(always) public static var none: Self { Self(1 << 30 - 1) }
-  @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
-  @inline(always) public static func + (a: Self, b: PageCount) -> Self {
+  @inline(always) package static var none: Self { Self(1 << 30 - 1) }
+  @inline(always) package static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  @inline(always) package static func + (a: Self, b: PageCount) -> Self {
     Self(a.rawValue + UInt32(b.rawValue))
   }
 }

@@ -11,7 +11,7 @@
 import MemoryPrimitives
 
 /// The supply of pages during boot: a handle.
-public struct EarlyMemory {
+package struct EarlyMemory {
   struct ListedRun {
     var first: UInt32
     var end: UInt32
@@ -37,13 +37,13 @@ public struct EarlyMemory {
   static var capacity: Int { 250 }
 
   /// Bytes of storage that it needs, aligned to 16.
-  public static var storage: ByteCount { ByteCount(headSize + capacity * MemoryLayout<ListedRun>.stride) }
+  package static var storage: ByteCount { ByteCount(headSize + capacity * MemoryLayout<ListedRun>.stride) }
   private static var headSize: Int { 128 }
   /// The first frame that may be allocated: 1 MiB.
   private static var lowest: UInt32 { 256 }
 
   /// Supplies pages of `map` below `ceiling` until that is lifted. Reports bugs to `machine`.
-  public init(
+  package init(
     _ storage: UnsafeMutableRawPointer, machine: Machine, map: MemoryMap, ceiling: PhysicalAddress
   ) {
     precondition(MemoryLayout<State>.size <= Self.headSize)
@@ -59,7 +59,7 @@ public struct EarlyMemory {
   /// Marks every frame that `length` bytes from `base` on touch as occupied by `role`, inside the map or not. Frames that
   /// another role occupies already keep that role. Throws `noMemory` when the list can't hold all of it, and marks nothing
   /// then.
-  public func occupy(
+  package func occupy(
     _ base: PhysicalAddress, _ length: ByteCount, role: FrameRole
   ) throws(PhysicalMemoryError) {
     let limit = UInt64(FrameNumber.limit)
@@ -94,17 +94,17 @@ public struct EarlyMemory {
 
   /// Allocates `count` consecutive pages with `role` at the highest possible address below the ceiling, or returns nil.
   /// The contents are unknown.
-  public func take(_ count: PageCount, role: FrameRole = .boot) -> FrameRun? {
+  package func take(_ count: PageCount, role: FrameRole = .boot) -> FrameRun? {
     take(count, role, below: state.pointee.ceiling)
   }
 
   /// Allocates like `take`, but above the ceiling too: for memory that is not accessed before it is lifted.
-  public func reserve(_ count: PageCount, role: FrameRole) -> FrameRun? {
+  package func reserve(_ count: PageCount, role: FrameRole) -> FrameRun? {
     take(count, role, below: FrameNumber.limit)
   }
 
   /// Frees one page that was allocated. Any other is a bug of the caller: reports it, and changes nothing.
-  public func give(_ frame: FrameNumber) {
+  package func give(_ frame: FrameNumber) {
     let i = position(frame.rawValue)
     let isListed = i < state.pointee.count && list[i].first <= frame.rawValue
     if state.pointee.isClosed {
@@ -141,16 +141,16 @@ public struct EarlyMemory {
   }
 
   /// Lifts the ceiling, because the direct map reaches all of memory: from now on pages may lie anywhere.
-  public func liftCeiling() {
+  package func liftCeiling() {
     state.pointee.ceiling = FrameNumber.limit
     state.pointee.range = state.pointee.map.count - 1
   }
 
   /// Pages allocated so far, without occupied ranges.
-  public var pages: PageCount { PageCount(state.pointee.pages) }
+  package var pages: PageCount { PageCount(state.pointee.pages) }
 
   /// Single frames with the role `pageTable`, for the tables that replace the stub's.
-  public var frameSource: FrameSource {
+  package var frameSource: FrameSource {
     FrameSource(
       UnsafeMutableRawPointer(state),
       allocateFrame: { context in

@@ -75,7 +75,7 @@ extension FrameAllocator {
 
   /// Reserves the run for the records of all frames of `map`, at the highest address that fits. Does not access it, so it
   /// may lie where the direct map does not reach yet. Throws `tooSmall` when no run is long enough.
-  public static func reserveRecords(
+  package static func reserveRecords(
     of map: MemoryMap, from early: EarlyMemory
   ) throws(PhysicalMemoryError) -> FrameRun {
     guard let run = early.reserve(Layout(map).pages, role: .records) else { throw .tooSmall }
@@ -83,7 +83,7 @@ extension FrameAllocator {
   }
 
   /// Reserves and opens in one: for a machine whose direct map reaches all memory already. Throws `tooSmall`.
-  public static func create(
+  package static func create(
     machine: Machine, map: MemoryMap, early: EarlyMemory
   ) throws(PhysicalMemoryError) -> FrameAllocator {
     open(machine: machine, map: map, early: early, records: try reserveRecords(of: map, from: early))
@@ -91,7 +91,7 @@ extension FrameAllocator {
 
   /// Starts the layer in `records`, which `reserveRecords` reserved from the same `map`; the direct map must reach all of
   /// it. Closes `early`: its allocated or occupied pages keep their role, all other frames become free.
-  public static func open(
+  package static func open(
     machine: Machine, map: MemoryMap, early: EarlyMemory, records: FrameRun
   ) -> FrameAllocator {
     let layout = Layout(map)

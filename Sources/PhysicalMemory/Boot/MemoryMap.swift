@@ -63,9 +63,9 @@ public struct MapRules: Sendable {
 }
 
 /// Memory that the firmware called usable and that the map leaves out, and why.
-public struct MapNote {
+package struct MapNote {
   /// Why the memory is left out.
-  public enum Reason: UInt8, CaseIterable, Sendable {
+  package enum Reason: UInt8, CaseIterable, Sendable {
     /// A usable range without a byte.
     case empty
     /// Base and length go beyond the address space.
@@ -90,7 +90,7 @@ public struct MapNote {
     case tooManyRuns
 
     /// The number of reasons.
-    public static var count: Int { 11 }
+    package static var count: Int { 11 }
 
     /// Whether a rule of the map is the reason, whatever edges the firmware's ranges have.
     var isRule: Bool {
@@ -101,7 +101,7 @@ public struct MapNote {
     }
 
     /// The reason as the console prints it.
-    public var description: StaticString {
+    package var description: StaticString {
       switch self {
       case .empty: "empty"
       case .wraps: "wraps around"
@@ -118,11 +118,11 @@ public struct MapNote {
     }
   }
   /// Why it is left out.
-  public var reason: Reason
+  package var reason: Reason
   /// The first byte.
-  public var base: PhysicalAddress
+  package var base: PhysicalAddress
   /// Its length.
-  public var length: ByteCount
+  package var length: ByteCount
 }
 
 /// The sanitised map: sorted, disjoint runs of whole frames. A handle on the caller's storage.
@@ -157,13 +157,13 @@ public struct MemoryMap {
   private static var stateSize: Int { (MemoryLayout<State>.size + 15) & ~15 }
 
   /// Returns the bytes of storage that a map of `count` firmware ranges needs, aligned to 16 bytes.
-  public static func storage(ranges count: Int) -> ByteCount {
+  package static func storage(ranges count: Int) -> ByteCount {
     ByteCount(stateSize + (2 * count + spare) * MemoryLayout<Range>.stride)
   }
 
   /// Builds the map of `count` ranges, which `range` returns one by one and in any order, in `storage`. Throws `tooSmall`
   /// when no frame is left.
-  public init(
+  package init(
     _ storage: UnsafeMutableRawPointer, count: Int, rules: MapRules = MapRules(),
     range: (Int) -> FirmwareRange
   ) throws(PhysicalMemoryError) {
@@ -231,26 +231,26 @@ public struct MemoryMap {
   public var end: FrameNumber { self[count - 1].end }
 
   /// Returns the usable bytes that were dropped for `reason`, also those whose notes were not kept.
-  public func dropped(_ reason: MapNote.Reason) -> ByteCount {
+  package func dropped(_ reason: MapNote.Reason) -> ByteCount {
     ByteCount(state.pointee.dropped[Int(reason.rawValue)])
   }
   /// Returns the number of ranges that were dropped for `reason`, also those whose notes were not kept.
-  public func places(_ reason: MapNote.Reason) -> Int { state.pointee.droppedRanges[Int(reason.rawValue)] }
+  package func places(_ reason: MapNote.Reason) -> Int { state.pointee.droppedRanges[Int(reason.rawValue)] }
   /// The number of notes of dropped ranges: 32 at most. The edges of the firmware's ranges cause 24 of them at most, so
   /// that a map with many odd edges still shows the ranges that the rules leave out.
-  public var noteCount: Int { state.pointee.kept }
+  package var noteCount: Int { state.pointee.kept }
   /// The number of dropped ranges without a note.
-  public var unkeptNoteCount: Int { state.pointee.recorded - noteCount }
+  package var unkeptNoteCount: Int { state.pointee.recorded - noteCount }
   /// Returns the note with this index.
-  public func note(at index: Int) -> MapNote {
+  package func note(at index: Int) -> MapNote {
     precondition(index >= 0 && index < noteCount)
     return state.pointee.notes[index]
   }
   /// Whether the MTRRs were read. While they are absent or off they leave nothing out.
-  public var caching: MemoryTypeRanges.State { state.pointee.caching }
+  package var caching: MemoryTypeRanges.State { state.pointee.caching }
 
   /// Adds the rows that show which rules were in force.
-  public func register(in statistics: Statistics) {
+  package func register(in statistics: Statistics) {
     statistics.add(
       Statistic(
         "vm.first_64k", .switchOnOff, .gauge, "whether the map has the first 64 KiB, without frame 0",

@@ -14,9 +14,9 @@ import Synchronization
 
 /// A run that is being emptied: a token that is used once, by `finish` or `abandon`. One that goes out of scope is
 /// abandoned.
-@frozen public struct Isolation: ~Copyable {
+@frozen @usableFromInline package struct Isolation: ~Copyable {
   /// The frames that are isolated.
-  public let run: FrameRun
+  package let run: FrameRun
   @usableFromInline let physical: FrameAllocator
   @usableFromInline let slot: Int
 
@@ -249,7 +249,7 @@ extension FrameAllocator {
   /// instructions for each free block, a few for each frame; the lock is held for 64 frames at a time. Throws
   /// `outsideMemory` unless all of the run is memory that is not permanent. Throws `notFree` when it overlaps an isolated
   /// run, `noMemory` when four runs are isolated. Then everything is as before.
-  public func isolate(_ run: FrameRun, priority: AllocationPriority) throws(PhysicalMemoryError) -> Isolation
+  package func isolate(_ run: FrameRun, priority: AllocationPriority) throws(PhysicalMemoryError) -> Isolation
   {
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     guard isOneSpan(run) else { throw .outsideMemory }
@@ -261,11 +261,11 @@ extension FrameAllocator {
   }
 
   /// Whether `run` can't be isolated now: a part of it is isolated, or four other runs are.
-  public func isBusy(isolating run: FrameRun) -> Bool { domain.withLock { $0.isBusy(isolating: run) } }
+  package func isBusy(isolating run: FrameRun) -> Bool { domain.withLock { $0.isBusy(isolating: run) } }
 
   /// Captures the frames of the run that are still free, as far as the reserve of `priority` allows. A step for each free
   /// block.
-  public func captureFree(_ isolation: borrowing Isolation, priority: AllocationPriority) {
+  package func captureFree(_ isolation: borrowing Isolation, priority: AllocationPriority) {
     let (end, slot) = (isolation.run.end.rawValue, isolation.slot)
     var at = isolation.run.first.rawValue
     while at < end {
@@ -279,7 +279,7 @@ extension FrameAllocator {
 
   /// Whether a frame of the run is free and not captured, because the reserve does not allow it. A step for each
   /// pageblock of the run, a few instructions for each frame of one that the run has a part of. Takes no lock.
-  public func hasFreeFrames(_ isolation: borrowing Isolation) -> Bool {
+  package func hasFreeFrames(_ isolation: borrowing Isolation) -> Bool {
     let end = isolation.run.end.rawValue
     var at = isolation.run.first.rawValue
     while at < end {
@@ -323,18 +323,18 @@ extension FrameAllocator {
   }
 
   /// Returns the number of frames captured so far. Constant.
-  public func capturedCount(_ isolation: borrowing Isolation) -> PageCount {
+  package func capturedCount(_ isolation: borrowing Isolation) -> PageCount {
     let slot = isolation.slot
     return domain.withLock { PageCount(UInt64($0.isolations[slot].captured)) }
   }
 
   /// Whether all frames of the run are captured. Then they stay so until `finish`. Constant.
-  public func isComplete(_ isolation: borrowing Isolation) -> Bool {
+  package func isComplete(_ isolation: borrowing Isolation) -> Bool {
     capturedCount(isolation) == isolation.run.count
   }
 
   /// Whether the isolation has captured this frame. Constant, takes no lock.
-  public func isCaptured(_ frame: FrameNumber, _ isolation: borrowing Isolation) -> Bool {
+  package func isCaptured(_ frame: FrameNumber, _ isolation: borrowing Isolation) -> Bool {
     guard isolation.run.contains(frame), table.pageblock(frame.rawValue).state == .valid else {
       return false
     }
@@ -342,7 +342,7 @@ extension FrameAllocator {
   }
 
   /// Ends a complete isolation: the run is the caller's, role contiguous, each frame wired once. A store a frame.
-  public func finish(_ isolation: consuming Isolation) -> FrameRun {
+  package func finish(_ isolation: consuming Isolation) -> FrameRun {
     precondition(isComplete(isolation), "frames of the isolated run are missing")
     let run = isolation.run
     isolation.finish()
@@ -350,7 +350,7 @@ extension FrameAllocator {
   }
 
   /// Ends the isolation and frees all captured frames. Costs as much as their free.
-  public func abandon(_ isolation: consuming Isolation) {}
+  package func abandon(_ isolation: consuming Isolation) {}
 
   /// Hands the captured frames of a complete isolation over.
   fileprivate func finishIsolation(of run: FrameRun, _ slot: Int) {

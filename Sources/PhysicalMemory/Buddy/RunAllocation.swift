@@ -245,7 +245,7 @@ extension FrameAllocator {
   }
 
   /// Returns the run that `allocate` would choose at `priority`, or nil. Allocates nothing; costs the same search.
-  public func freeRun(
+  package func freeRun(
     _ count: PageCount, where constraints: RunConstraints = RunConstraints(),
     priority: AllocationPriority = .normal
   ) -> FrameRun? {

@@ -20,31 +20,31 @@ import Synchronization
 
 /// The counts of wires, holds and busy users that keep a frame from being reused. One compare-and-swap tests that there
 /// are none and sets xbusy.
-@frozen public struct BusyWord: Equatable, Sendable {
+@frozen @usableFromInline package struct BusyWord: Equatable, Sendable {
   /// Wires 12 bits, holds 10, sbusy 8, then a bit each for xbusy and waiters.
-  public var rawValue: UInt32
+  @usableFromInline package var rawValue: UInt32
   /// A busy word of these bits.
-  @inline(always) public init(rawValue: UInt32) { self.rawValue = rawValue }
+  @inline(always) package init(rawValue: UInt32) { self.rawValue = rawValue }
 
   /// No user: the busy word of a free frame.
-  @inline(always) public static var none: Self { Self(rawValue: 0) }
+  @inline(always) package static var none: Self { Self(rawValue: 0) }
   /// Wired once and nothing else: the state of a frame when it is allocated, and the only one it may be freed in.
-  @inline(always) public static var wiredOnce: Self { Self(rawValue: 1) }
+  @inline(always) package static var wiredOnce: Self { Self(rawValue: 1) }
   /// Exclusively busy: the owner frees or moves the frame.
-  @inline(always) public static var xbusy: Self { Self(rawValue: 1 << 30) }
+  @inline(always) package static var xbusy: Self { Self(rawValue: 1 << 30) }
   /// Wired, and kept by an isolation until it ends: no free accepts the frame.
   @inline(always) package static var captured: Self { Self(rawValue: 1 << 30 | 1) }
 
   /// How often the frame is wired.
-  @inline(always) public var wires: UInt32 { rawValue & 0xfff }
+  @inline(always) package var wires: UInt32 { rawValue & 0xfff }
   /// How often the frame is held.
-  @inline(always) public var holds: UInt32 { rawValue >> 12 & 0x3ff }
+  @inline(always) package var holds: UInt32 { rawValue >> 12 & 0x3ff }
   /// How many users keep it shared busy.
-  @inline(always) public var sbusyCount: UInt32 { rawValue >> 22 & 0xff }
+  @inline(always) package var sbusyCount: UInt32 { rawValue >> 22 & 0xff }
   /// Whether one user has it exclusively.
-  @inline(always) public var isXbusy: Bool { rawValue & 1 << 30 != 0 }
+  @inline(always) package var isXbusy: Bool { rawValue & 1 << 30 != 0 }
   /// Whether a thread waits until the frame is no longer busy.
-  @inline(always) public var hasWaiters: Bool { rawValue & 1 << 31 != 0 }
+  @inline(always) package var hasWaiters: Bool { rawValue & 1 << 31 != 0 }
   /// The bit of a waiting thread.
   @inline(always) package static var waiters: Self { Self(rawValue: 1 << 31) }
   /// Whether it is exclusively busy and nothing else; a thread may be waiting.
@@ -52,7 +52,7 @@ import Synchronization
 }
 
 /// Which list a frame's links belong to.
-@frozen public enum FrameQueue: UInt8, Sendable {
+@frozen @usableFromInline package enum FrameQueue: UInt8, Sendable {
   case none
   /// The frame heads a free block.
   case buddy
@@ -63,56 +63,56 @@ import Synchronization
 }
 
 /// The state of a pageable page, in the byte `flags` of its record.
-@frozen public struct PageFlags: OptionSet, Sendable {
-  public let rawValue: UInt8
+@frozen @usableFromInline package struct PageFlags: OptionSet, Sendable {
+  @usableFromInline package let rawValue: UInt8
   /// Flags of these bits.
-  @inlinable public init(rawValue: UInt8) { self.rawValue = rawValue }
+  @inlinable package init(rawValue: UInt8) { self.rawValue = rawValue }
 
   /// The page has the contents of its object's page.
-  @inlinable public static var valid: Self { Self(rawValue: 1) }
+  @inlinable package static var valid: Self { Self(rawValue: 1) }
   /// No device has its contents. No mapping is writable unless this is set.
-  @inlinable public static var dirty: Self { Self(rawValue: 2) }
-  @inlinable public static var referenced: Self { Self(rawValue: 4) }
+  @inlinable package static var dirty: Self { Self(rawValue: 2) }
+  @inlinable package static var referenced: Self { Self(rawValue: 4) }
   /// Of a free frame: it keeps owner, index and contents until it is allocated.
-  @inlinable public static var cached: Self { Self(rawValue: 8) }
+  @inlinable package static var cached: Self { Self(rawValue: 8) }
 }
 
 /// The record of one frame, in place. Its words are aligned, which a load would check on each path in builds with
 /// assertions; `loadUnaligned` does not, and compiles to the same instruction.
-@frozen public struct FrameRecordPointer {
+@frozen @usableFromInline package struct FrameRecordPointer {
   @usableFromInline let raw: UnsafeMutableRawPointer
   @inlinable init(_ raw: UnsafeMutableRawPointer) { self.raw = raw }
 
   /// Bytes of a record.
-  @inlinable public static var size: Int { 32 }
+  @inlinable package static var size: Int { 32 }
 
   /// The next frame of the list that `queue` names.
-  @inline(always) public var next: FrameNumber {
+  @inline(always) package var next: FrameNumber {
     get { FrameNumber(raw.loadUnaligned(as: UInt32.self)) }
     nonmutating set { raw.storeBytes(of: newValue.rawValue, as: UInt32.self) }
   }
   /// The frame before it in that list.
-  @inline(always) public var previous: FrameNumber {
+  @inline(always) package var previous: FrameNumber {
     get { FrameNumber(raw.loadUnaligned(fromByteOffset: 4, as: UInt32.self)) }
     nonmutating set { raw.storeBytes(of: newValue.rawValue, toByteOffset: 4, as: UInt32.self) }
   }
   /// Index of the object or cache that has the frame.
-  @inline(always) public var owner: UInt32 {
+  @inline(always) package var owner: UInt32 {
     get { raw.loadUnaligned(fromByteOffset: 8, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 8, as: UInt32.self) }
   }
   /// The owner's own word.
-  @inline(always) public var aux: UInt32 {
+  @inline(always) package var aux: UInt32 {
     get { raw.loadUnaligned(fromByteOffset: 12, as: UInt32.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 12, as: UInt32.self) }
   }
   /// The page's index in its object.
-  @inline(always) public var index: UInt64 {
+  @inline(always) package var index: UInt64 {
     get { raw.loadUnaligned(fromByteOffset: 16, as: UInt64.self) }
     nonmutating set { raw.storeBytes(of: newValue, toByteOffset: 16, as: UInt64.self) }
   }
   /// The record so many frames before this one, in the same section.
-  @inline(always) public func before(_ frames: UInt32) -> FrameRecordPointer {
+  @inline(always) package func before(_ frames: UInt32) -> FrameRecordPointer {
     FrameRecordPointer(raw - Int(frames) &* Self.size)
   }
   /// The record so many frames behind this one, in the same section.
@@ -120,12 +120,12 @@ import Synchronization
     FrameRecordPointer(raw + frames &* Self.size)
   }
   /// Wires, holds and busy users.
-  @inline(always) public var busyWord: BusyWord {
+  @inline(always) package var busyWord: BusyWord {
     get { BusyWord(rawValue: busyAtomic.pointee.load(ordering: .acquiring)) }
     nonmutating set { busyAtomic.pointee.store(newValue.rawValue, ordering: .releasing) }
   }
   /// Replaces `expected` by `desired`, or changes nothing and returns false.
-  @inline(always) public func exchangeBusyWord(_ expected: BusyWord, for desired: BusyWord) -> Bool {
+  @inline(always) package func exchangeBusyWord(_ expected: BusyWord, for desired: BusyWord) -> Bool {
     let isDone = busyAtomic.pointee.compareExchange(
       expected: expected.rawValue, desired: desired.rawValue, ordering: .acquiringAndReleasing
     ).exchanged
@@ -133,21 +133,21 @@ import Synchronization
     return isDone
   }
   /// The one use of the frame.
-  @inline(always) public var role: FrameRole {
+  @inline(always) package var role: FrameRole {
     get { FrameRole(rawValue: byte(28).pointee.load(ordering: .relaxed)) ?? .absent }
     nonmutating set { byte(28).pointee.store(newValue.rawValue, ordering: .relaxed) }
   }
   /// Whether the frame has `role`: one comparison.
-  @inline(always) public func hasRole(_ role: FrameRole) -> Bool {
+  @inline(always) package func hasRole(_ role: FrameRole) -> Bool {
     byte(28).pointee.load(ordering: .relaxed) == role.rawValue
   }
   /// Whether the frame has `role`, and its links are its owner's: one comparison.
-  @inline(always) public func isOwners(_ role: FrameRole) -> Bool {
+  @inline(always) package func isOwners(_ role: FrameRole) -> Bool {
     (raw + 28).assumingMemoryBound(to: Atomic<UInt32>.self).pointee.load(ordering: .relaxed) & 0xff00_00ff
       == UInt32(FrameQueue.owner.rawValue) << 24 | UInt32(role.rawValue)
   }
   /// The order of the free block that this frame heads; meaningless otherwise.
-  @inline(always) public internal(set) var order: Order {
+  @inline(always) package internal(set) var order: Order {
     get { Order(byte(29).pointee.load(ordering: .relaxed) & 31) }
     nonmutating set {
       let rest = byte(29).pointee.load(ordering: .relaxed) & ~31
@@ -155,12 +155,12 @@ import Synchronization
     }
   }
   /// Valid, dirty, referenced and cached: the owner's.
-  @inline(always) public var flags: UInt8 {
+  @inline(always) package var flags: UInt8 {
     get { byte(30).pointee.load(ordering: .relaxed) }
     nonmutating set { byte(30).pointee.store(newValue, ordering: .relaxed) }
   }
   /// The flags of a pageable page: guarded by its object's lock.
-  @inline(always) public var pageFlags: PageFlags {
+  @inline(always) package var pageFlags: PageFlags {
     get { PageFlags(rawValue: flags) }
     nonmutating set { flags = newValue.rawValue }
   }
@@ -179,13 +179,13 @@ import Synchronization
       rawValue: (raw + 24).assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .relaxed))
   }
   /// The list that the links belong to.
-  @inline(always) public var queue: FrameQueue {
+  @inline(always) package var queue: FrameQueue {
     get { FrameQueue(rawValue: byte(31).pointee.load(ordering: .relaxed)) ?? .owner }
     nonmutating set { byte(31).pointee.store(newValue.rawValue, ordering: .relaxed) }
   }
 
   /// Whether the frame is in one of the queues of pageable pages.
-  @inline(always) public var isInPageQueue: Bool {
+  @inline(always) package var isInPageQueue: Bool {
     let queue = byte(31).pointee.load(ordering: .relaxed)
     return queue >= FrameQueue.active.rawValue && queue <= FrameQueue.unswappable.rawValue
   }
@@ -200,7 +200,7 @@ import Synchronization
   }
   /// Replaces `other` in its list: this record gets its links and queue, and `other` is in no list. The caller changes
   /// the links of the neighbours.
-  @inline(always) public func takePlace(of other: FrameRecordPointer) {
+  @inline(always) package func takePlace(of other: FrameRecordPointer) {
     raw.storeBytes(of: other.raw.loadUnaligned(as: UInt64.self), as: UInt64.self)
     byte(31).pointee.store(other.byte(31).pointee.load(ordering: .relaxed), ordering: .relaxed)
     other.raw.storeBytes(of: UInt64.max, as: UInt64.self)
@@ -253,12 +253,12 @@ import Synchronization
 }
 
 /// The records of one pageblock, which stay valid: for a caller that reads one after the other.
-@frozen public struct PageblockRecords {
+@frozen @usableFromInline package struct PageblockRecords {
   @usableFromInline let first: UInt64
   @usableFromInline let records: UnsafeMutableRawPointer
 
   /// No records.
-  @inlinable @inline(__always) public init() {
+  @inlinable @inline(__always) package init() {
     first = 1 << 63
     records = UnsafeMutableRawPointer(bitPattern: 8).unsafelyUnwrapped
   }
@@ -268,7 +268,7 @@ import Synchronization
   }
 
   /// The record of frame `number`; nil when that is no frame of the pageblock. Any number below 2^63 may be asked for.
-  @inlinable @inline(__always) public func record(_ number: UInt64) -> FrameRecordPointer? {
+  @inlinable @inline(__always) package func record(_ number: UInt64) -> FrameRecordPointer? {
     let position = number &- first
     guard position < Pageblock.length else { return nil }
     return FrameRecordPointer(records + Int(truncatingIfNeeded: position) &* FrameRecordPointer.size)

@@ -38,13 +38,13 @@
   case absent
 
   /// The number of roles.
-  @inlinable public static var count: Int { 18 }
+  @inlinable package static var count: Int { 18 }
 
   /// Whether the contents of the frame can be moved to another frame, unless it is wired.
-  @inlinable public var isMovable: Bool { self == .pageable }
+  @inlinable package var isMovable: Bool { self == .pageable }
 
   /// Whether frames of this role are never freed.
-  @inlinable public var isPermanent: Bool {
+  @inlinable package var isPermanent: Bool {
     self == .records || self == .image || self == .boot || self == .absent
   }
 

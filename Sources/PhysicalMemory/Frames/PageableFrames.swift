@@ -14,7 +14,7 @@ import MemoryPrimitives
 import Synchronization
 
 /// Whether a page that is freed keeps its identity.
-@frozen public enum PageIdentity: UInt8, Sendable {
+@frozen @usableFromInline package enum PageIdentity: UInt8, Sendable {
   /// The identity is discarded.
   case dropped
   /// The frame keeps owner, index and contents until it is allocated.
@@ -22,7 +22,7 @@ import Synchronization
 }
 
 /// The result of a request for a cached page.
-@frozen public enum Reactivation: UInt8, Sendable {
+@frozen @usableFromInline package enum Reactivation: UInt8, Sendable {
   /// The page is the caller's: xbusy, valid, in no queue.
   case taken
   /// The frame is no longer that page.
@@ -32,10 +32,10 @@ import Synchronization
 }
 
 /// Whether a walk over pages goes on.
-@frozen public enum PageVisit: UInt8, Sendable { case more, enough }
+@frozen @usableFromInline package enum PageVisit: UInt8, Sendable { case more, enough }
 
 /// Whether a page can be moved.
-@frozen public enum PageMobility: UInt8, Sendable {
+@frozen @usableFromInline package enum PageMobility: UInt8, Sendable {
   /// It is wired.
   case unmovable
   /// It has no wire.
@@ -44,11 +44,11 @@ import Synchronization
 
 extension FrameAllocator {
   /// Free frames that are cached pages. Constant; exact when nothing runs.
-  public var cachedCount: PageCount { PageCount(table.cached.pointee.load(ordering: .relaxed)) }
+  package var cachedCount: PageCount { PageCount(table.cached.pointee.load(ordering: .relaxed)) }
 
   /// Calls `body` with each frame from `first` on, below `end`, that is a page, until it returns `enough`; returns the
   /// frame behind the last one. A few instructions a frame. Takes no lock, so a frame may no longer be a page.
-  @inline(__always) public func forEachPage(
+  @inline(__always) package func forEachPage(
     from first: FrameNumber, below end: FrameNumber, _ body: (FrameNumber, FrameRecordPointer) -> PageVisit
   ) -> FrameNumber {
     let limit = min(end.rawValue, table.end)
@@ -97,7 +97,7 @@ extension FrameAllocator {
   }
 
   /// Frees pages as `free(page:_:)` does with `dropped`, all in one hold of the lock: at most 32.
-  public func free(droppedPages frames: UnsafeBufferPointer<FrameNumber>) {
+  package func free(droppedPages frames: UnsafeBufferPointer<FrameNumber>) {
     precondition(frames.count <= Self.batch, "more pages than one hold of the lock is for")
     var sound: UInt32 = 0
     for i in 0..<frames.count where prepareToFree(frames[i], .dropped) { sound |= 1 << UInt32(i) }
@@ -115,7 +115,7 @@ extension FrameAllocator {
 
   /// Frees a page that the caller has xbusy, that is in no queue and clean, and, if it is to be cached, valid. Constant.
   /// May be called with an object's lock held. Reports anything else as a fault, and frees nothing then.
-  public func free(page frame: FrameNumber, _ keeping: PageIdentity) {
+  package func free(page frame: FrameNumber, _ keeping: PageIdentity) {
     guard prepareToFree(frame, keeping) else { return }
     let held = domain.acquire()
     if keeping == .cached { table.cached.pointee.add(1, ordering: .relaxed) }
@@ -181,7 +181,7 @@ extension FrameAllocator {
   /// xbusy, valid, clean and in no queue, and its contents are unchanged. `priority` says how much of the reserve this
   /// may use. Never waits. Up to 19 comparisons and 18 splits. May be called with an object's lock held, so it sends no
   /// low-memory notification: see `checkLowMemory`.
-  public func reactivate(
+  package func reactivate(
     _ frame: FrameNumber, owner: UInt32, index: UInt64, priority: AllocationPriority
   ) -> Reactivation {
     if machine.failsHere(.physicalMemory) { return .refused }
@@ -191,7 +191,7 @@ extension FrameAllocator {
 
   /// Discards the identity of a cached page, because its object goes or has written the page anew. Does nothing when the
   /// frame is no longer that page. Up to 19 comparisons. May be called with an object's lock held.
-  public func discard(cached frame: FrameNumber, owner: UInt32, index: UInt64) {
+  package func discard(cached frame: FrameNumber, owner: UInt32, index: UInt64) {
     domain.withLock { domain in
       guard domain.isCached(frame.rawValue, owner: owner, index: index) else { return }
       let record = table.record(frame.rawValue)
@@ -206,7 +206,7 @@ extension FrameAllocator {
   /// Counts a page as unmovable in its pageblock when it was wired for the first time, or as movable when it was unwired
   /// for the last. Constant. May be called with an object's lock held. The caller keeps the page from being freed.
   /// Reports a fault when the page is counted so already, and for a frame that is no page.
-  public func setMobility(of frame: FrameNumber, _ mobility: PageMobility) {
+  package func setMobility(of frame: FrameNumber, _ mobility: PageMobility) {
     guard let record = record(frame), record.role == .pageable else {
       return reportBadPage(frame, "a frame that is no page was counted as one", .wrongType)
     }
@@ -230,12 +230,12 @@ extension FrameAllocator {
 
   /// Counts a page that has become dirty in its pageblock. The caller also sets the flag in the record, under its
   /// object's lock. Constant; takes no lock.
-  @inline(__always) public func countDirty(_ frame: FrameNumber) {
+  @inline(__always) package func countDirty(_ frame: FrameNumber) {
     table.pageblock(frame.rawValue).dirty.pointee.add(1, ordering: .relaxed)
   }
 
   /// Counts a page that has become clean; see `countDirty`.
-  @inline(__always) public func countClean(_ frame: FrameNumber) {
+  @inline(__always) package func countClean(_ frame: FrameNumber) {
     table.pageblock(frame.rawValue).dirty.pointee.subtract(1, ordering: .relaxed)
   }
 }

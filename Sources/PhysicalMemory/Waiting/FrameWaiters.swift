@@ -98,7 +98,7 @@ extension FrameDomain {
 
 extension FrameAllocator {
   /// Frames that must be free for the first waiter of each queue to be served: none where no thread waits. Constant.
-  public var awaited: PageCount {
+  package var awaited: PageCount {
     domain.withLock { domain in
       var most: UInt64 = 0
       for queue in 0..<Waiter.parked { most = max(most, domain.awaited(queue)) }
@@ -107,18 +107,18 @@ extension FrameAllocator {
   }
 
   /// Whether any waiter is parked.
-  public var hasParkedWaiters: Bool { domain.withLock { !$0.waiters[Waiter.parked].isEmpty } }
+  package var hasParkedWaiters: Bool { domain.withLock { !$0.waiters[Waiter.parked].isEmpty } }
 
   /// Parks the waiters at the head of each queue that can't be served: for the page daemon, when it can free nothing
   /// more. A step for each of them, 64 at most.
-  public func parkUnservableWaiters() {
+  package func parkUnservableWaiters() {
     let moved = domain.withLock { $0.parkUnservable() }
     // The waiters behind them are first now.
     if moved > 0 { state.pointee.waiting.wake(on: machine) }
   }
 
   /// Queues the parked waiters again, behind all others. A step for each of them, 64 at most.
-  public func unparkWaiters() { domain.withLock { $0.unpark() } }
+  package func unparkWaiters() { domain.withLock { $0.unpark() } }
 
   @inline(never) func wait(
     for order: Order, _ role: FrameRole, _ priority: AllocationPriority, until deadline: Tick

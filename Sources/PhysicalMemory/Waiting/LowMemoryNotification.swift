@@ -13,7 +13,7 @@ import MemoryPrimitives
 import Synchronization
 
 /// The reason of a low-memory notification.
-public enum Shortage: Sendable {
+package enum Shortage: Sendable {
   /// Fewer frames are free than the mark says.
   case few
   /// A thread waits for frames.
@@ -33,13 +33,13 @@ struct LowMemoryNotification: ~Copyable {
 extension FrameAllocator {
   /// Sets the mark: a request that leaves fewer than `mark` frames free sends the notification. `.zero` switches that off.
   /// Constant.
-  public func setLowMemoryMark(below mark: PageCount) {
+  package func setLowMemoryMark(below mark: PageCount) {
     state.pointee.lowMemory.mark.store(mark.rawValue, ordering: .relaxed)
     checkLowMemory()
   }
 
   /// Raises the notification, and wakes the listener. No spin lock may be held.
-  public func notifyLowMemory(_ shortage: Shortage) {
+  package func notifyLowMemory(_ shortage: Shortage) {
     let wasRaised =
       switch shortage {
       case .few: state.pointee.lowMemory.isRaised.exchange(true, ordering: .sequentiallyConsistent)
@@ -50,14 +50,14 @@ extension FrameAllocator {
 
   /// Raises the notification if few frames are free: for a caller that allocated with a lock held. No spin lock may be
   /// held. Constant.
-  @inline(__always) public func checkLowMemory() {
+  @inline(__always) package func checkLowMemory() {
     let isShort = table.count(.free) < state.pointee.lowMemory.mark.load(ordering: .relaxed)
     if isShort && !state.pointee.lowMemory.isRaised.load(ordering: .relaxed) { notifyLowMemory(.few) }
   }
 
   /// Sleeps until the notification is raised for `shortage` or a more urgent reason, and acknowledges it, so that it can
   /// be raised again. Returns at once when it is raised already; false when `deadline` has passed.
-  @discardableResult public func awaitLowMemory(_ shortage: Shortage, until deadline: Tick = .never) -> Bool {
+  @discardableResult package func awaitLowMemory(_ shortage: Shortage, until deadline: Tick = .never) -> Bool {
     while true {
       let ticket = state.pointee.lowMemory.listeners.ticket()
       var isRaised = state.pointee.lowMemory.isUrgent.exchange(false, ordering: .sequentiallyConsistent)

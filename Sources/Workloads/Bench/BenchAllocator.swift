@@ -9,7 +9,7 @@ import Kmem
 import MemoryPrimitives
 
 /// An allocator of objects that a bench drives.
-public protocol BenchAllocator {
+package protocol BenchAllocator {
   /// An object of `size` bytes; a benchmark ends the process when there is none.
   func allocate(_ size: UInt64) -> UnsafeMutableRawPointer
   /// Frees an object that `allocate` returned for the same size.
@@ -17,22 +17,22 @@ public protocol BenchAllocator {
 }
 
 /// Kmem with one type.
-@frozen public struct KmemBenchAllocator: BenchAllocator {
+@frozen @usableFromInline package struct KmemBenchAllocator: BenchAllocator {
   @usableFromInline let kmem: KmemAllocator
   @usableFromInline let type: MemoryType
 
   /// Creates an allocator that counts its objects under `type`.
-  @inlinable public init(_ kmem: KmemAllocator, _ type: MemoryType) {
+  @inlinable package init(_ kmem: KmemAllocator, _ type: MemoryType) {
     self.kmem = kmem
     self.type = type
   }
 
   /// Allocates an object of `size` bytes.
-  @inline(always) public func allocate(_ size: UInt64) -> UnsafeMutableRawPointer {
+  @inline(always) package func allocate(_ size: UInt64) -> UnsafeMutableRawPointer {
     kmem.alloc(ByteCount(size), type: type).unsafelyUnwrapped
   }
   /// Frees an object of `size` bytes.
-  @inline(always) public func free(_ object: UnsafeMutableRawPointer, _ size: UInt64) {
+  @inline(always) package func free(_ object: UnsafeMutableRawPointer, _ size: UInt64) {
     kmem.free(object, size: ByteCount(size), type: type)
   }
 }

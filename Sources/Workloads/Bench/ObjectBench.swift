@@ -4,7 +4,7 @@ import CPlatform
 import MemoryPrimitives
 
 /// Which sizes a pattern of replacements has.
-@frozen public enum ObjectSizes: UInt8, Sendable {
+@frozen @usableFromInline package enum ObjectSizes: UInt8, Sendable {
   /// 64 bytes.
   case one
   /// 8 to 256 bytes.
@@ -27,7 +27,7 @@ import MemoryPrimitives
 }
 
 /// A place for a live object.
-@frozen public struct ObjectSlot {
+@frozen @usableFromInline package struct ObjectSlot {
   @usableFromInline var object: UnsafeMutableRawPointer?
   @usableFromInline var size: UInt32
 
@@ -38,16 +38,16 @@ import MemoryPrimitives
 }
 
 /// A replacement: which slot gets an object of which size.
-@frozen public struct ObjectReplacement {
+@frozen @usableFromInline package struct ObjectReplacement {
   @usableFromInline var slot: UInt32
   @usableFromInline var size: UInt32
 }
 
 /// The bodies. Each is inlined into its caller, with the size that the caller writes there.
-public enum ObjectBench {
+package enum ObjectBench {
   /// `count` times an allocation of `size` bytes and a free.
   @inline(always)
-  public static func pairs<A: BenchAllocator>(_ allocator: A, _ size: UInt64, _ count: Int) {
+  package static func pairs<A: BenchAllocator>(_ allocator: A, _ size: UInt64, _ count: Int) {
     var left = count
     while left > 0 {
       let object = cp_opaque(allocator.allocate(size))
@@ -58,7 +58,7 @@ public enum ObjectBench {
 
   /// The same with a size that the compiler does not know.
   @inline(always)
-  public static func variablePairs<A: BenchAllocator>(_ allocator: A, _ size: UInt64, _ count: Int) {
+  package static func variablePairs<A: BenchAllocator>(_ allocator: A, _ size: UInt64, _ count: Int) {
     var left = count
     while left > 0 {
       let size = cp_opaque_number(size)
@@ -70,7 +70,7 @@ public enum ObjectBench {
 
   /// `count` times 64 allocations of 64 bytes, then 64 frees in the order of the allocations.
   @inline(always)
-  public static func batches<A: BenchAllocator>(
+  package static func batches<A: BenchAllocator>(
     _ allocator: A, _ objects: UnsafeMutablePointer<UnsafeMutableRawPointer?>, _ count: Int
   ) {
     for _ in 0..<count {
@@ -81,7 +81,7 @@ public enum ObjectBench {
 
   /// Fills `slots` with objects of the pattern's sizes, and `steps` with replacements that go on from there: both
   /// depend on the seed only.
-  @inlinable public static func fill<A: BenchAllocator>(
+  @inlinable package static func fill<A: BenchAllocator>(
     _ allocator: A, _ slots: UnsafeMutableBufferPointer<ObjectSlot>,
     _ steps: UnsafeMutableBufferPointer<ObjectReplacement>, _ sizes: ObjectSizes, seed: UInt64
   ) {
@@ -103,7 +103,7 @@ public enum ObjectBench {
 
   /// Carries out all replacements `rounds` times: each frees the object of a slot and allocates another for it.
   @inline(always)
-  public static func replace<A: BenchAllocator>(
+  package static func replace<A: BenchAllocator>(
     _ allocator: A, _ slots: UnsafeMutableBufferPointer<ObjectSlot>,
     _ steps: UnsafeMutableBufferPointer<ObjectReplacement>, rounds: Int
   ) {
@@ -120,7 +120,7 @@ public enum ObjectBench {
   }
 
   /// Frees all of `slots`.
-  @inlinable public static func empty<A: BenchAllocator>(
+  @inlinable package static func empty<A: BenchAllocator>(
     _ allocator: A, _ slots: UnsafeMutableBufferPointer<ObjectSlot>
   ) {
     for i in 0..<slots.count { allocator.free(slots[i].object.unsafelyUnwrapped, UInt64(slots[i].size)) }

@@ -8,9 +8,9 @@ import CPlatform
 import MemoryPrimitives
 
 /// One event: an allocation of `size` bytes, or a free of them.
-@frozen public struct TraceObjectEvent {
+@frozen @usableFromInline package struct TraceObjectEvent {
   /// The number of the object.
-  public var identity: UInt32
+  package var identity: UInt32
   /// The high bit marks a free.
   @usableFromInline var word: UInt32
 
@@ -20,25 +20,25 @@ import MemoryPrimitives
   }
 
   /// Bytes of the object.
-  @inlinable public var size: UInt32 { word & ~(1 << 31) }
+  @inlinable package var size: UInt32 { word & ~(1 << 31) }
   /// Whether it is a free.
-  @inlinable public var isFree: Bool { word >> 31 != 0 }
+  @inlinable package var isFree: Bool { word >> 31 != 0 }
 }
 
 /// The events of a trace, unpacked, in memory of the caller.
-public struct TraceObjects {
+package struct TraceObjects {
   /// The events, of which `count` are valid.
-  public let events: UnsafeMutableBufferPointer<TraceObjectEvent>
+  package let events: UnsafeMutableBufferPointer<TraceObjectEvent>
   /// Object identities of the trace.
-  public let identities: Int
+  package let identities: Int
   /// The number of events until the peak of live bytes.
-  public private(set) var peakIndex = 0
+  package private(set) var peakIndex = 0
   /// The peak of live bytes of one copy.
-  public private(set) var peakBytes: UInt64 = 0
+  package private(set) var peakBytes: UInt64 = 0
   /// Objects that were left out as they are larger than a page.
-  public private(set) var leftOut = 0
+  package private(set) var leftOut = 0
   /// Valid events.
-  public private(set) var count = 0
+  package private(set) var count = 0
 
   /// The most events of a trace: each may free an old object and has its own action, and at the end all objects are
   /// freed.
@@ -86,7 +86,7 @@ public struct TraceObjects {
   /// Carries out events `from` to `end` for each of 64 copies in turn. `objects` has 64 places for each identity.
   /// An object's first and last word are written, as its user would.
   @inline(always)
-  public func run<A: BenchAllocator>(
+  package func run<A: BenchAllocator>(
     _ allocator: A, _ objects: UnsafeMutablePointer<UnsafeMutableRawPointer?>, from: Int, to end: Int
   ) {
     let events = events.baseAddress.unsafelyUnwrapped

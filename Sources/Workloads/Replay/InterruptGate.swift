@@ -1,11 +1,11 @@
 // The way to interrupt priority, for workloads that run there. The caller that runs them supplies it.
 
 /// Runs work in an interrupt handler. Copyable.
-@frozen public struct InterruptGate {
+@frozen @usableFromInline package struct InterruptGate {
   /// The work to run, given its argument.
-  public typealias Body = @convention(c) (_ argument: UnsafeMutableRawPointer) -> Void
+  @usableFromInline package typealias Body = @convention(c) (_ argument: UnsafeMutableRawPointer) -> Void
   /// Runs `Body` in an interrupt handler, and returns after it.
-  public typealias Enter =
+  @usableFromInline package typealias Enter =
     @convention(c) (_ context: UnsafeMutableRawPointer?, Body, _ argument: UnsafeMutableRawPointer) -> Void
 
   let context: UnsafeMutableRawPointer?
@@ -13,7 +13,7 @@
 
   /// Creates a gate. `enter` interrupts the processor that calls it, runs the body in the handler, with interrupts
   /// off, and returns after that. Its first argument is `context`.
-  public init(_ context: UnsafeMutableRawPointer?, enter: @escaping Enter) {
+  package init(_ context: UnsafeMutableRawPointer?, enter: @escaping Enter) {
     self.context = context
     self.enter = enter
   }
