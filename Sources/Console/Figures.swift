@@ -154,7 +154,7 @@ func == (bytes: Bytes, text: StaticString) -> Bool {
   return true
 }
 
-extension Name {
+extension ShortName {
   /// Whether `bytes` spell this name.
   func isSpelled(by bytes: Bytes) -> Bool {
     guard bytes.count == count else { return false }

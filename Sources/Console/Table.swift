@@ -139,7 +139,7 @@ struct Table {
     scratch.pointee.used = start + length
     add(.text, UInt64(start), UInt64(length))
   }
-  @_disfavoredOverload func text(_ name: Name) { text("\(name)" as Line) }
+  @_disfavoredOverload func text(_ name: ShortName) { text("\(name)" as Line) }
   /// A count, with commas.
   func count(_ value: UInt64) { add(.count, value) }
   /// A number without commas: of a frame, an order.

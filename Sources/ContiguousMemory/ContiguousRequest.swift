@@ -72,7 +72,7 @@ public struct ContiguousRequest: Sendable {
   /// The most that the request may move and write.
   public var budget = ContiguousBudget.unlimited
   /// The requester, for the log of failures.
-  public var requester = Name("contiguous")
+  public var requester = ShortName("contiguous")
 
   /// A request for `count` frames that may sleep, go through all passes and spend without a bound.
   public init(_ count: PageCount, where constraints: RunConstraints = RunConstraints()) {

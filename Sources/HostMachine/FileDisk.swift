@@ -11,7 +11,7 @@ import MemoryPrimitives
 /// A block device over a file. It must outlive all its users.
 public final class FileDisk: @unchecked Sendable {
   private let descriptor: Int32
-  private let name: Name
+  private let name: ShortName
   private let pages: PageCount
   private let directMap: DirectMap
   private let lock = NSLock()
@@ -25,7 +25,7 @@ public final class FileDisk: @unchecked Sendable {
     guard descriptor >= 0 else {
       throw POSIXError(POSIXErrorCode(rawValue: errno) ?? .EIO, userInfo: [NSFilePathErrorKey: path])
     }
-    name = Name("file")
+    name = ShortName("file")
     self.pages = pages
     directMap = host.machine.directMap
   }

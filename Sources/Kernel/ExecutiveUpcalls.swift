@@ -16,8 +16,8 @@ enum Executive {
   static var cyclesSinceEntry: UInt64 { cp_cycles() &- entered.load(ordering: .relaxed) }
 
   /// The thread that runs here.
-  static var currentThreadName: Name {
-    cp_current_thread() == nil ? Name("boot") : Thread.current.state.pointee.name
+  static var currentThreadName: ShortName {
+    cp_current_thread() == nil ? ShortName("boot") : Thread.current.state.pointee.name
   }
 
   nonisolated(unsafe) private static var upcalls = cp_upcalls(
@@ -43,7 +43,7 @@ enum Executive {
 
   private static func start(_ request: cp_thread_request) -> UInt64 {
     guard Scheduler.isRunning, let memory = Assembly.memory else { return 0 }
-    let name = Name(bytes: UnsafeBufferPointer(start: request.name, count: Int(request.name_length)))
+    let name = ShortName(bytes: UnsafeBufferPointer(start: request.name, count: Int(request.name_length)))
     guard
       let thread = Thread.make(
         name, request.is_service ? .service : .worker, on: request.processors, from: memory,

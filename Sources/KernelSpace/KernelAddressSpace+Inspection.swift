@@ -26,7 +26,7 @@ package struct AddressDescription {
   /// The region that it lies in.
   package var region: AddressRegion
   /// The lowest arena that has the address in a span, and the segment there.
-  package var arena: Name?
+  package var arena: ShortName?
   /// The segment of that arena.
   package var segment: Segment?
   /// The range that it lies in, if it is mapped there.
@@ -34,7 +34,7 @@ package struct AddressDescription {
   /// The purpose of that range.
   package var kind: RangeKind?
   /// The mapping of the address itself.
-  package var translation: Translation?
+  package var translation: PageTranslation?
 }
 
 extension KernelAddressSpace {

@@ -137,18 +137,18 @@ public struct KernelAddressSpace {
       in: memory + parts.tags, staticTags: staticTags, staticPages,
       source: tagSource(UnsafeMutableRawPointer(state), machine), machine: machine)
     let kernel = Arena.create(
-      ArenaOptions(name: Name("kernel_va"), quantum: .page), in: memory + parts.kernel, tags: tags)
+      ArenaOptions(name: ShortName("kernel_va"), quantum: .page), in: memory + parts.kernel, tags: tags)
     func importing(_ name: StaticString, at offset: Int, unit: UInt64) -> Arena {
       Arena.create(
         ArenaOptions(
-          name: Name(name), quantum: .page, source: .arena(kernel), importUnit: Alignment(unit)),
+          name: ShortName(name), quantum: .page, source: .arena(kernel), importUnit: Alignment(unit)),
         in: memory + offset, tags: tags)
     }
     let heap = importing("heap_va", at: parts.heap, unit: 2 << 20)
     let metadata = importing("kernel_meta", at: parts.metadata, unit: 64 << 10)
     let interrupt = importing("interrupt_va", at: parts.interrupt, unit: 128 << 10)
     let device = Arena.create(
-      ArenaOptions(name: Name("device_va"), quantum: .page), in: memory + parts.device, tags: tags)
+      ArenaOptions(name: ShortName("device_va"), quantum: .page), in: memory + parts.device, tags: tags)
     state.initialize(
       to: State(
         machine: machine, physical: physical, tables: tables, tags: tags, layout: layout, kernel: kernel,

@@ -82,7 +82,8 @@ extension KernelAddressSpace {
           case .badConstraint: "never"
           }
         var refused = RefusedRequest(
-          .space, request.count.bytes, priority: request.priority, requester: Name(request.kind.description),
+          .space, request.count.bytes, priority: request.priority,
+          requester: ShortName(request.kind.description),
           reason: reason, free: physical.freeCount)
         refused.site = request.site
         return refused

@@ -6,7 +6,7 @@ import PhysicalMemory
 import Vmem
 
 /// A stack of whole pages with an unmapped one below.
-public struct Stack: Equatable, Sendable {
+public struct KernelStack: Equatable, Sendable {
   /// The lowest address that is mapped: an access to the page below faults.
   public var bottom: VirtualAddress
   /// Its length, the guard page not counted.
@@ -28,13 +28,13 @@ extension KernelAddressSpace {
   public func allocateStack(
     _ count: PageCount, priority: AllocationPriority = .normal, contents: InitialContents = .unknown,
     at site: CallSite = .here
-  ) throws(KernelSpaceError) -> Stack {
+  ) throws(KernelSpaceError) -> KernelStack {
     guard count > .zero else { throw failed(.badConstraint) }
     guard count.rawValue < .max else { throw failed(.noAddressSpace) }
     let request = RangeRequest(
       kind: .stack, count: count, priority: priority, contents: contents, site: site)
     let guardPage = try reserve(request)
-    let stack = Stack(bottom: guardPage + PageCount.one, count: count)
+    let stack = KernelStack(bottom: guardPage + PageCount.one, count: count)
     do throws(KernelSpaceError) {
       try back(stack.bottom, request, role: .stack)
     } catch {
@@ -46,7 +46,7 @@ extension KernelAddressSpace {
   }
 
   /// Frees a stack, on which no thread runs any more. Fault reports as `freeWired`.
-  public func freeStack(_ stack: Stack, at site: CallSite = .here) {
+  public func freeStack(_ stack: KernelStack, at site: CallSite = .here) {
     guard unmap(stack.bottom, stack.count, RangeTagSet(RangeKind.stack.tag), site, visit: free) != nil
     else { return }
     release(.stack, stack.guardPage, stack.count + .one, site)

@@ -10,7 +10,7 @@ public typealias ObjectHook = @convention(c) (UnsafeMutableRawPointer?, UnsafeMu
 
 /// The descriptor of a cache, in 512 bytes with its depot behind it.
 struct Cache: ~Copyable {
-  let name: Name
+  let name: ShortName
   let cacheIndex: Int
   /// Bytes of an object as its callers know it.
   let size: Int
@@ -132,7 +132,7 @@ struct CachePointer {
   var physical: FrameAllocator { kmem.state.pointee.physical }
   var machine: Machine { kmem.state.pointee.machine }
   var cacheIndex: Int { cache.pointee.cacheIndex }
-  var name: Name { cache.pointee.name }
+  var name: ShortName { cache.pointee.name }
   var size: Int { cache.pointee.size }
   var chunk: Int { cache.pointee.chunk }
   /// The period of auditing, nil when audit is off.
@@ -157,7 +157,7 @@ struct CachePointer {
 
   // MARK: Geometry
 
-  static func objects(chunk: Int, order: Order, isAudited: Bool) -> Int {
+  static func objects(chunk: Int, order: BlockOrder, isAudited: Bool) -> Int {
     let bytes = 4096 << Int(order.rawValue)
     return isAudited ? min((bytes - guardBytes) / chunk, Slab.mostAudited) : bytes / chunk
   }
@@ -167,11 +167,11 @@ struct CachePointer {
 
   /// Chooses the order of a cache's slabs: the smallest that leaves less than a sixteenth unused, else the one that
   /// leaves least.
-  static func preferredOrder(chunk: Int, isAudited: Bool) -> Order {
-    var best = Order(0)
+  static func preferredOrder(chunk: Int, isAudited: Bool) -> BlockOrder {
+    var best = BlockOrder(0)
     var least = Int.max
     for rawValue in UInt8(0)...Slab.largestOrder.rawValue {
-      let order = Order(rawValue)
+      let order = BlockOrder(rawValue)
       let bytes = 4096 << Int(rawValue)
       let waste = bytes - objects(chunk: chunk, order: order, isAudited: isAudited) * chunk
       if waste * 16 < bytes { return order }
@@ -251,7 +251,7 @@ struct CachePointer {
         return slab
       }
       guard order.rawValue > 0 else { return nil }
-      order = Order(order.rawValue - 1)
+      order = BlockOrder(order.rawValue - 1)
     }
   }
 

@@ -62,8 +62,8 @@ extension KmemAllocator {
     let kmem = KmemAllocator(at: memory)
     let rows = memory + rowsOffset + processors * rowStride
     let typeBytes = MemoryType.stride * processors
-    let other = makeType(Name("other"), index: 0, row: rows, bytes: typeBytes)
-    let own = makeType(Name("kmem"), index: 1, row: rows + typeBytes, bytes: typeBytes)
+    let other = makeType(ShortName("other"), index: 0, row: rows, bytes: typeBytes)
+    let own = makeType(ShortName("kmem"), index: 1, row: rows + typeBytes, bytes: typeBytes)
     other.header.pointee.next.store(UInt(bitPattern: own.row), ordering: .relaxed)
     var registry = Registry()
     for cacheIndex in 0..<CacheIndex.firstObjectCache { registry.cacheIndices[0] |= 1 << UInt64(cacheIndex) }
@@ -137,7 +137,7 @@ extension KmemAllocator {
 
   /// Fills in the descriptor of an index that the caller has reserved and whose page exists.
   func makeCache(
-    _ cacheIndex: Int, _ name: Name, size: Int, alignment: Int, constructor: ObjectHook?,
+    _ cacheIndex: Int, _ name: ShortName, size: Int, alignment: Int, constructor: ObjectHook?,
     destructor: ObjectHook?, context: UnsafeMutableRawPointer?
   ) {
     // A constructed object has its word behind it, any other in its first bytes.
@@ -194,7 +194,7 @@ extension KmemAllocator {
     }
     if let memory = cut() { return memory }
     if state.pointee.machine.failsHere(.kmem) { return nil }
-    let order = Order.holding(size.pagesRoundedUp)
+    let order = BlockOrder.holding(size.pagesRoundedUp)
     guard let frame = try? state.pointee.physical.allocateUnlogged(order, role: .kmem, priority: priority)
     else {
       return nil

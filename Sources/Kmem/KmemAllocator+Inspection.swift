@@ -9,7 +9,7 @@ import Synchronization
 /// A cache in figures.
 package struct CacheDescription {
   /// The name that it was made with.
-  package var name: Name
+  package var name: ShortName
   /// Bytes of an object.
   package var objectSize: ByteCount
   /// Bytes from one object to the next.
@@ -46,7 +46,7 @@ package struct CacheDescription {
 /// A type in figures.
 package struct TypeDescription {
   /// The name that it was made with.
-  package var name: Name
+  package var name: ShortName
   /// Objects and large requests in use.
   package var inUse: UInt64
   /// Bytes in use, each object counted with its cache's spacing, large requests and contiguous memory by
@@ -72,7 +72,7 @@ package struct ObjectDescription {
   }
 
   /// The name of the object's cache.
-  package var cache: Name
+  package var cache: ShortName
   /// Bytes of an object of that cache.
   package var objectSize: ByteCount
   /// The first address of the slab.
@@ -102,7 +102,7 @@ package struct ObjectAudit {
   /// Bytes of the last request that got the object.
   package var size: ByteCount
   /// The type of that request.
-  package var type: Name?
+  package var type: ShortName?
   /// The call site of that request.
   package var allocatedAt: CallSite
   /// The call site of the free before it.
@@ -230,7 +230,7 @@ extension KmemAllocator {
 
   /// Visits every slab, in an order that depends on the history alone. Nothing else may use the instance.
   package func forEachSlab(
-    _ body: (_ cache: Name, FrameNumber, PageCount, _ objects: Int, _ out: Int, Auditing) -> Void
+    _ body: (_ cache: ShortName, FrameNumber, PageCount, _ objects: Int, _ out: Int, Auditing) -> Void
   ) {
     forEach { cache in
       cache.forEachSlab {

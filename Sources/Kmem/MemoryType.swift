@@ -33,7 +33,7 @@ import Synchronization
   /// The number of the type, in the order in which they were made.
   public var index: UInt16 { header.pointee.index }
   /// The name that it was made with.
-  public var name: Name { header.pointee.name }
+  public var name: ShortName { header.pointee.name }
 
   /// Counts an allocation of `amount` in `cacheIndex`.
   func countAllocation(_ cacheIndex: Int, _ amount: UInt64 = 1) {
@@ -65,7 +65,7 @@ import Synchronization
 
 /// The header before processor 0's counters.
 struct TypeHeader: ~Copyable {
-  let name: Name
+  let name: ShortName
   let index: UInt16
   /// The type made next, by the address of its row; 0 for none yet.
   let next: Atomic<UInt>
@@ -81,7 +81,7 @@ extension KmemAllocator {
 
   /// Finds the type called `name`; the first call makes it. Never fails: without memory for another row of counters, or
   /// with too many types, the answer is the type `other`. One pass over the types.
-  public func type(named name: Name) -> MemoryType {
+  public func type(named name: ShortName) -> MemoryType {
     if let found = findType({ $0.name == name }) { return found }
     // A row that was carved is never freed.
     guard state.pointee.registry.withLock({ $0.types < Self.typeLimit }) else { return otherType }
@@ -98,7 +98,7 @@ extension KmemAllocator {
 
   /// Adds a type behind the last one; nil when there are too many. If another processor has added one of that name at
   /// the same time, answers that one, and the row is lost.
-  private func add(type name: Name, row: UnsafeMutableRawPointer) -> MemoryType? {
+  private func add(type name: ShortName, row: UnsafeMutableRawPointer) -> MemoryType? {
     state.pointee.registry.withLock { registry -> MemoryType? in
       var last = otherType
       while true {
@@ -114,7 +114,8 @@ extension KmemAllocator {
     }
   }
 
-  static func makeType(_ name: Name, index: Int, row: UnsafeMutableRawPointer, bytes: Int) -> MemoryType {
+  static func makeType(_ name: ShortName, index: Int, row: UnsafeMutableRawPointer, bytes: Int) -> MemoryType
+  {
     row.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     row.bindMemory(to: TypeHeader.self, capacity: 1)
       .initialize(to: TypeHeader(name: name, index: UInt16(index), next: Atomic(0)))

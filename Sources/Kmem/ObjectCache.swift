@@ -47,7 +47,7 @@ import Synchronization
   }
 
   /// The name that it was made with; a fault report when it was destroyed.
-  public var name: Name { pointer?.name ?? Name("destroyed") }
+  public var name: ShortName { pointer?.name ?? ShortName("destroyed") }
   /// Bytes of an object as its maker requested them.
   public var objectSize: ByteCount { ByteCount(UInt64(size)) }
 
@@ -73,7 +73,7 @@ extension KmemAllocator {
   /// Throws `.badConstraint` for a size of zero or an alignment above a page, `.tooLarge`,
   /// `.tooManyCaches` (90 fit), `.noMemory`; nothing has changed then.
   public func createCache(
-    name: Name, size: ByteCount, alignment: Alignment = .byte, constructor: ObjectHook? = nil,
+    name: ShortName, size: ByteCount, alignment: Alignment = .byte, constructor: ObjectHook? = nil,
     destructor: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
   ) throws(KmemError) -> ObjectCache {
     guard size > .zero && alignment <= .page else { throw .badConstraint }

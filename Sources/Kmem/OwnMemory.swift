@@ -126,7 +126,7 @@ extension KmemAllocator {
         return state.pointee.machine.directMap.pointer(to: frame) + offset
       }
       guard !state.pointee.machine.failsHere(.kmem),
-        let frame = try? physical.allocateUnlogged(Order(0), role: .kmem, priority: priority)
+        let frame = try? physical.allocateUnlogged(BlockOrder(0), role: .kmem, priority: priority)
       else { return nil }
       ownType.countAllocation(CacheIndex.large)
       ownType.countAllocation(CacheIndex.largePages)
@@ -143,7 +143,7 @@ extension KmemAllocator {
       return
     }
     physical.record(frame).unsafelyUnwrapped.queue = .none
-    physical.free(frame, Order(0))
+    physical.free(frame, BlockOrder(0))
     ownType.countFree(CacheIndex.large)
     ownType.countFree(CacheIndex.largePages)
   }

@@ -64,7 +64,7 @@ enum SizeClasses {
   }
 
   /// Makes the name of a class's cache: `kmem-` and its size.
-  static func name(_ cacheIndex: Int) -> Name {
+  static func name(_ cacheIndex: Int) -> ShortName {
     var digits: (UInt8, UInt8, UInt8, UInt8) = (0, 0, 0, 0)
     var rest = size(cacheIndex)
     var length = 0
@@ -80,7 +80,7 @@ enum SizeClasses {
       bytes[6] = digits.1
       bytes[7] = digits.2
       bytes[8] = digits.3
-      return Name(bytes: UnsafeBufferPointer(start: bytes.baseAddress, count: 5 + length))
+      return ShortName(bytes: UnsafeBufferPointer(start: bytes.baseAddress, count: 5 + length))
     }
   }
 }

@@ -24,7 +24,7 @@ import PhysicalMemory
 /// A slab by the record of its first frame.
 struct Slab {
   /// The order of the largest slab: 8 frames.
-  static var largestOrder: Order { Order(3) }
+  static var largestOrder: BlockOrder { BlockOrder(3) }
 
   let frame: FrameNumber
   let record: FrameRecordPointer
@@ -38,7 +38,7 @@ struct Slab {
 
   /// Writes the records of a slab whose objects are all free. `tables` has `tableBytes` bytes, if that is not 0.
   static func create(
-    _ frame: FrameNumber, _ order: Order, cache: Int, objects: Int, isAudited: Bool,
+    _ frame: FrameNumber, _ order: BlockOrder, cache: Int, objects: Int, isAudited: Bool,
     tables: UnsafeMutableRawPointer?, physical: FrameAllocator, directMap: DirectMap
   ) -> Slab {
     let owner = owner(order, cache: cache, objects: objects, isAudited: isAudited)
@@ -60,7 +60,7 @@ struct Slab {
   }
 
   /// `owner` in the record of the first frame.
-  static func owner(_ order: Order, cache: Int, objects: Int, isAudited: Bool) -> UInt32 {
+  static func owner(_ order: BlockOrder, cache: Int, objects: Int, isAudited: Bool) -> UInt32 {
     UInt32(cache) | UInt32(order.rawValue) << 10 | (isAudited ? 1 << 12 : 0) | UInt32(objects) << 16
   }
   /// The bits of `owner` in which the frames of a slab differ.
@@ -90,7 +90,7 @@ struct Slab {
   static func hasTables(_ owner: UInt32) -> Bool { owner & 1 << 12 != 0 || objects(owner) > 64 }
 
   var cache: Int { Self.cache(record) }
-  var order: Order { Order(UInt8(record.owner >> 10 & 3)) }
+  var order: BlockOrder { BlockOrder(UInt8(record.owner >> 10 & 3)) }
   var isAudited: Bool { record.owner & 1 << 12 != 0 }
   var objects: Int { Self.objects(record.owner) }
   /// Objects that are not free in the slab: with a caller, or in a magazine.

@@ -5,7 +5,7 @@ import CPlatform
 /// A device of whole pages: a value of two words and a function.
 public struct BlockDevice {
   /// The name that reports print.
-  public let name: Name
+  public let name: ShortName
   /// Pages that the device has.
   public let pageCount: PageCount
   let context: UnsafeMutableRawPointer?
@@ -13,7 +13,7 @@ public struct BlockDevice {
 
   /// Makes a device. `submit` accepts a request and returns before it is done. It never fails; `done` reports a failure.
   public init(
-    _ name: Name, pages: PageCount, _ context: UnsafeMutableRawPointer?,
+    _ name: ShortName, pages: PageCount, _ context: UnsafeMutableRawPointer?,
     submit:
       @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutablePointer<cp_block_request>) -> Void
   ) {

@@ -49,7 +49,7 @@ public struct RefusedRequest: Sendable {
   /// The highest address where a run may lie.
   public var high = PhysicalAddress(UInt64.max)
   /// The owner of the memory: a type, a role.
-  public var requester: Name
+  public var requester: ShortName
   /// The call site of the request.
   public var site = CallSite.unknown
   /// The reason, in a few words.
@@ -71,7 +71,8 @@ public struct RefusedRequest: Sendable {
 
   /// Describes a request; the fields that `init` does not name keep their defaults.
   package init(
-    _ kind: Kind, _ bytes: ByteCount, priority: AllocationPriority, requester: Name, reason: StaticString,
+    _ kind: Kind, _ bytes: ByteCount, priority: AllocationPriority, requester: ShortName,
+    reason: StaticString,
     free: PageCount
   ) {
     self.kind = kind

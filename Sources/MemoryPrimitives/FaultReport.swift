@@ -51,9 +51,9 @@ public struct FaultReport: Sendable {
   /// The value that holds, where `given` differs.
   public var expected: UInt64 = 0
   /// The owner of the memory or value: a cache, an arena.
-  public var owner: Name?
+  public var owner: ShortName?
   /// The type of the memory.
-  public var type: Name?
+  public var type: ShortName?
   /// The call site of the allocation.
   public var allocatedAt: CallSite = .unknown
   /// The call site of the free before.

@@ -34,7 +34,7 @@ package struct Line: ExpressibleByStringInterpolation {
     @inline(never) package mutating func appendLiteral(_ text: StaticString) { line.append(text) }
     package mutating func appendInterpolation(_ text: StaticString) { line.append(text) }
     /// Appends a name.
-    package mutating func appendInterpolation(_ name: Name) { line.append(name: name) }
+    package mutating func appendInterpolation(_ name: ShortName) { line.append(name: name) }
     /// Appends another line.
     package mutating func appendInterpolation(_ text: Line) { line.append(line: text) }
     /// Plain decimal digits.
@@ -112,7 +112,7 @@ package struct Line: ExpressibleByStringInterpolation {
   }
 
   /// Appends a name.
-  package mutating func append(name: Name) {
+  package mutating func append(name: ShortName) {
     for i in 0..<name.count { append(byte: name[i]) }
   }
 

@@ -107,7 +107,7 @@ public struct Statistics {
 }
 
 extension StaticString {
-  /// Whether both texts have the same bytes. `Name` keeps 31 bytes of a text only.
+  /// Whether both texts have the same bytes. `ShortName` keeps 31 bytes of a text only.
   fileprivate func isSame(as other: StaticString) -> Bool {
     guard utf8CodeUnitCount == other.utf8CodeUnitCount else { return false }
     for i in 0..<utf8CodeUnitCount where utf8Start[i] != other.utf8Start[i] { return false }

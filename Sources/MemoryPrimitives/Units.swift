@@ -155,7 +155,7 @@ public enum Page {
 }
 
 /// The binary logarithm of a buddy block's size in frames: 0 to 18 (4 KiB to 1 GiB).
-@frozen public struct Order: Equatable, Comparable, Sendable {
+@frozen public struct BlockOrder: Equatable, Comparable, Sendable {
   public var rawValue: UInt8
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt8) { self.rawValue = rawValue }

@@ -35,14 +35,14 @@ package struct MappedRun {
 
 extension PageMap {
   /// Translates `address`; nil when it is not mapped.
-  public func translate(_ address: VirtualAddress) -> Translation? {
+  public func translate(_ address: VirtualAddress) -> PageTranslation? {
     guard isCanonical(address) else { return nil }
     return withTree { tree in
       let path = tree.descend(address.rawValue)
       let entry = path.slot.entry
       guard entry.isPresent else { return nil }
       let offset = address.rawValue & (1 << TableTree.shift(path.level) - 1)
-      return Translation(
+      return PageTranslation(
         physical: PhysicalAddress(entry.address(at: path.level) + offset), level: TableLevel(path.level),
         protection: entry.protection, attribute: entry.attribute(at: path.level))
     }

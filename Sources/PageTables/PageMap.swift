@@ -101,7 +101,7 @@ import MemoryPrimitives
 }
 
 /// The memory that an address translates to.
-public struct Translation: Equatable, Sendable {
+public struct PageTranslation: Equatable, Sendable {
   /// The physical address of the byte.
   public var physical: PhysicalAddress
   /// The level of the leaf.

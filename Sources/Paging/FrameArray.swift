@@ -103,7 +103,7 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
     if machine.failsHere(.paging) { throw .noMemory }
     let frame: FrameNumber
     do throws(PhysicalMemoryError) {
-      frame = try physical.allocate(Order(0), role: .paging, priority: source.priority)
+      frame = try physical.allocate(BlockOrder(0), role: .paging, priority: source.priority)
     } catch {
       throw .noMemory
     }

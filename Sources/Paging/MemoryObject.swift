@@ -18,7 +18,7 @@ import MemoryPrimitives
 public struct MemoryObject: Equatable {
   struct State: ~Copyable {
     let number: UInt32
-    let name: Name
+    let name: ShortName
     let pageCount: UInt64
     let slots: FrameArray<UInt64>
     let device: BlockDevice?
@@ -41,7 +41,7 @@ public struct MemoryObject: Equatable {
   /// Numbers count from 1 and are reused.
   public var number: UInt32 { state.number }
   /// The name that the creator gave.
-  public var name: Name { state.name }
+  public var name: ShortName { state.name }
   /// Pages of the object, resident or not.
   public var pageCount: PageCount { PageCount(state.pageCount) }
   /// Whether the pages belong to swap or to a device.

@@ -10,21 +10,21 @@ extension PagedMemory {
 
   /// Creates an object of `pages` pages that read as zero until they are written to. Costs its slots, eight bytes a
   /// page. Throws `noMemory`; `badConstraint` for no pages.
-  public func createObject(_ name: Name, _ pages: PageCount) throws(PagingError) -> MemoryObject {
+  public func createObject(_ name: ShortName, _ pages: PageCount) throws(PagingError) -> MemoryObject {
     try createObject(name, pages, device: nil, from: 0)
   }
 
   /// Creates an object whose pages are `pages` pages of `device` from `first` on. Errors as above, and
   /// `badConstraint` for pages beyond the device.
   public func createObject(
-    _ name: Name, on device: BlockDevice, from first: PageCount, _ pages: PageCount
+    _ name: ShortName, on device: BlockDevice, from first: PageCount, _ pages: PageCount
   ) throws(PagingError) -> MemoryObject {
     guard first <= device.pageCount, pages <= device.pageCount - first else { throw .badConstraint }
     return try createObject(name, pages, device: device, from: first.rawValue)
   }
 
   private func createObject(
-    _ name: Name, _ pages: PageCount, device: BlockDevice?, from first: UInt64
+    _ name: ShortName, _ pages: PageCount, device: BlockDevice?, from first: UInt64
   ) throws(PagingError) -> MemoryObject {
     guard pages > .zero, pages.rawValue < 1 << 40 else { throw .badConstraint }
     if machine.failsHere(.paging) { throw .noMemory }
@@ -55,7 +55,7 @@ extension PagedMemory {
     if let number = state.numbers.withLock({ $0.reserve() }) { return number }
     if machine.failsHere(.paging) { return nil }
     do throws(PhysicalMemoryError) {
-      let frame = try physical.allocate(Order(0), role: .paging, priority: .system)
+      let frame = try physical.allocate(BlockOrder(0), role: .paging, priority: .system)
       let table = machine.directMap.pointer(to: frame)
       table.initializeMemory(as: UInt64.self, repeating: 0, count: Int(ObjectNumbers.tableLength))
       let isUsed = state.numbers.withLock { $0.grow(table) }

@@ -142,11 +142,11 @@ public struct PagedMemory {
     let entries: ObjectCache
     do throws(KmemError) {
       objects = try kmem.createCache(
-        name: Name("memory object"), size: ByteCount(MemoryLayout<MemoryObject.State>.size),
+        name: ShortName("memory object"), size: ByteCount(MemoryLayout<MemoryObject.State>.size),
         alignment: .cacheLine)
       do throws(KmemError) {
         entries = try kmem.createCache(
-          name: Name("map entry"), size: ByteCount(MemoryLayout<MapEntry>.size), alignment: .cacheLine)
+          name: ShortName("map entry"), size: ByteCount(MemoryLayout<MapEntry>.size), alignment: .cacheLine)
       } catch {
         kmem.destroy(objects)
         throw error
@@ -157,7 +157,7 @@ public struct PagedMemory {
     storage.initialize(
       to: State(
         machine: machine, physical: physical, tables: tables, space: space, swap: swap, transfers: transfers,
-        objectCache: objects, entryCache: entries, type: kmem.type(named: Name("paging")),
+        objectCache: objects, entryCache: entries, type: kmem.type(named: ShortName("paging")),
         map: Locked(.pagingMap, MapEntryTree()), numbers: Locked(.pagingMap, numbers),
         queues: Locked(.pagingQueues, PageQueues(physical)), counters: counters, marks: marks,
         services: services))

@@ -87,12 +87,12 @@ extension PagedMemory {
   }
 
   /// Whether a TLB may have a translation that the tables have no longer.
-  private enum Translation { case mayBeCached, absent }
+  private enum StaleTranslation { case mayBeCached, absent }
 
   /// Removes the mapping of page `index` of an object at `address`, and releases the object's lock.
   private func remove(
     _ address: VirtualAddress, ofPage index: UInt64, _ held: consuming HeldObject
-  ) -> Translation {
+  ) -> StaleTranslation {
     if tables.remove(address) != nil { return .mayBeCached }
     // A thread that moves or reclaims the page has removed the mapping, and ends its busy state only after the
     // invalidation.

@@ -11,7 +11,7 @@ import PhysicalMemory
 import Synchronization
 
 /// Whether the addresses to be wired may include some that no range has.
-@frozen public enum Holes: UInt8, Sendable {
+@frozen public enum HolePolicy: UInt8, Sendable {
   /// They are skipped.
   case allowed
   /// The call is refused before anything is wired.
@@ -33,7 +33,7 @@ extension PagedMemory {
   /// Throws `notPageable` for a hole that is forbidden, and when there is no page at all; errors as `fault`;
   /// `tooManyWires`; `badConstraint` for addresses that are not whole pages.
   @discardableResult public func wire(
-    _ address: VirtualAddress, _ count: PageCount, holes: Holes
+    _ address: VirtualAddress, _ count: PageCount, holes: HolePolicy
   ) throws(PagingError) -> RangeGeneration {
     guard let last = lastByte(address, count) else { throw .badConstraint }
     let ranges = self.ranges

@@ -27,7 +27,7 @@ package struct FrameDescription: Sendable {
   /// For a free frame: the first frame of its block.
   package var block: FrameNumber?
   /// For a free frame: the order of its block.
-  package var blockOrder: Order?
+  package var blockOrder: BlockOrder?
 }
 
 /// The 512 frames of a pageblock, counted by use.
@@ -67,7 +67,7 @@ extension FrameAllocator {
   }
 
   /// Returns the number of blocks of `order` in `list`. Constant.
-  package func blocks(in list: RangeList, of order: Order) -> UInt64 {
+  package func blocks(in list: RangeList, of order: BlockOrder) -> UInt64 {
     guard order <= .highest else { return 0 }
     return domain.withLock { $0.queue(Int(list.rawValue), Int(order.rawValue)).pointee.count }
   }
@@ -177,11 +177,11 @@ extension FrameAllocator {
   }
 
   /// Calls `body` with each free block, in address order.
-  package func forEachFreeBlock<E>(_ body: (FrameNumber, Order) throws(E) -> Void) throws(E) {
+  package func forEachFreeBlock<E>(_ body: (FrameNumber, BlockOrder) throws(E) -> Void) throws(E) {
     var at: UInt32 = 0
     while at < table.end {
       if let (head, order) = domain.withLock({ $0.nextBlock(&at) }) {
-        try body(FrameNumber(head), Order(UInt8(order)))
+        try body(FrameNumber(head), BlockOrder(UInt8(order)))
       }
     }
   }
@@ -196,7 +196,7 @@ extension FrameDomain {
     guard let pageblock = table.pageblockIfAny(frame) else { return answer }
     if let (head, order) = block(holding: frame) {
       answer.role = .free
-      (answer.block, answer.blockOrder) = (FrameNumber(head), Order(UInt8(order)))
+      (answer.block, answer.blockOrder) = (FrameNumber(head), BlockOrder(UInt8(order)))
       if pageblock.state == .valid, table.record(frame).pageFlags.contains(.cached) {
         let record = table.record(frame)
         (answer.owner, answer.index, answer.pageFlags) = (record.owner, record.index, .cached)

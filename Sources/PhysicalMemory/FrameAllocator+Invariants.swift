@@ -91,7 +91,9 @@ private struct FrameCheck {
     }
     guard record.previous.rawValue == previous else { return "PM-1: links of a queue" }
     let buddy = frame ^ (1 << UInt32(order))
-    if order < Int(Order.highest.rawValue), RangeList.of(buddy) == list, domain.pointee.isHead(buddy, order) {
+    if order < Int(BlockOrder.highest.rawValue), RangeList.of(buddy) == list,
+      domain.pointee.isHead(buddy, order)
+    {
       return "PM-3: two buddies that should have coalesced"
     }
     return nil

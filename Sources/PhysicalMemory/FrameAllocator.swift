@@ -235,7 +235,7 @@ public struct FrameAllocator {
         let supply = context!.assumingMemoryBound(to: Supply.self).pointee
         do throws(PhysicalMemoryError) {
           return try FrameAllocator(state: supply.state)
-            .allocateUnlogged(Order(0), role: supply.role, priority: supply.priority).rawValue
+            .allocateUnlogged(BlockOrder(0), role: supply.role, priority: supply.priority).rawValue
         } catch {
           return FrameNumber.none.rawValue
         }

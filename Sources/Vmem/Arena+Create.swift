@@ -5,7 +5,7 @@ import MemoryPrimitives
 /// The properties that an arena has for its whole life.
 public struct ArenaOptions {
   /// The name that reports and tables print.
-  public var name: Name
+  public var name: ShortName
   /// The unit of all sizes and starts: a size is rounded up to it, and a segment starts at a multiple of it.
   public var quantum: Alignment
   /// The meaning of the values.
@@ -17,7 +17,7 @@ public struct ArenaOptions {
 
   /// Describes an arena; by default one of addresses that imports nothing.
   public init(
-    name: Name, quantum: Alignment, contents: ArenaContents = .addresses, source: ArenaSource? = nil,
+    name: ShortName, quantum: Alignment, contents: ArenaContents = .addresses, source: ArenaSource? = nil,
     importUnit: Alignment? = nil
   ) {
     self.name = name

@@ -8,7 +8,7 @@ import MemoryPrimitives
 
 /// The state of an arena. Fields are constants, atomics or locked: no code writes to them through `pointee`.
 struct ArenaState: ~Copyable {
-  let name: Name
+  let name: ShortName
   let quantum: UInt64
   let contents: ArenaContents
   let tags: Tags
@@ -45,7 +45,7 @@ public struct Arena {
   }
 
   /// The name that `create` was given.
-  public var name: Name { state.name }
+  public var name: ShortName { state.name }
   /// The unit of all sizes and starts, a power of two.
   public var quantum: ArenaSize { ArenaSize(state.quantum) }
   /// The meaning of the arena's values.

@@ -196,7 +196,7 @@ final class ConsoleHarness {
       directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
     if let swap {
       let disk = RamDisk.create(
-        in: block(RamDisk.stateSize), Name("ram"), machine: machine,
+        in: block(RamDisk.stateSize), ShortName("ram"), machine: machine,
         over: RamDisk.Extent(block(swap), swap.pagesRoundedUp))
       host.runDevices = { disk.poll() }
       try! memory.paging.attachSwap(disk.device)

@@ -127,7 +127,7 @@ final class FramesCommandTests: XCTestCase {
 
   func testFramesAddUpToTheMap() throws {
     let harness = ConsoleHarness()
-    for _ in 0..<5 { _ = try harness.physical.allocate(Order(0), role: .slab) }
+    for _ in 0..<5 { _ = try harness.physical.allocate(BlockOrder(0), role: .slab) }
     let text = harness.run("frames")
     XCTAssertTrue(text.contains("256     1 MiB   1.6 %"), text)
     XCTAssertTrue(text.contains("slab                5    20 KiB"), text)
@@ -143,10 +143,10 @@ final class FramesCommandTests: XCTestCase {
     XCTAssertFalse(harness.run("buddy").contains("! "))
     // Every second frame taken: half of memory is free and no block is larger than a frame.
     var taken: [FrameNumber] = []
-    while let frame = try? harness.physical.allocate(Order(0), role: .wired, priority: .interrupt) {
+    while let frame = try? harness.physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt) {
       taken.append(frame)
     }
-    for frame in taken where frame.rawValue % 2 == 0 { harness.physical.free(frame, Order(0)) }
+    for frame in taken where frame.rawValue % 2 == 0 { harness.physical.free(frame, BlockOrder(0)) }
     let text = harness.run("buddy")
     XCTAssertTrue(text.contains("! No block of 2 MiB: it is fragmentation"), text)
     XCTAssertTrue(text.contains("100"), text)
@@ -154,7 +154,7 @@ final class FramesCommandTests: XCTestCase {
     let free = rows(harness.run("buddy -j")).compactMap { $0["frames"] as? Int }.reduce(0, +)
     XCTAssertEqual(free, Int(harness.physical.freeCount.rawValue))
     for frame in taken where frame.rawValue % 2 == 1 && frame.rawValue > 1000 {
-      harness.physical.free(frame, Order(0))
+      harness.physical.free(frame, BlockOrder(0))
     }
   }
 
@@ -170,8 +170,8 @@ final class FramesCommandTests: XCTestCase {
     }
     // Blocks of every order, so that the table is wide.
     for order in 0...17 {
-      _ = try harness.physical.allocate(Order(UInt8(order)), role: .wired)
-      for _ in 0..<3 { _ = try? harness.physical.allocate(Order(UInt8(min(order, 9))), role: .wired) }
+      _ = try harness.physical.allocate(BlockOrder(UInt8(order)), role: .wired)
+      for _ in 0..<3 { _ = try? harness.physical.allocate(BlockOrder(UInt8(min(order, 9))), role: .wired) }
     }
     let text = harness.run("buddy")
     assertFits(text)

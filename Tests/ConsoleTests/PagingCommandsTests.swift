@@ -66,7 +66,7 @@ final class PagingCommandsTests: XCTestCase {
     harness.run("contig 10000 type=dma")
     harness.run("contig 60M")
     let object = harness.memory.kmem.alloc(
-      ByteCount(UInt64(60)), type: harness.memory.kmem.type(named: Name("test")))
+      ByteCount(UInt64(60)), type: harness.memory.kmem.type(named: ShortName("test")))
     let entry = try XCTUnwrap(rows(harness.run("contig list -j")).first)
     XCTAssertEqual(entry["bytes"] as? Int, 10000)
     var shapes: [String: (keys: Set<String>, command: String)] = [:]
@@ -243,7 +243,7 @@ final class PagingCommandsTests: XCTestCase {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     let paging = harness.memory.paging
     let object = try paging.createObject(
-      Name("file"), on: try XCTUnwrap(harness.disk).device, from: page(1000), page(8))
+      ShortName("file"), on: try XCTUnwrap(harness.disk).device, from: page(1000), page(8))
     let address = try paging.map(object, count: page(8))
     _ = try harness.terminal.processor!.load(address)
     XCTAssertEqual(rows(harness.run("objects -j")).first?["backing"] as? String, "device")
@@ -480,7 +480,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(harness.outcome, .failed)
     harness.disk?.faults = DeviceFaults()
     // More than there is.
-    let large = try harness.memory.paging.createObject(Name("large"), page(20_000))
+    let large = try harness.memory.paging.createObject(ShortName("large"), page(20_000))
     let address = try harness.memory.paging.map(large, count: page(20_000))
     XCTAssertEqual(
       harness.run("wire \(text("\(address)"))+80000K"),
@@ -750,7 +750,7 @@ struct TestSpace {
 extension ConsoleHarness {
   /// An object of `count` pages; the first ones, or all, are written to.
   func space(_ name: StaticString, _ count: UInt64, touched: UInt64? = nil) throws -> TestSpace {
-    let object = try memory.paging.createObject(Name(name), PageCount(count))
+    let object = try memory.paging.createObject(ShortName(name), PageCount(count))
     let address = try memory.paging.map(object, count: PageCount(count))
     for i in 0..<(touched ?? count) { try terminal.processor!.store(address + PageCount(i), i + 1) }
     return TestSpace(object: object, address: address)
@@ -771,7 +771,9 @@ extension ConsoleHarness {
   /// Allocates frames until no free one holds a cached page.
   func takeAllCached() {
     while physical.cachedCount > .zero {
-      guard (try? physical.allocate(Order(0), role: .loaned, priority: .interrupt)) != nil else { return }
+      guard (try? physical.allocate(BlockOrder(0), role: .loaned, priority: .interrupt)) != nil else {
+        return
+      }
     }
   }
 

@@ -147,7 +147,7 @@ final class SystemCommandsTests: XCTestCase {
     let harness = ConsoleHarness()
     let kmem = harness.memory.kmem
     kmem.setAudit(.on)
-    let type = kmem.type(named: Name("test"))
+    let type = kmem.type(named: ShortName("test"))
     let object = try XCTUnwrap(kmem.alloc(ByteCount(UInt64(60)), type: type))
     let address = UInt64(UInt(bitPattern: object))
     let text = harness.run("whatis 0x\(String(address + 18, radix: 16))")
@@ -233,8 +233,8 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertThrowsError(
       try harness.physical.allocate(
         run: PageCount(UInt64(64)), where: RunConstraints(boundary: Alignment(64 << 10)), role: .wired))
-    let type = harness.memory.kmem.type(named: Name("test"))
-    while (try? harness.physical.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {}
+    let type = harness.memory.kmem.type(named: ShortName("test"))
+    while (try? harness.physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt)) != nil {}
     XCTAssertNil(harness.memory.kmem.alloc(ByteCount(UInt64(100)), type: type))
     XCTAssertThrowsError(try harness.memory.space.allocateStack(PageCount(UInt64(4))))
     let told = rows(harness.run("failures -j"))
@@ -255,7 +255,7 @@ final class SystemCommandsTests: XCTestCase {
       "\n4 of 4 are kept, 64 at most: 4 failed, 0 granted after moving or writing.\n",
     ] { XCTAssertTrue(log.contains(words), "\(words): \(log)") }
     assertFits(log)
-    for _ in 0..<100 { _ = try? harness.physical.allocate(Order(3), role: .wired) }
+    for _ in 0..<100 { _ = try? harness.physical.allocate(BlockOrder(3), role: .wired) }
     XCTAssertEqual(rows(harness.run("failures -j")).count, 64)
     XCTAssertTrue(
       harness.run("failures").hasSuffix(

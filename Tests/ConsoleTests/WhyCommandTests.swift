@@ -77,13 +77,13 @@ final class WhyCommandTests: XCTestCase {
     for line in text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
     let kinds = rows(harness.run("why 2M align=2M -j")).map { $0["kind"] as? String }
     XCTAssertEqual(kinds, ["why", "blocker"])
-    harness.physical.free(FrameNumber(3684), Order(0))
+    harness.physical.free(FrameNumber(3684), BlockOrder(0))
     XCTAssertTrue(harness.run("why 2M align=2M").hasPrefix("Yes"))
   }
 
   func testAShortageIsCalledAShortage() throws {
     let harness = ConsoleHarness()
-    while (try? harness.physical.allocate(Order(0), role: .wired)) != nil {}
+    while (try? harness.physical.allocate(BlockOrder(0), role: .wired)) != nil {}
     XCTAssertTrue(harness.run("why 2M").contains("! It is shortage. Type: frames"))
   }
 

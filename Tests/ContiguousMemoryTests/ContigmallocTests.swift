@@ -174,7 +174,7 @@ final class ContigmallocTests: XCTestCase {
     // contigmalloc by either strategy.
     for strategy in [ContiguousStrategy.new, .old] {
       system.contiguous.setStrategy(strategy)
-      let type = system.kmem.type(named: Name("test"))
+      let type = system.kmem.type(named: ShortName("test"))
       do throws(ContiguousFailure) {
         let range = try system.contiguous.contigmalloc(
           .kibibytes(256), type: type, where: wanted.constraints, waitPolicy: .forbidden)
@@ -254,7 +254,7 @@ final class ContigmallocTests: XCTestCase {
       if "\(row.name)" == "vm.contig.strategy" { XCTAssertEqual(row.set(2), .out_of_range) }
     }
     // contigmalloc does as it is told.
-    let type = system.kmem.type(named: Name("test"))
+    let type = system.kmem.type(named: ShortName("test"))
     let wanted = request(64, aligned: 64)
     system.set("vm.contig.strategy", 1)
     let dirtied = try system.fillMemory(spare: 100)
@@ -782,7 +782,7 @@ final class ContigmallocTests: XCTestCase {
     let system = try TestSystem(frames: 2048)
     let area = try system.fillMemory(spare: 300)
     let tables = system.memory.pageTables
-    let type = system.kmem.type(named: Name("test"))
+    let type = system.kmem.type(named: ShortName("test"))
     for attribute in [CacheAttribute.uncached, .writeCombining, .writeBack, .writeThrough] {
       for named in [false, true] {
         let wanted = request(70, aligned: 4)
@@ -828,7 +828,9 @@ final class ContigmallocTests: XCTestCase {
 
   func testFreeingWhatIsNotContiguousMemoryIsReported() throws {
     let system = try TestSystem()
-    let (type, other) = (system.kmem.type(named: Name("test")), system.kmem.type(named: Name("other")))
+    let (type, other) = (
+      system.kmem.type(named: ShortName("test")), system.kmem.type(named: ShortName("other"))
+    )
     let size = ByteCount(UInt64(20 * 4096))
     let range = try system.contiguous.contigmalloc(size, type: type)
     let contiguous = system.contiguous

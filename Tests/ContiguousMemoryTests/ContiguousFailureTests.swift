@@ -18,7 +18,7 @@ final class ContiguousFailureTests: XCTestCase {
   private typealias Act = (TestSystem) -> (() -> Void)?
 
   private func acts(_ system: TestSystem) -> [(String, Act)] {
-    let type = system.kmem.type(named: Name("test"))
+    let type = system.kmem.type(named: ShortName("test"))
     let wanted = request(48, aligned: 16)
     var acts: [(String, Act)] = []
     for priority in [AllocationPriority.normal, .system] {
@@ -67,7 +67,7 @@ final class ContiguousFailureTests: XCTestCase {
   /// A machine full of pages without a run of 48 among its free frames, and what stays once it was needed is there.
   private func make(_ isShort: Bool) throws -> (TestSystem, Area) {
     let system = try TestSystem()
-    let type = system.kmem.type(named: Name("test"))
+    let type = system.kmem.type(named: ShortName("test"))
     for attribute in [CacheAttribute.writeBack, .uncached, .writeCombining] {
       system.contiguous.kmemFreeContig(
         try system.contiguous.kmemAllocContig(request(48, aligned: 16), attribute: attribute))
@@ -90,7 +90,7 @@ final class ContiguousFailureTests: XCTestCase {
           let (system, area) = try make(isShort)
           let (name, act) = acts(system)[number]
           let failures = system.host.failures
-          let type = system.kmem.type(named: Name("test"))
+          let type = system.kmem.type(named: ShortName("test"))
           let before = system.picture()
           let known = system.kmem.describe(type)
           failures.pointee.hasFailed = false

@@ -66,7 +66,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
         _ = system.paging.launder(outOf: one, .all, atMost: .one)
         if page % 2 == 0 { _ = try system.holds(area, page, 1000 + page) }
       }
-      let type = system.kmem.type(named: Name("test"))
+      let type = system.kmem.type(named: ShortName("test"))
       for named in [true, false] {
         let range =
           named
@@ -321,7 +321,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   private func countFailures(_ strategy: ContiguousStrategy) throws {
     let system = try TestSystem(attaches: false)
     let area = try system.fillMemory(spare: 150)
-    let type = system.kmem.type(named: Name("test"))
+    let type = system.kmem.type(named: ShortName("test"))
     let contiguous = system.contiguous
     contiguous.setStrategy(strategy)
     var failed: UInt64 = 0
@@ -407,7 +407,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   // "Believed to back out of allocations and locks correctly"; "Callers must specify VM_MAP_WIRE_HOLESOK or
   // VM_MAP_WIRE_NOHOLES to express their intention explicitly."
   func testAWireThatFailsHalfWayBacksOut() throws {
-    for holes in [Holes.forbidden, .allowed] {
+    for holes in [HolePolicy.forbidden, .allowed] {
       let system = try TestSystem()
       let area = try system.area(50)
       try system.fill(area)
@@ -456,7 +456,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
       let before = system.frames(of: area)
       system.swapDisk.discardHistory()
       system.contiguous.setStrategy(strategy)
-      let type = system.kmem.type(named: Name("test"))
+      let type = system.kmem.type(named: ShortName("test"))
       let steps = Steps()
       let wanted = request(64, aligned: 64)
       let range = try? system.contiguous.contigmalloc(
@@ -493,7 +493,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
     for page in 0..<area.count where page % 8 == 0 {
       try system.paging.wire(area[page], .one, holes: .forbidden)
     }
-    let type = system.kmem.type(named: Name("test"))
+    let type = system.kmem.type(named: ShortName("test"))
     system.contiguous.setStrategy(.old)
     let steps = Steps()
     XCTAssertThrowsError(
@@ -538,7 +538,7 @@ final class ContiguousFreeBSDLogTests: XCTestCase {
   func testAMapThatFailsGivesTheFramesBack() throws {
     let system = try TestSystem()
     let area = try system.fillMemory(spare: 160)
-    let type = system.kmem.type(named: Name("test"))
+    let type = system.kmem.type(named: ShortName("test"))
     for attribute in [CacheAttribute.writeBack, .uncached] {
       var nth: Int64 = 0
       var failures = 0

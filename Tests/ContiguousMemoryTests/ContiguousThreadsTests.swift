@@ -223,7 +223,8 @@ final class ContiguousThreadsTests: XCTestCase {
         for _ in 0..<200 {
           do throws(PhysicalMemoryError) {
             taken.append(
-              try system.physical.allocate(Order(0), role: .loaned, priority: .normal, waitUntil: .never))
+              try system.physical.allocate(BlockOrder(0), role: .loaned, priority: .normal, waitUntil: .never)
+            )
           } catch {
             XCTFail("\(error) after \(taken.count)")
           }
@@ -241,7 +242,7 @@ final class ContiguousThreadsTests: XCTestCase {
     let bed = try Bed(frames: 400, cores: 1, .threads)
     let system = bed.system
     let area = try system.area(350)
-    let order = Order(7)
+    let order = BlockOrder(7)
     XCTAssertGreaterThan(order.frames, system.paging.freeTarget)
     bed.run(
       { _, core in
@@ -264,7 +265,7 @@ final class ContiguousThreadsTests: XCTestCase {
     let system = bed.system
     let wired = try system.area(200)
     let area = try system.area(400)
-    let order = Order(8)
+    let order = BlockOrder(8)
     for page in 0..<wired.count { try system.paging.fault(wired[page], .write) }
     try system.paging.wire(wired[0], PageCount(wired.count), holes: .forbidden)
     bed.run(
@@ -344,7 +345,7 @@ final class ContiguousThreadsTests: XCTestCase {
         // Allocates all free frames at the priority of an interrupt, so that no cached page is left.
         var taken: [FrameNumber] = []
         while taken.count < 40,
-          let frame = try? system.physical.allocate(Order(0), role: .loaned, priority: .interrupt)
+          let frame = try? system.physical.allocate(BlockOrder(0), role: .loaned, priority: .interrupt)
         {
           taken.append(frame)
         }

@@ -11,7 +11,7 @@ final class FailedRequestCacheTests: XCTestCase {
   /// A machine full of wired frames but for the free ones given.
   func full(_ frames: [(UInt64, UInt64)]) throws -> FrameAllocatorFixture {
     let system = try FrameAllocatorFixture(frames: frames)
-    while (try? system.memory.allocate(Order(0), role: .kmem, priority: .interrupt)) != nil {}
+    while (try? system.memory.allocate(BlockOrder(0), role: .kmem, priority: .interrupt)) != nil {}
     return system
   }
 

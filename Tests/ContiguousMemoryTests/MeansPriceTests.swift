@@ -155,7 +155,7 @@ final class MeansPriceTests: XCTestCase {
           wrong = self.mistake(in: system, &random, &tally)
         }
         let frames = try? system.physical.allocate(
-          Order(9), role: .wired, priority: .normal, waitUntil: .never)
+          BlockOrder(9), role: .wired, priority: .normal, waitUntil: .never)
         XCTAssertNil(frames)
         system.atPoll = nil
       }

@@ -93,7 +93,7 @@ private struct LayerRequests {
       return { space.unmapDevice(address, .mebibytes(4)) }
     }
     add("cache") {
-      let cache = try kmem.createCache(name: Name("c"), size: ByteCount(200))
+      let cache = try kmem.createCache(name: ShortName("c"), size: ByteCount(200))
       guard let object = cache.alloc(type: type) else {
         kmem.destroy(cache)
         throw Refused()
@@ -109,7 +109,7 @@ private struct LayerRequests {
     let (paging, contiguous) = (system.memory.paging, system.memory.contiguous)
     add("pageable") {
       let count = PageCount(UInt64(600))
-      let object = try paging.createObject(Name("o"), count)
+      let object = try paging.createObject(ShortName("o"), count)
       do {
         let address = try paging.map(object, count: count)
         do { try paging.fault(address, .write) } catch {
@@ -200,7 +200,7 @@ private final class CallersBugs {
   private let type: MemoryType
   private let other: MemoryType
   private let wired: VirtualAddress
-  private let stack: Stack
+  private let stack: KernelStack
   private let range: ContiguousRange
   private let frame: FrameNumber
   private let large: UnsafeMutableRawPointer
@@ -229,20 +229,20 @@ private final class CallersBugs {
     wired = try space.allocateWired(PageCount(8))
     stack = try space.allocateStack(PageCount(2))
     range = try space.allocateContiguous(PageCount(4), attribute: .uncached)
-    frame = try system.physical.allocate(Order(2), role: .loaned)
+    frame = try system.physical.allocate(BlockOrder(2), role: .loaned)
     large = try XCTUnwrap(kmem.alloc(ByteCount(20_000), type: type))
     small = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
     kmem.setAudit(.on)
     audited = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
     gone = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
     kmem.free(gone, size: ByteCount(60), type: type)
-    cache = try kmem.createCache(name: Name("leaky"), size: ByteCount(100))
+    cache = try kmem.createCache(name: ShortName("leaky"), size: ByteCount(100))
     leaked = try XCTUnwrap(cache.alloc(type: type))
     let size = Int(Arena.stateSize.rawValue)
     arenaStorage = .allocate(byteCount: size, alignment: 64)
     arenaStorage.initializeMemory(as: UInt8.self, repeating: 0, count: size)
     numbers = Arena.create(
-      in: arenaStorage, name: Name("numbers"), quantum: .byte, tags: space.tags,
+      in: arenaStorage, name: ShortName("numbers"), quantum: .byte, tags: space.tags,
       machine: system.host.machine)
     try numbers.add(ArenaAddress(0), ArenaSize(100))
     number = try numbers.alloc(ArenaSize(5))
@@ -269,7 +269,7 @@ private final class CallersBugs {
       physical.free(FrameRun(first: frame, count: PageCount(UInt64(FrameNumber.limit))))
     }
     expect(.wrongSize) { physical.free(FrameRun(first: frame, count: .zero)) }
-    expect(.wrongSize) { physical.free(frame, Order(19)) }
+    expect(.wrongSize) { physical.free(frame, BlockOrder(19)) }
   }
 
   func misuseTables() throws {
@@ -300,7 +300,7 @@ private final class CallersBugs {
     expect(.wrongType) { space.freeWired(stack.bottom, PageCount(2)) }
     expect(.foreignPointer) { space.freeWired(wired + one, PageCount(7)) }
     expect(.foreignPointer) {
-      space.freeStack(Stack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
+      space.freeStack(KernelStack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
     }
     expect(.foreignPointer) { space.unmapDevice(VirtualAddress(UInt64.max), bytes(1)) }
     expect(.wrongType) { space.unmapFrames(range.address, PageCount(4)) }
@@ -340,7 +340,7 @@ private final class CallersBugs {
     kmem.free(large, size: bytes(20_000), type: type)
     numbers.free(number, ArenaSize(5))
     numbers.destroy()
-    physical.free(frame, Order(2))
+    physical.free(frame, BlockOrder(2))
     space.freeContiguous(range.address, PageCount(4))
     space.freeStack(stack)
     space.freeWired(wired, PageCount(8))
@@ -413,7 +413,7 @@ final class LiveSystemTests: XCTestCase {
           PageCount(1 + random.below(40)), attribute: attribute, priority: priority)
         return { space.freeContiguous(range.address, range.frames.count) }
       case 4:
-        let order = Order(UInt8(random.below(4)))
+        let order = BlockOrder(UInt8(random.below(4)))
         let frame = try system.physical.allocate(order, role: .loaned, priority: priority)
         return { system.physical.free(frame, order) }
       default:
@@ -486,21 +486,21 @@ final class LiveSystemTests: XCTestCase {
     let wired = try space.allocateWired(PageCount(8))
     let stack = try space.allocateStack(PageCount(2))
     let range = try space.allocateContiguous(PageCount(4), attribute: .uncached)
-    let frame = try physical.allocate(Order(2), role: .loaned)
+    let frame = try physical.allocate(BlockOrder(2), role: .loaned)
     let large = try XCTUnwrap(kmem.alloc(ByteCount(20_000), type: type))
     let small = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
     kmem.setAudit(.on)
     let audited = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
     let gone = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
     kmem.free(gone, size: ByteCount(60), type: type)
-    let cache = try kmem.createCache(name: Name("leaky"), size: ByteCount(100))
+    let cache = try kmem.createCache(name: ShortName("leaky"), size: ByteCount(100))
     let leaked = try XCTUnwrap(cache.alloc(type: type))
     let arenaRoom = UnsafeMutableRawPointer.allocate(
       byteCount: Int(Arena.stateSize.rawValue), alignment: 64)
     defer { arenaRoom.deallocate() }
     arenaRoom.initializeMemory(as: UInt8.self, repeating: 0, count: Int(Arena.stateSize.rawValue))
     let numbers = Arena.create(
-      ArenaOptions(name: Name("numbers"), quantum: .byte), in: arenaRoom, tags: space.tags)
+      ArenaOptions(name: ShortName("numbers"), quantum: .byte), in: arenaRoom, tags: space.tags)
     try numbers.add(ArenaAddress(0), ArenaSize(100))
     let number = try numbers.alloc(ArenaSize(5))
     let image = physical.memoryFrame(.records)
@@ -524,7 +524,7 @@ final class LiveSystemTests: XCTestCase {
       physical.free(FrameRun(first: frame, count: PageCount(UInt64(FrameNumber.limit))))
     }
     expect(.wrongSize) { physical.free(FrameRun(first: frame, count: .zero)) }
-    expect(.wrongSize) { physical.free(frame, Order(19)) }
+    expect(.wrongSize) { physical.free(frame, BlockOrder(19)) }
     // Tables.
     try expect(.doubleMap) {
       try tables.map(wired, to: PhysicalAddress(0), count: one, protection: .kernelData)
@@ -549,7 +549,7 @@ final class LiveSystemTests: XCTestCase {
     expect(.wrongType) { space.freeWired(stack.bottom, PageCount(2)) }
     expect(.foreignPointer) { space.freeWired(wired + one, PageCount(7)) }
     expect(.foreignPointer) {
-      space.freeStack(Stack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
+      space.freeStack(KernelStack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
     }
     expect(.foreignPointer) { space.unmapDevice(VirtualAddress(UInt64.max), bytes(1)) }
     expect(.wrongType) { space.unmapFrames(range.address, PageCount(4)) }
@@ -582,7 +582,7 @@ final class LiveSystemTests: XCTestCase {
     kmem.free(large, size: bytes(20_000), type: type)
     numbers.free(number, ArenaSize(5))
     numbers.destroy()
-    physical.free(frame, Order(2))
+    physical.free(frame, BlockOrder(2))
     space.freeContiguous(range.address, PageCount(4))
     space.freeStack(stack)
     space.freeWired(wired, PageCount(8))

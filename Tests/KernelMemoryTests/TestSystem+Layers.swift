@@ -59,5 +59,5 @@ extension TestSystem {
     return picture
   }
 
-  func type(_ name: StaticString = "test") -> MemoryType { kmem.type(named: Name(name)) }
+  func type(_ name: StaticString = "test") -> MemoryType { kmem.type(named: ShortName(name)) }
 }

@@ -97,7 +97,7 @@ final class KernelSpaceFixture: @unchecked Sendable {
   func bytes(_ frame: FrameNumber) -> UnsafeMutablePointer<UInt64> {
     host.machine.directMap.pointer(to: frame).assumingMemoryBound(to: UInt64.self)
   }
-  func alias(_ frame: FrameNumber) -> Translation? {
+  func alias(_ frame: FrameNumber) -> PageTranslation? {
     tables.translate(host.machine.directMap.virtualAddress(of: frame.address))
   }
 }

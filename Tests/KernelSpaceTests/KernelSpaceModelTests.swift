@@ -11,7 +11,7 @@ import XCTest
 private final class KernelSpaceHistory {
   enum Live {
     case wired(VirtualAddress, PageCount)
-    case stack(Stack)
+    case stack(KernelStack)
     case device(VirtualAddress, ByteCount)
     case contiguous(ContiguousRange, CacheAttribute)
     case given(VirtualAddress, FrameRun, CacheAttribute)

@@ -39,7 +39,7 @@ final class KernelSpaceTests: XCTestCase {
   func testFragmentedMemoryBacksARange() throws {
     let bed = try KernelSpaceFixture()
     var singles: [FrameNumber] = []
-    while let frame = try? bed.physical.allocate(Order(0), role: .loaned, priority: .interrupt) {
+    while let frame = try? bed.physical.allocate(BlockOrder(0), role: .loaned, priority: .interrupt) {
       singles.append(frame)
     }
     for frame in singles where frame.rawValue % 2 == 0 {
@@ -71,7 +71,7 @@ final class KernelSpaceTests: XCTestCase {
     let what = bed.space.whatIs(VirtualAddress(one.top.rawValue - 1))
     XCTAssertEqual(what.kind, .stack)
     XCTAssertEqual(what.range?.address, one.bottom)
-    XCTAssertEqual(what.arena, Name("kernel_va"))
+    XCTAssertEqual(what.arena, ShortName("kernel_va"))
     XCTAssertNil(bed.space.whatIs(one.guardPage).range)
     XCTAssertEqual(bed.space.whatIs(one.guardPage).segment?.kind, .busy)
     bed.space.freeStack(one)
@@ -301,8 +301,8 @@ final class KernelSpaceTests: XCTestCase {
     expect(.wrongType) { space.freeContiguous(given, PageCount(2)) }
     expect(.wrongType) { space.unmapFrames(contiguous.address, PageCount(4)) }
     expect(.wrongType) { space.unmapDevice(wired, ByteCount(UInt64(8 * 4096))) }
-    expect(.wrongSize) { space.freeStack(Stack(bottom: stack.bottom, count: PageCount(3))) }
-    expect(.wrongType) { space.freeStack(Stack(bottom: wired, count: PageCount(8))) }
+    expect(.wrongSize) { space.freeStack(KernelStack(bottom: stack.bottom, count: PageCount(3))) }
+    expect(.wrongType) { space.freeStack(KernelStack(bottom: wired, count: PageCount(8))) }
     expect(.wrongSize) { space.unmapDevice(device, ByteCount(UInt64(4097))) }
     expect(.wrongSize) { space.freeContiguous(contiguous.address, PageCount(3)) }
     // Free frames, and addresses without memory.

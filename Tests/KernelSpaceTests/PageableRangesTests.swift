@@ -65,7 +65,7 @@ final class PageableRangesTests: XCTestCase {
       let what = bed.space.whatIs(address + PageCount(page) + ByteCount(77))
       XCTAssertEqual(what.kind, .pageable)
       XCTAssertEqual(what.range, range)
-      XCTAssertEqual(what.arena, Name("kernel_va"))
+      XCTAssertEqual(what.arena, ShortName("kernel_va"))
       XCTAssertEqual(what.translation?.physical.frame.rawValue, page == 0 ? 8 : page == 3 ? 9 : nil)
     }
     XCTAssertNotEqual(bed.space.whatIs(address + count).kind, .pageable)
@@ -145,7 +145,7 @@ final class PageableRangesTests: XCTestCase {
       expect(bed, .foreignPointer) { space.freeWired(address, PageCount(600)) }
       expect(bed, .foreignPointer) { space.freeContiguous(address, PageCount(600)) }
       expect(bed, .foreignPointer) { space.unmapFrames(address, PageCount(600)) }
-      expect(bed, .foreignPointer) { space.freeStack(Stack(bottom: address, count: PageCount(600))) }
+      expect(bed, .foreignPointer) { space.freeStack(KernelStack(bottom: address, count: PageCount(600))) }
     }
     bugs()
     // The same with pages mapped, and then those are a bug of their own.

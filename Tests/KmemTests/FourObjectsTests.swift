@@ -38,7 +38,7 @@ private struct FourObjects: SmallWorld {
     fixture = try KmemFixture()
     let kmem = fixture.kmem
     type = fixture.type()
-    cache = try kmem.createCache(name: Name("four"), size: ByteCount(Self.size))
+    cache = try kmem.createCache(name: ShortName("four"), size: ByteCount(Self.size))
     self.auditing = auditing
     cache.setAudit(auditing)
     let object = try XCTUnwrap(cache.alloc(type: type))
@@ -48,7 +48,7 @@ private struct FourObjects: SmallWorld {
     try physical.setReserve(.zero, for: .normal)
     var wired: [FrameNumber] = []
     while physical.freeCount > 2 {
-      wired.append(try physical.allocate(Order(0), role: .wired, priority: .interrupt))
+      wired.append(try physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt))
     }
     self.wired = wired
   }
@@ -124,7 +124,7 @@ private struct FourObjects: SmallWorld {
 
   /// Frees the wired frames and checks that nothing is left.
   func finish() {
-    for frame in wired { fixture.physical.free(frame, Order(0)) }
+    for frame in wired { fixture.physical.free(frame, BlockOrder(0)) }
     fixture.kmem.destroy(cache)
     fixture.expectEmpty()
   }

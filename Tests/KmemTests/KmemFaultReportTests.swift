@@ -30,8 +30,8 @@ final class KmemFaultReportTests: XCTestCase {
     rig.kmem.free(object, size: ByteCount(60), type: type)
     let fault = expect(rig, [.doubleFree]) { rig.kmem.free(object, size: ByteCount(60), type: type) }!
     XCTAssertEqual(fault.subject, VirtualAddress(object).rawValue)
-    XCTAssertEqual(fault.owner, Name("kmem-64"))
-    XCTAssertEqual(fault.type, Name("test"))
+    XCTAssertEqual(fault.owner, ShortName("kmem-64"))
+    XCTAssertEqual(fault.type, ShortName("test"))
     XCTAssertNotEqual(fault.allocatedAt, .unknown)
     XCTAssertNotEqual(fault.freedAt, .unknown)
     XCTAssertNotEqual(fault.reportedAt, .unknown)
@@ -47,11 +47,11 @@ final class KmemFaultReportTests: XCTestCase {
     let sameClass = expect(rig, [.wrongSize]) { rig.kmem.free(object, size: ByteCount(61), type: type) }!
     XCTAssertEqual(sameClass.given, 61)
     XCTAssertEqual(sameClass.expected, 60)
-    XCTAssertEqual(sameClass.type, Name("test"))
+    XCTAssertEqual(sameClass.type, ShortName("test"))
     _ = expect(rig, [.wrongSize]) { rig.kmem.free(object, size: ByteCount(100), type: type) }
     _ = expect(rig, [.wrongSize]) { rig.kmem.free(object, size: ByteCount(5000), type: type) }
     let wrongType = expect(rig, [.wrongType]) { rig.kmem.free(object, size: ByteCount(60), type: other) }!
-    XCTAssertEqual(wrongType.type, Name("test"))
+    XCTAssertEqual(wrongType.type, ShortName("test"))
     rig.kmem.free(object, size: ByteCount(60), type: type)
     rig.expectEmpty()
   }
@@ -62,7 +62,7 @@ final class KmemFaultReportTests: XCTestCase {
       rig.kmem.setAudit(auditing)
       let type = rig.type()
       let object = rig.kmem.alloc(ByteCount(60), type: type)!
-      let cache = try rig.kmem.createCache(name: Name("own"), size: ByteCount(60))
+      let cache = try rig.kmem.createCache(name: ShortName("own"), size: ByteCount(60))
       // The slow path checks them; a magazine with space would accept them unchecked.
       func free(_ pointer: UnsafeMutableRawPointer, _ size: Int) {
         rig.kmem.freeSlow(pointer, rig.kmem.counterOffset(UInt64(size)), UInt64(size), type)
@@ -76,9 +76,9 @@ final class KmemFaultReportTests: XCTestCase {
       _ = expect(rig, [.wrongSize]) { free(object, 100) }
       _ = expect(rig, [.wrongSize]) { free(object, 4096) }
       _ = expect(rig, [.foreignPointer]) { cache.kmem.freeSlow(object, cache.counterOffset, 60, type) }
-      let frame = try rig.physical.allocate(Order(0), role: .wired, priority: .normal)
+      let frame = try rig.physical.allocate(BlockOrder(0), role: .wired, priority: .normal)
       _ = expect(rig, [.foreignPointer]) { free(rig.host.machine.directMap.pointer(to: frame), 60) }
-      rig.physical.free(frame, Order(0))
+      rig.physical.free(frame, BlockOrder(0))
       _ = expect(rig, [.foreignPointer]) { free(rig.host.machine.directMap.pointer(to: frame), 60) }
       _ = expect(rig, [.notAllocated]) { free(UnsafeMutableRawPointer(bitPattern: 0x1234_5000)!, 5000) }
       let large = rig.kmem.alloc(ByteCount(5000), type: type)!
@@ -210,12 +210,12 @@ final class KmemFaultReportTests: XCTestCase {
     let rig = try KmemFixture()
     for auditing in [Auditing.off, .on] {
       rig.kmem.setAudit(auditing)
-      let cache = try rig.kmem.createCache(name: Name("leaky"), size: ByteCount(100))
+      let cache = try rig.kmem.createCache(name: ShortName("leaky"), size: ByteCount(100))
       let type = rig.type()
       let objects = (0..<3).map { _ in cache.alloc(type: type)! }
       let fault = expect(rig, [.leak]) { rig.kmem.destroy(cache) }!
       XCTAssertEqual(fault.given, 3)
-      XCTAssertEqual(fault.owner, Name("leaky"))
+      XCTAssertEqual(fault.owner, ShortName("leaky"))
       XCTAssertTrue(objects.contains { VirtualAddress($0).rawValue == fault.subject })
       if auditing == .on { XCTAssertNotEqual(fault.allocatedAt, .unknown) }
       for object in objects { cache.free(object, type: type) }
@@ -229,7 +229,7 @@ final class KmemFaultReportTests: XCTestCase {
   func testACacheThatIsGoneIsToldFromOneThatIs() throws {
     let rig = try KmemFixture()
     let type = rig.type()
-    let cache = try rig.kmem.createCache(name: Name("gone"), size: ByteCount(100))
+    let cache = try rig.kmem.createCache(name: ShortName("gone"), size: ByteCount(100))
     rig.kmem.destroy(cache)
     let failed = rig.kmem.failedRequests
     _ = expect(rig, [.notAllocated]) { rig.kmem.destroy(cache) }
@@ -250,7 +250,7 @@ final class KmemFaultReportTests: XCTestCase {
     XCTAssertNil(rig.kmem.whatIs(VirtualAddress(plain[0]))!.audit)
     let audit = rig.kmem.whatIs(VirtualAddress(audited[0]))!.audit!
     XCTAssertEqual(audit.size, ByteCount(60))
-    XCTAssertEqual(audit.type, Name("test"))
+    XCTAssertEqual(audit.type, ShortName("test"))
     for object in plain[..<20] + audited[..<20] { rig.kmem.free(object, size: ByteCount(60), type: type) }
     rig.check()
     rig.kmem.setAudit(.off)

@@ -42,11 +42,11 @@ final class KmemFixture {
     XCTAssertNil(physical.checkInvariants(), file: file, line: line)
   }
 
-  func type(_ name: StaticString = "test") -> MemoryType { kmem.type(named: Name(name)) }
+  func type(_ name: StaticString = "test") -> MemoryType { kmem.type(named: ShortName(name)) }
 
   func description(of name: StaticString) -> CacheDescription? {
     var found: CacheDescription?
-    kmem.forEachCache { if $0.name == Name(name) { found = $0 } }
+    kmem.forEachCache { if $0.name == ShortName(name) { found = $0 } }
     return found
   }
 }

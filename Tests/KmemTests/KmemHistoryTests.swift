@@ -63,11 +63,12 @@ final class KmemHistoryTests: XCTestCase {
       let rig = try KmemFixture(frames: 300, processors: 2)
       let types = [rig.type("a"), rig.type("b")]
       let caches = [
-        try rig.kmem.createCache(name: Name("c40"), size: ByteCount(40)),
-        try rig.kmem.createCache(name: Name("c1184"), size: ByteCount(1184), alignment: Alignment(64)!),
-        try rig.kmem.createCache(name: Name("c5000"), size: ByteCount(5000)),
+        try rig.kmem.createCache(name: ShortName("c40"), size: ByteCount(40)),
+        try rig.kmem.createCache(name: ShortName("c1184"), size: ByteCount(1184), alignment: Alignment(64)!),
+        try rig.kmem.createCache(name: ShortName("c5000"), size: ByteCount(5000)),
         try rig.kmem.createCache(
-          name: Name("constructed"), size: ByteCount(72), constructor: { _, _ in }, destructor: { _, _ in }),
+          name: ShortName("constructed"), size: ByteCount(72), constructor: { _, _ in },
+          destructor: { _, _ in }),
       ]
       var live: [LiveObject] = []
       for turn in 0..<3000 {
@@ -142,7 +143,7 @@ final class KmemHistoryTests: XCTestCase {
     let seed = historySeed(5)
     let rig = try KmemFixture(frames: 300)
     let types = [rig.type("thread"), rig.type("interrupt")]
-    let cache = try rig.kmem.createCache(name: Name("c40"), size: ByteCount(40))
+    let cache = try rig.kmem.createCache(name: ShortName("c40"), size: ByteCount(40))
     var random = SeededRandom(seed: seed)
     var interruptRandom = SeededRandom(seed: seed &+ 1)
     var live: [LiveObject] = []
@@ -289,7 +290,9 @@ final class KmemHistoryTests: XCTestCase {
     count(
       failEach(rig, "createCache") {
         // A new page of descriptors is needed once in eight.
-        guard (try? rig.kmem.createCache(name: Name("c"), size: ByteCount(64))) != nil else { return true }
+        guard (try? rig.kmem.createCache(name: ShortName("c"), size: ByteCount(64))) != nil else {
+          return true
+        }
         made += 1
         return false
       })
@@ -297,7 +300,7 @@ final class KmemHistoryTests: XCTestCase {
     count(
       failEach(rig, "type") {
         number += 1
-        let name = Array("t\(number)".utf8).withUnsafeBufferPointer { Name(bytes: $0) }
+        let name = Array("t\(number)".utf8).withUnsafeBufferPointer { ShortName(bytes: $0) }
         return rig.kmem.type(named: name) == rig.kmem.otherType
       })
     print("kmem: \(total.points) allocation points failed in turn, \(total.refusals) requests refused")

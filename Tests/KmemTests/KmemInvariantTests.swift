@@ -18,7 +18,7 @@ final class KmemInvariantTests: XCTestCase {
       let rig = try KmemFixture()
       let type = rig.type()
       func fill(_ name: StaticString, _ size: Int) throws -> (CachePointer, UnsafeMutableRawPointer) {
-        let cache = try rig.kmem.createCache(name: Name(name), size: ByteCount(size))
+        let cache = try rig.kmem.createCache(name: ShortName(name), size: ByteCount(size))
         let objects = (0..<60).map { _ in cache.alloc(type: type)! }
         for object in objects[20..<40] { cache.free(object, type: type) }
         cache.drain()

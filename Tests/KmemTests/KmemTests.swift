@@ -84,7 +84,7 @@ final class KmemTests: XCTestCase {
     midway.initialize(to: Midway())
     defer { midway.deallocate() }
     let cache = try rig.kmem.createCache(
-      name: Name("slow to go"), size: ByteCount(4096),
+      name: ShortName("slow to go"), size: ByteCount(4096),
       destructor: { context, _ in
         let midway = context!.assumingMemoryBound(to: Midway.self)
         guard cp_processor_index() == 1 else { return }
@@ -136,7 +136,7 @@ final class KmemTests: XCTestCase {
     rig.host.onThreads(2) { me in
       if me == 0 {
         for _ in 0..<20 {
-          let cache = try! kmem.createCache(name: Name("short-lived"), size: ByteCount(128))
+          let cache = try! kmem.createCache(name: ShortName("short-lived"), size: ByteCount(128))
           // Both processors have counted for it.
           nonisolated(unsafe) var request = cache
           withUnsafeMutablePointer(to: &request) {
@@ -186,7 +186,7 @@ final class KmemTests: XCTestCase {
         for round in 0..<1500 {
           // Of one size after the other, as a cacheIndex's next cache may have smaller magazines.
           let size = ByteCount(UInt64(round % 2 == 0 ? 128 : 640))
-          let cache = try! kmem.createCache(name: Name("short-lived"), size: size)
+          let cache = try! kmem.createCache(name: ShortName("short-lived"), size: size)
           for _ in 0..<3 {
             let objects = (0..<400).map { _ in cache.alloc(type: type)! }
             for object in objects { cache.free(object, type: type) }
@@ -236,8 +236,8 @@ final class KmemTests: XCTestCase {
     XCTAssertEqual(rig.kmem.cacheIndex(0), CacheIndex.failed)
     XCTAssertEqual(rig.kmem.cacheIndex(4097), CacheIndex.large)
     XCTAssertEqual(rig.kmem.cacheIndex(.max), CacheIndex.large)
-    XCTAssertEqual(SizeClasses.name(1), Name("kmem-8"))
-    XCTAssertEqual(SizeClasses.name(29), Name("kmem-4096"))
+    XCTAssertEqual(SizeClasses.name(1), ShortName("kmem-8"))
+    XCTAssertEqual(SizeClasses.name(29), ShortName("kmem-4096"))
     XCTAssertEqual(MemoryLayout<AuditEntry>.size, 16)
   }
 
@@ -330,7 +330,7 @@ final class KmemTests: XCTestCase {
     var hooks = Hooks()
     try withUnsafeMutablePointer(to: &hooks) { hooks in
       let cache = try rig.kmem.createCache(
-        name: Name("inode"), size: ByteCount(100),
+        name: ShortName("inode"), size: ByteCount(100),
         constructor: { context, object in
           context!.assumingMemoryBound(to: Hooks.self).pointee.constructed += 1
           object.initializeMemory(as: UInt8.self, repeating: 0x5a, count: 100)
@@ -362,7 +362,7 @@ final class KmemTests: XCTestCase {
     for size in [1, 7, 8, 33, 100, 1184, 2080, 4096, 5000, 8328, 16384, 32768] {
       for alignment: UInt64 in [1, 16, 64, 4096] {
         let cache = try rig.kmem.createCache(
-          name: Name("any"), size: ByteCount(size), alignment: Alignment(alignment)!)
+          name: ShortName("any"), size: ByteCount(size), alignment: Alignment(alignment)!)
         let objects = (0..<20).map { _ in cache.alloc(type: rig.type())! }
         XCTAssertEqual(Set(objects).count, 20)
         for object in objects {
@@ -381,18 +381,18 @@ final class KmemTests: XCTestCase {
   func testAColumnIsUsedAgainWithFreshCounters() throws {
     let rig = try KmemFixture(frames: 2048)
     for round in 0..<200 {
-      let cache = try rig.kmem.createCache(name: Name("short"), size: ByteCount(50))
+      let cache = try rig.kmem.createCache(name: ShortName("short"), size: ByteCount(50))
       let object = cache.alloc(type: rig.type())!
       XCTAssertEqual(rig.description(of: "short")?.requests, 1, "round \(round)")
       cache.free(object, type: rig.type())
       rig.kmem.destroy(cache)
     }
     var caches: [ObjectCache] = []
-    while let cache = try? rig.kmem.createCache(name: Name("many"), size: ByteCount(50)) {
+    while let cache = try? rig.kmem.createCache(name: ShortName("many"), size: ByteCount(50)) {
       caches.append(cache)
     }
     XCTAssertEqual(caches.count, 90)
-    XCTAssertThrowsError(try rig.kmem.createCache(name: Name("more"), size: ByteCount(50))) {
+    XCTAssertThrowsError(try rig.kmem.createCache(name: ShortName("more"), size: ByteCount(50))) {
       XCTAssertEqual($0 as? KmemError, .tooManyCaches)
     }
     for cache in caches { rig.kmem.destroy(cache) }
@@ -402,7 +402,7 @@ final class KmemTests: XCTestCase {
   func testACacheWhoseObjectsLeaveNoRoomForAnAuditIsServedWithoutOne() throws {
     let rig = try KmemFixture()
     rig.kmem.setAudit(.on)
-    let cache = try rig.kmem.createCache(name: Name("whole slabs"), size: ByteCount(32768))
+    let cache = try rig.kmem.createCache(name: ShortName("whole slabs"), size: ByteCount(32768))
     XCTAssertEqual(cache.auditing, .off)
     let object = try XCTUnwrap(cache.alloc(type: rig.type()))
     rig.check()
@@ -414,7 +414,7 @@ final class KmemTests: XCTestCase {
 
   func testCountsOfRequestsOutliveACache() throws {
     let rig = try KmemFixture()
-    let cache = try rig.kmem.createCache(name: Name("short"), size: ByteCount(50))
+    let cache = try rig.kmem.createCache(name: ShortName("short"), size: ByteCount(50))
     let objects = (0..<10).map { _ in cache.alloc(type: rig.type())! }
     for object in objects { cache.free(object, type: rig.type()) }
     rig.kmem.drain()
@@ -439,19 +439,19 @@ final class KmemTests: XCTestCase {
 
   func testACacheThatCanNotBeIsRefused() throws {
     let rig = try KmemFixture()
-    XCTAssertThrowsError(try rig.kmem.createCache(name: Name("x"), size: .zero)) {
+    XCTAssertThrowsError(try rig.kmem.createCache(name: ShortName("x"), size: .zero)) {
       XCTAssertEqual($0 as? KmemError, .badConstraint)
     }
     XCTAssertThrowsError(
-      try rig.kmem.createCache(name: Name("x"), size: ByteCount(8), alignment: Alignment(8192)!)
+      try rig.kmem.createCache(name: ShortName("x"), size: ByteCount(8), alignment: Alignment(8192)!)
     ) { XCTAssertEqual($0 as? KmemError, .badConstraint) }
     for size in [32769, UInt64.max] {
-      XCTAssertThrowsError(try rig.kmem.createCache(name: Name("x"), size: ByteCount(size))) {
+      XCTAssertThrowsError(try rig.kmem.createCache(name: ShortName("x"), size: ByteCount(size))) {
         XCTAssertEqual($0 as? KmemError, .tooLarge)
       }
     }
     XCTAssertThrowsError(
-      try rig.kmem.createCache(name: Name("x"), size: ByteCount(32768), constructor: { _, _ in })
+      try rig.kmem.createCache(name: ShortName("x"), size: ByteCount(32768), constructor: { _, _ in })
     ) { XCTAssertEqual($0 as? KmemError, .tooLarge) }
   }
 
@@ -519,16 +519,16 @@ final class KmemTests: XCTestCase {
     let type = rig.type()
     // Every second frame: no two that follow each other.
     var frames: [FrameNumber] = []
-    while let frame = try? rig.physical.allocate(Order(0), role: .wired, priority: .interrupt) {
+    while let frame = try? rig.physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt) {
       frames.append(frame)
     }
-    for frame in frames where frame.rawValue % 2 == 1 { rig.physical.free(frame, Order(0)) }
+    for frame in frames where frame.rawValue % 2 == 1 { rig.physical.free(frame, BlockOrder(0)) }
     // 1152 bytes would like two frames, seven objects.
     let object = rig.kmem.alloc(ByteCount(1152), type: type)!
     XCTAssertEqual(rig.kmem.whatIs(VirtualAddress(object))?.frames, .one)
     rig.kmem.free(object, size: ByteCount(1152), type: type)
     // Three would not fit at all.
-    let cache = try rig.kmem.createCache(name: Name("big"), size: ByteCount(8000))
+    let cache = try rig.kmem.createCache(name: ShortName("big"), size: ByteCount(8000))
     XCTAssertNil(cache.alloc(type: type))
     rig.check()
     rig.kmem.destroy(cache)
@@ -555,9 +555,9 @@ final class KmemTests: XCTestCase {
       XCTAssertEqual(inUse, 10)
     }
     XCTAssertEqual(sizes, [64])
-    var names: [Name] = []
+    var names: [ShortName] = []
     rig.kmem.forEachType { names.append($0.name) }
-    XCTAssertEqual(names, [Name("other"), Name("kmem"), Name("a"), Name("b")])
+    XCTAssertEqual(names, [ShortName("other"), ShortName("kmem"), ShortName("a"), ShortName("b")])
     for object in small { rig.kmem.free(object, size: ByteCount(60), type: a) }
     rig.kmem.free(page, size: ByteCount(4096), type: b)
     XCTAssertEqual(rig.kmem.describe(a).inUse, 0)
@@ -676,7 +676,7 @@ final class KmemTests: XCTestCase {
     XCTAssertEqual(audit.set(2), .out_of_range)
     XCTAssertEqual(audit.set(1), .accepted)
     XCTAssertEqual(rig.kmem.auditing, .on)
-    XCTAssertEqual(try rig.kmem.createCache(name: Name("later"), size: ByteCount(9)).auditing, .on)
+    XCTAssertEqual(try rig.kmem.createCache(name: ShortName("later"), size: ByteCount(9)).auditing, .on)
     rig.check()
   }
 
@@ -684,12 +684,12 @@ final class KmemTests: XCTestCase {
     let rig = try KmemFixture()
     var tokens: [MemoryType] = []
     for i in 0..<300 {
-      let name = Array("type\(i)".utf8).withUnsafeBufferPointer { Name(bytes: $0) }
+      let name = Array("type\(i)".utf8).withUnsafeBufferPointer { ShortName(bytes: $0) }
       tokens.append(rig.kmem.type(named: name))
     }
     XCTAssertEqual(tokens.filter { $0 != rig.kmem.otherType }.count, KmemAllocator.typeLimit - 2)
     let held = rig.kmem.metadataBytes
-    for _ in 0..<100 { XCTAssertEqual(rig.kmem.type(named: Name("one more")), rig.kmem.otherType) }
+    for _ in 0..<100 { XCTAssertEqual(rig.kmem.type(named: ShortName("one more")), rig.kmem.otherType) }
     XCTAssertEqual(rig.kmem.metadataBytes, held, "a refused type takes no memory")
     let object = rig.kmem.alloc(ByteCount(8), type: tokens[299])!
     rig.kmem.free(object, size: ByteCount(8), type: tokens[299])
@@ -700,7 +700,7 @@ final class KmemTests: XCTestCase {
     let type = rig.type()
     let object = rig.kmem.alloc(ByteCount(60), type: type)!
     let inside = rig.kmem.whatIs(VirtualAddress(object + 18))!
-    XCTAssertEqual(inside.cache, Name("kmem-64"))
+    XCTAssertEqual(inside.cache, ShortName("kmem-64"))
     XCTAssertEqual(inside.objectStart, VirtualAddress(object))
     XCTAssertEqual(inside.offset, ByteCount(18))
     XCTAssertEqual(inside.standing, .inUse)

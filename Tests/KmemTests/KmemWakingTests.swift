@@ -16,12 +16,12 @@ final class KmemWakingTests: XCTestCase {
     host.hasOtherThreads = true
     host.isClosed = true
     let cache = try kmem.createCache(
-      name: Name("visited"), size: ByteCount(100), alignment: Alignment(8)!)
+      name: ShortName("visited"), size: ByteCount(100), alignment: Alignment(8)!)
     let isThere = Atomic<Bool>(false)
     host.onThreads(2) { index in
       if index == 0 {
         let visit: (CachePointer) -> Void = { visited in
-          guard visited.name == Name("visited") else { return }
+          guard visited.name == ShortName("visited") else { return }
           isThere.store(true, ordering: .releasing)
           while host.sleeperCount == 0 { usleep(20) }
         }

@@ -30,7 +30,7 @@ final class StrayWriteTests: XCTestCase {
   private func make(_ rig: KmemFixture, _ shape: Shape, _ auditing: Auditing) throws -> ObjectCache {
     let hook: ObjectHook? = shape.isConstructed ? { _, _ in } : nil
     let cache = try rig.kmem.createCache(
-      name: Name("stray"), size: ByteCount(shape.size), alignment: Alignment(shape.alignment)!,
+      name: ShortName("stray"), size: ByteCount(shape.size), alignment: Alignment(shape.alignment)!,
       constructor: hook)
     cache.setAudit(auditing)
     return cache
@@ -137,7 +137,7 @@ final class StrayWriteTests: XCTestCase {
       case .overrun: XCTAssertEqual(fault.subject, write.overrun, note)
       default: XCTFail("\(fault.kind). \(note)")
       }
-      XCTAssertEqual(fault.owner, Name("stray"))
+      XCTAssertEqual(fault.owner, ShortName("stray"))
     }
     XCTAssertEqual(Set(live).count, live.count, "an object was given out twice. \(note)")
     for object in live {
@@ -508,12 +508,12 @@ final class StrayWriteTests: XCTestCase {
       for cache in caches { cache.drain() }
       // No two free frames lie side by side, so a new slab has one frame.
       var frames: [FrameNumber] = []
-      while let frame = try? rig.physical.allocate(Order(0), role: .wired, priority: .interrupt) {
+      while let frame = try? rig.physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt) {
         frames.append(frame)
       }
       if shape.size <= 4096 {
         frames.sort()
-        for frame in frames where frame.rawValue % 2 == 0 { rig.physical.free(frame, Order(0)) }
+        for frame in frames where frame.rawValue % 2 == 0 { rig.physical.free(frame, BlockOrder(0)) }
         frames.removeAll { $0.rawValue % 2 == 0 }
         allocate(400 << 10)
         free(40)
@@ -523,7 +523,7 @@ final class StrayWriteTests: XCTestCase {
         forms.formUnion(self.forms(pointer))
         checkFinder(rig, pointer, frames: frames, &random, note: note)
       }
-      for frame in frames { rig.physical.free(frame, Order(0)) }
+      for frame in frames { rig.physical.free(frame, BlockOrder(0)) }
       rig.check(note)
     }
     XCTAssertEqual(forms.count, 4, "\(forms)")
@@ -588,7 +588,7 @@ final class StrayWriteTests: XCTestCase {
         if auditing == .on && !isSame {
           XCTAssertNotEqual(faults[0].allocatedAt, .unknown)
           XCTAssertNotEqual(faults[0].freedAt, .unknown)
-          XCTAssertEqual(faults[0].type, Name("test"))
+          XCTAssertEqual(faults[0].type, ShortName("test"))
         }
         rig.check()
       }
@@ -607,8 +607,8 @@ final class StrayWriteTests: XCTestCase {
       let faults = rig.host.faults { cache.free(last, type: type) }
       XCTAssertEqual(faults.map(\.kind), [.overrun])
       XCTAssertEqual(faults.first?.subject, VirtualAddress(last).rawValue)
-      XCTAssertEqual(faults.first?.owner, Name("stray"))
-      XCTAssertEqual(faults.first?.type, Name("test"))
+      XCTAssertEqual(faults.first?.owner, ShortName("stray"))
+      XCTAssertEqual(faults.first?.type, ShortName("test"))
       XCTAssertNotEqual(faults.first?.allocatedAt, .unknown)
       XCTAssertNotEqual(faults.first?.reportedAt, .unknown)
       XCTAssertEqual(rig.kmem.whatIs(VirtualAddress(last))!.standing, .inUse, "a report changes nothing")

@@ -13,7 +13,7 @@ final class LineTests: XCTestCase {
       text("\(ByteCount(3_796_000)) \(ByteCount.kibibytes(4)) \(ByteCount(639))"),
       "3.62 MiB 4 KiB 639 B")
     XCTAssertEqual(text("|\(right: "\(42 as UInt64)", 6)|\(left: "ab", 4)|"), "|    42|ab  |")
-    XCTAssertEqual(text("\(Name("kmem-64")) \(0 as UInt64)"), "kmem-64 0")
+    XCTAssertEqual(text("\(ShortName("kmem-64")) \(0 as UInt64)"), "kmem-64 0")
   }
 
   func testSizesHaveThreeDigitsAndRoundIntoTheNextUnit() {

@@ -9,7 +9,7 @@ final class StatisticsTests: XCTestCase {
       byteCount: Int(Statistics.size(capacity: 2).rawValue), alignment: 64)
     defer { memory.deallocate() }
     let statistics = Statistics(memory, capacity: 2)
-    // Alike in more bytes than a `Name` keeps.
+    // Alike in more bytes than a `ShortName` keeps.
     statistics.add(
       Statistic(
         "driver.queue.requests.that.were.sent", .events, .counter, "sent", context: nil, read: { _ in 1 }))

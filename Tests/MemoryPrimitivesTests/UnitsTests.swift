@@ -44,18 +44,18 @@ final class UnitsTests: XCTestCase {
   func testOrdersBeyondTheHighestHaveNoFewerFrames() {
     var last = PageCount.zero
     for order in UInt8(0)...255 {
-      let frames = Order(order).frames
+      let frames = BlockOrder(order).frames
       XCTAssertGreaterThanOrEqual(frames, last, "\(order)")
       if order > 0 && order < 65 { XCTAssertGreaterThan(frames, last, "\(order)") }
       last = frames
     }
-    XCTAssertEqual(Order(18).frames.bytes, .gibibytes(1))
-    XCTAssertEqual(Order(63).frames.bytes, ByteCount(UInt64.max))
+    XCTAssertEqual(BlockOrder(18).frames.bytes, .gibibytes(1))
+    XCTAssertEqual(BlockOrder(63).frames.bytes, ByteCount(UInt64.max))
     for count in [UInt64(1), 2, 3, 511, 512, 513, 1 << 63, 1 << 63 + 1, .max] {
-      let order = Order.holding(PageCount(count))
+      let order = BlockOrder.holding(PageCount(count))
       XCTAssertGreaterThanOrEqual(order.frames, PageCount(count), "\(count)")
-      if order > Order(0) {
-        XCTAssertLessThan(Order(order.rawValue - 1).frames, PageCount(count), "\(count)")
+      if order > BlockOrder(0) {
+        XCTAssertLessThan(BlockOrder(order.rawValue - 1).frames, PageCount(count), "\(count)")
       }
     }
   }

@@ -119,7 +119,7 @@ final class LaunderingTests: XCTestCase {
     for disk in disks {
       areas.append(
         try system.show(
-          try system.paging.createObject(Name("file"), on: disk.device, from: .zero, PageCount(20))))
+          try system.paging.createObject(ShortName("file"), on: disk.device, from: .zero, PageCount(20))))
     }
     for page in 0..<20 as Range<UInt64> {
       for (i, area) in areas.enumerated() where (page + UInt64(i)) % 5 != 4 {
@@ -409,7 +409,8 @@ final class LaunderingTests: XCTestCase {
     let system = try TestSystem()
     let area = try system.area(300)
     let disk = system.makeDisk(40)
-    let object = try system.paging.createObject(Name("file"), on: disk.device, from: .zero, PageCount(40))
+    let object = try system.paging.createObject(
+      ShortName("file"), on: disk.device, from: .zero, PageCount(40))
     let file = try system.show(object)
     try system.fill(area)
     try system.fill(file)

@@ -13,7 +13,7 @@ final class MemoryObjectTests: XCTestCase {
     let system = try TestSystem(frames: 4096)
     var objects: [MemoryObject] = []
     for i in 0..<1200 as Range<UInt64> {
-      objects.append(try system.paging.createObject(Name("o"), PageCount(1 + i % 3)))
+      objects.append(try system.paging.createObject(ShortName("o"), PageCount(1 + i % 3)))
     }
     let numbers = Set(objects.map(\.number))
     XCTAssertEqual(numbers.count, 1200)
@@ -36,7 +36,7 @@ final class MemoryObjectTests: XCTestCase {
     for object in objects.reversed() { system.paging.destroy(object) }
     for number in 0..<2000 as Range<UInt32> { XCTAssertNil(system.paging.object(numbered: number)) }
     XCTAssertEqual(system.paging.figures.objects, 0)
-    let again = try (0..<1200).map { _ in try system.paging.createObject(Name("o"), .one) }
+    let again = try (0..<1200).map { _ in try system.paging.createObject(ShortName("o"), .one) }
     XCTAssertEqual(Set(again.map(\.number)), numbers)
     for object in again { system.paging.destroy(object) }
     system.check()
@@ -62,15 +62,15 @@ final class MemoryObjectTests: XCTestCase {
     let system = try TestSystem()
     for pages in [0, UInt64(1) << 40, UInt64.max] {
       XCTAssertFails(PagingError.badConstraint) {
-        _ = try system.paging.createObject(Name("o"), PageCount(pages))
+        _ = try system.paging.createObject(ShortName("o"), PageCount(pages))
       }
     }
     // As many slots as there is memory for, and no more.
     XCTAssertFails(PagingError.noMemory) {
-      _ = try system.paging.createObject(Name("o"), PageCount(UInt64(1) << 28))
+      _ = try system.paging.createObject(ShortName("o"), PageCount(UInt64(1) << 28))
     }
     system.check()
-    let object = try system.paging.createObject(Name("large"), PageCount(UInt64(100_000)))
+    let object = try system.paging.createObject(ShortName("large"), PageCount(UInt64(100_000)))
     let area = try system.show(object, from: 99_990, 10)
     try system.fill(area)
     try system.verify(area)
@@ -122,7 +122,7 @@ final class MemoryObjectTests: XCTestCase {
     XCTAssertEqual(system.place(area, 0).frame, frame)
     system.dropCached()
     XCTAssertEqual(system.place(area, 0).place, .swapped)
-    XCTAssertEqual(area.object.name, Name("test"))
+    XCTAssertEqual(area.object.name, ShortName("test"))
     XCTAssertEqual(area.object.kind, .anonymous)
   }
 }

@@ -361,7 +361,7 @@ final class PageFaultTests: XCTestCase {
     let disk = system.makeDisk(64)
     for page in 0..<64 as Range<UInt64> { fillPage(disk.words(page), page) }
     let object = try system.paging.createObject(
-      Name("file"), on: disk.device, from: PageCount(8), PageCount(40))
+      ShortName("file"), on: disk.device, from: PageCount(8), PageCount(40))
     XCTAssertEqual(object.kind, .device)
     let area = try system.show(object)
     for page in 0..<area.count {
@@ -396,21 +396,22 @@ final class PageFaultTests: XCTestCase {
     system.release(area)
     system.check()
     XCTAssertFails(PagingError.badConstraint) {
-      _ = try system.paging.createObject(Name("f"), on: disk.device, from: PageCount(60), PageCount(5))
+      _ = try system.paging.createObject(ShortName("f"), on: disk.device, from: PageCount(60), PageCount(5))
     }
     XCTAssertFails(PagingError.badConstraint) {
       _ = try system.paging.createObject(
-        Name("f"), on: disk.device, from: PageCount(UInt64.max), PageCount(1))
+        ShortName("f"), on: disk.device, from: PageCount(UInt64.max), PageCount(1))
     }
     XCTAssertFails(PagingError.badConstraint) {
-      _ = try system.paging.createObject(Name("f"), on: disk.device, from: PageCount(64), .zero)
+      _ = try system.paging.createObject(ShortName("f"), on: disk.device, from: PageCount(64), .zero)
     }
   }
 
   func testErrorsOfADeviceLoseNothing() throws {
     let system = try TestSystem()
     let disk = system.makeDisk(16)
-    let object = try system.paging.createObject(Name("file"), on: disk.device, from: .zero, PageCount(16))
+    let object = try system.paging.createObject(
+      ShortName("file"), on: disk.device, from: .zero, PageCount(16))
     let area = try system.show(object)
     fillPage(disk.words(3), 3)
     disk.disk.spoil(DevicePage(3))

@@ -14,7 +14,7 @@ final class PagingRangeTests: XCTestCase {
   func testTheMapFindsRangesInAnyOrderOfComingAndGoing() throws {
     let seed = historySeed(7)
     let system = try TestSystem(frames: 4096)
-    let object = try system.paging.createObject(Name("shown"), PageCount(64))
+    let object = try system.paging.createObject(ShortName("shown"), PageCount(64))
     var random = SeededRandom(seed: seed)
     var ranges: [Area] = []
     for turn in 0..<1500 {
@@ -48,7 +48,7 @@ final class PagingRangeTests: XCTestCase {
 
   func testRangesThatCannotBeMappedAreRefused() throws {
     let system = try TestSystem()
-    let object = try system.paging.createObject(Name("o"), PageCount(10))
+    let object = try system.paging.createObject(ShortName("o"), PageCount(10))
     let before = system.picture(pages: true)
     for (offset, count) in [(0, 0), (0, 11), (10, 1), (5, 6), (UInt64.max, 1), (1, UInt64.max)]
       as [(UInt64, UInt64)]
@@ -75,7 +75,7 @@ final class PagingRangeTests: XCTestCase {
       system.host.failures.pointee.hasFailed = false
       system.host.failures.pointee.countdown = nth
       do {
-        let object = try system.paging.createObject(Name("o"), PageCount(1200))
+        let object = try system.paging.createObject(ShortName("o"), PageCount(1200))
         do {
           let area = try system.show(object)
           system.host.failures.pointee.countdown = 0

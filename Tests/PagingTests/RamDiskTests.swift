@@ -41,10 +41,10 @@ final class RamDiskTests: XCTestCase {
     defer { for pointer in parts + [memory] { pointer.deallocate() } }
     let extents = (0..<8).map { RamDisk.Extent(parts[$0], PageCount(sizes[$0])) }
     let disk = extents.withUnsafeBufferPointer {
-      RamDisk.create(in: memory, Name("extents"), machine: bench.host.machine, over: $0)
+      RamDisk.create(in: memory, ShortName("extents"), machine: bench.host.machine, over: $0)
     }
     XCTAssertEqual(disk.device.pageCount, PageCount(total))
-    XCTAssertEqual(disk.device.name, Name("extents"))
+    XCTAssertEqual(disk.device.name, ShortName("extents"))
     let polled = disk
     bench.host.runDevices = { polled.poll() }
     let frames = try bench.frames(32)

@@ -404,7 +404,7 @@ final class StaleTranslationTests: XCTestCase {
     }
     for count in [most + .one, PageCount(UInt64(1) << 52), PageCount(UInt64.max)] {
       system.expectFault(.badConstraint) { system.paging.unwire(area[0], count) }
-      for holes in [Holes.allowed, .forbidden] {
+      for holes in [HolePolicy.allowed, .forbidden] {
         XCTAssertFails(PagingError.badConstraint) { try system.paging.wire(area[0], count, holes: holes) }
       }
     }
@@ -480,7 +480,7 @@ final class StaleTranslationTests: XCTestCase {
   /// frames' role nor in any count.
   func testContiguousMemoryWhoseMappingFailsIsNone() throws {
     let system = try TestSystem(frames: 2048)
-    let type = system.kmem.type(named: Name("test"))
+    let type = system.kmem.type(named: ShortName("test"))
     let space = system.memory.space
     var nth: Int64 = 0
     while true {

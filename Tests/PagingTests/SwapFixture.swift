@@ -36,7 +36,7 @@ final class SwapFixture: @unchecked Sendable {
     }
     diskMemory = allocate(PageCount(pages).bytes, alignment: 4096)
     disk = RamDisk.create(
-      in: allocate(RamDisk.stateSize), Name("ram"), machine: machine,
+      in: allocate(RamDisk.stateSize), ShortName("ram"), machine: machine,
       over: RamDisk.Extent(diskMemory, PageCount(pages)))
     transfers = Transfers.create(
       in: allocate(Transfers.size(count: requests)), count: requests, machine: machine)
@@ -49,7 +49,7 @@ final class SwapFixture: @unchecked Sendable {
 
   deinit { for pointer in storage { pointer.deallocate() } }
 
-  func frame() throws -> FrameNumber { try physical.allocate(Order(0), role: .wired) }
+  func frame() throws -> FrameNumber { try physical.allocate(BlockOrder(0), role: .wired) }
 
   func frames(_ count: Int) throws -> [FrameNumber] { try (0..<count).map { _ in try frame() } }
 

@@ -169,7 +169,7 @@ final class SwapHistoryTests: XCTestCase {
       bench.check(note)
       for slot in stamps.keys { bench.swap.free(SwapSlot(slot)) }
       try bench.swap.detach()
-      for frame in frames { bench.physical.free(frame, Order(0)) }
+      for frame in frames { bench.physical.free(frame, BlockOrder(0)) }
       XCTAssertEqual(bench.physical.freeCount, before, note)
       bench.check(note)
     }

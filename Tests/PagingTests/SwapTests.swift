@@ -18,7 +18,7 @@ final class SwapTests: XCTestCase {
     XCTAssertPaging(.badConstraint) { () throws(PagingError) in try bench.swap.detach() }
     for _ in 0..<3 {
       try bench.swap.attach(bench.disk.device)
-      XCTAssertEqual(bench.swap.device?.name, Name("ram"))
+      XCTAssertEqual(bench.swap.device?.name, ShortName("ram"))
       XCTAssertPaging(.badConstraint) { () throws(PagingError) in try bench.swap.attach(bench.disk.device) }
       XCTAssertEqual(bench.swap.figures.total, PageCount(5000))
       XCTAssertEqual(bench.swap.figures.free, PageCount(5000))
@@ -36,7 +36,7 @@ final class SwapTests: XCTestCase {
       XCTAssertEqual(bench.physical.count(.paging), .zero)
       XCTAssertEqual(bench.swap.figures.total, .zero)
     }
-    let nothing = BlockDevice(Name("none"), pages: .zero, nil, submit: { _, _ in })
+    let nothing = BlockDevice(ShortName("none"), pages: .zero, nil, submit: { _, _ in })
     XCTAssertPaging(.badConstraint) { () throws(PagingError) in try bench.swap.attach(nothing) }
   }
 
@@ -44,7 +44,7 @@ final class SwapTests: XCTestCase {
     // Checksums of three levels, so that there are points of all kinds.
     let bench = try SwapFixture(pages: 1, frames: 8192)
     let before = bench.physical.freeCount
-    let device = BlockDevice(Name("large"), pages: PageCount(1 << 20 + 5), nil, submit: { _, _ in })
+    let device = BlockDevice(ShortName("large"), pages: PageCount(1 << 20 + 5), nil, submit: { _, _ in })
     var points = 0
     var at = 0
     while true {
@@ -73,7 +73,7 @@ final class SwapTests: XCTestCase {
   func testAnAttachWithoutMemoryIsRefused() throws {
     let bench = try SwapFixture(pages: 1, frames: 400)
     let before = bench.physical.freeCount
-    let device = BlockDevice(Name("large"), pages: PageCount(1 << 20), nil, submit: { _, _ in })
+    let device = BlockDevice(ShortName("large"), pages: PageCount(1 << 20), nil, submit: { _, _ in })
     XCTAssertPaging(.noMemory) { () throws(PagingError) in try bench.swap.attach(device) }
     XCTAssertEqual(bench.physical.freeCount, before)
     try bench.swap.attach(bench.disk.device)
@@ -131,7 +131,7 @@ final class SwapTests: XCTestCase {
         XCTAssertTrue(bench.holds(frame, UInt64(i)))
         bench.swap.free(run.first + PageCount(i))
       }
-      bench.physical.free(frame, Order(0))
+      bench.physical.free(frame, BlockOrder(0))
       for frame in frames { XCTAssertTrue(bench.holds(frame, UInt64(frames.firstIndex(of: frame)!))) }
     }
     bench.check()

@@ -449,7 +449,7 @@ final class WiringTests: XCTestCase {
     let area = try system.area(2)
     try system.write(area, 0, 1)
     system.expectFault(.notAllocated) { system.paging.unhold(system.frame(area, 0)) }
-    let frame = try system.physical.allocate(Order(0), role: .loaned)
+    let frame = try system.physical.allocate(BlockOrder(0), role: .loaned)
     system.expectFault(.notAllocated) { system.paging.unhold(frame) }
     system.physical.free(FrameRun(first: frame, count: .one))
     system.expectFault(.notAllocated) { system.paging.unhold(frame) }

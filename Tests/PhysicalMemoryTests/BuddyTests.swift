@@ -29,7 +29,7 @@ final class BuddyTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(0, 1024)])
     let memory = system.memory!
     let before = FrameSnapshot(memory)
-    let block = try memory.allocate(Order(2), role: .wired)
+    let block = try memory.allocate(BlockOrder(2), role: .wired)
     for i: UInt32 in [1, 3, 0, 2] {
       memory.free(FrameRun(first: FrameNumber(block.rawValue + i), count: .one))
       system.check()
@@ -41,11 +41,11 @@ final class BuddyTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(0, 3 << 18)])
     let memory = system.memory!
     let before = FrameSnapshot(memory)
-    var given: [(FrameNumber, Order)] = []
+    var given: [(FrameNumber, BlockOrder)] = []
     for order: UInt8 in [0, 9, 18, 3, 10, 17, 1, 12, 8, 0] {
-      let frame = try memory.allocate(Order(order), role: .kmem)
+      let frame = try memory.allocate(BlockOrder(order), role: .kmem)
       XCTAssertEqual(frame.rawValue & (1 << UInt32(order) - 1), 0)
-      given.append((frame, Order(order)))
+      given.append((frame, BlockOrder(order)))
     }
     system.check()
     for (frame, order) in given { memory.free(frame, order) }
@@ -71,14 +71,14 @@ final class BuddyTests: XCTestCase {
     let memory = system.memory!
     var frames: [FrameNumber] = []
     for priority in [AllocationPriority.normal, .system, .interrupt] {
-      while let frame = try? memory.allocate(Order(0), role: .wired, priority: priority) {
+      while let frame = try? memory.allocate(BlockOrder(0), role: .wired, priority: priority) {
         frames.append(frame)
       }
       XCTAssertEqual(memory.freeCount, memory.reserve(for: priority))
     }
     XCTAssertEqual(memory.freeCount, .zero)
     system.check()
-    for frame in frames { memory.free(frame, Order(0)) }
+    for frame in frames { memory.free(frame, BlockOrder(0)) }
     system.check()
   }
 
@@ -99,9 +99,9 @@ final class BuddyTests: XCTestCase {
       // 16 bytes for 2 MiB, 32 for 128 MiB, and the record at the head of each GiB.
       XCTAssertLessThan(pagesTouched - before, 400 + 3 * Int(gibibytes) * 17 / 16)
       let block = try memory.allocate(.highest, role: .wired)
-      let frame = try memory.allocate(Order(0), role: .wired)
+      let frame = try memory.allocate(BlockOrder(0), role: .wired)
       memory.free(block, .highest)
-      memory.free(frame, Order(0))
+      memory.free(frame, BlockOrder(0))
       if gibibytes == 64 { system.check() }
       XCTAssertEqual(memory.total.rawValue, frames - 256 + 159)
     }

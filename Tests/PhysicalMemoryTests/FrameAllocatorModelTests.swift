@@ -40,7 +40,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     let memory = system.memory!
     for priority in [AllocationPriority.normal, .system] { try memory.setReserve(.zero, for: priority) }
     var frames = 0
-    while (try? memory.allocate(Order(0), role: .slab)) != nil { frames += 1 }
+    while (try? memory.allocate(BlockOrder(0), role: .slab)) != nil { frames += 1 }
     var model = FrameModel(system)
     let number = historySeed(31)
     var random = SeededRandom(seed: number)
@@ -78,7 +78,7 @@ final class FrameAllocatorModelTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(0, 3 << 18)])
     let memory = system.memory!
     let before = FrameSnapshot(memory)
-    XCTAssertEqual(memory.blocks(in: .below16MiB, of: Order(12)), 1)
+    XCTAssertEqual(memory.blocks(in: .below16MiB, of: BlockOrder(12)), 1)
     for high: UInt64 in [16 << 20, 64 << 20] {
       let run = try memory.allocate(
         run: PageCount(UInt64(3)), where: RunConstraints(high: PhysicalAddress(high)), role: .contiguous)
@@ -153,8 +153,8 @@ final class FrameAllocatorModelTests: XCTestCase {
     for i in 0..<1_000_000 {
       if given.count < 3000 || random.oneIn(2) {
         let order = UInt8(min(9, random.next().trailingZeroBitCount))
-        if let frame = try? memory.allocate(Order(order), role: random.oneIn(2) ? .slab : .pageable) {
-          given.append(FrameRun(first: frame, count: Order(order).frames))
+        if let frame = try? memory.allocate(BlockOrder(order), role: random.oneIn(2) ? .slab : .pageable) {
+          given.append(FrameRun(first: frame, count: BlockOrder(order).frames))
         }
       } else {
         let k = Int(random.below(UInt64(given.count)))

@@ -26,15 +26,15 @@ final class FrameConcurrencyTests: XCTestCase {
     var held: [FrameNumber] = []
     system.host.withInterrupts(seed: historySeed(9), oneIn: 5) {
       if held.count > 40 {
-        memory.free(held.removeLast(), Order(0))
-        memory.free(held.removeFirst(), Order(0))
-      } else if let frame = try? memory.allocate(Order(0), role: .wired, priority: .interrupt) {
+        memory.free(held.removeLast(), BlockOrder(0))
+        memory.free(held.removeFirst(), BlockOrder(0))
+      } else if let frame = try? memory.allocate(BlockOrder(0), role: .wired, priority: .interrupt) {
         held.append(frame)
       }
     } _: {
       hammer(memory, 17, 20_000, .normal)
     }
-    for frame in held { memory.free(frame, Order(0)) }
+    for frame in held { memory.free(frame, BlockOrder(0)) }
     system.check()
     XCTAssertEqual(FrameSnapshot(memory), before)
   }
@@ -44,25 +44,25 @@ final class FrameConcurrencyTests: XCTestCase {
     system.host.hasOtherThreads = true
     let memory = system.memory!
     var frames: [FrameNumber] = []
-    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { frames.append(frame) }
     nonisolated(unsafe) var taken = frames
     nonisolated(unsafe) var granted: [FrameNumber] = []
     system.host.onThreads(2) { index in
       if index == 0 {
         for _ in 0..<50 {
           granted.append(
-            try! memory.allocate(Order(0), role: .kmem, priority: .normal, waitUntil: .never))
+            try! memory.allocate(BlockOrder(0), role: .kmem, priority: .normal, waitUntil: .never))
         }
       } else {
         for _ in 0..<50 {
-          memory.free(taken.removeLast(), Order(0))
+          memory.free(taken.removeLast(), BlockOrder(0))
           usleep(50)
         }
       }
     }
     XCTAssertEqual(granted.count, 50)
     system.check()
-    for frame in granted + taken { memory.free(frame, Order(0)) }
+    for frame in granted + taken { memory.free(frame, BlockOrder(0)) }
     system.check()
     XCTAssertTrue(memory.domain.quiet.pointee.waiters[0].isEmpty)
   }
@@ -70,14 +70,14 @@ final class FrameConcurrencyTests: XCTestCase {
   func testAWaitEndsAtTheDeadlineOrWhenNoThreadCouldWakeIt() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
-    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    while (try? memory.allocate(BlockOrder(0), role: .wired)) != nil {}
     let before = FrameSnapshot(memory)
     XCTAssertThrowsError(
-      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+      try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(FrameSnapshot(memory), before)
-    while (try? memory.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {}
+    while (try? memory.allocate(BlockOrder(0), role: .wired, priority: .interrupt)) != nil {}
     XCTAssertThrowsError(
-      try memory.allocate(Order(0), role: .wired, priority: .interrupt, waitUntil: .never))
+      try memory.allocate(BlockOrder(0), role: .wired, priority: .interrupt, waitUntil: .never))
     XCTAssertEqual(memory.freeCount, .zero)
     // Devices that free something wake the sleeper.
     nonisolated(unsafe) var rounds = 0
@@ -86,12 +86,12 @@ final class FrameConcurrencyTests: XCTestCase {
       rounds += 1
       if rounds == 3 {
         for frame in 256..<400 where shared.whatIs(FrameNumber(UInt32(frame))).role == .wired {
-          shared.free(FrameNumber(UInt32(frame)), Order(0))
+          shared.free(FrameNumber(UInt32(frame)), BlockOrder(0))
         }
       }
       return rounds < 5
     }
-    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(rounds, 3)
     system.check()
   }
@@ -99,14 +99,14 @@ final class FrameConcurrencyTests: XCTestCase {
   func testALoweredReserveServesAThreadThatWaits() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
-    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    while (try? memory.allocate(BlockOrder(0), role: .wired)) != nil {}
     nonisolated(unsafe) var rounds = 0
     system.host.runDevices = {
       rounds += 1
       if rounds == 1 { try! memory.setReserve(.zero, for: .normal) }
       return rounds < 5
     }
-    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(rounds, 1)
     system.check()
   }
@@ -114,7 +114,7 @@ final class FrameConcurrencyTests: XCTestCase {
   func testADeadlinePassesWhileDevicesRun() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
-    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    while (try? memory.allocate(BlockOrder(0), role: .wired)) != nil {}
     let before = FrameSnapshot(memory)
     let host = system.host
     nonisolated(unsafe) var rounds = 0
@@ -124,7 +124,7 @@ final class FrameConcurrencyTests: XCTestCase {
       return rounds < 100
     }
     XCTAssertThrowsError(
-      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
+      try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
     XCTAssertEqual(rounds, 10)
     XCTAssertEqual(FrameSnapshot(memory), before)
   }
@@ -133,19 +133,19 @@ final class FrameConcurrencyTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     var frames: [FrameNumber] = []
-    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { frames.append(frame) }
     let shared = memory
     nonisolated(unsafe) var rest = frames
     nonisolated(unsafe) var refused = 0
     system.host.runDevices = {
-      shared.free(rest.removeLast(), Order(0))
+      shared.free(rest.removeLast(), BlockOrder(0))
       // A thread waits for four: no other normal request is served, a system one is.
-      if (try? shared.allocate(Order(0), role: .slab)) == nil { refused += 1 }
+      if (try? shared.allocate(BlockOrder(0), role: .slab)) == nil { refused += 1 }
       return true
     }
-    _ = try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never)
+    _ = try memory.allocate(BlockOrder(2), role: .wired, priority: .normal, waitUntil: .never)
     XCTAssertEqual(refused, 4)
-    XCTAssertNotNil(try? memory.allocate(Order(0), role: .slab, priority: .system))
+    XCTAssertNotNil(try? memory.allocate(BlockOrder(0), role: .slab, priority: .system))
     system.check()
   }
 
@@ -153,8 +153,8 @@ final class FrameConcurrencyTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     nonisolated(unsafe) var frames: [FrameNumber] = []
-    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
-    for _ in 0..<10 { memory.free(frames.removeLast(), Order(0)) }
+    while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { frames.append(frame) }
+    for _ in 0..<10 { memory.free(frames.removeLast(), BlockOrder(0)) }
     nonisolated(unsafe) var pages: [FrameNumber] = []
     @Sendable func isServed() -> Bool {
       var page = FrameNumber.none
@@ -164,7 +164,7 @@ final class FrameConcurrencyTests: XCTestCase {
       if count == 1 { pages.append(page) }
       return count == 1
     }
-    let order = Order(6)
+    let order = BlockOrder(6)
     nonisolated(unsafe) var rounds = 0
     system.host.runDevices = {
       rounds += 1
@@ -184,7 +184,7 @@ final class FrameConcurrencyTests: XCTestCase {
         memory.parkUnservableWaiters()
         XCTAssertTrue(isServed())
       case 3:
-        for frame in frames { memory.free(frame, Order(0)) }
+        for frame in frames { memory.free(frame, BlockOrder(0)) }
       default: return false
       }
       return true
@@ -200,7 +200,7 @@ final class FrameConcurrencyTests: XCTestCase {
   func testAWaiterThatStepsAsideLeavesAtItsDeadline() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
-    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    while (try? memory.allocate(BlockOrder(0), role: .wired)) != nil {}
     let host = system.host
     system.host.runDevices = {
       memory.parkUnservableWaiters()
@@ -209,7 +209,7 @@ final class FrameConcurrencyTests: XCTestCase {
       return true
     }
     XCTAssertThrowsError(
-      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
+      try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: Tick(10)))
     XCTAssertFalse(memory.hasParkedWaiters)
     XCTAssertEqual(memory.awaited, .zero)
     system.check()

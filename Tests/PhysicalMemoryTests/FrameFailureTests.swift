@@ -11,10 +11,10 @@ final class FrameFailureTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(256, 2000)])
     let memory = system.memory!
     let operations: [(String, () throws -> Void)] = [
-      ("order", { _ = try memory.allocate(Order(2), role: .wired) }),
+      ("order", { _ = try memory.allocate(BlockOrder(2), role: .wired) }),
       (
         "order, waiting",
-        { _ = try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never) }
+        { _ = try memory.allocate(BlockOrder(2), role: .wired, priority: .normal, waitUntil: .never) }
       ),
       ("run", { _ = try memory.allocate(run: PageCount(UInt64(30)), role: .wired) }),
       ("given frame", { try memory.allocate(frame: FrameNumber(700), role: .wired) }),
@@ -66,7 +66,7 @@ final class FrameFailureTests: XCTestCase {
       XCTAssertThrowsError(try memory.allocate(run: PageCount(count), role: .wired))
     }
     XCTAssertThrowsError(
-      try memory.allocate(Order(11), role: .wired, priority: .interrupt, waitUntil: .never))
+      try memory.allocate(BlockOrder(11), role: .wired, priority: .interrupt, waitUntil: .never))
     var reasons: [String] = []
     log.forEach { reasons.append($0.reason.description) }
     XCTAssertEqual(reasons, ["shortage", "shortage", "never"])
@@ -92,7 +92,7 @@ final class FrameFailureTests: XCTestCase {
     refuse(.badConstraint, UInt64.max, RunConstraints())
     refuse(.noMemory, 1, RunConstraints(high: PhysicalAddress(1 << 20)))
     refuse(.noMemory, 3000, RunConstraints())
-    XCTAssertThrowsError(try memory.allocate(Order(19), role: .wired)) {
+    XCTAssertThrowsError(try memory.allocate(BlockOrder(19), role: .wired)) {
       XCTAssertEqual($0 as? PhysicalMemoryError, .badConstraint)
     }
     XCTAssertEqual(FrameSnapshot(memory), before)
@@ -105,12 +105,12 @@ final class FrameFailureTests: XCTestCase {
     let before = log.count
     let tooMany = physical.total
     for role in [FrameRole.wired, .slab] {
-      XCTAssertThrowsError(try physical.allocateUnlogged(Order(18), role: role))
+      XCTAssertThrowsError(try physical.allocateUnlogged(BlockOrder(18), role: role))
       XCTAssertThrowsError(try physical.allocateUnlogged(run: tooMany, role: role))
       XCTAssertThrowsError(try physical.allocateUnlogged(run: .zero, role: role))
     }
     XCTAssertEqual(log.count, before)
-    XCTAssertThrowsError(try physical.allocate(Order(18), role: .slab))
+    XCTAssertThrowsError(try physical.allocate(BlockOrder(18), role: .slab))
     XCTAssertThrowsError(try physical.allocate(run: tooMany, role: .slab))
     XCTAssertThrowsError(try physical.allocate(run: .zero, role: .slab))
     XCTAssertThrowsError(try physical.allocate(frame: FrameNumber(UInt32.max - 1), role: .slab))

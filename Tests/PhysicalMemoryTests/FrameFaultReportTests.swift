@@ -26,7 +26,7 @@ final class FrameFaultReportTests: XCTestCase {
       frames: [(0, 159), (256, 4000)],
       occupied: [(256, 100, .image), (400, 5, .boot), (1024, 512, .image), (2048, 512, .bootModule)])
     let memory = system.memory!
-    let frame = try memory.allocate(Order(3), role: .slab).rawValue
+    let frame = try memory.allocate(BlockOrder(3), role: .slab).rawValue
     assertFault(system, .wrongSize, frame, 0)
     assertFault(system, .foreignPointer, 200)
     assertFault(system, .foreignPointer, 5000)
@@ -41,9 +41,9 @@ final class FrameFaultReportTests: XCTestCase {
     memory.record(FrameNumber(frame + 3))!.busyWord = BusyWord(rawValue: 2)
     assertFault(system, .notAllocated, frame, 8)
     memory.record(FrameNumber(frame + 3))!.busyWord = .wiredOnce
-    let faults = system.host.faults { memory.free(FrameNumber(frame), Order(19)) }
+    let faults = system.host.faults { memory.free(FrameNumber(frame), BlockOrder(19)) }
     XCTAssertEqual(faults.map(\.kind), [.wrongSize])
-    memory.free(FrameNumber(frame), Order(3))
+    memory.free(FrameNumber(frame), BlockOrder(3))
     assertFault(system, .doubleFree, frame)
     // A module can be given back, in parts.
     memory.free(FrameRun(first: FrameNumber(2100), count: PageCount(UInt64(60))))
@@ -61,8 +61,8 @@ final class FrameFaultReportTests: XCTestCase {
     let shared = memory
     let faults = system.host.faults {
       for _ in 0..<rounds / 100 {
-        let frames = (0..<100).map { _ in try! memory.allocate(Order(0), role: .wired) }
-        system.host.onThreads(2) { _ in for frame in frames { shared.free(frame, Order(0)) } }
+        let frames = (0..<100).map { _ in try! memory.allocate(BlockOrder(0), role: .wired) }
+        system.host.onThreads(2) { _ in for frame in frames { shared.free(frame, BlockOrder(0)) } }
       }
     }
     XCTAssertEqual(faults.count, rounds)

@@ -30,7 +30,7 @@ final class FrameInvariantTests: XCTestCase {
   /// A frame in the middle of a large free block: its buddy is free afterwards, and a block of two frames follows.
   private func allocatedFrame() throws -> UInt32 {
     while true {
-      let frame = try memory.allocate(Order(0), role: .wired).rawValue
+      let frame = try memory.allocate(BlockOrder(0), role: .wired).rawValue
       let pairs = domain.pointee.queue(RangeList.of(frame), 1).pointee.count
       if table.record(frame ^ 1).role == .free && pairs == 1 { return frame }
     }

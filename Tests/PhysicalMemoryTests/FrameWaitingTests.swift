@@ -22,12 +22,12 @@ final class FrameWaitingTests: XCTestCase {
       system = try FrameAllocatorFixture(frames: [(256, 600)], processors: processors)
       system.host.hasOtherThreads = true
       system.host.isClosed = true
-      while let frame = try? memory.allocate(Order(0), role: .wired) { taken.append(frame) }
+      while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { taken.append(frame) }
       give(free)
     }
 
     func give(_ count: Int) {
-      for _ in 0..<count { memory.free(lock.withLock { taken.removeLast() }, Order(0)) }
+      for _ in 0..<count { memory.free(lock.withLock { taken.removeLast() }, BlockOrder(0)) }
     }
     func giveAll() { give(lock.withLock { taken.count }) }
 
@@ -44,7 +44,7 @@ final class FrameWaitingTests: XCTestCase {
     func wait(_ order: Int, until deadline: Tick = .never, priority: AllocationPriority = .normal)
       -> FrameNumber?
     {
-      try? memory.allocate(Order(UInt8(order)), role: .kmem, priority: priority, waitUntil: deadline)
+      try? memory.allocate(BlockOrder(UInt8(order)), role: .kmem, priority: priority, waitUntil: deadline)
     }
 
     /// Returns when so many threads sleep.
@@ -193,13 +193,13 @@ final class FrameWaitingTests: XCTestCase {
       let system = try FrameAllocatorFixture(frames: [(256, 600)])
       let memory = system.memory!
       var frames: [FrameNumber] = []
-      while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+      while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { frames.append(frame) }
       let last = frames.removeLast()
       nonisolated(unsafe) var sleeps = 0
       nonisolated(unsafe) var isFreed = false
       @Sendable func free() {
         isFreed = true
-        memory.free(last, Order(0))
+        memory.free(last, BlockOrder(0))
       }
       system.host.runDevices = {
         sleeps += 1
@@ -214,7 +214,7 @@ final class FrameWaitingTests: XCTestCase {
         moment += 1
       }
       system.host.withInterrupts(seed: 0, oneIn: 1, handler: interrupt) {
-        frame = try? memory.allocate(Order(0), role: .kmem, priority: .normal, waitUntil: .never)
+        frame = try? memory.allocate(BlockOrder(0), role: .kmem, priority: .normal, waitUntil: .never)
       }
       XCTAssertNotNil(frame, "moment \(moments)")
       let happened = moment > moments && sleeps == 0
@@ -273,7 +273,7 @@ final class FrameWaitingTests: XCTestCase {
     try model.makePage(name)
     let frame = FrameNumber(UInt32(model.pages[name]!.frame))
     nonisolated(unsafe) var taken: [FrameNumber] = []
-    while let next = try? memory.allocate(Order(0), role: .wired) { taken.append(next) }
+    while let next = try? memory.allocate(BlockOrder(0), role: .wired) { taken.append(next) }
     nonisolated(unsafe) var sleeps = 0
     model.system.host.runDevices = {
       sleeps += 1
@@ -285,12 +285,12 @@ final class FrameWaitingTests: XCTestCase {
         XCTAssertEqual(memory.cachedCount, .one)
       case 2:
         XCTAssertEqual(memory.reactivate(frame, owner: 3, index: 77, priority: .normal), .refused)
-        for next in taken { memory.free(next, Order(0)) }
+        for next in taken { memory.free(next, BlockOrder(0)) }
       default: return false
       }
       return true
     }
-    XCTAssertNoThrow(try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(BlockOrder(2), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(sleeps, 2)
     model.system.check()
   }
@@ -300,13 +300,13 @@ final class FrameWaitingTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     nonisolated(unsafe) var taken: [FrameNumber] = []
-    while let next = try? memory.allocate(Order(0), role: .wired) { taken.append(next) }
+    while let next = try? memory.allocate(BlockOrder(0), role: .wired) { taken.append(next) }
     nonisolated(unsafe) var sleeps = 0
     system.host.runDevices = {
       sleeps += 1
       guard sleeps == 1 else { return false }
       let frame = taken.removeLast()
-      memory.free(frame, Order(0))
+      memory.free(frame, BlockOrder(0))
       XCTAssertNil(try? memory.allocate(frame: frame, role: .wired))
       var page = FrameNumber.none
       let pages = withUnsafeMutablePointer(to: &page) {
@@ -314,11 +314,11 @@ final class FrameWaitingTests: XCTestCase {
       }
       XCTAssertEqual(pages, 0)
       XCTAssertNotNil(try? memory.allocate(frame: frame, role: .wired, priority: .system))
-      memory.free(frame, Order(0))
-      for next in taken { memory.free(next, Order(0)) }
+      memory.free(frame, BlockOrder(0))
+      for next in taken { memory.free(next, BlockOrder(0)) }
       return true
     }
-    XCTAssertNoThrow(try memory.allocate(Order(2), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(BlockOrder(2), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(sleeps, 1)
     system.check()
   }
@@ -357,8 +357,8 @@ final class FrameWaitingTests: XCTestCase {
       let system = try FrameAllocatorFixture(frames: [(256, 600)])
       let memory = system.memory!
       let role: FrameRole = index == 0 ? .wired : .pageable
-      let frame = try memory.allocate(Order(0), role: role)
-      while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+      let frame = try memory.allocate(BlockOrder(0), role: role)
+      while (try? memory.allocate(BlockOrder(0), role: .wired)) != nil {}
       nonisolated(unsafe) var sleeps = 0
       nonisolated(unsafe) let body = free
       system.host.runDevices = {
@@ -367,7 +367,7 @@ final class FrameWaitingTests: XCTestCase {
         return sleeps == 1
       }
       XCTAssertNoThrow(
-        try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never), name)
+        try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: .never), name)
       XCTAssertEqual(sleeps, 1, "\(name) woke no waiter")
       system.check()
     }
@@ -379,7 +379,7 @@ final class FrameWaitingTests: XCTestCase {
     let memory = system.memory!
     // Above the reserve.
     var taken: [FrameNumber] = []
-    while let frame = try? memory.allocate(Order(0), role: .wired) { taken.append(frame) }
+    while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { taken.append(frame) }
     let run = FrameRun(first: taken[0], count: .one)
     nonisolated(unsafe) let isolation = try memory.isolated(run, priority: .normal)
     memory.free(run)
@@ -390,7 +390,7 @@ final class FrameWaitingTests: XCTestCase {
       if sleeps == 1 { memory.abandon(isolation) }
       return sleeps == 1
     }
-    XCTAssertNoThrow(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+    XCTAssertNoThrow(try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(sleeps, 1)
     system.check()
   }

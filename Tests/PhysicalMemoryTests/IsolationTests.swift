@@ -26,14 +26,14 @@ final class IsolationTests: XCTestCase {
     let memory = system.memory!
     // All of memory in blocks of four frames.
     var blocks: [FrameNumber] = []
-    while let block = try? memory.allocate(Order(2), role: .kmem) { blocks.append(block) }
-    while (try? memory.allocate(Order(0), role: .stack)) != nil {}
+    while let block = try? memory.allocate(BlockOrder(2), role: .kmem) { blocks.append(block) }
+    while (try? memory.allocate(BlockOrder(0), role: .stack)) != nil {}
     let before = FrameSnapshot(memory)
     let isolation = try memory.isolated(run(1022, 516), priority: .normal)
     XCTAssertEqual(memory.capturedCount(isolation), .zero)
     XCTAssertNil(memory.finish(isolation))
     // Blocks that lie partly inside and partly outside.
-    for first: UInt32 in [1020, 1536] { memory.free(FrameNumber(first), Order(2)) }
+    for first: UInt32 in [1020, 1536] { memory.free(FrameNumber(first), BlockOrder(2)) }
     system.check()
     XCTAssertEqual(memory.freeCount.rawValue, 4)
     XCTAssertEqual(memory.capturedCount(isolation).rawValue, 4)
@@ -50,12 +50,12 @@ final class IsolationTests: XCTestCase {
     XCTAssertEqual(memory.freeCount.rawValue, 12)
     // Other requests get free frames, but no captured ones.
     var others: [FrameNumber] = []
-    while let frame = try? memory.allocate(Order(0), role: .wired, priority: .interrupt) {
+    while let frame = try? memory.allocate(BlockOrder(0), role: .wired, priority: .interrupt) {
       others.append(frame)
     }
     XCTAssertEqual(others.count, 12)
     XCTAssertTrue(others.allSatisfy { !isolation.run.contains($0) })
-    for frame in others { memory.free(frame, Order(0)) }
+    for frame in others { memory.free(frame, BlockOrder(0)) }
     XCTAssertThrowsError(try memory.allocate(frame: FrameNumber(1100), role: .wired)) {
       XCTAssertEqual($0 as? PhysicalMemoryError, .notFree)
     }
@@ -149,13 +149,13 @@ final class IsolationTests: XCTestCase {
     let system = try open([(256, 3000)])
     let memory = system.memory!
     var frames: [FrameNumber] = []
-    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { frames.append(frame) }
     let first = (frames.map(\.rawValue).min()! + 511) & ~511
     for stride in [1, 2, 64] as [UInt32] {
       let free = frames.filter {
         $0.rawValue >= first && $0.rawValue < first + 512 && $0.rawValue % stride == 0
       }
-      for frame in free { memory.free(frame, Order(0)) }
+      for frame in free { memory.free(frame, BlockOrder(0)) }
       var moments = 0
       var longest: UInt64 = 0
       var before: UInt64 = 0
@@ -186,12 +186,12 @@ final class IsolationTests: XCTestCase {
     let system = try open([(256, 3000)])
     let memory = system.memory!
     var frames: Set<UInt32> = []
-    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.insert(frame.rawValue) }
+    while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { frames.insert(frame.rawValue) }
     let first = (frames.min()! + 511) & ~511
     let whole = run(first + 3, 600)
     let odd = (first..<first + 700).filter { ($0 - first) % 3 == 1 }
     for moment in 0..<11 {
-      for frame in odd { memory.free(FrameNumber(frame), Order(0)) }
+      for frame in odd { memory.free(FrameNumber(frame), BlockOrder(0)) }
       var n = 0
       var (given, taken): (Set<UInt32>, Set<UInt32>) = ([], [])
       var isolation: TestIsolation?
@@ -200,7 +200,7 @@ final class IsolationTests: XCTestCase {
         handler: {
           if n == moment {
             for frame in stride(from: first, to: first + 700, by: 30) {
-              memory.free(FrameNumber(frame), Order(0))
+              memory.free(FrameNumber(frame), BlockOrder(0))
               given.insert(frame)
             }
             for frame in odd where (try? memory.allocate(frame: FrameNumber(frame), role: .stack)) != nil {
@@ -215,7 +215,7 @@ final class IsolationTests: XCTestCase {
       XCTAssertEqual(memory.capturedCount(isolation!).rawValue, UInt64(inside.count), "moment \(moment)")
       for frame in inside { XCTAssertTrue(memory.isCaptured(FrameNumber(frame), isolation!)) }
       memory.abandon(isolation!)
-      for frame in taken { memory.free(FrameNumber(frame), Order(0)) }
+      for frame in taken { memory.free(FrameNumber(frame), BlockOrder(0)) }
       system.check()
       for frame in Set(odd).union(given) { try memory.allocate(frame: FrameNumber(frame), role: .wired) }
     }
@@ -375,7 +375,7 @@ final class IsolationTests: XCTestCase {
         // The rest is captured when there is enough.
         memory.captureFree(mine, priority: .normal)
         XCTAssertEqual(memory.capturedCount(mine).rawValue, 63)
-        memory.free(FrameNumber(400), Order(0))
+        memory.free(FrameNumber(400), BlockOrder(0))
         memory.captureFree(mine, priority: .normal)
         XCTAssertEqual(memory.capturedCount(mine).rawValue, 64)
         XCTAssertEqual(memory.freeCount, reserve)
@@ -390,11 +390,11 @@ final class IsolationTests: XCTestCase {
   func testOperationsThatOnlyABugCanDoAreReported() throws {
     let system = try open([(256, 2000)])
     let memory = system.memory!
-    let block = try memory.allocate(Order(3), role: .slab)
+    let block = try memory.allocate(BlockOrder(3), role: .slab)
     let isolation = try memory.isolated(run(block.rawValue, 8), priority: .normal)
-    memory.free(block, Order(3))
+    memory.free(block, BlockOrder(3))
     // The caller that handed it over has it no longer.
-    XCTAssertEqual(system.host.faults { memory.free(block, Order(0)) }.map(\.kind), [.doubleFree])
+    XCTAssertEqual(system.host.faults { memory.free(block, BlockOrder(0)) }.map(\.kind), [.doubleFree])
     system.check()
     XCTAssertEqual(memory.capturedCount(isolation).rawValue, 8)
     XCTAssertNotNil(memory.finish(isolation))
@@ -402,7 +402,7 @@ final class IsolationTests: XCTestCase {
     // A run of another owner is not captured, although its role is the same.
     XCTAssertEqual(memory.capturedCount(next), .zero)
     memory.abandon(next)
-    memory.free(block, Order(3))
+    memory.free(block, BlockOrder(3))
     system.check()
   }
 
@@ -423,17 +423,17 @@ final class IsolationTests: XCTestCase {
     let system = try open([(256, 900)])
     let memory = system.memory!
     var frames: [FrameNumber] = []
-    while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
+    while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { frames.append(frame) }
     let isolation = try memory.isolated(run(frames[0].rawValue, 1), priority: .normal)
     let freed = frames
     nonisolated(unsafe) var rounds = 0
     system.host.runDevices = {
       rounds += 1
-      if rounds < 3 { memory.free(freed[rounds - 1], Order(0)) }
+      if rounds < 3 { memory.free(freed[rounds - 1], BlockOrder(0)) }
       return rounds < 5
     }
     XCTAssertEqual(
-      try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never), frames[1])
+      try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: .never), frames[1])
     XCTAssertEqual(rounds, 2)
     XCTAssertNotNil(memory.finish(isolation))
     system.check()

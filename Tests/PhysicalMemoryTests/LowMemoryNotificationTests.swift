@@ -11,18 +11,18 @@ final class LowMemoryNotificationTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     let physical = system.memory!
     func isRaised() -> Bool { physical.state.pointee.lowMemory.isRaised.load(ordering: .relaxed) }
-    _ = try physical.allocate(Order(2), role: .wired)
+    _ = try physical.allocate(BlockOrder(2), role: .wired)
     XCTAssertFalse(isRaised(), "no listener")
     let mark = physical.freeCount - PageCount(UInt64(4))
     physical.setLowMemoryMark(below: mark)
-    _ = try physical.allocate(Order(2), role: .wired)
+    _ = try physical.allocate(BlockOrder(2), role: .wired)
     XCTAssertEqual(physical.freeCount, mark)
     XCTAssertFalse(isRaised())
-    let frame = try physical.allocate(Order(0), role: .wired)
+    let frame = try physical.allocate(BlockOrder(0), role: .wired)
     XCTAssertTrue(isRaised())
     physical.awaitLowMemory(.few)
     XCTAssertFalse(isRaised())
-    physical.free(frame, Order(0))
+    physical.free(frame, BlockOrder(0))
     XCTAssertFalse(isRaised())
     // The allocation of a page raises it, too, and that of a second one leaves it raised.
     var page = FrameNumber.none
@@ -35,15 +35,15 @@ final class LowMemoryNotificationTests: XCTestCase {
     }
     physical.awaitLowMemory(.few)
     physical.setLowMemoryMark(below: .zero)
-    _ = try physical.allocate(Order(0), role: .wired)
+    _ = try physical.allocate(BlockOrder(0), role: .wired)
     XCTAssertFalse(isRaised())
   }
 
   func testAThreadThatBeginsToWaitSendsTheUrgentNotification() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
-    while (try? system.memory.allocate(Order(0), role: .wired)) != nil {}
+    while (try? system.memory.allocate(BlockOrder(0), role: .wired)) != nil {}
     XCTAssertThrowsError(
-      try system.memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never))
+      try system.memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertTrue(system.memory.state.pointee.lowMemory.isUrgent.load(ordering: .relaxed))
     XCTAssertFalse(system.memory.state.pointee.lowMemory.isRaised.load(ordering: .relaxed))
   }
@@ -52,7 +52,7 @@ final class LowMemoryNotificationTests: XCTestCase {
   func testARequestForMoreThanThereIsDoesNotWait() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 256)])
     XCTAssertThrowsError(
-      try system.memory.allocate(Order(9), role: .wired, priority: .normal, waitUntil: .never))
+      try system.memory.allocate(BlockOrder(9), role: .wired, priority: .normal, waitUntil: .never))
     XCTAssertEqual(system.memory.state.pointee.events.pointee.waits.value, 0)
     XCTAssertFalse(system.memory.state.pointee.lowMemory.isUrgent.load(ordering: .relaxed))
   }

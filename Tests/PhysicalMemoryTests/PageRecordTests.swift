@@ -76,8 +76,8 @@ final class PageRecordTests: XCTestCase {
         var random = SeededRandom(seed: seed &+ turn)
         try memory.setReserve(.zero, for: .normal)
         var frames: [FrameNumber] = []
-        while let frame = try? memory.allocate(Order(0), role: .wired) { frames.append(frame) }
-        for frame in frames where random.below(4) < 1 + turn % 3 { memory.free(frame, Order(0)) }
+        while let frame = try? memory.allocate(BlockOrder(0), role: .wired) { frames.append(frame) }
+        for frame in frames where random.below(4) < 1 + turn % 3 { memory.free(frame, BlockOrder(0)) }
         for _ in 0..<12 {
           var batch = (0..<32).map { _ in FrameNumber.none }
           let wanted = Int(1 + random.below(32))
@@ -105,8 +105,8 @@ final class PageRecordTests: XCTestCase {
     let system = try FrameAllocatorFixture(frames: [(256, 700), (4000, 600), (40_000, 1100)])
     let memory = system.memory!
     var frames: [FrameNumber] = []
-    for _ in 0..<500 { frames.append(try memory.allocate(Order(0), role: .wired)) }
-    for frame in frames where frame.rawValue % 5 > 1 { memory.free(frame, Order(0)) }
+    for _ in 0..<500 { frames.append(try memory.allocate(BlockOrder(0), role: .wired)) }
+    for frame in frames where frame.rawValue % 5 > 1 { memory.free(frame, BlockOrder(0)) }
     var reported: [FrameRole: Int] = [:]
     for frame in 0..<70_000 as Range<UInt32> {
       let role = memory.whatIs(FrameNumber(frame)).role
@@ -150,10 +150,11 @@ final class PageRecordTests: XCTestCase {
 
   func testEveryRequestMayReclaimACachedPage() throws {
     let takers: [(FrameAllocator, FrameNumber) throws -> Void] = [
-      { memory, _ in while (try? memory.allocate(Order(0), role: .wired, priority: .interrupt)) != nil {} },
+      { memory, _ in while (try? memory.allocate(BlockOrder(0), role: .wired, priority: .interrupt)) != nil {}
+      },
       { memory, _ in
         for order in stride(from: 9, through: 0, by: -1) {
-          while (try? memory.allocate(Order(UInt8(order)), role: .slab, priority: .interrupt)) != nil {}
+          while (try? memory.allocate(BlockOrder(UInt8(order)), role: .slab, priority: .interrupt)) != nil {}
         }
       },
       { memory, frame in try memory.allocate(frame: frame, role: .wired) },
@@ -264,9 +265,9 @@ final class PageRecordTests: XCTestCase {
     }
     expect(.wrongType, FrameNumber(3))
     expect(.wrongType, FrameNumber(100_000))
-    let wired = try memory.allocate(Order(0), role: .wired)
+    let wired = try memory.allocate(BlockOrder(0), role: .wired)
     expect(.wrongType, wired)
-    memory.free(wired, Order(0))
+    memory.free(wired, BlockOrder(0))
     expect(.doubleFree, wired)
     for busyWord in [
       BusyWord.none, .wiredOnce, BusyWord(rawValue: 1 << 12), BusyWord(rawValue: 1 << 22),
@@ -283,7 +284,8 @@ final class PageRecordTests: XCTestCase {
     memory.countDirty(frame)
     expect(.notAllocated, frame)
     record.busyWord = .wiredOnce
-    XCTAssertEqual(model.system.host.faults { memory.free(frame, Order(0)) }.map(\.kind), [.notAllocated])
+    XCTAssertEqual(
+      model.system.host.faults { memory.free(frame, BlockOrder(0)) }.map(\.kind), [.notAllocated])
     record.busyWord = .xbusy
     memory.countClean(frame)
     record.pageFlags = []
@@ -293,7 +295,8 @@ final class PageRecordTests: XCTestCase {
     XCTAssertEqual(
       model.system.host.faults { memory.setMobility(of: frame, .unmovable) }.map(\.kind), [.notAllocated])
     record.busyWord = .wiredOnce
-    XCTAssertEqual(model.system.host.faults { memory.free(frame, Order(0)) }.map(\.kind), [.notAllocated])
+    XCTAssertEqual(
+      model.system.host.faults { memory.free(frame, BlockOrder(0)) }.map(\.kind), [.notAllocated])
     memory.setMobility(of: frame, .movable)
     XCTAssertEqual(
       model.system.host.faults { memory.setMobility(of: frame, .movable) }.map(\.kind), [.notAllocated])
@@ -311,7 +314,7 @@ final class PageRecordTests: XCTestCase {
     let memory = model.memory
     try model.makePage(page)
     let frame = FrameNumber(UInt32(model.pages[page]!.frame))
-    while (try? memory.allocate(Order(0), role: .wired)) != nil {}
+    while (try? memory.allocate(BlockOrder(0), role: .wired)) != nil {}
     nonisolated(unsafe) var rounds = 0
     model.system.host.runDevices = {
       rounds += 1
@@ -321,7 +324,8 @@ final class PageRecordTests: XCTestCase {
       }
       return rounds < 5
     }
-    XCTAssertEqual(try memory.allocate(Order(0), role: .wired, priority: .normal, waitUntil: .never), frame)
+    XCTAssertEqual(
+      try memory.allocate(BlockOrder(0), role: .wired, priority: .normal, waitUntil: .never), frame)
     XCTAssertEqual(rounds, 2)
     XCTAssertEqual(memory.cachedCount, .zero)
     model.system.check()
@@ -361,7 +365,7 @@ final class PageRecordTests: XCTestCase {
           case .refused: continue
           }
         }
-        guard let frame = try? memory.allocate(Order(0), role: .pageable) else { continue }
+        guard let frame = try? memory.allocate(BlockOrder(0), role: .pageable) else { continue }
         let record = memory.record(frame)!
         (record.owner, record.index, record.pageFlags) = (9, UInt64(index), .valid)
         map.pointer(to: frame).storeBytes(of: word, as: UInt64.self)

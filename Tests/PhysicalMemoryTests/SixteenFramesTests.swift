@@ -66,7 +66,7 @@ private struct SixteenFrames: SmallWorld {
       if request == Self.runRequest {
         run = try memory.allocate(run: 3, where: constraints, role: role)
       } else {
-        let order = Order(UInt8(request))
+        let order = BlockOrder(UInt8(request))
         run = FrameRun(first: try memory.allocate(order, role: role), count: order.frames)
       }
     } catch {
@@ -112,7 +112,7 @@ private struct SixteenFrames: SmallWorld {
 
   mutating func reset() -> String? {
     while let allocation = live.popLast() { free(allocation) }
-    return memory.blocks(in: .below16MiB, of: Order(4)) == 1 ? nil : "the 16 frames have not coalesced"
+    return memory.blocks(in: .below16MiB, of: BlockOrder(4)) == 1 ? nil : "the 16 frames have not coalesced"
   }
 
   /// Returns the mistake at the end, or nil.

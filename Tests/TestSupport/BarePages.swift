@@ -6,7 +6,7 @@ import PhysicalMemory
 /// Fills the free frames with pages that belong to no object yet; `busyWord` makes them idle.
 package func fillWithPages(_ memory: FrameAllocator, owner: UInt32 = 1) -> [FrameNumber] {
   var frames: [FrameNumber] = []
-  while let frame = try? memory.allocate(Order(0), role: .pageable, priority: .interrupt) {
+  while let frame = try? memory.allocate(BlockOrder(0), role: .pageable, priority: .interrupt) {
     let record = memory.record(frame)!
     record.owner = owner
     record.index = UInt64(frames.count)

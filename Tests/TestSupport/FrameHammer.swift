@@ -29,7 +29,7 @@ package func hammer(
           where: RunConstraints(alignment: Alignment(4096 << random.below(4))!), role: .contiguous,
           priority: priority)
       } else {
-        let order = Order(UInt8(random.below(random.oneIn(10) ? 11 : 3)))
+        let order = BlockOrder(UInt8(random.below(random.oneIn(10) ? 11 : 3)))
         run = (try? memory.allocate(order, role: .slab, priority: priority)).map {
           FrameRun(first: $0, count: order.frames)
         }

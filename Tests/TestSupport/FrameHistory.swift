@@ -69,7 +69,7 @@ package struct FrameHistory {
     let order = Int(random.below(random.oneIn(4) ? 10 : 3))
     let isAdmitted = admits(1 << order, priority)
     do {
-      let frame = Int(try memory.allocate(Order(UInt8(order)), role: role, priority: priority).rawValue)
+      let frame = Int(try memory.allocate(BlockOrder(UInt8(order)), role: role, priority: priority).rawValue)
       if !model.isFree(frame, 1 << order) || frame % (1 << order) != 0 || !isAdmitted {
         return "a block that is not free, not aligned or out of the reserve"
       }

@@ -120,7 +120,7 @@ package final class PageHistory {
   private func allocateBlock() -> String? {
     guard random.below(8) < UInt64(fullness) else { return nil }
     let order = Int(random.below(random.oneIn(4) ? 10 : 3))
-    guard let frame = try? memory.allocate(Order(UInt8(order)), role: .slab) else {
+    guard let frame = try? memory.allocate(BlockOrder(UInt8(order)), role: .slab) else {
       return model.frames.hasBlock(order) ? "a block was refused" : nil
     }
     if !model.frames.isFree(Int(frame.rawValue), 1 << order) { return "a block that is not free" }

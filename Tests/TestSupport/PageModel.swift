@@ -83,7 +83,7 @@ package final class PageModel {
   package func record(_ frame: Int) -> FrameRecordPointer { memory.record(FrameNumber(UInt32(frame)))! }
 
   package func makePage(_ name: PageName) throws {
-    let frame = Int(try memory.allocate(Order(0), role: .pageable).rawValue)
+    let frame = Int(try memory.allocate(BlockOrder(0), role: .pageable).rawValue)
     XCTAssertEqual(frames.roles[frame], .free)
     take(frame, 1, .pageable)
     let record = record(frame)

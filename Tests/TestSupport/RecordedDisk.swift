@@ -30,7 +30,7 @@ package final class RecordedDisk {
     memory.initializeMemory(as: UInt8.self, repeating: 0x5a, count: Int(pages << 12))
     room = .allocate(byteCount: Int(RamDisk.stateSize.rawValue), alignment: 64)
     disk = RamDisk.create(
-      in: room, Name("ram"), machine: machine, over: RamDisk.Extent(memory, PageCount(pages)))
+      in: room, ShortName("ram"), machine: machine, over: RamDisk.Extent(memory, PageCount(pages)))
   }
 
   deinit {
@@ -40,7 +40,7 @@ package final class RecordedDisk {
 
   package var device: BlockDevice {
     BlockDevice(
-      Name("ram"), pages: PageCount(pages), Unmanaged.passUnretained(self).toOpaque(),
+      ShortName("ram"), pages: PageCount(pages), Unmanaged.passUnretained(self).toOpaque(),
       submit: { context, request in
         let this = Unmanaged<RecordedDisk>.fromOpaque(context!).takeUnretainedValue()
         let frames = UnsafeBufferPointer(start: cp_block_frames(request), count: Int(request.pointee.count))

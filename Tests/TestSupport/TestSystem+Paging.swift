@@ -34,7 +34,7 @@ extension TestSystem {
   // MARK: Areas
 
   package func area(_ count: UInt64, _ protection: Protection = .kernelData) throws -> Area {
-    let object = try paging.createObject(Name("test"), PageCount(count))
+    let object = try paging.createObject(ShortName("test"), PageCount(count))
     return try show(object, protection)
   }
 

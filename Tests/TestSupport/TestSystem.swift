@@ -155,7 +155,7 @@ package final class TestSystem: @unchecked Sendable {
   package func takeAll(leaving count: UInt64 = 0, role: FrameRole = .loaned) -> [FrameNumber] {
     var frames: [FrameNumber] = []
     while physical.freeCount.rawValue > count,
-      let frame = try? physical.allocate(Order(0), role: role, priority: .interrupt)
+      let frame = try? physical.allocate(BlockOrder(0), role: role, priority: .interrupt)
     {
       frames.append(frame)
     }

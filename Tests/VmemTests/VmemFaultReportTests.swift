@@ -20,7 +20,7 @@ final class VmemFaultReportTests: XCTestCase {
     func drive(_ kind: FaultKind, _ body: () -> Void, line: UInt = #line) -> FaultReport? {
       let faults = bench.host.faults(in: body)
       XCTAssertEqual(faults.map(\.kind), [kind], line: line)
-      XCTAssertEqual(faults.first?.owner, Name("faulty"), line: line)
+      XCTAssertEqual(faults.first?.owner, ShortName("faulty"), line: line)
       XCTAssertEqual(bench.snapshot(), before, line: line)
       bench.check(line: line)
       return faults.first

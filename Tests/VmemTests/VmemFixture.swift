@@ -75,7 +75,7 @@ final class VmemFixture {
     let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(Arena.stateSize.rawValue), alignment: 64)
     memories.append(memory)
     let options = ArenaOptions(
-      name: Name(name), quantum: Alignment(quantum)!, contents: contents, source: source,
+      name: ShortName(name), quantum: Alignment(quantum)!, contents: contents, source: source,
       importUnit: importUnit.flatMap { Alignment($0) })
     return Arena.create(options, in: memory, tags: tags)
   }

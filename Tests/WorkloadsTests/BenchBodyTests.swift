@@ -59,7 +59,7 @@ final class BenchBodyTests: XCTestCase {
 
   private func counted(_ system: TestSystem) -> Counted {
     let kmem = system.memory.kmem
-    return Counted(inner: KmemBenchAllocator(kmem, kmem.type(named: Name("bench"))), tally: Tally())
+    return Counted(inner: KmemBenchAllocator(kmem, kmem.type(named: ShortName("bench"))), tally: Tally())
   }
 
   func testPatternsOfObjectsFreeWhatTheyAllocate() throws {
@@ -154,7 +154,7 @@ final class BenchBodyTests: XCTestCase {
     let system = try TestSystem(memory: .mebibytes(64))
     let free = system.physical.freeCount
     let bench = PageBench(system.memory)
-    XCTAssertNotNil(bench.cyclesOfPair(Order(0), 10))
+    XCTAssertNotNil(bench.cyclesOfPair(BlockOrder(0), 10))
     XCTAssertNotNil(bench.cyclesOfSingles(rounds: 2, seed: 1))
     XCTAssertEqual(system.physical.freeCount, free)
     XCTAssertNotNil(bench.cyclesOfPageblockPair(10))

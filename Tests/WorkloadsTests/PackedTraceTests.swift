@@ -16,7 +16,7 @@ final class PackedTraceTests: XCTestCase {
     try written.bytes.withUnsafeBytes { bytes in
       let trace = try PackedTrace(bytes)
       try trace.validate()
-      XCTAssertEqual(trace.title, Name("example"))
+      XCTAssertEqual(trace.title, ShortName("example"))
       XCTAssertEqual(trace.counts.events, UInt32(written.events.count))
       XCTAssertEqual(trace.counts.objects, 3)
       XCTAssertEqual(trace.counts.pages, 301)

@@ -45,7 +45,7 @@ private final class StressMachine: @unchecked Sendable {
       return room
     }
     disk = RamDisk.create(
-      in: room(RamDisk.stateSize), Name("ram"), machine: host.machine,
+      in: room(RamDisk.stateSize), ShortName("ram"), machine: host.machine,
       over: RamDisk.Extent(room(swap.bytes), swap))
     for _ in 0...count {
       processors.append(

@@ -150,7 +150,7 @@ final class ReplayTests: XCTestCase {
     trace.pages(.pageAlloc, 0)
     let system = try TestSystem(memory: .mebibytes(16))
     let summary = try system.replay(trace.bytes) { _ in
-      _ = try! system.physical.allocate(Order(1), role: .wired)
+      _ = try! system.physical.allocate(BlockOrder(1), role: .wired)
     }
     XCTAssertEqual(summary.lost, 2)
     XCTAssertFalse(summary.succeeded)
@@ -161,7 +161,7 @@ final class ReplayTests: XCTestCase {
   func testPagesReclaimedDuringAReplayAreNotCounted() throws {
     let system = try TestSystem(memory: .mebibytes(64))
     let (paging, count) = (system.memory.paging, PageCount(UInt64(1000)))
-    let object = try paging.createObject(Name("kept"), count)
+    let object = try paging.createObject(ShortName("kept"), count)
     let address = try paging.map(object, count: count)
     try paging.touch(address, count, .read)
     let summary = try system.replay(sample()) { _ in

@@ -201,7 +201,7 @@ extension Shell {
   /// Each arena, those of the kernel first; none below another.
   private func forEachArena(_ body: (Arena) -> Void) { memory.space.tags.forEachArena { body($0) } }
 
-  func forEachArenaName(_ body: (Name) -> Void) { forEachArena { body($0.name) } }
+  func forEachArenaName(_ body: (ShortName) -> Void) { forEachArena { body($0.name) } }
 
   func vmem(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {

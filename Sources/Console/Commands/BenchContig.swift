@@ -39,7 +39,7 @@ extension Shell {
 
   /// Requests a run and keeps it. Answers the failure when it is refused, else nil.
   private func takeRun(_ asked: RunAsked, _ tally: inout ContigTally) -> ContiguousFailure? {
-    let type = memory.kmem.type(named: Name("console"))
+    let type = memory.kmem.type(named: ShortName("console"))
     let before = memory.paging.figures
     // Pages of runs, as the passes report them, and those that the daemon wrote elsewhere for the request. The
     // daemon's other writes are its own.

@@ -55,7 +55,7 @@ extension Shell {
     }
     let paging = memory.paging
     do throws(PagingError) {
-      let object = try paging.createObject(Name("bench"), count)
+      let object = try paging.createObject(ShortName("bench"), count)
       defer { paging.destroy(object) }
       let address = try paging.map(object, count: count)
       defer { paging.unmap(address, count) }

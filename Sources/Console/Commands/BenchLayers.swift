@@ -14,7 +14,7 @@ extension Shell {
   // MARK: Objects
 
   private var benchAllocator: KmemBenchAllocator {
-    KmemBenchAllocator(memory.kmem, memory.kmem.type(named: Name("bench")))
+    KmemBenchAllocator(memory.kmem, memory.kmem.type(named: ShortName("bench")))
   }
 
   /// Cycles of a pair, measured over a thousand in a row. An interrupt falls into few of five rows at most, so the
@@ -60,7 +60,8 @@ extension Shell {
   func benchPages(_ sheet: BenchSheet) {
     let bench = PageBench(memory)
     let object = cyclesOfVariablePair()
-    guard let pair = bench.cyclesOfPair(Order(0), 1000), let each = bench.cyclesOfSingles(rounds: 16, seed: 1)
+    guard let pair = bench.cyclesOfPair(BlockOrder(0), 1000),
+      let each = bench.cyclesOfSingles(rounds: 16, seed: 1)
     else { return sheet.leaveOut("pages", "512 frames are not free") }
     sheet.add(.pagePair, pair * 1000 / max(1, object))
     sheet.add(.pagePairInstructions, pair)
@@ -178,7 +179,7 @@ private struct HalfOfMemory {
     if done == count.rawValue { return release() }
     do throws(PagingError) {
       if object == nil {
-        let made = try memory.paging.createObject(Name("bench"), count)
+        let made = try memory.paging.createObject(ShortName("bench"), count)
         do throws(PagingError) {
           address = try memory.paging.map(made, count: count)
         } catch {

@@ -39,7 +39,7 @@ struct ContigEntries {
 private struct ContigOptions {
   var attribute = CacheAttribute.writeBack
   var contents = InitialContents.unknown
-  var type = Name("console")
+  var type = ShortName("console")
   var detail = Detail.brief
 
   /// Whether the run is drawn as a picture.
@@ -83,10 +83,10 @@ extension Shell {
       }
     }
     if let word = arguments.value(of: "type") {
-      guard word.bytes.count > 0, word.bytes.count <= Name.capacity else {
-        throw refuse(word, "a type has a name of 1 to \(Name.capacity) bytes")
+      guard word.bytes.count > 0, word.bytes.count <= ShortName.capacity else {
+        throw refuse(word, "a type has a name of 1 to \(ShortName.capacity) bytes")
       }
-      options.type = Name(bytes: word.bytes)
+      options.type = ShortName(bytes: word.bytes)
     }
     while let word = arguments.next() {
       if word.bytes == "nowait" {

@@ -75,7 +75,7 @@ extension Shell {
 
   @inline(never) private func faultDoubleFree() {
     let kmem = memory.kmem
-    let type = kmem.type(named: Name("console"))
+    let type = kmem.type(named: ShortName("console"))
     setAudit(.on)
     if let object = kmem.alloc(Self.small, type: type) {
       kmem.free(object, size: Self.small, type: type)
@@ -86,7 +86,7 @@ extension Shell {
 
   @inline(never) private func faultWrongSize() {
     let kmem = memory.kmem
-    let type = kmem.type(named: Name("console"))
+    let type = kmem.type(named: ShortName("console"))
     setAudit(.on)
     if let object = kmem.alloc(Self.small, type: type) {
       kmem.free(object, size: Self.larger, type: type)
@@ -98,7 +98,7 @@ extension Shell {
 
   @inline(never) private func faultForeignPointer() {
     let kmem = memory.kmem
-    let type = kmem.type(named: Name("console"))
+    let type = kmem.type(named: ShortName("console"))
     setAudit(.on)
     // The console's own memory, which no cache has allocated.
     kmem.free(UnsafeMutableRawPointer(state), size: Self.small, type: type)

@@ -252,7 +252,7 @@ extension Shell {
     for list in 0..<RangeList.count {
       guard let list = RangeList(rawValue: UInt8(list)) else { continue }
       for order in 0...BuddyTable.largestOrder {
-        let count = physical.blocks(in: list, of: Order(UInt8(order)))
+        let count = physical.blocks(in: list, of: BlockOrder(UInt8(order)))
         row("buddy") { row in
           row.field("list", text: Line(list.description))
           row.field("order", UInt64(order))
@@ -270,12 +270,12 @@ extension Shell {
       guard let list = RangeList(rawValue: UInt8(list)) else { continue }
       var frames: UInt64 = 0
       for order in 0...BuddyTable.largestOrder {
-        frames += physical.blocks(in: list, of: Order(UInt8(order))) << UInt64(order)
+        frames += physical.blocks(in: list, of: BlockOrder(UInt8(order))) << UInt64(order)
       }
       if frames == 0 && !showsAll { continue }
       print(
         table.line(list.description, "\(count: frames)") {
-          BuddyTable.digits(physical.blocks(in: list, of: Order(UInt8($0))))
+          BuddyTable.digits(physical.blocks(in: list, of: BlockOrder(UInt8($0))))
         })
     }
     print(table.line("all blocks", "\(count: table.free)") { BuddyTable.digits(table.blocks[$0]) })
@@ -305,7 +305,7 @@ private struct BuddyTable {
     for order in 0...Self.largestOrder {
       for list in 0..<RangeList.count {
         guard let list = RangeList(rawValue: UInt8(list)) else { continue }
-        blocks[order] += physical.blocks(in: list, of: Order(UInt8(order)))
+        blocks[order] += physical.blocks(in: list, of: BlockOrder(UInt8(order)))
       }
       if blocks[order] > 0 { highest = max(highest, order) }
       free += blocks[order] << UInt64(order)
@@ -381,7 +381,7 @@ private struct BuddyTable {
   /// The size of the largest free block.
   var largest: ByteCount {
     for order in stride(from: Self.largestOrder, through: 0, by: -1) where blocks[order] > 0 {
-      return Order(UInt8(order)).frames.bytes
+      return BlockOrder(UInt8(order)).frames.bytes
     }
     return .zero
   }

@@ -44,7 +44,7 @@ extension Shell {
     while order > 0 && blocks(UInt8(order)) == 0 { order -= 1 }
     layer(
       "buddy",
-      "\(count: physical.freeCount.rawValue) frames free, largest block \(Order(UInt8(order)).frames.bytes)",
+      "\(count: physical.freeCount.rawValue) frames free, largest block \(BlockOrder(UInt8(order)).frames.bytes)",
       "buddy")
     var (arenas, importing) = (UInt64(0), UInt64(0))
     memory.space.tags.forEachArena {
@@ -106,7 +106,9 @@ extension Shell {
   private func blocks(_ order: UInt8) -> UInt64 {
     var sum: UInt64 = 0
     for list in 0..<RangeList.count {
-      if let list = RangeList(rawValue: UInt8(list)) { sum += physical.blocks(in: list, of: Order(order)) }
+      if let list = RangeList(rawValue: UInt8(list)) {
+        sum += physical.blocks(in: list, of: BlockOrder(order))
+      }
     }
     return sum
   }

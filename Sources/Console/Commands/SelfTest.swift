@@ -209,7 +209,7 @@ extension Shell {
     var blocks = InlineArray<10, FrameNumber>(repeating: .none)
     for order in 0...9 {
       do throws(PhysicalMemoryError) {
-        blocks[order] = try physical.allocate(Order(UInt8(order)), role: .wired)
+        blocks[order] = try physical.allocate(BlockOrder(UInt8(order)), role: .wired)
       } catch {
         // A refused block is an answer, not a fault.
         continue
@@ -224,7 +224,7 @@ extension Shell {
       }
     }
     for order in stride(from: 9, through: 0, by: -1) where blocks[order] != .none {
-      physical.free(blocks[order], Order(UInt8(order)))
+      physical.free(blocks[order], BlockOrder(UInt8(order)))
     }
     if let trouble { return trouble }
     if physical.freeCount != before { return "frames did not come back" }
@@ -234,7 +234,7 @@ extension Shell {
 
   private func testObjects() -> StaticString? {
     let kmem = memory.kmem
-    let type = kmem.type(named: Name("selftest"))
+    let type = kmem.type(named: ShortName("selftest"))
     kmem.drain()
     var held = InlineArray<64, UInt>(repeating: 0)
     var trouble: StaticString?

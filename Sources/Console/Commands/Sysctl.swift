@@ -12,7 +12,7 @@ struct Snapshots {
   var count: Int
   /// The slot that was written last.
   var latest: Int
-  var names: InlineArray<4, Name>
+  var names: InlineArray<4, ShortName>
   var counts: InlineArray<4, Int>
   var values: InlineArray<2048, UInt64>
 }
@@ -212,14 +212,14 @@ extension Shell {
 
   // MARK: Two moments
 
-  func forEachSnapshotName(_ body: (Name) -> Void) {
+  func forEachSnapshotName(_ body: (ShortName) -> Void) {
     for i in 0..<state.pointee.snapshots.count { body(state.pointee.snapshots.names[i]) }
   }
 
   func snapshot(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.nextOfAnyForm()
     try arguments.end("snapshot [NAME]")
-    let name = word.map { Name(bytes: $0.bytes) } ?? Name("last")
+    let name = word.map { ShortName(bytes: $0.bytes) } ?? ShortName("last")
     let kept = inPlace(&state.pointee.snapshots)
     var slot = -1
     for i in 0..<kept.pointee.count where kept.pointee.names[i] == name { slot = i }
@@ -227,7 +227,7 @@ extension Shell {
       slot = kept.pointee.count
       kept.pointee.count += 1
     }
-    var dropped: Name?
+    var dropped: ShortName?
     if slot < 0 {
       // The one after the latest is the oldest: slots are filled in turn.
       slot = (kept.pointee.latest + 1) % Snapshots.capacity
@@ -257,7 +257,7 @@ extension Shell {
     var slot = kept.pointee.latest
     if let word {
       slot = -1
-      for i in 0..<kept.pointee.count where kept.pointee.names[i] == Name(bytes: word.bytes) { slot = i }
+      for i in 0..<kept.pointee.count where kept.pointee.names[i] == ShortName(bytes: word.bytes) { slot = i }
       if slot < 0 {
         throw refuse(
           "No snapshot \"\(word.line)\". The latest is \"\(kept.pointee.names[kept.pointee.latest])\".")

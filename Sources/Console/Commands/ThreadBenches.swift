@@ -84,7 +84,7 @@ extension Shell {
       physical.freeCount > memory.paging.freeTarget + count + count
     else { return sheet.leaveOut(name, "it takes \(count.bytes) of free memory, and as much of swap") }
     do throws(PagingError) {
-      let object = try memory.paging.createObject(Name("bench"), count)
+      let object = try memory.paging.createObject(ShortName("bench"), count)
       defer { memory.paging.destroy(object) }
       let address = try memory.paging.map(object, count: count)
       var isMapped = true

@@ -25,7 +25,7 @@ extension Shell {
         Self.wireUsage)
     }
     let touched = try touched(word, arguments)
-    var holes = Holes.forbidden
+    var holes = HolePolicy.forbidden
     if let word = arguments.next() {
       guard word.bytes == "holes" else {
         throw refuse(word, "not understood here; usage: \(Self.wireUsage)")

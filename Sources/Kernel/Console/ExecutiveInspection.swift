@@ -39,7 +39,7 @@ enum ExecutiveInspection {
     return longest
   }
 
-  private static func copy(_ name: Name, _ bytes: UnsafeMutablePointer<UInt8>) -> UInt8 {
+  private static func copy(_ name: ShortName, _ bytes: UnsafeMutablePointer<UInt8>) -> UInt8 {
     for i in 0..<name.count { bytes[i] = name[i] }
     return UInt8(name.count)
   }

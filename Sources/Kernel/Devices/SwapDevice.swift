@@ -35,7 +35,7 @@ enum SwapDevice {
     }
     do throws(PagingError) {
       let device = BlockDevice(
-        Name("ram"), pages: disk.device.pageCount, UnsafeMutableRawPointer(disk.place),
+        ShortName("ram"), pages: disk.device.pageCount, UnsafeMutableRawPointer(disk.place),
         submit: { context, request in
           RamDisk(at: context.unsafelyUnwrapped).device.submit(request)
           SwapDevice.asked.wake(on: Executive.machine)
@@ -74,7 +74,7 @@ enum SwapDevice {
     let disk = withUnsafeMutablePointer(to: &extents) { array in
       let first = UnsafeMutableRawPointer(array).assumingMemoryBound(to: RamDisk.Extent.self)
       return RamDisk.create(
-        in: map.pointer(to: state.first), Name("ram"), machine: memory.machine,
+        in: map.pointer(to: state.first), ShortName("ram"), machine: memory.machine,
         over: UnsafeBufferPointer(start: first, count: memory.carveOut.count))
     }
     return disk

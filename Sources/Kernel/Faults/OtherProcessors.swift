@@ -111,7 +111,8 @@ enum OtherProcessors {
       }
       let fault: StaticString = state == .faulted ? ", a fault of its own" : ""
       FaultBlock.field(
-        label, "thread \(thread ?? Name("boot")), in \(Symbols.place(block.pointee.stopped.rip))\(fault)")
+        label, "thread \(thread ?? ShortName("boot")), in \(Symbols.place(block.pointee.stopped.rip))\(fault)"
+      )
       if state == .faulted || block.pointee.processor.thread != block.pointee.idle {
         printBacktrace(from: block.pointee.stopped.rbp, label: "", limit: 8)
       }

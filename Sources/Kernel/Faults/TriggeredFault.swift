@@ -107,7 +107,8 @@ enum TriggeredFault {
 
   /// Maps a page that is not present yet.
   private static func pageableAddress() -> VirtualAddress? {
-    guard let paging = Assembly.memory?.paging, let object = try? paging.createObject(Name("fault"), .one)
+    guard let paging = Assembly.memory?.paging,
+      let object = try? paging.createObject(ShortName("fault"), .one)
     else {
       return nil
     }

@@ -15,7 +15,7 @@ enum Multiprocessing {
     } catch {
       Reports.panic("a machine that Strata refuses", "its local interrupt controller can't be mapped")
     }
-    guard let boot = Thread.adopt(Name("console"), memory), let idle = Thread.makeIdle(memory) else {
+    guard let boot = Thread.adopt(ShortName("console"), memory), let idle = Thread.makeIdle(memory) else {
       Reports.panic("a machine that Strata refuses", "it is too small: there is no memory for its threads")
     }
     LocalAPIC.enable(.first)

@@ -35,8 +35,8 @@ enum ProcessorStart {
   private struct Preparation {
     let block: ProcessorBlock
     let blockRun: FrameRun
-    let interrupts: Stack
-    let faults: Stack
+    let interrupts: KernelStack
+    let faults: KernelStack
     let idle: Thread
 
     func free(_ memory: MemorySystem) {

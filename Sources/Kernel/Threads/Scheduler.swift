@@ -234,7 +234,7 @@ enum Scheduler {
   /// The state of a thread, as `threads` prints it.
   struct Description {
     var number: UInt32
-    var name: Name
+    var name: ShortName
     var role: Thread.Role
     var state: Thread.State
     var processor: UInt32
@@ -272,7 +272,7 @@ enum Scheduler {
   }
 
   /// The name of the thread that runs on a processor. The lock keeps the record of one that ends at the same time.
-  static func nameOfThread(on block: ProcessorBlock) -> Name {
+  static func nameOfThread(on block: ProcessorBlock) -> ShortName {
     ThreadQueues.withLock { _ in
       Thread(
         state: block.pointee.processor.thread.unsafelyUnwrapped.assumingMemoryBound(to: Thread.Record.self)

@@ -20,13 +20,13 @@ struct Thread: Equatable {
     /// `ended` below takes its address.
     var ended: UInt64 = 0
     let number: UInt32
-    let name: Name
+    let name: ShortName
     let role: Role
     /// A bit for each processor that it may run on.
     let processors: UInt64
     let body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?
     let argument: UnsafeMutableRawPointer?
-    let stack: Stack
+    let stack: KernelStack
 
     // Under the scheduler's lock.
     var state = State.ready
@@ -76,10 +76,10 @@ struct Thread: Equatable {
   /// Makes a thread that the scheduler does not know yet; nil when there is no memory. Its first switch leads to
   /// `kernel_thread`.
   static func make(
-    _ name: Name, _ role: Role, on processors: UInt64, from memory: MemorySystem,
+    _ name: ShortName, _ role: Role, on processors: UInt64, from memory: MemorySystem,
     body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?, argument: UnsafeMutableRawPointer?
   ) -> Thread? {
-    let type = memory.kmem.type(named: Name("thread"))
+    let type = memory.kmem.type(named: ShortName("thread"))
     guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
     guard let stack = try? memory.space.allocateStack(stackPages) else {
       memory.kmem.free(storage, size: size, type: type)
@@ -95,12 +95,12 @@ struct Thread: Equatable {
   }
 
   static func makeIdle(_ memory: MemorySystem) -> Thread? {
-    make(Name("idle"), .idle, on: 0, from: memory, body: { _ in Scheduler.idle() }, argument: nil)
+    make(ShortName("idle"), .idle, on: 0, from: memory, body: { _ in Scheduler.idle() }, argument: nil)
   }
 
   /// The thread that has run since the loader's jump, on the image's own stack.
-  static func adopt(_ name: Name, _ memory: MemorySystem) -> Thread? {
-    let type = memory.kmem.type(named: Name("thread"))
+  static func adopt(_ name: ShortName, _ memory: MemorySystem) -> Thread? {
+    let type = memory.kmem.type(named: ShortName("thread"))
     guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
     let span = Image.layout.stack.0
     // The boot has used the stack below this call, and its use is not counted. The loop itself needs some space.
@@ -112,7 +112,7 @@ struct Thread: Equatable {
       to: Record(
         number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: .worker, processors: .max,
         body: nil, argument: nil,
-        stack: Stack(
+        stack: KernelStack(
           bottom: VirtualAddress(span.first), count: ByteCount(span.end - span.first).pagesRoundedUp)))
     return thread
   }
@@ -153,6 +153,6 @@ struct Thread: Equatable {
     memory.space.freeStack(state.pointee.stack)
     state.deinitialize(count: 1)
     memory.kmem.free(
-      UnsafeMutableRawPointer(state), size: Self.size, type: memory.kmem.type(named: Name("thread")))
+      UnsafeMutableRawPointer(state), size: Self.size, type: memory.kmem.type(named: ShortName("thread")))
   }
 }

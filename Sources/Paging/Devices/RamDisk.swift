@@ -29,7 +29,7 @@ public struct RamDisk {
   }
 
   struct State: ~Copyable {
-    let name: Name
+    let name: ShortName
     let directMap: DirectMap
     let extents: InlineArray<8, Extent>
     let pageCount: UInt64
@@ -78,7 +78,7 @@ public struct RamDisk {
   /// Creates a disk over `extents`, in their order: 1 to 8, none empty, none overlapping another or the memory that
   /// requests read and write. Their content is the disk's. `memory` is for its state.
   public static func create(
-    in memory: UnsafeMutableRawPointer, _ name: Name, machine: Machine,
+    in memory: UnsafeMutableRawPointer, _ name: ShortName, machine: Machine,
     over extents: UnsafeBufferPointer<Extent>
   ) -> RamDisk {
     precondition(extents.count > 0 && extents.count <= extentLimit, "a RAM disk lies in 1 to 8 extents")
@@ -98,7 +98,7 @@ public struct RamDisk {
 
   /// Creates a disk over one extent of memory.
   public static func create(
-    in memory: UnsafeMutableRawPointer, _ name: Name, machine: Machine, over extent: Extent
+    in memory: UnsafeMutableRawPointer, _ name: ShortName, machine: Machine, over extent: Extent
   ) -> RamDisk {
     withUnsafePointer(to: extent) {
       create(in: memory, name, machine: machine, over: UnsafeBufferPointer(start: $0, count: 1))

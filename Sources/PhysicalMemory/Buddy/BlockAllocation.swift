@@ -10,7 +10,7 @@ extension FrameAllocator {
   /// `role` and one wire; its contents are unknown. Never waits. Constant, but for the records: a store or two a frame.
   /// Throws `noMemory`, and logs the refusal; throws `badConstraint` for an order above 18.
   public func allocate(
-    _ order: Order, role: FrameRole, priority: AllocationPriority = .normal
+    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority = .normal
   ) throws(PhysicalMemoryError) -> FrameNumber {
     checkUse(role)
     guard order <= .highest else { throw .badConstraint }
@@ -23,7 +23,7 @@ extension FrameAllocator {
 
   /// Does what `allocate` does, and logs no refusal: for a layer that logs its own request, of which this one is a part.
   package func allocateUnlogged(
-    _ order: Order, role: FrameRole, priority: AllocationPriority = .normal
+    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority = .normal
   ) throws(PhysicalMemoryError) -> FrameNumber {
     checkUse(role)
     guard order <= .highest else { throw .badConstraint }
@@ -36,7 +36,7 @@ extension FrameAllocator {
   /// wake the sleeper, and at once when memory has not so many frames. It does not wait while frames enough are free
   /// but no block is, and throws `noMemory` too.
   public func allocate(
-    _ order: Order, role: FrameRole, priority: AllocationPriority, waitUntil deadline: Tick
+    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority, waitUntil deadline: Tick
   ) throws(PhysicalMemoryError) -> FrameNumber {
     checkUse(role)
     guard order <= .highest else { throw .badConstraint }
@@ -57,7 +57,7 @@ extension FrameAllocator {
   ) throws(PhysicalMemoryError) {
     checkUse(role)
     for i in 0..<frames.count {
-      guard let frame = allocateBlock(Order(0), role, priority) else {
+      guard let frame = allocateBlock(BlockOrder(0), role, priority) else {
         for k in 0..<i { free(FrameRun(first: frames[k], count: .one)) }
         throw .noMemory
       }
@@ -110,7 +110,7 @@ extension FrameAllocator {
       // The count is the caller's and may be anything.
       let isEnough = free >= reserved && free - reserved >= count
       var request = RefusedRequest(
-        kind, count.bytes, priority: priority, requester: Name(role.description),
+        kind, count.bytes, priority: priority, requester: ShortName(role.description),
         reason: reason ?? (isEnough ? "fragmentation" : "shortage"), free: freeCount)
       if constraints.alignment > .page { request.alignment = ByteCount(constraints.alignment.rawValue) }
       if let boundary = constraints.boundary { request.boundary = ByteCount(boundary.rawValue) }
@@ -126,7 +126,7 @@ extension FrameAllocator {
 
   /// Allocates a block, or returns nil. `waiter` is that of a thread that tries again.
   func allocateBlock(
-    _ order: Order, _ role: FrameRole, _ priority: AllocationPriority, waiter: WaiterLink = .none
+    _ order: BlockOrder, _ role: FrameRole, _ priority: AllocationPriority, waiter: WaiterLink = .none
   ) -> UInt32? {
     if machine.failsHere(.physicalMemory) { return nil }
     let order = Int(order.rawValue)
@@ -173,12 +173,12 @@ extension FrameAllocator {
   }
 
   /// Frees 2^`order` frames.
-  package func free(_ first: FrameNumber, _ order: Order) {
+  package func free(_ first: FrameNumber, _ order: BlockOrder) {
     guard order <= .highest else {
       var fault = FaultReport(
         .wrongSize, "a block of an order above 18 was freed", UInt64(first.rawValue), .frame)
       fault.given = UInt64(order.rawValue)
-      fault.expected = UInt64(Order.highest.rawValue)
+      fault.expected = UInt64(BlockOrder.highest.rawValue)
       machine.report(fault)
       return
     }

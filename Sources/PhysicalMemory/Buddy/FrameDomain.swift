@@ -88,7 +88,7 @@ struct FrameDomain: ~Copyable {
     } else {
       pageblock.orders |= 1 << UInt16(truncatingIfNeeded: order)
     }
-    record.order = Order(UInt8(truncatingIfNeeded: order))
+    record.order = BlockOrder(UInt8(truncatingIfNeeded: order))
     record.queue = .buddy
     let list = RangeList.of(frame)
     let queue = queue(list, order)
@@ -138,7 +138,7 @@ struct FrameDomain: ~Copyable {
     queue.pointee.count &-= 1
     if queue.pointee.count == 0 { masks[list] &= ~(1 << UInt32(truncatingIfNeeded: order)) }
     record.queue = .none
-    record.order = Order(0)
+    record.order = BlockOrder(0)
     let pageblock = table.pageblock(frame)
     if order >= Pageblock.order { pageblock.head = 0 } else { pageblock.orders |= PageblockPointer.stale }
   }
@@ -157,7 +157,7 @@ struct FrameDomain: ~Copyable {
   /// Puts a block whose frames have just become free into the queues, joined with its buddies.
   mutating func insert(_ frame: UInt32, _ order: Int) {
     var (frame, order) = (frame, order)
-    while order < Int(Order.highest.rawValue) {
+    while order < Int(BlockOrder.highest.rawValue) {
       let buddy = frame ^ (1 << UInt32(truncatingIfNeeded: order))
       guard RangeList.of(frame) == RangeList.of(buddy), isHead(buddy, order) else { break }
       unlink(buddy, order)
@@ -170,7 +170,7 @@ struct FrameDomain: ~Copyable {
   /// The order of the largest block that begins at `first` and ends at `end` or before, in one list.
   @inline(always) static func largestOrder(_ first: UInt32, _ end: UInt32) -> Int {
     var order = min(
-      first.trailingZeroBitCount, 31 - (end - first).leadingZeroBitCount, Int(Order.highest.rawValue))
+      first.trailingZeroBitCount, 31 - (end - first).leadingZeroBitCount, Int(BlockOrder.highest.rawValue))
     while RangeList.of(first) != RangeList.of(first + (1 << UInt32(order) - 1)) { order -= 1 }
     return order
   }
@@ -209,7 +209,7 @@ struct FrameDomain: ~Copyable {
       }
       return nil
     }
-    for order in Pageblock.order...Int(Order.highest.rawValue) {
+    for order in Pageblock.order...Int(BlockOrder.highest.rawValue) {
       let head = frame & ~(1 << UInt32(order) - 1)
       if isHead(head, order) { return (head, order) }
     }

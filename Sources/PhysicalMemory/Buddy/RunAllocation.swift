@@ -110,7 +110,7 @@ extension FrameDomain {
     for list in 0..<RangeList.count { all |= masks[list] }
     if all >> UInt32(request.innerOrder) == 0 { return .none }
 
-    let outer = Int(Order.holding(PageCount(UInt64(request.count))).rawValue)
+    let outer = Int(BlockOrder.holding(PageCount(UInt64(request.count))).rawValue)
     let size = UInt64(1) << UInt64(outer)
     if outer < Self.orders && request.alignment <= size && (request.boundary == 0 || request.boundary >= size)
     {

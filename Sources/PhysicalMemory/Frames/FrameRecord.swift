@@ -147,8 +147,8 @@ import Synchronization
       == UInt32(FrameQueue.owner.rawValue) << 24 | UInt32(role.rawValue)
   }
   /// The order of the free block that this frame heads; meaningless otherwise.
-  @inline(always) package internal(set) var order: Order {
-    get { Order(byte(29).pointee.load(ordering: .relaxed) & 31) }
+  @inline(always) package internal(set) var order: BlockOrder {
+    get { BlockOrder(byte(29).pointee.load(ordering: .relaxed) & 31) }
     nonmutating set {
       let rest = byte(29).pointee.load(ordering: .relaxed) & ~31
       byte(29).pointee.store(rest | newValue.rawValue, ordering: .relaxed)

@@ -121,7 +121,7 @@ extension FrameAllocator {
   package func unparkWaiters() { domain.withLock { $0.unpark() } }
 
   @inline(never) func wait(
-    for order: Order, _ role: FrameRole, _ priority: AllocationPriority, until deadline: Tick
+    for order: BlockOrder, _ role: FrameRole, _ priority: AllocationPriority, until deadline: Tick
   ) -> UInt32? {
     let queue = Int(priority.rawValue)
     let count = order.frames.rawValue

@@ -57,7 +57,8 @@ extension FrameAllocator {
 
   /// Sleeps until the notification is raised for `shortage` or a more urgent reason, and acknowledges it, so that it can
   /// be raised again. Returns at once when it is raised already; false when `deadline` has passed.
-  @discardableResult package func awaitLowMemory(_ shortage: Shortage, until deadline: Tick = .never) -> Bool {
+  @discardableResult package func awaitLowMemory(_ shortage: Shortage, until deadline: Tick = .never) -> Bool
+  {
     while true {
       let ticket = state.pointee.lowMemory.listeners.ticket()
       var isRaised = state.pointee.lowMemory.isUrgent.exchange(false, ordering: .sequentiallyConsistent)

@@ -45,7 +45,8 @@ package struct ChurnBench {
     var blocks: UInt64 = 0
     for list in 0..<RangeList.count {
       for order in 9...18 as ClosedRange<UInt8> {
-        let count = physical.blocks(in: RangeList(rawValue: UInt8(list)).unsafelyUnwrapped, of: Order(order))
+        let count = physical.blocks(
+          in: RangeList(rawValue: UInt8(list)).unsafelyUnwrapped, of: BlockOrder(order))
         blocks += count << UInt64(order - 9)
       }
     }
@@ -67,7 +68,7 @@ package struct ChurnBench {
 
   private func allocate() -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(Order(0), role: .wired, priority: .interrupt)
+      return try physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt)
     } catch {
       return nil
     }
@@ -79,6 +80,6 @@ package struct ChurnBench {
     let frame = pages[index]
     live -= 1
     pages[index] = pages[live]
-    physical.free(frame, Order(0))
+    physical.free(frame, BlockOrder(0))
   }
 }

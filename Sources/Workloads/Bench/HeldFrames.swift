@@ -7,7 +7,7 @@ import PhysicalMemory
 struct HeldFrames {
   private struct Link {
     var next: FrameNumber
-    var order: Order
+    var order: BlockOrder
   }
 
   private let physical: FrameAllocator
@@ -20,26 +20,26 @@ struct HeldFrames {
   }
 
   /// Allocates a block and holds it. Returns false when there is none.
-  mutating func hold(_ order: Order) -> Bool {
+  mutating func hold(_ order: BlockOrder) -> Bool {
     guard let block = allocate(order) else { return false }
     add(block, order)
     return true
   }
 
   /// Allocates a block of the next order and holds one half: the other half is free and has no free buddy.
-  mutating func holdHalf(_ order: Order) -> Bool {
-    guard let block = allocate(Order(order.rawValue + 1)) else { return false }
+  mutating func holdHalf(_ order: BlockOrder) -> Bool {
+    guard let block = allocate(BlockOrder(order.rawValue + 1)) else { return false }
     physical.free(block + order.frames, order)
     add(block, order)
     return true
   }
 
-  private mutating func add(_ block: FrameNumber, _ order: Order) {
+  private mutating func add(_ block: FrameNumber, _ order: BlockOrder) {
     machine.directMap.pointer(to: block).storeBytes(of: Link(next: first, order: order), as: Link.self)
     first = block
   }
 
-  private func allocate(_ order: Order) -> FrameNumber? {
+  private func allocate(_ order: BlockOrder) -> FrameNumber? {
     do throws(PhysicalMemoryError) {
       return try physical.allocate(order, role: .wired, priority: .interrupt)
     } catch {

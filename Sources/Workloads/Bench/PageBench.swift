@@ -16,7 +16,7 @@ package struct PageBench {
 
   /// `count` times an allocation of a block and its free. False when there was none.
   @discardableResult
-  package func pairs(_ order: Order, _ count: Int) -> Bool {
+  package func pairs(_ order: BlockOrder, _ count: Int) -> Bool {
     do throws(PhysicalMemoryError) {
       for _ in 0..<count {
         let block = try physical.allocate(order, role: .wired)
@@ -29,7 +29,7 @@ package struct PageBench {
   }
 
   /// Cycles of a pair; nil when there was no such block.
-  package func cyclesOfPair(_ order: Order, _ count: Int) -> UInt64? {
+  package func cyclesOfPair(_ order: BlockOrder, _ count: Int) -> UInt64? {
     guard pairs(order, 1) else { return nil }
     let start = cp_cycles()
     guard pairs(order, count) else { return nil }
@@ -49,13 +49,13 @@ package struct PageBench {
       let start = cp_cycles()
       for i in 0..<512 {
         do throws(PhysicalMemoryError) {
-          frames[i] = try physical.allocate(Order(0), role: .wired)
+          frames[i] = try physical.allocate(BlockOrder(0), role: .wired)
         } catch {
-          for k in 0..<i { physical.free(frames[k], Order(0)) }
+          for k in 0..<i { physical.free(frames[k], BlockOrder(0)) }
           return nil
         }
       }
-      for i in 0..<512 { physical.free(frames[Int(order[i])], Order(0)) }
+      for i in 0..<512 { physical.free(frames[Int(order[i])], BlockOrder(0)) }
       cycles &+= cp_cycles() &- start
     }
     return cycles / UInt64(512 * rounds)
@@ -63,7 +63,7 @@ package struct PageBench {
 
   /// Cycles of a pair of 2 MiB while no block above it is free, and half of memory is free in such blocks.
   package func cyclesOfPageblockPair(_ count: Int) -> UInt64? {
-    let order = Order(9)
+    let order = BlockOrder(9)
     var held = HeldFrames(physical, memory.machine)
     defer { held.release() }
     while held.holdHalf(order) {}
@@ -80,14 +80,14 @@ package struct PageBench {
     var held = HeldFrames(physical, memory.machine)
     defer { held.release() }
     for order in 9..<18 as Range<UInt8> {
-      while blocks(Order(order), from: lowest) > 0, held.hold(Order(order)) {}
+      while blocks(BlockOrder(order), from: lowest) > 0, held.hold(BlockOrder(order)) {}
     }
     guard blocks(.highest, from: lowest) > 0 else { return nil }
-    return cyclesOfPair(Order(9), count)
+    return cyclesOfPair(BlockOrder(9), count)
   }
 
   /// Free blocks of an order in a list and in those above it.
-  private func blocks(_ order: Order, from lowest: Int) -> UInt64 {
+  private func blocks(_ order: BlockOrder, from lowest: Int) -> UInt64 {
     var count: UInt64 = 0
     for list in lowest..<RangeList.count {
       count += physical.blocks(in: RangeList(rawValue: UInt8(list)).unsafelyUnwrapped, of: order)

@@ -53,7 +53,7 @@ package struct RunSearchBench {
         case .lastBlock: frame & 1 == 1 || (frame &- lowest &- 2) < 4
         case .luck: frame & 15 >= 2
         }
-      if isFree { physical.free(FrameNumber(frame), Order(0)) }
+      if isFree { physical.free(FrameNumber(frame), BlockOrder(0)) }
     }
     var constraints = RunConstraints()
     if pattern == .luck { constraints.alignment = Alignment(64 << 10).unsafelyUnwrapped }
@@ -93,7 +93,7 @@ package struct RunSearchBench {
 
   private func take(_ order: UInt8) -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(Order(order), role: .wired, priority: .interrupt)
+      return try physical.allocate(BlockOrder(order), role: .wired, priority: .interrupt)
     } catch {
       return nil
     }

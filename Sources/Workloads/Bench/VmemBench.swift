@@ -53,7 +53,7 @@ package struct VmemBench {
     }
     let base = memory.machine.directMap.pointer(to: run.first)
     arena = Arena.create(
-      ArenaOptions(name: Name("bench"), quantum: .page), in: base, tags: memory.space.tags)
+      ArenaOptions(name: ShortName("bench"), quantum: .page), in: base, tags: memory.space.tags)
     segments = (base + Int(Page.size)).bindMemory(to: Segment.self, capacity: Int(all))
     random = SeededRandom(seed: seed)
     var extent = 64 * Page.size

@@ -59,7 +59,7 @@ extension SeededHistory {
 
   private mutating func requestBlock() {
     // Half of all requests are for one frame, a quarter for two, …
-    let order = Order(UInt8(min(11, random.next().trailingZeroBitCount)))
+    let order = BlockOrder(UInt8(min(11, random.next().trailingZeroBitCount)))
     let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
       let first = try system.physical.allocate(order, role: role, priority: priority)

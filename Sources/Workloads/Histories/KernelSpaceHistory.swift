@@ -129,7 +129,7 @@ extension SeededHistory {
     }
     switch slot.c {
     case Self.wired: system.space.freeWired(address, count)
-    case Self.stack: system.space.freeStack(Stack(bottom: address, count: count))
+    case Self.stack: system.space.freeStack(KernelStack(bottom: address, count: count))
     case Self.device: system.space.unmapDevice(address, ByteCount(slot.b))
     default: system.space.freeContiguous(address, count)
     }
@@ -137,7 +137,9 @@ extension SeededHistory {
     remove(Int(index))
   }
 
-  private func translate(_ address: VirtualAddress) -> Translation? { system.pageTables.translate(address) }
+  private func translate(_ address: VirtualAddress) -> PageTranslation? {
+    system.pageTables.translate(address)
+  }
 
   /// Visits each page of a range with its frame, which goes into the checksum.
   private mutating func visitPages(

@@ -21,12 +21,12 @@ extension SeededHistory {
 
   mutating func runKmem() {
     let kmem = system.kmem
-    let type = kmem.type(named: Name("history"))
+    let type = kmem.type(named: ShortName("history"))
     let caches = extra.bindMemory(to: ObjectCache.self, capacity: Self.caches)
     for i in 0..<Self.caches {
       do throws(KmemError) {
         let cache = try kmem.createCache(
-          name: Name("history"), size: ByteCount(Self.objectSize(i)),
+          name: ShortName("history"), size: ByteCount(Self.objectSize(i)),
           alignment: i == 2 ? Alignment(64) ?? .byte : .byte)
         (caches + i).initialize(to: cache)
       } catch {

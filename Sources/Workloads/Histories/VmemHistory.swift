@@ -13,10 +13,10 @@ extension SeededHistory {
   mutating func runVmem() {
     let tags = system.space.tags
     let parent = Arena.create(
-      ArenaOptions(name: Name("history"), quantum: .page, contents: .identifiers), in: extra, tags: tags)
+      ArenaOptions(name: ShortName("history"), quantum: .page, contents: .identifiers), in: extra, tags: tags)
     let child = Arena.create(
       ArenaOptions(
-        name: Name("history import"), quantum: Alignment(256) ?? .page, contents: .identifiers,
+        name: ShortName("history import"), quantum: Alignment(256) ?? .page, contents: .identifiers,
         source: .arena(parent), importUnit: Alignment(64 << 10)),
       in: extra + 4096, tags: tags)
     add(parent, 0)

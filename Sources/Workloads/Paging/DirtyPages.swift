@@ -65,7 +65,7 @@ package struct DirtyPages {
     progress: (UInt64) -> Pace = { _ in .goOn }
   ) throws(PagingError) -> DirtyPages {
     let paging = memory.paging
-    let object = try paging.createObject(Name("dirty"), count)
+    let object = try paging.createObject(ShortName("dirty"), count)
     let address: VirtualAddress
     do throws(PagingError) {
       address = try paging.map(object, count: count)
@@ -179,7 +179,7 @@ private struct FrameHeaps {
 
   private func allocate() -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocateUnlogged(Order(0), role: .loaned, priority: .interrupt)
+      return try physical.allocateUnlogged(BlockOrder(0), role: .loaned, priority: .interrupt)
     } catch {
       return nil
     }
@@ -241,8 +241,8 @@ private struct Marks {
   private func set(_ reserve: PageCount, _ target: PageCount) {
     // Both zero and the values before can be set.
     _ = try? memory.physical.setReserve(reserve, for: .normal)
-    let name = Name("vm.free_target")
-    for i in 0..<memory.statistics.count where Name(memory.statistics[i].name) == name {
+    let name = ShortName("vm.free_target")
+    for i in 0..<memory.statistics.count where ShortName(memory.statistics[i].name) == name {
       _ = memory.statistics[i].set(target.rawValue)
     }
   }

@@ -133,7 +133,7 @@ package struct PagingHistory {
       directMap: DirectMap(base: UInt64(UInt(bitPattern: loaned))), processorCount: 1,
       upcalls: UnsafePointer(upcalls), failures: failures)
     let disk = RamDisk.create(
-      in: workspace + parts.disk, Name("ram"), machine: inner,
+      in: workspace + parts.disk, ShortName("ram"), machine: inner,
       over: RamDisk.Extent(loaned + Int(plan.memory.rawValue), plan.swap.pagesRoundedUp))
     let buffer = TranslationBuffer(workspace + parts.buffer)
     machine.initialize(
@@ -282,7 +282,7 @@ package struct PagingHistory {
     let pages = PageCount(state.pointee.pagesEach)
     stopFaults()
     do throws(PagingError) {
-      let object = try paging.createObject(Name("history"), pages)
+      let object = try paging.createObject(ShortName("history"), pages)
       do throws(PagingError) {
         let address = try paging.map(object, count: pages)
         (state.pointee.subjects + index).initialize(to: Subject(object: object, address: address))
@@ -527,7 +527,7 @@ package struct PagingHistory {
   private func requestFrame() {
     guard hasSpace else { return }
     do throws(PhysicalMemoryError) {
-      let frame = try physical.allocate(Order(0), role: .wired)
+      let frame = try physical.allocate(BlockOrder(0), role: .wired)
       state.pointee.stamp += 1
       store(frame, state.pointee.stamp)
       hold(Held(kind: .frame, frame: frame, stamp: state.pointee.stamp, subject: -1))
@@ -578,7 +578,7 @@ package struct PagingHistory {
     switch random.pointee.random.below(4) {
     case 0 where state.pointee.borrowedCount < Self.borrowedCapacity:
       do throws(PhysicalMemoryError) {
-        let frame = try physical.allocate(Order(0), role: .wired, priority: .interrupt)
+        let frame = try physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt)
         state.pointee.borrowed[state.pointee.borrowedCount] = frame
         state.pointee.borrowedCount += 1
       } catch {

@@ -65,14 +65,15 @@ struct ExchangedResources {
     let parts = Parts()
     self.memory = memory
     self.access = access
-    type = memory.kmem.type(named: Name("stress"))
+    type = memory.kmem.type(named: ShortName("stress"))
     firstMapped = memory.space.layout.kernelBase.rawValue
     slots = storage.part(Atomic<UInt>.self, at: parts.slots, count: Self.slotCount)
     for i in 0..<Self.slotCount { (slots + i).initialize(to: Atomic(0)) }
     owners = storage.part(Atomic<UInt64>.self, at: parts.owners, count: Self.identifiers)
     for i in 0..<Self.identifiers { (owners + i).initialize(to: Atomic(0)) }
     arena = Arena.create(
-      ArenaOptions(name: Name("stress"), quantum: .byte, contents: .identifiers), in: storage + parts.arena,
+      ArenaOptions(name: ShortName("stress"), quantum: .byte, contents: .identifiers),
+      in: storage + parts.arena,
       tags: memory.space.tags)
     do throws(VmemError) {
       try arena.add(ArenaAddress(0), ArenaSize(UInt64(Self.identifiers)))
@@ -133,7 +134,7 @@ struct ExchangedResources {
       let size = 8 + worker.below(1 << (4 + worker.below(11)))
       return object(size, worker).map { resource(.object, $0, size) }
     case 5, 6:
-      let order = Order(UInt8(worker.below(worker.oneIn(8) ? 6 : 2)))
+      let order = BlockOrder(UInt8(worker.below(worker.oneIn(8) ? 6 : 2)))
       guard let frame = try? memory.physical.allocate(order, role: .wired) else { return nil }
       return resource(.block, map.virtualAddress(of: frame.address).rawValue, order.frames.bytes.rawValue)
     case 7:
@@ -182,7 +183,7 @@ struct ExchangedResources {
   }
 
   /// Checks that an access to the page below a stack faults.
-  private func requireGuard(_ stack: Stack, _ worker: StressWorker) {
+  private func requireGuard(_ stack: KernelStack, _ worker: StressWorker) {
     let word = try? access.load(stack.guardPage)
     worker.require(word == nil, "a guard page can be read", stack.guardPage.rawValue, found: word ?? 0)
   }
@@ -287,7 +288,7 @@ struct ExchangedResources {
     case .block: memory.physical.free(frames(address, size))
     case .identifiers: arena.free(ArenaAddress(resource.address), ArenaSize(resource.size))
     case .wired: memory.space.freeWired(address, size.pagesRoundedUp)
-    case .stack: memory.space.freeStack(Stack(bottom: address, count: size.pagesRoundedUp))
+    case .stack: memory.space.freeStack(KernelStack(bottom: address, count: size.pagesRoundedUp))
     case .run: memory.contiguous.releaseContig(frames(address, size))
     case .mappedRun: memory.contiguous.contigfree(address, size: size, type: type)
     }

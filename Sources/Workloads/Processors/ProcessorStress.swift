@@ -70,7 +70,7 @@ package struct ProcessorStress {
     progress: (_ ticks: UInt64, _ operations: UInt64) -> Pace = { _, _ in .goOn }
   ) throws(StressError) -> ProcessorStressOutcome {
     // The first object makes paging allocate the table of object numbers, which it keeps.
-    if let first = try? memory.paging.createObject(Name("stress"), .one) { memory.paging.destroy(first) }
+    if let first = try? memory.paging.createObject(ShortName("stress"), .one) { memory.paging.destroy(first) }
     let before = UsageSnapshot(memory)
     let storage = try StressStorage(plan, memory)
     let stress: ProcessorStress

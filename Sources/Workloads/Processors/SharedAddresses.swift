@@ -185,7 +185,7 @@ struct SharedAddresses {
   }
 
   private func mapWindow(_ place: Int, _ stamp: UInt64) -> Bool {
-    guard let frame = try? memory.physical.allocate(Order(0), role: .wired) else { return false }
+    guard let frame = try? memory.physical.allocate(BlockOrder(0), role: .wired) else { return false }
     fill(frame, stamp)
     let address = VirtualAddress(places[place].address.load(ordering: .relaxed))
     do throws(PageTableError) {

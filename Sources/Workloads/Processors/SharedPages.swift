@@ -52,7 +52,7 @@ struct SharedPages {
     locks = storage.part(SleepLock.self, at: parts.locks, count: Self.lockCount)
     for i in 0..<Self.lockCount { (locks + i).initialize(to: SleepLock(.workload)) }
     expected = storage.part(UInt64.self, at: parts.expected, count: Int(count) * 2)
-    guard let object = try? memory.paging.createObject(Name("stress"), pages) else { throw .noMemory }
+    guard let object = try? memory.paging.createObject(ShortName("stress"), pages) else { throw .noMemory }
     guard let address = try? memory.paging.map(object, count: pages) else {
       memory.paging.destroy(object)
       throw .noMemory

@@ -136,7 +136,7 @@ package struct Replay {
     }
     let base = system.machine.directMap.pointer(to: run.first)
     let replay = Replay(base, layout)
-    let type = system.kmem.type(named: Name("replay"))
+    let type = system.kmem.type(named: ShortName("replay"))
     replay.state.initialize(to: State(system: system, trace: trace, run: run, type: type, split: split))
     replay.found.initialize(to: ReplaySummary())
     replay.fillTables()
@@ -196,7 +196,7 @@ package struct Replay {
     }
     for i in 0..<trace.counts.caches {
       let cache = trace.cache(i)
-      let name = Name(bytes: trace.string(cache.name))
+      let name = ShortName(bytes: trace.string(cache.name))
       var made: ObjectCache?
       do throws(KmemError) {
         made = try kmem.createCache(name: name, size: ByteCount(UInt64(cache.size)))

@@ -243,7 +243,7 @@ struct ReplayExecutor {
   }
 
   private func allocatePages(_ operation: TraceOperation, _ priority: AllocationPriority) -> FrameNumber? {
-    let order = Order(operation.order)
+    let order = BlockOrder(operation.order)
     do throws(PhysicalMemoryError) {
       guard operation.limit == .dma || operation.limit == .dma32 else {
         return try physical.allocate(order, role: .wired, priority: priority)

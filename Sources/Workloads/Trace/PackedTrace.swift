@@ -138,8 +138,8 @@ package struct PackedTrace {
   }
 
   /// The source of the trace; empty when the packer got none.
-  package var title: Name {
-    Name(bytes: counts.title == .max ? UnsafeBufferPointer(start: nil, count: 0) : string(counts.title))
+  package var title: ShortName {
+    ShortName(bytes: counts.title == .max ? UnsafeBufferPointer(start: nil, count: 0) : string(counts.title))
   }
 
   private var cachesAt: Int { TraceLayout.header + Int(counts.operations) * TraceLayout.operation }

@@ -42,7 +42,7 @@ struct BenchWorker: ParsableCommand {
         let (kmem, physical) = (machine.memory.kmem, machine.memory.physical)
         let free = physical.freeCount
         let own = KmemAllocator.size(processors: 2).rawValue
-        let allocator = KmemBenchAllocator(kmem, kmem.type(named: Name("bench")))
+        let allocator = KmemBenchAllocator(kmem, kmem.type(named: ShortName("bench")))
         try serve(allocator) { own + (free - physical.freeCount).bytes.rawValue }
         withExtendedLifetime(machine) {}
       } else {

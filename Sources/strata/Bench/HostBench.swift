@@ -91,12 +91,12 @@ final class HostBench {
     guard isWanted(.kmemTwoThreads) || isWanted(.pageTwoThreads) else { return }
     let machine = try HostSystem(toolMemory: .mebibytes(256), threads: 1)
     let kmem = machine.memory.kmem
-    let allocator = KmemBenchAllocator(kmem, kmem.type(named: Name("bench")))
+    let allocator = KmemBenchAllocator(kmem, kmem.type(named: ShortName("bench")))
     found[.kmemTwoThreads] = twoAgainstOne("pairs of objects", 8_000_000) {
       ObjectBench.pairs(allocator, 64, $0)
     }
     let pages = PageBench(machine.memory)
-    found[.pageTwoThreads] = twoAgainstOne("pairs of pages", 400_000) { pages.pairs(Order(0), $0) }
+    found[.pageTwoThreads] = twoAgainstOne("pairs of pages", 400_000) { pages.pairs(BlockOrder(0), $0) }
     withExtendedLifetime(machine) {}
   }
 

@@ -113,7 +113,7 @@ struct ContigStudy: ParsableCommand {
       throw Complaint("\(dirty) % of memory can't be dirtied: \(error.description)", .unavailable)
     }
     system.contiguous.setStrategy(strategy)
-    let type = system.kmem.type(named: Name("study"))
+    let type = system.kmem.type(named: ShortName("study"))
     let before = system.paging.figures
     let start = Date()
     var ranges: [(VirtualAddress, ByteCount)] = []
@@ -150,11 +150,11 @@ struct ContigStudy: ParsableCommand {
     let all = physical.freeCount.rawValue
     while UInt64(held.count) < min(wired, all / 4) {
       for _ in 0..<8 {
-        if let frame = try? physical.allocate(Order(0), role: .wired) { held.append(frame) }
+        if let frame = try? physical.allocate(BlockOrder(0), role: .wired) { held.append(frame) }
       }
       // The distance to the next cluster is random, as after allocations and frees of other users.
       for _ in 0..<random.below(24) {
-        if let frame = try? physical.allocate(Order(0), role: .wired) { spare.append(frame) }
+        if let frame = try? physical.allocate(BlockOrder(0), role: .wired) { spare.append(frame) }
       }
     }
     for frame in spare { physical.free(FrameRun(first: frame, count: .one)) }
@@ -210,7 +210,7 @@ final class PagedMachine {
     let (host, memory) = (system.host, system.memory)
     let directMap = host.machine.directMap
     let disk = RamDisk.create(
-      in: storage[0], Name("ram"), machine: host.machine,
+      in: storage[0], ShortName("ram"), machine: host.machine,
       over: RamDisk.Extent(directMap.pointer(to: PhysicalAddress(size.rawValue)), swap.pagesRoundedUp))
     host.runDevices = { disk.poll() }
     try memory.paging.attachSwap(disk.device)

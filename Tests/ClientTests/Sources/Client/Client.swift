@@ -33,9 +33,9 @@ struct Client {
   }
 
   private func useFrames() throws {
-    let block = try memory.physical.allocate(Order(3), role: .wired)
+    let block = try memory.physical.allocate(BlockOrder(3), role: .wired)
     try expect(block.rawValue & 7 == 0, "a block of eight frames is aligned to its size")
-    memory.physical.free(block, Order(3))
+    memory.physical.free(block, BlockOrder(3))
     let below = RunConstraints(high: PhysicalAddress(16 << 20), alignment: .pageblock)
     let run = try memory.physical.allocate(run: 512, where: below, role: .wired)
     try expect(run.end.address <= PhysicalAddress(16 << 20), "a run lies below its limit")

@@ -2,7 +2,7 @@
 // `StaticString` is not enough, and `String` needs an allocator.
 
 /// Up to 31 bytes of text, held in place.
-@frozen public struct Name: Equatable, Sendable, ExpressibleByStringLiteral {
+@frozen public struct ShortName: Equatable, Sendable, ExpressibleByStringLiteral {
   @usableFromInline var words: InlineArray<4, UInt64>
 
   /// The longest name, in bytes. A longer one loses its end.
@@ -35,7 +35,7 @@
     UInt8(truncatingIfNeeded: words[index / 8] >> UInt64(index % 8 * 8))
   }
 
-  public static func == (a: Name, b: Name) -> Bool {
+  public static func == (a: ShortName, b: ShortName) -> Bool {
     a.words[0] == b.words[0] && a.words[1] == b.words[1] && a.words[2] == b.words[2]
       && a.words[3] == b.words[3]
   }
