@@ -34,12 +34,12 @@ private final class DamagedArenas {
     child = bench.arena("child", quantum: 16, source: .arena(arena))
     imported = child.alloc(64)!
     bench.check()
-    core = arena.state.pointee.core.quiet
-    pool = bench.tags.state.pointee.pool.quiet
+    core = arena.state.core.quiet
+    pool = bench.tags.state.pool.quiet
     let links = core.pointee.links
     busy = links[core.pointee.hash.find(segments[39])]
     span = links[core.pointee.firstSpan]
-    second = links[span.pointee.next]
+    second = links[span.next]
     free = links[core.pointee.lists.head[2]]
   }
 
@@ -50,22 +50,22 @@ private final class DamagedArenas {
     // The first check may have left marks behind; they go with a tag that is whole again.
     repair()
     core.pointee.forEachTag { $0.pointee.isMarked = false }
-    child.state.pointee.core.quiet.pointee.forEachTag { $0.pointee.isMarked = false }
+    child.state.core.quiet.pointee.forEachTag { $0.pointee.isMarked = false }
     if let broken = bench.tags.checkInvariants() { XCTFail("\(broken)", line: line) }
   }
 
   func breakSegments() {
-    breaks(1, { busy.pointee.last -= 16 }, { busy.pointee.last += 16 })
-    breaks(1, { busy.pointee.kind = .unused }, { busy.pointee.kind = .busy })
-    breaks(1, { free.pointee.kind = .added }, { free.pointee.kind = .free })
+    breaks(1, { busy.last -= 16 }, { busy.last += 16 })
+    breaks(1, { busy.kind = .unused }, { busy.kind = .busy })
+    breaks(1, { free.kind = .added }, { free.kind = .free })
     // Of the two neighbours of a free segment, one is called free too.
-    let neighbour = links[free.pointee.nextSegment]
-    breaks(2, { neighbour.pointee.kind = .free }, { neighbour.pointee.kind = .busy })
+    let neighbour = links[free.nextSegment]
+    breaks(2, { neighbour.kind = .free }, { neighbour.kind = .busy })
   }
 
   func breakSpans() {
-    breaks(1, { span.pointee.last += 16 }, { span.pointee.last -= 16 })
-    let end = links[second.pointee.nextSegment]
+    breaks(1, { span.last += 16 }, { span.last -= 16 })
+    let end = links[second.nextSegment]
     breaks(
       2,
       {
@@ -82,20 +82,20 @@ private final class DamagedArenas {
     breaks(
       3,
       {
-        second.pointee.last += 8
-        end.pointee.last += 8
+        second.last += 8
+        end.last += 8
       },
       {
-        second.pointee.last -= 8
-        end.pointee.last -= 8
+        second.last -= 8
+        end.last -= 8
       })
   }
 
   func breakListsAndHash() {
-    let next = free.pointee.next
+    let next = free.next
     breaks(4, { core.pointee.lists.words[1] ^= 2 }, { core.pointee.lists.words[1] ^= 2 })
     breaks(4, { core.pointee.lists.summary ^= 4 }, { core.pointee.lists.summary ^= 4 })
-    breaks(4, { free.pointee.next = .none }, { free.pointee.next = next })
+    breaks(4, { free.next = .none }, { free.next = next })
     let position = core.pointee.hash.findForRemoval(segments[39])!
     breaks(
       5,
@@ -123,12 +123,12 @@ private final class DamagedArenas {
   func breakImports() throws {
     let spare = bench.arena("spare", quantum: 16)
     try spare.add(0...0xff)
-    let spareCore = spare.state.pointee.core.quiet
+    let spareCore = spare.state.core.quiet
     let spareSpan = spareCore.pointee.links[spareCore.pointee.firstSpan]
     breaks(
-      7, { spareSpan.pointee.kind = .imported },
+      7, { spareSpan.kind = .imported },
       {
-        spareSpan.pointee.kind = .added
+        spareSpan.kind = .added
         spareCore.pointee.forEachTag { $0.pointee.isMarked = false }
       })
   }

@@ -80,7 +80,7 @@ enum SwapDevice {
     return disk
   }
 
-  nonisolated(unsafe) private static let asked = WaitQueue("a request", .thread)
+  private static let asked = WaitQueue("a request", .thread)
 
   /// The body of the disk's thread. It polls a disk that delays its answers on purpose.
   private static func work(_ disk: RamDisk) {

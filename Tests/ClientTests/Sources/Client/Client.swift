@@ -44,10 +44,8 @@ struct Client {
 
   private func useArena() throws {
     let storage = try wiredPages(for: Arena.stateSize)
-    let numbers = Arena.create(
-      in: storage.pointer, name: "client numbers", quantum: .byte, contents: .identifiers,
-      tags: memory.space.tags,
-      machine: memory.machine)
+    let options = ArenaOptions(name: "client numbers", quantum: .byte, contents: .identifiers)
+    let numbers = Arena.create(options, in: storage.pointer, tags: memory.space.tags)
     try numbers.add(ArenaAddress(100), ArenaSize(50))
     let number = try numbers.alloc(ArenaSize(1))
     try expect(number >= ArenaAddress(100) && number < ArenaAddress(150), "a number of the span")
