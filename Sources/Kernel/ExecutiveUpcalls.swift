@@ -16,8 +16,8 @@ enum Executive {
   static var cyclesSinceEntry: UInt64 { cp_cycles() &- entered.load(ordering: .relaxed) }
 
   /// The thread that runs here.
-  static var currentThreadName: ShortName {
-    cp_current_thread() == nil ? ShortName("boot") : Thread.current.state.pointee.name
+  static var currentThreadName: Name {
+    cp_current_thread() == nil ? Name("boot") : Thread.current.record.name
   }
 
   nonisolated(unsafe) private static var upcalls = cp_upcalls(
@@ -50,14 +50,14 @@ enum Executive {
         body: request.body, argument: request.argument)
     else { return 0 }
     Scheduler.add(thread)
-    return UInt64(UInt(bitPattern: thread.state))
+    return UInt64(UInt(bitPattern: thread.storage))
   }
 
   private static func join(_ handle: UInt64) {
     guard let state = UnsafeMutablePointer<Thread.Record>(bitPattern: UInt(handle)),
       let memory = Assembly.memory
     else { return }
-    let thread = Thread(state: state)
+    let thread = Thread(state)
     Scheduler.join(thread)
     thread.dispose(memory)
   }

@@ -52,7 +52,7 @@ enum SwapDevice {
       try paging.fault(VirtualAddress(address), kind)
       return .resolved
     } catch {
-      Thread.current.state.pointee.pagingError = error.rawValue
+      Thread.current.record.pagingError = error.rawValue
       return error == .notPageable ? .notMine : .failed(error.description)
     }
   }
@@ -95,12 +95,12 @@ enum SwapDevice {
   /// Reads a word, or all of a page, with page faults, as any instruction does. Answers 0, or one more than the
   /// number of the error.
   static func load(_ address: UInt64, _ value: UnsafeMutablePointer<UInt64>) -> UInt8 {
-    cp_try_load(address, value) ? 0 : Thread.current.state.pointee.pagingError + 1
+    cp_try_load(address, value) ? 0 : Thread.current.record.pagingError + 1
   }
   static func load(page address: UInt64, _ words: UnsafeMutablePointer<UInt64>) -> UInt8 {
-    cp_try_load_page(address, words) ? 0 : Thread.current.state.pointee.pagingError + 1
+    cp_try_load_page(address, words) ? 0 : Thread.current.record.pagingError + 1
   }
   static func store(_ address: UInt64, _ value: UInt64) -> UInt8 {
-    cp_try_store(address, value) ? 0 : Thread.current.state.pointee.pagingError + 1
+    cp_try_store(address, value) ? 0 : Thread.current.record.pagingError + 1
   }
 }

@@ -107,7 +107,7 @@ enum OtherProcessors {
         continue
       }
       let thread = block.pointee.processor.thread.map {
-        Thread(state: $0.assumingMemoryBound(to: Thread.Record.self)).state.pointee.name
+        Thread($0.assumingMemoryBound(to: Thread.Record.self)).record.name
       }
       let fault: StaticString = state == .faulted ? ", a fault of its own" : ""
       FaultBlock.field(

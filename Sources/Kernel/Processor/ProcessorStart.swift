@@ -130,15 +130,15 @@ enum ProcessorStart {
     let (block, idle) = (preparation.block, preparation.idle)
     Processors.add(block, index: index)
     block.pointee.identity = identity.rawValue
-    block.pointee.idle = UnsafeMutableRawPointer(idle.state)
-    block.pointee.processor.thread = UnsafeMutableRawPointer(idle.state)
-    idle.state.pointee.processor = UInt32(index)
+    block.pointee.idle = UnsafeMutableRawPointer(idle.storage)
+    block.pointee.processor.thread = UnsafeMutableRawPointer(idle.storage)
+    idle.record.processor = UInt32(index)
     DescriptorTables.fill(
       block, doubleFault: preparation.faults.top.rawValue, nmi: preparation.interrupts.top.rawValue)
     record.pointee.root = cp_read_cr3()
     record.pointee.control = cp_read_cr4()
     record.pointee.attributes = cp_read_msr(0x277)
-    record.pointee.stack = idle.state.pointee.stackTop
+    record.pointee.stack = idle.record.stackTop
     record.pointee.block = UInt64(UInt(bitPattern: block))
     ticket.call(identity.rawValue)
 

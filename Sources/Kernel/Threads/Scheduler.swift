@@ -41,10 +41,10 @@ enum Scheduler {
   static func begin(_ boot: Thread, idle: Thread) {
     ThreadQueues.withLock { queues in
       let mine = Processors.mine
-      mine.pointee.idle = UnsafeMutableRawPointer(idle.state)
-      mine.pointee.processor.thread = UnsafeMutableRawPointer(boot.state)
+      mine.pointee.idle = UnsafeMutableRawPointer(idle.storage)
+      mine.pointee.processor.thread = UnsafeMutableRawPointer(boot.storage)
       mine.pointee.switched = cp_cycles()
-      boot.state.pointee.state = .running
+      boot.record.state = .running
       queues.register(boot)
       queues.register(idle)
     }
@@ -54,7 +54,7 @@ enum Scheduler {
   static func add(idle: Thread) {
     ThreadQueues.withLock { queues in
       queues.register(idle)
-      idle.state.pointee.state = .running
+      idle.record.state = .running
     }
   }
 
@@ -78,29 +78,29 @@ enum Scheduler {
     let mine = Processors.mine
     let next =
       held.queues.popReady()
-      ?? Thread(state: mine.pointee.idle.unsafelyUnwrapped.assumingMemoryBound(to: Thread.Record.self))
+      ?? Thread(mine.pointee.idle.unsafelyUnwrapped.assumingMemoryBound(to: Thread.Record.self))
     guard next != me else {
-      me.state.pointee.state = .running
+      me.record.state = .running
       return
     }
     let now = cp_cycles()
     let ran = now &- mine.pointee.switched
-    me.state.pointee.cycles &+= ran
-    if me.state.pointee.role == .idle {
-      me.state.pointee.state = .ready
+    me.record.cycles &+= ran
+    if me.record.role == .idle {
+      me.record.state = .ready
       mine.pointee.idle_cycles &+= ran
       held.queues.idleMask &= ~(1 << UInt64(mine.pointee.processor.index))
     }
     mine.pointee.switched = now
     mine.pointee.switches &+= 1
-    next.state.pointee.state = .running
-    next.state.pointee.processor = mine.pointee.processor.index
-    next.state.pointee.runs &+= 1
-    mine.pointee.processor.thread = UnsafeMutableRawPointer(next.state)
+    next.record.state = .running
+    next.record.processor = mine.pointee.processor.index
+    next.record.runs &+= 1
+    mine.pointee.processor.thread = UnsafeMutableRawPointer(next.storage)
     // The rank of a sleeping lock belongs to the thread that holds the lock.
-    me.state.pointee.heldSleeping = mine.pointee.processor.held_sleeping
-    mine.pointee.processor.held_sleeping = next.state.pointee.heldSleeping
-    cp_switch(&me.state.pointee.stackPointer, next.state.pointee.stackPointer)
+    me.record.heldSleeping = mine.pointee.processor.held_sleeping
+    mine.pointee.processor.held_sleeping = next.record.heldSleeping
+    cp_switch(&me.record.stackPointer, next.record.stackPointer)
   }
 
   /// Puts the current thread at the end of the queue and runs the first one. Returns at once when the queue is empty.
@@ -108,7 +108,7 @@ enum Scheduler {
     let held = ThreadQueues.acquire()
     if held.queues.first != nil {
       let me = Thread.current
-      if me.state.pointee.role != .idle { held.queues.enqueue(me) }
+      if me.record.role != .idle { held.queues.enqueue(me) }
       switchAway(held)
     }
     held.release()
@@ -176,14 +176,14 @@ enum Scheduler {
       held.release()
       return value != seen ? .woken : .deadline
     }
-    me.state.pointee.state = .sleeping
-    me.state.pointee.sequence = sequence
-    me.state.pointee.deadline = deadline
-    me.state.pointee.waitsFor = purpose
-    me.state.pointee.waitKind = kind
+    me.record.state = .sleeping
+    me.record.sequence = sequence
+    me.record.deadline = deadline
+    me.record.waitsFor = purpose
+    me.record.waitKind = kind
     held.queues.addSleeper(me)
     switchAway(held)
-    let answer = me.state.pointee.wake
+    let answer = me.record.wake
     held.release()
     return answer
   }
@@ -198,7 +198,7 @@ enum Scheduler {
   static func tick(_ now: UInt64) {
     guard now >= ThreadQueues.earliest.load(ordering: .relaxed) else { return }
     ThreadQueues.withLock { queues in
-      while let thread = queues.timed, thread.state.pointee.deadline <= now { queues.wake(thread, .deadline) }
+      while let thread = queues.timed, thread.record.deadline <= now { queues.wake(thread, .deadline) }
     }
   }
 
@@ -213,7 +213,7 @@ enum Scheduler {
   /// Ends the thread `me`. Another thread that sees it ended under the lock knows that no processor uses its stack.
   fileprivate static func end(_ me: Thread) -> Never {
     let held = ThreadQueues.acquire()
-    me.state.pointee.state = .ended
+    me.record.state = .ended
     let sequence = me.ended
     UnsafeMutableRawPointer(mutating: sequence).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
       .store(1, ordering: .sequentiallyConsistent)
@@ -257,13 +257,13 @@ enum Scheduler {
     while true {
       let held = ThreadQueues.acquire()
       var at = held.queues.all
-      while let thread = at, thread.state.pointee.number != number { at = thread.state.pointee.nextOfAll }
+      while let thread = at, thread.record.number != number { at = thread.record.nextOfAll }
       guard let thread = at else {
         held.release()
         return .zero
       }
       if thread.skipUnused(&unused, upTo: 256) {
-        let size = thread.state.pointee.stack.count.bytes
+        let size = thread.record.stack.count.bytes
         held.release()
         return size - ByteCount(UInt64(unused) * 8)
       }
@@ -275,8 +275,8 @@ enum Scheduler {
   static func nameOfThread(on block: ProcessorBlock) -> ShortName {
     ThreadQueues.withLock { _ in
       Thread(
-        state: block.pointee.processor.thread.unsafelyUnwrapped.assumingMemoryBound(to: Thread.Record.self)
-      ).state.pointee.name
+        block.pointee.processor.thread.unsafelyUnwrapped.assumingMemoryBound(to: Thread.Record.self)
+      ).record.name
     }
   }
 
@@ -284,11 +284,11 @@ enum Scheduler {
   static func stack(guardedAt address: UInt64) -> cp_span? {
     var at = ThreadQueues.unguardedFirst
     while let thread = at {
-      let stack = thread.state.pointee.stack
+      let stack = thread.record.stack
       if address >= stack.guardPage.rawValue && address < stack.bottom.rawValue {
         return cp_span(first: stack.bottom.rawValue, end: stack.top.rawValue)
       }
-      at = thread.state.pointee.nextOfAll
+      at = thread.record.nextOfAll
     }
     return nil
   }
@@ -298,6 +298,6 @@ enum Scheduler {
 @c(kernel_thread)
 public func kernelThread() -> Never {
   let me = Scheduler.begin()
-  me.state.pointee.body?(me.state.pointee.argument)
+  me.record.body?(me.record.argument)
   Scheduler.end(me)
 }

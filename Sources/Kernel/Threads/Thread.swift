@@ -59,14 +59,20 @@ struct Thread: Equatable {
     var stackTop: UInt64 { stack.top.rawValue }
   }
 
-  let state: UnsafeMutablePointer<Record>
-  static func == (a: Thread, b: Thread) -> Bool { a.state == b.state }
+  let storage: UnsafeMutablePointer<Record>
+  static func == (a: Thread, b: Thread) -> Bool { a.storage == b.storage }
 
-  init(state: UnsafeMutablePointer<Record>) { self.state = state }
+  init(_ storage: UnsafeMutablePointer<Record>) { self.storage = storage }
+
+  /// The record, in place.
+  @inline(__always) var record: Record {
+    unsafeAddress { UnsafePointer(storage) }
+    nonmutating unsafeMutableAddress { storage }
+  }
 
   /// The thread that runs this.
   static var current: Thread {
-    Thread(state: cp_current_thread().unsafelyUnwrapped.assumingMemoryBound(to: Record.self))
+    Thread(cp_current_thread().unsafelyUnwrapped.assumingMemoryBound(to: Record.self))
   }
 
   /// Pages of a stack. A page fault is resolved on it, and lines of text need space.
@@ -85,8 +91,8 @@ struct Thread: Equatable {
       memory.kmem.free(storage, size: size, type: type)
       return nil
     }
-    let thread = Thread(state: storage.bindMemory(to: Record.self, capacity: 1))
-    thread.state.initialize(
+    let thread = Thread(storage.bindMemory(to: Record.self, capacity: 1))
+    thread.storage.initialize(
       to: Record(
         number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: role, processors: processors,
         body: body, argument: argument, stack: stack))
@@ -107,8 +113,8 @@ struct Thread: Equatable {
     let unused = Int((cp_frame_pointer() - 1024 - span.first) / 8)
     UnsafeMutablePointer<UInt64>(bitPattern: UInt(span.first)).unsafelyUnwrapped
       .update(repeating: untouched, count: unused)
-    let thread = Thread(state: storage.bindMemory(to: Record.self, capacity: 1))
-    thread.state.initialize(
+    let thread = Thread(storage.bindMemory(to: Record.self, capacity: 1))
+    thread.storage.initialize(
       to: Record(
         number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: .worker, processors: .max,
         body: nil, argument: nil,
@@ -118,7 +124,7 @@ struct Thread: Equatable {
   }
 
   var ended: UnsafePointer<UInt64> {
-    UnsafeRawPointer(state).assumingMemoryBound(to: UInt64.self)
+    UnsafeRawPointer(storage).assumingMemoryBound(to: UInt64.self)
   }
 
   private static var size: ByteCount { ByteCount(MemoryLayout<Record>.size) }
@@ -126,13 +132,13 @@ struct Thread: Equatable {
   /// Fills the stack as `cp_switch` leaves one: six registers, all zero, and the return address. Two words above end
   /// every backtrace. Words that were never used hold `untouched`.
   private func prepareStack() {
-    let bottom = UnsafeMutablePointer<UInt64>(bitPattern: UInt(state.pointee.stack.bottom.rawValue))
+    let bottom = UnsafeMutablePointer<UInt64>(bitPattern: UInt(record.stack.bottom.rawValue))
       .unsafelyUnwrapped
-    let words = Int(state.pointee.stack.count.bytes.rawValue) / 8
+    let words = Int(record.stack.count.bytes.rawValue) / 8
     bottom.update(repeating: Self.untouched, count: words)
     for i in 1...9 { bottom[words - i] = 0 }
     bottom[words - 3] = Image.layout.thread_entry
-    state.pointee.stackPointer = state.pointee.stackTop - 72
+    record.stackPointer = record.stackTop - 72
   }
 
   static var untouched: UInt64 { 0x5374_7261_7461_2e2e }
@@ -140,9 +146,9 @@ struct Thread: Equatable {
   /// Adds to `unused`, the count of words at the bottom of the stack that were never used, `limit` words at most. True
   /// when the next word was used.
   func skipUnused(_ unused: inout Int, upTo limit: Int) -> Bool {
-    let bottom = UnsafePointer<UInt64>(bitPattern: UInt(state.pointee.stack.bottom.rawValue))
+    let bottom = UnsafePointer<UInt64>(bitPattern: UInt(record.stack.bottom.rawValue))
       .unsafelyUnwrapped
-    let words = Int(state.pointee.stack.count.bytes.rawValue) / 8
+    let words = Int(record.stack.count.bytes.rawValue) / 8
     let end = min(unused + limit, words)
     while unused < end && bottom[unused] == Self.untouched { unused += 1 }
     return unused < end || end == words
@@ -150,9 +156,9 @@ struct Thread: Equatable {
 
   /// Frees the stack and the record. The thread has ended, and no processor runs on its stack.
   func dispose(_ memory: MemorySystem) {
-    memory.space.freeStack(state.pointee.stack)
-    state.deinitialize(count: 1)
+    memory.space.freeStack(record.stack)
+    storage.deinitialize(count: 1)
     memory.kmem.free(
-      UnsafeMutableRawPointer(state), size: Self.size, type: memory.kmem.type(named: ShortName("thread")))
+      UnsafeMutableRawPointer(storage), size: Self.size, type: memory.kmem.type(named: Name("thread")))
   }
 }

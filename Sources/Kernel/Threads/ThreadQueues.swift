@@ -74,7 +74,7 @@ struct ThreadQueues {
 
   /// Adds a thread to the list of all.
   mutating func register(_ thread: Thread) {
-    thread.state.pointee.nextOfAll = all
+    thread.record.nextOfAll = all
     all = thread
     Self.threadCount.add(1, ordering: .relaxed)
   }
@@ -82,7 +82,7 @@ struct ThreadQueues {
   /// Puts a thread at the end of the queue, and interrupts an idle processor on which it may run.
   mutating func makeReady(_ thread: Thread) {
     enqueue(thread)
-    let able = idleMask & thread.state.pointee.processors
+    let able = idleMask & thread.record.processors
     guard able != 0 else { return }
     let index = able.trailingZeroBitCount
     // The processor finds the thread when it looks at the queue, so another wake need not interrupt it again.
@@ -93,9 +93,9 @@ struct ThreadQueues {
   }
 
   mutating func enqueue(_ thread: Thread) {
-    thread.state.pointee.state = .ready
-    thread.state.pointee.next = nil
-    if let last { last.state.pointee.next = thread } else { first = thread }
+    thread.record.state = .ready
+    thread.record.next = nil
+    if let last { last.record.next = thread } else { first = thread }
     last = thread
     Self.readyCount.add(1, ordering: .relaxed)
   }
@@ -106,11 +106,11 @@ struct ThreadQueues {
     var before: Thread?
     var at = first
     while let thread = at {
-      let next = thread.state.pointee.next
-      if thread.state.pointee.processors & bit != 0 {
-        if let before { before.state.pointee.next = next } else { first = next }
+      let next = thread.record.next
+      if thread.record.processors & bit != 0 {
+        if let before { before.record.next = next } else { first = next }
         if last == thread { last = before }
-        thread.state.pointee.next = nil
+        thread.record.next = nil
         Self.readyCount.subtract(1, ordering: .relaxed)
         return thread
       }
@@ -124,8 +124,8 @@ struct ThreadQueues {
     let bit = UInt64(1) << UInt64(cp_processor_index())
     var at = first
     while let thread = at {
-      if thread.state.pointee.processors & bit != 0 { return true }
-      at = thread.state.pointee.next
+      if thread.record.processors & bit != 0 { return true }
+      at = thread.record.next
     }
     return false
   }
@@ -140,54 +140,54 @@ struct ThreadQueues {
   /// Adds a thread to the sleepers, by the word that its record names.
   mutating func addSleeper(_ thread: Thread) {
     sleepCount += 1
-    thread.state.pointee.asleepSince = sleepCount
-    let bucket = bucket(thread.state.pointee.sequence.unsafelyUnwrapped)
+    thread.record.asleepSince = sleepCount
+    let bucket = bucket(thread.record.sequence.unsafelyUnwrapped)
     // At the end, so that a wake begins with the thread that came first.
-    thread.state.pointee.next = nil
+    thread.record.next = nil
     if var at = buckets[bucket] {
-      while let next = at.state.pointee.next { at = next }
-      at.state.pointee.next = thread
+      while let next = at.record.next { at = next }
+      at.record.next = thread
     } else {
       buckets[bucket] = thread
     }
-    if thread.state.pointee.deadline != .max { insertTimed(thread) }
+    if thread.record.deadline != .max { insertTimed(thread) }
   }
 
   mutating func insertTimed(_ thread: Thread) {
-    let deadline = thread.state.pointee.deadline
+    let deadline = thread.record.deadline
     var before: Thread?
     var at = timed
-    while let other = at, other.state.pointee.deadline <= deadline {
+    while let other = at, other.record.deadline <= deadline {
       before = other
-      at = other.state.pointee.nextTimed
+      at = other.record.nextTimed
     }
-    thread.state.pointee.isTimed = true
-    if thread.state.pointee.role == .worker { timedWorkers += 1 }
-    thread.state.pointee.previousTimed = before
-    thread.state.pointee.nextTimed = at
-    if let at { at.state.pointee.previousTimed = thread }
-    if let before { before.state.pointee.nextTimed = thread } else { timed = thread }
+    thread.record.isTimed = true
+    if thread.record.role == .worker { timedWorkers += 1 }
+    thread.record.previousTimed = before
+    thread.record.nextTimed = at
+    if let at { at.record.previousTimed = thread }
+    if let before { before.record.nextTimed = thread } else { timed = thread }
     updateEarliest()
   }
 
   private func updateEarliest() {
-    Self.earliest.store(timed?.state.pointee.deadline ?? .max, ordering: .relaxed)
+    Self.earliest.store(timed?.record.deadline ?? .max, ordering: .relaxed)
   }
 
   /// Removes a sleeper from its bucket, where `before` precedes it, and makes it ready.
   mutating func wake(_ thread: Thread, behind before: Thread?, in bucket: Int, _ answer: cp_wake) {
-    let next = thread.state.pointee.next
-    if let before { before.state.pointee.next = next } else { buckets[bucket] = next }
-    if thread.state.pointee.isTimed {
-      let (previous, following) = (thread.state.pointee.previousTimed, thread.state.pointee.nextTimed)
-      if let previous { previous.state.pointee.nextTimed = following } else { timed = following }
-      if let following { following.state.pointee.previousTimed = previous }
-      thread.state.pointee.isTimed = false
-      if thread.state.pointee.role == .worker { timedWorkers -= 1 }
+    let next = thread.record.next
+    if let before { before.record.next = next } else { buckets[bucket] = next }
+    if thread.record.isTimed {
+      let (previous, following) = (thread.record.previousTimed, thread.record.nextTimed)
+      if let previous { previous.record.nextTimed = following } else { timed = following }
+      if let following { following.record.previousTimed = previous }
+      thread.record.isTimed = false
+      if thread.record.role == .worker { timedWorkers -= 1 }
       updateEarliest()
     }
-    thread.state.pointee.wake = answer
-    thread.state.pointee.sequence = nil
+    thread.record.wake = answer
+    thread.record.sequence = nil
     Self.sleeperCount.subtract(1, ordering: .relaxed)
     makeReady(thread)
   }
@@ -197,8 +197,8 @@ struct ThreadQueues {
     var before: Thread?
     var at = buckets[bucket]
     while let thread = at {
-      at = thread.state.pointee.next
-      if thread.state.pointee.sequence == sequence {
+      at = thread.record.next
+      if thread.record.sequence == sequence {
         wake(thread, behind: before, in: bucket, .woken)
       } else {
         before = thread
@@ -208,12 +208,12 @@ struct ThreadQueues {
 
   /// Wakes a thread, whatever word it sleeps on.
   mutating func wake(_ thread: Thread, _ answer: cp_wake) {
-    let bucket = bucket(thread.state.pointee.sequence.unsafelyUnwrapped)
+    let bucket = bucket(thread.record.sequence.unsafelyUnwrapped)
     var before: Thread?
     var at = buckets[bucket]
     while let other = at, other != thread {
       before = other
-      at = other.state.pointee.next
+      at = other.record.next
     }
     wake(thread, behind: before, in: bucket, answer)
   }
@@ -225,9 +225,9 @@ struct ThreadQueues {
     var sleepers = StuckSleepers<Thread>()
     var at = all
     while let thread = at {
-      at = thread.state.pointee.nextOfAll
-      guard thread.state.pointee.state == .sleeping, thread.state.pointee.deadline == .max else { continue }
-      sleepers.add(thread, thread.state.pointee.waitKind, since: thread.state.pointee.asleepSince)
+      at = thread.record.nextOfAll
+      guard thread.record.state == .sleeping, thread.record.deadline == .max else { continue }
+      sleepers.add(thread, thread.record.waitKind, since: thread.record.asleepSince)
     }
     if let refused = sleepers.refused { wake(refused, .never) }
   }
@@ -239,12 +239,12 @@ struct ThreadQueues {
     var at = all
     while let other = at, other != thread {
       before = other
-      at = other.state.pointee.nextOfAll
+      at = other.record.nextOfAll
     }
     if let before {
-      before.state.pointee.nextOfAll = thread.state.pointee.nextOfAll
+      before.record.nextOfAll = thread.record.nextOfAll
     } else {
-      all = thread.state.pointee.nextOfAll
+      all = thread.record.nextOfAll
     }
     Self.threadCount.subtract(1, ordering: .relaxed)
   }
@@ -253,18 +253,18 @@ struct ThreadQueues {
     var found: Thread?
     var at = all
     while let thread = at {
-      at = thread.state.pointee.nextOfAll
-      if thread.state.pointee.number >= number,
-        found.map({ $0.state.pointee.number > thread.state.pointee.number }) ?? true
+      at = thread.record.nextOfAll
+      if thread.record.number >= number,
+        found.map({ $0.record.number > thread.record.number }) ?? true
       {
         found = thread
       }
     }
-    guard let record = found?.state else { return nil }
+    guard let found else { return nil }
     return Scheduler.Description(
-      number: record.pointee.number, name: record.pointee.name, role: record.pointee.role,
-      state: record.pointee.state, processor: record.pointee.processor, cycles: record.pointee.cycles,
-      runs: record.pointee.runs, deadline: record.pointee.deadline, waitsFor: record.pointee.waitsFor,
-      size: record.pointee.stack.count.bytes)
+      number: found.record.number, name: found.record.name, role: found.record.role,
+      state: found.record.state, processor: found.record.processor, cycles: found.record.cycles,
+      runs: found.record.runs, deadline: found.record.deadline, waitsFor: found.record.waitsFor,
+      size: found.record.stack.count.bytes)
   }
 }
