@@ -138,7 +138,7 @@ private struct LayerStorage {
 
   init(_ early: EarlyMemory, _ machine: Machine) throws(AssemblyError) {
     func allocate(_ size: ByteCount, _ role: FrameRole) throws(AssemblyError) -> UnsafeMutableRawPointer {
-      guard let run = early.take(size.pagesRoundedUp, role: role) else { throw .tooSmall }
+      guard let run = early.allocate(size.pagesRoundedUp, role: role) else { throw .tooSmall }
       let memory = machine.directMap.pointer(to: run.first)
       memory.initializeMemory(as: UInt64.self, repeating: 0, count: Int(run.count.bytes.rawValue) / 8)
       return memory

@@ -48,7 +48,7 @@ final class MeansPriceTests: XCTestCase {
     (contents.free, contents.clean) = (frames[0], frames[1])
     (contents.activeForSwap, contents.inactiveForSwap) = (frames[2], frames[3])
     (contents.activeForDevice, contents.inactiveForDevice) = (frames[4], frames[5])
-    (contents.claimed, contents.captured, contents.fixed) = (frames[6], frames[7], frames[8])
+    (contents.claimed, contents.captured, contents.unmovable) = (frames[6], frames[7], frames[8])
     return contents
   }
 
@@ -91,7 +91,7 @@ final class MeansPriceTests: XCTestCase {
       if price.obstacles == 0 && price < partPrice { return "a higher price: \(note)" }
       for (price, run) in [(price, run), (partPrice, part)] {
         if price.obstacles == 0 && price.work < run.pages { return "less work than pages: \(note)" }
-        if (run.fixed + run.captured > 0) && price.obstacles >> 40 == 0 { return "no obstacle: \(note)" }
+        if (run.unmovable + run.captured > 0) && price.obstacles >> 40 == 0 { return "no obstacle: \(note)" }
       }
       let plan = means.plan(for: run)
       tally.pairs += 1

@@ -12,7 +12,7 @@ final class SearchThreadsTests: XCTestCase {
   func testSearchesBesideAnotherThreadStayInMemory() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 6000)], processors: 2)
     let before = FrameSnapshot(system.memory)
-    nonisolated(unsafe) let memory = system.memory!
+    let memory = system.memory!
     let seed = historySeed(64)
     nonisolated(unsafe) var found = 0
     system.host.onThreads(2) { processor in

@@ -242,8 +242,7 @@ private final class CallersBugs {
     arenaStorage = .allocate(byteCount: size, alignment: 64)
     arenaStorage.initializeMemory(as: UInt8.self, repeating: 0, count: size)
     numbers = Arena.create(
-      in: arenaStorage, name: ShortName("numbers"), quantum: .byte, tags: space.tags,
-      machine: system.host.machine)
+      ArenaOptions(name: "numbers", quantum: .byte), in: arenaStorage, tags: space.tags)
     try numbers.add(ArenaAddress(0), ArenaSize(100))
     number = try numbers.alloc(ArenaSize(5))
     before = system.layerPicture()
@@ -478,145 +477,16 @@ final class LiveSystemTests: XCTestCase {
   // MARK: Faults
 
   func testEachKindOfFaultIsReportedAndChangesNothing() throws {
-    let system = try TestSystem(.mebibytes(16))
-    let (space, kmem, physical, tables) = (system.space, system.kmem, system.physical, system.tables)
-    let (type, other) = (system.type(), system.type("other"))
-    let one = PageCount.one
-    // All of it is live while everything is driven.
-    let wired = try space.allocateWired(PageCount(8))
-    let stack = try space.allocateStack(PageCount(2))
-    let range = try space.allocateContiguous(PageCount(4), attribute: .uncached)
-    let frame = try physical.allocate(BlockOrder(2), role: .loaned)
-    let large = try XCTUnwrap(kmem.alloc(ByteCount(20_000), type: type))
-    let small = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
-    kmem.setAudit(.on)
-    let audited = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
-    let gone = try XCTUnwrap(kmem.alloc(ByteCount(60), type: type))
-    kmem.free(gone, size: ByteCount(60), type: type)
-    let cache = try kmem.createCache(name: ShortName("leaky"), size: ByteCount(100))
-    let leaked = try XCTUnwrap(cache.alloc(type: type))
-    let arenaRoom = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(Arena.stateSize.rawValue), alignment: 64)
-    defer { arenaRoom.deallocate() }
-    arenaRoom.initializeMemory(as: UInt8.self, repeating: 0, count: Int(Arena.stateSize.rawValue))
-    let numbers = Arena.create(
-      ArenaOptions(name: ShortName("numbers"), quantum: .byte), in: arenaRoom, tags: space.tags)
-    try numbers.add(ArenaAddress(0), ArenaSize(100))
-    let number = try numbers.alloc(ArenaSize(5))
-    let image = physical.memoryFrame(.records)
-
-    var seen: Set<FaultKind> = []
-    let before = system.layerPicture()
-    func expect(_ kind: FaultKind, line: UInt = #line, _ body: () throws -> Void) rethrows {
-      let faults = try system.host.faults(in: body)
-      XCTAssertEqual(faults.map(\.kind), [kind], line: line)
-      seen.insert(kind)
-      system.check("", #filePath, line)
-      XCTAssertEqual(system.layerPicture(), before, line: line)
-    }
-    func bytes(_ count: Int) -> ByteCount { ByteCount(count) }
-    let map = system.host.machine.directMap
-    // Frames.
-    expect(.doubleFree) { physical.free(FrameRun(first: physical.memoryFrame(.free), count: one)) }
-    expect(.notAllocated) { physical.free(FrameRun(first: image, count: one)) }
-    expect(.foreignPointer) { physical.free(FrameRun(first: FrameNumber(1 << 30), count: one)) }
-    expect(.foreignPointer) {
-      physical.free(FrameRun(first: frame, count: PageCount(UInt64(FrameNumber.limit))))
-    }
-    expect(.wrongSize) { physical.free(FrameRun(first: frame, count: .zero)) }
-    expect(.wrongSize) { physical.free(frame, BlockOrder(19)) }
-    // Tables.
-    try expect(.doubleMap) {
-      try tables.map(wired, to: PhysicalAddress(0), count: one, protection: .kernelData)
-    }
-    try expect(.doubleMap) {
-      try tables.map(stack.guardPage, to: PhysicalAddress(0), count: PageCount(3), protection: .kernelData)
-    }
-    try expect(.doubleMap) { try tables.prepare(stack.guardPage, count: PageCount(2)) }
-    expect(.notMapped) { tables.unmap(stack.guardPage, count: PageCount(3)) }
-    expect(.notMapped) { tables.unprepare(wired, count: one) }
-    expect(.notMapped) { tables.unmap(map.virtualAddress(of: PhysicalAddress(5 << 20)), count: one) }
-    try expect(.notMapped) { try tables.protect(stack.guardPage, count: one, .kernelReadOnly) }
-    try expect(.badConstraint) { try tables.protect(wired, count: one, [.writable, .executable]) }
-    try expect(.badConstraint) { try tables.setAttribute(wired, count: .zero, .uncached) }
-    expect(.badConstraint) { tables.unmap(VirtualAddress(1 << 47), count: one) }
-    try expect(.badConstraint) {
-      try tables.map(
-        VirtualAddress(0 &- 4096), to: PhysicalAddress(0), count: PageCount(2), protection: .kernelData)
-    }
-    // Kernel space.
-    expect(.wrongSize) { space.freeWired(wired, PageCount(7)) }
-    expect(.wrongType) { space.freeWired(stack.bottom, PageCount(2)) }
-    expect(.foreignPointer) { space.freeWired(wired + one, PageCount(7)) }
-    expect(.foreignPointer) {
-      space.freeStack(KernelStack(bottom: VirtualAddress(0), count: PageCount(UInt64.max)))
-    }
-    expect(.foreignPointer) { space.unmapDevice(VirtualAddress(UInt64.max), bytes(1)) }
-    expect(.wrongType) { space.unmapFrames(range.address, PageCount(4)) }
-    expect(.doubleFree) { space.freeWired(range.address + PageCount(UInt64(1) << 30), one) }
-    expect(.notAllocated) {
-      let address = try? space.mapFrames(FrameRun(first: physical.memoryFrame(.free), count: one))
-      XCTAssertNil(address)
-    }
-    // Numbers.
-    expect(.wrongSize) { numbers.free(number, ArenaSize(4)) }
-    expect(.leak) { numbers.destroy() }
-    // Objects.
-    expect(.wrongSize) { kmem.free(large, size: bytes(30_000), type: type) }
-    expect(.wrongSize) { kmem.free(audited, size: bytes(61), type: type) }
-    expect(.wrongSize) { kmem.free(small, size: bytes(5000), type: type) }
-    expect(.wrongType) { kmem.free(audited, size: bytes(60), type: other) }
-    expect(.doubleFree) { kmem.free(gone, size: bytes(60), type: type) }
-    expect(.foreignPointer) { kmem.free(audited + 8, size: bytes(60), type: type) }
-    expect(.foreignPointer) { kmem.free(large, size: bytes(60), type: type) }
-    expect(.foreignPointer) { kmem.free(large + 4096, size: bytes(15_000), type: type) }
-    expect(.foreignPointer) { kmem.free(map.pointer(to: frame), size: bytes(20_000), type: type) }
-    expect(.foreignPointer) { kmem.destroy(try! XCTUnwrap(kmem.lookUp(bytes(64)))) }
-    expect(.leak) { kmem.destroy(cache) }
-    // All of it is as good as before.
-    cache.free(leaked, type: type)
-    kmem.destroy(cache)
-    kmem.free(audited, size: bytes(60), type: type)
-    kmem.setAudit(.off)
-    kmem.free(small, size: bytes(60), type: type)
-    kmem.free(large, size: bytes(20_000), type: type)
-    numbers.free(number, ArenaSize(5))
-    numbers.destroy()
-    physical.free(frame, BlockOrder(2))
-    space.freeContiguous(range.address, PageCount(4))
-    space.freeStack(stack)
-    space.freeWired(wired, PageCount(8))
-    system.check()
-    XCTAssertEqual(system.host.faults { kmem.drain() }.count, 0)
-    XCTAssertEqual(physical.count(.slab), .zero)
-
-    // Last, as the slab stays out of use: a write to a free object.
-    let objects = (0..<64).map { _ in kmem.alloc(bytes(64), type: type)! }
-    for object in objects.dropFirst() { kmem.free(object, size: bytes(64), type: type) }
-    kmem.drain()
-    objects[40].storeBytes(of: 0xdead_beef, as: UInt64.self)
-    var got: [UnsafeMutableRawPointer] = []
-    let faults = system.host.faults { for _ in 0..<100 { got.append(kmem.alloc(bytes(64), type: type)!) } }
-    XCTAssertEqual(faults.map(\.kind), [.writeAfterFree])
-    seen.insert(.writeAfterFree)
-    system.check()
-    for object in got + [objects[0]] { kmem.free(object, size: bytes(64), type: type) }
-    system.check()
-
-    // And one behind the last object of an audited slab.
-    kmem.setAudit(.on)
-    let row = (0..<63).map { _ in kmem.alloc(bytes(64), type: type)! }
-    let end = row.max()! + 64
-    let byte = end.load(as: UInt8.self)
-    end.storeBytes(of: ~byte, as: UInt8.self)
-    let overruns = system.host.faults { kmem.free(end - 64, size: bytes(64), type: type) }
-    XCTAssertEqual(overruns.map(\.kind), [.overrun])
-    XCTAssertEqual(overruns.first?.subject, VirtualAddress(end - 64).rawValue)
-    seen.insert(.overrun)
-    end.storeBytes(of: byte, as: UInt8.self)
-    for object in row { kmem.free(object, size: bytes(64), type: type) }
-    kmem.setAudit(.off)
-    system.check()
+    let bugs = try CallersBugs(TestSystem(.mebibytes(16)))
+    bugs.misuseFrames()
+    try bugs.misuseTables()
+    bugs.misuseKernelSpace()
+    bugs.misuseNumbers()
+    bugs.misuseObjects()
+    bugs.freeAll()
+    // Last, as the slab stays out of use.
+    bugs.writeToFreeObject()
+    bugs.writeBehindLastObject()
     let kinds: Set<FaultKind> = [
       .doubleFree, .wrongSize, .wrongType, .foreignPointer, .notAllocated, .doubleMap, .notMapped,
       .badConstraint,

@@ -38,7 +38,7 @@ final class KernelSpaceFixture: @unchecked Sendable {
       frames: early.frameSource)
     for i in 0..<map.count { try tables.mapDirect(map[i].first.address, count: map[i].count) }
     let records = try FrameAllocator.reserveRecords(of: map, from: early)
-    let staticTags = try XCTUnwrap(early.take(PageCount(4), role: .tags))
+    let staticTags = try XCTUnwrap(early.allocate(PageCount(4), role: .tags))
     physical = FrameAllocator.open(machine: machine, map: map, early: early, records: records)
     tables.setSource(physical.frameSource(role: .pageTable, priority: .system))
     space = try KernelAddressSpace.create(

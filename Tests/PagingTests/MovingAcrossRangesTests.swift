@@ -89,7 +89,7 @@ final class MovingAcrossRangesTests: XCTestCase {
     while isThere {
       let ranges = try ManyRanges()
       let system = ranges.system
-      let isolation = try system.physical.isolate(ranges.old, priority: .interrupt)
+      let isolation = try system.physical.isolated(ranges.old, priority: .interrupt)
       isThere = withoutActuallyEscaping(change) { change in
         system.preempting(at: moments, { change(ranges) }) {
           let outcome = system.paging.move(

@@ -22,7 +22,7 @@ final class PagingWakingTests: XCTestCase {
     // It can't be reclaimed before the other run ends.
     let held = try system.paging.hold(other[0], .write)
     _ = system.takeAll()
-    nonisolated(unsafe) let paging = system.paging
+    let paging = system.paging
     paging.state.launderers.add(1, ordering: .relaxed)
     nonisolated(unsafe) var sleeps = 0
     nonisolated(unsafe) var isEnding = false
@@ -99,7 +99,7 @@ final class PagingWakingTests: XCTestCase {
     while true {
       let system = try TestSystem(runs: [(256, 160)], swap: 64)
       let area = try system.area(1)
-      nonisolated(unsafe) let paging = system.paging
+      let paging = system.paging
       let use = Kept(paging.beginUse(of: area[0])!)
       nonisolated(unsafe) var isLeft = false
       nonisolated(unsafe) var sleeps = 0
@@ -148,7 +148,7 @@ final class PagingWakingTests: XCTestCase {
   /// A thread asks while a run of the daemon is under way, which does not know of it: only the next one is its own.
   func testARunThatHasBegunIsNotTheRunThatIsAskedFor() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
-    nonisolated(unsafe) let paging = system.paging
+    let paging = system.paging
     let services = paging.state.services
     services.pointee.isServed.store(true, ordering: .relaxed)
     services.pointee.begun.add(1, ordering: .relaxed)

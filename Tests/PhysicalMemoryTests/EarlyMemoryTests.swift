@@ -11,42 +11,44 @@ final class EarlyMemoryTests: XCTestCase {
     let system = try FrameAllocatorFixture(
       frames: [(0, 512), (600, 400)], opens: false, occupied: [(990, 20, .image), (980, 3, .bootModule)])
     let early = system.early
-    XCTAssertEqual(early.take(PageCount(UInt64(7)))?.first.rawValue, 983)
-    XCTAssertEqual(early.take(PageCount(UInt64(1)))?.first.rawValue, 979)
-    XCTAssertEqual(early.take(PageCount(UInt64(400))), nil)
-    XCTAssertEqual(early.take(PageCount(UInt64(370)))?.first.rawValue, 609)
+    XCTAssertEqual(early.allocate(PageCount(UInt64(7)))?.first.rawValue, 983)
+    XCTAssertEqual(early.allocate(PageCount(UInt64(1)))?.first.rawValue, 979)
+    XCTAssertEqual(early.allocate(PageCount(UInt64(400))), nil)
+    XCTAssertEqual(early.allocate(PageCount(UInt64(370)))?.first.rawValue, 609)
     // Never below 1 MiB.
-    XCTAssertEqual(early.take(PageCount(UInt64(256)))?.first.rawValue, 256)
-    for frame in (600..<609).reversed() { XCTAssertEqual(early.take(.one)?.first.rawValue, UInt32(frame)) }
-    XCTAssertNil(early.take(.one))
-    early.give(FrameNumber(700))
-    early.give(FrameNumber(300))
-    XCTAssertEqual(early.take(.one)?.first.rawValue, 700)
-    XCTAssertEqual(early.take(.one)?.first.rawValue, 300)
-    XCTAssertNil(early.take(.one))
+    XCTAssertEqual(early.allocate(PageCount(UInt64(256)))?.first.rawValue, 256)
+    for frame in (600..<609).reversed() {
+      XCTAssertEqual(early.allocate(.one)?.first.rawValue, UInt32(frame))
+    }
+    XCTAssertNil(early.allocate(.one))
+    early.free(FrameNumber(700))
+    early.free(FrameNumber(300))
+    XCTAssertEqual(early.allocate(.one)?.first.rawValue, 700)
+    XCTAssertEqual(early.allocate(.one)?.first.rawValue, 300)
+    XCTAssertNil(early.allocate(.one))
   }
 
   func testEarlyMemoryStaysBelowTheCeilingUntilItIsLifted() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2000), (1 << 20, 1 << 16)], opens: false)
-    XCTAssertEqual(system.early.take(.one)?.first.rawValue, 2255)
+    XCTAssertEqual(system.early.allocate(.one)?.first.rawValue, 2255)
     let records = try FrameAllocator.reserveRecords(of: system.map, from: system.early)
     XCTAssertEqual(records.end.rawValue, (1 << 20) + (1 << 16))
     system.early.liftCeiling()
-    XCTAssertEqual(system.early.take(.one)?.first.rawValue, records.first.rawValue - 1)
+    XCTAssertEqual(system.early.allocate(.one)?.first.rawValue, records.first.rawValue - 1)
     let memory = FrameAllocator.open(
       machine: system.host.machine, map: system.map, early: system.early, records: records)
     XCTAssertNil(memory.checkInvariants())
     XCTAssertEqual(memory.count(.boot).rawValue, 2)
-    XCTAssertNil(system.early.take(.one))
+    XCTAssertNil(system.early.allocate(.one))
   }
 
   func testFramesOfEarlyTablesCanBeFreedLater() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 2000)], opens: false)
-    let frame = system.early.frameSource.take()!
+    let frame = system.early.frameSource.allocate()!
     try system.open()
     let before = system.memory.freeCount
     XCTAssertEqual(system.memory.count(.pageTable), .one)
-    system.memory.frameSource.give(frame)
+    system.memory.frameSource.free(frame)
     XCTAssertEqual(system.memory.freeCount, before + .one)
     system.check()
   }
@@ -64,7 +66,7 @@ final class EarlyMemoryTests: XCTestCase {
     }
     func refuses(_ frame: UInt32, _ kind: FaultKind, line: UInt = #line) {
       let (before, pages) = (list(), early.pages)
-      let faults = system.host.faults { early.give(FrameNumber(frame)) }
+      let faults = system.host.faults { early.free(FrameNumber(frame)) }
       XCTAssertEqual(faults.map(\.kind), [kind], line: line)
       XCTAssertEqual(faults.map(\.subject), [UInt64(frame)], line: line)
       XCTAssertEqual(faults.map(\.place), [.frame], line: line)
@@ -75,13 +77,13 @@ final class EarlyMemoryTests: XCTestCase {
     for frame: UInt32 in [300, 305, 309, 400, 404] { refuses(frame, .foreignPointer) }
     for frame: UInt32 in [299, 310, 405, 2255, .max] { refuses(frame, .notAllocated) }
     // Taken right below what is occupied, by the same role: the two stay apart.
-    while early.take(.one, role: .boot)!.first.rawValue != 399 {}
+    while early.allocate(.one, role: .boot)!.first.rawValue != 399 {}
     for frame: UInt32 in [400, 401, 403, 305] { refuses(frame, .foreignPointer) }
     let pages = early.pages
-    early.give(FrameNumber(399))
+    early.free(FrameNumber(399))
     XCTAssertEqual(early.pages + .one, pages)
     refuses(399, .notAllocated)
-    early.give(FrameNumber(1000))
+    early.free(FrameNumber(1000))
     refuses(1000, .notAllocated)
     refuses(398, .notAllocated)
     try system.open()

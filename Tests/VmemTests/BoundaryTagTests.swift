@@ -49,8 +49,8 @@ private final class DamagedArenas {
     XCTAssertTrue(broken.hasPrefix("VM-\(number): "), broken, line: line)
     // The first check may have left marks behind; they go with a tag that is whole again.
     repair()
-    core.pointee.forEachTag { $0.pointee.isMarked = false }
-    child.state.core.quiet.pointee.forEachTag { $0.pointee.isMarked = false }
+    core.pointee.forEachTag { $0.isMarked = false }
+    child.state.core.quiet.pointee.forEachTag { $0.isMarked = false }
     if let broken = bench.tags.checkInvariants() { XCTFail("\(broken)", line: line) }
   }
 
@@ -129,7 +129,7 @@ private final class DamagedArenas {
       7, { spareSpan.kind = .imported },
       {
         spareSpan.kind = .added
-        spareCore.pointee.forEachTag { $0.pointee.isMarked = false }
+        spareCore.pointee.forEachTag { $0.isMarked = false }
       })
   }
 

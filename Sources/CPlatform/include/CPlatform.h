@@ -193,6 +193,10 @@ CP_INLINE uint64_t cp_here(void) {
   return here;
 }
 
+/// Stops by an invalid instruction, with no text: for a token that is dropped. The compiler emits the end of a Swift value
+/// late, where a text would allocate.
+CP_INLINE void cp_trap(void) { __builtin_trap(); }
+
 /// Returns the return address of the enclosing function.
 CP_INLINE uint64_t cp_return_address(void) { return (uint64_t)(uintptr_t)__builtin_return_address(0); }
 

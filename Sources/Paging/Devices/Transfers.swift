@@ -26,9 +26,8 @@ package struct DevicePage: Equatable, Comparable, Sendable {
   /// Ends the token without its check: `Transfers.end` returns the request to the pool.
   @inline(__always) fileprivate consuming func release() { discard self }
 
-  /// A transfer was dropped that was not ended: a trap, because each number is below the limit. The compiler emits this
-  /// late, where the text of a precondition would allocate.
-  deinit { _ = index - UInt8(Transfers.limit) }
+  /// A transfer was dropped that was not ended.
+  deinit { cp_trap() }
 }
 
 /// A pool of requests to block devices: a handle.

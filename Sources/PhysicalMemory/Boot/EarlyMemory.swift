@@ -94,17 +94,17 @@ package struct EarlyMemory {
 
   /// Allocates `count` consecutive pages with `role` at the highest possible address below the ceiling, or returns nil.
   /// The contents are unknown.
-  package func take(_ count: PageCount, role: FrameRole = .boot) -> FrameRun? {
-    take(count, role, below: state.pointee.ceiling)
+  package func allocate(_ count: PageCount, role: FrameRole = .boot) -> FrameRun? {
+    allocate(count, role, below: state.pointee.ceiling)
   }
 
-  /// Allocates like `take`, but above the ceiling too: for memory that is not accessed before it is lifted.
+  /// Allocates like `allocate`, but above the ceiling too: for memory that is not accessed before it is lifted.
   package func reserve(_ count: PageCount, role: FrameRole) -> FrameRun? {
-    take(count, role, below: FrameNumber.limit)
+    allocate(count, role, below: FrameNumber.limit)
   }
 
   /// Frees one page that was allocated. Any other is a bug of the caller: reports it, and changes nothing.
-  package func give(_ frame: FrameNumber) {
+  package func free(_ frame: FrameNumber) {
     let i = position(frame.rawValue)
     let isListed = i < state.pointee.count && list[i].first <= frame.rawValue
     if state.pointee.isClosed {
@@ -154,9 +154,9 @@ package struct EarlyMemory {
     FrameSource(
       UnsafeMutableRawPointer(state),
       allocateFrame: { context in
-        EarlyMemory(context!).take(.one, role: .pageTable)?.first.rawValue ?? FrameNumber.none.rawValue
+        EarlyMemory(context!).allocate(.one, role: .pageTable)?.first.rawValue ?? FrameNumber.none.rawValue
       },
-      freeFrame: { EarlyMemory($0!).give(FrameNumber($1)) })
+      freeFrame: { EarlyMemory($0!).free(FrameNumber($1)) })
   }
 
   // MARK: Inside
@@ -208,7 +208,7 @@ package struct EarlyMemory {
     return true
   }
 
-  private func take(_ pages: PageCount, _ role: FrameRole, below ceiling: UInt32) -> FrameRun? {
+  private func allocate(_ pages: PageCount, _ role: FrameRole, below ceiling: UInt32) -> FrameRun? {
     guard !state.pointee.isClosed, pages.rawValue > 0, pages.rawValue < UInt64(FrameNumber.limit) else {
       return nil
     }
