@@ -16,8 +16,8 @@ enum Executive {
   static var cyclesSinceEntry: UInt64 { cp_cycles() &- entered.load(ordering: .relaxed) }
 
   /// The thread that runs here.
-  static var currentThreadName: Name {
-    cp_current_thread() == nil ? Name("boot") : Thread.current.record.name
+  static var currentThreadName: ShortName {
+    cp_current_thread() == nil ? ShortName("boot") : Thread.current.record.name
   }
 
   nonisolated(unsafe) private static var upcalls = cp_upcalls(

@@ -159,6 +159,6 @@ struct Thread: Equatable {
     memory.space.freeStack(record.stack)
     storage.deinitialize(count: 1)
     memory.kmem.free(
-      UnsafeMutableRawPointer(storage), size: Self.size, type: memory.kmem.type(named: Name("thread")))
+      UnsafeMutableRawPointer(storage), size: Self.size, type: memory.kmem.type(named: ShortName("thread")))
   }
 }
