@@ -16,7 +16,7 @@ package struct WaitQueue: ~Copyable {
   private let what: StaticString
   private let kind: WaitKind
 
-  /// Makes a queue. `what` names the event in a list of threads. A queue that an interrupt handler wakes has the kind
+  /// Makes a queue. The list of threads shows the text `what`. A queue that an interrupt handler wakes has the kind
   /// `interrupt`. One that only threads wake must have another kind: while a thread waits for an interrupt, those that
   /// wait for memory are not refused.
   package init(_ what: StaticString, _ kind: WaitKind = .interrupt) {

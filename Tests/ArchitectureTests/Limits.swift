@@ -1,9 +1,9 @@
 /// The most that each rule lets through. A number here may only be lowered.
 enum Limits {
-  static let homemadeWords = 5
+  static let homemadeWords = 0
   static let longSentences = 0
-  static let whoOrWhat = 4
-  static let longFunctions = 7
+  static let whoOrWhat = 0
+  static let longFunctions = 0
   static let unlabelledParameters = 0
   static let undocumentedPublic = 0
   static let modulesNamedLikeAType = 0
@@ -16,17 +16,17 @@ enum Limits {
     "Console": 428,
     "ContiguousMemory": 19,
     "HostMachine": 67,
-    "Kernel": 428,
+    "Kernel": 338,
     "KernelMemory": 20,
     "KernelSpace": 57,
     "Kmem": 290,
     "Magazines": 138,
     "MemoryPrimitives": 113,
     "PageTables": 36,
-    "Paging": 445,
-    "PhysicalMemory": 312,
-    "Vmem": 424,
+    "Paging": 137,
+    "PhysicalMemory": 297,
+    "Vmem": 106,
     "Workloads": 489,
-    "strata": 50,
+    "strata": 49,
   ]
 }

@@ -293,107 +293,15 @@ final class BoundaryTagTests: XCTestCase {
   }
 
   func testTheCheckReportsEachBrokenInvariant() throws {
-    let bench = VmemFixture()
-    let arena = bench.arena(quantum: 16)
-    try arena.add(0...0xffff)
-    try arena.add(0x20000...0x2ffff)
-    let segments = (0..<40).map { _ in arena.alloc(32)! }
-    for segment in segments.prefix(20) where segment % 64 == 0 { arena.free(segment, 32) }
-    let child = bench.arena("child", quantum: 16, source: .arena(arena))
-    let imported = child.alloc(64)!
-    bench.check()
-    let core = arena.state.core.quiet
-    let pool = bench.tags.state.pool.quiet
-    func breaks(_ number: Int, _ damage: () -> Void, _ repair: () -> Void, line: UInt = #line) {
-      damage()
-      let broken = bench.tags.checkInvariants().map { "\($0)" } ?? "none"
-      XCTAssertTrue(broken.hasPrefix("VM-\(number): "), broken, line: line)
-      // The first check may have left marks behind; they go with a tag that is whole again.
-      repair()
-      core.pointee.forEachTag { $0.isMarked = false }
-      child.state.core.quiet.pointee.forEachTag { $0.isMarked = false }
-      if let broken = bench.tags.checkInvariants() { XCTFail("\(broken)", line: line) }
-    }
-    let links = core.pointee.links
-    let busy = links[core.pointee.hash.find(segments[39])]
-    let span = links[core.pointee.firstSpan]
-    let second = links[span.next]
-    let free = links[core.pointee.lists.head[2]]
-    let next = free.next
-    let first = second.nextSegment
-
-    breaks(1, { busy.last -= 16 }, { busy.last += 16 })
-    breaks(1, { busy.kind = .unused }, { busy.kind = .busy })
-    breaks(1, { free.kind = .added }, { free.kind = .free })
-    breaks(1, { span.last += 16 }, { span.last -= 16 })
-    // Of the two neighbours of a free segment, one is called free too.
-    let neighbour = links[free.nextSegment]
-    breaks(2, { neighbour.kind = .free }, { neighbour.kind = .busy })
-    breaks(
-      2,
-      {
-        second.start = 0xfff0
-        links[first].start = 0xfff0
-        core.pointee.total += 0x10010
-      },
-      {
-        second.start = 0x20000
-        links[first].start = 0x20000
-        core.pointee.total -= 0x10010
-      })
-    // The end of the last segment and of its span move together, so the segments still tile it.
-    let end = links[first]
-    breaks(
-      3,
-      {
-        second.last += 8
-        end.last += 8
-      },
-      {
-        second.last -= 8
-        end.last -= 8
-      })
-    breaks(4, { core.pointee.lists.words[1] ^= 2 }, { core.pointee.lists.words[1] ^= 2 })
-    breaks(4, { core.pointee.lists.summary ^= 4 }, { core.pointee.lists.summary ^= 4 })
-    breaks(4, { free.next = .none }, { free.next = next })
-    let position = core.pointee.hash.findForRemoval(segments[39])!
-    breaks(
-      5,
-      {
-        core.pointee.hash.remove(position)
-        core.pointee.hash.count += 1
-      },
-      {
-        core.pointee.hash.count -= 1
-        core.pointee.hash.insert(position.link)
-      })
-    breaks(6, { core.pointee.allocated += 16 }, { core.pointee.allocated -= 16 })
-    breaks(6, { core.pointee.total += 16 }, { core.pointee.total -= 16 })
-    breaks(6, { core.pointee.spans += 1 }, { core.pointee.spans -= 1 })
-    breaks(6, { core.pointee.lists.count += 1 }, { core.pointee.lists.count -= 1 })
-    breaks(6, { core.pointee.hash.count += 1 }, { core.pointee.hash.count -= 1 })
-    _ = arena.size(.largestFree)
-    breaks(6, { core.pointee.lists.largest -= 16 }, { core.pointee.lists.largest += 16 })
-    // An added span whose one segment is free would break no invariant if it were imported, but one.
-    let spare = bench.arena("spare", quantum: 16)
-    try spare.add(0...0xff)
-    let spareCore = spare.state.core.quiet
-    let spareSpan = spareCore.pointee.links[spareCore.pointee.firstSpan]
-    breaks(
-      7, { spareSpan.kind = .imported },
-      {
-        spareSpan.kind = .added
-        spareCore.pointee.forEachTag { $0.isMarked = false }
-      })
-    breaks(8, { core.pointee.spares.hidden += 1 }, { core.pointee.spares.hidden -= 1 })
-    breaks(8, { core.pointee.spares.count += 1 }, { core.pointee.spares.count -= 1 })
-    breaks(8, { pool.pointee.free -= 1 }, { pool.pointee.free += 1 })
-    var walker = ArenaCore.Walker()
-    withUnsafeMutablePointer(to: &walker) { walker in
-      breaks(9, { core.pointee.register(walker) }, { core.pointee.unregister(walker) })
-    }
-    child.free(imported, 64)
-    bench.check()
+    let damaged = try DamagedArenas()
+    damaged.breakSegments()
+    damaged.breakSpans()
+    damaged.breakListsAndHash()
+    damaged.breakCounts()
+    try damaged.breakImports()
+    damaged.breakTagCounts()
+    damaged.leaveWalker()
+    damaged.finish()
   }
 
   func testStatisticsAreSums() throws {

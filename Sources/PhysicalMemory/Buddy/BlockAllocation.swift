@@ -144,7 +144,7 @@ extension FrameAllocator {
   /// Frees frames: all or part of the frames of one or several requests, in any order and parts. A step a frame, and up
   /// to 18 merges for each aligned part. Reports a fault, and frees nothing, if a frame is free, not memory,
   /// permanent, or used by more than its one wire.
-  package func free(_ run: FrameRun) {
+  public func free(_ run: FrameRun) {
     let first = run.first.rawValue
     guard run.count > .zero, run.count.rawValue <= UInt64(FrameNumber.limit - first) else {
       var fault = FaultReport(
@@ -173,7 +173,7 @@ extension FrameAllocator {
   }
 
   /// Frees 2^`order` frames.
-  package func free(_ first: FrameNumber, _ order: BlockOrder) {
+  public func free(_ first: FrameNumber, _ order: BlockOrder) {
     guard order <= .highest else {
       var fault = FaultReport(
         .wrongSize, "a block of an order above 18 was freed", UInt64(first.rawValue), .frame)

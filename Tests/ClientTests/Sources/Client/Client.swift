@@ -4,7 +4,7 @@
 import HostMachine
 import KernelMemory
 
-/// What the client expected and did not get.
+/// A result other than the one that the client expected.
 struct Unexpected: Error {
   var what: String
 }
