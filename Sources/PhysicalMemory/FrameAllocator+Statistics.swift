@@ -50,41 +50,21 @@ extension FrameAllocator {
 
   private func registerRequests(in statistics: Statistics) {
     func counter(_ name: StaticString, _ about: StaticString, _ read: @escaping Reader) {
-      addCounter(name, about, to: statistics, read)
+      statistics.add(
+        Statistic(name, .requests, .counter, about, context: UnsafeMutableRawPointer(state), read: read))
     }
     counter("vm.allocations", "blocks and single frames allocated") {
-      Self($0).state.pointee.events.pointee.allocations.value
+      Self($0).events.pointee.allocations.value
     }
-    counter("vm.frees", "frees of frames of one pageblock and role") {
-      Self($0).state.pointee.events.pointee.frees.value
-    }
-    counter("vm.failures", "requests refused, without runs") {
-      Self($0).state.pointee.events.pointee.failures.value
-    }
-    counter("vm.runs", "runs allocated") { Self($0).state.pointee.events.pointee.runs.value }
-    counter("vm.run_failures", "runs refused") { Self($0).state.pointee.events.pointee.runFailures.value }
-    counter("vm.run_steps", "steps of searches for runs") {
-      Self($0).state.pointee.events.pointee.runSteps.value
-    }
-    counter("vm.waits", "requests that waited for memory") {
-      Self($0).state.pointee.events.pointee.waits.value
-    }
-    counter("vm.reactivations", "cached pages reactivated") {
-      Self($0).state.pointee.events.pointee.reactivations.value
-    }
-    counter("vm.isolations", "runs isolated to be emptied") {
-      Self($0).state.pointee.events.pointee.isolations.value
-    }
-    counter("vm.isolated", "frames captured in isolated runs") {
-      Self($0).state.pointee.events.pointee.captures.value
-    }
-  }
-
-  private func addCounter(
-    _ name: StaticString, _ about: StaticString, to statistics: Statistics, _ read: @escaping Reader
-  ) {
-    statistics.add(
-      Statistic(name, .requests, .counter, about, context: UnsafeMutableRawPointer(state), read: read))
+    counter("vm.frees", "frees of frames of one pageblock and role") { Self($0).events.pointee.frees.value }
+    counter("vm.failures", "requests refused, without runs") { Self($0).events.pointee.failures.value }
+    counter("vm.runs", "runs allocated") { Self($0).events.pointee.runs.value }
+    counter("vm.run_failures", "runs refused") { Self($0).events.pointee.runFailures.value }
+    counter("vm.run_steps", "steps of searches for runs") { Self($0).events.pointee.runSteps.value }
+    counter("vm.waits", "requests that waited for memory") { Self($0).events.pointee.waits.value }
+    counter("vm.reactivations", "cached pages reactivated") { Self($0).events.pointee.reactivations.value }
+    counter("vm.isolations", "runs isolated to be emptied") { Self($0).events.pointee.isolations.value }
+    counter("vm.isolated", "frames captured in isolated runs") { Self($0).events.pointee.captures.value }
   }
 
   private func setReserve(_ pages: UInt64, _ priority: AllocationPriority) -> Bool {

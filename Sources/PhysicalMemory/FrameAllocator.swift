@@ -159,6 +159,7 @@ public struct FrameAllocator {
   package var machine: Machine { state.pointee.machine }
   /// The records and counts, for searches that take no lock.
   @inline(__always) package var table: FrameTable { state.pointee.table }
+  var events: UnsafeMutablePointer<FrameEvents> { state.pointee.events }
   @inline(always) var domain: Locked<FrameDomain> { _read { yield state.pointee.domain } }
   /// The map without permanent frames: sorted runs.
   var spans: UnsafeBufferPointer<FrameSpan> { state.pointee.spans }

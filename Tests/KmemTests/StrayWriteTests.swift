@@ -504,7 +504,8 @@ final class StrayWriteTests: XCTestCase {
       for cache in caches { cache.setAudit(.on) }
       allocate(60 << 10)
       for cache in caches { cache.setAudit(.off) }
-      free(70)
+      // Of the largest shape a cache has 52 objects: enough of them stay for any seed.
+      free(shape.size <= 4096 ? 70 : 50)
       for cache in caches { cache.drain() }
       // No two free frames lie side by side, so a new slab has one frame.
       var frames: [FrameNumber] = []

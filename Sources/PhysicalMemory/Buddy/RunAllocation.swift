@@ -230,14 +230,14 @@ extension FrameAllocator {
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     var held = domain.acquire()
     guard let first = find(request, priority, &held) else {
-      state.pointee.events.pointee.runFailures.add()
+      events.pointee.runFailures.add()
       held.release()
       throw .noMemory
     }
     let end = first + request.count
     held.value.detach(first, end)
     account(first, end, role, &held)
-    state.pointee.events.pointee.runs.add()
+    events.pointee.runs.add()
     held.release()
     table.stamp(first, end, role)
     checkLowMemory()
@@ -316,7 +316,7 @@ extension FrameAllocator {
       }
       if held.value.step(&walk) == .extended && body(walk.at, walk.end) == .enough { break }
     }
-    state.pointee.events.pointee.runSteps.add(counted)
+    events.pointee.runSteps.add(counted)
   }
 
   /// Pageblocks that are counted in one hold of the lock: 12 instructions each.
