@@ -8,7 +8,9 @@ extension ContiguousAllocator {
   /// Finds the longest run that could be emptied, free frames included; nil when every frame in that range is unmovable. A
   /// step a pageblock, and a read of the frames of a pageblock that could have a longer one. Takes no lock.
   package func longestEmptiableRun(where constraints: RunConstraints = RunConstraints()) -> FrameRun? {
-    search { $0.longestEmptiableRun(low: constraints.low, high: constraints.high) }
+    // Not counted: `vm.search_steps` are steps of the searches that `vm.searches` counts.
+    var search = RunSearch(physical)
+    return search.longestEmptiableRun(low: constraints.low, high: constraints.high)
   }
 
   /// Finds the run that is the cheapest to empty for a request, and has no frame of the runs in `tried`.

@@ -9,13 +9,13 @@ public struct BlockDevice {
   /// Pages that the device has.
   public let pageCount: PageCount
   let context: UnsafeMutableRawPointer?
-  let submitting: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutablePointer<cp_block_request>) -> Void
+  let submitting: @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
 
   /// Makes a device. `submit` accepts a request and returns before it is done. It never fails; `done` reports a failure.
   public init(
     _ name: ShortName, pages: PageCount, _ context: UnsafeMutableRawPointer?,
     submit:
-      @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutablePointer<cp_block_request>) -> Void
+      @escaping @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
   ) {
     self.name = name
     pageCount = pages
@@ -24,7 +24,7 @@ public struct BlockDevice {
   }
 
   /// Submits a request. No spin lock may be held.
-  package func submit(_ request: UnsafeMutablePointer<cp_block_request>) {
+  package func submit(_ request: BlockRequest) {
     assert(holdsNoSpinLock(), "a request to a device with a spin lock held")
     submitting(context, request)
   }

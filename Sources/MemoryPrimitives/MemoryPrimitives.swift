@@ -6,7 +6,7 @@
 // off (SpinLock.swift), a sleeping lock (SleepLock.swift) and plain data behind a spin lock (Locked.swift). A wait queue
 // (WaitQueue.swift) is the one primitive for waiting. `Machine` has the direct map and the upcalls to the executive.
 // Intrusive lists (IntrusiveList.swift) and layouts (StorageLayout.swift) need no allocator, nor do names and lines of
-// text (Name.swift, Line.swift). The registry of statistics, the failure log, fault reports and fault injection are the
+// text (ShortName.swift, Line.swift). The registry of statistics, the failure log, fault reports and fault injection are the
 // same for every layer.
 //
 // INVARIANTS

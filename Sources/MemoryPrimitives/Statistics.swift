@@ -99,10 +99,15 @@ public struct Statistics {
     return rows[index]
   }
 
+  /// Returns the row called `name`, or nil. One pass over the rows.
+  public func row(named name: StaticString) -> Statistic? {
+    for index in 0..<count where rows[index].name.isSame(as: name) { return rows[index] }
+    return nil
+  }
+
   /// Computes the value of the row called `name`; nil when there is none. One pass over the rows.
   public func value(of name: StaticString) -> UInt64? {
-    for index in 0..<count where rows[index].name.isSame(as: name) { return rows[index].value }
-    return nil
+    row(named: name)?.value
   }
 }
 

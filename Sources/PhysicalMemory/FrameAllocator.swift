@@ -32,8 +32,8 @@
 //
 // LOCKS
 //   One spin lock (rank `physicalDomain`) guards the `FrameDomain`, the counts of pageblocks and sections, and links and
-//   marks of free blocks. It is held for at most one pageblock's worth of work (about 5000 instructions; a block of
-//   1 GiB is accounted in 512 steps of 12). Longer work releases it between steps, and waiters are woken without it.
+//   marks of free blocks. It is held for one pageblock's worth of work at most: 8000 instructions to make records valid;
+//   a dozen steps, one pageblock and one extent in a search (RunAllocation); 512 steps of 12 to account a block of 1 GiB. Longer work releases it between steps, and waiters are woken without it.
 //   Frames that are being allocated or freed belong to their owner, who writes their records without the lock. A free
 //   claims each frame by compare-and-swap first ("wired once" to "xbusy"), so one of two racing frees of a frame is
 //   reported. A caller may hold the lock of an address map or an object in calls for single pages: nothing here
@@ -222,9 +222,6 @@ public struct FrameAllocator {
   }
 
   // MARK: Frame sources
-
-  /// Single frames with the role `pageTable`.
-  package var frameSource: FrameSource { frameSource(role: .pageTable) }
 
   /// Returns a source of single frames with `role`, allocated at `priority`. It logs no refusal: the requester of a
   /// mapping logs that.

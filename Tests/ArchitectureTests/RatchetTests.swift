@@ -40,9 +40,11 @@ final class RatchetTests: XCTestCase {
   static let words: Set<String> = [
     "law", "laws", "floor", "floors", "seam", "seams", "house", "piece", "pieces", "stretch", "stretches",
     "spot", "spots", "glance", "glances", "hopeless", "patience", "whoever", "nobody", "somebody",
-    "meanwhile",
+    "meanwhile", "alarm", "alarms",
   ]
-  static let phrases = ["to be had", "in vain", "put by"]
+  static let phrases = [
+    "to be had", "in vain", "put by", "given up", "steps aside", "stands aside", "stand aside", "taken back",
+  ]
 
   func testHomemadeWordsBecomeFewer() throws {
     var hits: [Hit] = []

@@ -237,7 +237,7 @@ final class ContiguousThreadsTests: XCTestCase {
     system.check()
   }
 
-  /// A block of more frames than the daemon leaves free of itself: it gives up as many as that takes.
+  /// A block of more frames than the daemon leaves free of itself: it frees as many as that takes.
   func testServicesMakeRoomForAThreadThatWaitsForManyFrames() throws {
     let bed = try Bed(frames: 400, cores: 1, .threads)
     let system = bed.system

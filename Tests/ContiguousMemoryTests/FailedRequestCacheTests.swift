@@ -174,7 +174,7 @@ final class FailedRequestCacheTests: XCTestCase {
     XCTAssertTrue(memory.hasFailedRecently(count, RunConstraints()), "99 frames")
     unwirePage(memory, 1050)
     XCTAssertFalse(memory.hasFailedRecently(count, RunConstraints()), "149 frames")
-    // An isolation that is given up.
+    // An isolation that is abandoned.
     let isolation = try memory.isolated(
       FrameRun(first: FrameNumber(1001), count: PageCount(UInt64(48))), priority: .interrupt)
     wirePage(memory, 1050)

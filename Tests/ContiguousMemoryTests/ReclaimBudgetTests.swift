@@ -212,7 +212,7 @@ final class ReclaimBudgetTests: XCTestCase {
     case .success(let run):
       tally.granted += 1
       if isBegunForHeldPages(forecast) && steps.isolated.count > 0 {
-        // The pages that it wrote in vain freed frames, and these pay for another run.
+        // The pages that it wrote for the first run freed frames, which pay for another one.
         XCTAssertEqual(steps.abandoned, steps.isolated.dropLast(), "\(note) \(steps.names)")
         XCTAssertGreaterThan(steps.written, 0, note)
         system.checkGranted(run, request, note)

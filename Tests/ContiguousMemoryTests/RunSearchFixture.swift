@@ -12,6 +12,16 @@ func steps(_ memory: FrameAllocator, _ body: (inout RunSearch) -> Void) -> UInt6
   return search.steps
 }
 
+extension RunSearch {
+  /// The cheapest run when each page to be moved or written costs 1, and a busy or held one 8.
+  mutating func candidate(
+    run count: PageCount, where constraints: RunConstraints = RunConstraints(),
+    excluding: ExcludedRuns = ExcludedRuns()
+  ) -> Answer {
+    candidate(run: count, where: constraints, excluding: excluding, at: PagesInTheWay())
+  }
+}
+
 extension FrameAllocator {
   func candidate(
     run count: PageCount, where constraints: RunConstraints = RunConstraints(),

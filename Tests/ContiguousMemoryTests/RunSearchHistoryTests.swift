@@ -97,6 +97,8 @@ final class RunSearchHistoryTests: XCTestCase {
       return wrong
     }
     let end = try XCTUnwrap(history)
+    XCTAssertGreaterThan(end.best, 0)
+    XCTAssertGreaterThan(end.refused, 0, "the cache refused nothing")
     print("\(end.best) of \(end.searched) candidates were the cheapest")
     print("\(end.refused) of \(end.asked) failed requests were refused by the cache")
   }

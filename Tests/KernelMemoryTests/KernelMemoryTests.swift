@@ -219,7 +219,7 @@ final class KernelMemoryTests: XCTestCase {
     }
     system.giveBack(frames)
     for object in objects { system.kmem.free(object, size: ByteCount(3000), type: type) }
-    // A module can be given up; the image can't.
+    // A module can be freed; the image can't.
     let free = system.physical.freeCount
     system.physical.free(FrameRun(first: FrameNumber(UInt32(22 * m >> 12)), count: PageCount(256)))
     XCTAssertEqual(system.physical.count(.bootModule), PageCount(4 * 256 + 1))

@@ -371,7 +371,7 @@ final class PageFaultTests: XCTestCase {
     XCTAssertEqual(disk.readCount, 40)
     XCTAssertEqual(system.paging.figures.zeroFills, 0)
     system.check()
-    // Clean ones are given up as they are, and are cached.
+    // Clean ones are reclaimed as they are, and are cached.
     XCTAssertEqual(system.launderAll().written, .zero)
     XCTAssertEqual(system.place(area, 0).place, .cached)
     try system.fill(area)

@@ -31,13 +31,13 @@ final class PagingFreeBSDLogTests: XCTestCase {
     XCTAssertEqual(UInt64(taken.count), free, "cached pages were passed over")
     XCTAssertEqual(system.physical.cachedCount, .zero)
     XCTAssertEqual(queued(), queues, "a cached page is in a queue again")
-    // A daemon with nothing to give up looks at nothing.
+    // A daemon with nothing to reclaim looks at nothing.
     for _ in 0..<10 { XCTAssertTrue(system.paging.runDaemon().isFruitless) }
     XCTAssertEqual(system.paging.figures.scanned, scanned)
     XCTAssertEqual(queued(), queues)
     XCTAssertEqual(system.paging.figures.reactivations, 0)
     system.giveBack(taken)
-    // More pages than frames, which are read in turn: each page that is given up costs a few looks, and stays given up.
+    // More pages than frames, which are read in turn: each page that is reclaimed costs a few inspections, and stays reclaimed.
     let second = try system.area(500)
     try system.fill(second)
     for _ in 0..<3 { try system.verify(second) }

@@ -13,7 +13,7 @@ import XCTest
 final class PagingWakingTests: XCTestCase {
   // MARK: One thread, with the other's part done in its sleep
 
-  /// All that could be given up is in the hands of another thread's laundry run: a fault waits for it to end.
+  /// All pages that could be reclaimed are in the hands of another thread's laundry run: a fault waits for it to end.
   func testTheEndOfALaundryRunWakesAFaultThatWaitsForIt() throws {
     let system = try TestSystem(runs: [(256, 160)], swap: 64)
     try system.physical.setReserve(.zero, for: .normal)

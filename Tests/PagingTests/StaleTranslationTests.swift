@@ -285,8 +285,8 @@ final class StaleTranslationTests: XCTestCase {
     }
   }
 
-  /// A range is taken back, and another is mapped at its address, while a second thread waits to take the first one
-  /// back: that is reported, and the other one stays.
+  /// A range is unmapped, and another is mapped at its address, while a second thread waits to unmap the first
+  /// one: that is reported, and the other one stays.
   func testAnUnmapThatWaitsTakesNoOtherRange() throws {
     let system = try TestSystem(processors: 2)
     let area = try system.area(4)

@@ -36,7 +36,7 @@ final class WiringTests: XCTestCase {
         system.physical.pageblockCounts(at: frames[Int(page)])?.unmovable.rawValue ?? 0 > 0, true)
     }
     system.check()
-    // Neither written out, nor moved, nor given up, whatever memory is short of.
+    // Neither written out, nor moved, nor reclaimed, whatever memory is short of.
     let faults = system.paging.figures.faults
     system.swapDisk.discardHistory()
     system.launderAll()

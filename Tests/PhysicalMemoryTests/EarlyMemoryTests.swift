@@ -48,7 +48,7 @@ final class EarlyMemoryTests: XCTestCase {
     try system.open()
     let before = system.memory.freeCount
     XCTAssertEqual(system.memory.count(.pageTable), .one)
-    system.memory.frameSource.free(frame)
+    system.memory.frameSource(role: .pageTable).free(frame)
     XCTAssertEqual(system.memory.freeCount, before + .one)
     system.check()
   }

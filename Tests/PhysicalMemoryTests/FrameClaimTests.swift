@@ -75,7 +75,7 @@ final class FrameClaimTests: XCTestCase {
     system.check()
   }
 
-  /// A page is asked for again while it is given up: it is no longer its object's, or it is free and cached.
+  /// A page is asked for again while it is freed: it is no longer its object's, or it is free and cached.
   func testAPageIsReactivatedInTheMiddleOfItsFree() throws {
     let model = try PageModel(FrameAllocatorFixture(frames: [(256, 900)]))
     let memory = model.memory

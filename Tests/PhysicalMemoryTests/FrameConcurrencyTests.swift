@@ -149,7 +149,7 @@ final class FrameConcurrencyTests: XCTestCase {
     system.check()
   }
 
-  func testAWaiterThatCannotBeServedStepsAsideForAWhile() throws {
+  func testAWaiterThatCannotBeServedIsParkedForAWhile() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     nonisolated(unsafe) var frames: [FrameNumber] = []
@@ -197,7 +197,7 @@ final class FrameConcurrencyTests: XCTestCase {
   }
 
   /// A parked waiter need not be served: its deadline passes.
-  func testAWaiterThatStepsAsideLeavesAtItsDeadline() throws {
+  func testAParkedWaiterLeavesAtItsDeadline() throws {
     let system = try FrameAllocatorFixture(frames: [(256, 600)])
     let memory = system.memory!
     while (try? memory.allocate(BlockOrder(0), role: .wired)) != nil {}

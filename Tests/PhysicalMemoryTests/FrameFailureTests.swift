@@ -18,7 +18,10 @@ final class FrameFailureTests: XCTestCase {
       ),
       ("run", { _ = try memory.allocate(run: PageCount(UInt64(30)), role: .wired) }),
       ("given frame", { try memory.allocate(frame: FrameNumber(700), role: .wired) }),
-      ("source", { if memory.frameSource.allocate() == nil { throw PhysicalMemoryError.noMemory } }),
+      (
+        "source",
+        { if memory.frameSource(role: .pageTable).allocate() == nil { throw PhysicalMemoryError.noMemory } }
+      ),
       (
         "single frames",
         {

@@ -61,7 +61,7 @@ final class FrameWaitingTests: XCTestCase {
   }
 
   /// One thread holds a lock and waits for memory, another waits for the lock, a third for memory as well: the first is
-  /// refused and lets go of what it has, and the others have their turn.
+  /// refused and frees what it has, and the others have their turn.
   func testOfThreadsThatNoProcessorCanWakeOneThatWaitsForMemoryIsRefused() throws {
     let bed = try Bed(processors: 3)
     let lock = UnsafeMutablePointer<SleepLock>.allocate(capacity: 1)
@@ -131,7 +131,7 @@ final class FrameWaitingTests: XCTestCase {
     bed.close()
   }
 
-  /// The first in line wants more than is free, the one behind it does not: when the first leaves, its time being up, the
+  /// The first waiter wants more than is free, the one behind it does not: when the first leaves, its time being up, the
   /// other has its turn.
   func testAWaiterThatLeavesTheQueueWakesTheNext() throws {
     let bed = try Bed(processors: 3, free: 4)
@@ -166,8 +166,8 @@ final class FrameWaitingTests: XCTestCase {
     bed.close()
   }
 
-  /// When the first in line stands aside, the one behind it has its turn; and the first, too, once there is enough.
-  func testAWaiterThatStepsAsideWakesTheNext() throws {
+  /// When the first waiter is parked, the one behind it has its turn; and the first, too, once there is enough.
+  func testAParkedWaiterWakesTheNext() throws {
     let bed = try Bed(processors: 3, free: 4)
     bed.host.onThreads(3) { index in
       switch index {
@@ -226,8 +226,8 @@ final class FrameWaitingTests: XCTestCase {
     XCTAssertGreaterThan(moments, 1)
   }
 
-  /// The alarm is raised between the daemon's look at it and its sleep.
-  func testAnAlarmThatIsRaisedBeforeTheSleepIsHeard() throws {
+  /// The low-memory notification comes between the daemon's check and its sleep.
+  func testANotificationBeforeTheSleepIsReceived() throws {
     for shortage in [Shortage.few, .awaited] {
       let system = try FrameAllocatorFixture(frames: [(256, 600)])
       let memory = system.memory!
@@ -245,12 +245,12 @@ final class FrameWaitingTests: XCTestCase {
       system.host.withClaims(.unlocked, handler: raise) { isHeard = memory.awaitLowMemory(shortage) }
       XCTAssertEqual(raises, 1)
       XCTAssertTrue(isHeard)
-      XCTAssertEqual(sleeps, 0, "asleep beside an alarm")
+      XCTAssertEqual(sleeps, 0, "asleep beside a notification")
     }
   }
 
-  /// The alarm wakes a listener that sleeps.
-  func testTheAlarmWakesItsListener() throws {
+  /// The low-memory notification wakes a thread that waits for it.
+  func testTheNotificationWakesItsWaiter() throws {
     for shortage in [Shortage.few, .awaited] {
       let system = try FrameAllocatorFixture(frames: [(256, 600)])
       let memory = system.memory!
@@ -265,7 +265,7 @@ final class FrameWaitingTests: XCTestCase {
     }
   }
 
-  /// A cached page is a free frame like any other: it is not taken back before those that wait.
+  /// A cached page is a free frame like any other: it is not reactivated before waiting requests are served.
   func testAReactivationDoesNotOvertakeAThreadThatWaits() throws {
     let model = try PageModel(FrameAllocatorFixture(frames: [(256, 900)]))
     let memory = model.memory

@@ -117,7 +117,7 @@ final class IsolationTests: XCTestCase {
 
   /// Free blocks of every size among frames in use, cached pages among them, and runs that begin and end inside of
   /// blocks: exactly the free frames of the run are captured.
-  func testEachKindOfBlockerIsNamed() throws {
+  func testExactlyTheFreeFramesAreCaptured() throws {
     let seed = historySeed(62)
     var random = SeededRandom(seed: seed)
     let model = try PageModel(open([(256, 3000)]))

@@ -108,20 +108,10 @@ struct RunSearch {
     case never
   }
 
-  /// Finds the cheapest run to empty that satisfies `where` and has no frame of the runs in `excluding`. Each page to be
-  /// moved or written costs 1, a busy or held one 8; of two runs of one price the one with fewer dirty pages is
-  /// preferred. Costs: see the head of RunSearch.swift; for a run of whole pageblocks a step for each pageblock in the
-  /// range.
-  mutating func candidate(
-    run count: PageCount, where constraints: RunConstraints = RunConstraints(),
-    excluding: ExcludedRuns = ExcludedRuns()
-  ) -> Answer {
-    candidate(run: count, where: constraints, excluding: excluding, at: PagesInTheWay())
-  }
-
-  /// Finds the cheapest run by the prices of `pricing`: a run without unmovable frames before any with some, whatever its
-  /// price. Where no start that counts have led to can be emptied, and another might, the search compares all runs in the
-  /// range, except those that the prices rule out: whether one can be emptied is exact.
+  /// Finds the cheapest run that satisfies `where` and has no frame of the runs in `excluding`, by the prices of `pricing`:
+  /// a run without unmovable frames before any with some, whatever its price. Where no start that counts have led to can be emptied, and another might, the search compares all runs in the
+  /// range, except those that the prices rule out: whether one can be emptied is exact. Costs: see the head of
+  /// RunSearch.swift; for a run of whole pageblocks a step for each pageblock in the range.
   mutating func candidate<Pricing: RunPricing>(
     run count: PageCount, where constraints: RunConstraints, excluding: ExcludedRuns, at pricing: Pricing
   ) -> Answer {

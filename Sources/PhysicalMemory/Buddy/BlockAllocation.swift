@@ -72,7 +72,10 @@ extension FrameAllocator {
   ) throws(PhysicalMemoryError) {
     checkUse(role)
     let number = frame.rawValue
-    if machine.failsHere(.physicalMemory) { throw .noMemory }
+    if machine.failsHere(.physicalMemory) {
+      logRefusal(.frame, .one, for: role, priority)
+      throw .noMemory
+    }
     let refusal: PhysicalMemoryError? = domain.withLock { domain in
       let isFree = domain.block(holding: number) != nil
       guard isFree, domain.isNext(.none, priority), domain.admits(1, priority) else {

@@ -67,7 +67,7 @@ struct FailedRequests {
   static var capacity: Int { 8 }
 
   /// Enters a request into the slot of the same request, else into a free slot, else in place of the oldest. `number` is
-  /// higher than that of any other entry.
+  /// the latest of all; ages are differences of numbers, which may wrap.
   mutating func enter(_ request: RunRequest, number: UInt32) -> FailedRequest {
     var slot = 0
     var oldest: UInt32 = 0

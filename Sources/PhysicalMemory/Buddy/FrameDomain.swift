@@ -66,7 +66,7 @@ struct FrameDomain: ~Copyable {
     count <= available(to: priority)
   }
 
-  /// A number that no failed request in the table has.
+  /// The next number for an isolation or a failed request: one that no recent one has.
   mutating func nextNumber() -> UInt32 {
     lastNumber &+= 1
     if lastNumber == 0 { lastNumber = 1 }

@@ -241,9 +241,6 @@ private struct Marks {
   private func set(_ reserve: PageCount, _ target: PageCount) {
     // Both zero and the values before can be set.
     _ = try? memory.physical.setReserve(reserve, for: .normal)
-    let name = ShortName("vm.free_target")
-    for i in 0..<memory.statistics.count where ShortName(memory.statistics[i].name) == name {
-      _ = memory.statistics[i].set(target.rawValue)
-    }
+    _ = memory.statistics.row(named: "vm.free_target")?.set(target.rawValue)
   }
 }
