@@ -8,9 +8,9 @@
 import CPlatform
 
 /// One processor's part in an invalidation.
-package enum Invalidation {
+@usableFromInline package enum Invalidation {
   /// Up to so many pages are invalidated one by one; for more, all translations are.
-  package static var pageLimit: UInt64 { 64 }
+  @usableFromInline package static var pageLimit: UInt64 { 64 }
 
   /// Calls `invalidatePage` with the address of every page of `runs`, or `invalidateAll` once.
   @inline(always) package static func carryOut(
@@ -24,7 +24,7 @@ package enum Invalidation {
 
   /// Whether all runs together have at most `pageLimit` pages. The sum may not wrap: a few runs of `CP_ALL_PAGES` and
   /// more would add up to few pages.
-  @inline(always) private static func isSmall(_ runs: UnsafeBufferPointer<cp_page_run>) -> Bool {
+  @inline(always) package static func isSmall(_ runs: UnsafeBufferPointer<cp_page_run>) -> Bool {
     var left = pageLimit
     for run in runs {
       guard run.count <= left else { return false }

@@ -22,7 +22,7 @@ import Builtin
 extension Cell: @unchecked Sendable where Value: ~Copyable {}
 
 /// A value behind a spin lock, with interrupts off while it is reached.
-package struct Locked<Value: ~Copyable>: ~Copyable {
+@usableFromInline package struct Locked<Value: ~Copyable>: ~Copyable {
   @usableFromInline let lock: SpinLock
   @usableFromInline let cell: Cell<Value>
 

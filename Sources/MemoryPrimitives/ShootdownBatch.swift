@@ -8,7 +8,7 @@
 import CPlatform
 
 /// Up to 32 runs of pages to be invalidated: a plain value of the code that changes translations.
-package struct ShootdownBatch {
+@usableFromInline package struct ShootdownBatch {
   /// The most runs that it holds.
   @inlinable package static var capacity: Int { 32 }
 

@@ -6,7 +6,7 @@
 // sleep is refused.
 
 /// The choice among threads that all sleep without a deadline: `add` each of them once.
-package struct StuckSleepers<Sleeper> {
+@usableFromInline package struct StuckSleepers<Sleeper> {
   @usableFromInline var mayBeInterrupted = false
   @usableFromInline var oldest: (sleeper: Sleeper, since: UInt64)?
 

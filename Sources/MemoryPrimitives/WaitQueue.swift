@@ -8,7 +8,7 @@ import CPlatform
 import Synchronization
 
 /// The kind of event that a sleeper waits for.
-package typealias WaitKind = cp_wait_kind
+@usableFromInline package typealias WaitKind = cp_wait_kind
 
 /// A queue of sleepers. Lives in place; no thread may sleep on it when its memory is released.
 package struct WaitQueue: ~Copyable {

@@ -9,9 +9,9 @@ import MemoryPrimitives
 import Synchronization
 
 /// A page of a device, by its number.
-package struct DevicePage: Equatable, Comparable, Sendable {
+@usableFromInline package struct DevicePage: Equatable, Comparable, Sendable {
   /// The number of the page.
-  package var rawValue: UInt64
+  @usableFromInline package var rawValue: UInt64
   /// The page with that number.
   @inline(always) package init(_ rawValue: UInt64) { self.rawValue = rawValue }
   @inline(always) package static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }

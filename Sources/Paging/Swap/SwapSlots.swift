@@ -26,11 +26,11 @@ import MemoryPrimitives
 }
 
 /// Slots that follow each other, 1 to 32.
-package struct SlotRun: Equatable, Sendable {
+@usableFromInline package struct SlotRun: Equatable, Sendable {
   /// The first slot.
-  package var first: SwapSlot
+  @usableFromInline package var first: SwapSlot
   /// The number of slots.
-  package var count: PageCount
+  @usableFromInline package var count: PageCount
   /// The run of `count` slots from `first` on.
   @inline(always) package init(first: SwapSlot, count: PageCount) {
     self.first = first

@@ -9,7 +9,7 @@ import Kmem
 import MemoryPrimitives
 
 /// An allocator of objects that a bench drives.
-package protocol BenchAllocator {
+@usableFromInline package protocol BenchAllocator {
   /// An object of `size` bytes; a benchmark ends the process when there is none.
   func allocate(_ size: UInt64) -> UnsafeMutableRawPointer
   /// Frees an object that `allocate` returned for the same size.

@@ -44,7 +44,7 @@ import MemoryPrimitives
 }
 
 /// The bodies. Each is inlined into its caller, with the size that the caller writes there.
-package enum ObjectBench {
+@usableFromInline package enum ObjectBench {
   /// `count` times an allocation of `size` bytes and a free.
   @inline(always)
   package static func pairs<A: BenchAllocator>(_ allocator: A, _ size: UInt64, _ count: Int) {

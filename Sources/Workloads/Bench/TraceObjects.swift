@@ -10,7 +10,7 @@ import MemoryPrimitives
 /// One event: an allocation of `size` bytes, or a free of them.
 @frozen @usableFromInline package struct TraceObjectEvent {
   /// The number of the object.
-  package var identity: UInt32
+  @usableFromInline package var identity: UInt32
   /// The high bit marks a free.
   @usableFromInline var word: UInt32
 
@@ -26,9 +26,9 @@ import MemoryPrimitives
 }
 
 /// The events of a trace, unpacked, in memory of the caller.
-package struct TraceObjects {
+@usableFromInline package struct TraceObjects {
   /// The events, of which `count` are valid.
-  package let events: UnsafeMutableBufferPointer<TraceObjectEvent>
+  @usableFromInline package let events: UnsafeMutableBufferPointer<TraceObjectEvent>
   /// Object identities of the trace.
   package let identities: Int
   /// The number of events until the peak of live bytes.
