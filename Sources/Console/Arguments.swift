@@ -116,13 +116,26 @@ struct Arguments {
   }
 
   /// Throws an error at the first word that the command has not read.
-  func end(_ usage: StaticString) throws(CommandError) {
+  func end() throws(CommandError) {
     for index in 0..<count where !isTaken(index) {
       let word = self[index]
       if let twice = takenBefore(word) { throw console.refuse(word, "\(twice) is given twice") }
-      throw console.refuse(word, "not understood here; usage: \(usage)")
+      throw notUnderstood(word)
     }
   }
+
+  /// The error for a word that the command does not take.
+  func notUnderstood(_ word: Word) -> CommandError {
+    let description = console.state.pointee.command.description
+    // A caret and a long usage don't fit one line.
+    guard description.usage.utf8CodeUnitCount <= 40 else {
+      return console.refuse(word, "not understood here; usage: help \(description.name)")
+    }
+    return console.refuse(word, "not understood here; usage: \(description.usage)")
+  }
+
+  /// The usage of the command that reads these words.
+  var usage: StaticString { console.state.pointee.command.description.usage }
 
   /// The name in a `NAME=VALUE`, when another with that name was read before.
   private func takenBefore(_ word: Word) -> Line? {
@@ -142,10 +155,8 @@ struct Arguments {
 
   /// The error for a missing word: the question, unless a word was typed that looks like a flag, as a negative number
   /// does. Then the error points at that word.
-  func missing(_ question: Line, _ usage: StaticString) -> CommandError {
-    for index in 0..<count where !isTaken(index) && isFlag(self[index]) {
-      return console.refuse(self[index], "not understood here; usage: \(usage)")
-    }
+  func missing(_ question: Line) -> CommandError {
+    for index in 0..<count where !isTaken(index) && isFlag(self[index]) { return notUnderstood(self[index]) }
     return console.refuse(question)
   }
 

@@ -1,6 +1,7 @@
 // The console's view of the executive below it: processors, threads, waits for locks, the watchdog.
 
 import CPlatform
+import MemoryPrimitives
 import Workloads
 
 /// Processors and threads as calls that cross the platform interface.
@@ -83,5 +84,21 @@ extension cp_left_out {
     report(unreachable, "can't be reached by xAPIC")
     report(surplus, "did not start: 64 run at most")
     report(without_memory, "did not start for lack of memory")
+  }
+}
+
+extension Shell {
+  func executive() throws(CommandError) -> ExecutiveView {
+    guard let view = state.pointee.host.executive else {
+      _ = refuse("There are no processors and threads of Strata's own here.")
+      throw .unfit
+    }
+    return view
+  }
+
+  func name(_ bytes: UnsafeMutablePointer<UInt8>, _ length: UInt8) -> Line {
+    var line = Line()
+    line.append(bytes: UnsafeBufferPointer(start: bytes, count: Int(length)))
+    return line
   }
 }

@@ -68,6 +68,11 @@ struct JSONRow {
     key(name)
     terminal.write(truth == .yes ? "true" : "false")
   }
+  /// A cost and its unit, which depends on the machine: instructions or cycles.
+  func cost(_ value: UInt64, _ unit: StaticString) {
+    field("cost", value)
+    field("unit", text: Line(unit))
+  }
   enum Truth: UInt8 { case yes, no }
 
   /// Nothing is known or nothing applies.

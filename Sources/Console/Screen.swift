@@ -6,10 +6,10 @@ import MemoryPrimitives
 enum Tint: UInt8 { case plain, free, unmovable, wrong }
 
 extension Shell {
-  /// Prints a line. A line wider than the screen continues below, indented, at the start of a word: a terminal would
+  /// Prints a line for a person; with `-j` nothing. A line wider than the screen continues below, indented, at the start of a word: a terminal would
   /// break it within a word. After a screenful the pager stops first; after Ctrl-C nothing more is printed.
   @inline(never) func print(_ line: Line) {
-    guard !shouldStop else { return }
+    guard !isJSON, !shouldStop else { return }
     let isWrong = line.count > 1 && line[0] == UInt8(ascii: "!") && line[1] == UInt8(ascii: " ")
     var from = 0
     repeat {
@@ -44,9 +44,9 @@ extension Shell {
 
   func newline() { terminal.write(Line("\r\n")) }
 
-  /// Prints text without ending the line.
+  /// Prints text for a person without ending the line; with `-j` nothing.
   func put(_ text: Line, _ color: Tint = .plain) {
-    guard !state.pointee.stopped else { return }
+    guard !isJSON, !state.pointee.stopped else { return }
     if color != .plain { tint(color) }
     terminal.write(text)
     if color != .plain { tint(.plain) }

@@ -124,6 +124,8 @@ package struct Shell {
     var isTerminal: Bool
     var wantsColor: Bool
     var json: Bool
+    /// The command that runs.
+    var command: Command
     /// `-a`: no row is left out or gathered.
     var all: Bool
     /// This command's output is no longer wanted.

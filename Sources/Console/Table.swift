@@ -26,14 +26,18 @@ enum ColumnStyle: UInt8 {
 
 struct Table {
   static var rowCapacity: Int { 128 }
-  static var columnCapacity: Int { 14 }
+  static var columnCapacity: Int { 18 }
   /// Rows that a sorted table shows before it gathers the rest, and how many must be left to do so.
   static var shownRows: Int { 12 }
+
+  /// The readers of a column.
+  enum Audience: UInt8 { case everyone, people, tools }
 
   struct Column {
     var title: StaticString
     var key: StaticString
     var style: ColumnStyle
+    var audience: Audience
     var width: UInt8
   }
 
@@ -48,7 +52,7 @@ struct Table {
   struct Row {
     var weight: UInt64
     var used: Int
-    var cells: InlineArray<14, Cell>
+    var cells: InlineArray<18, Cell>
     var text: InlineArray<96, UInt8>
   }
 
@@ -63,7 +67,7 @@ struct Table {
     var gathered: UInt64
     /// Blanks between columns.
     var gap: Int
-    var columns: InlineArray<14, Column>
+    var columns: InlineArray<18, Column>
     var others: Row
     var total: Row
     var scratch: Row
@@ -104,13 +108,23 @@ struct Table {
 
   // MARK: Columns
 
-  /// A column with `title`; its JSON key is `key`, or the title.
-  func column(_ title: StaticString, _ style: ColumnStyle, key: StaticString? = nil) {
+  /// A column with `title`; its JSON key is `key`, or the title. One for tools is no part of the printed table, and
+  /// one for people no part of the JSON.
+  func column(
+    _ title: StaticString, _ style: ColumnStyle, key: StaticString? = nil, for audience: Audience = .everyone
+  ) {
     let index = state.pointee.columnCount
     precondition(index < Self.columnCapacity)
     state.pointee.columns[index] = Column(
-      title: title, key: key ?? title, style: style, width: UInt8(title.utf8CodeUnitCount))
+      title: title, key: key ?? title, style: style, audience: audience,
+      width: UInt8(title.utf8CodeUnitCount))
     state.pointee.columnCount = index + 1
+  }
+
+  /// Columns for a cost: in the unit of this machine's cycle counter, which tools find beside the figure.
+  func costColumns(_ style: ColumnStyle = .figure) {
+    column(console.costUnit, style, key: "cost")
+    column("unit", .text, for: .tools)
   }
 
   // MARK: Rows
@@ -150,6 +164,11 @@ struct Table {
     add(.physical, address.rawValue, short: digits)
   }
   func address(_ address: VirtualAddress) { add(.virtual, address.rawValue) }
+  /// A cost in the unit of the cycle counter, for `costColumns`.
+  func cost(_ value: UInt64) {
+    count(value)
+    text(console.costUnit)
+  }
   /// How far `now` is from `before`, with its sign.
   func change(from before: UInt64, to now: UInt64) { add(.change, before, now) }
   /// A cell without a value: a dash.
@@ -255,7 +274,7 @@ struct Table {
     let columns = state.pointee.columnCount
     for column in 0..<columns {
       var width = Int(state.pointee.columns[column].width)
-      guard state.pointee.columns[column].style != .bar else { continue }
+      guard isPrinted(column), state.pointee.columns[column].style != .bar else { continue }
       for i in 0..<state.pointee.rowCount { width = max(width, render(row(at: i), column).count) }
       if others.count > 0 {
         width = max(
@@ -270,7 +289,7 @@ struct Table {
     if !state.pointee.hasHeader {
       state.pointee.hasHeader = true
       var header = Line()
-      for column in 0..<columns {
+      for column in 0..<columns where isPrinted(column) {
         put(&header, Line(state.pointee.columns[column].title), column)
       }
       printTrimmed(header)
@@ -288,15 +307,19 @@ struct Table {
   private func fit() {
     state.pointee.gap = 2
     var sum = -2
-    for column in 0..<state.pointee.columnCount { sum += Int(state.pointee.columns[column].width) + 2 }
+    var printed = 0
+    for column in 0..<state.pointee.columnCount where isPrinted(column) {
+      sum += Int(state.pointee.columns[column].width) + 2
+      printed += 1
+    }
     if sum > console.width {
       state.pointee.gap = 1
-      sum -= state.pointee.columnCount - 1
+      sum -= printed - 1
     }
     while sum > console.width {
       var widest = -1
       for column in 0..<state.pointee.columnCount
-      where state.pointee.columns[column].style == .text && !holdsAddresses(column) {
+      where isPrinted(column) && state.pointee.columns[column].style == .text && !holdsAddresses(column) {
         if widest < 0 || state.pointee.columns[column].width > state.pointee.columns[widest].width {
           widest = column
         }
@@ -307,6 +330,9 @@ struct Table {
     }
   }
 
+  /// Whether the printed table has the column. The first column must be one.
+  private func isPrinted(_ column: Int) -> Bool { state.pointee.columns[column].audience != .tools }
+
   private func holdsAddresses(_ column: Int) -> Bool {
     guard state.pointee.rowCount > 0 else { return false }
     let kind = rows[0].cells[column].kind
@@ -315,7 +341,7 @@ struct Table {
 
   private func printRow(_ row: UnsafeMutablePointer<Row>, label: Line?, note: Line?) {
     var line = Line()
-    for column in 0..<state.pointee.columnCount {
+    for column in 0..<state.pointee.columnCount where isPrinted(column) {
       if column == 0, let label {
         line.append(line: label)
         line.append(blanks: Int(state.pointee.columns[0].width) - label.count)
@@ -398,6 +424,7 @@ struct Table {
     console.row(state.pointee.kind) { row in
       for i in 0..<state.pointee.columnCount {
         let column = state.pointee.columns[i]
+        if column.audience == .people { continue }
         switch column.style {
         case .share, .ratio, .bar: continue
         case .text, .figure, .sum: break

@@ -38,19 +38,38 @@ final class ConsoleCommandTests: XCTestCase {
 
   func testEachCommandHasHelpThatFitsTheScreenAndAnExampleOfItself() {
     let harness = ConsoleHarness()
-    for i in 0..<Command.all.count {
-      let command = Command.all[i]
-      XCTAssertEqual(Int(command.verb.rawValue), i)
-      let text = harness.run("help \(command.name)")
-      for line in text.split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80, String(line)) }
-      XCTAssertTrue("\(command.example)".hasPrefix("\(command.name)"))
-      XCTAssertTrue("\(command.usage)".hasPrefix("\(command.name)"))
-      if command.verb != .help {
-        XCTAssertTrue(harness.run("help").contains("\(command.name)"), "help does not name \(command.name)")
-      }
+    Command.forEach { command in
+      let description = command.description
+      let text = harness.run("help \(description.name)")
+      XCTAssertTrue(text.contains("Example: \(description.example)"), text)
+      XCTAssertTrue("\(description.example)".hasPrefix("\(description.name)"))
+      XCTAssertTrue("\(description.usage)".hasPrefix("\(description.name)"))
+      XCTAssertTrue("\(description.entry)".hasPrefix("\(description.name)"))
+      XCTAssertTrue(
+        harness.run("help").contains("\(description.entry)"), "help does not name \(description.name)")
     }
     for line in harness.run("help").split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80) }
-    XCTAssertEqual(harness.run("help -j").split(separator: "\n").count, Command.all.count)
+    XCTAssertEqual(harness.run("help -j").split(separator: "\n").count, Command.count)
+  }
+
+  func testNamesThatOtherSystemsGiveACommandLeadToIt() {
+    let harness = ConsoleHarness()
+    XCTAssertEqual(harness.run("?"), harness.run("help"))
+    XCTAssertEqual(harness.run("free"), harness.run("frames"))
+    for word in ["exit", "quit", "halt"] {
+      let other = ConsoleHarness()
+      other.run(word)
+      XCTAssertEqual(other.terminal.left, [0], word)
+    }
+    for word in ["top", "ps"] { XCTAssertFalse(harness.run(word).contains("No command"), word) }
+    // No two commands share a name or a synonym.
+    var seen: Set<String> = []
+    Command.forEach { command in
+      XCTAssertTrue(seen.insert("\(command.description.name)").inserted)
+      forEachWord(of: command.description.synonyms) { word in
+        XCTAssertTrue(seen.insert(String(decoding: word, as: UTF8.self)).inserted)
+      }
+    }
   }
 
   func testARunListEchoesItsCommandsAndLeavesWithTheWorstStatus() {

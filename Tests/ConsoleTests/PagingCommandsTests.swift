@@ -314,7 +314,8 @@ final class PagingCommandsTests: XCTestCase {
     var row = try XCTUnwrap(rows(harness.run("launder active -j")).first)
     XCTAssertEqual(row["looked_at"] as? Int, 344)
     XCTAssertEqual(row["written"] as? Int, 344)
-    XCTAssertNotNil(row["instructions"] ?? row["cycles"])
+    XCTAssertNotNil(row["cost"] as? Int)
+    XCTAssertEqual(row["unit"] as? String, "cycles")
     XCTAssertEqual(harness.memory.paging.count(.active), .zero)
     for i in 0..<600 as Range<UInt64> {
       XCTAssertEqual(try harness.terminal.processor!.load(space.address + page(i)), i + 1)
@@ -333,7 +334,8 @@ final class PagingCommandsTests: XCTestCase {
       ("launder active 0", "               ^ less than a page"), ("launder 0", "        ^ less than a page"),
       ("launder active active", "               ^^^^^^ a size comes after the queue"),
       ("launder active x", "               ^ a size comes after the queue, as in: launder active 1M"),
-      ("launder -1", "        ^^\nnot understood here"), ("wire -1", "     ^^ not understood here"),
+      ("launder -1", "        ^^ not understood here; usage: help launder"),
+      ("wire -1", "     ^^ not understood here"),
       ("unwire -1", "       ^^ not understood here"),
       ("launder active 1X", "no unit"),
       ("launder active 1M 2M", "not understood here"),

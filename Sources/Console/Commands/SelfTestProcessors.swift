@@ -64,29 +64,26 @@ extension Shell {
   }
 
   private func report(_ plan: ProcessorStressPlan, _ outcome: ProcessorStressOutcome) {
-    if isJSON {
-      row("smp") { row in
-        row.field("processors", UInt64(plan.processors))
-        row.field("workers", outcome.workers)
-        row.field("seed", plan.seed)
-        row.field("seconds", outcome.ticks / 1000)
-        row.field("rounds", outcome.rounds)
-        row.field("operations", outcome.operations)
-        row.field("exchanged", outcome.exchanged)
-        row.field("remapped", outcome.remapped)
-        row.field("reads", outcome.reads)
-        row.field("pages", outcome.pages)
-        row.field("visitors", outcome.visitors)
-        row.field("refused", outcome.refused)
-        row.field("verdict", text: outcome.failure.map { Line($0.invariant) } ?? "held")
-        if let trouble = outcome.failure {
-          row.field("subject", text: "\(hex: trouble.subject)")
-          row.field("found", text: "\(hex: trouble.found)")
-          row.field("expected", text: "\(hex: trouble.expected)")
-          row.field("processor", UInt64(trouble.processor))
-        }
+    row("smp") { row in
+      row.field("processors", UInt64(plan.processors))
+      row.field("workers", outcome.workers)
+      row.field("seed", plan.seed)
+      row.field("seconds", outcome.ticks / 1000)
+      row.field("rounds", outcome.rounds)
+      row.field("operations", outcome.operations)
+      row.field("exchanged", outcome.exchanged)
+      row.field("remapped", outcome.remapped)
+      row.field("reads", outcome.reads)
+      row.field("pages", outcome.pages)
+      row.field("visitors", outcome.visitors)
+      row.field("refused", outcome.refused)
+      row.field("verdict", text: outcome.failure.map { Line($0.invariant) } ?? "held")
+      if let trouble = outcome.failure {
+        row.field("subject", text: "\(hex: trouble.subject)")
+        row.field("found", text: "\(hex: trouble.found)")
+        row.field("expected", text: "\(hex: trouble.expected)")
+        row.field("processor", UInt64(trouble.processor))
       }
-      return
     }
     print(
       "  \(count: UInt64(plan.processors), "processor"), \(count: outcome.workers) workers and \(count: outcome.visitors, "visitor"), \(count: outcome.ticks / 1000) s: \(count: outcome.operations) operations"

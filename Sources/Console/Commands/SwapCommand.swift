@@ -4,6 +4,16 @@ import KernelMemory
 import MemoryPrimitives
 import Paging
 
+extension CommandDescription {
+  static var swap: CommandDescription {
+    CommandDescription(
+      name: "swap", usage: "swap",
+      about: "The swap device: slots used, free and bad, what was written and read.",
+      example: "swap", question: .failure,
+      arguments: .none)
+  }
+}
+
 extension Shell {
   func swap() throws(CommandError) {
     let figures = memory.paging.swap.figures
@@ -12,37 +22,24 @@ extension Shell {
         row.none("tier")
         row.field("slots", 0)
       }
-      if !isJSON {
-        print("There is no swap device: a dirty page stays in memory until its object is destroyed.")
-        print("Boot by make run SWAP=64M, or with swap.ramdisk=64M on the kernel's line.")
-      }
-      return
-    }
-    if isJSON {
-      row("swap") { row in
-        row.field("tier", text: "\(device.name)")
-        row.field("slots", figures.total.rawValue)
-        row.field("pages", figures.used.rawValue)
-        row.field("free_slots", figures.free.rawValue)
-        row.field("bad_slots", figures.bad.rawValue)
-        row.field("bytes", figures.total.bytes.rawValue)
-        row.field("bytes_held", figures.used.bytes.rawValue)
-        row.field("bytes_free", figures.free.bytes.rawValue)
-        row.field("pages_written", figures.writes)
-        row.field("pages_read", figures.reads)
-        row.field("clusters", figures.clusters)
-        row.field("failed_requests", figures.failures)
-        row.field("corrupt_pages", figures.corrupt)
-      }
+      print("There is no swap device: a dirty page stays in memory until its object is destroyed.")
+      print("Boot by make run SWAP=64M, or with swap.ramdisk=64M on the kernel's line.")
       return
     }
     let table = table("swap")
     table.column("tier", .text)
-    table.column("size", .figure)
+    table.column("size", .figure, key: "bytes")
     table.column("pages", .figure)
-    table.column("held", .figure)
-    table.column("free", .figure)
+    table.column("held", .figure, key: "bytes_held")
+    table.column("free", .figure, key: "bytes_free")
     table.column("bad slots", .figure)
+    table.column("slots", .figure, for: .tools)
+    table.column("free slots", .figure, for: .tools)
+    table.column("pages written", .figure, for: .tools)
+    table.column("pages read", .figure, for: .tools)
+    table.column("clusters", .figure, for: .tools)
+    table.column("failed requests", .figure, for: .tools)
+    table.column("corrupt pages", .figure, for: .tools)
     table.begin()
     table.text("\(device.name)")
     table.size(figures.total.bytes)
@@ -50,6 +47,13 @@ extension Shell {
     table.size(figures.used.bytes)
     table.size(figures.free.bytes)
     table.count(figures.bad.rawValue)
+    table.count(figures.total.rawValue)
+    table.count(figures.free.rawValue)
+    table.count(figures.writes)
+    table.count(figures.reads)
+    table.count(figures.clusters)
+    table.count(figures.failures)
+    table.count(figures.corrupt)
     table.end()
     table.finish()
     print(

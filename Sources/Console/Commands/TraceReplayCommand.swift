@@ -6,6 +6,22 @@ import MemoryPrimitives
 import PhysicalMemory
 import Workloads
 
+extension CommandDescription {
+  static var replay: CommandDescription {
+    CommandDescription(
+      name: "replay", usage: "replay [keep] [on=N]",
+      about: """
+        Runs the trace of a real kernel's allocations against the allocators.
+        With keep, what the trace leaves alive stays alive. on=N splits it over
+        N processors, each with a thread; events that the trace recorded in
+        interrupts run in timer interrupts. Counts are the same; of what is live
+        at once, the highest sample is printed.
+        """,
+      example: "replay on=4", question: .trial,
+      completion: .words("keep on="))
+  }
+}
+
 extension Shell {
   /// The boot module's bytes, through the direct map.
   var module: UnsafeRawBufferPointer? {
@@ -20,7 +36,7 @@ extension Shell {
   /// Prints how to get a trace, behind a sentence on the error of this one.
   private func noTrace(_ sentence: Line) -> CommandError {
     let error = fail(sentence)
-    if !isJSON { print("Pack a trace (strata trace pack) and boot with make run TRACE=FILE.") }
+    print("Pack a trace (strata trace pack) and boot with make run TRACE=FILE.")
     return error
   }
 
@@ -29,11 +45,11 @@ extension Shell {
     let split = try split(arguments)
     if let word = arguments.nextOfAnyForm() {
       guard word.bytes == "keep" else {
-        throw refuse(word, "not understood here; usage: replay [keep] [on=N]")
+        throw arguments.notUnderstood(word)
       }
       keeps = true
     }
-    try arguments.end("replay [keep] [on=N]")
+    try arguments.end()
     guard let module else {
       _ = noTrace("There is no boot module to replay.")
       throw .unfit

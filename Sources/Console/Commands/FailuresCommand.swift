@@ -4,6 +4,19 @@ import KernelMemory
 import MemoryPrimitives
 import PhysicalMemory
 
+extension CommandDescription {
+  static var failures: CommandDescription {
+    CommandDescription(
+      name: "failures", usage: "failures",
+      about: """
+        The last 64 requests that were refused, or granted only after pages were
+        moved or written, with requester and tick.
+        """,
+      example: "failures", question: .failure,
+      arguments: .none)
+  }
+}
+
 extension Shell {
   func failures() throws(CommandError) {
     let log = memory.failures

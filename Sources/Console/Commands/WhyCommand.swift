@@ -8,21 +8,36 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
+extension CommandDescription {
+  static var why: CommandDescription {
+    CommandDescription(
+      name: "why", usage: "why SIZE [WHERE] [nowait]",
+      about: """
+        A request for contiguous memory, without doing it: where it would be
+        granted and what that would move and write, or how much is missing, or
+        what stands in the way, or why it can never be.
+        WHERE: low=A high=A align=SIZE boundary=SIZE. nowait: nothing may be
+        written for it.
+        """,
+      example: "why 2M align=2M", question: .failure, entry: "why SIZE",
+      completion: .words("low= high= align= boundary= nowait"))
+  }
+}
+
 extension Shell {
-  private static var whyUsage: StaticString { "why SIZE [WHERE] [nowait]" }
 
   func why(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      throw arguments.missing("How much? As in: why 2M align=2M. Type: help why", Self.whyUsage)
+      throw arguments.missing("How much? As in: why 2M align=2M. Type: help why")
     }
     var asked = try arguments.run(word)
     if let word = arguments.next() {
       guard word.bytes == "nowait" else {
-        throw refuse(word, "not understood here; usage: \(Self.whyUsage)")
+        throw arguments.notUnderstood(word)
       }
       asked.waitPolicy = .forbidden
     }
-    try arguments.end(Self.whyUsage)
+    try arguments.end()
 
     let forecast = memory.contiguous.forecast(request(asked))
     if isJSON {

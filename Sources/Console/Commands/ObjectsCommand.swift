@@ -5,6 +5,19 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
+extension CommandDescription {
+  static var objects: CommandDescription {
+    CommandDescription(
+      name: "objects", usage: "objects [N] [-a]",
+      about: """
+        Memory objects: pages in memory, in swap, wired; of one object, the
+        ranges that show it.
+        """,
+      example: "objects", question: .use,
+      completion: .names(of: .objects))
+  }
+}
+
 extension ObjectKind {
   /// The storage behind an object, as the console prints it.
   var description: StaticString {
@@ -33,16 +46,15 @@ extension MemoryObject {
 }
 
 extension Shell {
-  private static var objectsUsage: StaticString { "objects [N] [-a]" }
 
   func objects(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      try arguments.end(Self.objectsUsage)
+      try arguments.end()
       listObjects()
       return
     }
     let number = try arguments.number(word)
-    try arguments.end(Self.objectsUsage)
+    try arguments.end()
     guard let object = UInt32(exactly: number).flatMap({ memory.paging.object(numbered: $0) }) else {
       throw refuse(word, "no object has this number; objects lists them")
     }
@@ -54,36 +66,12 @@ extension Shell {
   }
 
   private func listObjects() {
-    if isJSON {
-      memory.paging.forEachObject { if !shouldStop { printRow($0, memory.paging.figures(of: $0)) } }
-      return
-    }
-    let table = table("object", .largestFirst)
-    table.column("object", .text)
-    table.column("name", .text)
-    table.column("kind", .text)
-    table.column("pages", .sum)
-    table.column("in memory", .sum)
-    table.column("cached", .sum)
-    table.column("in swap", .sum)
-    table.column("wired", .sum)
-    table.column("ranges", .sum)
+    let table = objectTable()
     var count: UInt64 = 0
     memory.paging.forEachObject { object in
       if shouldStop { return }
       count += 1
-      let figures = memory.paging.figures(of: object)
-      table.begin(weight: object.pageCount.rawValue)
-      table.plain(UInt64(object.number))
-      table.text("\(object.name)")
-      table.text(object.kind.description)
-      table.count(object.pageCount.rawValue)
-      table.count(figures.inMemory.rawValue)
-      table.count(figures.cached.rawValue)
-      table.count(figures.copies.rawValue)
-      table.count(figures.wired.rawValue)
-      table.count(figures.ranges)
-      table.end()
+      add(object, memory.paging.figures(of: object), to: table)
     }
     if count == 0 {
       print("There is no memory object yet. Type: dirty 10%")
@@ -93,38 +81,52 @@ extension Shell {
     print("A page may be both in memory and in swap. objects N describes one.")
   }
 
-  /// Prints the JSON row of an object.
-  private func printRow(_ object: MemoryObject, _ figures: ObjectFigures) {
-    row("object") { row in
-      row.field("object", UInt64(object.number))
-      row.field("name", text: "\(object.name)")
-      row.field("backing", text: Line(object.kind.description))
-      row.field("pages", object.pageCount.rawValue)
-      row.field("bytes", object.pageCount.bytes.rawValue)
-      row.field("in_memory", figures.inMemory.rawValue)
-      row.field("cached", figures.cached.rawValue)
-      row.field("in_swap", figures.copies.rawValue)
-      row.field("wired", figures.wired.rawValue)
-      row.field("held", figures.held.rawValue)
-      row.field("busy", figures.busy.rawValue)
-      row.field("dirty", figures.dirty.rawValue)
-      row.field("ranges", figures.ranges)
-    }
+  private func objectTable() -> Table {
+    let table = table("object", .largestFirst)
+    table.column("object", .text)
+    table.column("name", .text)
+    table.column("kind", .text, key: "backing")
+    table.column("pages", .sum)
+    table.column("bytes", .figure, for: .tools)
+    table.column("in memory", .sum)
+    table.column("cached", .sum)
+    table.column("in swap", .sum)
+    table.column("wired", .sum)
+    table.column("held", .figure, for: .tools)
+    table.column("busy", .figure, for: .tools)
+    table.column("dirty", .figure, for: .tools)
+    table.column("ranges", .sum)
+    return table
+  }
+
+  private func add(_ object: MemoryObject, _ figures: ObjectFigures, to table: Table) {
+    table.begin(weight: object.pageCount.rawValue)
+    table.plain(UInt64(object.number))
+    table.text("\(object.name)")
+    table.text(object.kind.description)
+    table.count(object.pageCount.rawValue)
+    table.size(object.pageCount.bytes)
+    table.count(figures.inMemory.rawValue)
+    table.count(figures.cached.rawValue)
+    table.count(figures.copies.rawValue)
+    table.count(figures.wired.rawValue)
+    table.count(figures.held.rawValue)
+    table.count(figures.busy.rawValue)
+    table.count(figures.dirty.rawValue)
+    table.count(figures.ranges)
+    table.end()
   }
 
   /// One object: its ranges, and where its pages are.
   private func describe(_ object: MemoryObject) {
     let figures = memory.paging.figures(of: object)
-    if isJSON {
-      printRow(object, figures)
-    } else {
-      print(
-        "Object \(object.title): \(object.kind.description), \(count: object.pageCount.rawValue, "page"), \(object.pageCount.bytes)"
-      )
-    }
+    // A person gets the same figures as sentences.
+    if isJSON { add(object, figures, to: objectTable()) }
+    print(
+      "Object \(object.title): \(object.kind.description), \(count: object.pageCount.rawValue, "page"), \(object.pageCount.bytes)"
+    )
     printRanges(of: object, figures.ranges)
     printPlaces(figures)
-    guard !isJSON else { return }
     print(
       "In memory: \(count: figures.dirty.rawValue) dirty, \(count: figures.wired.rawValue) wired, \(count: figures.held.rawValue) held, \(count: figures.busy.rawValue) busy. Copies in swap: \(count: figures.copies.rawValue)."
     )
@@ -132,7 +134,7 @@ extension Shell {
 
   private func printRanges(of object: MemoryObject, _ count: UInt64) {
     if count == 0 {
-      if !isJSON { print("No range maps it.") }
+      print("No range maps it.")
       return
     }
     if isJSON {

@@ -5,6 +5,19 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
+extension CommandDescription {
+  static var queues: CommandDescription {
+    CommandDescription(
+      name: "queues", usage: "queues",
+      about: """
+        The queues of pageable pages, beside the marks at which the page daemon
+        wakes and stops.
+        """,
+      example: "queues", question: .failure,
+      arguments: .none)
+  }
+}
+
 extension Shell {
   /// Pages under a name.
   private struct Named {

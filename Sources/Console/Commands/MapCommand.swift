@@ -6,6 +6,19 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
+extension CommandDescription {
+  static var map: CommandDescription {
+    CommandDescription(
+      name: "map", usage: "map [ADDRESS+SIZE] [-a]",
+      about: """
+        A picture of physical memory, a character a block or a frame. Upper case
+        can't move, lower case can, a dot is free. -a repeats lines that look
+        alike.
+        """,
+      example: "map 0x10_0000+2M", question: .use)
+  }
+}
+
 extension FrameRole {
   /// The character of a role: upper case can't move, lower case can, a dot is free.
   var letter: UInt8 {
@@ -225,7 +238,7 @@ extension Shell {
     let word = arguments.nextOfAnyForm()
     if let word {
       let (start, length) = try arguments.range(word, length: .mebibytes(2))
-      try arguments.end("map [ADDRESS+SIZE] [-a]")
+      try arguments.end()
       first = start >> Page.shift
       let (sum, wraps) = start.addingReportingOverflow(length.rawValue - 1)
       let last = (wraps ? UInt64.max : sum) >> Page.shift

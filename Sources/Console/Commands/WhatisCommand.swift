@@ -11,19 +11,31 @@ import Paging
 import PhysicalMemory
 import Vmem
 
+extension CommandDescription {
+  static var whatis: CommandDescription {
+    CommandDescription(
+      name: "whatis", usage: "whatis ADDRESS | frame N",
+      about: """
+        Everything known about an address or a frame, layer by layer. Takes
+        any address as it is printed, virtual or physical.
+        """,
+      example: "whatis frame 300", question: .thing, entry: "whatis ADDRESS",
+      completion: .words("frame"))
+  }
+}
+
 extension Shell {
-  private static var whatisUsage: StaticString { "whatis ADDRESS | frame N" }
 
   func whatis(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.nextOfAnyForm() else {
-      throw refuse("An address is missing; usage: \(Self.whatisUsage). It may be virtual or physical.")
+      throw refuse("An address is missing; usage: \(arguments.usage). It may be virtual or physical.")
     }
     if word.bytes == "frame" {
       guard let number = arguments.nextOfAnyForm() else {
         throw refuse("A frame number is missing, as in: whatis frame 300")
       }
       let value = try arguments.number(number)
-      try arguments.end(Self.whatisUsage)
+      try arguments.end()
       guard value < UInt64(memory.map.end.rawValue) else {
         throw refuse(number, "no frame: the last one is \(memory.map.end.rawValue - 1)")
       }
@@ -36,7 +48,7 @@ extension Shell {
       throw refuse(word, "an address begins with 0x; a frame is: whatis frame \(word.line)")
     }
     let value = try arguments.address(word)
-    try arguments.end(Self.whatisUsage)
+    try arguments.end()
     let end = UInt64(memory.map.end.rawValue) << Page.shift
     let base = memory.machine.directMap.base
     if let disk = ramDisk(value) ?? (value >= base ? ramDisk(value - base) : nil) {
@@ -60,7 +72,7 @@ extension Shell {
 
   /// Prints the answer, before the evidence. With `-j` only the evidence is printed.
   func answer(_ line: Line) {
-    if !isJSON { print(line) }
+    print(line)
   }
 
   /// Prints the answer where there is no evidence.

@@ -1,4 +1,4 @@
-// dirty, verify: fills memory with stamped pages, and checks every stamp.
+// dirty: fills memory with stamped pages.
 
 import CPlatform
 import KernelMemory
@@ -6,6 +6,21 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 import Workloads
+
+extension CommandDescription {
+  static var dirty: CommandDescription {
+    CommandDescription(
+      name: "dirty", usage: "dirty SHARE | SIZE | free",
+      about: """
+        Fills a share of memory with dirty pageable pages, each with a stamp,
+        scattered over memory; with swap the share may be more than all of
+        it. What fits stays where memory ends, and at Ctrl-C what is filled so
+        far. free frees all of them.
+        """,
+      example: "dirty 90%", question: .trial,
+      completion: .words("free"))
+  }
+}
 
 /// The fills of `dirty`, the oldest first. Valid as zeroes.
 struct Fills {
@@ -17,10 +32,9 @@ struct Fills {
 }
 
 extension Shell {
-  private static var dirtyUsage: StaticString { "dirty SHARE | SIZE | free" }
 
-  private var fills: UnsafeMutablePointer<Fills> { inPlace(&state.pointee.fills) }
-  private var fillList: UnsafeMutablePointer<DirtyPages> {
+  var fills: UnsafeMutablePointer<Fills> { inPlace(&state.pointee.fills) }
+  var fillList: UnsafeMutablePointer<DirtyPages> {
     UnsafeMutableRawPointer(inPlace(&state.pointee.fills.list)).assumingMemoryBound(to: DirtyPages.self)
   }
   var fillCount: Int { fills.pointee.count }
@@ -28,15 +42,15 @@ extension Shell {
   func dirty(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
       throw arguments.missing(
-        "How much? Usage: \(Self.dirtyUsage); as in dirty 90%, dirty 64M.", Self.dirtyUsage)
+        "How much? Usage: \(arguments.usage); as in dirty 90%, dirty 64M.")
     }
     if word.bytes == "free" {
-      try arguments.end(Self.dirtyUsage)
+      try arguments.end()
       try freeFills()
       return
     }
     let count = try pages(word, arguments)
-    try arguments.end(Self.dirtyUsage)
+    try arguments.end()
     guard count > .zero else { throw refuse(word, "less than a page") }
     guard count <= share(1000) else { throw refuse(word, "too large: 1000 % of memory are the most") }
     guard fills.pointee.count < Fills.capacity else {
@@ -54,13 +68,11 @@ extension Shell {
       guard error == .noMemory, fitted > Self.spared,
         case .filled(let fill) = attempt(fitted - Self.spared)
       else {
-        if !isJSON {
-          print("The pages are freed again; \(count: physical.freeCount.rawValue, "frame") are free.")
-        }
+        print("The pages are freed again; \(count: physical.freeCount.rawValue, "frame") are free.")
         throw .failed
       }
       keep(fill)
-      if !isJSON { print("The pages that fit are filled, and stay; dirty free frees them.") }
+      print("The pages that fit are filled, and stay; dirty free frees them.")
       report(fill, before, cp_cycles() &- start)
       if !isJSON {
         if memory.paging.swap.device == nil {
@@ -147,19 +159,16 @@ extension Shell {
     let resident = min(memory.paging.residentCount(fill.object), fill.filled)
     let away = fill.filled - resident
     let written = now.written - before.written
-    if isJSON {
-      row("dirty") { row in
-        row.field("pages", fill.filled.rawValue)
-        row.field("bytes", fill.filled.bytes.rawValue)
-        row.field("address", fill.address)
-        row.field("object", UInt64(fill.object.number))
-        row.field("resident", resident.rawValue)
-        row.field("swapped", away.rawValue)
-        row.field("written", written)
-        row.field("free", physical.freeCount.rawValue)
-        row.field(countsInstructions ? "instructions" : "cycles", cycles)
-      }
-      return
+    row("dirty") { row in
+      row.field("pages", fill.filled.rawValue)
+      row.field("bytes", fill.filled.bytes.rawValue)
+      row.field("address", fill.address)
+      row.field("object", UInt64(fill.object.number))
+      row.field("resident", resident.rawValue)
+      row.field("swapped", away.rawValue)
+      row.field("written", written)
+      row.field("free", physical.freeCount.rawValue)
+      row.cost(cycles, costUnit)
     }
     var first: Line =
       "\(count: fill.filled.rawValue, "page"), \(fill.filled.bytes), each stamped: \(count: resident.rawValue) in memory"
@@ -217,86 +226,4 @@ extension Shell {
     }
     return pages
   }
-
-  // MARK: verify
-
-  func verify() throws(CommandError) {
-    guard fills.pointee.count > 0 else { throw refuse("There are no pages to verify. Type: dirty 60%") }
-    var sum = DirtyPages.Verdict()
-    let before = memory.paging.figures
-    let start = cp_cycles()
-    for i in 0..<fills.pointee.count where !state.pointee.stopped { verify(fillList[i], &sum) }
-    let taken = cp_cycles() &- start
-    let read = memory.paging.figures.pageIns - before.pageIns
-    if isJSON {
-      row("verify") { row in
-        row.field("pages", sum.intact + sum.wrong + sum.unreadable)
-        row.field("intact", sum.intact)
-        row.field("wrong", sum.wrong)
-        row.field("unreadable", sum.unreadable)
-        row.field("read", read)
-        if let first = sum.first { row.field("first", first) }
-        row.field(countsInstructions ? "instructions" : "cycles", taken)
-      }
-    } else {
-      print("\(count: sum.intact, "page") intact; \(count: read) were read back from swap.")
-    }
-    try complain(sum)
-  }
-
-  /// Adds the verdict on a fill to `sum`, with a progress bar.
-  func verify(_ fill: DirtyPages, _ sum: inout DirtyPages.Verdict) {
-    var bar = Bar(self)
-    let verdict = fill.verify(access) {
-      bar.goesOn("verify", $0, of: fill.filled.rawValue, "pages") ? .goOn : .stop
-    }
-    bar.end()
-    sum.intact += verdict.intact
-    sum.wrong += verdict.wrong
-    sum.unreadable += verdict.unreadable
-    if sum.first == nil { sum.first = verdict.first }
-  }
-
-  /// Throws when a page has lost its stamp.
-  func complain(_ verdict: DirtyPages.Verdict) throws(CommandError) {
-    guard let first = verdict.first else { return }
-    if !isJSON {
-      var line = Line("! ")
-      if verdict.wrong > 0 {
-        line.append(
-          line:
-            "\(count: verdict.wrong, "page") \(verdict.wrong == 1 ? "holds" : "hold" as StaticString) something else"
-        )
-      }
-      if verdict.wrong > 0 && verdict.unreadable > 0 { line.append(", ") }
-      if verdict.unreadable > 0 { line.append(line: "\(count: verdict.unreadable) can't be read") }
-      line.append(line: ". Type: whatis \(first)")
-      print(line)
-    }
-    throw .failed
-  }
-}
-
-/// A progress bar, redrawn ten times a second.
-struct Bar {
-  private let console: Shell
-  private var shown: UInt64 = 0
-
-  init(_ console: Shell) { self.console = console }
-
-  /// Redraws the bar. False after Ctrl-C. Polling the terminal costs as much as a few pages, so it is polled only
-  /// once in a while.
-  mutating func goesOn(
-    _ what: Line, _ done: UInt64, of total: UInt64, _ unit: StaticString, every: UInt64 = 64
-  ) -> Bool {
-    guard done % every == 0 || done == total else { return true }
-    if console.shouldStop { return false }
-    let now = console.terminal.milliseconds
-    guard now >= shown + 100 || done == total else { return true }
-    shown = now
-    console.progress(what, done, of: total, "\(count: done) of \(count: total) \(unit)")
-    return true
-  }
-
-  func end() { console.endProgress() }
 }

@@ -6,10 +6,20 @@ import MemoryPrimitives
 import Paging
 import PhysicalMemory
 
-extension Shell {
-  private static var launderUsage: StaticString {
-    "launder [active|inactive|laundry|daemon] [SIZE]"
+extension CommandDescription {
+  static var launder: CommandDescription {
+    CommandDescription(
+      name: "launder", usage: "launder [active|inactive|laundry|daemon] [SIZE]",
+      about: """
+        Writes dirty pages of a queue to swap and frees them, or runs the
+        page daemon, and prints the cost.
+        """,
+      example: "launder active 1M", question: .trial,
+      completion: .words("active inactive laundry daemon"))
   }
+}
+
+extension Shell {
 
   func launder(_ arguments: Arguments) throws(CommandError) {
     var queue = PageQueue.laundry
@@ -18,7 +28,7 @@ extension Shell {
       if let size = arguments.next() {
         throw refuse(size, "the daemon has its own target: sysctl vm.free_target=PAGES")
       }
-      try arguments.end(Self.launderUsage)
+      try arguments.end()
       runDaemon()
       return
     }
@@ -41,7 +51,7 @@ extension Shell {
       limit = try arguments.size(word).pagesRoundedUp
       guard limit != .zero else { throw refuse(word, "less than a page") }
     }
-    try arguments.end(Self.launderUsage)
+    try arguments.end()
     launder(queue, limit)
   }
 
@@ -90,38 +100,31 @@ extension Shell {
 
   private func report(_ outcome: LaunderOutcome, _ queue: PageQueue, looked: PageCount, cost: UInt64) {
     let free = physical.freeCount
-    if !isJSON {
-      print(
-        "\(count: looked.rawValue, "page") of the queue \(queue.description) looked at: \(outcome.freed.bytes) became free."
-      )
-    }
+    print(
+      "\(count: looked.rawValue, "page") of the queue \(queue.description) looked at: \(outcome.freed.bytes) became free."
+    )
     let table = table("launder")
-    if isJSON {
-      table.column("queue", .text)
-      table.column("looked at", .figure)
-    }
     table.column("written", .figure)
     table.column("freed", .figure)
     table.column("redirtied", .figure)
     table.column("passed over", .figure)
     table.column("failed", .figure)
     table.column("unswappable", .figure)
-    table.column(costUnit, .figure)
+    table.costColumns()
+    table.column("queue", .text, for: .tools)
+    table.column("looked at", .figure, for: .tools)
     table.begin()
-    if isJSON {
-      table.text(queue.description)
-      table.count(looked.rawValue)
-    }
     table.count(outcome.written.rawValue)
     table.count(outcome.freed.rawValue)
     table.count(outcome.redirtied.rawValue)
     table.count(outcome.passedOver.rawValue)
     table.count(outcome.failed.rawValue)
     table.count(outcome.unswappable.rawValue)
-    table.count(cost)
+    table.cost(cost)
+    table.text(queue.description)
+    table.count(looked.rawValue)
     table.end()
     table.finish()
-    if isJSON { return }
     printFree(free)
     if outcome.failed > .zero {
       print("! The device failed; pages that could not be written stay dirty. Type: swap")
@@ -142,20 +145,19 @@ extension Shell {
       )
       return
     }
-    if !isJSON { print("The page daemon freed \(outcome.freed.bytes).") }
+    print("The page daemon freed \(outcome.freed.bytes).")
     let table = table("daemon")
     table.column("written", .figure)
     table.column("freed", .figure)
     table.column("made inactive", .figure)
-    table.column(costUnit, .figure)
+    table.costColumns()
     table.begin()
     table.count(outcome.written.rawValue)
     table.count(outcome.freed.rawValue)
     table.count(outcome.deactivated.rawValue)
-    table.count(cost)
+    table.cost(cost)
     table.end()
     table.finish()
-    if isJSON { return }
     printFree(free)
     if free < target {
       print("! That is below its target of \(count: target.rawValue). Type: queues")

@@ -1,4 +1,4 @@
-// pagetable, vmem: the mappings of addresses, and the arenas that allocate addresses.
+// pagetable: the walk of one address through the page tables, or all mappings.
 
 import KernelSpace
 import KernelMemory
@@ -8,17 +8,28 @@ import Paging
 import PhysicalMemory
 import Vmem
 
-extension Shell {
-  // MARK: pagetable
+extension CommandDescription {
+  static var pagetable: CommandDescription {
+    CommandDescription(
+      name: "pagetable", usage: "pagetable [ADDRESS] [-a]",
+      about: """
+        The walk of a virtual address through the page tables, entry by entry;
+        without one, what is mapped where and how: a pageable range in a row,
+        with -a each of its pages.
+        """,
+      example: "pagetable 0xffff_ffff_8000_0000", question: .thing, entry: "pagetable ADDRESS")
+  }
+}
 
+extension Shell {
   func pagetable(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
-      try arguments.end("pagetable [ADDRESS] [-a]")
+      try arguments.end()
       mappings()
       return
     }
     let address = VirtualAddress(try arguments.address(word))
-    try arguments.end("pagetable [ADDRESS] [-a]")
+    try arguments.end()
     let table = table("pagetable")
     table.column("level", .figure)
     table.column("index", .figure)
@@ -52,7 +63,6 @@ extension Shell {
       throw refuse(word, "not a valid address: bits 47 to 63 must be alike")
     }
     table.finish()
-    if isJSON { return }
     guard let translation = memory.pageTables.translate(address) else {
       print("Nothing is mapped there: an access raises a page fault.")
       return
@@ -103,7 +113,6 @@ extension Shell {
     tables.forEachRun { rows.add($0) }
     rows.finish()
     table.finish(total: "all mappings")
-    if isJSON { return }
     if !showsAll && memory.paging.figures.ranges > 0 {
       print("A pageable range counts the pages that are mapped now; -a lists each page.")
     }
@@ -194,107 +203,5 @@ extension Shell {
       table.end()
       last = nil
     }
-  }
-
-  // MARK: vmem
-
-  /// Each arena, those of the kernel first; none below another.
-  private func forEachArena(_ body: (Arena) -> Void) { memory.space.tags.forEachArena { body($0) } }
-
-  func forEachArenaName(_ body: (ShortName) -> Void) { forEachArena { body($0.name) } }
-
-  func vmem(_ arguments: Arguments) throws(CommandError) {
-    guard let word = arguments.next() else {
-      try arguments.end("vmem [ARENA] [-a]")
-      arenas()
-      return
-    }
-    try arguments.end("vmem [ARENA] [-a]")
-    var found: Arena?
-    forEachArena { if $0.name.isSpelled(by: word.bytes) { found = $0 } }
-    guard let found else { throw refuse("No arena \"\(word.line)\". vmem lists them.") }
-    segments(of: found)
-  }
-
-  private func arenas() {
-    let table = table("arena")
-    table.column("arena", .text)
-    table.column("size", .figure, key: "bytes")
-    table.column("in use", .figure, key: "bytes_in_use")
-    table.column("largest free", .figure, key: "bytes_largest_free")
-    table.column("segments", .figure)
-    table.column("requests", .figure)
-    table.column("failed", .figure)
-    forEachArena { arena in
-      let figures = arena.figures
-      table.begin()
-      table.text(arena.hasSource && !isJSON ? "  \(arena.name)" : "\(arena.name)")
-      table.size(ByteCount(arena.size(.total).rawValue))
-      table.size(ByteCount(arena.size(.allocated).rawValue))
-      table.size(ByteCount(arena.size(.largestFree).rawValue))
-      table.count(figures.busySegments + figures.freeSegments)
-      table.count(figures.allocations + figures.failed)
-      table.count(figures.failed)
-      table.end()
-    }
-    table.finish()
-    let tags = memory.space.tags.figures
-    if isJSON {
-      row("tags") { row in
-        row.field("total", tags.total)
-        row.field("free", tags.free)
-        row.field("frames", tags.pages.rawValue)
-        row.field("hash_frames", tags.hashPages.rawValue)
-      }
-      return
-    }
-    print(
-      "tags of 32 bytes: \(count: tags.total - tags.free) in use and \(count: tags.free) spare make \(count: tags.total), in \(count: tags.pages.rawValue, "frame")"
-    )
-    print("An arena stands below the one that it imports from. vmem ARENA lists segments.")
-  }
-
-  private func segments(of arena: Arena) {
-    let isAddresses = arena.contents == .addresses
-    let table = table("segment")
-    table.column("from", .text)
-    table.column("size", .figure, key: "bytes")
-    table.column("what", .text)
-    table.column("requested by", .text, key: "site")
-    var (busy, free, spans) = (UInt64(0), UInt64(0), UInt64(0))
-    arena.walk { segment in
-      var what: Line
-      switch segment.kind {
-      case .addedSpan:
-        spans += 1
-        what = "span, permanent"
-      case .importedSpan:
-        spans += 1
-        what = "span, imported"
-      case .free:
-        free += 1
-        what = "  free"
-      case .busy:
-        busy += 1
-        what = "  in use"
-        let start = VirtualAddress(segment.first.rawValue)
-        let range =
-          isAddresses ? memory.pageTables.range(at: start) ?? memory.pageTables.range(at: start + .one) : nil
-        if let kind = range.flatMap({ RangeKind(rawValue: $0.tag.rawValue) }) {
-          what = "  \(kind.description)"
-        } else if isAddresses && memory.pageTables.isPrepared(start) {
-          what = "  \(RangeKind.pageable.description)"
-        }
-      }
-      table.begin()
-      table.text("\(VirtualAddress(segment.first.rawValue))")
-      table.size(ByteCount(segment.size.rawValue))
-      table.text(what)
-      table.text(segment.kind == .busy ? place(segment.allocatedAt) : Line())
-      table.end()
-    }
-    table.finish()
-    if isJSON { return }
-    print("\(count: spans, "span"), \(count: busy, "segment") in use, \(count: free) free")
   }
 }

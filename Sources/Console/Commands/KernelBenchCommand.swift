@@ -13,61 +13,85 @@ import Paging
 import PhysicalMemory
 import Workloads
 
+extension CommandDescription {
+  static var bench: CommandDescription {
+    CommandDescription(
+      name: "bench", usage: "bench [NAME]",
+      about: """
+        Measures budgets in this kernel, in instructions, and frees all memory
+        that it allocates. contig requests 256 runs of 2 MiB on a machine full of
+        dirty pages: type replay keep first, so that it is used as a real one.
+        Others: contig-one contig-low contig-busy kmem pages pageblocks wired
+        vmem fault fault-blocks scan switch shootdown longest-off boot. A goal
+        that is missed fails the command only when its row is due.
+        """,
+      example: "bench fault", question: .trial,
+      completion: .names(of: .benches))
+  }
+}
+
 extension Shell {
   enum Bench: UInt8 {
     case contig, contigOne, contigLow, contigBusy
     case kmem, pages, pageblocks, wired, vmem
     case fault, blocks, scan, threadSwitch, shootdown, longest, boot
 
-    struct Named {
-      let bench: Bench
-      let name: StaticString
+    static var count: Int { Int(Bench.boot.rawValue) + 1 }
+
+    var name: StaticString {
+      switch self {
+      case .contig: "contig"
+      case .contigOne: "contig-one"
+      case .contigLow: "contig-low"
+      case .contigBusy: "contig-busy"
+      case .kmem: "kmem"
+      case .pages: "pages"
+      case .pageblocks: "pageblocks"
+      case .wired: "wired"
+      case .vmem: "vmem"
+      case .fault: "fault"
+      case .blocks: "fault-blocks"
+      case .scan: "scan"
+      case .threadSwitch: "switch"
+      case .shootdown: "shootdown"
+      case .longest: "longest-off"
+      case .boot: "boot"
+      }
     }
 
-    static let all: InlineArray<16, Named> = [
-      Named(bench: .contig, name: "contig"),
-      Named(bench: .contigOne, name: "contig-one"),
-      Named(bench: .contigLow, name: "contig-low"),
-      Named(bench: .contigBusy, name: "contig-busy"),
-      Named(bench: .kmem, name: "kmem"),
-      Named(bench: .pages, name: "pages"),
-      Named(bench: .pageblocks, name: "pageblocks"),
-      Named(bench: .wired, name: "wired"),
-      Named(bench: .vmem, name: "vmem"),
-      Named(bench: .fault, name: "fault"),
-      Named(bench: .blocks, name: "fault-blocks"),
-      Named(bench: .scan, name: "scan"),
-      Named(bench: .threadSwitch, name: "switch"),
-      Named(bench: .shootdown, name: "shootdown"),
-      Named(bench: .longest, name: "longest-off"),
-      Named(bench: .boot, name: "boot"),
-    ]
-  }
+    /// Calls `body` with each bench.
+    static func forEach(_ body: (Bench) -> Void) {
+      for value in 0..<count {
+        if let bench = Bench(rawValue: UInt8(value)) { body(bench) }
+      }
+    }
 
-  func forEachBenchName(_ body: (StaticString) -> Void) {
-    for i in 0..<Bench.all.count { body(Bench.all[i].name) }
+    static func named(_ word: Bytes) -> Bench? {
+      var found: Bench?
+      forEach { if word == $0.name { found = $0 } }
+      return found
+    }
   }
 
   func bench(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.next()
-    try arguments.end("bench [NAME]")
+    try arguments.end()
+    var only: Bench?
     if let word {
-      var isKnown = false
-      forEachBenchName { if word.bytes == $0 { isKnown = true } }
-      guard isKnown else {
+      only = Bench.named(word.bytes)
+      if only == nil {
         var names: Line = "no such bench:"
-        forEachBenchName { names.append(line: " \($0)") }
+        Bench.forEach { names.append(line: " \($0.name)") }
         throw refuse(word, names)
       }
     }
     let sheet = BenchSheet(self)
-    for i in 0..<Bench.all.count {
-      let named = Bench.all[i]
-      if let word, !(word.bytes == named.name) { continue }
+    for value in 0..<Bench.count {
+      guard let bench = Bench(rawValue: UInt8(value)), only == nil || only == bench else { continue }
       // The cost of the boot can be measured only right after it.
-      if word == nil && named.bench == .boot { continue }
+      if only == nil && bench == .boot { continue }
       if shouldStop { break }
-      try measure(named.bench, sheet)
+      try measure(bench, sheet)
     }
     try sheet.finish()
   }
@@ -136,24 +160,22 @@ struct BenchSheet {
     if isJudged && !isMet {
       if row.standing == .due { tally.pointee.missed += 1 } else { tally.pointee.notYet += 1 }
     }
-    if console.isJSON {
-      console.row("bench") { json in
-        json.field("name", text: Line(row.name))
-        json.field("figure", figure: spelled(figure, row.scale))
-        if let bound = row.bound {
-          json.field("goal", figure: spelled(bound, row.scale))
-        } else {
-          json.none("goal")
-        }
-        json.field("sense", text: Line(row.sense))
-        json.field("unit", text: Line(unit))
-        json.field("where", text: Line(row.place.description))
-        json.field("layer", text: Line(row.layer))
-        json.field("due", truth: row.standing == .due ? .yes : .no)
-        if isJudged { json.field("met", truth: isMet ? .yes : .no) } else { json.none("met") }
+    console.row("bench") { json in
+      json.field("name", text: Line(row.name))
+      json.field("figure", figure: spelled(figure, row.scale))
+      if let bound = row.bound {
+        json.field("goal", figure: spelled(bound, row.scale))
+      } else {
+        json.none("goal")
       }
-      return
+      json.field("sense", text: Line(row.sense))
+      json.field("unit", text: Line(unit))
+      json.field("where", text: Line(row.place.description))
+      json.field("layer", text: Line(row.layer))
+      json.field("due", truth: row.standing == .due ? .yes : .no)
+      if isJudged { json.field("met", truth: isMet ? .yes : .no) } else { json.none("met") }
     }
+    if console.isJSON { return }
     table.begin()
     table.text(row.name)
     table.text(spelled(figure, row.scale))
@@ -183,14 +205,11 @@ struct BenchSheet {
   }
 
   func leaveOut(_ name: StaticString, _ why: Line) {
-    if console.isJSON {
-      console.row("left_out") { row in
-        row.field("name", text: Line(name))
-        row.field("why", text: why)
-      }
-    } else {
-      console.print("\(name) is left out: \(why).")
+    console.row("left_out") { row in
+      row.field("name", text: Line(name))
+      row.field("why", text: why)
     }
+    console.print("\(name) is left out: \(why).")
   }
 
   func finish() throws(CommandError) {

@@ -8,14 +8,50 @@ import PageTables
 import PhysicalMemory
 import Workloads
 
+extension CommandDescription {
+  static var selftest: CommandDescription {
+    CommandDescription(
+      name: "selftest", usage: "selftest [NAME] [SECONDS]",
+      about: """
+        Checks the invariants of each layer, and runs the self-tests: among them
+        the same seeded history of operations that the tests run on the host.
+        smp uses all layers at once on all processors, for 10 seconds or SECONDS.
+        """,
+      example: "selftest history", question: .trial,
+      completion: .names(of: .selfTests))
+  }
+}
+
 extension Shell {
   enum SelfTest: UInt8 {
     case invariants, protection, frames, objects, space, history, paging, smp
 
-    struct Named {
-      let test: SelfTest
-      let name: StaticString
-      let about: StaticString
+    static var count: Int { Int(SelfTest.smp.rawValue) + 1 }
+
+    var name: StaticString {
+      switch self {
+      case .invariants: "invariants"
+      case .protection: "protection"
+      case .frames: "frames"
+      case .objects: "objects"
+      case .space: "space"
+      case .history: "history"
+      case .paging: "paging"
+      case .smp: "smp"
+      }
+    }
+
+    var about: StaticString {
+      switch self {
+      case .invariants: "the invariants of every layer"
+      case .protection: "no frame can be written and executed"
+      case .frames: "blocks and runs are allocated, freed and joined"
+      case .objects: "objects of all sizes don't overlap"
+      case .space: "address, frames and mapping come and go together"
+      case .history: "seeded histories, as the tests run them on the host"
+      case .paging: "a seeded history of pages on three times the memory"
+      case .smp: "all layers at once, on all processors"
+      }
     }
 
     /// Loaned memory that the test needs, in one run.
@@ -27,65 +63,64 @@ extension Shell {
       }
     }
 
-    static let all: InlineArray<8, Named> = [
-      Named(test: .invariants, name: "invariants", about: "the invariants of every layer"),
-      Named(test: .protection, name: "protection", about: "no frame can be written and executed"),
-      Named(test: .frames, name: "frames", about: "blocks and runs are allocated, freed and joined"),
-      Named(test: .objects, name: "objects", about: "objects of all sizes don't overlap"),
-      Named(test: .space, name: "space", about: "address, frames and mapping come and go together"),
-      Named(test: .history, name: "history", about: "seeded histories, as the tests run them on the host"),
-      Named(test: .paging, name: "paging", about: "a seeded history of pages on three times the memory"),
-      Named(test: .smp, name: "smp", about: "all layers at once, on all processors"),
-    ]
-  }
+    /// Calls `body` with each test.
+    static func forEach(_ body: (SelfTest) -> Void) {
+      for value in 0..<count {
+        if let test = SelfTest(rawValue: UInt8(value)) { body(test) }
+      }
+    }
 
-  func forEachSelfTestName(_ body: (StaticString) -> Void) {
-    for i in 0..<SelfTest.all.count { body(SelfTest.all[i].name) }
+    static func named(_ word: Bytes) -> SelfTest? {
+      var found: SelfTest?
+      forEach { if word == $0.name { found = $0 } }
+      return found
+    }
   }
 
   func selftest(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.next()
     let seconds = try seconds(word, arguments)
-    try arguments.end("selftest [NAME] [SECONDS]")
+    try arguments.end()
+    var only: SelfTest?
     if let word {
-      var isKnown = false
-      forEachSelfTestName { if word.bytes == $0 { isKnown = true } }
-      guard isKnown else {
-        throw refuse(word, "no such test: invariants protection frames objects space history paging smp")
+      only = SelfTest.named(word.bytes)
+      if only == nil {
+        var names: Line = "no such test:"
+        SelfTest.forEach { names.append(line: " \($0.name)") }
+        throw refuse(word, names)
       }
     }
     var failed: UInt64 = 0
     var passed: UInt64 = 0
-    for i in 0..<SelfTest.all.count {
-      let named = SelfTest.all[i]
-      if let word, !(word.bytes == named.name) { continue }
+    for value in 0..<SelfTest.count {
+      guard let test = SelfTest(rawValue: UInt8(value)), only == nil || only == test else { continue }
       if shouldStop { break }
-      if let loaned = named.test.loaned, !canLoan(loaned) {
-        leaveOut(named, isJSON ? "too little memory" : "no run of \(loaned) can be loaned here")
+      if let loaned = test.loaned, !canLoan(loaned) {
+        leaveOut(test, isJSON ? "too little memory" : "no run of \(loaned) can be loaned here")
         continue
       }
-      if named.test == .smp, let reason = whyNoStress {
-        leaveOut(named, Line(reason))
+      if test == .smp, let reason = whyNoStress {
+        leaveOut(test, Line(reason))
         continue
       }
-      let trouble = outcome(of: named.test, seconds)
+      let trouble = outcome(of: test, seconds)
       if trouble == nil { passed += 1 } else { failed += 1 }
       if isJSON {
         row("selftest") { row in
-          row.field("name", text: Line(named.name))
+          row.field("name", text: Line(test.name))
           row.field("passed", truth: trouble == nil ? .yes : .no)
           if let trouble { row.field("broken", text: Line(trouble)) }
         }
         continue
       }
-      print("\(left: Line(named.name), 12)  \(left: trouble == nil ? "passed" : "FAILED", 6)  \(named.about)")
+      print("\(left: Line(test.name), 12)  \(left: trouble == nil ? "passed" : "FAILED", 6)  \(test.about)")
       if let trouble { print("! \(trouble)") }
     }
-    if !isJSON { print("\(count: passed) passed, \(count: failed) failed") }
+    print("\(count: passed) passed, \(count: failed) failed")
     if failed > 0 { throw .failed }
   }
 
-  private func leaveOut(_ test: SelfTest.Named, _ why: Line) {
+  private func leaveOut(_ test: SelfTest, _ why: Line) {
     guard isJSON else { return print("\(left: Line(test.name), 12)  left out: \(why)") }
     row("selftest") { row in
       row.field("name", text: Line(test.name))
@@ -188,15 +223,12 @@ extension Shell {
   }
 
   private func report(_ name: StaticString, _ outcome: HistoryOutcome) {
-    if isJSON {
-      row("history") { row in
-        row.field("name", text: Line(name))
-        row.field("checksum", text: "\(hex: outcome.checksum, digits: 16)")
-        row.field("operations", outcome.operations)
-        row.field("granted", outcome.granted)
-        row.field("refused", outcome.refused)
-      }
-      return
+    row("history") { row in
+      row.field("name", text: Line(name))
+      row.field("checksum", text: "\(hex: outcome.checksum, digits: 16)")
+      row.field("operations", outcome.operations)
+      row.field("granted", outcome.granted)
+      row.field("refused", outcome.refused)
     }
     print(
       "  \(left: Line(name), 14)\(hex: outcome.checksum, digits: 16)  \(count: outcome.operations) operations, \(count: outcome.refused) refused"

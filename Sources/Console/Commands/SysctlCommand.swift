@@ -1,24 +1,21 @@
-// sysctl: the tree of figures and tunables. snapshot and diff: the same figures at two moments.
+// sysctl: the tree of statistics and tunables.
 
 import CPlatform
 import KernelMemory
 import MemoryPrimitives
 
-/// Four snapshots of all figures. Valid as zeroes.
-struct Snapshots {
-  static var capacity: Int { 4 }
-  static var figures: Int { 512 }
-
-  var count: Int
-  /// The slot that was written last.
-  var latest: Int
-  var names: InlineArray<4, ShortName>
-  var counts: InlineArray<4, Int>
-  var values: InlineArray<2048, UInt64>
+extension CommandDescription {
+  static var sysctl: CommandDescription {
+    CommandDescription(
+      name: "sysctl", usage: "sysctl [NAME | PREFIX | NAME=VALUE]",
+      about: "Tunables and statistics, one tree of names: shows them, or sets one.",
+      example: "sysctl vm", question: .tuning, entry: "sysctl NAME=VALUE",
+      completion: .names(of: .statistics))
+  }
 }
 
 extension Shell {
-  private var statistics: Statistics { memory.statistics }
+  var statistics: Statistics { memory.statistics }
 
   private func hasPrefix(_ name: StaticString, _ prefix: Bytes) -> Bool {
     guard prefix.count <= name.utf8CodeUnitCount else { return false }
@@ -27,7 +24,7 @@ extension Shell {
       || name.utf8Start[prefix.count] == UInt8(ascii: ".") || prefix[prefix.count - 1] == UInt8(ascii: ".")
   }
 
-  private func figure(named name: Bytes) -> Statistic? {
+  func figure(named name: Bytes) -> Statistic? {
     for i in 0..<statistics.count where name == statistics[i].name { return statistics[i] }
     return nil
   }
@@ -62,7 +59,7 @@ extension Shell {
       figures { _ in true }
       return
     }
-    try arguments.end("sysctl [NAME | PREFIX | NAME=VALUE]")
+    try arguments.end()
     if let equals = word.bytes.firstIndex(of: UInt8(ascii: "=")) {
       let name = Bytes(rebasing: word.bytes[0..<equals])
       guard let row = figure(named: name) else { throw noFigure(word, name) }
@@ -112,7 +109,7 @@ extension Shell {
       table.end()
     }
     table.finish()
-    if hasTunable && !isJSON { print("A name with = is a tunable, as in: sysctl vm.contig.passes=4") }
+    if hasTunable { print("A name with = is a tunable, as in: sysctl vm.contig.passes=4") }
   }
 
   private func unit(of row: Statistic) -> Line {
@@ -208,90 +205,5 @@ extension Shell {
       }
     }
     return fine
-  }
-
-  // MARK: Two moments
-
-  func forEachSnapshotName(_ body: (ShortName) -> Void) {
-    for i in 0..<state.pointee.snapshots.count { body(state.pointee.snapshots.names[i]) }
-  }
-
-  func snapshot(_ arguments: Arguments) throws(CommandError) {
-    let word = arguments.nextOfAnyForm()
-    try arguments.end("snapshot [NAME]")
-    let name = word.map { ShortName(bytes: $0.bytes) } ?? ShortName("last")
-    let kept = inPlace(&state.pointee.snapshots)
-    var slot = -1
-    for i in 0..<kept.pointee.count where kept.pointee.names[i] == name { slot = i }
-    if slot < 0 && kept.pointee.count < Snapshots.capacity {
-      slot = kept.pointee.count
-      kept.pointee.count += 1
-    }
-    var dropped: ShortName?
-    if slot < 0 {
-      // The one after the latest is the oldest: slots are filled in turn.
-      slot = (kept.pointee.latest + 1) % Snapshots.capacity
-      dropped = kept.pointee.names[slot]
-    }
-    let count = min(statistics.count, Snapshots.figures)
-    kept.pointee.names[slot] = name
-    kept.pointee.counts[slot] = count
-    kept.pointee.latest = slot
-    for i in 0..<count { kept.pointee.values[slot * Snapshots.figures + i] = statistics[i].value }
-    if isJSON {
-      row("snapshot") { row in
-        row.field("name", text: "\(name)")
-        row.field("counters", UInt64(count))
-      }
-      return
-    }
-    print("Kept \(count: UInt64(count), "counter") as \"\(name)\". Type: diff \(name)")
-    if let dropped { print("\"\(dropped)\" was dropped: four are kept.") }
-  }
-
-  func diff(_ arguments: Arguments) throws(CommandError) {
-    let word = arguments.nextOfAnyForm()
-    try arguments.end("diff [NAME] [-a]")
-    let kept = inPlace(&state.pointee.snapshots)
-    guard kept.pointee.count > 0 else { throw refuse("There is no snapshot. Type: snapshot") }
-    var slot = kept.pointee.latest
-    if let word {
-      slot = -1
-      for i in 0..<kept.pointee.count where kept.pointee.names[i] == ShortName(bytes: word.bytes) { slot = i }
-      if slot < 0 {
-        throw refuse(
-          "No snapshot \"\(word.line)\". The latest is \"\(kept.pointee.names[kept.pointee.latest])\".")
-      }
-    }
-    let table = table("diff", .largestFirst)
-    table.column("counter", .text)
-    table.column("before", .figure)
-    table.column("now", .figure)
-    table.column("change", .figure)
-    var unchanged: UInt64 = 0
-    for i in 0..<kept.pointee.counts[slot] {
-      let before = kept.pointee.values[slot * Snapshots.figures + i]
-      let now = statistics[i].value
-      if before == now {
-        unchanged += 1
-        continue
-      }
-      table.begin(weight: max(before, now) - min(before, now))
-      table.text(statistics[i].name)
-      table.count(before)
-      table.count(now)
-      table.change(from: before, to: now)
-      table.end()
-    }
-    if isJSON {
-      row("unchanged") { $0.field("counters", unchanged) }
-      return
-    }
-    if unchanged == UInt64(kept.pointee.counts[slot]) {
-      print("All \(count: unchanged, "counter") are unchanged.")
-      return
-    }
-    table.finish()
-    print("\(count: unchanged) others are unchanged.")
   }
 }

@@ -1,0 +1,337 @@
+// contig: allocates contiguous memory, and prints the cost: the candidate and the reason for its choice, the work of
+// each pass, and what stands in the way of a refused request.
+
+import CPlatform
+import ContiguousMemory
+import KernelMemory
+import KernelSpace
+import Kmem
+import MemoryPrimitives
+import PageTables
+import Paging
+import PhysicalMemory
+
+extension CommandDescription {
+  static var contig: CommandDescription {
+    CommandDescription(
+      name: "contig", usage: "contig SIZE [WHERE] [HOW] [-v] | contig list | contig free ID | all",
+      about: """
+        Contiguous memory: what is in the way of one run is moved or written to
+        swap, and no other page is.
+        WHERE: low=A high=A align=SIZE boundary=SIZE, as why takes them.
+        HOW: nowait (moves, never writes), zero, attr=wb|wt|wc|uc, type=NAME.
+        -v draws the run before, after each pass, and after.
+        Refused, it says never, later, not now, not without waiting, or how
+        much would be left with vm.contig.passes as it is.
+        """,
+      example: "contig -v 2M align=2M", question: .trial,
+      completion: .words("low= high= align= boundary= nowait zero attr= type= list free"))
+  }
+}
+
+/// A run that the console has allocated and not freed.
+struct ContigEntry {
+  /// Counted from 1.
+  var id: UInt64
+  var range: ContiguousRange
+  var size: ByteCount
+  var type: MemoryType
+  var attribute: CacheAttribute
+
+  /// The count of its frames that lie in `run`.
+  func frames(in run: FrameRun) -> PageCount {
+    let (first, end) = (max(range.frames.first, run.first), min(range.frames.end, run.end))
+    return first < end ? end - first : .zero
+  }
+}
+
+/// The runs that the console holds, the oldest first. Valid as zeroes.
+struct ContigEntries {
+  static var capacity: Int { 320 }
+  var count: Int
+  var lastID: UInt64
+  var entries: InlineArray<320, ContigEntry>
+}
+
+/// The options of a request.
+struct ContigOptions {
+  var attribute = CacheAttribute.writeBack
+  var contents = InitialContents.unknown
+  var type = ShortName("console")
+  var detail = Detail.brief
+
+  /// Whether the run is drawn as a picture.
+  enum Detail { case brief, drawn }
+}
+
+extension Shell {
+
+  func contig(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.next() else {
+      throw arguments.missing(
+        "How much? As in: contig 2M align=2M. Or contig list, contig free ID.")
+    }
+    if word.bytes == "list" {
+      try arguments.end()
+      listContig()
+    } else if word.bytes == "free" {
+      try freeContig(arguments)
+    } else {
+      var asked = try arguments.run(word)
+      var options = ContigOptions()
+      if arguments.takeFlag("-v") { options.detail = .drawn }
+      try read(arguments, &asked, &options)
+      try take(asked, options)
+    }
+  }
+
+  private func read(
+    _ arguments: Arguments, _ asked: inout RunAsked, _ options: inout ContigOptions
+  ) throws(CommandError) {
+    if let word = arguments.value(of: "attr") {
+      if word.bytes == "uc" {
+        options.attribute = .uncached
+      } else if word.bytes == "wc" {
+        options.attribute = .writeCombining
+      } else if word.bytes == "wt" {
+        options.attribute = .writeThrough
+      } else if !(word.bytes == "wb") {
+        throw refuse(word, "an attribute is uc, wc, wt or wb")
+      }
+    }
+    if let word = arguments.value(of: "type") {
+      guard word.bytes.count > 0, word.bytes.count <= ShortName.capacity else {
+        throw refuse(word, "a type has a name of 1 to \(ShortName.capacity) bytes")
+      }
+      options.type = ShortName(bytes: word.bytes)
+    }
+    while let word = arguments.next() {
+      if word.bytes == "nowait" {
+        guard asked.waitPolicy == .allowed else { throw refuse(word, "nowait is given twice") }
+        asked.waitPolicy = .forbidden
+      } else if word.bytes == "zero" {
+        guard options.contents == .unknown else { throw refuse(word, "zero is given twice") }
+        options.contents = .zero
+      } else {
+        throw arguments.notUnderstood(word)
+      }
+    }
+    try arguments.end()
+  }
+
+  // MARK: The contiguous memory that is held
+
+  var contigEntries: UnsafeMutablePointer<ContigEntries> { inPlace(&state.pointee.runs) }
+
+  private var entries: UnsafeMutablePointer<ContigEntry> {
+    UnsafeMutableRawPointer(inPlace(&state.pointee.runs.entries))
+      .assumingMemoryBound(to: ContigEntry.self)
+  }
+
+  /// Adds a run. There must be a free entry.
+  func keepContig(
+    _ range: ContiguousRange, _ size: ByteCount, _ type: MemoryType, _ attribute: CacheAttribute
+  ) -> ContigEntry {
+    contigEntries.pointee.lastID += 1
+    let entry = ContigEntry(
+      id: contigEntries.pointee.lastID, range: range, size: size, type: type, attribute: attribute)
+    entries[contigEntries.pointee.count] = entry
+    contigEntries.pointee.count += 1
+    return entry
+  }
+
+  /// Frees the run at an index. Those behind it move up.
+  private func giveBack(at place: Int) -> ContigEntry {
+    let entry = entries[place]
+    contigEntries.pointee.count -= 1
+    for i in place..<contigEntries.pointee.count { entries[i] = entries[i + 1] }
+    memory.contiguous.contigfree(entry.range.address, size: entry.size, type: entry.type)
+    return entry
+  }
+
+  /// Frees all runs whose number is above `id`. Answers their count, and the count of their frames.
+  @discardableResult func giveBackContig(above id: UInt64) -> (runs: UInt64, frames: PageCount) {
+    var (runs, frames) = (UInt64(0), PageCount.zero)
+    while contigEntries.pointee.count > 0, entries[contigEntries.pointee.count - 1].id > id {
+      runs += 1
+      frames = frames + giveBack(at: contigEntries.pointee.count - 1).range.frames.count
+    }
+    return (runs, frames)
+  }
+
+  private func freeContig(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.next() else {
+      throw arguments.missing(
+        "A number is missing: contig list shows them; contig free all frees all of them.")
+    }
+    if word.bytes == "all" {
+      try arguments.end()
+      let (runs, frames) = giveBackContig(above: 0)
+      row("contig_freed") { row in
+        row.field("runs", runs)
+        row.field("frames", frames.rawValue)
+        row.field("free", physical.freeCount.rawValue)
+      }
+      print(
+        "Freed \(count: runs, "run"), \(frames.bytes). \(count: physical.freeCount.rawValue, "frame") are free."
+      )
+      return
+    }
+    let id = try arguments.number(word)
+    try arguments.end()
+    for i in 0..<contigEntries.pointee.count where entries[i].id == id {
+      let entry = giveBack(at: i)
+      row("contig_freed") { row in
+        row.field("runs", 1)
+        row.field("frames", entry.range.frames.count.rawValue)
+        row.field("free", physical.freeCount.rawValue)
+      }
+      print("Freed contig \(id): \(entry.size), \(frames(entry.range.frames)).")
+      print("\(count: physical.freeCount.rawValue, "frame") are free.")
+      return
+    }
+    throw refuse(word, "no such run; contig list shows them")
+  }
+
+  /// The console's run that holds a frame.
+  func contigEntry(holding frame: FrameNumber) -> ContigEntry? {
+    for i in 0..<contigEntries.pointee.count where entries[i].range.frames.contains(frame) {
+      return entries[i]
+    }
+    return nil
+  }
+
+  private func frames(_ run: FrameRun) -> Line {
+    if run.count == .one { return "frame \(run.first)" }
+    return "frames \(run.first) to \(FrameNumber(run.end.rawValue - 1))"
+  }
+
+  private func listContig() {
+    let count = contigEntries.pointee.count
+    if count == 0 {
+      print("None. As in: contig 2M align=2M")
+      return
+    }
+    let table = table("contig_run")
+    table.column("id", .figure)
+    table.column("frame", .figure, key: "first_frame")
+    table.column("frames", .sum)
+    // Frames are whole; the requested size need not be.
+    table.column("asked", .sum, key: "bytes")
+    table.column("address", .text)
+    table.column("cached", .text)
+    table.column("type", .text)
+    for i in 0..<count {
+      let entry = entries[i]
+      table.begin()
+      table.plain(entry.id)
+      table.plain(UInt64(entry.range.frames.first.rawValue))
+      table.count(entry.range.frames.count.rawValue)
+      table.size(entry.size)
+      table.address(entry.range.address)
+      table.text(entry.attribute.description)
+      table.text(entry.type.name)
+      table.end()
+      if shouldStop { return }
+    }
+    table.finish(total: "all")
+  }
+
+  /// The JSON fields of a run, the same in every row.
+  func fields(_ row: JSONRow, _ entry: ContigEntry) {
+    row.field("id", entry.id)
+    row.field("first_frame", UInt64(entry.range.frames.first.rawValue))
+    row.field("frames", entry.range.frames.count.rawValue)
+    row.field("bytes", entry.size.rawValue)
+    row.field("address", entry.range.address)
+    row.field("cached", text: Line(entry.attribute.description))
+    row.field("type", text: "\(entry.type.name)")
+  }
+
+  // MARK: Requests
+
+  private func take(_ asked: RunAsked, _ options: ContigOptions) throws(CommandError) {
+    guard contigEntries.pointee.count < ContigEntries.capacity else {
+      throw fail("\(ContigEntries.capacity) runs are the most that the console holds. Type: contig list")
+    }
+    let type = memory.kmem.type(named: options.type)
+    var story = ContigStory(self, asked, options.detail)
+    let range: ContiguousRange
+    do throws(ContiguousFailure) {
+      range = try memory.contiguous.contigmalloc(
+        asked.size, type: type, where: asked.constraints, attribute: options.attribute,
+        contents: options.contents, waitPolicy: asked.waitPolicy
+      ) { story.hear($0) }
+    } catch {
+      story.end(.refused)
+      refused(error, asked, story)
+      throw .failed
+    }
+    story.end(.granted)
+    let entry = keepContig(range, asked.size, type, options.attribute)
+    row("contig") { row in
+      row.field("answer", text: "granted")
+      row.field("id", entry.id)
+      fields(row, asked, story)
+      row.field("first_frame", UInt64(range.frames.first.rawValue))
+      row.field("address", range.address)
+      row.field("cached", text: Line(options.attribute.description))
+      row.field("type", text: "\(type.name)")
+    }
+    print("Granted: contig \(entry.id), \(frames(range.frames)), at \(range.address).")
+    print(
+      "\(count: physical.freeCount.rawValue, "frame") are free. contig free \(entry.id) frees it.")
+  }
+
+  private func fields(_ row: JSONRow, _ asked: RunAsked, _ story: ContigStory) {
+    row.field("frames", asked.count.rawValue)
+    row.field("bytes", asked.size.rawValue)
+    row.field("moved", story.moved.rawValue)
+    row.field("written", story.written.rawValue)
+    row.field("runs_abandoned", story.abandoned)
+    row.cost(story.cycles, costUnit)
+    row.field("free", physical.freeCount.rawValue)
+  }
+
+  private func refused(_ failure: ContiguousFailure, _ asked: RunAsked, _ story: ContigStory) {
+    // The failed-request cache does not examine a repeated request; for a person the search is worth its cost.
+    let forecast = failure.forecast ?? (failure.isRepeated ? memory.contiguous.forecast(request(asked)) : nil)
+    let longest =
+      failure.isRepeated
+      ? memory.contiguous.longestEmptiableRun(where: asked.constraints)
+      : failure.longest
+    row("contig") { row in
+      row.field("answer", text: Line(failure.description))
+      fields(row, asked, story)
+      row.field("repeated", truth: failure.isRepeated ? .yes : .no)
+      row.field("injected", truth: failure.isInjected ? .yes : .no)
+      if failure.answer == .never { row.field("reason", text: asked.whyNever(physical)) }
+      if let forecast {
+        refusalFields(row, forecast, longest)
+        row.field("best_frame", UInt64(forecast.run.first.rawValue))
+      }
+    }
+    if let forecast { printOwners(forecast) }
+    if failure.answer == .never {
+      print("Never: \(asked.whyNever(physical)).")
+    } else if failure.isInjected {
+      print("Later: fault injection has refused the request. Nothing has been done.")
+    } else if failure.answer == .noAddressSpace {
+      print("No addresses or tables to map it: its frames were freed again.")
+      print("! Type: vmem kernel_va")
+    } else if let forecast, forecast.outcome != .granted {
+      let isUntouched = story.moved == .zero && story.written == .zero
+      refused(forecast, asked, isUntouched ? .nothing : .something, longest)
+      if failure.isRepeated {
+        print(
+          "Refused from the cache, in \(count: story.cycles, story.unit): no run has become free since."
+        )
+      }
+    } else if memory.contiguous.strategy == .new {
+      print("Later: other requests have taken each run that was found. Ask again.")
+    } else {
+      print("Not now: laundering has freed no run of \(asked.count.bytes).")
+      print("! Type: why \(asked.line)")
+    }
+  }
+}

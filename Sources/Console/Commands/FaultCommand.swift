@@ -1,0 +1,140 @@
+// fault: triggers a bug on purpose, to show its report.
+
+import PhysicalMemory
+import Paging
+import KernelMemory
+import Kmem
+import MemoryPrimitives
+
+extension CommandDescription {
+  static var fault: CommandDescription {
+    CommandDescription(
+      name: "fault", usage: "fault KIND",
+      about: """
+        Triggers a bug on purpose, and shows its report. The machine
+        stops with exit status 37. Kinds: null guard write-text execute-data
+        double-free wrong-size foreign-pointer stack-overflow divide overflow
+        lock-order locked-sleep locked-fault hang nmi everywhere.
+        """,
+      example: "fault double-free", question: .trial,
+      completion: .names(of: .faults))
+  }
+}
+
+extension Shell {
+  /// A fault that a person can trigger.
+  package enum Fault: UInt8, Sendable {
+    case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
+    case divide, overflow
+    case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere
+
+    static var count: Int { Int(Fault.everywhere.rawValue) + 1 }
+
+    var name: StaticString {
+      switch self {
+      case .null: "null"
+      case .guardPage: "guard"
+      case .writeText: "write-text"
+      case .executeData: "execute-data"
+      case .doubleFree: "double-free"
+      case .wrongSize: "wrong-size"
+      case .foreignPointer: "foreign-pointer"
+      case .stackOverflow: "stack-overflow"
+      case .divide: "divide"
+      case .overflow: "overflow"
+      case .lockOrder: "lock-order"
+      case .lockedSleep: "locked-sleep"
+      case .lockedFault: "locked-fault"
+      case .hang: "hang"
+      case .nmi: "nmi"
+      case .everywhere: "everywhere"
+      }
+    }
+
+    /// Calls `body` with each fault.
+    static func forEach(_ body: (Fault) -> Void) {
+      for value in 0..<count {
+        if let fault = Fault(rawValue: UInt8(value)) { body(fault) }
+      }
+    }
+
+    static func named(_ word: Bytes) -> Fault? {
+      var found: Fault?
+      forEach { if word == $0.name { found = $0 } }
+      return found
+    }
+  }
+
+  func fault(_ arguments: Arguments) throws(CommandError) {
+    guard let word = arguments.nextOfAnyForm() else {
+      var names: Line = "Which?"
+      Fault.forEach { names.append(line: " \($0.name)") }
+      throw refuse(names)
+    }
+    try arguments.end()
+    guard let fault = Fault.named(word.bytes) else {
+      throw refuse(word, "no such fault; help fault lists them")
+    }
+    switch fault {
+    case .doubleFree: faultDoubleFree()
+    case .wrongSize: faultWrongSize()
+    case .foreignPointer: faultForeignPointer()
+    case .hang:
+      guard let view = state.pointee.host.executive, view.watching(view.context) else {
+        throw refuse("The watchdog is off, so a hang would not be reported. Type: watchdog on")
+      }
+      trigger(fault)
+    case .null, .guardPage, .writeText, .executeData, .stackOverflow, .divide, .overflow, .lockOrder,
+      .lockedSleep, .lockedFault, .nmi, .everywhere:
+      trigger(fault)
+    }
+    throw fail("The machine did not report the fault: this is a bug of Strata.")
+  }
+
+  private func trigger(_ fault: Fault) {
+    state.pointee.host.triggering(state.pointee.host.context, fault.rawValue)
+  }
+
+  // Bugs of a caller of kmem. The size classes are audited during the call, so that kmem knows both call sites and
+  // finds the bug at once, not when the object leaves a magazine.
+
+  private static var small: ByteCount { ByteCount(UInt64(64)) }
+  private static var larger: ByteCount { ByteCount(UInt64(128)) }
+
+  private func setAudit(_ auditing: Auditing) {
+    memory.kmem.lookUp(Self.small)?.setAudit(auditing)
+    memory.kmem.lookUp(Self.larger)?.setAudit(auditing)
+  }
+
+  @inline(never) private func faultDoubleFree() {
+    let kmem = memory.kmem
+    let type = kmem.type(named: ShortName("console"))
+    setAudit(.on)
+    if let object = kmem.alloc(Self.small, type: type) {
+      kmem.free(object, size: Self.small, type: type)
+      kmem.free(object, size: Self.small, type: type)
+    }
+    setAudit(kmem.auditing)
+  }
+
+  @inline(never) private func faultWrongSize() {
+    let kmem = memory.kmem
+    let type = kmem.type(named: ShortName("console"))
+    setAudit(.on)
+    if let object = kmem.alloc(Self.small, type: type) {
+      kmem.free(object, size: Self.larger, type: type)
+      // When the report returns, as in a test, nothing was changed: the object must still be freed.
+      kmem.free(object, size: Self.small, type: type)
+    }
+    setAudit(kmem.auditing)
+  }
+
+  @inline(never) private func faultForeignPointer() {
+    let kmem = memory.kmem
+    let type = kmem.type(named: ShortName("console"))
+    setAudit(.on)
+    // The console's own memory, which no cache has allocated.
+    kmem.free(UnsafeMutableRawPointer(state), size: Self.small, type: type)
+    setAudit(kmem.auditing)
+  }
+}

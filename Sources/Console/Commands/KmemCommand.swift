@@ -1,0 +1,58 @@
+// kmem: the object caches.
+
+import Kmem
+import KernelSpace
+import KernelMemory
+import MemoryPrimitives
+import PhysicalMemory
+
+extension CommandDescription {
+  static var kmem: CommandDescription {
+    CommandDescription(
+      name: "kmem", usage: "kmem [-a]",
+      about: """
+        Object caches: objects in use and free, slabs, bytes held, the share of
+        them that is live, requests and failures.
+        """,
+      example: "kmem -a", question: .use,
+      arguments: .none)
+  }
+}
+
+extension Shell {
+  func kmem() throws(CommandError) {
+    let table = table("cache", .largestFirst)
+    table.column("cache", .text)
+    table.column("size", .figure)
+    table.column("in use", .sum)
+    table.column("free", .sum)
+    table.column("slabs", .sum)
+    table.column("held", .sum, key: "bytes")
+    table.column("live", .ratio)
+    table.column("requests", .sum)
+    table.column("failed", .sum)
+    var caches: UInt64 = 0
+    memory.kmem.forEachCache { cache in
+      guard cache.slabs > 0 || cache.requests > 0 || showsAll || isJSON else { return }
+      caches += 1
+      table.begin(weight: cache.held.rawValue + 1)
+      table.text(cache.name)
+      table.plain(cache.objectSize.rawValue)
+      table.count(cache.inUse)
+      table.count(cache.free)
+      table.count(cache.slabs)
+      table.size(cache.held)
+      table.share(cache.inUse * cache.objectSize.rawValue, of: cache.held.rawValue)
+      table.count(cache.requests)
+      table.count(cache.failed)
+      table.end()
+    }
+    table.finish(total: "\(count: caches, "cache")")
+    let large = memory.space.pages(.heap) + memory.space.pages(.interrupt)
+    row("large") { row in
+      row.field("frames", large.rawValue)
+      row.field("bytes", large.bytes.rawValue)
+    }
+    print("Above 4 KiB: \(large.bytes) in whole pages. kmem's own tables: \(memory.kmem.metadataBytes).")
+  }
+}

@@ -1,0 +1,68 @@
+// locks: the waits for locks by rank, and their holders.
+
+import CPlatform
+import MemoryPrimitives
+import Workloads
+
+extension CommandDescription {
+  static var locks: CommandDescription {
+    CommandDescription(
+      name: "locks", usage: "locks",
+      about: """
+        Locks by rank: how often a processor waited for one, how long at most, and
+        which processors hold one at this moment.
+        """,
+      example: "locks", question: .failure,
+      arguments: .none)
+  }
+}
+
+extension Shell {
+  /// Instructions for which a spin lock may be held.
+  private static var holdBudget: UInt64 { Budget.longestHeld.row.bound ?? 0 }
+
+  func locks() throws(CommandError) {
+    let view = try executive()
+    let table = table("lock", .asGiven)
+    table.column("rank", .text)
+    table.column("locks", .text, key: "name")
+    table.column("kind", .text, key: "sort")
+    table.column("waits", .sum)
+    table.column("longest wait", .figure)
+    table.column("longest hold", .figure)
+    table.column("held by", .text)
+    LockRank.forEach { rank, title in
+      var row = cp_lock_row()
+      view.locks(view.context, rank.rawValue, &row)
+      table.begin()
+      table.plain(UInt64(rank.rawValue))
+      table.text(title)
+      table.text(rank.kind == .spin ? "spin" : "sleeping")
+      table.count(row.waits)
+      table.count(row.longest_wait)
+      table.count(row.longest_hold)
+      table.text(holders(rank, view))
+      table.end()
+    }
+    table.finish()
+    LockRank.forEach { rank, title in
+      var row = cp_lock_row()
+      view.locks(view.context, rank.rawValue, &row)
+      guard rank.kind == .spin, countsInstructions, row.longest_hold > Self.holdBudget else { return }
+      print("! \(title): \(count: row.longest_hold) up to \(code(VirtualAddress(row.hold_site)) ?? "-")")
+    }
+    print("A thread acquires locks in rising rank. Waits and holds are in \(costUnit);")
+    print(
+      "holds are measured while machine.measure=on. The budget for a spin lock: \(count: Self.holdBudget).")
+  }
+
+  /// The processors whose innermost spin lock is of this rank.
+  private func holders(_ rank: LockRank, _ view: ExecutiveView) -> Line {
+    var line = Line()
+    view.forEachProcessor { index, row in
+      guard row.held_rank == rank.rawValue else { return }
+      line.append(line: line.count == 0 ? "cpu \(index)" : ", \(index)")
+    }
+    return line
+  }
+}

@@ -1,0 +1,63 @@
+// snapshot: keeps all statistics of a moment, for diff.
+
+import CPlatform
+import KernelMemory
+import MemoryPrimitives
+
+extension CommandDescription {
+  static var snapshot: CommandDescription {
+    CommandDescription(
+      name: "snapshot", usage: "snapshot [NAME]",
+      about: "Keeps all counters under a name, for diff. It keeps four at most.",
+      example: "snapshot before", question: .change)
+  }
+}
+
+/// Four snapshots of all figures. Valid as zeroes.
+struct Snapshots {
+  static var capacity: Int { 4 }
+  static var figures: Int { 512 }
+
+  var count: Int
+  /// The slot that was written last.
+  var latest: Int
+  var names: InlineArray<4, ShortName>
+  var counts: InlineArray<4, Int>
+  var values: InlineArray<2048, UInt64>
+}
+
+extension Shell {
+  func forEachSnapshotName(_ body: (ShortName) -> Void) {
+    for i in 0..<state.pointee.snapshots.count { body(state.pointee.snapshots.names[i]) }
+  }
+
+  func snapshot(_ arguments: Arguments) throws(CommandError) {
+    let word = arguments.nextOfAnyForm()
+    try arguments.end()
+    let name = word.map { ShortName(bytes: $0.bytes) } ?? ShortName("last")
+    let kept = inPlace(&state.pointee.snapshots)
+    var slot = -1
+    for i in 0..<kept.pointee.count where kept.pointee.names[i] == name { slot = i }
+    if slot < 0 && kept.pointee.count < Snapshots.capacity {
+      slot = kept.pointee.count
+      kept.pointee.count += 1
+    }
+    var dropped: ShortName?
+    if slot < 0 {
+      // The one after the latest is the oldest: slots are filled in turn.
+      slot = (kept.pointee.latest + 1) % Snapshots.capacity
+      dropped = kept.pointee.names[slot]
+    }
+    let count = min(statistics.count, Snapshots.figures)
+    kept.pointee.names[slot] = name
+    kept.pointee.counts[slot] = count
+    kept.pointee.latest = slot
+    for i in 0..<count { kept.pointee.values[slot * Snapshots.figures + i] = statistics[i].value }
+    row("snapshot") { row in
+      row.field("name", text: "\(name)")
+      row.field("counters", UInt64(count))
+    }
+    print("Kept \(count: UInt64(count), "counter") as \"\(name)\". Type: diff \(name)")
+    if let dropped { print("\"\(dropped)\" was dropped: four are kept.") }
+  }
+}
