@@ -49,7 +49,7 @@ public struct MemoryObject: Equatable {
 
   /// Acquires the object's lock, until the answer is released.
   @inline(__always) func acquire() -> HeldObject {
-    HeldObject(object: self, held: state.core.acquire())
+    HeldObject(held: state.core.acquire(), object: self)
   }
 
   /// The slot of a page below `pageCount`, for a checker: sound only while nothing else uses the object.
@@ -63,8 +63,8 @@ public struct MemoryObject: Equatable {
 /// An object whose lock is held. The lock is released when this is: a function that takes it `consuming` releases the
 /// lock, a function that borrows it relies on the lock.
 struct HeldObject: ~Copyable {
-  let object: MemoryObject
   let held: Held<MemoryObject.Core>
+  let object: MemoryObject
 
   @inline(__always) var number: UInt32 { object.number }
   @inline(__always) var kind: ObjectKind { object.kind }
