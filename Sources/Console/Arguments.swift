@@ -246,7 +246,7 @@ extension Shell {
       var typed = Line()
       for i in 0..<state.pointee.words.lineCount { typed.append(byte: state.pointee.words.line[i]) }
       row.field("line", text: typed)
-      if let column { row.field("column", UInt64(column)) }
+      row.field("column", column.map { UInt64($0) })
     }
     state.pointee.json = before
   }

@@ -45,7 +45,9 @@ struct JSONRow {
     nibble < 10 ? UInt8(ascii: "0") + nibble : UInt8(ascii: "a") - 10 + nibble
   }
 
-  func field(_ name: Line, _ value: UInt64) {
+  /// A number; null for none. All rows of a kind have the same keys.
+  func field(_ name: Line, _ value: UInt64?) {
+    guard let value else { return none(name) }
     key(name)
     terminal.write("\(value)")
   }
@@ -54,7 +56,8 @@ struct JSONRow {
     key(name)
     terminal.write(figure)
   }
-  func field(_ name: Line, text: Line) {
+  func field(_ name: Line, text: Line?) {
+    guard let text else { return none(name) }
     key(name)
     string(text)
   }
@@ -62,9 +65,10 @@ struct JSONRow {
     key(name)
     string(bytes)
   }
-  func field(_ name: Line, _ address: VirtualAddress) { field(name, text: "\(address)") }
+  func field(_ name: Line, _ address: VirtualAddress?) { field(name, text: address.map { "\($0)" }) }
   func field(_ name: Line, _ address: PhysicalAddress) { field(name, text: "\(address)") }
-  func field(_ name: Line, truth: Truth) {
+  func field(_ name: Line, truth: Truth?) {
+    guard let truth else { return none(name) }
     key(name)
     terminal.write(truth == .yes ? "true" : "false")
   }

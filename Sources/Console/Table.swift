@@ -42,7 +42,9 @@ struct Table {
   }
 
   struct Cell {
-    enum Kind: UInt8 { case empty, fixed, text, count, plain, size, share, physical, virtual, change, none }
+    enum Kind: UInt8 {
+      case empty, fixed, text, count, plain, size, share, physical, virtual, change, truth, none
+    }
     var kind: Kind
     var short: UInt8
     var a: UInt64
@@ -171,6 +173,7 @@ struct Table {
   }
   /// How far `now` is from `before`, with its sign.
   func change(from before: UInt64, to now: UInt64) { add(.change, before, now) }
+  func truth(_ value: JSONRow.Truth) { add(.truth, value == .yes ? 1 : 0) }
   /// A cell without a value: a dash.
   func none() { add(.none, 0) }
   /// An empty cell.
@@ -407,6 +410,7 @@ struct Table {
       }
     case .physical: line.append(hex: cell.a, digits: Int(cell.short))
     case .virtual: line.append(hex: cell.a, digits: 16)
+    case .truth: line.append(cell.a == 1 ? "yes" : "no")
     case .change:
       line.append(byte: UInt8(ascii: cell.b < cell.a ? "-" : "+"))
       line.append(grouped: cell.b < cell.a ? cell.a - cell.b : cell.b - cell.a)
@@ -441,6 +445,7 @@ struct Table {
         case .text, .physical, .virtual: row.field(key, text: render(scratch, i))
         case .count, .plain, .size: row.field(key, cell.a)
         case .share: continue
+        case .truth: row.field(key, truth: cell.a == 1 ? .yes : .no)
         case .change:
           var figure = Line()
           figure.append(signed: Int(truncatingIfNeeded: cell.b &- cell.a))

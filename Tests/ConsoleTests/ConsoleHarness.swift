@@ -215,7 +215,9 @@ final class ConsoleHarness {
   /// Runs a line as `run=` would and returns what it printed.
   @discardableResult func run(_ line: String) -> String {
     outcome = Array(line.utf8).withUnsafeBufferPointer { console.run($0) }
-    return terminal.taken()
+    let text = terminal.taken()
+    JSONKinds.check(text, of: line)
+    return text
   }
   var outcome: CommandError?
   /// The output at the start of a conversation.

@@ -184,7 +184,7 @@ final class ContigCommandTests: XCTestCase {
     let refused = try XCTUnwrap(
       rows(told.run("contig 2M align=2M -j")).first { $0["kind"] as? String == "contig" })
     XCTAssertEqual(refused["answer"] as? String, "not now")
-    XCTAssertEqual(refused["reason"] as? String, "wired")
+    XCTAssertEqual(refused["blocked_by"] as? String, "wired")
     XCTAssertEqual(refused["role"] as? String, "pageable")
     XCTAssertEqual(refused["blocker_frames"] as? Int, 1)
     XCTAssertEqual(refused["repeated"] as? Bool, false)

@@ -271,12 +271,10 @@ extension Shell {
     let entry = keepContig(range, asked.size, type, options.attribute)
     row("contig") { row in
       row.field("answer", text: "granted")
-      row.field("id", entry.id)
       fields(row, asked, story)
-      row.field("first_frame", UInt64(range.frames.first.rawValue))
-      row.field("address", range.address)
-      row.field("cached", text: Line(options.attribute.description))
-      row.field("type", text: "\(type.name)")
+      placeFields(row, range.frames.first)
+      grantFields(row, entry)
+      refusalFields(row, nil, asked, nil)
     }
     print("Granted: contig \(entry.id), \(frames(range.frames)), at \(range.address).")
     print(
@@ -293,6 +291,25 @@ extension Shell {
     row.field("free", physical.freeCount.rawValue)
   }
 
+  /// The fields of a granted run; null for one that was refused.
+  private func grantFields(_ row: JSONRow, _ entry: ContigEntry?) {
+    row.field("id", entry?.id)
+    row.field("address", entry?.range.address)
+    row.field("cached", text: entry.map { Line($0.attribute.description) })
+    row.field("type", text: entry.map { "\($0.type.name)" })
+  }
+
+  /// The fields of a refusal; null for a run that was granted.
+  private func refusalFields(
+    _ row: JSONRow, _ failure: ContiguousFailure?, _ asked: RunAsked,
+    _ best: (forecast: ContiguousForecast?, longest: FrameRun?)?
+  ) {
+    row.field("repeated", truth: failure.map { $0.isRepeated ? .yes : .no })
+    row.field("injected", truth: failure.map { $0.isInjected ? .yes : .no })
+    row.field("reason", text: failure?.answer == .never ? asked.whyNever(physical) : nil)
+    refusalFields(row, best?.forecast, best?.longest)
+  }
+
   private func refused(_ failure: ContiguousFailure, _ asked: RunAsked, _ story: ContigStory) {
     // The failed-request cache does not examine a repeated request; for a person the search is worth its cost.
     let forecast = failure.forecast ?? (failure.isRepeated ? memory.contiguous.forecast(request(asked)) : nil)
@@ -303,13 +320,9 @@ extension Shell {
     row("contig") { row in
       row.field("answer", text: Line(failure.description))
       fields(row, asked, story)
-      row.field("repeated", truth: failure.isRepeated ? .yes : .no)
-      row.field("injected", truth: failure.isInjected ? .yes : .no)
-      if failure.answer == .never { row.field("reason", text: asked.whyNever(physical)) }
-      if let forecast {
-        refusalFields(row, forecast, longest)
-        row.field("best_frame", UInt64(forecast.run.first.rawValue))
-      }
+      placeFields(row, forecast?.run.first)
+      grantFields(row, nil)
+      refusalFields(row, failure, asked, (forecast, longest))
     }
     if let forecast { printOwners(forecast) }
     if failure.answer == .never {

@@ -255,11 +255,11 @@ extension Shell {
           row.field("first_frame", UInt64(run.first.rawValue))
           row.field("frames", run.count.rawValue)
           row.field("role", text: Line(role.description))
-          guard role == .pageable else { return }
-          let pages = tally(UInt64(run.first.rawValue), run.count.rawValue, by: .pages)
-          row.field("wired", pages.wired)
-          row.field("claimed", pages.claimed)
-          row.field("dirty", pages.dirty)
+          let pages =
+            role == .pageable ? tally(UInt64(run.first.rawValue), run.count.rawValue, by: .pages) : nil
+          row.field("wired", pages?.wired)
+          row.field("claimed", pages?.claimed)
+          row.field("dirty", pages?.dirty)
         }
       }
       return

@@ -78,12 +78,10 @@ extension Shell {
       row.field("visitors", outcome.visitors)
       row.field("refused", outcome.refused)
       row.field("verdict", text: outcome.failure.map { Line($0.invariant) } ?? "held")
-      if let trouble = outcome.failure {
-        row.field("subject", text: "\(hex: trouble.subject)")
-        row.field("found", text: "\(hex: trouble.found)")
-        row.field("expected", text: "\(hex: trouble.expected)")
-        row.field("processor", UInt64(trouble.processor))
-      }
+      row.field("subject", text: outcome.failure.map { "\(hex: $0.subject)" })
+      row.field("found", text: outcome.failure.map { "\(hex: $0.found)" })
+      row.field("expected", text: outcome.failure.map { "\(hex: $0.expected)" })
+      row.field("processor", outcome.failure.map { UInt64($0.processor) })
     }
     print(
       "  \(count: UInt64(plan.processors), "processor"), \(count: outcome.workers) workers and \(count: outcome.visitors, "visitor"), \(count: outcome.ticks / 1000) s: \(count: outcome.operations) operations"

@@ -17,15 +17,7 @@ extension CommandDescription {
 extension Shell {
   func swap() throws(CommandError) {
     let figures = memory.paging.swap.figures
-    guard let device = memory.paging.swap.device else {
-      row("swap") { row in
-        row.none("tier")
-        row.field("slots", 0)
-      }
-      print("There is no swap device: a dirty page stays in memory until its object is destroyed.")
-      print("Boot by make run SWAP=64M, or with swap.ramdisk=64M on the kernel's line.")
-      return
-    }
+    let device = memory.paging.swap.device
     let table = table("swap")
     table.column("tier", .text)
     table.column("size", .figure, key: "bytes")
@@ -41,7 +33,7 @@ extension Shell {
     table.column("failed requests", .figure, for: .tools)
     table.column("corrupt pages", .figure, for: .tools)
     table.begin()
-    table.text("\(device.name)")
+    if let device { table.text("\(device.name)") } else { table.none() }
     table.size(figures.total.bytes)
     table.count(figures.used.rawValue)
     table.size(figures.used.bytes)
@@ -55,6 +47,11 @@ extension Shell {
     table.count(figures.failures)
     table.count(figures.corrupt)
     table.end()
+    if device == nil {
+      print("There is no swap device: a dirty page stays in memory until its object is destroyed.")
+      print("Boot by make run SWAP=64M, or with swap.ramdisk=64M on the kernel's line.")
+      return
+    }
     table.finish()
     print(
       "Since boot: \(count: figures.writes, "page") written (\(count: figures.clusters, "request") of several pages), \(count: figures.reads) read."

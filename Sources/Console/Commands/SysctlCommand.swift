@@ -83,8 +83,10 @@ extension Shell {
     table.column("value", .figure)
     table.column("unit", .text)
     // Marks a tunable.
-    table.column("=", .text, key: "")
+    table.column("=", .text, for: .people)
     table.column("what it does", .text, key: "about")
+    table.column("settable", .text, for: .tools)
+    table.column("choices", .text, for: .tools)
     var hasTunable = false
     for i in 0..<statistics.count {
       let row = statistics[i]
@@ -106,6 +108,12 @@ extension Shell {
         table.empty()
       }
       table.text(row.about)
+      table.truth(row.kind == .tunable ? .yes : .no)
+      switch row.unit {
+      case .choice, .switchOnOff: table.text(unit(of: row))
+      case .bytes, .pages, .requests, .objects, .tags, .events, .ticks, .instructions, .processors, .passes:
+        table.none()
+      }
       table.end()
     }
     table.finish()

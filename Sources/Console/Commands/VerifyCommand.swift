@@ -35,7 +35,7 @@ extension Shell {
       row.field("wrong", sum.wrong)
       row.field("unreadable", sum.unreadable)
       row.field("read", read)
-      if let first = sum.first { row.field("first", first) }
+      row.field("first", sum.first)
       row.cost(taken, costUnit)
     }
     print("\(count: sum.intact, "page") intact; \(count: read) were read back from swap.")

@@ -147,7 +147,7 @@ extension Shell {
         row.field("address", range.address)
         row.field("frames", range.count.rawValue)
         row.field("use", text: Line(kind.description))
-        if let found { row.field("rights", text: Line(rights(found.range.protection))) }
+        row.field("rights", text: found.map { Line(rights($0.range.protection)) })
       }
       var what: Line = "\(count: range.count.rawValue, "page"), \(kind.description)"
       if let found { what.append(line: ", \(rights(found.range.protection))") }
@@ -166,7 +166,7 @@ extension Shell {
         row.field("address", VirtualAddress(segment.first.rawValue))
         row.field("bytes", segment.size.rawValue)
         row.field("in_use", truth: segment.kind == .busy ? .yes : .no)
-        if segment.allocatedAt != .unknown { row.field("site", text: place(segment.allocatedAt)) }
+        row.field("site", text: segment.allocatedAt == .unknown ? nil : place(segment.allocatedAt))
       }
       let state: StaticString = segment.kind == .busy ? "in use" : "free"
       fact(
@@ -186,20 +186,17 @@ extension Shell {
   private func printMapping(
     _ address: VirtualAddress, of name: Line? = nil, unmapped: Line = "an access raises a page fault"
   ) {
-    guard let translation = memory.pageTables.translate(address) else {
-      row("translation") { row in
-        row.field("address", address)
-        row.none("physical")
-      }
-      fact("mapping", "none", unmapped)
-      return
-    }
+    let translation = memory.pageTables.translate(address)
     row("translation") { row in
       row.field("address", address)
-      row.field("physical", text: physicalAddress(translation.physical))
-      row.field("leaf_bytes", translation.level.span.bytes.rawValue)
-      row.field("rights", text: Line(rights(translation.protection)))
-      row.field("cached", text: Line(translation.attribute.description))
+      row.field("physical", text: translation.map { physicalAddress($0.physical) })
+      row.field("leaf_bytes", translation?.level.span.bytes.rawValue)
+      row.field("rights", text: translation.map { Line(rights($0.protection)) })
+      row.field("cached", text: translation.map { Line($0.attribute.description) })
+    }
+    guard let translation else {
+      fact("mapping", "none", unmapped)
+      return
     }
     fact(
       "mapping", name ?? "to \(physicalAddress(translation.physical))",
@@ -295,12 +292,10 @@ extension Shell {
       row.field("slab_frames", object.frames.rawValue)
       row.field("slab_objects", UInt64(object.objects))
       row.field("slab_out", UInt64(object.out))
-      if let audit = object.audit {
-        row.field("asked_for", audit.size.rawValue)
-        if let type = audit.type { row.field("type", text: "\(type)") }
-        row.field("allocated_at", text: place(audit.allocatedAt))
-        row.field("freed_at", text: place(audit.freedAt))
-      }
+      row.field("asked_for", object.audit?.size.rawValue)
+      row.field("type", text: object.audit?.type.map { "\($0)" })
+      row.field("allocated_at", text: object.audit.map { place($0.allocatedAt) })
+      row.field("freed_at", text: object.audit.map { place($0.freedAt) })
     }
     if object.standing != .noObject {
       fact(
@@ -335,10 +330,8 @@ extension Shell {
       row.field("wires", UInt64(description.busyWord.wires))
       row.field("holds", UInt64(description.busyWord.holds))
       row.field("section", UInt64(description.section))
-      if let block = description.block, let order = description.blockOrder {
-        row.field("block", UInt64(block.rawValue))
-        row.field("order", UInt64(order.rawValue))
-      }
+      row.field("block", description.block.map { UInt64($0.rawValue) })
+      row.field("order", description.blockOrder.map { UInt64($0.rawValue) })
     }
     fact(
       "frame", "\(frame) at \(physicalAddress(frame))",

@@ -66,26 +66,21 @@ extension Shell {
       row.field("page", page.index)
       row.field("pages", page.object.pageCount.rawValue)
       row.field("place", text: Line(description.place.description))
-      if let frame = description.frame { row.field("frame", UInt64(frame.rawValue)) }
-      if isResident {
-        if let queue = description.queue {
-          row.field("queue", text: Line(queue.description))
-        } else {
-          row.none("queue")
-        }
-        row.field("valid", truth: description.flags.contains(.valid) ? .yes : .no)
-        row.field("dirty", truth: description.flags.contains(.dirty) ? .yes : .no)
-        row.field("referenced", truth: description.flags.contains(.referenced) ? .yes : .no)
-        row.field("wires", UInt64(busyWord.wires))
-        row.field("holds", UInt64(busyWord.holds))
-        row.field("writers", UInt64(busyWord.sbusyCount))
-        row.field("busy", truth: busyWord.isXbusy ? .yes : .no)
+      row.field("frame", description.frame.map { UInt64($0.rawValue) })
+      // What is known of a page in memory only.
+      let resident: PageDescription? = isResident ? description : nil
+      func truth(_ flag: PageFlags) -> JSONRow.Truth? {
+        resident.map { $0.flags.contains(flag) ? .yes : .no }
       }
-      if let copy = page.facts.copy {
-        row.field("swap_slot", UInt64(copy.rawValue))
-      } else {
-        row.none("swap_slot")
-      }
+      row.field("queue", text: resident?.queue.map { Line($0.description) })
+      row.field("valid", truth: truth(.valid))
+      row.field("dirty", truth: truth(.dirty))
+      row.field("referenced", truth: truth(.referenced))
+      row.field("wires", resident.map { _ in UInt64(busyWord.wires) })
+      row.field("holds", resident.map { _ in UInt64(busyWord.holds) })
+      row.field("writers", resident.map { _ in UInt64(busyWord.sbusyCount) })
+      row.field("busy", truth: resident.map { _ in busyWord.isXbusy ? .yes : .no })
+      row.field("swap_slot", page.facts.copy.map { UInt64($0.rawValue) })
     }
     fact(
       "object", page.object.title,

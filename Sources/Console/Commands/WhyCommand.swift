@@ -292,52 +292,45 @@ extension Shell {
       } else {
         row.field("answer", text: Line(ContiguousFailure.Answer(forecast.outcome).description))
       }
-      if forecast.outcome == .never {
-        row.field("frames", asked.count.rawValue)
-        row.field("reason", text: asked.whyNever(physical))
-        return
-      }
-      row.field("frames", forecast.run.count.rawValue)
-      row.field("free", forecast.free.rawValue)
-      if forecast.isFree {
-        placeFields(row, forecast)
-        return
-      }
-      row.field("movable", forecast.pages.rawValue)
-      row.field("dirty", forecast.dirty.rawValue)
-      row.field("to_move", forecast.moved.rawValue)
-      row.field("to_write", forecast.written.rawValue)
-      row.field("to_drop", forecast.dropped.rawValue)
-      row.field("to_fetch", forecast.fetched.rawValue)
-      row.field("free_after", forecast.freeAfter.rawValue)
-      refusalFields(row, forecast, longestRun(asked))
+      let isNever = forecast.outcome == .never
+      row.field("frames", asked.count.rawValue)
+      row.field("reason", text: isNever ? asked.whyNever(physical) : nil)
+      // A run that is free is described as one that needs no work; for one that can never be, nothing is known.
+      let known = isNever ? nil : forecast
+      placeFields(row, known?.run.first)
+      row.field("free", known?.free.rawValue)
+      row.field("movable", known?.pages.rawValue)
+      row.field("dirty", known?.dirty.rawValue)
+      row.field("to_move", known?.moved.rawValue)
+      row.field("to_write", known?.written.rawValue)
+      row.field("to_drop", known?.dropped.rawValue)
+      row.field("to_fetch", known?.fetched.rawValue)
+      row.field("free_after", known?.freeAfter.rawValue)
+      refusalFields(row, known, known == nil || forecast.isFree ? nil : longestRun(asked))
     }
-    printOwners(forecast)
+    if forecast.outcome != .never { printOwners(forecast) }
   }
 
-  private func placeFields(_ row: JSONRow, _ forecast: ContiguousForecast) {
-    row.field("at", text: physicalAddress(forecast.run.first))
-    row.field("first_frame", UInt64(forecast.run.first.rawValue))
+  /// The fields that say where a run is; null for none.
+  func placeFields(_ row: JSONRow, _ first: FrameNumber?) {
+    row.field("at", text: first.map { physicalAddress($0) })
+    row.field("first_frame", first.map { UInt64($0.rawValue) })
   }
 
-  /// The fields that say why a run is refused, the same for `why` and contig.
-  func refusalFields(_ row: JSONRow, _ forecast: ContiguousForecast, _ longest: FrameRun?) {
-    placeFields(row, forecast)
-    row.field("unmovable", forecast.unmovable.rawValue)
-    row.field("held_or_busy", forecast.claimed.rawValue)
-    row.field("missing", forecast.missing.rawValue)
-    if let owner = forecast.owners.first {
-      row.field("blocker", UInt64(owner.first.rawValue))
-      row.field("blocker_frames", owner.frames.rawValue)
-      row.field("reason", text: Line(forecast.reason.description))
-      row.field("role", text: Line(owner.role.description))
-      row.field("owner", text: whose(owner.first))
-    }
-    if let longest {
-      row.field("longest_at", text: physicalAddress(longest.first))
-      row.field("longest_frame", UInt64(longest.first.rawValue))
-      row.field("longest_frames", longest.count.rawValue)
-    }
+  /// The fields that say why a run is refused: the same for `why` and contig.
+  func refusalFields(_ row: JSONRow, _ forecast: ContiguousForecast?, _ longest: FrameRun?) {
+    row.field("unmovable", forecast?.unmovable.rawValue)
+    row.field("held_or_busy", forecast?.claimed.rawValue)
+    row.field("missing", forecast?.missing.rawValue)
+    let owner = forecast?.owners.first
+    row.field("blocker", owner.map { UInt64($0.first.rawValue) })
+    row.field("blocker_frames", owner?.frames.rawValue)
+    row.field("blocked_by", text: owner == nil ? nil : forecast.map { Line($0.reason.description) })
+    row.field("role", text: owner.map { Line($0.role.description) })
+    row.field("owner", text: owner.map { whose($0.first) })
+    row.field("longest_at", text: longest.map { physicalAddress($0.first) })
+    row.field("longest_frame", longest.map { UInt64($0.first.rawValue) })
+    row.field("longest_frames", longest?.count.rawValue)
   }
 
   /// A row for each owner of what is in the way.

@@ -1,0 +1,59 @@
+import Foundation
+import XCTest
+
+/// The keys of each kind of JSON row that a test has seen. Every row of a kind must have the same, in the same order.
+enum JSONKinds {
+  nonisolated(unsafe) private(set) static var keys: [String: [String]] = [:]
+
+  /// Checks each line of `text` that is a row; `line` is the command that printed it.
+  static func check(_ text: String, of line: String) {
+    for row in text.split(separator: "\n") where row.hasPrefix("{\"kind\":") {
+      let found = keys(of: row)
+      guard let kind = kind(of: row) else {
+        XCTFail("\(line) prints a row without a kind: \(row)")
+        continue
+      }
+      if let known = keys[kind] {
+        XCTAssertEqual(found, known, "of the kind \(kind), by \(line)")
+      } else {
+        keys[kind] = found
+      }
+    }
+  }
+
+  static func kind(of row: Substring) -> String? {
+    let object = try? JSONSerialization.jsonObject(with: Data(row.utf8)) as? [String: Any]
+    return object?["kind"] as? String
+  }
+
+  /// The keys of a row without nested objects, in their order.
+  static func keys(of row: Substring) -> [String] {
+    var keys: [String] = []
+    var word = ""
+    var isQuoted = false
+    var isEscaped = false
+    var isKey = true
+    for character in row {
+      if isQuoted {
+        if isEscaped {
+          isEscaped = false
+        } else if character == "\\" {
+          isEscaped = true
+          continue
+        } else if character == "\"" {
+          isQuoted = false
+          if isKey { keys.append(word) }
+          continue
+        }
+        word.append(character)
+      } else if character == "\"" {
+        (isQuoted, word) = (true, "")
+      } else if character == ":" {
+        isKey = false
+      } else if character == "," {
+        isKey = true
+      }
+    }
+    return keys
+  }
+}
