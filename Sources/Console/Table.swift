@@ -10,8 +10,10 @@ import MemoryPrimitives
 
 /// The kind of a column: its contents, and its part in the last rows.
 enum ColumnStyle: UInt8 {
-  /// Text, left.
+  /// Text, left; cut at its end where the table is wider than the screen.
   case text
+  /// Figures, addresses or names to be pasted back, left; never cut.
+  case exact
   /// A figure, right; has no sum.
   case figure
   /// A figure, right, summed up.
@@ -222,7 +224,7 @@ struct Table {
     for i in 0..<state.pointee.columnCount {
       let cell = row.pointee.cells[i]
       switch state.pointee.columns[i].style {
-      case .text, .figure: continue
+      case .text, .exact, .figure: continue
       case .sum, .share, .ratio, .bar: break
       }
       guard cell.kind != .none && cell.kind != .empty else { continue }
@@ -322,7 +324,7 @@ struct Table {
     while sum > console.width {
       var widest = -1
       for column in 0..<state.pointee.columnCount
-      where isPrinted(column) && state.pointee.columns[column].style == .text && !holdsAddresses(column) {
+      where isPrinted(column) && state.pointee.columns[column].style == .text {
         if widest < 0 || state.pointee.columns[column].width > state.pointee.columns[widest].width {
           widest = column
         }
@@ -335,12 +337,6 @@ struct Table {
 
   /// Whether the printed table has the column. The first column must be one.
   private func isPrinted(_ column: Int) -> Bool { state.pointee.columns[column].audience != .tools }
-
-  private func holdsAddresses(_ column: Int) -> Bool {
-    guard state.pointee.rowCount > 0 else { return false }
-    let kind = rows[0].cells[column].kind
-    return kind == .physical || kind == .virtual
-  }
 
   private func printRow(_ row: UnsafeMutablePointer<Row>, label: Line?, note: Line?) {
     var line = Line()
@@ -376,7 +372,8 @@ struct Table {
   private func put(_ line: inout Line, _ text: Line, _ column: Int) {
     if column > 0 { line.append(blanks: state.pointee.gap) }
     let width = Int(state.pointee.columns[column].width)
-    if state.pointee.columns[column].style == .text {
+    let style = state.pointee.columns[column].style
+    if style == .text || style == .exact {
       var text = text
       if text.count > width {
         // A cut text ends with a mark.
@@ -431,7 +428,7 @@ struct Table {
         if column.audience == .people { continue }
         switch column.style {
         case .share, .ratio, .bar: continue
-        case .text, .figure, .sum: break
+        case .text, .exact, .figure, .sum: break
         }
         var key = Line()
         for byte in Bytes(start: column.key.utf8Start, count: column.key.utf8CodeUnitCount) {

@@ -14,7 +14,8 @@ final class ConsoleCommandTests: XCTestCase {
     XCTAssertEqual(harness.run("xyzzy"), "No command \"xyzzy\". help lists all.\n")
     XCTAssertEqual(
       harness.run("xyzzy -j"),
-      #"{"kind":"error","what":"No command \"xyzzy\". help lists all.","line":"xyzzy -j","column":null}"# + "\n")
+      #"{"kind":"error","what":"No command \"xyzzy\". help lists all.","line":"xyzzy -j","column":null}"#
+        + "\n")
   }
 
   func testASurplusWordIsPointedAt() {

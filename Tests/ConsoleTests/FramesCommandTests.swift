@@ -185,6 +185,28 @@ final class FramesCommandTests: XCTestCase {
     }
   }
 
+  func testNoFigureOfAMachineOfATebibyteIsCut() throws {
+    let harness = ConsoleHarness(
+      ranges: [(1 << 20, 255 << 20, 1), (4 << 30, 1 << 40, 1)], memory: .gibibytes(1028))
+    let frames = harness.physical.freeCount.rawValue
+    XCTAssertGreaterThan(frames, 200_000_000)
+    let grouped = "\(count: frames)" as Line
+    // A blank stands before each sum, and the sum is whole.
+    let sums = harness.run("buddy").split(separator: "\n").filter { $0.hasPrefix("all blocks") }
+    XCTAssertTrue(
+      sums.contains { $0.hasSuffix(" \(grouped.withBytes { String(decoding: $0, as: UTF8.self) })") },
+      "\(sums)")
+    for command in ["memmap", "frames", "buddy", "map", "vmem", "pagetable", "queues", "kmem", "why 4G"] {
+      let text = harness.run(command)
+      assertFits(text)
+      for word in text.split(whereSeparator: { $0 == " " || $0 == "\n" }) where word.hasSuffix("..") {
+        XCTAssertFalse(word.contains { $0.isNumber }, "\(command): \(word)")
+      }
+    }
+    let last = (UInt64(4) << 30 + 1 << 40) >> 12
+    XCTAssertTrue(harness.run("memmap").contains("1048576 to \(last - 1)"), harness.run("memmap"))
+  }
+
   func testTheMapShowsThePagesThatCannotMove() throws {
     let harness = ConsoleHarness()
     try harness.physical.allocate(frame: FrameNumber(4096 + 64), role: .wired)

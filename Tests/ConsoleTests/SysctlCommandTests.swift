@@ -52,7 +52,8 @@ final class SysctlCommandTests: XCTestCase {
       """)
     XCTAssertEqual(
       harness.run("sysctl zs.requests -j"),
-      #"{"kind":"sysctl","name":"zs.requests","value":4,"unit":"requests","about":"since boot","settable":false,"choices":null}"# + "\n")
+      #"{"kind":"sysctl","name":"zs.requests","value":4,"unit":"requests","about":"since boot","settable":false,"choices":null}"#
+        + "\n")
   }
 
   func testSysctlSaysTheNewValueOrWhyItIsRefused() {

@@ -89,6 +89,8 @@ private struct BuddyTable {
   private var highest = 10
   private var widths = InlineArray<19, Int>(repeating: 1)
   private var gap = 2
+  /// The column of sums, with the blanks before it.
+  private var tailWidth = 10
   /// The orders that are shown.
   private var first = 0
   private var last = 10
@@ -107,7 +109,8 @@ private struct BuddyTable {
 
   /// Decides the widths of columns for a screen of `width` columns, and shows the orders that fit.
   mutating func layOut(width: Int) {
-    var sum = 15 + 9
+    tailWidth = max(10, ("\(count: free)" as Line).count + 2)
+    var sum = 14 + tailWidth
     var fits = -1
     for order in 0...highest {
       widths[order] = max(
@@ -158,7 +161,7 @@ private struct BuddyTable {
       line.append(line: text)
     }
     if last == highest {
-      line.append(blanks: 10 - tail.count)
+      line.append(blanks: tailWidth - tail.count)
       line.append(line: tail)
     }
     while line.count > 0 && line[line.count - 1] == UInt8(ascii: " ") { line.truncate(to: line.count - 1) }

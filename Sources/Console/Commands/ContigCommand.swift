@@ -218,7 +218,7 @@ extension Shell {
     table.column("frames", .sum)
     // Frames are whole; the requested size need not be.
     table.column("asked", .sum, key: "bytes")
-    table.column("address", .text)
+    table.column("address", .exact)
     table.column("cached", .text)
     table.column("type", .text)
     for i in 0..<count {

@@ -229,7 +229,11 @@ extension Shell {
     let digits = (64 - last.leadingZeroBitCount + 3) / 4
     let spared = address.count - 2 - digits - (digits - 1) / 4
     var label = Line("0x")
-    for i in (2 + spared)..<address.count { label.append(byte: address[i]) }
+    // From 1 TiB on, the groups stand without a mark between them, so that a line still fits.
+    let isTooWide = address.count - spared + 2 + Picture.columns > min(width, 80)
+    for i in (2 + spared)..<address.count where !(isTooWide && address[i] == UInt8(ascii: "_")) {
+      label.append(byte: address[i])
+    }
     return label
   }
 

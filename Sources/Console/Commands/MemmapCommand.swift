@@ -29,11 +29,11 @@ extension Shell {
     let digits = UInt8(max(1, (64 - highest.leadingZeroBitCount + 15) / 16) * 4)
 
     let table = table("memmap")
-    table.column("from", .text)
-    table.column("to", .text)
+    table.column("from", .exact)
+    table.column("to", .exact)
     table.column("size", .figure, key: "bytes")
     table.column("firmware", .text)
-    table.column("frames", .text)
+    table.column("frames", .exact)
     table.column("taken", .sum)
     var usable: UInt64 = 0
     var covered: UInt64 = 0
@@ -109,9 +109,9 @@ extension Shell {
   private func leftOut(of map: MemoryMap, _ digits: UInt8) {
     if map.noteCount > 0 {
       let table = table("memmap_left_out")
-      table.column("left out", .text, key: "from")
+      table.column("left out", .exact, key: "from")
       table.column("size", .figure, key: "bytes")
-      table.column("frames", .text)
+      table.column("frames", .exact)
       table.column("because", .text)
       var before: (UInt64, Int)?
       for _ in 0..<map.noteCount {

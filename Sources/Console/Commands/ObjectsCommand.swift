@@ -151,7 +151,7 @@ extension Shell {
       return
     }
     let table = table("range")
-    table.column("range", .text)
+    table.column("range", .exact)
     table.column("size", .sum)
     table.column("maps pages", .text)
     table.column("rights", .text)

@@ -33,7 +33,7 @@ extension Shell {
     let table = table("pagetable")
     table.column("level", .figure)
     table.column("index", .figure)
-    table.column("entry at", .text, key: "entry_at")
+    table.column("entry at", .exact, key: "entry_at")
     table.column("says", .text)
     var levels = 0
     memory.pageTables.walk(address) { step in
@@ -103,9 +103,9 @@ extension Shell {
   private func mappings() {
     let tables = memory.pageTables
     let table = table("mapping")
-    table.column("from", .text)
+    table.column("from", .exact)
     table.column("size", .sum, key: "bytes")
-    table.column("to", .text)
+    table.column("to", .exact)
     table.column("leaf", .figure, key: "leaf_bytes")
     table.column("rights", .text)
     table.column("cached", .text)

@@ -78,7 +78,7 @@ extension Shell {
   private func segments(of arena: Arena) {
     let isAddresses = arena.contents == .addresses
     let table = table("segment")
-    table.column("from", .text)
+    table.column("from", .exact)
     table.column("size", .figure, key: "bytes")
     table.column("what", .text)
     table.column("requested by", .text, key: "site")
