@@ -43,9 +43,12 @@ struct LineEditor {
     historyCounts = InlineArray(repeating: 0)
   }
 
+  /// Adopts another number of columns behind the prompt: the screen has another width from now on.
+  mutating func resize(room: Int) { self.room = min(max(8, room), 240) }
+
   /// Starts a new line with `room` columns behind the prompt, the last of them for the cursor.
   mutating func begin(room: Int) {
-    self.room = min(max(8, room), 240)
+    resize(room: room)
     count = 0
     cursor = 0
     first = 0

@@ -42,7 +42,8 @@ extension Shell {
   /// Prints a line that a layer has written.
   package func write(_ line: Line) { print(line) }
 
-  func newline() { terminal.write(Line("\r\n")) }
+  /// Ends a line. While a screen is redrawn in place, what stood behind it before is erased.
+  func newline() { terminal.write(state.pointee.redraws ? "\u{1b}[K\r\n" : "\r\n") }
 
   /// Prints text for a person without ending the line; with `-j` nothing.
   func put(_ text: Line, _ color: Tint = .plain) {

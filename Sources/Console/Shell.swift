@@ -123,6 +123,8 @@ package struct Shell {
     /// The terminal has reported its size, so it understands escapes.
     var isTerminal: Bool
     var wantsColor: Bool
+    /// The screen is redrawn from its first line on, over what stands there.
+    var redraws: Bool
     var json: Bool
     /// The command that runs.
     var command: Command
@@ -210,6 +212,7 @@ package struct Shell {
     while !state.pointee.hasLeft {
       guard readLine() else { continue }
       runEdited()
+      if !state.pointee.hasLeft { askForSize() }
     }
   }
 
@@ -297,7 +300,7 @@ package struct Shell {
   private func probe() {
     guard !state.pointee.wasProbed else { return }
     state.pointee.wasProbed = true
-    terminal.write(Line("\u{1b}7\u{1b}[999;999H\u{1b}[6n\u{1b}8"))
+    terminal.write(Line(Self.sizeQuestion))
     let deadline = terminal.milliseconds + 100
     var kept = 0
     while true {
@@ -306,11 +309,7 @@ package struct Shell {
       while kept < state.pointee.typedCount {
         if let (row, column, length) = cursorAnswer(at: kept) {
           removeTyped(at: kept, count: length)
-          if row >= 2 && column >= 20 {
-            state.pointee.height = Int(row)
-            state.pointee.width = min(Int(column), 200)
-            state.pointee.isTerminal = true
-          }
+          takeSize(row: row, column: column)
           return
         }
         if typed(kept) == 0x1b && state.pointee.typedCount - kept < 10 { break }
@@ -320,6 +319,23 @@ package struct Shell {
       guard now < deadline else { return }
       terminal.rest(milliseconds: deadline - now)
     }
+  }
+
+  /// Moves the cursor as far as it goes, asks where it is (ECMA-48, 8.3.35), and moves it back.
+  private static var sizeQuestion: StaticString { "\u{1b}7\u{1b}[999;999H\u{1b}[6n\u{1b}8" }
+
+  /// Asks a terminal that has answered once for its size, which may have changed. The answer comes with the input.
+  func askForSize() {
+    if state.pointee.isTerminal { terminal.write(Line(Self.sizeQuestion)) }
+  }
+
+  /// Adopts the size that a terminal has reported.
+  private func takeSize(row: UInt16, column: UInt16) {
+    guard row >= 2 && column >= 20 else { return }
+    state.pointee.height = Int(row)
+    state.pointee.width = min(Int(column), 200)
+    state.pointee.isTerminal = true
+    state.pointee.editor.resize(room: width - Self.prompt.utf8CodeUnitCount)
   }
 
   /// `ESC [ row ; column R` at `index` of what was typed.
@@ -387,7 +403,10 @@ package struct Shell {
   func pollKey() -> Key? {
     gather()
     while let byte = nextTyped() {
-      if let key = state.pointee.decoder.feed(byte, at: terminal.milliseconds) { return key }
+      guard let key = state.pointee.decoder.feed(byte, at: terminal.milliseconds) else { continue }
+      guard case .cursor(let row, let column) = key else { return key }
+      // A late answer to the first question is dropped: the terminal counts as one without escapes.
+      if state.pointee.isTerminal { takeSize(row: row, column: column) }
     }
     return nil
   }

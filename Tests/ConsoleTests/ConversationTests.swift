@@ -5,7 +5,7 @@ import XCTest
 @testable import Console
 
 final class ConversationTests: XCTestCase {
-  func testTheTerminalIsAskedItsSizeOnceAndKeysTypedBeforeItsAnswerAreKept() {
+  func testTheTerminalIsAskedItsSizeAndKeysTypedBeforeItsAnswerAreKept() {
     let harness = ConsoleHarness()
     harness.terminal.later = [
       (at: 0, bytes: Array("help ma".utf8)), (at: 20, bytes: Array("\u{1b}[30;100R".utf8)),
@@ -16,7 +16,37 @@ final class ConversationTests: XCTestCase {
     XCTAssertEqual(harness.console.state.pointee.width, 100)
     XCTAssertEqual(harness.console.state.pointee.height, 30)
     XCTAssertTrue(log.contains("map [ADDRESS+SIZE]"))
-    XCTAssertEqual(log.components(separatedBy: "[6n").count, 2)
+    // Once at first, and again behind the command.
+    XCTAssertEqual(log.components(separatedBy: "[6n").count - 1, 2)
+  }
+
+  func testAResizeIsNoticedAtTheNextPrompt() {
+    let harness = ConsoleHarness()
+    harness.terminal.later = [
+      (at: 5, bytes: Array("\u{1b}[30;100R".utf8)), (at: 10, bytes: Array("help map\r".utf8)),
+      (at: 20, bytes: Array("help\u{1b}[50;132R map\r".utf8)),
+    ]
+    let log = harness.converse("")
+    XCTAssertEqual(harness.console.state.pointee.width, 132)
+    XCTAssertEqual(harness.console.state.pointee.height, 50)
+    XCTAssertEqual(log.components(separatedBy: "map [ADDRESS+SIZE]").count - 1, 2, log)
+  }
+
+  func testWatchRedrawsInPlace() {
+    let harness = ConsoleHarness()
+    harness.terminal.later = [
+      (at: 5, bytes: Array("\u{1b}[30;100R".utf8)), (at: 10, bytes: Array("watch 1 help panic\r".utf8)),
+      (at: 3500, bytes: Array("q".utf8)),
+    ]
+    let log = harness.converse("")
+    // The screen is cleared once; each round starts at its top, erases each line's rest and what lies below.
+    XCTAssertEqual(log.components(separatedBy: "\u{1b}[2J").count - 1, 1, log)
+    let rounds = log.components(separatedBy: "\u{1b}[H").count - 1
+    XCTAssertGreaterThanOrEqual(rounds, 3, log)
+    XCTAssertEqual(log.components(separatedBy: "any key stops.\u{1b}[K\n\u{1b}[J").count - 1, rounds, log)
+    // A terminal that does not understand escapes gets none.
+    let dumb = ConsoleHarness()
+    XCTAssertFalse(dumb.converse("watch 1 help panic\r").dropFirst(24).contains("\u{1b}"))
   }
 
   func testATerminalThatNeverAnswersIs80By24AndGetsNoEscapes() {

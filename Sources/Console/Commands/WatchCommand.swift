@@ -29,15 +29,25 @@ extension Shell {
     let interactive = state.pointee.isInteractive
     let json = isJSON
     if json { line.append(" -j") }
+    let isRedrawn = state.pointee.isTerminal && interactive && !json
+    if isRedrawn { terminal.write("\u{1b}[2J") }
+    defer { state.pointee.redraws = false }
     repeat {
-      if state.pointee.isTerminal && interactive && !json { terminal.write(Line("\u{1b}[H\u{1b}[2J")) }
+      if isRedrawn {
+        askForSize()
+        terminal.write("\u{1b}[H")
+        state.pointee.redraws = true
+      }
       if let error = line.withBytes({ run($0) }) { throw error }
       guard interactive, !state.pointee.interrupted else { return }
       if !json {
         newline()
         put("Every \(count: seconds, "second"); any key stops.")
         newline()
+        // What a longer screen has left below.
+        if isRedrawn { terminal.write("\u{1b}[J") }
       }
+      state.pointee.redraws = false
       let deadline = terminal.milliseconds + seconds * 1000
       while terminal.milliseconds < deadline {
         if pollKey() != nil { return }
