@@ -10,16 +10,21 @@ struct Picture {
 
   let console: Shell
   private var before = Cells(repeating: 0)
+  /// The line below the last one, where pictures have two.
+  private var belowBefore: Cells?
   private var alike: UInt64 = 0
   private var pendingLabel = Line()
   private var isFirst = true
 
   init(_ console: Shell) { self.console = console }
 
-  /// Adds a line of `cells` behind `label`.
-  mutating func add(_ label: Line, _ cells: Cells) {
+  /// Adds a line of `cells` behind `label`, and under it one of `below`.
+  mutating func add(_ label: Line, _ cells: Cells, below: Cells? = nil) {
     var same = !isFirst
     for i in 0..<Self.columns where cells[i] != before[i] { same = false }
+    if let below, let belowBefore {
+      for i in 0..<Self.columns where below[i] != belowBefore[i] { same = false }
+    }
     isFirst = false
     if same && !console.showsAll {
       alike += 1
@@ -28,6 +33,7 @@ struct Picture {
     }
     printAlike()
     before = cells
+    belowBefore = below
     draw(label, cells)
   }
 
@@ -46,7 +52,13 @@ struct Picture {
     alike = 0
   }
 
-  private func draw(_ label: Line, _ cells: Cells) { console.strip(label, cells, Line()) }
+  private func draw(_ label: Line, _ cells: Cells) {
+    console.strip(label, cells, Line())
+    guard let belowBefore else { return }
+    var blank = Line()
+    blank.append(blanks: label.count)
+    console.strip(blank, belowBefore, Line())
+  }
 }
 
 extension Shell {

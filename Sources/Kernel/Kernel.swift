@@ -1,7 +1,7 @@
 // The kernel composes the layers below on a bare machine. It holds no algorithms.
 //
 // Order of boot. The stub (boot/entry.asm) has mapped the first 4 GiB and the image and has set gs. Then come the
-// serial port, so that everything after can print, and the descriptor tables, so that everything after can fault. The
+// serial port, so that everything after can print, the screen, and the descriptor tables, so that everything after can fault. The
 // loader's record is copied before anything writes where it lies. The processor's features and ACPI's list of
 // processors follow; the final tables do not map the list. Then come interrupts, the memory subsystem, threads, the
 // other processors, and the console.
@@ -20,6 +20,7 @@ public func kernelMain(
   Image.adopt(image)
   Executive.recordEntry(cycles: entered)
   SerialPort.start()
+  TextScreen.pointToConsole()
   DescriptorTables.install(image)
   let boot = BootRecord(image)
   do throws(BootRecordError) {

@@ -29,6 +29,8 @@ struct Boot {
   var hasSerialPort = true
   /// Whether instructions are counted, each a nanosecond of the machine's time, and QEMU's monitor shares the serial port.
   var countsInstructions = false
+  /// Whether QEMU's monitor shares the serial port: Ctrl-A c leads there.
+  var hasMonitor = false
   var hasExitDevice = true
 
   /// Seconds that a machine may take for anything, however busy its host is: only a hang meets it.
@@ -64,7 +66,8 @@ struct Boot {
   func arguments() throws -> [String] {
     var list = [
       "-M", board, "-m", memory, "-smp", "\(processors)", "-cpu", processor, "-display", "none", "-monitor",
-      "none", "-serial", countsInstructions ? "mon:stdio" : hasSerialPort ? "stdio" : "none", "-no-reboot",
+      "none", "-serial", countsInstructions || hasMonitor ? "mon:stdio" : hasSerialPort ? "stdio" : "none",
+      "-no-reboot",
     ]
     // The monitor tells the count of a machine that is recorded.
     if countsInstructions { list += ["-icount", "shift=0,rr=record,rrfile=/dev/null"] }
@@ -201,6 +204,22 @@ final class Session: @unchecked Sendable {
     _ = waitForExit()
     let count = text.components(separatedBy: "instruction count = ").last?.prefix { $0.isNumber }
     return try XCTUnwrap(count.flatMap { Int($0) }, text)
+  }
+
+  /// Asks QEMU's monitor for bytes of physical memory, and ends it.
+  func memoryByMonitor(at address: UInt64, count: Int) -> [UInt8] {
+    type("\u{1}c")
+    expect("(qemu)")
+    type("xp /\(count)xb 0x\(String(address, radix: 16))\n")
+    expect(": 0x")
+    type("quit\n")
+    _ = waitForExit()
+    // Lines as `00000000000b8000: 0x53 0x07`.
+    return text.components(separatedBy: "xp /").last.map { dump in
+      dump.split(whereSeparator: \.isNewline).filter { $0.contains(": 0x") }.flatMap { line in
+        line.split(separator: " ").dropFirst().compactMap { UInt8($0.dropFirst(2), radix: 16) }
+      }
+    } ?? []
   }
 
   /// QEMU's exit status, once all that it printed has been read; -1 when it had to be ended.

@@ -18,6 +18,20 @@ final class BootSessionTests: XCTestCase {
     XCTAssertEqual(session.waitForExit(), Boot.Status.success)
   }
 
+  func testTheScreenOfAPCSaysWhereTheConsoleIs() throws {
+    for loader in [Boot.Loader.pvh, .grub] {
+      let session = try Session(Boot(loader: loader, line: "color=0", hasMonitor: true))
+      session.expect("strata> ")
+      // A character has a code and an attribute.
+      let cells = session.memoryByMonitor(at: 0xb8000, count: 160)
+      XCTAssertEqual(cells.count, 160)
+      let line = String(decoding: stride(from: 0, to: cells.count, by: 2).map { cells[$0] }, as: UTF8.self)
+      XCTAssertTrue(
+        line.hasPrefix("Strata runs. Its console is on the serial port COM1: 115200 baud, 8N1. "),
+        "\(loader): \(line)")
+    }
+  }
+
   func testKeysThatAreTypedWhileACommandRunsAreKept() throws {
     let session = try Session(Boot(line: "color=0"))
     session.expect("strata> ")

@@ -207,6 +207,22 @@ final class FramesCommandTests: XCTestCase {
     XCTAssertTrue(harness.run("memmap").contains("1048576 to \(last - 1)"), harness.run("memmap"))
   }
 
+  func testTheMapShowsDensityUnderMovability() throws {
+    let harness = ConsoleHarness()
+    // 16 MiB: of 16 frames one, eight, fifteen and all.
+    for (cell, count) in [(0, 1), (1, 8), (2, 15), (3, 16)] {
+      for i in 0..<count {
+        try harness.physical.allocate(frame: FrameNumber(UInt32(4096 + cell * 16 + i)), role: .wired)
+      }
+    }
+    let lines = harness.run("map -d").split(separator: "\n").map(String.init)
+    let at = try XCTUnwrap(
+      lines.firstIndex { $0.hasPrefix("0x0100_0000 |WWWW....") }, lines.joined(separator: "\n"))
+    XCTAssertTrue(lines[at + 1].hasPrefix("            |159#...."), lines[at + 1])
+    assertFits(harness.run("map -d"))
+    XCTAssertFalse(harness.run("map").contains("|159#"))
+  }
+
   func testTheMapShowsThePagesThatCannotMove() throws {
     let harness = ConsoleHarness()
     try harness.physical.allocate(frame: FrameNumber(4096 + 64), role: .wired)

@@ -9,11 +9,12 @@ import PhysicalMemory
 extension CommandDescription {
   static var map: CommandDescription {
     CommandDescription(
-      name: "map", usage: "map [ADDRESS+SIZE] [-a]",
+      name: "map", usage: "map [ADDRESS+SIZE] [-a] [-d]",
       about: """
         A picture of physical memory, a character a block or a frame. Upper case
         can't move, lower case can, a dot is free. -a repeats lines that look
-        alike.
+        alike. -d puts a line of density under each: a dot is free, a digit tenths
+        in use, # all in use.
         """,
       example: "map 0x10_0000+2M", question: .use)
   }
@@ -220,6 +221,26 @@ extension Shell {
     return cells
   }
 
+  /// The share of each cell's frames that are in use: a dot for none, a digit for tenths rounded down but at least one,
+  /// `#` for all, a minus sign where there is no memory.
+  private func densities(_ first: UInt64, framesPerCell: UInt64) -> Picture.Cells {
+    var cells = Picture.Cells(repeating: FrameRole.absent.letter)
+    for i in 0..<Picture.columns {
+      let start = first + UInt64(i) * framesPerCell
+      guard start < UInt64(FrameNumber.limit) else { break }
+      let tally = tally(start, framesPerCell, by: closeness(of: framesPerCell))
+      let used = tally.movable + tally.unmovable
+      let all = used + tally.free
+      guard all > 0 else { continue }
+      let tenths = used * 10 / all
+      cells[i] =
+        used == 0
+        ? UInt8(ascii: ".")
+        : used == all ? UInt8(ascii: "#") : UInt8(ascii: "0") + UInt8(max(1, tenths))
+    }
+    return cells
+  }
+
   /// The address of a frame in front of a line of a picture. A machine that needs more than eight digits omits
   /// leading zeroes, so that 64 characters fit beside it.
   func pictureLabel(_ frame: UInt64) -> Line {
@@ -239,6 +260,7 @@ extension Shell {
 
   func map(_ arguments: Arguments) throws(CommandError) {
     var (first, end) = (UInt64(0), UInt64(memory.map.end.rawValue))
+    let showsDensity = arguments.takeFlag("-d")
     let word = arguments.nextOfAnyForm()
     if let word {
       let (start, length) = try arguments.range(word, length: .mebibytes(2))
@@ -275,7 +297,9 @@ extension Shell {
     var picture = Picture(self)
     var at = first & ~(perCell - 1)
     while at < end {
-      picture.add(pictureLabel(at), cells(at, framesPerCell: perCell))
+      picture.add(
+        pictureLabel(at), cells(at, framesPerCell: perCell),
+        below: showsDensity ? densities(at, framesPerCell: perCell) : nil)
       if shouldStop { return }
       at += perLine
     }
