@@ -86,6 +86,32 @@ final class StrataCommandTests: XCTestCase {
     XCTAssertEqual(status("trace", "pack", good, "-o", output, "--events", "0"), 64)
   }
 
+  func testARecordingWhoseEndIsMissingPacksUpToThere() throws {
+    // With the line feed that an editor or a shell appends, and without.
+    for (name, end) in [("with", "\n"), ("without", "")] {
+      let cut = try write(
+        name, Data((Self.lines + "          sh-175     [001] ..s1.     8.9: kfree: call_si" + end).utf8))
+      XCTAssertEqual(status("trace", "pack", cut, "-o", path("cut.trace")), 65)
+      XCTAssertEqual(status("trace", "pack", cut, "-o", path("cut.trace"), "--events", "3"), 0)
+      XCTAssertEqual(status("replay", path("cut.trace"), "--memory", "16M"), 0)
+    }
+  }
+
+  func testOtherFormsEndWithOneLine() throws {
+    let output = path("out.trace")
+    for (name, data) in [
+      ("trace.dat", Data([0x17, 0x08, 0x44] + Array("tracing6\0".utf8))),
+      ("perf.data", Data("PERFILE2\0".utf8)),
+      ("graph", Data(" 24)   0.134 us    |  schedule();\n".utf8)),
+      ("t.zst", Data([0x28, 0xb5, 0x2f, 0xfd, 1])),
+      ("t.bz2", Data("BZh91AY&SY".utf8)),
+      ("trace.dat.gz", try compressed("PERFILE2", "gzip")),
+    ] {
+      XCTAssertEqual(status("trace", "pack", try write(name, data), "-o", output), 65, name)
+    }
+    XCTAssertFalse(FileManager.default.fileExists(atPath: output))
+  }
+
   func testBadTracesEndWithTheirStatus() throws {
     let good = try write("t.ftrace", Data(Self.lines.utf8))
     XCTAssertEqual(status("trace", "pack", good, "-o", path("t.trace")), 0)

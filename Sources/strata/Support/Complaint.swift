@@ -3,11 +3,13 @@
 
 import ArgumentParser
 import Foundation
+import KernelMemory
 
 /// An error that ends a command.
 struct Complaint: Error, CustomStringConvertible {
   /// sysexits(3), as far as used.
   enum Status: Int32 {
+    case usage = 64
     case dataError = 65
     case noInput = 66
     case unavailable = 69
@@ -30,13 +32,21 @@ struct Complaint: Error, CustomStringConvertible {
   }
 }
 
-/// Runs `body`; a complaint becomes its one line and its exit status.
+/// Runs `body`; a complaint becomes its one line and its exit status, and so does any other error.
 func complaining(_ body: () throws -> Void) throws {
+  let complaint: Complaint
   do {
-    try body()
-  } catch let complaint as Complaint {
-    Terminal.standard.clearProgress()
-    FileHandle.standardError.write(Data("strata: \(complaint)\n".utf8))
-    throw ExitCode(complaint.status.rawValue)
+    return try body()
+  } catch let error as Complaint {
+    complaint = error
+  } catch let error as AssemblyError {
+    complaint = Complaint("\(error.description)", .unavailable)
+  } catch let error as ExitCode {
+    throw error
+  } catch {
+    complaint = Complaint("\(error)", .software)
   }
+  Terminal.standard.clearProgress()
+  printToStandardError("strata: \(complaint)\n")
+  throw ExitCode(complaint.status.rawValue)
 }

@@ -9,30 +9,38 @@ func isSameFile(_ one: String, _ other: String) -> Bool {
     && first.st_dev == second.st_dev && first.st_ino == second.st_ino
 }
 
-/// Writes `bytes` to `path`. A file appears under its name only when it is complete; what is no regular
-/// file, such as /dev/stdout, is written to directly.
+/// Writes `bytes` to `path`; `-` is standard output. A file appears under its name only when it is complete; what is
+/// no regular file, such as /dev/stdout, is written to directly.
 func write(_ bytes: [UInt8], to path: String) throws {
+  if path == "-" {
+    if let complaint = writeAll(bytes, to: STDOUT_FILENO, "standard output") { throw complaint }
+    return
+  }
   var status = stat()
   let isSpecial = stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFREG
+  if isSpecial && status.st_mode & S_IFMT == S_IFDIR {
+    throw Complaint("\(path): is a directory", .cannotCreate)
+  }
   let target = isSpecial ? path : path + ".part"
   let descriptor = open(target, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
   guard descriptor >= 0 else { throw Complaint.system(path, .cannotCreate) }
-  var done = 0
-  while done < bytes.count {
-    let count = bytes.withUnsafeBytes { write(descriptor, $0.baseAddress! + done, bytes.count - done) }
+  var complaint = writeAll(bytes, to: descriptor, path)
+  // A disk over a network may report only here that it is full.
+  if close(descriptor) != 0 && complaint == nil { complaint = .system(path, .ioError) }
+  if complaint == nil && !isSpecial && rename(target, path) != 0 { complaint = .system(path, .cannotCreate) }
+  guard let complaint else { return }
+  if !isSpecial { unlink(target) }
+  throw complaint
+}
+
+/// Writes `bytes`, and answers the complaint if they can't be written.
+private func writeAll(_ bytes: [UInt8], to descriptor: Int32, _ name: String) -> Complaint? {
+  var rest = bytes[...]
+  while !rest.isEmpty {
+    let count = rest.withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
     if count < 0 && errno == EINTR { continue }
-    guard count > 0 else {
-      let complaint = Complaint.system(path, .ioError)
-      close(descriptor)
-      if !isSpecial { unlink(target) }
-      throw complaint
-    }
-    done += count
+    guard count > 0 else { return .system(name, .ioError) }
+    rest = rest.dropFirst(count)
   }
-  close(descriptor)
-  if !isSpecial && rename(target, path) != 0 {
-    let complaint = Complaint.system(path, .cannotCreate)
-    unlink(target)
-    throw complaint
-  }
+  return nil
 }

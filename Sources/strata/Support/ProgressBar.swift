@@ -56,6 +56,11 @@ func grouped(_ value: some BinaryInteger) -> String {
   return ([digits] + groups).joined(separator: ",")
 }
 
+/// `1 event`, `1,234 events`.
+func counted(_ value: UInt64, _ noun: String) -> String {
+  "\(grouped(value)) \(noun)\(value == 1 ? "" : "s")"
+}
+
 extension String {
   /// With blanks in front up to `width`.
   func right(_ width: Int) -> String { String(repeating: " ", count: Swift.max(0, width - count)) + self }

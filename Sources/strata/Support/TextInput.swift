@@ -11,6 +11,8 @@ final class TextInput {
   let name: String
   /// Bytes of the file on disk; zero when they are not known.
   let size: UInt64
+  /// The name in a command that is proposed.
+  private let fileName: String
   private let source: FileHandle
   private let decompressor: Process?
   private let errors = Pipe()
@@ -21,23 +23,14 @@ final class TextInput {
 
   /// Opens `path`; `-` is standard input.
   init(_ path: String) throws {
-    name = path == "-" ? "standard input" : path
     let file: FileHandle
-    if path == "-" {
-      file = .standardInput
-      size = 0
-    } else {
-      var status = stat()
-      guard stat(path, &status) == 0 else { throw Complaint.system(path, .noInput) }
-      guard status.st_mode & S_IFMT != S_IFDIR else { throw Complaint("\(path): is a directory", .noInput) }
-      let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-      guard descriptor >= 0 else { throw Complaint.system(path, .noInput) }
-      file = FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)
-      size = UInt64(status.st_size)
-    }
+    (file, name) = try openInput(path)
+    var status = stat()
+    size = path != "-" && stat(path, &status) == 0 ? UInt64(max(0, status.st_size)) : 0
+    fileName = path == "-" ? "FILE" : path
     let first: Data
     do { first = try file.read(upToCount: 1 << 16) ?? Data() } catch {
-      throw Complaint("\(name): \(error)", .ioError)
+      throw Complaint.reading(name, error)
     }
     tally.add(first.count)
     guard let tool = Self.tool(for: first) else {
@@ -76,27 +69,43 @@ final class TextInput {
   }
 
   private var pending: Data
+  /// Bytes behind the line at hand that have been read.
+  private var bytesBehind = 0
 
-  /// Runs `body` on each line, without its line feed.
-  func forEachLine(_ body: (UnsafeBufferPointer<UInt8>) throws -> Void) throws {
+  /// Whether nothing follows the line at hand. For an error in it: reads on, so that no line comes after it.
+  var isAtLastLine: Bool {
+    bytesBehind == 0 && ((try? source.read(upToCount: 1)) ?? Data()).isEmpty
+  }
+
+  /// Runs `body` on each line, without its line feed, and says whether it has one: the last may lack it. Throws for
+  /// what is no text.
+  func forEachLine(_ body: (LineBytes, _ hasLineFeed: Bool) throws -> Void) throws {
     var rest: [UInt8] = []
+    var hasBegun = false
     var chunk = pending
     pending = Data()
     while true {
       if chunk.isEmpty {
         do { chunk = try source.read(upToCount: 1 << 18) ?? Data() } catch {
-          throw Complaint("\(name): \(error)", .ioError)
+          throw Complaint.reading(name, error)
         }
         if chunk.isEmpty { break }
+      }
+      if !hasBegun {
+        hasBegun = true
+        if let form = TraceForm(chunk) { throw Complaint("\(name) \(form.advice(fileName))", .dataError) }
+        // The mark of UTF-8 is no part of the first line.
+        if chunk.starts(with: [0xef, 0xbb, 0xbf]) { chunk = Data(chunk.dropFirst(3)) }
       }
       try chunk.withUnsafeBytes { (bytes: UnsafeRawBufferPointer) in
         var left = bytes.bindMemory(to: UInt8.self)[...]
         while let end = left.firstIndex(of: UInt8(ascii: "\n")) {
+          bytesBehind = left.endIndex - end - 1
           if rest.isEmpty {
-            try body(UnsafeBufferPointer(rebasing: left[..<end]))
+            try body(LineBytes(rebasing: left[..<end]), true)
           } else {
             rest.append(contentsOf: left[..<end])
-            try rest.withUnsafeBufferPointer(body)
+            try rest.withUnsafeBufferPointer { try body($0, true) }
             rest.removeAll(keepingCapacity: true)
           }
           left = left[(end + 1)...]
@@ -107,7 +116,7 @@ final class TextInput {
     }
     // The message of a decompressor that failed explains a broken last line better than the line does.
     try finish()
-    if !rest.isEmpty { try rest.withUnsafeBufferPointer(body) }
+    if !rest.isEmpty { try rest.withUnsafeBufferPointer { try body($0, false) } }
   }
 
   private func finish() throws {

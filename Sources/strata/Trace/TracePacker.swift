@@ -1,7 +1,7 @@
-// From ftrace's text to a packed trace.
+// From a recorder's text to a packed trace.
 //
-// The packer drops lines that are no allocation event, and numbers the rest: object pointers by first appearance,
-// frames by rank among all that appear. It decides nothing about frees without an owner or lost frees, because the
+// The packer counts and drops lines that are no allocation event, and numbers the rest: object pointers by first
+// appearance, frames by rank among all that appear. It decides nothing about frees without an owner or lost frees, because the
 // replay does. It tracks ownership only to count peaks, and to find caches.
 //
 // *Which cache?* Linux 6.1 prints the cache at `kmem_cache_free` only. An allocation's cache is
@@ -23,11 +23,23 @@ struct TracePacker {
   /// The counts of lines that are no kept events.
   struct Dropped {
     var comments: UInt64 = 0
+    /// Events that the recorder says it lost, one for each note without a number.
     var lost: UInt64 = 0
+    /// Whether a note had no number.
+    var lostMore = false
     var others: [String: UInt64] = [:]
+    /// Lines of call chains and stacks.
+    var callChains: UInt64 = 0
+    /// Other lines without an event, by kind.
+    var otherLines: [String: UInt64] = [:]
+    /// Events of objects whose pointers the kernel did not print.
+    var hiddenPointers: UInt64 = 0
     /// Events behind the user's limit.
     var beyondLimit: UInt64 = 0
-    var total: UInt64 { comments + others.values.reduce(0, +) + beyondLimit }
+    var total: UInt64 {
+      comments + others.values.reduce(0, +) + callChains + otherLines.values.reduce(0, +) + hiddenPointers
+        + beyondLimit
+    }
   }
 
   /// The counts of allocations by the rule above that found their cache.
@@ -72,6 +84,12 @@ struct TracePacker {
   private(set) var eventsByKind = [UInt64](repeating: 0, count: TraceKind.count)
   private(set) var bytes: UInt64 = 0
   private(set) var lines: UInt64 = 0
+  /// Requests that failed in the traced kernel.
+  private(set) var failedRequests: UInt64 = 0
+  /// Frees of a null pointer.
+  private(set) var nullFrees: UInt64 = 0
+  /// Whether the last line has no line feed, though it holds an event.
+  private(set) var mayBeCutOff = false
 
   private var strings: [String: UInt32] = [:]
   private var stringList: [String] = []
@@ -88,17 +106,45 @@ struct TracePacker {
   private var peak = (objects: UInt32(0), bytes: UInt64(0), allocated: UInt64(0))
 
   /// A packer that keeps the first `limit` events.
-  init(limit: Int = .max) { self.limit = limit }
+  init(limit: Int = .max) { self.limit = min(limit, Int(Int32.max)) }
 
   // MARK: Gathering
 
-  /// Reads the next line. Throws when it is malformed.
-  mutating func take(_ bytes: UnsafeBufferPointer<UInt8>, of source: String) throws {
+  /// Reads the next line. Throws when it is malformed. A line without a line feed is the last, and may be cut off.
+  mutating func take(_ bytes: LineBytes, of source: String, hasLineFeed: Bool = true) throws {
     lines += 1
-    self.bytes += UInt64(bytes.count) + 1
-    switch FtraceLine.parse(bytes) {
+    self.bytes += UInt64(bytes.count) + (hasLineFeed ? 1 : 0)
+    let before = events.count
+    do {
+      try take(bytes, source)
+    } catch let complaint as Complaint {
+      if hasLineFeed { throw complaint }
+      try endEarly(complaint)
+    }
+    mayBeCutOff = !hasLineFeed && events.count > before
+  }
+
+  /// Ends with a last line that is malformed: a recording that was cut off. It may be, behind the user's limit.
+  mutating func endEarly(_ complaint: Complaint) throws {
+    guard events.count < limit else {
+      dropped.beyondLimit += 1
+      return
+    }
+    guard !events.isEmpty else { throw complaint }
+    throw Complaint(
+      "\(complaint): the recording is cut off in its last line; --events \(events.count) packs all before it",
+      complaint.status)
+  }
+
+  private mutating func take(_ bytes: LineBytes, _ source: String) throws {
+    switch TraceLine.parse(bytes) {
     case .comment: dropped.comments += 1
-    case .lost(let count): dropped.lost += max(1, count)
+    case .lost(let count):
+      dropped.lost += max(1, count ?? 0)
+      if count == nil { dropped.lostMore = true }
+    case .callChain: dropped.callChains += 1
+    case .other(let kind): dropped.otherLines[kind, default: 0] += 1
+    case .form(let form): throw complaint(source, form.advice(source))
     case .unreadable:
       throw complaint(source, "is no line of ftrace's text: \(Self.quoted(bytes))")
     case .event(let line):
@@ -110,42 +156,49 @@ struct TracePacker {
         dropped.beyondLimit += 1
         return
       }
-      try take(kind, line, of: source)
-      eventsByKind[Int(kind.rawValue)] += 1
+      guard let (draft, event) = try read(kind, line, of: source) else {
+        dropped.hiddenPointers += 1
+        return
+      }
+      append(draft, event)
     }
   }
 
+  /// The kernel's names of the events. Those of frees changed in 3.3, and those with `node` went in 6.1.
   private static let kinds: [String: TraceKind] = [
     "kmalloc": .kmalloc, "kmalloc_node": .kmalloc, "kfree": .kfree, "kmem_cache_alloc": .cacheAlloc,
     "kmem_cache_alloc_node": .cacheAlloc, "kmem_cache_free": .cacheFree, "mm_page_alloc": .pageAlloc,
-    "mm_page_free": .pageFree, "mm_page_free_batched": .pageFreeBatched,
+    "mm_page_free": .pageFree, "mm_page_free_direct": .pageFree, "mm_page_free_batched": .pageFreeBatched,
+    "mm_pagevec_free": .pageFreeBatched,
   ]
 
-  private mutating func take(_ kind: TraceKind, _ line: FtraceLine, of source: String) throws {
-    processors = max(processors, line.processor + 1)
+  /// The event of a line; nil when its pointer is hidden.
+  private mutating func read(_ kind: TraceKind, _ line: TraceLine, of source: String) throws -> (
+    Draft, Event
+  )? {
     var draft = Draft(kind: kind)
+    let fields = line.fields
     if kind.allocates {
-      let (flags, limit) = line.flags
+      let (flags, limit) = fields.flags
       draft.flags = flags.rawValue
       draft.limit = limit
     }
     var event = Event(draft: 0, context: line.context, processor: UInt16(line.processor), identity: .max)
     if kind.isAboutPages {
       // Only a batch of single frames comes without an order.
-      let order = kind == .pageFreeBatched ? line.decimal("order") ?? 0 : line.decimal("order")
-      guard let frame = line.frame("pfn"), let order else { throw missing("pfn and order", source) }
-      guard order <= 18, frame < 1 << 40 else { throw complaint(source, "has an impossible frame or order") }
-      draft.order = UInt8(order)
-      // `page=0 pfn=0` is a request that failed.
-      if frame != 0 || line.pointer("page") != 0 {
-        event.identity = frame
-        blocks[frame] = max(blocks[frame] ?? 0, draft.order)
+      let order = kind == .pageFreeBatched ? fields.number("order") ?? 0 : fields.number("order")
+      guard case .success(let frame) = fields.frame, let order else { throw missing("pfn and order", source) }
+      guard order <= 18, (frame ?? 0) < 1 << 40 else {
+        throw complaint(source, "has an impossible frame or order")
       }
+      draft.order = UInt8(order)
+      if let frame { event.identity = frame }
     } else {
-      guard let pointer = line.pointer("ptr") else { throw missing("ptr", source) }
-      draft.site = line.text("call_site").map { number(of: $0.string) } ?? TraceOperation.none
+      guard let pointer = fields.pointer("ptr") else { throw missing("ptr", source) }
+      if pointer == .hidden { return nil }
+      draft.site = fields.text("call_site").map { number(of: $0.string) } ?? TraceOperation.none
       if kind.allocates {
-        guard let requested = line.decimal("bytes_req"), let allocated = line.decimal("bytes_alloc") else {
+        guard let requested = fields.number("bytes_req"), let allocated = fields.number("bytes_alloc") else {
           throw missing("bytes_req and bytes_alloc", source)
         }
         guard let sizes = Self.sizes(requested, allocated) else {
@@ -153,14 +206,30 @@ struct TracePacker {
         }
         draft.sizes = sizes
       }
-      if kind == .cacheAlloc || kind == .cacheFree, let name = line.text("name") {
+      if kind == .cacheAlloc || kind == .cacheFree, let name = fields.text("name") {
         draft.name = number(of: name.string)
       }
-      if pointer != 0 { event.identity = UInt64(identity(of: pointer)) }
+      if case .at(let value) = pointer { event.identity = UInt64(identity(of: value)) }
     }
+    return (draft, event)
+  }
+
+  private mutating func append(_ draft: Draft, _ event: Event) {
+    let (kind, identity) = (draft.kind, event.identity)
+    processors = max(processors, UInt32(event.processor) + 1)
+    eventsByKind[Int(kind.rawValue)] += 1
+    var event = event
     event.draft = number(of: draft)
     events.append(event)
-    if !kind.isAboutPages && event.identity != .max { follow(kind, draft, Int(event.identity)) }
+    guard identity != .max else {
+      if kind.allocates { failedRequests += 1 } else { nullFrees += 1 }
+      return
+    }
+    if kind.isAboutPages {
+      blocks[identity] = max(blocks[identity] ?? 0, draft.order)
+    } else {
+      follow(kind, draft, Int(identity))
+    }
   }
 
   private static func sizes(_ requested: UInt64, _ allocated: UInt64) -> Sizes? {
@@ -226,19 +295,22 @@ struct TracePacker {
     Complaint("\(source), line \(grouped(lines)): \(what)", .dataError)
   }
 
-  private static func quoted(_ bytes: UnsafeBufferPointer<UInt8>) -> String {
+  private static func quoted(_ bytes: LineBytes) -> String {
     let text = bytes.prefix(40).map { $0 >= 0x20 && $0 < 0x7f ? Character(Unicode.Scalar($0)) : "?" }
     return "\"" + String(text) + (bytes.count > 40 ? "…\"" : "\"")
   }
 
   // MARK: Packing
 
-  /// Packs all events that were kept.
-  mutating func pack(title: String) -> [UInt8] {
+  /// Packs all events that were kept. Throws for a recording of more frames than a machine of 4 TiB has.
+  mutating func pack(title: String) throws -> [UInt8] {
     let frames = Ranks(blocks)
+    guard frames.count <= 1 << 30 else {
+      throw Complaint("the recording names \(grouped(frames.count)) frames: 4 TiB at most", .dataError)
+    }
     var counts = TraceCounts()
     counts.objects = UInt32(owners.count)
-    counts.pages = frames.count
+    counts.pages = UInt32(frames.count)
     counts.peakObjects = peak.objects
     counts.peakBytes = peak.bytes
     counts.peakAllocated = peak.allocated
@@ -389,7 +461,7 @@ private struct Ranks {
     }
   }
 
-  var count: UInt32 { ranges.last.map { UInt32($0.rank + ($0.end - $0.first)) } ?? 0 }
+  var count: UInt64 { ranges.last.map { $0.rank + ($0.end - $0.first) } ?? 0 }
 
   func rank(of frame: UInt64) -> UInt32 {
     var (low, high) = (0, ranges.count)

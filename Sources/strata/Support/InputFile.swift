@@ -1,0 +1,32 @@
+// Reading a file, or standard input, whole.
+
+import Foundation
+
+/// The bytes of the file at `path`; `-` is standard input. Throws a complaint with the reason.
+func contents(of path: String) throws -> Data {
+  let (file, name) = try openInput(path)
+  do { return try file.readToEnd() ?? Data() } catch { throw Complaint.reading(name, error) }
+}
+
+/// Opens the file at `path`; `-` is standard input. Answers the name for complaints too.
+func openInput(_ path: String) throws -> (file: FileHandle, name: String) {
+  guard path != "-" else { return (.standardInput, "standard input") }
+  let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+  guard descriptor >= 0 else { throw Complaint.system(path, .noInput) }
+  let file = FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)
+  var status = stat()
+  guard fstat(descriptor, &status) == 0 else { throw Complaint.system(path, .noInput) }
+  guard status.st_mode & S_IFMT != S_IFDIR else { throw Complaint("\(path): is a directory", .noInput) }
+  return (file, path)
+}
+
+extension Complaint {
+  /// A read that failed, with the system's reason.
+  static func reading(_ name: String, _ error: any Error) -> Complaint {
+    let cause = (error as NSError).userInfo[NSUnderlyingErrorKey] as? NSError ?? error as NSError
+    let reason =
+      cause.domain == NSPOSIXErrorDomain
+      ? String(cString: strerror(Int32(cause.code))) : cause.localizedDescription
+    return Complaint("\(name): \(reason)", .ioError)
+  }
+}
