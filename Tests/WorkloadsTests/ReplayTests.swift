@@ -126,6 +126,89 @@ final class ReplayTests: XCTestCase {
     XCTAssertEqual(system.physical.freeCount, free)
   }
 
+  func testAHeaderThatClaimsAnyPeakIsAMachineTooSmall() throws {
+    var trace = WrittenTrace.example
+    trace.counts.peakAllocated = .max
+    XCTAssertThrowsError(try TestSystem(memory: .mebibytes(16)).replay(trace.bytes)) {
+      guard case .machineTooSmall? = $0 as? ReplayError else { return XCTFail("\($0)") }
+    }
+  }
+
+  /// `count` caches of which the last `busy` have ten times as many events.
+  private func manyCaches(_ count: UInt32, busy: UInt32) -> WrittenTrace {
+    var trace = WrittenTrace()
+    for i in 0..<count {
+      let cache = trace.cache("cache-\(i)", size: 64 + i * 8)
+      for _ in 0..<(i >= count - busy ? 10 : 1) {
+        trace.cacheAlloc(i, from: cache)
+        trace.cacheFree(i, to: cache)
+      }
+    }
+    trace.counts.peakObjects = 1
+    return trace
+  }
+
+  func testTheBusiestOfTooManyCachesHaveTheirOwnAndTheLimitIsSaid() throws {
+    let system = try TestSystem(memory: .mebibytes(64))
+    var own: [UInt32] = []
+    let summary = try system.replay(manyCaches(200, busy: 30).bytes) { replay in
+      own = (0..<200).filter { replay.hasOwnCache($0) }
+    }
+    XCTAssertGreaterThan(own.count, 60)
+    XCTAssertLessThan(own.count, 200)
+    XCTAssertEqual(own.suffix(30), Array(170..<200))
+    XCTAssertTrue(summary.succeeded, summary.text)
+    let shared = UInt64(200 - own.count)
+    let limit = try XCTUnwrap(summary.cacheLimit)
+    XCTAssertEqual(
+      [limit.asked, limit.own, limit.shared, limit.sharedEvents],
+      [200, UInt64(own.count), shared, 2 * shared])
+    XCTAssertTrue(
+      summary.text.contains("Limit: of 200 caches the \(own.count) busiest have their own;"), summary.text)
+    var rows = ""
+    summary.writeJSON(lineEnd: "\n") { rows += $0.string }
+    let lines = rows.split(separator: "\n")
+    XCTAssertEqual(lines.count, 2)
+    XCTAssertEqual(
+      lines.first.map(String.init),
+      #"{"kind":"limit","name":"caches","asked":200,"own":\#(own.count),"shared":\#(200 - own.count),"#
+        + #""shared_events":\#(2 * (200 - own.count))}"#)
+    XCTAssertTrue(lines.last?.hasPrefix(#"{"kind":"replay","kmalloc":0,"#) == true, rows)
+    check(system)
+  }
+
+  func testALimitThatIsNotMetIsNotSaid() throws {
+    let system = try TestSystem(memory: .mebibytes(64))
+    let summary = try system.replay(manyCaches(40, busy: 1).bytes) { replay in
+      for i in 0..<40 as Range<UInt32> { XCTAssertTrue(replay.hasOwnCache(i)) }
+    }
+    XCTAssertFalse(summary.text.contains("Limit"))
+    var rows = ""
+    summary.writeJSON { rows += $0.string }
+    XCTAssertTrue(rows.hasPrefix(#"{"kind":"replay","#), rows)
+  }
+
+  func testTooManyCachesAmongThoseTooLargeForSlabs() throws {
+    var trace = WrittenTrace()
+    for i in 0..<300 as Range<UInt32> {
+      let cache = trace.cache("cache-\(i)", size: i % 2 == 0 ? 64 : 40 << 10)
+      trace.cacheAlloc(i, from: cache)
+      trace.cacheFree(i, to: cache)
+    }
+    trace.counts.peakObjects = 1
+    let system = try TestSystem(memory: .mebibytes(64))
+    var ownCount: UInt64 = 0
+    let summary = try system.replay(trace.bytes) { replay in
+      ownCount = UInt64((0..<300).filter { replay.hasOwnCache($0) }.count)
+      for i in 0..<300 as Range<UInt32> where i % 2 == 1 { XCTAssertFalse(replay.hasOwnCache(i)) }
+    }
+    XCTAssertTrue(summary.succeeded, summary.text)
+    let limit = try XCTUnwrap(summary.cacheLimit)
+    XCTAssertGreaterThan(limit.shared, 0)
+    XCTAssertEqual(limit.own, ownCount)
+    XCTAssertEqual(limit.own + limit.shared, 150)
+  }
+
   func testDamageIsFoundAndReportedByEvent() throws {
     for (size, offset) in [(1, 0), (25, 24), (128, 127), (4096, 4095), (4096, 64), (9000, 8992)]
       as [(UInt32, Int)]

@@ -78,6 +78,8 @@ package struct Replay {
   let objects: UnsafeMutablePointer<ReplayObject>
   let pages: UnsafeMutablePointer<ReplayPage>
   let caches: UnsafeMutablePointer<ObjectCache?>
+  /// The events of each cache, counted where there are more caches than kmem takes.
+  let uses: UnsafeMutablePointer<UInt32>
   /// The memory that the workers share; none when there are no workers.
   let pool: UnsafeMutableRawPointer
 
@@ -85,6 +87,7 @@ package struct Replay {
   private struct Layout {
     let found: Int
     let caches: Int
+    let uses: Int
     let objects: Int
     let pages: Int
     let pool: Int
@@ -95,6 +98,7 @@ package struct Replay {
       _ = layout.add(State.self)
       found = layout.add(ReplaySummary.self)
       caches = layout.add(ObjectCache?.self, count: Int(counts.caches))
+      uses = layout.add(UInt32.self, count: Int(counts.caches))
       objects = layout.add(ReplayObject.self, count: Int(counts.objects))
       pages = layout.add(ReplayPage.self, count: Int(counts.pages))
       pool = layout.add(
@@ -107,7 +111,9 @@ package struct Replay {
   package static func framesNeeded(by counts: TraceCounts, split: ReplaySplit? = nil) -> PageCount {
     let tables = Layout(counts, split).size.pagesRoundedUp
     // A quarter more for slabs that are not full; below, the objects that magazines keep of each cache.
-    let objects = ByteCount(counts.peakAllocated + counts.peakAllocated / 4).pagesRoundedUp
+    // A header may claim any figure.
+    let allocated = min(counts.peakAllocated, 1 << 60)
+    let objects = ByteCount(allocated + allocated / 4).pagesRoundedUp
     let workers = UInt64(split?.workers ?? 1)
     return tables + PageCount(UInt64(counts.peakPages)) + objects
       + PageCount((UInt64(counts.caches) * 4 + 32) * workers)
@@ -152,6 +158,7 @@ package struct Replay {
     state = base.bindMemory(to: State.self, capacity: 1)
     found = base.part(ReplaySummary.self, at: layout.found)
     caches = (base + layout.caches).assumingMemoryBound(to: ObjectCache?.self)
+    uses = (base + layout.uses).assumingMemoryBound(to: UInt32.self)
     objects = (base + layout.objects).assumingMemoryBound(to: ReplayObject.self)
     pages = (base + layout.pages).assumingMemoryBound(to: ReplayPage.self)
     pool = base + layout.pool
@@ -160,7 +167,7 @@ package struct Replay {
   /// An executor that counts in the summary.
   var executor: ReplayExecutor {
     ReplayExecutor(
-      system: state.pointee.system, trace: state.pointee.trace, type: state.pointee.type,
+      system: state.pointee.system, trace: trace, type: state.pointee.type,
       access: WalkedAccess(state.pointee.system), objects: objects, pages: pages, caches: caches,
       summary: found)
   }
@@ -170,43 +177,98 @@ package struct Replay {
 
   /// The address of a live object; nil when the identity is not live.
   package func address(ofObject identity: UInt32) -> VirtualAddress? {
-    guard identity < state.pointee.trace.counts.objects, objects[Int(identity)].address > 1 else {
+    guard identity < trace.counts.objects, objects[Int(identity)].address > 1 else {
       return nil
     }
     return VirtualAddress(objects[Int(identity)].address)
   }
   /// The frame of a live page; nil when the identity is not live.
   package func frame(ofPage identity: UInt32) -> FrameNumber? {
-    guard identity < state.pointee.trace.counts.pages, pages[Int(identity)].frame < ReplayPage.skipped else {
+    guard identity < trace.counts.pages, pages[Int(identity)].frame < ReplayPage.skipped else {
       return nil
     }
     return FrameNumber(pages[Int(identity)].frame)
   }
 
+  private var trace: PackedTrace { state.pointee.trace }
   private var kmem: KmemAllocator { state.pointee.system.kmem }
   private var physical: FrameAllocator { state.pointee.system.physical }
 
   private func fillTables() {
-    let trace = state.pointee.trace
     for i in 0..<Int(trace.counts.objects) {
       (objects + i).initialize(to: ReplayObject(address: 0, sequence: 0, operation: 0))
     }
     for i in 0..<Int(trace.counts.pages) {
       (pages + i).initialize(to: ReplayPage(frame: ReplayPage.dead, sequence: 0))
     }
-    for i in 0..<trace.counts.caches {
-      let cache = trace.cache(i)
-      let name = ShortName(bytes: trace.string(cache.name))
-      var made: ObjectCache?
-      do throws(KmemError) {
-        made = try kmem.createCache(name: name, size: ByteCount(UInt64(cache.size)))
-      } catch {
-        // Too many, or too large for a slab: its objects come from a size class, or as whole pages.
-        made = nil
-      }
-      (caches + Int(i)).initialize(to: made)
+    for i in 0..<Int(trace.counts.caches) { (caches + i).initialize(to: nil) }
+    createCaches()
+  }
+
+  /// Creates the caches of the trace, in its order. Where they are more than kmem takes, the busiest are created, and
+  /// the objects of the others come from the general ones, by their sizes.
+  private func createCaches() {
+    let count = trace.counts.caches
+    var index: UInt32 = 0
+    while index < count, createCache(index) != .tooManyCaches { index += 1 }
+    guard index < count else { return }
+    for other in 0..<Int(index) {
+      if let cache = caches[other] { kmem.destroy(cache) }
+      caches[other] = nil
+    }
+    countUses()
+    var own: UInt64 = 0
+    while let busiest = busiestCache(), createCache(busiest) != .tooManyCaches {
+      uses[Int(busiest)] = .max
+      if hasOwnCache(busiest) { own += 1 }
+    }
+    var (shared, events): (UInt64, UInt64) = (0, 0)
+    for other in 0..<Int(count) where uses[other] != .max {
+      shared += 1
+      events += UInt64(uses[other])
+    }
+    found.pointee.cacheLimit = CacheLimit(
+      asked: UInt64(count), own: own, shared: shared, sharedEvents: events)
+  }
+
+  /// Creates one cache. One too large for a slab has none: its objects come as whole pages.
+  private func createCache(_ index: UInt32) -> KmemError? {
+    let cache = trace.cache(index)
+    let name = ShortName(bytes: trace.string(cache.name))
+    do throws(KmemError) {
+      caches[Int(index)] = try kmem.createCache(name: name, size: ByteCount(UInt64(cache.size)))
+      return nil
+    } catch {
+      return error
     }
   }
+
+  private func countUses() {
+    for i in 0..<Int(trace.counts.caches) { uses[i] = 0 }
+    var cursor = trace.records
+    // The trace has been validated: there is no error.
+    while let event = try? cursor.next() {
+      let cache = trace.operation(event.operation).cache
+      if cache < trace.counts.caches { uses[Int(cache)] += 1 }
+    }
+    // A cache that can't have slabs is passed over at once.
+    for i in 0..<trace.counts.caches where trace.cache(i).size > Self.largestObject { uses[Int(i)] = .max }
+  }
+
+  /// Bytes of the largest object of a cache.
+  private static var largestObject: UInt32 { 32 << 10 }
+
+  /// The cache with the most events of those that have not been created; nil when there is none.
+  private func busiestCache() -> UInt32? {
+    var busiest: UInt32?
+    for i in 0..<trace.counts.caches where uses[Int(i)] != .max {
+      if busiest.map({ uses[Int(i)] > uses[Int($0)] }) ?? true { busiest = i }
+    }
+    return busiest
+  }
+
+  /// Whether the objects of the trace's cache at `index` come from a cache of their own.
+  package func hasOwnCache(_ index: UInt32) -> Bool { caches[Int(index)] != nil }
 
   private func warmUp() {
     let executor = executor
@@ -237,7 +299,6 @@ package struct Replay {
   /// Replays all events, or until `progress` stops it, which is called at least after each 4096th. Objects and pages
   /// that the trace leaves live stay so until `close`. When it throws, everything is freed and the handle is void.
   package func run(progress: (Progress) -> ReplayPace) throws(ReplayError) {
-    let trace = state.pointee.trace
     let start = cp_cycles()
     do throws(ReplayError) {
       if let split = state.pointee.split {
@@ -273,7 +334,7 @@ package struct Replay {
   private func report(_ progress: (Progress) -> ReplayPace, _ index: UInt32) -> ReplayPace {
     progress(
       Progress(
-        events: UInt64(index), of: UInt64(state.pointee.trace.counts.events),
+        events: UInt64(index), of: UInt64(trace.counts.events),
         liveObjects: found.pointee.liveObjects))
   }
 
@@ -283,7 +344,7 @@ package struct Replay {
   /// handle is void afterwards.
   package func close() -> ReplaySummary {
     let executor = executor
-    let counts = state.pointee.trace.counts
+    let counts = trace.counts
     for identity in 0..<counts.objects where objects[Int(identity)].address > 1 {
       executor.end(identity, counts.events)
     }

@@ -26,6 +26,18 @@ package enum ReplaySkip: UInt8, Sendable {
   }
 }
 
+/// More caches in a trace than kmem takes.
+package struct CacheLimit: Equatable, Sendable {
+  /// Caches of the trace.
+  package let asked: UInt64
+  /// The busiest of them, which have a cache of their own. Objects too large for a slab have none.
+  package let own: UInt64
+  /// Those whose objects come from the general caches, by their sizes.
+  package let shared: UInt64
+  /// The events of these.
+  package let sharedEvents: UInt64
+}
+
 /// The outcome of a replay. Plain figures, valid on either machine.
 package struct ReplaySummary: Equatable, Sendable {
   /// Events read, by `TraceKind.rawValue`.
@@ -77,6 +89,8 @@ package struct ReplaySummary: Equatable, Sendable {
   package var interruptEvents: UInt64 = 0
   /// Interrupts for them.
   package var interrupts: UInt64 = 0
+  /// The limit that was met, where the trace has more caches than kmem takes.
+  package var cacheLimit: CacheLimit?
 
   package init() {}
 
@@ -154,8 +168,13 @@ package struct ReplaySummary: Equatable, Sendable {
     body("lost", lost)
   }
 
-  /// Writes the row as parts of one line, without a line feed.
-  package func writeJSON(_ sink: (Line) -> Void) {
+  /// Writes the row as parts of one line, without a line feed. A row of kind `limit` comes before it, where a limit was
+  /// met: it ends with `lineEnd`.
+  package func writeJSON(lineEnd: StaticString = "\r\n", _ sink: (Line) -> Void) {
+    if let limit = cacheLimit {
+      sink("{\"kind\":\"limit\",\"name\":\"caches\",\"asked\":\(limit.asked),\"own\":\(limit.own)")
+      sink(",\"shared\":\(limit.shared),\"shared_events\":\(limit.sharedEvents)}\(lineEnd)")
+    }
     sink("{\"kind\":\"replay\"")
     forEachFigure { name, value in sink(",\"\(name)\":\(value)") }
     sink("}")
@@ -198,6 +217,11 @@ package struct ReplaySummary: Equatable, Sendable {
     }
     if interrupts > 0 {
       sink("\(count: interruptEvents) events were done in \(count: interrupts) interrupts.")
+    }
+    if let limit = cacheLimit {
+      sink("Limit: of \(count: limit.asked) caches the \(count: limit.own) busiest have their own;")
+      sink(
+        "\(count: limit.shared), with \(count: limit.sharedEvents) events, share the general ones by size.")
     }
     for i in 0..<ReplaySkip.count where skips[i] > 0 {
       sink("Skipped \(count: skips[i]): \(ReplaySkip(rawValue: UInt8(i)).unsafelyUnwrapped.description).")

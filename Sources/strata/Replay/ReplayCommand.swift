@@ -53,7 +53,7 @@ struct ReplayCommand: ParsableCommand {
       Terminal.standard.clearProgress()
       if json {
         var row = ""
-        summary.writeJSON { row += $0.text }
+        summary.writeJSON(lineEnd: "\n") { row += $0.text }
         print(row)
       } else {
         summary.print(cycles: "cycles") { print($0.text) }
