@@ -1,6 +1,11 @@
 // The host tool: packs traces and replays them on a simulated machine.
+//
+// ArgumentParser prints a mistake of the command line on several lines, and does not notice when its help can't be
+// written. So the tool prints both itself: each error is one line, with an exit status of sysexits(3).
 
 import ArgumentParser
+import Foundation
+import Workloads
 
 @main
 struct Strata: ParsableCommand {
@@ -10,14 +15,45 @@ struct Strata: ParsableCommand {
       "Strata's memory subsystem on this host: replay a real kernel's allocations, fuzz pageable memory.",
     discussion: """
       Start here:
-        strata trace pack build.ftrace.xz -o build.trace   from ftrace's text to a packed trace
-        strata replay build.trace                          against Strata, in this process
-        make run TRACE=build.trace                         the same in the kernel, in QEMU
+        strata trace pack build.ftrace.xz -o build.trace  pack a recorder's text
+        strata trace show build.trace                     see what is in it
+        strata replay build.trace                         replay it in this process
+        make run TRACE=build.trace                        and in the kernel, in QEMU
 
-      A file that is no good ends with one line on what and where, and a status of 65 to 78 as in sysexits(3).
+      Results go to standard output, all else to standard error. A file that is no good ends with one line on what \
+      and where, and a status of 64 to 78 as in sysexits(3).
       """,
+    version: "strata 0.1 (packed traces of version \(PackedTrace.version))",
     subcommands: [
       Trace.self, ReplayCommand.self, BenchCommand.self, BenchWorker.self, FuzzCommand.self,
       StudyCommand.self,
     ])
+
+  static func main() {
+    do {
+      var command = try parseAsRoot()
+      try command.run()
+    } catch {
+      Foundation.exit(report(error))
+    }
+  }
+
+  /// Prints what an error has to say, if anything is left to say. Answers the exit status.
+  private static func report(_ error: any Error) -> Int32 {
+    let status = exitCode(for: error)
+    if error is ExitCode { return status.rawValue }
+    guard status == .success else {
+      let message = message(for: error).split(separator: "\n").joined(separator: " ")
+      let commands = CommandLine.arguments.dropFirst().prefix { $0.allSatisfy(\.isLetter) }.prefix(2)
+      let help = (["strata", "help"] + commands).joined(separator: " ")
+      printToStandardError("strata: \(message) (\(help) says more)\n")
+      return status.rawValue
+    }
+    do {
+      try complaining { try printResult(fullMessage(for: error)) }
+      return 0
+    } catch {
+      return exitCode(for: error).rawValue
+    }
+  }
 }

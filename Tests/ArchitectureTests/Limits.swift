@@ -26,7 +26,7 @@ enum Limits {
     "Paging": 134,
     "PhysicalMemory": 298,
     "Vmem": 106,
-    "Workloads": 489,
-    "strata": 49,
+    "Workloads": 486,
+    "strata": 45,
   ]
 }

@@ -9,6 +9,9 @@ import MemoryPrimitives
 /// A packed trace in memory of the caller. Copyable.
 package struct PackedTrace {
   let bytes: UnsafeRawBufferPointer
+  /// The version of the format that this code reads and writes.
+  package static var version: UInt32 { TraceLayout.version }
+
   /// The counts of the header.
   package let counts: TraceCounts
   /// The offset of the first record.

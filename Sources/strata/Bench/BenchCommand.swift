@@ -21,7 +21,7 @@ struct BenchCommand: ParsableCommand {
       Exit status: 0; 70 when a goal was missed that is due.
       """)
 
-  @Flag(name: .customShort("j"), help: "Print a row of JSON a figure instead of a table.")
+  @Flag(name: [.customShort("j"), .long], help: "Print a row of JSON a figure instead of a table.")
   var json = false
 
   @Option(help: ArgumentHelp("The packed trace whose objects are allocated.", valueName: "file"))
@@ -39,13 +39,18 @@ struct BenchCommand: ParsableCommand {
   @Flag(name: .shortAndLong, help: "Print the time of each allocator on standard error.")
   var verbose = false
 
+  func validate() throws {
+    guard from == nil, !HostBench.hasRow(only) else { return }
+    throw ValidationError("no row that this host measures has a name that begins with \"\(only)\"")
+  }
+
   func run() throws {
     try complaining {
       let traceName = URL(fileURLWithPath: trace).lastPathComponent
       var figures: [BenchFigure]
       var leftOut: [(name: String, why: String)] = []
       if let from {
-        let rows = try BenchRows(text: contents(from), name: from)
+        let rows = try BenchRows(text: String(decoding: contents(of: from), as: UTF8.self), name: from)
         (figures, leftOut) = (rows.all, rows.leftOut)
       } else {
         Terminal.standard.beginProgress()
@@ -54,15 +59,7 @@ struct BenchCommand: ParsableCommand {
         leftOut = bench.leftOut
         Terminal.standard.clearProgress()
       }
-      if json {
-        figures.forEach { print($0.json(trace: traceName)) }
-        leftOut.forEach { print(#"{"kind":"left_out","name":"\#($0.name)","why":"\#($0.why)"}"#) }
-      } else {
-        print(BenchFigure.table(figures))
-        if figures.contains(where: \.budget.dependsOnTrace) { print("* with the trace \(traceName)") }
-        leftOut.forEach { print("\($0.name) is left out: \($0.why).") }
-        print(BenchFigure.summary(figures))
-      }
+      try show(figures, leftOut, traceName)
       let failed = figures.filter(\.fails)
       if let first = failed.first {
         throw Complaint("\(first.name) is due: \(first.verdict.description.lowercased())", .software)
@@ -70,10 +67,19 @@ struct BenchCommand: ParsableCommand {
     }
   }
 
-  private func contents(_ path: String) throws -> String {
-    guard let data = FileManager.default.contents(atPath: path) else {
-      throw Complaint.system(path, .noInput)
+  private func show(
+    _ figures: [BenchFigure], _ leftOut: [(name: String, why: String)], _ traceName: String
+  ) throws {
+    guard !json else {
+      for figure in figures { try printResult(figure.json(trace: traceName)) }
+      for row in leftOut {
+        try printResult(#"{"kind":"left_out","name":"\#(row.name)","why":\#(JSONRow.quoted(row.why))}"#)
+      }
+      return
     }
-    return String(decoding: data, as: UTF8.self)
+    try printResult(BenchFigure.table(figures))
+    if figures.contains(where: \.budget.dependsOnTrace) { try printResult("* with the trace \(traceName)") }
+    for row in leftOut { try printResult("\(row.name) is left out: \(row.why).") }
+    try printResult(BenchFigure.summary(figures))
   }
 }

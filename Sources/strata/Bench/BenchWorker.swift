@@ -69,11 +69,13 @@ struct BenchWorker: ParsableCommand {
   }
 
   /// Maps memory that no allocator knows, zeroed and touched.
-  private static func map<T>(_ count: Int, of type: T.Type) -> UnsafeMutableBufferPointer<T> {
+  private static func map<T>(_ count: Int, of type: T.Type) throws -> UnsafeMutableBufferPointer<T> {
     let bytes = max(1, count * MemoryLayout<T>.stride)
     let memory = mmap(
       nil, bytes, PROT_READ | PROT_WRITE, Int32(MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE), -1, 0)
-    guard let memory, memory != MAP_FAILED else { fatalError("no memory for the tables of a bench") }
+    guard let memory, memory != MAP_FAILED else {
+      throw Complaint("no memory for its tables, \(grouped(bytes)) bytes", .unavailable)
+    }
     return UnsafeMutableBufferPointer(start: memory.bindMemory(to: type, capacity: count), count: count)
   }
 
@@ -138,12 +140,12 @@ struct BenchWorker: ParsableCommand {
     case .variable1024: return timed(count) { ObjectBench.variablePairs(a, 1024, count) }
     case .variable4096: return timed(count) { ObjectBench.variablePairs(a, 4096, count) }
     case .batches:
-      let objects = Self.map(64, of: UnsafeMutableRawPointer?.self).baseAddress!
+      let objects = try Self.map(64, of: UnsafeMutableRawPointer?.self).baseAddress!
       return timed(count) { ObjectBench.batches(a, objects, count / 64) }
-    case .randomOne: return replacements(a, live: 1000, .one, timed)
-    case .randomSmall: return replacements(a, live: 1000, .small, timed)
-    case .randomMixed: return replacements(a, live: 1000, .mixed, timed)
-    case .randomMany: return replacements(a, live: 100_000, .mixed, timed)
+    case .randomOne: return try replacements(a, live: 1000, .one, timed)
+    case .randomSmall: return try replacements(a, live: 1000, .small, timed)
+    case .randomMixed: return try replacements(a, live: 1000, .mixed, timed)
+    case .randomMany: return try replacements(a, live: 100_000, .mixed, timed)
     case .trace: return try traceTurn(a, held)
     case .passedOn: return passing(a)
     }
@@ -151,9 +153,9 @@ struct BenchWorker: ParsableCommand {
 
   private func replacements<A: BenchAllocator>(
     _ a: A, live: Int, _ sizes: ObjectSizes, _ timed: (Int, @escaping () -> Void) -> () -> Turn
-  ) -> () -> Turn {
-    let slots = Self.map(live, of: ObjectSlot.self)
-    let steps = Self.map(live > 1000 ? 1 << 19 : 1 << 16, of: ObjectReplacement.self)
+  ) throws -> () -> Turn {
+    let slots = try Self.map(live, of: ObjectSlot.self)
+    let steps = try Self.map(live > 1000 ? 1 << 19 : 1 << 16, of: ObjectReplacement.self)
     ObjectBench.fill(a, slots, steps, sizes, seed: 1)
     let rounds = (1 << 19) / steps.count
     return timed(steps.count * rounds) { ObjectBench.replace(a, slots, steps, rounds: rounds) }
@@ -161,17 +163,19 @@ struct BenchWorker: ParsableCommand {
 
   private func traceTurn<A: BenchAllocator>(_ a: A, _ held: @escaping () -> UInt64) throws -> () -> Turn {
     let bytes = try Self.mapFile(trace)
-    let packed: PackedTrace
     let unpacked: TraceObjects
-    do throws(TraceError) {
-      packed = try PackedTrace(bytes)
+    do {
+      let packed = try PackedTrace(bytes)
       unpacked = try TraceObjects(
         packed, into: Self.map(TraceObjects.capacity(packed.counts), of: TraceObjectEvent.self),
         sizes: Self.map(Int(packed.counts.objects), of: UInt32.self))
-    } catch {
-      throw Complaint(error.describe(Line(trace)).text, .dataError)
+    } catch let error as TraceError {
+      throw Complaint(trace + error.describe("").text, .dataError)
     }
-    let objects = Self.map(unpacked.identities * 64, of: UnsafeMutableRawPointer?.self).baseAddress!
+    guard unpacked.peakBytes > 0 else {
+      throw Complaint("\(trace) has no object of at most 4 KiB", .dataError)
+    }
+    let objects = try Self.map(unpacked.identities * 64, of: UnsafeMutableRawPointer?.self).baseAddress!
     // For Strata everything counts, its own state included; a process has more in memory than malloc holds.
     let base = strata ? 0 : held()
     return {

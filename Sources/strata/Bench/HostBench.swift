@@ -26,6 +26,11 @@ final class HostBench {
     self.verbose = verbose
   }
 
+  /// Whether a row of the host has a name that begins with `prefix`.
+  static func hasRow(_ prefix: String) -> Bool {
+    Budget.all.contains { $0.row.place == .host && "\($0.row.name)".hasPrefix(prefix) }
+  }
+
   private func isWanted(_ budget: Budget) -> Bool { "\(budget.row.name)".hasPrefix(only) }
 
   /// The host's rows that are wanted, in the order of the table.
@@ -60,28 +65,16 @@ final class HostBench {
   }
 
   private func compare(_ workload: ObjectWorkload, _ rivals: [Rival]) throws {
-    let workers = try ([.strata] + rivals).map { try Worker($0, workload, trace: trace) }
-    var least = [Double](repeating: .infinity, count: workers.count)
-    var held = [Double](repeating: 0, count: workers.count)
-    for turn in 0..<workload.turns {
-      for (index, worker) in workers.enumerated() {
-        let result = try worker.turn()
-        least[index] = min(least[index], result.time)
-        // The first turn measures the held bytes: later turns begin with memory that earlier ones left.
-        if turn == 0 { held[index] = result.held }
-      }
-    }
-    for worker in workers { try worker.end() }
-    found[workload.budget] = least[0] / least.dropFirst().min()!
-    if workload == .pair64 { found[.kmemPairTime] = least[0] }
-    if workload == .trace { found[.kmemTraceHeld] = held[0] }
+    let figures = try AllocatorComparison(workload, on: rivals, trace: trace).figures
+    found[workload.budget] = figures[0].time / figures.dropFirst().map(\.time).min()!
+    if workload == .pair64 { found[.kmemPairTime] = figures[0].time }
+    if workload == .trace { found[.kmemTraceHeld] = figures[0].held }
     guard verbose else { return }
     Terminal.standard.clearProgress()
-    for (index, rival) in ([.strata] + rivals).enumerated() {
-      let bytes = workload == .trace ? String(format: ", %.3f bytes held for each live", held[index]) : ""
-      let text = String(format: "%.2f ns", least[index]) + bytes
-      let line = "\(workload.budget.row.name)".left(26) + rival.name.left(10) + text + "\n"
-      FileHandle.standardError.write(Data(line.utf8))
+    for figure in figures {
+      let bytes = workload == .trace ? String(format: ", %.3f bytes held for each live", figure.held) : ""
+      let text = String(format: "%.2f ns", figure.time) + bytes
+      printToStandardError("\(workload.budget.row.name)".left(26) + figure.name.left(10) + text + "\n")
     }
   }
 

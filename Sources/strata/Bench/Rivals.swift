@@ -17,15 +17,40 @@ struct Rival {
     ("tcmalloc", "libtcmalloc_minimal.so.4"),
   ]
 
+  /// The names of the allocators that kmem can be compared with.
+  static let names = libraries.map(\.0) + ["glibc"]
+
   /// The four allocators. Throws for one that is not installed.
-  static func four() throws -> [Rival] {
-    try libraries.map { name, file in
-      let paths = folders.map { "\($0)/\(file)" }
-      guard let path = paths.first(where: { FileManager.default.fileExists(atPath: $0) }) else {
+  static func four() throws -> [Rival] { try names.map { try Rival($0) } }
+
+  /// Names from a list with commas. Throws a complaint for a list that has another name, or none.
+  static func named(_ list: String) throws -> [String] {
+    let given = list.split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) }
+    let unknown = given.first { !names.contains($0) }
+    guard unknown == nil, !given.isEmpty, Set(given).count == given.count else {
+      let why = unknown.map { "no \"\($0)\"" } ?? (given.isEmpty ? "none is named" : "one is named twice")
+      throw Complaint("--against takes \(names.joined(separator: ",")): \(why)", .usage)
+    }
+    return given
+  }
+
+  /// The allocator of this name. Throws when it is not installed.
+  init(_ name: String) throws {
+    var path: String?
+    if let (_, file) = Self.libraries.first(where: { $0.0 == name }) {
+      let paths = Self.folders.map { "\($0)/\(file)" }
+      path = paths.first { FileManager.default.fileExists(atPath: $0) }
+      guard path != nil else {
         throw Complaint("\(file) is not installed: Scripts/install-tools bench", .unavailable)
       }
-      return Rival(name: name, library: path, isStrata: false)
-    } + [Rival(name: "glibc", library: nil, isStrata: false)]
+    }
+    self.init(name: name, library: path, isStrata: false)
+  }
+
+  private init(name: String, library: String?, isStrata: Bool) {
+    self.name = name
+    self.library = library
+    self.isStrata = isStrata
   }
 }
 
@@ -35,6 +60,7 @@ final class Worker {
   private let process = Process()
   private let input = Pipe()
   private let output = Pipe()
+  private let errors = Pipe()
   private var unread = Data()
 
   init(_ rival: Rival, _ workload: ObjectWorkload, trace: String) throws {
@@ -52,11 +78,25 @@ final class Worker {
     process.environment = environment
     process.standardInput = input
     process.standardOutput = output
-    try process.run()
+    process.standardError = errors
+    do { try process.run() } catch { throw Complaint("the tool can't start itself: \(error)", .unavailable) }
+    // Else the end of the process would not be the end of what it prints.
+    try? errors.fileHandleForWriting.close()
+    try? output.fileHandleForWriting.close()
     guard try line() == "ready" else { throw failure }
   }
 
-  private var failure: Complaint { Complaint("the bench of \(rival.name) ended too early", .software) }
+  /// The reason that the process printed before it ended.
+  private var failure: Complaint {
+    try? input.fileHandleForWriting.close()
+    let said = (try? errors.fileHandleForReading.readToEnd()) ?? Data()
+    let line = String(decoding: said, as: UTF8.self).split(separator: "\n").last.map(String.init)
+    let why = line.map { $0.hasPrefix("strata: ") ? String($0.dropFirst(8)) : $0 } ?? "ended too early"
+    process.waitUntilExit()
+    let status =
+      process.terminationReason == .exit ? Complaint.Status(rawValue: process.terminationStatus) : nil
+    return Complaint("the bench of \(rival.name): \(why)", status ?? .software)
+  }
 
   /// One turn: nanoseconds for each pair or event, and bytes held for each byte live where that is known.
   func turn() throws -> (time: Double, held: Double) {

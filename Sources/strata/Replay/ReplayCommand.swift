@@ -20,16 +20,20 @@ struct ReplayCommand: ParsableCommand {
         strata replay build.trace --memory 64M     is that enough?
         strata replay build.trace --processors 4   the same counts, by four threads
         strata replay build.trace -j | jq .peak_pages
+        strata replay build.trace --against mimalloc,jemalloc,tcmalloc,glibc
 
       With --processors the events are divided among that many threads, each a processor of the machine; events \
       that the trace recorded in interrupts run in interrupts of these. All counts are those of one processor; of \
       what is live at once, the highest sample is printed.
 
+      With --against the objects of the trace go through kmem and through each malloc, in processes of their own \
+      and in turns; one table tells times and bytes held. Scripts/install-tools bench installs the first three.
+
       Exit status: 0 when all went well, 65 for a bad trace, 69 for a machine that is too small, 70 when \
       something was damaged or lost or too much had to be skipped.
       """)
 
-  @Argument(help: "The packed trace.")
+  @Argument(help: "The packed trace; - for standard input.")
   var file: String
 
   @Option(name: .shortAndLong, help: "Memory of the simulated machine, as in 64M or 4G.")
@@ -38,33 +42,46 @@ struct ReplayCommand: ParsableCommand {
   @Option(help: "Threads to split it over, each a processor; without it, this thread does everything.")
   var processors: Int?
 
-  @Flag(name: .customShort("j"), help: "Print one row of JSON instead of tables.")
+  @Option(help: ArgumentHelp("Compare with these allocators instead, by name.", valueName: "names"))
+  var against: String?
+
+  @Flag(name: [.customShort("j"), .long], help: "Print rows of JSON instead of tables.")
   var json = false
 
   func validate() throws {
     if let processors, !(1...ReplaySplit.mostWorkers).contains(processors) {
       throw ValidationError("--processors is 1 to \(ReplaySplit.mostWorkers)")
     }
+    guard let against else { return }
+    if processors != nil { throw ValidationError("--against measures one processor: leave out --processors") }
+    do { _ = try Rival.named(against) } catch { throw ValidationError("\(error)") }
   }
 
   func run() throws {
     try complaining {
+      if let against {
+        let table = try AllocatorComparison.objects(of: file, on: Rival.named(against))
+        return try printResult(json ? table.json : table.text)
+      }
       let summary = try replay()
       Terminal.standard.clearProgress()
       if json {
         var row = ""
         summary.writeJSON(lineEnd: "\n") { row += $0.text }
-        print(row)
+        try printResult(row)
       } else {
-        summary.print(cycles: "cycles") { print($0.text) }
+        var lines: [String] = []
+        summary.print(cycles: "cycles") { lines.append($0.text) }
+        try printResult(lines.joined(separator: "\n"))
       }
-      guard summary.succeeded else { throw Complaint("\(file): the replay failed", .software) }
+      guard summary.succeeded else { throw Complaint("\(name): the replay failed", .software) }
     }
   }
 
+  private var name: String { file == "-" ? "standard input" : file }
+
   private func replay() throws -> ReplaySummary {
-    let data = try load()
-    let name = Line(file)
+    let data = try contents(of: file)
     return try data.withUnsafeBytes { bytes in
       do {
         let trace = try PackedTrace(bytes)
@@ -82,20 +99,11 @@ struct ReplayCommand: ParsableCommand {
         }
         return replay.close()
       } catch let error as TraceError {
-        throw Complaint(error.describe(name).text, .dataError)
+        throw Complaint(name + error.describe("").text, .dataError)
       } catch let error as ReplayError {
-        if case .trace = error { throw Complaint(error.describe(name).text, .dataError) }
-        throw Complaint(error.describe(name).text + " Try --memory 1G.", .unavailable)
+        if case .trace = error { throw Complaint(name + error.describe("").text, .dataError) }
+        throw Complaint(name + error.describe("").text + " Try --memory 1G.", .unavailable)
       }
-    }
-  }
-
-  private func load() throws -> Data {
-    var status = stat()
-    guard stat(file, &status) == 0 else { throw Complaint.system(file, .noInput) }
-    guard status.st_mode & S_IFMT != S_IFDIR else { throw Complaint("\(file): is a directory", .noInput) }
-    do { return try Data(contentsOf: URL(fileURLWithPath: file)) } catch {
-      throw Complaint("\(file): can't be read", .noInput)
     }
   }
 }

@@ -52,13 +52,15 @@ struct ContigStudy: ParsableCommand {
   @Option(help: "Seed of the initial state.")
   var seed: UInt64 = 1
 
-  @Flag(name: .customShort("j"), help: "Print a row of JSON a strategy instead of a table.")
+  @Flag(name: [.customShort("j"), .long], help: "Print a row of JSON a strategy instead of a table.")
   var json = false
 
   func validate() throws {
     if Alignment(size.bytes.rawValue) == nil || size.bytes.rawValue < Page.size {
       throw ValidationError("--size is a power of two, from 4K on")
     }
+    if size.bytes > .gibibytes(64) { throw ValidationError("--size is 64G at most") }
+    if !(1...1_000_000).contains(runs) { throw ValidationError("--runs is 1 to 1000000") }
     if dirty > 400 { throw ValidationError("--dirty is 0 to 400") }
   }
 
@@ -67,7 +69,7 @@ struct ContigStudy: ParsableCommand {
       Terminal.standard.beginProgress()
       let outcomes = try [ContiguousStrategy.old, .new].map { try experiment($0) }
       Terminal.standard.clearProgress()
-      if json { outcomes.forEach { print($0.json) } } else { printTable(outcomes) }
+      try printResult(json ? outcomes.map(\.json).joined(separator: "\n") : table(outcomes))
       if outcomes.contains(where: { $0.wrong > 0 }) {
         throw Complaint("pages did not keep their stamps", .software)
       }
@@ -161,24 +163,24 @@ struct ContigStudy: ParsableCommand {
     return held
   }
 
-  private func printTable(_ outcomes: [Outcome]) {
-    print(
-      "\(runs) runs of \(Line("\(size.bytes)").text) on \(Line("\(memory.bytes)").text), \(dirty) % of it dirty"
-    )
-    print("strategy   granted      moved    written  for each page gained  seconds")
+  private func table(_ outcomes: [Outcome]) -> String {
+    var lines = [
+      "\(runs) runs of \(Line("\(size.bytes)").text) on \(Line("\(memory.bytes)").text), \(dirty) % of it dirty",
+      "strategy   granted      moved    written  for each page gained  seconds",
+    ]
     for outcome in outcomes {
       let cells = [
-        outcome.name.padding(toLength: 8, withPad: " ", startingAt: 0),
-        pad("\(outcome.granted)", 10), pad(grouped(outcome.moved), 11), pad(grouped(outcome.written), 11),
-        pad(outcome.gained == 0 ? "-" : String(format: "%.2f", outcome.cost), 22),
-        pad(String(format: "%.2f", outcome.seconds), 9),
+        outcome.name.left(8), "\(outcome.granted)".right(10), grouped(outcome.moved).right(11),
+        grouped(outcome.written).right(11),
+        (outcome.gained == 0 ? "-" : String(format: "%.2f", outcome.cost)).right(22),
+        String(format: "%.2f", outcome.seconds).right(9),
       ]
-      print(cells.joined())
+      lines.append(cells.joined())
     }
-    print("Every page was touched afterwards, and kept its stamp.")
-  }
-  private func pad(_ text: String, _ width: Int) -> String {
-    String(repeating: " ", count: max(0, width - text.count)) + text
+    if outcomes.allSatisfy({ $0.wrong == 0 }) {
+      lines.append("Every page was touched afterwards, and kept its stamp.")
+    }
+    return lines.joined(separator: "\n")
   }
 }
 
@@ -194,6 +196,7 @@ final class PagedMachine {
     guard size >= .mebibytes(4), size <= .gibibytes(64), swap <= .gibibytes(64) else {
       throw Complaint("--memory is 4M to 64G, --swap up to 64G", .unavailable)
     }
+    try checkAddressSpace(size + swap)
     // The disk lies behind the memory.
     let low = ByteCount.mebibytes(1)
     var options = HostSystem.Options()

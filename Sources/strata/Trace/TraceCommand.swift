@@ -6,8 +6,8 @@ import Workloads
 
 struct Trace: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Make packed traces of a kernel's allocations.",
-    subcommands: [Pack.self])
+    abstract: "Make packed traces of a kernel's allocations, and show them.",
+    subcommands: [Pack.self, TraceShow.self])
 
   struct Pack: ParsableCommand {
     static let configuration = CommandConfiguration(
