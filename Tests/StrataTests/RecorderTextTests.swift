@@ -247,6 +247,23 @@ final class RecorderTextTests: XCTestCase {
     }
   }
 
+  func testEventsThatWereOverwrittenAreCounted() throws {
+    for (header, count) in [
+      ("# entries-in-buffer/entries-written: 140080/250280   #P:2", 110_200),
+      ("# entries-in-buffer/entries-written: 9/9   #P:2", 0), ("# entries-in-buffer/entries-written: x/9", 0),
+    ] as [(String, UInt64)] {
+      let packer = try packer(header + "\n" + event("kfree: call_site=a ptr=01"))
+      XCTAssertEqual(packer.dropped.overwritten, count, header)
+      XCTAssertEqual(packer.dropped.comments, 1, header)
+      XCTAssertEqual(packer.dropped.lost, 0, header)
+    }
+  }
+
+  func testALossOfAnyNumberDoesNotTrap() throws {
+    let most = "CPU:0 [LOST \(UInt64.max) EVENTS]\n"
+    XCTAssertEqual(try packer(most + most).dropped.lost, .max)
+  }
+
   // MARK: perf script
 
   func testNamesMayHaveTheirGroupAndProcessesNoDash() throws {

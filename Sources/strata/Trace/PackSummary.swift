@@ -63,6 +63,10 @@ struct PackSummary {
       lines.append(
         "! The recorder lost \(lost): record with a larger buffer (ftrace: buffer_size_kb).")
     }
+    if dropped.overwritten > 0 {
+      lines.append(
+        "! The recorder overwrote \(counted(dropped.overwritten, "event")) before the first that is left.")
+    }
     if dropped.hiddenPointers > 0 {
       lines.append("! The kernel hid pointers as (ptrval): record later after its boot.")
     }
@@ -108,6 +112,7 @@ struct PackSummary {
     row.add("failed", packer.failedRequests)
     row.add("null_frees", packer.nullFrees)
     row.add("lost", dropped.lost)
+    row.add("overwritten", dropped.overwritten)
     row.add("comments", dropped.comments)
     row.add("call_chains", dropped.callChains)
     row.add("hidden_pointers", dropped.hiddenPointers)

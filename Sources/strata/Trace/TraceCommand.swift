@@ -49,7 +49,7 @@ struct Trace: ParsableCommand {
     @Option(help: "The name in the trace (default: that of the text's file).")
     var title: String?
 
-    @Flag(name: .customShort("j"), help: "Print the summary as one row of JSON.")
+    @Flag(name: [.customShort("j"), .long], help: "Print the summary as one row of JSON.")
     var json = false
 
     func validate() throws {

@@ -20,6 +20,8 @@ struct TraceLine {
     case event(TraceLine)
     /// A comment, a header or an empty line.
     case comment
+    /// The header that says how many events there are, and so how many earlier ones were overwritten.
+    case overwritten(UInt64)
     /// The recorder's own note that it lost events, with their number if it says so.
     case lost(UInt64?)
     /// A line of a call chain, or of a stack.
@@ -40,7 +42,8 @@ struct TraceLine {
     var line = bytes[...]
     if line.last == UInt8(ascii: "\r") { line.removeLast() }
     line = line.trimmed
-    guard let first = line.first, first != UInt8(ascii: "#") else { return .comment }
+    guard let first = line.first else { return .comment }
+    if first == UInt8(ascii: "#") { return overwritten(line).map { .overwritten($0) } ?? .comment }
     if let sort = behindProcessor(line) ?? behindLatency(line) { return sort }
     let isLog = line.takeLogPrefix()
     if let lost = RecorderNote(line) { return lost.sort }
@@ -115,6 +118,15 @@ struct TraceLine {
   }
 
   // MARK: Other lines
+
+  /// `# entries-in-buffer/entries-written: 140080/250280   #P:2`
+  private static func overwritten(_ line: Text) -> UInt64? {
+    let words = line.words(atMost: 4)
+    guard words.count > 2, words[1] == "entries-in-buffer/entries-written:", let slash = words[2].first("/"),
+      let kept = words[2][..<slash].decimal, let written = words[2][(slash + 1)...].decimal, kept < written
+    else { return nil }
+    return written - kept
+  }
 
   /// `=> function`, or `27f1dc function+0x2 (/boot/vmlinux)`.
   private static func isCallChain(_ line: Text) -> Bool {

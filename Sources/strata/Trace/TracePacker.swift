@@ -25,6 +25,8 @@ struct TracePacker {
     var comments: UInt64 = 0
     /// Events that the recorder says it lost, one for each note without a number.
     var lost: UInt64 = 0
+    /// Events that were overwritten before the first that is left.
+    var overwritten: UInt64 = 0
     /// Whether a note had no number.
     var lostMore = false
     var others: [String: UInt64] = [:]
@@ -139,8 +141,11 @@ struct TracePacker {
   private mutating func take(_ bytes: LineBytes, _ source: String) throws {
     switch TraceLine.parse(bytes) {
     case .comment: dropped.comments += 1
+    case .overwritten(let count):
+      dropped.comments += 1
+      dropped.overwritten = dropped.overwritten.addingSaturated(count)
     case .lost(let count):
-      dropped.lost += max(1, count ?? 0)
+      dropped.lost = dropped.lost.addingSaturated(max(1, count ?? 0))
       if count == nil { dropped.lostMore = true }
     case .callChain: dropped.callChains += 1
     case .other(let kind): dropped.otherLines[kind, default: 0] += 1
@@ -440,6 +445,14 @@ struct TracePacker {
       let fitting = list.filter { $0.size == size && $0.allocated == allocated }
       return fitting.count == 1 ? fitting[0].name : nil
     }
+  }
+}
+
+extension UInt64 {
+  /// The sum, at most the largest number: a text may claim any.
+  fileprivate func addingSaturated(_ other: UInt64) -> UInt64 {
+    let (sum, over) = addingReportingOverflow(other)
+    return over ? .max : sum
   }
 }
 
