@@ -7,13 +7,15 @@ import Workloads
 /// Processors and threads as calls that cross the platform interface.
 package struct ExecutiveView {
   let context: UnsafeMutableRawPointer?
-  let threads: @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_thread_row>) -> Bool
-  let processors:
+  private let describeThread:
+    @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_thread_row>) -> Bool
+  private let describeProcessor:
     @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_processor_row>) -> Bool
-  let locks: @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_lock_row>) -> Void
-  let watching: @convention(c) (UnsafeMutableRawPointer?) -> Bool
-  let watch: @convention(c) (UnsafeMutableRawPointer?, Bool) -> Void
-  let interruptCost: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+  private let describeLock:
+    @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_lock_row>) -> Void
+  private let readWatchdog: @convention(c) (UnsafeMutableRawPointer?) -> Bool
+  private let setWatchdog: @convention(c) (UnsafeMutableRawPointer?, Bool) -> Void
+  private let measureInterrupt: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
   /// The way to an interrupt handler.
   let interrupts: InterruptGate
 
@@ -38,12 +40,12 @@ package struct ExecutiveView {
     atInterrupt: @escaping InterruptGate.Enter
   ) {
     self.context = context
-    threads = thread
-    processors = processor
-    locks = lock
-    watching = isWatching
-    self.watch = watch
-    self.interruptCost = interruptCost
+    describeThread = thread
+    describeProcessor = processor
+    describeLock = lock
+    readWatchdog = isWatching
+    setWatchdog = watch
+    measureInterrupt = interruptCost
     interrupts = InterruptGate(context, enter: atInterrupt)
   }
 
@@ -51,12 +53,27 @@ package struct ExecutiveView {
   func forEachThread(_ body: (inout cp_thread_row) -> Void) {
     var from: UInt32 = 0
     var row = cp_thread_row()
-    while threads(context, from, &row) {
+    while describeThread(context, from, &row) {
       body(&row)
       guard row.number < .max else { return }
       from = row.number + 1
     }
   }
+
+  /// The waits for the locks of a rank.
+  func waits(for rank: LockRank) -> cp_lock_row {
+    var row = cp_lock_row()
+    describeLock(context, rank.rawValue, &row)
+    return row
+  }
+
+  /// Whether the watchdog is on.
+  var isWatching: Bool { readWatchdog(context) }
+
+  func watch(_ isOn: Bool) { setWatchdog(context, isOn) }
+
+  /// The cost of an interrupt without work, in cycles.
+  var interruptCost: UInt64 { measureInterrupt(context) }
 
   /// The count of processors that run.
   var processorCount: Int {
@@ -69,7 +86,7 @@ package struct ExecutiveView {
   func forEachProcessor(_ body: (UInt32, inout cp_processor_row) -> Void) {
     var index: UInt32 = 0
     var row = cp_processor_row()
-    while processors(context, index, &row) {
+    while describeProcessor(context, index, &row) {
       body(index, &row)
       index += 1
     }

@@ -20,74 +20,6 @@ import MemoryPrimitives
 import Paging
 import Workloads
 
-/// The services that only the kernel under the console has, as calls that cross the platform interface.
-package struct ConsoleHost {
-  let context: UnsafeMutableRawPointer?
-  let leaving: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
-  let panicking: @convention(c) (UnsafeMutableRawPointer?) -> Void
-  let triggering: @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void
-  let naming: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int
-  let loading: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8
-  let storing: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8
-  let pageLoading: @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8
-  let executive: ExecutiveView?
-
-  /// - `leave` ends the machine with a `Shell.ExitStatus`; it returns only in a test.
-  /// - `panic` stops the machine as a panic.
-  /// - `trigger` triggers a `Shell.Fault`, which ends in its report.
-  /// - `name` writes the name and offset of a code address, as many bytes as fit, and answers how many it wrote; 0
-  ///   for an unknown address.
-  /// - `load` and `store` access a word of pageable memory as any instruction would, page faults included, and answer
-  ///   0. When the page could not be brought in, they answer one more than the number of a `PagingError`. `loadPage`
-  ///   reads the 512 words of a page.
-  /// - `executive` describes processors and threads, where there is an executive.
-  package init(
-    _ context: UnsafeMutableRawPointer?,
-    leave: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
-    panic: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
-    trigger: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
-    name:
-      @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int,
-    load: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8,
-    store: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8,
-    loadPage:
-      @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt64>) -> UInt8,
-    executive: ExecutiveView? = nil
-  ) {
-    self.context = context
-    leaving = leave
-    panicking = panic
-    triggering = trigger
-    naming = name
-    loading = load
-    storing = store
-    pageLoading = loadPage
-    self.executive = executive
-  }
-}
-
-/// Pageable memory as the machine under the console reaches it.
-struct HostAccess: PageAccess {
-  let host: ConsoleHost
-
-  func load(_ address: VirtualAddress) throws(PagingError) -> UInt64 {
-    var value: UInt64 = 0
-    let answer = withUnsafeMutablePointer(to: &value) { host.loading(host.context, address.rawValue, $0) }
-    if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
-    return value
-  }
-  func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError) {
-    let answer = host.storing(host.context, address.rawValue, value)
-    if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
-  }
-  func load(
-    page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>
-  ) throws(PagingError) {
-    let answer = host.pageLoading(host.context, address.rawValue, words)
-    if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
-  }
-}
-
 /// Where a part of something behind a pointer lies. Only for what lives in place: the address of
 /// anything else ends with this call.
 @inline(__always) func inPlace<Part>(_ part: inout Part) -> UnsafeMutablePointer<Part> {
@@ -175,7 +107,7 @@ package struct Shell {
   }
 
   var terminal: Terminal { state.pointee.terminal }
-  var access: HostAccess { HostAccess(host: state.pointee.host) }
+  var access: WordAccess { state.pointee.host.access }
   var width: Int { state.pointee.width }
   var isJSON: Bool { state.pointee.json }
   var showsAll: Bool { state.pointee.all }
@@ -232,7 +164,7 @@ package struct Shell {
 
   func leave(_ status: ExitStatus) {
     state.pointee.hasLeft = true
-    state.pointee.host.leaving(state.pointee.host.context, status.rawValue)
+    state.pointee.host.leave(status)
   }
 
   /// Runs one typed line. Nil when all went well.

@@ -49,14 +49,5 @@ extension Shell {
   }
 
   /// `KmemAllocator.free(_:size:type:) +0x9a`, when the host knows the function.
-  func code(_ address: VirtualAddress) -> Line? {
-    withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 200) { buffer in
-      let host = state.pointee.host
-      let count = host.naming(host.context, address.rawValue, buffer.baseAddress.unsafelyUnwrapped, 200)
-      guard count > 0 else { return nil }
-      var line = Line()
-      line.append(bytes: Bytes(start: UnsafePointer(buffer.baseAddress), count: min(count, 200)))
-      return line
-    }
-  }
+  func code(_ address: VirtualAddress) -> Line? { state.pointee.host.name(of: address) }
 }

@@ -6,10 +6,10 @@ import MemoryPrimitives
 /// A byte stream to a person, or to a log.
 package struct Terminal {
   let context: UnsafeMutableRawPointer?
-  let reading: @convention(c) (UnsafeMutableRawPointer?) -> Int32
-  let writing: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<UInt8>, Int) -> Void
-  let resting: @convention(c) (UnsafeMutableRawPointer?, UInt64) -> Void
-  let clock: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+  let readByte: @convention(c) (UnsafeMutableRawPointer?) -> Int32
+  let writeBytes: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<UInt8>, Int) -> Void
+  let restFor: @convention(c) (UnsafeMutableRawPointer?, UInt64) -> Void
+  let readClock: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
 
   /// - `read` answers the next byte, or -1 when none has come; it never waits and loses nothing.
   /// - `write` takes bytes that are to appear in this order, and returns when they are on their way.
@@ -23,25 +23,25 @@ package struct Terminal {
     milliseconds: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
   ) {
     self.context = context
-    reading = read
-    writing = write
-    resting = rest
-    clock = milliseconds
+    readByte = read
+    writeBytes = write
+    restFor = rest
+    readClock = milliseconds
   }
 
   func read() -> UInt8? {
-    let byte = reading(context)
+    let byte = readByte(context)
     return byte < 0 ? nil : UInt8(truncatingIfNeeded: byte)
   }
 
   func write(_ bytes: UnsafeBufferPointer<UInt8>) {
     guard let start = bytes.baseAddress, bytes.count > 0 else { return }
-    writing(context, start, bytes.count)
+    writeBytes(context, start, bytes.count)
   }
 
   func write(_ text: Line) { text.withBytes { write($0) } }
 
-  func rest(milliseconds: UInt64) { resting(context, milliseconds) }
+  func rest(milliseconds: UInt64) { restFor(context, milliseconds) }
 
-  var milliseconds: UInt64 { clock(context) }
+  var milliseconds: UInt64 { readClock(context) }
 }

@@ -52,6 +52,7 @@ public func kernelMain(
   Executive.register(in: memory.statistics)
   Multiprocessing.begin(list, memory)
   RamDiskMemory.register(in: memory.statistics)
+  PageFaults.start(memory)
   SwapDevice.start(memory)
   if !memory.startServices() {
     SerialPort.print("! Too few threads for all services: their work is done when memory runs short.")

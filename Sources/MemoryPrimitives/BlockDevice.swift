@@ -9,7 +9,7 @@ public struct BlockDevice {
   /// Pages that the device has.
   public let pageCount: PageCount
   let context: UnsafeMutableRawPointer?
-  let submitting: @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
+  let submitRequest: @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
 
   /// Makes a device. `submit` accepts a request and returns before it is done. It never fails; `done` reports a failure.
   public init(
@@ -20,13 +20,13 @@ public struct BlockDevice {
     self.name = name
     pageCount = pages
     self.context = context
-    submitting = submit
+    submitRequest = submit
   }
 
   /// Submits a request. No spin lock may be held.
   package func submit(_ request: BlockRequest) {
     assert(holdsNoSpinLock(), "a request to a device with a spin lock held")
-    submitting(context, request)
+    submitRequest(context, request)
   }
 }
 

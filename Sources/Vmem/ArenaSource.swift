@@ -36,34 +36,34 @@ public struct ImportRequest {
 /// The import and release functions of an arena.
 public struct ArenaSource {
   let context: UnsafeMutableRawPointer?
-  let importing: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Bool
-  let releasing: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> Void
+  let importSpan: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Bool
+  let releaseSpan: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> Void
 
   /// Makes a source of two functions.
   ///
-  /// `importing` gets the context and the address of an `ImportRequest`, fills in the answer and returns whether there
-  /// is one. The span may be larger than requested; it overlaps no other of the arena's. `releasing` gets the context
-  /// and the first and last value of a span that came from `importing`; it can't fail.
+  /// `importSpan` gets the context and the address of an `ImportRequest`, fills in the answer and returns whether there
+  /// is one. The span may be larger than requested; it overlaps no other of the arena's. `releaseSpan` gets the context
+  /// and the first and last value of a span that came from `importSpan`; it can't fail.
   public init(
     _ context: UnsafeMutableRawPointer?,
-    importing: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Bool,
-    releasing: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> Void
+    importSpan: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Bool,
+    releaseSpan: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> Void
   ) {
     self.context = context
-    self.importing = importing
-    self.releasing = releasing
+    self.importSpan = importSpan
+    self.releaseSpan = releaseSpan
   }
 
   /// Imports from another arena, which must outlive this one.
   public static func arena(_ parent: Arena) -> ArenaSource {
     ArenaSource(
       UnsafeMutableRawPointer(parent.storage),
-      importing: { context, request in
+      importSpan: { context, request in
         guard let context else { return false }
         let request = request.assumingMemoryBound(to: ImportRequest.self)
         return Arena(context.assumingMemoryBound(to: ArenaState.self)).export(request)
       },
-      releasing: { context, first, last in
+      releaseSpan: { context, first, last in
         guard let context else { return }
         Arena(context.assumingMemoryBound(to: ArenaState.self)).acceptReturn(first, last)
       })
@@ -72,13 +72,13 @@ public struct ArenaSource {
   func requestSpan(_ request: ImportRequest) -> (start: UInt64, last: UInt64)? {
     assert(holdsNoSpinLock(), "an import with a spin lock held")
     var request = request
-    let isGranted = withUnsafeMutablePointer(to: &request) { importing(context, UnsafeMutableRawPointer($0)) }
+    let isGranted = withUnsafeMutablePointer(to: &request) { importSpan(context, UnsafeMutableRawPointer($0)) }
     guard isGranted, request.first <= request.last else { return nil }
     return (request.first.rawValue, request.last.rawValue)
   }
 
   func release(_ start: UInt64, _ last: UInt64) {
     assert(holdsNoSpinLock(), "a release with a spin lock held")
-    releasing(context, start, last)
+    releaseSpan(context, start, last)
   }
 }

@@ -66,17 +66,19 @@ final class ScriptedTerminal {
       panic: { ScriptedTerminal.from($0).panics += 1 },
       trigger: { ScriptedTerminal.from($0).triggered.append($1) },
       name: { _, _, _, _ in 0 },
-      load: { context, address, value in
-        ScriptedTerminal.answer { value.pointee = try ScriptedTerminal.from(context).load(address) }
-      },
-      store: { context, address, value in
-        ScriptedTerminal.answer { try ScriptedTerminal.from(context).store(address, value) }
-      },
-      loadPage: { context, address, words in
-        ScriptedTerminal.answer {
-          try ScriptedTerminal.from(context).processor!.load(page: VirtualAddress(address), into: words)
-        }
-      })
+      access: WordAccess(
+        Unmanaged.passUnretained(self).toOpaque(),
+        load: { context, address, value in
+          ScriptedTerminal.answer { value.pointee = try ScriptedTerminal.from(context).load(address) }
+        },
+        store: { context, address, value in
+          ScriptedTerminal.answer { try ScriptedTerminal.from(context).store(address, value) }
+        },
+        loadPage: { context, address, words in
+          ScriptedTerminal.answer {
+            try ScriptedTerminal.from(context).processor!.load(page: VirtualAddress(address), into: words)
+          }
+        }))
   }
 
   private func load(_ address: UInt64) throws -> UInt64 {

@@ -96,7 +96,7 @@ final class ArenaImportTests: XCTestCase {
     var source: ArenaSource {
       ArenaSource(
         Unmanaged.passUnretained(self).toOpaque(),
-        importing: { context, request in
+        importSpan: { context, request in
           let me = Unmanaged<Source>.fromOpaque(context!).takeUnretainedValue()
           let request = request.assumingMemoryBound(to: ImportRequest.self)
           me.asked.append(request.pointee)
@@ -106,7 +106,7 @@ final class ArenaImportTests: XCTestCase {
           request.pointee.last = ArenaAddress(given.upperBound)
           return true
         },
-        releasing: { context, first, last in
+        releaseSpan: { context, first, last in
           Unmanaged<Source>.fromOpaque(context!).takeUnretainedValue().back.append(first...last)
         })
     }

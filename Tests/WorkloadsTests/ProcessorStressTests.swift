@@ -120,7 +120,9 @@ private final class StressMachine: @unchecked Sendable {
           let place = try StressMachine.from(context).reach(address, .write)
           withUnsafeBytes(of: StressMachine.exchanged(value)) { swapBytes($0.baseAddress!, place, 8) }
         }
-      })
+      },
+      // No worker of the stress reads whole pages.
+      loadPage: { _, _, _ in PagingError.notPageable.rawValue + 1 })
   }
 
   /// Runs a stress beside the disk's thread and a clock of a millisecond. It lasts at least `ticks`, and until

@@ -205,13 +205,13 @@ extension Shell {
 
 /// Threads that write to random pages until they are stopped.
 private struct Dirtiers: ~Copyable {
-  private let access: HostAccess
+  private let access: WordAccess
   private let address: VirtualAddress
   private let count: PageCount
   private let started = Atomic<UInt64>(0)
   private let isOver = Atomic<Bool>(false)
 
-  init(_ access: HostAccess, _ address: VirtualAddress, _ count: PageCount) {
+  init(_ access: WordAccess, _ address: VirtualAddress, _ count: PageCount) {
     self.access = access
     self.address = address
     self.count = count

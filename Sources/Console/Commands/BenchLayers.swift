@@ -160,7 +160,7 @@ extension Shell {
 private struct HalfOfMemory {
   private let memory: MemorySystem
   private let count: PageCount
-  private let access: HostAccess
+  private let access: WordAccess
   private var object: MemoryObject?
   private var address = VirtualAddress(0)
   private var done: UInt64 = 0
@@ -168,7 +168,7 @@ private struct HalfOfMemory {
   private(set) var wasDirtied = false
   private var hasFailed = false
 
-  init(_ memory: MemorySystem, _ count: PageCount, _ access: HostAccess) {
+  init(_ memory: MemorySystem, _ count: PageCount, _ access: WordAccess) {
     self.memory = memory
     self.count = count
     self.access = access

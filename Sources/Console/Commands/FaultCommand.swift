@@ -80,19 +80,15 @@ extension Shell {
     case .wrongSize: faultWrongSize()
     case .foreignPointer: faultForeignPointer()
     case .hang:
-      guard let view = state.pointee.host.executive, view.watching(view.context) else {
+      guard let view = state.pointee.host.executive, view.isWatching else {
         throw refuse("The watchdog is off, so a hang would not be reported. Type: watchdog on")
       }
-      trigger(fault)
+      state.pointee.host.trigger(fault)
     case .null, .guardPage, .writeText, .executeData, .stackOverflow, .divide, .overflow, .lockOrder,
       .lockedSleep, .lockedFault, .nmi, .everywhere:
-      trigger(fault)
+      state.pointee.host.trigger(fault)
     }
     throw fail("The machine did not report the fault: this is a bug of Strata.")
-  }
-
-  private func trigger(_ fault: Fault) {
-    state.pointee.host.triggering(state.pointee.host.context, fault.rawValue)
   }
 
   // Bugs of a caller of kmem. The size classes are audited during the call, so that kmem knows both call sites and

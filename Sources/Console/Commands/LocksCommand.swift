@@ -32,8 +32,7 @@ extension Shell {
     table.column("longest hold", .figure)
     table.column("held by", .text)
     LockRank.forEach { rank, title in
-      var row = cp_lock_row()
-      view.locks(view.context, rank.rawValue, &row)
+      let row = view.waits(for: rank)
       table.begin()
       table.plain(UInt64(rank.rawValue))
       table.text(title)
@@ -46,8 +45,7 @@ extension Shell {
     }
     table.finish()
     LockRank.forEach { rank, title in
-      var row = cp_lock_row()
-      view.locks(view.context, rank.rawValue, &row)
+      let row = view.waits(for: rank)
       guard rank.kind == .spin, countsInstructions, row.longest_hold > Self.holdBudget else { return }
       print("! \(title): \(count: row.longest_hold) up to \(code(VirtualAddress(row.hold_site)) ?? "-")")
     }

@@ -11,5 +11,5 @@ extension CommandDescription {
 }
 
 extension Shell {
-  func panic() { state.pointee.host.panicking(state.pointee.host.context) }
+  func panic() { state.pointee.host.panic() }
 }

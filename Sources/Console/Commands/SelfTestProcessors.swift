@@ -47,8 +47,6 @@ extension Shell {
   /// Describes what is wrong; nil when nothing is.
   func testProcessors(_ seconds: UInt64) -> StaticString? {
     let plan = stressPlan(seconds)
-    let access = WordAccess(
-      state.pointee.host.context, load: state.pointee.host.loading, store: state.pointee.host.storing)
     var bar = Bar(self)
     do throws(StressError) {
       let outcome = try ProcessorStress.run(plan, on: memory, access) { ticks, operations in

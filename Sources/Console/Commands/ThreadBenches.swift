@@ -68,7 +68,7 @@ extension Shell {
     guard let cycles else { return sheet.leaveOut("switch", "there are no threads here") }
     sheet.add(.threadSwitch, cycles / (2 * rounds))
     if let view = state.pointee.host.executive {
-      sheet.add(.interrupt, view.interruptCost(view.context))
+      sheet.add(.interrupt, view.interruptCost)
     }
   }
 
@@ -116,8 +116,7 @@ extension Shell {
     sheet.add(.longestOff, off)
     var held: UInt64 = 0
     LockRank.forEach { rank, _ in
-      var row = cp_lock_row()
-      view.locks(view.context, rank.rawValue, &row)
+      let row = view.waits(for: rank)
       if rank.kind == .spin { held = max(held, row.longest_hold) }
     }
     sheet.add(.longestHeld, held)

@@ -24,12 +24,12 @@ extension Shell {
     if let word = arguments.next() {
       try arguments.end()
       switch true {
-      case word.bytes == "on": view.watch(view.context, true)
-      case word.bytes == "off": view.watch(view.context, false)
+      case word.bytes == "on": view.watch(true)
+      case word.bytes == "off": view.watch(false)
       default: throw refuse(word, "on or off")
       }
     }
-    let isOn = view.watching(view.context)
+    let isOn = view.isWatching
     row("watchdog") { $0.field("on", isOn ? 1 : 0) }
     print(
       isOn ? "On: a processor without progress for ten seconds reports, and the machine stops." : "Off.")

@@ -41,9 +41,7 @@ enum SerialConsole {
         for i in 0..<count { buffer[i] = line[i] }
         return count
       },
-      load: { _, address, value in SwapDevice.load(address, value) },
-      store: { _, address, value in SwapDevice.store(address, value) },
-      loadPage: { _, address, words in SwapDevice.load(page: address, words) },
+      access: PageAccesses.words,
       executive: ExecutiveInspection.view)
   }
 

@@ -1,5 +1,4 @@
-// The swap device of this machine: a RAM disk in the memory that the command line carved out. This file also connects
-// page faults with paging, which brings pages back from the disk.
+// The swap device of this machine: a RAM disk in the memory that the command line carved out.
 //
 // A thread of its own serves the disk, and sleeps until a request comes.
 
@@ -11,16 +10,8 @@ import Paging
 import PhysicalMemory
 
 enum SwapDevice {
-  /// Installs the handler of page faults, and attaches the disk, if there is one. Called once, at boot.
+  /// Attaches the disk, if there is one. Called once, at boot.
   static func start(_ memory: MemorySystem) {
-    PageFaults.install(
-      nil,
-      look: { _, address, access in
-        let tables = Assembly.memory?.pageTables
-        let verdict = tables?.verdict(onFault: VirtualAddress(address), access == .write ? .write : .read)
-        return (verdict ?? .notPageable).rawValue
-      },
-      resolve: { _, address, access in SwapDevice.resolve(address, access == .write ? .write : .read) })
     guard memory.carveOut.count > 0 else { return }
     let disk = disk(memory)
     guard
@@ -43,17 +34,6 @@ enum SwapDevice {
       try memory.paging.attachSwap(device)
     } catch {
       Reports.panic("a machine that Strata refuses", "no memory is left for the tables of its swap disk")
-    }
-  }
-
-  private static func resolve(_ address: UInt64, _ kind: AccessKind) -> cp_fault_answer {
-    guard let paging = Assembly.memory?.paging else { return .notMine }
-    do throws(PagingError) {
-      try paging.fault(VirtualAddress(address), kind)
-      return .resolved
-    } catch {
-      Thread.current.record.pagingError = error.rawValue
-      return error == .notPageable ? .notMine : .failed(error.description)
     }
   }
 
@@ -88,19 +68,5 @@ enum SwapDevice {
       let ticket = asked.ticket()
       if disk.poll() { Scheduler.yield() } else { _ = asked.sleep(ticket, on: Executive.machine) }
     }
-  }
-
-  // MARK: Accesses that may fail
-
-  /// Reads a word, or all of a page, with page faults, as any instruction does. Answers 0, or one more than the
-  /// number of the error.
-  static func load(_ address: UInt64, _ value: UnsafeMutablePointer<UInt64>) -> UInt8 {
-    cp_try_load(address, value) ? 0 : Thread.current.record.pagingError + 1
-  }
-  static func load(page address: UInt64, _ words: UnsafeMutablePointer<UInt64>) -> UInt8 {
-    cp_try_load_page(address, words) ? 0 : Thread.current.record.pagingError + 1
-  }
-  static func store(_ address: UInt64, _ value: UInt64) -> UInt8 {
-    cp_try_store(address, value) ? 0 : Thread.current.record.pagingError + 1
   }
 }

@@ -13,30 +13,17 @@
 // Any other access stops the machine, because the thread cannot continue without the page.
 
 import CPlatform
+import KernelMemory
 import MemoryPrimitives
 import PageTables
+import Paging
 
 enum PageFaults {
-  /// Reads the verdict of the page tables on an access, a `FaultVerdict`. Called with interrupts off; acquires no
-  /// lock and touches nothing pageable.
-  typealias Look = @convention(c) (UnsafeMutableRawPointer?, UInt64, cp_access) -> FaultVerdict.RawValue
-  /// Makes a pageable address accessible, or answers why that failed. Called with interrupts on and no lock held; it
-  /// may wait, and be called again meantime.
-  typealias Resolve = @convention(c) (UnsafeMutableRawPointer?, UInt64, cp_access) -> cp_fault_answer
+  /// The memory whose pageable pages are brought in. Nil until it is up: before, each fault is a bug.
+  nonisolated(unsafe) private static var memory: MemorySystem?
 
-  private struct Handler {
-    let context: UnsafeMutableRawPointer?
-    let look: Look
-    let resolve: Resolve
-  }
-
-  /// The handler of resolvable faults. Nil until paging is up: before, each fault is a bug.
-  nonisolated(unsafe) private static var handler: Handler?
-
-  /// Installs the handler, once, at boot. From now on faults are resolved.
-  static func install(_ context: UnsafeMutableRawPointer?, look: @escaping Look, resolve: @escaping Resolve) {
-    handler = Handler(context: context, look: look, resolve: resolve)
-  }
+  /// Resolves faults on the pageable memory of `memory` from now on. Called once, at boot.
+  static func start(_ memory: MemorySystem) { self.memory = memory }
 
   /// Resolves the fault that `frame` describes. When it can't, it lets an access that may fail answer so, or reports
   /// the fault and stops the machine. Called with interrupts off.
@@ -46,26 +33,40 @@ enum PageFaults {
     let cause = PageFaultCause(rawValue: frame.pointee.error)
     var answer = cp_fault_answer.notMine
     // Pageable memory is data, and its tables are sound.
-    if let handler, cause.isDataAccess {
-      let access = cause.isWrite ? cp_access.write : .read
+    if let memory, cause.isDataAccess {
+      let address = VirtualAddress(address)
+      let access = cause.isWrite ? AccessKind.write : .read
       let mayResolve = frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock()
       // No processor caches that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a protection fault may come
       // from a stale entry. Where the fault must not be resolved, the tables tell whether the page is pageable.
       var verdict: FaultVerdict?
       if cause.isProtection || !mayResolve {
-        verdict = FaultVerdict(rawValue: handler.look(handler.context, address, access))
+        verdict = memory.pageTables.verdict(onFault: address, access)
         if verdict == .permitted { return }
       }
       if mayResolve {
         cp_interrupts_enable()
-        answer = handler.resolve(handler.context, address, access)
+        answer = resolve(memory.paging, address, access)
         _ = cp_interrupts_disable()
         if answer.outcome == .resolved { return }
       } else if verdict == .pageable {
-        forbid(frame, address)
+        forbid(frame, address.rawValue)
       }
     }
     if !recover(frame) { fail(frame, address, answer) }
+  }
+
+  /// Makes a pageable address accessible, or answers why that failed. It may wait, and fault again.
+  private static func resolve(
+    _ paging: PagedMemory, _ address: VirtualAddress, _ access: AccessKind
+  ) -> cp_fault_answer {
+    do throws(PagingError) {
+      try paging.fault(address, access)
+      return .resolved
+    } catch {
+      Thread.current.record.pagingError = error.rawValue
+      return error == .notPageable ? .notMine : .failed(error.description)
+    }
   }
 
   // Out of line: a line of text takes space on the stack, which a resolved fault does not need.

@@ -14,23 +14,37 @@ package struct WordAccess: PageAccess {
   package typealias Store = @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> UInt8
 
   let context: UnsafeMutableRawPointer?
-  let loading: Load
-  let storing: Store
+  let loadWord: Load
+  let storeWord: Store
+  let loadWholePage: Load
 
-  package init(_ context: UnsafeMutableRawPointer?, load: @escaping Load, store: @escaping Store) {
+  /// - `load` and `store` access a word as any instruction would, page faults included, and answer 0. When the page
+  ///   could not be brought in, they answer one more than the number of a `PagingError`.
+  /// - `loadPage` reads the 512 words of a page.
+  package init(
+    _ context: UnsafeMutableRawPointer?, load: @escaping Load, store: @escaping Store,
+    loadPage: @escaping Load
+  ) {
     self.context = context
-    loading = load
-    storing = store
+    loadWord = load
+    storeWord = store
+    loadWholePage = loadPage
   }
 
   package func load(_ address: VirtualAddress) throws(PagingError) -> UInt64 {
     var value: UInt64 = 0
-    let answer = withUnsafeMutablePointer(to: &value) { loading(context, address.rawValue, $0) }
+    let answer = withUnsafeMutablePointer(to: &value) { loadWord(context, address.rawValue, $0) }
     if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
     return value
   }
   package func store(_ address: VirtualAddress, _ value: UInt64) throws(PagingError) {
-    let answer = storing(context, address.rawValue, value)
+    let answer = storeWord(context, address.rawValue, value)
+    if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
+  }
+  package func load(
+    page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>
+  ) throws(PagingError) {
+    let answer = loadWholePage(context, address.rawValue, words)
     if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
   }
 }
