@@ -12,15 +12,18 @@ export QEMUFLAGS ?=
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test tsan asan fuzz bench kernel iso lint format clean help tools
+.DEFAULT_GOAL := help
+.PHONY: run test tsan asan fuzz bench kernel iso lint format clean help variables tools compiler
 
-triple := x86_64-unknown-none-elf
-objects := .build-kernel/$(triple)/release
 stubs := $(patsubst boot/%.asm,build/%.o,$(wildcard boot/*.asm))
 
-run: tools
+run: variables tools
 	@$(MAKE) --no-print-directory kernel
 	@Scripts/run
+
+# A variable that is wrong is named before anything is built.
+variables:
+	@Scripts/run --check
 
 # FILTER picks tests by a regular expression, STRATA_SEED replays a seed.
 test: tools
@@ -32,12 +35,12 @@ tsan: tools
 	@Scripts/tsan
 
 # The host tests under the address sanitizer.
-asan:
+asan: compiler
 	@Scripts/asan
 
 # Random histories of pageable memory, a seed after the other, with optimisation and assertions.
 export SEEDS ?= 2000
-fuzz:
+fuzz: compiler
 	@swift build -Xswiftc -O -Xswiftc -assert-config -Xswiftc Debug --scratch-path .build-test --product strata
 	@.build-test/debug/strata fuzz --seeds "$(SEEDS)"
 
@@ -48,22 +51,23 @@ bench:
 	  swift build -c release --product strata; } >&2
 	@Scripts/bench
 
-lint:
+lint: compiler
 	@Scripts/lint
 
-format:
+format: compiler
 	@swift format --in-place --parallel --recursive Sources Tests Package.swift
 
-kernel: build/strata
+# One build at a time: two runs at once would link into the same files.
+kernel: compiler | build
+	@flock build/kernel.lock $(MAKE) --no-print-directory build/strata
 
-iso: build/strata.iso
+iso: variables kernel
+	@Scripts/iso build/strata.iso build/strata
 
 # SwiftPM decides which objects are up to date; the link follows when an object is newer.
 .PHONY: objects
 objects:
-	@STRATA_KERNEL=1 swift build -c release --triple $(triple) --toolset toolset.json \
-	  --scratch-path .build-kernel --target Kernel 2>&1 | \
-	  sed -E '/^(Building for|Build of target|\[0\/1\])/d'
+	@Scripts/compile
 
 build/strata: objects $(stubs) linker.ld Scripts/link Scripts/symbols
 	@Scripts/link $@ $(stubs)
@@ -71,15 +75,16 @@ build/strata: objects $(stubs) linker.ld Scripts/link Scripts/symbols
 build/%.o: boot/%.asm | build
 	@nasm -f elf64 -Wall -Werror -o $@ $<
 
-build/strata.iso: build/strata Scripts/iso
-	@Scripts/iso $@ $<
-
 build:
 	@mkdir -p $@
 
 # The tools that a run needs beyond the Swift toolchain; installs missing ones.
 tools:
 	@Scripts/install-tools
+
+# The tools that a build needs.
+compiler:
+	@Scripts/install-tools compiler
 
 clean:
 	@rm -rf build .build .build-*
