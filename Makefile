@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: run test tsan asan fuzz bench kernel iso lint format clean help variables tools compiler
+.PHONY: run test tsan asan fuzz bench kernel iso lint format clean help examples variables tools compiler
 
 stubs := $(patsubst boot/%.asm,build/%.o,$(wildcard boot/*.asm))
 
@@ -29,6 +29,11 @@ variables:
 test: tools
 	@$(MAKE) --no-print-directory kernel
 	@Scripts/test
+
+# The packages in Examples, built and run.
+examples: tools
+	@$(MAKE) --no-print-directory kernel
+	@Scripts/examples
 
 # The tests of state that several processors share, under the thread sanitizer.
 tsan: tools
@@ -55,7 +60,7 @@ lint: compiler
 	@Scripts/lint
 
 format: compiler
-	@swift format --in-place --parallel --recursive Sources Tests Package.swift
+	@swift format --in-place --parallel --recursive Sources Tests Examples Package.swift
 
 # One build at a time: two runs at once would link into the same files.
 kernel: compiler | build
@@ -95,6 +100,7 @@ help:
 #: make run      build, boot in QEMU, console on this terminal; Ctrl-A X leaves
 #:               (without a terminal: the tour, or the run= in ARGS, then power off)
 #: make test     every test, on the host and in QEMU; ends with "N passed, N failed"
+#: make examples a program and a small kernel that use Strata, built and run
 #: make tsan     the tests of shared state, under the thread sanitizer
 #: make asan     the host tests, under the address sanitizer
 #: make fuzz     random histories of pageable memory, SEEDS=2000 of them
