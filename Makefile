@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: run test tsan asan fuzz bench kernel iso lint format clean help examples variables tools compiler
+.PHONY: run test tsan asan fuzz bench kernel iso lint format clean help examples docs debug variables tools compiler
 
 stubs := $(patsubst boot/%.asm,build/%.o,$(wildcard boot/*.asm))
 
@@ -34,6 +34,10 @@ test: tools
 examples: tools
 	@$(MAKE) --no-print-directory kernel
 	@Scripts/examples
+
+# The reference, as a DocC site.
+docs: compiler
+	@Scripts/docs
 
 # The tests of state that several processors share, under the thread sanitizer.
 tsan: tools
@@ -105,6 +109,7 @@ help:
 #: make asan     the host tests, under the address sanitizer
 #: make fuzz     random histories of pageable memory, SEEDS=2000 of them
 #: make bench    the budgets, measured: figure and goal, met or missed (JSON=1: rows of JSON)
+#: make docs     the reference as a web site in build/docs; fails on a declaration without text
 #: make lint     checks the style; make format corrects most findings
 #: make kernel   build/strata, an ELF for multiboot2 and PVH; build/strata.debug for gdb
 #: make iso      build/strata.iso, which boots by GRUB

@@ -64,5 +64,6 @@ import PageTables
 @frozen public enum InitialContents: UInt8, Sendable {
   /// Unknown.
   case unknown
+  /// All bytes are zero.
   case zero
 }

@@ -16,7 +16,10 @@ import Synchronization
 
 /// Whether a cache records each object.
 @frozen public enum Auditing: UInt8, Sendable {
-  case off, on
+  /// Objects go by way of magazines, unrecorded.
+  case off
+  /// Every allocation and free is recorded and checked, by way of no magazine.
+  case on
 }
 
 extension KmemAllocator {

@@ -2,7 +2,9 @@
 
 /// An access to memory for data.
 @frozen public enum AccessKind: UInt8, Sendable {
+  /// A load.
   case read
+  /// A store.
   case write
 
   /// The word that a report prints.

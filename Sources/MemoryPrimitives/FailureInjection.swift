@@ -7,7 +7,22 @@ import Synchronization
 
 /// A module whose allocation points are counted and made to fail.
 @frozen public enum FailurePoint: UInt8, CaseIterable, Sendable {
-  case physicalMemory, pageTables, vmem, kernelSpace, magazines, kmem, paging, contiguous
+  /// Frames.
+  case physicalMemory
+  /// Page table pages.
+  case pageTables
+  /// Boundary tags, and imports of arenas.
+  case vmem
+  /// Ranges of kernel addresses.
+  case kernelSpace
+  /// Magazines of the per-processor caches.
+  case magazines
+  /// Objects and slabs.
+  case kmem
+  /// Memory objects, map entries, swap.
+  case paging
+  /// Runs of frames.
+  case contiguous
 }
 
 /// Counts allocation points as they are passed, and fails one of them. Processors may pass points at

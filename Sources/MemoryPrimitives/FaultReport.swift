@@ -5,15 +5,25 @@
 
 /// A bug of a caller.
 @frozen public enum FaultKind: UInt8, Sendable {
+  /// What is freed is free already.
   case doubleFree
+  /// The size of a free is not that of the allocation.
   case wrongSize
+  /// The type of a free is not that of the allocation.
   case wrongType
+  /// The allocator did not allocate what is freed.
   case foreignPointer
+  /// The range or frame is not allocated.
   case notAllocated
+  /// A page is mapped there already.
   case doubleMap
+  /// No page is mapped there.
   case notMapped
+  /// A request contradicts itself.
   case badConstraint
+  /// Objects of a cache, or values of an arena, outlive it.
   case leak
+  /// A write to an object that is free.
   case writeAfterFree
   /// A write behind the end of an object.
   case overrun

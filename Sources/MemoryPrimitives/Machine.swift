@@ -7,6 +7,7 @@ import CPlatform
 
 /// The direct map: all physical memory appears in the address space at one offset.
 @frozen public struct DirectMap: Sendable {
+  /// The virtual address of physical address 0.
   public let base: UInt64
   /// Makes a direct map at an address.
   @inlinable public init(base: UInt64) { self.base = base }

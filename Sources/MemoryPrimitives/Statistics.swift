@@ -9,8 +9,30 @@ import CPlatform
 
 /// The unit of a figure.
 @frozen public enum StatisticUnit: UInt8, Sendable {
-  case bytes, pages, requests, objects, tags, events, ticks, instructions, processors, passes
-  case choice, switchOnOff
+  /// Bytes of memory.
+  case bytes
+  /// Pages, or frames.
+  case pages
+  /// Calls of an allocator.
+  case requests
+  /// Objects of a cache.
+  case objects
+  /// Boundary tags.
+  case tags
+  /// Whatever the description names.
+  case events
+  /// Ticks of the machine's timer.
+  case ticks
+  /// Steps of the cycle counter: instructions where it counts them.
+  case instructions
+  /// Processors.
+  case processors
+  /// Passes of a contiguous request.
+  case passes
+  /// One of the named choices, by its number.
+  case choice
+  /// 0 is off, 1 is on.
+  case switchOnOff
 }
 
 /// How a figure changes.

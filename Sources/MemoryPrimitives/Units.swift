@@ -13,17 +13,21 @@
 public enum Page {
   /// Bytes in a page.
   @inlinable public static var size: UInt64 { 4096 }
+  /// Its binary logarithm: a frame number is an address shifted by it.
   @inlinable public static var shift: UInt64 { 12 }
 }
 
 /// An address on the memory bus.
 @frozen public struct PhysicalAddress: Equatable, Comparable, Sendable {
+  /// The address as an integer.
   public var rawValue: UInt64
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  /// Makes the address of a frame's first byte.
   @inline(always) public init(_ frame: FrameNumber) { rawValue = UInt64(frame.rawValue) << Page.shift }
 
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  /// The address so many bytes further. Traps beyond the largest.
   @inline(always) public static func + (a: Self, b: ByteCount) -> Self { Self(a.rawValue + b.rawValue) }
 
   /// The frame that holds this address: none for the last page below 16 TiB. Traps from 16 TiB on.
@@ -34,13 +38,17 @@ public enum Page {
 
 /// An address as the processor's instructions use it.
 @frozen public struct VirtualAddress: Equatable, Comparable, Sendable {
+  /// The address as an integer.
   public var rawValue: UInt64
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  /// Makes the address that a pointer holds.
   @inline(always) public init(_ pointer: UnsafeRawPointer) { rawValue = UInt64(UInt(bitPattern: pointer)) }
 
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  /// The address so many bytes further. Traps beyond the largest.
   @inline(always) public static func + (a: Self, b: ByteCount) -> Self { Self(a.rawValue + b.rawValue) }
+  /// The address so many pages further. Traps beyond the largest.
   @inline(always) public static func + (a: Self, b: PageCount) -> Self {
     // Not by way of `bytes`, which would stop at the largest number.
     Self(a.rawValue + b.rawValue * Page.size)
@@ -58,22 +66,31 @@ public enum Page {
 
 /// A number of bytes.
 @frozen public struct ByteCount: Equatable, Comparable, Sendable, ExpressibleByIntegerLiteral {
+  /// The number of bytes.
   public var rawValue: UInt64
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  /// Makes a value of an integer, which must not be negative.
   @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
   @inline(always) public init(integerLiteral value: UInt64) { rawValue = value }
 
   /// None.
   @inline(always) public static var zero: Self { Self(UInt64(0)) }
+  /// `n` times 1024 bytes.
   @inline(always) public static func kibibytes(_ n: UInt64) -> Self { Self(n * (1 << 10)) }
+  /// `n` times 1024 KiB.
   @inline(always) public static func mebibytes(_ n: UInt64) -> Self { Self(n * (1 << 20)) }
+  /// `n` times 1024 MiB.
   @inline(always) public static func gibibytes(_ n: UInt64) -> Self { Self(n * (1 << 30)) }
 
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  /// The sum. Traps where it does not fit.
   @inline(always) public static func + (a: Self, b: Self) -> Self { Self(a.rawValue + b.rawValue) }
+  /// The difference. Traps where `b` is more.
   @inline(always) public static func - (a: Self, b: Self) -> Self { Self(a.rawValue - b.rawValue) }
+  /// Adds `b`. Traps where the sum does not fit.
   @inline(always) public static func += (a: inout Self, b: Self) { a.rawValue += b.rawValue }
+  /// Subtracts `b`. Traps where it is more.
   @inline(always) public static func -= (a: inout Self, b: Self) { a.rawValue -= b.rawValue }
   /// The difference; zero where `other` is more.
   @inline(always) public func subtractingSaturated(_ other: Self) -> Self {
@@ -88,19 +105,26 @@ public enum Page {
 
 /// A number of pages, or of frames.
 @frozen public struct PageCount: Equatable, Comparable, Sendable, ExpressibleByIntegerLiteral {
+  /// The number of pages.
   public var rawValue: UInt64
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }
+  /// Makes a value of an integer, which must not be negative.
   @inline(always) public init(_ rawValue: Int) { self.rawValue = UInt64(rawValue) }
   @inline(always) public init(integerLiteral value: UInt64) { rawValue = value }
 
   /// None.
   @inline(always) public static var zero: Self { Self(UInt64(0)) }
+  /// A single page.
   @inline(always) public static var one: Self { Self(UInt64(1)) }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  /// The sum. Traps where it does not fit.
   @inline(always) public static func + (a: Self, b: Self) -> Self { Self(a.rawValue + b.rawValue) }
+  /// The difference. Traps where `b` is more.
   @inline(always) public static func - (a: Self, b: Self) -> Self { Self(a.rawValue - b.rawValue) }
+  /// Adds `b`. Traps where the sum does not fit.
   @inline(always) public static func += (a: inout Self, b: Self) { a.rawValue += b.rawValue }
+  /// Subtracts `b`. Traps where it is more.
   @inline(always) public static func -= (a: inout Self, b: Self) { a.rawValue -= b.rawValue }
   /// The difference; zero where `other` is more.
   @inline(always) public func subtractingSaturated(_ other: Self) -> Self {
@@ -115,6 +139,7 @@ public enum Page {
 
 /// The number of a frame: its physical address over 4096.
 @frozen public struct FrameNumber: Equatable, Comparable, Sendable {
+  /// The number; all ones means none.
   public var rawValue: UInt32
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
@@ -124,12 +149,15 @@ public enum Page {
   /// The first number that no frame can have.
   @inline(always) public static var limit: UInt32 { UInt32.max }
   @inline(always) public static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+  /// The frame so many further. Traps where that has no number.
   @inline(always) public static func + (a: Self, b: PageCount) -> Self {
     Self(a.rawValue + UInt32(b.rawValue))
   }
+  /// Frames from `b` up to this one. Traps where `b` lies behind it.
   @inline(always) public static func - (a: Self, b: Self) -> PageCount {
     PageCount(UInt64(a.rawValue - b.rawValue))
   }
+  /// Goes so many frames on. Traps where that has no number.
   @inline(always) public static func += (a: inout Self, b: PageCount) { a = a + b }
 
   /// The address of the frame's first byte.
@@ -138,6 +166,7 @@ public enum Page {
 
 /// Frames that follow each other.
 @frozen public struct FrameRun: Equatable, Sendable {
+  /// The first frame.
   public var first: FrameNumber
   /// The number of frames.
   public var count: PageCount
@@ -156,6 +185,7 @@ public enum Page {
 
 /// The binary logarithm of a buddy block's size in frames: 0 to 18 (4 KiB to 1 GiB).
 @frozen public struct BlockOrder: Equatable, Comparable, Sendable {
+  /// The exponent.
   public var rawValue: UInt8
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt8) { self.rawValue = rawValue }
@@ -177,16 +207,19 @@ public enum Page {
 
 /// A power of two, in bytes.
 @frozen public struct Alignment: Equatable, Comparable, Sendable {
+  /// The power of two.
   public let rawValue: UInt64
   /// Nil unless `bytes` is a power of two.
   @inline(always) public init?(_ bytes: UInt64) {
     guard bytes != 0, bytes & (bytes - 1) == 0 else { return nil }
     rawValue = bytes
   }
-  /// Any address.
   @inlinable init(powerOfTwo bytes: UInt64) { rawValue = bytes }
+  /// Any address.
   @inline(always) public static var byte: Self { Self(powerOfTwo: 1) }
+  /// A cache line: 64 bytes.
   @inline(always) public static var cacheLine: Self { Self(powerOfTwo: 64) }
+  /// A page.
   @inline(always) public static var page: Self { Self(powerOfTwo: Page.size) }
   /// A pageblock: 2 MiB, the range of a large leaf.
   @inline(always) public static var pageblock: Self { Self(powerOfTwo: 1 << 21) }
@@ -199,6 +232,7 @@ public enum Page {
 
 /// The number of a processor, from 0.
 @frozen public struct ProcessorIndex: Equatable, Sendable {
+  /// The number.
   public var rawValue: UInt32
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt32) { self.rawValue = rawValue }
@@ -206,6 +240,7 @@ public enum Page {
 
 /// Time, as the machine's timer counts it.
 @frozen public struct Tick: Equatable, Comparable, Sendable {
+  /// Ticks since the timer started.
   public var rawValue: UInt64
   /// Makes a value of an integer.
   @inline(always) public init(_ rawValue: UInt64) { self.rawValue = rawValue }

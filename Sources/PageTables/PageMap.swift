@@ -72,13 +72,17 @@ import MemoryPrimitives
 
 /// The number of levels of the tree.
 @frozen public enum PagingLevels: UInt8, Sendable {
+  /// Addresses of 48 bits.
   case four = 4
+  /// Addresses of 57 bits.
   case five = 5
 }
 
 /// The largest leaf that the processor offers.
 @frozen public enum LargestLeaf: UInt8, Sendable {
+  /// 2 MiB: every processor with long mode.
   case mebibytes2 = 2
+  /// 1 GiB.
   case gibibyte = 3
 }
 

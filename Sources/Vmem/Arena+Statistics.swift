@@ -4,9 +4,13 @@ import MemoryPrimitives
 
 /// Which values of an arena `size` counts.
 @frozen public enum ArenaSizeKind: UInt8, Sendable {
+  /// Those that are allocated.
   case allocated
+  /// Those that are free.
   case free
+  /// All of its spans.
   case total
+  /// Those of the largest free segment.
   case largestFree
 }
 

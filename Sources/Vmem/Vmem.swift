@@ -140,6 +140,8 @@ public struct ArenaConstraints: Equatable, Sendable {
 
 /// The meaning of an arena's values: reports print them accordingly.
 @frozen public enum ArenaContents: UInt8, Sendable {
+  /// Addresses: of memory, or of address space.
   case addresses
+  /// Plain numbers.
   case identifiers
 }

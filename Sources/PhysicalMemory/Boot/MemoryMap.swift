@@ -26,7 +26,12 @@ import MemoryPrimitives
 /// A range as the firmware reports it.
 public struct FirmwareRange {
   /// Whether the firmware calls the range usable.
-  public enum Kind: UInt8, Sendable { case usable, reserved }
+  public enum Kind: UInt8, Sendable {
+    /// Memory for the kernel.
+    case usable
+    /// Everything else.
+    case reserved
+  }
   /// The first byte.
   public var base: PhysicalAddress
   /// Its length.

@@ -25,20 +25,31 @@ public struct MemoryTypeRanges: Sendable {
     case absent
     /// The firmware has not switched them on.
     case off
+    /// They decide how memory is cached.
     case on
   }
 
   /// A memory type, by its encoding in the registers.
   public enum CacheType: UInt8, Sendable {
+    /// UC.
     case uncached = 0
+    /// WC.
     case writeCombining = 1
+    /// WT.
     case writeThrough = 4
+    /// WP.
     case writeProtected = 5
+    /// WB: how memory is used.
     case writeBack = 6
   }
 
   /// The maker of the processor: AMD's has a rule of its own above 4 GiB.
-  public enum Vendor: Sendable { case amd, other }
+  public enum Vendor: Sendable {
+    /// AMD, or a maker that follows its manual.
+    case amd
+    /// Any other maker.
+    case other
+  }
 
   /// Whether the registers have an effect.
   public private(set) var state = State.absent

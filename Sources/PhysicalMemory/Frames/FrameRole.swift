@@ -11,7 +11,9 @@
   case slab
   /// Pages of large kmem requests.
   case kmem
+  /// A table of the page tables.
   case pageTable
+  /// A kernel stack.
   case stack
   /// Boundary tags of arenas.
   case tags
@@ -23,6 +25,7 @@
   case bootModule
   /// Allocated from early memory, and never freed.
   case boot
+  /// The table of statistics and the failure log.
   case statistics
   /// Allocated as part of one run.
   case contiguous
