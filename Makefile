@@ -25,6 +25,12 @@ run: variables tools
 variables:
 	@Scripts/run --check
 
+# QEMU waits, and gdb attaches, with commands of Strata's own.
+debug: variables
+	@Scripts/install-tools debug
+	@$(MAKE) --no-print-directory kernel
+	@Scripts/debug
+
 # FILTER picks tests by a regular expression, STRATA_SEED replays a seed.
 test: tools
 	@$(MAKE) --no-print-directory kernel
@@ -103,6 +109,7 @@ help:
 
 #: make run      build, boot in QEMU, console on this terminal; Ctrl-A X leaves
 #:               (without a terminal: the tour, or the run= in ARGS, then power off)
+#: make debug    the same under gdb: the machine waits; help strata lists gdb's new commands
 #: make test     every test, on the host and in QEMU; ends with "N passed, N failed"
 #: make examples a program and a small kernel that use Strata, built and run
 #: make tsan     the tests of shared state, under the thread sanitizer
