@@ -13,8 +13,12 @@ enum DebuggerQueries {
   /// The questions, by the numbers that the debugger uses.
   enum Question: UInt32 { case frames = 1, kmem, threads, whatis, place }
 
-  /// The last answer, ended by a zero. Only the debugger reads it, after the call.
-  nonisolated(unsafe) private static var text: InlineArray<321, UInt8> = .init(repeating: 0)
+  /// The last answer, a line and a zero. Only the debugger reads it, after the call. A literal, because a build with
+  /// assertions initialises repeated elements at first use.
+  nonisolated(unsafe) private static var text: InlineArray<41, UInt64> = [
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  ]
 
   /// Returns row `row` of the answer, its fields separated by tabs; nil behind the last row.
   static func answer(_ question: UInt32, about argument: UInt64, row: UInt32) -> UnsafePointer<UInt8>? {
