@@ -74,6 +74,7 @@ class Console:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(os.environ["STRATA_CONSOLE"])
         self.text = b""
+        self.ended = False
         self.changed = threading.Condition()
         threading.Thread(target=self.collect, daemon=True).start()
 
@@ -96,12 +97,13 @@ class Console:
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=stop_at_prompt, daemon=True).start()
+        gdb.execute("set suppress-cli-notifications on")
         gdb.execute("continue", to_string=True)
+        gdb.execute("set suppress-cli-notifications off")
         with self.changed:
             text, self.text = self.text, b""
         return text.decode(errors="replace").replace("\r", "")
 
-    ended = False
     port = None
 
     @classmethod
