@@ -46,7 +46,8 @@ extension ContiguousAllocator {
     waitPolicy: WaitPolicy = .allowed, at site: CallSite = .here,
     observe: (ContiguousEvent) -> Void = { _ in }
   ) throws(ContiguousFailure) -> ContiguousRange {
-    var request = ContiguousRequest(size.pagesRoundedUp, where: constraints)
+    var request = ContiguousRequest(
+      size.pagesRoundedUp, where: constraints, for: FrameOwner("contigmalloc", type: type.index, at: site))
     request.waitPolicy = waitPolicy
     request.passes = passes
     request.requester = type.name
@@ -96,7 +97,7 @@ extension ReclaimAttempt {
     do throws(KernelSpaceError) {
       let address = try allocator.space.mapContiguous(
         run, attribute: options.attribute, contents: options.contents, priority: request.priority,
-        at: options.site)
+        failures: .byCaller, at: options.site)
       return ContiguousRange(address: address, frames: run)
     } catch {
       physical.free(run)

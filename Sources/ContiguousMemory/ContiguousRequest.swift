@@ -73,10 +73,16 @@ public struct ContiguousRequest: Sendable {
   public var budget = ContiguousBudget.unlimited
   /// The requester, for the log of failures.
   public var requester = ShortName("contiguous")
+  /// The owner of the frames.
+  public var owner: FrameOwner
 
   /// A request for `count` frames that may sleep, go through all passes and spend without a bound.
-  public init(_ count: PageCount, where constraints: RunConstraints = RunConstraints()) {
+  public init(
+    _ count: PageCount, where constraints: RunConstraints = RunConstraints(),
+    for owner: FrameOwner = FrameOwner("contiguous memory")
+  ) {
     self.count = count
+    self.owner = owner
     self.constraints = constraints
   }
 }

@@ -102,7 +102,8 @@ struct ReclaimAttempt: ~Copyable {
   func freeRun() throws(ContiguousFailure) -> FrameRun? {
     do throws(PhysicalMemoryError) {
       return try physical.allocateUnlogged(
-        run: request.count, where: request.constraints, role: .contiguous, priority: request.priority)
+        run: request.count, where: request.constraints, role: .contiguous, priority: request.priority,
+        for: request.owner)
     } catch {
       if error == .badConstraint { throw ContiguousFailure(.never) }
       return nil
@@ -122,10 +123,10 @@ struct ReclaimAttempt: ~Copyable {
     relocate(isolation, means, plan, observe)
     let redirtied = launder(isolation, means, plan, observe)
     captureRest(isolation, means, plan, observe)
-    if physical.isComplete(isolation) { return physical.finish(isolation) }
+    if physical.isComplete(isolation) { return physical.finish(isolation, for: request.owner) }
     let failure = failure(isolation, means, redirtied)
     // The last page may have become free during that.
-    if physical.isComplete(isolation) { return physical.finish(isolation) }
+    if physical.isComplete(isolation) { return physical.finish(isolation, for: request.owner) }
     physical.abandon(isolation)
     allocator.counters.runsAbandoned.add(1, ordering: .relaxed)
     observe(.abandoned(forecast.run, failure.reason, failure.blocker))
@@ -295,7 +296,8 @@ struct ReclaimAttempt: ~Copyable {
     if failure == nil && spent.moved == .zero && spent.written == .zero { return }
     var entry = RefusedRequest(
       .run, request.count.bytes, priority: request.priority, requester: request.requester,
-      reason: failure?.description ?? "granted", free: physical.freeCount)
+      reason: failure?.description ?? "granted")
+    entry.site = request.owner.site
     if request.constraints.alignment > .page {
       entry.alignment = ByteCount(request.constraints.alignment.rawValue)
     }

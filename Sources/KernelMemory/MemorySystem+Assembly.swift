@@ -137,28 +137,33 @@ private struct LayerStorage {
   static var statisticsCapacity: Int { 224 }
 
   init(_ early: EarlyMemory, _ machine: Machine) throws(AssemblyError) {
-    func allocate(_ size: ByteCount, _ role: FrameRole) throws(AssemblyError) -> UnsafeMutableRawPointer {
-      guard let run = early.allocate(size.pagesRoundedUp, role: role) else { throw .tooSmall }
+    func allocate(
+      _ size: ByteCount, _ role: FrameRole, _ purpose: StaticString
+    ) throws(AssemblyError) -> UnsafeMutableRawPointer {
+      let owner = FrameOwner(purpose)
+      guard let run = early.allocate(size.pagesRoundedUp, role: role, for: owner) else { throw .tooSmall }
       let memory = machine.directMap.pointer(to: run.first)
       memory.initializeMemory(as: UInt64.self, repeating: 0, count: Int(run.count.bytes.rawValue) / 8)
       return memory
     }
-    tables = try allocate(PageMap.stateSize, .boot)
+    tables = try allocate(PageMap.stateSize, .boot, "PageTables, state")
     var spaceLayout = StorageLayout()
     let spaceOffset = spaceLayout.add(KernelAddressSpace.stateSize)
     let handleOffset = spaceLayout.add(KernelAddressSpace.self)
-    let spaceMemory = try allocate(spaceLayout.size, .boot)
+    let spaceMemory = try allocate(spaceLayout.size, .boot, "KernelSpace, state")
     space = spaceMemory + spaceOffset
     handle = spaceMemory.part(KernelAddressSpace.self, at: handleOffset)
-    kmem = try allocate(KmemAllocator.size(processors: machine.processorCount), .boot)
+    kmem = try allocate(
+      KmemAllocator.size(processors: machine.processorCount), .boot, "Kmem, state")
     var pagingLayout = StorageLayout()
     let pagingOffset = pagingLayout.add(PagedMemory.stateSize)
     let contiguousOffset = pagingLayout.add(ContiguousAllocator.stateSize)
-    let pagingMemory = try allocate(pagingLayout.size, .boot)
+    let pagingMemory = try allocate(pagingLayout.size, .boot, "Paging and ContiguousMemory, state")
     paging = pagingMemory + pagingOffset
     contiguous = pagingMemory + contiguousOffset
-    tags = try allocate(Self.tagPages.bytes, .tags)
-    statistics = try allocate(Statistics.size(capacity: Self.statisticsCapacity), .statistics)
-    failures = try allocate(FailureLog.size, .statistics)
+    tags = try allocate(Self.tagPages.bytes, .tags, "Vmem, boundary tags")
+    statistics = try allocate(
+      Statistics.size(capacity: Self.statisticsCapacity), .statistics, "the statistics registry")
+    failures = try allocate(FailureLog.size, .statistics, "the failure log")
   }
 }

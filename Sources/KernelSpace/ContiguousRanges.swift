@@ -29,14 +29,14 @@ extension KernelAddressSpace {
     priority: AllocationPriority = .normal,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> ContiguousRange {
-    guard count > .zero else { throw failed(.badConstraint) }
     let request = RangeRequest(
       kind: .contiguous, count: count, priority: priority, contents: contents, site: site)
-    if machine.failsHere(.kernelSpace) { throw failed(.noMemory) }
+    guard count > .zero else { throw failed(.badConstraint, request) }
+    if machine.failsHere(.kernelSpace) { throw failed(.noMemory, request) }
     let run: FrameRun
     do throws(PhysicalMemoryError) {
       run = try physical.allocateUnlogged(
-        run: count, where: constraints, role: .contiguous, priority: priority)
+        run: count, where: constraints, role: .contiguous, priority: priority, for: request.owner)
     } catch {
       throw failed(KernelSpaceError(error), request)
     }
@@ -55,13 +55,14 @@ extension KernelAddressSpace {
   /// A frame with another role, or an address without memory: a fault report and `badConstraint`; nothing has changed.
   package func mapContiguous(
     _ run: FrameRun, attribute: CacheAttribute = .writeBack, contents: InitialContents = .unknown,
-    priority: AllocationPriority = .normal, at site: CallSite = .here
+    priority: AllocationPriority = .normal, failures: FailureRecording = .here, at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
-    guard run.count > .zero, isOwned(run, as: .contiguous, site), isWriteBack(run) else {
-      throw failed(.badConstraint)
-    }
     let request = RangeRequest(
-      kind: .contiguous, count: run.count, priority: priority, contents: contents, site: site)
+      kind: .contiguous, count: run.count, priority: priority, contents: contents, failures: failures,
+      site: site)
+    guard run.count > .zero, isOwned(run, as: .contiguous, site), isWriteBack(run) else {
+      throw failed(.badConstraint, request)
+    }
     return try map(run, attribute, request)
   }
 
@@ -93,10 +94,10 @@ extension KernelAddressSpace {
     _ run: FrameRun, _ attribute: CacheAttribute = .writeBack, priority: AllocationPriority = .normal,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
-    guard run.count > .zero, isOwned(run, as: nil, site), isWriteBack(run) else {
-      throw failed(.badConstraint)
-    }
     let request = RangeRequest(kind: .callerFrames, count: run.count, priority: priority, site: site)
+    guard run.count > .zero, isOwned(run, as: nil, site), isWriteBack(run) else {
+      throw failed(.badConstraint, request)
+    }
     return try map(run, attribute, request)
   }
 
@@ -165,7 +166,7 @@ extension KernelAddressSpace {
       }
     } catch {
       release(kind, address, run.count, request.site)
-      throw failed(.noMemory)
+      throw failed(.noMemory, request)
     }
     count(kind, mapped: run.count)
     return address

@@ -14,12 +14,12 @@ extension KernelAddressSpace {
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
     let limit = UInt64(1) << 52
-    guard length > .zero, physical.rawValue < limit, length.rawValue <= limit - physical.rawValue,
-      case let first = PhysicalAddress(physical.rawValue - physical.offsetInPage),
-      case let count = Self.pages(physical.offsetInPage, length),
-      attribute == .writeBack || !hasAlias(first, count)
-    else { throw failed(.badConstraint) }
+    let first = PhysicalAddress(physical.rawValue - physical.offsetInPage)
+    let count = Self.pages(physical.offsetInPage, length)
     let request = RangeRequest(kind: .device, count: count, site: site)
+    guard length > .zero, physical.rawValue < limit, length.rawValue <= limit - physical.rawValue,
+      attribute == .writeBack || !hasAlias(first, count)
+    else { throw failed(.badConstraint, request) }
     let address = try reserve(request, where: Self.congruent(to: first, count))
     do throws(PageTableError) {
       try tables.map(
@@ -27,7 +27,7 @@ extension KernelAddressSpace {
         tag: RangeKind.device.tag)
     } catch {
       release(.device, address, count, site)
-      throw failed(.noMemory)
+      throw failed(.noMemory, request)
     }
     self.count(.device, mapped: count)
     return address + ByteCount(physical.offsetInPage)

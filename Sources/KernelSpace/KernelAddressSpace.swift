@@ -172,7 +172,9 @@ public struct KernelAddressSpace {
         reach.high = PhysicalAddress(32 << 30)
         do throws(PhysicalMemoryError) {
           let run = try state.pointee.physical.allocateUnlogged(
-            run: .one, where: reach, role: .tags, priority: AllocationPriority(rawValue: priority) ?? .normal)
+            run: .one, where: reach, role: .tags,
+            priority: AllocationPriority(rawValue: priority) ?? .normal,
+            for: FrameOwner("Vmem, boundary tags"))
           return state.pointee.machine.directMap.pointer(to: run.first)
         } catch {
           return nil

@@ -12,9 +12,11 @@ extension KernelAddressSpace {
   /// Reserves addresses for `count` pageable pages, and prepares the place of each. Errors: no frame for a table or for
   /// tags; no addresses; a count of zero. A store for each page.
   package func reservePageable(
-    _ count: PageCount, priority: AllocationPriority = .normal, at site: CallSite = .here
+    _ count: PageCount, priority: AllocationPriority = .normal, failures: FailureRecording = .here,
+    at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
-    let request = RangeRequest(kind: .pageable, count: count, priority: priority, site: site)
+    let request = RangeRequest(
+      kind: .pageable, count: count, priority: priority, failures: failures, site: site)
     let address = try reserve(request)
     do throws(PageTableError) {
       try tables.prepare(address, count: count)

@@ -15,17 +15,12 @@ struct RangeRequest {
   /// Whether this layer records a failure in the failure log, or the caller does.
   var failures = FailureRecording.here
   var site: CallSite
+  /// The owner of the frames behind it; nil for the kind and the call site.
+  var statedOwner: FrameOwner?
 
+  var owner: FrameOwner { statedOwner ?? FrameOwner(kind.description, at: site) }
   /// Pages of addresses: a stack has one more, its guard page.
   var addresses: PageCount { kind == .stack ? count + .one : count }
-}
-
-/// Where the failure of a request is recorded.
-@frozen public enum FailureRecording: UInt8, Sendable {
-  /// In the failure log, by this layer.
-  case here
-  /// By the caller, whose own request it fails.
-  case byCaller
 }
 
 extension KernelAddressSpace {
@@ -37,16 +32,21 @@ extension KernelAddressSpace {
     guard pages > .zero, pages.rawValue <= state.pointee.layout.kernelSize.rawValue >> Page.shift else {
       throw failed(pages > .zero ? .noAddressSpace : .badConstraint, request)
     }
-    if machine.failsHere(.kernelSpace) { throw failed(.noMemory) }
+    if machine.failsHere(.kernelSpace) { throw failed(.noMemory, request) }
     let size = ArenaSize(pages.bytes.rawValue)
     let (priority, site) = (request.priority, request.site)
     do throws(VmemError) {
       switch kind {
       case .heap, .metadata, .interrupt:
-        return VirtualAddress(try arena(kind).alloc(size, priority: priority, at: site).rawValue)
+        return VirtualAddress(
+          try arena(kind).xalloc(
+            size, ArenaConstraints(), priority: priority, failures: .byCaller, at: site
+          ).rawValue)
       default:
         return VirtualAddress(
-          try arena(kind).xalloc(size, constraints, policy: .bestFit, priority: priority, at: site).rawValue)
+          try arena(kind).xalloc(
+            size, constraints, policy: .bestFit, priority: priority, failures: .byCaller, at: site
+          ).rawValue)
       }
     } catch {
       throw failed(KernelSpaceError(error), request)
@@ -71,31 +71,24 @@ extension KernelAddressSpace {
     state.pointee.counts[16 + Int(kind.rawValue)].subtract(1, ordering: .relaxed)
   }
 
-  /// Counts a failure, and records it unless the caller does. Returns the error.
+  /// Counts and records a failure, unless the caller does. Returns the error.
   func failed(_ error: KernelSpaceError, _ request: RangeRequest) -> KernelSpaceError {
-    if request.failures == .here {
-      func refusedRequest() -> RefusedRequest {
-        let reason: StaticString =
-          switch error {
-          case .noMemory: "no memory"
-          case .noAddressSpace: "no addresses"
-          case .badConstraint: "never"
-          }
-        var refused = RefusedRequest(
-          .space, request.count.bytes, priority: request.priority,
-          requester: ShortName(request.kind.description),
-          reason: reason, free: physical.freeCount)
-        refused.site = request.site
-        return refused
-      }
-      machine.record(refusedRequest())
-    }
-    return failed(error)
-  }
-
-  /// Counts a failure. Returns the error.
-  func failed(_ error: KernelSpaceError) -> KernelSpaceError {
+    guard request.failures == .here else { return error }
     state.pointee.failures.add(1, ordering: .relaxed)
+    func refusedRequest() -> RefusedRequest {
+      let reason: StaticString =
+        switch error {
+        case .noMemory: "no memory"
+        case .noAddressSpace: "no addresses"
+        case .badConstraint: "never"
+        }
+      var refused = RefusedRequest(
+        .space, request.count.bytes, priority: request.priority,
+        requester: ShortName(bytes: request.owner.purpose), reason: reason)
+      refused.site = request.site
+      return refused
+    }
+    machine.record(refusedRequest())
     return error
   }
 }

@@ -27,12 +27,12 @@ extension KernelAddressSpace {
   /// Allocates a stack of `count` pages, its guard page not counted. Errors and costs as `allocateWired`.
   public func allocateStack(
     _ count: PageCount, priority: AllocationPriority = .normal, contents: InitialContents = .unknown,
-    at site: CallSite = .here
+    for owner: FrameOwner? = nil, at site: CallSite = .here
   ) throws(KernelSpaceError) -> KernelStack {
-    guard count > .zero else { throw failed(.badConstraint) }
-    guard count.rawValue < .max else { throw failed(.noAddressSpace) }
     let request = RangeRequest(
-      kind: .stack, count: count, priority: priority, contents: contents, site: site)
+      kind: .stack, count: count, priority: priority, contents: contents, site: site, statedOwner: owner)
+    guard count > .zero else { throw failed(.badConstraint, request) }
+    guard count.rawValue < .max else { throw failed(.noAddressSpace, request) }
     let guardPage = try reserve(request)
     let stack = KernelStack(bottom: guardPage + PageCount.one, count: count)
     do throws(KernelSpaceError) {

@@ -22,18 +22,19 @@ struct FrameBatch {
 
 extension KernelAddressSpace {
   /// Allocates `count` pages of wired memory at consecutive addresses, writable and not executable. The frames behind
-  /// them get `role`, and need not be consecutive. Never waits.
+  /// them get `role` and `owner`, and need not be consecutive. Never waits.
   ///
   /// Errors: no frames, tables or tags; no addresses; a count of zero. Costs some hundred instructions a
   /// page, and 512 stores more for a page that must be zero.
   public func allocateWired(
     _ count: PageCount, from arena: WiredArena = .heap, role: FrameRole = .wired,
     priority: AllocationPriority = .normal,
-    contents: InitialContents = .unknown, failures: FailureRecording = .here, at site: CallSite = .here
+    contents: InitialContents = .unknown, failures: FailureRecording = .here, for owner: FrameOwner? = nil,
+    at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
     let request = RangeRequest(
       kind: RangeKind(arena), count: count, priority: priority, contents: contents, failures: failures,
-      site: site)
+      site: site, statedOwner: owner)
     let address = try reserve(request)
     do throws(KernelSpaceError) {
       try back(address, request, role: role)
@@ -88,7 +89,8 @@ extension KernelAddressSpace {
     _ frames: UnsafeMutableBufferPointer<FrameNumber>, _ role: FrameRole, _ request: RangeRequest
   ) throws(KernelSpaceError) {
     do throws(PhysicalMemoryError) {
-      try physical.allocate(into: frames, role: role, priority: request.priority)
+      try physical.allocateUnlogged(
+        into: frames, role: role, priority: request.priority, for: request.owner)
     } catch {
       throw KernelSpaceError(error)
     }

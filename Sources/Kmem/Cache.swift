@@ -233,7 +233,7 @@ struct CachePointer {
     while true {
       let objects = Self.objects(chunk: chunk, order: order, isAudited: isAudited)
       guard objects > 0 else { return nil }
-      if let frame = try? physical.allocateUnlogged(order, role: .slab, priority: priority) {
+      if let frame = try? physical.allocateUnlogged(order, role: .slab, priority: priority, for: kmem.owner) {
         let tableBytes = Slab.tableBytes(objects: objects, isAudited: isAudited)
         var tables: UnsafeMutableRawPointer?
         if tableBytes > 0 {

@@ -38,7 +38,10 @@ extension KmemAllocator {
   }
 
   /// Counts a request of `type` for contiguous memory that was refused.
-  package func countContiguousFailure(_ type: MemoryType) { type.countAllocation(CacheIndex.failed) }
+  package func countContiguousFailure(_ type: MemoryType) {
+    type.countAllocation(CacheIndex.failed)
+    state.pointee.contiguousFailures.add(1, ordering: .relaxed)
+  }
 
   /// Counts the contiguous memory that `type` has: requests and pages.
   package func contiguous(_ type: MemoryType) -> (requests: UInt64, pages: PageCount) {

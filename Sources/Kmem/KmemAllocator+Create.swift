@@ -23,6 +23,8 @@ struct KmemState: ~Copyable {
   let depotBytes = Atomic<Int>(0)
   /// Times that all caches released the memory that they kept free.
   let reclaims = Atomic<UInt64>(0)
+  /// Refusals among those that types count which another layer counts and records as its own.
+  let contiguousFailures = Atomic<UInt64>(0)
   /// Events that destroyed caches had counted, by kind: the sums of the statistics only rise.
   let past: InlineArray<5, Atomic<UInt64>> = .init { _ in Atomic(0) }
   /// Whether caches made from now on are audited.
@@ -182,6 +184,9 @@ extension KmemAllocator {
 
   // MARK: Memory for kmem's own tables
 
+  /// The owner of kmem's own frames.
+  var owner: FrameOwner { FrameOwner("Kmem, its own tables") }
+
   /// Allocates memory that is never freed, aligned to 64, of unknown contents. Nil when there is none.
   func carve(_ size: ByteCount, priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     let bytes = UInt(Alignment.cacheLine.roundUp(Int(size.rawValue)))
@@ -195,7 +200,9 @@ extension KmemAllocator {
     if let memory = cut() { return memory }
     if state.pointee.machine.failsHere(.kmem) { return nil }
     let order = BlockOrder.holding(size.pagesRoundedUp)
-    guard let frame = try? state.pointee.physical.allocateUnlogged(order, role: .kmem, priority: priority)
+    guard
+      let frame = try? state.pointee.physical.allocateUnlogged(
+        order, role: .kmem, priority: priority, for: owner)
     else {
       return nil
     }

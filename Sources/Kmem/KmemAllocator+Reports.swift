@@ -4,13 +4,17 @@ import MemoryPrimitives
 import PhysicalMemory
 
 extension KmemAllocator {
-  /// Counts a request as refused, and records it in the failure log, if there is one.
-  func recordRefusal(_ request: AllocationRequest) {
+  /// Counts a request as refused, and records it in the failure log, unless the caller does both.
+  func recordRefusal(
+    _ request: AllocationRequest, as requester: ShortName? = nil, _ reason: StaticString = "no memory"
+  ) {
+    guard request.failures == .here else { return }
     request.type.countAllocation(CacheIndex.failed)
     func refusedRequest() -> RefusedRequest {
       var refused = RefusedRequest(
-        .object, ByteCount(request.size), priority: request.priority, requester: request.type.name,
-        reason: "no memory", free: state.pointee.physical.freeCount)
+        .object, ByteCount(request.size), priority: request.priority,
+        requester: requester ?? request.type.name,
+        reason: reason)
       refused.site = request.site
       return refused
     }

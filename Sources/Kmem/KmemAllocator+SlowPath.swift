@@ -14,6 +14,8 @@ struct AllocationRequest {
   let priority: AllocationPriority
   /// The caller, for reports and the audit.
   let site: CallSite
+  /// Whether kmem counts and records a refusal, or the caller does.
+  var failures = FailureRecording.here
 }
 
 /// A request to free memory.
@@ -31,8 +33,14 @@ extension KmemAllocator {
   func allocSlow(_ offset: Int, _ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority)
     -> UnsafeMutableRawPointer?
   {
-    let request = AllocationRequest(
-      size: size, type: type, priority: priority, site: CallSite(codeAddress: cp_return_address()))
+    return allocate(
+      AllocationRequest(
+        size: size, type: type, priority: priority, site: CallSite(codeAddress: cp_return_address())),
+      at: offset)
+  }
+
+  /// Carries out a request of the class at a counter offset.
+  func allocate(_ request: AllocationRequest, at offset: Int) -> UnsafeMutableRawPointer? {
     if offset == CacheIndex.large * 16 { return allocateLarge(request, .no) }
     // A size of zero is served like a size of one.
     let cacheIndex = max(offset >> 4, CacheIndex.firstClass)
@@ -41,7 +49,7 @@ extension KmemAllocator {
       return nil
     }
     var object = cache.allocate(request)
-    if object == nil && priority != .interrupt && reclaim() > .zero {
+    if object == nil && request.priority != .interrupt && reclaim() > .zero {
       object = cache.allocate(request)
     }
     guard let object else {
@@ -49,7 +57,7 @@ extension KmemAllocator {
       recordRefusal(request)
       return nil
     }
-    type.countAllocation(cacheIndex)
+    request.type.countAllocation(cacheIndex)
     return object
   }
 

@@ -37,8 +37,10 @@ extension KmemAllocator {
     forEachType { requests += $0.requests }
     return requests
   }
-  /// Sums the requests refused since the start, those for contiguous memory included.
-  package var failedRequests: UInt64 { sums(CacheIndex.failed).allocations }
+  /// Sums the requests refused since the start. Those for contiguous memory are the counts of its own layer.
+  package var failedRequests: UInt64 {
+    sums(CacheIndex.failed).allocations &- state.pointee.contiguousFailures.load(ordering: .relaxed)
+  }
 
   // MARK: Statistics
 
@@ -59,7 +61,9 @@ extension KmemAllocator {
     row("kmem.metadata", .bytes, .gauge, "kmem's own tables") { KmemAllocator($0).metadataBytes.rawValue }
     row("kmem.slab_pages", .pages, .gauge, "frames of slabs") { KmemAllocator($0).slabPages.rawValue }
     row("kmem.requests", .requests, .counter, "allocations granted") { KmemAllocator($0).requests }
-    row("kmem.failed", .requests, .counter, "allocations refused") { KmemAllocator($0).failedRequests }
+    row("kmem.failed", .requests, .counter, "allocations refused; failures lists the last") {
+      KmemAllocator($0).failedRequests
+    }
     row("kmem.depot.exchanges", .events, .counter, "magazines exchanged with a depot") {
       KmemAllocator($0).sum(.exchanges)
     }

@@ -89,6 +89,16 @@ import Synchronization
   case tooManyCaches
   /// A size of zero, or an alignment above a page.
   case badConstraint
+
+  /// The reason in a few words, for the failure log.
+  var description: StaticString {
+    switch self {
+    case .noMemory: "no memory"
+    case .tooLarge: "never: more than a slab holds"
+    case .tooManyCaches: "too many caches"
+    case .badConstraint: "never"
+    }
+  }
 }
 
 /// An instance of the allocator: a handle.

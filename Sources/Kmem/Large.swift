@@ -8,10 +8,11 @@ import MemoryPrimitives
 
 /// A source of whole pages with an address: two C functions and their context.
 package struct LargePages {
-  /// Allocates pages and answers their address, 0 for none.
+  /// Allocates pages for a type of memory, by its number, and answers their address, 0 for none.
   package typealias AllocatePages =
     @convention(c) (
-      _ context: UnsafeMutableRawPointer?, _ pages: UInt64, _ priority: UInt8, _ zeroed: Bool, _ site: UInt32
+      _ context: UnsafeMutableRawPointer?, _ pages: UInt64, _ priority: UInt8, _ zeroed: Bool,
+      _ type: UInt16, _ site: UInt32
     ) -> UInt64
   /// Frees pages; reports a wrong address or size and answers false.
   package typealias FreePages =
@@ -60,7 +61,8 @@ extension KmemAllocator {
     }
     func allocate() -> UInt64 {
       large.allocatePages(
-        large.context, pages.rawValue, request.priority.rawValue, zeroed == .yes, request.site.rawValue)
+        large.context, pages.rawValue, request.priority.rawValue, zeroed == .yes, request.type.index,
+        request.site.rawValue)
     }
     var address = allocate()
     if address == 0 && request.priority != .interrupt && reclaim() > .zero { address = allocate() }

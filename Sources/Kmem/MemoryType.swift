@@ -123,7 +123,7 @@ extension KmemAllocator {
   }
 
   /// Finds the type with this number, if there is one.
-  func type(at index: UInt16) -> MemoryType? { findType { $0.index == index } }
+  package func type(at index: UInt16) -> MemoryType? { findType { $0.index == index } }
 
   private func findType(_ isWanted: (MemoryType) -> Bool) -> MemoryType? {
     var next: UnsafeMutableRawPointer? = state.pointee.otherType

@@ -31,6 +31,17 @@ import Synchronization
     kmem.popObject(counterOffset, type) ?? kmem.allocSlow(counterOffset, UInt64(size), type, priority)
   }
 
+  /// Allocates as `alloc` does, for a layer that counts and records a refusal as one of its own request.
+  package func allocUnlogged(
+    type: MemoryType, priority: AllocationPriority = .normal, at site: CallSite = .here
+  ) -> UnsafeMutableRawPointer? {
+    kmem.popObject(counterOffset, type)
+      ?? kmem.allocate(
+        AllocationRequest(
+          size: UInt64(size), type: type, priority: priority, site: site, failures: .byCaller),
+        at: counterOffset)
+  }
+
   /// Frees an object of this cache, by the type that it was allocated under.
   @inline(always)
   public func free(_ object: UnsafeMutableRawPointer, type: MemoryType) {
@@ -63,6 +74,13 @@ import Synchronization
   }
 }
 
+/// The hooks of a cache of constructed objects.
+private struct CacheHooks {
+  let constructor: ObjectHook?
+  let destructor: ObjectHook?
+  let context: UnsafeMutableRawPointer?
+}
+
 extension KmemAllocator {
   /// Bytes of the largest object: those of the largest slab.
   private static var largestObject: UInt64 { Slab.largestOrder.frames.bytes.rawValue }
@@ -76,12 +94,27 @@ extension KmemAllocator {
     name: ShortName, size: ByteCount, alignment: Alignment = .byte, constructor: ObjectHook? = nil,
     destructor: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
   ) throws(KmemError) -> ObjectCache {
+    let hooks: CacheHooks? =
+      constructor == nil && destructor == nil
+      ? nil : CacheHooks(constructor: constructor, destructor: destructor, context: context)
+    do throws(KmemError) {
+      return try makeCache(name, size, alignment, hooks)
+    } catch {
+      recordRefusal(
+        AllocationRequest(size: size.rawValue, type: ownType, priority: .normal, site: .unknown),
+        as: name, error.description)
+      throw error
+    }
+  }
+
+  private func makeCache(
+    _ name: ShortName, _ size: ByteCount, _ alignment: Alignment, _ hooks: CacheHooks?
+  ) throws(KmemError) -> ObjectCache {
     guard size > .zero && alignment <= .page else { throw .badConstraint }
     let aligned = max(8, alignment.rawValue)
     // The word of a constructed object stands behind it.
-    let hasHooks = constructor != nil || destructor != nil
     guard size.rawValue <= Self.largestObject else { throw .tooLarge }
-    let needed = (size.rawValue + (hasHooks ? 15 : 0) + aligned - 1) & ~(aligned - 1)
+    let needed = (size.rawValue + (hooks != nil ? 15 : 0) + aligned - 1) & ~(aligned - 1)
     guard needed <= Self.largestObject else { throw .tooLarge }
     guard let cacheIndex = reserveCacheIndex() else { throw .tooManyCaches }
     guard prepareDescriptor(cacheIndex) else {
@@ -89,8 +122,8 @@ extension KmemAllocator {
       throw .noMemory
     }
     makeCache(
-      cacheIndex, name, size: Int(size.rawValue), alignment: Int(aligned), constructor: constructor,
-      destructor: destructor, context: context)
+      cacheIndex, name, size: Int(size.rawValue), alignment: Int(aligned),
+      constructor: hooks?.constructor, destructor: hooks?.destructor, context: hooks?.context)
     return ObjectCache(kmem: self, cacheIndex: cacheIndex, size: UInt32(size.rawValue))
   }
 

@@ -84,9 +84,11 @@ struct OwnMemory {
   /// Adds a frame whose chunks are all free.
   mutating func add(_ frame: FrameNumber, _ number: Int, _ physical: FrameAllocator) {
     let record = physical.record(frame).unsafelyUnwrapped
-    record.owner = UInt32(number)
-    record.index = Self.allFree(number)
+    // The queue comes first: the words behind it name no owner from then on.
     record.queue = .owner
+    record.owner = UInt32(number)
+    record.aux = 0
+    record.index = Self.allFree(number)
     lists[number].prepend(frame, record, physical)
     frames += 1
   }
@@ -126,7 +128,7 @@ extension KmemAllocator {
         return state.pointee.machine.directMap.pointer(to: frame) + offset
       }
       guard !state.pointee.machine.failsHere(.kmem),
-        let frame = try? physical.allocateUnlogged(BlockOrder(0), role: .kmem, priority: priority)
+        let frame = try? physical.allocateUnlogged(BlockOrder(0), role: .kmem, priority: priority, for: owner)
       else { return nil }
       ownType.countAllocation(CacheIndex.large)
       ownType.countAllocation(CacheIndex.largePages)

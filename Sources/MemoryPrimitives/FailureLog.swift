@@ -1,9 +1,9 @@
-// A log of the last requests that failed, waited or laundered: requester, request, time, and free memory. A refusal is an
-// answer and no bug, so the system continues; a person reads the log afterwards.
+// A log of the last requests that failed, waited or laundered: requester, request, time, and the memory that was free,
+// reserved and waited for. A refusal is an answer and no bug, so the system continues; a person reads the log afterwards.
 //
-// The log is a ring in memory that the caller supplies. The layer that refuses a request of the system's user records it;
-// the requests that this layer made of lower ones are not recorded again. A record costs a spin lock, on a path that has
-// failed.
+// The log is a ring in memory that the caller supplies. The layer whose public call refuses a request counts and records
+// it, exactly once. That layer makes its own requests of lower layers by calls that record nothing. So the refusals that
+// were recorded are the sum of the layers' counters. A record costs a spin lock, on a path that has failed.
 
 import Synchronization
 
@@ -15,21 +15,30 @@ public struct RefusedRequest: Sendable {
     case object
     /// A block of the buddy queues.
     case block
+    /// Single frames, all or none.
+    case frames
     /// A run of frames with constraints.
     case run
     /// One given frame.
     case frame
     /// Kernel addresses with memory behind them.
     case space
+    /// A segment of an arena.
+    case segment
+    /// Pageable memory: an object, a range of one, or a frame for a page.
+    case pageable
 
     /// The words that a report prints.
     public var description: StaticString {
       switch self {
       case .object: "object"
       case .block: "block"
+      case .frames: "single frames"
       case .run: "run"
       case .frame: "given frame"
       case .space: "kernel space"
+      case .segment: "segment"
+      case .pageable: "pageable memory"
       }
     }
   }
@@ -55,7 +64,11 @@ public struct RefusedRequest: Sendable {
   /// The reason, in a few words.
   public var reason: StaticString
   /// Frames free at that moment.
-  public var free: PageCount
+  public internal(set) var free = PageCount.zero
+  /// Frames that requests of this priority had to leave free.
+  public internal(set) var reserved = PageCount.zero
+  /// Frames that threads waited for.
+  public internal(set) var awaited = PageCount.zero
   /// Pages moved for the request. A run may be granted in the end, after pages were moved or written for it.
   package var moved = PageCount.zero
   /// Pages written for the request.
@@ -72,15 +85,39 @@ public struct RefusedRequest: Sendable {
   /// Describes a request; the fields that `init` does not name keep their defaults.
   package init(
     _ kind: Kind, _ bytes: ByteCount, priority: AllocationPriority, requester: ShortName,
-    reason: StaticString,
-    free: PageCount
+    reason: StaticString
   ) {
     self.kind = kind
     self.bytes = bytes
     self.priority = priority
     self.requester = requester
     self.reason = reason
-    self.free = free
+  }
+}
+
+/// The layer that counts and records the refusal of a request.
+@frozen public enum FailureRecording: UInt8, Sendable {
+  /// The layer that is called.
+  case here
+  /// The caller, whose own request it fails.
+  case byCaller
+}
+
+/// The reader of the memory that is free, reserved and waited for: the failure log calls it with no lock held.
+package struct FreeMemoryReader {
+  /// Writes three counts of frames for a request of a priority: free, reserved, waited for.
+  package typealias Read =
+    @convention(c) (
+      _ context: UnsafeMutableRawPointer?, _ priority: UInt8, _ counts: UnsafeMutablePointer<UInt64>
+    ) -> Void
+
+  let context: UnsafeMutableRawPointer?
+  let read: Read
+
+  /// Makes a reader of a function and its context.
+  package init(_ context: UnsafeMutableRawPointer?, read: @escaping Read) {
+    self.context = context
+    self.read = read
   }
 }
 
@@ -89,6 +126,8 @@ public struct FailureLog {
   struct State: ~Copyable {
     let lock = SpinLock(.registry)
     let count = Counter()
+    /// Set once, before another processor runs.
+    var reader: FreeMemoryReader?
   }
   let state: UnsafeMutablePointer<State>
   let ring: UnsafeMutablePointer<RefusedRequest>
@@ -96,21 +135,38 @@ public struct FailureLog {
   /// Refusals that are kept.
   package static var capacity: Int { 64 }
   /// Bytes that a log needs, aligned to 64.
-  package static var size: ByteCount { ByteCount(64 + capacity * MemoryLayout<RefusedRequest>.stride) }
+  package static var size: ByteCount {
+    ByteCount(headSize + capacity * MemoryLayout<RefusedRequest>.stride)
+  }
+  private static var headSize: Int { 64 }
 
   /// Makes an empty log in `memory`, which it keeps.
   package init(_ memory: UnsafeMutableRawPointer) {
+    precondition(MemoryLayout<State>.size <= Self.headSize)
     state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(to: State())
-    ring = (memory + 64).bindMemory(to: RefusedRequest.self, capacity: Self.capacity)
+    ring = (memory + Self.headSize).bindMemory(to: RefusedRequest.self, capacity: Self.capacity)
   }
 
+  func setReader(_ reader: FreeMemoryReader) { state.pointee.reader = reader }
+
   func record(_ request: RefusedRequest, at tick: Tick) {
+    var request = request
+    if let reader = state.pointee.reader {
+      var counts: InlineArray<3, UInt64> = .init(repeating: 0)
+      withUnsafeMutablePointer(to: &counts) {
+        reader.read(
+          reader.context, request.priority.rawValue,
+          UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt64.self))
+      }
+      request.free = PageCount(counts[0])
+      request.reserved = PageCount(counts[1])
+      request.awaited = PageCount(counts[2])
+    }
     let interrupts = state.pointee.lock.lock()
     defer { state.pointee.lock.unlock(interrupts) }
     let number = state.pointee.count.value + 1
     state.pointee.count.set(number)
-    var request = request
     request.number = number
     request.tick = tick
     (ring + Int((number - 1) % UInt64(Self.capacity))).initialize(to: request)

@@ -64,6 +64,9 @@ public struct Machine {
       directMap: directMap, processorCount: processorCount, upcalls: upcalls, failures: failures, log: log)
   }
 
+  /// Makes the failure log read by `reader` what is free, reserved and waited for. Called once, at boot.
+  package func readFreeMemory(by reader: FreeMemoryReader) { log?.setReader(reader) }
+
   /// Records a refused request in the failure log, if there is one. No spin lock may be held.
   package func record(_ refusal: @autoclosure () -> RefusedRequest) {
     if let log { log.record(refusal(), at: now) }

@@ -78,8 +78,20 @@ extension PagedMemory {
   // MARK: The loop
 
   /// Makes page `index` of `object` resident, and dirty if it is to be written. Runs `body` on it with the
-  /// object's lock held and the page not xbusy; repeats that when `body` answers `busy`.
+  /// object's lock held and the page not xbusy; repeats that when `body` answers `busy`. Records a refusal for want of
+  /// memory.
   func withPage(
+    _ object: MemoryObject, _ index: UInt64, _ kind: AccessKind,
+    _ body: (FrameNumber, FrameRecordPointer) -> PageVisit
+  ) throws(PagingError) {
+    do throws(PagingError) {
+      try visitPage(object, index, kind, body)
+    } catch {
+      throw error == .noMemory ? refused(error, object.name, .one) : error
+    }
+  }
+
+  private func visitPage(
     _ object: MemoryObject, _ index: UInt64, _ kind: AccessKind,
     _ body: (FrameNumber, FrameRecordPointer) -> PageVisit
   ) throws(PagingError) {

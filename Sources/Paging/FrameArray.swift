@@ -103,7 +103,9 @@ struct FrameArray<Element: FixedWidthInteger & UnsignedInteger> {
     if machine.failsHere(.paging) { throw .noMemory }
     let frame: FrameNumber
     do throws(PhysicalMemoryError) {
-      frame = try physical.allocate(BlockOrder(0), role: .paging, priority: source.priority)
+      frame = try physical.allocateUnlogged(
+        BlockOrder(0), role: .paging, priority: source.priority,
+        for: FrameOwner("Paging, slots of pages"))
     } catch {
       throw .noMemory
     }

@@ -6,6 +6,23 @@ import PhysicalMemory
 import Synchronization
 
 extension PagedMemory {
+  /// Counts and records a request that a public call refuses. Returns the error.
+  func refused(
+    _ error: PagingError, _ name: ShortName, _ pages: PageCount, at site: CallSite = .unknown
+  ) -> PagingError {
+    counters.refusals.count()
+    func refusedRequest() -> RefusedRequest {
+      // The count is the caller's and may be anything.
+      let bytes = ByteCount(min(pages.rawValue, UInt64.max >> Page.shift) << Page.shift)
+      var refused = RefusedRequest(
+        .pageable, bytes, priority: .normal, requester: name, reason: error.description)
+      refused.site = site
+      return refused
+    }
+    machine.record(refusedRequest())
+    return error
+  }
+
   // MARK: Creation and destruction
 
   /// Creates an object of `pages` pages that read as zero until they are written to. Costs its slots, eight bytes a
@@ -19,18 +36,30 @@ extension PagedMemory {
   public func createObject(
     _ name: ShortName, on device: BlockDevice, from first: PageCount, _ pages: PageCount
   ) throws(PagingError) -> MemoryObject {
-    guard first <= device.pageCount, pages <= device.pageCount - first else { throw .badConstraint }
+    guard first <= device.pageCount, pages <= device.pageCount - first else {
+      throw refused(.badConstraint, name, pages)
+    }
     return try createObject(name, pages, device: device, from: first.rawValue)
   }
 
   private func createObject(
     _ name: ShortName, _ pages: PageCount, device: BlockDevice?, from first: UInt64
   ) throws(PagingError) -> MemoryObject {
+    do throws(PagingError) {
+      return try makeObject(name, pages, device: device, from: first)
+    } catch {
+      throw refused(error, name, pages)
+    }
+  }
+
+  private func makeObject(
+    _ name: ShortName, _ pages: PageCount, device: BlockDevice?, from first: UInt64
+  ) throws(PagingError) -> MemoryObject {
     guard pages > .zero, pages.rawValue < 1 << 40 else { throw .badConstraint }
     if machine.failsHere(.paging) { throw .noMemory }
     let slots = try FrameArray(
       count: Int(pages.rawValue), initial: PageSlot.untouched.rawValue, physical: physical, machine: machine)
-    guard let memory = state.objectCache.alloc(type: state.type) else {
+    guard let memory = state.objectCache.allocUnlogged(type: state.type) else {
       slots.free()
       throw .noMemory
     }
@@ -55,7 +84,8 @@ extension PagedMemory {
     if let number = state.numbers.withLock({ $0.reserve() }) { return number }
     if machine.failsHere(.paging) { return nil }
     do throws(PhysicalMemoryError) {
-      let frame = try physical.allocate(BlockOrder(0), role: .paging, priority: .system)
+      let frame = try physical.allocateUnlogged(
+        BlockOrder(0), role: .paging, priority: .system, for: FrameOwner("Paging, numbers of objects"))
       let table = machine.directMap.pointer(to: frame)
       table.initializeMemory(as: UInt64.self, repeating: 0, count: Int(ObjectNumbers.tableLength))
       let isUsed = state.numbers.withLock { $0.grow(table) }

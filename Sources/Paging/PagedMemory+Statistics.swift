@@ -100,6 +100,9 @@ extension PagedMemory {
     add("vm.faults.failed", .events, .counter, "that failed") {
       PagedMemory($0).figures.failedFaults
     }
+    add("vm.paging.refused", .requests, .counter, "objects, ranges and pages; failures lists the last") {
+      PagedMemory($0).counters.refusals.value
+    }
     add("vm.laundry.written", .pages, .counter, "pages written out") { PagedMemory($0).figures.written }
     add("vm.laundry.failed", .pages, .counter, "pages that a device failed to write") {
       PagedMemory($0).figures.failedWrites

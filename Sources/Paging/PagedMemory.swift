@@ -187,7 +187,11 @@ public struct PagedMemory {
   /// Attaches the device that anonymous memory is written to. Pages that could not be written for lack of one
   /// are tried again. Errors as `Swap.attach`.
   public func attachSwap(_ device: BlockDevice) throws(PagingError) {
-    try swap.attach(device)
+    do throws(PagingError) {
+      try swap.attach(device)
+    } catch {
+      throw refused(error, device.name, device.pageCount)
+    }
     retryUnswappable()
   }
 }
@@ -199,6 +203,7 @@ struct PagingCounters: ~Copyable {
   let pageIns = Atomic<UInt64>(0)
   let reactivations = Atomic<UInt64>(0)
   let failedFaults = Atomic<UInt64>(0)
+  let refusals = Atomic<UInt64>(0)
   let waits = Atomic<UInt64>(0)
   let written = Atomic<UInt64>(0)
   /// Pages of those that were written for runs of the daemon.

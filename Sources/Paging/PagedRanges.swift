@@ -40,15 +40,17 @@ extension PagedMemory {
   ) throws(PagingError) -> VirtualAddress {
     guard count > .zero, offset <= object.pageCount, count <= object.pageCount - offset,
       !protection.contains(.executable)
-    else { throw .badConstraint }
-    if machine.failsHere(.paging) { throw .noMemory }
-    guard let memory = state.entryCache.alloc(type: state.type) else { throw .noMemory }
+    else { throw refused(.badConstraint, object.name, count, at: site) }
+    guard !machine.failsHere(.paging), let memory = state.entryCache.allocUnlogged(type: state.type) else {
+      throw refused(.noMemory, object.name, count, at: site)
+    }
     let address: VirtualAddress
     do throws(KernelSpaceError) {
-      address = try state.space.reservePageable(count, at: site)
+      address = try state.space.reservePageable(count, failures: .byCaller, at: site)
     } catch {
       state.entryCache.free(memory, type: state.type)
-      throw error == .noAddressSpace ? .noAddressSpace : .noMemory
+      let reason: PagingError = error == .noAddressSpace ? .noAddressSpace : .noMemory
+      throw refused(reason, object.name, count, at: site)
     }
     let entry = memory.bindMemory(to: MapEntry.self, capacity: 1)
     entry.initialize(

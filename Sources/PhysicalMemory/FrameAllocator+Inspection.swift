@@ -12,6 +12,8 @@ package struct FrameDescription: Sendable {
   package var role: FrameRole
   /// The index of the object or cache that has it.
   package var owner: UInt32
+  /// The owner that was stated when it was allocated, unless its layer keeps its own words in the record.
+  package var statedOwner: FrameOwner?
   /// Wires, holds and busy users.
   package var busyWord: BusyWord
   /// The list that its links belong to.
@@ -46,7 +48,37 @@ package struct PageblockCounts: Equatable, Sendable {
   package var absent: PageCount
 }
 
+extension FrameDescription {
+  /// The owner by the role alone: for frames that boot took before any caller, and those whose layer keeps its own words in
+  /// the record. Nil where only the layer above knows, and for a frame without an owner.
+  package var ownerByRole: StaticString? {
+    switch role {
+    case .image: "the kernel's image"
+    case .bootModule: "a file of the loader"
+    case .boot: "boot"
+    case .records: "PhysicalMemory, frame records and counts"
+    case .pageTable: "PageTables, made at boot"
+    case .tags: "Vmem, boundary tags"
+    case .kmem: "Kmem, its own tables"
+    case .statistics: "statistics"
+    case .contiguous: busyWord == .captured ? "a request for contiguous memory under way" : nil
+    default: nil
+    }
+  }
+}
+
 extension FrameAllocator {
+  /// Names another owner of frames that the caller has allocated: one that takes them over. A few instructions a frame.
+  package func setOwner(of run: FrameRun, _ owner: FrameOwner) {
+    var at = run.first.rawValue
+    while at < run.end.rawValue {
+      let pageblockEnd = Pageblock.end(at, run.end.rawValue)
+      let record = table.record(at)
+      for i in 0..<Int(pageblockEnd - at) { record.after(i).setOwner(owner) }
+      at = pageblockEnd
+    }
+  }
+
   // MARK: Reserves and blocks
 
   /// Returns the number of frames that requests of `priority` leave free.
@@ -214,6 +246,7 @@ extension FrameDomain {
       let record = table.record(frame)
       (answer.role, answer.busyWord, answer.owner) = (record.role, record.busyWord, record.owner)
       answer.queue = record.queue
+      answer.statedOwner = record.statedOwner
       if record.role == .pageable { (answer.index, answer.pageFlags) = (record.index, record.pageFlags) }
     }
     return answer

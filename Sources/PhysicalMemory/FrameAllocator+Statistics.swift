@@ -57,9 +57,16 @@ extension FrameAllocator {
       Self($0).events.pointee.allocations.value
     }
     counter("vm.frees", "frees of frames of one pageblock and role") { Self($0).events.pointee.frees.value }
-    counter("vm.failures", "requests refused, without runs") { Self($0).events.pointee.failures.value }
+    counter("vm.failures", "blocks and single frames refused; failures lists the last") {
+      Self($0).events.pointee.failures.value
+    }
     counter("vm.runs", "runs allocated") { Self($0).events.pointee.runs.value }
-    counter("vm.run_failures", "runs refused") { Self($0).events.pointee.runFailures.value }
+    counter("vm.failed_attempts", "attempts that found no memory, layers above and waiters included") {
+      Self($0).events.pointee.failedAttempts.value
+    }
+    counter("vm.run_failures", "runs refused; failures lists the last") {
+      Self($0).events.pointee.runFailures.value
+    }
     counter("vm.run_steps", "steps of searches for runs") { Self($0).events.pointee.runSteps.value }
     counter("vm.waits", "requests that waited for memory") { Self($0).events.pointee.waits.value }
     counter("vm.reactivations", "cached pages reactivated") { Self($0).events.pointee.reactivations.value }

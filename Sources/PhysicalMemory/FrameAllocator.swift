@@ -115,6 +115,8 @@ package struct FrameSpan {
 
 /// Counters that change under the domain lock and are read without it.
 struct FrameEvents: ~Copyable {
+  /// Attempts that found no memory, those on behalf of layers above and of waiters included.
+  let failedAttempts = Counter()
   let allocations = Counter()
   let frees = Counter()
   let failures = Counter()
@@ -221,6 +223,18 @@ public struct FrameAllocator {
     }
   }
 
+  /// Reads what the failure log says of memory. Takes the domain lock.
+  var freeMemoryReader: FreeMemoryReader {
+    FreeMemoryReader(UnsafeMutableRawPointer(state)) { context, priority, counts in
+      let memory = FrameAllocator(context)
+      counts[0] = memory.freeCount.rawValue
+      memory.domain.withLock { domain in
+        counts[1] = domain.reserves[Int(priority)]
+        counts[2] = domain.waitedFor
+      }
+    }
+  }
+
   // MARK: Frame sources
 
   /// Returns a source of single frames with `role`, allocated at `priority`. It logs no refusal: the requester of a
@@ -233,7 +247,10 @@ public struct FrameAllocator {
         let supply = context!.assumingMemoryBound(to: Supply.self).pointee
         do throws(PhysicalMemoryError) {
           return try FrameAllocator(state: supply.state)
-            .allocateUnlogged(BlockOrder(0), role: supply.role, priority: supply.priority).rawValue
+            .allocateUnlogged(
+              BlockOrder(0), role: supply.role, priority: supply.priority,
+              for: FrameOwner(supply.role.description)
+            ).rawValue
         } catch {
           return FrameNumber.none.rawValue
         }

@@ -47,7 +47,12 @@ extension Arena {
     return request
   }
 
-  func countFailure() { state.core.withLock { _ in state.failed.add() } }
+  func countFailure(_ failures: FailureRecording) {
+    state.core.withLock { _ in
+      state.failed.add()
+      if failures == .byCaller { state.failedForCaller.add() }
+    }
+  }
 
   /// Makes `count` tags the caller's own: hidden among the spares.
   func secure(_ count: UInt32, _ priority: AllocationPriority) throws(VmemError) {
@@ -123,13 +128,10 @@ extension Arena {
     state.core.withLock { _ in state.waits.add() }
     while true {
       let ticket = shared.state.queue.ticket()
-      do {
+      do throws(VmemError) {
         return try attempt(request, policy, priority, site)
       } catch {
-        guard shared.state.queue.sleep(ticket, until: deadline, on: state.machine) else {
-          countFailure()
-          throw error
-        }
+        guard shared.state.queue.sleep(ticket, until: deadline, on: state.machine) else { throw error }
       }
     }
   }

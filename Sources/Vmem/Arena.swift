@@ -21,6 +21,8 @@ struct ArenaState: ~Copyable {
   let allocations = Counter()
   let frees = Counter()
   let failed = Counter()
+  /// Those of them that the caller counts and records as its own.
+  let failedForCaller = Counter()
   let waits = Counter()
   let imports = Counter()
   let releases = Counter()
@@ -75,17 +77,29 @@ public struct Arena {
   /// Errors and waiting as for `alloc`. `.badConstraint` if no arena whatsoever could satisfy the request.
   public func xalloc(
     _ size: ArenaSize, _ constraints: ArenaConstraints, policy: FitPolicy = .instantFit,
-    priority: AllocationPriority = .normal, until deadline: Tick? = nil, at site: CallSite = .here
+    priority: AllocationPriority = .normal, until deadline: Tick? = nil,
+    failures: FailureRecording = .here, at site: CallSite = .here
   ) throws(VmemError) -> ArenaAddress {
-    let request = try prepare(size, constraints)
-    do {
-      return try attempt(request, policy, priority, site)
-    } catch {
-      guard let deadline, priority != .interrupt else {
-        countFailure()
-        throw error
+    do throws(VmemError) {
+      let request = try prepare(size, constraints)
+      do throws(VmemError) {
+        return try attempt(request, policy, priority, site)
+      } catch {
+        guard let deadline, priority != .interrupt else { throw error }
+        return try attempt(request, policy, priority, until: deadline, at: site)
       }
-      return try attempt(request, policy, priority, until: deadline, at: site)
+    } catch {
+      countFailure(failures)
+      guard failures == .here else { throw error }
+      func refusedRequest() -> RefusedRequest {
+        var refused = RefusedRequest(
+          .segment, ByteCount(size.rawValue), priority: priority, requester: name,
+          reason: error.description)
+        refused.site = site
+        return refused
+      }
+      state.machine.record(refusedRequest())
+      throw error
     }
   }
 

@@ -41,7 +41,9 @@ extension Tags {
     }
     row("vmem.allocations", .requests, .counter, "requests granted") { Tags.sum($0) { $0.allocations.value } }
     row("vmem.frees", .requests, .counter, "segments freed") { Tags.sum($0) { $0.frees.value } }
-    row("vmem.failed", .requests, .counter, "requests refused") { Tags.sum($0) { $0.failed.value } }
+    row("vmem.failed", .requests, .counter, "requests refused, without those of layers above") {
+      Tags.sum($0) { $0.failed.value &- $0.failedForCaller.value }
+    }
     row("vmem.waits", .requests, .counter, "requests that slept") { Tags.sum($0) { $0.waits.value } }
     row("vmem.imports", .events, .counter, "spans imported from a source") {
       Tags.sum($0) { $0.imports.value }

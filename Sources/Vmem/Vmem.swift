@@ -102,6 +102,16 @@ import MemoryPrimitives
   case badConstraint
   /// The span to be added overlaps one that the arena has.
   case overlaps
+
+  /// The reason in a few words, for the failure log.
+  var description: StaticString {
+    switch self {
+    case .noSpace: "no space"
+    case .noTags: "no boundary tags"
+    case .badConstraint: "never"
+    case .overlaps: "overlaps a span"
+    }
+  }
 }
 
 /// Which free segment a request gets.

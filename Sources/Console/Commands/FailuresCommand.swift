@@ -10,7 +10,8 @@ extension CommandDescription {
       name: "failures", usage: "failures",
       about: """
         The last 64 requests that were refused, or granted only after pages were
-        moved or written, with requester and tick.
+        moved or written: by which requester, at which tick, and the memory that
+        was free, reserved from that priority, and waited for by threads then.
         """,
       example: "failures", question: .failure,
       arguments: .none)
@@ -76,6 +77,8 @@ extension Shell {
       row.field("moved", request.moved.rawValue)
       row.field("written", request.written.rawValue)
       row.field("bytes_free", request.free.bytes.rawValue)
+      row.field("bytes_reserved", request.reserved.bytes.rawValue)
+      row.field("bytes_awaited", request.awaited.bytes.rawValue)
       row.field("site", text: place(request.site))
     }
   }
@@ -96,6 +99,10 @@ extension Shell {
     var answer = Line(request.reason)
     if request.wasGranted { answer = "yes" }
     if let why = whyNever(request) { answer = "never: \(why)" }
+    if isForWantOfMemory(request) {
+      if request.reserved > .zero { answer.append(line: ", \(request.reserved.bytes) reserved") }
+      if request.awaited > .zero { answer.append(line: ", \(request.awaited.bytes) awaited") }
+    }
     if request.blocker != .none { answer.append(line: ", frame \(request.blocker)") }
     if request.moved > .zero { answer.append(line: ", moved \(count: request.moved.rawValue)") }
     if request.written > .zero { answer.append(line: ", wrote \(count: request.written.rawValue)") }
@@ -104,6 +111,12 @@ extension Shell {
 }
 
 extension Shell {
+  /// Whether a request was refused although memory could have had it: the reserve and the waiters say more then.
+  private func isForWantOfMemory(_ request: RefusedRequest) -> Bool {
+    let reason = Bytes(start: request.reason.utf8Start, count: request.reason.utf8CodeUnitCount)
+    return !request.wasGranted && (reason == "shortage" || reason == "no memory")
+  }
+
   /// The reason why a run can never be allocated, in a few words; nil for any other answer.
   private func whyNever(_ request: RefusedRequest) -> StaticString? {
     let reason = Bytes(start: request.reason.utf8Start, count: request.reason.utf8CodeUnitCount)

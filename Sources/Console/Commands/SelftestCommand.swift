@@ -164,12 +164,13 @@ extension Shell {
       loaned = try physical.allocateUnlogged(
         run: size.pagesRoundedUp,
         where: RunConstraints(alignment: Alignment(2 << 20).unsafelyUnwrapped, boundary: Alignment(1 << 30)),
-        role: .loaned)
+        role: .loaned, for: FrameOwner("self-test, a second instance"))
     } catch {
       return "no run of memory can be loaned on this machine"
     }
     do throws(PhysicalMemoryError) {
-      room = try physical.allocate(run: roomSize.pagesRoundedUp, role: .wired)
+      room = try physical.allocate(
+        run: roomSize.pagesRoundedUp, role: .wired, for: FrameOwner("self-test, records of a history"))
     } catch {
       physical.free(loaned)
       return "no memory for the records of a history"
@@ -241,7 +242,8 @@ extension Shell {
     var blocks = InlineArray<10, FrameNumber>(repeating: .none)
     for order in 0...9 {
       do throws(PhysicalMemoryError) {
-        blocks[order] = try physical.allocate(BlockOrder(UInt8(order)), role: .wired)
+        blocks[order] = try physical.allocate(
+          BlockOrder(UInt8(order)), role: .wired, for: FrameOwner("self-test, a block"))
       } catch {
         // A refused block is an answer, not a fault.
         continue
@@ -294,7 +296,9 @@ extension Shell {
     let pages = PageCount(UInt64(16))
     let address: VirtualAddress
     do throws(KernelSpaceError) {
-      address = try space.allocateWired(pages, from: .kernel, role: .wired, contents: .zero, at: .here)
+      address = try space.allocateWired(
+        pages, from: .kernel, role: .wired, contents: .zero,
+        for: FrameOwner("self-test, a range"))
     } catch {
       return nil
     }

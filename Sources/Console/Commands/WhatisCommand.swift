@@ -322,10 +322,14 @@ extension Shell {
   private func printFrame(_ frame: FrameNumber) {
     printRun(frame)
     let description = physical.whatIs(frame)
+    let owner = owner(of: description)
     row("frame") { row in
       row.field("frame", UInt64(frame.rawValue))
       row.field("address", text: physicalAddress(frame))
       row.field("role", text: Line(description.role.description))
+      if let name = owner.name { row.field("owner", text: name) } else { row.none("owner") }
+      if let type = owner.type { row.field("type", text: "\(type)") } else { row.none("type") }
+      if owner.site == .unknown { row.none("site") } else { row.field("site", text: place(owner.site)) }
       row.field("list", text: Line(description.list.description))
       row.field("wires", UInt64(description.busyWord.wires))
       row.field("holds", UInt64(description.busyWord.holds))
@@ -336,6 +340,7 @@ extension Shell {
     fact(
       "frame", "\(frame) at \(physicalAddress(frame))",
       "role \(description.role.description), \(description.list.description)")
+    printOwner(owner)
     if let block = description.block, let order = description.blockOrder {
       fact(
         "block", "frames \(block) to \(FrameNumber(block.rawValue + UInt32(order.frames.rawValue - 1)))",

@@ -63,7 +63,8 @@ enum SerialConsole {
   /// Allocates all memory that the console ever needs, once, so that inspection allocates none.
   private static func storage(_ physical: FrameAllocator) -> UnsafeMutableRawPointer {
     do throws(PhysicalMemoryError) {
-      let run = try physical.allocate(run: Shell.size.pagesRoundedUp, role: .boot)
+      let run = try physical.allocate(
+        run: Shell.size.pagesRoundedUp, role: .boot, for: FrameOwner("the console"))
       return Executive.directMap.pointer(to: run.first)
     } catch {
       Reports.panic("a machine that Strata refuses", "it is too small: there is no memory for the console")

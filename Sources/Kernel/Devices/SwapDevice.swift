@@ -40,7 +40,9 @@ enum SwapDevice {
   private static func disk(_ memory: MemorySystem) -> RamDisk {
     let state: FrameRun
     do throws(PhysicalMemoryError) {
-      state = try memory.physical.allocate(run: RamDisk.stateSize.pagesRoundedUp, role: .boot)
+      state = try memory.physical.allocate(
+        run: RamDisk.stateSize.pagesRoundedUp, role: .boot,
+        for: FrameOwner("RAM disk, its state"))
     } catch {
       Reports.panic(
         "a machine that Strata refuses", "it is too small: there is no memory for the state of its swap disk")

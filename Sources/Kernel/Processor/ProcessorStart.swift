@@ -89,7 +89,10 @@ enum ProcessorStart {
     constraints.low = PhysicalAddress(0x1000)
     constraints.high = PhysicalAddress(0xa_0000)
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(run: .one, where: constraints, role: .wired).first
+      return try physical.allocate(
+        run: .one, where: constraints, role: .wired,
+        for: FrameOwner("start of processors, below 1 MiB")
+      ).first
     } catch {
       return nil
     }
@@ -100,12 +103,21 @@ enum ProcessorStart {
   private static func prepare(_ memory: MemorySystem, keeping reserve: PageCount) -> Preparation? {
     guard memory.physical.freeCount > reserve else { return nil }
     let pages = ByteCount(MemoryLayout<cp_processor_block>.size).pagesRoundedUp
-    guard let run = try? memory.physical.allocate(run: pages, role: .wired) else { return nil }
-    guard let interrupts = try? memory.space.allocateStack(stackPages) else {
+    guard
+      let run = try? memory.physical.allocate(
+        run: pages, role: .wired, for: FrameOwner("a processor's block"))
+    else { return nil }
+    guard
+      let interrupts = try? memory.space.allocateStack(
+        stackPages, for: FrameOwner("a processor, interrupt stack"))
+    else {
       memory.physical.free(run)
       return nil
     }
-    guard let faults = try? memory.space.allocateStack(stackPages) else {
+    guard
+      let faults = try? memory.space.allocateStack(
+        stackPages, for: FrameOwner("a processor, double fault stack"))
+    else {
       memory.space.freeStack(interrupts)
       memory.physical.free(run)
       return nil

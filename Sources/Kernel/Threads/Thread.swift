@@ -87,7 +87,8 @@ struct Thread: Equatable {
   ) -> Thread? {
     let type = memory.kmem.type(named: ShortName("thread"))
     guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
-    guard let stack = try? memory.space.allocateStack(stackPages) else {
+    guard let stack = try? memory.space.allocateStack(stackPages, for: FrameOwner("a thread, its stack"))
+    else {
       memory.kmem.free(storage, size: size, type: type)
       return nil
     }

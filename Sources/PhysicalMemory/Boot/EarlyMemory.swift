@@ -18,6 +18,8 @@ package struct EarlyMemory {
     var role: FrameRole
     /// Whether it was allocated here, or was in use before.
     var origin: Origin
+    /// The owner that was stated; none where the role says it.
+    var owner = FrameOwner.none
   }
   enum Origin: UInt8 { case allocated, occupied }
   struct State {
@@ -93,14 +95,16 @@ package struct EarlyMemory {
   }
 
   /// Allocates `count` consecutive pages with `role` at the highest possible address below the ceiling, or returns nil.
-  /// The contents are unknown.
-  package func allocate(_ count: PageCount, role: FrameRole = .boot) -> FrameRun? {
-    allocate(count, role, below: state.pointee.ceiling)
+  /// The contents are unknown. Without an `owner`, the role says it.
+  package func allocate(
+    _ count: PageCount, role: FrameRole = .boot, for owner: FrameOwner = .none
+  ) -> FrameRun? {
+    allocate(count, role, owner, below: state.pointee.ceiling)
   }
 
   /// Allocates like `allocate`, but above the ceiling too: for memory that is not accessed before it is lifted.
   package func reserve(_ count: PageCount, role: FrameRole) -> FrameRun? {
-    allocate(count, role, below: FrameNumber.limit)
+    allocate(count, role, .none, below: FrameNumber.limit)
   }
 
   /// Frees one page that was allocated. Any other is a bug of the caller: reports it, and changes nothing.
@@ -185,7 +189,9 @@ package struct EarlyMemory {
       i < state.pointee.count && list[i].first == run.end && isAlike(list[i], run)
     )
   }
-  private func isAlike(_ a: ListedRun, _ b: ListedRun) -> Bool { a.role == b.role && a.origin == b.origin }
+  private func isAlike(_ a: ListedRun, _ b: ListedRun) -> Bool {
+    a.role == b.role && a.origin == b.origin && a.owner == b.owner
+  }
 
   /// Puts a run into the list before index `i`, joined with neighbours of its kind if it touches.
   private func insert(_ i: Int, _ run: ListedRun) -> Bool {
@@ -208,7 +214,9 @@ package struct EarlyMemory {
     return true
   }
 
-  private func allocate(_ pages: PageCount, _ role: FrameRole, below ceiling: UInt32) -> FrameRun? {
+  private func allocate(
+    _ pages: PageCount, _ role: FrameRole, _ owner: FrameOwner, below ceiling: UInt32
+  ) -> FrameRun? {
     guard !state.pointee.isClosed, pages.rawValue > 0, pages.rawValue < UInt64(FrameNumber.limit) else {
       return nil
     }
@@ -227,10 +235,8 @@ package struct EarlyMemory {
         let lowest = i >= 0 ? max(first, list[i].end) : first
         if end > lowest && end - lowest >= count {
           let start = end - count
-          guard insert(position(start), ListedRun(first: start, end: end, role: role, origin: .allocated))
-          else {
-            return nil
-          }
+          let run = ListedRun(first: start, end: end, role: role, origin: .allocated, owner: owner)
+          guard insert(position(start), run) else { return nil }
           state.pointee.pages += pages.rawValue
           if isHinted { state.pointee.range = r }
           return FrameRun(first: FrameNumber(start), count: pages)

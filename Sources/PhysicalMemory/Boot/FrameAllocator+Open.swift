@@ -148,6 +148,7 @@ extension FrameAllocator {
     domain.pointee.populate(map, early)
     domain.pointee.reserves[0] = reserve
     domain.pointee.reserves[1] = reserve / 4
+    machine.readFreeMemory(by: memory.freeMemoryReader)
     return memory
   }
 
@@ -198,7 +199,7 @@ extension FrameDomain {
         }
         if isListed {
           let listedEnd = min(end, early.list[t].end)
-          assign(early.list[t].role, at, listedEnd)
+          assign(early.list[t].role, at, listedEnd, for: early.list[t].owner)
           at = listedEnd
           t += 1
         }
@@ -214,7 +215,9 @@ extension FrameDomain {
     }
   }
 
-  private mutating func assign(_ role: FrameRole, _ first: UInt32, _ end: UInt32) {
+  private mutating func assign(
+    _ role: FrameRole, _ first: UInt32, _ end: UInt32, for owner: FrameOwner = .none
+  ) {
     guard first < end else { return }
     if role == .free {
       table.add(UInt64(end - first), to: .free)
@@ -248,6 +251,7 @@ extension FrameDomain {
         for frame in at...last {
           let record = table.record(frame)
           record.role = role
+          record.setOwner(owner)
           if role != .absent { record.busyWord = .wiredOnce }
         }
       }

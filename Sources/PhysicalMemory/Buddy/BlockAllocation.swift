@@ -3,31 +3,68 @@
 import MemoryPrimitives
 import Synchronization
 
+/// A request that a public call of the frame allocator refuses.
+struct Refusal {
+  let kind: RefusedRequest.Kind
+  let count: PageCount
+  let role: FrameRole
+  let owner: FrameOwner
+  let priority: AllocationPriority
+  /// Nil for want of memory: shortage or fragmentation.
+  let reason: StaticString?
+  let constraints: RunConstraints
+
+  init(
+    _ kind: RefusedRequest.Kind, _ count: PageCount, for role: FrameRole, _ owner: FrameOwner,
+    _ priority: AllocationPriority, reason: StaticString? = nil,
+    constraints: RunConstraints = RunConstraints()
+  ) {
+    (self.kind, self.count, self.role) = (kind, count, role)
+    (self.owner, self.priority, self.reason) = (owner, priority, reason)
+    self.constraints = constraints
+  }
+
+  /// Describes a block; one above the highest order can never be had.
+  init(_ order: BlockOrder, for role: FrameRole, _ owner: FrameOwner, _ priority: AllocationPriority) {
+    let isPossible = order <= .highest
+    self.init(
+      .block, isPossible ? order.frames : PageCount(UInt64.max >> Page.shift), for: role, owner, priority,
+      reason: isPossible ? nil : "never: above the highest order")
+  }
+
+  /// The purpose that was stated; the role where none was.
+  var requester: ShortName {
+    owner.isStated ? ShortName(bytes: owner.purpose) : ShortName(role.description)
+  }
+}
+
 extension FrameAllocator {
   // MARK: Allocation
 
   /// Allocates a block of 2^`order` frames, aligned to its size, from the highest list that has one. Each frame gets
   /// `role` and one wire; its contents are unknown. Never waits. Constant, but for the records: a store or two a frame.
-  /// Throws `noMemory`, and logs the refusal; throws `badConstraint` for an order above 18.
+  /// `whatis` names `owner` for each frame. Throws `noMemory`, or `badConstraint` for an order above 18, and logs the
+  /// refusal.
   public func allocate(
-    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority = .normal
+    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority = .normal,
+    for owner: FrameOwner = .here
   ) throws(PhysicalMemoryError) -> FrameNumber {
-    checkUse(role)
-    guard order <= .highest else { throw .badConstraint }
-    guard let frame = allocateBlock(order, role, priority) else {
-      logRefusal(.block, order.frames, for: role, priority)
-      throw .noMemory
+    do throws(PhysicalMemoryError) {
+      return try allocateUnlogged(order, role: role, priority: priority, for: owner)
+    } catch {
+      logRefusal(Refusal(order, for: role, owner, priority))
+      throw error
     }
-    return FrameNumber(frame)
   }
 
   /// Does what `allocate` does, and logs no refusal: for a layer that logs its own request, of which this one is a part.
   package func allocateUnlogged(
-    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority = .normal
+    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority = .normal,
+    for owner: FrameOwner = .here
   ) throws(PhysicalMemoryError) -> FrameNumber {
     checkUse(role)
     guard order <= .highest else { throw .badConstraint }
-    guard let frame = allocateBlock(order, role, priority) else { throw .noMemory }
+    guard let frame = allocateBlock(order, role, priority, for: owner) else { throw .noMemory }
     return FrameNumber(frame)
   }
 
@@ -36,28 +73,45 @@ extension FrameAllocator {
   /// wake the sleeper, and at once when memory has not so many frames. It does not wait while frames enough are free
   /// but no block is, and throws `noMemory` too.
   public func allocate(
-    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority, waitUntil deadline: Tick
+    _ order: BlockOrder, role: FrameRole, priority: AllocationPriority, waitUntil deadline: Tick,
+    for owner: FrameOwner = .here
   ) throws(PhysicalMemoryError) -> FrameNumber {
     checkUse(role)
-    guard order <= .highest else { throw .badConstraint }
-    if let frame = allocateBlock(order, role, priority) { return FrameNumber(frame) }
-    let frame = priority == .interrupt ? nil : wait(for: order, role, priority, until: deadline)
-    guard let frame else {
-      logRefusal(.block, order.frames, for: role, priority)
-      throw .noMemory
+    guard order <= .highest else {
+      logRefusal(Refusal(order, for: role, owner, priority))
+      throw .badConstraint
     }
-    return FrameNumber(frame)
+    if let frame = allocateBlock(order, role, priority, for: owner) { return FrameNumber(frame) }
+    if priority != .interrupt {
+      let request = WaitingRequest(order: order, role: role, priority: priority, owner: owner)
+      if let frame = wait(for: request, until: deadline) { return FrameNumber(frame) }
+    }
+    logRefusal(Refusal(order, for: role, owner, priority))
+    throw .noMemory
   }
 
-  /// Fills `frames` with single frames, or throws `noMemory` and allocates none. Logs no refusal. A few hundred
+  /// Fills `frames` with single frames, or throws `noMemory` and allocates none; logs the refusal. A few hundred
   /// instructions a frame at most.
   public func allocate(
     into frames: UnsafeMutableBufferPointer<FrameNumber>, role: FrameRole,
-    priority: AllocationPriority = .normal
+    priority: AllocationPriority = .normal, for owner: FrameOwner = .here
+  ) throws(PhysicalMemoryError) {
+    do throws(PhysicalMemoryError) {
+      try allocateUnlogged(into: frames, role: role, priority: priority, for: owner)
+    } catch {
+      logRefusal(Refusal(.frames, PageCount(UInt64(frames.count)), for: role, owner, priority))
+      throw error
+    }
+  }
+
+  /// Does what `allocate(into:)` does, and logs no refusal.
+  package func allocateUnlogged(
+    into frames: UnsafeMutableBufferPointer<FrameNumber>, role: FrameRole,
+    priority: AllocationPriority = .normal, for owner: FrameOwner = .here
   ) throws(PhysicalMemoryError) {
     checkUse(role)
     for i in 0..<frames.count {
-      guard let frame = allocateBlock(BlockOrder(0), role, priority) else {
+      guard let frame = allocateBlock(BlockOrder(0), role, priority, for: owner) else {
         for k in 0..<i { free(FrameRun(first: frames[k], count: .one)) }
         throw .noMemory
       }
@@ -68,18 +122,19 @@ extension FrameAllocator {
   /// Allocates the given frame, if no request of its priority waits. Up to 19 comparisons and 18 splits. Throws
   /// `outsideMemory`, `notFree` or `noMemory`.
   public func allocate(
-    frame: FrameNumber, role: FrameRole, priority: AllocationPriority = .normal
+    frame: FrameNumber, role: FrameRole, priority: AllocationPriority = .normal,
+    for owner: FrameOwner = .here
   ) throws(PhysicalMemoryError) {
     checkUse(role)
     let number = frame.rawValue
     if machine.failsHere(.physicalMemory) {
-      logRefusal(.frame, .one, for: role, priority)
+      logRefusal(Refusal(.frame, .one, for: role, owner, priority))
       throw .noMemory
     }
     let refusal: PhysicalMemoryError? = domain.withLock { domain in
       let isFree = domain.block(holding: number) != nil
       guard isFree, domain.isNext(.none, priority), domain.admits(1, priority) else {
-        if isFree { domain.events.pointee.failures.add() }
+        if isFree { domain.events.pointee.failedAttempts.add() }
         return !table.isPresent(number) ? .outsideMemory : isFree ? .noMemory : .notFree
       }
       domain.detach(number, number + 1)
@@ -96,28 +151,31 @@ extension FrameAllocator {
         case .notFree: "not free"
         default: nil
         }
-      logRefusal(.frame, .one, for: role, priority, reason: reason)
+      logRefusal(Refusal(.frame, .one, for: role, owner, priority, reason: reason))
       throw refusal
     }
-    table.stamp(number, number + 1, role)
+    table.stamp(number, number + 1, role, for: owner)
     checkLowMemory()
   }
 
-  /// Logs a refusal. No lock is held.
-  func logRefusal(
-    _ kind: RefusedRequest.Kind, _ count: PageCount, for role: FrameRole, _ priority: AllocationPriority,
-    reason: StaticString? = nil, constraints: RunConstraints = RunConstraints()
-  ) {
+  /// Counts and logs a refusal by a public call. No lock is held.
+  @inline(never) func logRefusal(_ refusal: Refusal) {
+    domain.withLock { domain in
+      let events = domain.events
+      if refusal.kind == .run { events.pointee.runFailures.add() } else { events.pointee.failures.add() }
+    }
     func request() -> RefusedRequest {
-      let (free, reserved) = (freeCount, reserve(for: priority))
+      let (free, reserved) = (freeCount, reserve(for: refusal.priority))
       // The count is the caller's and may be anything.
-      let isEnough = free >= reserved && free - reserved >= count
+      let isEnough = free >= reserved && free - reserved >= refusal.count
       var request = RefusedRequest(
-        kind, count.bytes, priority: priority, requester: ShortName(role.description),
-        reason: reason ?? (isEnough ? "fragmentation" : "shortage"), free: freeCount)
+        refusal.kind, refusal.count.bytes, priority: refusal.priority, requester: refusal.requester,
+        reason: refusal.reason ?? (isEnough ? "fragmentation" : "shortage"))
+      let constraints = refusal.constraints
       if constraints.alignment > .page { request.alignment = ByteCount(constraints.alignment.rawValue) }
       if let boundary = constraints.boundary { request.boundary = ByteCount(boundary.rawValue) }
       (request.low, request.high) = (constraints.low, constraints.high)
+      request.site = refusal.owner.site
       return request
     }
     machine.record(request())
@@ -129,7 +187,8 @@ extension FrameAllocator {
 
   /// Allocates a block, or returns nil. `waiter` is that of a thread that tries again.
   func allocateBlock(
-    _ order: BlockOrder, _ role: FrameRole, _ priority: AllocationPriority, waiter: WaiterLink = .none
+    _ order: BlockOrder, _ role: FrameRole, _ priority: AllocationPriority, for owner: FrameOwner,
+    waiter: WaiterLink = .none
   ) -> UInt32? {
     if machine.failsHere(.physicalMemory) { return nil }
     let order = Int(order.rawValue)
@@ -137,7 +196,7 @@ extension FrameAllocator {
     let found = held.value.allocate(order, role: role, priority: priority, waiter: waiter)
     held.release()
     guard let frame = found else { return nil }
-    table.stamp(frame, frame + (1 << UInt32(truncatingIfNeeded: order)), role)
+    table.stamp(frame, frame + (1 << UInt32(truncatingIfNeeded: order)), role, for: owner)
     checkLowMemory()
     return frame
   }

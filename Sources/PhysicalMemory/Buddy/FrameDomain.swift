@@ -36,6 +36,8 @@ struct FrameDomain: ~Copyable {
   var reserves: InlineArray<3, UInt64> = .init(repeating: 0)
   /// A queue for each priority that waits, first come first, then that of the parked waiters.
   var waiters: InlineArray<3, IntrusiveList<WaiterLink>> = .init(repeating: IntrusiveList())
+  /// Frames that all waiters together wait for.
+  var waitedFor: UInt64 = 0
   var isolations: InlineArray<4, IsolatedRun> = .init(repeating: IsolatedRun())
   var failedRequests = FailedRequests()
 
@@ -236,7 +238,7 @@ struct FrameDomain: ~Copyable {
     return nil
   }
 
-  /// Allocates a block for a request that no other precedes and that its reserve allows; nil, and counts a failure,
+  /// Allocates a block for a request that no other precedes and that its reserve allows; nil, and counts an attempt,
   /// when one of these or the block is missing. The caller writes the records.
   @inline(__always)
   mutating func allocate(
@@ -244,7 +246,7 @@ struct FrameDomain: ~Copyable {
   ) -> UInt32? {
     let count: UInt32 = 1 << UInt32(truncatingIfNeeded: order)
     guard isNext(waiter, priority), admits(UInt64(count), priority), let frame = split(order) else {
-      events.pointee.failures.add()
+      events.pointee.failedAttempts.add()
       return nil
     }
     table.subtract(UInt64(count), from: .free)

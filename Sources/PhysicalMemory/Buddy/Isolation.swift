@@ -341,10 +341,11 @@ extension FrameAllocator {
     return table.record(frame.rawValue).snapshot.isCaptured
   }
 
-  /// Ends a complete isolation: the run is the caller's, role contiguous, each frame wired once. A store a frame.
-  package func finish(_ isolation: consuming Isolation) -> FrameRun {
+  /// Ends a complete isolation: the run is `owner`'s, role contiguous, each frame wired once. Three stores a frame.
+  package func finish(_ isolation: consuming Isolation, for owner: FrameOwner = .here) -> FrameRun {
     precondition(isComplete(isolation), "frames of the isolated run are missing")
     let run = isolation.run
+    setOwner(of: run, owner)
     isolation.finish()
     return run
   }

@@ -209,13 +209,15 @@ extension FrameAllocator {
   /// `badConstraint` when no machine could have it. Logs the refusal.
   public func allocate(
     run count: PageCount, where constraints: RunConstraints = RunConstraints(), role: FrameRole,
-    priority: AllocationPriority = .normal
+    priority: AllocationPriority = .normal, for owner: FrameOwner = .here
   ) throws(PhysicalMemoryError) -> FrameRun {
     do throws(PhysicalMemoryError) {
-      return try allocateUnlogged(run: count, where: constraints, role: role, priority: priority)
+      return try allocateUnlogged(
+        run: count, where: constraints, role: role, priority: priority, for: owner)
     } catch {
       let reason: StaticString? = error == .badConstraint ? "never" : nil
-      logRefusal(.run, count, for: role, priority, reason: reason, constraints: constraints)
+      logRefusal(
+        Refusal(.run, count, for: role, owner, priority, reason: reason, constraints: constraints))
       throw error
     }
   }
@@ -223,14 +225,14 @@ extension FrameAllocator {
   /// Does what `allocate` does, and logs no refusal: for a layer that logs its own request, of which this one is a part.
   package func allocateUnlogged(
     run count: PageCount, where constraints: RunConstraints = RunConstraints(), role: FrameRole,
-    priority: AllocationPriority = .normal
+    priority: AllocationPriority = .normal, for owner: FrameOwner = .here
   ) throws(PhysicalMemoryError) -> FrameRun {
     checkUse(role)
     guard let request = RunRequest(count, constraints) else { throw .badConstraint }
     if machine.failsHere(.physicalMemory) { throw .noMemory }
     var held = domain.acquire()
     guard let first = find(request, priority, &held) else {
-      events.pointee.runFailures.add()
+      events.pointee.failedAttempts.add()
       held.release()
       throw .noMemory
     }
@@ -239,7 +241,7 @@ extension FrameAllocator {
     account(first, end, role, &held)
     events.pointee.runs.add()
     held.release()
-    table.stamp(first, end, role)
+    table.stamp(first, end, role, for: owner)
     checkLowMemory()
     return FrameRun(first: FrameNumber(first), count: count)
   }

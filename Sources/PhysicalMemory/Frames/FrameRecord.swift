@@ -3,6 +3,7 @@
 //   0 next 4, previous 4    frame numbers; one list at a time: buddy, slab, paging queue
 //   8 owner 4, aux 4        index of the object or cache that has the frame; aux is the owner's
 //  16 index 8               page in its object
+//     (8 to 23: the two words of a `FrameOwner` until the requester writes its own)
 //  24 busy word 4           one atomic word, see `BusyWord`
 //  28 role 1
 //  29 order (5 bits), unmovable (of a pageable page)
@@ -231,21 +232,35 @@ import Synchronization
     (raw + offset).assumingMemoryBound(to: Atomic<UInt8>.self)
   }
 
+  /// Names the owner of an allocated frame. The purpose comes first: it is read only where the mark is set.
+  @inline(always) func setOwner(_ owner: FrameOwner) {
+    raw.storeBytes(of: owner.purposeAddress, toByteOffset: 16, as: UInt64.self)
+    raw.storeBytes(of: owner.word, toByteOffset: 8, as: UInt64.self)
+  }
+  /// The owner that was named when the frame was allocated; nil where the requester keeps its own words there.
+  var statedOwner: FrameOwner? {
+    switch role {
+    case .free, .slab, .pageable, .zspage, .absent: return nil
+    default: break
+    }
+    guard queue == .none else { return nil }
+    return FrameOwner(
+      purposeAddress: index, word: raw.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+  }
+
   /// Writes all of a record that was not initialised.
-  @inline(always) func initialize(role: FrameRole, busyWord: BusyWord) {
+  @inline(always) func initialize(role: FrameRole, busyWord: BusyWord, owner: FrameOwner = .none) {
     raw.storeBytes(of: UInt64.max, as: UInt64.self)
-    raw.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
-    raw.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
+    setOwner(owner)
     raw.storeBytes(
       of: UInt64(busyWord.rawValue) | UInt64(role.rawValue) << 32, toByteOffset: 24, as: UInt64.self)
   }
 
   /// Writes a valid record for a frame that was just allocated. Order and queue were reset under the domain lock, and
   /// other processors may be reading them.
-  @inline(always) func handOut(_ role: FrameRole, _ busyWord: BusyWord) {
+  @inline(always) func handOut(_ role: FrameRole, _ busyWord: BusyWord, _ owner: FrameOwner = .none) {
     raw.storeBytes(of: UInt64.max, as: UInt64.self)
-    raw.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
-    raw.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
+    setOwner(owner)
     self.role = role
     flags = 0
     self.busyWord = busyWord

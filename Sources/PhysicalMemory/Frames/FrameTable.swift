@@ -316,7 +316,10 @@ import Synchronization
   // MARK: Frames that were just removed from the queues
 
   /// Writes the records of frames that the caller has removed from the queues. Takes no lock.
-  func stamp(_ first: UInt32, _ end: UInt32, _ role: FrameRole, _ busyWord: BusyWord = .wiredOnce) {
+  func stamp(
+    _ first: UInt32, _ end: UInt32, _ role: FrameRole, _ busyWord: BusyWord = .wiredOnce,
+    for owner: FrameOwner = .none
+  ) {
     if cached.pointee.load(ordering: .relaxed) != 0 { discardCached(first, end) }
     var at = first
     while at < end {
@@ -325,11 +328,11 @@ import Synchronization
       let record = record(at)
       let count = Int(pageblockEnd - at)
       if pageblock.state == .valid {
-        for i in 0..<count { record.after(i).handOut(role, busyWord) }
+        for i in 0..<count { record.after(i).handOut(role, busyWord, owner) }
       } else {
         // The whole pageblock was removed from one block, so no other processor uses it.
         assert(count == Int(Pageblock.frames))
-        for i in 0..<count { record.after(i).initialize(role: role, busyWord: busyWord) }
+        for i in 0..<count { record.after(i).initialize(role: role, busyWord: busyWord, owner: owner) }
         pageblock.state = .valid
       }
       at = pageblockEnd

@@ -261,7 +261,7 @@ extension FrameDomain {
     table.subtract(UInt64(count), from: .free)
     table.add(UInt64(count), to: .pageable)
     events.pointee.allocations.add(UInt64(count))
-    if count < frames.count { events.pointee.failures.add() }
+    if count < frames.count { events.pointee.failedAttempts.add() }
     return count
   }
 
@@ -310,7 +310,7 @@ extension FrameDomain {
   ) -> Reactivation {
     guard isCached(frame, owner: owner, index: index) else { return .gone }
     guard isNext(.none, priority), admits(1, priority) else {
-      events.pointee.failures.add()
+      events.pointee.failedAttempts.add()
       return .refused
     }
     detach(frame, frame + 1)

@@ -29,6 +29,14 @@ struct Waiter {
   var previous = WaiterLink.none
 }
 
+/// A request for a block that waits for memory.
+struct WaitingRequest {
+  let order: BlockOrder
+  let role: FrameRole
+  let priority: AllocationPriority
+  let owner: FrameOwner
+}
+
 /// A waiter, or none.
 struct WaiterLink: ListLink {
   var pointer: UnsafeMutablePointer<Waiter>?
@@ -58,10 +66,12 @@ extension FrameDomain {
 
   mutating func join(_ waiter: WaiterLink, _ queue: Int) {
     waiter.waiter.pointee.queue = queue
+    waitedFor &+= waiter.waiter.pointee.count
     waiters[queue].append(waiter, in: WaiterLinks())
   }
 
   mutating func leave(_ waiter: WaiterLink) {
+    waitedFor &-= waiter.waiter.pointee.count
     waiters[waiter.waiter.pointee.queue].remove(waiter, in: WaiterLinks())
   }
 
@@ -120,11 +130,10 @@ extension FrameAllocator {
   /// Queues the parked waiters again, behind all others. A step for each of them, 64 at most.
   package func unparkWaiters() { domain.withLock { $0.unpark() } }
 
-  @inline(never) func wait(
-    for order: BlockOrder, _ role: FrameRole, _ priority: AllocationPriority, until deadline: Tick
-  ) -> UInt32? {
+  @inline(never) func wait(for request: WaitingRequest, until deadline: Tick) -> UInt32? {
+    let priority = request.priority
     let queue = Int(priority.rawValue)
-    let count = order.frames.rawValue
+    let count = request.order.frames.rawValue
     var waiter = Waiter(count: count, priority: priority, queue: queue)
     return withUnsafeMutablePointer(to: &waiter) { pointer in
       let me = WaiterLink(pointer: pointer)
@@ -145,7 +154,8 @@ extension FrameAllocator {
           )
         }
         if mayTry {
-          frame = allocateBlock(order, role, priority, waiter: me)
+          frame = allocateBlock(
+            request.order, request.role, priority, for: request.owner, waiter: me)
           // Frames enough are free, but no block: the request does not wait for that.
           if frame != nil || domain.withLock({ $0.admits(count, priority) }) { break }
           continue

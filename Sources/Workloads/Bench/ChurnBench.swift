@@ -68,7 +68,8 @@ package struct ChurnBench {
 
   private func allocate() -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt)
+      return try physical.allocate(
+        BlockOrder(0), role: .wired, priority: .interrupt, for: FrameOwner("bench, churn"))
     } catch {
       return nil
     }

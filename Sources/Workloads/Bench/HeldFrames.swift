@@ -41,7 +41,8 @@ struct HeldFrames {
 
   private func allocate(_ order: BlockOrder) -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(order, role: .wired, priority: .interrupt)
+      return try physical.allocate(
+        order, role: .wired, priority: .interrupt, for: FrameOwner("bench, held frames"))
     } catch {
       return nil
     }

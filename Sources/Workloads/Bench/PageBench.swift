@@ -19,7 +19,7 @@ package struct PageBench {
   package func pairs(_ order: BlockOrder, _ count: Int) -> Bool {
     do throws(PhysicalMemoryError) {
       for _ in 0..<count {
-        let block = try physical.allocate(order, role: .wired)
+        let block = try physical.allocate(order, role: .wired, for: FrameOwner("bench"))
         physical.free(block, order)
       }
       return true
@@ -49,7 +49,7 @@ package struct PageBench {
       let start = cp_cycles()
       for i in 0..<512 {
         do throws(PhysicalMemoryError) {
-          frames[i] = try physical.allocate(BlockOrder(0), role: .wired)
+          frames[i] = try physical.allocate(BlockOrder(0), role: .wired, for: FrameOwner("bench"))
         } catch {
           for k in 0..<i { physical.free(frames[k], BlockOrder(0)) }
           return nil

@@ -66,7 +66,9 @@ package struct RunSearchBench {
   private func isThere(_ count: PageCount, _ constraints: RunConstraints) -> Bool {
     do throws(PhysicalMemoryError) {
       physical.free(
-        try physical.allocate(run: count, where: constraints, role: .wired, priority: .interrupt))
+        try physical.allocate(
+          run: count, where: constraints, role: .wired, priority: .interrupt,
+          for: FrameOwner("bench, a run")))
       return true
     } catch {
       return false
@@ -93,7 +95,8 @@ package struct RunSearchBench {
 
   private func take(_ order: UInt8) -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocate(BlockOrder(order), role: .wired, priority: .interrupt)
+      return try physical.allocate(
+        BlockOrder(order), role: .wired, priority: .interrupt, for: FrameOwner("bench, a block"))
     } catch {
       return nil
     }

@@ -47,7 +47,9 @@ package struct VmemBench {
     self.memory = memory
     self.live = live
     do throws(PhysicalMemoryError) {
-      run = try memory.physical.allocate(run: ByteCount(bytes).pagesRoundedUp, role: .wired)
+      run = try memory.physical.allocate(
+        run: ByteCount(bytes).pagesRoundedUp, role: .wired,
+        for: FrameOwner("bench, tags of vmem"))
     } catch {
       return nil
     }

@@ -62,7 +62,8 @@ extension SeededHistory {
     let order = BlockOrder(UInt8(min(11, random.next().trailingZeroBitCount)))
     let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
-      let first = try system.physical.allocate(order, role: role, priority: priority)
+      let first = try system.physical.allocate(
+        order, role: role, priority: priority, for: FrameOwner("a frame history"))
       require(UInt64(first.rawValue) & (order.frames.rawValue - 1) == 0, "a block is not aligned to its size")
       recordRun(FrameRun(first: first, count: order.frames), role)
     } catch {
@@ -74,7 +75,8 @@ extension SeededHistory {
     let frame = FrameNumber(UInt32(random.below(system.physical.total.rawValue + 512)))
     let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
-      try system.physical.allocate(frame: frame, role: role, priority: priority)
+      try system.physical.allocate(
+        frame: frame, role: role, priority: priority, for: FrameOwner("a frame history"))
       recordRun(FrameRun(first: frame, count: .one), role)
     } catch {
       countRefusal(error.rawValue)
@@ -95,7 +97,8 @@ extension SeededHistory {
     let (role, priority) = (role(), priority())
     do throws(PhysicalMemoryError) {
       let run = try system.physical.allocate(
-        run: PageCount(count), where: constraints, role: role, priority: priority)
+        run: PageCount(count), where: constraints, role: role, priority: priority,
+        for: FrameOwner("a frame history"))
       let (first, last) = (run.first.address.rawValue, run.first.address.rawValue + size - 1)
       require(run.count.rawValue == count, "a run has another length")
       require(

@@ -63,7 +63,8 @@ extension SeededHistory {
       }
     let contents: InitialContents = random.oneIn(4) ? .zero : .unknown
     let address = try system.space.allocateWired(
-      count, from: arena, role: .kmem, priority: priority(), contents: contents)
+      count, from: arena, role: .kmem, priority: priority(), contents: contents,
+      for: FrameOwner("a history of kernel space"))
     visitPages(address, count) { history, page, frame in
       let memory = history.system.machine.directMap.pointer(to: frame)
       if contents == .zero { history.require(memory.load(as: UInt64.self) == 0, "a page is not zero") }

@@ -179,7 +179,9 @@ private struct FrameHeaps {
 
   private func allocate() -> FrameNumber? {
     do throws(PhysicalMemoryError) {
-      return try physical.allocateUnlogged(BlockOrder(0), role: .loaned, priority: .interrupt)
+      return try physical.allocateUnlogged(
+        BlockOrder(0), role: .loaned, priority: .interrupt,
+        for: FrameOwner("dirty, frames kept from it"))
     } catch {
       return nil
     }

@@ -527,7 +527,7 @@ package struct PagingHistory {
   private func requestFrame() {
     guard hasSpace else { return }
     do throws(PhysicalMemoryError) {
-      let frame = try physical.allocate(BlockOrder(0), role: .wired)
+      let frame = try physical.allocate(BlockOrder(0), role: .wired, for: FrameOwner("a paging history"))
       state.pointee.stamp += 1
       store(frame, state.pointee.stamp)
       hold(Held(kind: .frame, frame: frame, stamp: state.pointee.stamp, subject: -1))
@@ -578,7 +578,8 @@ package struct PagingHistory {
     switch random.pointee.random.below(4) {
     case 0 where state.pointee.borrowedCount < Self.borrowedCapacity:
       do throws(PhysicalMemoryError) {
-        let frame = try physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt)
+        let frame = try physical.allocate(
+          BlockOrder(0), role: .wired, priority: .interrupt, for: FrameOwner("a paging history"))
         state.pointee.borrowed[state.pointee.borrowedCount] = frame
         state.pointee.borrowedCount += 1
       } catch {

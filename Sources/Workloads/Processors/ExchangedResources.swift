@@ -135,7 +135,9 @@ struct ExchangedResources {
       return object(size, worker).map { resource(.object, $0, size) }
     case 5, 6:
       let order = BlockOrder(UInt8(worker.below(worker.oneIn(8) ? 6 : 2)))
-      guard let frame = try? memory.physical.allocate(order, role: .wired) else { return nil }
+      guard let frame = try? memory.physical.allocate(order, role: .wired, for: FrameOwner("stress")) else {
+        return nil
+      }
       return resource(.block, map.virtualAddress(of: frame.address).rawValue, order.frames.bytes.rawValue)
     case 7:
       let count = 1 + worker.below(24)
@@ -145,10 +147,16 @@ struct ExchangedResources {
     case 8, 9:
       let pages = PageCount(1 + worker.below(worker.oneIn(8) ? 40 : 6))
       let source: WiredArena = worker.oneIn(3) ? .kernel : worker.oneIn(2) ? .metadata : .heap
-      guard let address = try? memory.space.allocateWired(pages, from: source) else { return nil }
+      guard
+        let address = try? memory.space.allocateWired(
+          pages, from: source, for: FrameOwner("stress"))
+      else { return nil }
       return resource(.wired, address.rawValue, pages.bytes.rawValue)
     case 10:
-      guard let stack = try? memory.space.allocateStack(PageCount(1 + worker.below(4))) else { return nil }
+      guard
+        let stack = try? memory.space.allocateStack(
+          PageCount(1 + worker.below(4)), for: FrameOwner("stress"))
+      else { return nil }
       requireGuard(stack, worker)
       return resource(.stack, stack.bottom.rawValue, stack.count.bytes.rawValue)
     default:

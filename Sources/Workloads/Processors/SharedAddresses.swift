@@ -185,7 +185,8 @@ struct SharedAddresses {
   }
 
   private func mapWindow(_ place: Int, _ stamp: UInt64) -> Bool {
-    guard let frame = try? memory.physical.allocate(BlockOrder(0), role: .wired) else { return false }
+    guard let frame = try? memory.physical.allocate(BlockOrder(0), role: .wired, for: FrameOwner("stress"))
+    else { return false }
     fill(frame, stamp)
     let address = VirtualAddress(places[place].address.load(ordering: .relaxed))
     do throws(PageTableError) {
@@ -203,7 +204,10 @@ struct SharedAddresses {
   /// Allocates a wired page, and stamps it at its address, by the translation of this processor.
   private func mapRange(_ place: Int, _ stamp: UInt64) -> Bool {
     let source: WiredArena = place % 2 == 0 ? .kernel : .heap
-    guard let address = try? memory.space.allocateWired(.one, from: source) else { return false }
+    guard
+      let address = try? memory.space.allocateWired(
+        .one, from: source, for: FrameOwner("stress"))
+    else { return false }
     for offset in stride(from: 0, to: Page.size, by: 8) {
       do throws(PagingError) {
         try access.store(address + ByteCount(offset), stamp)

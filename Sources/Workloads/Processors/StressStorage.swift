@@ -52,7 +52,9 @@ struct StressStorage {
     let count = plan.workers + 1
     let parts = Parts(workers: count, pages: plan.pages)
     do throws(PhysicalMemoryError) {
-      run = try memory.physical.allocate(run: parts.size.pagesRoundedUp, role: .wired)
+      run = try memory.physical.allocate(
+        run: parts.size.pagesRoundedUp, role: .wired,
+        for: FrameOwner("stress, its storage"))
     } catch {
       throw .noMemory
     }

@@ -136,7 +136,7 @@ package struct Replay {
     let size = layout.size.pagesRoundedUp
     let run: FrameRun
     do throws(PhysicalMemoryError) {
-      run = try system.physical.allocate(run: size, role: .wired)
+      run = try system.physical.allocate(run: size, role: .wired, for: FrameOwner("replay, its slots"))
     } catch {
       throw .noRun(size)
     }

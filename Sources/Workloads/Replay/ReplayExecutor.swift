@@ -246,13 +246,17 @@ struct ReplayExecutor {
     let order = BlockOrder(operation.order)
     do throws(PhysicalMemoryError) {
       guard operation.limit == .dma || operation.limit == .dma32 else {
-        return try physical.allocate(order, role: .wired, priority: priority)
+        return try physical.allocate(
+          order, role: .wired, priority: priority, for: FrameOwner("replay, pages of the trace"))
       }
       let high = PhysicalAddress(operation.limit == .dma ? 16 << 20 : 4 << 30)
       let alignment = Alignment(order.frames.bytes.rawValue) ?? .page
       let constraints = RunConstraints(high: high, alignment: alignment)
-      return try physical.allocate(run: order.frames, where: constraints, role: .wired, priority: priority)
-        .first
+      return try physical.allocate(
+        run: order.frames, where: constraints, role: .wired, priority: priority,
+        for: FrameOwner("replay, pages of the trace")
+      )
+      .first
     } catch {
       return nil
     }
