@@ -58,39 +58,39 @@ extension ContiguousAllocator {
     ) {
       statistics.add(Statistic(name, unit, .counter, about, context: context, read: read))
     }
-    counter("vm.contig.requests", .requests, "for contiguous memory") {
+    counter("vm.contig.requests", .requests, "requests for contiguous memory") {
       ContiguousAllocator($0).counters.requests.load(ordering: .relaxed)
     }
-    counter("vm.contig.granted", .requests, "since boot") {
+    counter("vm.contig.granted", .requests, "granted since boot") {
       ContiguousAllocator($0).counters.granted.load(ordering: .relaxed)
     }
-    counter("vm.contig.refused", .requests, "since boot") {
+    counter("vm.contig.refused", .requests, "refused since boot; failures lists the last") {
       ContiguousAllocator($0).counters.refused.load(ordering: .relaxed)
     }
     counter("vm.contig.repeated", .requests, "refused in constant time, as they failed before") {
       ContiguousAllocator($0).counters.repeated.load(ordering: .relaxed)
     }
-    counter("vm.contig.pages_moved", .pages, "out of the way of runs") {
+    counter("vm.contig.pages_moved", .pages, "pages moved out of the way of runs") {
       ContiguousAllocator($0).movedCount.rawValue
     }
-    counter("vm.contig.pages_written", .pages, "to swap or devices, for runs") {
+    counter("vm.contig.pages_written", .pages, "pages written to swap or devices, for runs") {
       ContiguousAllocator($0).writtenCount.rawValue
     }
     counter(
-      "vm.contig.runs_abandoned", .events, "isolated, and freed again because they could not be emptied"
+      "vm.contig.runs_abandoned", .events, "runs isolated, and freed again because they could not be emptied"
     ) {
       ContiguousAllocator($0).counters.runsAbandoned.load(ordering: .relaxed)
     }
-    counter("vm.searches", .requests, "searches for runs to be emptied") {
+    counter("vm.searches", .events, "searches for runs to be emptied") {
       ContiguousAllocator($0).counters.searches.load(ordering: .relaxed)
     }
-    counter("vm.search_steps", .requests, "steps of searches for runs to be emptied") {
+    counter("vm.search_steps", .steps, "steps of searches for runs to be emptied") {
       ContiguousAllocator($0).counters.searchSteps.load(ordering: .relaxed)
     }
     counter("vm.failed_cache.hits", .requests, "requests refused by the failed-request cache") {
       ContiguousAllocator($0).counters.failedCacheHits.load(ordering: .relaxed)
     }
-    counter("vm.failed_cache.steps", .requests, "steps of lookups in the failed-request cache") {
+    counter("vm.failed_cache.steps", .steps, "steps of lookups in the failed-request cache") {
       ContiguousAllocator($0).counters.failedCacheSteps.load(ordering: .relaxed)
     }
   }

@@ -77,19 +77,19 @@ enum Executive {
   static func register(in statistics: Statistics) {
     statistics.add(
       Statistic(
-        "machine.cycles", .instructions, .counter, "since the loader's jump; exact with -icount shift=0",
+        "machine.cycles", .cycles, .counter, "since the loader's jump; exact with -icount shift=0",
         context: nil, read: { _ in Executive.cyclesSinceEntry }))
     statistics.add(
       Statistic(
-        "machine.ticks", .ticks, .counter, "of the clock, 1000 a second", context: nil,
+        "machine.ticks", .ticks, .counter, "ticks of the clock, 1000 a second", context: nil,
         read: { _ in Timer.now.rawValue }))
     statistics.add(
       Statistic(
-        "machine.processors", .processors, .gauge, "that run", context: nil,
+        "machine.processors", .processors, .gauge, "processors that run", context: nil,
         read: { _ in UInt64(Processors.onlineCount) }))
     statistics.add(
       Statistic(
-        "machine.measure", .switchOnOff, .tunable, "how long locks are held and interrupts are off",
+        "machine.measure", .switchOnOff, .tunable, "measure how long locks are held and interrupts are off",
         context: nil, read: { _ in UInt64(Processors.block(0).pointee.processor.measuring) },
         write: { _, value in
           guard value <= 1 else { return .out_of_range }
@@ -100,7 +100,7 @@ enum Executive {
         }))
     statistics.add(
       Statistic(
-        "machine.longest_off", .instructions, .gauge, "with interrupts off, on any processor, while measured",
+        "machine.longest_off", .cycles, .gauge, "the longest time with interrupts off, while measured",
         context: nil, read: { _ in ExecutiveInspection.longestOff }))
     Messages.register(in: statistics)
   }

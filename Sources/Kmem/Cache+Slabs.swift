@@ -70,6 +70,8 @@ extension CachePointer {
       entry.pointee.size = UInt16(truncatingIfNeeded: request.size)
       entry.pointee.type = request.type.index
       entry.pointee.allocatedAt = request.site
+      // The free before it was of another object at this address.
+      entry.pointee.freedAt = .unknown
       allocated = object
     }
     return allocated

@@ -4,6 +4,7 @@
 // are for the three ends of a request: granted, freed, refused.
 
 import MemoryPrimitives
+import Synchronization
 
 extension KmemAllocator {
   /// Counts `pages` of contiguous memory as allocated under `type`: one request, granted and in use.

@@ -76,6 +76,35 @@ public struct FaultReport: Sendable {
     case virtualAddress, physicalAddress, frame, identifier
   }
 
+  /// Calls `body` with the label and the text of each line that says what is wrong, whose it is and who did it. The
+  /// kernel and the host print the same lines. `region` describes an address that no layer owns; `place` names a call
+  /// site.
+  package func forEachLine(
+    region: (UInt64) -> Line, place: (CallSite) -> Line, _ body: (StaticString, Line) -> Void
+  ) {
+    switch self.place {
+    case .virtualAddress: body("what", "\(what): \(VirtualAddress(subject))")
+    case .physicalAddress: body("what", "\(what): \(PhysicalAddress(subject))")
+    case .frame: body("what", "\(what): frame \(subject)")
+    case .identifier: body("what", "\(what): \(subject)")
+    }
+    if given != expected && expected != 0 {
+      body("", "given \(count: given), expected \(count: expected)")
+    }
+    var whose = Line()
+    if let owner { whose.append(line: "\(owner)") }
+    if let type {
+      if whose.count > 0 { whose.append(", ") }
+      whose.append(line: "type \(type)")
+    }
+    if whose.count == 0 { whose = self.place == .virtualAddress ? region(subject) : "not known" }
+    body("owner", whose)
+    if allocatedAt != .unknown { body("allocated", place(allocatedAt)) }
+    if freedAt != .unknown { body("freed", place(freedAt)) }
+    guard reportedAt != .unknown else { return }
+    body(kind == .doubleFree && freedAt != .unknown ? "and again" : "called", place(reportedAt))
+  }
+
   /// Makes a report; the other fields keep their defaults.
   package init(_ kind: FaultKind, _ what: StaticString, _ subject: UInt64, _ place: Place) {
     self.kind = kind

@@ -62,6 +62,39 @@ import CPlatform
     body(.kmemTrim, "kmem trim")
   }
 
+  /// The name of the locks of this rank.
+  package var name: StaticString {
+    var found: StaticString = "an unnamed lock"
+    Self.forEach { if $0 == self { found = $1 } }
+    return found
+  }
+
+  /// Whether the processor may acquire a lock of this rank, while `held` is the rank of the innermost that is held.
+  /// Leaves a note for the report otherwise. Interrupts are off.
+  @usableFromInline func isAbove(_ held: UInt32) -> Bool {
+    if held < rawValue { return true }
+    cp_processor().pointee.refused_rank = rawValue
+    return false
+  }
+
+  /// The locks that this processor holds, and the one that it must not acquire beside them, for a report; nil when it
+  /// holds none. Interrupts are off.
+  package static var heldLocks: Line? {
+    let mine = cp_processor()
+    let refused = mine.pointee.refused_rank
+    var line = Line()
+    func add(_ held: UInt32) {
+      guard held != 0 else { return }
+      line.append(line.count == 0 ? "holds " : " and ")
+      line.append(line: "\(LockRank(held).name) (rank \(held))")
+    }
+    add(mine.pointee.held_sleeping)
+    add(mine.pointee.held_rank)
+    guard line.count > 0 else { return nil }
+    if refused != 0 { line.append(line: ", and acquires \(LockRank(refused).name) (rank \(refused))") }
+    return line
+  }
+
   /// Counts a wait for a lock of this rank, if the processor has a table for that. Interrupts are off.
   @usableFromInline func recordWait(_ cycles: UInt64) {
     guard let waits = cp_processor().pointee.waits, rawValue < CP_LOCK_RANKS else { return }

@@ -62,7 +62,7 @@ package struct SleepLock: ~Copyable {
   }
 
   private borrowing func mayAcquire() -> Bool {
-    withInterruptsOff { cp_processor().pointee.held_sleeping < rank.rawValue }
+    withInterruptsOff { rank.isAbove(cp_processor().pointee.held_sleeping) }
   }
 
   private borrowing func recordAcquired() -> Bool {

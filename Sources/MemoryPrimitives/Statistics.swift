@@ -23,8 +23,10 @@ import CPlatform
   case events
   /// Ticks of the machine's timer.
   case ticks
-  /// Steps of the cycle counter: instructions where it counts them.
-  case instructions
+  /// Steps of a search.
+  case steps
+  /// Steps of the cycle counter: instructions on a machine that counts these, else cycles.
+  case cycles
   /// Processors.
   case processors
   /// Passes of a contiguous request.

@@ -90,17 +90,17 @@ extension PagedMemory {
     }
     add("vm.objects", .objects, .gauge, "memory objects") { PagedMemory($0).figures.objects }
     add("vm.faults", .events, .counter, "page faults") { PagedMemory($0).figures.faults }
-    add("vm.faults.zero", .events, .counter, "answered with a page of zeroes") {
+    add("vm.faults.zero", .events, .counter, "faults answered with a page of zeroes") {
       PagedMemory($0).figures.zeroFills
     }
-    add("vm.faults.page_in", .events, .counter, "that read a page") { PagedMemory($0).figures.pageIns }
-    add("vm.faults.reactivated", .events, .counter, "that reactivated a cached page") {
+    add("vm.faults.page_in", .events, .counter, "faults that read a page") { PagedMemory($0).figures.pageIns }
+    add("vm.faults.reactivated", .events, .counter, "faults that reactivated a cached page") {
       PagedMemory($0).figures.reactivations
     }
-    add("vm.faults.failed", .events, .counter, "that failed") {
+    add("vm.faults.failed", .events, .counter, "faults that failed") {
       PagedMemory($0).figures.failedFaults
     }
-    add("vm.paging.refused", .requests, .counter, "objects, ranges and pages; failures lists the last") {
+    add("vm.paging.refused", .requests, .counter, "objects, ranges and pages refused; see failures") {
       PagedMemory($0).counters.refusals.value
     }
     add("vm.laundry.written", .pages, .counter, "pages written out") { PagedMemory($0).figures.written }
@@ -115,10 +115,10 @@ extension PagedMemory {
       PagedMemory($0).figures.cached
     }
     add("vm.daemon.runs", .events, .counter, "runs of the page daemon") { PagedMemory($0).figures.daemonRuns }
-    add("vm.daemon.written", .pages, .counter, "pages written out for them") {
+    add("vm.daemon.written", .pages, .counter, "pages written out for runs of the page daemon") {
       PagedMemory($0).figures.writtenForDaemon
     }
-    add("vm.daemon.scanned", .pages, .counter, "pages that it and the laundry inspected") {
+    add("vm.daemon.scanned", .pages, .counter, "pages that the daemon and the laundry inspected") {
       PagedMemory($0).figures.scanned
     }
     add(

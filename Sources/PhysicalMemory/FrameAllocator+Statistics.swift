@@ -49,29 +49,40 @@ extension FrameAllocator {
   }
 
   private func registerRequests(in statistics: Statistics) {
-    func counter(_ name: StaticString, _ about: StaticString, _ read: @escaping Reader) {
+    func counter(
+      _ name: StaticString, _ unit: StatisticUnit, _ about: StaticString, _ read: @escaping Reader
+    ) {
       statistics.add(
-        Statistic(name, .requests, .counter, about, context: UnsafeMutableRawPointer(state), read: read))
+        Statistic(name, unit, .counter, about, context: UnsafeMutableRawPointer(state), read: read))
     }
-    counter("vm.allocations", "blocks and single frames allocated") {
+    counter("vm.allocations", .requests, "blocks and single frames granted") {
       Self($0).events.pointee.allocations.value
     }
-    counter("vm.frees", "frees of frames of one pageblock and role") { Self($0).events.pointee.frees.value }
-    counter("vm.failures", "blocks and single frames refused; failures lists the last") {
+    counter("vm.frees", .events, "frees of frames of one pageblock and role") {
+      Self($0).events.pointee.frees.value
+    }
+    counter("vm.failures", .requests, "blocks and single frames refused; failures lists the last") {
       Self($0).events.pointee.failures.value
     }
-    counter("vm.runs", "runs allocated") { Self($0).events.pointee.runs.value }
-    counter("vm.failed_attempts", "attempts that found no memory, layers above and waiters included") {
+    counter("vm.runs", .requests, "runs granted") { Self($0).events.pointee.runs.value }
+    counter("vm.failed_attempts", .events, "attempts that found no memory, layers above and waiters included")
+    {
       Self($0).events.pointee.failedAttempts.value
     }
-    counter("vm.run_failures", "runs refused; failures lists the last") {
+    counter("vm.run_failures", .requests, "runs refused; failures lists the last") {
       Self($0).events.pointee.runFailures.value
     }
-    counter("vm.run_steps", "steps of searches for runs") { Self($0).events.pointee.runSteps.value }
-    counter("vm.waits", "requests that waited for memory") { Self($0).events.pointee.waits.value }
-    counter("vm.reactivations", "cached pages reactivated") { Self($0).events.pointee.reactivations.value }
-    counter("vm.isolations", "runs isolated to be emptied") { Self($0).events.pointee.isolations.value }
-    counter("vm.isolated", "frames captured in isolated runs") { Self($0).events.pointee.captures.value }
+    counter("vm.run_steps", .steps, "steps of searches for runs") { Self($0).events.pointee.runSteps.value }
+    counter("vm.waits", .requests, "requests that waited for memory") { Self($0).events.pointee.waits.value }
+    counter("vm.reactivations", .pages, "cached pages reactivated") {
+      Self($0).events.pointee.reactivations.value
+    }
+    counter("vm.isolations", .events, "runs isolated to be emptied") {
+      Self($0).events.pointee.isolations.value
+    }
+    counter("vm.isolated", .pages, "frames captured in isolated runs") {
+      Self($0).events.pointee.captures.value
+    }
   }
 
   private func setReserve(_ pages: UInt64, _ priority: AllocationPriority) -> Bool {

@@ -40,7 +40,7 @@ extension Tags {
       Tags.sum($0) { $0.segments.value }
     }
     row("vmem.allocations", .requests, .counter, "requests granted") { Tags.sum($0) { $0.allocations.value } }
-    row("vmem.frees", .requests, .counter, "segments freed") { Tags.sum($0) { $0.frees.value } }
+    row("vmem.frees", .events, .counter, "segments freed") { Tags.sum($0) { $0.frees.value } }
     row("vmem.failed", .requests, .counter, "requests refused, without those of layers above") {
       Tags.sum($0) { $0.failed.value &- $0.failedForCaller.value }
     }

@@ -30,10 +30,16 @@ final class BootFaultTests: XCTestCase {
     try report(of: "double-free", contains: ["double free", "owner"])
   }
   func testAFreeOfTheWrongSizeIsReported() throws {
-    try report(of: "wrong-size", contains: ["wrong size", "owner"])
+    try report(of: "wrong-size", contains: ["wrong size", "owner", "  called    "])
   }
   func testAFreeOfAForeignPointerIsReported() throws {
-    try report(of: "foreign-pointer", contains: ["foreign pointer"])
+    let log = try Boot().run("fault foreign-pointer").text
+    XCTAssertTrue(log.contains("FAULT  foreign pointer") && log.contains("  called    "), log)
+    XCTAssertFalse(log.contains("and again"), log)
+  }
+  func testALockAgainstItsRankIsReportedWithBothNames() throws {
+    try report(
+      of: "lock-order", contains: ["holds registry (rank 70)", "acquires physical domain (rank 60)"])
   }
 
   func testAPanicIsReported() throws {

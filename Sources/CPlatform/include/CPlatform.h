@@ -52,6 +52,7 @@ struct cp_processor {
   uint32_t measuring;              // 44: whether intervals with a spin lock held are measured
   uint64_t held_since;             // 48: cycles when the outermost spin lock was taken, 0 when not measured
   uint64_t longest_off;            // 56: the most cycles that interrupts were off, as far as that is measured
+  uint32_t refused_rank;           // 64: rank of the lock that the order of locks forbids here, for the report
   /// Host only: called when interrupts are switched on again; null when nothing is pending.
   void (*_Nullable pending)(void *_Nullable context);
   void *_Nullable pending_context;

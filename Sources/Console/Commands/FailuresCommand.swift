@@ -11,7 +11,8 @@ extension CommandDescription {
       about: """
         The last 64 requests that were refused, or granted only after pages were
         moved or written: by which requester, at which tick, and the memory that
-        was free, reserved from that priority, and waited for by threads then.
+        was free then. Above 1 MiB: so much was reserved from that priority.
+        Awaited: threads waited for so much.
         """,
       example: "failures", question: .failure,
       arguments: .none)
@@ -100,7 +101,7 @@ extension Shell {
     if request.wasGranted { answer = "yes" }
     if let why = whyNever(request) { answer = "never: \(why)" }
     if isForWantOfMemory(request) {
-      if request.reserved > .zero { answer.append(line: ", \(request.reserved.bytes) reserved") }
+      if request.reserved > .zero { answer.append(line: " above \(request.reserved.bytes)") }
       if request.awaited > .zero { answer.append(line: ", \(request.awaited.bytes) awaited") }
     }
     if request.blocker != .none { answer.append(line: ", frame \(request.blocker)") }

@@ -50,8 +50,8 @@ extension Shell {
       print("! \(title): \(count: row.longest_hold) up to \(code(VirtualAddress(row.hold_site)) ?? "-")")
     }
     print("A thread acquires locks in rising rank. Waits and holds are in \(costUnit);")
-    print(
-      "holds are measured while machine.measure=on. The budget for a spin lock: \(count: Self.holdBudget).")
+    print("holds are measured while machine.measure=on.")
+    if countsInstructions { print("The budget for a spin lock: \(count: Self.holdBudget) instructions.") }
   }
 
   /// The processors whose innermost spin lock is of this rank.

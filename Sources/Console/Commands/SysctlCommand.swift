@@ -96,7 +96,7 @@ extension Shell {
       let value = row.value
       switch row.unit {
       case .choice, .switchOnOff: table.text(spelled(value, row))
-      case .bytes, .pages, .requests, .objects, .tags, .events, .ticks, .instructions, .processors,
+      case .bytes, .pages, .requests, .objects, .tags, .events, .steps, .ticks, .cycles, .processors,
         .passes:
         table.count(value)
       }
@@ -129,7 +129,8 @@ extension Shell {
     case .tags: "tags"
     case .events: "events"
     case .ticks: "ticks"
-    case .instructions: "instructions"
+    case .steps: "steps"
+    case .cycles: Line(costUnit)
     case .processors: "processors"
     case .passes: "passes"
     case .switchOnOff: "on|off"

@@ -153,6 +153,7 @@ enum Exception {
     _ frame: UnsafePointer<cp_trap_frame>, _ words: Line, overflowed: Bool = false, touched: UInt64? = nil
   ) -> Never {
     let f = frame.pointee
+    if let locks = LockRank.heldLocks { FaultBlock.field("locks", locks) }
     FaultBlock.field("at", "\(Symbols.place(f.rip))   rip \(VirtualAddress(f.rip))")
     printRegisters(("rax", f.rax), ("rbx", f.rbx), ("rcx", f.rcx))
     printRegisters(("rdx", f.rdx), ("rsi", f.rsi), ("rdi", f.rdi))

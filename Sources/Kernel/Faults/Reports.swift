@@ -11,21 +11,7 @@ enum Reports {
     // The backtrace begins at the caller of the upcall.
     let here = UnsafePointer<UInt64>(bitPattern: UInt(cp_frame_pointer()))?.pointee ?? 0
     FaultBlock.open("\(report.kind.description)", at: cp_here())
-    switch report.place {
-    case .virtualAddress:
-      FaultBlock.field("what", "\(report.what): \(VirtualAddress(report.subject))")
-    case .physicalAddress:
-      FaultBlock.field("what", "\(report.what): \(PhysicalAddress(report.subject))")
-    case .frame: FaultBlock.field("what", "\(report.what): frame \(report.subject)")
-    case .identifier: FaultBlock.field("what", "\(report.what): \(report.subject)")
-    }
-    if report.given != report.expected && report.expected != 0 {
-      FaultBlock.field("", "given \(count: report.given), expected \(count: report.expected)")
-    }
-    FaultBlock.field("owner", owner(of: report))
-    if report.allocatedAt != .unknown { FaultBlock.field("allocated", place(report.allocatedAt)) }
-    if report.freedAt != .unknown { FaultBlock.field("freed", place(report.freedAt)) }
-    if report.reportedAt != .unknown { FaultBlock.field("and again", place(report.reportedAt)) }
+    report.forEachLine(region: OwnerDescription.describe, place: place) { FaultBlock.field(Line($0), $1) }
     printBacktrace(from: here)
     FaultBlock.say(memoryState)
     FaultBlock.stop(
@@ -40,17 +26,6 @@ enum Reports {
     guard OtherProcessors.areIdle else { return "Nothing was changed. \(free)" }
     if let broken = memory.checkInvariants() { return "! An invariant is broken: \(broken). \(free)" }
     return "Nothing was changed; all invariants hold. \(free)"
-  }
-
-  private static func owner(of report: FaultReport) -> Line {
-    var line = Line()
-    if let owner = report.owner { line.append(line: "\(owner)") }
-    if let type = report.type {
-      if line.count > 0 { line.append(", ") }
-      line.append(line: "type \(type)")
-    }
-    if line.count > 0 { return line }
-    return report.place == .virtualAddress ? OwnerDescription.describe(report.subject) : "not known"
   }
 
   private static func place(_ site: CallSite) -> Line {
