@@ -94,11 +94,7 @@ struct Arguments {
         Bytes(rebasing: word.bytes[0..<length]) == name
       else { continue }
       take(index)
-      // Quotes would shift the caret; it then points at the whole word.
-      let exact = word.width == word.bytes.count
-      return Word(
-        bytes: Bytes(rebasing: word.bytes[(length + 1)...]), column: word.column + (exact ? length + 1 : 0),
-        width: exact ? word.width - length - 1 : word.width)
+      return part(of: word, from: length + 1)
     }
     return nil
   }
@@ -178,8 +174,47 @@ struct Arguments {
   }
 
   private func refuse(_ word: Word, _ error: FigureError) -> CommandError {
-    guard word.width == word.bytes.count else { return console.refuse(word, Line(error.description)) }
-    return console.refuse(word.column + error.at, max(1, word.width - error.at), Line(error.description))
+    // Of a range, only the address or only the size is wrong.
+    let count = word.bytes.count
+    let plus = word.bytes.firstIndex(of: UInt8(ascii: "+")) ?? count
+    var (first, end) = error.at < plus ? (error.at, plus) : (error.at, count)
+    // A figure is too large as a whole.
+    if error.reason == .tooLarge { first = error.at < plus ? 0 : plus + 1 }
+    first = min(first, end)
+    end = max(first, end)
+    let wrong = part(of: word, from: first, to: end)
+    return console.refuse(wrong.column, max(1, wrong.width), Line(error.description))
+  }
+
+  /// The bytes `from` to `end` of a word, and where they stand on the line: the word may have been typed with quotes
+  /// and backslashes, which its bytes no longer have.
+  func part(of word: Word, from: Int, to end: Int? = nil) -> Word {
+    let end = end ?? word.bytes.count
+    let first = column(of: word, from)
+    let last = end > from ? column(of: word, end - 1) + 1 : first
+    return Word(bytes: Bytes(rebasing: word.bytes[from..<end]), column: first, width: last - first)
+  }
+
+  /// The column at which byte `index` of a word stands on the line; behind the word for its end.
+  private func column(of word: Word, _ index: Int) -> Int {
+    guard word.width != word.bytes.count else { return word.column + index }
+    let end = word.column + word.width
+    var column = word.column
+    var left = index
+    var quote: UInt8 = 0
+    while column < end {
+      let byte = words.pointee.line[column]
+      if quote == 0 ? byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "'") : byte == quote {
+        // Where a word begins with a quote, its first byte stands behind that.
+        quote = quote == 0 ? byte : 0
+      } else {
+        if byte == UInt8(ascii: "\\") && quote != UInt8(ascii: "'") && column + 1 < end { column += 1 }
+        if left == 0 { return column }
+        left -= 1
+      }
+      column += 1
+    }
+    return column
   }
 }
 

@@ -28,8 +28,10 @@ struct CommandDescription {
   let name: StaticString
   let usage: StaticString
   let about: StaticString
-  /// A line that works on the machine that `make run` boots.
+  /// A line that works on the machine that `make run` boots, once the line `after` was typed.
   let example: StaticString
+  /// The line that makes what the example needs; empty when it needs nothing.
+  let after: StaticString
   let question: Question
   /// The command as the overview of `help` shows it: its name, or the name and what to type behind it.
   let entry: StaticString
@@ -39,14 +41,16 @@ struct CommandDescription {
   let arguments: ArgumentRule
 
   init(
-    name: StaticString, usage: StaticString, about: StaticString, example: StaticString, question: Question,
-    entry: StaticString? = nil, synonyms: StaticString = "", completion: Completion = .none,
+    name: StaticString, usage: StaticString, about: StaticString, example: StaticString,
+    after: StaticString = "", question: Question, entry: StaticString? = nil, synonyms: StaticString = "",
+    completion: Completion = .none,
     arguments: ArgumentRule = .some
   ) {
     self.name = name
     self.usage = usage
     self.about = about
     self.example = example
+    self.after = after
     self.question = question
     self.entry = entry ?? name
     self.synonyms = synonyms

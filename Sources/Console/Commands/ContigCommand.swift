@@ -264,11 +264,25 @@ extension Shell {
       ) { story.hear($0) }
     } catch {
       story.end(.refused)
-      refused(error, asked, story)
+      if isStopped("The request had been refused by then.") {
+        tellDone { refused(error, asked, story) }
+      } else {
+        refused(error, asked, story)
+      }
       throw .failed
     }
     story.end(.granted)
     let entry = keepContig(range, asked.size, type, options.attribute)
+    // The request ran to its end, whatever was typed.
+    if isStopped("The request had been granted by then.") {
+      tellDone { report(entry, asked, story) }
+    } else {
+      report(entry, asked, story)
+    }
+  }
+
+  private func report(_ entry: ContigEntry, _ asked: RunAsked, _ story: ContigStory) {
+    let range = entry.range
     row("contig") { row in
       row.field("answer", text: "granted")
       fields(row, asked, story)

@@ -9,7 +9,7 @@ extension CommandDescription {
     CommandDescription(
       name: "diff", usage: "diff [NAME] [-a]",
       about: "Changes since the snapshot of that name, or since the last one.",
-      example: "diff before", question: .change,
+      example: "diff before", after: "snapshot before", question: .change,
       completion: .names(of: .snapshots))
   }
 }
@@ -54,6 +54,7 @@ extension Shell {
       print("All \(count: unchanged, "counter") are unchanged.")
       return
     }
+    if isStopped("The list of changes is not complete.") { return }
     table.finish()
     print("\(count: unchanged) others are unchanged.")
   }

@@ -98,9 +98,7 @@ extension Shell {
     guard word.bytes.count > 1, word.bytes[word.bytes.count - 1] == UInt8(ascii: "%") else {
       return try arguments.size(word).pagesRoundedUp
     }
-    let figure = Word(
-      bytes: Bytes(rebasing: word.bytes[0..<(word.bytes.count - 1)]), column: word.column,
-      width: max(1, word.width - 1))
+    let figure = arguments.part(of: word, from: 0, to: word.bytes.count - 1)
     let percent = try arguments.number(figure)
     guard percent <= 1000 else { throw refuse(word, "too large: 1000 % of memory are the most") }
     return share(percent)
@@ -177,12 +175,8 @@ extension Shell {
     if written == 0 { second.append("Nothing was written. ") }
     if written > 0 { second.append(line: "\(count: written, "page") went to swap. ") }
     second.append(line: "\(count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M")
-    if state.pointee.stopped {
-      // A stopped command prints nothing more, except for this line.
-      terminal.write("Stopped; the pages filled so far stay." as Line)
-      newline()
-      terminal.write(first)
-      newline()
+    if isStopped("The pages filled so far stay.") {
+      tellDone { print(first) }
     } else {
       print(first)
       print(second)

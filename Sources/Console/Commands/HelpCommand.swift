@@ -31,7 +31,11 @@ extension Shell {
       line.append(bytes: text)
       print(line)
     }
-    print("  Example: \(description.example)")
+    if description.after.utf8CodeUnitCount > 0 {
+      print("  Example, after \(description.after): \(description.example)")
+    } else {
+      print("  Example: \(description.example)")
+    }
     if description.synonyms.utf8CodeUnitCount > 0 { print("  Also: \(description.synonyms)") }
   }
 
@@ -84,6 +88,11 @@ extension Shell {
       row.field("command", text: Line(command.name))
       row.field("usage", text: Line(command.usage))
       row.field("example", text: Line(command.example))
+      if command.after.utf8CodeUnitCount > 0 {
+        row.field("after", text: Line(command.after))
+      } else {
+        row.none("after")
+      }
     }
   }
 

@@ -93,7 +93,9 @@ extension Shell {
       if shouldStop { break }
       try measure(bench, sheet)
     }
-    try sheet.finish()
+    guard isStopped("These figures were measured by then.") else { return try sheet.finish() }
+    tellDone { sheet.printAll() }
+    try sheet.judge()
   }
 
   private func measure(_ bench: Bench, _ sheet: BenchSheet) throws(CommandError) {
@@ -213,6 +215,15 @@ struct BenchSheet {
   }
 
   func finish() throws(CommandError) {
+    printAll()
+    try judge()
+  }
+
+  func judge() throws(CommandError) {
+    if tally.pointee.missed > 0 || tally.pointee.broken > 0 { throw .failed }
+  }
+
+  func printAll() {
     let outcome = tally.pointee
     if console.isJSON {
       // Some pages did not keep their stamp, so the figures mean nothing.
@@ -229,7 +240,6 @@ struct BenchSheet {
         console.print("! \(count: outcome.broken, "page") did not keep its stamp, as at \(first).")
       }
     }
-    if outcome.missed > 0 || outcome.broken > 0 { throw .failed }
   }
 }
 

@@ -88,7 +88,11 @@ extension Shell {
       looked = looked + some
     }
     bar.end()
-    report(outcome, queue, looked: looked, cost: cost)
+    if isStopped("\(count: looked.rawValue) of \(count: asked.rawValue, "page") were looked at.") {
+      tellDone { report(outcome, queue, looked: looked, cost: cost) }
+    } else {
+      report(outcome, queue, looked: looked, cost: cost)
+    }
   }
 
   /// The command to suggest when a queue is empty: one for a queue that is not.

@@ -221,17 +221,35 @@ extension Shell {
     return cells
   }
 
+  /// The characters of a line of a picture of frames `first` to `end`, blank where it shows none of these.
+  private func cells(_ at: UInt64, framesPerCell: UInt64, from first: UInt64, to end: UInt64) -> Picture.Cells
+  {
+    var cells = Picture.Cells(repeating: UInt8(ascii: " "))
+    for i in 0..<Picture.columns {
+      let cellFirst = max(first, at + UInt64(i) * framesPerCell)
+      let cellEnd = min(end, at + UInt64(i + 1) * framesPerCell)
+      if cellFirst < cellEnd { cells[i] = cell(cellFirst, cellEnd - cellFirst) }
+    }
+    return cells
+  }
+
   /// The share of each cell's frames that are in use: a dot for none, a digit for tenths rounded down but at least one,
   /// `#` for all, a minus sign where there is no memory.
-  private func densities(_ first: UInt64, framesPerCell: UInt64) -> Picture.Cells {
-    var cells = Picture.Cells(repeating: FrameRole.absent.letter)
+  private func densities(
+    _ at: UInt64, framesPerCell: UInt64, from first: UInt64, to end: UInt64
+  ) -> Picture.Cells {
+    var cells = Picture.Cells(repeating: UInt8(ascii: " "))
     for i in 0..<Picture.columns {
-      let start = first + UInt64(i) * framesPerCell
-      guard start < UInt64(FrameNumber.limit) else { break }
-      let tally = tally(start, framesPerCell, by: closeness(of: framesPerCell))
+      let cellFirst = max(first, at + UInt64(i) * framesPerCell)
+      let cellEnd = min(end, at + UInt64(i + 1) * framesPerCell)
+      guard cellFirst < cellEnd else { continue }
+      let tally = tally(cellFirst, cellEnd - cellFirst, by: closeness(of: framesPerCell))
       let used = tally.movable + tally.unmovable
       let all = used + tally.free
-      guard all > 0 else { continue }
+      guard all > 0 else {
+        cells[i] = FrameRole.absent.letter
+        continue
+      }
       let tenths = used * 10 / all
       cells[i] =
         used == 0
@@ -239,6 +257,15 @@ extension Shell {
         : used == all ? UInt8(ascii: "#") : UInt8(ascii: "0") + UInt8(max(1, tenths))
     }
     return cells
+  }
+
+  /// Says which frames a range covers, where it does not cover them from end to end, or where memory ends before it.
+  private func sayCovered(_ start: UInt64, _ length: ByteCount, _ first: UInt64, _ end: UInt64) {
+    let covered = PageCount(end - first)
+    guard start != first << Page.shift || covered.bytes != length else { return }
+    print(
+      "The range touches \(count: covered.rawValue, "frame") of memory: \(physicalAddress(FrameNumber(UInt32(first))))+\(RunAsked.spelled(covered.bytes))."
+    )
   }
 
   /// The address of a frame in front of a line of a picture. A machine that needs more than eight digits omits
@@ -262,8 +289,10 @@ extension Shell {
     var (first, end) = (UInt64(0), UInt64(memory.map.end.rawValue))
     let showsDensity = arguments.takeFlag("-d")
     let word = arguments.nextOfAnyForm()
+    var typed: (start: UInt64, length: ByteCount)?
     if let word {
       let (start, length) = try arguments.range(word, length: .mebibytes(2))
+      if word.bytes.firstIndex(of: UInt8(ascii: "+")) != nil { typed = (start, length) }
       try arguments.end()
       first = start >> Page.shift
       let (sum, wraps) = start.addingReportingOverflow(length.rawValue - 1)
@@ -290,6 +319,7 @@ extension Shell {
       }
       return
     }
+    if let typed { sayCovered(typed.start, typed.length, first, end) }
     // A cell is a power of two of frames, as small as a screen allows.
     var perCell: UInt64 = 1
     while end - first > perCell * 64 * 20 { perCell *= 2 }
@@ -298,9 +328,12 @@ extension Shell {
     var at = first & ~(perCell - 1)
     while at < end {
       picture.add(
-        pictureLabel(at), cells(at, framesPerCell: perCell),
-        below: showsDensity ? densities(at, framesPerCell: perCell) : nil)
-      if shouldStop { return }
+        pictureLabel(at), cells(at, framesPerCell: perCell, from: first, to: end),
+        below: showsDensity ? densities(at, framesPerCell: perCell, from: first, to: end) : nil)
+      if shouldStop {
+        _ = isStopped("The picture ends at \(physicalAddress(FrameNumber(UInt32(min(end, at + perLine))))).")
+        return
+      }
       at += perLine
     }
     picture.finish()
@@ -323,6 +356,6 @@ extension Shell {
     print(". free   d dirty   a active, i inactive: clean  c cached  z zspage: can move")
     print("X image  M module  B boot  R records  T tables  G stack  V tags  - no memory")
     print("S slab   K kmem    W wired  C contiguous  P paging tables  N statistics  L loaned")
-    print("! busy or held; upper case and this one can't move")
+    print("Upper case can't move; nor can a page that is busy or held, which is a !")
   }
 }

@@ -69,7 +69,10 @@ extension Shell {
     let table = objectTable()
     var count: UInt64 = 0
     memory.paging.forEachObject { object in
-      if shouldStop { return }
+      if shouldStop {
+        _ = isStopped("The list is not complete.")
+        return
+      }
       count += 1
       add(object, memory.paging.figures(of: object), to: table)
     }

@@ -44,8 +44,7 @@ extension Shell {
     return plan
   }
 
-  /// Describes what is wrong; nil when nothing is.
-  func testProcessors(_ seconds: UInt64) -> StaticString? {
+  func testProcessors(_ seconds: UInt64) -> TestOutcome {
     let plan = stressPlan(seconds)
     var bar = Bar(self)
     do throws(StressError) {
@@ -54,10 +53,10 @@ extension Shell {
       }
       bar.end()
       report(plan, outcome)
-      return outcome.failure?.invariant
+      return TestOutcome(outcome.failure?.invariant)
     } catch {
       bar.end()
-      return error.description
+      return .notBegun(Line(error.description))
     }
   }
 

@@ -90,50 +90,88 @@ extension Shell {
         throw refuse(word, names)
       }
     }
-    var failed: UInt64 = 0
-    var passed: UInt64 = 0
+    var (failed, passed, leftOut, asked) = (UInt64(0), UInt64(0), UInt64(0), UInt64(0))
     for value in 0..<SelfTest.count {
       guard let test = SelfTest(rawValue: UInt8(value)), only == nil || only == test else { continue }
-      if shouldStop { break }
-      if let loaned = test.loaned, !canLoan(loaned) {
-        leaveOut(test, isJSON ? "too little memory" : "no run of \(loaned) can be loaned here")
-        continue
+      asked += 1
+      if state.pointee.stopped || shouldStop { continue }
+      let outcome = run(test, seconds)
+      switch outcome {
+      case .passed: passed += 1
+      case .broken: failed += 1
+      case .notBegun: leftOut += 1
       }
-      if test == .smp, let reason = whyNoStress {
-        leaveOut(test, Line(reason))
-        continue
-      }
-      let trouble = outcome(of: test, seconds)
-      if trouble == nil { passed += 1 } else { failed += 1 }
-      if isJSON {
-        row("selftest") { row in
-          row.field("name", text: Line(test.name))
-          row.field("passed", truth: trouble == nil ? .yes : .no)
-          if let trouble { row.field("broken", text: Line(trouble)) }
-        }
-        continue
-      }
-      print("\(left: Line(test.name), 12)  \(left: trouble == nil ? "passed" : "FAILED", 6)  \(test.about)")
-      if let trouble { print("! \(trouble)") }
+      // The test that Ctrl-C ended has an outcome too.
+      tellDone { report(test, outcome) }
     }
-    print("\(count: passed) passed, \(count: failed) failed")
+    var sum: Line = "\(count: passed) passed, \(count: failed) failed"
+    if leftOut > 0 { sum.append(line: ", \(count: leftOut) left out") }
+    let done = passed + failed + leftOut
+    if isStopped("\(count: done) of \(count: asked, "test") ran.") {
+      tellDone { print(sum) }
+    } else {
+      print(sum)
+    }
     if failed > 0 { throw .failed }
+    // Nothing was tested.
+    if passed == 0 { throw .unfit }
   }
 
-  private func leaveOut(_ test: SelfTest, _ why: Line) {
-    guard isJSON else { return print("\(left: Line(test.name), 12)  left out: \(why)") }
+  /// The end of a self-test.
+  enum TestOutcome {
+    case passed
+    /// What does not hold.
+    case broken(StaticString)
+    /// Why the test could not begin: this machine lacks something. Nothing is broken.
+    case notBegun(Line)
+
+    init(_ trouble: StaticString?) {
+      if let trouble { self = .broken(trouble) } else { self = .passed }
+    }
+  }
+
+  private func run(_ test: SelfTest, _ seconds: UInt64) -> TestOutcome {
+    if let loaned = test.loaned, !canLoan(loaned) {
+      return .notBegun(isJSON ? "too little memory" : "no run of \(loaned) can be loaned here")
+    }
+    if test == .smp, let reason = whyNoStress { return .notBegun(Line(reason)) }
+    return outcome(of: test, seconds)
+  }
+
+  private func report(_ test: SelfTest, _ outcome: TestOutcome) {
     row("selftest") { row in
       row.field("name", text: Line(test.name))
-      row.field("left_out", text: why)
+      switch outcome {
+      case .passed:
+        row.field("passed", truth: .yes)
+        row.none("broken")
+        row.none("left_out")
+      case .broken(let what):
+        row.field("passed", truth: .no)
+        row.field("broken", text: Line(what))
+        row.none("left_out")
+      case .notBegun(let why):
+        row.none("passed")
+        row.none("broken")
+        row.field("left_out", text: why)
+      }
+    }
+    let name: Line = "\(left: Line(test.name), 12)"
+    switch outcome {
+    case .passed: print("\(name)  passed  \(test.about)")
+    case .broken(let what):
+      print("\(name)  FAILED  \(test.about)")
+      print("! \(what)")
+    case .notBegun(let why): print("\(name)  left out, could not begin: \(why)")
     }
   }
 
-  /// Describes what is wrong; nil when nothing is.
-  private func outcome(of test: SelfTest, _ seconds: UInt64) -> StaticString? {
+  private func outcome(of test: SelfTest, _ seconds: UInt64) -> TestOutcome {
     switch test {
-    case .invariants: return memory.checkInvariants()
+    case .invariants: return TestOutcome(memory.checkInvariants())
     case .protection:
-      return memory.pageTables.proveWriteXorExecute() == nil ? nil : "a frame can be written and executed"
+      return TestOutcome(
+        memory.pageTables.proveWriteXorExecute() == nil ? nil : "a frame can be written and executed")
     case .frames: return testFrames()
     case .objects: return testObjects()
     case .space: return testSpace()
@@ -149,12 +187,12 @@ extension Shell {
     return run.count >= memory.pagesRoundedUp
   }
 
-  /// Runs `body` with memory that this instance loans, and with zeroed storage for the records of a history.
-  /// Describes what is wrong; nil when nothing is.
+  /// Runs `body` with memory that this instance loans, and with zeroed storage for the records of a history; `body`
+  /// describes what is wrong.
   private func loaning(
     _ size: ByteCount, room roomSize: ByteCount,
     _ body: (UnsafeMutableRawPointer, UnsafeMutableRawPointer) throws(AssemblyError) -> StaticString?
-  ) -> StaticString? {
+  ) -> TestOutcome {
     let before = physical.freeCount
     let map = memory.machine.directMap
     let loaned: FrameRun
@@ -166,14 +204,14 @@ extension Shell {
         where: RunConstraints(alignment: Alignment(2 << 20).unsafelyUnwrapped, boundary: Alignment(1 << 30)),
         role: .loaned, for: FrameOwner("self-test, a second instance"))
     } catch {
-      return "no run of memory can be loaned on this machine"
+      return .notBegun("no run of memory can be loaned here")
     }
     do throws(PhysicalMemoryError) {
       room = try physical.allocate(
         run: roomSize.pagesRoundedUp, role: .wired, for: FrameOwner("self-test, records of a history"))
     } catch {
       physical.free(loaned)
-      return "no memory for the records of a history"
+      return .notBegun("no memory for the records of a history")
     }
     var trouble: StaticString?
     let workspace = map.pointer(to: room.first)
@@ -188,13 +226,13 @@ extension Shell {
     }
     physical.free(room)
     physical.free(loaned)
-    if trouble == nil && physical.freeCount != before { return "loaned frames did not come back" }
-    return trouble
+    if trouble == nil && physical.freeCount != before { trouble = "loaned frames did not come back" }
+    return TestOutcome(trouble)
   }
 
   /// Runs each layer's standard history on a second instance over memory that this one loans. The checksums equal
   /// those of the same code on the host.
-  private func testHistories() -> StaticString? {
+  private func testHistories() -> TestOutcome {
     let spaceSize = (MemorySystem.workspaceSize(ranges: 1).rawValue + 63) & ~63
     return loaning(SeededHistory.memory, room: ByteCount(spaceSize) + SeededHistory.workspace) {
       (loaned, workspace) throws(AssemblyError) in
@@ -213,7 +251,7 @@ extension Shell {
   }
 
   /// The same for pageable memory, on a machine of its own with a disk that injects faults.
-  private func testPaging() -> StaticString? {
+  private func testPaging() -> TestOutcome {
     let plan = PagingPlan.standard
     return loaning(plan.loaned, room: PagingHistory.workspace(plan)) {
       (loaned, workspace) throws(AssemblyError) in
@@ -236,7 +274,7 @@ extension Shell {
     )
   }
 
-  private func testFrames() -> StaticString? {
+  private func testFrames() -> TestOutcome {
     let before = physical.freeCount
     let longest = physical.longestFreeRun()
     var blocks = InlineArray<10, FrameNumber>(repeating: .none)
@@ -250,7 +288,9 @@ extension Shell {
       }
     }
     var trouble: StaticString?
+    var hasBlock = false
     for a in 0...9 where blocks[a] != .none {
+      hasBlock = true
       if blocks[a].rawValue & (1 << UInt32(a) - 1) != 0 { trouble = "a block is not aligned to its size" }
       for b in 0...9 where b != a && blocks[b] != .none {
         let (first, end) = (blocks[a].rawValue, blocks[a].rawValue + 1 << UInt32(a))
@@ -260,13 +300,14 @@ extension Shell {
     for order in stride(from: 9, through: 0, by: -1) where blocks[order] != .none {
       physical.free(blocks[order], BlockOrder(UInt8(order)))
     }
-    if let trouble { return trouble }
-    if physical.freeCount != before { return "frames did not come back" }
-    if physical.longestFreeRun()?.count != longest?.count { return "blocks did not join again" }
-    return physical.checkInvariants()
+    if !hasBlock { return .notBegun("no block of any size is free") }
+    if let trouble { return .broken(trouble) }
+    if physical.freeCount != before { return .broken("frames did not come back") }
+    if physical.longestFreeRun()?.count != longest?.count { return .broken("blocks did not join again") }
+    return TestOutcome(physical.checkInvariants())
   }
 
-  private func testObjects() -> StaticString? {
+  private func testObjects() -> TestOutcome {
     let kmem = memory.kmem
     let type = kmem.type(named: ShortName("selftest"))
     kmem.drain()
@@ -287,11 +328,12 @@ extension Shell {
     }
     kmem.drain()
     let figures = kmem.describe(type)
+    if held[0] == 0 { return .notBegun("no memory for an object") }
     if trouble == nil && figures.inUse != 0 { trouble = "objects did not come back" }
-    return trouble ?? kmem.checkInvariants()
+    return TestOutcome(trouble ?? kmem.checkInvariants())
   }
 
-  private func testSpace() -> StaticString? {
+  private func testSpace() -> TestOutcome {
     let space = memory.space
     let pages = PageCount(UInt64(16))
     let address: VirtualAddress
@@ -300,7 +342,7 @@ extension Shell {
         pages, from: .kernel, role: .wired, contents: .zero,
         for: FrameOwner("self-test, a range"))
     } catch {
-      return nil
+      return .notBegun("no memory for a range of 16 pages")
     }
     var trouble: StaticString?
     for page in 0..<16 as Range<UInt64> {
@@ -316,6 +358,6 @@ extension Shell {
     }
     space.freeWired(address, pages)
     if memory.pageTables.translate(address) != nil { trouble = "a freed page is still mapped" }
-    return trouble ?? space.checkInvariants()
+    return TestOutcome(trouble ?? space.checkInvariants())
   }
 }

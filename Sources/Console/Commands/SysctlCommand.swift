@@ -63,12 +63,7 @@ extension Shell {
     if let equals = word.bytes.firstIndex(of: UInt8(ascii: "=")) {
       let name = Bytes(rebasing: word.bytes[0..<equals])
       guard let row = figure(named: name) else { throw noFigure(word, name) }
-      let exact = word.width == word.bytes.count
-      try set(
-        row,
-        Word(
-          bytes: Bytes(rebasing: word.bytes[(equals + 1)...]), column: word.column + (exact ? equals + 1 : 0),
-          width: exact ? word.width - equals - 1 : word.width))
+      try set(row, arguments.part(of: word, from: equals + 1))
       return
     }
     var found = false
@@ -111,7 +106,8 @@ extension Shell {
       table.truth(row.kind == .tunable ? .yes : .no)
       switch row.unit {
       case .choice, .switchOnOff: table.text(unit(of: row))
-      case .bytes, .pages, .requests, .objects, .tags, .events, .ticks, .instructions, .processors, .passes:
+      case .bytes, .pages, .requests, .objects, .tags, .events, .steps, .ticks, .cycles, .processors,
+        .passes:
         table.none()
       }
       table.end()

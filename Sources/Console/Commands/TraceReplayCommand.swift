@@ -17,7 +17,7 @@ extension CommandDescription {
         interrupts run in timer interrupts. Counts are the same; of what is live
         at once, the highest sample is printed.
         """,
-      example: "replay on=4", question: .trial,
+      example: "replay", question: .trial,
       completion: .words("keep on="))
   }
 }
@@ -65,18 +65,21 @@ extension Shell {
         throw .unfit
       }
     }
-    if state.pointee.stopped {
-      // A stopped command prints nothing more, except for this line.
-      terminal.write(
-        "Stopped. What was live is freed; \(count: summary.lost) pages or objects are lost." as Line)
-      newline()
-    } else if isJSON {
+    if isStopped("What was live is freed; \(count: summary.lost) pages or objects are lost.") {
+      tellDone { report(summary) }
+    } else {
+      report(summary)
+    }
+    if !summary.succeeded { throw .failed }
+  }
+
+  private func report(_ summary: ReplaySummary) {
+    if isJSON {
       summary.writeJSON { terminal.write($0) }
       newline()
     } else {
       summary.print(cycles: costUnit) { print($0) }
     }
-    if !summary.succeeded { throw .failed }
   }
 
   /// The value of `on=N`; nil without it.

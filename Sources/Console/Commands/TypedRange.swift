@@ -4,6 +4,7 @@ import KernelMemory
 import MemoryPrimitives
 import PageTables
 import Paging
+import Workloads
 
 extension Shell {
   /// Pages that a range touches, as it was typed.
@@ -15,7 +16,13 @@ extension Shell {
   }
 
   func touched(_ word: Word, _ arguments: Arguments) throws(CommandError) -> Touched {
-    let (start, length) = try arguments.range(word, length: nil)
+    let filled = try filledRange(word, arguments)
+    let (start, length): (UInt64, ByteCount)
+    if let filled {
+      (start, length) = filled
+    } else {
+      (start, length) = try arguments.range(word, length: nil)
+    }
     let first = VirtualAddress(start).page
     let last = start + (length.rawValue - 1)
     let count = PageCount((last - first.rawValue) >> Page.shift + 1)
@@ -23,6 +30,26 @@ extension Shell {
       throw refuse(word, "no range of addresses is so long")
     }
     return Touched(word: word, first: first, count: count)
+  }
+
+  /// The range of `dirty` or `dirty+SIZE`: the pages that `dirty` filled last, or the first of them; nil for any other
+  /// word.
+  private func filledRange(
+    _ word: Word, _ arguments: Arguments
+  ) throws(CommandError) -> (start: UInt64, length: ByteCount)? {
+    let name: StaticString = "dirty"
+    let end = name.utf8CodeUnitCount
+    guard word.bytes.count >= end, Bytes(rebasing: word.bytes[0..<end]) == name,
+      word.bytes.count == end || word.bytes[end] == UInt8(ascii: "+")
+    else { return nil }
+    guard fills.pointee.count > 0 else { throw refuse(word, "dirty has filled no pages; type: dirty 1M") }
+    let fill = fillList[fills.pointee.count - 1]
+    guard word.bytes.count > end else { return (fill.address.rawValue, fill.filled.bytes) }
+    let size = arguments.part(of: word, from: end + 1)
+    let length = try arguments.size(size)
+    guard length > .zero else { throw refuse(size, "a range of no bytes") }
+    guard length <= fill.filled.bytes else { throw refuse(size, "dirty has filled \(fill.filled.bytes)") }
+    return (fill.address.rawValue, length)
   }
 
   /// Pages that a pageable range holds, and the first address that none does.

@@ -9,12 +9,13 @@ import PhysicalMemory
 extension CommandDescription {
   static var unwire: CommandDescription {
     CommandDescription(
-      name: "unwire", usage: "unwire ADDRESS+SIZE",
+      name: "unwire", usage: "unwire RANGE",
       about: """
-        Undoes one wire of each page of a range. Parts that are not pageable are
-        passed over; a page that is not wired refuses the whole.
+        Undoes one wire of each page of a range, as wire takes it. Parts that
+        are not pageable are passed over; a page that is not wired refuses the
+        whole.
         """,
-      example: "unwire 0xffff_c000_0020_0000+64K", question: .trial)
+      example: "unwire dirty+64K", after: "wire dirty+64K", question: .trial)
   }
 }
 

@@ -15,7 +15,7 @@ extension CommandDescription {
         Touches every page that dirty made, wherever it is by now, and checks
         its stamp.
         """,
-      example: "verify", question: .trial,
+      example: "verify", after: "dirty 1M", question: .trial,
       arguments: .none)
   }
 }
@@ -29,6 +29,18 @@ extension Shell {
     for i in 0..<fills.pointee.count where !state.pointee.stopped { verify(fillList[i], &sum) }
     let taken = cp_cycles() &- start
     let read = memory.paging.figures.pageIns - before.pageIns
+    var pages: UInt64 = 0
+    for i in 0..<fills.pointee.count { pages += fillList[i].filled.rawValue }
+    let verified = sum.intact + sum.wrong + sum.unreadable
+    if isStopped("\(count: verified) of \(count: pages, "page") were verified.") {
+      tellDone { report(sum, read, taken) }
+    } else {
+      report(sum, read, taken)
+    }
+    try complain(sum)
+  }
+
+  private func report(_ sum: DirtyPages.Verdict, _ read: UInt64, _ taken: UInt64) {
     row("verify") { row in
       row.field("pages", sum.intact + sum.wrong + sum.unreadable)
       row.field("intact", sum.intact)
@@ -39,7 +51,6 @@ extension Shell {
       row.cost(taken, costUnit)
     }
     print("\(count: sum.intact, "page") intact; \(count: read) were read back from swap.")
-    try complain(sum)
   }
 
   /// Adds the verdict on a fill to `sum`, with a progress bar.

@@ -14,13 +14,14 @@ import Vmem
 extension CommandDescription {
   static var whatis: CommandDescription {
     CommandDescription(
-      name: "whatis", usage: "whatis ADDRESS | frame N",
+      name: "whatis", usage: "whatis ADDRESS | RANGE | frame N",
       about: """
         Everything known about an address or a frame, layer by layer. Takes
-        any address as it is printed, virtual or physical.
+        any address as it is printed, virtual or physical. Of a range, the
+        owners of its frames: whatis ADDRESS+SIZE, or frames A to B.
         """,
       example: "whatis frame 300", question: .thing, entry: "whatis ADDRESS",
-      completion: .words("frame"))
+      completion: .words("frame frames"))
   }
 }
 
@@ -42,6 +43,8 @@ extension Shell {
       printPhysical(PhysicalAddress(value << Page.shift))
       return
     }
+    if word.bytes == "frames" { return try whatisFrames(arguments) }
+    if word.bytes.firstIndex(of: UInt8(ascii: "+")) != nil { return try whatisRange(word, arguments) }
     var isDecimal = true
     for byte in word.bytes where byte < UInt8(ascii: "0") || byte > UInt8(ascii: "9") { isDecimal = false }
     if isDecimal && word.bytes.count > 1 {
@@ -49,6 +52,11 @@ extension Shell {
     }
     let value = try arguments.address(word)
     try arguments.end()
+    try whatis(word, value)
+  }
+
+  /// Prints what is known about an address, which `word` names.
+  func whatis(_ word: Word, _ value: UInt64) throws(CommandError) {
     let end = UInt64(memory.map.end.rawValue) << Page.shift
     let base = memory.machine.directMap.base
     if let disk = ramDisk(value) ?? (value >= base ? ramDisk(value - base) : nil) {

@@ -9,13 +9,14 @@ import PhysicalMemory
 extension CommandDescription {
   static var wire: CommandDescription {
     CommandDescription(
-      name: "wire", usage: "wire ADDRESS+SIZE [holes]",
+      name: "wire", usage: "wire RANGE [holes]",
       about: """
         Wires the pages of a range: they stay where they are until unwire.
+        RANGE is ADDRESS+SIZE, or dirty+SIZE: the pages that dirty filled last.
         All or none: a part that is not pageable refuses the whole, but holes
         passes over such parts.
         """,
-      example: "wire 0xffff_c000_0020_0000+64K", question: .trial,
+      example: "wire dirty+64K", after: "dirty 1M", question: .trial,
       completion: .words("holes"))
   }
 }
