@@ -180,6 +180,7 @@ struct Arguments {
     var (first, end) = error.at < plus ? (error.at, plus) : (error.at, count)
     // A figure is too large as a whole.
     if error.reason == .tooLarge { first = error.at < plus ? 0 : plus + 1 }
+    while first < end && word.bytes[first] == UInt8(ascii: " ") { first += 1 }
     first = min(first, end)
     end = max(first, end)
     let wrong = part(of: word, from: first, to: end)

@@ -39,6 +39,22 @@ final class BootExampleTests: XCTestCase {
     XCTAssertEqual(try machine().run("panic").status, Boot.Status.stopped)
   }
 
+  /// Each frame of a running kernel that is not free has an owner, with several processors, swap and a kept replay.
+  func testEveryFrameOfARunningKernelHasAnOwner() throws {
+    var boot = machine()
+    boot.processors = 2
+    let log = try boot.run("dirty 4M; contig 2M align=2M; replay keep; whatis 0+320M -j")
+    let rows = log.rows("owned_frames")
+    var roles: Set<String> = []
+    for row in rows {
+      let role = try XCTUnwrap(row["role"] as? String)
+      roles.insert(role)
+      if role != "free" && role != "no memory" { XCTAssertTrue(row["owner"] is String, "\(row)") }
+    }
+    XCTAssertTrue(
+      roles.isSuperset(of: ["wired", "stack", "boot", "image", "pageable", "contiguous"]), "\(roles)")
+  }
+
   /// A processor that has been idle since it came up shows the time that it still is.
   func testAnIdleProcessorShowsItsIdleTime() throws {
     var boot = machine()

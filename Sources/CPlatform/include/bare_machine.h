@@ -117,7 +117,7 @@ _Static_assert(sizeof(struct cp_processor_start) == 48, "boot/processors.asm lay
 void cp_switch(uint64_t *saved, uint64_t stack);
 
 /// Bytes for the memory subsystem's copy of the firmware's map.
-enum { CP_WORKSPACE = 40960 };
+enum { CP_WORKSPACE = 49152 };
 
 /// Buffers of the kernel that are too large to be fields of anything. Zeroes at boot.
 struct cp_kernel_storage {
@@ -128,7 +128,7 @@ struct cp_kernel_storage {
   uint64_t sleepers[CP_SLEEPERS];  // Scheduler: threads
   uint8_t acpi_root[40];       // a copy of the ACPI root pointer: BootRecord
 };
-_Static_assert(sizeof(struct cp_kernel_storage) <= 53248, "boot/entry.asm reserves this much space");
+_Static_assert(sizeof(struct cp_kernel_storage) <= 61440, "boot/entry.asm reserves this much space");
 
 CP_INLINE uint8_t *cp_workspace(struct cp_kernel_storage *storage) { return storage->workspace; }
 CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }

@@ -54,8 +54,8 @@ extension Shell {
       print("All \(count: unchanged, "counter") are unchanged.")
       return
     }
-    if isStopped("The list of changes is not complete.") { return }
     table.finish()
+    if isStopped("The list of changes is not complete.") { return }
     print("\(count: unchanged) others are unchanged.")
   }
 }

@@ -64,6 +64,7 @@ extension Shell {
     }
     if isStopped("The list ends before frame \(at).") { return }
     table.finish(total: "all")
+    if isStopped("The list is not complete.") { return }
     print("whatis frame N tells all about one of them.")
   }
 
