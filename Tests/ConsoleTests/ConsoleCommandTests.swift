@@ -42,7 +42,8 @@ final class ConsoleCommandTests: XCTestCase {
     Command.forEach { command in
       let description = command.description
       let text = harness.run("help \(description.name)")
-      XCTAssertTrue(text.contains("Example: \(description.example)"), text)
+      XCTAssertTrue(text.contains("  Example"), text)
+      XCTAssertTrue(text.contains("\(description.example)\n"), text)
       XCTAssertTrue("\(description.example)".hasPrefix("\(description.name)"))
       XCTAssertTrue("\(description.usage)".hasPrefix("\(description.name)"))
       XCTAssertTrue("\(description.entry)".hasPrefix("\(description.name)"))

@@ -5,6 +5,21 @@ import XCTest
 enum JSONKinds {
   nonisolated(unsafe) private(set) static var keys: [String: [String]] = [:]
 
+  /// The keys of each kind in Documentation/JSON.md.
+  static let documented: [String: [String]] = {
+    let file = URL(fileURLWithPath: #filePath).resolvingSymlinksInPath().deletingLastPathComponent()
+      .deletingLastPathComponent()
+      .deletingLastPathComponent().appendingPathComponent("Documentation/JSON.md")
+    var kinds: [String: [String]] = [:]
+    for line in ((try? String(contentsOf: file, encoding: .utf8)) ?? "").split(separator: "\n") {
+      let cells = line.split(separator: "|", omittingEmptySubsequences: false)
+      guard cells.count == 6, cells[1].contains("`") else { continue }
+      let names = cells[4].split(separator: " ").map { $0.filter { $0 != "`" } }
+      kinds[cells[1].filter { $0 != "`" && $0 != " " }] = ["kind"] + names
+    }
+    return kinds
+  }()
+
   /// Checks each line of `text` that is a row; `line` is the command that printed it.
   static func check(_ text: String, of line: String) {
     for row in text.split(separator: "\n") where row.hasPrefix("{\"kind\":") {
@@ -17,6 +32,7 @@ enum JSONKinds {
         XCTAssertEqual(found, known, "of the kind \(kind), by \(line)")
       } else {
         keys[kind] = found
+        XCTAssertEqual(documented[kind], found, "Documentation/JSON.md, kind \(kind), by \(line)")
       }
     }
   }
