@@ -30,7 +30,7 @@ enum HostFaultReport {
     let base = own & ~(span - 1) | UInt64(site.rawValue)
     for address in [base, base &- span, base &+ span] {
       guard let (name, offset) = function(at: address) else { continue }
-      return "\(demangled(name)) +0x\(String(offset, radix: 16))"
+      return "\(name) +0x\(String(offset, radix: 16))"
     }
     return "0x\(String(site.rawValue, radix: 16)) (the low 30 bits of an address)"
   }
@@ -50,7 +50,8 @@ enum HostFaultReport {
   }
   private typealias FindSymbol = @convention(c) (UnsafeRawPointer, UnsafeMutableRawPointer) -> Int32
 
-  /// The function that holds an address, and how far in. The C library's headers hide `dladdr` from Swift.
+  /// The function that holds an address, and how far in. Where the program keeps no names, its file, as a symbolizer
+  /// takes it. The C library's headers hide `dladdr` from Swift.
   private static func function(at address: UInt64) -> (name: String, offset: UInt)? {
     guard let pointer = UnsafeRawPointer(bitPattern: UInt(address)), let call = dlsym(nil, "dladdr") else {
       return nil
@@ -59,8 +60,13 @@ enum HostFaultReport {
     let found = withUnsafeMutablePointer(to: &symbol) {
       unsafeBitCast(call, to: FindSymbol.self)(pointer, UnsafeMutableRawPointer($0))
     }
-    guard found != 0, let name = symbol.name, let start = symbol.start else { return nil }
-    return (String(cString: name), UInt(bitPattern: pointer) - UInt(bitPattern: start))
+    guard found != 0 else { return nil }
+    if let name = symbol.name, let start = symbol.start {
+      return (demangled(String(cString: name)), UInt(bitPattern: pointer) - UInt(bitPattern: start))
+    }
+    guard let file = symbol.file, let base = symbol.base else { return nil }
+    let name = URL(fileURLWithPath: String(cString: file)).lastPathComponent
+    return (name, UInt(bitPattern: pointer) - UInt(bitPattern: base))
   }
 
   private typealias Demangle =

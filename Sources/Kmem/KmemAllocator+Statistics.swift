@@ -37,9 +37,11 @@ extension KmemAllocator {
     forEachType { requests += $0.requests }
     return requests
   }
-  /// Sums the requests refused since the start. Those for contiguous memory are the counts of its own layer.
-  package var failedRequests: UInt64 {
-    sums(CacheIndex.failed).allocations &- state.pointee.contiguousFailures.load(ordering: .relaxed)
+  /// Sums the requests refused since the start, those for contiguous memory included.
+  package var failedRequests: UInt64 { sums(CacheIndex.failed).allocations }
+  /// Sums those that kmem itself refused, and recorded: the layer of contiguous memory records its own.
+  private var ownRefusals: UInt64 {
+    failedRequests &- state.pointee.contiguousFailures.load(ordering: .relaxed)
   }
 
   // MARK: Statistics
@@ -62,7 +64,7 @@ extension KmemAllocator {
     row("kmem.slab_pages", .pages, .gauge, "frames of slabs") { KmemAllocator($0).slabPages.rawValue }
     row("kmem.requests", .requests, .counter, "allocations granted") { KmemAllocator($0).requests }
     row("kmem.failed", .requests, .counter, "allocations refused; failures lists the last") {
-      KmemAllocator($0).failedRequests
+      KmemAllocator($0).ownRefusals
     }
     row("kmem.depot.exchanges", .events, .counter, "magazines exchanged with a depot") {
       KmemAllocator($0).sum(.exchanges)

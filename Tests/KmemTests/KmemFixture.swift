@@ -64,7 +64,7 @@ final class FakeLargePages {
   var pages: LargePages {
     LargePages(
       Unmanaged.passUnretained(self).toOpaque(),
-      allocatePages: { context, pages, _, _, _ in
+      allocatePages: { context, pages, _, _, _, _ in
         let me = Unmanaged<FakeLargePages>.fromOpaque(context!).takeUnretainedValue()
         return me.lock.withLock {
           guard pages <= me.left else { return 0 }

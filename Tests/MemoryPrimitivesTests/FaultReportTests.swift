@@ -44,7 +44,7 @@ final class FaultReportTests: XCTestCase {
       lines.dropFirst().first, "  what      freed an object that is free already: 0x0000_0000_0000_1000")
     XCTAssertTrue(lines.contains("  owner     kmem-64, type test"), "\(lines)")
     for label in ["  allocated ", "  freed     ", "  and again "] {
-      XCTAssertTrue(lines.contains { $0.hasPrefix(label) && $0.contains("site()") }, "\(label) \(lines)")
+      XCTAssertTrue(lines.contains { $0.hasPrefix(label) && $0.contains(" +0x") }, "\(label) \(lines)")
     }
     XCTAssertEqual(lines.last, "  Nothing was changed.")
   }

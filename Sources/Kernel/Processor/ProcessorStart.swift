@@ -181,6 +181,8 @@ enum ProcessorStart {
 @c(kernel_processor)
 public func kernelProcessor() -> Never {
   DescriptorTables.load(Processors.mine)
+  // The idle thread runs from here on.
+  Processors.mine.pointee.switched = cp_cycles()
   LocalAPIC.join()
   // A message to a controller that is not enabled is dropped, and messages may come as soon as this one has joined.
   LocalAPIC.enable(.other)
