@@ -264,7 +264,7 @@ extension Shell {
       ) { story.hear($0) }
     } catch {
       story.end(.refused)
-      if isStopped("The request had been refused by then.") {
+      if isStopped("Stopped. The request had been refused by then.") {
         tellDone { refused(error, asked, story) }
       } else {
         refused(error, asked, story)
@@ -274,7 +274,7 @@ extension Shell {
     story.end(.granted)
     let entry = keepContig(range, asked.size, type, options.attribute)
     // The request ran to its end, whatever was typed.
-    if isStopped("The request had been granted by then.") {
+    if isStopped("Stopped. The request had been granted by then.") {
       tellDone { report(entry, asked, story) }
     } else {
       report(entry, asked, story)

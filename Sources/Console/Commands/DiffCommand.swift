@@ -55,7 +55,7 @@ extension Shell {
       return
     }
     table.finish()
-    if isStopped("The list of changes is not complete.") { return }
+    if isStopped("Stopped. The list of changes is not complete.") { return }
     print("\(count: unchanged) others are unchanged.")
   }
 }

@@ -175,7 +175,7 @@ extension Shell {
     if written == 0 { second.append("Nothing was written. ") }
     if written > 0 { second.append(line: "\(count: written, "page") went to swap. ") }
     second.append(line: "\(count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M")
-    if isStopped("The pages filled so far stay.") {
+    if isStopped("Stopped; the pages filled so far stay.") {
       tellDone { print(first) }
     } else {
       print(first)

@@ -32,7 +32,7 @@ extension Shell {
       print(line)
     }
     if description.after.utf8CodeUnitCount > 0 {
-      print("  Example, after \(description.after): \(description.example)")
+      print("  Example: \(description.example) (type before it: \(description.after))")
     } else {
       print("  Example: \(description.example)")
     }

@@ -93,7 +93,7 @@ extension Shell {
       if shouldStop { break }
       try measure(bench, sheet)
     }
-    guard isStopped("These figures were measured by then.") else { return try sheet.finish() }
+    guard isStopped("Stopped. These figures were measured by then.") else { return try sheet.finish() }
     tellDone { sheet.printAll() }
     try sheet.judge()
   }

@@ -88,7 +88,7 @@ extension Shell {
       looked = looked + some
     }
     bar.end()
-    if isStopped("\(count: looked.rawValue) of \(count: asked.rawValue, "page") were looked at.") {
+    if isStopped("Stopped. \(count: looked.rawValue) of \(count: asked.rawValue, "page") were looked at.") {
       tellDone { report(outcome, queue, looked: looked, cost: cost) }
     } else {
       report(outcome, queue, looked: looked, cost: cost)

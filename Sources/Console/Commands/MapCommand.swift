@@ -331,7 +331,8 @@ extension Shell {
         pictureLabel(at), cells(at, framesPerCell: perCell, from: first, to: end),
         below: showsDensity ? densities(at, framesPerCell: perCell, from: first, to: end) : nil)
       if shouldStop {
-        _ = isStopped("The picture ends at \(physicalAddress(FrameNumber(UInt32(min(end, at + perLine))))).")
+        _ = isStopped(
+          "Stopped. The picture ends at \(physicalAddress(FrameNumber(UInt32(min(end, at + perLine))))).")
         return
       }
       at += perLine

@@ -70,7 +70,7 @@ extension Shell {
     var count: UInt64 = 0
     memory.paging.forEachObject { object in
       if shouldStop {
-        _ = isStopped("The list is not complete.")
+        _ = isStopped("Stopped. The list is not complete.")
         return
       }
       count += 1

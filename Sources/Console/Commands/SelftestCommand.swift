@@ -104,10 +104,11 @@ extension Shell {
       // The test that Ctrl-C ended has an outcome too.
       tellDone { report(test, outcome) }
     }
-    var sum: Line = "\(count: passed) passed, \(count: failed) failed"
-    if leftOut > 0 { sum.append(line: ", \(count: leftOut) left out") }
+    var sum = Line()
+    if leftOut > 0 { sum.append(line: "\(count: leftOut) left out, ") }
+    sum.append(line: "\(count: passed) passed, \(count: failed) failed")
     let done = passed + failed + leftOut
-    if isStopped("\(count: done) of \(count: asked, "test") ran.") {
+    if isStopped("Stopped. \(count: done) of \(count: asked, "test") ran.") {
       tellDone { print(sum) }
     } else {
       print(sum)
@@ -162,7 +163,7 @@ extension Shell {
     case .broken(let what):
       print("\(name)  FAILED  \(test.about)")
       print("! \(what)")
-    case .notBegun(let why): print("\(name)  left out, could not begin: \(why)")
+    case .notBegun(let why): print("\(name)  left out: \(why); could not begin")
     }
   }
 

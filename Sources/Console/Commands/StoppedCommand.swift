@@ -3,13 +3,13 @@
 import MemoryPrimitives
 
 extension Shell {
-  /// Whether Ctrl-C has ended this command; then prints that, and `remark`. Leaving the pager is no such end: the person
+  /// Whether Ctrl-C has ended this command; then prints `sentence`. Leaving the pager is no such end: the person
   /// wants no more lines.
-  func isStopped(_ remark: Line) -> Bool {
+  func isStopped(_ sentence: Line) -> Bool {
     guard state.pointee.interrupted, state.pointee.stopped else { return false }
     tellDone {
-      row("stopped") { row in row.field("what", text: remark) }
-      print("Stopped. \(remark)")
+      row("stopped") { row in row.field("what", text: sentence) }
+      print(sentence)
     }
     return true
   }

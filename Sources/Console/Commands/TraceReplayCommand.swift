@@ -65,7 +65,7 @@ extension Shell {
         throw .unfit
       }
     }
-    if isStopped("What was live is freed; \(count: summary.lost) pages or objects are lost.") {
+    if isStopped("Stopped. What was live is freed; \(count: summary.lost) pages or objects are lost.") {
       tellDone { report(summary) }
     } else {
       report(summary)

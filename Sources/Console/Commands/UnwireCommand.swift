@@ -9,7 +9,7 @@ import PhysicalMemory
 extension CommandDescription {
   static var unwire: CommandDescription {
     CommandDescription(
-      name: "unwire", usage: "unwire RANGE",
+      name: "unwire", usage: "unwire ADDRESS+SIZE",
       about: """
         Undoes one wire of each page of a range, as wire takes it. Parts that
         are not pageable are passed over; a page that is not wired refuses the

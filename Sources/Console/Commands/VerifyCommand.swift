@@ -32,7 +32,7 @@ extension Shell {
     var pages: UInt64 = 0
     for i in 0..<fills.pointee.count { pages += fillList[i].filled.rawValue }
     let verified = sum.intact + sum.wrong + sum.unreadable
-    if isStopped("\(count: verified) of \(count: pages, "page") were verified.") {
+    if isStopped("Stopped. \(count: verified) of \(count: pages, "page") were verified.") {
       tellDone { report(sum, read, taken) }
     } else {
       report(sum, read, taken)

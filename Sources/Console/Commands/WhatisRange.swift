@@ -62,9 +62,9 @@ extension Shell {
       add(run.frames, run.role, run.owner, to: table)
       at = UInt64(run.frames.end.rawValue)
     }
-    if isStopped("The list ends before frame \(at).") { return }
+    if isStopped("Stopped. The list ends before frame \(at).") { return }
     table.finish(total: "all")
-    if isStopped("The list is not complete.") { return }
+    if isStopped("Stopped. The list is not complete.") { return }
     print("whatis frame N tells all about one of them.")
   }
 

@@ -9,10 +9,10 @@ import PhysicalMemory
 extension CommandDescription {
   static var wire: CommandDescription {
     CommandDescription(
-      name: "wire", usage: "wire RANGE [holes]",
+      name: "wire", usage: "wire ADDRESS+SIZE [holes]",
       about: """
         Wires the pages of a range: they stay where they are until unwire.
-        RANGE is ADDRESS+SIZE, or dirty+SIZE: the pages that dirty filled last.
+        dirty+SIZE is a range too: the first of the pages that dirty filled last.
         All or none: a part that is not pageable refuses the whole, but holes
         passes over such parts.
         """,
