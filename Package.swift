@@ -74,8 +74,7 @@ if bare {
       name: "Kernel",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "ACPI", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem",
-        "Paging",
-        "KernelMemory", "Console",
+        "Paging", "KernelMemory", "Workloads", "Console",
       ]))
 } else {
   package.products += [

@@ -5,7 +5,7 @@
 
 /// A bug of a caller.
 @frozen public enum FaultKind: UInt8, Sendable {
-  /// What is freed is free already.
+  /// The freed memory is free already.
   case doubleFree
   /// The size of a free is not that of the allocation.
   case wrongSize

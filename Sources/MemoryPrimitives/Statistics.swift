@@ -19,7 +19,7 @@ import CPlatform
   case objects
   /// Boundary tags.
   case tags
-  /// Whatever the description names.
+  /// Events, which the description names.
   case events
   /// Ticks of the machine's timer.
   case ticks

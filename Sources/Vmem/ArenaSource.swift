@@ -72,7 +72,9 @@ public struct ArenaSource {
   func requestSpan(_ request: ImportRequest) -> (start: UInt64, last: UInt64)? {
     assert(holdsNoSpinLock(), "an import with a spin lock held")
     var request = request
-    let isGranted = withUnsafeMutablePointer(to: &request) { importSpan(context, UnsafeMutableRawPointer($0)) }
+    let isGranted = withUnsafeMutablePointer(to: &request) {
+      importSpan(context, UnsafeMutableRawPointer($0))
+    }
     guard isGranted, request.first <= request.last else { return nil }
     return (request.first.rawValue, request.last.rawValue)
   }

@@ -77,7 +77,7 @@ final class TrueAnswersTests: XCTestCase {
     harness.run("dirty 4M")
     let all = rows(harness.run("whatis 0+64M -j"))
     XCTAssertEqual(all.compactMap { $0["frames"] as? Int }.reduce(0, +), 64 << 8)
-    // What why underlines can be pasted.
+    // The range that why underlines can be pasted.
     harness.run("contig 2M align=2M")
     let why = harness.run("why 8M align=8M")
     let pasted = why.split(whereSeparator: { $0 == " " || $0 == "\n" || $0 == "," })

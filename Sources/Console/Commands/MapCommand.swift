@@ -285,6 +285,23 @@ extension Shell {
     return label
   }
 
+  /// A row for each run of frames of one role.
+  private func printRows(_ first: UInt64, _ end: UInt64) {
+    forEachRole(first, end) { run, role in
+      row("map") { row in
+        row.field("from", text: physicalAddress(run.first))
+        row.field("first_frame", UInt64(run.first.rawValue))
+        row.field("frames", run.count.rawValue)
+        row.field("role", text: Line(role.description))
+        let pages =
+          role == .pageable ? tally(UInt64(run.first.rawValue), run.count.rawValue, by: .pages) : nil
+        row.field("wired", pages?.wired)
+        row.field("claimed", pages?.claimed)
+        row.field("dirty", pages?.dirty)
+      }
+    }
+  }
+
   func map(_ arguments: Arguments) throws(CommandError) {
     var (first, end) = (UInt64(0), UInt64(memory.map.end.rawValue))
     let showsDensity = arguments.takeFlag("-d")
@@ -303,22 +320,7 @@ extension Shell {
       }
       end = min(last, end - 1) + 1
     }
-    if isJSON {
-      forEachRole(first, end) { run, role in
-        row("map") { row in
-          row.field("from", text: physicalAddress(run.first))
-          row.field("first_frame", UInt64(run.first.rawValue))
-          row.field("frames", run.count.rawValue)
-          row.field("role", text: Line(role.description))
-          let pages =
-            role == .pageable ? tally(UInt64(run.first.rawValue), run.count.rawValue, by: .pages) : nil
-          row.field("wired", pages?.wired)
-          row.field("claimed", pages?.claimed)
-          row.field("dirty", pages?.dirty)
-        }
-      }
-      return
-    }
+    if isJSON { return printRows(first, end) }
     if let typed { sayCovered(typed.start, typed.length, first, end) }
     // A cell is a power of two of frames, as small as a screen allows.
     var perCell: UInt64 = 1

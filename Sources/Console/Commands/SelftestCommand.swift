@@ -121,7 +121,7 @@ extension Shell {
   /// The end of a self-test.
   enum TestOutcome {
     case passed
-    /// What does not hold.
+    /// The invariant that does not hold.
     case broken(StaticString)
     /// Why the test could not begin: this machine lacks something. Nothing is broken.
     case notBegun(Line)

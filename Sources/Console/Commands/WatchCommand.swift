@@ -44,7 +44,7 @@ extension Shell {
         newline()
         put("Every \(count: seconds, "second"); any key stops.")
         newline()
-        // What a longer screen has left below.
+        // A longer screen may have left lines below.
         if isRedrawn { terminal.write("\u{1b}[J") }
       }
       state.pointee.redraws = false

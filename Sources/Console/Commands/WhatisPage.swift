@@ -67,7 +67,7 @@ extension Shell {
       row.field("pages", page.object.pageCount.rawValue)
       row.field("place", text: Line(description.place.description))
       row.field("frame", description.frame.map { UInt64($0.rawValue) })
-      // What is known of a page in memory only.
+      // These are known of a page in memory only.
       let resident: PageDescription? = isResident ? description : nil
       func truth(_ flag: PageFlags) -> JSONRow.Truth? {
         resident.map { $0.flags.contains(flag) ? .yes : .no }
