@@ -84,7 +84,7 @@ extension KernelAddressSpace {
         }
       var refused = RefusedRequest(
         .space, request.count.bytes, priority: request.priority,
-        requester: ShortName(bytes: request.owner.purpose), reason: reason)
+        requester: request.owner.requester, reason: reason)
       refused.site = request.site
       return refused
     }

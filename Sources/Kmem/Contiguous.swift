@@ -30,7 +30,7 @@ extension KmemAllocator {
       fault.expected = held.pages.rawValue
       fault.type = type.name
       fault.reportedAt = site
-      state.pointee.machine.report(fault)
+      machine.report(fault)
       return false
     }
     type.countFree(CacheIndex.contiguous)
@@ -46,7 +46,7 @@ extension KmemAllocator {
 
   /// Counts the contiguous memory that `type` has: requests and pages.
   package func contiguous(_ type: MemoryType) -> (requests: UInt64, pages: PageCount) {
-    let processors = state.pointee.machine.processorCount
+    let processors = machine.processorCount
     let requests = type.sums(CacheIndex.contiguous, processors: processors)
     let pages = type.sums(CacheIndex.contiguousPages, processors: processors)
     return (requests.allocations &- requests.frees, PageCount(pages.allocations &- pages.frees))

@@ -136,7 +136,7 @@ extension KmemAllocator {
   func sums(_ cacheIndex: Int) -> (allocations: UInt64, frees: UInt64) {
     var (allocations, frees): (UInt64, UInt64) = (0, 0)
     forEachTypeToken { type in
-      let sums = type.sums(cacheIndex, processors: state.pointee.machine.processorCount)
+      let sums = type.sums(cacheIndex, processors: machine.processorCount)
       allocations &+= sums.allocations
       frees &+= sums.frees
     }
@@ -154,7 +154,7 @@ extension KmemAllocator {
 
   /// Describes a type.
   package func describe(_ type: MemoryType) -> TypeDescription {
-    let processors = state.pointee.machine.processorCount
+    let processors = machine.processorCount
     let (failed, past) = type.sums(CacheIndex.failed, processors: processors)
     var description = TypeDescription(
       name: type.name, inUse: 0, bytes: .zero, contiguous: .zero, requests: past, failed: failed)
@@ -180,7 +180,7 @@ extension KmemAllocator {
   package func forEachSize(
     of type: MemoryType, _ body: (ByteCount?, _ requests: UInt64, _ inUse: UInt64) -> Void
   ) {
-    let processors = state.pointee.machine.processorCount
+    let processors = machine.processorCount
     for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
       if cacheIndex > CacheIndex.large && cacheIndex < CacheIndex.firstObjectCache { continue }
       var sums = type.sums(cacheIndex, processors: processors)

@@ -36,7 +36,7 @@ extension KmemAllocator {
     if own.inUse != chunks {
       return "KM-8: chunks of kmem's own memory are not those of magazines and slabs"
     }
-    let pages = ownType.sums(CacheIndex.largePages, processors: state.pointee.machine.processorCount)
+    let pages = ownType.sums(CacheIndex.largePages, processors: machine.processorCount)
     if pages.allocations &- pages.frees != UInt64(own.frames) {
       return "KM-8: kmem's own frames are miscounted"
     }

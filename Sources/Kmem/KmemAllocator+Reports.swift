@@ -18,7 +18,7 @@ extension KmemAllocator {
       refused.site = request.site
       return refused
     }
-    state.pointee.machine.record(refusedRequest())
+    machine.record(refusedRequest())
   }
 
   /// Reports a free of an address that kmem never returned.
@@ -29,7 +29,7 @@ extension KmemAllocator {
     fault.given = request.size
     fault.type = request.type?.name
     fault.reportedAt = request.site
-    state.pointee.machine.report(fault)
+    machine.report(fault)
   }
 
   /// Reports a wrong free of an address in a slab.
@@ -45,7 +45,7 @@ extension KmemAllocator {
     if let entry = addAudit(to: &fault, location.slab, location.index), kind != .wrongType {
       fault.expected = UInt64(entry.size)
     }
-    state.pointee.machine.report(fault)
+    machine.report(fault)
   }
 
   /// Adds the audit's record of an object to a report on it.
@@ -69,7 +69,7 @@ extension KmemAllocator {
         VirtualAddress(map).rawValue, .virtualAddress)
       fault.owner = cache.name
       fault.reportedAt = site
-      return state.pointee.machine.report(fault)
+      return machine.report(fault)
     }
     let what: StaticString =
       damage.kind == .overrun
@@ -80,11 +80,11 @@ extension KmemAllocator {
     fault.owner = cache.name
     fault.reportedAt = site
     _ = addAudit(to: &fault, damage.slab, index)
-    state.pointee.machine.report(fault)
+    machine.report(fault)
   }
 
   func reportDestroyed(_ cacheIndex: Int) {
-    state.pointee.machine.report(
+    machine.report(
       FaultReport(.notAllocated, "a cache was used after it was destroyed", UInt64(cacheIndex), .identifier))
   }
 }

@@ -27,7 +27,7 @@ extension KmemAllocator {
 
   /// Sums the bytes of kmem's own tables: state, slots, descriptors, counters.
   package var metadataBytes: ByteCount {
-    Self.size(processors: state.pointee.machine.processorCount)
+    Self.size(processors: machine.processorCount)
       + PageCount(state.pointee.metadataPages.load(ordering: .relaxed)).bytes
   }
 

@@ -106,6 +106,8 @@ import Synchronization
   /// A page of state, then each processor's row of slots.
   @usableFromInline let base: UnsafeMutableRawPointer
 
+  var machine: Machine { state.pointee.machine }
+
   /// Makes a handle on the instance that `create` made in `memory`.
   @inline(always) package init(at memory: UnsafeMutableRawPointer) { base = memory }
 

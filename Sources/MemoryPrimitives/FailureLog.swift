@@ -105,17 +105,22 @@ public struct RefusedRequest: Sendable {
 
 /// The reader of the memory that is free, reserved and waited for: the failure log calls it with no lock held.
 package struct FreeMemoryReader {
-  /// Writes three counts of frames for a request of a priority: free, reserved, waited for.
-  package typealias Read =
-    @convention(c) (
-      _ context: UnsafeMutableRawPointer?, _ priority: UInt8, _ counts: UnsafeMutablePointer<UInt64>
-    ) -> Void
+  /// The counts of frames that it reads.
+  package enum Count: UInt8 { case free, reserved, awaited }
+  /// Any value that the function needs.
+  package typealias Context = UnsafeMutableRawPointer?
+  /// Reads one count, by its number, for requests of a priority.
+  package typealias Read = @convention(c) (_ context: Context, _ count: UInt8, _ priority: UInt8) -> UInt64
 
-  let context: UnsafeMutableRawPointer?
+  let context: Context
   let read: Read
 
+  func count(_ count: Count, for priority: AllocationPriority) -> PageCount {
+    PageCount(read(context, count.rawValue, priority.rawValue))
+  }
+
   /// Makes a reader of a function and its context.
-  package init(_ context: UnsafeMutableRawPointer?, read: @escaping Read) {
+  package init(_ context: Context, read: @escaping Read) {
     self.context = context
     self.read = read
   }
@@ -148,28 +153,26 @@ public struct FailureLog {
     ring = (memory + Self.headSize).bindMemory(to: RefusedRequest.self, capacity: Self.capacity)
   }
 
-  func setReader(_ reader: FreeMemoryReader) { state.pointee.reader = reader }
+  /// The reader that fills in the state of memory.
+  var reader: FreeMemoryReader? {
+    get { state.pointee.reader }
+    nonmutating set { state.pointee.reader = newValue }
+  }
 
   func record(_ request: RefusedRequest, at tick: Tick) {
     var request = request
-    if let reader = state.pointee.reader {
-      var counts: InlineArray<3, UInt64> = .init(repeating: 0)
-      withUnsafeMutablePointer(to: &counts) {
-        reader.read(
-          reader.context, request.priority.rawValue,
-          UnsafeMutableRawPointer($0).assumingMemoryBound(to: UInt64.self))
-      }
-      request.free = PageCount(counts[0])
-      request.reserved = PageCount(counts[1])
-      request.awaited = PageCount(counts[2])
+    if let reader {
+      request.free = reader.count(.free, for: request.priority)
+      request.reserved = reader.count(.reserved, for: request.priority)
+      request.awaited = reader.count(.awaited, for: request.priority)
     }
-    let interrupts = state.pointee.lock.lock()
-    defer { state.pointee.lock.unlock(interrupts) }
-    let number = state.pointee.count.value + 1
-    state.pointee.count.set(number)
-    request.number = number
-    request.tick = tick
-    (ring + Int((number - 1) % UInt64(Self.capacity))).initialize(to: request)
+    state.pointee.lock.withLock {
+      let number = count + 1
+      state.pointee.count.set(number)
+      request.number = number
+      request.tick = tick
+      (ring + Int((number - 1) % UInt64(Self.capacity))).initialize(to: request)
+    }
   }
 
   /// Refusals since the start, kept or not.
@@ -180,9 +183,7 @@ public struct FailureLog {
     let last = count
     var number = last
     while number > 0 && last - number < UInt64(Self.capacity) {
-      let interrupts = state.pointee.lock.lock()
-      let request = ring[Int((number - 1) % UInt64(Self.capacity))]
-      state.pointee.lock.unlock(interrupts)
+      let request = state.pointee.lock.withLock { ring[Int((number - 1) % UInt64(Self.capacity))] }
       // Overwritten by a newer one: the rest is older still.
       guard request.number == number else { return }
       try body(request)

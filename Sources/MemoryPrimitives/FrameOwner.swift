@@ -15,13 +15,13 @@
 
   /// Describes the owner of frames that the code at `site` allocates for `purpose`, a few words.
   @inline(always) public init(_ purpose: StaticString, at site: CallSite = .here) {
-    purposeAddress = UInt64(UInt(bitPattern: purpose.utf8Start))
+    purposeAddress = Self.address(of: purpose)
     word = Self.mark | UInt64(site.rawValue) << 32
   }
 
   /// Describes an owner whose memory counts under a type of kmem, by the type's number.
   @inline(always) package init(_ purpose: StaticString, type: UInt16, at site: CallSite) {
-    purposeAddress = UInt64(UInt(bitPattern: purpose.utf8Start))
+    purposeAddress = Self.address(of: purpose)
     word = Self.mark | UInt64(site.rawValue) << 32 | UInt64(type) + 1
   }
 
@@ -55,13 +55,20 @@
   /// The call site of the allocation.
   public var site: CallSite { CallSite(codeAddress: word >> 32) }
 
-  /// The text of the purpose.
-  public var purpose: UnsafeBufferPointer<UInt8> {
-    guard let start = UnsafePointer<UInt8>(bitPattern: UInt(purposeAddress)) else {
-      return UnsafeBufferPointer(start: nil, count: 0)
-    }
-    var count = 0
-    while count < 80 && start[count] != 0 { count += 1 }
-    return UnsafeBufferPointer(start: start, count: count)
+  @inlinable static func address(of text: StaticString) -> UInt64 {
+    UInt64(UInt(bitPattern: text.utf8Start))
   }
+
+  /// The text of the purpose; empty when none was stated.
+  package var purpose: Line {
+    var text = Line()
+    guard var next = UnsafePointer<UInt8>(bitPattern: UInt(purposeAddress)) else { return text }
+    while text.count < 80 && next[0] != 0 {
+      text.append(byte: next[0])
+      next += 1
+    }
+    return text
+  }
+  /// The purpose as the requester of a refused request.
+  package var requester: ShortName { purpose.withBytes { ShortName(bytes: $0) } }
 }

@@ -73,23 +73,22 @@ import CPlatform
   /// Leaves a note for the report otherwise. Interrupts are off.
   @usableFromInline func isAbove(_ held: UInt32) -> Bool {
     if held < rawValue { return true }
-    cp_processor().pointee.refused_rank = rawValue
+    cp_refuse_rank(rawValue)
     return false
   }
 
   /// The locks that this processor holds, and the one that it must not acquire beside them, for a report; nil when it
   /// holds none. Interrupts are off.
   package static var heldLocks: Line? {
-    let mine = cp_processor()
-    let refused = mine.pointee.refused_rank
+    let refused = cp_refused_rank()
     var line = Line()
     func add(_ held: UInt32) {
       guard held != 0 else { return }
       line.append(line.count == 0 ? "holds " : " and ")
       line.append(line: "\(LockRank(held).name) (rank \(held))")
     }
-    add(mine.pointee.held_sleeping)
-    add(mine.pointee.held_rank)
+    add(cp_held_sleeping())
+    add(cp_held_rank())
     guard line.count > 0 else { return nil }
     if refused != 0 { line.append(line: ", and acquires \(LockRank(refused).name) (rank \(refused))") }
     return line

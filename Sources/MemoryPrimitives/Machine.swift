@@ -65,7 +65,7 @@ public struct Machine {
   }
 
   /// Makes the failure log read by `reader` what is free, reserved and waited for. Called once, at boot.
-  package func readFreeMemory(by reader: FreeMemoryReader) { log?.setReader(reader) }
+  package func readFreeMemory(by reader: FreeMemoryReader) { log?.reader = reader }
 
   /// Records a refused request in the failure log, if there is one. No spin lock may be held.
   package func record(_ refusal: @autoclosure () -> RefusedRequest) {

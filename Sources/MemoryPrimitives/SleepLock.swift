@@ -62,7 +62,7 @@ package struct SleepLock: ~Copyable {
   }
 
   private borrowing func mayAcquire() -> Bool {
-    withInterruptsOff { rank.isAbove(cp_processor().pointee.held_sleeping) }
+    withInterruptsOff { rank.isAbove(cp_held_sleeping()) }
   }
 
   private borrowing func recordAcquired() -> Bool {

@@ -58,7 +58,7 @@ import Synchronization
     cp_hold_sites(waits)[Int(rank.rawValue)] = cp_return_address()
   }
 
-  @usableFromInline borrowing func mayAcquire() -> Bool { rank.isAbove(cp_processor().pointee.held_rank) }
+  @usableFromInline borrowing func mayAcquire() -> Bool { rank.isAbove(cp_held_rank()) }
 
   /// Always answers true: inside an assertion it costs nothing in builds without them.
   @usableFromInline borrowing func recordAcquired() -> Bool {

@@ -56,32 +56,32 @@ extension FrameAllocator {
         Statistic(name, unit, .counter, about, context: UnsafeMutableRawPointer(state), read: read))
     }
     counter("vm.allocations", .requests, "blocks and single frames granted") {
-      Self($0).events.pointee.allocations.value
+      Self($0).counted.allocations.value
     }
     counter("vm.frees", .events, "frees of frames of one pageblock and role") {
-      Self($0).events.pointee.frees.value
+      Self($0).counted.frees.value
     }
     counter("vm.failures", .requests, "blocks and single frames refused; failures lists the last") {
-      Self($0).events.pointee.failures.value
+      Self($0).counted.failures.value
     }
-    counter("vm.runs", .requests, "runs granted") { Self($0).events.pointee.runs.value }
+    counter("vm.runs", .requests, "runs granted") { Self($0).counted.runs.value }
     counter("vm.failed_attempts", .events, "attempts that found no memory, layers above and waiters included")
     {
-      Self($0).events.pointee.failedAttempts.value
+      Self($0).counted.failedAttempts.value
     }
     counter("vm.run_failures", .requests, "runs refused; failures lists the last") {
-      Self($0).events.pointee.runFailures.value
+      Self($0).counted.runFailures.value
     }
-    counter("vm.run_steps", .steps, "steps of searches for runs") { Self($0).events.pointee.runSteps.value }
-    counter("vm.waits", .requests, "requests that waited for memory") { Self($0).events.pointee.waits.value }
+    counter("vm.run_steps", .steps, "steps of searches for runs") { Self($0).counted.runSteps.value }
+    counter("vm.waits", .requests, "requests that waited for memory") { Self($0).counted.waits.value }
     counter("vm.reactivations", .pages, "cached pages reactivated") {
-      Self($0).events.pointee.reactivations.value
+      Self($0).counted.reactivations.value
     }
     counter("vm.isolations", .events, "runs isolated to be emptied") {
-      Self($0).events.pointee.isolations.value
+      Self($0).counted.isolations.value
     }
     counter("vm.isolated", .pages, "frames captured in isolated runs") {
-      Self($0).events.pointee.captures.value
+      Self($0).counted.captures.value
     }
   }
 

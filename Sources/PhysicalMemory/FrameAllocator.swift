@@ -162,6 +162,8 @@ public struct FrameAllocator {
   /// The records and counts, for searches that take no lock.
   @inline(__always) package var table: FrameTable { state.pointee.table }
   var events: UnsafeMutablePointer<FrameEvents> { state.pointee.events }
+  /// The counters, in place.
+  @inline(always) var counted: FrameEvents { unsafeAddress { UnsafePointer(events) } }
   @inline(always) var domain: Locked<FrameDomain> { _read { yield state.pointee.domain } }
   /// The map without permanent frames: sorted runs.
   var spans: UnsafeBufferPointer<FrameSpan> { state.pointee.spans }
@@ -225,12 +227,12 @@ public struct FrameAllocator {
 
   /// Reads what the failure log says of memory. Takes the domain lock.
   var freeMemoryReader: FreeMemoryReader {
-    FreeMemoryReader(UnsafeMutableRawPointer(state)) { context, priority, counts in
+    FreeMemoryReader(UnsafeMutableRawPointer(state)) { context, count, priority in
       let memory = FrameAllocator(context)
-      counts[0] = memory.freeCount.rawValue
-      memory.domain.withLock { domain in
-        counts[1] = domain.reserves[Int(priority)]
-        counts[2] = domain.waitedFor
+      switch FreeMemoryReader.Count(rawValue: count) {
+      case .reserved: return memory.domain.withLock { $0.reserves[Int(priority)] }
+      case .awaited: return memory.domain.withLock { $0.waitedFor }
+      default: return memory.freeCount.rawValue
       }
     }
   }

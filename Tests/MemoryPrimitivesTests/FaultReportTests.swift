@@ -55,7 +55,7 @@ final class FaultReportTests: XCTestCase {
     XCTAssertNil(LockRank.heldLocks)
     outer.withLock {
       XCTAssertFalse(inner.isAbove(LockRank.registry.rawValue))
-      defer { cp_processor().pointee.refused_rank = 0 }
+      defer { cp_refuse_rank(0) }
       XCTAssertEqual(
         LockRank.heldLocks.map { $0.withBytes { String(decoding: $0, as: UTF8.self) } },
         "holds registry (rank 70), and acquires physical domain (rank 60)")

@@ -77,6 +77,10 @@ CP_INLINE uint32_t cp_processor_index(void) { return cp_this_processor.index; }
 /// Rank of the innermost spin lock that this thread holds, 0 for none.
 CP_INLINE uint32_t cp_held_rank(void) { return cp_this_processor.held_rank; }
 
+/// Describes a code address of this program, of which only the low 30 bits are known: the function and the offset in it,
+/// or the file and the offset in that. The text is valid until this thread calls again; null for an unknown address.
+const char *_Nullable cp_code_name(uint32_t low_bits);
+
 /// Switches interrupts off on this processor and returns what `cp_interrupts_restore` needs.
 CP_INLINE uint64_t cp_interrupts_disable(void) {
   uint32_t before = cp_this_processor.interrupts_off;
@@ -325,6 +329,13 @@ struct cp_left_out {
   uint32_t surplus;         // beyond as many as may run
   uint32_t without_memory;
 };
+
+/// Rank of the innermost sleeping lock that the thread here holds, 0 for none. Interrupts are off.
+CP_INLINE uint32_t cp_held_sleeping(void) { return cp_processor()->held_sleeping; }
+
+/// Rank of the lock that the order of locks forbids on this processor, for the report; 0 for none.
+CP_INLINE uint32_t cp_refused_rank(void) { return cp_processor()->refused_rank; }
+CP_INLINE void cp_refuse_rank(uint32_t rank) { cp_processor()->refused_rank = rank; }
 
 struct cp_processor_row {
   uint32_t identity;     // of its local APIC

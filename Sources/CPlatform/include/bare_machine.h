@@ -85,6 +85,21 @@ struct cp_processor_block {
 };
 _Static_assert(sizeof(struct cp_processor_block) <= 8192, "boot/entry.asm reserves this much space");
 
+/// Notes that the idle thread of a processor runs from now on.
+CP_INLINE void cp_begin_idle(struct cp_processor_block *block, uint64_t now) { block->switched = now; }
+
+/// The cycles that a processor has been idle, those since its last switch included while it is idle.
+CP_INLINE uint64_t cp_idle_cycles_of(const volatile struct cp_processor_block *block) {
+  while (1) {
+    uint64_t switches = block->switches, sum = block->idle_cycles, since = block->switched;
+    int is_idle = block->processor.thread == block->idle;
+    // The processor has switched during that, so the words do not belong together.
+    if (block->switches != switches) continue;
+    uint64_t now = cp_cycles();
+    return is_idle && now > since ? sum + (now - since) : sum;
+  }
+}
+
 CP_INLINE uint32_t *cp_stopped_state(struct cp_processor_block *block) { return &block->stopped.state; }
 CP_INLINE uint8_t *cp_trap_message(struct cp_processor_block *block) { return block->trap_message; }
 CP_INLINE struct cp_lock_waits *cp_lock_waits_of(struct cp_processor_block *block) { return &block->waits; }

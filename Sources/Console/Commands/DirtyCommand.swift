@@ -53,7 +53,7 @@ extension Shell {
     try arguments.end()
     guard count > .zero else { throw refuse(word, "less than a page") }
     guard count <= share(1000) else { throw refuse(word, "too large: 1000 % of memory are the most") }
-    guard fills.pointee.count < Fills.capacity else {
+    guard fillCount < Fills.capacity else {
       throw fail("\(Fills.capacity) fills are the most. dirty free frees all of them.")
     }
     var before = memory.paging.figures
@@ -89,7 +89,7 @@ extension Shell {
   private static var spared: PageCount { PageCount(UInt64(64)) }
 
   private func keep(_ fill: DirtyPages) {
-    fillList[fills.pointee.count] = fill
+    fillList[fillCount] = fill
     fills.pointee.count += 1
   }
 
@@ -184,7 +184,7 @@ extension Shell {
   }
 
   private func freeFills() throws(CommandError) {
-    for i in 0..<fills.pointee.count {
+    for i in 0..<fillCount {
       let fill = fillList[i]
       let wired = memory.paging.figures(of: fill.object).wired.rawValue
       if wired > 0 {
@@ -192,7 +192,7 @@ extension Shell {
           "\(count: wired, "page") from \(fill.address) on are wired: unwire them first.")
       }
     }
-    let count = fills.pointee.count
+    let count = fillCount
     let pages = freeFills(from: 0)
     if isJSON {
       row("dirty_freed") { row in
@@ -212,9 +212,9 @@ extension Shell {
   /// Frees all fills but the first `first`. Answers the count of their pages.
   @discardableResult func freeFills(from first: Int) -> PageCount {
     var pages = PageCount.zero
-    while fills.pointee.count > first {
+    while fillCount > first {
       fills.pointee.count -= 1
-      let fill = fillList[fills.pointee.count]
+      let fill = fillList[fillCount]
       pages = pages + fill.filled
       fill.release(memory)
     }

@@ -341,24 +341,25 @@ extension Shell {
     }
     picture.finish()
     let cellSize: Line = perCell == 1 ? "a frame" : "\(PageCount(perCell).bytes)"
-    if word != nil {
-      let tally = tally(first, end - first, by: closeness(of: perCell))
-      let scale: Line = "a character is \(cellSize), a line \(PageCount(perLine).bytes)"
-      var sums: Line = "\(count: tally.free) free"
-      if tally.movable > 0 { sums.append(line: ", \(count: tally.movable) can move") }
-      sums.append(line: ", \(count: tally.unmovable) can't move")
-      if scale.count + 2 + sums.count <= width {
-        print("\(scale): \(sums)")
-      } else {
-        print(scale)
-        print(sums)
-      }
-      return
-    }
+    if word != nil { return printSums(first, end, perCell, cellSize) }
     print("a character is \(cellSize), a line \(PageCount(perLine).bytes)")
     print(". free   d dirty   a active, i inactive: clean  c cached  z zspage: can move")
     print("X image  M module  B boot  R records  T tables  G stack  V tags  - no memory")
     print("S slab   K kmem    W wired  C contiguous  P paging tables  N statistics  L loaned")
     print("Upper case can't move; nor can a page that is busy or held, which is a !")
+  }
+  /// Prints the scale of a picture, and how many of its frames can move.
+  private func printSums(_ first: UInt64, _ end: UInt64, _ perCell: UInt64, _ cellSize: Line) {
+    let tally = tally(first, end - first, by: closeness(of: perCell))
+    let scale: Line = "a character is \(cellSize), a line \(PageCount(perCell * 64).bytes)"
+    var sums: Line = "\(count: tally.free) free"
+    if tally.movable > 0 { sums.append(line: ", \(count: tally.movable) can move") }
+    sums.append(line: ", \(count: tally.unmovable) can't move")
+    if scale.count + 2 + sums.count <= width {
+      print("\(scale): \(sums)")
+    } else {
+      print(scale)
+      print(sums)
+    }
   }
 }

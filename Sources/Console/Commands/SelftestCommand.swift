@@ -94,7 +94,7 @@ extension Shell {
     for value in 0..<SelfTest.count {
       guard let test = SelfTest(rawValue: UInt8(value)), only == nil || only == test else { continue }
       asked += 1
-      if state.pointee.stopped || shouldStop { continue }
+      if hasStopped || shouldStop { continue }
       let outcome = run(test, seconds)
       switch outcome {
       case .passed: passed += 1

@@ -3,10 +3,16 @@
 import MemoryPrimitives
 
 extension Shell {
+  /// Whether the output of this command is no longer wanted.
+  var hasStopped: Bool {
+    get { state.pointee.stopped }
+    nonmutating set { state.pointee.stopped = newValue }
+  }
+
   /// Whether Ctrl-C has ended this command; then prints `sentence`. Leaving the pager is no such end: the person
   /// wants no more lines.
   func isStopped(_ sentence: Line) -> Bool {
-    guard state.pointee.interrupted, state.pointee.stopped else { return false }
+    guard state.pointee.interrupted, hasStopped else { return false }
     tellDone {
       row("stopped") { row in row.field("what", text: sentence) }
       print(sentence)
@@ -16,9 +22,9 @@ extension Shell {
 
   /// Prints what `body` prints although the command was stopped.
   func tellDone(_ body: () -> Void) {
-    let wasStopped = state.pointee.stopped
-    state.pointee.stopped = false
+    let before = hasStopped
+    hasStopped = false
     body()
-    state.pointee.stopped = state.pointee.stopped || wasStopped
+    hasStopped = hasStopped || before
   }
 }

@@ -117,7 +117,7 @@ extension Shell {
       return .goOn
     }
     endProgress()
-    return keeps && !state.pointee.stopped ? replay.summary : replay.close()
+    return keeps && !hasStopped ? replay.summary : replay.close()
   }
 
   /// The unit of the cycle counter.

@@ -22,15 +22,15 @@ extension CommandDescription {
 
 extension Shell {
   func verify() throws(CommandError) {
-    guard fills.pointee.count > 0 else { throw refuse("There are no pages to verify. Type: dirty 60%") }
+    guard fillCount > 0 else { throw refuse("There are no pages to verify. Type: dirty 60%") }
     var sum = DirtyPages.Verdict()
     let before = memory.paging.figures
     let start = cp_cycles()
-    for i in 0..<fills.pointee.count where !state.pointee.stopped { verify(fillList[i], &sum) }
+    for i in 0..<fillCount where !hasStopped { verify(fillList[i], &sum) }
     let taken = cp_cycles() &- start
     let read = memory.paging.figures.pageIns - before.pageIns
     var pages: UInt64 = 0
-    for i in 0..<fills.pointee.count { pages += fillList[i].filled.rawValue }
+    for i in 0..<fillCount { pages += fillList[i].filled.rawValue }
     let verified = sum.intact + sum.wrong + sum.unreadable
     if isStopped("Stopped. \(count: verified) of \(count: pages, "page") were verified.") {
       tellDone { report(sum, read, taken) }

@@ -21,11 +21,7 @@ extension Shell {
   func owner(of frame: FrameDescription) -> NamedOwner {
     if let stated = frame.statedOwner, frame.busyWord != .captured {
       var owner = NamedOwner(site: stated.site)
-      if stated.isStated {
-        var name = Line()
-        name.append(bytes: stated.purpose)
-        owner.name = name
-      }
+      if stated.isStated { owner.name = stated.purpose }
       if let number = stated.type { owner.type = memory.kmem.type(at: number)?.name }
       return owner
     }

@@ -75,23 +75,10 @@ enum ExecutiveInspection {
     row.pointee.name_length = copy(Scheduler.nameOfThread(on: block), cp_processor_name(row))
     row.pointee.switches = block.pointee.switches
     row.pointee.interrupts = block.pointee.interrupts
-    row.pointee.idle_cycles = idleCycles(block)
+    row.pointee.idle_cycles = cp_idle_cycles_of(block)
     row.pointee.longest_off = block.pointee.processor.longest_off
     row.pointee.left_out = Processors.leftOut
     return true
-  }
-
-  /// The cycles that a processor has been idle, those since its last switch included while it is idle.
-  private static func idleCycles(_ block: ProcessorBlock) -> UInt64 {
-    while true {
-      let (switches, sum) = (block.pointee.switches, block.pointee.idle_cycles)
-      let since = block.pointee.switched
-      let isIdle = block.pointee.processor.thread == block.pointee.idle
-      // The processor has switched during that, so the words do not belong together.
-      guard block.pointee.switches == switches else { continue }
-      let now = cp_cycles()
-      return isIdle && now > since ? sum &+ (now &- since) : sum
-    }
   }
 
   private static func fill(_ row: UnsafeMutablePointer<cp_lock_row>, rank: Int) {

@@ -182,7 +182,7 @@ enum ProcessorStart {
 public func kernelProcessor() -> Never {
   DescriptorTables.load(Processors.mine)
   // The idle thread runs from here on.
-  Processors.mine.pointee.switched = cp_cycles()
+  cp_begin_idle(Processors.mine, cp_cycles())
   LocalAPIC.join()
   // A message to a controller that is not enabled is dropped, and messages may come as soon as this one has joined.
   LocalAPIC.enable(.other)

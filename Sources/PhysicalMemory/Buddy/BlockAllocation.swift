@@ -34,7 +34,7 @@ struct Refusal {
 
   /// The purpose that was stated; the role where none was.
   var requester: ShortName {
-    owner.isStated ? ShortName(bytes: owner.purpose) : ShortName(role.description)
+    owner.isStated ? owner.requester : ShortName(role.description)
   }
 }
 
