@@ -33,20 +33,21 @@ def is_halted():
         return False
 
 
-def ask(question, argument=0):
-    """The rows of an answer, each a list of fields."""
+def ask(question, argument=0, limit=None):
+    """The rows of an answer, each a list of fields; at most `limit` of them."""
     flags = value("$eflags")
     if not is_halted():
         gdb.execute("set $eflags = %d" % (flags & ~INTERRUPT_FLAG), to_string=True)
     rows = []
     try:
-        while True:
+        while limit is None or len(rows) < limit:
             call = "((unsigned long (*)(unsigned, unsigned long, unsigned)) %d)(%d, %d, %d)"
             entry = value("(unsigned long) &kernel_debugger")
             text = value(call % (entry, QUESTIONS[question], argument, len(rows)))
             if text == 0:
-                return rows
+                break
             rows.append(memory(text, 321).split(b"\0")[0].decode().split("\t"))
+        return rows
     finally:
         if not is_halted():
             gdb.execute("set $eflags = %d" % flags, to_string=True)
@@ -97,12 +98,24 @@ class Console:
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=stop_at_prompt, daemon=True).start()
-        gdb.execute("set suppress-cli-notifications on")
-        gdb.execute("continue", to_string=True)
-        gdb.execute("set suppress-cli-notifications off")
+        self.run_on()
+        # The processor may have been stopped with a spin lock held, where it answers nothing.
+        for _ in range(50):
+            rows = ask("frames", limit=1)
+            if not rows or not rows[0][0].startswith("!"):
+                break
+            threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT]).start()
+            self.run_on()
         with self.changed:
             text, self.text = self.text, b""
         return text.decode(errors="replace").replace("\r", "")
+
+    @staticmethod
+    def run_on():
+        """Lets the machine run until a signal stops it."""
+        gdb.execute("set suppress-cli-notifications on")
+        gdb.execute("continue", to_string=True)
+        gdb.execute("set suppress-cli-notifications off")
 
     port = None
 

@@ -43,7 +43,7 @@ final class ConsoleCommandTests: XCTestCase {
       let description = command.description
       let text = harness.run("help \(description.name)")
       XCTAssertTrue(text.contains("  Example"), text)
-      XCTAssertTrue(text.contains("\(description.example)\n"), text)
+      XCTAssertTrue(text.contains("\(description.example)"), text)
       XCTAssertTrue("\(description.example)".hasPrefix("\(description.name)"))
       XCTAssertTrue("\(description.usage)".hasPrefix("\(description.name)"))
       XCTAssertTrue("\(description.entry)".hasPrefix("\(description.name)"))

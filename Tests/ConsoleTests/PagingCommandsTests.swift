@@ -412,7 +412,7 @@ final class PagingCommandsTests: XCTestCase {
       ("wire 0x10_0000+4K", "no pageable memory is there"),
       ("wire \(first.at(0))", "a range is ADDRESS+SIZE"),
       ("wire 0x10+0xffff_ffff_ffff_f000", "no range of addresses is so long"),
-      ("wire \(first.at(0))+4K hole", "not understood here; usage: wire RANGE [holes]"),
+      ("wire \(first.at(0))+4K hole", "not understood here; usage: wire ADDRESS+SIZE [holes]"),
       ("wire", "A range is missing; usage"), ("unwire", "A range is missing; usage"),
     ] {
       XCTAssertTrue(harness.run(line).contains(words), "\(line): \(harness.run(line))")
