@@ -7,7 +7,7 @@
 import MemoryPrimitives
 
 /// The commands, in the order in which `help` lists them.
-enum Command: UInt8 {
+enum Command: UInt8, NamedCases {
   case frames, map, kmem, vmem, objects, vmstat
   case why, failures, buddy, queues, swap, locks
   case whatis, pagetable, memmap, cpus, threads
@@ -15,8 +15,9 @@ enum Command: UInt8 {
   case snapshot, diff, watch
   case sysctl, help, poweroff, panic
 
-  /// The count of commands.
-  static var count: Int { Int(Command.panic.rawValue) + 1 }
+  static var last: Self { .panic }
+
+  var name: StaticString { description.name }
 
   var description: CommandDescription {
     switch self {
@@ -103,13 +104,6 @@ enum Command: UInt8 {
 }
 
 extension Command {
-  /// Calls `body` with each command.
-  static func forEach(_ body: (Command) -> Void) {
-    for value in 0..<count {
-      if let command = Command(rawValue: UInt8(value)) { body(command) }
-    }
-  }
-
   /// The command with this name or synonym.
   static func named(_ word: Bytes) -> Command? {
     var found: Command?

@@ -23,12 +23,12 @@ extension CommandDescription {
 
 extension Shell {
   /// A fault that a person can trigger.
-  package enum Fault: UInt8, Sendable {
+  package enum Fault: UInt8, NamedCases, Sendable {
     case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
     case divide, overflow
     case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere
 
-    static var count: Int { Int(Fault.everywhere.rawValue) + 1 }
+    static var last: Self { .everywhere }
 
     var name: StaticString {
       switch self {
@@ -49,19 +49,6 @@ extension Shell {
       case .nmi: "nmi"
       case .everywhere: "everywhere"
       }
-    }
-
-    /// Calls `body` with each fault.
-    static func forEach(_ body: (Fault) -> Void) {
-      for value in 0..<count {
-        if let fault = Fault(rawValue: UInt8(value)) { body(fault) }
-      }
-    }
-
-    static func named(_ word: Bytes) -> Fault? {
-      var found: Fault?
-      forEach { if word == $0.name { found = $0 } }
-      return found
     }
   }
 

@@ -31,12 +31,12 @@ extension CommandDescription {
 }
 
 extension Shell {
-  enum Bench: UInt8 {
+  enum Bench: UInt8, NamedCases {
     case contig, contigOne, contigLow, contigBusy
     case kmem, pages, pageblocks, wired, vmem
     case fault, blocks, scan, threadSwitch, shootdown, longest, boot
 
-    static var count: Int { Int(Bench.boot.rawValue) + 1 }
+    static var last: Self { .boot }
 
     var name: StaticString {
       switch self {
@@ -57,19 +57,6 @@ extension Shell {
       case .longest: "longest-off"
       case .boot: "boot"
       }
-    }
-
-    /// Calls `body` with each bench.
-    static func forEach(_ body: (Bench) -> Void) {
-      for value in 0..<count {
-        if let bench = Bench(rawValue: UInt8(value)) { body(bench) }
-      }
-    }
-
-    static func named(_ word: Bytes) -> Bench? {
-      var found: Bench?
-      forEach { if word == $0.name { found = $0 } }
-      return found
     }
   }
 

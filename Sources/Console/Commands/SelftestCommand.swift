@@ -23,10 +23,10 @@ extension CommandDescription {
 }
 
 extension Shell {
-  enum SelfTest: UInt8 {
+  enum SelfTest: UInt8, NamedCases {
     case invariants, protection, frames, objects, space, history, paging, smp
 
-    static var count: Int { Int(SelfTest.smp.rawValue) + 1 }
+    static var last: Self { .smp }
 
     var name: StaticString {
       switch self {
@@ -61,19 +61,6 @@ extension Shell {
       case .paging: PagingPlan.standard.loaned
       case .invariants, .protection, .frames, .objects, .space, .smp: nil
       }
-    }
-
-    /// Calls `body` with each test.
-    static func forEach(_ body: (SelfTest) -> Void) {
-      for value in 0..<count {
-        if let test = SelfTest(rawValue: UInt8(value)) { body(test) }
-      }
-    }
-
-    static func named(_ word: Bytes) -> SelfTest? {
-      var found: SelfTest?
-      forEach { if word == $0.name { found = $0 } }
-      return found
     }
   }
 
