@@ -1,27 +1,35 @@
-// A progress bar for a command that takes long.
+// A progress bar for a command that takes long, redrawn ten times a second. The next line that is printed replaces it.
 
 import MemoryPrimitives
+import Workloads
 
-/// A progress bar, redrawn ten times a second.
+/// The bar on the screen. Valid as zeroes.
 struct Bar {
-  private let console: Shell
-  private var shown: UInt64 = 0
+  /// The time of the last drawing, in milliseconds.
+  var shown: UInt64
+  /// Whether it is the last thing on the screen.
+  var isDrawn: Bool
+}
 
-  init(_ console: Shell) { self.console = console }
-
-  /// Redraws the bar. False after Ctrl-C. Polling the terminal costs as much as a few pages, so it is polled only
-  /// once in a while.
-  mutating func goesOn(
-    _ what: Line, _ done: UInt64, of total: UInt64, _ unit: StaticString, every: UInt64 = 64
-  ) -> Bool {
-    guard done % every == 0 || done == total else { return true }
-    if console.shouldStop { return false }
-    let now = console.terminal.milliseconds
-    guard now >= shown + 100 || done == total else { return true }
-    shown = now
-    console.progress(what, done, of: total, "\(count: done) of \(count: total) \(unit)")
-    return true
+extension Shell {
+  /// Shows how much of `total` is done. Stops after Ctrl-C.
+  func pace(_ what: Line, _ done: UInt64, of total: UInt64, _ unit: StaticString) -> Pace {
+    if shouldStop { return .stop }
+    if drawsBar(done, of: total) {
+      progress(what, done, of: total, "\(count: done) of \(count: total) \(unit)")
+    }
+    return .goOn
   }
 
-  func end() { console.endProgress() }
+  /// Whether the bar is to be drawn again. When all is done, it is removed.
+  func drawsBar(_ done: UInt64, of total: UInt64) -> Bool {
+    let now = terminal.milliseconds
+    if done >= total {
+      endProgress()
+      return false
+    }
+    guard now >= state.pointee.bar.shown + 100 else { return false }
+    state.pointee.bar.shown = now
+    return true
+  }
 }

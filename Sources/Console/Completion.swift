@@ -2,6 +2,7 @@
 
 import KernelMemory
 import MemoryPrimitives
+import Workloads
 
 /// The words that Tab offers behind a command.
 enum Completion {
@@ -87,7 +88,7 @@ extension Shell {
       for i in 0..<statistics.count { word(statistics[i].name) }
     case .faults: Fault.forEach { word($0.name) }
     case .snapshots: forEachSnapshotName { name in ("\(name)" as Line).withBytes { body($0) } }
-    case .benches: Bench.forEach { word($0.name) }
+    case .benches: KernelBench.forEach { word($0.name) }
     case .objects: forEachObjectNumber { number in number.withBytes { body($0) } }
     case .selfTests: SelfTest.forEach { word($0.name) }
     case .arenas: forEachArenaName { name in ("\(name)" as Line).withBytes { body($0) } }

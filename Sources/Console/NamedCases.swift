@@ -26,3 +26,14 @@ extension NamedCases {
     return found
   }
 }
+
+extension Shell {
+  /// The case that a word names; nil for no word. Refuses any other word, and lists the names behind `otherwise`.
+  func named<Case: NamedCases>(_ word: Word?, otherwise: Line) throws(CommandError) -> Case? {
+    guard let word else { return nil }
+    if let found = Case.named(word.bytes) { return found }
+    var names = otherwise
+    Case.forEach { names.append(line: " \($0.name)") }
+    throw refuse(word, names)
+  }
+}

@@ -10,6 +10,7 @@ extension Shell {
   /// break it within a word. After a screenful the pager stops first; after Ctrl-C nothing more is printed.
   @inline(never) func print(_ line: Line) {
     guard !isJSON, !shouldStop else { return }
+    endProgress()
     let isWrong = line.count > 1 && line[0] == UInt8(ascii: "!") && line[1] == UInt8(ascii: " ")
     var from = 0
     repeat {
@@ -48,6 +49,7 @@ extension Shell {
   /// Prints text for a person without ending the line; with `-j` nothing.
   func put(_ text: Line, _ color: Tint = .plain) {
     guard !isJSON, !state.pointee.stopped else { return }
+    endProgress()
     if color != .plain { tint(color) }
     terminal.write(text)
     if color != .plain { tint(.plain) }
@@ -129,11 +131,13 @@ extension Shell {
     if line.count > width { line.truncate(to: width) }
     line.append(blanks: width - line.count)
     terminal.write(line)
+    state.pointee.bar.isDrawn = true
   }
 
-  /// Removes the bar from the screen.
+  /// Removes the bar from the screen, if it is there.
   func endProgress() {
-    guard state.pointee.isTerminal, state.pointee.isInteractive, !isJSON else { return }
+    guard state.pointee.bar.isDrawn else { return }
+    state.pointee.bar.isDrawn = false
     var line = Line("\r")
     line.append(blanks: width - 1)
     line.append("\r")

@@ -79,7 +79,8 @@ package struct Shell {
     var editor: LineEditor
     var table: Table.State
     var snapshots: Snapshots
-    var fills: Fills
+    var fills: DirtyFills
+    var bar: Bar
     var runs: ContigEntries
     var bench: BenchOutcome
   }
@@ -104,6 +105,7 @@ package struct Shell {
     state.pointee.height = 24
     state.pointee.wantsColor = true
     state.pointee.heedsInterrupts = true
+    state.pointee.fills = DirtyFills()
   }
 
   var terminal: Terminal { state.pointee.terminal }
@@ -174,7 +176,10 @@ package struct Shell {
     state.pointee.stopped = false
     beginPage()
     state.pointee.words.split(typed)
-    defer { state.pointee.json = false }
+    defer {
+      endProgress()
+      state.pointee.json = false
+    }
     do throws(CommandError) {
       let arguments = try Arguments(self)
       guard arguments.count > 0 else { return nil }
@@ -353,6 +358,7 @@ package struct Shell {
     state.pointee.typedCount = 0
     state.pointee.stopped = true
     state.pointee.interrupted = true
+    state.pointee.bar.isDrawn = false
     newline()
     terminal.write("^C")
     newline()

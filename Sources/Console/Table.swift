@@ -45,7 +45,7 @@ struct Table {
 
   struct Cell {
     enum Kind: UInt8 {
-      case empty, fixed, text, count, plain, size, share, physical, virtual, change, truth, none
+      case empty, fixed, text, count, plain, decimal, size, share, physical, virtual, change, truth, none
     }
     var kind: Kind
     var short: UInt8
@@ -162,6 +162,10 @@ struct Table {
   func count(_ value: UInt64) { add(.count, value) }
   /// A number without commas: of a frame, an order.
   func plain(_ value: UInt64) { add(.plain, value) }
+  /// A figure in parts of `scale`, a power of ten; a whole one is a count.
+  func decimal(_ value: UInt64, scale: UInt64) {
+    if scale == 1 { count(value) } else { add(.decimal, value, scale) }
+  }
   func size(_ bytes: ByteCount) { add(.size, bytes.rawValue) }
   func share(_ part: UInt64, of whole: UInt64) { add(.share, part, whole) }
   func address(_ address: PhysicalAddress, digits: UInt8 = 12) {
@@ -398,6 +402,7 @@ struct Table {
     case .text: for i in 0..<Int(cell.b) { line.append(byte: row.pointee.text[Int(cell.a) + i]) }
     case .count: line.append(grouped: cell.a)
     case .plain: line.append(decimal: cell.a)
+    case .decimal: line.append(decimal: cell.a, scale: cell.b)
     case .size: line.append(size: ByteCount(cell.a))
     case .share:
       if state.pointee.columns[column].style == .ratio {
@@ -441,6 +446,7 @@ struct Table {
         case .fixed: row.field(key, bytes: Self.fixed(cell))
         case .text, .physical, .virtual: row.field(key, text: render(scratch, i))
         case .count, .plain, .size: row.field(key, cell.a)
+        case .decimal: row.field(key, figure: render(scratch, i))
         case .share: continue
         case .truth: row.field(key, truth: cell.a == 1 ? .yes : .no)
         case .change:
@@ -461,6 +467,17 @@ extension Shell {
 }
 
 extension Line {
+  /// A figure in parts of `scale`, a power of ten.
+  mutating func append(decimal value: UInt64, scale: UInt64) {
+    append(decimal: value / scale)
+    append(".")
+    var place = scale / 10
+    while place > 0 {
+      append(decimal: value % scale / place % 10)
+      place /= 10
+    }
+  }
+
   /// A share in whole percent, `-` of nothing.
   mutating func append(roughShare part: UInt64, of whole: UInt64) {
     guard whole > 0 else {

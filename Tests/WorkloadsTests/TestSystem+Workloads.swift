@@ -35,7 +35,7 @@ extension TestSystem {
   /// As `replay`, by `workers` threads.
   func replay(
     _ bytes: [UInt8], by workers: Int, interrupts: InterruptGate?,
-    progress: (Replay.Progress) -> ReplayPace = { _ in .goOn }
+    progress: (Replay.Progress) -> Pace = { _ in .goOn }
   ) throws -> ReplaySummary {
     try bytes.withUnsafeBytes {
       let split = ReplaySplit(workers: workers, firstProcessor: ProcessorIndex(1), interrupts: interrupts)

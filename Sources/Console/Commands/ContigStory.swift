@@ -9,6 +9,7 @@ import MemoryPrimitives
 import PageTables
 import Paging
 import PhysicalMemory
+import Workloads
 
 /// Prints the events of a request as they happen, and gathers its passes for a table.
 struct ContigStory {
@@ -36,7 +37,7 @@ struct ContigStory {
     self.console = console
     self.asked = asked
     self.detail = detail
-    countsInstructions = console.countsInstructions
+    countsInstructions = CycleCounter.countsInstructions
     mark = cp_cycles()
   }
 

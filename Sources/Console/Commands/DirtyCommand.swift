@@ -22,22 +22,8 @@ extension CommandDescription {
   }
 }
 
-/// The fills of `dirty`, the oldest first. Valid as zeroes.
-struct Fills {
-  static var capacity: Int { 8 }
-  var count: Int
-  /// Fills since boot: no two have the same stamps.
-  var ever: UInt64
-  var list: InlineArray<8, DirtyPages>
-}
-
 extension Shell {
-
-  var fills: UnsafeMutablePointer<Fills> { inPlace(&state.pointee.fills) }
-  var fillList: UnsafeMutablePointer<DirtyPages> {
-    UnsafeMutableRawPointer(inPlace(&state.pointee.fills.list)).assumingMemoryBound(to: DirtyPages.self)
-  }
-  var fillCount: Int { fills.pointee.count }
+  var fills: DirtyFills { state.pointee.fills }
 
   func dirty(_ arguments: Arguments) throws(CommandError) {
     guard let word = arguments.next() else {
@@ -52,45 +38,49 @@ extension Shell {
     let count = try pages(word, arguments)
     try arguments.end()
     guard count > .zero else { throw refuse(word, "less than a page") }
-    guard count <= share(1000) else { throw refuse(word, "too large: 1000 % of memory are the most") }
-    guard fillCount < Fills.capacity else {
-      throw fail("\(Fills.capacity) fills are the most. dirty free frees all of them.")
+    guard count <= DirtyPages.share(1000, of: physical) else {
+      throw refuse(word, "too large: 1000 % of memory are the most")
     }
-    var before = memory.paging.figures
-    var start = cp_cycles()
-    switch attempt(count) {
-    case .filled(let fill):
-      keep(fill)
-      report(fill, before, cp_cycles() &- start)
-    case .ended(let error, let fitted):
-      report(error, at: fitted, of: count)
-      (before, start) = (memory.paging.figures, cp_cycles())
-      guard error == .noMemory, fitted > Self.spared,
-        case .filled(let fill) = attempt(fitted - Self.spared)
-      else {
-        print("The pages are freed again; \(count: physical.freeCount.rawValue, "frame") are free.")
-        throw .failed
-      }
-      keep(fill)
-      print("The pages that fit are filled, and stay; dirty free frees them.")
-      report(fill, before, cp_cycles() &- start)
-      if !isJSON {
-        if memory.paging.swap.device == nil {
-          print("! There is no swap to write to: dirty less, or boot with SWAP=. Type: swap")
-        } else {
-          print("! Memory and swap are full. Type: swap")
-        }
-      }
-      throw .failed
+    guard fills.count < DirtyFills.capacity else {
+      throw fail("\(DirtyFills.capacity) fills are the most. dirty free frees all of them.")
+    }
+    let (before, start) = (memory.paging.figures, cp_cycles())
+    do throws(FillFailure) {
+      let fill = try DirtyPages.fill(
+        count, seed: state.pointee.fills.nextSeed(), on: memory, access, progress: { pace($0, of: count) })
+      let cycles = cp_cycles() &- start
+      state.pointee.fills.keep(fill)
+      report(fill, before, cycles)
+    } catch {
+      report(error)
+      try fillWhatFits(error)
     }
   }
 
-  /// The frames that a fill leaves when memory ends, so that pages can be read back from swap.
-  private static var spared: PageCount { PageCount(UInt64(64)) }
+  /// Keeps what fits, after a fill for which memory did not suffice.
+  private func fillWhatFits(_ failure: FillFailure) throws(CommandError) {
+    let (before, start) = (memory.paging.figures, cp_cycles())
+    let fill = DirtyPages.fillWhatFits(
+      after: failure, seed: state.pointee.fills.nextSeed(), on: memory, access,
+      progress: { pace($0, of: failure.fitted) })
+    let cycles = cp_cycles() &- start
+    guard let fill else {
+      print("The pages are freed again; \(count: physical.freeCount.rawValue, "frame") are free.")
+      throw .failed
+    }
+    state.pointee.fills.keep(fill)
+    print("The pages that fit are filled, and stay; dirty free frees them.")
+    report(fill, before, cycles)
+    if memory.paging.swap.device == nil {
+      print("! There is no swap to write to: dirty less, or boot with SWAP=. Type: swap")
+    } else {
+      print("! Memory and swap are full. Type: swap")
+    }
+    throw .failed
+  }
 
-  private func keep(_ fill: DirtyPages) {
-    fillList[fillCount] = fill
-    fills.pointee.count += 1
+  private func pace(_ done: UInt64, of count: PageCount) -> Pace {
+    pace("dirty", done, of: count.rawValue, "pages")
   }
 
   /// A share of all frames in percent, or a size.
@@ -101,51 +91,15 @@ extension Shell {
     let figure = arguments.part(of: word, from: 0, to: word.bytes.count - 1)
     let percent = try arguments.number(figure)
     guard percent <= 1000 else { throw refuse(word, "too large: 1000 % of memory are the most") }
-    return share(percent)
+    return DirtyPages.share(percent, of: physical)
   }
 
-  /// `percent` of all frames.
-  func share(_ percent: UInt64) -> PageCount { PageCount(physical.total.rawValue * percent / 100) }
-
-  /// Fills `count` new dirty pages, with a progress bar. When memory ends before, prints so and keeps none; Ctrl-C
-  /// keeps the pages filled so far.
-  func fill(_ count: PageCount) throws(CommandError) -> DirtyPages {
-    switch attempt(count) {
-    case .filled(let fill): return fill
-    case .ended(let error, let fitted):
-      report(error, at: fitted, of: count)
-      throw .failed
-    }
-  }
-
-  private enum Attempt {
-    case filled(DirtyPages)
-    /// The error, and the count of pages that were filled and freed again.
-    case ended(PagingError, PageCount)
-  }
-
-  private func attempt(_ count: PageCount) -> Attempt {
-    fills.pointee.ever += 1
-    var done = PageCount.zero
-    var bar = Bar(self)
-    defer { bar.end() }
-    do throws(PagingError) {
-      return .filled(
-        try DirtyPages.fill(
-          count, seed: fills.pointee.ever &* 0x2545_f491_4f6c_dd1d, on: memory, access
-        ) {
-          done = PageCount($0)
-          return bar.goesOn("dirty", $0, of: count.rawValue, "pages") ? .goOn : .stop
-        })
-    } catch {
-      return .ended(error, done)
-    }
-  }
-
-  private func report(_ error: PagingError, at fitted: PageCount, of count: PageCount) {
-    let page: Line = "Page \(count: fitted.rawValue + 1) of \(count: count.rawValue)"
-    guard error == .noMemory else {
-      _ = fail("\(page): \(error.description).")
+  /// Prints why a fill ended early.
+  func report(_ failure: FillFailure) {
+    let page: Line =
+      "Page \(count: failure.fitted.rawValue + 1) of \(count: failure.asked.rawValue)"
+    guard failure.error == .noMemory else {
+      _ = fail("\(page): \(failure.error.description).")
       return
     }
     let reserve = physical.reserve(for: .normal).rawValue
@@ -184,40 +138,23 @@ extension Shell {
   }
 
   private func freeFills() throws(CommandError) {
-    for i in 0..<fillCount {
-      let fill = fillList[i]
-      let wired = memory.paging.figures(of: fill.object).wired.rawValue
+    let count = fills.count
+    for i in 0..<count {
+      let wired = memory.paging.figures(of: fills[i].object).wired.rawValue
       if wired > 0 {
         throw fail(
-          "\(count: wired, "page") from \(fill.address) on are wired: unwire them first.")
+          "\(count: wired, "page") from \(fills[i].address) on are wired: unwire them first.")
       }
     }
-    let count = fillCount
-    let pages = freeFills(from: 0)
-    if isJSON {
-      row("dirty_freed") { row in
-        row.field("fills", UInt64(count))
-        row.field("pages", pages.rawValue)
-        row.field("free", physical.freeCount.rawValue)
-      }
-    } else if count == 0 {
-      print("Nothing is filled. As in: dirty 90%")
-    } else {
-      print(
-        "Freed \(count: pages.rawValue, "page") of \(count: UInt64(count), "fill"). \(count: physical.freeCount.rawValue, "frame") are free."
-      )
+    let pages = state.pointee.fills.release(memory)
+    row("dirty_freed") { row in
+      row.field("fills", UInt64(count))
+      row.field("pages", pages.rawValue)
+      row.field("free", physical.freeCount.rawValue)
     }
-  }
-
-  /// Frees all fills but the first `first`. Answers the count of their pages.
-  @discardableResult func freeFills(from first: Int) -> PageCount {
-    var pages = PageCount.zero
-    while fillCount > first {
-      fills.pointee.count -= 1
-      let fill = fillList[fillCount]
-      pages = pages + fill.filled
-      fill.release(memory)
-    }
-    return pages
+    guard count > 0 else { return print("Nothing is filled. As in: dirty 90%") }
+    print(
+      "Freed \(count: pages.rawValue, "page") of \(count: UInt64(count), "fill"). \(count: physical.freeCount.rawValue, "frame") are free."
+    )
   }
 }

@@ -1,15 +1,10 @@
 // bench: the budgets that concern this kernel, measured in it, in instructions.
 //
-// A bench puts the machine into the state that its goal names, measures, and frees all memory that it has allocated.
-// A bench for which the machine is too small is left out, with a sentence that says so. Names, units and goals are
-// those of the list of budgets (Budget.swift), and a missed goal fails the command only when its row is due. The
-// cycle counter counts instructions under QEMU's -icount shift=0; elsewhere the same rows hold cycles, which are
-// compared with no goal.
+// Names, units and goals are those of the list of budgets, and a missed goal fails the command only when its row is
+// due. Where the cycle counter counts no instructions the same rows hold cycles, which are compared with no goal.
 
-import CPlatform
 import KernelMemory
 import MemoryPrimitives
-import Paging
 import PhysicalMemory
 import Workloads
 
@@ -30,203 +25,27 @@ extension CommandDescription {
   }
 }
 
+extension KernelBench: NamedCases {}
+
 extension Shell {
-  enum Bench: UInt8, NamedCases {
-    case contig, contigOne, contigLow, contigBusy
-    case kmem, pages, pageblocks, wired, vmem
-    case fault, blocks, scan, threadSwitch, shootdown, longest, boot
-
-    static var last: Self { .boot }
-
-    var name: StaticString {
-      switch self {
-      case .contig: "contig"
-      case .contigOne: "contig-one"
-      case .contigLow: "contig-low"
-      case .contigBusy: "contig-busy"
-      case .kmem: "kmem"
-      case .pages: "pages"
-      case .pageblocks: "pageblocks"
-      case .wired: "wired"
-      case .vmem: "vmem"
-      case .fault: "fault"
-      case .blocks: "fault-blocks"
-      case .scan: "scan"
-      case .threadSwitch: "switch"
-      case .shootdown: "shootdown"
-      case .longest: "longest-off"
-      case .boot: "boot"
-      }
-    }
-  }
-
   func bench(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.next()
     try arguments.end()
-    var only: Bench?
-    if let word {
-      only = Bench.named(word.bytes)
-      if only == nil {
-        var names: Line = "no such bench:"
-        Bench.forEach { names.append(line: " \($0.name)") }
-        throw refuse(word, names)
-      }
-    }
+    let only: KernelBench? = try named(word, otherwise: "no such bench:")
     let sheet = BenchSheet(self)
-    for value in 0..<Bench.count {
-      guard let bench = Bench(rawValue: UInt8(value)), only == nil || only == bench else { continue }
-      // The cost of the boot can be measured only right after it.
-      if only == nil && bench == .boot { continue }
-      if shouldStop { break }
-      try measure(bench, sheet)
+    do throws(FillFailure) {
+      try KernelBenches(memory, access, trace: module, for: sheet).measure(only)
+    } catch {
+      report(error)
+      throw .failed
     }
-    guard isStopped("Stopped. These figures were measured by then.") else { return try sheet.finish() }
-    tellDone { sheet.printAll() }
-    try sheet.judge()
-  }
-
-  private func measure(_ bench: Bench, _ sheet: BenchSheet) throws(CommandError) {
-    switch bench {
-    case .kmem: benchKmem(sheet)
-    case .pages: benchPages(sheet)
-    case .pageblocks: benchPageblocks(sheet)
-    case .wired: benchWired(sheet)
-    case .vmem: benchVmem(sheet)
-    case .contig: try benchContig(sheet)
-    case .contigOne: try benchContigOne(sheet)
-    case .contigLow: try benchContigLow(sheet)
-    case .contigBusy: try benchContigBusy(sheet)
-    case .fault: benchFault(sheet)
-    case .blocks: benchBlocks(sheet)
-    case .scan: try benchScan(sheet)
-    case .threadSwitch: benchSwitch(sheet)
-    case .shootdown: benchShootdown(sheet)
-    case .longest: benchLongest(sheet)
-    case .boot: benchBoot(sheet)
-    }
-  }
-}
-
-/// The rows of all benches: one table, or an object each.
-struct BenchSheet {
-  let console: Shell
-  private let table: Table
-  private let countsInstructions: Bool
-  private let tally: UnsafeMutablePointer<BenchOutcome>
-
-  init(_ console: Shell) {
-    self.console = console
-    countsInstructions = console.countsInstructions
-    tally = inPlace(&console.state.pointee.bench)
-    tally.pointee = BenchOutcome()
-    table = console.table("bench")
-    table.column("bench", .text)
-    table.column("figure", .figure)
-    table.column("goal", .figure)
-    table.column("", .text)
-    table.column("unit", .text)
-  }
-
-  private func spelled(_ figure: UInt64, _ scale: UInt64) -> Line {
-    guard scale > 1 else { return console.isJSON ? "\(figure)" : "\(count: figure)" }
-    var line: Line = "\(figure / scale)."
-    var place = scale / 10
-    while place > 0 {
-      line.append(decimal: figure % scale / place % 10)
-      place /= 10
-    }
-    return line
-  }
-
-  /// A figure in parts of its row's scale. `atLeast` is the goal on a machine that is smaller than the budget's.
-  func add(_ budget: Budget, _ figure: UInt64, atLeast: UInt64? = nil) {
-    var row = budget.row
-    if let atLeast { row.goal = .atLeast(atLeast) }
-    let isJudged = row.bound != nil && (!row.isCycles || countsInstructions)
-    let isMet = row.isMet(by: figure)
-    let unit = row.isCycles && !countsInstructions ? "cycles" : row.unit
-    tally.pointee.rows += 1
-    if isJudged && !isMet {
-      if row.standing == .due { tally.pointee.missed += 1 } else { tally.pointee.notYet += 1 }
-    }
-    console.row("bench") { json in
-      json.field("name", text: Line(row.name))
-      json.field("figure", figure: spelled(figure, row.scale))
-      if let bound = row.bound {
-        json.field("goal", figure: spelled(bound, row.scale))
-      } else {
-        json.none("goal")
-      }
-      json.field("sense", text: Line(row.sense))
-      json.field("unit", text: Line(unit))
-      json.field("where", text: Line(row.place.description))
-      json.field("layer", text: Line(row.layer))
-      json.field("due", truth: row.standing == .due ? .yes : .no)
-      if isJudged { json.field("met", truth: isMet ? .yes : .no) } else { json.none("met") }
-    }
-    if console.isJSON { return }
-    table.begin()
-    table.text(row.name)
-    table.text(spelled(figure, row.scale))
-    if let bound = row.bound {
-      table.text("\(row.shortSense) \(spelled(bound, row.scale))")
+    if isStopped("Stopped. These figures were measured by then.") {
+      tellDone { sheet.finish() }
     } else {
-      table.none()
+      sheet.finish()
     }
-    table.text(!isJudged ? "" : isMet ? "met" : row.standing == .due ? "MISSED" : "later")
-    table.text(unit)
-    table.end()
-  }
-
-  func add(_ verdict: DirtyPages.Verdict) {
-    tally.pointee.broken += verdict.wrong + verdict.unreadable
-    tally.pointee.intact += verdict.intact
-    if tally.pointee.first == nil { tally.pointee.first = verdict.first }
-  }
-
-  /// Prints the state in which a bench measures.
-  func printState(_ name: StaticString, dirty pages: PageCount, of total: PageCount) {
-    guard !console.isJSON else { return }
-    var line: Line = "\(name): \(count: pages.rawValue, "dirty page"), "
-    line.append(share: pages.rawValue, of: total.rawValue)
-    line.append(line: " of memory; \(count: console.physical.freeCount.rawValue, "frame") are free.")
-    console.print(line)
-  }
-
-  func leaveOut(_ name: StaticString, _ why: Line) {
-    console.row("left_out") { row in
-      row.field("name", text: Line(name))
-      row.field("why", text: why)
-    }
-    console.print("\(name) is left out: \(why).")
-  }
-
-  func finish() throws(CommandError) {
-    printAll()
-    try judge()
-  }
-
-  func judge() throws(CommandError) {
-    if tally.pointee.missed > 0 || tally.pointee.broken > 0 { throw .failed }
-  }
-
-  func printAll() {
-    let outcome = tally.pointee
-    if console.isJSON {
-      // Some pages did not keep their stamp, so the figures mean nothing.
-      if outcome.broken > 0 { console.row("broken") { $0.field("pages", outcome.broken) } }
-    } else {
-      if outcome.rows > 0 { table.finish() }
-      if !countsInstructions {
-        console.print("The counter counts cycles here, not instructions (QEMU: -icount shift=0).")
-      }
-      if outcome.intact > 0 { console.print("\(count: outcome.intact, "page") verified in between: intact.") }
-      if outcome.notYet > 0 { console.print("\(count: outcome.notYet, "goal") to be met later.") }
-      if outcome.missed > 0 { console.print("! \(count: outcome.missed, "goal") missed.") }
-      if let first = outcome.first {
-        console.print("! \(count: outcome.broken, "page") did not keep its stamp, as at \(first).")
-      }
-    }
+    let outcome = state.pointee.bench
+    if outcome.missed > 0 || outcome.verdict.broken > 0 { throw .failed }
   }
 }
 
@@ -236,7 +55,109 @@ struct BenchOutcome {
   /// Goals missed of rows that are due, and of others.
   var missed: UInt64 = 0
   var notYet: UInt64 = 0
-  var intact: UInt64 = 0
-  var broken: UInt64 = 0
-  var first: VirtualAddress?
+  /// The verdict on all pages that were dirtied.
+  var verdict = DirtyPages.Verdict()
+}
+
+/// The rows of all benches.
+struct BenchSheet: BenchHost {
+  let console: Shell
+  private let table: Table
+  private let countsInstructions: Bool
+  private let outcome: UnsafeMutablePointer<BenchOutcome>
+
+  init(_ console: Shell) {
+    self.console = console
+    countsInstructions = CycleCounter.countsInstructions
+    outcome = inPlace(&console.state.pointee.bench)
+    outcome.pointee = BenchOutcome()
+    table = console.table("bench")
+    table.column("bench", .text, key: "name")
+    table.column("figure", .figure)
+    table.column("goal", .figure, for: .people)
+    table.column("goal", .figure, for: .tools)
+    table.column("sense", .text, for: .tools)
+    table.column("", .text, for: .people)
+    table.column("unit", .text)
+    table.column("where", .text, for: .tools)
+    table.column("layer", .text, for: .tools)
+    table.column("due", .text, for: .tools)
+    table.column("met", .text, for: .tools)
+  }
+
+  func measured(_ budget: Budget, _ figure: UInt64, goal: BudgetGoal) {
+    var row = budget.row
+    row.goal = goal
+    let isJudged = row.bound != nil && (!row.isCycles || countsInstructions)
+    let isMet = row.isMet(by: figure)
+    outcome.pointee.rows += 1
+    if isJudged && !isMet {
+      if row.standing == .due { outcome.pointee.missed += 1 } else { outcome.pointee.notYet += 1 }
+    }
+    table.begin()
+    table.text(row.name)
+    table.decimal(figure, scale: row.scale)
+    if let bound = row.bound {
+      var goal: Line = "\(row.shortSense) "
+      if row.scale == 1 { goal.append(grouped: bound) } else { goal.append(decimal: bound, scale: row.scale) }
+      table.text(goal)
+      table.decimal(bound, scale: row.scale)
+    } else {
+      table.none()
+      table.none()
+    }
+    table.text(row.sense)
+    table.text(!isJudged ? "" : isMet ? "met" : row.standing == .due ? "MISSED" : "later")
+    table.text(row.isCycles && !countsInstructions ? "cycles" : row.unit)
+    table.text(row.place.description)
+    table.text(row.layer)
+    table.truth(row.standing == .due ? .yes : .no)
+    if isJudged { table.truth(isMet ? .yes : .no) } else { table.none() }
+    table.end()
+  }
+
+  func leftOut(_ name: StaticString, _ why: Line) {
+    console.row("left_out") { row in
+      row.field("name", text: Line(name))
+      row.field("why", text: why)
+    }
+    console.print("\(name) is left out: \(why).")
+  }
+
+  func prepared(_ name: StaticString, dirty pages: PageCount) {
+    var line: Line = "\(name): \(count: pages.rawValue, "dirty page"), "
+    line.append(share: pages.rawValue, of: console.physical.total.rawValue)
+    line.append(line: " of memory; \(count: console.physical.freeCount.rawValue, "frame") are free.")
+    console.print(line)
+  }
+
+  func verified(_ verdict: DirtyPages.Verdict) { outcome.pointee.verdict.add(verdict) }
+
+  func progress(_ what: StaticString, _ done: UInt64, of total: UInt64, _ unit: StaticString) -> Pace {
+    console.pace(Line(what), done, of: total, unit)
+  }
+  var pace: Pace { console.shouldStop ? .stop : .goOn }
+  var seed: UInt64 { console.state.pointee.fills.nextSeed() }
+
+  private var executive: ExecutiveView? { console.state.pointee.host.executive }
+  var processors: Int { executive.map { min($0.processorCount, 64) } ?? 0 }
+  var interruptCost: UInt64? { executive?.interruptCost }
+  func longestHold(of rank: LockRank) -> UInt64? { executive?.waits(for: rank).longest_hold }
+
+  /// Prints the table, and sentences on the whole.
+  func finish() {
+    let (outcome, verdict) = (outcome.pointee, outcome.pointee.verdict)
+    if outcome.rows > 0 { table.finish() }
+    // Some pages did not keep their stamp, so the figures mean nothing.
+    if verdict.broken > 0 { console.row("broken") { $0.field("pages", verdict.broken) } }
+    if !countsInstructions {
+      console.print("The counter counts cycles here, not instructions (QEMU: -icount shift=0).")
+    }
+    if verdict.intact > 0 { console.print("\(count: verdict.intact, "page") verified in between: intact.") }
+    if outcome.notYet > 0 { console.print("\(count: outcome.notYet, "goal") to be met later.") }
+    if outcome.missed > 0 { console.print("! \(count: outcome.missed, "goal") missed.") }
+    if let first = verdict.first {
+      console.print("! \(count: verdict.broken, "page") did not keep its stamp, as at \(first).")
+    }
+  }
 }

@@ -5,6 +5,7 @@ import KernelMemory
 import MemoryPrimitives
 import Paging
 import PhysicalMemory
+import Workloads
 
 extension CommandDescription {
   static var launder: CommandDescription {
@@ -76,9 +77,8 @@ extension Shell {
     var outcome = LaunderOutcome()
     var looked = PageCount.zero
     var cost: UInt64 = 0
-    var bar = Bar(self)
     // A few pages at a time, so that Ctrl-C is seen.
-    while looked < asked && bar.goesOn("launder", looked.rawValue, of: asked.rawValue, "pages") {
+    while looked < asked && pace("launder", looked.rawValue, of: asked.rawValue, "pages") == .goOn {
       let some = min(asked - looked, PageCount(UInt64(256)))
       let before = cp_cycles()
       // A request for the active queue launders pages in use, too.
@@ -87,7 +87,6 @@ extension Shell {
       outcome = outcome + came
       looked = looked + some
     }
-    bar.end()
     if isStopped("Stopped. \(count: looked.rawValue) of \(count: asked.rawValue, "page") were looked at.") {
       tellDone { report(outcome, queue, looked: looked, cost: cost) }
     } else {

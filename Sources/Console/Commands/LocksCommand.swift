@@ -46,12 +46,16 @@ extension Shell {
     table.finish()
     LockRank.forEach { rank, title in
       let row = view.waits(for: rank)
-      guard rank.kind == .spin, countsInstructions, row.longest_hold > Self.holdBudget else { return }
+      guard rank.kind == .spin, CycleCounter.countsInstructions, row.longest_hold > Self.holdBudget else {
+        return
+      }
       print("! \(title): \(count: row.longest_hold) up to \(code(VirtualAddress(row.hold_site)) ?? "-")")
     }
     print("A thread acquires locks in rising rank. Waits and holds are in \(costUnit);")
     print("holds are measured while machine.measure=on.")
-    if countsInstructions { print("The budget for a spin lock: \(count: Self.holdBudget) instructions.") }
+    if CycleCounter.countsInstructions {
+      print("The budget for a spin lock: \(count: Self.holdBudget) instructions.")
+    }
   }
 
   /// The processors whose innermost spin lock is of this rank.

@@ -4,6 +4,7 @@ import KernelMemory
 import MemoryPrimitives
 import Paging
 import PhysicalMemory
+import Workloads
 
 extension CommandDescription {
   static var tour: CommandDescription {
@@ -46,10 +47,10 @@ extension Shell {
   /// A walk: a sentence, the command as typed, its screen. On a terminal Enter goes on and `q` ends it. The tour
   /// frees all memory that it has allocated, wherever it ends.
   func tour() throws(CommandError) {
-    let (fills, lastID) = (fillCount, contigEntries.pointee.lastID)
+    let (kept, lastID) = (fills.count, contigEntries.pointee.lastID)
     defer {
       giveBackContig(above: lastID)
-      freeFills(from: fills)
+      state.pointee.fills.release(from: kept, memory)
     }
     try walk()
   }
@@ -82,7 +83,7 @@ extension Shell {
       if let error, error != .unfit {
         if !json {
           print("The tour ends here; its memory is freed.")
-          if fillCount > 0 { print("! Memory may be in use already. Type: dirty free") }
+          if fills.count > 0 { print("! Memory may be in use already. Type: dirty free") }
         }
         throw error
       }

@@ -41,13 +41,13 @@ extension Shell {
   }
 
   func replay(_ arguments: Arguments) throws(CommandError) {
-    var keeps = false
+    var rest = Replay.Rest.freed
     let split = try split(arguments)
     if let word = arguments.nextOfAnyForm() {
       guard word.bytes == "keep" else {
         throw arguments.notUnderstood(word)
       }
-      keeps = true
+      rest = .kept
     }
     try arguments.end()
     guard let module else {
@@ -56,7 +56,7 @@ extension Shell {
     }
     let summary: ReplaySummary
     do throws(ReplayError) {
-      summary = try run(module, split, keeps: keeps)
+      summary = try run(module, split, rest)
     } catch {
       switch error {
       case .trace: throw noTrace(error.describe("The boot module"))
@@ -97,44 +97,20 @@ extension Shell {
     return ReplaySplit(workers: Int(asked), interrupts: view.interrupts)
   }
 
-  func packedTrace(_ bytes: UnsafeRawBufferPointer) throws(ReplayError) -> PackedTrace {
-    do throws(TraceError) { return try PackedTrace(bytes) } catch { throw .trace(error) }
-  }
-
   private func run(
-    _ bytes: UnsafeRawBufferPointer, _ split: ReplaySplit?, keeps: Bool
+    _ bytes: UnsafeRawBufferPointer, _ split: ReplaySplit?, _ rest: Replay.Rest
   ) throws(ReplayError) -> ReplaySummary {
-    let replay = try Replay.prepare(try packedTrace(bytes), on: memory, split: split)
-    var shown: UInt64 = 0
-    try replay.run { progress in
+    try Replay.whole(bytes, on: memory, split: split, rest: rest) {
       if shouldStop { return .stop }
-      let now = terminal.milliseconds
-      guard now >= shown + 100 || progress.events == progress.of else { return .goOn }
-      shown = now
-      self.progress(
-        "replay", progress.events, of: progress.of,
-        "\(count: progress.events) of \(count: progress.of) events   \(count: progress.liveObjects) live")
+      if drawsBar($0.events, of: $0.of) {
+        progress(
+          "replay", $0.events, of: $0.of,
+          "\(count: $0.events) of \(count: $0.of) events   \(count: $0.liveObjects) live")
+      }
       return .goOn
     }
-    endProgress()
-    return keeps && !hasStopped ? replay.summary : replay.close()
   }
 
   /// The unit of the cycle counter.
-  var costUnit: StaticString { countsInstructions ? "instructions" : "cycles" }
-
-  /// Whether the cycle counter counts instructions, as QEMU's does with `-icount shift=0`. Then the same few
-  /// instructions always have the same cost, which no clock shows.
-  var countsInstructions: Bool {
-    var first: UInt64 = 0
-    for turn in 0..<64 {
-      let interrupts = cp_interrupts_disable()
-      let before = cp_cycles()
-      let taken = cp_cycles() &- before
-      cp_interrupts_restore(interrupts)
-      if turn == 0 { first = taken }
-      if taken != first || taken > 32 { return false }
-    }
-    return true
-  }
+  var costUnit: StaticString { CycleCounter.unit }
 }

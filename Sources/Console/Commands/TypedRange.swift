@@ -42,8 +42,8 @@ extension Shell {
     guard word.bytes.count >= end, Bytes(rebasing: word.bytes[0..<end]) == name,
       word.bytes.count == end || word.bytes[end] == UInt8(ascii: "+")
     else { return nil }
-    guard fillCount > 0 else { throw refuse(word, "dirty has filled no pages; type: dirty 1M") }
-    let fill = fillList[fillCount - 1]
+    guard fills.count > 0 else { throw refuse(word, "dirty has filled no pages; type: dirty 1M") }
+    let fill = fills[fills.count - 1]
     guard word.bytes.count > end else { return (fill.address.rawValue, fill.filled.bytes) }
     let size = arguments.part(of: word, from: end + 1)
     let length = try arguments.size(size)

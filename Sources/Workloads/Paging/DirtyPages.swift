@@ -34,10 +34,20 @@ package struct DirtyPages {
     /// The first page that was not intact.
     package var first: VirtualAddress?
     package init() {}
-  }
 
-  /// Whether a fill or a check continues, as its observer decides.
-  package enum Pace: Sendable { case goOn, stop }
+    /// Pages that were looked at.
+    package var examined: UInt64 { intact + wrong + unreadable }
+    /// Pages that have lost their stamp.
+    package var broken: UInt64 { wrong + unreadable }
+
+    /// Adds the verdict on another fill.
+    package mutating func add(_ other: Verdict) {
+      intact += other.intact
+      wrong += other.wrong
+      unreadable += other.unreadable
+      if first == nil { first = other.first }
+    }
+  }
 
   private static var step: UInt64 { Page.size / 16 }
 
@@ -56,24 +66,28 @@ package struct DirtyPages {
   }
   private static func gcd(_ a: UInt64, _ b: UInt64) -> UInt64 { b == 0 ? a : gcd(b, a % b) }
 
-  /// Creates `count` pages and writes to each. Throws the error of an access that fails; then all pages are freed.
+  /// Pages between two calls of an observer: to ask a terminal costs as much as a few pages.
+  private static var reportedPages: UInt64 { 64 }
+
+  /// `percent` of all frames.
+  package static func share(_ percent: UInt64, of physical: FrameAllocator) -> PageCount {
+    PageCount(physical.total.rawValue * percent / 100)
+  }
+
+  /// Creates `count` pages and writes to each. Throws when an access fails; then all pages are freed.
   ///
-  /// Calls `progress` with the number of pages that are written. It may end the fill: then these stay, and the rest
-  /// read as zero.
+  /// Calls `progress` now and then with the number of pages that are written. It may end the fill: then these stay,
+  /// and the rest read as zero.
   package static func fill<A: PageAccess>(
     _ count: PageCount, seed: UInt64, on memory: MemorySystem, _ access: A,
     progress: (UInt64) -> Pace = { _ in .goOn }
-  ) throws(PagingError) -> DirtyPages {
-    let paging = memory.paging
-    let object = try paging.createObject(ShortName("dirty"), count)
-    let address: VirtualAddress
+  ) throws(FillFailure) -> DirtyPages {
+    var fill: DirtyPages
     do throws(PagingError) {
-      address = try paging.map(object, count: count)
+      fill = try DirtyPages(count, seed, memory)
     } catch {
-      paging.destroy(object)
-      throw error
+      throw FillFailure(error: error, fitted: .zero, asked: count)
     }
-    var fill = DirtyPages(object: object, address: address, count: count, seed: seed)
     let stride = fill.stride
     var marks = Marks(memory, filling: count)
     var heaps = FrameHeaps(memory.physical, memory.machine)
@@ -89,13 +103,30 @@ package struct DirtyPages {
         try fill.write(turn * stride % count.rawValue, access)
         fill.filled = PageCount(turn + 1)
         marks.restoreWhenUsedUp(heaps.count)
-        if progress(turn + 1) == .stop { break }
+        if reports(turn + 1, of: count.rawValue), progress(turn + 1) == .stop { break }
       }
     } catch {
       fill.release(memory)
-      throw error
+      throw FillFailure(error: error, fitted: fill.filled, asked: count)
     }
     return fill
+  }
+
+  /// Creates the object and its range, without a page.
+  private init(_ count: PageCount, _ seed: UInt64, _ memory: MemorySystem) throws(PagingError) {
+    object = try memory.paging.createObject(ShortName("dirty"), count)
+    do throws(PagingError) {
+      address = try memory.paging.map(object, count: count)
+    } catch {
+      memory.paging.destroy(object)
+      throw error
+    }
+    self.count = count
+    self.seed = seed
+  }
+
+  private static func reports(_ done: UInt64, of total: UInt64) -> Bool {
+    done % reportedPages == 0 || done == total
   }
 
   private func write<A: PageAccess>(_ page: UInt64, _ access: A) throws(PagingError) {
@@ -139,7 +170,7 @@ package struct DirtyPages {
         verdict.unreadable += 1
       }
       if !isIntact && verdict.first == nil { verdict.first = base }
-      if progress(turn + 1) == .stop { break }
+      if Self.reports(turn + 1, of: filled.rawValue), progress(turn + 1) == .stop { break }
     }
     return verdict
   }
@@ -149,6 +180,14 @@ package struct DirtyPages {
     memory.paging.unmap(address, count)
     memory.paging.destroy(object)
   }
+}
+
+/// Why a fill ended before its last page. All of its pages are freed again.
+package struct FillFailure: Error {
+  package let error: PagingError
+  /// Pages that were written to before.
+  package let fitted: PageCount
+  package let asked: PageCount
 }
 
 /// Frames that are held while memory is filled, linked through their first words in 64 heaps.

@@ -60,9 +60,6 @@ package struct ProcessorStress {
   var isOver: Bool { state.pointee.over.load(ordering: .acquiring) }
   var hasFailed: Bool { state.pointee.hasFailed.load(ordering: .acquiring) }
 
-  /// Whether the stress continues, as its observer decides.
-  package enum Pace: Sendable { case goOn, stop }
-
   /// Runs a stress to its end; the caller sleeps until then. Calls `progress` now and then with the ticks that have
   /// passed and the operations that are done. Throws when the stress can't begin.
   package static func run(

@@ -54,11 +54,6 @@ package enum ReplayError: Error, Equatable, Sendable {
   }
 }
 
-/// Whether a replay continues, as its observer decides.
-package enum ReplayPace: Sendable {
-  case goOn, stop
-}
-
 /// A replay between its first frame and its last: a handle.
 package struct Replay {
   struct State {
@@ -298,7 +293,7 @@ package struct Replay {
 
   /// Replays all events, or until `progress` stops it, which is called at least after each 4096th. Objects and pages
   /// that the trace leaves live stay so until `close`. When it throws, everything is freed and the handle is void.
-  package func run(progress: (Progress) -> ReplayPace) throws(ReplayError) {
+  package func run(progress: (Progress) -> Pace) throws(ReplayError) {
     let start = cp_cycles()
     do throws(ReplayError) {
       if let split = state.pointee.split {
@@ -317,7 +312,7 @@ package struct Replay {
     found.pointee.expectedPeakPages = UInt64(trace.counts.peakPages)
   }
 
-  private func runAlone(progress: (Progress) -> ReplayPace) throws(ReplayError) {
+  private func runAlone(progress: (Progress) -> Pace) throws(ReplayError) {
     let executor = executor
     var cursor = executor.trace.records
     do throws(TraceError) {
@@ -331,7 +326,7 @@ package struct Replay {
     _ = report(progress, cursor.index)
   }
 
-  private func report(_ progress: (Progress) -> ReplayPace, _ index: UInt32) -> ReplayPace {
+  private func report(_ progress: (Progress) -> Pace, _ index: UInt32) -> Pace {
     progress(
       Progress(
         events: UInt64(index), of: UInt64(trace.counts.events),

@@ -314,7 +314,7 @@ struct ReplayWorker {
   }
 
   /// Sleeps until the slowest worker is at most `window` events behind.
-  private func keepPace(_ events: UInt64) -> ReplayPace {
+  private func keepPace(_ events: UInt64) -> Pace {
     let shared = pool.state
     while true {
       let ticket = shared.pointee.progress.ticket()
@@ -371,7 +371,7 @@ extension Replay {
   }
 
   /// Lets the pool carry out all events.
-  func run(_ split: ReplaySplit, progress: (Progress) -> ReplayPace) throws(ReplayError) {
+  func run(_ split: ReplaySplit, progress: (Progress) -> Pace) throws(ReplayError) {
     let pool = ReplayWorkerPool(at: self.pool)
     let shared = pool.state
     let machine = shared.pointee.machine

@@ -6,40 +6,37 @@ import MemoryPrimitives
 import PageTables
 import Paging
 import PhysicalMemory
-import Workloads
 
-extension Shell {
-  /// The cost of touching each page of an object, and the part of it that zeroing takes.
-  private struct Touching {
-    var faults: UInt64 = 0
-    var zeroing: UInt64 = 0
+/// The cost of touching each page of an object, and the part of it that zeroing takes.
+private struct Touching {
+  var faults: UInt64 = 0
+  var zeroing: UInt64 = 0
 
-    /// Each fault beyond the zeroing.
-    func beyond(_ pages: UInt64) -> UInt64 { (faults &- min(faults, zeroing)) / pages }
-  }
+  /// Each fault beyond the zeroing.
+  func beyond(_ pages: UInt64) -> UInt64 { (faults &- min(faults, zeroing)) / pages }
+}
 
+extension KernelBenches {
   /// Faults that a page of zeroes answers, less the zeroing: in four objects that are too small for a block of 2 MiB.
-  func benchFault(_ sheet: BenchSheet) {
-    guard let touching = smallFaults("fault", sheet) else { return }
-    sheet.add(.fault, touching.beyond(1024))
-    sheet.add(.faultZeroing, touching.zeroing / 1024)
+  func measureFault() {
+    guard let touching = smallFaults("fault") else { return }
+    host.measured(.fault, touching.beyond(1024))
+    host.measured(.faultZeroing, touching.zeroing / 1024)
   }
 
   /// Touching 64 MiB that may be entered in whole blocks, against as many faults of 4 KiB.
-  func benchBlocks(_ sheet: BenchSheet) {
+  func measureBlocks() {
     let name: StaticString = "fault-blocks"
     let pages: UInt64 = 64 << 8
-    guard let small = smallFaults(name, sheet), let large = touch(PageCount(pages), name, sheet) else {
-      return
-    }
+    guard let small = smallFaults(name), let large = touch(PageCount(pages), name) else { return }
     let (each, all) = (small.beyond(1024), large.beyond(1))
-    sheet.add(.faultBlocks, each == 0 ? 0 : all * 1000 / (each * pages))
+    host.measured(.faultBlocks, each == 0 ? 0 : all * 1000 / (each * pages))
   }
 
-  private func smallFaults(_ name: StaticString, _ sheet: BenchSheet) -> Touching? {
+  private func smallFaults(_ name: StaticString) -> Touching? {
     var sum = Touching()
     for _ in 0..<4 {
-      guard let part = touch(PageCount(UInt64(256)), name, sheet) else { return nil }
+      guard let part = touch(PageCount(UInt64(256)), name) else { return nil }
       sum.faults &+= part.faults
       sum.zeroing &+= part.zeroing
     }
@@ -47,10 +44,10 @@ extension Shell {
   }
 
   /// Makes an object of `count` pages, stores to each page and destroys the object. Nil when the bench is left out.
-  private func touch(_ count: PageCount, _ name: StaticString, _ sheet: BenchSheet) -> Touching? {
+  private func touch(_ count: PageCount, _ name: StaticString) -> Touching? {
     // The page daemon must not run during the measurement.
     guard physical.freeCount > memory.paging.freeTarget + count + count else {
-      sheet.leaveOut(name, "it takes \(count.bytes) free beyond the daemon's target")
+      host.leftOut(name, "it takes \(count.bytes) free beyond the daemon's target")
       return nil
     }
     let paging = memory.paging
@@ -64,7 +61,7 @@ extension Shell {
       let faults = cp_cycles() &- start
       return Touching(faults: faults, zeroing: zeroCycles(address, count))
     } catch {
-      sheet.leaveOut(name, "a page could not be brought in: \(error.description)")
+      host.leftOut(name, "a page could not be brought in: \(error.description)")
       return nil
     }
   }
@@ -86,21 +83,18 @@ extension Shell {
   }
 
   /// Half as many dirty pages again as there is memory: pages that the page daemon looks at for each that it reclaims.
-  func benchScan(_ sheet: BenchSheet) throws(CommandError) {
-    let count = share(150)
+  func measureScan() throws(FillFailure) {
+    let count = DirtyPages.share(150, of: physical)
     guard memory.paging.swap.figures.free >= count else {
-      return sheet.leaveOut("scan", "it takes a swap device with \(count.bytes) free; boot with SWAP=")
+      return host.leftOut("scan", "it takes a swap device with \(count.bytes) free; boot with SWAP=")
     }
     let before = memory.paging.figures
     let fill = try fill(count)
     let after = memory.paging.figures
-    var verdict = DirtyPages.Verdict()
-    if !state.pointee.stopped { verify(fill, &verdict) }
-    fill.release(memory)
-    if state.pointee.stopped { return }
-    sheet.add(verdict)
+    verifyAndRelease(fill)
+    if isStopped { return }
     let reclaimed = after.cached - before.cached
-    guard reclaimed > 0 else { return sheet.leaveOut("scan", "the page daemon reclaimed nothing") }
-    sheet.add(.daemonScanned, (after.scanned - before.scanned) * 1000 / reclaimed)
+    guard reclaimed > 0 else { return host.leftOut("scan", "the page daemon reclaimed nothing") }
+    host.measured(.daemonScanned, (after.scanned - before.scanned) * 1000 / reclaimed)
   }
 }
