@@ -44,43 +44,41 @@ extension Shell {
     guard fills.count < DirtyFills.capacity else {
       throw fail("\(DirtyFills.capacity) fills are the most. dirty free frees all of them.")
     }
-    let (before, start) = (memory.paging.figures, cp_cycles())
     do throws(FillFailure) {
-      let fill = try DirtyPages.fill(
-        count, seed: state.pointee.fills.nextSeed(), on: memory, access, progress: { pace($0, of: count) })
-      let cycles = cp_cycles() &- start
-      state.pointee.fills.keep(fill)
-      report(fill, before, cycles)
+      try fill(count)
     } catch {
       report(error)
       try fillWhatFits(error)
     }
   }
 
+  /// Fills and keeps `count` pages, and prints what that cost, behind `sentence`.
+  private func fill(_ count: PageCount, saying sentence: Line? = nil) throws(FillFailure) {
+    let (before, start) = (memory.paging.figures, cp_cycles())
+    let fill = try DirtyPages.fill(count, seed: state.pointee.fills.nextSeed(), on: memory, access) {
+      pace("dirty", $0, of: count.rawValue, "pages")
+    }
+    let cycles = cp_cycles() &- start
+    state.pointee.fills.keep(fill)
+    if let sentence { print(sentence) }
+    report(fill, before, cycles)
+  }
+
   /// Keeps what fits, after a fill for which memory did not suffice.
   private func fillWhatFits(_ failure: FillFailure) throws(CommandError) {
-    let (before, start) = (memory.paging.figures, cp_cycles())
-    let fill = DirtyPages.fillWhatFits(
-      after: failure, seed: state.pointee.fills.nextSeed(), on: memory, access,
-      progress: { pace($0, of: failure.fitted) })
-    let cycles = cp_cycles() &- start
-    guard let fill else {
+    do throws(FillFailure) {
+      guard let fitting = failure.fitting else { throw failure }
+      try fill(fitting, saying: "The pages that fit are filled, and stay; dirty free frees them.")
+    } catch {
       print("The pages are freed again; \(count: physical.freeCount.rawValue, "frame") are free.")
       throw .failed
     }
-    state.pointee.fills.keep(fill)
-    print("The pages that fit are filled, and stay; dirty free frees them.")
-    report(fill, before, cycles)
     if memory.paging.swap.device == nil {
       print("! There is no swap to write to: dirty less, or boot with SWAP=. Type: swap")
     } else {
       print("! Memory and swap are full. Type: swap")
     }
     throw .failed
-  }
-
-  private func pace(_ done: UInt64, of count: PageCount) -> Pace {
-    pace("dirty", done, of: count.rawValue, "pages")
   }
 
   /// A share of all frames in percent, or a size.

@@ -50,21 +50,11 @@ package struct DirtyFills {
   }
 }
 
-extension DirtyPages {
-  /// Frames that a second try leaves when memory has ended, so that pages can be read back from swap.
-  private static var spared: PageCount { 64 }
-
-  /// Fills as many pages as a fill that ended for lack of memory had written, less a few. Nil when it ended for
-  /// another reason, or when it does not work again.
-  package static func fillWhatFits<A: PageAccess>(
-    after failure: FillFailure, seed: UInt64, on memory: MemorySystem, _ access: A,
-    progress: (UInt64) -> Pace = { _ in .goOn }
-  ) -> DirtyPages? {
-    guard failure.error == .noMemory, failure.fitted > spared else { return nil }
-    do throws(FillFailure) {
-      return try fill(failure.fitted - spared, seed: seed, on: memory, access, progress: progress)
-    } catch {
-      return nil
-    }
+extension FillFailure {
+  /// The pages that fit, less a few frames so that they can be read back from swap. Nil when the fill ended for
+  /// another reason than a lack of memory.
+  package var fitting: PageCount? {
+    let spared: PageCount = 64
+    return error == .noMemory && fitted > spared ? fitted - spared : nil
   }
 }

@@ -48,3 +48,37 @@ package struct WordAccess: PageAccess {
     if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
   }
 }
+
+extension WordAccess {
+  /// The access of a software processor, which must stay in its place.
+  package init(_ processor: UnsafeMutablePointer<SoftwareProcessor>) {
+    self.init(
+      UnsafeMutableRawPointer(processor),
+      load: { context, address, value in
+        answer(context) { (processor) throws(PagingError) in
+          value.pointee = try processor.load(VirtualAddress(address))
+        }
+      },
+      store: { context, address, value in
+        answer(context) { (processor) throws(PagingError) in
+          try processor.store(VirtualAddress(address), value)
+        }
+      },
+      loadPage: { context, address, words in
+        answer(context) { (processor) throws(PagingError) in
+          try processor.load(page: VirtualAddress(address), into: words)
+        }
+      })
+  }
+}
+
+private func answer(
+  _ context: UnsafeMutableRawPointer?, _ access: (SoftwareProcessor) throws(PagingError) -> Void
+) -> UInt8 {
+  do throws(PagingError) {
+    try access(context.unsafelyUnwrapped.assumingMemoryBound(to: SoftwareProcessor.self).pointee)
+    return 0
+  } catch {
+    return error.rawValue + 1
+  }
+}

@@ -32,12 +32,26 @@ struct BenchFigure {
   let budget: Budget
   let value: Double?
 
+  let row: BudgetRow
+
   init(_ budget: Budget, _ value: Double?) {
     self.budget = budget
     self.value = value
+    row = budget.row
   }
 
-  var row: BudgetRow { budget.row }
+  /// A row of the kernel that was measured on a simulated machine, in parts of its scale. No goal in instructions
+  /// holds for the cycles of this host.
+  init(_ budget: Budget, simulated figure: UInt64, goal: BudgetGoal) {
+    var row = budget.row
+    row.place = .host
+    row.goal = row.isCycles ? .none : goal
+    if row.isCycles { row.unit = "cycles" }
+    self.budget = budget
+    self.row = row
+    value = Double(figure) / Double(row.scale)
+  }
+
   var name: String { "\(row.name)" }
 
   var verdict: Verdict {

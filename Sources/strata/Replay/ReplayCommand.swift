@@ -84,22 +84,17 @@ struct ReplayCommand: ParsableCommand {
     let data = try contents(of: file)
     return try data.withUnsafeBytes { bytes in
       do {
-        let trace = try PackedTrace(bytes)
         let machine = try HostSystem(toolMemory: memory.bytes, threads: processors ?? 0)
         let split = processors.map {
           ReplaySplit(workers: $0, firstProcessor: ProcessorIndex(1), interrupts: machine.interrupts)
         }
-        let replay = try Replay.prepare(trace, on: machine.memory, split: split)
         Terminal.standard.beginProgress()
-        try replay.run {
+        return try Replay.whole(bytes, on: machine.memory, split: split) {
           Terminal.standard.progress(
             "replay", $0.events, of: $0.of,
             "\(grouped($0.events)) of \(grouped($0.of)) events   \(grouped($0.liveObjects)) live")
           return .goOn
         }
-        return replay.close()
-      } catch let error as TraceError {
-        throw Complaint(name + error.describe("").text, .dataError)
       } catch let error as ReplayError {
         if case .trace = error { throw Complaint(name + error.describe("").text, .dataError) }
         throw Complaint(name + error.describe("").text + " Try --memory 1G.", .unavailable)

@@ -106,13 +106,13 @@ struct ContigStudy: ParsableCommand {
     defer { for frame in held { system.physical.free(FrameRun(first: frame, count: .one)) } }
     let pages = PageCount(system.physical.total.rawValue * dirty / 100)
     let fill: DirtyPages
-    do {
+    do throws(FillFailure) {
       fill = try DirtyPages.fill(pages, seed: seed, on: system, machine.processor) {
         Terminal.standard.progress(name, $0, of: pages.rawValue, "pages dirtied")
         return .goOn
       }
     } catch {
-      throw Complaint("\(dirty) % of memory can't be dirtied: \(error.description)", .unavailable)
+      throw Complaint("\(dirty) % of memory can't be dirtied: \(error.error.description)", .unavailable)
     }
     system.contiguous.setStrategy(strategy)
     let type = system.kmem.type(named: ShortName("study"))
@@ -182,46 +182,4 @@ struct ContigStudy: ParsableCommand {
     }
     return lines.joined(separator: "\n")
   }
-}
-
-/// A memory system with a swap disk and a software processor.
-final class PagedMachine {
-  private let system: HostSystem
-  private let storage: [UnsafeMutableRawPointer]
-  let processor: SoftwareProcessor
-
-  var memory: MemorySystem { system.memory }
-
-  init(memory size: ByteCount, swap: ByteCount) throws {
-    guard size >= .mebibytes(4), size <= .gibibytes(64), swap <= .gibibytes(64) else {
-      throw Complaint("--memory is 4M to 64G, --swap up to 64G", .unavailable)
-    }
-    try checkAddressSpace(size + swap)
-    // The disk lies behind the memory.
-    let low = ByteCount.mebibytes(1)
-    var options = HostSystem.Options()
-    options.firmware = [
-      FirmwareRange(base: PhysicalAddress(low.rawValue), length: size - low, kind: .usable)
-    ]
-    system = try HostSystem(memory: size + swap, options)
-    let storage = [RamDisk.stateSize, TranslationBuffer.size].map { size in
-      let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
-      memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
-      return memory
-    }
-    self.storage = storage
-    let (host, memory) = (system.host, system.memory)
-    let directMap = host.machine.directMap
-    let disk = RamDisk.create(
-      in: storage[0], ShortName("ram"), machine: host.machine,
-      over: RamDisk.Extent(directMap.pointer(to: PhysicalAddress(size.rawValue)), swap.pagesRoundedUp))
-    host.runDevices = { disk.poll() }
-    try memory.paging.attachSwap(disk.device)
-    nonisolated(unsafe) let buffer = TranslationBuffer(storage[1])
-    host.invalidate = { buffer.invalidate($0, $1) }
-    processor = SoftwareProcessor(
-      directMap: directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
-  }
-
-  deinit { for memory in storage { memory.deallocate() } }
 }

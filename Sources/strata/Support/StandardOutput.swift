@@ -18,6 +18,7 @@ struct JSONRow {
 
   mutating func add(_ key: String, _ value: UInt64?) { addRaw(key, value.map { "\($0)" } ?? "null") }
   mutating func add(_ key: String, _ value: String?) { addRaw(key, value.map(Self.quoted) ?? "null") }
+  mutating func add(_ key: String, _ value: Bool?) { addRaw(key, value.map { "\($0)" } ?? "null") }
   mutating func add(_ key: String, _ value: Double, decimals: Int) {
     addRaw(key, value.isFinite ? String(format: "%.\(decimals)f", value) : "null")
   }
