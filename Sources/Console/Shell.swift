@@ -7,9 +7,10 @@
 //
 // How it fits together: bytes become keys (Key.swift), keys edit a line (LineEditor.swift), a line becomes
 // words (Words.swift), a word becomes a figure (Figures.swift) or a complaint with a caret
-// (Arguments.swift). A command declares its columns once and fills rows (Table.swift), which come out as
-// a table or as JSON (JSON.swift), a screen at a time (Screen.swift). Commands.swift is the list of them all; each
-// has its own file under Commands.
+// (Arguments.swift): these are under Input. A command declares its columns once and fills rows (Table.swift), which
+// come out as a table or as JSON (JSON.swift), a screen at a time (Screen.swift), all under Output.
+// Registry/Command.swift is the list of commands; each has its own file under Commands. Work that lasts, such as a
+// bench or a self-test, is in the module Workloads, and serves the host tool too.
 //
 // A console belongs to one thread. It takes no lock, holds none while it asks a layer, and polls the
 // terminal while a command runs: Ctrl-C is seen at each line printed and wherever a command asks

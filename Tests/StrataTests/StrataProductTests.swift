@@ -239,4 +239,33 @@ final class StrataProductTests: XCTestCase {
     XCTAssertEqual(outcome.status, 0, outcome.errors)
     XCTAssertEqual(outcome.rows.map { $0["strategy"] as? String }, ["old", "new"])
   }
+
+  func testTheSelfTestsOfTheKernelRunOnASimulatedMachine() throws {
+    let outcome = try run("selftest", "space", "-j")
+    XCTAssertEqual(outcome.status, 0, outcome.errors)
+    XCTAssertEqual(outcome.rows.map { $0["kind"] as? String }, ["selftest"])
+    XCTAssertEqual(outcome.rows.first?["passed"] as? Bool, true)
+    let tooSmall = try run("selftest", "history", "--memory", "16M")
+    XCTAssertEqual(tooSmall.status, 69)
+    XCTAssertTrue(tooSmall.text.contains("left out: no run of 64 MiB can be loaned here"), tooSmall.text)
+    let unknown = try run("selftest", "nothing")
+    XCTAssertEqual(unknown.status, 64)
+    XCTAssertTrue(unknown.errors.contains("invariants protection frames"), unknown.errors)
+  }
+
+  func testTheBenchesOfTheKernelRunOnASimulatedMachine() throws {
+    let outcome = try run("bench", "--kernel", "--only", "contig-one", "-j")
+    XCTAssertEqual(outcome.status, 0, outcome.errors)
+    let rows = outcome.rows.filter { $0["kind"] as? String == "bench" }
+    XCTAssertEqual(rows.count, 4)
+    for row in rows { XCTAssertEqual(row["where"] as? String, "host") }
+    let granted = try XCTUnwrap(rows.first { $0["name"] as? String == "contig-one-granted" })
+    XCTAssertEqual(granted["figure"] as? Int, 1)
+    XCTAssertEqual(granted["met"] as? Bool, true)
+    // Cycles of this host are compared with no goal in instructions.
+    let cycles = try XCTUnwrap(rows.first { $0["name"] as? String == "contig-one-instructions" })
+    XCTAssertEqual(cycles["unit"] as? String, "cycles")
+    XCTAssertTrue(cycles["goal"] is NSNull)
+    XCTAssertEqual(try run("bench", "--kernel", "--only", "nothing").status, 64)
+  }
 }

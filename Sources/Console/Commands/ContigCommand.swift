@@ -326,11 +326,13 @@ extension Shell {
 
   private func refused(_ failure: ContiguousFailure, _ asked: RunAsked, _ story: ContigStory) {
     // The failed-request cache does not examine a repeated request; for a person the search is worth its cost.
-    let forecast = failure.forecast ?? (failure.isRepeated ? memory.contiguous.forecast(request(asked)) : nil)
-    let longest =
-      failure.isRepeated
-      ? memory.contiguous.longestEmptiableRun(where: asked.constraints)
-      : failure.longest
+    var (forecast, longest) = (failure.forecast, failure.longest)
+    if failure.isRepeated && failure.answer != .never && !failure.isInjected {
+      forecast = forecast ?? memory.contiguous.forecast(request(asked))
+      if forecast?.outcome == .notNow || isJSON {
+        longest = memory.contiguous.longestEmptiableRun(where: asked.constraints)
+      }
+    }
     row("contig") { row in
       row.field("answer", text: Line(failure.description))
       fields(row, asked, story)

@@ -22,32 +22,17 @@ extension CommandDescription {
 extension Shell {
   func failures() throws(CommandError) {
     let log = memory.failures
-    if isJSON {
-      log.forEach { report($0) }
-      return
-    }
     if log.count == 0 {
       print("No request has been refused since boot.")
       return
     }
-    let table = table("failure")
-    table.column("no", .figure)
-    table.column("tick", .figure)
-    table.column("by", .text, key: "requester")
-    table.column("asked", .text)
-    table.column("answer", .text)
-    table.column("free then", .figure)
+    let table = failureTable()
     var (kept, granted) = (UInt64(0), UInt64(0))
     log.forEach { request in
       kept += 1
       if request.wasGranted { granted += 1 }
       table.begin()
-      table.count(request.number)
-      table.count(request.tick.rawValue)
-      table.text(request.requester)
-      table.text(asked(request))
-      table.text(answer(request))
-      table.size(request.free.bytes)
+      add(request, to: table)
       table.end()
     }
     table.finish()
@@ -56,32 +41,57 @@ extension Shell {
     )
   }
 
-  private func report(_ request: RefusedRequest) {
-    row("failure") { row in
-      row.field("no", request.number)
-      row.field("tick", request.tick.rawValue)
-      row.field("requester", text: "\(request.requester)")
-      row.field("asked", text: Line(request.kind.description))
-      row.field("bytes", request.bytes.rawValue)
-      row.field("alignment", request.alignment.rawValue)
-      row.field("boundary", request.boundary.rawValue)
-      row.field("low", request.low)
-      if request.high.rawValue < .max { row.field("high", request.high) } else { row.none("high") }
-      row.field("priority", text: Line(request.priority.description))
-      row.field("granted", truth: request.wasGranted ? .yes : .no)
-      row.field("answer", text: request.wasGranted ? "yes" : Line(request.reason))
-      if request.blocker == .none {
-        row.none("blocker")
-      } else {
-        row.field("blocker", UInt64(request.blocker.rawValue))
-      }
-      row.field("moved", request.moved.rawValue)
-      row.field("written", request.written.rawValue)
-      row.field("bytes_free", request.free.bytes.rawValue)
-      row.field("bytes_reserved", request.reserved.bytes.rawValue)
-      row.field("bytes_awaited", request.awaited.bytes.rawValue)
-      row.field("site", text: place(request.site))
-    }
+  /// A person reads a request and its answer in words, a tool in fields.
+  private func failureTable() -> Table {
+    let table = table("failure")
+    table.column("no", .figure)
+    table.column("tick", .figure)
+    table.column("by", .text, key: "requester")
+    table.column("asked", .text, for: .people)
+    table.column("answer", .text, for: .people)
+    table.column("free then", .figure, for: .people)
+    table.column("asked", .text, for: .tools)
+    table.column("bytes", .figure, for: .tools)
+    table.column("alignment", .figure, for: .tools)
+    table.column("boundary", .figure, for: .tools)
+    table.column("low", .exact, for: .tools)
+    table.column("high", .exact, for: .tools)
+    table.column("priority", .text, for: .tools)
+    table.column("granted", .text, for: .tools)
+    table.column("answer", .text, for: .tools)
+    table.column("blocker", .figure, for: .tools)
+    table.column("moved", .figure, for: .tools)
+    table.column("written", .figure, for: .tools)
+    table.column("bytes free", .figure, for: .tools)
+    table.column("bytes reserved", .figure, for: .tools)
+    table.column("bytes awaited", .figure, for: .tools)
+    table.column("site", .text, for: .tools)
+    return table
+  }
+
+  private func add(_ request: RefusedRequest, to table: Table) {
+    table.count(request.number)
+    table.count(request.tick.rawValue)
+    table.text(request.requester)
+    table.text(asked(request))
+    table.text(answer(request))
+    table.size(request.free.bytes)
+    table.text(request.kind.description)
+    table.size(request.bytes)
+    table.size(request.alignment)
+    table.size(request.boundary)
+    table.address(request.low)
+    if request.high.rawValue < .max { table.address(request.high) } else { table.none() }
+    table.text(request.priority.description)
+    table.truth(request.wasGranted ? .yes : .no)
+    table.text(request.wasGranted ? "yes" : request.reason)
+    if request.blocker == .none { table.none() } else { table.plain(UInt64(request.blocker.rawValue)) }
+    table.count(request.moved.rawValue)
+    table.count(request.written.rawValue)
+    table.size(request.free.bytes)
+    table.size(request.reserved.bytes)
+    table.size(request.awaited.bytes)
+    table.text(place(request.site))
   }
 
   /// Describes a request: a run by its size and constraints, any other by its kind and size.

@@ -63,8 +63,8 @@ extension Shell {
       throw refuse(word, "no such fault; help fault lists them")
     }
     switch fault {
-    case .doubleFree: faultDoubleFree()
-    case .wrongSize: faultWrongSize()
+    case .doubleFree: freeTwice(firstAs: Self.small)
+    case .wrongSize: freeTwice(firstAs: Self.larger)
     case .foreignPointer: faultForeignPointer()
     case .hang:
       guard let view = state.pointee.host.executive, view.isWatching else {
@@ -89,24 +89,14 @@ extension Shell {
     memory.kmem.lookUp(Self.larger)?.setAudit(auditing)
   }
 
-  @inline(never) private func faultDoubleFree() {
+  /// Frees an object of the small size as one of `size`, and then as what it is. Of the right size, the second free is
+  /// the bug. Of a wrong size, the first is: where its report returns, as in a test, it has changed nothing.
+  @inline(never) private func freeTwice(firstAs size: ByteCount) {
     let kmem = memory.kmem
     let type = kmem.type(named: ShortName("console"))
     setAudit(.on)
     if let object = kmem.alloc(Self.small, type: type) {
-      kmem.free(object, size: Self.small, type: type)
-      kmem.free(object, size: Self.small, type: type)
-    }
-    setAudit(kmem.auditing)
-  }
-
-  @inline(never) private func faultWrongSize() {
-    let kmem = memory.kmem
-    let type = kmem.type(named: ShortName("console"))
-    setAudit(.on)
-    if let object = kmem.alloc(Self.small, type: type) {
-      kmem.free(object, size: Self.larger, type: type)
-      // When the report returns, as in a test, nothing was changed: the object must still be freed.
+      kmem.free(object, size: size, type: type)
       kmem.free(object, size: Self.small, type: type)
     }
     setAudit(kmem.auditing)

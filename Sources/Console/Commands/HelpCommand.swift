@@ -24,7 +24,6 @@ extension Shell {
     try arguments.end()
     let description = try command(named: word).description
     row(for: description)
-    if isJSON { return }
     printUsage(description.usage)
     forEachLine(of: description.about) { text in
       var line = Line("  ")
@@ -41,7 +40,6 @@ extension Shell {
 
   /// All commands, each under the question that it answers.
   private func printOverview() {
-    if isJSON { return }
     for value in 0..<Question.count {
       guard let question = Question(rawValue: UInt8(value)) else { continue }
       var line = Line(question.title)

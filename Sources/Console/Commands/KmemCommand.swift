@@ -33,7 +33,7 @@ extension Shell {
     table.column("failed", .sum)
     var caches: UInt64 = 0
     memory.kmem.forEachCache { cache in
-      guard cache.slabs > 0 || cache.requests > 0 || showsAll || isJSON else { return }
+      guard cache.slabs > 0 || cache.requests > 0 || showsEverything else { return }
       caches += 1
       table.begin(weight: cache.held.rawValue + 1)
       table.text(cache.name)

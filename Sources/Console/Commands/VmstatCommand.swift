@@ -33,7 +33,7 @@ extension Shell {
     print("         Type InUse MemUse HighUse Requests  Size(s)")
     memory.kmem.forEachTypeToken { type in
       let figures = memory.kmem.describe(type)
-      guard figures.requests > 0 || showsAll || isJSON else { return }
+      guard figures.requests > 0 || showsEverything else { return }
       var sizes = Line()
       memory.kmem.forEachSize(of: type) { size, _, _ in
         if sizes.count > 0 { sizes.append(",") }
@@ -67,7 +67,7 @@ extension Shell {
   private func zones() {
     print("ITEM                   SIZE  LIMIT     USED     FREE      REQ     FAIL SLEEP")
     memory.kmem.forEachCache { cache in
-      guard cache.requests > 0 || cache.slabs > 0 || showsAll || isJSON else { return }
+      guard cache.requests > 0 || cache.slabs > 0 || showsEverything else { return }
       row("zone") { row in
         row.field("item", text: "\(cache.name)")
         row.field("size", cache.objectSize.rawValue)

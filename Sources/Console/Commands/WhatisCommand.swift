@@ -85,12 +85,12 @@ extension Shell {
 
   /// Prints the answer where there is no evidence.
   private func nothing(_ line: Line) {
-    if isJSON { row("nothing") { $0.field("what", text: line) } } else { print(line) }
+    row("nothing") { $0.field("what", text: line) }
+    print(line)
   }
 
   /// Prints one line of evidence: a label, a name, and the facts on it.
   func fact(_ label: StaticString, _ thing: Line, _ text: Line) {
-    guard !isJSON else { return }
     var line: Line = "  \(label)"
     line.append(blanks: 13 - line.count)
     line.append(line: thing)

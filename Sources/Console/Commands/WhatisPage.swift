@@ -150,7 +150,7 @@ extension Shell {
       fact("shown at", "\(address)", how)
     }
     if shown == 0 && known == nil { fact("shown at", "no range maps it", Line()) }
-    if shown > Self.shownRanges && !showsAll && !isJSON {
+    if shown > Self.shownRanges && !showsEverything {
       print("             and in \(count: shown - Self.shownRanges, "other range"); -a lists all")
     }
   }

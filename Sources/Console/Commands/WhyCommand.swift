@@ -139,11 +139,14 @@ extension Shell {
   enum Done { case nothing, something }
 
   /// Prints why a run is refused, for `why` and contig alike.
-  func refused(_ forecast: ContiguousForecast, _ asked: RunAsked, _ done: Done, _ longest: FrameRun?) {
+  /// `longest` is asked for only where it is told.
+  func refused(
+    _ forecast: ContiguousForecast, _ asked: RunAsked, _ done: Done, _ longest: @autoclosure () -> FrameRun?
+  ) {
     let nothing: StaticString = done == .nothing ? " Nothing has been done." : ""
     switch forecast.outcome {
     case .never, .granted: break
-    case .notNow: blocked(forecast, nothing, longest)
+    case .notNow: blocked(forecast, nothing, longest())
     case .later: later(forecast, nothing)
     case .overBudget: overBudget(forecast, asked, nothing)
     }

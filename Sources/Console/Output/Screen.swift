@@ -6,6 +6,9 @@ import MemoryPrimitives
 enum Tint: UInt8 { case plain, free, unmovable, wrong }
 
 extension Shell {
+  /// Whether no row is left out: a person asks for all of them, a tool always gets them.
+  var showsEverything: Bool { showsAll || isJSON }
+
   /// Prints a line for a person; with `-j` nothing. A line wider than the screen continues below, indented, at the start of a word: a terminal would
   /// break it within a word. After a screenful the pager stops first; after Ctrl-C nothing more is printed.
   @inline(never) func print(_ line: Line) {

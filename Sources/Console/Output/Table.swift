@@ -28,7 +28,7 @@ enum ColumnStyle: UInt8 {
 
 struct Table {
   static var rowCapacity: Int { 128 }
-  static var columnCapacity: Int { 18 }
+  static var columnCapacity: Int { 20 }
   /// Rows that a sorted table shows before it gathers the rest, and how many must be left to do so.
   static var shownRows: Int { 12 }
 
@@ -39,7 +39,6 @@ struct Table {
     var title: StaticString
     var key: StaticString
     var style: ColumnStyle
-    var audience: Audience
     var width: UInt8
   }
 
@@ -56,7 +55,7 @@ struct Table {
   struct Row {
     var weight: UInt64
     var used: Int
-    var cells: InlineArray<18, Cell>
+    var cells: InlineArray<20, Cell>
     var text: InlineArray<96, UInt8>
   }
 
@@ -64,14 +63,20 @@ struct Table {
     var kind: StaticString
     var sorted: Bool
     var hasHeader: Bool
+    /// The columns that this reader gets.
     var columnCount: Int
+    /// All columns, and those that are for another reader, a bit each.
+    var declared: Int
+    var hidden: UInt32
     var rowCount: Int
     var rowsEver: UInt64
+    /// The next cell, counted among all columns and among those that this reader gets.
     var filling: Int
+    var filled: Int
     var gathered: UInt64
     /// Blanks between columns.
     var gap: Int
-    var columns: InlineArray<18, Column>
+    var columns: InlineArray<20, Column>
     var others: Row
     var total: Row
     var scratch: Row
@@ -93,6 +98,8 @@ struct Table {
     state.pointee.sorted = sorted == .largestFirst
     state.pointee.hasHeader = false
     state.pointee.columnCount = 0
+    state.pointee.declared = 0
+    state.pointee.hidden = 0
     state.pointee.rowCount = 0
     state.pointee.rowsEver = 0
     state.pointee.filling = 0
@@ -117,10 +124,15 @@ struct Table {
   func column(
     _ title: StaticString, _ style: ColumnStyle, key: StaticString? = nil, for audience: Audience = .everyone
   ) {
+    let isHidden = audience == (console.isJSON ? .people : .tools)
+    if isHidden { state.pointee.hidden |= 1 << UInt32(state.pointee.declared) }
+    state.pointee.declared += 1
+    precondition(state.pointee.declared <= 32)
+    if isHidden { return }
     let index = state.pointee.columnCount
     precondition(index < Self.columnCapacity)
     state.pointee.columns[index] = Column(
-      title: title, key: key ?? title, style: style, audience: audience,
+      title: title, key: key ?? title, style: style,
       width: UInt8(title.utf8CodeUnitCount))
     state.pointee.columnCount = index + 1
   }
@@ -138,19 +150,25 @@ struct Table {
     clear(scratch)
     scratch.pointee.weight = weight
     state.pointee.filling = 0
+    state.pointee.filled = 0
   }
 
+  /// Whether the next cell is in a column for another reader.
+  private var isHidden: Bool { state.pointee.hidden >> UInt32(state.pointee.filling) & 1 != 0 }
+
   private func add(_ kind: Cell.Kind, _ a: UInt64, _ b: UInt64 = 0, short: UInt8 = 0) {
-    let index = state.pointee.filling
-    precondition(index < state.pointee.columnCount, "more cells than columns")
-    scratch.pointee.cells[index] = Cell(kind: kind, short: short, a: a, b: b)
-    state.pointee.filling = index + 1
+    precondition(state.pointee.filling < state.pointee.declared, "more cells than columns")
+    defer { state.pointee.filling += 1 }
+    if isHidden { return }
+    scratch.pointee.cells[state.pointee.filled] = Cell(kind: kind, short: short, a: a, b: b)
+    state.pointee.filled += 1
   }
 
   func text(_ words: StaticString) {
     add(.fixed, UInt64(UInt(bitPattern: words.utf8Start)), UInt64(words.utf8CodeUnitCount))
   }
   @_disfavoredOverload func text(_ line: Line) {
+    if isHidden { return empty() }
     let start = scratch.pointee.used
     let length = min(line.count, 96 - start)
     for i in 0..<length { scratch.pointee.text[start + i] = line[i] }
@@ -283,7 +301,7 @@ struct Table {
     let columns = state.pointee.columnCount
     for column in 0..<columns {
       var width = Int(state.pointee.columns[column].width)
-      guard isPrinted(column), state.pointee.columns[column].style != .bar else { continue }
+      guard state.pointee.columns[column].style != .bar else { continue }
       for i in 0..<state.pointee.rowCount { width = max(width, render(row(at: i), column).count) }
       if others.count > 0 {
         width = max(
@@ -298,7 +316,7 @@ struct Table {
     if !state.pointee.hasHeader {
       state.pointee.hasHeader = true
       var header = Line()
-      for column in 0..<columns where isPrinted(column) {
+      for column in 0..<columns {
         put(&header, Line(state.pointee.columns[column].title), column)
       }
       printTrimmed(header)
@@ -316,19 +334,14 @@ struct Table {
   private func fit() {
     state.pointee.gap = 2
     var sum = -2
-    var printed = 0
-    for column in 0..<state.pointee.columnCount where isPrinted(column) {
-      sum += Int(state.pointee.columns[column].width) + 2
-      printed += 1
-    }
+    for column in 0..<state.pointee.columnCount { sum += Int(state.pointee.columns[column].width) + 2 }
     if sum > console.width {
       state.pointee.gap = 1
-      sum -= printed - 1
+      sum -= state.pointee.columnCount - 1
     }
     while sum > console.width {
       var widest = -1
-      for column in 0..<state.pointee.columnCount
-      where isPrinted(column) && state.pointee.columns[column].style == .text {
+      for column in 0..<state.pointee.columnCount where state.pointee.columns[column].style == .text {
         if widest < 0 || state.pointee.columns[column].width > state.pointee.columns[widest].width {
           widest = column
         }
@@ -339,12 +352,9 @@ struct Table {
     }
   }
 
-  /// Whether the printed table has the column. The first column must be one.
-  private func isPrinted(_ column: Int) -> Bool { state.pointee.columns[column].audience != .tools }
-
   private func printRow(_ row: UnsafeMutablePointer<Row>, label: Line?, note: Line?) {
     var line = Line()
-    for column in 0..<state.pointee.columnCount where isPrinted(column) {
+    for column in 0..<state.pointee.columnCount {
       if column == 0, let label {
         line.append(line: label)
         line.append(blanks: Int(state.pointee.columns[0].width) - label.count)
@@ -430,7 +440,6 @@ struct Table {
     console.row(state.pointee.kind) { row in
       for i in 0..<state.pointee.columnCount {
         let column = state.pointee.columns[i]
-        if column.audience == .people { continue }
         switch column.style {
         case .share, .ratio, .bar: continue
         case .text, .exact, .figure, .sum: break
