@@ -37,6 +37,6 @@ struct HeldRuns {
   }
 
   private func place(of address: VirtualAddress) -> UnsafeMutableRawPointer {
-    WalkedAccess(memory).pointer(to: address).unsafelyUnwrapped
+    WalkedAccess(memory).pointer(to: address)!
   }
 }

@@ -27,7 +27,7 @@ package struct DirtyFills {
   }
 
   /// A fill that is kept.
-  package subscript(_ index: Int) -> DirtyPages { list[index].unsafelyUnwrapped }
+  package subscript(_ index: Int) -> DirtyPages { list[index]! }
 
   /// Pages of all fills.
   package var pages: PageCount {

@@ -22,14 +22,15 @@ final class SimulatedBench: BenchHost {
   /// Runs benches on machines of 1 GiB, with the trace at this path to replay.
   func run(_ benches: [KernelBench], trace path: String) throws {
     // Without a trace, a bench that replays it says so.
-    let trace = try? contents(of: path)
+    let trace = (try? contents(of: path)) ?? Data()
     for bench in benches {
       let machine = try PagedMachine(memory: .gibibytes(1), swap: .gibibytes(3))
-      func run(_ bytes: UnsafeRawBufferPointer?) throws(FillFailure) {
-        try KernelBenches(machine.memory, machine.access, trace: bytes, for: self).measure(bench)
-      }
       do {
-        if let trace { try trace.withUnsafeBytes { try run($0) } } else { try run(nil) }
+        try trace.withUnsafeBytes { bytes in
+          try KernelBenches(
+            machine.memory, machine.access, trace: bytes.isEmpty ? nil : bytes, for: self
+          ).measure(bench)
+        }
       } catch let failure as FillFailure {
         throw Complaint("\(bench.name): memory can't be filled: \(failure.error.description)", .unavailable)
       }

@@ -107,7 +107,7 @@ struct ContigStudy: ParsableCommand {
     let pages = PageCount(system.physical.total.rawValue * dirty / 100)
     let fill: DirtyPages
     do throws(FillFailure) {
-      fill = try DirtyPages.fill(pages, seed: seed, on: system, machine.processor) {
+      fill = try DirtyPages.fill(pages, seed: seed, on: system, machine.access) {
         Terminal.standard.progress(name, $0, of: pages.rawValue, "pages dirtied")
         return .goOn
       }
@@ -135,7 +135,7 @@ struct ContigStudy: ParsableCommand {
     outcome.moved = after.moved - before.moved
     outcome.written = after.written - before.written
     for (address, size) in ranges { system.contiguous.contigfree(address, size: size, type: type) }
-    let verdict = fill.verify(machine.processor) {
+    let verdict = fill.verify(machine.access) {
       Terminal.standard.progress(name, $0, of: pages.rawValue, "pages verified")
       return .goOn
     }

@@ -15,8 +15,7 @@ final class PagedMachine {
   private let place: UnsafeMutablePointer<SoftwareProcessor>
 
   var memory: MemorySystem { system.memory }
-  var processor: SoftwareProcessor { place.pointee }
-  /// The same, for workloads that take it as calls. It is valid as long as this object.
+  /// Access to pageable memory, valid as long as this object.
   var access: WordAccess { WordAccess(place) }
 
   init(memory size: ByteCount, swap: ByteCount) throws {
