@@ -228,6 +228,16 @@ extension Shell {
       errorRow(what, column: column)
       return .refused
     }
+    // A caret can't stand below a line that the screen breaks.
+    guard state.pointee.words.lineCount <= self.width else {
+      var wrong = Line()
+      for i in column..<max(column, min(state.pointee.words.lineCount, column + min(width, 40))) {
+        wrong.append(byte: state.pointee.words.line[i])
+      }
+      if width > 40 { wrong.append("...") }
+      print("\"\(wrong)\": \(what)")
+      return .refused
+    }
     var typed = Line()
     for i in 0..<state.pointee.words.lineCount { typed.append(byte: state.pointee.words.line[i]) }
     print(typed)
@@ -253,7 +263,9 @@ extension Shell {
 
   /// As `refuse`, for a command that was understood, tried, and failed.
   func fail(_ sentence: Line) -> CommandError {
-    _ = refuse(sentence)
+    // The reason is told even when Ctrl-C was typed while the command was at work.
+    _ = shouldStop
+    tellDone { _ = refuse(sentence) }
     return .failed
   }
 

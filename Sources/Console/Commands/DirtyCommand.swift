@@ -194,6 +194,10 @@ extension Shell {
     }
     let count = fillCount
     let pages = freeFills(from: 0)
+    tellEnd { reportFreed(count, pages) }
+  }
+
+  private func reportFreed(_ count: Int, _ pages: PageCount) {
     if isJSON {
       row("dirty_freed") { row in
         row.field("fills", UInt64(count))
