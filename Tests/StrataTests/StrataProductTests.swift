@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import XCTest
 
 /// The tool as a process of its own: its standard output, its standard error and its exit status.
@@ -52,10 +53,12 @@ final class StrataProductTests: XCTestCase {
     if file != nil { try output.fileHandleForWriting.close() }
     let data = output.fileHandleForReading.readDataToEndOfFile()
     process.waitUntilExit()
-    return Outcome(
+    let outcome = Outcome(
       status: process.terminationStatus, output: data,
       errors: try String(contentsOfFile: errors, encoding: .utf8),
       isSignalled: process.terminationReason != .exit)
+    for text in [outcome.text, outcome.errors] { JSONKinds.check(text, of: "strata \(arguments)") }
+    return outcome
   }
 
   private func run(_ arguments: String..., input: Data = Data(), outputTo file: String? = nil) throws

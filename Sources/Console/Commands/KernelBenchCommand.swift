@@ -163,6 +163,7 @@ struct BenchSheet {
       json.field("layer", text: Line(row.layer))
       json.field("due", truth: row.standing == .due ? .yes : .no)
       if isJudged { json.field("met", truth: isMet ? .yes : .no) } else { json.none("met") }
+      json.none("trace")
     }
     if console.isJSON { return }
     table.begin()

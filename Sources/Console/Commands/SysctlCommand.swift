@@ -81,7 +81,7 @@ extension Shell {
 
   private func figures(_ detail: Detail, where wanted: (Statistic) -> Bool) {
     let table = table("sysctl")
-    table.column("name", .text)
+    table.column("name", .exact)
     table.column("value", .figure)
     table.column("unit", .text)
     // Marks a tunable.
