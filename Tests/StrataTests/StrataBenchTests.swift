@@ -28,7 +28,8 @@ final class StrataBenchTests: XCTestCase {
     XCTAssertEqual(
       row.json(trace: nil),
       #"{"kind":"bench","name":"zs-stored-of-held","figure":null,"goal":0.955,"sense":"at least","#
-        + #""unit":"bytes for each byte held","where":"kernel","layer":"Zsmalloc","due":false,"met":null,"trace":null}"#)
+        + #""unit":"bytes for each byte held","where":"kernel","layer":"Zsmalloc","due":false,"met":null,"trace":null}"#
+    )
     XCTAssertFalse(row.fails)
   }
 
