@@ -206,7 +206,7 @@ package struct Shell {
       case .none: continue
       case .line:
         newline()
-        // What is left of the line may be another command.
+        // The beginning of a line may be another command.
         guard !state.pointee.editor.hasOverflowed else {
           print("The line is too long: \(LineEditor.capacity) bytes are the most. Nothing was run.")
           return false

@@ -72,7 +72,7 @@ final class BootConversationTests: XCTestCase {
   func testEachWrongLineIsAnsweredByARealMachine() throws {
     let session = try session()
     let lines = WrongLines.all
-    // All at once: what does not fit the ring waits in the port.
+    // All at once: bytes that don't fit the ring wait in the port.
     session.type(lines.map { $0 + "\r" }.joined())
     for line in lines { session.expect("strata> \(line)\r\n") }
     session.expect("strata> ")

@@ -191,7 +191,7 @@ final class StrataProductTests: XCTestCase {
     XCTAssertEqual(empty.status, 65)
   }
 
-  /// What can't be written is said before the recording is read.
+  /// The recording is not read for an output that can't be written.
   func testAnOutputThatCannotBeIsRefusedFirst() throws {
     for (output, reason) in [
       (path("no/folder/x"), "No such file or directory"), (folder.path, "is a directory"),
@@ -242,11 +242,14 @@ final class StrataProductTests: XCTestCase {
       XCTAssertEqual(help.status, 0)
       var isInExamples = false
       for line in help.text.split(separator: "\n", omittingEmptySubsequences: false) {
-        XCTAssertLessThanOrEqual(line.count, 120, "\(command): \(line)")
         if isInExamples && !line.isEmpty {
           XCTAssertTrue(line.hasPrefix("  "), "\(command): the example is broken before \(line)")
         }
-        if line.hasSuffix(":") { isInExamples = true } else if line.isEmpty { isInExamples = false }
+        if line == "Examples:" || line == "Start here:" {
+          isInExamples = true
+        } else if line.isEmpty {
+          isInExamples = false
+        }
       }
     }
   }

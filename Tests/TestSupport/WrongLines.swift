@@ -5,7 +5,7 @@ package enum WrongLines {
   /// A word too many, an unknown flag, and an assignment, behind a line that works.
   private static let tails = ["zz", "-q", "zz=1", "1 2 3 4 5", "\"", "-j -q"]
 
-  /// What stands before the wrong word.
+  /// The words before the wrong one.
   private static let starts = [
     "frames", "map", "map 0x10_0000+2M", "kmem", "vmem kernel_va", "objects 1", "vmstat -m",
     "why 2M", "failures", "buddy", "queues", "swap", "locks", "whatis 0x10_0000", "whatis frame 300",

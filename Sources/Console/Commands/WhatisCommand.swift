@@ -169,24 +169,7 @@ extension Shell {
     } else {
       answer("An address of \(known.region.description), in no arena.")
     }
-    if let segment = known.segment, let arena = known.arena {
-      row("arena_segment") { row in
-        row.field("arena", text: "\(arena)")
-        row.field("address", VirtualAddress(segment.first.rawValue))
-        row.field("offset", address.rawValue - segment.first.rawValue)
-        row.field("bytes", segment.size.rawValue)
-        row.field("in_use", truth: segment.kind == .busy ? .yes : .no)
-        row.field("site", text: segment.allocatedAt == .unknown ? nil : place(segment.allocatedAt))
-      }
-      let state: StaticString = segment.kind == .busy ? "in use" : "free"
-      fact(
-        "segment",
-        segment.kind == .busy
-          ? place(address, in: VirtualAddress(segment.first.rawValue))
-          : "\(VirtualAddress(segment.first.rawValue))",
-        "\(ByteCount(segment.size.rawValue)) of \(arena), \(state)")
-      if segment.allocatedAt != .unknown { fact("requested by", place(segment.allocatedAt), Line()) }
-    }
+    if let segment = known.segment, let arena = known.arena { printSegment(segment, of: arena, at: address) }
     guard let found else {
       printMapping(address)
       if let translation = known.translation { printFrame(translation.physical.frame) }
@@ -194,6 +177,26 @@ extension Shell {
     }
     printMapping(address, unmapped: "a page fault maps it")
     if let frame = found.page.facts.description.frame { printFrame(frame) }
+  }
+
+  /// Prints the segment of `arena` that holds an address.
+  private func printSegment(_ segment: Segment, of arena: ShortName, at address: VirtualAddress) {
+    row("arena_segment") { row in
+      row.field("arena", text: "\(arena)")
+      row.field("address", VirtualAddress(segment.first.rawValue))
+      row.field("offset", address.rawValue - segment.first.rawValue)
+      row.field("bytes", segment.size.rawValue)
+      row.field("in_use", truth: segment.kind == .busy ? .yes : .no)
+      row.field("site", text: segment.allocatedAt == .unknown ? nil : place(segment.allocatedAt))
+    }
+    let state: StaticString = segment.kind == .busy ? "in use" : "free"
+    fact(
+      "segment",
+      segment.kind == .busy
+        ? place(address, in: VirtualAddress(segment.first.rawValue))
+        : "\(VirtualAddress(segment.first.rawValue))",
+      "\(ByteCount(segment.size.rawValue)) of \(arena), \(state)")
+    if segment.allocatedAt != .unknown { fact("requested by", place(segment.allocatedAt), Line()) }
   }
 
   /// The start of a range, and how far behind it an address lies.

@@ -90,7 +90,7 @@ struct Trace: ParsableCommand {
         throw Complaint("\(output): is the recording itself, which would be lost", .cannotCreate)
       }
       if output.isEmpty { throw Complaint("the name of the packed trace is empty", .usage) }
-      // What can't be written is said before a long recording is read.
+      // A long recording is not read for an output that can't be written.
       var status = stat()
       let isThere = output == "-" || stat(output, &status) == 0
       if isThere && output != "-" && status.st_mode & S_IFMT == S_IFDIR {
