@@ -74,7 +74,7 @@ final class BootConversationTests: XCTestCase {
     let lines = WrongLines.all
     // All at once: bytes that don't fit the ring wait in the port.
     session.type(lines.map { $0 + "\r" }.joined())
-    for line in lines { session.expect("strata> \(line)\r\n") }
+    for line in lines { session.expect("\(line)\r\n") }
     session.expect("strata> ")
     let answers = session.text.components(separatedBy: "strata> ").dropFirst().prefix(lines.count)
     for (line, answer) in zip(lines, answers) {
@@ -110,7 +110,7 @@ final class BootConversationTests: XCTestCase {
       session.expect("Example: sysctl vm")
       session.expect("strata> ")
       session.type("memmap\r")
-      session.expect("strata> memmap")
+      session.expect("memmap\r\n")
       session.expect("strata> ")
       let printed = session.text.components(separatedBy: "strata> memmap\n").last ?? ""
       let widest = printed.split(separator: "\n").filter { !$0.contains("\u{1b}") }.map(\.count).max() ?? 0
@@ -160,6 +160,21 @@ final class BootConversationTests: XCTestCase {
     type("selftest invariants", in: session)
     leave(session)
   }
+
+  /// The README shows figures of one machine; its columns are those that are printed.
+  func testTheTablesOfTheReadmeHaveTheColumnsThatArePrinted() throws {
+    let file = Boot.root.appendingPathComponent("README.md")
+    let shown = Set(try String(contentsOf: file, encoding: .utf8).split(separator: "\n").map(collapsed))
+    var boot = machine(processors: 1)
+    boot.countsInstructions = true
+    let log = try boot.run("frames; cpus; threads; dirty 60%; contig 2M align=2M; replay").text
+    let heading = try Regex("^[a-z]+(?: +[a-z]+){3,}$")
+    let headings = log.split(separator: "\n").filter { $0.wholeMatch(of: heading) != nil }.map(collapsed)
+    XCTAssertEqual(headings.count, 5, "\(headings)")
+    for heading in headings { XCTAssertTrue(shown.contains(heading), heading) }
+  }
+
+  private func collapsed(_ line: Substring) -> String { line.split(separator: " ").joined(separator: " ") }
 
   /// The kinds of rows that the host's console can't print have the keys of the document too.
   func testTheRowsThatOnlyARealMachinePrintsAreDocumented() throws {

@@ -1,3 +1,4 @@
+import Foundation
 import KernelMemory
 import Kmem
 import MemoryPrimitives
@@ -130,7 +131,7 @@ final class TrueAnswersTests: XCTestCase {
     return harness.run(line)
   }
 
-  func testCtrlCTellsWhatWasDone() {
+  func testCtrlCTellsWhatWasDone() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     harness.run("dirty 16M")
     for (line, words) in [
@@ -152,6 +153,12 @@ final class TrueAnswersTests: XCTestCase {
     harness.run("dirty 1M")
     XCTAssertTrue(interrupt(harness, "diff before").contains("Stopped. The list of changes"))
     XCTAssertTrue(interrupt(harness, "dirty free").contains("Freed "))
+    // A replay of a part of a trace does not reach its peaks, and is no failure.
+    let machine = ConsoleHarness(trace: try Data(contentsOf: SystemCommandsTests.sample))
+    let replayed = interrupt(machine, "replay")
+    XCTAssertTrue(replayed.contains("Stopped. What was live is freed; 0 pages"), replayed)
+    XCTAssertFalse(replayed.contains("! "), replayed)
+    XCTAssertNil(machine.outcome)
     // A command that fails at its work says why, whatever was typed.
     let refused = interrupt(harness, "contig 128M")
     XCTAssertTrue(refused.contains("Never: "), refused)

@@ -78,11 +78,13 @@ extension Shell {
       }
     }
     var (failed, passed, leftOut, asked) = (UInt64(0), UInt64(0), UInt64(0), UInt64(0))
+    var isCutOff = false
     for value in 0..<SelfTest.count {
       guard let test = SelfTest(rawValue: UInt8(value)), only == nil || only == test else { continue }
       asked += 1
       if hasStopped || shouldStop { continue }
       let outcome = run(test, seconds)
+      isCutOff = hasStopped
       switch outcome {
       case .passed: passed += 1
       case .broken: failed += 1
@@ -95,7 +97,9 @@ extension Shell {
     if leftOut > 0 { sum.append(line: "\(count: leftOut) left out, ") }
     sum.append(line: "\(count: passed) passed, \(count: failed) failed")
     let done = passed + failed + leftOut
-    if isStopped("Stopped. \(count: done) of \(count: asked, "test") ran.") {
+    var stopped: Line = "Stopped. \(count: done) of \(count: asked, "test") ran"
+    stopped.append(isCutOff ? ", the last not to its end." : ".")
+    if isStopped(stopped) {
       tellDone { print(sum) }
     } else {
       print(sum)
