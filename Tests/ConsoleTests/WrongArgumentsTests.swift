@@ -64,6 +64,17 @@ final class WrongArgumentsTests: XCTestCase {
     assertFits(said)
   }
 
+  /// Each line that a document shows behind a prompt is one that the console understands.
+  func testTheLinesOfTheDocumentsNameCommands() throws {
+    let prompt = "strata> "
+    let lines = try DocumentLines.all().filter { $0.line.hasPrefix(prompt) }
+    XCTAssertGreaterThan(lines.count, 8)
+    for (line, document) in lines {
+      let word = line.dropFirst(prompt.count).prefix { $0 != " " }
+      XCTAssertNotNil(bytes(String(word)) { Command.named($0) }, "\(document): \(line)")
+    }
+  }
+
   func testASnapshotHasANameThatFits() {
     let harness = ConsoleHarness()
     XCTAssertTrue(harness.run("snapshot " + String(repeating: "n", count: 31)).hasPrefix("Kept"))
