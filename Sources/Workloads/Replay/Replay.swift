@@ -313,9 +313,7 @@ package struct Replay {
     found.pointee.allCycles = cp_cycles() &- start
     found.pointee.leftObjects = found.pointee.liveObjects
     found.pointee.leftPages = found.pointee.livePages
-    found.pointee.expectedEvents = UInt64(trace.counts.events)
-    found.pointee.expectedPeakObjects = UInt64(trace.counts.peakObjects)
-    found.pointee.expectedPeakPages = UInt64(trace.counts.peakPages)
+    found.pointee.expect(trace.counts)
   }
 
   private func runAlone(progress: (Progress) -> ReplayPace) throws(ReplayError) {

@@ -95,6 +95,13 @@ package struct ReplaySummary: Equatable, Sendable {
 
   package init() {}
 
+  /// Takes over the counts of the trace that a replay of all of it reaches.
+  mutating func expect(_ counts: TraceCounts) {
+    expectedEvents = UInt64(counts.events)
+    expectedPeakObjects = UInt64(counts.peakObjects)
+    expectedPeakPages = UInt64(counts.peakPages)
+  }
+
   package var allEvents: UInt64 { sum(events) }
   package var unmatched: UInt64 { unmatchedObjectFrees + unmatchedPageFrees }
   package var skipped: UInt64 { skips[0] + skips[1] + skips[2] + skips[3] }
