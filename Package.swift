@@ -116,7 +116,8 @@ if bare {
   package.targets += [
     .testTarget(name: "ArchitectureTests"),
     .testTarget(
-      name: "BootTests", dependencies: ["MemoryPrimitives", "KernelMemory", "Workloads", "HostMachine"]),
+      name: "BootTests",
+      dependencies: ["MemoryPrimitives", "KernelMemory", "Workloads", "HostMachine", "TestSupport"]),
     .testTarget(name: "StrataTests", dependencies: ["strata", "Workloads", "HostMachine", "TestSupport"]),
   ]
 }

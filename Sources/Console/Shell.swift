@@ -212,6 +212,11 @@ package struct Shell {
       case .none: continue
       case .line:
         newline()
+        // The beginning of a line may be another command.
+        guard !state.pointee.editor.hasOverflowed else {
+          print("The line is too long: \(LineEditor.capacity) bytes are the most. Nothing was run.")
+          return false
+        }
         return state.pointee.editor.count > 0
       case .interrupt:
         terminal.write("^C")

@@ -39,18 +39,19 @@ extension ContiguousAllocator {
         choices: "old|new",
         context: context, read: { UInt64(ContiguousAllocator($0).strategy.rawValue) },
         write: {
-          guard let strategy = ContiguousStrategy(rawValue: UInt8(clamping: $1)) else { return .out_of_range }
-          ContiguousAllocator($0).setStrategy(strategy)
-          return .accepted
+          if let strategy = ContiguousStrategy(rawValue: UInt8(clamping: $1)) {
+            ContiguousAllocator($0).setStrategy(strategy)
+          }
         }))
     statistics.add(
       Statistic(
-        "vm.contig.passes", .passes, .tunable, "how far contigmalloc may go, 1 to 4", context: context,
-        read: { UInt64(ContiguousAllocator($0).passes.rawValue) },
+        "vm.contig.passes", .passes, .tunable, "how far contigmalloc may go",
+        range: UInt64(ContiguousPass.free.rawValue)...UInt64(ContiguousPass.launderActive.rawValue),
+        context: context, read: { UInt64(ContiguousAllocator($0).passes.rawValue) },
         write: {
-          guard let passes = ContiguousPass(rawValue: UInt8(clamping: $1)) else { return .out_of_range }
-          ContiguousAllocator($0).setPasses(passes)
-          return .accepted
+          if let passes = ContiguousPass(rawValue: UInt8(clamping: $1)) {
+            ContiguousAllocator($0).setPasses(passes)
+          }
         }))
     func counter(
       _ name: StaticString, _ unit: StatisticUnit, _ about: StaticString,

@@ -92,11 +92,9 @@ enum Executive {
         "machine.measure", .switchOnOff, .tunable, "measure how long locks are held and interrupts are off",
         context: nil, read: { _ in UInt64(Processors.block(0).pointee.processor.measuring) },
         write: { _, value in
-          guard value <= 1 else { return .out_of_range }
           for index in 0..<Processors.onlineCount {
             Processors.block(index).pointee.processor.measuring = UInt32(value)
           }
-          return .accepted
         }))
     statistics.add(
       Statistic(

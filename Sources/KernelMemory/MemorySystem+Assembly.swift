@@ -134,7 +134,7 @@ private struct LayerStorage {
   let failures: UnsafeMutableRawPointer
 
   static var tagPages: PageCount { 2 }
-  static var statisticsCapacity: Int { 224 }
+  static var statisticsCapacity: Int { 216 }
 
   init(_ early: EarlyMemory, _ machine: Machine) throws(AssemblyError) {
     func allocate(

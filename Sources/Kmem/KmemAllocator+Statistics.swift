@@ -90,17 +90,13 @@ extension KmemAllocator {
     statistics.add(
       Statistic(
         "kmem.trim_every", .ticks, .tunable, "time from one trim of the trimming thread to the next",
-        context: base, read: { KmemAllocator($0).trimInterval },
-        write: { KmemAllocator($0).setTrimInterval($1) ? .accepted : .out_of_range }))
+        range: 1...86_400_000, context: base, read: { KmemAllocator($0).trimInterval },
+        write: { KmemAllocator($0).setTrimInterval($1) }))
     statistics.add(
       Statistic(
         "kmem.audit", .switchOnOff, .tunable, "record each object: size, type, call sites",
         context: base, read: { KmemAllocator($0).auditing == .on ? 1 : 0 },
-        write: { context, value in
-          guard value <= 1 else { return .out_of_range }
-          KmemAllocator(context).setAudit(value == 1 ? .on : .off)
-          return .accepted
-        }))
+        write: { KmemAllocator($0).setAudit($1 == 1 ? .on : .off) }))
   }
 
   /// Makes the handle from the context of a row.

@@ -172,6 +172,17 @@ package struct Line: ExpressibleByStringInterpolation {
     }
   }
 
+  /// Appends `0x9a`, with as few digits as possible.
+  package mutating func append(offset value: UInt64) {
+    append("0x")
+    var shift = max(0, (63 - value.leadingZeroBitCount) / 4 * 4)
+    while shift >= 0 {
+      let digit = UInt8(truncatingIfNeeded: value >> UInt64(shift)) & 15
+      append(byte: digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") - 10 + digit)
+      shift -= 4
+    }
+  }
+
   /// Removes the text after the first `length` bytes.
   package mutating func truncate(to length: Int) { count = min(count, max(0, length)) }
 

@@ -59,32 +59,55 @@ public struct Statistic {
   public let kind: StatisticKind
   /// For unit `choice`: the names of the values in the order of their numbers, `|` between them.
   public let choices: StaticString?
+  /// The values that a tunable takes. This is the one place that says so: `set` refuses all others.
+  public let range: ClosedRange<UInt64>
   let context: UnsafeMutableRawPointer?
   let reader: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
-  let writer: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> cp_setting)?
+  let writer: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> Void)?
 
-  /// Describes a row: `read` computes its value, and `write` sets a tunable. Both get `context`.
+  /// Describes a row: `read` computes its value, and `write` sets a tunable to one of `range`. Both get `context`.
+  /// A switch and a choice have the range of their words.
   public init(
     _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
-    choices: StaticString? = nil, context: UnsafeMutableRawPointer?,
+    choices: StaticString? = nil, range: ClosedRange<UInt64> = 0...UInt64.max,
+    context: UnsafeMutableRawPointer?,
     read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64,
-    write: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> cp_setting)? = nil
+    write: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> Void)? = nil
   ) {
     self.name = name
     self.unit = unit
     self.kind = kind
     self.about = about
     self.choices = choices
+    switch unit {
+    case .switchOnOff: self.range = 0...1
+    case .choice: self.range = 0...Self.lastChoice(of: choices)
+    case .bytes, .pages, .requests, .objects, .tags, .events, .steps, .ticks, .cycles, .processors, .passes:
+      self.range = range
+    }
     self.context = context
     reader = read
     writer = write
   }
 
+  /// The number of the last of `choices`.
+  private static func lastChoice(of choices: StaticString?) -> UInt64 {
+    guard let choices else { return .max }
+    var last: UInt64 = 0
+    for i in 0..<choices.utf8CodeUnitCount where choices.utf8Start[i] == UInt8(ascii: "|") { last += 1 }
+    return last
+  }
+
   /// Computes the value.
   public var value: UInt64 { reader(context) }
 
-  /// Sets a tunable; answers whether it was accepted, or why not.
-  public func set(_ value: UInt64) -> cp_setting { writer?(context, value) ?? .read_only }
+  /// Sets a tunable to a value of its `range`; answers whether it was accepted, or why not.
+  public func set(_ value: UInt64) -> cp_setting {
+    guard let writer else { return .read_only }
+    guard range.contains(value) else { return .out_of_range }
+    writer(context, value)
+    return .accepted
+  }
 }
 
 /// The table of all figures of an instance: a handle.

@@ -68,12 +68,14 @@ extension PagedMemory {
     swap.register(in: statistics)
     func add(
       _ name: StaticString, _ unit: StatisticUnit, _ kind: StatisticKind, _ about: StaticString,
+      range: ClosedRange<UInt64> = 0...UInt64.max,
       read: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64,
-      write: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> cp_setting)? = nil
+      write: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> Void)? = nil
     ) {
       statistics.add(
         Statistic(
-          name, unit, kind, about, context: UnsafeMutableRawPointer(storage), read: read, write: write))
+          name, unit, kind, about, range: range, context: UnsafeMutableRawPointer(storage), read: read,
+          write: write))
     }
     add("vm.pages.active", .pages, .gauge, "pages used recently") { PagedMemory($0).count(.active).rawValue }
     add("vm.pages.inactive", .pages, .gauge, "pages not used for a while") {
@@ -123,18 +125,17 @@ extension PagedMemory {
     }
     add(
       "vm.free_target", .pages, .tunable, "frames that a run of the page daemon leaves free",
+      range: 0...physical.total.rawValue / 2,
       read: { PagedMemory($0).freeTarget.rawValue },
-      write: { PagedMemory($0).setTarget($1) ? .accepted : .out_of_range })
+      write: { PagedMemory($0).setTarget($1) })
     add("vm.free_wake", .pages, .gauge, "frames below which the page daemon runs") {
       PagedMemory($0).wakeMark.rawValue
     }
   }
 
-  private func setTarget(_ pages: UInt64) -> Bool {
-    guard pages <= physical.total.rawValue / 2 else { return false }
+  private func setTarget(_ pages: UInt64) {
     marks.target.store(pages, ordering: .relaxed)
     marks.wake.store(pages - pages / 10, ordering: .relaxed)
     if isServed { physical.setLowMemoryMark(below: wakeMark) }
-    return true
   }
 }

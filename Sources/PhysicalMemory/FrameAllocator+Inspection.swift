@@ -86,10 +86,13 @@ extension FrameAllocator {
     domain.withLock { PageCount($0.reserves[Int(priority.rawValue)]) }
   }
 
+  /// The most frames that a reserve may hold: half of memory.
+  var largestReserve: PageCount { PageCount(total.rawValue / 2) }
+
   /// Sets the number of frames that requests of `priority` leave free. Throws `badConstraint` for more than half of
   /// memory.
   public func setReserve(_ pages: PageCount, for priority: AllocationPriority) throws(PhysicalMemoryError) {
-    guard pages.rawValue <= total.rawValue / 2 else { throw .badConstraint }
+    guard pages <= largestReserve else { throw .badConstraint }
     let mustWake = domain.withLock { domain in
       domain.reserves[Int(priority.rawValue)] = pages.rawValue
       return domain.hasWaiters

@@ -36,16 +36,17 @@ extension FrameAllocator {
 
   private func registerReserves(in statistics: Statistics) {
     let context = UnsafeMutableRawPointer(state)
+    let range = 0...largestReserve.rawValue
     statistics.add(
       Statistic(
-        "vm.reserve.normal", .pages, .tunable, "frames that normal requests leave free", context: context,
-        read: { Self($0).reserve(for: .normal).rawValue },
-        write: { Self($0).setReserve($1, .normal) ? .accepted : .out_of_range }))
+        "vm.reserve.normal", .pages, .tunable, "frames that normal requests leave free", range: range,
+        context: context, read: { Self($0).reserve(for: .normal).rawValue },
+        write: { try? Self($0).setReserve(PageCount($1), for: .normal) }))
     statistics.add(
       Statistic(
-        "vm.reserve.system", .pages, .tunable, "frames that system requests leave free", context: context,
-        read: { Self($0).reserve(for: .system).rawValue },
-        write: { Self($0).setReserve($1, .system) ? .accepted : .out_of_range }))
+        "vm.reserve.system", .pages, .tunable, "frames that system requests leave free", range: range,
+        context: context, read: { Self($0).reserve(for: .system).rawValue },
+        write: { try? Self($0).setReserve(PageCount($1), for: .system) }))
   }
 
   private func registerRequests(in statistics: Statistics) {
@@ -82,15 +83,6 @@ extension FrameAllocator {
     }
     counter("vm.isolated", .pages, "frames captured in isolated runs") {
       Self($0).counted.captures.value
-    }
-  }
-
-  private func setReserve(_ pages: UInt64, _ priority: AllocationPriority) -> Bool {
-    do throws(PhysicalMemoryError) {
-      try setReserve(PageCount(pages), for: priority)
-      return true
-    } catch {
-      return false
     }
   }
 }

@@ -38,14 +38,26 @@ struct Strata: ParsableCommand {
     }
   }
 
+  /// The words that name a command, and no others: `help` explains these.
+  private static func commands(of words: some Sequence<String>) -> [String] {
+    var (commands, current): ([String], any ParsableCommand.Type) = ([], Strata.self)
+    for word in words {
+      guard let next = current.configuration.subcommands.first(where: { $0._commandName == word }) else {
+        break
+      }
+      commands.append(word)
+      current = next
+    }
+    return commands
+  }
+
   /// Prints what an error has to say, if anything is left to say. Answers the exit status.
   private static func report(_ error: any Error) -> Int32 {
     let status = exitCode(for: error)
     if error is ExitCode { return status.rawValue }
     guard status == .success else {
       let message = message(for: error).split(separator: "\n").joined(separator: " ")
-      let commands = CommandLine.arguments.dropFirst().prefix { $0.allSatisfy(\.isLetter) }.prefix(2)
-      let help = (["strata", "help"] + commands).joined(separator: " ")
+      let help = (["strata", "help"] + commands(of: CommandLine.arguments.dropFirst())).joined(separator: " ")
       printToStandardError("strata: \(message) (\(help) says more)\n")
       return status.rawValue
     }

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import XCTest
 
 /// A boot of the kernel in QEMU, driven and read over the serial console.
@@ -60,6 +61,7 @@ struct Boot {
   func finish() throws -> Log {
     let session = try Session(self)
     let status = session.waitForExit()
+    JSONKinds.check(session.text, of: line)
     return Log(text: session.text, status: status)
   }
 

@@ -19,7 +19,7 @@ final class BenchCommandTests: XCTestCase {
     for row in benches {
       XCTAssertEqual(
         Set(row.keys),
-        ["kind", "name", "figure", "goal", "sense", "unit", "where", "layer", "due", "met"])
+        ["kind", "name", "figure", "goal", "sense", "unit", "where", "layer", "due", "met", "trace"])
       XCTAssertTrue(row["figure"] is NSNumber, "\(row)")
       XCTAssertTrue(["at most", "at least"].contains(row["sense"] as? String))
       XCTAssertEqual(row["where"] as? String, "kernel")

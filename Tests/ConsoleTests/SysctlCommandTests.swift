@@ -14,21 +14,13 @@ final class SysctlCommandTests: XCTestCase {
     let harness = ConsoleHarness()
     harness.statistics.add(
       Statistic(
-        "xy.contig.passes", .events, .tunable, "how far a request may go, 1 to 4", context: nil,
-        read: { _ in SysctlCommandTests.passes },
-        write: {
-          guard $1 >= 1 && $1 <= 4 else { return .out_of_range }
-          SysctlCommandTests.passes = $1
-          return .accepted
-        }))
+        "xy.contig.passes", .events, .tunable, "how far a request may go", range: 1...4, context: nil,
+        read: { _ in SysctlCommandTests.passes }, write: { SysctlCommandTests.passes = $1 }))
     harness.statistics.add(
       Statistic(
         "xy.contig.strategy", .choice, .tunable, "only the run, or launder and hope", choices: "old|new",
         context: nil, read: { _ in SysctlCommandTests.strategy },
-        write: {
-          SysctlCommandTests.strategy = $1
-          return .accepted
-        }))
+        write: { SysctlCommandTests.strategy = $1 }))
     harness.statistics.add(
       Statistic("xy.contig.granted", .requests, .counter, "since boot", context: nil, read: { _ in 1234 }))
     harness.statistics.add(
@@ -44,16 +36,53 @@ final class SysctlCommandTests: XCTestCase {
       harness.run("sysctl xy.contig"),
       """
       name                value  unit      =  what it does
-      xy.contig.passes        4  events    =  how far a request may go, 1 to 4
+      xy.contig.passes        4  events    =  how far a request may go
       xy.contig.strategy    new  old|new   =  only the run, or launder and hope
       xy.contig.granted   1,234  requests     since boot
-      A name with = is a tunable, as in: sysctl vm.contig.passes=4
+      A name with = is a tunable: sysctl vm.contig.passes=4. -v shows what it takes.
 
       """)
     XCTAssertEqual(
       harness.run("sysctl zs.requests -j"),
-      #"{"kind":"sysctl","name":"zs.requests","value":4,"unit":"requests","about":"since boot","settable":false,"choices":null}"#
+      #"{"kind":"sysctl","name":"zs.requests","value":4,"unit":"requests","about":"since boot","settable":false,"choices":null,"minimum":null,"maximum":null}"#
         + "\n")
+  }
+
+  /// The table with -v and the rows for tools say what a tunable takes, from the declaration that `set` follows.
+  func testEachTunableSaysWhatItTakes() throws {
+    let harness = harness()
+    XCTAssertEqual(
+      harness.run("sysctl -v xy.contig"),
+      """
+      name                value  unit      = takes  what it does
+      xy.contig.passes        4  events    1 to 4   how far a request may go
+      xy.contig.strategy    new  old|new   old|new  only the run, or launder and hope
+      xy.contig.granted   1,234  requests           since boot
+      What has a value below "takes" is a tunable, as in: sysctl vm.contig.passes=4
+
+      """)
+    XCTAssertTrue(
+      harness.run("sysctl xy.contig.passes -j").hasSuffix(#""choices":null,"minimum":1,"maximum":4}"# + "\n"))
+    XCTAssertTrue(
+      harness.run("sysctl xy.contig.strategy -j").hasSuffix(
+        #""choices":"old|new","minimum":null,"maximum":null}"# + "\n"))
+    XCTAssertTrue(harness.run("sysctl -v vm.free_target").contains("0 to 8,143"))
+    for i in 0..<harness.statistics.count where harness.statistics[i].kind == .tunable {
+      let row = harness.statistics[i]
+      // Each real tunable has bounds, takes both, and nothing beyond.
+      XCTAssertLessThan(row.range.upperBound, .max, "\(row.name)")
+      let before = row.value
+      for value in [row.range.lowerBound, row.range.upperBound] {
+        XCTAssertEqual(row.set(value), .accepted, "\(row.name)=\(value)")
+        XCTAssertEqual(row.value, value, "\(row.name)")
+      }
+      XCTAssertEqual(row.set(row.range.upperBound + 1), .out_of_range, "\(row.name)")
+      if row.range.lowerBound > 0 {
+        XCTAssertEqual(row.set(row.range.lowerBound - 1), .out_of_range, "\(row.name)")
+      }
+      XCTAssertEqual(row.value, row.range.upperBound)
+      XCTAssertEqual(row.set(before), .accepted)
+    }
   }
 
   func testSysctlSaysTheNewValueOrWhyItIsRefused() {
@@ -61,7 +90,7 @@ final class SysctlCommandTests: XCTestCase {
     XCTAssertEqual(harness.run("sysctl xy.contig.passes=2"), "xy.contig.passes: 4 -> 2\n")
     XCTAssertEqual(
       harness.run("sysctl xy.contig.passes=9"),
-      "9 is out of range: how far a request may go, 1 to 4. It stays 2.\n")
+      "9 is out of range: xy.contig.passes takes 1 to 4 events. It stays 2.\n")
     XCTAssertEqual(
       harness.run("sysctl xy.contig.strategy=odl"),
       "No value \"odl\" for xy.contig.strategy: old|new. It stays new.\n")

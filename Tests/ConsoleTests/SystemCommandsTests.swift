@@ -200,6 +200,26 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertTrue(harness.run("pagetable \(text("\(stack.bottom)"))").contains("whatis names the owner"))
     XCTAssertTrue(harness.run("pagetable \(text("\(stack.guardPage)"))").contains("Nothing is mapped there"))
     XCTAssertTrue(harness.run("vmem kernel_va").contains("stack"))
+    // Inside a range, its start and the offset are named.
+    let inside = "whatis \(text("\(VirtualAddress(stack.bottom.rawValue + 0x1234))"))"
+    let said = harness.run(inside)
+    XCTAssertTrue(said.contains("  range      \(text("\(stack.bottom)")) +0x1234  4 pages, stack\n"), said)
+    XCTAssertTrue(
+      said.contains("  segment    \(text("\(stack.guardPage)")) +0x2234  20 KiB of kernel_va, in use"), said)
+    XCTAssertFalse(harness.run("whatis \(text("\(stack.bottom)"))").contains("\(text("\(stack.bottom)")) +"))
+    let found = rows(harness.run(inside + " -j"))
+    XCTAssertEqual(found.first { $0["kind"] as? String == "address_range" }?["offset"] as? Int, 0x1234)
+    XCTAssertEqual(found.first { $0["kind"] as? String == "arena_segment" }?["offset"] as? Int, 0x2234)
+    harness.run("dirty 1M")
+    let page = harness.run(
+      "whatis 0x\(String(harness.console.fillList[0].address.rawValue + 0x1b123, radix: 16))")
+    XCTAssertTrue(page.contains(" +0x1b123  256 pages, pageable, read-write\n"), page)
+    for log in [said, page] {
+      assertFits(log)
+      // A label never touches what follows it.
+      for line in log.split(separator: "\n").dropFirst() { XCTAssertTrue(line.hasPrefix("  "), String(line)) }
+      XCTAssertFalse(log.contains("requested by") && !log.contains("requested by "), log)
+    }
     harness.memory.space.freeStack(stack)
   }
 

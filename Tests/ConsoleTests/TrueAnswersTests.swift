@@ -1,3 +1,4 @@
+import Foundation
 import KernelMemory
 import Kmem
 import MemoryPrimitives
@@ -130,13 +131,18 @@ final class TrueAnswersTests: XCTestCase {
     return harness.run(line)
   }
 
-  func testCtrlCTellsWhatWasDone() {
+  func testCtrlCTellsWhatWasDone() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     harness.run("dirty 16M")
     for (line, words) in [
       ("launder active", "Stopped. 0 of "), ("verify", "Stopped. "),
       ("selftest", "Stopped. 0 of 8 tests ran."),
       ("contig 2M align=2M", "Granted: contig "), ("bench kmem", "Stopped. These figures"),
+      (
+        "launder daemon",
+        "Stopped. The page daemon had ended its run by then.\nThe daemon has nothing to do: "
+      ), ("wire dirty+4K", "Wired 1 page, 4 KiB, "),
+      ("unwire dirty+4K", "Unwired 1 page, 4 KiB, "), ("contig free all", "Freed 1 run, 2 MiB. "),
       ("map", "Stopped. The picture ends at "), ("whatis 0+64M", "Stopped. The list ends before frame "),
     ] {
       let log = interrupt(harness, line)
@@ -146,5 +152,16 @@ final class TrueAnswersTests: XCTestCase {
     harness.run("snapshot before")
     harness.run("dirty 1M")
     XCTAssertTrue(interrupt(harness, "diff before").contains("Stopped. The list of changes"))
+    XCTAssertTrue(interrupt(harness, "dirty free").contains("Freed "))
+    // A replay of a part of a trace does not reach its peaks, and is no failure.
+    let machine = ConsoleHarness(trace: try Data(contentsOf: SystemCommandsTests.sample))
+    let replayed = interrupt(machine, "replay")
+    XCTAssertTrue(replayed.contains("Stopped. What was live is freed; 0 pages"), replayed)
+    XCTAssertFalse(replayed.contains("! "), replayed)
+    XCTAssertNil(machine.outcome)
+    // A command that fails at its work says why, whatever was typed.
+    let refused = interrupt(harness, "contig 128M")
+    XCTAssertTrue(refused.contains("Never: "), refused)
+    XCTAssertTrue(harness.run("frames").contains("all roles"), "the next command runs")
   }
 }

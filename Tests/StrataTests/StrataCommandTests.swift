@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import TestSupport
 import XCTest
 
 @testable import strata
@@ -127,6 +128,32 @@ final class StrataCommandTests: XCTestCase {
     XCTAssertEqual(status("replay", folder.path), 66)
     XCTAssertEqual(status("replay", path("t.trace"), "--memory", "lots"), 64)
     XCTAssertEqual(status("replay", path("t.trace"), "--memory", "1M"), 69)
+  }
+
+  /// Each line that a document shows for a shell is one that the tool or the Makefile understands.
+  func testTheLinesOfTheDocumentsAreUnderstood() throws {
+    let makefile = try String(
+      contentsOf: DocumentLines.root.appendingPathComponent("Makefile"), encoding: .utf8)
+    var (tools, targets) = (0, 0)
+    for (line, document) in try DocumentLines.all() {
+      // Without a comment behind it, and without the variables before it.
+      let words = line.split(separator: "#").first.map { $0.split(separator: " ").map(String.init) } ?? []
+      let command = Array(words.drop { $0.contains("=") })
+      if command.starts(with: ["swift", "run", "-c", "release", "strata"]) {
+        tools += 1
+        XCTAssertNoThrow(try Strata.parseAsRoot(Array(command.dropFirst(5))), "\(document): \(line)")
+      } else if command.first == "make" {
+        targets += 1
+        for target in command.dropFirst() where !target.contains("=") {
+          XCTAssertTrue(makefile.contains("\n\(target):"), "\(document): \(line)")
+        }
+      } else {
+        // Variables alone set nothing that is used.
+        XCTAssertFalse(words.first?.hasPrefix("FILTER=") == true && command.isEmpty, "\(document): \(line)")
+      }
+    }
+    XCTAssertGreaterThan(tools, 3)
+    XCTAssertGreaterThan(targets, 5)
   }
 
   func testSizesArePowersOf1024() {

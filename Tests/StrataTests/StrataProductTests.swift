@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import XCTest
 
 /// The tool as a process of its own: its standard output, its standard error and its exit status.
@@ -52,10 +53,12 @@ final class StrataProductTests: XCTestCase {
     if file != nil { try output.fileHandleForWriting.close() }
     let data = output.fileHandleForReading.readDataToEndOfFile()
     process.waitUntilExit()
-    return Outcome(
+    let outcome = Outcome(
       status: process.terminationStatus, output: data,
       errors: try String(contentsOfFile: errors, encoding: .utf8),
       isSignalled: process.terminationReason != .exit)
+    for text in [outcome.text, outcome.errors] { JSONKinds.check(text, of: "strata \(arguments)") }
+    return outcome
   }
 
   private func run(_ arguments: String..., input: Data = Data(), outputTo file: String? = nil) throws
@@ -163,7 +166,93 @@ final class StrataProductTests: XCTestCase {
       try run("replay", long).errors.contains("is no packed trace"), "a long name hides no reason")
   }
 
+  func testAnInputThatNeverEndsIsRefused() throws {
+    for arguments in [
+      ["replay", "/dev/zero"], ["trace", "show", "/dev/urandom"], ["bench", "--from", "/dev/zero"],
+    ] {
+      let outcome = try run(arguments)
+      XCTAssertEqual(outcome.status, 65, "\(arguments): \(outcome.errors)")
+      XCTAssertEqual(outcome.errors.filter { $0 == "\n" }.count, 1, outcome.errors)
+    }
+    let endless = Data("# tracer: nop\n".utf8) + Data(repeating: UInt8(ascii: "y"), count: 3 << 20)
+    let outcome = try run("trace", "pack", "-", "-o", path("out"), input: endless)
+    XCTAssertEqual(outcome.status, 65)
+    XCTAssertTrue(outcome.errors.contains("a line of more than 1 MiB"), outcome.errors)
+  }
+
+  func testAnEmptyNameAndAnEmptyFileAreNamed() throws {
+    for arguments in [["replay", ""], ["trace", "pack", "", "-o", "x"], ["trace", "pack", "-", "-o", ""]] {
+      let outcome = try run(arguments)
+      XCTAssertEqual(outcome.status, 64, outcome.errors)
+      XCTAssertTrue(outcome.errors.hasSuffix(" is empty\n"), outcome.errors)
+    }
+    let empty = try run("trace", "pack", "-", "-o", path("x"))
+    XCTAssertEqual(empty.errors, "strata: standard input: is empty\n")
+    XCTAssertEqual(empty.status, 65)
+  }
+
+  /// The recording is not read for an output that can't be written.
+  func testAnOutputThatCannotBeIsRefusedFirst() throws {
+    for (output, reason) in [
+      (path("no/folder/x"), "No such file or directory"), (folder.path, "is a directory"),
+    ] {
+      let outcome = try run("trace", "pack", "-", "-o", output, input: Data("rubbish\n".utf8))
+      XCTAssertEqual(outcome.status, 73, outcome.errors)
+      XCTAssertTrue(outcome.errors.contains(reason), outcome.errors)
+    }
+  }
+
+  /// A closed or full standard error loses the text, and nothing else.
+  func testAClosedStandardErrorIsNoTrap() throws {
+    try packed().write(to: URL(fileURLWithPath: path("t.trace")))
+    for (line, status) in [
+      ("replay missing 2>&-", 66), ("replay t.trace --memory 16M >/dev/null 2>&-", 0),
+      ("nonsense 2>/dev/full", 64),
+      ("replay missing 2>/dev/full", 66), ("trace pack t.trace -o x 2>&-", 65), ("--version >&- 2>&-", 74),
+    ] as [(String, Int32)] {
+      let shell = Process()
+      shell.executableURL = URL(fileURLWithPath: "/bin/sh")
+      shell.currentDirectoryURL = folder
+      shell.arguments = ["-c", "'\(Self.tool.path)' \(line)"]
+      try shell.run()
+      shell.waitUntilExit()
+      XCTAssertEqual(shell.terminationReason, .exit, line)
+      XCTAssertEqual(shell.terminationStatus, status, line)
+    }
+  }
+
   // MARK: Commands
+
+  func testAMistakePointsAtHelpThatThereIs() throws {
+    for (arguments, help) in [
+      (["nonsense"], "strata help"), (["trace", "nonsense"], "strata help trace"),
+      (["fuzz", "extra"], "strata help fuzz"),
+      (["trace", "show"], "strata help trace show"), (["study", "contig", "x"], "strata help study contig"),
+    ] {
+      let outcome = try run(arguments)
+      XCTAssertTrue(outcome.errors.hasSuffix(" (\(help) says more)\n"), outcome.errors)
+    }
+  }
+
+  func testNoExampleOfHelpIsBroken() throws {
+    for command in [
+      "", "trace", "trace pack", "trace show", "replay", "fuzz", "study", "study contig", "bench",
+    ] {
+      let help = try run(command.split(separator: " ").map(String.init) + ["--help"])
+      XCTAssertEqual(help.status, 0)
+      var isInExamples = false
+      for line in help.text.split(separator: "\n", omittingEmptySubsequences: false) {
+        if isInExamples && !line.isEmpty {
+          XCTAssertTrue(line.hasPrefix("  "), "\(command): the example is broken before \(line)")
+        }
+        if line == "Examples:" || line == "Start here:" {
+          isInExamples = true
+        } else if line.isEmpty {
+          isInExamples = false
+        }
+      }
+    }
+  }
 
   func testTheVersionIsOneLine() throws {
     let outcome = try run("--version")
@@ -176,7 +265,7 @@ final class StrataProductTests: XCTestCase {
     let trace = try packed()
     let text = try run("trace", "show", "-", input: trace).text
     for part in [
-      "5 events of 5 operations, on 2 processors; 1 lines", "2 objects, at most 1 live",
+      "5 events of 5 operations, on 2 processors; 1 line of the source left out", "2 objects, at most 1 live",
       "2 frames, at most 2 live",
       "dentry", "72 in 96", "zero  a+0x1/0x2", "order 1", "soft     mm_page_alloc", "object 1",
     ] {

@@ -167,6 +167,7 @@ final class ReplayTests: XCTestCase {
       summary.text.contains("Limit: of 200 caches the \(own.count) busiest have their own;"), summary.text)
     var rows = ""
     summary.writeJSON(lineEnd: "\n") { rows += $0.string }
+    JSONKinds.check(rows, of: "a replay with a limit")
     let lines = rows.split(separator: "\n")
     XCTAssertEqual(lines.count, 2)
     XCTAssertEqual(

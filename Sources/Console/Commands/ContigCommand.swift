@@ -167,14 +167,7 @@ extension Shell {
     if word.bytes == "all" {
       try arguments.end()
       let (runs, frames) = giveBackContig(above: 0)
-      row("contig_freed") { row in
-        row.field("runs", runs)
-        row.field("frames", frames.rawValue)
-        row.field("free", physical.freeCount.rawValue)
-      }
-      print(
-        "Freed \(count: runs, "run"), \(frames.bytes). \(count: physical.freeCount.rawValue, "frame") are free."
-      )
+      tellEnd { reportFreed(runs, frames) }
       return
     }
     let id = try arguments.number(word)
@@ -191,6 +184,17 @@ extension Shell {
       return
     }
     throw refuse(word, "no such run; contig list shows them")
+  }
+
+  private func reportFreed(_ runs: UInt64, _ frames: PageCount) {
+    row("contig_freed") { row in
+      row.field("runs", runs)
+      row.field("frames", frames.rawValue)
+      row.field("free", physical.freeCount.rawValue)
+    }
+    print(
+      "Freed \(count: runs, "run"), \(frames.bytes). \(count: physical.freeCount.rawValue, "frame") are free."
+    )
   }
 
   /// The console's run that holds a frame.
@@ -264,21 +268,13 @@ extension Shell {
       ) { story.hear($0) }
     } catch {
       story.end(.refused)
-      if isStopped("Stopped. The request had been refused by then.") {
-        tellDone { refused(error, asked, story) }
-      } else {
-        refused(error, asked, story)
-      }
+      tellEnd("Stopped. The request had been refused by then.") { refused(error, asked, story) }
       throw .failed
     }
     story.end(.granted)
     let entry = keepContig(range, asked.size, type, options.attribute)
     // The request ran to its end, whatever was typed.
-    if isStopped("Stopped. The request had been granted by then.") {
-      tellDone { report(entry, asked, story) }
-    } else {
-      report(entry, asked, story)
-    }
+    tellEnd("Stopped. The request had been granted by then.") { report(entry, asked, story) }
   }
 
   private func report(_ entry: ContigEntry, _ asked: RunAsked, _ story: ContigStory) {

@@ -145,6 +145,10 @@ extension Shell {
       }
     }
     let pages = state.pointee.fills.release(memory)
+    tellEnd { reportFreed(count, pages) }
+  }
+
+  private func reportFreed(_ count: Int, _ pages: PageCount) {
     row("dirty_freed") { row in
       row.field("fills", UInt64(count))
       row.field("pages", pages.rawValue)

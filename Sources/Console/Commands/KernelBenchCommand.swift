@@ -83,6 +83,7 @@ struct BenchSheet: BenchHost {
     table.column("layer", .text, for: .tools)
     table.column("due", .text, for: .tools)
     table.column("met", .text, for: .tools)
+    table.column("trace", .text, for: .tools)
   }
 
   func measured(_ budget: Budget, _ figure: UInt64, goal: BudgetGoal) {
@@ -113,6 +114,7 @@ struct BenchSheet: BenchHost {
     table.text(row.layer)
     table.truth(row.standing == .due ? .yes : .no)
     if isJudged { table.truth(isMet ? .yes : .no) } else { table.none() }
+    table.none()
     table.end()
   }
 

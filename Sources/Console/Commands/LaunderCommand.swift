@@ -140,6 +140,10 @@ extension Shell {
     let before = cp_cycles()
     let outcome = memory.paging.runDaemon()
     let cost = cp_cycles() &- before
+    tellEnd("Stopped. The page daemon had ended its run by then.") { report(outcome, cost) }
+  }
+
+  private func report(_ outcome: DaemonOutcome, _ cost: UInt64) {
     let (free, target) = (physical.freeCount, memory.paging.freeTarget)
     let hasWork = outcome.freed > .zero || outcome.written > .zero || outcome.deactivated > .zero
     if !hasWork && free >= target && !isJSON {

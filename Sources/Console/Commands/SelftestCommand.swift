@@ -28,11 +28,13 @@ extension Shell {
     let tests = SelfTests(
       memory, access, processors: state.pointee.host.executive?.processorCount ?? 0, seconds: seconds)
     var (failed, passed, leftOut, asked) = (UInt64(0), UInt64(0), UInt64(0), UInt64(0))
+    var isCutOff = false
     SelfTest.forEach { test in
       guard only == nil || only == test else { return }
       asked += 1
       if hasStopped || shouldStop { return }
       let outcome = tests.run(test, SelfTestReport(console: self))
+      isCutOff = hasStopped
       switch outcome {
       case .passed: passed += 1
       case .broken: failed += 1
@@ -45,7 +47,9 @@ extension Shell {
     if leftOut > 0 { sum.append(line: "\(count: leftOut) left out, ") }
     sum.append(line: "\(count: passed) passed, \(count: failed) failed")
     let done = passed + failed + leftOut
-    if isStopped("Stopped. \(count: done) of \(count: asked, "test") ran.") {
+    var stopped: Line = "Stopped. \(count: done) of \(count: asked, "test") ran"
+    stopped.append(isCutOff ? ", the last not to its end." : ".")
+    if isStopped(stopped) {
       tellDone { print(sum) }
     } else {
       print(sum)

@@ -34,6 +34,9 @@ extension Shell {
   func snapshot(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.nextOfAnyForm()
     try arguments.end()
+    if let word, word.bytes.count == 0 || word.bytes.count > ShortName.capacity {
+      throw refuse(word, "a name has 1 to \(UInt64(ShortName.capacity)) bytes")
+    }
     let name = word.map { ShortName(bytes: $0.bytes) } ?? ShortName("last")
     let kept = inPlace(&state.pointee.snapshots)
     var slot = -1

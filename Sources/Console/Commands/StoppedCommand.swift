@@ -20,6 +20,11 @@ extension Shell {
     return true
   }
 
+  /// Prints what `body` prints at the end of work that is not left halfway, whatever was typed.
+  func tellEnd(_ sentence: Line = "Stopped. The command had ended its work by then.", _ body: () -> Void) {
+    if shouldStop, isStopped(sentence) { tellDone(body) } else { body() }
+  }
+
   /// Prints what `body` prints although the command was stopped.
   func tellDone(_ body: () -> Void) {
     let before = hasStopped

@@ -7,8 +7,11 @@ import MemoryPrimitives
 extension CommandDescription {
   static var sysctl: CommandDescription {
     CommandDescription(
-      name: "sysctl", usage: "sysctl [NAME | PREFIX | NAME=VALUE]",
-      about: "Tunables and statistics, one tree of names: shows them, or sets one.",
+      name: "sysctl", usage: "sysctl [-v] [NAME | PREFIX | NAME=VALUE]",
+      about: """
+        Tunables and statistics, one tree of names: shows them, or sets one.
+        -v shows what each tunable can be set to.
+        """,
       example: "sysctl vm", question: .tuning, entry: "sysctl NAME=VALUE",
       completion: .names(of: .statistics))
   }
@@ -55,8 +58,9 @@ extension Shell {
   }
 
   func sysctl(_ arguments: Arguments) throws(CommandError) {
+    let detail: Detail = arguments.takeFlag("-v") ? .ranges : .names
     guard let word = arguments.nextOfAnyForm() else {
-      figures { _ in true }
+      figures(detail) { _ in true }
       return
     }
     try arguments.end()
@@ -69,19 +73,25 @@ extension Shell {
     var found = false
     for i in 0..<statistics.count where hasPrefix(statistics[i].name, word.bytes) { found = true }
     guard found else { throw noFigure(word, word.bytes) }
-    figures { hasPrefix($0.name, word.bytes) }
+    figures(detail) { hasPrefix($0.name, word.bytes) }
   }
 
-  private func figures(where wanted: (Statistic) -> Bool) {
+  /// Whether the table says what each tunable can be set to.
+  private enum Detail { case names, ranges }
+
+  private func figures(_ detail: Detail, where wanted: (Statistic) -> Bool) {
     let table = table("sysctl")
-    table.column("name", .text)
+    table.column("name", .exact)
     table.column("value", .figure)
     table.column("unit", .text)
     // Marks a tunable.
-    table.column("=", .text, for: .people)
+    if detail == .names { table.column("=", .text, for: .people) }
+    if detail == .ranges { table.column("= takes", .exact, for: .people) }
     table.column("what it does", .text, key: "about")
     table.column("settable", .text, for: .tools)
     table.column("choices", .text, for: .tools)
+    table.column("minimum", .figure, for: .tools)
+    table.column("maximum", .figure, for: .tools)
     var hasTunable = false
     for i in 0..<statistics.count {
       let row = statistics[i]
@@ -98,22 +108,41 @@ extension Shell {
       table.text(unit(of: row))
       if row.kind == .tunable {
         hasTunable = true
-        table.text("=")
+        if detail == .names { table.text("=") } else { table.text(takes(row)) }
       } else {
         table.empty()
       }
       table.text(row.about)
       table.truth(row.kind == .tunable ? .yes : .no)
-      switch row.unit {
-      case .choice, .switchOnOff: table.text(unit(of: row))
-      case .bytes, .pages, .requests, .objects, .tags, .events, .steps, .ticks, .cycles, .processors,
-        .passes:
+      if hasWords(row) { table.text(unit(of: row)) } else { table.none() }
+      if row.kind == .tunable && !hasWords(row) {
+        table.plain(row.range.lowerBound)
+        table.plain(row.range.upperBound)
+      } else {
+        table.none()
         table.none()
       }
       table.end()
     }
     table.finish()
-    if hasTunable { print("A name with = is a tunable, as in: sysctl vm.contig.passes=4") }
+    guard hasTunable else { return }
+    if detail == .ranges {
+      print("What has a value below \"takes\" is a tunable, as in: sysctl vm.contig.passes=4")
+    } else {
+      print("A name with = is a tunable: sysctl vm.contig.passes=4. -v shows what it takes.")
+    }
+  }
+
+  /// Whether the values of a row have words.
+  private func hasWords(_ row: Statistic) -> Bool { row.unit == .choice || row.unit == .switchOnOff }
+
+  /// The values that a tunable takes.
+  private func takes(_ row: Statistic) -> Line {
+    if hasWords(row) { return unit(of: row) }
+    let range = row.range
+    return range.upperBound == .max
+      ? "\(count: range.lowerBound) or more"
+      : "\(count: range.lowerBound) to \(count: range.upperBound)"
   }
 
   private func unit(of row: Statistic) -> Line {
@@ -181,12 +210,14 @@ extension Shell {
     switch row.set(wanted) {
     case .accepted:
       if isJSON {
-        figures { $0.name.utf8Start == row.name.utf8Start }
+        figures(.names) { $0.name.utf8Start == row.name.utf8Start }
       } else {
         print("\(row.name): \(spelled(before, row)) -> \(spelled(row.value, row))")
       }
     case .out_of_range:
-      throw refuse("\(word.line) is out of range: \(row.about). It stays \(spelled(before, row)).")
+      throw refuse(
+        "\(word.line) is out of range: \(row.name) takes \(takes(row)) \(unit(of: row)). It stays \(spelled(before, row))."
+      )
     case .read_only:
       throw refuse("\(row.name) is a statistic, which is read only.")
     }

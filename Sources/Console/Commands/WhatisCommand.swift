@@ -92,7 +92,7 @@ extension Shell {
   /// Prints one line of evidence: a label, a name, and the facts on it.
   func fact(_ label: StaticString, _ thing: Line, _ text: Line) {
     var line: Line = "  \(label)"
-    line.append(blanks: 13 - line.count)
+    line.append(blanks: max(1, 13 - line.count))
     line.append(line: thing)
     if text.count > 0 {
       line.append(blanks: max(2, 34 - line.count))
@@ -104,7 +104,7 @@ extension Shell {
     }
     // Too long for a line, so the facts go below the name.
     line = "  \(label)"
-    line.append(blanks: 13 - line.count)
+    line.append(blanks: max(1, 13 - line.count))
     line.append(line: thing)
     print(line)
     line = Line()
@@ -153,13 +153,14 @@ extension Shell {
       }
       row("address_range") { row in
         row.field("address", range.address)
+        row.field("offset", address.rawValue - range.address.rawValue)
         row.field("frames", range.count.rawValue)
         row.field("use", text: Line(kind.description))
         row.field("rights", text: found.map { Line(rights($0.range.protection)) })
       }
       var what: Line = "\(count: range.count.rawValue, "page"), \(kind.description)"
       if let found { what.append(line: ", \(rights(found.range.protection))") }
-      fact("range", "\(range.address)", what)
+      fact("range", place(address, in: range.address), what)
       if let found { printPage(found.page, besides: address) }
     } else if let segment = known.segment, segment.kind == .free {
       answer("An address of \(known.region.description) that is not allocated.")
@@ -168,20 +169,7 @@ extension Shell {
     } else {
       answer("An address of \(known.region.description), in no arena.")
     }
-    if let segment = known.segment, let arena = known.arena {
-      row("arena_segment") { row in
-        row.field("arena", text: "\(arena)")
-        row.field("address", VirtualAddress(segment.first.rawValue))
-        row.field("bytes", segment.size.rawValue)
-        row.field("in_use", truth: segment.kind == .busy ? .yes : .no)
-        row.field("site", text: segment.allocatedAt == .unknown ? nil : place(segment.allocatedAt))
-      }
-      let state: StaticString = segment.kind == .busy ? "in use" : "free"
-      fact(
-        "segment", "\(VirtualAddress(segment.first.rawValue))",
-        "\(ByteCount(segment.size.rawValue)) of \(arena), \(state)")
-      if segment.allocatedAt != .unknown { fact("requested by", place(segment.allocatedAt), Line()) }
-    }
+    if let segment = known.segment, let arena = known.arena { printSegment(segment, of: arena, at: address) }
     guard let found else {
       printMapping(address)
       if let translation = known.translation { printFrame(translation.physical.frame) }
@@ -189,6 +177,36 @@ extension Shell {
     }
     printMapping(address, unmapped: "a page fault maps it")
     if let frame = found.page.facts.description.frame { printFrame(frame) }
+  }
+
+  /// Prints the segment of `arena` that holds an address.
+  private func printSegment(_ segment: Segment, of arena: ShortName, at address: VirtualAddress) {
+    row("arena_segment") { row in
+      row.field("arena", text: "\(arena)")
+      row.field("address", VirtualAddress(segment.first.rawValue))
+      row.field("offset", address.rawValue - segment.first.rawValue)
+      row.field("bytes", segment.size.rawValue)
+      row.field("in_use", truth: segment.kind == .busy ? .yes : .no)
+      row.field("site", text: segment.allocatedAt == .unknown ? nil : place(segment.allocatedAt))
+    }
+    let state: StaticString = segment.kind == .busy ? "in use" : "free"
+    fact(
+      "segment",
+      segment.kind == .busy
+        ? place(address, in: VirtualAddress(segment.first.rawValue))
+        : "\(VirtualAddress(segment.first.rawValue))",
+      "\(ByteCount(segment.size.rawValue)) of \(arena), \(state)")
+    if segment.allocatedAt != .unknown { fact("requested by", place(segment.allocatedAt), Line()) }
+  }
+
+  /// The start of a range, and how far behind it an address lies.
+  private func place(_ address: VirtualAddress, in start: VirtualAddress) -> Line {
+    var place: Line = "\(start)"
+    if address > start {
+      place.append(" +")
+      place.append(offset: address.rawValue - start.rawValue)
+    }
+    return place
   }
 
   private func printMapping(

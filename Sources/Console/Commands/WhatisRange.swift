@@ -8,7 +8,7 @@ import PhysicalMemory
 extension Shell {
   /// `frames A to B`, as `why` and `contig` print it.
   func whatisFrames(_ arguments: Arguments) throws(CommandError) {
-    let usage: Line = "Two frames are missing, as in: whatis frames 256 to 767"
+    let usage: Line = "The first and the last frame are needed, as in: whatis frames 256 to 767"
     guard let from = arguments.nextOfAnyForm() else { throw refuse(usage) }
     let first = try frame(from, arguments)
     guard let to = arguments.nextOfAnyForm() else { throw refuse(usage) }

@@ -56,6 +56,6 @@ extension Shell {
         throw fail("Paging refuses it: \(error.description). Nothing is wired.")
       }
     }
-    reportWires("wire", "Wired", touched, covered)
+    tellEnd { reportWires("wire", "Wired", touched, covered) }
   }
 }

@@ -228,8 +228,14 @@ extension Shell {
       errorRow(what, column: column)
       return .refused
     }
-    var typed = Line()
-    for i in 0..<state.pointee.words.lineCount { typed.append(byte: state.pointee.words.line[i]) }
+    let typed = state.pointee.words.typed()
+    // A caret can't stand below a line that the screen breaks.
+    guard typed.count <= self.width else {
+      var wrong = state.pointee.words.typed(from: column, to: column + min(width, 40))
+      if width > 40 { wrong.append("...") }
+      print("\"\(wrong)\": \(what)")
+      return .refused
+    }
     print(typed)
     var caret = Line()
     caret.append(blanks: column)
@@ -253,35 +259,21 @@ extension Shell {
 
   /// As `refuse`, for a command that was understood, tried, and failed.
   func fail(_ sentence: Line) -> CommandError {
-    _ = refuse(sentence)
+    // The reason is told even when Ctrl-C was typed while the command was at work.
+    _ = shouldStop
+    tellDone { _ = refuse(sentence) }
     return .failed
   }
 
   /// An error may come before the line has been searched for `-j`.
-  private var wantsJSON: Bool {
-    let count = state.pointee.words.lineCount
-    var i = 0
-    while i + 3 <= count {
-      if state.pointee.words.line[i] == UInt8(ascii: " "),
-        state.pointee.words.line[i + 1] == UInt8(ascii: "-"),
-        state.pointee.words.line[i + 2] == UInt8(ascii: "j"),
-        i + 3 == count || state.pointee.words.line[i + 3] == UInt8(ascii: " ")
-      {
-        return true
-      }
-      i += 1
-    }
-    return false
-  }
+  private var wantsJSON: Bool { state.pointee.words.asksForRows }
 
   private func errorRow(_ what: Line, column: Int?) {
     let before = state.pointee.json
     state.pointee.json = true
     row("error") { row in
       row.field("what", text: what)
-      var typed = Line()
-      for i in 0..<state.pointee.words.lineCount { typed.append(byte: state.pointee.words.line[i]) }
-      row.field("line", text: typed)
+      row.field("line", text: state.pointee.words.typed())
       row.field("column", column.map { UInt64($0) })
     }
     state.pointee.json = before

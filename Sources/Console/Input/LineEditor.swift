@@ -22,6 +22,8 @@ struct LineEditor {
 
   private(set) var count = 0
   private(set) var cursor = 0
+  /// A byte was typed that the full line did not take, and the line has not been edited since.
+  private(set) var hasOverflowed = false
   private var first = 0
   private var drawn = 0
   private var shown = 0
@@ -49,6 +51,7 @@ struct LineEditor {
   /// Starts a new line with `room` columns behind the prompt, the last of them for the cursor.
   mutating func begin(room: Int) {
     resize(room: room)
+    hasOverflowed = false
     count = 0
     cursor = 0
     first = 0
@@ -113,7 +116,10 @@ struct LineEditor {
 
   /// Puts `byte` in at the cursor; a full line takes no more.
   mutating func insert(_ byte: UInt8) {
-    guard count < Self.capacity else { return }
+    guard count < Self.capacity else {
+      hasOverflowed = true
+      return
+    }
     var i = count
     while i > cursor {
       text[i] = text[i - 1]
@@ -127,6 +133,7 @@ struct LineEditor {
 
   private mutating func remove(_ from: Int, _ to: Int) {
     guard from < to else { return }
+    hasOverflowed = false
     var i = to
     while i < count {
       text[from + i - to] = text[i]
@@ -207,6 +214,7 @@ struct LineEditor {
       for i in 0..<count { draft[i] = text[i] }
       draftCount = count
     }
+    hasOverflowed = false
     back = wanted
     if back == 0 {
       for i in 0..<draftCount { text[i] = draft[i] }

@@ -87,6 +87,25 @@ struct Words {
     }
   }
 
+  /// The bytes from `first` on, before `end`, of the line as typed.
+  func typed(from first: Int = 0, to end: Int = .max) -> Line {
+    var part = Line()
+    for i in first..<max(first, min(end, lineCount)) { part.append(byte: line[i]) }
+    return part
+  }
+
+  /// Whether `-j` stands anywhere behind the command, in quotes or not: the line may not be one of words.
+  var asksForRows: Bool {
+    var i = 0
+    while i + 3 <= lineCount {
+      let isFlag =
+        line[i] == UInt8(ascii: " ") && line[i + 1] == UInt8(ascii: "-") && line[i + 2] == UInt8(ascii: "j")
+      if isFlag && (i + 3 == lineCount || line[i + 3] == UInt8(ascii: " ")) { return true }
+      i += 1
+    }
+    return false
+  }
+
   func begin(_ word: Int) -> Int { Int(begins[word]) }
   func length(_ word: Int) -> Int { Int(lengths[word]) }
   /// Where the word stands on the line, quotes included.

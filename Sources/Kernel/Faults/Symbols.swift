@@ -78,17 +78,6 @@ enum Symbols {
 }
 
 extension Line {
-  /// Appends `0x9a`, with as few digits as possible.
-  mutating func append(offset value: UInt64) {
-    append("0x")
-    var shift = max(0, (63 - value.leadingZeroBitCount) / 4 * 4)
-    while shift >= 0 {
-      let digit = UInt8(truncatingIfNeeded: value >> UInt64(shift)) & 15
-      append(byte: digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") - 10 + digit)
-      shift -= 4
-    }
-  }
-
   /// Appends four groups of four digits, without `0x`, as registers are printed.
   mutating func append(register value: UInt64) {
     for position in stride(from: 60, through: 0, by: -4) {

@@ -308,8 +308,7 @@ package struct Replay {
     found.pointee.allCycles = cp_cycles() &- start
     found.pointee.leftObjects = found.pointee.liveObjects
     found.pointee.leftPages = found.pointee.livePages
-    found.pointee.expectedPeakObjects = UInt64(trace.counts.peakObjects)
-    found.pointee.expectedPeakPages = UInt64(trace.counts.peakPages)
+    found.pointee.expect(trace.counts)
   }
 
   private func runAlone(progress: (Progress) -> Pace) throws(ReplayError) {

@@ -77,6 +77,7 @@ package struct ReplaySummary: Equatable, Sendable {
   /// Free frames at the end beyond those at the start.
   package var gainedPages: UInt64 = 0
   /// The trace's own peaks, for comparison.
+  package var expectedEvents: UInt64 = 0
   package var expectedPeakObjects: UInt64 = 0
   package var expectedPeakPages: UInt64 = 0
   /// Whether everything has been freed and the counts compared.
@@ -94,6 +95,13 @@ package struct ReplaySummary: Equatable, Sendable {
 
   package init() {}
 
+  /// Takes over the counts of the trace that a replay of all of it reaches.
+  mutating func expect(_ counts: TraceCounts) {
+    expectedEvents = UInt64(counts.events)
+    expectedPeakObjects = UInt64(counts.peakObjects)
+    expectedPeakPages = UInt64(counts.peakPages)
+  }
+
   package var allEvents: UInt64 { sum(events) }
   package var unmatched: UInt64 { unmatchedObjectFrees + unmatchedPageFrees }
   package var skipped: UInt64 { skips[0] + skips[1] + skips[2] + skips[3] }
@@ -106,9 +114,10 @@ package struct ReplaySummary: Equatable, Sendable {
       && (skipped - skips[Int(ReplaySkip.failedInTrace.rawValue)]) * 1000 <= allEvents - unmatched
   }
 
-  /// Whether the peaks are those of the trace. Where no event was skipped, one processor must reach them exactly.
+  /// Whether the peaks are those of the trace. Where no event was skipped, one processor that replays all of it must
+  /// reach them exactly.
   var peaksAgree: Bool {
-    skipped > 0 || workers > 1
+    skipped > 0 || workers > 1 || allEvents < expectedEvents
       || (peakObjects == expectedPeakObjects && peakPages == expectedPeakPages)
   }
 

@@ -40,7 +40,7 @@ struct AllocatorComparison {
   /// Measures the objects of the trace at `path`, `-` for standard input, on kmem and on the allocators of `names`.
   static func objects(of path: String, on names: [String]) throws -> AllocatorComparison {
     let rivals = try names.map { try Rival($0) }
-    let data = try contents(of: path)
+    let data = try packedTrace(at: path)
     let name = path == "-" ? "standard input" : path
     do {
       try data.withUnsafeBytes { try PackedTrace($0).validate() }

@@ -66,7 +66,8 @@ struct BenchCommand: ParsableCommand {
       var figures: [BenchFigure]
       var leftOut: [(name: String, why: String)] = []
       if let from {
-        let rows = try BenchRows(text: String(decoding: contents(of: from), as: UTF8.self), name: from)
+        let rows = try BenchRows(
+          text: String(decoding: contents(of: from, limit: 1 << 26), as: UTF8.self), name: from)
         (figures, leftOut) = (rows.all, rows.leftOut)
       } else if kernel {
         Terminal.standard.beginProgress()

@@ -72,7 +72,7 @@ struct BenchFigure {
     """
     {"kind":"bench","name":"\(name)","figure":\(value.map(spelled) ?? "null"),\
     "goal":\(spelledGoal ?? "null"),"sense":"\(row.sense)","unit":"\(row.unit)","where":"\(row.place.description)",\
-    "layer":"\(row.layer)","due":\(row.standing == .due),"met":\(spelledVerdict)\(named(trace))}
+    "layer":"\(row.layer)","due":\(row.standing == .due),"met":\(spelledVerdict),"trace":\(named(trace))}
     """
   }
 
@@ -85,9 +85,8 @@ struct BenchFigure {
   }
 
   private func named(_ trace: String?) -> String {
-    guard budget.dependsOnTrace, value != nil, let trace else { return "" }
-    let quoted = trace.replacing("\\", with: "\\\\").replacing("\"", with: "\\\"")
-    return ",\"trace\":\"\(quoted)\""
+    guard budget.dependsOnTrace, value != nil, let trace else { return "null" }
+    return JSONRow.quoted(trace)
   }
 
   static let heads = ["name", "figure", "goal", "verdict", "due", "unit", "where", "layer"]

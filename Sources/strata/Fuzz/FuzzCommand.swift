@@ -19,7 +19,7 @@ struct FuzzCommand: ParsableCommand {
 
       Examples:
         strata fuzz --seeds 1000
-        strata fuzz --first 4711 --seeds 1 --check 1     one seed again, all invariants after each operation
+        strata fuzz --first 4711 --seeds 1 --check 1   one seed again, in detail
 
       Exit status: 0 when all went well, 70 when a history failed.
       """)

@@ -81,7 +81,7 @@ struct ReplayCommand: ParsableCommand {
   private var name: String { file == "-" ? "standard input" : file }
 
   private func replay() throws -> ReplaySummary {
-    let data = try contents(of: file)
+    let data = try packedTrace(at: file)
     return try data.withUnsafeBytes { bytes in
       do {
         let machine = try HostSystem(toolMemory: memory.bytes, threads: processors ?? 0)

@@ -40,7 +40,7 @@ struct ContigStudy: ParsableCommand {
   @Option(help: "Percent of memory that is dirtied.")
   var dirty: UInt64 = 90
 
-  @Option(help: "Wired frames, scattered in clusters.")
+  @Option(help: "Wired frames, scattered in clusters; a quarter of memory at most.")
   var wired: UInt64 = 10_000
 
   @Option(help: "How many runs are requested.")
@@ -165,7 +165,7 @@ struct ContigStudy: ParsableCommand {
 
   private func table(_ outcomes: [Outcome]) -> String {
     var lines = [
-      "\(runs) runs of \(Line("\(size.bytes)").text) on \(Line("\(memory.bytes)").text), \(dirty) % of it dirty",
+      "\(counted(UInt64(runs), "run")) of \(Line("\(size.bytes)").text) on \(Line("\(memory.bytes)").text), \(dirty) % of it dirty",
       "strategy   granted      moved    written  for each page gained  seconds",
     ]
     for outcome in outcomes {

@@ -13,8 +13,7 @@ func isSameFile(_ one: String, _ other: String) -> Bool {
 /// no regular file, such as /dev/stdout, is written to directly.
 func write(_ bytes: [UInt8], to path: String) throws {
   if path == "-" {
-    if let complaint = writeAll(bytes, to: STDOUT_FILENO, "standard output") { throw complaint }
-    return
+    return try write(bytes, to: STDOUT_FILENO, "standard output")
   }
   var status = stat()
   let isSpecial = stat(path, &status) == 0 && status.st_mode & S_IFMT != S_IFREG
@@ -31,6 +30,11 @@ func write(_ bytes: [UInt8], to path: String) throws {
   guard let complaint else { return }
   if !isSpecial { unlink(target) }
   throw complaint
+}
+
+/// Writes `bytes` to a descriptor; `name` is for the complaint.
+func write(_ bytes: [UInt8], to descriptor: Int32, _ name: String) throws {
+  if let complaint = writeAll(bytes, to: descriptor, name) { throw complaint }
 }
 
 /// Writes `bytes`, and answers the complaint if they can't be written.

@@ -34,14 +34,14 @@ final class Terminal {
     let full = Int(share * 20)
     let bar = String(repeating: "#", count: full) + String(repeating: ".", count: 20 - full)
     let text = "\r\(what)  [\(bar)] \(String(format: "%3d", Int(share * 100))) %   \(note())\u{1b}[K"
-    FileHandle.standardError.write(Data(text.utf8))
+    printToStandardError(text)
   }
 
   /// Removes the bar.
   func clearProgress() {
     guard shows else { return }
     shows = false
-    FileHandle.standardError.write(Data("\r\u{1b}[K".utf8))
+    printToStandardError("\r\u{1b}[K")
   }
 }
 

@@ -5,8 +5,10 @@ import Foundation
 /// Prints a line of a result. Throws a complaint when it can't be written.
 func printResult(_ line: String) throws { try write([UInt8]((line + "\n").utf8), to: "-") }
 
-/// Prints text about a result, such as a summary.
-func printToStandardError(_ text: String) { FileHandle.standardError.write(Data(text.utf8)) }
+/// Prints text about a result, such as a summary. Where standard error is closed or full, the text is lost.
+func printToStandardError(_ text: String) {
+  try? write([UInt8](text.utf8), to: STDERR_FILENO, "standard error")
+}
 
 /// One row of JSON: `kind` first, then what is added.
 struct JSONRow {

@@ -68,6 +68,8 @@ final class TextInput {
     }
   }
 
+  /// Bytes that a line may have.
+  private static let longestLine = 1 << 20
   private var pending: Data
   /// Bytes behind the line at hand that have been read.
   private var bytesBehind = 0
@@ -111,6 +113,9 @@ final class TextInput {
           left = left[(end + 1)...]
         }
         rest.append(contentsOf: left)
+      }
+      guard rest.count < Self.longestLine else {
+        throw Complaint("\(name): has a line of more than 1 MiB, which no recorder prints", .dataError)
       }
       chunk = Data()
     }

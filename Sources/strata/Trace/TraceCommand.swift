@@ -89,12 +89,22 @@ struct Trace: ParsableCommand {
       if output != "-" && isSameFile(ftrace, output) {
         throw Complaint("\(output): is the recording itself, which would be lost", .cannotCreate)
       }
+      if output.isEmpty { throw Complaint("the name of the packed trace is empty", .usage) }
+      // A long recording is not read for an output that can't be written.
+      var status = stat()
+      let isThere = output == "-" || stat(output, &status) == 0
+      if isThere && output != "-" && status.st_mode & S_IFMT == S_IFDIR {
+        throw Complaint("\(output): is a directory", .cannotCreate)
+      }
+      let folder = URL(fileURLWithPath: output).deletingLastPathComponent().path
+      if !isThere && access(folder, W_OK) != 0 { throw Complaint.system(output, .cannotCreate) }
       if output == "-" && isatty(STDOUT_FILENO) == 1 {
         throw Complaint("standard output is a terminal: send the packed trace to a file or a pipe", .usage)
       }
     }
 
     private func nothing(in packer: TracePacker, _ name: String) -> Complaint {
+      if packer.lines == 0 { return Complaint("\(name): is empty", .dataError) }
       let others = PackSummary.sorted(packer.dropped.others).prefix(3).map(\.key)
       let instead =
         others.isEmpty ? "" : ", only \(others.joined(separator: ", ")): record the events of group kmem"

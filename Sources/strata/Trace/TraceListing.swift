@@ -47,11 +47,12 @@ struct TraceListing {
     let title = string(counts.title).map { "\"\($0)\", " } ?? ""
     return [
       "\(name): \(title)\(grouped(trace.size.rawValue)) bytes, version \(PackedTrace.version)",
-      "\(grouped(counts.events)) events of \(grouped(counts.operations)) operations, on "
-        + "\(counted(UInt64(counts.processors), "processor")); \(grouped(counts.dropped)) lines of the source left out",
-      "\(grouped(counts.objects)) objects, at most \(grouped(counts.peakObjects)) live: \(grouped(counts.peakBytes)) "
+      "\(counted(UInt64(counts.events), "event")) of \(counted(UInt64(counts.operations), "operation")), on "
+        + "\(counted(UInt64(counts.processors), "processor")); "
+        + "\(counted(UInt64(counts.dropped), "line")) of the source left out",
+      "\(counted(UInt64(counts.objects), "object")), at most \(grouped(counts.peakObjects)) live: \(grouped(counts.peakBytes)) "
         + "bytes, for which the traced kernel gave \(grouped(counts.peakAllocated))",
-      "\(grouped(counts.pages)) frames, at most \(grouped(counts.peakPages)) live",
+      "\(counted(UInt64(counts.pages), "frame")), at most \(grouped(counts.peakPages)) live",
     ]
   }
 

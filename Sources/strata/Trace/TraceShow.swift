@@ -13,10 +13,10 @@ struct TraceShow: ParsableCommand {
       Caches and operations are sorted by their events. A garbled trace is shown up to the damage.
 
       Examples:
-        strata trace show build.trace                            the first 20 events
-        strata trace show build.trace --first 4711 --count 100   100 events from the 4711th on
-        strata trace show build.trace --count 0 --rows 1000      the tables alone
-        strata trace show build.trace -j --count 400000 | jq 'select(.cache == "dentry")'
+        strata trace show build.trace                         the first 20 events
+        strata trace show build.trace --first 4711 --count 9  9 from the 4711th on
+        strata trace show build.trace --count 0 --rows 1000   the tables alone
+        strata trace show build.trace -j | jq 'select(.cache == "dentry")'
 
       Exit status: 0, 65 for a bad trace.
       """)
@@ -43,7 +43,7 @@ struct TraceShow: ParsableCommand {
 
   func run() throws {
     try complaining {
-      let data = try contents(of: file)
+      let data = try packedTrace(at: file)
       let name = file == "-" ? "standard input" : file
       try data.withUnsafeBytes { bytes in
         do {
