@@ -1,3 +1,4 @@
+import BlockDevices
 import CPlatform
 import Foundation
 import HostMachine
@@ -144,7 +145,7 @@ final class ConsoleHarness {
   var statistics: Statistics { memory.statistics }
 
   /// The swap device: a disk in memory of the test.
-  private(set) var disk: RamDisk?
+  private(set) var disk: FaultyDisk?
 
   /// With `trace`, that file is the boot module; with `swap`, there is a device of that size.
   init(
@@ -197,9 +198,10 @@ final class ConsoleHarness {
     terminal.processor = SoftwareProcessor(
       directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
     if let swap {
-      let disk = RamDisk.create(
+      let ramDisk = RamDisk.create(
         in: block(RamDisk.stateSize), ShortName("ram"), machine: machine,
         over: RamDisk.Extent(block(swap), swap.pagesRoundedUp))
+      let disk = FaultyDisk.create(in: block(FaultyDisk.stateSize), over: ramDisk, machine: machine)
       host.runDevices = { disk.poll() }
       try! memory.paging.attachSwap(disk.device)
       self.disk = disk

@@ -1,3 +1,4 @@
+import BlockDevices
 import Foundation
 import MemoryPrimitives
 import PhysicalMemory

@@ -7,11 +7,11 @@ import TestSupport
 import Workloads
 import XCTest
 
-@testable import Paging
+@testable import BlockDevices
 
 final class TransfersTests: XCTestCase {
   func testThePoolIsExhaustedAndFillsAgain() throws {
-    let bench = try SwapFixture(pages: 64, requests: 3)
+    let bench = try DiskFixture(pages: 64, requests: 3)
     let frames = try bench.frames(3)
     XCTAssertEqual(bench.transfers.idleCount, 3)
     let begun = (0..<3).map { bench.transfer(.write, UInt64($0), [frames[$0]])! }
@@ -35,7 +35,7 @@ final class TransfersTests: XCTestCase {
 
   func testEverySizeOfPoolServesAllRequests() throws {
     for requests in [1, 2, 63, 64] {
-      let bench = try SwapFixture(pages: 64, requests: requests)
+      let bench = try DiskFixture(pages: 64, requests: requests)
       let frame = try bench.frame()
       var begun: [Kept<Transfer>] = []
       while let transfer = bench.transfer(.write, 0, [frame]) { begun.append(transfer) }
@@ -49,7 +49,7 @@ final class TransfersTests: XCTestCase {
   }
 
   func testRequestsCompleteOutOfOrder() throws {
-    let bench = try SwapFixture(pages: 64, requests: 16)
+    let bench = try DiskFixture(pages: 64, requests: 16)
     var faults = DeviceFaults(seed: historySeed(81))
     faults.reordered = 1000
     bench.disk.faults = faults
@@ -73,7 +73,7 @@ final class TransfersTests: XCTestCase {
   /// An interrupt handler completes requests at any point where interrupts are switched on.
   func testInterruptsCompleteRequests() throws {
     let seed = historySeed(82)
-    let bench = try SwapFixture(pages: 64, requests: 4)
+    let bench = try DiskFixture(pages: 64, requests: 4)
     let frames = try bench.frames(4)
     bench.host.withInterrupts(seed: seed, oneIn: 3, handler: { bench.disk.poll() }) {
       for round in 0..<2000 {
@@ -91,7 +91,7 @@ final class TransfersTests: XCTestCase {
 
   /// Three threads at a pool of two requests, and a fourth that is the device.
   func testThreadsShareAPoolThatIsTooSmall() throws {
-    let bench = try SwapFixture(pages: 64, requests: 2, processors: 4)
+    let bench = try DiskFixture(pages: 64, requests: 2, processors: 4)
     bench.host.runDevices = nil
     bench.host.hasOtherThreads = true
     let frames = try bench.frames(3)
@@ -104,7 +104,7 @@ final class TransfersTests: XCTestCase {
       }
       for round in 0..<500 as Range<UInt64> {
         bench.fill(frames[index], round)
-        for operation in [cp_block_operation.write, .read] {
+        for operation in [DeviceOperation.write, .read] {
           while true {
             if let transfer = bench.transfer(operation, UInt64(index), [frames[index]]) {
               bench.transfers.wait(transfer.value)
