@@ -1,5 +1,4 @@
 import CPlatform
-import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
@@ -8,6 +7,7 @@ import Workloads
 import XCTest
 
 @testable import BlockDevices
+@testable import HostMachine
 
 final class TransfersTests: XCTestCase {
   func testThePoolIsExhaustedAndFillsAgain() throws {
@@ -122,5 +122,56 @@ final class TransfersTests: XCTestCase {
     }
     XCTAssertEqual(bench.transfers.idleCount, 2)
     print("Transfers: \(waits.load(ordering: .relaxed)) waits for a request")
+  }
+
+  func testTheEndOfATransferWakesAThreadThatWaitsForOne() throws {
+    let bench = try DiskFixture(pages: 64, requests: 1)
+    let frame = try bench.frame()
+    let begun = bench.transfer(.write, 0, [frame])!
+    bench.transfers.wait(begun.value)
+    nonisolated(unsafe) let transfers = bench.transfers
+    nonisolated(unsafe) var sleeps = 0
+    bench.host.runDevices = {
+      sleeps += 1
+      if sleeps == 1 { transfers.end(begun.move()) }
+      return sleeps == 1
+    }
+    XCTAssertTrue(transfers.waitForAny())
+    XCTAssertEqual(sleeps, 1, "the thread was not woken")
+    XCTAssertEqual(transfers.idleCount, 1)
+  }
+
+  func testATransferThatEndsBeforeTheSleepIsNotSleptOn() throws {
+    let bench = try DiskFixture(pages: 64, requests: 1)
+    let begun = bench.transfer(.write, 0, [try bench.frame()])!
+    bench.transfers.wait(begun.value)
+    nonisolated(unsafe) var sleeps = 0
+    bench.host.runDevices = {
+      sleeps += 1
+      return false
+    }
+    bench.host.withClaims(
+      .unlocked, handler: { _ in bench.transfers.end(begun.move()) },
+      { XCTAssertTrue(bench.transfers.waitForAny()) })
+    XCTAssertEqual(sleeps, 0)
+  }
+
+  /// Another thread allocates the last request: a thread that was about to allocate it gets none.
+  func testATransferIsClaimedOnce() throws {
+    let bench = try DiskFixture(pages: 64, requests: 2)
+    let frame = try bench.frame()
+    var inner: Kept<Transfer>?
+    var outer: Kept<Transfer>?
+    bench.host.withClaims(
+      .unlocked, handler: { _ in inner = inner ?? bench.transfer(.write, 1, [frame]) },
+      { outer = bench.transfer(.write, 0, [frame]) })
+    XCTAssertNotNil(inner)
+    XCTAssertNotNil(outer)
+    XCTAssertNotEqual(inner?.value.index, outer?.value.index)
+    XCTAssertEqual(bench.transfers.idleCount, 0)
+    for transfer in [inner, outer] {
+      bench.transfers.wait(transfer!.value)
+      bench.transfers.end(transfer!.move())
+    }
   }
 }

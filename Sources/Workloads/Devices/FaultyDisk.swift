@@ -25,7 +25,7 @@ package struct FaultyDisk {
     let pageCount: PageCount
     var first: BlockRequest?
     var last: BlockRequest?
-    /// Requests that are being carried out.
+    /// Requests that are being carried out, or are on their way to the RAM disk.
     var running = 0
     /// Calls of `poll` so far that found a request.
     var polls: UInt64 = 0
@@ -88,20 +88,23 @@ package struct FaultyDisk {
   /// or being carried out on any processor. No spin lock may be held. A copy of up to 32 pages.
   @discardableResult package func poll() -> Bool {
     switch state.queue.withLock({ $0.next() }) {
-    case .idle: return false
-    case .waiting: return true
+    case .idle: return state.disk.poll()
+    case .waiting: state.disk.poll()
     case .forward(let request):
       state.disk.device.submit(request)
-      // Perhaps the request of another processor, which then carries out this one.
+      leave()
       state.disk.poll()
     case .carryOut(let request, let fate):
       carryOut(request, fate)
       request.complete(fate.outcome)
+      leave()
     }
-    // Only now, because a thread that finds the disk idle must find its own request done.
-    state.queue.withLock { $0.running &-= 1 }
     return true
   }
+
+  /// Notes that a request is the RAM disk's, or done. Not before, because a thread that finds the disk idle must find
+  /// its own request done.
+  private func leave() { state.queue.withLock { $0.running &-= 1 } }
 
   private func carryOut(_ request: BlockRequest, _ fate: Fate) {
     for page in 0..<fate.pages { copy(page, of: request, Int(Page.size)) }
@@ -170,9 +173,9 @@ package struct FaultyDisk {
 
 extension FaultyDisk.Queue {
   enum Step {
-    /// No request is queued or being carried out.
+    /// No request is queued or being carried out here; perhaps the RAM disk has some.
     case idle
-    /// A request is being carried out elsewhere, or is not due yet.
+    /// A request is being carried out elsewhere, or is not due yet. The RAM disk may have some that are.
     case waiting
     /// To the RAM disk.
     case forward(BlockRequest)
