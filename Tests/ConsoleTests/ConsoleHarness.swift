@@ -39,13 +39,14 @@ final class ScriptedTerminal {
     }
   }
 
-  func next() -> Int32 {
+  var unread: Int {
     deliver()
-    return input.isEmpty ? -1 : Int32(input.removeFirst())
+    return input.count
   }
 
-  func rest(_ most: UInt64) {
+  func rest(_ most: UInt64, _ unread: Int) {
     rests += 1
+    if input.count > unread { return }
     milliseconds += max(
       1, min(most, later.first.map { $0.at > milliseconds ? $0.at - milliseconds : 0 } ?? most))
     if input.isEmpty && later.isEmpty { whenIdle?() }
@@ -54,9 +55,11 @@ final class ScriptedTerminal {
   var terminal: Terminal {
     Terminal(
       Unmanaged.passUnretained(self).toOpaque(),
-      read: { ScriptedTerminal.from($0).next() },
+      countUnread: { ScriptedTerminal.from($0).unread },
+      byteAt: { ScriptedTerminal.from($0).input[$1] },
+      remove: { ScriptedTerminal.from($0).input.removeSubrange($1..<$1 + $2) },
       write: { ScriptedTerminal.from($0).output += Array(UnsafeBufferPointer(start: $1, count: $2)) },
-      rest: { ScriptedTerminal.from($0).rest($1) },
+      rest: { ScriptedTerminal.from($0).rest($1, $2) },
       milliseconds: { ScriptedTerminal.from($0).milliseconds })
   }
 
