@@ -1,4 +1,4 @@
-// What has been typed: keys for the prompt and the pager, Ctrl-C for a command that runs, and the answers of the
+// Typed input: keys for the prompt and the pager, Ctrl-C for a command that runs, and the answers of the
 // terminal to where its cursor is.
 //
 // Bytes stay in the terminal's ring until they are used. A key that is read ahead and turns out to be for another reader

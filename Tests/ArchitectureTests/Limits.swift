@@ -14,7 +14,7 @@ enum Limits {
   static let unsafeLines = [
     "ACPI": 6,
     "BlockDevices": 30,
-    "Console": 424,
+    "Console": 418,
     "ContiguousMemory": 19,
     "HostMachine": 60,
     "Kernel": 346,
