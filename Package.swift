@@ -37,9 +37,13 @@ var package = Package(
       dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem"]),
     .target(
       name: "Kmem", dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory"]),
+    .target(name: "BlockDevices", dependencies: ["CPlatform", "MemoryPrimitives"]),
     .target(
       name: "Paging",
-      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem"]),
+      dependencies: [
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem",
+        "BlockDevices",
+      ]),
     .target(
       name: "ContiguousMemory",
       dependencies: [
@@ -49,15 +53,13 @@ var package = Package(
       name: "KernelMemory",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
-        "Paging",
-        "ContiguousMemory",
+        "BlockDevices", "Paging", "ContiguousMemory",
       ]),
     .target(
       name: "Workloads",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
-        "Paging",
-        "ContiguousMemory", "KernelMemory",
+        "BlockDevices", "Paging", "ContiguousMemory", "KernelMemory",
       ]),
     .target(
       name: "Console",
@@ -74,7 +76,7 @@ if bare {
       name: "Kernel",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "ACPI", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem",
-        "Paging", "KernelMemory", "Workloads", "Console",
+        "BlockDevices", "Paging", "KernelMemory", "Workloads", "Console",
       ]))
 } else {
   package.products += [
@@ -86,12 +88,14 @@ if bare {
   package.targets += [
     .target(
       name: "HostMachine",
-      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelMemory"]),
+      dependencies: [
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "BlockDevices", "KernelMemory",
+      ]),
     .executableTarget(
       name: "strata",
       dependencies: [
-        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "Vmem", "Kmem", "Paging", "ContiguousMemory",
-        "KernelMemory", "Workloads", "HostMachine",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "Vmem", "Kmem", "BlockDevices", "Paging",
+        "ContiguousMemory", "KernelMemory", "Workloads", "HostMachine",
         .product(
           name: "ArgumentParser", package: "swift-argument-parser",
           condition: .when(traits: ["CommandLineTool"])),
@@ -100,8 +104,8 @@ if bare {
 
   let layers = [
     "CPlatform", "MemoryPrimitives", "Magazines", "ACPI", "PhysicalMemory", "PageTables", "Vmem",
-    "KernelSpace", "Kmem", "Paging", "ContiguousMemory",
-    "KernelMemory", "Workloads", "Console",
+    "KernelSpace", "Kmem", "BlockDevices", "Paging", "ContiguousMemory", "KernelMemory", "Workloads",
+    "Console",
   ]
   package.targets.append(
     .target(

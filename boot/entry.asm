@@ -33,7 +33,7 @@ PORT_LIMIT equ 1 << 20       ; reads of its status, about a second
 
 PROCESSOR_BLOCK_SIZE  equ 8192  ; bare_machine.h asserts that what it describes fits
 BOOT_INFORMATION_SIZE equ 2232 + 1024 * 24
-STORAGE_SIZE          equ 61440
+STORAGE_SIZE          equ 65536
 
 extern kernel_main, interrupt_vectors, interrupt_return
 extern image_start, image_end_physical, image_boot_end

@@ -5,16 +5,16 @@
 // everything the console needs is in one block that it is given at boot, and printing a picture of the heap does not
 // change the heap.
 //
-// How it fits together: bytes become keys (Key.swift), keys edit a line (LineEditor.swift), a line becomes
-// words (Words.swift), a word becomes a figure (Figures.swift) or a complaint with a caret
+// How it fits together: bytes become keys (TypedInput.swift, Key.swift), keys edit a line (LineEditor.swift), a line
+// becomes words (Words.swift), a word becomes a figure (Figures.swift) or a complaint with a caret
 // (Arguments.swift): these are under Input. A command declares its columns once and fills rows (Table.swift), which
 // come out as a table or as JSON (JSON.swift), a screen at a time (Screen.swift), all under Output.
 // Registry/Command.swift is the list of commands; each has its own file under Commands. Work that lasts, such as a
 // bench or a self-test, is in the module Workloads, and serves the host tool too.
 //
-// A console belongs to one thread. It takes no lock, holds none while it asks a layer, and polls the
-// terminal while a command runs: Ctrl-C is seen at each line printed and wherever a command asks
-// `shouldStop`; every other byte is kept for the prompt.
+// A console belongs to one thread. It takes no lock, holds none while it asks a layer, and looks at the terminal's
+// input while a command runs: Ctrl-C is seen at each line printed and wherever a command asks `shouldStop`. Every other
+// byte stays there for the prompt.
 
 import CPlatform
 import MemoryPrimitives
@@ -73,9 +73,10 @@ package struct Shell {
     var wasProbed: Bool
     var rowsLeft: Int
     var decoder: KeyDecoder
-    var typedFirst: Int
-    var typedCount: Int
-    var typed: InlineArray<1024, UInt8>
+    /// Bytes of the terminal's input, from the oldest on, that are known to hold no Ctrl-C.
+    var searched: Int
+    /// A key that has been read and not been used.
+    var keyAhead: Key?
     var words: Words
     var editor: LineEditor
     var table: Table.State
@@ -107,6 +108,7 @@ package struct Shell {
     state.pointee.wantsColor = true
     state.pointee.heedsInterrupts = true
     state.pointee.fills = DirtyFills()
+    state.pointee.keyAhead = nil
   }
 
   var terminal: Terminal { state.pointee.terminal }
@@ -234,140 +236,5 @@ package struct Shell {
         complete()
       }
     }
-  }
-
-  // MARK: Input
-
-  /// Asks the terminal how large it is and waits 100 ms for the answer. Other input that arrives in that time is
-  /// kept. No answer means 80 by 24 and a terminal without escapes.
-  private func probe() {
-    guard !state.pointee.wasProbed else { return }
-    state.pointee.wasProbed = true
-    terminal.write(Line(Self.sizeQuestion))
-    let deadline = terminal.milliseconds + 100
-    var kept = 0
-    while true {
-      gather()
-      // The answer may stand anywhere in the input.
-      while kept < state.pointee.typedCount {
-        if let (row, column, length) = cursorAnswer(at: kept) {
-          removeTyped(at: kept, count: length)
-          takeSize(row: row, column: column)
-          return
-        }
-        if typed(kept) == 0x1b && state.pointee.typedCount - kept < 10 { break }
-        kept += 1
-      }
-      let now = terminal.milliseconds
-      guard now < deadline else { return }
-      terminal.rest(milliseconds: deadline - now)
-    }
-  }
-
-  /// Moves the cursor as far as it goes, asks where it is (ECMA-48, 8.3.35), and moves it back.
-  private static var sizeQuestion: StaticString { "\u{1b}7\u{1b}[999;999H\u{1b}[6n\u{1b}8" }
-
-  /// Asks a terminal that has answered once for its size, which may have changed. The answer comes with the input.
-  func askForSize() {
-    if state.pointee.isTerminal { terminal.write(Line(Self.sizeQuestion)) }
-  }
-
-  /// Adopts the size that a terminal has reported.
-  private func takeSize(row: UInt16, column: UInt16) {
-    guard row >= 2 && column >= 20 else { return }
-    state.pointee.height = Int(row)
-    state.pointee.width = min(Int(column), 200)
-    state.pointee.isTerminal = true
-    state.pointee.editor.resize(room: width - Self.prompt.utf8CodeUnitCount)
-  }
-
-  /// `ESC [ row ; column R` at `index` of what was typed.
-  private func cursorAnswer(at index: Int) -> (row: UInt16, column: UInt16, length: Int)? {
-    var decoder = KeyDecoder()
-    guard typed(index) == 0x1b else { return nil }
-    for i in index..<min(state.pointee.typedCount, index + 12) {
-      if let key = decoder.feed(typed(i), at: 0) {
-        if case .cursor(let row, let column) = key { return (row, column, i - index + 1) }
-        return nil
-      }
-    }
-    return nil
-  }
-
-  private func typed(_ index: Int) -> UInt8 {
-    state.pointee.typed[(state.pointee.typedFirst + index) % 1024]
-  }
-
-  private func removeTyped(at index: Int, count: Int) {
-    for i in index..<(state.pointee.typedCount - count) {
-      state.pointee.typed[(state.pointee.typedFirst + i) % 1024] = typed(i + count)
-    }
-    state.pointee.typedCount -= count
-  }
-
-  /// Moves what has arrived into memory; what does not fit stays on the line.
-  private func gather() {
-    while state.pointee.typedCount < 1024, let byte = terminal.read() {
-      let end = (state.pointee.typedFirst + state.pointee.typedCount) % 1024
-      state.pointee.typed[end] = byte
-      state.pointee.typedCount += 1
-    }
-  }
-
-  /// Whether a Ctrl-C is among what has been typed and not been read.
-  private var holdsInterrupt: Bool {
-    for i in 0..<state.pointee.typedCount where typed(i) == 0x03 { return true }
-    return false
-  }
-
-  private func nextTyped() -> UInt8? {
-    guard state.pointee.typedCount > 0 else { return nil }
-    let byte = typed(0)
-    state.pointee.typedFirst = (state.pointee.typedFirst + 1) % 1024
-    state.pointee.typedCount -= 1
-    return byte
-  }
-
-  /// Puts back a byte that was just read.
-  func putBack(_ byte: UInt8) {
-    state.pointee.typedFirst = (state.pointee.typedFirst + 1023) % 1024
-    state.pointee.typed[state.pointee.typedFirst] = byte
-    state.pointee.typedCount += 1
-  }
-
-  func waitForKey() -> Key {
-    while true {
-      if let key = pollKey() { return key }
-      terminal.rest(milliseconds: 1000)
-    }
-  }
-
-  /// The next key, if one has been typed; waits for nothing.
-  func pollKey() -> Key? {
-    gather()
-    while let byte = nextTyped() {
-      guard let key = state.pointee.decoder.feed(byte, at: terminal.milliseconds) else { continue }
-      guard case .cursor(let row, let column) = key else { return key }
-      // A late answer to the first question is dropped: the terminal counts as one without escapes.
-      if state.pointee.isTerminal { takeSize(row: row, column: column) }
-    }
-    return nil
-  }
-
-  /// Whether this command should stop, by Ctrl-C or at the pager. Long commands check it now and then.
-  var shouldStop: Bool {
-    if state.pointee.stopped { return true }
-    guard state.pointee.heedsInterrupts else { return false }
-    gather()
-    guard holdsInterrupt else { return false }
-    // Input before a Ctrl-C is dropped with it.
-    state.pointee.typedCount = 0
-    state.pointee.stopped = true
-    state.pointee.interrupted = true
-    state.pointee.bar.isDrawn = false
-    newline()
-    terminal.write("^C")
-    newline()
-    return true
   }
 }

@@ -4,6 +4,7 @@
 // returned. A request that the file can't serve, because it is too short or because of an error of the system, ends as
 // a failed request.
 
+import BlockDevices
 import CPlatform
 import Foundation
 import MemoryPrimitives
@@ -15,7 +16,7 @@ public final class FileDisk: @unchecked Sendable {
   private let pages: PageCount
   private let directMap: DirectMap
   private let lock = NSLock()
-  private var queue: [UnsafeMutablePointer<cp_block_request>] = []
+  private var queue: [BlockRequest] = []
   private var running = 0
 
   /// Opens or creates the file at `path` as a device of `pages` pages. The file may have any length: it grows as it is
@@ -45,35 +46,30 @@ public final class FileDisk: @unchecked Sendable {
   /// Carries out one request, and calls its `done`. Returns whether it did so, or another thread is doing so; false
   /// means that the disk is idle.
   @discardableResult public func poll() -> Bool {
-    let (request, isIdle) = lock.withLock { () -> (UnsafeMutablePointer<cp_block_request>?, Bool) in
+    let (request, isIdle) = lock.withLock { () -> (BlockRequest?, Bool) in
       guard !queue.isEmpty else { return (nil, running == 0) }
       running += 1
       return (queue.removeFirst(), false)
     }
     guard let request else { return !isIdle }
-    request.pointee.failed = !carryOut(request)
-    request.pointee.done?(request.pointee.context, request)
+    request.complete(carryOut(request))
     lock.withLock { running -= 1 }
     return true
   }
 
-  private func carryOut(_ request: UnsafeMutablePointer<cp_block_request>) -> Bool {
-    let (first, count) = (request.pointee.first, request.pointee.count)
-    guard
-      count > 0, count <= UInt32(CP_BLOCK_PAGES), first <= pages.rawValue, pages.rawValue - first >= count
-    else { return false }
-    let frames = cp_block_frames(request)
-    for i in 0..<Int(count) {
-      let memory = directMap.pointer(to: FrameNumber(frames[i]))
-      let offset = Int(first + UInt64(i)) << Int(Page.shift)
-      guard transfer(request.pointee.operation, memory, offset) else { return false }
+  private func carryOut(_ request: BlockRequest) -> DeviceOutcome {
+    guard request.fits(pages) else { return .failure }
+    for i in 0..<Int(request.pageCount.rawValue) {
+      let memory = directMap.pointer(to: request.frame(i))
+      let offset = (Int(request.first.rawValue) + i) << Int(Page.shift)
+      guard transfer(request.operation, memory, offset) else { return .failure }
     }
-    return true
+    return .success
   }
 
   /// Transfers one page, again after each interruption by the system.
   private func transfer(
-    _ operation: cp_block_operation, _ memory: UnsafeMutableRawPointer, _ offset: Int
+    _ operation: DeviceOperation, _ memory: UnsafeMutableRawPointer, _ offset: Int
   ) -> Bool {
     var done = 0
     while done < Int(Page.size) {

@@ -62,10 +62,10 @@ enum Executive {
     thread.dispose(memory)
   }
 
-  /// Waits until there may be input, or `milliseconds` have passed.
-  static func rest(_ milliseconds: UInt64) {
+  /// Waits until more than `unread` bytes of input may be unread, or `milliseconds` have passed.
+  static func rest(_ milliseconds: UInt64, unread: Int) {
     let seen = SerialPort.arrived
-    guard !SerialPort.hasInput else { return }
+    guard SerialPort.unread <= unread else { return }
     SerialPort.withArrivals {
       _ = Scheduler.sleep(
         on: $0, seen: seen, until: Timer.now.rawValue + max(1, milliseconds), .interrupt,

@@ -1,6 +1,7 @@
 // A kernel imports KernelMemory and nothing else: the layers that it calls come with it. Magazines and ACPI do not: no
 // declaration of theirs is public.
 
+@_exported import BlockDevices
 @_exported import CPlatform
 @_exported import ContiguousMemory
 @_exported import KernelSpace

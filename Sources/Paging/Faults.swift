@@ -8,6 +8,7 @@
 // A read that fails leaves the page where it was, and only the thread that asked gets the error; the threads that slept
 // read the slot again and ask themselves.
 
+import BlockDevices
 import CPlatform
 import MemoryPrimitives
 import PageTables

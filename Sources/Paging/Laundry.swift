@@ -11,6 +11,7 @@
 // Nothing is allocated on the way. When swap is full a page goes to the queue `unswappable`, and is tried
 // again when slots are free.
 
+import BlockDevices
 import MemoryPrimitives
 import PageTables
 import PhysicalMemory

@@ -4,6 +4,7 @@
 // operation never needs memory for its metadata. A frame record names its object by a number (32 bits), which a
 // table of two levels translates into the descriptor (ObjectNumbers).
 
+import BlockDevices
 import MemoryPrimitives
 
 /// The kind of store behind an object's pages.

@@ -1,5 +1,6 @@
 // Creating and destroying memory objects, and how one of their pages becomes dirty, clean and free.
 
+import BlockDevices
 import Kmem
 import MemoryPrimitives
 import PhysicalMemory

@@ -56,6 +56,7 @@
 // SOURCES. FreeBSD's vm_object, vm_page, vm_fault, vm_pageout (McKusick, Neville-Neil, Watson, "The Design and
 // Implementation of the FreeBSD Operating System", chapter 6), with the reverse map by objects of DragonFly and Linux.
 
+import BlockDevices
 import CPlatform
 import Kmem
 import KernelSpace

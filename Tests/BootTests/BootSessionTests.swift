@@ -42,6 +42,16 @@ final class BootSessionTests: XCTestCase {
     XCTAssertEqual(session.waitForExit(), Boot.Status.success)
   }
 
+  /// More than the port's ring holds: the port holds the sender back, and nothing is lost.
+  func testALongPasteWhileACommandRunsLosesNothing() throws {
+    let session = try Session(Boot(line: "color=0"))
+    session.expect("strata> ")
+    session.type((0..<700).map { "whatis frame \(300 + $0)\r" }.joined())
+    for number in 0..<700 { session.expect("frame \(300 + number)") }
+    session.type("poweroff\r")
+    XCTAssertEqual(session.waitForExit(), Boot.Status.success)
+  }
+
   func testControlCEndsAReplayAndGivesEverythingBack() throws {
     let session = try Session(Boot(line: "color=0", module: Boot.sample))
     session.expect("strata> ")

@@ -1,3 +1,4 @@
+import BlockDevices
 import CPlatform
 import Foundation
 import HostMachine
@@ -38,13 +39,14 @@ final class ScriptedTerminal {
     }
   }
 
-  func next() -> Int32 {
+  var unread: Int {
     deliver()
-    return input.isEmpty ? -1 : Int32(input.removeFirst())
+    return input.count
   }
 
-  func rest(_ most: UInt64) {
+  func rest(_ most: UInt64, _ unread: Int) {
     rests += 1
+    if input.count > unread { return }
     milliseconds += max(
       1, min(most, later.first.map { $0.at > milliseconds ? $0.at - milliseconds : 0 } ?? most))
     if input.isEmpty && later.isEmpty { whenIdle?() }
@@ -53,9 +55,11 @@ final class ScriptedTerminal {
   var terminal: Terminal {
     Terminal(
       Unmanaged.passUnretained(self).toOpaque(),
-      read: { ScriptedTerminal.from($0).next() },
+      countUnread: { ScriptedTerminal.from($0).unread },
+      byteAt: { ScriptedTerminal.from($0).input[$1] },
+      remove: { ScriptedTerminal.from($0).input.removeSubrange($1..<$1 + $2) },
       write: { ScriptedTerminal.from($0).output += Array(UnsafeBufferPointer(start: $1, count: $2)) },
-      rest: { ScriptedTerminal.from($0).rest($1) },
+      rest: { ScriptedTerminal.from($0).rest($1, $2) },
       milliseconds: { ScriptedTerminal.from($0).milliseconds })
   }
 
@@ -144,7 +148,7 @@ final class ConsoleHarness {
   var statistics: Statistics { memory.statistics }
 
   /// The swap device: a disk in memory of the test.
-  private(set) var disk: RamDisk?
+  private(set) var disk: FaultyDisk?
 
   /// With `trace`, that file is the boot module; with `swap`, there is a device of that size.
   init(
@@ -197,9 +201,10 @@ final class ConsoleHarness {
     terminal.processor = SoftwareProcessor(
       directMap: machine.directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer)
     if let swap {
-      let disk = RamDisk.create(
+      let ramDisk = RamDisk.create(
         in: block(RamDisk.stateSize), ShortName("ram"), machine: machine,
         over: RamDisk.Extent(block(swap), swap.pagesRoundedUp))
+      let disk = FaultyDisk.create(in: block(FaultyDisk.stateSize), over: ramDisk, machine: machine)
       host.runDevices = { disk.poll() }
       try! memory.paging.attachSwap(disk.device)
       self.disk = disk

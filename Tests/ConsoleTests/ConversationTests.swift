@@ -82,6 +82,26 @@ final class ConversationTests: XCTestCase {
     XCTAssertEqual(again.run("sysctl a -j").split(separator: "\n").count, 60)
   }
 
+  /// However much was typed before it; the line behind it is still to be run.
+  func testCtrlCIsSeenBehindALongPasteAndKeepsTheLineBehindIt() {
+    let harness = ConsoleHarness()
+    harness.terminal.type(String(repeating: "x", count: 2000) + "\u{03}\u{03}help map\r")
+    let log = harness.run("map")
+    XCTAssertTrue(log.contains("^C"), log)
+    XCTAssertEqual(harness.terminal.input, Array("help map\r".utf8))
+    // It is no Ctrl-C for the next command.
+    XCTAssertFalse(harness.run("map").contains("^C"))
+    XCTAssertEqual(harness.terminal.input, Array("help map\r".utf8))
+  }
+
+  func testEveryLineOfALongPasteIsRun() {
+    let harness = ConsoleHarness()
+    let log = harness.converse(
+      String(repeating: "help map\r", count: 300), answering: (columns: 100, rows: 40))
+    XCTAssertEqual(log.components(separatedBy: "map [ADDRESS+SIZE]").count - 1, 300)
+    XCTAssertEqual(harness.console.state.pointee.width, 100, "the answer was found among the lines")
+  }
+
   func testCtrlCEndsALineAndALongCommand() {
     let harness = ConsoleHarness()
     let log = harness.converse("frames\u{03}help map\r")

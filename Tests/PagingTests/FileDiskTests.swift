@@ -1,3 +1,4 @@
+import BlockDevices
 import CPlatform
 import HostMachine
 import MemoryPrimitives

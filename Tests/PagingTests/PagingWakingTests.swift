@@ -3,6 +3,7 @@ import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
 import TestSupport
+import Workloads
 import XCTest
 
 @testable import HostMachine
@@ -42,38 +43,6 @@ final class PagingWakingTests: XCTestCase {
     XCTAssertEqual(sleeps, 1, "the fault was not woken")
     XCTAssertEqual(paging.state.starvationCount.load(ordering: .relaxed), 0)
     system.check()
-  }
-
-  func testTheEndOfATransferWakesAThreadThatWaitsForOne() throws {
-    let bench = try SwapFixture(pages: 64, requests: 1)
-    let frame = try bench.frame()
-    let begun = bench.transfer(.write, 0, [frame])!
-    bench.transfers.wait(begun.value)
-    nonisolated(unsafe) let transfers = bench.transfers
-    nonisolated(unsafe) var sleeps = 0
-    bench.host.runDevices = {
-      sleeps += 1
-      if sleeps == 1 { transfers.end(begun.move()) }
-      return sleeps == 1
-    }
-    XCTAssertTrue(transfers.waitForAny())
-    XCTAssertEqual(sleeps, 1, "the thread was not woken")
-    XCTAssertEqual(transfers.idleCount, 1)
-  }
-
-  func testATransferThatEndsBeforeTheSleepIsNotSleptOn() throws {
-    let bench = try SwapFixture(pages: 64, requests: 1)
-    let begun = bench.transfer(.write, 0, [try bench.frame()])!
-    bench.transfers.wait(begun.value)
-    nonisolated(unsafe) var sleeps = 0
-    bench.host.runDevices = {
-      sleeps += 1
-      return false
-    }
-    bench.host.withClaims(
-      .unlocked, handler: { _ in bench.transfers.end(begun.move()) },
-      { XCTAssertTrue(bench.transfers.waitForAny()) })
-    XCTAssertEqual(sleeps, 0)
   }
 
   func testALaundryRunThatEndsBeforeTheSleepIsNotSleptOn() throws {
@@ -124,25 +93,6 @@ final class PagingWakingTests: XCTestCase {
       moments += 1
     }
     XCTAssertGreaterThan(moments, 0)
-  }
-
-  /// Another thread allocates the last request: a thread that was about to allocate it gets none.
-  func testATransferIsClaimedOnce() throws {
-    let bench = try SwapFixture(pages: 64, requests: 2)
-    let frame = try bench.frame()
-    var inner: Kept<Transfer>?
-    var outer: Kept<Transfer>?
-    bench.host.withClaims(
-      .unlocked, handler: { _ in inner = inner ?? bench.transfer(.write, 1, [frame]) },
-      { outer = bench.transfer(.write, 0, [frame]) })
-    XCTAssertNotNil(inner)
-    XCTAssertNotNil(outer)
-    XCTAssertNotEqual(inner?.value.index, outer?.value.index)
-    XCTAssertEqual(bench.transfers.idleCount, 0)
-    for transfer in [inner, outer] {
-      bench.transfers.wait(transfer!.value)
-      bench.transfers.end(transfer!.move())
-    }
   }
 
   /// A thread asks while a run of the daemon is under way, which does not know of it: only the next one is its own.

@@ -1,3 +1,4 @@
+import BlockDevices
 import HostMachine
 import KernelSpace
 import MemoryPrimitives

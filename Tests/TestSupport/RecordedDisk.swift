@@ -1,11 +1,11 @@
-// A RAM disk that keeps a list of the requests that it was given.
+// A disk that keeps a list of the requests that it was given.
 
+import BlockDevices
 import CPlatform
 import Foundation
 import HostMachine
 import MemoryPrimitives
-import Paging
-import PhysicalMemory
+import Workloads
 
 /// A request that was made to a disk.
 package struct DiskRequest {
@@ -16,10 +16,10 @@ package struct DiskRequest {
 
 /// A RAM disk over memory of its own that keeps what it was asked for.
 package final class RecordedDisk {
-  package let disk: RamDisk
+  package let disk: FaultyDisk
   package let memory: UnsafeMutableRawPointer
   package let pages: UInt64
-  private let room: UnsafeMutableRawPointer
+  private let rooms: [UnsafeMutableRawPointer]
   /// Several processors may submit at once.
   private let lock = NSLock()
   private var kept: [DiskRequest] = []
@@ -28,14 +28,18 @@ package final class RecordedDisk {
     self.pages = pages
     memory = .allocate(byteCount: Int(pages << 12), alignment: 4096)
     memory.initializeMemory(as: UInt8.self, repeating: 0x5a, count: Int(pages << 12))
-    room = .allocate(byteCount: Int(RamDisk.stateSize.rawValue), alignment: 64)
-    disk = RamDisk.create(
-      in: room, ShortName("ram"), machine: machine, over: RamDisk.Extent(memory, PageCount(pages)))
+    let rooms = [RamDisk.stateSize, FaultyDisk.stateSize].map {
+      UnsafeMutableRawPointer.allocate(byteCount: Int($0.rawValue), alignment: 64)
+    }
+    self.rooms = rooms
+    let ramDisk = RamDisk.create(
+      in: rooms[0], ShortName("ram"), machine: machine, over: RamDisk.Extent(memory, PageCount(pages)))
+    disk = FaultyDisk.create(in: rooms[1], over: ramDisk, machine: machine)
   }
 
   deinit {
     memory.deallocate()
-    room.deallocate()
+    rooms.forEach { $0.deallocate() }
   }
 
   package var device: BlockDevice {
@@ -43,10 +47,9 @@ package final class RecordedDisk {
       ShortName("ram"), pages: PageCount(pages), Unmanaged.passUnretained(self).toOpaque(),
       submit: { context, request in
         let this = Unmanaged<RecordedDisk>.fromOpaque(context!).takeUnretainedValue()
-        let frames = UnsafeBufferPointer(start: cp_block_frames(request), count: Int(request.pointee.count))
         let note = DiskRequest(
-          isWrite: request.pointee.operation == .write, first: request.pointee.first,
-          frames: frames.map { FrameNumber($0) })
+          isWrite: request.operation == .write, first: request.first.rawValue,
+          frames: (0..<Int(request.pageCount.rawValue)).map { request.frame($0) })
         this.lock.withLock { this.kept.append(note) }
         this.disk.device.submit(request)
       })

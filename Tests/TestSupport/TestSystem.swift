@@ -6,6 +6,7 @@
 // carried out (`atPoll`), when translations are shot down (`atShootDown`), and whenever interrupts are switched on
 // again, which is where another processor may have done anything (`preempting`).
 
+import BlockDevices
 import CPlatform
 import ContiguousMemory
 import HostMachine
@@ -45,7 +46,7 @@ package final class TestSystem: @unchecked Sendable {
   package var contiguous: ContiguousAllocator { memory.contiguous }
   /// The swap disk of a system that was made with one.
   package var swapDisk: RecordedDisk { swap! }
-  package var disk: RamDisk { swapDisk.disk }
+  package var disk: FaultyDisk { swapDisk.disk }
 
   /// All layers over `host`; with `swap`, a disk of so many pages, which `attaches` makes the swap device.
   package init(

@@ -137,13 +137,13 @@ enum { CP_WORKSPACE = 49152 };
 /// Buffers of the kernel that are too large to be fields of anything. Zeroes at boot.
 struct cp_kernel_storage {
   uint8_t workspace[CP_WORKSPACE];  // Assembly
-  uint8_t serial_input[4096];  // a ring: SerialPort
+  uint8_t serial_input[8192];  // a ring: SerialPort
   uint64_t processors[CP_PROCESSORS];  // struct cp_processor_block of each
   struct cp_message messages[CP_PROCESSORS];
   uint64_t sleepers[CP_SLEEPERS];  // Scheduler: threads
   uint8_t acpi_root[40];       // a copy of the ACPI root pointer: BootRecord
 };
-_Static_assert(sizeof(struct cp_kernel_storage) <= 61440, "boot/entry.asm reserves this much space");
+_Static_assert(sizeof(struct cp_kernel_storage) <= 65536, "boot/entry.asm reserves this much space");
 
 CP_INLINE uint8_t *cp_workspace(struct cp_kernel_storage *storage) { return storage->workspace; }
 CP_INLINE uint8_t *cp_serial_input(struct cp_kernel_storage *storage) { return storage->serial_input; }

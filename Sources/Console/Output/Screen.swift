@@ -88,7 +88,8 @@ extension Shell {
   private func askForMore() {
     terminal.write("-- more --")
     while true {
-      switch waitForKey() {
+      var isForThePrompt = false
+      switch peekKey() {
       case .enter, .down:
         state.pointee.rowsLeft = 1
       case .character(UInt8(ascii: " ")):
@@ -98,13 +99,15 @@ extension Shell {
       case .interrupt:
         state.pointee.stopped = true
         state.pointee.interrupted = true
-      case .character(let byte):
+      case .character:
         // A key that begins a command ends the listing.
-        putBack(byte)
+        isForThePrompt = true
         state.pointee.stopped = true
       default:
+        dropKey()
         continue
       }
+      if !isForThePrompt { dropKey() }
       // Overwritten rather than erased, because a terminal without escapes can do that too.
       terminal.write("\r          \r")
       return

@@ -11,9 +11,11 @@ enum SerialConsole {
   private static var terminal: Terminal {
     Terminal(
       nil,
-      read: { _ in SerialPort.read().map { Int32($0) } ?? -1 },
+      countUnread: { _ in SerialPort.unread },
+      byteAt: { SerialPort.byte(at: $1) },
+      remove: { SerialPort.remove(at: $1, count: $2) },
       write: { SerialPort.write(UnsafeBufferPointer(start: $1, count: $2)) },
-      rest: { _, milliseconds in Executive.rest(milliseconds) },
+      rest: { Executive.rest($1, unread: $2) },
       milliseconds: { _ in Timer.now.rawValue })
   }
 

@@ -1,8 +1,8 @@
 // The serial port COM1, 115200 8N1: a 16550 (National Semiconductor PC16550D data sheet).
 //
-// The interrupt handler stores input in a ring, so no byte is lost while a command runs. When the ring is full, the
-// handler switches the interrupt off, and the bytes wait in the port, whose sender then holds back; `read` switches
-// it on again. Output is polled: it must work in a fault, with interrupts off, on any stack.
+// The interrupt handler stores input in a ring, so no byte is lost while a command runs. The console looks at bytes there,
+// and removes those that it has used. When the ring is full, the handler switches the interrupt off, and the bytes wait
+// in the port, whose sender then holds back; `remove` switches it on again. Output is polled: it must work in a fault, with interrupts off, on any stack.
 //
 // A machine without the port runs all the same: output is dropped, and there is never input. QEMU's port accepts
 // nothing while its own reader stands still. After 2^37 cycles of that, output is dropped until the port accepts a
@@ -12,13 +12,14 @@ import CPlatform
 import MemoryPrimitives
 import Synchronization
 
-/// COM1. One writer at a time; `read` from one thread.
+/// COM1. One writer at a time; one thread looks at input and removes it.
 enum SerialPort {
   private static var base: UInt16 { 0x3f8 }
   private static var fifoDepth: Int { 16 }
-  private static var ringSize: UInt32 { 4096 }
+  /// A power of two, so that the counts may wrap.
+  private static var ringSize: UInt32 { 8192 }
 
-  /// Bytes received and bytes read so far: their difference lies in the ring.
+  /// Bytes received and bytes removed so far: their difference lies in the ring.
   private static let received = Atomic<UInt32>(0)
   private static let taken = Atomic<UInt32>(0)
   private static let held = Atomic<Bool>(false)
@@ -116,23 +117,31 @@ enum SerialPort {
     }
   }
 
-  /// Reads the next byte of input, or nil. Never waits.
-  static func read() -> UInt8? {
-    let count = taken.load(ordering: .relaxed)
-    guard count != received.load(ordering: .acquiring) else { return nil }
-    let byte = ring[Int(count % ringSize)]
-    taken.store(count &+ 1, ordering: .releasing)
+  /// Bytes of input that have not been removed.
+  static var unread: Int {
+    Int(received.load(ordering: .acquiring) &- taken.load(ordering: .relaxed))
+  }
+
+  /// The byte of input `index` places after the oldest, of the `unread` ones.
+  static func byte(at index: Int) -> UInt8 {
+    ring[Int((taken.load(ordering: .relaxed) &+ UInt32(index)) % ringSize)]
+  }
+
+  /// Removes `count` bytes of input, the first of them `index` places after the oldest. Moves the bytes before them, of
+  /// which there are few, so the handler's end of the ring stays as it is.
+  static func remove(at index: Int, count: Int) {
+    let first = taken.load(ordering: .relaxed)
+    for i in stride(from: index - 1, through: 0, by: -1) {
+      ring[Int((first &+ UInt32(i + count)) % ringSize)] = byte(at: i)
+    }
+    taken.store(first &+ UInt32(count), ordering: .releasing)
     if held.load(ordering: .relaxed) {
       withInterruptsOff {
         held.store(false, ordering: .relaxed)
         write(1, to: Register.interrupts)
       }
     }
-    return byte
   }
-
-  /// Whether `read` would answer a byte.
-  static var hasInput: Bool { taken.load(ordering: .relaxed) != received.load(ordering: .acquiring) }
 
   /// Bytes that the port dropped because the interrupt handler did not read them in time.
   static var lostBytes: UInt32 { overruns.load(ordering: .relaxed) }

@@ -2,6 +2,7 @@
 //
 // A thread of its own serves the disk, and sleeps until a request comes.
 
+import BlockDevices
 import CPlatform
 import KernelMemory
 import MemoryPrimitives
@@ -64,7 +65,7 @@ enum SwapDevice {
 
   private static let asked = WaitQueue("a request", .thread)
 
-  /// The body of the disk's thread. It polls a disk that delays its answers on purpose.
+  /// The body of the disk's thread.
   private static func work(_ disk: RamDisk) {
     while true {
       let ticket = asked.ticket()

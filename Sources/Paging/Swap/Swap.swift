@@ -29,6 +29,7 @@
 // EXHAUSTION. `reserve` answers nil when no slot is free, and `beginWrite` and `beginRead` when the pool has no idle
 // request. Only `attach` allocates.
 
+import BlockDevices
 import CPlatform
 import MemoryPrimitives
 import PhysicalMemory

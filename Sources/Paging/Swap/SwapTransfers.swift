@@ -1,5 +1,6 @@
 // Writing pages to their slots and reading them back: the data read is compared with the checksum of the data written.
 
+import BlockDevices
 import CPlatform
 import MemoryPrimitives
 import PhysicalMemory
@@ -48,9 +49,9 @@ extension Swap {
       "a write to swap has as many slots as frames, 1 to 32")
     let (attachment, transfers) = (attachment, state.transfers)
     guard let transfer = transfers.allocate() else { return nil }
-    let list = cp_block_frames(transfers.request(transfer))
+    let request = transfers.request(transfer)
     for i in 0..<frames.count {
-      list[i] = frames[i].rawValue
+      request.setFrame(i, frames[i])
       recordChecksum(run.first + PageCount(i), frames[i], attachment)
     }
     transfers.start(
@@ -89,12 +90,13 @@ extension Swap {
     -> UInt32
   {
     let (attachment, transfers) = (attachment, state.transfers)
-    let list = cp_block_frames(transfers.request(write.transfer))
+    let request = transfers.request(write.transfer)
     var failures: UInt32 = 0
     for i in 0..<Int(write.run.count.rawValue) {
       let slot = write.run.first + PageCount(i)
-      list[0] = list[i]
-      recordChecksum(slot, FrameNumber(list[0]), attachment)
+      let frame = request.frame(i)
+      request.setFrame(0, frame)
+      recordChecksum(slot, frame, attachment)
       transfers.start(
         write.transfer, on: attachment.device, .write, DevicePage(UInt64(slot.rawValue)), .one)
       transfers.wait(write.transfer)
@@ -119,7 +121,7 @@ extension Swap {
   package func beginRead(_ slot: SwapSlot, into frame: FrameNumber) -> SwapRead? {
     let (device, transfers) = (attachment.device, state.transfers)
     guard let transfer = transfers.allocate() else { return nil }
-    cp_block_frames(transfers.request(transfer))[0] = frame.rawValue
+    transfers.request(transfer).setFrame(0, frame)
     transfers.start(transfer, on: device, .read, DevicePage(UInt64(slot.rawValue)), .one)
     return SwapRead(transfer: transfer, slot: slot)
   }
@@ -135,7 +137,7 @@ extension Swap {
     let slot = read.slot
     transfers.wait(read.transfer)
     let hasFailed = transfers.hasFailed(read.transfer)
-    let frame = FrameNumber(cp_block_frames(transfers.request(read.transfer))[0])
+    let frame = transfers.request(read.transfer).frame(0)
     transfers.end(read.transfer)
     if hasFailed {
       state.core.withLock { $0.failures += 1 }

@@ -8,6 +8,7 @@
 //
 // The checksum covers frames, stamps, outcomes and counts, so that kernel and host can be compared.
 
+import BlockDevices
 import ContiguousMemory
 import CPlatform
 import KernelMemory
@@ -84,6 +85,7 @@ package struct PagingHistory {
     let machine: Int
     let upcalls: Int
     let failures: Int
+    let ramDisk: Int
     let disk: Int
     let buffer: Int
     let memory: Int
@@ -101,7 +103,8 @@ package struct PagingHistory {
       machine = layout.add(PagingMachine.self)
       upcalls = layout.add(cp_upcalls.self)
       failures = layout.add(FailureInjection.self)
-      disk = layout.add(RamDisk.stateSize)
+      ramDisk = layout.add(RamDisk.stateSize)
+      disk = layout.add(FaultyDisk.stateSize)
       buffer = layout.add(TranslationBuffer.size)
       memory = layout.add(MemorySystem.workspaceSize(ranges: 1))
       expected = layout.add(UInt64.self, count: pageCount)
@@ -132,9 +135,10 @@ package struct PagingHistory {
     let inner = Machine(
       directMap: DirectMap(base: UInt64(UInt(bitPattern: loaned))), processorCount: 1,
       upcalls: UnsafePointer(upcalls), failures: failures)
-    let disk = RamDisk.create(
-      in: workspace + parts.disk, ShortName("ram"), machine: inner,
+    let ramDisk = RamDisk.create(
+      in: workspace + parts.ramDisk, ShortName("ram"), machine: inner,
       over: RamDisk.Extent(loaned + Int(plan.memory.rawValue), plan.swap.pagesRoundedUp))
+    let disk = FaultyDisk.create(in: workspace + parts.disk, over: ramDisk, machine: inner)
     let buffer = TranslationBuffer(workspace + parts.buffer)
     machine.initialize(
       to: PagingMachine(outer: outer, disk: disk, buffer: buffer, random: SeededRandom(seed: plan.seed ^ 1)))
@@ -180,6 +184,8 @@ package struct PagingHistory {
   var physical: FrameAllocator { state.pointee.system.physical }
   var contiguous: ContiguousAllocator { state.pointee.system.contiguous }
   var processor: SoftwareProcessor { state.pointee.processor }
+  private var heldCount: Int { state.pointee.heldCount }
+  private var pagesEach: UInt64 { state.pointee.pagesEach }
   private func below(_ limit: UInt64) -> UInt64 { state.pointee.random.below(limit) }
   private func oneIn(_ n: UInt64) -> Bool { state.pointee.random.oneIn(n) }
 
@@ -196,13 +202,13 @@ package struct PagingHistory {
     fold(0xdead_0000 | UInt64(why))
   }
   private func hold(_ held: Held) {
-    (state.pointee.held + state.pointee.heldCount).initialize(to: held)
+    (state.pointee.held + heldCount).initialize(to: held)
     state.pointee.heldCount += 1
     state.pointee.granted += 1
   }
-  private var hasSpace: Bool { state.pointee.heldCount < Self.heldCapacity - 1 }
+  private var hasSpace: Bool { heldCount < Self.heldCapacity - 1 }
   private func expected(_ subject: Int, _ page: UInt64) -> UnsafeMutablePointer<UInt64> {
-    state.pointee.expected + (subject * Int(state.pointee.pagesEach) + Int(page))
+    state.pointee.expected + (subject * Int(pagesEach) + Int(page))
   }
   private func subject(_ index: Int) -> UnsafeMutablePointer<Subject> { state.pointee.subjects + index }
 
@@ -222,7 +228,7 @@ package struct PagingHistory {
     guard state.pointee.broken == nil else { return }
     // From here on no fault is injected.
     stopFaults()
-    while state.pointee.heldCount > 0 { free(0) }
+    while heldCount > 0 { free(0) }
     for i in 0..<Self.subjectCount { checkAll(i) }
     let paging = paging.figures
     fold(paging.faults)
@@ -279,7 +285,7 @@ package struct PagingHistory {
   private func create(_ index: Int) {
     state.pointee.inCreation = index
     defer { state.pointee.inCreation = -1 }
-    let pages = PageCount(state.pointee.pagesEach)
+    let pages = PageCount(pagesEach)
     stopFaults()
     do throws(PagingError) {
       let object = try paging.createObject(ShortName("history"), pages)
@@ -294,7 +300,7 @@ package struct PagingHistory {
     } catch {
       require(false, "no memory for an object, its tables and a range")
     }
-    for page in 0..<state.pointee.pagesEach { expected(index, page).pointee = 0 }
+    for page in 0..<pagesEach { expected(index, page).pointee = 0 }
   }
 
   private func destroy(_ index: Int) {
@@ -302,7 +308,7 @@ package struct PagingHistory {
     defer { state.pointee.inCreation = -1 }
     let subject = subject(index)
     endSecond(index)
-    paging.unmap(subject.pointee.address, PageCount(state.pointee.pagesEach))
+    paging.unmap(subject.pointee.address, PageCount(pagesEach))
     paging.destroy(subject.pointee.object)
   }
 
@@ -319,13 +325,13 @@ package struct PagingHistory {
     let subject = subject(index)
     if subject.pointee.secondCount > 0 {
       // To unmap wired pages would be a caller's bug.
-      for i in 0..<state.pointee.heldCount where state.pointee.held[i].subject == index {
+      for i in 0..<heldCount where state.pointee.held[i].subject == index {
         if state.pointee.held[i].kind == .wire { return }
       }
       return endSecond(index)
     }
-    let first = below(state.pointee.pagesEach)
-    let count = 1 + below(min(32, state.pointee.pagesEach - first))
+    let first = below(pagesEach)
+    let count = 1 + below(min(32, pagesEach - first))
     do throws(PagingError) {
       subject.pointee.second = try paging.map(
         subject.pointee.object, from: PageCount(first), count: PageCount(count))
@@ -338,7 +344,7 @@ package struct PagingHistory {
   /// Destroys an object and creates it again, unless a page of it is wired or held.
   private func renew() {
     let index = Int(below(UInt64(Self.subjectCount)))
-    for i in 0..<state.pointee.heldCount where state.pointee.held[i].subject == index {
+    for i in 0..<heldCount where state.pointee.held[i].subject == index {
       if state.pointee.held[i].kind == .wire || state.pointee.held[i].kind == .hold { return }
     }
     destroy(index)
@@ -370,7 +376,7 @@ package struct PagingHistory {
 
   /// Mostly from a few pages that are used again and again.
   private func page() -> UInt64 {
-    oneIn(3) ? below(state.pointee.pagesEach) : below(1 + state.pointee.pagesEach / 8)
+    oneIn(3) ? below(pagesEach) : below(1 + pagesEach / 8)
   }
 
   private func check(_ index: Int, _ page: UInt64, at given: VirtualAddress?) {
@@ -422,7 +428,7 @@ package struct PagingHistory {
   }
 
   private func checkAll(_ index: Int) {
-    for page in 0..<state.pointee.pagesEach { check(index, page, at: nil) }
+    for page in 0..<pagesEach { check(index, page, at: nil) }
   }
 
   // MARK: Operations
@@ -444,10 +450,10 @@ package struct PagingHistory {
     case 57: paging.runDaemon()
     case 58: changeSecond()
     case 59: if oneIn(8) { renew() }
-    default: if state.pointee.heldCount > 0 { free(Int(below(UInt64(state.pointee.heldCount)))) }
+    default: if heldCount > 0 { free(Int(below(UInt64(heldCount)))) }
     }
-    if state.pointee.heldCount > Self.heldCapacity / 2 && oneIn(2) {
-      free(Int(below(UInt64(state.pointee.heldCount))))
+    if heldCount > Self.heldCapacity / 2 && oneIn(2) {
+      free(Int(below(UInt64(heldCount))))
     }
   }
 
@@ -455,7 +461,7 @@ package struct PagingHistory {
     guard hasSpace else { return }
     let index = Int(below(UInt64(Self.subjectCount)))
     let first = page()
-    let count = 1 + below(min(8, state.pointee.pagesEach - first))
+    let count = 1 + below(min(8, pagesEach - first))
     let address = subject(index).pointee.address + PageCount(first)
     do throws(PagingError) {
       try paging.wire(address, PageCount(count), holes: .forbidden)
@@ -547,7 +553,7 @@ package struct PagingHistory {
   private func free(_ index: Int) {
     let held = state.pointee.held[index]
     state.pointee.heldCount -= 1
-    state.pointee.held[index] = state.pointee.held[state.pointee.heldCount]
+    state.pointee.held[index] = state.pointee.held[heldCount]
     switch held.kind {
     case .wire: paging.unwire(held.address, PageCount(held.count))
     case .hold:
@@ -593,7 +599,7 @@ package struct PagingHistory {
       let choice = state.pointee.recent[Int(random.pointee.random.below(32))]
       let index =
         isRecent ? Int(choice >> 32) : Int(random.pointee.random.below(UInt64(Self.subjectCount)))
-      let page = isRecent ? choice & 0xffff_ffff : random.pointee.random.below(state.pointee.pagesEach)
+      let page = isRecent ? choice & 0xffff_ffff : random.pointee.random.below(pagesEach)
       guard index != state.pointee.inCreation, !state.pointee.isClosing else { return }
       let subject = subject(index).pointee
       // The thread that has it xbusy is below on this stack, so the handler can't wait for it.

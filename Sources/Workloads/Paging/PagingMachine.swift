@@ -51,7 +51,7 @@ package struct PagingPlan: Sendable {
 /// The state behind the platform interface of a history's machine, reached through a context word.
 struct PagingMachine {
   var outer: Machine
-  var disk: RamDisk
+  var disk: FaultyDisk
   var buffer: TranslationBuffer
   var ticks: UInt64 = 0
   var random: SeededRandom

@@ -7,6 +7,7 @@
 // touches every page and checks its stamp.
 
 import ArgumentParser
+import BlockDevices
 import ContiguousMemory
 import Foundation
 import HostMachine

@@ -1,5 +1,4 @@
 import CPlatform
-import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
@@ -7,11 +6,12 @@ import TestSupport
 import Workloads
 import XCTest
 
-@testable import Paging
+@testable import BlockDevices
+@testable import HostMachine
 
 final class TransfersTests: XCTestCase {
   func testThePoolIsExhaustedAndFillsAgain() throws {
-    let bench = try SwapFixture(pages: 64, requests: 3)
+    let bench = try DiskFixture(pages: 64, requests: 3)
     let frames = try bench.frames(3)
     XCTAssertEqual(bench.transfers.idleCount, 3)
     let begun = (0..<3).map { bench.transfer(.write, UInt64($0), [frames[$0]])! }
@@ -35,7 +35,7 @@ final class TransfersTests: XCTestCase {
 
   func testEverySizeOfPoolServesAllRequests() throws {
     for requests in [1, 2, 63, 64] {
-      let bench = try SwapFixture(pages: 64, requests: requests)
+      let bench = try DiskFixture(pages: 64, requests: requests)
       let frame = try bench.frame()
       var begun: [Kept<Transfer>] = []
       while let transfer = bench.transfer(.write, 0, [frame]) { begun.append(transfer) }
@@ -49,7 +49,7 @@ final class TransfersTests: XCTestCase {
   }
 
   func testRequestsCompleteOutOfOrder() throws {
-    let bench = try SwapFixture(pages: 64, requests: 16)
+    let bench = try DiskFixture(pages: 64, requests: 16)
     var faults = DeviceFaults(seed: historySeed(81))
     faults.reordered = 1000
     bench.disk.faults = faults
@@ -73,7 +73,7 @@ final class TransfersTests: XCTestCase {
   /// An interrupt handler completes requests at any point where interrupts are switched on.
   func testInterruptsCompleteRequests() throws {
     let seed = historySeed(82)
-    let bench = try SwapFixture(pages: 64, requests: 4)
+    let bench = try DiskFixture(pages: 64, requests: 4)
     let frames = try bench.frames(4)
     bench.host.withInterrupts(seed: seed, oneIn: 3, handler: { bench.disk.poll() }) {
       for round in 0..<2000 {
@@ -91,7 +91,7 @@ final class TransfersTests: XCTestCase {
 
   /// Three threads at a pool of two requests, and a fourth that is the device.
   func testThreadsShareAPoolThatIsTooSmall() throws {
-    let bench = try SwapFixture(pages: 64, requests: 2, processors: 4)
+    let bench = try DiskFixture(pages: 64, requests: 2, processors: 4)
     bench.host.runDevices = nil
     bench.host.hasOtherThreads = true
     let frames = try bench.frames(3)
@@ -104,7 +104,7 @@ final class TransfersTests: XCTestCase {
       }
       for round in 0..<500 as Range<UInt64> {
         bench.fill(frames[index], round)
-        for operation in [cp_block_operation.write, .read] {
+        for operation in [DeviceOperation.write, .read] {
           while true {
             if let transfer = bench.transfer(operation, UInt64(index), [frames[index]]) {
               bench.transfers.wait(transfer.value)
@@ -122,5 +122,56 @@ final class TransfersTests: XCTestCase {
     }
     XCTAssertEqual(bench.transfers.idleCount, 2)
     print("Transfers: \(waits.load(ordering: .relaxed)) waits for a request")
+  }
+
+  func testTheEndOfATransferWakesAThreadThatWaitsForOne() throws {
+    let bench = try DiskFixture(pages: 64, requests: 1)
+    let frame = try bench.frame()
+    let begun = bench.transfer(.write, 0, [frame])!
+    bench.transfers.wait(begun.value)
+    nonisolated(unsafe) let transfers = bench.transfers
+    nonisolated(unsafe) var sleeps = 0
+    bench.host.runDevices = {
+      sleeps += 1
+      if sleeps == 1 { transfers.end(begun.move()) }
+      return sleeps == 1
+    }
+    XCTAssertTrue(transfers.waitForAny())
+    XCTAssertEqual(sleeps, 1, "the thread was not woken")
+    XCTAssertEqual(transfers.idleCount, 1)
+  }
+
+  func testATransferThatEndsBeforeTheSleepIsNotSleptOn() throws {
+    let bench = try DiskFixture(pages: 64, requests: 1)
+    let begun = bench.transfer(.write, 0, [try bench.frame()])!
+    bench.transfers.wait(begun.value)
+    nonisolated(unsafe) var sleeps = 0
+    bench.host.runDevices = {
+      sleeps += 1
+      return false
+    }
+    bench.host.withClaims(
+      .unlocked, handler: { _ in bench.transfers.end(begun.move()) },
+      { XCTAssertTrue(bench.transfers.waitForAny()) })
+    XCTAssertEqual(sleeps, 0)
+  }
+
+  /// Another thread allocates the last request: a thread that was about to allocate it gets none.
+  func testATransferIsClaimedOnce() throws {
+    let bench = try DiskFixture(pages: 64, requests: 2)
+    let frame = try bench.frame()
+    var inner: Kept<Transfer>?
+    var outer: Kept<Transfer>?
+    bench.host.withClaims(
+      .unlocked, handler: { _ in inner = inner ?? bench.transfer(.write, 1, [frame]) },
+      { outer = bench.transfer(.write, 0, [frame]) })
+    XCTAssertNotNil(inner)
+    XCTAssertNotNil(outer)
+    XCTAssertNotEqual(inner?.value.index, outer?.value.index)
+    XCTAssertEqual(bench.transfers.idleCount, 0)
+    for transfer in [inner, outer] {
+      bench.transfers.wait(transfer!.value)
+      bench.transfers.end(transfer!.move())
+    }
   }
 }

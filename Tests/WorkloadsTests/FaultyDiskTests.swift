@@ -1,153 +1,20 @@
+import BlockDevices
 import CPlatform
 import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
 import TestSupport
-import Workloads
 import XCTest
 
-@testable import Paging
+@testable import Workloads
 
-final class RamDiskTests: XCTestCase {
-  func testSubmitCompletesNothingAndPollOneAtATime() throws {
-    let bench = try SwapFixture(pages: 64)
-    XCTAssertFalse(bench.disk.poll())
-    let frames = try bench.frames(4)
-    for (i, frame) in frames.enumerated() { bench.fill(frame, UInt64(i)) }
-    let begun = (0..<4).map { bench.transfer(.write, UInt64($0 * 3), [frames[$0]])! }
-    XCTAssertFalse(begun.contains { bench.transfers.isDone($0.value) })
-    for i in 0..<4 {
-      XCTAssertTrue(bench.disk.poll())
-      XCTAssertEqual(begun.map { bench.transfers.isDone($0.value) }, (0..<4).map { $0 <= i })
-    }
-    XCTAssertFalse(bench.disk.poll())
-    for i in 0..<4 {
-      bench.transfers.end(begun[i].move())
-      XCTAssertTrue(pageHolds(bench.diskPage(UInt64(i * 3)), UInt64(i)))
-    }
-    XCTAssertEqual(bench.disk.figures.writes, 4)
-    XCTAssertEqual(bench.disk.figures.pages, 4)
-    XCTAssertEqual(bench.disk.figures.failed, 0)
-  }
-
-  func testADiskInEightExtentsReadsAndWritesEachPage() throws {
-    let bench = try SwapFixture(pages: 1)
-    let sizes: [Int] = [3, 1, 40, 2, 7, 1, 1, 33]
-    let total = sizes.reduce(0, +)
-    let parts = sizes.map { UnsafeMutableRawPointer.allocate(byteCount: $0 << 12, alignment: 4096) }
-    let memory = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(RamDisk.stateSize.rawValue), alignment: 64)
-    defer { for pointer in parts + [memory] { pointer.deallocate() } }
-    let extents = (0..<8).map { RamDisk.Extent(parts[$0], PageCount(sizes[$0])) }
-    let disk = extents.withUnsafeBufferPointer {
-      RamDisk.create(in: memory, ShortName("extents"), machine: bench.host.machine, over: $0)
-    }
-    XCTAssertEqual(disk.device.pageCount, PageCount(total))
-    XCTAssertEqual(disk.device.name, ShortName("extents"))
-    let polled = disk
-    bench.host.runDevices = { polled.poll() }
-    let frames = try bench.frames(32)
-    func run(_ operation: cp_block_operation, _ first: Int, _ count: Int) -> Bool {
-      frames[..<count].withUnsafeBufferPointer {
-        let transfer = bench.transfers.begin(disk.device, operation, DevicePage(UInt64(first)), $0)!
-        bench.transfers.wait(transfer)
-        let hasFailed = bench.transfers.hasFailed(transfer)
-        bench.transfers.end(transfer)
-        return !hasFailed
-      }
-    }
-    // In parts that lie across every border.
-    for first in stride(from: 0, to: total, by: 19) {
-      let count = min(19, total - first)
-      for i in 0..<count { bench.fill(frames[i], UInt64(first + i)) }
-      XCTAssertTrue(run(.write, first, count))
-    }
-    var page = 0
-    for (part, size) in sizes.enumerated() {
-      for i in 0..<size {
-        XCTAssertTrue(
-          pageHolds((parts[part] + i << 12).assumingMemoryBound(to: UInt64.self), UInt64(page)))
-        page += 1
-      }
-    }
-    for first in 0..<total {
-      let count = min(32, total - first)
-      XCTAssertTrue(run(.read, first, count))
-      for i in 0..<count { XCTAssertTrue(bench.holds(frames[i], UInt64(first + i))) }
-    }
-    // Beyond the end nothing is touched.
-    XCTAssertFalse(run(.read, total - 3, 4))
-    XCTAssertFalse(run(.write, total, 1))
-    XCTAssertFalse(run(.write, Int.max, 2))
-  }
-
-  func testARequestWithoutOrWithTooManyPagesFails() throws {
-    let bench = try SwapFixture(pages: 64)
-    var request = cp_block_request()
-    request.operation = .read
-    request.done = { context, _ in context!.assumingMemoryBound(to: Int.self).pointee += 1 }
-    var done = 0
-    withUnsafeMutablePointer(to: &done) { counter in
-      withUnsafeMutablePointer(to: &request) { request in
-        request.pointee.context = UnsafeMutableRawPointer(counter)
-        for count in [0, 33, UInt32.max] {
-          request.pointee.count = count
-          request.pointee.failed = false
-          bench.disk.device.submit(request)
-          XCTAssertTrue(bench.disk.poll())
-          XCTAssertTrue(request.pointee.failed)
-        }
-      }
-    }
-    XCTAssertEqual(done, 3)
-    XCTAssertEqual(bench.disk.figures.failed, 3)
-  }
-
-  /// `done` may submit requests and poll.
-  func testDoneMaySubmitAndPoll() throws {
-    let bench = try SwapFixture(pages: 64)
-    struct Chain {
-      var disk: RamDisk
-      var left: Int
-      var polled: [Bool] = []
-    }
-    let chain = UnsafeMutablePointer<Chain>.allocate(capacity: 1)
-    let requests = UnsafeMutablePointer<cp_block_request>.allocate(capacity: 1)
-    chain.initialize(to: Chain(disk: bench.disk, left: 5))
-    requests.initialize(to: cp_block_request())
-    defer {
-      chain.deinitialize(count: 1)
-      chain.deallocate()
-      requests.deallocate()
-    }
-    requests.pointee.operation = .write
-    requests.pointee.count = 1
-    cp_block_frames(requests)[0] = try bench.frame().rawValue
-    requests.pointee.context = UnsafeMutableRawPointer(chain)
-    requests.pointee.done = { context, request in
-      let chain = context!.assumingMemoryBound(to: Chain.self)
-      XCTAssertTrue(holdsNoSpinLock())
-      chain.pointee.left -= 1
-      guard chain.pointee.left > 0 else { return }
-      request.pointee.first += 1
-      let disk = chain.pointee.disk
-      disk.device.submit(request)
-      let answer = disk.poll()
-      chain.pointee.polled.append(answer)
-    }
-    bench.disk.device.submit(requests)
-    XCTAssertTrue(bench.disk.poll())
-    XCTAssertEqual(chain.pointee.left, 0)
-    XCTAssertEqual(chain.pointee.polled, [true, true, true, true])
-    XCTAssertEqual(bench.disk.figures.writes, 5)
-    XCTAssertFalse(bench.disk.poll())
-  }
-
+final class FaultyDiskTests: XCTestCase {
   /// All that is to be seen of a history of requests.
-  private func history(_ faults: DeviceFaults, requests: Int = 400) throws -> (log: [UInt64], RamDiskFigures)
-  {
-    let bench = try SwapFixture(pages: 256, requests: 16)
+  private func history(_ faults: DeviceFaults, requests: Int = 400) throws -> (
+    log: [UInt64], FaultyDiskFigures
+  ) {
+    let bench = try DiskFixture(pages: 256, requests: 16)
     bench.disk.faults = faults
     var random = SeededRandom(seed: 5)
     let frames = try bench.frames(16)
@@ -165,7 +32,7 @@ final class RamDiskTests: XCTestCase {
         bench.transfers.end(transfer.move())
       }
       if live.contains(where: { $0.1 == frame }) { continue }
-      let operation: cp_block_operation = random.oneIn(2) ? .read : .write
+      let operation: DeviceOperation = random.oneIn(2) ? .read : .write
       if operation == .write { bench.fill(frames[frame], UInt64(step)) }
       live.append((bench.transfer(operation, random.below(256), [frames[frame]])!, frame))
       for _ in 0..<random.below(3) { bench.disk.poll() }
@@ -173,7 +40,8 @@ final class RamDiskTests: XCTestCase {
     while bench.disk.poll() {}
     for (transfer, _) in live { bench.transfers.end(transfer.move()) }
     for page in 0..<256 as Range<UInt64> {
-      log.append(UInt64(Checksum.of(UnsafeMutableRawPointer(bench.diskPage(page)))))
+      let words = bench.diskPage(page)
+      log.append((0..<512).reduce(0) { $0 &* 31 &+ words[$1] })
     }
     return (log, bench.disk.figures)
   }
@@ -204,10 +72,10 @@ final class RamDiskTests: XCTestCase {
   }
 
   /// Runs single requests until `count` of them showed `faults`, and looks at what came of each.
-  private func strikes(_ faults: DeviceFaults, _ body: (SwapFixture, [FrameNumber], UInt64) throws -> Void)
+  private func strikes(_ faults: DeviceFaults, _ body: (DiskFixture, [FrameNumber], UInt64) throws -> Void)
     throws
   {
-    let bench = try SwapFixture(pages: 64)
+    let bench = try DiskFixture(pages: 64)
     bench.disk.faults = faults
     let frames = try bench.frames(8)
     for round in 0..<200 as Range<UInt64> {
@@ -281,7 +149,7 @@ final class RamDiskTests: XCTestCase {
     }
     faults = DeviceFaults(seed: seed)
     faults.bad = 200
-    let bench = try SwapFixture(pages: 64)
+    let bench = try DiskFixture(pages: 64)
     bench.disk.faults = faults
     let frame = try bench.frame()
     var bad = 0
@@ -307,7 +175,7 @@ final class RamDiskTests: XCTestCase {
   }
 
   func testADelayedRequestIsNotDueBefore() throws {
-    let bench = try SwapFixture(pages: 64)
+    let bench = try DiskFixture(pages: 64)
     var faults = DeviceFaults(seed: historySeed(75))
     faults.delayed = 1000
     faults.longestDelay = 20
@@ -330,8 +198,14 @@ final class RamDiskTests: XCTestCase {
     XCTAssertTrue(bench.run(.read, 1, [frame]))
   }
 
-  func testThreadsPollOneDisk() throws {
-    let bench = try SwapFixture(pages: 256, requests: 16, processors: 3)
+  /// Requests that go on to the RAM disk, of several processors at once, come back to their owners.
+  func testThreadsPollOneDiskThatDelays() throws {
+    let bench = try DiskFixture(pages: 256, requests: 16, processors: 3)
+    var faults = DeviceFaults(seed: historySeed(76))
+    faults.reordered = 500
+    faults.delayed = 300
+    faults.longestDelay = 5
+    bench.disk.faults = faults
     let rounds = 400
     let frames = try bench.frames(48)
     bench.host.onThreads(3) { index in
@@ -348,5 +222,18 @@ final class RamDiskTests: XCTestCase {
     }
     XCTAssertEqual(bench.disk.figures.writes, UInt64(3 * rounds))
     XCTAssertFalse(bench.disk.poll())
+    XCTAssertFalse(bench.ramDisk.poll())
+  }
+
+  func testARequestBeyondTheDiskFailsAndIsCounted() throws {
+    let bench = try DiskFixture(pages: 64)
+    let frames = try bench.frames(2)
+    XCTAssertFalse(bench.run(.read, 63, frames))
+    XCTAssertFalse(bench.run(.write, 64, [frames[0]]))
+    bench.disk.spoil(DevicePage(1))
+    XCTAssertFalse(bench.run(.write, .max, frames))
+    XCTAssertTrue(bench.run(.write, 62, frames))
+    let figures = bench.disk.figures
+    XCTAssertEqual([figures.reads, figures.writes, figures.pages, figures.failed], [1, 3, 7, 3])
   }
 }

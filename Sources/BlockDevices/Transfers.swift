@@ -8,15 +8,6 @@ import CPlatform
 import MemoryPrimitives
 import Synchronization
 
-/// A page of a device, by its number.
-@usableFromInline package struct DevicePage: Equatable, Comparable, Sendable {
-  /// The number of the page.
-  @usableFromInline package var rawValue: UInt64
-  /// The page with that number.
-  @inline(always) package init(_ rawValue: UInt64) { self.rawValue = rawValue }
-  @inline(always) package static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
-}
-
 /// A request that was begun: a number in its pool, which its owner ends once. One that is dropped is a bug, because the
 /// device may still use its frames.
 @frozen @usableFromInline package struct Transfer: ~Copyable, Sendable {
@@ -46,7 +37,7 @@ package struct Transfers {
   }
   let storage: UnsafeMutablePointer<State>
 
-  init(_ storage: UnsafeMutablePointer<State>) { self.storage = storage }
+  private init(_ storage: UnsafeMutablePointer<State>) { self.storage = storage }
 
   /// The state, in place.
   @inline(__always) var state: State { unsafeAddress { UnsafePointer(storage) } }
@@ -86,13 +77,14 @@ package struct Transfers {
   /// from `first` on. Nil when the pool has no idle request. No spin lock may be held. Constant, except
   /// the copy of the frame numbers. The frames must not be freed before the transfer is done.
   package func begin(
-    _ device: BlockDevice, _ operation: cp_block_operation, _ first: DevicePage,
+    _ device: BlockDevice, _ operation: DeviceOperation, _ first: DevicePage,
     _ frames: UnsafeBufferPointer<FrameNumber>
   ) -> Transfer? {
     guard let transfer = allocate() else { return nil }
-    let list = cp_block_frames(request(transfer))
-    precondition(frames.count > 0 && frames.count <= Int(CP_BLOCK_PAGES), "a request has 1 to 32 pages")
-    for i in 0..<frames.count { list[i] = frames[i].rawValue }
+    precondition(
+      frames.count > 0 && PageCount(frames.count) <= BlockRequest.pageLimit, "a request has 1 to 32 pages")
+    let request = request(transfer)
+    for i in 0..<frames.count { request.setFrame(i, frames[i]) }
     start(transfer, on: device, operation, first, PageCount(frames.count))
     return transfer
   }
@@ -115,7 +107,7 @@ package struct Transfers {
   /// Whether the device failed. The transfer must be done.
   package func hasFailed(_ transfer: borrowing Transfer) -> Bool {
     assert(isDone(transfer), "the outcome of a transfer that is not done")
-    return request(transfer).failed
+    return request(transfer).outcome == .failure
   }
 
   /// Returns the request to the pool. The transfer must be done.
@@ -143,7 +135,7 @@ package struct Transfers {
   }
 
   /// Sleeps as `waitForAny`, for a thread that has no transfer of its own.
-  func waitForIdle() {
+  package func waitForIdle() {
     let canComplete = waitForAny()
     precondition(canComplete, "all transfers are held by threads that never end one")
   }
@@ -151,10 +143,10 @@ package struct Transfers {
   /// Requests that have no owner at the moment.
   package var idleCount: Int { state.idle.load(ordering: .sequentiallyConsistent).nonzeroBitCount }
 
-  // MARK: In parts, for swap
+  // MARK: In parts, for a client that begins a request anew without giving it back
 
   /// Allocates an idle request; nil when there is none.
-  func allocate() -> Transfer? {
+  package func allocate() -> Transfer? {
     var idle = state.idle.load(ordering: .relaxed)
     while idle != 0 {
       let index = idle.trailingZeroBitCount
@@ -171,20 +163,14 @@ package struct Transfers {
   }
 
   /// Submits an allocated request, or again one that is done; its frames are filled in.
-  func start(
-    _ transfer: borrowing Transfer, on device: BlockDevice, _ operation: cp_block_operation,
+  package func start(
+    _ transfer: borrowing Transfer, on device: BlockDevice, _ operation: DeviceOperation,
     _ first: DevicePage,
     _ count: PageCount
   ) {
     state.done.bitwiseAnd(~bit(transfer), ordering: .acquiring)
     let request = request(transfer)
-    request.next = nil
-    request.first = first.rawValue
-    request.count = UInt32(count.rawValue)
-    request.operation = operation
-    request.failed = false
-    request.context = UnsafeMutableRawPointer(storage)
-    request.done = { context, request in
+    request.prepare(operation, first, count, context: UnsafeMutableRawPointer(storage)) { context, request in
       let transfers = Transfers(context.unsafelyUnwrapped.assumingMemoryBound(to: State.self))
       let bit: UInt64 = 1 << UInt64(request - transfers.state.requests)
       // Once the bit is set, the owner may end the request and begin another.
@@ -194,7 +180,8 @@ package struct Transfers {
     device.submit(request)
   }
 
-  @inline(__always) func request(_ transfer: borrowing Transfer) -> BlockRequest {
+  /// The request of a transfer, whose owner fills in its frames before `start`.
+  package func request(_ transfer: borrowing Transfer) -> BlockRequest {
     state.requests + Int(transfer.index)
   }
   @inline(__always) private func bit(_ transfer: borrowing Transfer) -> UInt64 {

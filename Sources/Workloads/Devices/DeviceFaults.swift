@@ -1,14 +1,14 @@
-// The faults that a RAM disk can be set to produce: all those of a real device, at given rates, in an order that
-// a seed decides.
+// The faults that a disk can be set to produce (`FaultyDisk`): all those of a real device, at given rates, in an order
+// that a seed decides.
 
 /// A share, in parts of a thousand.
-@frozen @usableFromInline package struct PerMille: Equatable, Sendable, ExpressibleByIntegerLiteral {
+package struct PerMille: Equatable, Sendable, ExpressibleByIntegerLiteral {
   /// The parts of a thousand.
-  @usableFromInline package var rawValue: UInt16
+  package var rawValue: UInt16
   /// A share of `rawValue` in a thousand.
-  @inlinable package init(_ rawValue: UInt16) { self.rawValue = rawValue }
+  package init(_ rawValue: UInt16) { self.rawValue = rawValue }
   /// A share, written as its parts of a thousand.
-  @inlinable package init(integerLiteral value: UInt16) { rawValue = value }
+  package init(integerLiteral value: UInt16) { rawValue = value }
 }
 
 /// The faults of a device. With the default, all zero, it carries out each request correctly, in their order.
@@ -52,8 +52,8 @@ package struct DeviceFaults: Sendable {
   }
 }
 
-/// The counts of a RAM disk, in requests.
-package struct RamDiskFigures: Sendable {
+/// The counts of a faulty disk, in requests.
+package struct FaultyDiskFigures: Sendable {
   /// Requests to read.
   package var reads: UInt64 = 0
   /// Requests to write.
