@@ -20,8 +20,8 @@ extension CachePointer {
     while true {
       switch magazines.popSlow(unlessRejected: { areOut($0, $1) }) {
       case .word(let word): return UnsafeMutableRawPointer(bitPattern: word)
-      case .rejected(let magazine):
-        returnToSlab(magazine, magazines.rounds, request.site)
+      case .rejected(let magazine, let rounds):
+        returnToSlab(magazine, rounds, request.site)
         magazines.returnEmpty(magazine)
         continue
       case .empty: break
@@ -179,11 +179,10 @@ extension CachePointer {
     }
   }
 
-  /// Whether an object that a caller frees is free already.
+  /// Whether an object that a caller frees is free already. Reads its slab's record and map, which cost less than the
+  /// object, whose user may be done with it for long.
   func isFreeLocked(_ slab: Slab, _ index: Int) -> Bool {
-    // The word of a live object belongs to its caller. Only if it equals that of a free one, the map is read.
-    guard looksFree(object(slab, index)) else { return false }
-    return cache.pointee.lists.withLock { _ in slab.isFree(index) }
+    cache.pointee.lists.withLock { _ in slab.isFree(index) }
   }
 
   // MARK: Releasing memory

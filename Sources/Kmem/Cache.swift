@@ -8,7 +8,7 @@ import Synchronization
 /// A constructor or destructor. It gets the context of `createCache` and the object.
 public typealias ObjectHook = @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Void
 
-/// The descriptor of a cache, in 512 bytes with its depot behind it.
+/// The descriptor of a cache, in 768 bytes with its depot behind it.
 struct Cache: ~Copyable {
   let name: ShortName
   let cacheIndex: Int
@@ -40,10 +40,10 @@ struct Cache: ~Copyable {
   let pins = CachePins()
 
   /// Bytes from one descriptor to the next.
-  static var stride: Int { 512 }
+  static var stride: Int { 768 }
   /// Descriptors in a page.
   static var perPage: Int { Int(Page.size) / stride }
-  static var depotOffset: Int { 320 }
+  static var depotOffset: Int { 512 }
 }
 
 /// The walks over all caches that have this one pinned: a cache is destroyed once there is none.
@@ -184,21 +184,21 @@ struct CachePointer {
   }
 
   /// Whether the cache keeps a slab whose objects are all free, so that a caller at the edge of a slab does not allocate
-  /// frames each time. A cache keeps one or two; all caches together may keep a 64th of all slabs beyond that.
+  /// frames each time. A cache keeps one or two; all caches together may keep a 128th of all slabs beyond that.
   func keeps(_ slab: Slab, beside others: Int) -> Bool {
     if slab.isAudited && auditPeriod == nil { return false }
     if others < (slab.order.rawValue == 0 ? 2 : 1) { return true }
     let state = kmem.state
     return state.pointee.spareFrames.load(ordering: .relaxed)
-      <= max(32, state.pointee.slabFrames.load(ordering: .relaxed) / 64)
+      <= max(32, state.pointee.slabFrames.load(ordering: .relaxed) / 128)
   }
 
   /// Lets the depot keep one more full magazine, after one had to be emptied into slabs. All such magazines together
-  /// stay below a 64th of all slabs; reclaiming ends the allowance.
+  /// stay below a 32nd of all slabs; reclaiming ends the allowance.
   func raiseDepotLimit() -> Bool {
     let state = kmem.state
     let bytes = magazines.rounds * chunk
-    let most = max(128 << 10, state.pointee.slabFrames.load(ordering: .relaxed) * 4096 / 64)
+    let most = max(128 << 10, state.pointee.slabFrames.load(ordering: .relaxed) * 4096 / 32)
     let sum = state.pointee.depotBytes.add(bytes, ordering: .relaxed).newValue
     guard sum <= most else {
       state.pointee.depotBytes.subtract(bytes, ordering: .relaxed)

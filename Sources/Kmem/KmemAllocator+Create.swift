@@ -47,7 +47,8 @@ struct Registry {
 extension KmemAllocator {
   /// Computes the bytes that `create` needs for so many processors.
   package static func size(processors: Int) -> ByteCount {
-    ByteCount(rowsOffset + processors * (rowStride + 2 * MemoryType.stride) + 4 * Int(Page.size))
+    ByteCount(
+      rowsOffset + processors * (rowStride + 2 * MemoryType.stride) + classDescriptorPages * Int(Page.size))
   }
 
   /// Makes an instance in `memory`, of `size(processors:)` bytes and aligned to a page, which stays in use.
@@ -73,15 +74,16 @@ extension KmemAllocator {
       to: KmemState(
         machine: machine, physical: physical, large: large, otherType: other.row, ownType: own.row,
         registry: Locked(.kmemCaches, registry)))
-    for lines in 1...64 {
-      memory.storeBytes(
-        of: UInt16(SizeClasses.cacheIndex(holdingLines: lines) * 16),
-        toByteOffset: classTableOffset + lines * 2,
-        as: UInt16.self)
-    }
+    precondition(rowStride == 4 * MemoryType.stride)
+    let classes = (memory + classTableOffset).assumingMemoryBound(to: UInt16.self)
+    let steps = Int(largestInTable) / 8
+    // A size of zero has the index of failures, whose slots are empty.
+    for step in 1...steps { classes[step] = UInt16(SizeClasses.cacheIndex(holding: step * 8) * 16) }
+    classes[steps + 1] = UInt16(CacheIndex.large * 16)
     let descriptors = rows + 2 * typeBytes
-    for page in 0..<4 {
-      kmem.descriptorPage(page).pointee.store(UInt(bitPattern: descriptors + page * 4096), ordering: .relaxed)
+    for page in 0..<classDescriptorPages {
+      kmem.descriptorPage(page).pointee.store(
+        UInt(bitPattern: descriptors + page * Int(Page.size)), ordering: .relaxed)
     }
     for cacheIndex in CacheIndex.firstClass...CacheIndex.lastClass {
       let size = SizeClasses.size(cacheIndex)
@@ -96,17 +98,19 @@ extension KmemAllocator {
 
   // MARK: Descriptors of caches
 
-  static var descriptorTableOffset: Int { 3072 }
+  static var descriptorTableOffset: Int { 2816 }
+  /// Pages of the descriptors of all classes.
+  private static var classDescriptorPages: Int { CacheIndex.lastClass / Cache.perPage + 1 }
 
-  /// Finds the word that keeps the address of a page of eight descriptors.
+  /// Finds the word that keeps the address of a page of descriptors.
   func descriptorPage(_ page: Int) -> UnsafeMutablePointer<Atomic<UInt>> {
     (base + Self.descriptorTableOffset + page * 8).assumingMemoryBound(to: Atomic<UInt>.self)
   }
 
   func descriptor(_ cacheIndex: Int) -> UnsafeMutablePointer<Cache>? {
-    let page = descriptorPage(cacheIndex >> 3).pointee.load(ordering: .acquiring)
+    let page = descriptorPage(cacheIndex / Cache.perPage).pointee.load(ordering: .acquiring)
     guard let page = UnsafeMutableRawPointer(bitPattern: page) else { return nil }
-    return (page + (cacheIndex & 7) * Cache.stride).assumingMemoryBound(to: Cache.self)
+    return (page + cacheIndex % Cache.perPage * Cache.stride).assumingMemoryBound(to: Cache.self)
   }
 
   /// Finds the cache of an index, if there is one.
@@ -164,7 +168,8 @@ extension KmemAllocator {
           isAudited: false)))
     let magazines = MagazineSet.create(
       in: memory + Cache.depotOffset, slots: slotsStart(cacheIndex), stride: ByteCount(Self.rowStride),
-      rounds: rounds, fullLimit: fullLimit, machine: state.pointee.machine)
+      rounds: rounds, capacity: magazineCapacity(chunk: chunk), fullLimit: fullLimit,
+      machine: state.pointee.machine)
     let pointer = CachePointer(cache: cache, kmem: self)
     if state.pointee.auditsAll.load(ordering: .relaxed) && pointer.canBeAudited {
       magazines.switchOff { _ in }
@@ -176,10 +181,18 @@ extension KmemAllocator {
 
   func slotsStart(_ cacheIndex: Int) -> UnsafeMutableRawPointer { base + Self.rowsOffset + cacheIndex * 64 }
 
-  /// Chooses the words of a magazine for objects of so many bytes: the more the smaller they are, so that a processor
-  /// keeps less than 30 KiB of a cache. A magazine and its link are a power of two.
-  static func rounds(chunk: Int) -> Int {
-    chunk <= 64 ? 63 : chunk <= 256 ? 31 : chunk <= 1024 ? 15 : chunk <= 4096 ? 7 : 3
+  /// Chooses how many words a magazine for objects of so many bytes can hold: the more the smaller they are. A magazine
+  /// and its link are a power of two.
+  static func rounds(chunk: Int) -> Int { chunk <= 256 ? 63 : chunk <= 4096 ? 31 : 7 }
+
+  /// Chooses to how many words processors fill magazines: at first 8 KiB of objects. A cache that is used much goes up to
+  /// a share of memory that leaves enough of it for the others, and for other processors.
+  private func magazineCapacity(chunk: Int) -> ClosedRange<Int> {
+    let rounds = Self.rounds(chunk: chunk)
+    let first = max(1, min(rounds, 8192 / chunk))
+    let share =
+      Int(state.pointee.physical.total.bytes.rawValue) / (512 * 2 * state.pointee.machine.processorCount)
+    return first...max(first, min(rounds, share / chunk))
   }
 
   // MARK: Memory for kmem's own tables

@@ -41,23 +41,39 @@ extension KmemAllocator {
 
   /// Carries out a request of the class at a counter offset.
   func allocate(_ request: AllocationRequest, at offset: Int) -> UnsafeMutableRawPointer? {
-    if offset == CacheIndex.large * 16 { return allocateLarge(request, .no) }
+    if offset == CacheIndex.large * 16 {
+      return allocateAboveAPage(request) ?? allocateLarge(request, .no)
+    }
     // A size of zero is served like a size of one.
     let cacheIndex = max(offset >> 4, CacheIndex.firstClass)
     guard let cache = cache(at: cacheIndex) else {
       reportDestroyed(cacheIndex)
       return nil
     }
+    if let object = allocate(request, from: cache) { return object }
+    cache.cache.pointee.failed.add(1, ordering: .relaxed)
+    recordRefusal(request)
+    return nil
+  }
+
+  /// Allocates an object of a class above a page; nil when no class is that large, or physical memory has no run for
+  /// its slab.
+  func allocateAboveAPage(_ request: AllocationRequest) -> UnsafeMutableRawPointer? {
+    guard let cacheIndex = SizeClasses.cacheIndexAboveAPage(request.size), let cache = cache(at: cacheIndex)
+    else { return nil }
+    return allocate(request, from: cache)
+  }
+
+  /// Allocates an object past the fast path, and counts it. Nil when the cache gets no slab, even after all caches
+  /// released what they keep free.
+  private func allocate(
+    _ request: AllocationRequest, from cache: CachePointer
+  ) -> UnsafeMutableRawPointer? {
     var object = cache.allocate(request)
     if object == nil && request.priority != .interrupt && reclaim() > .zero {
       object = cache.allocate(request)
     }
-    guard let object else {
-      cache.cache.pointee.failed.add(1, ordering: .relaxed)
-      recordRefusal(request)
-      return nil
-    }
-    request.type.countAllocation(cacheIndex)
+    if object != nil { request.type.countAllocation(cache.cacheIndex) }
     return object
   }
 
@@ -65,9 +81,15 @@ extension KmemAllocator {
   func freeSlow(_ object: UnsafeMutableRawPointer, _ offset: Int, _ size: UInt64, _ type: MemoryType) {
     let request = FreeRequest(
       object: object, size: size, type: type, site: CallSite(codeAddress: cp_return_address()))
-    if offset == CacheIndex.large * 16 { return freeLarge(request, type) }
-    let cacheIndex = max(offset >> 4, CacheIndex.firstClass)
-    guard let found = locate(VirtualAddress(object)) else { return reportForeign(request) }
+    let location = locate(VirtualAddress(object))
+    var cacheIndex = max(offset >> 4, CacheIndex.firstClass)
+    if cacheIndex == CacheIndex.large {
+      guard location != nil, let aboveAPage = SizeClasses.cacheIndexAboveAPage(size) else {
+        return freeLarge(request, type)
+      }
+      cacheIndex = aboveAPage
+    }
+    guard let found = location else { return reportForeign(request) }
     if let mistake = found.mistake(cacheIndex) {
       return report(mistake.kind, mistake.what, found, request)
     }

@@ -6,7 +6,7 @@
 // depot, or free in its slab. A slab is 1, 2, 4 or 8 contiguous frames of the direct map, and the records of these
 // frames hold its state (Slab.swift). So a pointer leads to its slab, and the slab to its cache, without a search.
 // Magazines and the larger tables of slabs lie in frames where no caller has memory (OwnMemory.swift); kmem checks them
-// on its slow paths. Requests up to 4096 bytes go to one of 29 size classes (SizeClasses.swift). A larger request gets
+// on its slow paths. Requests up to 10880 bytes go to one of 39 size classes (SizeClasses.swift). A larger request gets
 // whole pages with an address of their own (Large.swift). Each processor has one row of magazine slots, a cache line
 // for each cache. Each type has a row of counters for each processor (MemoryType.swift).
 //
@@ -24,10 +24,10 @@
 // does not see an overwritten link from one magazine of a depot to the next. Nor does it see a word that now names
 // another object out of its slab, or a map in which as many bits were set as cleared.
 //
-// KEPT FREE: each cache keeps one or two free slabs and up to 32 KiB in full magazines. A cache that needs more uses
-// two shared allowances, each a 64th of all slabs (at least 128 KiB). So a burst of requests finds its own frames again,
-// and kmem holds only a few hundredths more than is used. A request that would fail, and a drain, end both allowances.
-// A trim releases the memory that was not needed since the last one (Trimming.swift).
+// KEPT FREE: each cache keeps one or two free slabs and up to 32 KiB in magazines of its depot. A cache that needs more
+// uses two shared allowances of at least 128 KiB: a 128th of all slabs as free slabs, a 32nd in magazines. So a burst of
+// requests finds its own frames again, and kmem holds only a few hundredths more than is used. A request that would fail,
+// and a drain, end both allowances. A trim releases the memory that was not needed since the last one (Trimming.swift).
 //
 // INVARIANTS, each checked by `checkInvariants`
 //
@@ -115,55 +115,59 @@ import Synchronization
 
   @inlinable static var rowsOffset: Int { 4096 }
   @inlinable static var rowStride: Int { 8192 }
-  @inlinable static var classTableOffset: Int { 3840 }
+  /// Two bytes for each eight bytes of a size: the offset of its class's counters. The last one is for all larger sizes.
+  @inlinable static var classTableOffset: Int { 3056 }
+  @inlinable static var largestInTable: UInt64 { 4096 }
 
-  /// Computes the offset of the counters of the class that serves `size`: its cache index times 16. Address arithmetic
-  /// reaches the counters with it directly, and the slots by the processor's factor of four.
+  /// Computes the offset of the counters of the class that serves `size`: its cache index times 16.
+  ///
+  /// A branch on the size would be a coin toss for a caller of mixed sizes, so a table answers for all of them.
   @inlinable @inline(__always) func counterOffset(_ size: UInt64) -> Int {
-    if size <= 64 { return Int((size &* 2 &+ 14) & ~15) }
-    guard size <= 4096 else { return CacheIndex.large &* 16 }
-    let line = Int((size &+ 63) >> 6)
-    return Int((base + Self.classTableOffset).assumingMemoryBound(to: UInt16.self)[line])
+    if cp_is_constant(size) && size <= 64 { return Int((size &* 2 &+ 14) & ~15) }
+    let step = Int((min(size, Self.largestInTable &+ 1) &+ 7) &>> 3)
+    return Int((base + Self.classTableOffset).assumingMemoryBound(to: UInt16.self)[step])
   }
   func cacheIndex(_ size: UInt64) -> Int { counterOffset(size) >> 4 }
 
-  @inlinable @inline(__always)
-  func slot(_ processor: Int, _ offset: Int) -> UnsafeMutablePointer<MagazineSlot> {
-    let row = base + (processor &* Self.rowStride &+ Self.rowsOffset)
-    return (row + offset &* 4).assumingMemoryBound(to: MagazineSlot.self)
+  /// Adds a processor's row to the offset of counters. Four times the sum leads to the slot: one address for both.
+  @inlinable @inline(__always) static func place(_ processor: Int, _ offset: Int) -> Int {
+    processor &* MemoryType.stride &+ offset
+  }
+  @inlinable @inline(__always) func slot(at place: Int) -> UnsafeMutablePointer<MagazineSlot> {
+    (base + (place &* 4 &+ Self.rowsOffset)).assumingMemoryBound(to: MagazineSlot.self)
   }
 
   /// Pops the object that this processor freed last; nil when its loaded magazine has none.
   @inlinable @inline(__always) func popObject(_ offset: Int, _ type: MemoryType) -> UnsafeMutableRawPointer? {
     let interrupts = cp_interrupts_disable()
-    let processor = Int(cp_processor_index())
-    guard let word = slot(processor, offset).pointee.pop() else {
+    let place = Self.place(Int(cp_processor_index()), offset)
+    guard let word = slot(at: place).pointee.pop() else {
       cp_interrupts_restore(interrupts)
       return nil
     }
-    type.counters(processor, at: offset).pointee.allocations.add()
+    type.counters(at: place).pointee.allocations.add()
     cp_interrupts_restore(interrupts)
-    return UnsafeMutableRawPointer(bitPattern: word)
+    return UnsafeMutableRawPointer(bitPattern: word).unsafelyUnwrapped
   }
 
   /// Pushes an object on the loaded magazine. Answers false when that is full, or has the object on top already.
   @inlinable @inline(__always)
   func pushObject(_ object: UnsafeMutableRawPointer, _ offset: Int, _ type: MemoryType) -> Bool {
     let interrupts = cp_interrupts_disable()
-    let processor = Int(cp_processor_index())
-    guard slot(processor, offset).pointee.pushUnlessOnTop(UInt(bitPattern: object)) else {
+    let place = Self.place(Int(cp_processor_index()), offset)
+    guard slot(at: place).pointee.pushUnlessOnTop(UInt(bitPattern: object)) else {
       cp_interrupts_restore(interrupts)
       return false
     }
-    type.counters(processor, at: offset).pointee.frees.add()
+    type.counters(at: place).pointee.frees.add()
     cp_interrupts_restore(interrupts)
     return true
   }
 
   /// Allocates `size` bytes of unknown contents, counted under `type`; nil when there is no memory.
   ///
-  /// Aligned to 8 bytes; to a cache line from 64 bytes on; to a page from 4096 on; a power of two below
-  /// 64 to itself. About 25 instructions when this processor has an object of the class.
+  /// Aligned to 8 bytes; to a cache line from 64 bytes on; to a page for a multiple of pages and above 10880 bytes; a power
+  /// of two below 64 to itself. About 25 instructions when this processor has an object of the class; up to a page only.
   @inline(always)
   public func alloc(
     _ size: ByteCount, type: MemoryType, priority: AllocationPriority = .normal

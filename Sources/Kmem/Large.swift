@@ -45,7 +45,9 @@ extension KmemAllocator {
   {
     let request = AllocationRequest(
       size: size, type: type, priority: priority, site: CallSite(codeAddress: cp_return_address()))
-    return allocateLarge(request, .yes)
+    guard let object = allocateAboveAPage(request) else { return allocateLarge(request, .yes) }
+    object.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size))
+    return object
   }
 
   /// The first size that no address space has.

@@ -19,14 +19,12 @@ import Synchronization
   @inlinable static var stride: Int { 2048 }
   @inlinable static var countersOffset: Int { 64 }
 
-  /// Finds a pair of counters by sixteen times the cache index.
-  @inlinable @inline(__always)
-  func counters(_ processor: Int, at counterOffset: Int) -> UnsafeMutablePointer<TypeCounters> {
-    let offset = processor &* Self.stride &+ counterOffset &+ Self.countersOffset
-    return (row + offset).assumingMemoryBound(to: TypeCounters.self)
+  /// Finds a pair of counters by its place: the processor's row and sixteen times the cache index.
+  @inlinable @inline(__always) func counters(at place: Int) -> UnsafeMutablePointer<TypeCounters> {
+    (row + (place &+ Self.countersOffset)).assumingMemoryBound(to: TypeCounters.self)
   }
   func counters(_ processor: Int, _ cacheIndex: Int) -> UnsafeMutablePointer<TypeCounters> {
-    counters(processor, at: cacheIndex * 16)
+    counters(at: KmemAllocator.place(processor, cacheIndex * 16))
   }
 
   var header: UnsafeMutablePointer<TypeHeader> { row.assumingMemoryBound(to: TypeHeader.self) }

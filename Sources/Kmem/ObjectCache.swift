@@ -89,7 +89,7 @@ extension KmemAllocator {
   /// hooks with no lock held, with `context` first; they must not use this cache.
   ///
   /// Throws `.badConstraint` for a size of zero or an alignment above a page, `.tooLarge`,
-  /// `.tooManyCaches` (90 fit), `.noMemory`; nothing has changed then.
+  /// `.tooManyCaches` (80 fit), `.noMemory`; nothing has changed then.
   public func createCache(
     name: ShortName, size: ByteCount, alignment: Alignment = .byte, constructor: ObjectHook? = nil,
     destructor: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
@@ -212,10 +212,10 @@ extension KmemAllocator {
   /// Allocates the page of descriptors for this index, unless it exists.
   private func prepareDescriptor(_ cacheIndex: Int) -> Bool {
     if descriptor(cacheIndex) != nil { return true }
-    guard let page = carve(ByteCount(Cache.perPage * Cache.stride), priority: .normal) else { return false }
+    guard let page = carve(ByteCount(Page.size), priority: .normal) else { return false }
     page.initializeMemory(as: UInt8.self, repeating: 0, count: Cache.perPage * Cache.stride)
     // If another processor was first, its page serves, and this one is lost.
-    _ = descriptorPage(cacheIndex >> 3).pointee.compareExchange(
+    _ = descriptorPage(cacheIndex / Cache.perPage).pointee.compareExchange(
       expected: 0, desired: UInt(bitPattern: page), ordering: .releasing)
     return true
   }

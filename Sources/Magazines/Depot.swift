@@ -1,13 +1,19 @@
 // The depot: magazines that no processor has at the moment, by how full they are.
 
 import MemoryPrimitives
+import Synchronization
 
 /// The state that all processors share, behind the handle `MagazineSet`.
 @usableFromInline struct Depot: ~Copyable {
   let lists: Locked<DepotLists>
   @usableFromInline let slots: UnsafeMutableRawPointer
   @usableFromInline let stride: Int
+  /// Words that fit into a magazine.
   let rounds: Int
+  /// Words to which processors fill a magazine at the moment: from `leastCapacity` to `mostCapacity`.
+  let capacity: Atomic<Int>
+  let leastCapacity: Int16
+  let mostCapacity: Int16
   let machine: Machine
 }
 
@@ -18,13 +24,14 @@ struct DepotLists {
   var empty = MagazineList()
   /// Magazines in lists and slots together.
   var total = 0
-  var isOn = true
-  /// Full magazines that the depot keeps at most.
+  /// Magazines with words that the depot keeps at most.
   var fullLimit: Int
-  /// The fewest full magazines that it had since the last trim.
-  var fewestFull = 0
-  /// The fewest empty magazines that it had since the last trim.
+  /// The fewest magazines with words, and the fewest empty ones, that it had since the last trim.
+  var fewestStocked = 0
   var fewestEmpty = 0
+  var isOn = true
+  /// Exchanges, refills and spills of all processors until the last trim.
+  var eventsAtTrim: UInt64 = 0
 
   init(fullLimit: Int) { self.fullLimit = fullLimit }
 
@@ -50,10 +57,15 @@ struct DepotLists {
     UInt(bitPattern: words) &* 0x9e37_79b9_7f4a_7c15
   }
 
-  mutating func popFull() -> UnsafeMutablePointer<UInt>? {
-    let words = full.pop()
-    fewestFull = min(fewestFull, full.count)
-    return words
+  /// Magazines with words.
+  var stocked: Int { full.count + partial.count }
+
+  /// Pops a magazine with words, a full one first.
+  mutating func popStocked() -> StockedMagazine? {
+    let isFull = full.count > 0
+    guard let words = isFull ? full.pop() : partial.pop() else { return nil }
+    fewestStocked = min(fewestStocked, stocked)
+    return StockedMagazine(words: words, isFull: isFull)
   }
 
   mutating func popEmpty() -> UnsafeMutablePointer<UInt>? {
@@ -67,6 +79,22 @@ struct DepotLists {
     if index < full.count { return UnsafeBufferPointer(start: full.at(index), count: capacity) }
     guard index - full.count < partial.count, let words = partial.at(index - full.count) else { return nil }
     return UnsafeBufferPointer(start: words, count: Self.partialRounds(words, capacity: capacity) ?? 0)
+  }
+}
+
+/// A magazine with words that the depot had.
+struct StockedMagazine {
+  let words: UnsafeMutablePointer<UInt>
+  let isFull: Bool
+
+  /// Counts the words, for an owner that gets them. If a stray write changed the number of a partly filled magazine, it
+  /// is unknown which words that had. The owner then gets only the address of the number, to report it, and not the
+  /// value written there, which may be a word that is in use.
+  func countWords(capacity: Int) -> Int {
+    if isFull { return capacity }
+    if let rounds = DepotLists.partialRounds(words, capacity: capacity) { return rounds }
+    words[0] = UInt(bitPattern: words + capacity - 1)
+    return 1
   }
 }
 

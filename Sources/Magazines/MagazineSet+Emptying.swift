@@ -2,6 +2,7 @@
 
 import CPlatform
 import MemoryPrimitives
+import Synchronization
 
 extension MagazineSet {
   /// Removes every word from every processor's magazines and the depot, and passes each to `body`, which runs with
@@ -18,64 +19,38 @@ extension MagazineSet {
 
   /// Does the depot's part of `drain`: the processors keep their words, and none is asked.
   package func drainDepot(_ body: (UInt) -> Void) {
-    while true {
-      var count = 0
-      let rounds = state.pointee.rounds
-      let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
-        if let words = lists.popFull() {
-          count = rounds
-          return words
-        }
-        if let words = lists.partial.pop() {
-          count = prepare(words)
-          return words
-        }
-        return nil
-      }
-      guard let words else { return }
-      for i in 0..<count { body(words[i]) }
-      state.pointee.lists.withLock { $0.empty.push(words) }
-    }
+    while let stocked = state.pointee.lists.withLock({ $0.popStocked() }) { empty(stocked, body) }
   }
 
-  /// Counts the words of a partly filled magazine that a drain passes on. If a stray write changed that number, it is
-  /// unknown which words the magazine had. The drain then passes on only the address of the number, for the owner to
-  /// report. It does not pass on the value written there, which may be a word that is in use.
-  private func prepare(_ words: UnsafeMutablePointer<UInt>) -> Int {
-    let last = state.pointee.rounds - 1
-    if let rounds = DepotLists.partialRounds(words, capacity: last + 1) { return rounds }
-    words[0] = UInt(bitPattern: words + last)
-    return 1
+  /// Passes the words of a magazine to `body`, and returns it to the depot.
+  private func empty(_ stocked: StockedMagazine, _ body: (UInt) -> Void) {
+    for i in 0..<stocked.countWords(capacity: state.pointee.rounds) { body(stocked.words[i]) }
+    state.pointee.lists.withLock { $0.empty.push(stocked.words) }
   }
 
-  /// Passes to `body`, as `drain` does, the words of full magazines that were not needed since the last trim. Their number
-  /// is the fewest full magazines that the depot had in that time (Bonwick and Adams, 3.1). Partly filled ones, which no
-  /// processor loads, are emptied too. Answers how many were emptied, and how many empty magazines are not needed, these
-  /// included, which `removeEmpty` can remove. The processors are not asked.
+  /// Passes to `body`, as `drain` does, the words of magazines that were not needed since the last trim. Their number
+  /// is the fewest magazines with words that the depot had in that time (Bonwick and Adams, 3.1). Answers how many were
+  /// emptied, and how many empty magazines are not needed, these included, which `removeEmpty` can remove. A set that
+  /// needed neither depot nor owner since then lowers its capacity. The processors are not asked.
   package func trim(_ body: (UInt) -> Void) -> (emptied: Int, spare: Int) {
-    var (full, spare) = state.pointee.lists.withLock { ($0.fewestFull, $0.fewestEmpty) }
+    let events = exchanges &+ refills &+ spills
+    let (unused, fewestEmpty, hadEvents) = state.pointee.lists.withLock { lists in
+      defer { lists.eventsAtTrim = events }
+      return (lists.fewestStocked, lists.fewestEmpty, lists.eventsAtTrim != events)
+    }
+    if !hadEvents {
+      state.pointee.capacity.store(max(Int(state.pointee.leastCapacity), capacity / 2), ordering: .relaxed)
+    }
     var emptied = 0
-    while true {
-      var count = state.pointee.rounds
-      let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
-        if let words = lists.partial.pop() {
-          count = prepare(words)
-          return words
-        }
-        full -= 1
-        return full < 0 ? nil : lists.popFull()
-      }
-      guard let words else { break }
-      for i in 0..<count { body(words[i]) }
-      state.pointee.lists.withLock { $0.empty.push(words) }
+    while emptied < unused, let stocked = state.pointee.lists.withLock({ $0.popStocked() }) {
+      empty(stocked, body)
       emptied += 1
     }
-    spare += emptied
     state.pointee.lists.withLock { lists in
-      lists.fewestFull = lists.full.count
+      lists.fewestStocked = lists.stocked
       lists.fewestEmpty = lists.empty.count
     }
-    return (emptied, spare)
+    return (emptied, fewestEmpty + emptied)
   }
 
   /// Moves this processor's magazines to the depot; its slot has none afterwards. Runs on the processor

@@ -9,22 +9,25 @@ extension MagazineSet {
   package func checkInvariants() -> StaticString? {
     let capacity = state.pointee.rounds
     var found = 0
+    if !(Int(state.pointee.leastCapacity)...Int(state.pointee.mostCapacity)).contains(self.capacity) {
+      return "MG-6: the capacity is outside its limits"
+    }
     for processor in 0..<state.pointee.machine.processorCount {
       let slot = slot(processor)
       let rounds = slot.pointee.rounds
       if slot.pointee.capacity == 0 {
         if rounds != 0 { return "MG-1: a slot without a magazine has rounds" }
       } else {
-        if slot.pointee.capacity != capacity { return "MG-1: a slot's capacity is not its magazine's" }
-        if rounds < 0 || rounds > capacity { return "MG-1: a slot's rounds exceed its magazine" }
+        if slot.pointee.capacity > capacity { return "MG-1: a slot's capacity exceeds its magazine" }
+        if rounds < 0 || rounds > slot.pointee.capacity { return "MG-1: a slot's rounds exceed its capacity" }
         found += 1
       }
       let previous = slot.pointee.previousRounds
       if slot.pointee.previous == nil {
         if previous != 0 { return "MG-2: a slot without a previous magazine has rounds for it" }
       } else {
-        if previous != 0 && previous != capacity {
-          return "MG-2: a previous magazine is neither full nor empty"
+        if previous < 0 || previous > capacity {
+          return "MG-2: a slot's previous rounds exceed their magazine"
         }
         found += 1
       }

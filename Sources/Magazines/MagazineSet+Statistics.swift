@@ -6,8 +6,8 @@ import MemoryPrimitives
 extension MagazineSet {
   /// Magazines that the owner added, in the depot or with processors.
   package var magazineCount: Int { state.pointee.lists.withLock { $0.total } }
-  /// Full magazines in the depot.
-  package var fullCount: Int { state.pointee.lists.withLock { $0.full.count } }
+  /// Magazines with words in the depot.
+  package var stockedCount: Int { state.pointee.lists.withLock { $0.stocked } }
   /// Empty magazines in the depot.
   package var emptyCount: Int { state.pointee.lists.withLock { $0.empty.count } }
   /// Magazines that processors exchanged with the depot.

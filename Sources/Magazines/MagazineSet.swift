@@ -8,25 +8,32 @@
 //
 // A magazine is an array of words. A processor has two of them, *loaded* and *previous*, in its slot (MagazineSlot.swift).
 // It pops from and pushes to the loaded one with interrupts off: no lock, no atomic read-modify-write. When the loaded
-// magazine is empty (full) and the previous one is not, the two change places. So a caller that alternates at the edge of
-// a magazine does not go further. Only then a whole magazine is exchanged at the *depot* (Depot.swift), under its lock.
+// magazine is empty (full) and the previous one has words (space), the two change places. So a caller that alternates at
+// the edge of a magazine does not go further. Only then a magazine is exchanged at the *depot* (Depot.swift), under its
+// lock.
 //
 // A processor without magazines has a slot with rounds = capacity = 0. That is at once empty and full, so both fast
 // paths fall into their slow ones without a test of their own. A processor's first operation, and a depot that is
 // switched off, cost the fast path nothing.
 //
+// CAPACITY: a processor fills a magazine up to the set's capacity, which may be less than the magazine can hold. It
+// follows the working set: each exchange, refill or spill shows that two magazines were not enough, and raises it by half.
+// A trim that finds none of these since the last trim halves it. So a cache that few requests reach keeps few words.
+//
 // INVARIANTS, each checked by `checkInvariants`
 //
-//   MG-1  A slot's loaded magazine has `capacity` rounds, or the slot has none and rounds = capacity = 0.
-//   MG-2  The previous magazine is full or empty: only a full or an empty one becomes the previous one.
-//   MG-3  Each of the depot's lists has as many magazines as it counts. The full list has full ones, the empty list empty
-//         ones. A partly filled one, from a processor that was drained, has its number of rounds, marked, in its last
-//         word. A stray write to that word breaks no invariant: a drain hands it to the owner to report.
+//   MG-1  A slot's loaded magazine has at most `capacity` rounds, and that is at most what it can hold; or the slot has
+//         no magazine and rounds = capacity = 0.
+//   MG-2  The previous magazine has at most as many rounds as it can hold.
+//   MG-3  Each of the depot's lists has as many magazines as it counts. The full list has those that can hold no more,
+//         the empty list empty ones. Any other has its number of rounds, marked, in its last word. A stray write to that
+//         word breaks no invariant: the owner is told where it is, to report it, and gets no word of the magazine.
 //   MG-4  Every magazine that the owner added is in exactly one slot or one list.
 //   MG-5  A depot that is off has all magazines in its empty list, once it has been drained.
+//   MG-6  The set's capacity is between the least and the most that its owner chose.
 //
-// At most `fullLimit` magazines lie full in the depot, except for those that a drain moves there, and those that were
-// there when the limit was lowered.
+// At most `fullLimit` magazines with words lie in the depot, except for those that a drain moves there, and those that
+// were there when the limit was lowered.
 //
 // LOCKS
 //
@@ -48,6 +55,7 @@
 
 import CPlatform
 import MemoryPrimitives
+import Synchronization
 
 /// The result of a push.
 @frozen @usableFromInline package enum PushOutcome: UInt8, Sendable {
@@ -65,8 +73,8 @@ package enum PopOutcome {
   case word(UInt)
   /// Neither this processor nor the depot has a word.
   case empty
-  /// The depot had a full magazine, and the caller rejected it.
-  case rejected(UnsafeMutablePointer<UInt>)
+  /// The depot had a magazine with so many words, and the caller rejected it.
+  case rejected(UnsafeMutablePointer<UInt>, rounds: Int)
 }
 
 /// The result of a refill.
@@ -101,19 +109,22 @@ package enum RefillOutcome {
   /// Makes a set with its depot in `memory` (`size` bytes, aligned to 64), which must stay while the set is in use. The
   /// slot of processor n lies at `slots + n * stride`; this call initializes all of them.
   ///
-  /// The set has no magazine yet: `add` them. `rounds` is the capacity of each, and `fullLimit` the number
-  /// of full ones that the depot keeps.
+  /// The set has no magazine yet: `add` them. `rounds` is how many words each can hold, `capacity` to how many processors
+  /// fill them: at first, and at most. `fullLimit` is the number of magazines with words that the depot keeps.
   package static func create(
     in memory: UnsafeMutableRawPointer, slots: UnsafeMutableRawPointer,
-    stride: ByteCount = ByteCount(MemoryLayout<MagazineSlot>.stride), rounds: Int, fullLimit: Int,
-    machine: Machine
+    stride: ByteCount = ByteCount(MemoryLayout<MagazineSlot>.stride), rounds: Int,
+    capacity: ClosedRange<Int>, fullLimit: Int, machine: Machine
   ) -> Self {
-    precondition(rounds > 0 && MemoryLayout<MagazineSlot>.size == 64)
+    precondition(capacity.lowerBound > 0 && capacity.upperBound <= rounds)
+    precondition(MemoryLayout<MagazineSlot>.size == 64)
     let state = memory.bindMemory(to: Depot.self, capacity: 1)
     state.initialize(
       to: Depot(
         lists: Locked(.kmemDepot, DepotLists(fullLimit: fullLimit)), slots: slots,
-        stride: Int(stride.rawValue), rounds: rounds, machine: machine))
+        stride: Int(stride.rawValue), rounds: rounds, capacity: Atomic(capacity.lowerBound),
+        leastCapacity: Int16(capacity.lowerBound), mostCapacity: Int16(capacity.upperBound), machine: machine)
+    )
     for processor in 0..<machine.processorCount {
       (slots + processor * Int(stride.rawValue)).bindMemory(to: MagazineSlot.self, capacity: 1)
         .initialize(to: MagazineSlot())
@@ -121,8 +132,19 @@ package enum RefillOutcome {
     return Self(at: memory)
   }
 
-  /// Rounds of each magazine.
+  /// Words that each magazine can hold.
   package var rounds: Int { state.pointee.rounds }
+  /// Words to which processors fill a magazine at the moment.
+  package var capacity: Int { state.pointee.capacity.load(ordering: .relaxed) }
+
+  /// Raises the capacity by half, as two magazines were not enough for a processor.
+  private func raiseCapacity() {
+    let capacity = capacity
+    let most = Int(state.pointee.mostCapacity)
+    guard capacity < most else { return }
+    // Two processors at once may count as one; a later exchange raises it again.
+    state.pointee.capacity.store(min(most, capacity + capacity / 2 + 1), ordering: .relaxed)
+  }
 
   @inlinable @inline(__always) var mine: UnsafeMutablePointer<MagazineSlot> {
     slot(Int(cp_processor_index()))
@@ -159,23 +181,25 @@ package enum RefillOutcome {
       // An interrupt may have pushed a word since the caller tried.
       if let word = slot.pointee.pop() { return .word(word) }
       if slot.pointee.previousRounds > 0 {
-        slot.pointee.swap(capacity: state.pointee.rounds)
+        slot.pointee.swap(capacity: capacity)
         return slot.pointee.pop().map { .word($0) } ?? .empty
       }
       let returned = slot.pointee.previous
-      let full = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
-        // When off, the depot only accepts magazines: the drain that switched it off empties its full ones.
-        guard lists.isOn, let full = lists.popFull() else { return nil }
+      let stocked = state.pointee.lists.withLock { lists -> StockedMagazine? in
+        // When off, the depot only accepts magazines: the drain that switched it off empties its other ones.
+        guard lists.isOn, let stocked = lists.popStocked() else { return nil }
         if let returned { lists.empty.push(returned) }
-        return full
+        return stocked
       }
-      guard let full else { return .empty }
-      guard isSound(full, state.pointee.rounds) else {
+      guard let stocked else { return .empty }
+      let rounds = stocked.countWords(capacity: state.pointee.rounds)
+      guard isSound(stocked.words, rounds) else {
         slot.pointee.previous = nil
-        return .rejected(full)
+        return .rejected(stocked.words, rounds: rounds)
       }
+      raiseCapacity()
       slot.pointee.previous = slot.pointee.capacity == 0 ? nil : slot.pointee.loaded
-      slot.pointee.load(full, rounds: state.pointee.rounds, capacity: state.pointee.rounds)
+      slot.pointee.load(stocked.words, rounds: rounds, capacity: max(rounds, capacity))
       slot.pointee.exchanges.add()
       return slot.pointee.pop().map { .word($0) } ?? .empty
     }
@@ -200,7 +224,9 @@ package enum RefillOutcome {
         default: return .noMagazine
         }
       }
-      let capacity = slot.pointee.capacity
+      raiseCapacity()
+      let capacity = max(slot.pointee.capacity, capacity)
+      slot.pointee.capacity = capacity
       // Half, so that a push which follows finds space.
       let count = body(slot.pointee.loaded, (capacity + 1) / 2)
       assert(count >= 0 && count <= capacity)
@@ -226,8 +252,14 @@ package enum RefillOutcome {
     withInterruptsOff {
       let slot = mine
       if slot.pointee.push(word) { return .pushed }
-      if slot.pointee.previous != nil && slot.pointee.previousRounds == 0 {
-        slot.pointee.swap(capacity: state.pointee.rounds)
+      if slot.pointee.previousRounds >= capacity { raiseCapacity() }
+      if slot.pointee.capacity != 0 && slot.pointee.rounds < capacity {
+        slot.pointee.capacity = capacity
+        _ = slot.pointee.push(word)
+        return .pushed
+      }
+      if slot.pointee.previous != nil && slot.pointee.previousRounds < capacity {
+        slot.pointee.swap(capacity: capacity)
         _ = slot.pointee.push(word)
         return .pushed
       }
@@ -245,10 +277,9 @@ package enum RefillOutcome {
     }
   }
 
-  /// Loads an empty magazine from the depot into a slot whose magazines are full or missing; a full previous one goes to
+  /// Loads an empty magazine from the depot into a slot whose magazines are full or missing; the previous one goes to
   /// the depot in exchange. `.pushed` says that the slot has space now.
   private func equip(_ slot: UnsafeMutablePointer<MagazineSlot>) -> PushOutcome {
-    // MG-2: with a loaded magazine that is full and a previous one that is not empty, that is full.
     let returned = slot.pointee.previousRounds > 0 ? slot.pointee.previous : nil
     let fails = state.pointee.machine.failsHere(.magazines)
     var outcome = PushOutcome.pushed
@@ -257,7 +288,7 @@ package enum RefillOutcome {
         outcome = .off
         return nil
       }
-      guard returned == nil || lists.full.count < lists.fullLimit else {
+      guard returned == nil || lists.stocked < lists.fullLimit else {
         outcome = .full
         return nil
       }
@@ -265,7 +296,9 @@ package enum RefillOutcome {
         outcome = .noMagazine
         return nil
       }
-      if let returned { lists.full.push(returned) }
+      if let returned {
+        lists.push(returned, rounds: slot.pointee.previousRounds, capacity: state.pointee.rounds)
+      }
       return empty
     }
     guard let empty else { return outcome }
@@ -273,7 +306,7 @@ package enum RefillOutcome {
       slot.pointee.previous = slot.pointee.loaded
       slot.pointee.previousRounds = slot.pointee.rounds
     }
-    slot.pointee.load(empty, rounds: 0, capacity: state.pointee.rounds)
+    slot.pointee.load(empty, rounds: 0, capacity: capacity)
     slot.pointee.exchanges.add()
     return .pushed
   }

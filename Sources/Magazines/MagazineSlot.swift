@@ -58,10 +58,10 @@ import MemoryPrimitives
   }
 
   /// Loads the previous magazine, which the slot has; the loaded one, if any, becomes the previous one.
-  mutating func swap(capacity full: Int) {
+  mutating func swap(capacity current: Int) {
     let (words, count) = (loaded, rounds)
     let hadLoaded = capacity != 0
-    load(previous.unsafelyUnwrapped, rounds: previousRounds, capacity: full)
+    load(previous.unsafelyUnwrapped, rounds: previousRounds, capacity: max(previousRounds, current))
     previous = hadLoaded ? words : nil
     previousRounds = count
   }

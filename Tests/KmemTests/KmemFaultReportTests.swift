@@ -49,7 +49,7 @@ final class KmemFaultReportTests: XCTestCase {
     XCTAssertEqual(sameClass.expected, 60)
     XCTAssertEqual(sameClass.type, ShortName("test"))
     _ = expect(rig, [.wrongSize]) { rig.kmem.free(object, size: ByteCount(100), type: type) }
-    _ = expect(rig, [.wrongSize]) { rig.kmem.free(object, size: ByteCount(5000), type: type) }
+    _ = expect(rig, [.wrongSize]) { rig.kmem.free(object, size: ByteCount(15000), type: type) }
     let wrongType = expect(rig, [.wrongType]) { rig.kmem.free(object, size: ByteCount(60), type: other) }!
     XCTAssertEqual(wrongType.type, ShortName("test"))
     rig.kmem.free(object, size: ByteCount(60), type: type)
@@ -80,12 +80,12 @@ final class KmemFaultReportTests: XCTestCase {
       _ = expect(rig, [.foreignPointer]) { free(rig.host.machine.directMap.pointer(to: frame), 60) }
       rig.physical.free(frame, BlockOrder(0))
       _ = expect(rig, [.foreignPointer]) { free(rig.host.machine.directMap.pointer(to: frame), 60) }
-      _ = expect(rig, [.notAllocated]) { free(UnsafeMutableRawPointer(bitPattern: 0x1234_5000)!, 5000) }
-      let large = rig.kmem.alloc(ByteCount(5000), type: type)!
+      _ = expect(rig, [.notAllocated]) { free(UnsafeMutableRawPointer(bitPattern: 0x1234_5000)!, 15000) }
+      let large = rig.kmem.alloc(ByteCount(15000), type: type)!
       _ = expect(rig, [.wrongSize]) { free(large, 50000) }
       _ = expect(rig, [.foreignPointer]) { free(large, 50) }
-      rig.kmem.free(large, size: ByteCount(5000), type: type)
-      _ = expect(rig, [.notAllocated]) { free(large, 5000) }
+      rig.kmem.free(large, size: ByteCount(15000), type: type)
+      _ = expect(rig, [.notAllocated]) { free(large, 15000) }
       rig.kmem.free(object, size: ByteCount(60), type: type)
       rig.expectEmpty()
     }

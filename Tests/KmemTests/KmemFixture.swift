@@ -101,7 +101,8 @@ struct LiveObject {
   var cache: ObjectCache?
   var stamp: UInt8
 
-  var isLarge: Bool { cache == nil && size > 4096 }
+  /// Whether `FakeLargePages` allocated it: an address without memory.
+  var isLarge: Bool { UInt64(UInt(bitPattern: pointer)) >= 0xffff_c000_0000_0000 }
 
   func fill() {
     guard !isLarge else { return }

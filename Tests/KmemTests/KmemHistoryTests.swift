@@ -252,7 +252,7 @@ final class KmemHistoryTests: XCTestCase {
     for auditing in [Auditing.off, .on] {
       rig.kmem.setAudit(auditing)
       for priority in [AllocationPriority.normal, .interrupt] {
-        for size in [1, 64, 100, 1152, 4096, 10000] {
+        for size in [1, 64, 100, 1152, 4096, 10000, 20000] {
           count(
             failEach(rig, "alloc \(size)") {
               guard let object = rig.kmem.alloc(ByteCount(size), type: type, priority: priority) else {

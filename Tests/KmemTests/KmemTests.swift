@@ -228,31 +228,77 @@ final class KmemTests: XCTestCase {
 
   func testEverySizeFindsTheSmallestClassThatHoldsIt() throws {
     let rig = try KmemFixture()
-    for size in 1...4096 {
-      let cacheIndex = rig.kmem.cacheIndex(UInt64(size))
+    for size in 1...10880 {
+      let cacheIndex =
+        size <= 4096
+        ? rig.kmem.cacheIndex(UInt64(size)) : try XCTUnwrap(SizeClasses.cacheIndexAboveAPage(UInt64(size)))
       XCTAssertGreaterThanOrEqual(SizeClasses.size(cacheIndex), size)
       if cacheIndex > 1 { XCTAssertLessThan(SizeClasses.size(cacheIndex - 1), size) }
     }
     XCTAssertEqual(rig.kmem.cacheIndex(0), CacheIndex.failed)
     XCTAssertEqual(rig.kmem.cacheIndex(4097), CacheIndex.large)
-    XCTAssertEqual(rig.kmem.cacheIndex(.max), CacheIndex.large)
+    for size in [10880, UInt64(1) << 40, .max - 7, .max] {
+      XCTAssertEqual(rig.kmem.cacheIndex(size), CacheIndex.large, "\(size)")
+    }
+    XCTAssertNil(SizeClasses.cacheIndexAboveAPage(10881))
+    XCTAssertNil(SizeClasses.cacheIndexAboveAPage(.max))
     XCTAssertEqual(SizeClasses.name(1), ShortName("kmem-8"))
-    XCTAssertEqual(SizeClasses.name(29), ShortName("kmem-4096"))
+    XCTAssertEqual(SizeClasses.name(34), ShortName("kmem-4096"))
+    XCTAssertEqual(SizeClasses.name(CacheIndex.lastClass), ShortName("kmem-10880"))
     XCTAssertEqual(MemoryLayout<AuditEntry>.size, 16)
   }
 
   func testObjectsAreAlignedAsTheirSizeAsks() throws {
     let rig = try KmemFixture(frames: 4096)
-    for size in [0, 1, 8, 16, 24, 32, 40, 64, 65, 100, 128, 192, 500, 1000, 2048, 2049, 4095, 4096] {
+    let sizes = [
+      0, 1, 8, 16, 24, 32, 40, 64, 65, 100, 128, 192, 500, 1000, 2048, 2049, 4095, 4096, 4097, 8191, 8192,
+      8328,
+      10880, 12288,
+    ]
+    for size in sizes {
       for _ in 0..<10 {
         let object = rig.kmem.alloc(ByteCount(size), type: rig.type())!
         let address = UInt(bitPattern: object)
         XCTAssertEqual(address % 8, 0)
         if size >= 64 { XCTAssertEqual(address % 64, 0, "\(size)") }
-        if size == 4096 { XCTAssertEqual(address % 4096, 0) }
+        if size > 0 && size % 4096 == 0 { XCTAssertEqual(address % 4096, 0, "\(size)") }
         if size > 0 && size < 64 && size & (size - 1) == 0 { XCTAssertEqual(address % UInt(size), 0) }
       }
     }
+    rig.check()
+  }
+
+  /// A size just above a page comes from a slab. Where no run is free, it comes from pages with an address of their
+  /// own; a free tells the two apart.
+  func testSizesJustAboveAPageAreServedFromSlabsAndWithoutARunFromPages() throws {
+    let rig = try KmemFixture(frames: 512)
+    let type = rig.type()
+    let fromSlab = try XCTUnwrap(rig.kmem.zalloc(ByteCount(8328), type: type))
+    XCTAssertEqual(rig.kmem.whatIs(VirtualAddress(fromSlab))?.cache, ShortName("kmem-10880"))
+    XCTAssertEqual(rig.kmem.describe(type).bytes, ByteCount(10880))
+    for i in 0..<8328 { XCTAssertEqual(fromSlab.load(fromByteOffset: i, as: UInt8.self), 0) }
+    // Every second frame in use, and the slab's objects too: no two frames lie side by side.
+    var frames: [FrameNumber] = []
+    while let frame = try? rig.physical.allocate(BlockOrder(0), role: .wired, priority: .normal) {
+      frames.append(frame)
+    }
+    frames.sort { $0.rawValue < $1.rawValue }
+    for frame in frames where frame.rawValue % 2 == 0 { rig.physical.free(frame, BlockOrder(0)) }
+    var all = [fromSlab]
+    while rig.large.live.isEmpty { all.append(try XCTUnwrap(rig.kmem.alloc(ByteCount(8328), type: type))) }
+    let fromPages = all.removeLast()
+    XCTAssertEqual(rig.large.live[UInt64(UInt(bitPattern: fromPages))], 3)
+    XCTAssertEqual(rig.kmem.describe(type).failed, 0)
+    rig.check()
+    rig.kmem.free(fromPages, size: ByteCount(8328), type: type)
+    XCTAssertTrue(rig.large.live.isEmpty)
+    // Where neither has anything, the request is one refusal.
+    rig.large.left = 0
+    XCTAssertNil(rig.kmem.alloc(ByteCount(8328), type: type))
+    XCTAssertEqual(rig.kmem.describe(type).failed, 1)
+    for object in all { rig.kmem.free(object, size: ByteCount(8328), type: type) }
+    XCTAssertEqual(rig.kmem.describe(type).bytes, .zero)
+    XCTAssertEqual(rig.kmem.describe(type).inUse, 0)
     rig.check()
   }
 
@@ -294,14 +340,14 @@ final class KmemTests: XCTestCase {
   func testLargeRequestsTakeWholePagesAndCountThem() throws {
     let rig = try KmemFixture()
     let type = rig.type()
-    let object = rig.kmem.zalloc(ByteCount(10000), type: type)!
-    XCTAssertEqual(rig.large.live[UInt64(UInt(bitPattern: object))], 3)
-    XCTAssertEqual(rig.kmem.describe(type).bytes, ByteCount(3 * 4096))
+    let object = rig.kmem.zalloc(ByteCount(15000), type: type)!
+    XCTAssertEqual(rig.large.live[UInt64(UInt(bitPattern: object))], 4)
+    XCTAssertEqual(rig.kmem.describe(type).bytes, ByteCount(4 * 4096))
     XCTAssertEqual(rig.kmem.describe(type).inUse, 1)
     XCTAssertNil(rig.kmem.alloc(ByteCount(UInt64.max), type: type))
     XCTAssertNil(rig.kmem.alloc(ByteCount(4096 * 1001), type: type))
     XCTAssertEqual(rig.kmem.describe(type).failed, 2)
-    rig.kmem.free(object, size: ByteCount(9000), type: type)
+    rig.kmem.free(object, size: ByteCount(13000), type: type)
     XCTAssertTrue(rig.large.live.isEmpty)
     XCTAssertEqual(rig.kmem.describe(type).bytes, .zero)
     XCTAssertEqual(rig.kmem.describe(type).requests, 1)
@@ -391,7 +437,7 @@ final class KmemTests: XCTestCase {
     while let cache = try? rig.kmem.createCache(name: ShortName("many"), size: ByteCount(50)) {
       caches.append(cache)
     }
-    XCTAssertEqual(caches.count, 90)
+    XCTAssertEqual(caches.count, 80)
     XCTAssertThrowsError(try rig.kmem.createCache(name: ShortName("more"), size: ByteCount(50))) {
       XCTAssertEqual($0 as? KmemError, .tooManyCaches)
     }
@@ -571,7 +617,7 @@ final class KmemTests: XCTestCase {
     let rig = try KmemFixture()
     let (a, b) = (rig.type("a"), rig.type("b"))
     let object = rig.kmem.alloc(ByteCount(60), type: a)!
-    let large = rig.kmem.alloc(ByteCount(8192), type: a)!
+    let large = rig.kmem.alloc(ByteCount(16384), type: a)!
     let (used, held) = (rig.kmem.usedBytes, rig.kmem.heldBytes)
     let requests = rig.kmem.requests
     rig.kmem.countContiguous(a, PageCount(512))
@@ -580,7 +626,7 @@ final class KmemTests: XCTestCase {
     XCTAssertEqual(figures.inUse, 4)
     XCTAssertEqual(figures.requests, 4)
     XCTAssertEqual(figures.failed, 0)
-    XCTAssertEqual(figures.bytes, ByteCount(64 + 8192 + 515 * 4096))
+    XCTAssertEqual(figures.bytes, ByteCount(64 + 16384 + 515 * 4096))
     XCTAssertEqual(rig.kmem.contiguous(a).requests, 2)
     XCTAssertEqual(rig.kmem.contiguous(a).pages, PageCount(515))
     XCTAssertEqual(rig.kmem.contiguousBytes, ByteCount(515 * 4096))
@@ -595,11 +641,11 @@ final class KmemTests: XCTestCase {
     XCTAssertTrue(rig.kmem.uncountContiguous(a, PageCount(512)))
     figures = rig.kmem.describe(a)
     XCTAssertEqual([figures.inUse, figures.requests], [3, 4])
-    XCTAssertEqual(figures.bytes, ByteCount(64 + 8192 + 3 * 4096))
+    XCTAssertEqual(figures.bytes, ByteCount(64 + 16384 + 3 * 4096))
     XCTAssertEqual(rig.kmem.describe(b).requests, 0)
     XCTAssertTrue(rig.kmem.uncountContiguous(a, PageCount(3)))
     rig.kmem.free(object, size: ByteCount(60), type: a)
-    rig.kmem.free(large, size: ByteCount(8192), type: a)
+    rig.kmem.free(large, size: ByteCount(16384), type: a)
     XCTAssertEqual(rig.kmem.describe(a).bytes, .zero)
     rig.expectEmpty()
   }

@@ -13,14 +13,18 @@ final class MagazinesFixture {
   let magazines: MagazineSet
   private var blocks: [UnsafeMutableRawPointer] = []
 
-  init(processors: Int = 1, rounds: Int = 4, fullLimit: Int = 3, given: Int = 0) {
+  init(
+    processors: Int = 1, rounds: Int = 4, capacity: ClosedRange<Int>? = nil, fullLimit: Int = 3,
+    given: Int = 0
+  ) {
     host = SimulatedMachine(memory: .mebibytes(1), processors: processors)
     let depot = UnsafeMutableRawPointer.allocate(byteCount: Int(MagazineSet.size.rawValue), alignment: 64)
     let slots = UnsafeMutableRawPointer.allocate(
       byteCount: Int(MagazineSet.slotsSize(processors: processors).rawValue), alignment: 64)
     blocks = [depot, slots]
     magazines = MagazineSet.create(
-      in: depot, slots: slots, rounds: rounds, fullLimit: fullLimit, machine: host.machine)
+      in: depot, slots: slots, rounds: rounds, capacity: capacity ?? rounds...rounds, fullLimit: fullLimit,
+      machine: host.machine)
     for _ in 0..<given { addMagazine() }
   }
 
@@ -49,7 +53,7 @@ final class MagazinesTests: XCTestCase {
   func testAMagazineThatItsOwnerRejectsGoesToTheOwner() throws {
     let bench = MagazinesFixture(given: 6)
     for word in UInt(1)...16 { XCTAssertEqual(bench.magazines.push(word), .pushed) }
-    XCTAssertEqual(bench.magazines.fullCount, 2)
+    XCTAssertEqual(bench.magazines.stockedCount, 2)
     for _ in 0..<8 { XCTAssertNotNil(bench.magazines.pop()) }
     let held = bench.held()
     var seen: [[UInt]] = []
@@ -57,7 +61,7 @@ final class MagazinesTests: XCTestCase {
       seen.append(Array(UnsafeBufferPointer(start: $0, count: $1)))
       return false
     })
-    guard case .rejected(let magazine) = outcome else { return XCTFail("\(outcome)") }
+    guard case .rejected(let magazine, rounds: 4) = outcome else { return XCTFail("\(outcome)") }
     let rejected = (0..<4).map { magazine[$0] }
     XCTAssertEqual(seen, [rejected])
     bench.magazines.returnEmpty(magazine)
@@ -180,7 +184,7 @@ final class MagazinesTests: XCTestCase {
   func testATrimRemovesTheMagazinesThatTheDepotNeverNeeded() {
     let bench = MagazinesFixture(rounds: 4, fullLimit: 4, given: 6)
     for word in 0..<16 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
-    XCTAssertEqual(bench.magazines.fullCount, 2)
+    XCTAssertEqual(bench.magazines.stockedCount, 2)
     // Until the first trim it is unknown which magazines are needed.
     var (words, spare) = trim(bench)
     XCTAssertEqual(words, [])
@@ -219,6 +223,52 @@ final class MagazinesTests: XCTestCase {
     XCTAssertEqual(bench.held(), [99])
     XCTAssertEqual(trim(bench).words, [])
     XCTAssertEqual(bench.held(), [99])
+  }
+
+  func testTheCapacityFollowsTheWorkingSet() {
+    let bench = MagazinesFixture(rounds: 31, capacity: 2...20, fullLimit: 4, given: 8)
+    for word in 0..<4 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    XCTAssertEqual(bench.magazines.capacity, 2, "two magazines hold four words")
+    XCTAssertEqual(bench.magazines.push(4), .pushed)
+    XCTAssertEqual(bench.magazines.capacity, 4)
+    XCTAssertEqual(bench.magazines.exchanges, 2)
+    for _ in 0..<5 { XCTAssertNotNil(bench.magazines.pop()) }
+    // A working set of forty words: the capacity rises until two magazines hold it.
+    for _ in 0..<20 {
+      for word in 0..<40 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+      for _ in 0..<40 { XCTAssertNotNil(bench.magazines.pop()) }
+      XCTAssertNil(bench.magazines.checkInvariants())
+    }
+    XCTAssertEqual(bench.magazines.capacity, 20)
+    let exchanges = bench.magazines.exchanges
+    for _ in 0..<20 {
+      for word in 0..<35 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+      for _ in 0..<35 { XCTAssertNotNil(bench.magazines.pop()) }
+    }
+    XCTAssertEqual(bench.magazines.exchanges, exchanges, "two magazines are enough")
+    // The first trim sees the exchanges before it, each later one sees none.
+    var capacities: [Int] = []
+    for _ in 0..<6 {
+      _ = trim(bench)
+      capacities.append(bench.magazines.capacity)
+    }
+    XCTAssertEqual(capacities, [20, 10, 5, 2, 2, 2])
+    // A magazine that has more than that is emptied as before.
+    for word in 0..<20 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+    for word in (0..<20).reversed() { XCTAssertEqual(bench.magazines.pop(), UInt(word)) }
+    XCTAssertNil(bench.magazines.checkInvariants())
+  }
+
+  func testAMagazineThatIsNotFullServesAnotherProcessor() {
+    let bench = MagazinesFixture(processors: 2, rounds: 7, capacity: 3...7, given: 4)
+    bench.host.runAs(processor: 1) {
+      for word in 0..<5 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
+      bench.magazines.unload()
+    }
+    XCTAssertEqual(bench.magazines.stockedCount, 2)
+    XCTAssertEqual(Set((0..<5).compactMap { _ in bench.magazines.pop() }), [0, 1, 2, 3, 4])
+    XCTAssertNil(bench.magazines.pop())
+    XCTAssertNil(bench.magazines.checkInvariants())
   }
 
   func testDrainReachesEveryProcessorAndTheDepot() {
@@ -339,8 +389,11 @@ final class MagazinesTests: XCTestCase {
     var random = SeededRandom(seed: seed)
     for round in 0..<60 {
       let rounds = [1, 3, 7][Int(random.below(3))]
+      let least = 1 + Int(random.below(UInt64(rounds)))
+      let most = least + Int(random.below(UInt64(rounds - least + 1)))
       let bench = MagazinesFixture(
-        processors: 3, rounds: rounds, fullLimit: Int(random.below(4)), given: Int(random.below(12)))
+        processors: 3, rounds: rounds, capacity: least...most, fullLimit: Int(random.below(4)),
+        given: Int(random.below(12)))
       var outside = Set((0..<200).map { UInt($0) })
       var inside = Set<UInt>()
       func gave(_ word: UInt) {
@@ -349,7 +402,8 @@ final class MagazinesTests: XCTestCase {
       }
       for step in 0..<1000 {
         bench.host.runAs(processor: Int(random.below(3))) {
-          switch random.below(40) {
+          switch random.below(41) {
+          case 40: _ = bench.magazines.trim { gave($0) }
           case 0: bench.magazines.drain { gave($0) }
           case 1: bench.magazines.drainDepot { gave($0) }
           case 2:
@@ -454,12 +508,17 @@ final class MagazinesTests: XCTestCase {
     let lists = bench.magazines.state.pointee.lists.quiet
     breaks(1, { slot.pointee.rounds += 4 }, { slot.pointee.rounds -= 4 })
     breaks(1, { slot.pointee.capacity -= 1 }, { slot.pointee.capacity += 1 })
-    breaks(2, { slot.pointee.previousRounds -= 1 }, { slot.pointee.previousRounds += 1 })
+    breaks(1, { slot.pointee.capacity += 1 }, { slot.pointee.capacity -= 1 })
+    breaks(2, { slot.pointee.previousRounds += 1 }, { slot.pointee.previousRounds -= 1 })
     let first = lists.pointee.full.first!
     let link = first[-1]
     XCTAssertNotEqual(link, 0)
     breaks(3, { first[-1] = 0 }, { first[-1] = link })
     breaks(4, { lists.pointee.total += 1 }, { lists.pointee.total -= 1 })
     breaks(5, { lists.pointee.isOn = false }, { lists.pointee.isOn = true })
+    let capacity = bench.magazines.state
+    breaks(
+      6, { capacity.pointee.capacity.store(5, ordering: .relaxed) },
+      { capacity.pointee.capacity.store(4, ordering: .relaxed) })
   }
 }
