@@ -212,7 +212,7 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertEqual(found.first { $0["kind"] as? String == "arena_segment" }?["offset"] as? Int, 0x2234)
     harness.run("dirty 1M")
     let page = harness.run(
-      "whatis 0x\(String(harness.console.fillList[0].address.rawValue + 0x1b123, radix: 16))")
+      "whatis 0x\(String(harness.console.state.pointee.fills[0].address.rawValue + 0x1b123, radix: 16))")
     XCTAssertTrue(page.contains(" +0x1b123  256 pages, pageable, read-write\n"), page)
     for log in [said, page] {
       assertFits(log)

@@ -210,8 +210,7 @@ final class KmemTests: XCTestCase {
     let rig = try KmemFixture(frames: 2048, processors: 2)
     rig.host.hasOtherThreads = true
     let (type, size) = (rig.type(), ByteCount(256))
-    XCTAssertTrue(rig.kmem.setTrimInterval(1))
-    XCTAssertFalse(rig.kmem.setTrimInterval(0))
+    rig.kmem.setTrimInterval(1)
     XCTAssertTrue(rig.kmem.startTrimming())
     let objects = (0..<6000).map { _ in rig.kmem.alloc(size, type: type)! }
     for object in objects { rig.kmem.free(object, size: size, type: type) }
@@ -220,7 +219,7 @@ final class KmemTests: XCTestCase {
       rig.host.advance()
       usleep(100)
     }
-    XCTAssertTrue(rig.kmem.setTrimInterval(1_000_000))
+    rig.kmem.setTrimInterval(1_000_000)
     rig.kmem.endTrimming()
     rig.host.hasOtherThreads = false
     rig.expectEmpty()
