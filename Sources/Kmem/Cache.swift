@@ -129,6 +129,8 @@ struct CachePointer {
   let kmem: KmemAllocator
 
   var magazines: MagazineSet { MagazineSet(at: UnsafeMutableRawPointer(cache) + Cache.depotOffset) }
+  /// The slabs, in place.
+  var lists: Locked<SlabLists> { @inline(__always) _read { yield cache.pointee.lists } }
   var physical: FrameAllocator { kmem.state.pointee.physical }
   var machine: Machine { kmem.state.pointee.machine }
   var cacheIndex: Int { cache.pointee.cacheIndex }

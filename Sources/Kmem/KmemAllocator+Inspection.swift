@@ -119,7 +119,7 @@ extension KmemAllocator {
 
   func describe(_ cache: CachePointer) -> CacheDescription {
     let sums = sums(cache.cacheIndex)
-    let lists = cache.cache.pointee.lists.withLock { $0 }
+    let lists = cache.lists.withLock { $0 }
     let inUse = sums.allocations &- sums.frees
     return CacheDescription(
       name: cache.name, objectSize: ByteCount(cache.size), spacing: ByteCount(cache.chunk),
@@ -210,7 +210,7 @@ extension KmemAllocator {
       objectStart: VirtualAddress(UnsafeRawPointer(cache.object(slab, index))),
       offset: ByteCount(location.offset), index: index, objects: slab.objects, out: 0,
       standing: .noObject, audit: nil)
-    cache.cache.pointee.lists.withLock { _ in
+    cache.lists.withLock { _ in
       description.out = slab.out
       guard isObject else { return }
       description.standing = slab.isFree(index) ? .freeInSlab : .inUse

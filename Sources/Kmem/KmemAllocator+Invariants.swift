@@ -15,7 +15,7 @@ extension KmemAllocator {
     if let broken { return broken }
     var (frames, spare, bytes, chunks) = (0, 0, 0, 0)
     forEach { cache in
-      frames += cache.cache.pointee.lists.withLock { $0.frames }
+      frames += cache.lists.withLock { $0.frames }
       bytes += cache.cache.pointee.depotLimit.load(ordering: .relaxed) * cache.magazines.rounds * cache.chunk
       chunks += cache.magazines.magazineCount
       cache.forEachSlab {
@@ -48,7 +48,7 @@ extension CachePointer {
   /// Checks the invariants of this cache: nil when all hold. Nothing else may use the instance.
   func checkInvariants() -> StaticString? {
     if let broken = magazines.checkInvariants() { return broken }
-    let lists = cache.pointee.lists.withLock { $0 }
+    let lists = lists.withLock { $0 }
     var seen = SlabLists()
     for audited in 0..<2 {
       let set = audited == 0 ? lists.plain : lists.audited

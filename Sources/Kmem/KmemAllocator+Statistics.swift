@@ -124,8 +124,8 @@ extension CachePointer {
     case .exchanges: magazines.exchanges
     case .refills: magazines.refills
     case .spills: magazines.spills
-    case .slabsMade: cache.pointee.lists.withLock { $0.created }
-    case .slabsGivenBack: cache.pointee.lists.withLock { $0.released }
+    case .slabsMade: lists.withLock { $0.created }
+    case .slabsGivenBack: lists.withLock { $0.released }
     }
   }
 }

@@ -143,7 +143,7 @@ extension KmemAllocator {
     // Else a walk might be moving objects that no caller uses.
     close(pointer)
     _ = pointer.drain()
-    let lists = pointer.cache.pointee.lists.withLock { ($0.out, $0.frames) }
+    let lists = pointer.lists.withLock { ($0.out, $0.frames) }
     guard lists.0 == 0 else {
       var fault = FaultReport(
         .leak, "a cache was destroyed while objects were in use", UInt64(cache.cacheIndex), .identifier)
@@ -233,7 +233,7 @@ extension CachePointer {
   /// Releases the damaged slabs of a cache that is being destroyed.
   func releaseDamagedSlabs() {
     var chain = FrameNumber.none
-    cache.pointee.lists.withLock { lists in
+    lists.withLock { lists in
       while true {
         let plain = lists.plain.full.first
         let first = plain != .none ? plain : lists.audited.full.first
@@ -263,7 +263,7 @@ extension CachePointer {
         body(slab)
       }
     }
-    let (plain, audited) = cache.pointee.lists.withLock { ($0.plain, $0.audited) }
+    let (plain, audited) = lists.withLock { ($0.plain, $0.audited) }
     for set in (0..<2) {
       let set = set == 0 ? plain : audited
       visit(set.partial)

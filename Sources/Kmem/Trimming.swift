@@ -32,11 +32,11 @@ extension KmemAllocator {
       let before = slabPages
       forEach { cache in
         // Before objects return: slabs that these make free have been needed until now.
-        cache.releaseFreeSlabs(atMost: cache.cache.pointee.lists.withLock { $0.fewestFree })
+        cache.releaseFreeSlabs(atMost: cache.lists.withLock { $0.fewestFree })
         let (emptied, spare) = cache.magazines.trim { cache.returnToSlab($0, .unknown) }
         cache.lowerDepotLimit(atMost: emptied)
         if spare > 0 { cache.freeEmptyMagazines(atMost: spare) }
-        cache.cache.pointee.lists.withLock { $0.fewestFree = $0.plain.free.count }
+        cache.lists.withLock { $0.fewestFree = $0.plain.free.count }
       }
       return before.subtractingSaturated(slabPages)
     }

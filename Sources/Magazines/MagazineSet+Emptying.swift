@@ -9,8 +9,8 @@ extension MagazineSet {
   /// interrupts as they were and no lock. Words that other processors push during the drain may stay.
   /// Asks every processor; call it with no spin lock held.
   package func drain(_ body: (UInt) -> Void) {
-    for processor in 0..<state.pointee.machine.processorCount {
-      state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer(state)) {
+    for processor in 0..<depot.machine.processorCount {
+      depot.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer(state)) {
         MagazineSet(at: $0).unload()
       }
     }
@@ -19,13 +19,13 @@ extension MagazineSet {
 
   /// Does the depot's part of `drain`: the processors keep their words, and none is asked.
   package func drainDepot(_ body: (UInt) -> Void) {
-    while let stocked = state.pointee.lists.withLock({ $0.popStocked() }) { empty(stocked, body) }
+    while let stocked = depot.lists.withLock({ $0.popStocked() }) { empty(stocked, body) }
   }
 
   /// Passes the words of a magazine to `body`, and returns it to the depot.
   private func empty(_ stocked: StockedMagazine, _ body: (UInt) -> Void) {
-    for i in 0..<stocked.countWords(capacity: state.pointee.rounds) { body(stocked.words[i]) }
-    state.pointee.lists.withLock { $0.empty.push(stocked.words) }
+    for i in 0..<stocked.countWords(capacity: depot.rounds) { body(stocked.words[i]) }
+    depot.lists.withLock { $0.empty.push(stocked.words) }
   }
 
   /// Passes to `body`, as `drain` does, the words of magazines that were not needed since the last trim. Their number
@@ -34,19 +34,19 @@ extension MagazineSet {
   /// needed neither depot nor owner since then lowers its capacity. The processors are not asked.
   package func trim(_ body: (UInt) -> Void) -> (emptied: Int, spare: Int) {
     let events = exchanges &+ refills &+ spills
-    let (unused, fewestEmpty, hadEvents) = state.pointee.lists.withLock { lists in
+    let (unused, fewestEmpty, hadEvents) = depot.lists.withLock { lists in
       defer { lists.eventsAtTrim = events }
       return (lists.fewestStocked, lists.fewestEmpty, lists.eventsAtTrim != events)
     }
     if !hadEvents {
-      state.pointee.capacity.store(max(Int(state.pointee.leastCapacity), capacity / 2), ordering: .relaxed)
+      depot.capacity.store(max(Int(depot.leastCapacity), capacity / 2), ordering: .relaxed)
     }
     var emptied = 0
-    while emptied < unused, let stocked = state.pointee.lists.withLock({ $0.popStocked() }) {
+    while emptied < unused, let stocked = depot.lists.withLock({ $0.popStocked() }) {
       empty(stocked, body)
       emptied += 1
     }
-    state.pointee.lists.withLock { lists in
+    depot.lists.withLock { lists in
       lists.fewestStocked = lists.stocked
       lists.fewestEmpty = lists.empty.count
     }
@@ -57,11 +57,11 @@ extension MagazineSet {
   /// itself with interrupts off.
   func unload() {
     let slot = mine
-    let capacity = state.pointee.rounds
+    let capacity = depot.rounds
     let (loaded, rounds) = (slot.pointee.capacity == 0 ? nil : slot.pointee.loaded, slot.pointee.rounds)
     let (previous, previousRounds) = (slot.pointee.previous, slot.pointee.previousRounds)
     slot.pointee.unload()
-    state.pointee.lists.withLock { lists in
+    depot.lists.withLock { lists in
       if let loaded { lists.push(loaded, rounds: rounds, capacity: capacity) }
       if let previous { lists.push(previous, rounds: previousRounds, capacity: capacity) }
     }
@@ -70,14 +70,14 @@ extension MagazineSet {
   /// Switches the magazines off: every `pop` answers nil and every `push` `.off` from now on. Passes their words to
   /// `body`, at the cost of `drain`.
   package func switchOff(_ body: (UInt) -> Void) {
-    state.pointee.lists.withLock { $0.isOn = false }
+    depot.lists.withLock { $0.isOn = false }
     // A processor that loaded a magazine just before has it in its slot when it is asked; none loads one now.
     drain(body)
   }
 
   /// Switches them on again; each processor loads a magazine at its next operation.
-  package func switchOn() { state.pointee.lists.withLock { $0.isOn = true } }
+  package func switchOn() { depot.lists.withLock { $0.isOn = true } }
 
   /// Whether they are switched on.
-  package var isOn: Bool { state.pointee.lists.withLock { $0.isOn } }
+  package var isOn: Bool { depot.lists.withLock { $0.isOn } }
 }

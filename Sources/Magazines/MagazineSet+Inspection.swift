@@ -19,9 +19,9 @@ extension MagazineSet {
       var isFound = false
     }
     var search = Search(magazines: self, word: word)
-    for processor in 0..<state.pointee.machine.processorCount {
+    for processor in 0..<depot.machine.processorCount {
       withUnsafeMutablePointer(to: &search) {
-        state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer($0)) {
+        depot.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer($0)) {
           let search = $0.assumingMemoryBound(to: Search.self)
           search.pointee.isFound = search.pointee.magazines.mine.pointee.holds(search.pointee.word)
         }
@@ -30,9 +30,9 @@ extension MagazineSet {
     }
     // One magazine in each hold of the lock, by its number.
     var index = 0
-    let capacity = state.pointee.rounds
+    let capacity = depot.rounds
     while true {
-      let isThere = state.pointee.lists.withLock { $0.magazine(index, capacity: capacity)?.contains(word) }
+      let isThere = depot.lists.withLock { $0.magazine(index, capacity: capacity)?.contains(word) }
       guard let isThere else { return nil }
       if isThere { return .depot }
       index += 1
@@ -42,7 +42,7 @@ extension MagazineSet {
   /// Visits every word, and says where it is. No other processor and no interrupt may use the set at the same time,
   /// because magazines could be removed under the walk; nor may `body`.
   package func forEachWord<E>(_ body: (UInt, MagazinePlace) throws(E) -> Void) throws(E) {
-    for processor in 0..<state.pointee.machine.processorCount {
+    for processor in 0..<depot.machine.processorCount {
       let slot = slot(processor)
       let place = MagazinePlace.processor(ProcessorIndex(UInt32(processor)))
       for i in 0..<slot.pointee.rounds { try body(slot.pointee.loaded[i], place) }
@@ -50,8 +50,8 @@ extension MagazineSet {
         for i in 0..<slot.pointee.previousRounds { try body(previous[i], place) }
       }
     }
-    let rounds = state.pointee.rounds
-    let (full, partial) = state.pointee.lists.withLock { ($0.full.first, $0.partial.first) }
+    let rounds = depot.rounds
+    let (full, partial) = depot.lists.withLock { ($0.full.first, $0.partial.first) }
     var next = full
     while let words = next {
       for i in 0..<rounds { try body(words[i], .depot) }

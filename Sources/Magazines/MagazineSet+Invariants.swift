@@ -7,12 +7,12 @@ extension MagazineSet {
   /// Checks every invariant: nil when all hold, else the broken one, by its number. Takes as long as the lists are. No
   /// other processor may use the set at the same time.
   package func checkInvariants() -> StaticString? {
-    let capacity = state.pointee.rounds
+    let capacity = depot.rounds
     var found = 0
-    if !(Int(state.pointee.leastCapacity)...Int(state.pointee.mostCapacity)).contains(self.capacity) {
+    if !(Int(depot.leastCapacity)...Int(depot.mostCapacity)).contains(self.capacity) {
       return "MG-6: the capacity is outside its limits"
     }
-    for processor in 0..<state.pointee.machine.processorCount {
+    for processor in 0..<depot.machine.processorCount {
       let slot = slot(processor)
       let rounds = slot.pointee.rounds
       if slot.pointee.capacity == 0 {
@@ -32,7 +32,7 @@ extension MagazineSet {
         found += 1
       }
     }
-    return state.pointee.lists.withLock { lists -> StaticString? in
+    return depot.lists.withLock { lists -> StaticString? in
       if !lists.full.isSound || !lists.empty.isSound || !lists.partial.isSound {
         return "MG-3: a list of the depot has another length than it counts"
       }

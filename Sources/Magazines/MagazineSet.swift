@@ -132,18 +132,20 @@ package enum RefillOutcome {
     return Self(at: memory)
   }
 
+  /// The shared state, in place.
+  var depot: Depot { @inline(__always) _read { yield state.pointee } }
   /// Words that each magazine can hold.
-  package var rounds: Int { state.pointee.rounds }
+  package var rounds: Int { depot.rounds }
   /// Words to which processors fill a magazine at the moment.
-  package var capacity: Int { state.pointee.capacity.load(ordering: .relaxed) }
+  package var capacity: Int { depot.capacity.load(ordering: .relaxed) }
 
   /// Raises the capacity by half, as two magazines were not enough for a processor.
   private func raiseCapacity() {
     let capacity = capacity
-    let most = Int(state.pointee.mostCapacity)
+    let most = Int(depot.mostCapacity)
     guard capacity < most else { return }
     // Two processors at once may count as one; a later exchange raises it again.
-    state.pointee.capacity.store(min(most, capacity + capacity / 2 + 1), ordering: .relaxed)
+    depot.capacity.store(min(most, capacity + capacity / 2 + 1), ordering: .relaxed)
   }
 
   @inlinable @inline(__always) var mine: UnsafeMutablePointer<MagazineSlot> {
@@ -185,14 +187,14 @@ package enum RefillOutcome {
         return slot.pointee.pop().map { .word($0) } ?? .empty
       }
       let returned = slot.pointee.previous
-      let stocked = state.pointee.lists.withLock { lists -> StockedMagazine? in
+      let stocked = depot.lists.withLock { lists -> StockedMagazine? in
         // When off, the depot only accepts magazines: the drain that switched it off empties its other ones.
         guard lists.isOn, let stocked = lists.popStocked() else { return nil }
         if let returned { lists.empty.push(returned) }
         return stocked
       }
       guard let stocked else { return .empty }
-      let rounds = stocked.countWords(capacity: state.pointee.rounds)
+      let rounds = stocked.countWords(capacity: depot.rounds)
       guard isSound(stocked.words, rounds) else {
         slot.pointee.previous = nil
         return .rejected(stocked.words, rounds: rounds)
@@ -207,7 +209,7 @@ package enum RefillOutcome {
 
   /// Returns a magazine that the caller of `popSlow(unlessRejected:)` rejected. Its words are discarded.
   package func returnEmpty(_ magazine: UnsafeMutablePointer<UInt>) {
-    state.pointee.lists.withLock { $0.empty.push(magazine) }
+    depot.lists.withLock { $0.empty.push(magazine) }
   }
 
   /// Lets `body` write words to this processor's loaded magazine, at most as many as its second argument says, and pops
@@ -281,9 +283,9 @@ package enum RefillOutcome {
   /// the depot in exchange. `.pushed` says that the slot has space now.
   private func equip(_ slot: UnsafeMutablePointer<MagazineSlot>) -> PushOutcome {
     let returned = slot.pointee.previousRounds > 0 ? slot.pointee.previous : nil
-    let fails = state.pointee.machine.failsHere(.magazines)
+    let fails = depot.machine.failsHere(.magazines)
     var outcome = PushOutcome.pushed
-    let empty = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
+    let empty = depot.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
       guard lists.isOn else {
         outcome = .off
         return nil
@@ -297,7 +299,7 @@ package enum RefillOutcome {
         return nil
       }
       if let returned {
-        lists.push(returned, rounds: slot.pointee.previousRounds, capacity: state.pointee.rounds)
+        lists.push(returned, rounds: slot.pointee.previousRounds, capacity: depot.rounds)
       }
       return empty
     }
@@ -338,8 +340,8 @@ package enum RefillOutcome {
   /// Adds an empty magazine of `magazineSize(rounds:)` bytes, aligned to 8, to the depot. It stays in use until
   /// `removeEmpty` returns it.
   package func add(_ magazine: UnsafeMutableRawPointer) {
-    let words = magazine.bindMemory(to: UInt.self, capacity: state.pointee.rounds + 1) + 1
-    state.pointee.lists.withLock { lists in
+    let words = magazine.bindMemory(to: UInt.self, capacity: depot.rounds + 1) + 1
+    depot.lists.withLock { lists in
       lists.total += 1
       lists.empty.push(words)
     }
@@ -347,12 +349,12 @@ package enum RefillOutcome {
 
   /// Lets the depot keep so many full magazines more, or fewer, from now on. Those beyond a lower limit stay until used.
   package func changeFullLimit(by change: Int) {
-    state.pointee.lists.withLock { $0.fullLimit += change }
+    depot.lists.withLock { $0.fullLimit += change }
   }
 
   /// Removes an empty magazine from the depot for good; nil when it has none.
   package func removeEmpty() -> UnsafeMutableRawPointer? {
-    let words = state.pointee.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
+    let words = depot.lists.withLock { lists -> UnsafeMutablePointer<UInt>? in
       guard let words = lists.popEmpty() else { return nil }
       lists.total -= 1
       return words

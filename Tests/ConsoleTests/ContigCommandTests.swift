@@ -454,7 +454,9 @@ final class ContigCommandTests: XCTestCase {
     let why = harness.run("why 50M")
     XCTAssertTrue(why.hasPrefix("Not now: "), why)
     XCTAssertTrue(why.contains(" frames from frame ") && why.contains(" on: contig 1 (dma)\n"), why)
-    XCTAssertEqual(harness.run("contig 50M"), why)
+    // kmem may have a frame more by then, in the way as well.
+    let named = try XCTUnwrap(why.split(separator: "\n").first { $0.hasSuffix(" on: contig 1 (dma)") })
+    XCTAssertTrue(harness.run("contig 50M").contains("\n\(named)\n"))
     let row = try XCTUnwrap(rows(harness.run("contig 50M -j")).first { $0["kind"] as? String == "contig" })
     XCTAssertGreaterThan(try XCTUnwrap(row["blocker_frames"] as? Int), 5000)
     XCTAssertEqual(row["owner"] as? String, "contig 1 (dma)")

@@ -22,6 +22,7 @@ final class AddressReuseTests: XCTestCase {
     init() throws {
       system = try TestSystem(frames: 900, swap: 64)
       area = try system.area(AddressReuseTests.pages)
+      try system.lineUpFrames()
       try system.fill(area)
       other = try system.show(area.object)
       for page in 0..<AddressReuseTests.pages { try system.write(other, page, 1000 + page) }

@@ -29,6 +29,7 @@ private final class ManyRanges {
     let first = try system.area(Self.pages)
     object = first.object
     areas = [first]
+    try system.lineUpFrames()
     try system.fill(first)
     let frames = (0..<Self.pages).map { [system] in system.frame(first, $0) }.sorted()
     old = FrameRun(first: frames[0], count: PageCount(Self.pages))

@@ -95,6 +95,19 @@ extension TestSystem {
     Self.places.allSatisfy { words(frame)[Int($0 / 8)] == Self.word(stamp, $0) }
   }
 
+  /// Wires the frames of small free blocks, so that the next fifteen single frames follow each other.
+  package func lineUpFrames() throws {
+    func next() throws -> FrameNumber {
+      try physical.allocate(BlockOrder(0), role: .wired, priority: .normal)
+    }
+    while true {
+      let frame = try next()
+      guard frame.rawValue % 16 == 0 else { continue }
+      let follower = try next()
+      if follower == frame + .one { return physical.free(follower, BlockOrder(0)) }
+    }
+  }
+
   /// Writes a stamp to each page: the first of them and its number.
   package func fill(_ area: Area, from first: UInt64 = 1000) throws {
     for page in 0..<area.count { try write(area, page, first + area.offset + page) }

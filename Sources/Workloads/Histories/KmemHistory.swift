@@ -76,10 +76,10 @@ extension SeededHistory {
         : system.kmem.alloc(ByteCount(size), type: type, priority: priority)
     guard let given else { return countRefusal(0) }
     let address = VirtualAddress(given)
-    require(
-      address.rawValue & (size >= 4096 && cache < 0 ? 4095 : size >= 64 && cache < 0 ? 63 : 7) == 0,
-      "an object is not aligned")
-    if isReachable(size, cache) {
+    let isPages = size > 0 && size % Page.size == 0
+    let alignment = cache >= 0 || size < 64 ? 8 : isPages ? Page.size : 64
+    require(address.rawValue % alignment == 0, "an object is not aligned")
+    if isReachable(address) {
       if isZeroed { require(Stamp.isZero(address, size, DirectAccess()), "an object is not zero") }
       _ = Stamp(UInt32(truncatingIfNeeded: size), UInt32(truncatingIfNeeded: done)).write(
         address, size, DirectAccess())
@@ -100,7 +100,7 @@ extension SeededHistory {
   ) {
     let slot = slots[index]
     let address = VirtualAddress(slot.a)
-    if isReachable(slot.b, Int(slot.c) - 1) {
+    if isReachable(address) {
       let stamp = Stamp(UInt32(truncatingIfNeeded: slot.b), UInt32(truncatingIfNeeded: slot.d))
       require(stamp.holds(address, slot.b, DirectAccess()), "an object had two owners")
     }
@@ -114,7 +114,8 @@ extension SeededHistory {
     }
   }
 
-  /// Whether an object lies in the direct map, as slabs do; a larger one has an address that only the instance's own
-  /// tables map.
-  private func isReachable(_ size: UInt64, _ cache: Int) -> Bool { size <= 4096 || cache >= 0 }
+  /// Whether an object lies in the direct map: its bytes can be reached on any machine.
+  private func isReachable(_ address: VirtualAddress) -> Bool {
+    address.rawValue < system.space.layout.kernelBase.rawValue
+  }
 }
