@@ -16,8 +16,12 @@ final class BootConversationTests: XCTestCase {
   /// A session on a terminal of so many rows and columns, past its first prompt.
   private func session(rows: Int? = nil, columns: Int = 80, processors: Int = 2) throws -> Session {
     let session = try Session(machine(processors: processors))
-    // The answer to the question that the console asks at its first prompt; it may arrive before.
-    if let rows { session.type("\u{1b}[\(rows);\(columns)R") }
+    // The answer to the question that the console asks at its first prompt. It may arrive before, but not before the
+    // kernel has set the port up, which drops what was received until then.
+    if let rows {
+      session.expect("Strata")
+      session.type("\u{1b}[\(rows);\(columns)R")
+    }
     session.expect("strata> ")
     return session
   }
