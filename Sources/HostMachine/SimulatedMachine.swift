@@ -51,7 +51,8 @@ public final class SimulatedMachine: @unchecked Sendable {
           SimulatedMachine.from(context).sleep(sequence, seen: seen, until: deadline, kind)
         },
         wake: { context, _ in SimulatedMachine.from(context).wakeAll() },
-        start: { SimulatedMachine.from($0).start($1.pointee) }, join: { SimulatedMachine.from($0).join($1) }))
+        start: { SimulatedMachine.from($0).start($1.pointee) }, join: { SimulatedMachine.from($0).join($1) },
+        confine: nil))
     failures.initialize(to: FailureInjection())
     upcalls.pointee.context = Unmanaged.passUnretained(self).toOpaque()
   }

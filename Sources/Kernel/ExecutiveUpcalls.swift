@@ -33,7 +33,8 @@ enum Executive {
     },
     wake: { _, sequence in Scheduler.wake(sequence) },
     start: { _, request in Executive.start(request.pointee) },
-    join: { _, thread in Executive.join(thread) })
+    join: { _, thread in Executive.join(thread) },
+    confine: { _, processors in Scheduler.confine(to: processors) })
 
   /// The machine for `MemorySystem`.
   static var machine: Machine {

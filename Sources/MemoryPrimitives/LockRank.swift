@@ -28,6 +28,8 @@ import CPlatform
   @inlinable package static var blockDevice: Self { Self(59) }
   @inlinable package static var physicalDomain: Self { Self(60) }
   @inlinable package static var registry: Self { Self(70) }
+  /// Whether the serial port's ring of input is full.
+  @inlinable package static var serialPort: Self { Self(75) }
   /// The scheduler's threads, running and sleeping.
   @inlinable package static var scheduler: Self { Self(80) }
 
@@ -57,6 +59,7 @@ import CPlatform
     body(.blockDevice, "block device")
     body(.physicalDomain, "physical domain")
     body(.registry, "registry")
+    body(.serialPort, "serial port")
     body(.scheduler, "scheduler")
     body(.workload, "workload")
     body(.kmemTrim, "kmem trim")

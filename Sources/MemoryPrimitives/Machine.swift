@@ -119,12 +119,22 @@ public struct Machine {
     _ argument: UnsafeMutableRawPointer?, _ body: @convention(c) (UnsafeMutableRawPointer?) -> Void
   ) -> ThreadHandle? {
     assert(holdsNoSpinLock(), "an upcall with a spin lock held")
-    guard let start = upcalls.pointee.start else { return nil }
+    let executive = upcalls.pointee
+    guard let start = executive.start else { return nil }
     var request = cp_thread_request(
       name: name.utf8Start, name_length: UInt32(name.utf8CodeUnitCount), is_service: kind == .service,
       processors: processors, body: body, argument: argument)
-    let handle = start(upcalls.pointee.context, &request)
+    let handle = start(executive.context, &request)
     return handle == 0 ? nil : ThreadHandle(rawValue: handle)
+  }
+
+  /// Runs `body` on processor 0, whatever other threads do: for an instance that knows no other processor.
+  package func onFirstProcessor<R, E>(_ body: () throws(E) -> R) throws(E) -> R {
+    let executive = upcalls.pointee
+    guard let confine = executive.confine else { return try body() }
+    let before = confine(executive.context, 1)
+    defer { _ = confine(executive.context, before) }
+    return try body()
   }
 
   /// Waits until the body of `thread` has returned: of a worker, or of a service that was asked to end. The handle is

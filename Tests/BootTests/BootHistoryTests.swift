@@ -36,4 +36,17 @@ final class BootHistoryTests: XCTestCase {
     }
     withExtendedLifetime(host) {}
   }
+
+  /// The second instance has one processor, so its thread must not move to another one in the middle of a history.
+  func testHistoriesOnAMachineOfManyProcessorsHaveTheSameChecksums() throws {
+    var boot = Boot()
+    boot.processors = 4
+    boot.memory = "256M"
+    let turns = 6
+    let log = try boot.run(Array(repeating: "selftest -j history", count: turns).joined(separator: "; "))
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let sums = log.rows("history").compactMap { $0["checksum"] as? String }
+    XCTAssertEqual(sums.count, turns * HistoryKind.count)
+    XCTAssertEqual(Set(sums).count, HistoryKind.count)
+  }
 }

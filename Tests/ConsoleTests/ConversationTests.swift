@@ -80,6 +80,20 @@ final class ConversationTests: XCTestCase {
     log = again.converse("sysctl a\rhelp map\r")
     XCTAssertTrue(log.contains("map [ADDRESS+SIZE]"), "what was typed at -- more -- is the next command")
     XCTAssertEqual(again.run("sysctl a -j").split(separator: "\n").count, 60)
+    let pasted = ConsoleHarness()
+    for _ in 0..<60 {
+      pasted.statistics.add(Statistic("a.b", .events, .counter, "x", context: nil, read: { _ in 1 }))
+    }
+    log = pasted.converse("sysctl a\rqueues\r")
+    XCTAssertTrue(log.contains("strata> queues"), "a command that begins with q ends the listing and is run")
+    XCTAssertFalse(log.contains("No command"), log)
+  }
+
+  func testTabDoesNotOverfillALine() {
+    let harness = ConsoleHarness()
+    let line = String(repeating: " ", count: 249) + "memma"
+    let log = harness.converse(line + "\t\r")
+    XCTAssertFalse(log.contains("The line is too long"), log)
   }
 
   /// However much was typed before it; the line behind it is still to be run.

@@ -24,6 +24,14 @@ final class KeyDecoderTests: XCTestCase {
     XCTAssertEqual(keys("\u{1b}\u{1b}[Aa"), [.up, .character(0x61)])
   }
 
+  /// A report of a size has parameters; the arrows behind it have none.
+  func testParametersOfOneSequenceAreNotThoseOfTheNext() {
+    XCTAssertEqual(
+      keys("\u{1b}[24;80R\u{1b}OC\u{1b}OD\u{1b}[1;5C\u{1b}OA"),
+      [.cursor(row: 24, column: 80), .right, .left, .wordRight, .up])
+    XCTAssertEqual(keys("\u{1b}[24;80R\u{1b}ORa"), [.cursor(row: 24, column: 80), .character(0x61)])
+  }
+
   func testAPastedLineEndsOnce() {
     XCTAssertEqual(
       keys("a\r\nb\nc\r"), [.character(0x61), .enter, .character(0x62), .enter, .character(0x63), .enter])

@@ -131,5 +131,16 @@ final class SysctlCommandTests: XCTestCase {
     for name in ["a", "b", "c"] { harness.run("snapshot \(name)") }
     XCTAssertTrue(harness.run("snapshot d").contains("\"before\" was dropped"))
     XCTAssertTrue(harness.run("diff before").hasPrefix("No snapshot \"before\". The latest is \"d\"."))
+    // One that is kept anew is not the oldest.
+    harness.run("snapshot a")
+    XCTAssertTrue(harness.run("snapshot e").contains("\"b\" was dropped"))
+  }
+
+  /// A flag may stand before the seconds.
+  func testWatchTakesItsSecondsBehindAFlag() {
+    let harness = ConsoleHarness()
+    let rows = harness.run("watch -j 2 frames")
+    XCTAssertTrue(rows.contains("\"kind\":\"frames\""), rows)
+    XCTAssertFalse(rows.contains("No command"), rows)
   }
 }

@@ -23,7 +23,7 @@ final class ShootdownBatchTests: XCTestCase {
               this.sent.append([run.address >> 12, run.count])
             }
           }, run_on: { _, _, _, _ in }, sleep: { _, _, _, _, _, _ in .never }, wake: { _, _ in }, start: nil,
-          join: nil))
+          join: nil, confine: nil))
     }
     deinit { upcalls.deallocate() }
 

@@ -33,7 +33,7 @@ enum Boot {
     run_on: { _, _, body, argument in body(argument) },
     sleep: { _, _, _, _, _, _ in .never },
     wake: { _, _ in },
-    start: nil, join: nil)
+    start: nil, join: nil, confine: nil)
 
   static func assemble(_ image: cp_image, _ record: UInt64) throws(AssemblyError) -> MemorySystem {
     // Xen's struct hvm_start_info: the map's address is at byte 40, its length at 48. An entry has the layout of

@@ -386,6 +386,9 @@ struct cp_upcalls {
   uint64_t (*_Nullable start)(void *_Nullable context, const struct cp_thread_request *request);
   /// Waits until the body of a thread has returned. Once for each thread.
   void (*_Nullable join)(void *_Nullable context, uint64_t thread);
+  /// Lets this thread run only on some processors, a bit each, and answers those before. It runs on one of them when
+  /// the call returns. Null on a machine whose threads stay on their processors.
+  uint64_t (*_Nullable confine)(void *_Nullable context, uint64_t processors);
 };
 
 #pragma clang assume_nonnull end

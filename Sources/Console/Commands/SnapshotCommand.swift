@@ -21,6 +21,9 @@ struct Snapshots {
   var count: Int
   /// The slot that was written last.
   var latest: Int
+  /// Snapshots so far, and of each slot how many there were when it was written.
+  var written: UInt64
+  var ages: InlineArray<4, UInt64>
   var names: InlineArray<4, ShortName>
   var counts: InlineArray<4, Int>
   var values: InlineArray<2048, UInt64>
@@ -47,14 +50,15 @@ extension Shell {
     }
     var dropped: ShortName?
     if slot < 0 {
-      // The one after the latest is the oldest: slots are filled in turn.
-      slot = (kept.pointee.latest + 1) % Snapshots.capacity
+      slot = 0
+      for i in 1..<Snapshots.capacity where kept.pointee.ages[i] < kept.pointee.ages[slot] { slot = i }
       dropped = kept.pointee.names[slot]
     }
     let count = min(statistics.count, Snapshots.figures)
-    kept.pointee.names[slot] = name
-    kept.pointee.counts[slot] = count
+    (kept.pointee.names[slot], kept.pointee.counts[slot]) = (name, count)
     kept.pointee.latest = slot
+    kept.pointee.written += 1
+    kept.pointee.ages[slot] = kept.pointee.written
     for i in 0..<count { kept.pointee.values[slot * Snapshots.figures + i] = statistics[i].value }
     row("snapshot") { row in
       row.field("name", text: "\(name)")

@@ -16,8 +16,7 @@ extension Shell {
   /// Repeats a command until a key is pressed. Without a terminal the command runs once.
   func watch(_ arguments: Arguments) throws(CommandError) {
     var seconds: UInt64 = 2
-    guard arguments.count > 1 else { throw refuse("A command is missing, as in: watch 2 frames") }
-    let first = arguments[1]
+    guard let first = arguments.peek() else { throw refuse("A command is missing, as in: watch 2 frames") }
     if let number = try? Figures.number(first.bytes) {
       _ = arguments.nextOfAnyForm()
       seconds = number

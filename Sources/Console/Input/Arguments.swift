@@ -77,6 +77,12 @@ struct Arguments {
   }
 
   /// The next word of any form.
+  /// Looks at the word that `nextOfAnyForm` would take.
+  func peek() -> Word? {
+    for index in 0..<count where !isTaken(index) { return self[index] }
+    return nil
+  }
+
   func nextOfAnyForm() -> Word? {
     for index in 0..<count where !isTaken(index) {
       take(index)

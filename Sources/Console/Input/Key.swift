@@ -44,6 +44,8 @@ struct KeyDecoder {
         return nil
       case UInt8(ascii: "O"):
         stage = .single
+        // The keys of this form have none; those of the sequence before are not theirs.
+        parameters = (0, 0)
         return nil
       case UInt8(ascii: "b"): return .wordLeft
       case UInt8(ascii: "f"): return .wordRight
@@ -52,6 +54,7 @@ struct KeyDecoder {
       }
     case .single:
       stage = .ground
+      if case .cursor = final(byte) { return nil }
       return final(byte)
     case .sequence:
       switch byte {

@@ -2,7 +2,7 @@
 // writing again what stands there, so it works on any terminal. A line longer than the screen is shown
 // through a window that follows the cursor, for a backspace does not cross the edge of a screen.
 //
-// History: the last 32 different lines. The line being typed is kept while a person walks through them.
+// History: the last 32 lines; one that repeats the line before is kept once. The line being typed is kept while a person walks through them.
 //
 // Invariants:
 // 1. On the screen, behind the prompt, stands `text[first ..< first + drawn]` and nothing else.

@@ -95,6 +95,8 @@ extension Shell {
       case .character(UInt8(ascii: " ")):
         beginPage()
       case .character(UInt8(ascii: "q")):
+        // Of a pasted line it is the first letter.
+        isForThePrompt = terminal.unread > 0 && terminal.byte(at: 0) >= UInt8(ascii: "a")
         state.pointee.stopped = true
       case .interrupt:
         state.pointee.stopped = true

@@ -16,6 +16,11 @@ enum Completion {
 }
 
 extension Shell {
+  /// Inserts a byte while the line has space: a line that the user did not overfill is not refused for it.
+  private func complete(with byte: UInt8) {
+    if state.pointee.editor.count < LineEditor.capacity { state.pointee.editor.insert(byte) }
+  }
+
   /// Completes the word at the cursor: a command in front, behind it what that command takes.
   func complete() {
     let start = state.pointee.editor.wordStart
@@ -41,9 +46,9 @@ extension Shell {
     }
     if found == 0 { return }
     if commonLength > length {
-      for i in length..<commonLength { state.pointee.editor.insert(common[i]) }
+      for i in length..<commonLength { complete(with: common[i]) }
     }
-    if found == 1 { state.pointee.editor.insert(UInt8(ascii: " ")) }
+    if found == 1 { complete(with: UInt8(ascii: " ")) }
     if found == 1 || commonLength > length {
       state.pointee.editor.show(terminal)
       return

@@ -2,7 +2,9 @@
 //
 // The interrupt handler stores input in a ring, so no byte is lost while a command runs. The console looks at bytes there,
 // and removes those that it has used. When the ring is full, the handler switches the interrupt off, and the bytes wait
-// in the port, whose sender then holds back; `remove` switches it on again. Output is polled: it must work in a fault, with interrupts off, on any stack.
+// in the port; `remove` switches it on again. QEMU's sender then holds back. A sender on a real line does not, as Strata
+// uses no flow control: bytes beyond the ring and the port's queue are lost, and counted. Output is polled: it must work
+// in a fault, with interrupts off, on any stack.
 //
 // A machine without the port runs all the same: output is dropped, and there is never input. QEMU's port accepts
 // nothing while its own reader stands still. After 2^37 cycles of that, output is dropped until the port accepts a
@@ -22,7 +24,9 @@ enum SerialPort {
   /// Bytes received and bytes removed so far: their difference lies in the ring.
   private static let received = Atomic<UInt32>(0)
   private static let taken = Atomic<UInt32>(0)
-  private static let held = Atomic<Bool>(false)
+  /// Whether the interrupt is off because the ring was full; written under the lock.
+  private static let isHeldBack = Atomic<Bool>(false)
+  nonisolated(unsafe) private static let fullness = SpinLock(.serialPort)
   /// A sequence number that changes when input has come: a reader sleeps on it.
   nonisolated(unsafe) private static var arrivals: UInt64 = 0
   private static let overruns = Atomic<UInt32>(0)
@@ -107,14 +111,30 @@ enum SerialPort {
       if status & Status.overrun != 0 { overruns.add(1, ordering: .relaxed) }
       guard status & Status.received != 0 else { return }
       let count = received.load(ordering: .relaxed)
-      if count &- taken.load(ordering: .acquiring) >= ringSize {
-        held.store(true, ordering: .relaxed)
-        write(0, to: Register.interrupts)
-        return
-      }
+      if count &- taken.load(ordering: .acquiring) >= ringSize && holdBack(at: count) { return }
       ring[Int(count % ringSize)] = read(Register.data)
       received.store(count &+ 1, ordering: .releasing)
     }
+  }
+
+  /// Switches the interrupt off when the ring is still full. Under the lock, since another processor may remove bytes
+  /// and switch it on at this moment: of the two, the later one decides by what the ring has.
+  private static func holdBack(at count: UInt32) -> Bool {
+    let held = fullness.acquire()
+    let isFull = count &- taken.load(ordering: .acquiring) >= ringSize
+    if isFull {
+      isHeldBack.store(true, ordering: .relaxed)
+      write(0, to: Register.interrupts)
+    }
+    held.release()
+    return isFull
+  }
+
+  /// Switches the interrupt on again, after bytes were removed.
+  private static func endHoldingBack() {
+    let held = fullness.acquire()
+    if isHeldBack.exchange(false, ordering: .relaxed) { write(1, to: Register.interrupts) }
+    held.release()
   }
 
   /// Bytes of input that have not been removed.
@@ -134,16 +154,12 @@ enum SerialPort {
     for i in stride(from: index - 1, through: 0, by: -1) {
       ring[Int((first &+ UInt32(i + count)) % ringSize)] = byte(at: i)
     }
+    let wasFull = Int(received.load(ordering: .acquiring) &- first) >= Int(ringSize)
     taken.store(first &+ UInt32(count), ordering: .releasing)
-    if held.load(ordering: .relaxed) {
-      withInterruptsOff {
-        held.store(false, ordering: .relaxed)
-        write(1, to: Register.interrupts)
-      }
-    }
+    if wasFull || isHeldBack.load(ordering: .relaxed) { endHoldingBack() }
   }
 
-  /// Bytes that the port dropped because the interrupt handler did not read them in time.
+  /// Times that the port dropped bytes because the interrupt handler did not read them in time.
   static var lostBytes: UInt32 { overruns.load(ordering: .relaxed) }
 
   /// Sends bytes as they are. Returns when the last is in the port.

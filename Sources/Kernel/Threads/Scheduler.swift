@@ -89,12 +89,12 @@ enum Scheduler {
     if me.record.role == .idle {
       me.record.state = .ready
       mine.pointee.idle_cycles &+= ran
-      held.queues.idleMask &= ~(1 << UInt64(mine.pointee.processor.index))
+      held.queues.idleMask &= ~(1 << UInt64(cp_processor_index()))
     }
     mine.pointee.switched = now
     mine.pointee.switches &+= 1
     next.record.state = .running
-    next.record.processor = mine.pointee.processor.index
+    next.record.processor = cp_processor_index()
     next.record.runs &+= 1
     mine.pointee.processor.thread = UnsafeMutableRawPointer(next.storage)
     // The rank of a sleeping lock belongs to the thread that holds the lock.
@@ -112,6 +112,22 @@ enum Scheduler {
       switchAway(held)
     }
     held.release()
+  }
+
+  /// Lets the current thread run only on `processors`, a bit each, and returns those before. Moves the thread to one of
+  /// them. Interrupts are on, and no lock is held.
+  static func confine(to processors: UInt64) -> UInt64 {
+    guard isRunning else { return .max }
+    let held = ThreadQueues.acquire()
+    let me = Thread.current
+    let before = me.record.processors
+    me.record.processors = processors
+    if processors & 1 << UInt64(cp_processor_index()) == 0 {
+      held.queues.makeReady(me)
+      switchAway(held)
+    }
+    held.release()
+    return before
   }
 
   /// Yields when a thread is ready. Called in the handler of a tick of this processor's timer, or of a message that a

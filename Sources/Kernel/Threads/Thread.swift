@@ -22,13 +22,13 @@ struct Thread: Equatable {
     let number: UInt32
     let name: ShortName
     let role: Role
-    /// A bit for each processor that it may run on.
-    let processors: UInt64
     let body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?
     let argument: UnsafeMutableRawPointer?
     let stack: KernelStack
 
     // Under the scheduler's lock.
+    /// A bit for each processor that it may run on.
+    var processors: UInt64
     var state = State.ready
     /// The address of its saved registers while it does not run.
     var stackPointer: UInt64 = 0
@@ -95,8 +95,8 @@ struct Thread: Equatable {
     let thread = Thread(storage.bindMemory(to: Record.self, capacity: 1))
     thread.storage.initialize(
       to: Record(
-        number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: role, processors: processors,
-        body: body, argument: argument, stack: stack))
+        number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: role, body: body,
+        argument: argument, stack: stack, processors: processors))
     thread.prepareStack()
     return thread
   }
@@ -117,10 +117,11 @@ struct Thread: Equatable {
     let thread = Thread(storage.bindMemory(to: Record.self, capacity: 1))
     thread.storage.initialize(
       to: Record(
-        number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: .worker, processors: .max,
-        body: nil, argument: nil,
+        number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: .worker, body: nil,
+        argument: nil,
         stack: KernelStack(
-          bottom: VirtualAddress(span.first), count: ByteCount(span.end - span.first).pagesRoundedUp)))
+          bottom: VirtualAddress(span.first), count: ByteCount(span.end - span.first).pagesRoundedUp),
+        processors: .max))
     return thread
   }
 

@@ -108,6 +108,6 @@ struct PagingMachine {
           if machine.pointee.ticks >= deadline { return .deadline }
         }
       },
-      wake: { _, _ in }, start: nil, join: nil)
+      wake: { _, _ in }, start: nil, join: nil, confine: nil)
   }
 }

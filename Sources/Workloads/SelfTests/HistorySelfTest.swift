@@ -73,7 +73,10 @@ extension SelfTests {
     map.pointer(to: loaned.first).initializeMemory(
       as: UInt64.self, repeating: 0, count: Int(loaned.count.rawValue) * 512)
     do throws(AssemblyError) {
-      trouble = try body(map.pointer(to: loaned.first), workspace)
+      // The second instance has one processor.
+      trouble = try memory.machine.onFirstProcessor { () throws(AssemblyError) in
+        try body(map.pointer(to: loaned.first), workspace)
+      }
     } catch {
       trouble = "the second instance did not come up"
     }
