@@ -52,7 +52,7 @@ extension KmemAllocator {
   }
 
   /// Makes an instance in `memory`, of `size(processors:)` bytes and aligned to a page, which stays in use.
-  /// Never fails: slabs are allocated when they are needed. `large` allocates the pages of requests above 4096 bytes;
+  /// Never fails: slabs are allocated when they are needed. `large` allocates the pages of requests above 10880 bytes;
   /// without it they are refused.
   package static func create(
     in memory: UnsafeMutableRawPointer, physical: FrameAllocator, large: LargePages?, machine: Machine

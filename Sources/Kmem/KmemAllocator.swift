@@ -1,4 +1,4 @@
-// The kernel's memory allocator: objects up to a page from caches, whole pages above.
+// The kernel's memory allocator: objects of up to 10880 bytes from caches, whole pages above.
 //
 // STRUCTURES
 //

@@ -1,4 +1,5 @@
-// Requests above the largest class: whole pages with an address of their own.
+// Requests above the largest class, and those above a page for whose slab no run is free: whole pages with an address of
+// their own.
 //
 // The pages are counted at an index of their own, so a type's bytes derive from its counters here too. The arena of the
 // address checks the size at a free.
