@@ -1,3 +1,4 @@
+import TestSupport
 import Workloads
 import XCTest
 
@@ -297,7 +298,9 @@ final class RecorderTextTests: XCTestCase {
     XCTAssertEqual(try packer(text).dropped.callChains, 4)
     XCTAssertEqual(kinds(try packed(text)), [.kfree, .kfree])
     // The end of a broken event is no call chain.
-    XCTAssertTrue(complaint("c000 ptr=0xc000000fcd646360 (1)\n").hasPrefix("test, line 1: is no line"))
+    let broken = try packer("c000 ptr=0xc000000fcd646360 (1)\n")
+    XCTAssertEqual(broken.dropped.callChains, 0)
+    XCTAssertEqual(broken.dropped.malformed[.unreadable]?.first, 1)
   }
 
   // MARK: Forms that can't be packed
@@ -338,21 +341,29 @@ final class RecorderTextTests: XCTestCase {
       event("kfree: call_site=a+0x1/0x2 ptr=").dropLast().description,
       event("mm_page_free: page=0000000028e9f02c pfn=0x12986a ord").dropLast().description,
     ] {
-      let text = complaint(good + good + cut)
-      XCTAssertTrue(text.hasPrefix("test, line 3: is "), text)
+      var packer = try packer(good + good + cut)
+      XCTAssertEqual(packer.dropped.malformed.values.map(\.first), [3], cut)
+      XCTAssertTrue(packer.isCutOff, cut)
+      XCTAssertFalse(packer.mayBeCutOff, cut)
+      let packed = try packer.pack(title: "")
+      XCTAssertEqual(try PackedTraceCopy(packed).counts.events, 2, cut)
+      let text = PackSummary(packer, packed, from: "in", to: "out").text
+      XCTAssertTrue(text.contains("; the first is line 3, \""), text)
       XCTAssertTrue(
-        text.hasSuffix(": the recording is cut off in its last line; --events 2 packs all before it"), text)
+        text.contains("! The recording is cut off in its last line, which is one of these.\n"), text)
     }
-    XCTAssertEqual(complaint("  <idle>-0 "), "test, line 1: is no line of ftrace's text: \"  <idle>-0 \"")
     // An event may be whole, and may be not: the summary says so.
     XCTAssertTrue(try packer(good + good.dropLast()).mayBeCutOff)
     XCTAssertFalse(try packer(good + good).mayBeCutOff)
+    XCTAssertFalse(try packer(good + "rubbish\n").isCutOff)
     var limited = TracePacker(limit: 1)
-    try Array(good.dropLast().utf8).withUnsafeBufferPointer { try limited.take($0, of: "test") }
-    try Array("  <idle>".utf8).withUnsafeBufferPointer {
-      try limited.take($0, of: "test", hasLineFeed: false)
+    for (line, hasLineFeed) in [(String(good.dropLast()), true), ("  <idle>", false)] {
+      try Array(line.utf8).withUnsafeBufferPointer {
+        try limited.take($0, of: "test", hasLineFeed: hasLineFeed)
+      }
     }
-    XCTAssertEqual(limited.dropped.beyondLimit, 1)
+    XCTAssertEqual(limited.dropped.malformed[.unreadable]?.first, 2)
+    XCTAssertEqual(limited.dropped.beyondLimit, 0)
   }
 
   func testARecordingOfTooManyFramesIsRefused() throws {
@@ -382,9 +393,36 @@ final class RecorderTextTests: XCTestCase {
     ] {
       XCTAssertTrue(summary.text.contains(part), part + "\n" + summary.text)
     }
+    XCTAssertFalse(summary.text.contains("malformed"), summary.text)
     let row = try JSONSerialization.jsonObject(with: Data(summary.json.utf8)) as? [String: Any]
     XCTAssertEqual(row?["kind"] as? String, "pack")
     XCTAssertEqual(row?["failed"] as? Int, 1)
     XCTAssertEqual(row?["call_chains"] as? Int, 1)
+    XCTAssertEqual(row?["malformed_lines"] as? Int, 0)
+  }
+
+  func testTheSummaryNamesTheFirstMalformedLineOfEachReason() throws {
+    let good = event("kfree: call_site=a ptr=01")
+    var packer = try packer(
+      good + event("kfree: call_site=a") + "rubbish\n" + good + "more \u{7} rubbish\n" + good)
+    let packed = try packer.pack(title: "")
+    let summary = PackSummary(packer, packed, from: "in", to: "out")
+    let lines = summary.text.split(separator: "\n").filter { $0.contains("malformed") }
+    XCTAssertEqual(
+      lines,
+      [
+        "! 1 line is malformed and was dropped: an allocation event without ptr; the first is line 2, "
+          + "\"cli-1934    [001] ....  2796.789510: kfree: call_site=a\".",
+        "! 2 lines are malformed and were dropped: no line of a recorder's text; the first is line 3, "
+          + "\"rubbish\".",
+      ])
+    let rows = try summary.json.split(separator: "\n").map {
+      try XCTUnwrap(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
+    }
+    XCTAssertEqual(rows.map { $0["kind"] as? String }, ["pack", "malformed", "malformed"])
+    XCTAssertEqual(rows[0]["malformed_lines"] as? Int, 3)
+    XCTAssertEqual(rows[2]["lines"] as? Int, 2)
+    XCTAssertEqual(rows[2]["first_line"] as? Int, 3)
+    JSONKinds.check(summary.json, of: "strata trace pack -j")
   }
 }

@@ -74,7 +74,7 @@ final class StrataCommandTests: XCTestCase {
     let truncated = try compressed(String(repeating: Self.lines, count: 4000), "xz").dropLast(30)
     for (name, data) in [
       ("empty", Data()), ("comments", Data("# tracer: nop\n".utf8)), ("rubbish", Data("rubbish\n".utf8)),
-      ("cut.xz", Data(truncated)), ("cut", Data(Self.lines.utf8.dropLast(60))),
+      ("cut.xz", Data(truncated)), ("cut", Data("      sh-175     [000] .....     8.9: kfree: call_".utf8)),
     ] {
       XCTAssertEqual(status("trace", "pack", try write(name, data), "-o", output), 65, name)
     }
@@ -87,14 +87,18 @@ final class StrataCommandTests: XCTestCase {
     XCTAssertEqual(status("trace", "pack", good, "-o", output, "--events", "0"), 64)
   }
 
-  func testARecordingWhoseEndIsMissingPacksUpToThere() throws {
-    // With the line feed that an editor or a shell appends, and without.
-    for (name, end) in [("with", "\n"), ("without", "")] {
-      let cut = try write(
-        name, Data((Self.lines + "          sh-175     [001] ..s1.     8.9: kfree: call_si" + end).utf8))
-      XCTAssertEqual(status("trace", "pack", cut, "-o", path("cut.trace")), 65)
-      XCTAssertEqual(status("trace", "pack", cut, "-o", path("cut.trace"), "--events", "3"), 0)
-      XCTAssertEqual(status("replay", path("cut.trace"), "--memory", "16M"), 0)
+  func testARecordingWithABrokenLineIsPackedWithoutIt() throws {
+    let broken = "          sh-175     [001] ..s1.     8.9: kfree: call_si"
+    // At the end, with the line feed that an editor or a shell appends, and without; and before all events.
+    for (name, text) in [
+      ("with", Self.lines + broken + "\n"), ("without", Self.lines + broken),
+      ("first", broken + "\n" + Self.lines),
+    ] {
+      let recording = try write(name, Data(text.utf8))
+      XCTAssertEqual(status("trace", "pack", recording, "-o", path("broken.trace")), 0, name)
+      let packed = try Data(contentsOf: URL(fileURLWithPath: path("broken.trace")))
+      XCTAssertEqual(try PackedTraceCopy([UInt8](packed)).counts.events, 3, name)
+      XCTAssertEqual(status("replay", path("broken.trace"), "--memory", "16M"), 0, name)
     }
   }
 

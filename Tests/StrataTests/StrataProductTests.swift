@@ -94,6 +94,16 @@ final class StrataProductTests: XCTestCase {
     XCTAssertEqual(replay.errors, "")
   }
 
+  func testATextWithoutAnyEventIsRefusedWithItsFirstMalformedLine() throws {
+    let pack = try run("trace", "pack", "-", "-o", path("t.trace"), input: Data("# a\nrubbish\nmore\n".utf8))
+    XCTAssertEqual(pack.status, 65)
+    XCTAssertEqual(
+      pack.errors,
+      "strata: standard input: no allocation event in 3 lines; line 2 is no line of a recorder's text: "
+        + "\"rubbish\"\n")
+    XCTAssertFalse(FileManager.default.fileExists(atPath: path("t.trace")))
+  }
+
   func testTheSummaryOfAFileGoesToStandardErrorToo() throws {
     let pack = try run("trace", "pack", "-", "-o", path("t.trace"), "-j", input: Data(Self.lines.utf8))
     XCTAssertEqual(pack.status, 0, pack.errors)

@@ -126,27 +126,32 @@ final class TracePackerTests: XCTestCase {
     XCTAssertEqual(try PackedTraceCopy(packer.pack(title: "")).counts.events, 1)
   }
 
-  func testBadLinesAreReportedByNumber() {
+  /// One broken line does not cost the recording: it is dropped, counted and named.
+  func testAMalformedLineIsCountedAndNamedByItsNumber() throws {
     let good = event("kfree: call_site=a+0x1/0x2 ptr=0000000000000001")
-    for (line, why) in [
-      ("rubbish", "is no line of ftrace's text: \"rubbish\""),
-      (event("kfree: call_site=a+0x1/0x2"), "is an allocation event without ptr"),
-      (event("kfree: call_site=a+0x1/0x2 ptr=xyz"), "is an allocation event without ptr"),
+    for (line, reason) in [
+      ("rubbish\n", .unreadable), (event("kfree: call_site=a+0x1/0x2"), .noPointer),
+      (event("kfree: call_site=a+0x1/0x2 ptr=xyz"), .noPointer),
       (
-        event("kmalloc: call_site=a+0x1/0x2 ptr=01 gfp_flags=GFP_KERNEL"),
-        "is an allocation event without bytes_req and bytes_alloc"
+        event("kmalloc: call_site=a+0x1/0x2 ptr=01 gfp_flags=GFP_KERNEL"), .noSizes
       ),
-      (event("mm_page_free: page=01 order=0"), "is an allocation event without pfn and order"),
-      (event("mm_page_free: page=01 pfn=0x10 order=40"), "has an impossible frame or order"),
-      (
-        event("kmalloc: call_site=a+0x1/0x2 ptr=01 bytes_req=99999999999 bytes_alloc=1"),
-        "has an impossible size"
-      ),
-    ] {
-      XCTAssertThrowsError(try packer(good + line)) {
-        XCTAssertEqual(($0 as? Complaint)?.description, "test, line 2: \(why)")
-        XCTAssertEqual(($0 as? Complaint)?.status, .dataError)
-      }
+      (event("mm_page_free: page=01 order=0"), .noFrame),
+      (event("mm_page_free: page=01 pfn=0x10 order=40"), .impossibleFrame),
+      (event("kmalloc: call_site=a+0x1/0x2 ptr=01 bytes_req=99999999999 bytes_alloc=1"), .impossibleSize),
+      // A function graph has such lines, but no event before them.
+      (" 24)   0.134 us    |  schedule();\n", .unreadable),
+    ] as [(String, Malformation)] {
+      var packer = try packer(good + line + line + good)
+      let found = try XCTUnwrap(packer.dropped.malformed[reason], line)
+      XCTAssertEqual(packer.dropped.malformed.count, 1, line)
+      XCTAssertEqual(found.count, 2, line)
+      XCTAssertEqual(found.first, 2, line)
+      XCTAssertEqual(found.text.dropFirst().prefix(6), line.drop { $0 == " " }.prefix(6))
+      XCTAssertEqual(packer.eventsByKind[Int(TraceKind.kfree.rawValue)], 2, line)
+      let trace = try PackedTraceCopy(packer.pack(title: ""))
+      XCTAssertEqual(trace.events.map(\.identity), [0, 0], line)
+      // Beside the empty text behind the last line feed.
+      XCTAssertEqual(trace.counts.dropped, 3, line)
     }
   }
 

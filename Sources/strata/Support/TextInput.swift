@@ -71,13 +71,6 @@ final class TextInput {
   /// Bytes that a line may have.
   private static let longestLine = 1 << 20
   private var pending: Data
-  /// Bytes behind the line at hand that have been read.
-  private var bytesBehind = 0
-
-  /// Whether nothing follows the line at hand. For an error in it: reads on, so that no line comes after it.
-  var isAtLastLine: Bool {
-    bytesBehind == 0 && ((try? source.read(upToCount: 1)) ?? Data()).isEmpty
-  }
 
   /// Runs `body` on each line, without its line feed, and says whether it has one: the last may lack it. Throws for
   /// what is no text.
@@ -102,7 +95,6 @@ final class TextInput {
       try chunk.withUnsafeBytes { (bytes: UnsafeRawBufferPointer) in
         var left = bytes.bindMemory(to: UInt8.self)[...]
         while let end = left.firstIndex(of: UInt8(ascii: "\n")) {
-          bytesBehind = left.endIndex - end - 1
           if rest.isEmpty {
             try body(LineBytes(rebasing: left[..<end]), true)
           } else {

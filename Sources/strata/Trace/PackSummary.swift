@@ -70,11 +70,23 @@ struct PackSummary {
     if dropped.hiddenPointers > 0 {
       lines.append("! The kernel hid pointers as (ptrval): record later after its boot.")
     }
+    for (reason, found) in malformed {
+      let what = found.count == 1 ? "line is malformed and was" : "lines are malformed and were"
+      lines.append(
+        "! \(grouped(found.count)) \(what) dropped: \(reason.rawValue); the first is line "
+          + "\(grouped(found.first)), \(found.text).")
+    }
+    if packer.isCutOff { lines.append("! The recording is cut off in its last line, which is one of these.") }
     if packer.mayBeCutOff {
       lines.append(
         "! The last line has no line feed: if the recording was cut off there, its event may be wrong.")
     }
     return lines
+  }
+
+  /// The malformed lines by reason, in the order of the first of each.
+  private var malformed: [(Malformation, MalformedLines)] {
+    packer.dropped.malformed.sorted { $0.value.first < $1.value.first }.map { ($0.key, $0.value) }
   }
 
   private var reasons: [String] {
@@ -100,8 +112,19 @@ struct PackSummary {
     counts.sorted { ($1.value, $0.key) < ($0.value, $1.key) }
   }
 
-  /// One row of JSON.
-  var json: String {
+  /// A row of JSON, and one for each reason for which lines are malformed.
+  var json: String { ([row] + malformed.map(Self.row)).joined(separator: "\n") }
+
+  private static func row(_ reason: Malformation, _ found: MalformedLines) -> String {
+    var row = JSONRow("malformed")
+    row.add("reason", reason.rawValue)
+    row.add("lines", found.count)
+    row.add("first_line", found.first)
+    row.add("text", found.text)
+    return row.text
+  }
+
+  private var row: String {
     let dropped = packer.dropped
     var row = JSONRow("pack")
     row.add("source", source)
@@ -118,6 +141,7 @@ struct PackSummary {
     row.add("hidden_pointers", dropped.hiddenPointers)
     row.add("other_events", dropped.others.values.reduce(0, +))
     row.add("other_lines", dropped.otherLines.values.reduce(0, +))
+    row.add("malformed_lines", dropped.malformed.values.reduce(0) { $0 + $1.count })
     row.add("beyond_limit", dropped.beyondLimit)
     row.add("caches", UInt64(counts.caches))
     row.add("objects", UInt64(counts.objects))

@@ -17,7 +17,8 @@ struct Trace: ParsableCommand {
         group kmem on, of Linux 3.0 to 6: plain, or compressed by gzip or xz; - is standard input. Kept are \
         kmalloc, kfree, kmem_cache_alloc, kmem_cache_free, mm_page_alloc, mm_page_free and \
         mm_page_free_batched, by the names of any of these versions. Latency format and a dump in the kernel's \
-        log are read too. All else is counted in the summary, which goes to standard error.
+        log are read too. All else is counted in the summary, which goes to standard error: a malformed line is dropped, \
+        and the first of each kind is named with its number. Only a text without any event is refused.
 
         To record (as root, on the machine to be studied), one of:
           cd /sys/kernel/tracing
@@ -49,7 +50,7 @@ struct Trace: ParsableCommand {
     @Option(help: "The name in the trace (default: that of the text's file).")
     var title: String?
 
-    @Flag(name: [.customShort("j"), .long], help: "Print the summary as one row of JSON.")
+    @Flag(name: [.customShort("j"), .long], help: "Print the summary as rows of JSON.")
     var json = false
 
     func validate() throws {
@@ -63,12 +64,7 @@ struct Trace: ParsableCommand {
         var packer = TracePacker(limit: events ?? .max)
         Terminal.standard.beginProgress()
         try input.forEachLine { line, hasLineFeed in
-          do {
-            try packer.take(line, of: input.name, hasLineFeed: hasLineFeed)
-          } catch let complaint as Complaint {
-            guard hasLineFeed, input.isAtLastLine else { throw complaint }
-            try packer.endEarly(complaint)
-          }
+          try packer.take(line, of: input.name, hasLineFeed: hasLineFeed)
           if packer.lines % 4096 == 0 {
             Terminal.standard.progress(
               "pack", input.bytesRead, of: input.size, "\(grouped(packer.lines)) lines")
@@ -106,9 +102,14 @@ struct Trace: ParsableCommand {
     private func nothing(in packer: TracePacker, _ name: String) -> Complaint {
       if packer.lines == 0 { return Complaint("\(name): is empty", .dataError) }
       let others = PackSummary.sorted(packer.dropped.others).prefix(3).map(\.key)
-      let instead =
-        others.isEmpty ? "" : ", only \(others.joined(separator: ", ")): record the events of group kmem"
-      return Complaint("\(name): no allocation event in \(grouped(packer.lines)) lines\(instead)", .dataError)
+      var instead = ""
+      if !others.isEmpty {
+        instead = ", only \(others.joined(separator: ", ")): record the events of group kmem"
+      } else if let (reason, found) = packer.dropped.malformed.min(by: { $0.value.first < $1.value.first }) {
+        instead = "; line \(grouped(found.first)) is \(reason.rawValue): \(found.text)"
+      }
+      return Complaint(
+        "\(name): no allocation event in \(counted(packer.lines, "line"))\(instead)", .dataError)
     }
 
     /// The name without folders and endings: `linux-6.1-build` of `traces/linux-6.1-build.ftrace.xz`.

@@ -4,6 +4,9 @@
 // appearance, frames by rank among all that appear. It decides nothing about frees without an owner or lost frees, because the
 // replay does. It tracks ownership only to count peaks, and to find caches.
 //
+// A malformed line is dropped too: one broken line of a million is no reason to refuse the others. It is counted by its
+// reason, and the first of each reason keeps its number and text for the summary.
+//
 // *Which cache?* Linux 6.1 prints the cache at `kmem_cache_free` only. An allocation's cache is
 //   1. the one printed when the same pointer, still owned by this allocation, was freed with
 //      kmem_cache_free;
@@ -36,11 +39,13 @@ struct TracePacker {
     var otherLines: [String: UInt64] = [:]
     /// Events of objects whose pointers the kernel did not print.
     var hiddenPointers: UInt64 = 0
+    /// Malformed lines, by what is wrong with them.
+    var malformed: [Malformation: MalformedLines] = [:]
     /// Events behind the user's limit.
     var beyondLimit: UInt64 = 0
     var total: UInt64 {
       comments + others.values.reduce(0, +) + callChains + otherLines.values.reduce(0, +) + hiddenPointers
-        + beyondLimit
+        + malformed.values.reduce(0) { $0 + $1.count } + beyondLimit
     }
   }
 
@@ -92,6 +97,8 @@ struct TracePacker {
   private(set) var nullFrees: UInt64 = 0
   /// Whether the last line has no line feed, though it holds an event.
   private(set) var mayBeCutOff = false
+  /// Whether the last line has no line feed and is malformed.
+  private(set) var isCutOff = false
 
   private var strings: [String: UInt32] = [:]
   private var stringList: [String] = []
@@ -112,30 +119,20 @@ struct TracePacker {
 
   // MARK: Gathering
 
-  /// Reads the next line. Throws when it is malformed. A line without a line feed is the last, and may be cut off.
+  /// Reads the next line. Throws for a recording of a form that can't be packed. A line without a line feed is the
+  /// last, and may be cut off.
   mutating func take(_ bytes: LineBytes, of source: String, hasLineFeed: Bool = true) throws {
     lines += 1
     self.bytes += UInt64(bytes.count) + (hasLineFeed ? 1 : 0)
     let before = events.count
     do {
       try take(bytes, source)
-    } catch let complaint as Complaint {
-      if hasLineFeed { throw complaint }
-      try endEarly(complaint)
+    } catch let malformation as Malformation {
+      dropped.malformed[malformation, default: MalformedLines(first: lines, text: Self.quoted(bytes))]
+        .count += 1
+      isCutOff = !hasLineFeed
     }
     mayBeCutOff = !hasLineFeed && events.count > before
-  }
-
-  /// Ends with a last line that is malformed: a recording that was cut off. It may be, behind the user's limit.
-  mutating func endEarly(_ complaint: Complaint) throws {
-    guard events.count < limit else {
-      dropped.beyondLimit += 1
-      return
-    }
-    guard !events.isEmpty else { throw complaint }
-    throw Complaint(
-      "\(complaint): the recording is cut off in its last line; --events \(events.count) packs all before it",
-      complaint.status)
   }
 
   private mutating func take(_ bytes: LineBytes, _ source: String) throws {
@@ -149,9 +146,11 @@ struct TracePacker {
       if count == nil { dropped.lostMore = true }
     case .callChain: dropped.callChains += 1
     case .other(let kind): dropped.otherLines[kind, default: 0] += 1
-    case .form(let form): throw complaint(source, form.advice(source))
-    case .unreadable:
-      throw complaint(source, "is no line of ftrace's text: \(Self.quoted(bytes))")
+    case .form(let form):
+      // Behind an event, it is one broken line, and not the form of the recording.
+      guard events.isEmpty else { throw Malformation.unreadable }
+      throw Complaint("\(source), line \(grouped(lines)): \(form.advice(source))", .dataError)
+    case .unreadable: throw Malformation.unreadable
     case .event(let line):
       guard let kind = Self.kinds[line.event.string] else {
         dropped.others[line.event.string, default: 0] += 1
@@ -161,7 +160,7 @@ struct TracePacker {
         dropped.beyondLimit += 1
         return
       }
-      guard let (draft, event) = try read(kind, line, of: source) else {
+      guard let (draft, event) = try read(kind, line) else {
         dropped.hiddenPointers += 1
         return
       }
@@ -178,9 +177,7 @@ struct TracePacker {
   ]
 
   /// The event of a line; nil when its pointer is hidden.
-  private mutating func read(_ kind: TraceKind, _ line: TraceLine, of source: String) throws -> (
-    Draft, Event
-  )? {
+  private mutating func read(_ kind: TraceKind, _ line: TraceLine) throws(Malformation) -> (Draft, Event)? {
     var draft = Draft(kind: kind)
     let fields = line.fields
     if kind.allocates {
@@ -192,23 +189,19 @@ struct TracePacker {
     if kind.isAboutPages {
       // Only a batch of single frames comes without an order.
       let order = kind == .pageFreeBatched ? fields.number("order") ?? 0 : fields.number("order")
-      guard case .success(let frame) = fields.frame, let order else { throw missing("pfn and order", source) }
-      guard order <= 18, (frame ?? 0) < 1 << 40 else {
-        throw complaint(source, "has an impossible frame or order")
-      }
+      guard case .success(let frame) = fields.frame, let order else { throw .noFrame }
+      guard order <= 18, (frame ?? 0) < 1 << 40 else { throw .impossibleFrame }
       draft.order = UInt8(order)
       if let frame { event.identity = frame }
     } else {
-      guard let pointer = fields.pointer("ptr") else { throw missing("ptr", source) }
+      guard let pointer = fields.pointer("ptr") else { throw .noPointer }
       if pointer == .hidden { return nil }
       draft.site = fields.text("call_site").map { number(of: $0.string) } ?? TraceOperation.none
       if kind.allocates {
         guard let requested = fields.number("bytes_req"), let allocated = fields.number("bytes_alloc") else {
-          throw missing("bytes_req and bytes_alloc", source)
+          throw .noSizes
         }
-        guard let sizes = Self.sizes(requested, allocated) else {
-          throw complaint(source, "has an impossible size")
-        }
+        guard let sizes = Self.sizes(requested, allocated) else { throw .impossibleSize }
         draft.sizes = sizes
       }
       if kind == .cacheAlloc || kind == .cacheFree, let name = fields.text("name") {
@@ -292,17 +285,10 @@ struct TracePacker {
     return identity
   }
 
-  private func missing(_ what: String, _ source: String) -> Complaint {
-    complaint(source, "is an allocation event without \(what)")
-  }
-
-  private func complaint(_ source: String, _ what: String) -> Complaint {
-    Complaint("\(source), line \(grouped(lines)): \(what)", .dataError)
-  }
-
   private static func quoted(_ bytes: LineBytes) -> String {
-    let text = bytes.prefix(40).map { $0 >= 0x20 && $0 < 0x7f ? Character(Unicode.Scalar($0)) : "?" }
-    return "\"" + String(text) + (bytes.count > 40 ? "…\"" : "\"")
+    let line = bytes[...].trimmed
+    let text = line.prefix(60).map { $0 >= 0x20 && $0 < 0x7f ? Character(Unicode.Scalar($0)) : "?" }
+    return "\"" + String(text) + (line.count > 60 ? "…\"" : "\"")
   }
 
   // MARK: Packing
