@@ -20,8 +20,7 @@ func write(_ bytes: [UInt8], to path: String) throws {
   if isSpecial && status.st_mode & S_IFMT == S_IFDIR {
     throw Complaint("\(path): is a directory", .cannotCreate)
   }
-  let target = isSpecial ? path : path + ".part"
-  let descriptor = open(target, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
+  let (descriptor, target) = isSpecial ? (open(path, O_WRONLY | O_TRUNC | O_CLOEXEC), path) : openBeside(path)
   guard descriptor >= 0 else { throw Complaint.system(path, .cannotCreate) }
   var complaint = writeAll(bytes, to: descriptor, path)
   // A disk over a network may report only here that it is full.
@@ -30,6 +29,17 @@ func write(_ bytes: [UInt8], to path: String) throws {
   guard let complaint else { return }
   if !isSpecial { unlink(target) }
   throw complaint
+}
+
+/// Opens a new file in the folder of `path`, under a name that no other file has. Unlike mkstemp, it leaves the mode to
+/// the umask, which can't be read without setting it.
+private func openBeside(_ path: String) -> (descriptor: Int32, name: String) {
+  let folder = path.lastIndex(of: "/").map { path[...$0] } ?? ""
+  while true {
+    let name = "\(folder).strata-\(String(UInt64.random(in: 0 ... .max), radix: 36))"
+    let descriptor = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+    if descriptor >= 0 || errno != EEXIST { return (descriptor, name) }
+  }
 }
 
 /// Writes `bytes` to a descriptor; `name` is for the complaint.
