@@ -1,6 +1,7 @@
 // Block devices: the interface between a client, which has pages in frames, and a driver, which has pages on a device.
 //
-// A device takes requests of 1 to 32 pages of 4 KiB. They complete later, in any order, perhaps in an interrupt handler.
+// A device takes requests of 1 to 32 pages of 4 KiB. They complete later, in any order, perhaps in an interrupt
+// handler.
 //
 // STRUCTURES
 //   BlockDevice   a device: its name, its size, and a table of functions with a context, which the driver fills in
@@ -15,14 +16,14 @@
 //   BD-3  A RAM disk is idle only when each request that it was given is complete.
 // BD-1 and BD-2 are checked where a caller would break them: by `Transfers.end` and when a `Transfer` is dropped.
 //
-// LOCKS. A RAM disk has one spin lock (rank `blockDevice`), around a few words of its queue. A pool has none. No call of
-// a client is made with a lock held, and a client submits with no spin lock held.
+// LOCKS. A RAM disk has one spin lock (rank `blockDevice`), around a few words of its queue. A pool has none. No call
+// of a client is made with a lock held, and a client submits with no spin lock held.
 //
 // COST. A request of a RAM disk: about 350 instructions and 20 for each page, beside the copy. A transfer of the pool:
 // about 100 beside the device.
 //
-// EXHAUSTION. Nothing here allocates. `Transfers.begin` answers nil when no request is idle, and `waitForAny` sleeps until
-// one is. A request that reaches beyond a device fails.
+// EXHAUSTION. Nothing here allocates. `Transfers.begin` answers nil when no request is idle, and `waitForAny` sleeps
+// until one is. A request that reaches beyond a device fails.
 //
 // SOURCES. The bio of FreeBSD (McKusick, Neville-Neil, Watson, "The Design and Implementation of the FreeBSD Operating
 // System", chapter 8), reduced to whole pages in frames.

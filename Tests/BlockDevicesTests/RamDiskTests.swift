@@ -143,20 +143,7 @@ final class RamDiskTests: XCTestCase {
   func testThreadsPollOneDisk() throws {
     let bench = try DiskFixture(pages: 256, requests: 16, processors: 3)
     bench.useRamDisk()
-    let rounds = 400
-    let frames = try bench.frames(48)
-    bench.host.onThreads(3) { index in
-      var random = SeededRandom(seed: UInt64(index))
-      for round in 0..<rounds {
-        let mine = Array(frames[index * 16..<index * 16 + 1 + Int(random.below(16))])
-        let first = UInt64(index * 80) + random.below(48)
-        for (i, frame) in mine.enumerated() { bench.fill(frame, UInt64(round * 1000 + i)) }
-        XCTAssertTrue(bench.run(.write, first, mine))
-        for frame in mine { bench.fill(frame, 1) }
-        XCTAssertTrue(bench.run(.read, first, mine))
-        for (i, frame) in mine.enumerated() { XCTAssertTrue(bench.holds(frame, UInt64(round * 1000 + i))) }
-      }
-    }
+    try bench.writeAndReadBack(threads: 3, rounds: 400)
     XCTAssertFalse(bench.ramDisk.poll())
   }
 }

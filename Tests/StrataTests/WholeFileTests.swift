@@ -44,7 +44,7 @@ final class WholeFileTests: XCTestCase {
 
   func testAFailureLeavesNothingBehind() throws {
     try write([1], to: path("out"))
-    // A file of this process ends at 1000 bytes from here on. Its output may be a file: nothing is printed meanwhile.
+    // From here on, a file of this process may have 1000 bytes. Its output may be such a file, so nothing is printed.
     signal(SIGXFSZ, SIG_IGN)
     var before = rlimit()
     XCTAssertEqual(getrlimit(__rlimit_resource_t(RLIMIT_FSIZE.rawValue), &before), 0)

@@ -6,6 +6,7 @@ import HostMachine
 import MemoryPrimitives
 import PhysicalMemory
 import Workloads
+import XCTest
 
 open class DiskFixture: @unchecked Sendable {
   private let allocator: FrameAllocatorFixture
@@ -100,6 +101,28 @@ open class DiskFixture: @unchecked Sendable {
     transfers.wait(transfer.value)
     defer { transfers.end(transfer.move()) }
     return !transfers.hasFailed(transfer.value)
+  }
+
+  /// Each thread writes frames of its own to pages of its own, `rounds` times, and reads them back as it wrote them.
+  /// The disk has 80 pages a thread.
+  package func writeAndReadBack(
+    threads: Int, rounds: Int, file: StaticString = #filePath, line: UInt = #line
+  ) throws {
+    let frames = try frames(threads * 16)
+    host.onThreads(threads) { [self] index in
+      var random = SeededRandom(seed: UInt64(index))
+      for round in 0..<rounds {
+        let mine = Array(frames[index * 16..<index * 16 + 1 + Int(random.below(16))])
+        let first = UInt64(index * 80) + random.below(48)
+        for (i, frame) in mine.enumerated() { fill(frame, UInt64(round * 1000 + i)) }
+        XCTAssertTrue(run(.write, first, mine), file: file, line: line)
+        for frame in mine { fill(frame, 1) }
+        XCTAssertTrue(run(.read, first, mine), file: file, line: line)
+        for (i, frame) in mine.enumerated() {
+          XCTAssertTrue(holds(frame, UInt64(round * 1000 + i)), file: file, line: line)
+        }
+      }
+    }
   }
 }
 

@@ -206,21 +206,8 @@ final class FaultyDiskTests: XCTestCase {
     faults.delayed = 300
     faults.longestDelay = 5
     bench.disk.faults = faults
-    let rounds = 400
-    let frames = try bench.frames(48)
-    bench.host.onThreads(3) { index in
-      var random = SeededRandom(seed: UInt64(index))
-      for round in 0..<rounds {
-        let mine = Array(frames[index * 16..<index * 16 + 1 + Int(random.below(16))])
-        let first = UInt64(index * 80) + random.below(48)
-        for (i, frame) in mine.enumerated() { bench.fill(frame, UInt64(round * 1000 + i)) }
-        XCTAssertTrue(bench.run(.write, first, mine))
-        for frame in mine { bench.fill(frame, 1) }
-        XCTAssertTrue(bench.run(.read, first, mine))
-        for (i, frame) in mine.enumerated() { XCTAssertTrue(bench.holds(frame, UInt64(round * 1000 + i))) }
-      }
-    }
-    XCTAssertEqual(bench.disk.figures.writes, UInt64(3 * rounds))
+    try bench.writeAndReadBack(threads: 3, rounds: 400)
+    XCTAssertEqual(bench.disk.figures.writes, 3 * 400)
     XCTAssertFalse(bench.disk.poll())
     XCTAssertFalse(bench.ramDisk.poll())
   }
