@@ -32,7 +32,8 @@ debug: variables
 	@Scripts/debug
 
 # FILTER picks tests by a regular expression, STRATA_SEED replays a seed.
-test: tools
+test:
+	@Scripts/install-tools test
 	@$(MAKE) --no-print-directory kernel
 	@Scripts/test
 
@@ -110,7 +111,8 @@ help:
 #: make run      build, boot in QEMU, console on this terminal; Ctrl-A X leaves
 #:               (without a terminal: the tour, or the run= in ARGS, then power off)
 #: make debug    the same under gdb: the machine waits; help strata lists gdb's new commands
-#: make test     every test, on the host and in QEMU; ends with "N passed, N failed"
+#: make test     every test, on the host and in QEMU; ends with "N passed, N failed",
+#:               and with the names of tests that were skipped before that
 #: make examples a program and a small kernel that use Strata, built and run
 #: make tsan     the tests of shared state, under the thread sanitizer
 #: make asan     the host tests, under the address sanitizer

@@ -82,15 +82,61 @@ final class BootMakeTests: XCTestCase {
     XCTAssertTrue(result.text.contains("make run "), result.text)
   }
 
-  func testWithoutSwiftABuildSaysSo() throws {
-    // A path with all that this machine has, but the compiler.
-    let tools = try temporaryFolder()
+  /// A folder with all programs of this machine, but those that begin so.
+  private func programs(without left: [String]) throws -> URL {
+    let programs = try temporaryFolder()
     for folder in ["/usr/bin", "/bin"] {
-      for name in try FileManager.default.contentsOfDirectory(atPath: folder) where !name.hasPrefix("swift") {
+      for name in try FileManager.default.contentsOfDirectory(atPath: folder)
+      where !left.contains(where: { name.hasPrefix($0) }) {
         try? FileManager.default.createSymbolicLink(
-          atPath: tools.appendingPathComponent(name).path, withDestinationPath: "\(folder)/\(name)")
+          atPath: programs.appendingPathComponent(name).path, withDestinationPath: "\(folder)/\(name)")
       }
     }
+    return programs
+  }
+
+  private func writeScript(_ name: String, in folder: URL, _ lines: String) throws {
+    let file = folder.appendingPathComponent(name)
+    try Data("#!/bin/sh\n\(lines)\n".utf8).write(to: file)
+    try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: file.path)
+  }
+
+  /// The debugger's tests are skipped without gdb, so `make test` installs it.
+  func testMakeTestInstallsTheDebugger() throws {
+    // Without swift, a run that installs nothing ends too.
+    let programs = try programs(without: ["gdb", "apt-get", "sudo", "swift"])
+    try writeScript("swiftc", in: programs, "exit 1")
+    try writeScript("sudo", in: programs, "exec \"$@\"")
+    try writeScript("apt-get", in: programs, "echo \"apt-get $*\"; exit 1")
+    let result = try Command(["make", "test"], ["PATH": programs.path]).finish()
+    XCTAssertNotEqual(result.status, 0, result.text)
+    let line = try XCTUnwrap(result.lines.first, result.text)
+    XCTAssertTrue(line.hasPrefix("Installing what is missing:"), result.text)
+    XCTAssertTrue(line.split(separator: " ").contains("gdb"), result.text)
+  }
+
+  func testSkippedTestsAreNamedInTheLastLinesOfATestRun() throws {
+    let tree = try temporaryFolder()
+    try FileManager.default.copyItem(
+      at: Boot.root.appendingPathComponent("Scripts"), to: tree.appendingPathComponent("Scripts"))
+    let path = "\(tree.path):\(ProcessInfo.processInfo.environment["PATH"] ?? "")"
+    let line = { (name: String, end: String) in "echo \"Test Case '\(name)' \(end) (0.1 seconds)\"" }
+    let passed = line("A.testOne", "passed")
+    for (skipped, last) in [
+      ([], ["1 passed, 0 failed"]), (["A.testTwo"], ["1 skipped: A.testTwo", "1 passed, 0 failed"]),
+      (["A.testTwo", "B.testOne"], ["2 skipped: A.testTwo B.testOne", "1 passed, 0 failed"]),
+    ] {
+      let lines = [passed] + skipped.map { line($0, "skipped") }
+      try writeScript("swift", in: tree, lines.joined(separator: "\n"))
+      let result = try Command(["Scripts/test"], ["PATH": path, "FILTER": "^[AB]"], in: tree).finish()
+      XCTAssertEqual(result.status, 0, result.text)
+      XCTAssertEqual(result.lines.suffix(last.count).map(String.init), last, result.text)
+      XCTAssertEqual(result.lines.contains { $0.contains("skipped:") }, !skipped.isEmpty, result.text)
+    }
+  }
+
+  func testWithoutSwiftABuildSaysSo() throws {
+    let tools = try programs(without: ["swift"])
     for target in ["kernel", "run", "lint"] {
       let result = try Command(["make", target], ["PATH": tools.path]).finish()
       XCTAssertNotEqual(result.status, 0, result.text)
@@ -113,9 +159,7 @@ final class BootMakeTests: XCTestCase {
     let pins =
       (try? Data(contentsOf: Boot.root.appendingPathComponent("Package.resolved"))) ?? Data(none.utf8)
     try pins.write(to: tree.appendingPathComponent("Package.resolved"))
-    let git = tree.appendingPathComponent("git")
-    try Data("#!/bin/sh\necho \"git $*\" >> '\(tree.path)/git.log'\nexit 1\n".utf8).write(to: git)
-    try files.setAttributes([.posixPermissions: 0o755], ofItemAtPath: git.path)
+    try writeScript("git", in: tree, "echo \"git $*\" >> '\(tree.path)/git.log'\nexit 1")
     let path = "\(tree.path):\(ProcessInfo.processInfo.environment["PATH"] ?? "")"
     let result = try Command(["Scripts/compile", "CPlatform"], ["PATH": path], in: tree).finish()
     XCTAssertEqual(result.status, 0, result.text)
