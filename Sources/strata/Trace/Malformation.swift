@@ -1,4 +1,4 @@
-// What may be wrong with a line of a recorder's text. The summary names each that was met.
+// The faults that a line of a recorder's text may have. The summary names each that was met.
 
 /// A reason for which a line is malformed.
 enum Malformation: String, Error, CaseIterable {
