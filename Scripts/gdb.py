@@ -128,16 +128,6 @@ class Console:
         return cls.port
 
 
-class Strata(gdb.Command):
-    """Commands for a running Strata."""
-
-    def __init__(self):
-        super().__init__("strata", gdb.COMMAND_SUPPORT, prefix=True)
-
-    def invoke(self, argument, from_tty):
-        gdb.execute("help strata")
-
-
 class ConsoleCommand(gdb.Command):
     """Type a line at the machine's console, let it run until the next prompt, and print its answer.
 The first use lets the machine boot."""
@@ -234,15 +224,31 @@ class BacktracesCommand(gdb.Command):
 
 gdb.execute("set pagination off")
 gdb.execute("set language c")
-for command in (
-    Strata,
-    ConsoleCommand,
-    FramesCommand,
-    KmemCommand,
-    ThreadsCommand,
-    WhatisCommand,
-    BacktracesCommand,
-):
+commands = {
+    "strata-console": ConsoleCommand,
+    "strata-frames": FramesCommand,
+    "strata-kmem": KmemCommand,
+    "strata-threads": ThreadsCommand,
+    "strata-whatis": WhatisCommand,
+    "strata-backtraces": BacktracesCommand,
+}
+for command in commands.values():
     command()
+
+
+class Strata(gdb.Command):
+    # gdb lists only what stands behind a prefix and a blank, so that the text is made of the commands' own.
+    __doc__ = "Commands for a running Strata:\n\n" + "\n".join(
+        "%-18s %s" % (name, command.__doc__.partition("\n")[0]) for name, command in commands.items()
+    )
+
+    def __init__(self):
+        super().__init__("strata", gdb.COMMAND_SUPPORT)
+
+    def invoke(self, argument, from_tty):
+        gdb.execute("help strata")
+
+
+Strata()
 print("Commands: strata-console LINE, strata-frames, strata-kmem, strata-threads, strata-whatis ADDRESS,")
 print("strata-backtraces. The machine waits: continue, or strata-console frames, boots it. Ctrl-C stops it.")

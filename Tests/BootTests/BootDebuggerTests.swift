@@ -78,6 +78,21 @@ final class BootDebuggerTests: XCTestCase {
     XCTAssertTrue(try part("strata-whatis 16", of: text).contains { $0.hasSuffix("none") }, text)
   }
 
+  func testHelpListsTheCommandsOfStrata() throws {
+    let text = try session(["help strata", "strata"], processors: 1)
+    for command in ["help strata", "strata"] {
+      let names = try part(command, of: text).filter { $0.hasPrefix("strata-") }.map {
+        $0.prefix { $0 != " " }
+      }
+      XCTAssertEqual(
+        names,
+        [
+          "strata-console", "strata-frames", "strata-kmem", "strata-threads", "strata-whatis",
+          "strata-backtraces",
+        ], text)
+    }
+  }
+
   func testBeforeTheBootThereIsAnAnswer() throws {
     let text = try session(["hbreak kernel_main", "continue", "strata-frames"], processors: 1, status: 1)
     XCTAssertTrue(text.contains("not up yet"), text)
