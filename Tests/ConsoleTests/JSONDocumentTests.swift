@@ -13,7 +13,7 @@ final class JSONDocumentTests: XCTestCase {
       .deletingLastPathComponent()
       .deletingLastPathComponent()
     var printed: Set<String> = ["wire", "unwire"]
-    let calls = try Regex("(?:row|able|JSONRow)\\(\"([a-z_]+)\"")
+    let calls = try Regex("(?:row|able|JSONRow|report|beside)\\(\"([a-z_]+)\"")
     // In plain quotes or with backslashes.
     let literals = try Regex(#"\{\\?"kind\\?":\\?"([a-z_]+)"#)
     for folder in ["Console", "Workloads", "strata"].map({ root.appendingPathComponent("Sources/\($0)") }) {

@@ -68,8 +68,10 @@ struct Table {
     /// The kind of the rows that stand beside these, and their first column among all; none at first.
     var besideKind: StaticString
     var besideFirst: Int
-    /// For tools: whether an object has been begun, and whether the next cells are for people only.
+    /// For tools: whether an object has been begun, that of the rows beside, and whether the next cells are for people
+    /// only.
     var isOpen: Bool
+    var isBeside: Bool
     var isMuted: Bool
     var sorted: Bool
     var hasHeader: Bool
@@ -108,6 +110,7 @@ struct Table {
     state.pointee.besideKind = kind
     state.pointee.besideFirst = .max
     state.pointee.isOpen = false
+    state.pointee.isBeside = false
     state.pointee.isMuted = false
     state.pointee.sorted = sorted == .largestFirst
     state.pointee.hasHeader = false
@@ -172,13 +175,14 @@ struct Table {
     scratch.pointee.weight = weight
     state.pointee.filling = 0
     state.pointee.filled = 0
+    state.pointee.isBeside = false
     if console.isJSON { state.pointee.isMuted = console.shouldStop }
   }
 
   /// The cells up to the end of the row, or up to those of the rows beside it, are for `audience`.
   func part(for audience: Audience) {
     guard console.isJSON else { return }
-    if state.pointee.filling == state.pointee.besideFirst { closeObject() }
+    endFirstKind()
     state.pointee.isMuted = audience == .people || console.shouldStop
   }
 
@@ -546,7 +550,7 @@ struct Table {
 
   /// Writes the next cell; `text` is that of a cell of text.
   private func write(_ cell: Cell, _ text: Line?) {
-    if state.pointee.filling == state.pointee.besideFirst { closeObject() }
+    endFirstKind()
     let column = state.pointee.columns[state.pointee.filled]
     switch column.style {
     case .share, .ratio, .bar: return
@@ -556,8 +560,7 @@ struct Table {
     let row = JSONRow(terminal: console.terminal)
     if !state.pointee.isOpen {
       state.pointee.isOpen = true
-      row.open(
-        state.pointee.filling < state.pointee.besideFirst ? state.pointee.kind : state.pointee.besideKind)
+      row.open(state.pointee.isBeside ? state.pointee.besideKind : state.pointee.kind)
     }
     var key = Line()
     for byte in Bytes(start: column.key.utf8Start, count: column.key.utf8CodeUnitCount) {
@@ -577,6 +580,13 @@ struct Table {
       figure.append(signed: Int(truncatingIfNeeded: cell.b &- cell.a))
       row.field(key, figure: figure)
     }
+  }
+
+  /// Closes the object of the first kind where the cells of the other begin.
+  private func endFirstKind() {
+    let isBeside = state.pointee.filling >= state.pointee.besideFirst
+    if isBeside && !state.pointee.isBeside { closeObject() }
+    state.pointee.isBeside = isBeside
   }
 
   private func closeObject() {
