@@ -9,7 +9,7 @@ package struct Statement: ExpressibleByStringInterpolation {
   /// The answer to a yes-or-no question.
   package enum Truth: UInt8, Sendable { case yes, no }
 
-  /// What a tool gets for a key.
+  /// The value that a tool gets for a key.
   package enum Value {
     /// Nothing is known, or nothing applies.
     case none

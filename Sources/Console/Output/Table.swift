@@ -99,6 +99,26 @@ struct Table {
   let console: Shell
 
   private var state: UnsafeMutablePointer<State> { inPlace(&console.state.pointee.table) }
+  private var rowCount: Int {
+    get { state.pointee.rowCount }
+    nonmutating set { state.pointee.rowCount = newValue }
+  }
+  private var filling: Int {
+    get { state.pointee.filling }
+    nonmutating set { state.pointee.filling = newValue }
+  }
+  private var isOpen: Bool {
+    get { state.pointee.isOpen }
+    nonmutating set { state.pointee.isOpen = newValue }
+  }
+  private var isBeside: Bool {
+    get { state.pointee.isBeside }
+    nonmutating set { state.pointee.isBeside = newValue }
+  }
+  private var columnCount: Int { state.pointee.columnCount }
+  private func columnStyle(_ column: Int) -> ColumnStyle { state.pointee.columns[column].style }
+  private func columnWidth(_ column: Int) -> UInt8 { state.pointee.columns[column].width }
+
   private var rows: UnsafeMutablePointer<Row> {
     UnsafeMutableRawPointer(inPlace(&state.pointee.rows)).assumingMemoryBound(to: Row.self)
   }
@@ -173,9 +193,9 @@ struct Table {
   func begin(weight: UInt64 = 1) {
     clear(scratch)
     scratch.pointee.weight = weight
-    state.pointee.filling = 0
+    filling = 0
     state.pointee.filled = 0
-    state.pointee.isBeside = false
+    isBeside = false
     if console.isJSON { state.pointee.isMuted = console.shouldStop }
   }
 
@@ -187,11 +207,11 @@ struct Table {
   }
 
   /// Whether the next cell is in a column for another reader.
-  private var isHidden: Bool { state.pointee.hidden >> UInt32(state.pointee.filling) & 1 != 0 }
+  private var isHidden: Bool { state.pointee.hidden >> UInt32(filling) & 1 != 0 }
 
   private func add(_ kind: Cell.Kind, _ a: UInt64, _ b: UInt64 = 0, short: UInt8 = 0) {
-    precondition(state.pointee.filling < state.pointee.declared, "more cells than columns")
-    defer { state.pointee.filling += 1 }
+    precondition(filling < state.pointee.declared, "more cells than columns")
+    defer { filling += 1 }
     if isHidden { return }
     let cell = Cell(kind: kind, short: short, a: a, b: b)
     if console.isJSON {
@@ -209,7 +229,7 @@ struct Table {
     if isHidden { return empty() }
     if console.isJSON {
       write(Cell(kind: .text, short: 0, a: 0, b: 0), line)
-      state.pointee.filling += 1
+      filling += 1
       state.pointee.filled += 1
       return
     }
@@ -257,10 +277,10 @@ struct Table {
     if console.isJSON { return closeObject() }
     sumUp(scratch, into: inPlace(&state.pointee.total))
     if state.pointee.sorted && scratch.pointee.weight == 0 && !console.showsAll { return }
-    if state.pointee.rowCount == Self.rowCapacity {
+    if rowCount == Self.rowCapacity {
       guard state.pointee.sorted else {
         printRows()
-        state.pointee.rowCount = 0
+        rowCount = 0
         keep(at: 0)
         return
       }
@@ -274,12 +294,12 @@ struct Table {
       }
       return
     }
-    keep(at: state.pointee.rowCount)
+    keep(at: rowCount)
   }
 
   private func keep(at index: Int) {
     (rows + index).update(from: scratch, count: 1)
-    state.pointee.rowCount = index + 1
+    rowCount = index + 1
   }
 
   private func gather(_ row: UnsafeMutablePointer<Row>) {
@@ -288,14 +308,14 @@ struct Table {
   }
 
   private func sumUp(_ row: UnsafeMutablePointer<Row>, into sum: UnsafeMutablePointer<Row>) {
-    for i in 0..<state.pointee.columnCount {
+    for i in 0..<columnCount {
       let cell = row.pointee.cells[i]
-      switch state.pointee.columns[i].style {
+      switch columnStyle(i) {
       case .text, .exact, .folded, .figure: continue
       case .sum, .share, .ratio, .bar: break
       }
       guard cell.kind != .none && cell.kind != .empty else { continue }
-      let style = state.pointee.columns[i].style
+      let style = columnStyle(i)
       sum.pointee.cells[i].kind = cell.kind
       sum.pointee.cells[i].short = cell.short
       sum.pointee.cells[i].a &+= cell.a
@@ -312,7 +332,7 @@ struct Table {
   /// Prints the table. `total` begins the last line, which has the sums; `note` ends it.
   func finish(total: Line? = nil, note: Line? = nil) {
     guard !console.isJSON else { return }
-    let count = state.pointee.rowCount
+    let count = rowCount
     for i in 0..<count { state.pointee.order[i] = UInt8(i) }
     if state.pointee.sorted {
       // By insertion: rows come nearly sorted, and equal ones stay as they came.
@@ -329,7 +349,7 @@ struct Table {
       }
       if !console.showsAll && count > Self.shownRows + 2 {
         for i in Self.shownRows..<count { gather(rows + Int(state.pointee.order[i])) }
-        state.pointee.rowCount = Self.shownRows
+        rowCount = Self.shownRows
       }
     }
     var others = Line()
@@ -343,11 +363,11 @@ struct Table {
   }
 
   private func printRows(others: Line = Line(), total: Line? = nil, note: Line? = nil) {
-    let columns = state.pointee.columnCount
+    let columns = columnCount
     for column in 0..<columns {
-      var width = Int(state.pointee.columns[column].width)
-      guard state.pointee.columns[column].style != .bar else { continue }
-      for i in 0..<state.pointee.rowCount { width = max(width, render(row(at: i), column).count) }
+      var width = Int(columnWidth(column))
+      guard columnStyle(column) != .bar else { continue }
+      for i in 0..<rowCount { width = max(width, render(row(at: i), column).count) }
       if others.count > 0 {
         width = max(
           width, column == 0 ? others.count : render(inPlace(&state.pointee.others), column).count)
@@ -366,7 +386,7 @@ struct Table {
       }
       printTrimmed(header)
     }
-    for i in 0..<state.pointee.rowCount {
+    for i in 0..<rowCount {
       printRow(row(at: i), label: nil, note: nil)
       if console.shouldStop { return }
     }
@@ -379,17 +399,17 @@ struct Table {
   private func fit() {
     state.pointee.gap = 2
     var sum = -2
-    for column in 0..<state.pointee.columnCount { sum += Int(state.pointee.columns[column].width) + 2 }
+    for column in 0..<columnCount { sum += Int(columnWidth(column)) + 2 }
     if sum > console.width {
       state.pointee.gap = 1
-      sum -= state.pointee.columnCount - 1
+      sum -= columnCount - 1
     }
     while sum > console.width {
       var widest = -1
-      for column in 0..<state.pointee.columnCount {
-        let width = state.pointee.columns[column].width
+      for column in 0..<columnCount {
+        let width = columnWidth(column)
         guard width > leastWidth(of: column) else { continue }
-        if widest < 0 || width > state.pointee.columns[widest].width { widest = column }
+        if widest < 0 || width > columnWidth(widest) { widest = column }
       }
       guard widest >= 0 else { return }
       state.pointee.columns[widest].width -= 1
@@ -399,7 +419,7 @@ struct Table {
 
   /// The width down to which a column may be made narrower: an address of 16 digits and a comma fit a folded one.
   private func leastWidth(of column: Int) -> UInt8 {
-    switch state.pointee.columns[column].style {
+    switch columnStyle(column) {
     case .text: 8
     case .folded: 22
     case .exact, .figure, .sum, .share, .ratio, .bar: .max
@@ -409,11 +429,11 @@ struct Table {
   private func printRow(_ row: UnsafeMutablePointer<Row>, label: Line?, note: Line?) {
     var line = Line()
     var folds = false
-    for column in 0..<state.pointee.columnCount {
+    for column in 0..<columnCount {
       if column == 0, let label {
         line.append(line: label)
-        line.append(blanks: Int(state.pointee.columns[0].width) - label.count)
-      } else if state.pointee.columns[column].style == .bar {
+        line.append(blanks: Int(columnWidth(0)) - label.count)
+      } else if columnStyle(column) == .bar {
         if label != nil { continue }
         let cell = row.pointee.cells[column]
         let room = console.width - line.count - 2
@@ -421,7 +441,7 @@ struct Table {
         let length = (cell.a * UInt64(room) + cell.b / 2) / cell.b
         line.append("  ")
         for _ in 0..<length { line.append(byte: UInt8(ascii: "#")) }
-      } else if state.pointee.columns[column].style == .folded {
+      } else if columnStyle(column) == .folded {
         put(&line, fold(row, column, 0) ?? Line(), column)
         folds = true
       } else {
@@ -441,8 +461,8 @@ struct Table {
     for part in 1...Line.capacity {
       var line = Line()
       var isEmpty = true
-      for column in 0..<state.pointee.columnCount where state.pointee.columns[column].style != .bar {
-        let isFolded = state.pointee.columns[column].style == .folded
+      for column in 0..<columnCount where columnStyle(column) != .bar {
+        let isFolded = columnStyle(column) == .folded
         let text = isFolded ? fold(row, column, part) : nil
         if text != nil { isEmpty = false }
         put(&line, text ?? Line(), column)
@@ -455,7 +475,7 @@ struct Table {
   /// Part `number` of a folded cell; nil behind the last.
   private func fold(_ row: UnsafeMutablePointer<Row>, _ column: Int, _ number: Int) -> Line? {
     let text = render(row, column)
-    let width = Int(state.pointee.columns[column].width)
+    let width = Int(columnWidth(column))
     var from = 0
     for _ in 0..<number {
       from = Self.foldEnd(text, from, width)
@@ -490,8 +510,8 @@ struct Table {
 
   private func put(_ line: inout Line, _ text: Line, _ column: Int) {
     if column > 0 { line.append(blanks: state.pointee.gap) }
-    let width = Int(state.pointee.columns[column].width)
-    let style = state.pointee.columns[column].style
+    let width = Int(columnWidth(column))
+    let style = columnStyle(column)
     if style == .text || style == .exact || style == .folded {
       var text = text
       if style == .text && text.count > width {
@@ -509,7 +529,7 @@ struct Table {
 
   private func render(_ row: UnsafeMutablePointer<Row>, _ column: Int) -> Line {
     let cell = row.pointee.cells[column]
-    guard cell.kind == .text else { return spelled(cell, state.pointee.columns[column].style) }
+    guard cell.kind == .text else { return spelled(cell, columnStyle(column)) }
     var line = Line()
     for i in 0..<Int(cell.b) { line.append(byte: row.pointee.text[Int(cell.a) + i]) }
     return line
@@ -558,9 +578,9 @@ struct Table {
     }
     guard !state.pointee.isMuted, column.key.utf8CodeUnitCount > 0 else { return }
     let row = JSONRow(terminal: console.terminal)
-    if !state.pointee.isOpen {
-      state.pointee.isOpen = true
-      row.open(state.pointee.isBeside ? state.pointee.besideKind : state.pointee.kind)
+    if !isOpen {
+      isOpen = true
+      row.open(isBeside ? state.pointee.besideKind : state.pointee.kind)
     }
     var key = Line()
     for byte in Bytes(start: column.key.utf8Start, count: column.key.utf8CodeUnitCount) {
@@ -584,14 +604,14 @@ struct Table {
 
   /// Closes the object of the first kind where the cells of the other begin.
   private func endFirstKind() {
-    let isBeside = state.pointee.filling >= state.pointee.besideFirst
-    if isBeside && !state.pointee.isBeside { closeObject() }
-    state.pointee.isBeside = isBeside
+    guard filling >= state.pointee.besideFirst, !isBeside else { return }
+    closeObject()
+    isBeside = true
   }
 
   private func closeObject() {
-    guard state.pointee.isOpen else { return }
-    state.pointee.isOpen = false
+    guard isOpen else { return }
+    isOpen = false
     console.terminal.write("}")
     console.newline()
   }

@@ -85,7 +85,7 @@ extension ReplaySummary {
       events[index] > 0)
   }
 
-  /// What was skipped, and what was live.
+  /// The events that were skipped, and the memory that was live.
   private func describeOutcome(_ read: Reader) {
     read("\(key: "skipped", only: skipped)", false)
     for i in 0..<ReplaySkip.count {
