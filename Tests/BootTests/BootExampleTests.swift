@@ -61,7 +61,7 @@ final class BootExampleTests: XCTestCase {
     boot.processors = 2
     let rows = try boot.run("cpus -j").rows("cpu")
     XCTAssertEqual(rows.count, 2)
-    XCTAssertGreaterThan(rows.last?["idle_cycles"] as? Int ?? 0, 0)
+    XCTAssertGreaterThan(rows.last?["idle_cost"] as? Int ?? 0, 0)
   }
 
   /// Budgets in instructions are compared with instructions only.

@@ -106,6 +106,125 @@ final class ConsoleTableTests: XCTestCase {
     for line in harness.terminal.taken().split(separator: "\n") { XCTAssertLessThanOrEqual(line.count, 80) }
   }
 
+  /// Texts of a row that are more than a line of them are whole for a tool, and marked for a person where they are cut.
+  func testNoTextOfARowIsCutForATool() throws {
+    let harness = ConsoleHarness()
+    let texts = ["a", "b", "c", "d"].map { String(repeating: $0, count: 150) }
+    func fill() {
+      let table = harness.console.table("x")
+      for title in ["one", "two", "three", "four"] as [StaticString] { table.column(title, .text) }
+      table.begin()
+      for text in texts {
+        var line = Line()
+        for byte in text.utf8 { line.append(byte: byte) }
+        table.text(line)
+      }
+      table.end()
+      table.finish()
+    }
+    harness.console.state.pointee.json = true
+    fill()
+    let out = harness.terminal.taken()
+    let object = try XCTUnwrap(try JSONSerialization.jsonObject(with: Data(out.utf8)) as? [String: String])
+    XCTAssertEqual(["one", "two", "three", "four"].map { object[$0] }, texts)
+    harness.console.state.pointee.json = false
+    fill()
+    let cells = harness.terminal.taken().split(separator: "\n")[1].split(separator: " ")
+    XCTAssertEqual(cells.count, 3)
+    for cell in cells { XCTAssertTrue(cell.hasSuffix(".."), "\(cell)") }
+  }
+
+  func testFiguresBehindLongTextsStayWhole() {
+    let harness = ConsoleHarness()
+    let table = harness.console.table("x")
+    table.column("name", .text)
+    table.column("address", .exact)
+    table.begin()
+    table.text(
+      "a name of more than ninety bytes, which is what all texts of a row had to share until this was written"
+    )
+    table.text("\(VirtualAddress(0xffff_8000_0fc9_6c40))")
+    table.end()
+    table.finish()
+    let lines = harness.terminal.taken().split(separator: "\n")
+    XCTAssertTrue(lines[1].hasSuffix(".. 0xffff_8000_0fc9_6c40"), "\(lines[1])")
+    XCTAssertEqual(lines[1].count, 80)
+  }
+
+  /// Words that are wider than their column go on below it, and a figure stays with its unit.
+  func testFoldedWordsGoOnBelow() {
+    let harness = ConsoleHarness()
+    let table = harness.console.table("x")
+    table.column("asked", .folded)
+    table.column("answer", .folded)
+    table.column("free", .figure)
+    table.begin()
+    table.text("pageable memory of 1.02 TiB low 16 TiB high 64 TiB align 1 TiB boundary 64 TiB")
+    table.text("never: more than all memory, frame 4294967294, moved 1,048,576, wrote 1,048,576")
+    table.size(.gibibytes(999))
+    table.end()
+    table.begin()
+    table.text("4 KiB")
+    table.text("no")
+    table.size(.gibibytes(1))
+    table.end()
+    table.finish()
+    XCTAssertEqual(
+      harness.terminal.taken(),
+      """
+      asked                               answer                                  free
+      pageable memory of 1.02 TiB         never: more than all memory,         999 GiB
+      low 16 TiB high 64 TiB align 1 TiB  frame 4294967294, moved 1,048,576,
+      boundary 64 TiB                     wrote 1,048,576
+      4 KiB                               no                                     1 GiB
+
+      """)
+  }
+
+  /// Rows of two kinds stand side by side for a person; a tool gets each as a row of its own.
+  func testRowsOfTwoKindsStandSideBySide() {
+    let harness = ConsoleHarness()
+    func fill() {
+      let table = harness.console.table("queue")
+      table.column("queue", .text)
+      table.column("pages", .figure)
+      table.beside("watermark")
+      table.column("watermark", .text)
+      table.column("frames", .figure)
+      for i in 0..<3 as Range<UInt64> {
+        table.begin()
+        table.part(for: i < 1 ? .everyone : .people)
+        table.text(i < 1 ? "active" : "all")
+        table.count(i)
+        table.part(for: i < 2 ? .everyone : .people)
+        if i < 2 { table.text("minimum") } else { table.empty() }
+        if i < 2 { table.count(i + 10) } else { table.empty() }
+        table.end()
+      }
+      table.finish()
+    }
+    fill()
+    XCTAssertEqual(
+      harness.terminal.taken(),
+      """
+      queue   pages  watermark  frames
+      active      0  minimum        10
+      all         1  minimum        11
+      all         2
+
+      """)
+    harness.console.state.pointee.json = true
+    fill()
+    XCTAssertEqual(
+      harness.terminal.taken(),
+      """
+      {"kind":"queue","queue":"active","pages":0}
+      {"kind":"watermark","watermark":"minimum","frames":10}
+      {"kind":"watermark","watermark":"minimum","frames":11}
+
+      """)
+  }
+
   func testJSONEscapesEveryByteOfATrace() throws {
     let harness = ConsoleHarness()
     harness.console.state.pointee.json = true

@@ -13,7 +13,7 @@ final class JSONDocumentTests: XCTestCase {
       .deletingLastPathComponent()
       .deletingLastPathComponent()
     var printed: Set<String> = ["wire", "unwire"]
-    let calls = try Regex("(?:row|able|JSONRow)\\(\"([a-z_]+)\"")
+    let calls = try Regex("(?:row|able|JSONRow|report|beside)\\(\"([a-z_]+)\"")
     // In plain quotes or with backslashes.
     let literals = try Regex(#"\{\\?"kind\\?":\\?"([a-z_]+)"#)
     for folder in ["Console", "Workloads", "strata"].map({ root.appendingPathComponent("Sources/\($0)") }) {
@@ -30,6 +30,19 @@ final class JSONDocumentTests: XCTestCase {
     XCTAssertGreaterThan(printed.count, 60)
     XCTAssertGreaterThan(JSONKinds.ofTheTool.count, 6)
     XCTAssertEqual(Set(JSONKinds.documented.keys), printed)
+  }
+
+  /// A cost is in the unit of the machine, which each row with one names. No key names a unit.
+  func testARowWithACostHasItsUnit() {
+    for (kind, keys) in JSONKinds.documented where !JSONKinds.ofTheTool.contains(kind) {
+      let costs = keys.filter { $0 == "cost" || $0.hasSuffix("_cost") }
+      XCTAssertTrue(costs.isEmpty || keys.contains("unit"), "\(kind): \(keys)")
+      for key in keys {
+        XCTAssertFalse(key.contains("cycles") || key.contains("instructions"), "\(kind): \(key)")
+        let isDuration = ["longest_off", "longest_wait", "longest_hold"].contains { key.hasPrefix($0) }
+        XCTAssertTrue(!isDuration || key.hasSuffix("_cost"), "\(kind): \(key)")
+      }
+    }
   }
 
   /// Kinds of rows that only a machine with processors of its own prints. The boots check their keys.

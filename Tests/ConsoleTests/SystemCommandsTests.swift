@@ -283,6 +283,33 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertNil(harness.memory.checkInvariants())
   }
 
+  /// Of a request with the largest sizes and limits no figure is lost, on a screen of 80 columns.
+  func testTheFailureLogShowsTheLargestSizesWhole() {
+    let harness = ConsoleHarness()
+    var request = RefusedRequest(
+      .pageable, ByteCount(UInt64(64) << 40 - 4096), priority: .interrupt,
+      requester: ShortName("a_requester_of_thirty_one_bytes"), reason: "no memory")
+    request.alignment = ByteCount(UInt64(32) << 40)
+    request.boundary = ByteCount(UInt64(64) << 40)
+    request.low = PhysicalAddress(0x1234_5678_9abc_d000)
+    request.high = PhysicalAddress(0xffff_ffff_ffff_f000)
+    request.blocker = FrameNumber(4_294_967_294)
+    request.moved = PageCount(UInt64(4_294_967_294))
+    request.written = PageCount(UInt64(4_294_967_293))
+    harness.memory.machine.record(request)
+    let log = harness.run("failures")
+    assertFits(log)
+    for figure in [
+      "64.0 TiB", "align 32 TiB", "boundary 64 TiB", "low", "0x1234_5678_9abc_d000", "high",
+      "0xffff_ffff_ffff_f000",
+      "4294967294", "moved", "4,294,967,294", "wrote", "4,294,967,293", "interrupt",
+    ] { XCTAssertTrue(log.contains(figure), "\(figure): \(log)") }
+    XCTAssertFalse(log.contains("TiB.."), log)
+    let row = rows(harness.run("failures -j")).first
+    XCTAssertEqual(row?["requester"] as? String, "a_requester_of_thirty_one_bytes")
+    XCTAssertEqual(row?["low"] as? String, "0x1234_5678_9abc_d000")
+  }
+
   func testHistoriesEndWithTheChecksumsOfEveryMachine() throws {
     let harness = ConsoleHarness(ranges: [(1 << 20, 255 << 20, 1)], memory: .mebibytes(256))
     let told = rows(harness.run("selftest history -j")).compactMap { $0["checksum"] as? String }

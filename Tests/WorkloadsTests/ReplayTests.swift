@@ -308,7 +308,46 @@ final class ReplayTests: XCTestCase {
     try TestSystem(memory: .mebibytes(16)).replay(WrittenTrace.example.bytes).writeJSON { row += $0.string }
     XCTAssertTrue(row.hasPrefix(#"{"kind":"replay","kmalloc":2,"kfree":2,"#), row)
     let object = try JSONSerialization.jsonObject(with: Data(row.utf8)) as? [String: Any]
-    XCTAssertEqual(object?.count, 18)
+    JSONKinds.check(row, of: "a replay")
+    XCTAssertEqual(object?.count, JSONKinds.documented["replay"]?.count)
+  }
+
+  /// The verdict that a person reads is in the row too.
+  func testTheRowOfAReplayHasItsVerdict() throws {
+    var trace = WrittenTrace()
+    trace.kmalloc(0, 8)
+    trace.kmalloc(1, 25)
+    trace.pages(.pageAlloc, 0)
+    trace.pages(.pageFree, 0)
+    (trace.counts.peakObjects, trace.counts.peakPages) = (1, 1)
+    let system = try TestSystem(memory: .mebibytes(16))
+    let whole = try system.replay(trace.bytes)
+    XCTAssertTrue(whole.text.contains("! The trace says at most 1 objects and 1 pages: pack it again."))
+    var row = whole.row
+    XCTAssertEqual(row["passed"] as? Bool, false)
+    XCTAssertEqual(row["peaks_agree"] as? Bool, false)
+    XCTAssertEqual(row["expected_peak_objects"] as? Int, 1)
+    XCTAssertEqual(row["done"] as? Int, 4)
+    XCTAssertEqual(row["kmalloc_done"] as? Int, 2)
+    XCTAssertGreaterThan(row["cost"] as? Int ?? 0, 0)
+    XCTAssertGreaterThan(row["overall_cost"] as? Int ?? 0, row["cost"] as? Int ?? 0)
+    XCTAssertEqual(row["unit"] as? String, "cycles")
+    XCTAssertTrue(row["first_damage"] is NSNull)
+    let damaged = try system.replay(trace.bytes) { replay in
+      let pointer = system.access.pointer(to: replay.address(ofObject: 1)!)!
+      pointer.storeBytes(of: ~pointer.load(as: UInt8.self), as: UInt8.self)
+    }
+    row = damaged.row
+    XCTAssertEqual(row["damaged"] as? Int, 1)
+    XCTAssertTrue(row["first_damage"] is Int, "\(row)")
+    var lossy = ReplaySummary()
+    lossy.skips = [1, 2, 3, 4]
+    lossy.gainedPages = 7
+    XCTAssertEqual(lossy.row["gained_pages"] as? Int, 7)
+    XCTAssertEqual(
+      ["no_object", "no_pages", "before", "failed_in_trace"].map { lossy.row["skipped_\($0)"] as? Int },
+      [1, 2, 3, 4])
+    XCTAssertEqual(lossy.row["skipped"] as? Int, 10)
   }
 
   func testTablesFitTheScreen() throws {

@@ -1,3 +1,4 @@
+import Foundation
 // Replays and histories on a test system.
 
 import HostMachine
@@ -55,11 +56,24 @@ extension TestSystem {
 }
 
 extension ReplaySummary {
-  /// The figures by name.
+  /// The counts by name that the same trace always has: those of the design.
   var figures: [String: UInt64] {
-    var figures: [String: UInt64] = [:]
-    forEachFigure { figures["\($0)"] = $1 }
-    return figures
+    let kept = [
+      "kmalloc", "kfree", "kmem_cache_alloc", "kmem_cache_free", "mm_page_alloc", "mm_page_free",
+      "mm_page_free_batched", "unmatched_object_frees", "unmatched_page_frees", "reused", "skipped",
+      "peak_object_bytes", "peak_objects", "peak_pages", "left_objects", "left_pages", "lost",
+    ]
+    let row = row
+    return Dictionary(
+      uniqueKeysWithValues: kept.compactMap { key in (row[key] as? UInt64).map { (key, $0) } })
+  }
+
+  /// The row that a tool gets.
+  var row: [String: Any] {
+    var text = ""
+    writeJSON(cycles: "cycles") { text += $0.string }
+    let last = text.split(separator: "\r\n").last ?? ""
+    return (try? JSONSerialization.jsonObject(with: Data(last.utf8)) as? [String: Any]) ?? [:]
   }
 
   var text: String {

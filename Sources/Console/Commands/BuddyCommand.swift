@@ -20,8 +20,10 @@ extension CommandDescription {
 
 extension Shell {
   func buddy() throws(CommandError) {
-    if isJSON { return printBuddyRows() }
-    var table = BuddyTable(physical)
+    var table = BuddyTable(FreeBlocks(physical))
+    // A person reads the orders across, a tool one after the other.
+    if isJSON { return printRows(table.free) }
+    let free = table.free.frames
     table.layOut(width: width)
     printBuddyLines(table)
     if table.isSplit {
@@ -29,10 +31,10 @@ extension Shell {
       printBuddyLines(table)
     }
     print(
-      "\(count: table.free, "frame") free in \(count: table.total, "block"), \(PageCount(table.free).bytes); the largest has \(table.largest)"
+      "\(count: free, "frame") free in \(count: table.free.total, "block"), \(PageCount(free).bytes); the largest has \(table.largest)"
     )
     if !table.hasBlockOf2MiB {
-      if table.free >= 1024 {
+      if free >= 1024 {
         print("! No block of 2 MiB: it is fragmentation, not shortage. Type: why 2M align=2M")
       } else {
         print("! No block of 2 MiB: it is shortage. Type: frames")
@@ -40,17 +42,20 @@ extension Shell {
     }
   }
 
-  private func printBuddyRows() {
-    for list in 0..<RangeList.count {
-      guard let list = RangeList(rawValue: UInt8(list)) else { continue }
-      for order in 0...BuddyTable.largestOrder {
-        let count = physical.blocks(in: list, of: BlockOrder(UInt8(order)))
-        row("buddy") { row in
-          row.field("list", text: Line(list.description))
-          row.field("order", UInt64(order))
-          row.field("blocks", count)
-          row.field("frames", count << UInt64(order))
-        }
+  private func printRows(_ free: FreeBlocks) {
+    let table = table("buddy")
+    table.column("list", .text)
+    table.column("order", .figure)
+    table.column("blocks", .figure)
+    table.column("frames", .figure)
+    RangeList.forEach { list in
+      for order in 0...FreeBlocks.largestOrder {
+        table.begin()
+        table.text(list.description)
+        table.plain(UInt64(order))
+        table.count(free.blocks(in: list, of: order))
+        table.count(free.blocks(in: list, of: order) << UInt64(order))
+        table.end()
       }
     }
   }
@@ -58,32 +63,82 @@ extension Shell {
   /// Prints the orders that `table` shows: each list that has blocks, their sum, and the two shares.
   private func printBuddyLines(_ table: BuddyTable) {
     print(table.line("order", "frames") { "\($0)" })
-    for list in 0..<RangeList.count {
-      guard let list = RangeList(rawValue: UInt8(list)) else { continue }
-      var frames: UInt64 = 0
-      for order in 0...BuddyTable.largestOrder {
-        frames += physical.blocks(in: list, of: BlockOrder(UInt8(order))) << UInt64(order)
-      }
-      if frames == 0 && !showsAll { continue }
+    RangeList.forEach { list in
+      let frames = table.free.frames(in: list)
+      if frames == 0 && !showsAll { return }
       print(
         table.line(list.description, "\(count: frames)") {
-          BuddyTable.digits(physical.blocks(in: list, of: BlockOrder(UInt8($0))))
+          BuddyTable.digits(table.free.blocks(in: list, of: $0))
         })
     }
-    print(table.line("all blocks", "\(count: table.free)") { BuddyTable.digits(table.blocks[$0]) })
+    print(
+      table.line("all blocks", "\(count: table.free.frames)") { BuddyTable.digits(table.free.blocks(of: $0)) }
+    )
     print(table.line("unusable, %", Line()) { table.unusable($0) })
     print(table.line("fragmentation", Line()) { table.fragmentation($0) })
   }
 }
 
-/// The free blocks of all lists by order, and the layout of their table. A column is as wide as its widest figure, with
+extension RangeList {
+  fileprivate static func forEach(_ body: (RangeList) -> Void) {
+    for number in 0..<count {
+      if let list = RangeList(rawValue: UInt8(number)) { body(list) }
+    }
+  }
+}
+
+/// The free blocks by list and order, read once, so that they add up while other processors allocate.
+private struct FreeBlocks {
+  static var largestOrder: Int { 18 }
+  private static var orders: Int { largestOrder + 1 }
+
+  private var counts = InlineArray<57, UInt64>(repeating: 0)
+
+  init(_ physical: FrameAllocator) {
+    RangeList.forEach { list in
+      for order in 0...Self.largestOrder {
+        counts[Int(list.rawValue) * Self.orders + order] = physical.blocks(
+          in: list, of: BlockOrder(UInt8(order)))
+      }
+    }
+  }
+
+  func blocks(in list: RangeList, of order: Int) -> UInt64 {
+    counts[Int(list.rawValue) * Self.orders + order]
+  }
+
+  /// Blocks of an order in all lists.
+  func blocks(of order: Int) -> UInt64 {
+    var sum: UInt64 = 0
+    RangeList.forEach { sum += blocks(in: $0, of: order) }
+    return sum
+  }
+
+  func frames(in list: RangeList) -> UInt64 {
+    var sum: UInt64 = 0
+    for order in 0...Self.largestOrder { sum += blocks(in: list, of: order) << UInt64(order) }
+    return sum
+  }
+
+  /// Free frames in blocks.
+  var frames: UInt64 {
+    var sum: UInt64 = 0
+    RangeList.forEach { sum += frames(in: $0) }
+    return sum
+  }
+
+  /// Blocks of all lists and orders.
+  var total: UInt64 {
+    var sum: UInt64 = 0
+    for order in 0...Self.largestOrder { sum += blocks(of: order) }
+    return sum
+  }
+}
+
+/// The layout of free blocks in a table. A column is as wide as its widest figure, with
 /// two blanks between columns where they fit. Orders that don't fit beside the others get a table of their own below.
 private struct BuddyTable {
-  static var largestOrder: Int { 18 }
-
-  private(set) var blocks = InlineArray<19, UInt64>(repeating: 0)
-  private(set) var free: UInt64 = 0
-  private(set) var total: UInt64 = 0
+  let free: FreeBlocks
   private(set) var isSplit = false
   /// The highest order with a column.
   private var highest = 10
@@ -95,26 +150,19 @@ private struct BuddyTable {
   private var first = 0
   private var last = 10
 
-  init(_ physical: FrameAllocator) {
-    for order in 0...Self.largestOrder {
-      for list in 0..<RangeList.count {
-        guard let list = RangeList(rawValue: UInt8(list)) else { continue }
-        blocks[order] += physical.blocks(in: list, of: BlockOrder(UInt8(order)))
-      }
-      if blocks[order] > 0 { highest = max(highest, order) }
-      free += blocks[order] << UInt64(order)
-      total += blocks[order]
-    }
+  init(_ free: FreeBlocks) {
+    self.free = free
+    for order in highest...FreeBlocks.largestOrder where free.blocks(of: order) > 0 { highest = order }
   }
 
   /// Decides the widths of columns for a screen of `width` columns, and shows the orders that fit.
   mutating func layOut(width: Int) {
-    tailWidth = max(10, ("\(count: free)" as Line).count + 2)
+    tailWidth = max(10, ("\(count: free.frames)" as Line).count + 2)
     var sum = 14 + tailWidth
     var fits = -1
     for order in 0...highest {
       widths[order] = max(
-        max(Line("\(order)").count, Self.digits(blocks[order]).count),
+        max(Line("\(order)").count, Self.digits(free.blocks(of: order)).count),
         max(unusable(order).count, fragmentation(order).count))
       sum += widths[order] + 1
       if sum <= width { fits = order }
@@ -132,16 +180,18 @@ private struct BuddyTable {
   /// The share of free memory that lies in blocks below this order (Gorman and Whitcroft, 2006).
   func unusable(_ order: Int) -> Line {
     var below: UInt64 = 0
-    for smaller in 0..<order { below += blocks[smaller] << UInt64(smaller) }
-    return free == 0 ? "-" : "\((below * 100 + free / 2) / free)"
+    for smaller in 0..<order { below += free.blocks(of: smaller) << UInt64(smaller) }
+    let all = free.frames
+    return all == 0 ? "-" : "\((below * 100 + all / 2) / all)"
   }
 
   /// 1 - (1 + free / wanted) / blocks, where no block is large enough: near 0 for shortage, near 1 for
   /// fragmentation.
   func fragmentation(_ order: Int) -> Line {
-    for larger in order...Self.largestOrder where blocks[larger] > 0 { return "-" }
+    for larger in order...FreeBlocks.largestOrder where free.blocks(of: larger) > 0 { return "-" }
+    let total = free.total
     guard total > 0 else { return "-" }
-    let share = (1000 + free * 1000 >> UInt64(order)) / total
+    let share = (1000 + free.frames * 1000 >> UInt64(order)) / total
     let index = share >= 1000 ? 0 : 1000 - share
     if index == 1000 { return "1.000" }
     var line = Line(".")
@@ -169,13 +219,13 @@ private struct BuddyTable {
   }
 
   var hasBlockOf2MiB: Bool {
-    for order in 9...Self.largestOrder where blocks[order] > 0 { return true }
+    for order in 9...FreeBlocks.largestOrder where free.blocks(of: order) > 0 { return true }
     return false
   }
 
   /// The size of the largest free block.
   var largest: ByteCount {
-    for order in stride(from: Self.largestOrder, through: 0, by: -1) where blocks[order] > 0 {
+    for order in stride(from: FreeBlocks.largestOrder, through: 0, by: -1) where free.blocks(of: order) > 0 {
       return BlockOrder(UInt8(order)).frames.bytes
     }
     return .zero

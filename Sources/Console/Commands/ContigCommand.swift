@@ -174,27 +174,24 @@ extension Shell {
     try arguments.end()
     for i in 0..<contigEntries.pointee.count where entries[i].id == id {
       let entry = giveBack(at: i)
-      row("contig_freed") { row in
-        row.field("runs", 1)
-        row.field("frames", entry.range.frames.count.rawValue)
-        row.field("free", physical.freeCount.rawValue)
+      let run = entry.range.frames
+      report("contig_freed") { report in
+        report.say(
+          "Freed contig \(id): \(entry.size), \(frames(run)).\(key: "runs", only: 1)\(key: "frames", only: run.count.rawValue)"
+        )
+        report.say("\(key: "free", count: physical.freeCount.rawValue, "frame") are free.")
       }
-      print("Freed contig \(id): \(entry.size), \(frames(entry.range.frames)).")
-      print("\(count: physical.freeCount.rawValue, "frame") are free.")
       return
     }
     throw refuse(word, "no such run; contig list shows them")
   }
 
   private func reportFreed(_ runs: UInt64, _ frames: PageCount) {
-    row("contig_freed") { row in
-      row.field("runs", runs)
-      row.field("frames", frames.rawValue)
-      row.field("free", physical.freeCount.rawValue)
+    report("contig_freed") { report in
+      report.say(
+        "Freed \(key: "runs", count: runs, "run"), \(frames.bytes).\(key: "frames", only: frames.rawValue) \(key: "free", count: physical.freeCount.rawValue, "frame") are free."
+      )
     }
-    print(
-      "Freed \(count: runs, "run"), \(frames.bytes). \(count: physical.freeCount.rawValue, "frame") are free."
-    )
   }
 
   /// The console's run that holds a frame.

@@ -26,8 +26,9 @@ extension Shell {
     table.column("runs", .text)
     table.column("switches", .sum)
     table.column("interrupts", .sum)
-    table.column("idle", .figure, key: "idle_cycles")
-    table.column("longest off", .figure)
+    table.column("idle", .figure, key: "idle_cost")
+    table.column("longest off", .figure, key: "longest_off_cost")
+    table.column("unit", .text, for: .tools)
     var count: UInt64 = 0
     var leftOut = cp_left_out()
     view.forEachProcessor { index, row in
@@ -41,6 +42,7 @@ extension Shell {
       table.count(row.interrupts)
       table.count(row.idle_cycles)
       table.count(row.longest_off)
+      table.text(costUnit)
       table.end()
     }
     table.finish(total: "\(count: count, "cpu")")

@@ -109,29 +109,20 @@ extension Shell {
     let resident = min(memory.paging.residentCount(fill.object), fill.filled)
     let away = fill.filled - resident
     let written = now.written - before.written
-    row("dirty") { row in
-      row.field("pages", fill.filled.rawValue)
-      row.field("bytes", fill.filled.bytes.rawValue)
-      row.field("address", fill.address)
-      row.field("object", UInt64(fill.object.number))
-      row.field("resident", resident.rawValue)
-      row.field("swapped", away.rawValue)
-      row.field("written", written)
-      row.field("free", physical.freeCount.rawValue)
-      row.cost(cycles, costUnit)
-    }
-    var first: Line =
-      "\(count: fill.filled.rawValue, "page"), \(fill.filled.bytes), each stamped: \(count: resident.rawValue) in memory"
-    first.append(line: ", \(count: away.rawValue) in swap.")
-    var second = Line()
-    if written == 0 { second.append("Nothing was written. ") }
-    if written > 0 { second.append(line: "\(count: written, "page") went to swap. ") }
-    second.append(line: "\(count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M")
-    if isStopped("Stopped; the pages filled so far stay.") {
-      tellDone { print(first) }
-    } else {
-      print(first)
-      print(second)
+    let wasStopped = isStopped("Stopped; the pages filled so far stay.")
+    tellDone {
+      report("dirty") { report in
+        report.say(
+          "\(key: "pages", count: fill.filled.rawValue, "page"), \(key: "bytes", size: fill.filled.bytes), each stamped: \(key: "resident", count: resident.rawValue) in memory, \(key: "swapped", count: away.rawValue) in swap."
+        )
+        report.keep(
+          "\(key: "address", only: .address(fill.address))\(key: "object", only: UInt64(fill.object.number))")
+        let wrote: Line = written == 0 ? "Nothing was written." : "\(count: written, "page") went to swap."
+        report.say(
+          "\(wrote) \(key: "free", count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M\(key: "written", only: written)",
+          if: !wasStopped)
+        report.keep(cost: cycles)
+      }
     }
   }
 
@@ -149,14 +140,11 @@ extension Shell {
   }
 
   private func reportFreed(_ count: Int, _ pages: PageCount) {
-    row("dirty_freed") { row in
-      row.field("fills", UInt64(count))
-      row.field("pages", pages.rawValue)
-      row.field("free", physical.freeCount.rawValue)
+    report("dirty_freed") { report in
+      report.say("Nothing is filled. As in: dirty 90%", if: count == 0)
+      report.say(
+        "Freed \(key: "pages", count: pages.rawValue, "page") of \(key: "fills", count: UInt64(count), "fill"). \(key: "free", count: physical.freeCount.rawValue, "frame") are free.",
+        if: count > 0)
     }
-    guard count > 0 else { return print("Nothing is filled. As in: dirty 90%") }
-    print(
-      "Freed \(count: pages.rawValue, "page") of \(count: UInt64(count), "fill"). \(count: physical.freeCount.rawValue, "frame") are free."
-    )
   }
 }

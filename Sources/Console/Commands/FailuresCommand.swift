@@ -47,8 +47,8 @@ extension Shell {
     table.column("no", .figure)
     table.column("tick", .figure)
     table.column("by", .text, key: "requester")
-    table.column("asked", .text, for: .people)
-    table.column("answer", .text, for: .people)
+    table.column("asked", .folded, for: .people)
+    table.column("answer", .folded, for: .people)
     table.column("free then", .figure, for: .people)
     table.column("asked", .text, for: .tools)
     table.column("bytes", .figure, for: .tools)
@@ -98,12 +98,18 @@ extension Shell {
   private func asked(_ request: RefusedRequest) -> Line {
     var asked: Line =
       request.kind == .run ? "\(request.bytes)" : "\(request.kind.description) of \(request.bytes)"
-    if request.low.rawValue > 0 { asked.append(line: " low \(ByteCount(request.low.rawValue))") }
-    if request.high.rawValue < .max { asked.append(line: " high \(ByteCount(request.high.rawValue))") }
+    if request.low.rawValue > 0 { asked.append(line: " low \(limit(request.low))") }
+    if request.high.rawValue < .max { asked.append(line: " high \(limit(request.high))") }
     if request.alignment > .zero { asked.append(line: " align \(request.alignment)") }
     if request.boundary > .zero { asked.append(line: " boundary \(request.boundary)") }
     if request.priority != .normal { asked.append(line: ", \(request.priority.description)") }
     return asked
+  }
+
+  /// A limit of a run: a size where that says all of it, else an address.
+  private func limit(_ address: PhysicalAddress) -> Line {
+    let bits = address.rawValue.trailingZeroBitCount / 10 * 10
+    return address.rawValue >> UInt64(min(bits, 40)) < 1000 ? "\(ByteCount(address.rawValue))" : "\(address)"
   }
 
   private func answer(_ request: RefusedRequest) -> Line {

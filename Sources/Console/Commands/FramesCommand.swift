@@ -42,13 +42,11 @@ extension Shell {
     }
     table.finish(total: "all roles", note: sum == total ? "as memmap took them" : Line())
     let cached = physical.cachedCount
-    row("cached") { row in
-      row.field("pages", cached.rawValue)
-      row.field("bytes_cached", cached.bytes.rawValue)
-    }
-    if cached > .zero {
-      print(
-        "Cached pages among the free ones: \(count: cached.rawValue). A fault reactivates one without I/O.")
+    report("cached") { report in
+      report.say(
+        "Cached pages among the free ones: \(key: "pages", count: cached.rawValue). A fault reactivates one without I/O.",
+        if: cached > .zero)
+      report.keep("\(key: "bytes_cached", only: cached.bytes.rawValue)")
     }
     if sum != total {
       print("! memmap took \(count: total): a frame is counted twice or not at all. Type: selftest")

@@ -49,10 +49,10 @@ extension Shell {
     }
     table.finish(total: "\(count: caches, "cache")")
     let large = memory.space.pages(.heap) + memory.space.pages(.interrupt)
-    row("large") { row in
-      row.field("frames", large.rawValue)
-      row.field("bytes", large.bytes.rawValue)
+    report("large") { report in
+      report.say(
+        "Above 4 KiB: \(key: "bytes", size: large.bytes) in whole pages.\(key: "frames", only: large.rawValue) kmem's own tables: \(memory.kmem.metadataBytes)."
+      )
     }
-    print("Above 4 KiB: \(large.bytes) in whole pages. kmem's own tables: \(memory.kmem.metadataBytes).")
   }
 }

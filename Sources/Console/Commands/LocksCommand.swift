@@ -28,8 +28,9 @@ extension Shell {
     table.column("locks", .text, key: "name")
     table.column("kind", .text, key: "sort")
     table.column("waits", .sum)
-    table.column("longest wait", .figure)
-    table.column("longest hold", .figure)
+    table.column("longest wait", .figure, key: "longest_wait_cost")
+    table.column("longest hold", .figure, key: "longest_hold_cost")
+    table.column("unit", .text, for: .tools)
     table.column("held by", .text)
     LockRank.forEach { rank, title in
       let row = view.waits(for: rank)
@@ -40,6 +41,7 @@ extension Shell {
       table.count(row.waits)
       table.count(row.longest_wait)
       table.count(row.longest_hold)
+      table.text(costUnit)
       table.text(holders(rank, view))
       table.end()
     }

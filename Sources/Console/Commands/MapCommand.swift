@@ -285,7 +285,7 @@ extension Shell {
     return label
   }
 
-  /// A row for each run of frames of one role.
+  /// A row for each run of frames of one role. A picture is no table: its characters stand for many runs at once.
   private func printRows(_ first: UInt64, _ end: UInt64) {
     forEachRole(first, end) { run, role in
       row("map") { row in

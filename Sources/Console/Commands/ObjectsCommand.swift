@@ -140,29 +140,20 @@ extension Shell {
       print("No range maps it.")
       return
     }
-    if isJSON {
-      memory.paging.forEachRange { range in
-        guard range.object == object.number else { return }
-        row("range") { row in
-          row.field("address", range.address)
-          row.field("pages", range.count.rawValue)
-          row.field("bytes", range.count.bytes.rawValue)
-          row.field("first_page", range.offset.rawValue)
-          row.field("rights", text: Line(rights(range.protection)))
-        }
-      }
-      return
-    }
     let table = table("range")
-    table.column("range", .exact)
-    table.column("size", .sum)
-    table.column("maps pages", .text)
+    table.column("range", .exact, key: "address")
+    table.column("pages", .figure, for: .tools)
+    table.column("size", .sum, key: "bytes")
+    table.column("first page", .figure, for: .tools)
+    table.column("maps pages", .text, for: .people)
     table.column("rights", .text)
     memory.paging.forEachRange { range in
       guard range.object == object.number else { return }
       table.begin()
-      table.text("\(range.address)")
+      table.address(range.address)
+      table.count(range.count.rawValue)
       table.size(range.count.bytes)
+      table.count(range.offset.rawValue)
       table.text(
         "\(count: range.offset.rawValue) to \(count: range.offset.rawValue + range.count.rawValue - 1)")
       table.text(rights(range.protection))

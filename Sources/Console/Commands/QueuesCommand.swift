@@ -35,12 +35,8 @@ extension Shell {
       Named(name: "minimum", pages: physical.reserve(for: .normal)),
       Named(name: "for page-out", pages: physical.reserve(for: .system)),
     ]
-    if isJSON {
-      printQueueRows(queues, count, marks)
-    } else {
-      printQueueTable(queues, count, marks)
-      printQueueHints()
-    }
+    printTable(queues, count, marks)
+    printQueueHints()
   }
 
   /// Pages by queue, wired pages, and busy ones if there are any: the first `count` are to be shown.
@@ -61,40 +57,26 @@ extension Shell {
     return (queues, queues[5].pages > .zero ? 6 : 5)
   }
 
-  private func printQueueRows(
-    _ queues: InlineArray<6, Named>, _ count: Int, _ marks: InlineArray<6, Named>
-  ) {
-    for i in 0..<count {
-      row("queue") { row in
-        row.field("queue", text: Line(queues[i].name))
-        row.field("pages", queues[i].pages.rawValue)
-        row.field("bytes", queues[i].pages.bytes.rawValue)
-      }
-    }
-    for i in 0..<marks.count {
-      row("watermark") { row in
-        row.field("watermark", text: Line(marks[i].name))
-        row.field("frames", marks[i].pages.rawValue)
-      }
-    }
-  }
-
-  private func printQueueTable(
+  /// Prints the queues and their sum for a person, with the watermarks beside them.
+  private func printTable(
     _ queues: InlineArray<6, Named>, _ count: Int, _ marks: InlineArray<6, Named>
   ) {
     let table = table("queue")
     table.column("queue", .text)
     table.column("pages", .figure)
-    table.column("size", .figure)
-    table.column("", .text)
+    table.column("size", .figure, key: "bytes")
+    table.beside("watermark")
+    table.column("", .text, for: .people)
     table.column("watermark", .text)
     table.column("frames", .figure)
-    for i in 0..<count + 1 {
+    for i in 0..<max(count + 1, marks.count) {
       let queue = i < count ? queues[i] : Named(name: "pageable", pages: physical.count(.pageable))
       table.begin()
+      table.part(for: i < count ? .everyone : .people)
       table.text(queue.name)
       table.count(queue.pages.rawValue)
       table.size(queue.pages.bytes)
+      table.part(for: i < marks.count ? .everyone : .people)
       table.empty()
       if i < marks.count {
         table.text(marks[i].name)

@@ -108,47 +108,33 @@ private struct SelfTestReport: SelfTestObserver {
   var pace: Pace { console.shouldStop ? .stop : .goOn }
 
   func ran(_ history: StaticString, _ outcome: HistoryOutcome) {
-    console.row("history") { row in
-      row.field("name", text: Line(history))
-      row.field("checksum", text: "\(hex: outcome.checksum, digits: 16)")
-      row.field("operations", outcome.operations)
-      row.field("granted", outcome.granted)
-      row.field("refused", outcome.refused)
+    console.report("history") { report in
+      let name: Line = "  \(left: Line(history), 14)"
+      report.keep("\(key: "name", only: .words(history))")
+      report.say(
+        "\(name)\(key: "checksum", hex: outcome.checksum, digits: 16)  \(key: "operations", count: outcome.operations) operations, \(key: "granted", only: outcome.granted)\(key: "refused", count: outcome.refused) refused"
+      )
     }
-    console.print(
-      "  \(left: Line(history), 14)\(hex: outcome.checksum, digits: 16)  \(count: outcome.operations) operations, \(count: outcome.refused) refused"
-    )
   }
 
   func ran(_ plan: ProcessorStressPlan, _ outcome: ProcessorStressOutcome) {
-    console.row("smp") { row in
-      row.field("processors", UInt64(plan.processors))
-      row.field("workers", outcome.workers)
-      row.field("seed", plan.seed)
-      row.field("seconds", outcome.ticks / 1000)
-      row.field("rounds", outcome.rounds)
-      row.field("operations", outcome.operations)
-      row.field("exchanged", outcome.exchanged)
-      row.field("remapped", outcome.remapped)
-      row.field("reads", outcome.reads)
-      row.field("pages", outcome.pages)
-      row.field("visitors", outcome.visitors)
-      row.field("refused", outcome.refused)
-      row.field("verdict", text: outcome.failure.map { Line($0.invariant) } ?? "held")
-      row.field("subject", text: outcome.failure.map { "\(hex: $0.subject)" })
-      row.field("found", text: outcome.failure.map { "\(hex: $0.found)" })
-      row.field("expected", text: outcome.failure.map { "\(hex: $0.expected)" })
-      row.field("processor", outcome.failure.map { UInt64($0.processor) })
-    }
-    console.print(
-      "  \(count: UInt64(plan.processors), "processor"), \(count: outcome.workers) workers and \(count: outcome.visitors, "visitor"), \(count: outcome.ticks / 1000) s: \(count: outcome.operations) operations"
-    )
-    console.print(
-      "  \(count: outcome.exchanged) exchanged, \(count: outcome.remapped) remapped and \(count: outcome.reads) read, \(count: outcome.pages) pages used, \(count: outcome.refused) refused"
-    )
-    if let failure = outcome.failure {
-      console.print(
-        "! at \(hex: failure.subject): found \(hex: failure.found), expected \(hex: failure.expected), seen on processor \(UInt64(failure.processor)); seed \(plan.seed)"
+    console.report("smp") { report in
+      report.say(
+        "  \(key: "processors", count: UInt64(plan.processors), "processor"), \(key: "workers", count: outcome.workers) workers and \(key: "visitors", count: outcome.visitors, "visitor"), \(key: "seconds", count: outcome.ticks / 1000) s: \(key: "operations", count: outcome.operations) operations"
+      )
+      report.say(
+        "  \(key: "exchanged", count: outcome.exchanged) exchanged, \(key: "remapped", count: outcome.remapped) remapped and \(key: "reads", count: outcome.reads) read, \(key: "pages", count: outcome.pages) pages used, \(key: "refused", count: outcome.refused) refused"
+      )
+      report.keep(
+        "\(key: "rounds", only: outcome.rounds)\(key: "verdict", only: .words(outcome.failure?.invariant ?? "held"))"
+      )
+      guard let failure = outcome.failure else {
+        return report.keep(
+          "\(key: "subject", only: .none)\(key: "found", only: .none)\(key: "expected", only: .none)\(key: "processor", only: .none)\(key: "seed", only: plan.seed)"
+        )
+      }
+      report.say(
+        "! at \(key: "subject", hex: failure.subject): found \(key: "found", hex: failure.found), expected \(key: "expected", hex: failure.expected), seen on processor \(key: "processor", plain: UInt64(failure.processor)); seed \(key: "seed", plain: plan.seed)"
       )
     }
   }

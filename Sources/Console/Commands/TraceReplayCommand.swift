@@ -75,7 +75,7 @@ extension Shell {
 
   private func report(_ summary: ReplaySummary) {
     if isJSON {
-      summary.writeJSON { terminal.write($0) }
+      summary.writeJSON(cycles: costUnit) { terminal.write($0) }
       newline()
     } else {
       summary.print(cycles: costUnit) { print($0) }

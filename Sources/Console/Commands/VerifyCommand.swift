@@ -43,16 +43,15 @@ extension Shell {
   }
 
   private func report(_ sum: DirtyPages.Verdict, _ read: UInt64, _ taken: UInt64) {
-    row("verify") { row in
-      row.field("pages", sum.examined)
-      row.field("intact", sum.intact)
-      row.field("wrong", sum.wrong)
-      row.field("unreadable", sum.unreadable)
-      row.field("read", read)
-      row.field("first", sum.first)
-      row.cost(taken, costUnit)
+    report("verify") { report in
+      report.keep("\(key: "pages", only: sum.examined)")
+      report.say(
+        "\(key: "intact", count: sum.intact, "page") intact; \(key: "read", count: read) were read back from swap."
+      )
+      report.keep("\(key: "wrong", only: sum.wrong)\(key: "unreadable", only: sum.unreadable)")
+      report.keep("\(key: "first", only: .address(sum.first))")
+      report.keep(cost: taken)
     }
-    print("\(count: sum.intact, "page") intact; \(count: read) were read back from swap.")
   }
 
   /// Throws when a page has lost its stamp.

@@ -63,15 +63,11 @@ extension Shell {
     }
     table.finish()
     let tags = memory.space.tags.figures
-    row("tags") { row in
-      row.field("total", tags.total)
-      row.field("free", tags.free)
-      row.field("frames", tags.pages.rawValue)
-      row.field("hash_frames", tags.hashPages.rawValue)
+    report("tags") { report in
+      report.say(
+        "tags of 32 bytes: \(count: tags.total - tags.free) in use and \(key: "free", count: tags.free) spare make \(key: "total", count: tags.total), in \(key: "frames", count: tags.pages.rawValue, "frame")\(key: "hash_frames", only: tags.hashPages.rawValue)"
+      )
     }
-    print(
-      "tags of 32 bytes: \(count: tags.total - tags.free) in use and \(count: tags.free) spare make \(count: tags.total), in \(count: tags.pages.rawValue, "frame")"
-    )
     print("An arena stands below the one that it imports from. vmem ARENA lists segments.")
   }
 

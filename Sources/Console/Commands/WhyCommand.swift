@@ -288,6 +288,8 @@ extension Shell {
 
   // MARK: As JSON
 
+  /// Prints the forecast as a row. A person gets those of its figures that matter for the answer, beside a picture; a
+  /// tool gets all, and null for what is not known.
   private func printRow(_ forecast: ContiguousForecast, _ asked: RunAsked) {
     row("why") { row in
       if forecast.outcome == .granted {

@@ -97,13 +97,13 @@ extension Shell {
     _ kind: StaticString, _ done: StaticString, _ touched: Touched, _ pages: PageCount
   ) {
     let wired = memory.paging.wiredCount
-    row(kind) { row in
-      row.field("address", touched.first)
-      row.field("pages", pages.rawValue)
-      row.field("bytes", pages.bytes.rawValue)
-      row.field("wired_pages", wired.rawValue)
+    report(kind) { report in
+      report.say(
+        "\(done) \(key: "pages", count: pages.rawValue, "page"), \(key: "bytes", size: pages.bytes), from \(key: "address", touched.first) on."
+      )
+      report.say(
+        "Pageable pages wired now, each counted once: \(key: "wired_pages", count: wired.rawValue). Type: queues"
+      )
     }
-    print("\(done) \(count: pages.rawValue, "page"), \(pages.bytes), from \(touched.first) on.")
-    print("Pageable pages wired now, each counted once: \(count: wired.rawValue). Type: queues")
   }
 }

@@ -15,6 +15,12 @@ struct JSONRow {
     terminal.write(":")
   }
 
+  /// Begins an object of `kind`.
+  func open(_ kind: StaticString) {
+    terminal.write("{\"kind\":")
+    string(Line(kind))
+  }
+
   func string(_ text: Line) { text.withBytes { string($0) } }
 
   func string(_ bytes: Bytes) {
@@ -91,8 +97,7 @@ extension Shell {
   func row(_ kind: StaticString, _ body: (JSONRow) -> Void) {
     guard isJSON, !shouldStop else { return }
     let row = JSONRow(terminal: terminal)
-    terminal.write("{\"kind\":")
-    row.string(Line(kind))
+    row.open(kind)
     body(row)
     terminal.write("}")
     newline()

@@ -5,6 +5,8 @@
 // printed: widths are known only when the last row has come. The largest row stands first, rows of nothing are left
 // out, figures stand right, names left, two blanks between. More rows than fit the buffer: a sorted table gathers the
 // smallest as they come, an unsorted one prints what it has, in the widths found so far.
+//
+// For tools each cell is written as it comes, so nothing is kept and no text is cut.
 
 import MemoryPrimitives
 
@@ -14,6 +16,8 @@ enum ColumnStyle: UInt8 {
   case text
   /// Figures, addresses or names to be pasted back, left; never cut.
   case exact
+  /// Words with figures among them, left; never cut. Where the table is wider than the screen, they go on below.
+  case folded
   /// A figure, right; has no sum.
   case figure
   /// A figure, right, summed up.
@@ -56,11 +60,19 @@ struct Table {
     var weight: UInt64
     var used: Int
     var cells: InlineArray<20, Cell>
-    var text: InlineArray<96, UInt8>
+    var text: InlineArray<320, UInt8>
   }
 
   struct State {
     var kind: StaticString
+    /// The kind of the rows that stand beside these, and their first column among all; none at first.
+    var besideKind: StaticString
+    var besideFirst: Int
+    /// For tools: whether an object has been begun, that of the rows beside, and whether the next cells are for people
+    /// only.
+    var isOpen: Bool
+    var isBeside: Bool
+    var isMuted: Bool
     var sorted: Bool
     var hasHeader: Bool
     /// The columns that this reader gets.
@@ -87,6 +99,26 @@ struct Table {
   let console: Shell
 
   private var state: UnsafeMutablePointer<State> { inPlace(&console.state.pointee.table) }
+  private var rowCount: Int {
+    get { state.pointee.rowCount }
+    nonmutating set { state.pointee.rowCount = newValue }
+  }
+  private var filling: Int {
+    get { state.pointee.filling }
+    nonmutating set { state.pointee.filling = newValue }
+  }
+  private var isOpen: Bool {
+    get { state.pointee.isOpen }
+    nonmutating set { state.pointee.isOpen = newValue }
+  }
+  private var isBeside: Bool {
+    get { state.pointee.isBeside }
+    nonmutating set { state.pointee.isBeside = newValue }
+  }
+  private var columnCount: Int { state.pointee.columnCount }
+  private func columnStyle(_ column: Int) -> ColumnStyle { state.pointee.columns[column].style }
+  private func columnWidth(_ column: Int) -> UInt8 { state.pointee.columns[column].width }
+
   private var rows: UnsafeMutablePointer<Row> {
     UnsafeMutableRawPointer(inPlace(&state.pointee.rows)).assumingMemoryBound(to: Row.self)
   }
@@ -95,6 +127,11 @@ struct Table {
   init(_ console: Shell, _ kind: StaticString, sorted: Sorting) {
     self.console = console
     state.pointee.kind = kind
+    state.pointee.besideKind = kind
+    state.pointee.besideFirst = .max
+    state.pointee.isOpen = false
+    state.pointee.isBeside = false
+    state.pointee.isMuted = false
     state.pointee.sorted = sorted == .largestFirst
     state.pointee.hasHeader = false
     state.pointee.columnCount = 0
@@ -137,6 +174,13 @@ struct Table {
     state.pointee.columnCount = index + 1
   }
 
+  /// Columns from here on are those of rows of another kind, which stand beside the others. Tools get them as rows of
+  /// their own.
+  func beside(_ kind: StaticString) {
+    state.pointee.besideKind = kind
+    state.pointee.besideFirst = state.pointee.declared
+  }
+
   /// Columns for a cost: in the unit of this machine's cycle counter, which tools find beside the figure.
   func costColumns(_ style: ColumnStyle = .figure) {
     column(console.costUnit, style, key: "cost")
@@ -149,18 +193,32 @@ struct Table {
   func begin(weight: UInt64 = 1) {
     clear(scratch)
     scratch.pointee.weight = weight
-    state.pointee.filling = 0
+    filling = 0
     state.pointee.filled = 0
+    isBeside = false
+    if console.isJSON { state.pointee.isMuted = console.shouldStop }
+  }
+
+  /// The cells up to the end of the row, or up to those of the rows beside it, are for `audience`.
+  func part(for audience: Audience) {
+    guard console.isJSON else { return }
+    endFirstKind()
+    state.pointee.isMuted = audience == .people || console.shouldStop
   }
 
   /// Whether the next cell is in a column for another reader.
-  private var isHidden: Bool { state.pointee.hidden >> UInt32(state.pointee.filling) & 1 != 0 }
+  private var isHidden: Bool { state.pointee.hidden >> UInt32(filling) & 1 != 0 }
 
   private func add(_ kind: Cell.Kind, _ a: UInt64, _ b: UInt64 = 0, short: UInt8 = 0) {
-    precondition(state.pointee.filling < state.pointee.declared, "more cells than columns")
-    defer { state.pointee.filling += 1 }
+    precondition(filling < state.pointee.declared, "more cells than columns")
+    defer { filling += 1 }
     if isHidden { return }
-    scratch.pointee.cells[state.pointee.filled] = Cell(kind: kind, short: short, a: a, b: b)
+    let cell = Cell(kind: kind, short: short, a: a, b: b)
+    if console.isJSON {
+      write(cell, nil)
+    } else {
+      scratch.pointee.cells[state.pointee.filled] = cell
+    }
     state.pointee.filled += 1
   }
 
@@ -169,9 +227,19 @@ struct Table {
   }
   @_disfavoredOverload func text(_ line: Line) {
     if isHidden { return empty() }
+    if console.isJSON {
+      write(Cell(kind: .text, short: 0, a: 0, b: 0), line)
+      filling += 1
+      state.pointee.filled += 1
+      return
+    }
     let start = scratch.pointee.used
-    let length = min(line.count, 96 - start)
+    let length = min(line.count, Line.capacity - start)
     for i in 0..<length { scratch.pointee.text[start + i] = line[i] }
+    // More than a line of text can't be shown: its end is marked like that of any text that is cut.
+    if length < line.count {
+      for i in max(0, length - 2)..<length { scratch.pointee.text[start + i] = UInt8(ascii: ".") }
+    }
     scratch.pointee.used = start + length
     add(.text, UInt64(start), UInt64(length))
   }
@@ -206,16 +274,13 @@ struct Table {
   /// Ends the row.
   func end() {
     state.pointee.rowsEver += 1
-    if console.isJSON {
-      rowAsJSON()
-      return
-    }
+    if console.isJSON { return closeObject() }
     sumUp(scratch, into: inPlace(&state.pointee.total))
     if state.pointee.sorted && scratch.pointee.weight == 0 && !console.showsAll { return }
-    if state.pointee.rowCount == Self.rowCapacity {
+    if rowCount == Self.rowCapacity {
       guard state.pointee.sorted else {
         printRows()
-        state.pointee.rowCount = 0
+        rowCount = 0
         keep(at: 0)
         return
       }
@@ -229,12 +294,12 @@ struct Table {
       }
       return
     }
-    keep(at: state.pointee.rowCount)
+    keep(at: rowCount)
   }
 
   private func keep(at index: Int) {
     (rows + index).update(from: scratch, count: 1)
-    state.pointee.rowCount = index + 1
+    rowCount = index + 1
   }
 
   private func gather(_ row: UnsafeMutablePointer<Row>) {
@@ -243,14 +308,14 @@ struct Table {
   }
 
   private func sumUp(_ row: UnsafeMutablePointer<Row>, into sum: UnsafeMutablePointer<Row>) {
-    for i in 0..<state.pointee.columnCount {
+    for i in 0..<columnCount {
       let cell = row.pointee.cells[i]
-      switch state.pointee.columns[i].style {
-      case .text, .exact, .figure: continue
+      switch columnStyle(i) {
+      case .text, .exact, .folded, .figure: continue
       case .sum, .share, .ratio, .bar: break
       }
       guard cell.kind != .none && cell.kind != .empty else { continue }
-      let style = state.pointee.columns[i].style
+      let style = columnStyle(i)
       sum.pointee.cells[i].kind = cell.kind
       sum.pointee.cells[i].short = cell.short
       sum.pointee.cells[i].a &+= cell.a
@@ -267,7 +332,7 @@ struct Table {
   /// Prints the table. `total` begins the last line, which has the sums; `note` ends it.
   func finish(total: Line? = nil, note: Line? = nil) {
     guard !console.isJSON else { return }
-    let count = state.pointee.rowCount
+    let count = rowCount
     for i in 0..<count { state.pointee.order[i] = UInt8(i) }
     if state.pointee.sorted {
       // By insertion: rows come nearly sorted, and equal ones stay as they came.
@@ -284,7 +349,7 @@ struct Table {
       }
       if !console.showsAll && count > Self.shownRows + 2 {
         for i in Self.shownRows..<count { gather(rows + Int(state.pointee.order[i])) }
-        state.pointee.rowCount = Self.shownRows
+        rowCount = Self.shownRows
       }
     }
     var others = Line()
@@ -298,11 +363,11 @@ struct Table {
   }
 
   private func printRows(others: Line = Line(), total: Line? = nil, note: Line? = nil) {
-    let columns = state.pointee.columnCount
+    let columns = columnCount
     for column in 0..<columns {
-      var width = Int(state.pointee.columns[column].width)
-      guard state.pointee.columns[column].style != .bar else { continue }
-      for i in 0..<state.pointee.rowCount { width = max(width, render(row(at: i), column).count) }
+      var width = Int(columnWidth(column))
+      guard columnStyle(column) != .bar else { continue }
+      for i in 0..<rowCount { width = max(width, render(row(at: i), column).count) }
       if others.count > 0 {
         width = max(
           width, column == 0 ? others.count : render(inPlace(&state.pointee.others), column).count)
@@ -321,7 +386,7 @@ struct Table {
       }
       printTrimmed(header)
     }
-    for i in 0..<state.pointee.rowCount {
+    for i in 0..<rowCount {
       printRow(row(at: i), label: nil, note: nil)
       if console.shouldStop { return }
     }
@@ -334,31 +399,41 @@ struct Table {
   private func fit() {
     state.pointee.gap = 2
     var sum = -2
-    for column in 0..<state.pointee.columnCount { sum += Int(state.pointee.columns[column].width) + 2 }
+    for column in 0..<columnCount { sum += Int(columnWidth(column)) + 2 }
     if sum > console.width {
       state.pointee.gap = 1
-      sum -= state.pointee.columnCount - 1
+      sum -= columnCount - 1
     }
     while sum > console.width {
       var widest = -1
-      for column in 0..<state.pointee.columnCount where state.pointee.columns[column].style == .text {
-        if widest < 0 || state.pointee.columns[column].width > state.pointee.columns[widest].width {
-          widest = column
-        }
+      for column in 0..<columnCount {
+        let width = columnWidth(column)
+        guard width > leastWidth(of: column) else { continue }
+        if widest < 0 || width > columnWidth(widest) { widest = column }
       }
-      guard widest >= 0, state.pointee.columns[widest].width > 8 else { return }
+      guard widest >= 0 else { return }
       state.pointee.columns[widest].width -= 1
       sum -= 1
     }
   }
 
+  /// The width down to which a column may be made narrower: an address of 16 digits and a comma fit a folded one.
+  private func leastWidth(of column: Int) -> UInt8 {
+    switch columnStyle(column) {
+    case .text: 8
+    case .folded: 22
+    case .exact, .figure, .sum, .share, .ratio, .bar: .max
+    }
+  }
+
   private func printRow(_ row: UnsafeMutablePointer<Row>, label: Line?, note: Line?) {
     var line = Line()
-    for column in 0..<state.pointee.columnCount {
+    var folds = false
+    for column in 0..<columnCount {
       if column == 0, let label {
         line.append(line: label)
-        line.append(blanks: Int(state.pointee.columns[0].width) - label.count)
-      } else if state.pointee.columns[column].style == .bar {
+        line.append(blanks: Int(columnWidth(0)) - label.count)
+      } else if columnStyle(column) == .bar {
         if label != nil { continue }
         let cell = row.pointee.cells[column]
         let room = console.width - line.count - 2
@@ -366,6 +441,9 @@ struct Table {
         let length = (cell.a * UInt64(room) + cell.b / 2) / cell.b
         line.append("  ")
         for _ in 0..<length { line.append(byte: UInt8(ascii: "#")) }
+      } else if columnStyle(column) == .folded {
+        put(&line, fold(row, column, 0) ?? Line(), column)
+        folds = true
       } else {
         put(&line, render(row, column), column)
       }
@@ -375,6 +453,53 @@ struct Table {
       line.append(line: note)
     }
     printTrimmed(line)
+    if folds { printFolds(row) }
+  }
+
+  /// Prints the lines below the first one of a row: the parts of its folded cells.
+  private func printFolds(_ row: UnsafeMutablePointer<Row>) {
+    for part in 1...Line.capacity {
+      var line = Line()
+      var isEmpty = true
+      for column in 0..<columnCount where columnStyle(column) != .bar {
+        let isFolded = columnStyle(column) == .folded
+        let text = isFolded ? fold(row, column, part) : nil
+        if text != nil { isEmpty = false }
+        put(&line, text ?? Line(), column)
+      }
+      if isEmpty { return }
+      printTrimmed(line)
+    }
+  }
+
+  /// Part `number` of a folded cell; nil behind the last.
+  private func fold(_ row: UnsafeMutablePointer<Row>, _ column: Int, _ number: Int) -> Line? {
+    let text = render(row, column)
+    let width = Int(columnWidth(column))
+    var from = 0
+    for _ in 0..<number {
+      from = Self.foldEnd(text, from, width)
+      if from == text.count { return nil }
+    }
+    var part = Line()
+    for i in from..<Self.foldEnd(text, from, width) where part.count > 0 || text[i] != UInt8(ascii: " ") {
+      part.append(byte: text[i])
+    }
+    return part
+  }
+
+  /// The end of the part of `text` that begins at `from`. A unit stays with its figure, and a figure with the word before
+  /// it, unless a comma stands there.
+  private static func foldEnd(_ text: Line, _ from: Int, _ width: Int) -> Int {
+    var start = from
+    while start < text.count && text[start] == UInt8(ascii: " ") { start += 1 }
+    if text.count - start <= width { return text.count }
+    for end in stride(from: start + width, to: start, by: -1) where text[end] == UInt8(ascii: " ") {
+      let isWord = end + 1 < text.count && text[end + 1] >= UInt8(ascii: "a")
+      let isAddress = end + 2 < text.count && text[end + 2] == UInt8(ascii: "x")
+      if isWord || isAddress || text[end - 1] == UInt8(ascii: ",") { return end }
+    }
+    return start + width
   }
 
   private func printTrimmed(_ line: Line) {
@@ -385,11 +510,11 @@ struct Table {
 
   private func put(_ line: inout Line, _ text: Line, _ column: Int) {
     if column > 0 { line.append(blanks: state.pointee.gap) }
-    let width = Int(state.pointee.columns[column].width)
-    let style = state.pointee.columns[column].style
-    if style == .text || style == .exact {
+    let width = Int(columnWidth(column))
+    let style = columnStyle(column)
+    if style == .text || style == .exact || style == .folded {
       var text = text
-      if text.count > width {
+      if style == .text && text.count > width {
         // A cut text ends with a mark.
         text.truncate(to: width - 2)
         text.append("..")
@@ -404,18 +529,25 @@ struct Table {
 
   private func render(_ row: UnsafeMutablePointer<Row>, _ column: Int) -> Line {
     let cell = row.pointee.cells[column]
+    guard cell.kind == .text else { return spelled(cell, columnStyle(column)) }
+    var line = Line()
+    for i in 0..<Int(cell.b) { line.append(byte: row.pointee.text[Int(cell.a) + i]) }
+    return line
+  }
+
+  /// A cell as text, unless it is one of text.
+  private func spelled(_ cell: Cell, _ style: ColumnStyle) -> Line {
     var line = Line()
     switch cell.kind {
-    case .empty: break
+    case .empty, .text: break
     case .none: line.append("-")
     case .fixed: line.append(bytes: Self.fixed(cell))
-    case .text: for i in 0..<Int(cell.b) { line.append(byte: row.pointee.text[Int(cell.a) + i]) }
     case .count: line.append(grouped: cell.a)
     case .plain: line.append(decimal: cell.a)
     case .decimal: line.append(decimal: cell.a, scale: cell.b)
     case .size: line.append(size: ByteCount(cell.a))
     case .share:
-      if state.pointee.columns[column].style == .ratio {
+      if style == .ratio {
         line.append(roughShare: cell.a, of: cell.b)
       } else {
         line.append(share: cell.a, of: cell.b)
@@ -436,35 +568,52 @@ struct Table {
 
   // MARK: As JSON
 
-  private func rowAsJSON() {
-    console.row(state.pointee.kind) { row in
-      for i in 0..<state.pointee.columnCount {
-        let column = state.pointee.columns[i]
-        switch column.style {
-        case .share, .ratio, .bar: continue
-        case .text, .exact, .figure, .sum: break
-        }
-        var key = Line()
-        for byte in Bytes(start: column.key.utf8Start, count: column.key.utf8CodeUnitCount) {
-          key.append(byte: byte == UInt8(ascii: " ") ? UInt8(ascii: "_") : byte)
-        }
-        guard key.count > 0 else { continue }
-        let cell = scratch.pointee.cells[i]
-        switch cell.kind {
-        case .empty, .none: row.none(key)
-        case .fixed: row.field(key, bytes: Self.fixed(cell))
-        case .text, .physical, .virtual: row.field(key, text: render(scratch, i))
-        case .count, .plain, .size: row.field(key, cell.a)
-        case .decimal: row.field(key, figure: render(scratch, i))
-        case .share: continue
-        case .truth: row.field(key, truth: cell.a == 1 ? .yes : .no)
-        case .change:
-          var figure = Line()
-          figure.append(signed: Int(truncatingIfNeeded: cell.b &- cell.a))
-          row.field(key, figure: figure)
-        }
-      }
+  /// Writes the next cell; `text` is that of a cell of text.
+  private func write(_ cell: Cell, _ text: Line?) {
+    endFirstKind()
+    let column = state.pointee.columns[state.pointee.filled]
+    switch column.style {
+    case .share, .ratio, .bar: return
+    case .text, .exact, .folded, .figure, .sum: break
     }
+    guard !state.pointee.isMuted, column.key.utf8CodeUnitCount > 0 else { return }
+    let row = JSONRow(terminal: console.terminal)
+    if !isOpen {
+      isOpen = true
+      row.open(isBeside ? state.pointee.besideKind : state.pointee.kind)
+    }
+    var key = Line()
+    for byte in Bytes(start: column.key.utf8Start, count: column.key.utf8CodeUnitCount) {
+      key.append(byte: byte == UInt8(ascii: " ") ? UInt8(ascii: "_") : byte)
+    }
+    switch cell.kind {
+    case .empty, .none: row.none(key)
+    case .fixed: row.field(key, bytes: Self.fixed(cell))
+    case .text: row.field(key, text: text)
+    case .physical, .virtual: row.field(key, text: spelled(cell, column.style))
+    case .count, .plain, .size: row.field(key, cell.a)
+    case .decimal: row.field(key, figure: spelled(cell, column.style))
+    case .share: return
+    case .truth: row.field(key, truth: cell.a == 1 ? .yes : .no)
+    case .change:
+      var figure = Line()
+      figure.append(signed: Int(truncatingIfNeeded: cell.b &- cell.a))
+      row.field(key, figure: figure)
+    }
+  }
+
+  /// Closes the object of the first kind where the cells of the other begin.
+  private func endFirstKind() {
+    guard filling >= state.pointee.besideFirst, !isBeside else { return }
+    closeObject()
+    isBeside = true
+  }
+
+  private func closeObject() {
+    guard isOpen else { return }
+    isOpen = false
+    console.terminal.write("}")
+    console.newline()
   }
 }
 

@@ -1,5 +1,4 @@
-// The counts of a replay, as figures, as a table for a person and as one row of JSON for a tool. Host and kernel print
-// the same.
+// The counts of a replay.
 
 import MemoryPrimitives
 
@@ -22,6 +21,16 @@ package enum ReplaySkip: UInt8, Sendable {
     case .noPages: "no block of frames"
     case .skippedBefore: "free of a skipped allocation"
     case .failedInTrace: "failed in the traced kernel"
+    }
+  }
+
+  /// The key of the count of such events.
+  var key: StaticString {
+    switch self {
+    case .noObject: "skipped_no_object"
+    case .noPages: "skipped_no_pages"
+    case .skippedBefore: "skipped_before"
+    case .failedInTrace: "skipped_failed_in_trace"
     }
   }
 }
@@ -121,20 +130,20 @@ package struct ReplaySummary: Equatable, Sendable {
       || (peakObjects == expectedPeakObjects && peakPages == expectedPeakPages)
   }
 
-  private func sum(_ values: InlineArray<7, UInt64>) -> UInt64 {
+  func sum(_ values: InlineArray<7, UInt64>) -> UInt64 {
     var total: UInt64 = 0
     for i in 0..<TraceKind.count { total += values[i] }
     return total
   }
 
+  /// Whether two replays counted the same. Costs differ from one to the next.
   package static func == (a: ReplaySummary, b: ReplaySummary) -> Bool {
-    var isEqual = a.allEvents == b.allEvents && a.damaged == b.damaged
-    a.forEachFigure { name, value in
-      b.forEachFigure { other, otherValue in
-        if name.utf8Start == other.utf8Start && value != otherValue { isEqual = false }
-      }
-    }
-    return isEqual
+    for i in 0..<TraceKind.count where a.events[i] != b.events[i] || a.done[i] != b.done[i] { return false }
+    for i in 0..<ReplaySkip.count where a.skips[i] != b.skips[i] { return false }
+    return a.unmatchedObjectFrees == b.unmatchedObjectFrees && a.unmatchedPageFrees == b.unmatchedPageFrees
+      && a.reused == b.reused && a.peakObjects == b.peakObjects && a.peakObjectBytes == b.peakObjectBytes
+      && a.peakPages == b.peakPages && a.leftObjects == b.leftObjects && a.leftPages == b.leftPages
+      && a.damaged == b.damaged && a.lost == b.lost && a.gainedPages == b.gainedPages
   }
 
   /// Adds the counts of another executor, except the peaks.
@@ -158,134 +167,6 @@ package struct ReplaySummary: Equatable, Sendable {
     interrupts += other.interrupts
   }
 
-  // MARK: Printing
-
-  /// The figures of the row `{"kind":"replay",…}`, in their order.
-  package func forEachFigure(_ body: (StaticString, UInt64) -> Void) {
-    for i in 0..<TraceKind.count {
-      body(TraceKind(rawValue: UInt8(i)).unsafelyUnwrapped.description, events[i])
-    }
-    body("unmatched_object_frees", unmatchedObjectFrees)
-    body("unmatched_page_frees", unmatchedPageFrees)
-    body("reused", reused)
-    body("skipped", skipped)
-    body("peak_object_bytes", peakObjectBytes)
-    body("peak_objects", peakObjects)
-    body("peak_pages", peakPages)
-    body("left_objects", leftObjects)
-    body("left_pages", leftPages)
-    body("lost", lost)
-  }
-
-  /// Writes the row as parts of one line, without a line feed. A row of kind `limit` comes before it, where a limit was
-  /// met: it ends with `lineEnd`.
-  package func writeJSON(lineEnd: StaticString = "\r\n", _ sink: (Line) -> Void) {
-    if let limit = cacheLimit {
-      sink("{\"kind\":\"limit\",\"name\":\"caches\",\"asked\":\(limit.asked),\"own\":\(limit.own)")
-      sink(",\"shared\":\(limit.shared),\"shared_events\":\(limit.sharedEvents)}\(lineEnd)")
-    }
-    sink("{\"kind\":\"replay\"")
-    forEachFigure { name, value in sink(",\"\(name)\":\(value)") }
-    sink("}")
-  }
-
-  /// Prints the table line by line. `cycles` is the unit of `cp_cycles` here: instructions, or cycles.
-  package func print(cycles unit: StaticString, _ sink: (Line) -> Void) {
-    sink(
-      "\(count: allEvents) events: \(count: unmatched) frees without a live counterpart, \(count: skipped) skipped, \(count: lost) lost."
-    )
-    let heading: Line = "\(unit) each"
-    sink("event                   events     done  no owner  \(right: heading, 17)")
-    var order: InlineArray<7, Int> = [0, 1, 2, 3, 4, 5, 6]
-    for i in 1..<TraceKind.count {
-      var at = i
-      while at > 0 && events[order[at - 1]] < events[order[at]] {
-        let above = order[at - 1]
-        order[at - 1] = order[at]
-        order[at] = above
-        at -= 1
-      }
-    }
-    for i in 0..<TraceKind.count where events[order[i]] > 0 {
-      let kind = TraceKind(rawValue: UInt8(order[i])).unsafelyUnwrapped
-      let each =
-        done[order[i]] > 0 && kind != .pageFreeBatched ? grouped(cycles[order[i]] / done[order[i]]) : "-"
-      row(
-        "\(kind.description)", events: events[order[i]], done: done[order[i]], unmatched: withoutOwner(kind),
-        each: each, sink)
-    }
-    let repeats = events[Int(TraceKind.pageFreeBatched.rawValue)]
-    let carriedOut = sum(done) - repeats
-    let each = carriedOut > 0 ? grouped(sum(cycles) / carriedOut) : "-"
-    row(
-      "all events", events: allEvents, done: sum(done), unmatched: grouped(unmatched), each: each, sink)
-    if repeats > 0 { sink("mm_page_free_batched repeats a mm_page_free: counted, nothing to do.") }
-    if allEvents > 0 {
-      let by: Line = workers > 1 ? " by \(count: UInt64(workers)) processors at once" : ""
-      sink("All in all \(count: allCycles / allEvents) \(unit) an event\(by), stamps and checks included.")
-    }
-    if interrupts > 0 {
-      sink("\(count: interruptEvents) events were done in \(count: interrupts) interrupts.")
-    }
-    if let limit = cacheLimit {
-      sink("Limit: of \(count: limit.asked) caches the \(count: limit.own) busiest have their own;")
-      sink(
-        "\(count: limit.shared), with \(count: limit.sharedEvents) events, share the general ones by size.")
-    }
-    for i in 0..<ReplaySkip.count where skips[i] > 0 {
-      sink("Skipped \(count: skips[i]): \(ReplaySkip(rawValue: UInt8(i)).unsafelyUnwrapped.description).")
-    }
-    if reused > 0 { sink("Allocated while still live, so the old one was freed first: \(count: reused).") }
-    sink(
-      "At most \(count: peakObjects) objects (\(count: peakObjectBytes) bytes) and \(count: peakPages) pages (\(PageCount(peakPages).bytes)) were live."
-    )
-    if workers > 1 { sink("(The highest totals: the processors are not in step.)") }
-    let since: StaticString = isClosed ? "; they are freed." : " and stay so."
-    sink("At the end \(count: leftObjects) objects and \(count: leftPages) pages were live\(since)")
-    printVerdict(sink)
-  }
-
-  private func printVerdict(_ sink: (Line) -> Void) {
-    if damaged > 0 {
-      sink(
-        "! \(count: damaged) objects or pages were damaged, first found by event \(count: UInt64(firstDamage) + 1)."
-      )
-    }
-    if !peaksAgree {
-      sink(
-        "! The trace says at most \(count: expectedPeakObjects) objects and \(count: expectedPeakPages) pages: pack it again."
-      )
-    }
-    guard isClosed else { return }
-    if lostPages > 0 { sink("! \(count: lostPages) frames were not freed. Type: frames") }
-    if lostObjects > 0 {
-      sink("! \(count: lostObjects) objects are still counted as in use. Type: vmstat -m")
-    }
-    if gainedPages > 0 {
-      sink("! \(count: gainedPages) frames more are free than at the start. Type: frames")
-    }
-    if damaged == 0 && lost == 0 && gainedPages == 0 { sink("Everything is back at its starting counts.") }
-  }
-
-  private func withoutOwner(_ kind: TraceKind) -> Line {
-    switch kind {
-    case .pageFree: grouped(unmatchedPageFrees)
-    case .kfree: grouped(unmatchedKfrees)
-    case .cacheFree: grouped(unmatchedObjectFrees - unmatchedKfrees)
-    default: "-"
-    }
-  }
-
   /// Of `unmatchedObjectFrees` those by kfree.
   var unmatchedKfrees: UInt64 = 0
-
-  private func grouped(_ value: UInt64) -> Line { "\(count: value)" }
-
-  private func row(
-    _ name: Line, events: UInt64, done: UInt64, unmatched: Line, each: Line, _ sink: (Line) -> Void
-  ) {
-    let (events, done) = (grouped(events), grouped(done))
-    sink(
-      "\(left: name, 20)  \(right: events, 8) \(right: done, 8)  \(right: unmatched, 8)  \(right: each, 17)")
-  }
 }

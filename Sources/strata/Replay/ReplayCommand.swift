@@ -67,7 +67,7 @@ struct ReplayCommand: ParsableCommand {
       Terminal.standard.clearProgress()
       if json {
         var row = ""
-        summary.writeJSON(lineEnd: "\n") { row += $0.text }
+        summary.writeJSON(cycles: "cycles", lineEnd: "\n") { row += $0.text }
         try printResult(row)
       } else {
         var lines: [String] = []
