@@ -67,7 +67,7 @@ final class HostProcessor: @unchecked Sendable {
     let before = words.pointee
     words.pointee.index = UInt32(index)
     words.pointee.pending_context = Unmanaged.passUnretained(self).toOpaque()
-    words.pointee.pending = { Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().poll() }
+    words.pointee.run_pending = { Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().poll() }
     // An inner entry, as of a test that switches interrupts on in a thread, leaves the outer one alive.
     let wasLive = lock.withLock {
       defer { isLive = true }
@@ -110,7 +110,7 @@ final class HostProcessor: @unchecked Sendable {
   func interrupt(
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer
   ) {
-    guard cp_processor().pointee.pending != nil else { return interruptsOff { body(argument) } }
+    guard cp_processor().pointee.run_pending != nil else { return interruptsOff { body(argument) } }
     let completion = Completion()
     lock.withLock {
       jobs.append(Job(body: body, argument: argument, completion: completion))
@@ -282,7 +282,7 @@ extension SimulatedMachine {
     processor.listener = ClaimListener(moment, handler)
     defer { processor.listener = outer }
     return try processor.enter {
-      cp_processor().pointee.claimed = {
+      cp_processor().pointee.report_claim = {
         Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().reportClaim($1)
       }
       return try body()

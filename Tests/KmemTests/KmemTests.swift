@@ -85,7 +85,7 @@ final class KmemTests: XCTestCase {
     defer { midway.deallocate() }
     let cache = try rig.kmem.createCache(
       name: ShortName("slow to go"), size: ByteCount(4096),
-      destructor: { context, _ in
+      destruct: { context, _ in
         let midway = context!.assumingMemoryBound(to: Midway.self)
         guard cp_processor_index() == 1 else { return }
         midway.pointee.isReached.store(true, ordering: .releasing)
@@ -376,11 +376,11 @@ final class KmemTests: XCTestCase {
     try withUnsafeMutablePointer(to: &hooks) { hooks in
       let cache = try rig.kmem.createCache(
         name: ShortName("inode"), size: ByteCount(100),
-        constructor: { context, object in
+        construct: { context, object in
           context!.assumingMemoryBound(to: Hooks.self).pointee.constructed += 1
           object.initializeMemory(as: UInt8.self, repeating: 0x5a, count: 100)
         },
-        destructor: { context, object in
+        destruct: { context, object in
           context!.assumingMemoryBound(to: Hooks.self).pointee.destructed += 1
           for i in 0..<100 { XCTAssertEqual(object.load(fromByteOffset: i, as: UInt8.self), 0x5a) }
         }, context: hooks)
@@ -496,7 +496,7 @@ final class KmemTests: XCTestCase {
       }
     }
     XCTAssertThrowsError(
-      try rig.kmem.createCache(name: ShortName("x"), size: ByteCount(32768), constructor: { _, _ in })
+      try rig.kmem.createCache(name: ShortName("x"), size: ByteCount(32768), construct: { _, _ in })
     ) { XCTAssertEqual($0 as? KmemError, .tooLarge) }
   }
 

@@ -45,7 +45,7 @@ package final class RecordedDisk {
   package var device: BlockDevice {
     BlockDevice(
       ShortName("ram"), pages: PageCount(pages), Unmanaged.passUnretained(self).toOpaque(),
-      submit: { context, request in
+      submitRequest: { context, request in
         let this = Unmanaged<RecordedDisk>.fromOpaque(context!).takeUnretainedValue()
         let note = DiskRequest(
           isWrite: request.operation == .write, first: request.first.rawValue,

@@ -110,13 +110,13 @@ private final class StressMachine: @unchecked Sendable {
   private var access: WordAccess {
     WordAccess(
       Unmanaged.passUnretained(self).toOpaque(),
-      load: { context, address, value in
+      loadWord: { context, address, value in
         StressMachine.answer { () throws(PagingError) in
           swapBytes(try StressMachine.from(context).reach(address, .read), value, 8)
           value.pointee = StressMachine.exchanged(value.pointee)
         }
       },
-      store: { context, address, value in
+      storeWord: { context, address, value in
         StressMachine.answer { () throws(PagingError) in
           let place = try StressMachine.from(context).reach(address, .write)
           withUnsafeBytes(of: StressMachine.exchanged(value)) { swapBytes($0.baseAddress!, place, 8) }

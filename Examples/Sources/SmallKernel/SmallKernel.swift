@@ -28,7 +28,7 @@ enum Boot {
     report_fault: { _, report in
       Power.off(.failed, report.assumingMemoryBound(to: FaultReport.self).pointee.what)
     },
-    tick: { _ in cp_cycles() >> 20 },
+    read_tick: { _ in cp_cycles() >> 20 },
     shoot_down: { _, _, _ in cp_invalidate_all() },
     run_on: { _, _, body, argument in body(argument) },
     sleep: { _, _, _, _, _, _ in .never },
