@@ -123,6 +123,8 @@ extension Shell {
     // Input before a Ctrl-C is dropped with it. A line typed behind it is kept.
     remove(at: 0, count: interrupt + 1)
     dropKey()
+    // So is a sequence of which only the beginning was read: the next key is no part of it.
+    state.pointee.decoder = KeyDecoder()
     state.pointee.stopped = true
     state.pointee.interrupted = true
     state.pointee.bar.isDrawn = false
