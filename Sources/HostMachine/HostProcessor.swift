@@ -75,7 +75,7 @@ final class HostProcessor: @unchecked Sendable {
       return isLive && !reserved
     }
     defer {
-      carryOut(lock.withLock { takeJobs(stayLive: wasLive) })
+      carryOut(lock.withLock { removeJobs(stayLive: wasLive) })
       words.pointee = before
     }
     return try body()
@@ -127,7 +127,7 @@ final class HostProcessor: @unchecked Sendable {
     words.pointee.index = before
   }
 
-  private func takeJobs(stayLive: Bool) -> [Job] {
+  private func removeJobs(stayLive: Bool) -> [Job] {
     defer {
       jobs = []
       isLive = stayLive
@@ -152,7 +152,7 @@ final class HostProcessor: @unchecked Sendable {
     words.pointee.handling = 1
     let rank = words.pointee.held_rank
     words.pointee.held_rank = 0
-    if hasJobs.load(ordering: .acquiring) { carryOut(lock.withLock { takeJobs(stayLive: true) }) }
+    if hasJobs.load(ordering: .acquiring) { carryOut(lock.withLock { removeJobs(stayLive: true) }) }
     if let listener {
       let claimed = listener.claimed
       listener.claimed = []

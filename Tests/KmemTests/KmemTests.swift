@@ -268,7 +268,7 @@ final class KmemTests: XCTestCase {
   }
 
   /// A size just above a page comes from a slab. Where no run is free, it comes from pages with an address of their
-  /// own; a free tells the two apart.
+  /// own; a free distinguishes the two.
   func testSizesJustAboveAPageAreServedFromSlabsAndWithoutARunFromPages() throws {
     let rig = try KmemFixture(frames: 512)
     let type = rig.type()

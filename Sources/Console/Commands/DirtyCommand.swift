@@ -128,7 +128,7 @@ extension Shell {
     if written > 0 { second.append(line: "\(count: written, "page") went to swap. ") }
     second.append(line: "\(count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M")
     if isStopped("Stopped; the pages filled so far stay.") {
-      tellDone { print(first) }
+      printDone { print(first) }
     } else {
       print(first)
       print(second)
@@ -145,7 +145,7 @@ extension Shell {
       }
     }
     let pages = state.pointee.fills.release(memory)
-    tellEnd { reportFreed(count, pages) }
+    printEnd { reportFreed(count, pages) }
   }
 
   private func reportFreed(_ count: Int, _ pages: PageCount) {

@@ -41,7 +41,7 @@ extension Shell {
       case .notBegun: leftOut += 1
       }
       // The test that Ctrl-C ended has an outcome too.
-      tellDone { report(test, outcome) }
+      printDone { report(test, outcome) }
     }
     var sum = Line()
     if leftOut > 0 { sum.append(line: "\(count: leftOut) left out, ") }
@@ -50,7 +50,7 @@ extension Shell {
     var stopped: Line = "Stopped. \(count: done) of \(count: asked, "test") ran"
     stopped.append(isCutOff ? ", the last not to its end." : ".")
     if isStopped(stopped) {
-      tellDone { print(sum) }
+      printDone { print(sum) }
     } else {
       print(sum)
     }

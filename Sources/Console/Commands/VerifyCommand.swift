@@ -35,7 +35,7 @@ extension Shell {
     if isStopped(
       "Stopped. \(count: sum.examined) of \(count: fills.pages.rawValue, "page") were verified.")
     {
-      tellDone { report(sum, read, taken) }
+      printDone { report(sum, read, taken) }
     } else {
       report(sum, read, taken)
     }
