@@ -444,7 +444,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testACacheWhoseObjectsLeaveNoRoomForAnAuditIsServedWithoutOne() throws {
+  func testACacheWhoseObjectsLeaveNoSpaceForAnAuditIsServedWithoutOne() throws {
     let rig = try KmemFixture()
     rig.kmem.setAudit(.on)
     let cache = try rig.kmem.createCache(name: ShortName("whole slabs"), size: ByteCount(32768))
