@@ -95,19 +95,19 @@ struct TableSet {
   let madt: Range<Int>
 
   /// As they would lie at physical address `base`. With a `madt` made elsewhere, it comes last.
-  init(at base: Int, madt listed: [UInt8]) {
+  init(at base: Int, madt given: [UInt8]) {
     self.base = base
     let filler = table("SSDT", [1, 2, 3, 4, 5])
     root = 0..<36
     xsdt = 36..<36 + 36 + 24
     rsdt = xsdt.upperBound..<xsdt.upperBound + 36 + 12
     other = rsdt.upperBound..<rsdt.upperBound + filler.count
-    madt = other.upperBound..<other.upperBound + listed.count
+    madt = other.upperBound..<other.upperBound + given.count
     let listed = [base + other.lowerBound, 0, base + madt.lowerBound]
     bytes = rootPointer(revision: 2, rsdt: base + rsdt.lowerBound, xsdt: base + xsdt.lowerBound)
     bytes += table("XSDT", listed.flatMap { littleEndian(UInt64($0)) })
     bytes += table("RSDT", listed.flatMap { littleEndian(UInt32($0)) })
-    bytes += filler + listed
+    bytes += filler + given
     precondition(bytes.count == madt.upperBound)
   }
 
