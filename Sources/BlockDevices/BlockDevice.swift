@@ -49,16 +49,16 @@ public struct BlockDevice {
   let context: UnsafeMutableRawPointer?
   let submitRequest: @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
 
-  /// Makes a device. `submit` accepts a request and returns before it is done. It never fails: a request that the
-  /// device can't serve is completed as failed.
+  /// Makes a device. `submitRequest` accepts a request and returns before it is done. It never fails: a request that
+  /// the device can't serve is completed as failed.
   public init(
     _ name: ShortName, pages: PageCount, _ context: UnsafeMutableRawPointer?,
-    submit: @escaping @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
+    submitRequest: @escaping @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
   ) {
     self.name = name
     pageCount = pages
     self.context = context
-    submitRequest = submit
+    self.submitRequest = submitRequest
   }
 
   /// Submits a request. No spin lock may be held.

@@ -54,7 +54,7 @@ extension BlockRequest {
   /// Gives the request back to its client, which may reuse it during this call. No spin lock may be held.
   public func complete(_ outcome: DeviceOutcome) {
     pointee.failed = outcome == .failure
-    pointee.done.unsafelyUnwrapped(pointee.context, self)
+    pointee.report_done.unsafelyUnwrapped(pointee.context, self)
   }
 
   // MARK: For the client
@@ -67,11 +67,11 @@ extension BlockRequest {
     cp_block_frames(self)[index] = frame.rawValue
   }
 
-  /// Fills in all but the frames of a request that no device has. The device calls `done` with `context` when it has
-  /// completed the request: with no lock held, perhaps in an interrupt handler.
+  /// Fills in all but the frames of a request that no device has. The device calls `reportDone` with `context` when it
+  /// has completed the request: with no lock held, perhaps in an interrupt handler.
   public func prepare(
     _ operation: DeviceOperation, _ first: DevicePage, _ pages: PageCount, context: UnsafeMutableRawPointer?,
-    done: @escaping @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
+    reportDone: @escaping @convention(c) (UnsafeMutableRawPointer?, BlockRequest) -> Void
   ) {
     pointee.next = nil
     pointee.first = first.rawValue
@@ -79,6 +79,6 @@ extension BlockRequest {
     pointee.operation = operation
     pointee.failed = false
     pointee.context = context
-    pointee.done = done
+    pointee.report_done = reportDone
   }
 }

@@ -90,7 +90,7 @@ public struct RamDisk {
   public var device: BlockDevice {
     BlockDevice(
       state.name, pages: state.pageCount, place,
-      submit: { RamDisk(at: $0.unsafelyUnwrapped).submit($1) })
+      submitRequest: { RamDisk(at: $0.unsafelyUnwrapped).submit($1) })
   }
 
   // MARK: Running

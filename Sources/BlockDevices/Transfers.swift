@@ -130,7 +130,7 @@ package struct Transfers {
     let ticket = state.queue.ticket()
     if idleCount > 0 { return true }
     // Between this check and the sleep only the ticket reports that a transfer has ended.
-    noteClaim(storage)
+    reportClaim(storage)
     return state.queue.sleep(ticket, on: state.machine) || idleCount > 0
   }
 
@@ -154,7 +154,7 @@ package struct Transfers {
         expected: idle, desired: idle & (idle &- 1), ordering: .acquiringAndReleasing)
       if taken.exchanged {
         let transfer = Transfer(index: index)
-        noteClaim(request(transfer))
+        reportClaim(request(transfer))
         return transfer
       }
       idle = taken.original

@@ -16,26 +16,26 @@ package struct ConsoleHost {
   /// Processors and threads, where there is an executive.
   let executive: ExecutiveView?
 
-  /// - `leave` ends the machine with a `Shell.ExitStatus`; it returns only in a test.
-  /// - `panic` stops the machine as a panic.
-  /// - `trigger` triggers a `Shell.Fault`, which ends in its report.
-  /// - `name` writes the name and offset of a code address, as many bytes as fit, and answers how many it wrote; 0
+  /// - `leaveMachine` ends the machine with a `Shell.ExitStatus`; it returns only in a test.
+  /// - `stopAsPanic` stops the machine as a panic.
+  /// - `triggerFault` triggers a `Shell.Fault`, which ends in its report.
+  /// - `writeName` writes the name and offset of a code address, as many bytes as fit, and answers how many it wrote; 0
   ///   for an unknown address.
   package init(
     _ context: UnsafeMutableRawPointer?,
-    leave: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
-    panic: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
-    trigger: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
-    name:
+    leaveMachine: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
+    stopAsPanic: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void,
+    triggerFault: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt8) -> Void,
+    writeName:
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, UnsafeMutablePointer<UInt8>, Int) -> Int,
     access: WordAccess,
     executive: ExecutiveView? = nil
   ) {
     self.context = context
-    leaveMachine = leave
-    stopAsPanic = panic
-    triggerFault = trigger
-    writeName = name
+    self.leaveMachine = leaveMachine
+    self.stopAsPanic = stopAsPanic
+    self.triggerFault = triggerFault
+    self.writeName = writeName
     self.access = access
     self.executive = executive
   }

@@ -19,34 +19,34 @@ package struct ExecutiveView {
   /// The way to an interrupt handler.
   let interrupts: InterruptGate
 
-  /// - `thread` describes the thread with the lowest number from the given one on, if there is one.
-  /// - `processor` describes the processor with this index, if it runs.
-  /// - `lock` describes the locks of this rank.
-  /// - `interruptCost` is the cost of an interrupt without work, in cycles: its entry and its exit.
-  /// - `atInterrupt` runs a function in an interrupt handler of the processor that calls it.
-  /// - `isWatching` and `watch` read and switch the watchdog.
+  /// - `describeThread` describes the thread with the lowest number from the given one on, if there is one.
+  /// - `describeProcessor` describes the processor with this index, if it runs.
+  /// - `describeLock` describes the locks of this rank.
+  /// - `measureInterrupt` answers the cost of an interrupt without work, in cycles: its entry and its exit.
+  /// - `enterInterrupt` runs a function in an interrupt handler of the processor that calls it.
+  /// - `readWatchdog` and `setWatchdog` read and switch the watchdog.
   package init(
     _ context: UnsafeMutableRawPointer?,
-    thread:
+    describeThread:
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_thread_row>) -> Bool,
-    processor:
+    describeProcessor:
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_processor_row>) ->
       Bool,
-    lock:
+    describeLock:
       @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32, UnsafeMutablePointer<cp_lock_row>) -> Void,
-    isWatching: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Bool,
-    watch: @escaping @convention(c) (UnsafeMutableRawPointer?, Bool) -> Void,
-    interruptCost: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64,
-    atInterrupt: @escaping InterruptGate.Enter
+    readWatchdog: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Bool,
+    setWatchdog: @escaping @convention(c) (UnsafeMutableRawPointer?, Bool) -> Void,
+    measureInterrupt: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64,
+    enterInterrupt: @escaping InterruptGate.Enter
   ) {
     self.context = context
-    describeThread = thread
-    describeProcessor = processor
-    describeLock = lock
-    readWatchdog = isWatching
-    setWatchdog = watch
-    measureInterrupt = interruptCost
-    interrupts = InterruptGate(context, enter: atInterrupt)
+    self.describeThread = describeThread
+    self.describeProcessor = describeProcessor
+    self.describeLock = describeLock
+    self.readWatchdog = readWatchdog
+    self.setWatchdog = setWatchdog
+    self.measureInterrupt = measureInterrupt
+    interrupts = InterruptGate(context, enter: enterInterrupt)
   }
 
   /// Calls `body` with each thread in the order of their numbers.

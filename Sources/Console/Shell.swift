@@ -207,7 +207,7 @@ package struct Shell {
     state.pointee.interrupted = false
     beginPage()
     terminal.write(Line(Self.prompt))
-    state.pointee.editor.begin(room: width - Self.prompt.utf8CodeUnitCount)
+    state.pointee.editor.begin(columns: width - Self.prompt.utf8CodeUnitCount)
     while true {
       let event = state.pointee.editor.feed(waitForKey(), terminal)
       switch event {

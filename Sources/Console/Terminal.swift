@@ -10,41 +10,42 @@ import MemoryPrimitives
 package struct Terminal {
   let context: UnsafeMutableRawPointer?
   let countUnread: @convention(c) (UnsafeMutableRawPointer?) -> Int
-  let byteAt: @convention(c) (UnsafeMutableRawPointer?, Int) -> UInt8
+  let readByte: @convention(c) (UnsafeMutableRawPointer?, Int) -> UInt8
   let removeBytes: @convention(c) (UnsafeMutableRawPointer?, Int, Int) -> Void
   let writeBytes: @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<UInt8>, Int) -> Void
-  let restFor: @convention(c) (UnsafeMutableRawPointer?, UInt64, Int) -> Void
+  let waitForBytes: @convention(c) (UnsafeMutableRawPointer?, UInt64, Int) -> Void
   let readClock: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
 
   /// - `countUnread` answers how many bytes have come and were not removed; it never waits.
-  /// - `byteAt` answers one of them, by its place after the oldest.
-  /// - `remove` drops some of them: the place of the first, and their number.
-  /// - `write` takes bytes that are to appear in this order, and returns when they are on their way.
-  /// - `rest` returns when about so many milliseconds have passed, or when more bytes than so many may be unread.
-  /// - `milliseconds` is a clock that only rises.
+  /// - `readByte` answers one of them, by its place after the oldest.
+  /// - `removeBytes` drops some of them: the place of the first, and their number.
+  /// - `writeBytes` accepts bytes that are to appear in this order, and returns when they are on their way.
+  /// - `waitForBytes` returns when about so many milliseconds have passed, or when more bytes than so many may be
+  ///   unread.
+  /// - `readClock` answers milliseconds, which only rise.
   package init(
     _ context: UnsafeMutableRawPointer?,
     countUnread: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Int,
-    byteAt: @escaping @convention(c) (UnsafeMutableRawPointer?, Int) -> UInt8,
-    remove: @escaping @convention(c) (UnsafeMutableRawPointer?, Int, Int) -> Void,
-    write: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<UInt8>, Int) -> Void,
-    rest: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, Int) -> Void,
-    milliseconds: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+    readByte: @escaping @convention(c) (UnsafeMutableRawPointer?, Int) -> UInt8,
+    removeBytes: @escaping @convention(c) (UnsafeMutableRawPointer?, Int, Int) -> Void,
+    writeBytes: @escaping @convention(c) (UnsafeMutableRawPointer?, UnsafePointer<UInt8>, Int) -> Void,
+    waitForBytes: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt64, Int) -> Void,
+    readClock: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt64
   ) {
     self.context = context
     self.countUnread = countUnread
-    self.byteAt = byteAt
-    removeBytes = remove
-    writeBytes = write
-    restFor = rest
-    readClock = milliseconds
+    self.readByte = readByte
+    self.removeBytes = removeBytes
+    self.writeBytes = writeBytes
+    self.waitForBytes = waitForBytes
+    self.readClock = readClock
   }
 
   /// Bytes that have come and were not removed.
   var unread: Int { countUnread(context) }
 
   /// The byte `index` places after the oldest; there are `unread` of them.
-  func byte(at index: Int) -> UInt8 { byteAt(context, index) }
+  func byte(at index: Int) -> UInt8 { readByte(context, index) }
 
   /// Removes `count` bytes, the first of them `index` places after the oldest.
   func remove(at index: Int, count: Int) { removeBytes(context, index, count) }
@@ -57,7 +58,7 @@ package struct Terminal {
   func write(_ text: Line) { text.withBytes { write($0) } }
 
   /// Rests until more than `unread` bytes may have come that were not removed, or for about so long.
-  func rest(milliseconds: UInt64, unread: Int = 0) { restFor(context, milliseconds, unread) }
+  func rest(milliseconds: UInt64, unread: Int = 0) { waitForBytes(context, milliseconds, unread) }
 
   var milliseconds: UInt64 { readClock(context) }
 }

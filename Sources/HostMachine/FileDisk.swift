@@ -1,8 +1,8 @@
 // A block device over a file: the swap device of a host process.
 //
-// `submit` queues a request, and `poll` carries it out and calls its `done`: as a disk does, never before `submit` has
-// returned. A request that the file can't serve, because it is too short or because of an error of the system, ends as
-// a failed request.
+// `submit` queues a request, and `poll` carries it out and calls its `report_done`: as a disk does, never before
+// `submit` has returned. A request that the file can't serve, because it is too short or because of an error of the
+// system, ends as a failed request.
 
 import BlockDevices
 import CPlatform
@@ -37,14 +37,14 @@ public final class FileDisk: @unchecked Sendable {
   public var device: BlockDevice {
     BlockDevice(
       name, pages: pages, Unmanaged.passUnretained(self).toOpaque(),
-      submit: { context, request in
+      submitRequest: { context, request in
         let disk = Unmanaged<FileDisk>.fromOpaque(context!).takeUnretainedValue()
         disk.lock.withLock { disk.queue.append(request) }
       })
   }
 
-  /// Carries out one request, and calls its `done`. Returns whether it did so, or another thread is doing so; false
-  /// means that the disk is idle.
+  /// Carries out one request, and calls its `report_done`. Returns whether it did so, or another thread is doing so;
+  /// false means that the disk is idle.
   @discardableResult public func poll() -> Bool {
     let (request, isIdle) = lock.withLock { () -> (BlockRequest?, Bool) in
       guard !queue.isEmpty else { return (nil, running == 0) }

@@ -67,7 +67,7 @@ final class HostProcessor: @unchecked Sendable {
     let before = words.pointee
     words.pointee.index = UInt32(index)
     words.pointee.pending_context = Unmanaged.passUnretained(self).toOpaque()
-    words.pointee.pending = { Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().poll() }
+    words.pointee.run_pending = { Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().poll() }
     // An inner entry, as of a test that switches interrupts on in a thread, leaves the outer one alive.
     let wasLive = lock.withLock {
       defer { isLive = true }
@@ -75,7 +75,7 @@ final class HostProcessor: @unchecked Sendable {
       return isLive && !reserved
     }
     defer {
-      carryOut(lock.withLock { takeJobs(stayLive: wasLive) })
+      carryOut(lock.withLock { removeJobs(stayLive: wasLive) })
       words.pointee = before
     }
     return try body()
@@ -110,7 +110,7 @@ final class HostProcessor: @unchecked Sendable {
   func interrupt(
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer
   ) {
-    guard cp_processor().pointee.pending != nil else { return interruptsOff { body(argument) } }
+    guard cp_processor().pointee.run_pending != nil else { return interruptsOff { body(argument) } }
     let completion = Completion()
     lock.withLock {
       jobs.append(Job(body: body, argument: argument, completion: completion))
@@ -127,7 +127,7 @@ final class HostProcessor: @unchecked Sendable {
     words.pointee.index = before
   }
 
-  private func takeJobs(stayLive: Bool) -> [Job] {
+  private func removeJobs(stayLive: Bool) -> [Job] {
     defer {
       jobs = []
       isLive = stayLive
@@ -152,7 +152,7 @@ final class HostProcessor: @unchecked Sendable {
     words.pointee.handling = 1
     let rank = words.pointee.held_rank
     words.pointee.held_rank = 0
-    if hasJobs.load(ordering: .acquiring) { carryOut(lock.withLock { takeJobs(stayLive: true) }) }
+    if hasJobs.load(ordering: .acquiring) { carryOut(lock.withLock { removeJobs(stayLive: true) }) }
     if let listener {
       let claimed = listener.claimed
       listener.claimed = []
@@ -282,7 +282,7 @@ extension SimulatedMachine {
     processor.listener = ClaimListener(moment, handler)
     defer { processor.listener = outer }
     return try processor.enter {
-      cp_processor().pointee.claimed = {
+      cp_processor().pointee.report_claim = {
         Unmanaged<HostProcessor>.fromOpaque($0!).takeUnretainedValue().reportClaim($1)
       }
       return try body()

@@ -44,7 +44,7 @@ public final class SimulatedMachine: @unchecked Sendable {
       to: cp_upcalls(
         context: nil,
         report_fault: { SimulatedMachine.from($0).receive($1.load(as: FaultReport.self)) },
-        tick: { SimulatedMachine.from($0).currentTick() },
+        read_tick: { SimulatedMachine.from($0).currentTick() },
         shoot_down: { SimulatedMachine.from($0).shootDown(UnsafeBufferPointer(start: $1, count: Int($2))) },
         run_on: { SimulatedMachine.from($0).run(on: ProcessorIndex($1), $2, $3) },
         sleep: { context, sequence, seen, deadline, kind, _ in

@@ -25,7 +25,7 @@ enum Executive {
     report_fault: { _, report in
       Reports.report(report.assumingMemoryBound(to: FaultReport.self).pointee)
     },
-    tick: { _ in Timer.now.rawValue },
+    read_tick: { _ in Timer.now.rawValue },
     shoot_down: { _, runs, count in Messages.invalidate(runs, Int(count)) },
     run_on: { _, processor, body, argument in Messages.run(on: Int(processor), body, argument) },
     sleep: { _, sequence, seen, deadline, kind, purpose in

@@ -20,8 +20,8 @@ struct Cache: ~Copyable {
   let reciprocal: UInt64
   /// Where a free object has its word.
   let wordOffset: Int
-  let constructor: ObjectHook?
-  let destructor: ObjectHook?
+  let construct: ObjectHook?
+  let destruct: ObjectHook?
   let context: UnsafeMutableRawPointer?
   /// Full magazines that its depot keeps in any case.
   let fullLimit: Int
@@ -260,7 +260,7 @@ struct CachePointer {
   private func construct(_ slab: Slab) {
     for index in 0..<slab.objects {
       let object = object(slab, index)
-      cache.pointee.constructor?(cache.pointee.context, object)
+      cache.pointee.construct?(cache.pointee.context, object)
       setWord(of: object, FreeWord.of(object))
     }
     guard slab.isAudited else { return }
@@ -277,8 +277,8 @@ struct CachePointer {
       let slab = slab(next)
       next = slab.record.next
       if slab.isAudited && !slab.isDamaged { reportDamage(slab) }
-      if let destructor = cache.pointee.destructor {
-        for index in 0..<slab.objects { destructor(cache.pointee.context, object(slab, index)) }
+      if let destruct = cache.pointee.destruct {
+        for index in 0..<slab.objects { destruct(cache.pointee.context, object(slab, index)) }
       }
       if let tables = slab.tables { kmem.freeOwn(tables) }
       let order = slab.order

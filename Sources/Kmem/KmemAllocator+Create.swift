@@ -88,8 +88,8 @@ extension KmemAllocator {
     for cacheIndex in CacheIndex.firstClass...CacheIndex.lastClass {
       let size = SizeClasses.size(cacheIndex)
       kmem.makeCache(
-        cacheIndex, SizeClasses.name(cacheIndex), size: size, alignment: size < 64 ? 8 : 64, constructor: nil,
-        destructor: nil, context: nil)
+        cacheIndex, SizeClasses.name(cacheIndex), size: size, alignment: size < 64 ? 8 : 64, construct: nil,
+        destruct: nil, context: nil)
     }
     return kmem
   }
@@ -143,11 +143,11 @@ extension KmemAllocator {
 
   /// Fills in the descriptor of an index that the caller has reserved and whose page exists.
   func makeCache(
-    _ cacheIndex: Int, _ name: ShortName, size: Int, alignment: Int, constructor: ObjectHook?,
-    destructor: ObjectHook?, context: UnsafeMutableRawPointer?
+    _ cacheIndex: Int, _ name: ShortName, size: Int, alignment: Int, construct: ObjectHook?,
+    destruct: ObjectHook?, context: UnsafeMutableRawPointer?
   ) {
     // A constructed object has its word behind it, any other in its first bytes.
-    let isConstructed = constructor != nil || destructor != nil
+    let isConstructed = construct != nil || destruct != nil
     let needed = isConstructed ? (size + 7) & ~7 + 8 : max(size, 8)
     let chunk = (needed + alignment - 1) & ~(alignment - 1)
     let rounds = Self.rounds(chunk: chunk)
@@ -159,7 +159,7 @@ extension KmemAllocator {
       to: Cache(
         name: name, cacheIndex: cacheIndex, size: size, chunk: chunk,
         reciprocal: (1 << 32 + UInt64(chunk) - 1) / UInt64(chunk),
-        wordOffset: isConstructed ? (size + 7) & ~7 : 0, constructor: constructor, destructor: destructor,
+        wordOffset: isConstructed ? (size + 7) & ~7 : 0, construct: construct, destruct: destruct,
         context: context,
         fullLimit: fullLimit, lists: Locked(.kmemSlabs, SlabLists()),
         plainOwner: Slab.owner(

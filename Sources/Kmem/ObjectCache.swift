@@ -76,8 +76,8 @@ import Synchronization
 
 /// The hooks of a cache of constructed objects.
 private struct CacheHooks {
-  let constructor: ObjectHook?
-  let destructor: ObjectHook?
+  let construct: ObjectHook?
+  let destruct: ObjectHook?
   let context: UnsafeMutableRawPointer?
 }
 
@@ -91,12 +91,12 @@ extension KmemAllocator {
   /// Throws `.badConstraint` for a size of zero or an alignment above a page, `.tooLarge`,
   /// `.tooManyCaches` (80 fit), `.noMemory`; nothing has changed then.
   public func createCache(
-    name: ShortName, size: ByteCount, alignment: Alignment = .byte, constructor: ObjectHook? = nil,
-    destructor: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
+    name: ShortName, size: ByteCount, alignment: Alignment = .byte, construct: ObjectHook? = nil,
+    destruct: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
   ) throws(KmemError) -> ObjectCache {
     let hooks: CacheHooks? =
-      constructor == nil && destructor == nil
-      ? nil : CacheHooks(constructor: constructor, destructor: destructor, context: context)
+      construct == nil && destruct == nil
+      ? nil : CacheHooks(construct: construct, destruct: destruct, context: context)
     do throws(KmemError) {
       return try makeCache(name, size, alignment, hooks)
     } catch {
@@ -123,7 +123,7 @@ extension KmemAllocator {
     }
     makeCache(
       cacheIndex, name, size: Int(size.rawValue), alignment: Int(aligned),
-      constructor: hooks?.constructor, destructor: hooks?.destructor, context: hooks?.context)
+      construct: hooks?.construct, destruct: hooks?.destruct, context: hooks?.context)
     return ObjectCache(kmem: self, cacheIndex: cacheIndex, size: UInt32(size.rawValue))
   }
 

@@ -8,7 +8,7 @@
 // a line, with one load above; any other size with one load.
 //
 // The classes above a page serve without a fast path. Where physical memory has no run for their slabs, pages with an
-// address of their own serve the request (Large.swift). The address tells the two apart when it is freed.
+// address of their own serve the request (Large.swift). The address distinguishes the two when it is freed.
 
 import MemoryPrimitives
 

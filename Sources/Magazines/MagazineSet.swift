@@ -27,7 +27,7 @@
 //   MG-2  The previous magazine has at most as many rounds as it can hold.
 //   MG-3  Each of the depot's lists has as many magazines as it counts. The full list has those that can hold no more,
 //         the empty list empty ones. Any other has its number of rounds, marked, in its last word. A stray write to that
-//         word breaks no invariant: the owner is told where it is, to report it, and gets no word of the magazine.
+//         word breaks no invariant: the owner gets its place, to report it, and gets no word of the magazine.
 //   MG-4  Every magazine that the owner added is in exactly one slot or one list.
 //   MG-5  A depot that is off has all magazines in its empty list, once it has been drained.
 //   MG-6  The set's capacity is between the least and the most that its owner chose.

@@ -5,4 +5,4 @@
 import CPlatform
 
 /// Calls the test machine, if there is one, after this processor has claimed `word`. Locks may be held.
-@inline(always) package func noteClaim(_ word: UnsafeRawPointer) { cp_claimed(word) }
+@inline(always) package func reportClaim(_ word: UnsafeRawPointer) { cp_claimed(word) }

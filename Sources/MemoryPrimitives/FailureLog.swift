@@ -113,16 +113,16 @@ package struct FreeMemoryReader {
   package typealias Read = @convention(c) (_ context: Context, _ count: UInt8, _ priority: UInt8) -> UInt64
 
   let context: Context
-  let read: Read
+  let readCount: Read
 
   func count(_ count: Count, for priority: AllocationPriority) -> PageCount {
-    PageCount(read(context, count.rawValue, priority.rawValue))
+    PageCount(readCount(context, count.rawValue, priority.rawValue))
   }
 
   /// Makes a reader of a function and its context.
-  package init(_ context: Context, read: @escaping Read) {
+  package init(_ context: Context, readCount: @escaping Read) {
     self.context = context
-    self.read = read
+    self.readCount = readCount
   }
 }
 

@@ -10,7 +10,7 @@
   /// The number of kmem's type and one in the low half, the call site and the mark in the high half.
   @usableFromInline package let word: UInt64
 
-  /// The bit of `word` that tells an owner from the words of layers that keep their own there. A call site has 30 bits.
+  /// The bit of `word` that separates an owner from the words of layers that keep their own there. A call site has 30 bits.
   @usableFromInline static var mark: UInt64 { 1 << 63 }
 
   /// Describes the owner of frames that the code at `site` allocates for `purpose`, a few words.

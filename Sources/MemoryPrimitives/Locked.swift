@@ -53,7 +53,7 @@ extension Cell: @unchecked Sendable where Value: ~Copyable {}
 
 /// A value whose lock is held. The lock is released when this is.
 @frozen @usableFromInline package struct Held<Value: ~Copyable>: ~Copyable {
-  // The address comes first, because the compiler tells TSan of a write to the first word of a borrowed value where it
+  // The address comes first, because the compiler reports to TSan a write to the first word of a borrowed value where it
   // means the value itself: with the lock's pointer there, TSan would take each write for one to the lock.
   @usableFromInline let address: UnsafeMutablePointer<Value>
   @usableFromInline let lock: HeldSpinLock

@@ -83,7 +83,7 @@ public struct Machine {
   }
 
   /// Reads the tick count.
-  public var now: Tick { Tick(upcalls.pointee.tick(upcalls.pointee.context)) }
+  public var now: Tick { Tick(upcalls.pointee.read_tick(upcalls.pointee.context)) }
 
   /// Makes every processor invalidate the translations of `pages` pages from `first` on.
   package func shootDown(_ first: VirtualAddress, _ pages: PageCount) {

@@ -62,8 +62,8 @@ public struct Statistic {
   /// The values that a tunable takes. This is the one place that says so: `set` refuses all others.
   public let range: ClosedRange<UInt64>
   let context: UnsafeMutableRawPointer?
-  let reader: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
-  let writer: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> Void)?
+  let read: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
+  let write: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> Void)?
 
   /// Describes a row: `read` computes its value, and `write` sets a tunable to one of `range`. Both get `context`.
   /// A switch and a choice have the range of their words.
@@ -86,8 +86,8 @@ public struct Statistic {
       self.range = range
     }
     self.context = context
-    reader = read
-    writer = write
+    self.read = read
+    self.write = write
   }
 
   /// The number of the last of `choices`.
@@ -99,13 +99,13 @@ public struct Statistic {
   }
 
   /// Computes the value.
-  public var value: UInt64 { reader(context) }
+  public var value: UInt64 { read(context) }
 
   /// Sets a tunable to a value of its `range`; answers whether it was accepted, or why not.
   public func set(_ value: UInt64) -> cp_setting {
-    guard let writer else { return .read_only }
+    guard let write else { return .read_only }
     guard range.contains(value) else { return .out_of_range }
-    writer(context, value)
+    write(context, value)
     return .accepted
   }
 }

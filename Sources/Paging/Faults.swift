@@ -200,7 +200,7 @@ extension PagedMemory {
     let ticket = state.laundered.ticket()
     guard state.launderers.load(ordering: .sequentiallyConsistent) > 0 else { return false }
     // Between this check and the sleep only the ticket reports that a run has ended.
-    noteClaim(storage)
+    reportClaim(storage)
     return state.laundered.sleep(ticket, on: machine)
   }
 

@@ -105,7 +105,7 @@ struct PageQueues {
     }
     if previous != .none { record(previous).next = frame }
     if next != .none { record(next).previous = frame }
-    to.takePlace(of: from)
+    to.replace(from)
   }
 
   /// Makes `frame` an end of the queue. Out of line, because most pages are at no end.

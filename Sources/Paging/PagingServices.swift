@@ -127,7 +127,7 @@ extension PagedMemory {
       services.begun.add(1, ordering: .sequentiallyConsistent)
       let isAwaited = services.isAwaited.exchange(false, ordering: .sequentiallyConsistent)
       // A thread that asks from here on counts this run as begun.
-      noteClaim(state.services)
+      reportClaim(state.services)
       let goal = max(isAwaited ? goalOfRefusedRequest : freeTarget.rawValue, awaited)
       let outcome = reclaimPages(
         until: min(goal, free + Self.runLength),
@@ -157,7 +157,7 @@ extension PagedMemory {
       guard isServed else { return nil }
       if services.ended.current >= wanted { break }
       // Between this check and the sleep only the ticket reports that a run has ended.
-      noteClaim(state.services)
+      reportClaim(state.services)
       services.isAwaited.store(true, ordering: .sequentiallyConsistent)
       physical.notifyLowMemory(.awaited)
       guard services.runEnded.sleep(ticket, on: machine) else { return nil }
@@ -174,7 +174,7 @@ extension PagedMemory {
       if asked == 0 {
         // Only after the daemon has ended, because that asks for loads.
         if isEnding && services.launderer.current == 0 { return }
-        noteClaim(state.services)
+        reportClaim(state.services)
         _ = services.asking.sleep(ticket, on: machine)
         continue
       }
@@ -206,7 +206,7 @@ extension PagedMemory {
       while true {
         let ticket = services.loadEnded.ticket()
         if services.loads.current != loads { break }
-        noteClaim(state.services)
+        reportClaim(state.services)
         _ = services.loadEnded.sleep(ticket, on: machine)
       }
       var outcome = LaunderOutcome()

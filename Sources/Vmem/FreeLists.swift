@@ -17,7 +17,7 @@ struct Request {
   var nocross: UInt64
   var minimum: UInt64
   var maximum: UInt64
-  /// Every member of this class and above satisfies the request; nil when size alone can't tell.
+  /// Every member of this class and above satisfies the request; nil when size alone can't show that.
   var sufficientClass: Int?
 
   /// Finds the lowest start for the request in `start ... last`; nil if it does not fit.

@@ -69,7 +69,7 @@ func rootPointer(revision: UInt8, rsdt: Int, xsdt: Int = 0) -> [UInt8] {
   return bytes
 }
 
-enum Told {
+enum Listed {
   static func local(_ identity: UInt8, flags: UInt32 = 1) -> [UInt8] {
     [0, 8, 0, identity] + littleEndian(flags)
   }
@@ -95,19 +95,19 @@ struct TableSet {
   let madt: Range<Int>
 
   /// As they would lie at physical address `base`. With a `madt` made elsewhere, it comes last.
-  init(at base: Int, madt told: [UInt8]) {
+  init(at base: Int, madt given: [UInt8]) {
     self.base = base
     let filler = table("SSDT", [1, 2, 3, 4, 5])
     root = 0..<36
     xsdt = 36..<36 + 36 + 24
     rsdt = xsdt.upperBound..<xsdt.upperBound + 36 + 12
     other = rsdt.upperBound..<rsdt.upperBound + filler.count
-    madt = other.upperBound..<other.upperBound + told.count
+    madt = other.upperBound..<other.upperBound + given.count
     let listed = [base + other.lowerBound, 0, base + madt.lowerBound]
     bytes = rootPointer(revision: 2, rsdt: base + rsdt.lowerBound, xsdt: base + xsdt.lowerBound)
     bytes += table("XSDT", listed.flatMap { littleEndian(UInt64($0)) })
     bytes += table("RSDT", listed.flatMap { littleEndian(UInt32($0)) })
-    bytes += filler + told
+    bytes += filler + given
     precondition(bytes.count == madt.upperBound)
   }
 

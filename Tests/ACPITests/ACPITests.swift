@@ -8,7 +8,7 @@ final class ACPITests: XCTestCase {
 
   /// Puts a whole set at the end of memory, and returns it.
   func put(_ entries: [[UInt8]]) -> TableSet {
-    let madt = Told.madt(entries)
+    let madt = Listed.madt(entries)
     let size = TableSet(at: 0, madt: madt).bytes.count
     let set = TableSet(at: memory.size - size, madt: madt)
     memory.put(set.bytes, at: set.base)
@@ -29,7 +29,7 @@ final class ACPITests: XCTestCase {
   // MARK: Root pointer and lists
 
   func testTheExtendedListIsPreferred() throws {
-    let set = put([Told.local(0)])
+    let set = put([Listed.local(0)])
     let tables = try memory.tables(root: set.base)
     XCTAssertEqual(tables.list.signature, .xsdt)
     let found = try tables.find(TableSignature("SSDT"))
@@ -44,7 +44,7 @@ final class ACPITests: XCTestCase {
   func testRevisionZeroHasTwentyBytesAndOneList() throws {
     let list = table("RSDT", littleEndian(UInt32(512)))
     memory.put(list, at: 256)
-    memory.put(Told.madt([Told.local(3)]), at: 512)
+    memory.put(Listed.madt([Listed.local(3)]), at: 512)
     // Twenty bytes, and no memory behind them.
     let root = memory.size - 20
     memory.put(rootPointer(revision: 0, rsdt: 256), at: root)
@@ -62,7 +62,7 @@ final class ACPITests: XCTestCase {
   }
 
   func testAnUnsoundExtendedListGivesWayToTheOther() throws {
-    let set = put([Told.local(0), Told.local(1)])
+    let set = put([Listed.local(0), Listed.local(1)])
     let lists: [(Int, String)] = [
       (0, "none"), (set.base + set.rsdt.lowerBound, "another table"), (memory.size - 4, "past the end"),
       (memory.size, "behind the end"), (-8, "at the top of the address space"),
@@ -92,10 +92,10 @@ final class ACPITests: XCTestCase {
   }
 
   func testADamagedTableHidesNoSoundOne() throws {
-    var damaged = Told.madt([Told.local(7)])
+    var damaged = Listed.madt([Listed.local(7)])
     damaged[50] ^= 1
     memory.put(damaged, at: 1024)
-    memory.put(Told.madt([Told.local(8)]), at: 2048)
+    memory.put(Listed.madt([Listed.local(8)]), at: 2048)
     func list(_ addresses: [UInt64]) {
       memory.put(table("XSDT", addresses.flatMap { littleEndian($0) }), at: 256)
     }
@@ -129,8 +129,8 @@ final class ACPITests: XCTestCase {
 
   func testProcessorsOfBothKindsAreListed() throws {
     let madt = try madt([
-      Told.local(0), Told.ioAPIC, Told.local(2, flags: 0), [0x7f, 3, 9], Told.local(4, flags: 2),
-      Told.local(6, flags: 3), Told.local2(254), Told.local2(255), Told.local2(70_000), [0x80, 2],
+      Listed.local(0), Listed.ioAPIC, Listed.local(2, flags: 0), [0x7f, 3, 9], Listed.local(4, flags: 2),
+      Listed.local(6, flags: 3), Listed.local2(254), Listed.local2(255), Listed.local2(70_000), [0x80, 2],
     ])
     XCTAssertNil(madt.flaw)
     XCTAssertEqual(madt.identities, [0, 6, 254, 255, 70_000, 4, 2])
@@ -142,16 +142,18 @@ final class ACPITests: XCTestCase {
   }
 
   func testAnEntryThatOverridesTheAddressIsSkipped() throws {
-    let madt = try madt([Told.local(0), Told.address(0x12_3456_7000), Told.local(2)])
+    let madt = try madt([Listed.local(0), Listed.address(0x12_3456_7000), Listed.local(2)])
     XCTAssertNil(madt.flaw)
     XCTAssertEqual(madt.identities, [0, 2])
   }
 
   func testAnIdentityCountsOnceWithTheBestThatIsSaidOfIt() throws {
     let madt = try madt([
-      Told.local(5, flags: 0), Told.local2(300, flags: 0), Told.local(5), Told.local2(5), Told.local2(300),
-      Told.local2(300, flags: 2), Told.local2(300), Told.local2(255, flags: 0), Told.local2(255, flags: 0),
-      Told.local2(301, flags: 2), Told.local2(301, flags: 0), Told.local(5, flags: 2),
+      Listed.local(5, flags: 0), Listed.local2(300, flags: 0), Listed.local(5), Listed.local2(5),
+      Listed.local2(300),
+      Listed.local2(300, flags: 2), Listed.local2(300), Listed.local2(255, flags: 0),
+      Listed.local2(255, flags: 0),
+      Listed.local2(301, flags: 2), Listed.local2(301, flags: 0), Listed.local(5, flags: 2),
     ])
     XCTAssertEqual(
       madt.processors.map { "\($0.identity.rawValue) \($0.state)" },
@@ -162,19 +164,20 @@ final class ACPITests: XCTestCase {
   func testAnIdentityOfAllOnesIsNoProcessor() throws {
     for flags: UInt32 in 0...3 {
       let madt = try madt([
-        Told.local(255, flags: flags), Told.local(1), Told.local2(.max, flags: flags), Told.local2(254),
+        Listed.local(255, flags: flags), Listed.local(1), Listed.local2(.max, flags: flags),
+        Listed.local2(254),
       ])
       XCTAssertNil(madt.flaw)
       XCTAssertEqual(madt.identities, [1, 254])
     }
     // An x2APIC has 32 bits, of which 255 is an identity like others.
     XCTAssertEqual(
-      try madt([Told.local(255), Told.local2(255), Told.local2(.max - 1)]).identities, [255, .max - 1])
+      try madt([Listed.local(255), Listed.local2(255), Listed.local2(.max - 1)]).identities, [255, .max - 1])
   }
 
   func testAVisitCanBeEndedByAnError() throws {
     struct Enough: Error {}
-    let madt = try madt([Told.local(0), Told.local(1), Told.local(2)])
+    let madt = try madt([Listed.local(0), Listed.local(1), Listed.local(2)])
     var seen = 0
     do throws(Enough) {
       try madt.forEachProcessor { _ throws(Enough) in
@@ -192,12 +195,12 @@ final class ACPITests: XCTestCase {
       [5, 8, 0, 0, 0, 0, 0, 0], [9, 16, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], [0x7f, 255, 0],
     ]
     for entry in malformed {
-      let madt = try madt([Told.local(0), Told.local(2), entry])
+      let madt = try madt([Listed.local(0), Listed.local(2), entry])
       XCTAssertEqual(madt.flaw, .malformedEntry, "\(entry)")
       XCTAssertEqual(madt.identities, [0, 2], "\(entry)")
     }
     // In the middle: the entries after it are lost.
-    let madt = try madt([Told.local(0), [3, 0], Told.local(2)])
+    let madt = try madt([Listed.local(0), [3, 0], Listed.local(2)])
     XCTAssertEqual(madt.flaw, .malformedEntry)
     XCTAssertEqual(madt.identities, [0])
   }

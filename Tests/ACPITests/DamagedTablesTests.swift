@@ -9,8 +9,9 @@ import XCTest
 /// processor is visited twice.
 final class DamagedTablesTests: XCTestCase {
   static let entries = [
-    Told.local(0), Told.local(1), Told.ioAPIC, Told.local(2, flags: 0), Told.local2(1), Told.local2(300),
-    Told.address(0xfee0_0000), Told.local2(300, flags: 2), Told.local(3, flags: 2),
+    Listed.local(0), Listed.local(1), Listed.ioAPIC, Listed.local(2, flags: 0), Listed.local2(1),
+    Listed.local2(300),
+    Listed.address(0xfee0_0000), Listed.local2(300, flags: 2), Listed.local(3, flags: 2),
   ]
   static let sound: [UInt32] = [0, 1, 300, 3, 2]
 
@@ -18,7 +19,7 @@ final class DamagedTablesTests: XCTestCase {
 
   /// The set as it lies when it ends where memory does.
   func set() -> TableSet {
-    let madt = Told.madt(Self.entries)
+    let madt = Listed.madt(Self.entries)
     return TableSet(at: memory.size - TableSet(at: 0, madt: madt).bytes.count, madt: madt)
   }
 
@@ -43,15 +44,15 @@ final class DamagedTablesTests: XCTestCase {
     for i in set.bytes.indices {
       for flip in 1...255 {
         memory.bytes[set.base + i] = set.bytes[i] ^ UInt8(flip)
-        let told = try? read(root: set.base, "byte \(i) ^ \(flip)")
+        let listed = try? read(root: set.base, "byte \(i) ^ \(flip)")
         if lengths.contains(i) {
           // The bytes inside a wrong length may add up by chance: then fewer processors are visited, but no others.
-          XCTAssertTrue(Set(told ?? []).isSubset(of: Self.sound), "byte \(i) ^ \(flip)")
+          XCTAssertTrue(Set(listed ?? []).isSubset(of: Self.sound), "byte \(i) ^ \(flip)")
         } else if set.madt.contains(i) || i < 20 {
-          XCTAssertNil(told, "byte \(i) ^ \(flip)")
+          XCTAssertNil(listed, "byte \(i) ^ \(flip)")
         } else {
           // The second half of the root or one list is lost, or a table that the reader does not need.
-          XCTAssertEqual(told, Self.sound, "byte \(i) ^ \(flip)")
+          XCTAssertEqual(listed, Self.sound, "byte \(i) ^ \(flip)")
         }
       }
       memory.bytes[set.base + i] = set.bytes[i]
@@ -74,7 +75,7 @@ final class DamagedTablesTests: XCTestCase {
 
   /// Memory ends after each byte of the set in turn.
   func testNoTruncatedTableIsReadPastItsEnd() {
-    let madt = Told.madt(Self.entries)
+    let madt = Listed.madt(Self.entries)
     let count = TableSet(at: 0, madt: madt).bytes.count
     for kept in 0..<count {
       let set = TableSet(at: memory.size - kept, madt: madt)
@@ -96,8 +97,8 @@ final class DamagedTablesTests: XCTestCase {
           balance(&set.bytes, table.lowerBound..<end, at: table.lowerBound + 9)
         }
         memory.put(set.bytes, at: set.base)
-        let told = try? read(root: set.base, "\(table) of length \(length)")
-        if table == whole.madt, end > set.bytes.count { XCTAssertNil(told, "length \(length)") }
+        let listed = try? read(root: set.base, "\(table) of length \(length)")
+        if table == whole.madt, end > set.bytes.count { XCTAssertNil(listed, "length \(length)") }
       }
     }
   }
@@ -135,7 +136,7 @@ final class DamagedTablesTests: XCTestCase {
       let noise = (0..<Int.random(in: 0...300, using: &random)).map { _ in
         UInt8.random(in: 0...17, using: &random)
       }
-      let madt = Told.madt([noise])
+      let madt = Listed.madt([noise])
       let set = TableSet(at: memory.size - TableSet(at: 0, madt: madt).bytes.count, madt: madt)
       memory.put(set.bytes, at: set.base)
       XCTAssertNotNil(try? read(root: set.base, "STRATA_SEED=\(seed), round \(round)"))

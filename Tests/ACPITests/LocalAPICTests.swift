@@ -3,7 +3,7 @@ import XCTest
 
 /// How a local APIC is reached, and what its command register is written with.
 final class LocalAPICTests: XCTestCase {
-  func testTheBaseRegisterTellsTheModeAndTheAddress() {
+  func testTheBaseRegisterGivesTheModeAndTheAddress() {
     let values: [(UInt64, APICIdentity.Addressing?, UInt64)] = [
       (0xfee0_0900, .xAPIC, 0xfee0_0000), (0xfee0_0800, .xAPIC, 0xfee0_0000),
       (0xfee0_0d00, .x2APIC, 0xfee0_0000),

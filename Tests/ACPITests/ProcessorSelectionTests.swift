@@ -10,7 +10,7 @@ final class ProcessorSelectionTests: XCTestCase {
   let memory = GuardedMemory(size: 16384)
 
   private func table(_ entries: [[UInt8]]) throws -> MADT {
-    let madt = Told.madt(entries)
+    let madt = Listed.madt(entries)
     let set = TableSet(at: memory.size - TableSet(at: 0, madt: madt).bytes.count, madt: madt)
     memory.put(set.bytes, at: set.base)
     return try MADT(memory.tables(root: set.base))
@@ -37,25 +37,25 @@ final class ProcessorSelectionTests: XCTestCase {
   func testTheBootProcessorComesFirstWhereverItsEntryIs() throws {
     for boot: UInt32 in [0, 2, 4, 6] {
       let others = [0, 2, 4, 6].filter { $0 != boot }
-      assert(try select([0, 2, 4, 6].map { Told.local($0) }, boot: boot), [boot] + others)
+      assert(try select([0, 2, 4, 6].map { Listed.local($0) }, boot: boot), [boot] + others)
     }
   }
 
   func testATableThatLeavesTheBootProcessorOutIsNotUsed() throws {
     let tables: [[[UInt8]]] = [
-      [Told.local(1), Told.local(2)],
-      [Told.local(1), Told.local2(300), Told.local(0, flags: 0)],
-      [Told.local(1), Told.local(0, flags: 2)],
-      [Told.local(1), [3, 0], Told.local(0)],
-      [[0, 0], Told.local(0), Told.local(1)],
-      [Told.ioAPIC],
+      [Listed.local(1), Listed.local(2)],
+      [Listed.local(1), Listed.local2(300), Listed.local(0, flags: 0)],
+      [Listed.local(1), Listed.local(0, flags: 2)],
+      [Listed.local(1), [3, 0], Listed.local(0)],
+      [[0, 0], Listed.local(0), Listed.local(1)],
+      [Listed.ioAPIC],
       [],
     ]
     for entries in tables { assert(try select(entries), [0], flaw: .noBootProcessor) }
   }
 
   func testTheBootProcessorIsKeptThoughItComesAfterTheLastThatFits() throws {
-    let entries = (1...70).map { Told.local($0) } + [Told.local(0)]
+    let entries = (1...70).map { Listed.local($0) } + [Listed.local(0)]
     assert(try select(entries), [0] + (1...63), surplus: 7)
     let boot = APICIdentity(0)
     assert(ProcessorSelection<1>(try table(entries), boot: boot, reachedBy: .xAPIC), [0], surplus: 70)
@@ -68,7 +68,7 @@ final class ProcessorSelectionTests: XCTestCase {
   }
 
   func testOfATableWithAMalformedEntryTheFirstPartIsUsed() throws {
-    let entries = [Told.local(1), Told.local(0), [3, 0], Told.local(2)]
+    let entries = [Listed.local(1), Listed.local(0), [3, 0], Listed.local(2)]
     assert(try select(entries), [0, 1], flaw: .malformedEntry)
   }
 
@@ -78,47 +78,51 @@ final class ProcessorSelectionTests: XCTestCase {
   func testAnImpossibleIdentityThatIsRepeatedCountsForNoProcessor() throws {
     let sound: [UInt32] = [0, 2, 4, 6, 8, 10, 12, 14]
     let entries =
-      sound.map { Told.local(UInt8($0)) } + (0..<8).map { _ in Told.local2(0x3c3d_3e3f) } + [Told.ioAPIC]
+      sound.map { Listed.local(UInt8($0)) } + (0..<8).map { _ in Listed.local2(0x3c3d_3e3f) } + [
+        Listed.ioAPIC
+      ]
     assert(try select(entries), sound, unreachable: 1)
     assert(try select(entries, .x2APIC), sound + [0x3c3d_3e3f])
   }
 
   func testADisabledFirstEntryNamesNoProcessor() throws {
     assert(
-      try select([Told.local(255, flags: 0)] + (0..<32).map { Told.local($0 * 2) }),
+      try select([Listed.local(255, flags: 0)] + (0..<32).map { Listed.local($0 * 2) }),
       (0..<32).map { $0 * 2 })
   }
 
   func testEntriesOfAllOnesThatFillATableNameNoProcessor() throws {
-    let sound: [[UInt8]] = (0..<24).map { Told.local($0) }
+    let sound: [[UInt8]] = (0..<24).map { Listed.local($0) }
     assert(
       try select(
-        sound + (0..<40).map { _ in Told.local(255, flags: 0) }
-          + (0..<60).map { _ in Told.local2(.max, flags: 0) }),
+        sound + (0..<40).map { _ in Listed.local(255, flags: 0) }
+          + (0..<60).map { _ in Listed.local2(.max, flags: 0) }),
       Array(0..<24))
   }
 
   func testEnabledEntriesOfAllOnesDoNotCount() throws {
-    let entries = [Told.local(0), Told.local(1), Told.local(255), Told.local2(.max), Told.ioAPIC]
+    let entries = [Listed.local(0), Listed.local(1), Listed.local(255), Listed.local2(.max), Listed.ioAPIC]
     assert(try select(entries), [0, 1])
     assert(try select(entries, .x2APIC), [0, 1])
   }
 
   func testProcessorsThatAreNamedTwiceCountOnce() throws {
-    let both = (0..<16).map { Told.local($0) } + (0..<16).map { Told.local2($0) }
+    let both = (0..<16).map { Listed.local($0) } + (0..<16).map { Listed.local2($0) }
     assert(try select(both), Array(0..<16))
     assert(try select(both, .x2APIC), Array(0..<16))
-    assert(try select([0, 1, 0, 1, 1, 0].map { Told.local($0) }, boot: 1), [1, 0])
+    assert(try select([0, 1, 0, 1, 1, 0].map { Listed.local($0) }, boot: 1), [1, 0])
   }
 
   func testAnXAPICReachesThoseThatOnlyAnX2APICEntryNames() throws {
-    assert(try select([Told.local2(0), Told.local2(1), Told.ioAPIC]), [0, 1])
-    assert(try select([Told.local2(0), Told.local2(254), Told.local2(255)]), [0, 254], unreachable: 1)
+    assert(try select([Listed.local2(0), Listed.local2(1), Listed.ioAPIC]), [0, 1])
+    assert(try select([Listed.local2(0), Listed.local2(254), Listed.local2(255)]), [0, 254], unreachable: 1)
   }
 
   func testThreeHundredProcessorsAreSelected() throws {
     let entries =
-      (0..<255).map { Told.local(UInt8($0)) } + (255..<300).map { Told.local2(UInt32($0)) } + [Told.ioAPIC]
+      (0..<255).map { Listed.local(UInt8($0)) } + (255..<300).map { Listed.local2(UInt32($0)) } + [
+        Listed.ioAPIC
+      ]
     assert(try select(entries), Array(0..<64), unreachable: 45, surplus: 191)
     assert(try select(entries, .x2APIC), Array(0..<64), surplus: 236)
     assert(try select(entries, boot: 299, .x2APIC), [299] + (0..<63), surplus: 236)
@@ -126,7 +130,9 @@ final class ProcessorSelectionTests: XCTestCase {
 
   func testOnlyEnabledProcessorsAreStarted() throws {
     assert(
-      try select([Told.local(0), Told.local(1, flags: 2), Told.local(2, flags: 3), Told.local(3, flags: 0)]),
+      try select([
+        Listed.local(0), Listed.local(1, flags: 2), Listed.local(2, flags: 3), Listed.local(3, flags: 0),
+      ]),
       [0, 2])
   }
 
@@ -144,7 +150,7 @@ final class ProcessorSelectionTests: XCTestCase {
         let identity: UInt32 = [0, 1, 2, 3, 254, 255, 256, 0xffff_fffe, .max].randomElement(using: &random)!
         let isNarrow = identity < 256 && Bool.random(using: &random)
         entries.append(
-          isNarrow ? Told.local(UInt8(identity), flags: flags) : Told.local2(identity, flags: flags))
+          isNarrow ? Listed.local(UInt8(identity), flags: flags) : Listed.local2(identity, flags: flags))
         guard flags & 1 != 0, identity != .max, !(isNarrow && identity == 255) else { continue }
         if !enabled.contains(identity) { enabled.append(identity) }
       }

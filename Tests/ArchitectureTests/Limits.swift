@@ -17,7 +17,7 @@ enum Limits {
     "Console": 387,
     "ContiguousMemory": 19,
     "HostMachine": 60,
-    "Kernel": 346,
+    "Kernel": 345,
     "KernelMemory": 20,
     "KernelSpace": 57,
     "Kmem": 277,

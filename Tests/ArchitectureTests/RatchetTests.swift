@@ -40,7 +40,8 @@ final class RatchetTests: XCTestCase {
   static let words: Set<String> = [
     "law", "laws", "floor", "floors", "seam", "seams", "house", "piece", "pieces", "stretch", "stretches",
     "spot", "spots", "glance", "glances", "hopeless", "patience", "whoever", "nobody", "somebody",
-    "meanwhile", "alarm", "alarms",
+    "meanwhile", "alarm", "alarms", "tell", "tells", "hear", "hears", "heard", "room", "rooms", "trouble",
+    "troubles",
   ]
   static let phrases = [
     "to be had", "in vain", "put by", "given up", "steps aside", "stands aside", "stand aside", "taken back",

@@ -85,7 +85,7 @@ final class RamDiskTests: XCTestCase {
     bench.useRamDisk()
     var request = cp_block_request()
     request.operation = .read
-    request.done = { context, _ in context!.assumingMemoryBound(to: Int.self).pointee += 1 }
+    request.report_done = { context, _ in context!.assumingMemoryBound(to: Int.self).pointee += 1 }
     var done = 0
     withUnsafeMutablePointer(to: &done) { counter in
       withUnsafeMutablePointer(to: &request) { request in
@@ -102,7 +102,7 @@ final class RamDiskTests: XCTestCase {
     XCTAssertEqual(done, 3)
   }
 
-  /// `done` may submit requests and poll.
+  /// `report_done` may submit requests and poll.
   func testDoneMaySubmitAndPoll() throws {
     let bench = try DiskFixture(pages: 64)
     bench.useRamDisk()

@@ -71,7 +71,7 @@ struct Boot {
       "none", "-serial", countsInstructions || hasMonitor ? "mon:stdio" : hasSerialPort ? "stdio" : "none",
       "-no-reboot",
     ]
-    // The monitor tells the count of a machine that is recorded.
+    // The monitor has the count of a machine that is recorded.
     if countsInstructions { list += ["-icount", "shift=0,rr=record,rrfile=/dev/null"] }
     if hasExitDevice { list += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"] }
     switch loader {

@@ -13,17 +13,17 @@ final class BootHistoryTests: XCTestCase {
     let kernel = log.rows("history")
 
     let host = SimulatedMachine(memory: SeededHistory.memory)
-    let room = UnsafeMutableRawPointer.allocate(
+    let storage = UnsafeMutableRawPointer.allocate(
       byteCount: Int(MemorySystem.workspaceSize(ranges: 1).rawValue), alignment: 64)
-    room.initializeMemory(
+    storage.initializeMemory(
       as: UInt8.self, repeating: 0, count: Int(MemorySystem.workspaceSize(ranges: 1).rawValue))
     let slots = UnsafeMutableRawPointer.allocate(
       byteCount: Int(SeededHistory.workspace.rawValue), alignment: 64)
     defer {
-      room.deallocate()
+      storage.deallocate()
       slots.deallocate()
     }
-    let memory = try SeededHistory.assemble(host.machine, workspace: room)
+    let memory = try SeededHistory.assemble(host.machine, workspace: storage)
     XCTAssertEqual(kernel.count, HistoryKind.count)
     for number in 0..<HistoryKind.count {
       let kind = HistoryKind(rawValue: UInt8(number))!

@@ -79,7 +79,7 @@ final class BootMachineTests: XCTestCase {
     }
   }
 
-  func testWithoutASerialPortCommandsRunAndTheStatusTells() throws {
+  func testWithoutASerialPortCommandsRunAndTheStatusIsTheAnswer() throws {
     XCTAssertEqual(try Boot(hasSerialPort: false).run("frames").status, Boot.Status.success)
     XCTAssertEqual(try Boot(hasSerialPort: false).run("frame").status, Boot.Status.failed)
     // Without a port no person could ever type.

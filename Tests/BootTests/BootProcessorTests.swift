@@ -45,7 +45,7 @@ final class BootProcessorTests: XCTestCase {
   private func bytes(_ value: UInt32) -> [UInt8] {
     (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }
   }
-  /// A processor with a local APIC of this identity, enabled, as it is told to an xAPIC and to an x2APIC (ACPI 6.4,
+  /// A processor with a local APIC of this identity, enabled, as it is listed for an xAPIC and to an x2APIC (ACPI 6.4,
   /// 5.2.12.2 and 5.2.12.12).
   private func local(_ identity: UInt8, flags: UInt32 = 1) -> [UInt8] { [0, 8, 0, identity] + bytes(flags) }
   private func local2(_ identity: UInt32) -> [UInt8] {
@@ -92,7 +92,7 @@ final class BootProcessorTests: XCTestCase {
   }
 
   /// A processor that the firmware names but that does not answer is left out, and the others come up. Entries that
-  /// name no processor are none that failed; those that an xAPIC can't reach are told apart.
+  /// name no processor are none that failed; those that an xAPIC can't reach are counted apart.
   func testProcessorsThatDoNotAnswerAreLeftOut() throws {
     let text = try log(
       of: [0, 7, 1, 9, 2, 254, 255].map { local($0) } + [

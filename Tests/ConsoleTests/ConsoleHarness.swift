@@ -56,26 +56,26 @@ final class ScriptedTerminal {
     Terminal(
       Unmanaged.passUnretained(self).toOpaque(),
       countUnread: { ScriptedTerminal.from($0).unread },
-      byteAt: { ScriptedTerminal.from($0).input[$1] },
-      remove: { ScriptedTerminal.from($0).input.removeSubrange($1..<$1 + $2) },
-      write: { ScriptedTerminal.from($0).output += Array(UnsafeBufferPointer(start: $1, count: $2)) },
-      rest: { ScriptedTerminal.from($0).rest($1, $2) },
-      milliseconds: { ScriptedTerminal.from($0).milliseconds })
+      readByte: { ScriptedTerminal.from($0).input[$1] },
+      removeBytes: { ScriptedTerminal.from($0).input.removeSubrange($1..<$1 + $2) },
+      writeBytes: { ScriptedTerminal.from($0).output += Array(UnsafeBufferPointer(start: $1, count: $2)) },
+      waitForBytes: { ScriptedTerminal.from($0).rest($1, $2) },
+      readClock: { ScriptedTerminal.from($0).milliseconds })
   }
 
   var host: ConsoleHost {
     ConsoleHost(
       Unmanaged.passUnretained(self).toOpaque(),
-      leave: { ScriptedTerminal.from($0).left.append($1) },
-      panic: { ScriptedTerminal.from($0).panics += 1 },
-      trigger: { ScriptedTerminal.from($0).triggered.append($1) },
-      name: { _, _, _, _ in 0 },
+      leaveMachine: { ScriptedTerminal.from($0).left.append($1) },
+      stopAsPanic: { ScriptedTerminal.from($0).panics += 1 },
+      triggerFault: { ScriptedTerminal.from($0).triggered.append($1) },
+      writeName: { _, _, _, _ in 0 },
       access: WordAccess(
         Unmanaged.passUnretained(self).toOpaque(),
-        load: { context, address, value in
+        loadWord: { context, address, value in
           ScriptedTerminal.answer { value.pointee = try ScriptedTerminal.from(context).load(address) }
         },
-        store: { context, address, value in
+        storeWord: { context, address, value in
           ScriptedTerminal.answer { try ScriptedTerminal.from(context).store(address, value) }
         },
         loadPage: { context, address, words in

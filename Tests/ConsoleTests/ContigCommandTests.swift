@@ -274,7 +274,7 @@ final class ContigCommandTests: XCTestCase {
       ("full", 64, ["dirty 105%"]), ("little swap", 2, ["dirty 95%"]),
       ("much is wired", nil, []),
       ("much is contiguous", 64, ["contig 20M", "contig 1M", "dirty 60%"]),
-      ("no room for moving", 64, ["sysctl vm.contig.passes=2", "dirty 105%"]),
+      ("no space for moving", 64, ["sysctl vm.contig.passes=2", "dirty 105%"]),
       ("free and cached only", nil, ["sysctl vm.contig.passes=1", "dirty 60%"]),
     ]
     for state in states {

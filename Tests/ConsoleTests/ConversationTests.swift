@@ -116,6 +116,19 @@ final class ConversationTests: XCTestCase {
     XCTAssertEqual(harness.console.state.pointee.width, 100, "the answer was found among the lines")
   }
 
+  /// The escape is read between two rounds of `watch`, and Ctrl-C ends the second.
+  func testASequenceThatCtrlCCutsShortSwallowsNoKey() {
+    let harness = ConsoleHarness()
+    harness.terminal.later = [
+      (at: 5, bytes: Array("\u{1b}[30;100R".utf8)), (at: 10, bytes: Array("watch 1 help panic\r".utf8)),
+      (at: 1005, bytes: Array("\u{1b}[".utf8)), (at: 1010, bytes: Array("\u{03}help map\r".utf8)),
+    ]
+    let log = harness.converse("")
+    XCTAssertTrue(log.contains("^C"), log)
+    XCTAssertTrue(log.contains("strata> help map\n"), log)
+    XCTAssertTrue(log.contains("map [ADDRESS+SIZE]"), log)
+  }
+
   func testCtrlCEndsALineAndALongCommand() {
     let harness = ConsoleHarness()
     let log = harness.converse("frames\u{03}help map\r")

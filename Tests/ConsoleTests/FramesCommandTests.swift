@@ -138,7 +138,7 @@ final class FramesCommandTests: XCTestCase {
       })
   }
 
-  func testBuddyCountsBlocksAndTellsFragmentationFromShortage() throws {
+  func testBuddyCountsBlocksAndDistinguishesFragmentationFromShortage() throws {
     let harness = ConsoleHarness()
     XCTAssertFalse(harness.run("buddy").contains("! "))
     // Every second frame taken: half of memory is free and no block is larger than a frame.

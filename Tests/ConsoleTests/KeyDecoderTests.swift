@@ -24,6 +24,12 @@ final class KeyDecoderTests: XCTestCase {
     XCTAssertEqual(keys("\u{1b}\u{1b}[Aa"), [.up, .character(0x61)])
   }
 
+  func testAControlCharacterEndsASequenceAndCounts() {
+    for begun in ["\u{1b}", "\u{1b}[", "\u{1b}[1;", "\u{1b}O"] {
+      XCTAssertEqual(keys(begun + "\u{03}f"), [.interrupt, .character(0x66)], begun.debugDescription)
+    }
+  }
+
   /// A report of a size has parameters; the arrows behind it have none.
   func testParametersOfOneSequenceAreNotThoseOfTheNext() {
     XCTAssertEqual(

@@ -53,8 +53,8 @@ final class LineEditorTests: XCTestCase {
       let terminal = ScriptedTerminal()
       var editor = LineEditor()
       var model = Model()
-      let room = round % 3 == 0 ? 12 : 72
-      editor.begin(room: room)
+      let columns = round % 3 == 0 ? 12 : 72
+      editor.begin(columns: columns)
       for step in 0..<400 {
         let key: Key
         switch random.below(14) {
@@ -74,14 +74,14 @@ final class LineEditorTests: XCTestCase {
         XCTAssertEqual(typed, model.text, "seed \(seed), step \(step)")
         XCTAssertEqual(editor.cursor, model.cursor)
         let (shown, column) = terminal.lastLine()
-        XCTAssertLessThan(shown.utf8.count, room)
+        XCTAssertLessThan(shown.utf8.count, columns)
         var end = model.text
         while end.last == 0x20 { end.removeLast() }
         // The screen shows the part of the text under the window.
         let first = model.cursor - column
         XCTAssertGreaterThanOrEqual(first, 0)
         var expected = Array(
-          model.text[min(first, model.text.count)..<min(model.text.count, first + room - 1)])
+          model.text[min(first, model.text.count)..<min(model.text.count, first + columns - 1)])
         while expected.last == 0x20 { expected.removeLast() }
         guard shown == String(decoding: expected, as: UTF8.self) else {
           return XCTFail(
@@ -104,7 +104,7 @@ final class LineEditorTests: XCTestCase {
     }
     func line() -> String { String(decoding: (0..<editor.count).map { editor.byte($0) }, as: UTF8.self) }
     for entry in ["one\r", "two\r", "two\r", "dra"] {
-      editor.begin(room: 70)
+      editor.begin(columns: 70)
       type(entry)
     }
     XCTAssertEqual(line(), "dra")
@@ -123,11 +123,11 @@ final class LineEditorTests: XCTestCase {
     let terminal = ScriptedTerminal()
     var editor = LineEditor()
     for number in 0..<40 {
-      editor.begin(room: 70)
+      editor.begin(columns: 70)
       for byte in "\(number)".utf8 { _ = editor.feed(.character(byte), terminal.terminal) }
       _ = editor.feed(.enter, terminal.terminal)
     }
-    editor.begin(room: 70)
+    editor.begin(columns: 70)
     for _ in 0..<50 { _ = editor.feed(.up, terminal.terminal) }
     XCTAssertEqual(String(decoding: (0..<editor.count).map { editor.byte($0) }, as: UTF8.self), "8")
   }

@@ -149,7 +149,7 @@ final class PagingCommandsTests: XCTestCase {
     let harness = ConsoleHarness()
     _ = try harness.space("test", 100)
     let text = harness.run("launder active")
-    XCTAssertTrue(text.contains("! There is no room in swap for 100 pages. Type: swap\n"), text)
+    XCTAssertTrue(text.contains("! There is no space in swap for 100 pages. Type: swap\n"), text)
     XCTAssertTrue(
       harness.run("queues").hasSuffix("! 100 dirty pages without a swap slot must stay. Type: swap\n"))
     XCTAssertTrue(
@@ -557,7 +557,7 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(pages(10) { ($0.active, $0.inactive) = (4, 6) }, "i")
     XCTAssertEqual(pages(10) { ($0.active, $0.claimed) = (9, 1) }, "!")
     XCTAssertEqual(pages(10) { ($0.active, $0.claimed, $0.wired) = (8, 1, 1) }, "W")
-    XCTAssertEqual(pages(10) { _ in }, "a", "pageblocks don't tell queues")
+    XCTAssertEqual(pages(10) { _ in }, "a", "pageblocks don't show queues")
     // The most frequent kind of unmovable frames decides the character; wired pages count as wired frames.
     XCTAssertEqual(
       letter {
@@ -693,20 +693,23 @@ final class PagingCommandsTests: XCTestCase {
     XCTAssertEqual(told["name"] as? String, "paging")
     let plan = PagingPlan.standard
     let host = SimulatedMachine(memory: plan.loaned)
-    let room = UnsafeMutableRawPointer.allocate(
+    let workspace = UnsafeMutableRawPointer.allocate(
       byteCount: Int(PagingHistory.workspace(plan).rawValue), alignment: 64)
-    room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(PagingHistory.workspace(plan).rawValue))
-    defer { room.deallocate() }
+    workspace.initializeMemory(
+      as: UInt8.self, repeating: 0, count: Int(PagingHistory.workspace(plan).rawValue))
+    defer { workspace.deallocate() }
     let outcome = try PagingHistory.run(
-      plan, on: host.machine, loaned: host.machine.directMap.pointer(to: PhysicalAddress(0)), workspace: room)
+      plan, on: host.machine, loaned: host.machine.directMap.pointer(to: PhysicalAddress(0)),
+      workspace: workspace)
     XCTAssertEqual(told["checksum"] as? String, text("\(hex: outcome.checksum, digits: 16)"))
     // Nothing reads memory that it has not written: only a disk that loses a write shows the old contents.
     let other = SimulatedMachine(memory: plan.loaned)
     let loaned = other.machine.directMap.pointer(to: PhysicalAddress(0))
     loaned.initializeMemory(as: UInt8.self, repeating: 0xa5, count: Int(plan.memory.rawValue))
-    room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(PagingHistory.workspace(plan).rawValue))
+    workspace.initializeMemory(
+      as: UInt8.self, repeating: 0, count: Int(PagingHistory.workspace(plan).rawValue))
     let second = try withExtendedLifetime(other) {
-      try PagingHistory.run(plan, on: other.machine, loaned: loaned, workspace: room)
+      try PagingHistory.run(plan, on: other.machine, loaned: loaned, workspace: workspace)
     }
     XCTAssertEqual(second.checksum, outcome.checksum)
     XCTAssertNil(second.broken)

@@ -315,13 +315,13 @@ final class SystemCommandsTests: XCTestCase {
     let told = rows(harness.run("selftest history -j")).compactMap { $0["checksum"] as? String }
     XCTAssertEqual(told.count, HistoryKind.count)
     let host = SimulatedMachine(memory: SeededHistory.memory)
-    func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
+    func block(_ size: ByteCount) -> UnsafeMutableRawPointer {
       let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
       memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
       return memory
     }
-    let workspace = room(MemorySystem.workspaceSize(ranges: 1))
-    let histories = room(SeededHistory.workspace)
+    let workspace = block(MemorySystem.workspaceSize(ranges: 1))
+    let histories = block(SeededHistory.workspace)
     defer {
       workspace.deallocate()
       histories.deallocate()

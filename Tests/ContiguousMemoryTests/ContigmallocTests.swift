@@ -66,7 +66,7 @@ final class ContigmallocTests: XCTestCase {
       XCTAssertEqual(failure.missing, PageCount(UInt64(system.pages(of: area, in: failure.run!).count)))
       XCTAssertSame(system.picture(pages: true), before)
     }
-    // With room to move to, moving does it, and nothing is written.
+    // With space to move to, moving does it, and nothing is written.
     for passes in [ContiguousPass.relocate, .launderInactive, .launderActive] {
       let (system, area) = try make(spare: 200)
       let steps = Steps()
@@ -81,7 +81,7 @@ final class ContigmallocTests: XCTestCase {
       system.check()
       try system.verify(area)
     }
-    // Without room, moving alone does not.
+    // Without space, moving alone does not.
     do {
       let (system, area) = try make(spare: 50)
       let taken = system.takeAll(leaving: system.physical.reserve(for: .normal).rawValue + 10)
@@ -697,7 +697,7 @@ final class ContigmallocTests: XCTestCase {
 
   // MARK: Answers
 
-  func testAnImpossibleRequestIsToldFromOneThatMaySucceedLater() throws {
+  func testAnImpossibleRequestIsDistinguishedFromOneThatMaySucceedLater() throws {
     let system = try TestSystem(runs: [(256, 512), (1024, 256)])
     for wanted in [
       request(513), request(0), request(1, low: 768, high: 1024), request(1, low: 5000),

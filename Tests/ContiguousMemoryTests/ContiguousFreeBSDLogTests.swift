@@ -11,7 +11,7 @@ import XCTest
 
 @testable import Paging
 
-/// The bugs that fifteen years of FreeBSD's commit log tell of, each as the test that would have found it here. The
+/// The bugs that fifteen years of FreeBSD's commit log shows, each as the test that would have found it here. The
 /// words at their heads are the log's.
 final class ContiguousFreeBSDLogTests: XCTestCase {
   // "it walked backwards from the end of memory without accounting for how many pages it needed. Potentially,

@@ -19,7 +19,7 @@ private let swapBytes = unsafeBitCast(
 
 /// Processors that use pageable memory while others launder it, move it and ask for runs of it.
 final class ContiguousThreadsTests: XCTestCase {
-  /// A processor: it walks the tables, remembers what it found until it is told to forget it, and faults. One
+  /// A processor: it walks the tables, remembers what it found until it is asked to invalidate it, and faults. One
   /// access is one step to all who shoot down.
   private final class Core: @unchecked Sendable {
     private let lock = NSLock()
@@ -207,7 +207,7 @@ final class ContiguousThreadsTests: XCTestCase {
   }
 
   /// A thread that waits for memory makes the daemon reclaim pages, and is served.
-  func testServicesMakeRoomForAThreadThatWaits() throws {
+  func testServicesMakeSpaceForAThreadThatWaits() throws {
     let bed = try Bed(frames: 400, cores: 2, .threads)
     let system = bed.system
     let area = try system.area(300)
@@ -238,7 +238,7 @@ final class ContiguousThreadsTests: XCTestCase {
   }
 
   /// A block of more frames than the daemon leaves free of itself: it frees as many as that takes.
-  func testServicesMakeRoomForAThreadThatWaitsForManyFrames() throws {
+  func testServicesMakeSpaceForAThreadThatWaitsForManyFrames() throws {
     let bed = try Bed(frames: 400, cores: 1, .threads)
     let system = bed.system
     let area = try system.area(350)

@@ -134,9 +134,9 @@ final class RunPricingTests: XCTestCase {
     }
   }
 
-  /// Every pageblock has as many free frames as any other, so that counts tell nothing: the one run that can be paid
+  /// Every pageblock has as many free frames as any other, so that counts show nothing: the one run that can be paid
   /// for is found wherever it lies.
-  func testTheOnlyRunThatCanBePaidForIsFoundWhereCountsTellNothing() throws {
+  func testTheOnlyRunThatCanBePaidForIsFoundWhereCountsShowNothing() throws {
     for lucky in [2, 9, 17, 25] as [UInt32] {
       let system = try FrameAllocatorFixture(frames: [(512, 16_000)])
       let memory = system.memory!

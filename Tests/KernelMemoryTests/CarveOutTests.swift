@@ -17,9 +17,9 @@ final class CarveOutTests: XCTestCase {
     _ size: UInt64, of ranges: [FirmwareRange], avoiding occupied: [OccupiedRange] = []
   ) throws -> CarveOut {
     let bytes = Int(MemoryMap.storage(ranges: ranges.count).rawValue)
-    let room = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
-    defer { room.deallocate() }
-    let map = try MemoryMap(room, count: ranges.count) { ranges[$0] }
+    let storage = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
+    defer { storage.deallocate() }
+    let map = try MemoryMap(storage, count: ranges.count) { ranges[$0] }
     return try occupied.withUnsafeBufferPointer {
       try CarveOut(top: ByteCount(size).pagesRoundedUp, of: map, avoiding: $0)
     }
@@ -128,13 +128,13 @@ final class CarveOutTests: XCTestCase {
   func testACarveOutIsMappedAndBelongsToNoLayer() throws {
     let map = [usable(0, 0x9f000), usable(m, 63 * m)]
     for size in [4096, 4 * m, 8 * m + 4096, 47 * m] {
-      for isTold in [false, true] {
+      for isReported in [false, true] {
         let carveOut = try cut(size, of: map)
         // The firmware's map may know of it or not.
-        var told = map
-        if isTold { told = [map[0], usable(m, 63 * m - size), reserved(64 * m - size, size)] }
+        var reported = map
+        if isReported { reported = [map[0], usable(m, 63 * m - size), reserved(64 * m - size, size)] }
         let host = SimulatedMachine(memory: .mebibytes(64))
-        let system = try TestSystem(host, told, carveOut: carveOut)
+        let system = try TestSystem(host, reported, carveOut: carveOut)
         system.check()
         XCTAssertEqual(system.memory.carveOut.pages.bytes.rawValue, size)
         XCTAssertEqual(system.physical.total.bytes.rawValue, 63 * m - size + 0x9f000)

@@ -127,7 +127,7 @@ final class KernelMemoryTests: XCTestCase {
     }
   }
 
-  func testMapsWithoutRoomAreRefused() throws {
+  func testMapsWithoutSpaceAreRefused() throws {
     let m: UInt64 = 1 << 20
     let maps: [(String, [FirmwareRange])] = [
       ("none", []), ("nothing usable", [reserved(0, 64 * m)]),

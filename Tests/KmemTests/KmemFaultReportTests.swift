@@ -22,7 +22,7 @@ final class KmemFaultReportTests: XCTestCase {
     return faults.first
   }
 
-  func testAuditTellsADoubleFreeWithBothCallSites() throws {
+  func testAuditReportsADoubleFreeWithBothCallSites() throws {
     let rig = try KmemFixture()
     rig.kmem.setAudit(.on)
     let type = rig.type()
@@ -39,7 +39,7 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testAuditTellsWrongSizeAndWrongType() throws {
+  func testAuditReportsWrongSizeAndWrongType() throws {
     let rig = try KmemFixture()
     rig.kmem.setAudit(.on)
     let (type, other) = (rig.type(), rig.type("other one"))
@@ -56,7 +56,7 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testForeignPointersAreToldWithAndWithoutAudit() throws {
+  func testForeignPointersAreReportedWithAndWithoutAudit() throws {
     for auditing in [Auditing.off, .on] {
       let rig = try KmemFixture()
       rig.kmem.setAudit(auditing)
@@ -91,7 +91,7 @@ final class KmemFaultReportTests: XCTestCase {
     }
   }
 
-  func testAnAddressBehindTheLastObjectOfASlabIsToldApart() throws {
+  func testAnAddressBehindTheLastObjectOfASlabIsReportedApart() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     let object = rig.kmem.alloc(ByteCount(192), type: type)!
@@ -130,12 +130,12 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testAWrongObjectInAMagazineIsToldWhenItLeaves() throws {
+  func testAWrongObjectInAMagazineIsReportedWhenItLeaves() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     let warm = rig.kmem.alloc(ByteCount(32), type: type)!
     let object = rig.kmem.alloc(ByteCount(64), type: type)!
-    // The magazine of 32-byte objects has room, and takes it.
+    // The magazine of 32-byte objects has space, and takes it.
     rig.kmem.free(object, size: ByteCount(32), type: type)
     let faults = rig.host.faults { rig.kmem.lookUp(ByteCount(32))!.drain() }
     XCTAssertEqual(faults.map(\.kind), [.wrongSize])
@@ -148,7 +148,7 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testADoubleFreeUnderAnotherObjectIsToldWhenItLeaves() throws {
+  func testADoubleFreeUnderAnotherObjectIsReportedWhenItLeaves() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     let (a, b) = (rig.kmem.alloc(ByteCount(64), type: type)!, rig.kmem.alloc(ByteCount(64), type: type)!)
@@ -159,7 +159,7 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testRacingFreesOfOneObjectPastTheMagazinesAreToldApart() throws {
+  func testRacingFreesOfOneObjectPastTheMagazinesAreReportedApart() throws {
     let rig = try KmemFixture(frames: 2048, processors: 2)
     let type = rig.type()
     for round in 0..<50 {
@@ -182,7 +182,7 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testWritingToAFreeObjectIsToldAndItsSlabTakenOutOfUse() throws {
+  func testWritingToAFreeObjectIsReportedAndItsSlabTakenOutOfUse() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     let objects = (0..<64).map { _ in rig.kmem.alloc(ByteCount(64), type: type)! }
@@ -226,7 +226,7 @@ final class KmemFaultReportTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testACacheThatIsGoneIsToldFromOneThatIs() throws {
+  func testACacheThatIsGoneIsDistinguishedFromOneThatIs() throws {
     let rig = try KmemFixture()
     let type = rig.type()
     let cache = try rig.kmem.createCache(name: ShortName("gone"), size: ByteCount(100))

@@ -67,8 +67,8 @@ final class KmemHistoryTests: XCTestCase {
         try rig.kmem.createCache(name: ShortName("c1184"), size: ByteCount(1184), alignment: Alignment(64)!),
         try rig.kmem.createCache(name: ShortName("c5000"), size: ByteCount(5000)),
         try rig.kmem.createCache(
-          name: ShortName("constructed"), size: ByteCount(72), constructor: { _, _ in },
-          destructor: { _, _ in }),
+          name: ShortName("constructed"), size: ByteCount(72), construct: { _, _ in },
+          destruct: { _, _ in }),
       ]
       var live: [LiveObject] = []
       for turn in 0..<3000 {

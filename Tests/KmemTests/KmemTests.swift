@@ -85,7 +85,7 @@ final class KmemTests: XCTestCase {
     defer { midway.deallocate() }
     let cache = try rig.kmem.createCache(
       name: ShortName("slow to go"), size: ByteCount(4096),
-      destructor: { context, _ in
+      destruct: { context, _ in
         let midway = context!.assumingMemoryBound(to: Midway.self)
         guard cp_processor_index() == 1 else { return }
         midway.pointee.isReached.store(true, ordering: .releasing)
@@ -268,7 +268,7 @@ final class KmemTests: XCTestCase {
   }
 
   /// A size just above a page comes from a slab. Where no run is free, it comes from pages with an address of their
-  /// own; a free tells the two apart.
+  /// own; a free distinguishes the two.
   func testSizesJustAboveAPageAreServedFromSlabsAndWithoutARunFromPages() throws {
     let rig = try KmemFixture(frames: 512)
     let type = rig.type()
@@ -376,11 +376,11 @@ final class KmemTests: XCTestCase {
     try withUnsafeMutablePointer(to: &hooks) { hooks in
       let cache = try rig.kmem.createCache(
         name: ShortName("inode"), size: ByteCount(100),
-        constructor: { context, object in
+        construct: { context, object in
           context!.assumingMemoryBound(to: Hooks.self).pointee.constructed += 1
           object.initializeMemory(as: UInt8.self, repeating: 0x5a, count: 100)
         },
-        destructor: { context, object in
+        destruct: { context, object in
           context!.assumingMemoryBound(to: Hooks.self).pointee.destructed += 1
           for i in 0..<100 { XCTAssertEqual(object.load(fromByteOffset: i, as: UInt8.self), 0x5a) }
         }, context: hooks)
@@ -444,7 +444,7 @@ final class KmemTests: XCTestCase {
     rig.expectEmpty()
   }
 
-  func testACacheWhoseObjectsLeaveNoRoomForAnAuditIsServedWithoutOne() throws {
+  func testACacheWhoseObjectsLeaveNoSpaceForAnAuditIsServedWithoutOne() throws {
     let rig = try KmemFixture()
     rig.kmem.setAudit(.on)
     let cache = try rig.kmem.createCache(name: ShortName("whole slabs"), size: ByteCount(32768))
@@ -496,7 +496,7 @@ final class KmemTests: XCTestCase {
       }
     }
     XCTAssertThrowsError(
-      try rig.kmem.createCache(name: ShortName("x"), size: ByteCount(32768), constructor: { _, _ in })
+      try rig.kmem.createCache(name: ShortName("x"), size: ByteCount(32768), construct: { _, _ in })
     ) { XCTAssertEqual($0 as? KmemError, .tooLarge) }
   }
 

@@ -31,7 +31,7 @@ final class StrayWriteTests: XCTestCase {
     let hook: ObjectHook? = shape.isConstructed ? { _, _ in } : nil
     let cache = try rig.kmem.createCache(
       name: ShortName("stray"), size: ByteCount(shape.size), alignment: Alignment(shape.alignment)!,
-      constructor: hook)
+      construct: hook)
     cache.setAudit(auditing)
     return cache
   }

@@ -130,7 +130,7 @@ final class MagazinesTests: XCTestCase {
     XCTAssertEqual(bench.magazines.exchanges, before)
   }
 
-  func testADepotThatKeepsEnoughRefusesAndASpillMakesRoom() {
+  func testADepotThatKeepsEnoughRefusesAndASpillMakesSpace() {
     let bench = MagazinesFixture(rounds: 4, fullLimit: 1, given: 5)
     for word in 0..<12 { XCTAssertEqual(bench.magazines.push(UInt(word)), .pushed) }
     XCTAssertEqual(bench.magazines.push(12), .full)

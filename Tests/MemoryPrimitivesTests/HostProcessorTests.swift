@@ -76,31 +76,31 @@ final class HostProcessorTests: XCTestCase {
     let words = UnsafeMutableRawPointer.allocate(byteCount: 16, alignment: 8)
     defer { words.deallocate() }
     for moment in [ClaimMoment.atOnce, .unlocked] {
-      var told: [Int] = []
+      var reported: [Int] = []
       var isLocked = false
       host.withClaims(
         moment,
         handler: { word in
-          told.append(word - UnsafeRawPointer(words))
+          reported.append(word - UnsafeRawPointer(words))
           XCTAssertFalse(cp_interrupts_enabled())
           XCTAssertEqual(holdsNoSpinLock(), moment == .unlocked || !isLocked)
           // Unheard.
-          noteClaim(words + 12)
+          reportClaim(words + 12)
         }
       ) {
         let interrupts = lock.lock()
         isLocked = true
-        noteClaim(words)
-        noteClaim(words + 4)
-        XCTAssertEqual(told, moment == .atOnce ? [0, 4] : [])
+        reportClaim(words)
+        reportClaim(words + 4)
+        XCTAssertEqual(reported, moment == .atOnce ? [0, 4] : [])
         isLocked = false
         lock.unlock(interrupts)
-        XCTAssertEqual(told, [0, 4])
-        noteClaim(words + 8)
-        XCTAssertEqual(told, [0, 4, 8])
+        XCTAssertEqual(reported, [0, 4])
+        reportClaim(words + 8)
+        XCTAssertEqual(reported, [0, 4, 8])
       }
-      noteClaim(words)
-      XCTAssertEqual(told.count, 3, "outside of the body")
+      reportClaim(words)
+      XCTAssertEqual(reported.count, 3, "outside of the body")
     }
   }
 }

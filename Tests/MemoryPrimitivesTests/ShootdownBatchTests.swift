@@ -15,7 +15,8 @@ final class ShootdownBatchTests: XCTestCase {
     init() {
       upcalls.initialize(
         to: cp_upcalls(
-          context: Unmanaged.passUnretained(self).toOpaque(), report_fault: { _, _ in }, tick: { _ in 0 },
+          context: Unmanaged.passUnretained(self).toOpaque(), report_fault: { _, _ in },
+          read_tick: { _ in 0 },
           shoot_down: {
             let this = Unmanaged<Messages>.fromOpaque($0!).takeUnretainedValue()
             this.messages += 1

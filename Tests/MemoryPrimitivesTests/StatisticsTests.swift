@@ -4,7 +4,7 @@ import MemoryPrimitives
 import XCTest
 
 final class StatisticsTests: XCTestCase {
-  func testRowsWhoseNamesBeginAlikeAreToldApart() {
+  func testRowsWhoseNamesBeginAlikeAreReportedApart() {
     let memory = UnsafeMutableRawPointer.allocate(
       byteCount: Int(Statistics.size(capacity: 2).rawValue), alignment: 64)
     defer { memory.deallocate() }

@@ -356,7 +356,7 @@ final class PageTablesTests: XCTestCase {
     }
   }
 
-  func testAnEmptyRangeIsToldFromAMappedOne() throws {
+  func testAnEmptyRangeIsDistinguishedFromAMappedOne() throws {
     let bed = PageTablesFixture()
     let tables = bed.tables
     try tables.map(va(1024), to: pa(1024), count: PageCount(512), protection: .kernelData, leaves: .whole)

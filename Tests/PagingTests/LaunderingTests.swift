@@ -224,7 +224,7 @@ final class LaunderingTests: XCTestCase {
 
   // MARK: Swap that is full
 
-  func testPagesWithoutRoomInSwapWaitForIt() throws {
+  func testPagesWithoutSpaceInSwapWaitForIt() throws {
     let system = try TestSystem(swap: 64)
     let area = try system.area(200)
     try system.fill(area)
@@ -255,7 +255,7 @@ final class LaunderingTests: XCTestCase {
     system.check()
   }
 
-  func testTheDaemonWritesPagesWithoutRoomInSwapOnceThereIsRoom() throws {
+  func testTheDaemonWritesPagesWithoutSpaceInSwapOnceThereIsSome() throws {
     let system = try TestSystem(attaches: false)
     let area = try system.area(400)
     try system.fill(area)
@@ -385,7 +385,7 @@ final class LaunderingTests: XCTestCase {
 
   /// All pages lie in the laundry, after their disk had failed, and all were read since: they have their second
   /// chance, and then they are written. A fault does not give up before that.
-  func testUsedPagesInTheLaundryStillMakeRoom() throws {
+  func testUsedPagesInTheLaundryStillMakeSpace() throws {
     let system = try TestSystem(swap: 4096)
     let area = try system.area(700)
     try system.fill(area)

@@ -138,12 +138,12 @@ final class PagingWakingTests: XCTestCase {
       return false
     }
     var looks = 0
-    func tell(_ word: UnsafeRawPointer) {
+    func record(_ word: UnsafeRawPointer) {
       guard word == services else { return }
       concurrently(looks)
       looks += 1
     }
-    system.host.withClaims(.unlocked, handler: tell, act)
+    system.host.withClaims(.unlocked, handler: record, act)
     XCTAssertEqual(looks, rounds)
     return sleeps
   }
@@ -297,7 +297,7 @@ final class PagingWakingTests: XCTestCase {
 
   // MARK: Two threads
 
-  /// A machine whose threads are known; its disk completes a request when as many threads sleep as it is told.
+  /// A machine whose threads are known; its disk completes a request when as many threads sleep as it is set to.
   private final class Duo: @unchecked Sendable {
     let system: TestSystem
     let area: Area
@@ -492,7 +492,7 @@ final class PagingWakingTests: XCTestCase {
     duo.run(
       diskAwaits: 0,
       {
-        // A daemon that has been told to end before it hears of any shortage.
+        // A daemon that was asked to end before it knows of any shortage.
         let daemon = machine.start("daemon", .service, UnsafeMutableRawPointer(paging.storage)) {
           let services = PagedMemory($0).state.services
           while !services.pointee.isEnding.load(ordering: .acquiring) { usleep(20) }

@@ -37,7 +37,7 @@ final class SwapTests: XCTestCase {
       XCTAssertEqual(bench.physical.count(.paging), .zero)
       XCTAssertEqual(bench.swap.figures.total, .zero)
     }
-    let nothing = BlockDevice(ShortName("none"), pages: .zero, nil, submit: { _, _ in })
+    let nothing = BlockDevice(ShortName("none"), pages: .zero, nil, submitRequest: { _, _ in })
     XCTAssertPaging(.badConstraint) { () throws(PagingError) in try bench.swap.attach(nothing) }
   }
 
@@ -45,7 +45,8 @@ final class SwapTests: XCTestCase {
     // Checksums of three levels, so that there are points of all kinds.
     let bench = try SwapFixture(pages: 1, frames: 8192)
     let before = bench.physical.freeCount
-    let device = BlockDevice(ShortName("large"), pages: PageCount(1 << 20 + 5), nil, submit: { _, _ in })
+    let device = BlockDevice(
+      ShortName("large"), pages: PageCount(1 << 20 + 5), nil, submitRequest: { _, _ in })
     var points = 0
     var at = 0
     while true {
@@ -74,7 +75,7 @@ final class SwapTests: XCTestCase {
   func testAnAttachWithoutMemoryIsRefused() throws {
     let bench = try SwapFixture(pages: 1, frames: 400)
     let before = bench.physical.freeCount
-    let device = BlockDevice(ShortName("large"), pages: PageCount(1 << 20), nil, submit: { _, _ in })
+    let device = BlockDevice(ShortName("large"), pages: PageCount(1 << 20), nil, submitRequest: { _, _ in })
     XCTAssertPaging(.noMemory) { () throws(PagingError) in try bench.swap.attach(device) }
     XCTAssertEqual(bench.physical.freeCount, before)
     try bench.swap.attach(bench.disk.device)

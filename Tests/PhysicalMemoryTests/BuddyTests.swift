@@ -90,7 +90,7 @@ final class BuddyTests: XCTestCase {
   }
 
   func testLargeMachinesOpenCheaply() throws {
-    try XCTSkipIf(dlsym(nil, "__tsan_init") != nil, "TSan has no room for 16 TiB of addresses")
+    try XCTSkipIf(dlsym(nil, "__tsan_init") != nil, "TSan has no space for 16 TiB of addresses")
     try XCTSkipIf(dlsym(nil, "__asan_init") != nil, "ASan touches pages of its own for those of the test")
     for gibibytes: UInt64 in [64, 16384] {
       let frames = min(gibibytes << 18, UInt64(UInt32.max))

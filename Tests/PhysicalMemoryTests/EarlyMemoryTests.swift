@@ -99,7 +99,7 @@ final class EarlyMemoryTests: XCTestCase {
     }
     let kept = EarlyMemory.capacity - 1
     for i in 0..<UInt64(kept) { try occupy(300 + 2 * i, 1, .image) }
-    // Refused as a whole: with room for one more run, a range over two gaps marks neither.
+    // Refused as a whole: with space for one more run, a range over two gaps marks neither.
     XCTAssertThrowsError(try occupy(304, 4, .bootModule)) {
       XCTAssertEqual($0 as? PhysicalMemoryError, .noMemory)
     }

@@ -236,15 +236,15 @@ final class FrameWaitingTests: XCTestCase {
         sleeps += 1
         return false
       }
-      var isHeard = false
+      var isReported = false
       var raises = 0
       func raise(_ word: UnsafeRawPointer) {
         raises += 1
         if raises == 1 { memory.notifyLowMemory(shortage) }
       }
-      system.host.withClaims(.unlocked, handler: raise) { isHeard = memory.awaitLowMemory(shortage) }
+      system.host.withClaims(.unlocked, handler: raise) { isReported = memory.awaitLowMemory(shortage) }
       XCTAssertEqual(raises, 1)
-      XCTAssertTrue(isHeard)
+      XCTAssertTrue(isReported)
       XCTAssertEqual(sleeps, 0, "asleep beside a notification")
     }
   }

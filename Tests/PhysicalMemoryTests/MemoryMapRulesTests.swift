@@ -24,15 +24,16 @@ final class MemoryMapRulesTests: XCTestCase {
   }
 
   private func map(
-    _ told: [(UInt64, UInt64, FirmwareRange.Kind)], _ rules: MapRules = MapRules()
+    _ reported: [(UInt64, UInt64, FirmwareRange.Kind)], _ rules: MapRules = MapRules()
   ) -> Outcome {
-    let bytes = Int(MemoryMap.storage(ranges: told.count).rawValue)
+    let bytes = Int(MemoryMap.storage(ranges: reported.count).rawValue)
     // No write goes behind the storage.
     let storage = UnsafeMutableRawPointer.allocate(byteCount: bytes + 64, alignment: 16)
     storage.initializeMemory(as: UInt8.self, repeating: 0xa5, count: bytes + 64)
     defer { storage.deallocate() }
-    let map = try? MemoryMap(storage, count: told.count, rules: rules) {
-      FirmwareRange(base: PhysicalAddress(told[$0].0), length: ByteCount(told[$0].1), kind: told[$0].2)
+    let map = try? MemoryMap(storage, count: reported.count, rules: rules) {
+      FirmwareRange(
+        base: PhysicalAddress(reported[$0].0), length: ByteCount(reported[$0].1), kind: reported[$0].2)
     }
     XCTAssertTrue(
       (bytes..<bytes + 64).allSatisfy { storage.load(fromByteOffset: $0, as: UInt8.self) == 0xa5 })
@@ -80,11 +81,11 @@ final class MemoryMapRulesTests: XCTestCase {
   }
 
   func testARuleGivesTheFirst64KiBButNotFrame0() {
-    let told: [(UInt64, UInt64, FirmwareRange.Kind)] = [(0, 64 * m, .usable)]
+    let reported: [(UInt64, UInt64, FirmwareRange.Kind)] = [(0, 64 * m, .usable)]
     XCTAssertEqual(
-      map(told, MapRules(lowMemory: .fromFrame1)),
+      map(reported, MapRules(lowMemory: .fromFrame1)),
       Outcome(runs: [[1, 159], [256, 16128]], notes: ["0 1 frameZero", "160 96 deviceArea"]))
-    XCTAssertEqual(map(told, MapRules(lowMemory: .all)), Outcome(runs: [[0, 16384]]))
+    XCTAssertEqual(map(reported, MapRules(lowMemory: .all)), Outcome(runs: [[0, 16384]]))
   }
 
   /// Firmware that maps all but the last 20 MiB of memory below 4 GiB, and less than there is above it.
@@ -99,7 +100,7 @@ final class MemoryMapRulesTests: XCTestCase {
     registers.set(4, 4 * g, g, .writeBack)
     var rules = MapRules()
     rules.cacheTypes = registers.ranges
-    let told: [(UInt64, UInt64, FirmwareRange.Kind)] = [
+    let reported: [(UInt64, UInt64, FirmwareRange.Kind)] = [
       (0, 0xa0000, .usable), (m, 3 * g - m, .usable), (4 * g, g + 64 * m, .usable),
     ]
     let low = ["0 1 frameZero", "1 15 first64KiB"]
@@ -109,16 +110,16 @@ final class MemoryMapRulesTests: XCTestCase {
         "\((3 * g - 20 * m) >> 12) \(20 * m >> 12) notWriteBack",
         "\(5 * g >> 12) \(64 * m >> 12) notWriteBack",
       ], caching: .on)
-    XCTAssertEqual(map(told, rules), expected)
+    XCTAssertEqual(map(reported, rules), expected)
     // Off: nothing is left out for it, and the map says so.
     registers.values[0x2ff]! &= ~(1 << 11)
     rules.cacheTypes = registers.ranges
     XCTAssertEqual(
-      map(told, rules),
+      map(reported, rules),
       Outcome(
         runs: [[16, 144], [256, (3 * g - m) >> 12], [1 << 20, (g + 64 * m) >> 12]], notes: low, caching: .off)
     )
-    XCTAssertEqual(map(told).caching, .absent)
+    XCTAssertEqual(map(reported).caching, .absent)
   }
 
   func testAMachineWhoseMemoryIsAllUncachedIsTooSmall() {
@@ -159,9 +160,9 @@ final class MemoryMapRulesTests: XCTestCase {
       }
       var rules = MapRules(lowMemory: [.all, .from64KiB, .fromFrame1][Int(random.below(3))])
       if !random.oneIn(4) { rules.cacheTypes = registers.ranges }
-      var told: [(UInt64, UInt64, FirmwareRange.Kind)] = []
+      var reported: [(UInt64, UInt64, FirmwareRange.Kind)] = []
       for _ in 0..<1 + random.below(8) {
-        told.append(
+        reported.append(
           (random.below(pages) << 12, random.below(600) << 12, random.oneIn(4) ? .reserved : .usable))
       }
       var expected: [UInt64] = []
@@ -169,8 +170,8 @@ final class MemoryMapRulesTests: XCTestCase {
         let holds = { (range: (UInt64, UInt64, FirmwareRange.Kind)) in
           range.0 >> 12 <= page && page < (range.0 + range.1) >> 12
         }
-        guard told.contains(where: { $0.2 == .usable && holds($0) }),
-          !told.contains(where: { $0.2 == .reserved && holds($0) })
+        guard reported.contains(where: { $0.2 == .usable && holds($0) }),
+          !reported.contains(where: { $0.2 == .reserved && holds($0) })
         else { continue }
         if rules.lowMemory != .all {
           guard page != 0, !(160..<256).contains(page), page >= 16 || rules.lowMemory == .fromFrame1 else {
@@ -184,7 +185,7 @@ final class MemoryMapRulesTests: XCTestCase {
         }
         expected.append(page)
       }
-      let outcome = map(told, rules)
+      let outcome = map(reported, rules)
       let found = (outcome.runs ?? []).flatMap { Array($0[0]..<$0[0] + $0[1]) }
       if expected.count > 16 { XCTAssertEqual(found, expected, "round \(round), STRATA_SEED=\(seed)") }
       for (a, b) in zip(outcome.runs ?? [], (outcome.runs ?? []).dropFirst()) {

@@ -7,21 +7,22 @@ import XCTest
 @testable import PhysicalMemory
 
 final class MemoryMapTests: XCTestCase {
-  typealias Told = (UInt64, UInt64, FirmwareRange.Kind)
+  typealias Reported = (UInt64, UInt64, FirmwareRange.Kind)
 
-  /// The runs of the map of `told` as (first, count), or nil when it is refused.
+  /// The runs of the map of `reported` as (first, count), or nil when it is refused.
   func map(
-    _ told: [Told], _ rules: MapRules = MapRules(lowMemory: .all), _ body: (MemoryMap) -> Void = { _ in }
+    _ reported: [Reported], _ rules: MapRules = MapRules(lowMemory: .all),
+    _ body: (MemoryMap) -> Void = { _ in }
   ) -> [[UInt64]]? {
     let storage = UnsafeMutableRawPointer.allocate(
-      byteCount: Int(MemoryMap.storage(ranges: told.count).rawValue), alignment: 16)
+      byteCount: Int(MemoryMap.storage(ranges: reported.count).rawValue), alignment: 16)
     defer { storage.deallocate() }
     guard
       let map = try? MemoryMap(
-        storage, count: told.count, rules: rules,
+        storage, count: reported.count, rules: rules,
         range: { i in
           FirmwareRange(
-            base: PhysicalAddress(told[i].0), length: ByteCount(told[i].1), kind: told[i].2)
+            base: PhysicalAddress(reported[i].0), length: ByteCount(reported[i].1), kind: reported[i].2)
         })
     else { return nil }
     body(map)
@@ -32,7 +33,7 @@ final class MemoryMapTests: XCTestCase {
     let mebibyte: UInt64 = 1 << 20
     let page: UInt64 = 4096
     let limit: UInt64 = UInt64(UInt32.max) * page
-    let table: [(String, [Told], [[UInt64]]?)] = [
+    let table: [(String, [Reported], [[UInt64]]?)] = [
       ("empty", [], nil),
       ("nothing usable", [(0, mebibyte, .reserved)], nil),
       ("zero length", [(0, 0, .usable), (mebibyte, 0, .reserved), (0, mebibyte, .usable)], [[0, 256]]),
@@ -77,15 +78,15 @@ final class MemoryMapTests: XCTestCase {
       ("a crumb in the next section", [(0, (128 << 20) + 2 * page, .usable)], [[0, 32768]]),
       ("a crumb before a section", [((128 << 20) - page, (128 << 20) + page, .usable)], [[32768, 32768]]),
     ]
-    for (name, told, expected) in table { XCTAssertEqual(map(told), expected, name) }
+    for (name, reported, expected) in table { XCTAssertEqual(map(reported), expected, name) }
   }
 
   func testAMapOfThousandsOfEntriesIsSorted() {
-    var told: [Told] = []
+    var reported: [Reported] = []
     for i: UInt64 in (0..<4096).reversed() {
-      told.append((i << 20, 1 << 19, i % 5 == 4 ? .reserved : .usable))
+      reported.append((i << 20, 1 << 19, i % 5 == 4 ? .reserved : .usable))
     }
-    let runs = map(told)!
+    let runs = map(reported)!
     XCTAssertEqual(runs.count, 4096 / 5 * 4 + 1)
     XCTAssertEqual(runs[0], [0, 128])
   }
@@ -100,12 +101,12 @@ final class MemoryMapTests: XCTestCase {
   }
 
   /// A map with more odd edges than notes still has notes of the ranges that rules leave out, and each reason adds up.
-  func testOddEdgesLeaveRoomForTheRangesThatRulesLeaveOut() {
+  func testOddEdgesLeaveSpaceForTheRangesThatRulesLeaveOut() {
     XCTAssertEqual(MapNote.Reason.allCases.count, MapNote.Reason.count)
-    var told: [Told] = [(0, 0xb_0000, .usable)]
-    for i: UInt64 in 1...40 { told.append((i << 20 | 0x100, 1 << 19, .usable)) }
-    told += [(50 << 20, 0, .usable), (64 << 20, 32 << 20, .usable), (64 << 20, 4096, .reserved)]
-    _ = map(told, MapRules()) { map in
+    var reported: [Reported] = [(0, 0xb_0000, .usable)]
+    for i: UInt64 in 1...40 { reported.append((i << 20 | 0x100, 1 << 19, .usable)) }
+    reported += [(50 << 20, 0, .usable), (64 << 20, 32 << 20, .usable), (64 << 20, 4096, .reserved)]
+    _ = map(reported, MapRules()) { map in
       let notes = (0..<map.noteCount).map { map.note(at: $0) }
       XCTAssertEqual(notes.filter { $0.reason == .frameZero }.map(\.length.rawValue), [4096])
       XCTAssertEqual(notes.filter { $0.reason == .first64KiB }.map(\.length.rawValue), [15 << 12])
@@ -127,14 +128,14 @@ final class MemoryMapTests: XCTestCase {
     let number = historySeed(21)
     var random = SeededRandom(seed: number)
     for round in 0..<400 {
-      var told: [Told] = []
+      var reported: [Reported] = []
       for _ in 0..<1 + random.below(12) {
-        told.append(
+        reported.append(
           (random.below(2000) << 10, random.below(600) << 10, random.oneIn(3) ? .reserved : .usable))
       }
       var usable = [Bool](repeating: false, count: 2600)
       var reserved = usable
-      for (base, length, kind) in told {
+      for (base, length, kind) in reported {
         for unit in base >> 10..<(base + length) >> 10 {
           if kind == .usable { usable[Int(unit)] = true } else { reserved[Int(unit)] = true }
         }
@@ -150,7 +151,7 @@ final class MemoryMapTests: XCTestCase {
         }
       }
       let total = expected.reduce(0) { $0 + $1[1] }
-      let runs = map(told)
+      let runs = map(reported)
       if total > 9 { XCTAssertEqual(runs, expected, "round \(round), STRATA_SEED=\(number)") }
       if total <= 5 { XCTAssertNil(runs) }
       // Each that is accepted comes up, or is refused as too small.

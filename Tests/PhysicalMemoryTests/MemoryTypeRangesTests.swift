@@ -14,7 +14,7 @@ struct RangeRegisters {
 
   typealias CacheType = MemoryTypeRanges.CacheType
 
-  /// On, with this default type and room for eight variable ranges.
+  /// On, with this default type and space for eight variable ranges.
   init(defaultType: UInt64, capability: UInt64 = 0x508) {
     values[0xfe] = capability
     values[0x2ff] = defaultType | 1 << 11

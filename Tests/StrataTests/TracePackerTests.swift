@@ -45,7 +45,7 @@ final class TracePackerTests: XCTestCase {
     XCTAssertEqual(trace.counts.processors, 2)
   }
 
-  func testThePackerTellsContextsApart() throws {
+  func testThePackerKeepsContextsApart() throws {
     let flags = [".....", "..s1.", "d.h1.", "dNH2.", ".N.1."]
     let trace = try packed(
       flags.map { event("kfree: call_site=a+0x1/0x2 ptr=0000000000000001", flags: $0) }.joined())

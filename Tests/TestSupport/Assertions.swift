@@ -18,7 +18,7 @@ package func XCTAssertFails<E: Error & Equatable>(
   }
 }
 
-/// That two pictures are the same; tells where they differ.
+/// That two pictures are the same; shows where they differ.
 package func XCTAssertSame(
   _ a: TestSystem.Picture, _ b: TestSystem.Picture, _ note: String = "", file: StaticString = #filePath,
   line: UInt = #line
@@ -28,16 +28,16 @@ package func XCTAssertSame(
   for (role, count) in a.roles where b.roles[role] != count {
     text += " \(role.description): \(count), not \(b.roles[role] ?? 0);"
   }
-  func tell(_ what: String, _ a: [[UInt64]], _ b: [[UInt64]]) {
+  func compare(_ what: String, _ a: [[UInt64]], _ b: [[UInt64]]) {
     if a.count != b.count { text += " \(what): \(a.count), not \(b.count);" }
     if let i = zip(a, b).enumerated().first(where: { $1.0 != $1.1 })?.offset {
       text += " \(what): \(a[i]), not \(b[i]), at \(i);"
     }
   }
-  tell("queues", [a.queues], [b.queues])
-  tell("counts", [a.counts], [b.counts])
-  tell("pages", a.pages, b.pages)
-  tell("ranges", a.ranges, b.ranges)
+  compare("queues", [a.queues], [b.queues])
+  compare("counts", [a.counts], [b.counts])
+  compare("pages", a.pages, b.pages)
+  compare("ranges", a.ranges, b.ranges)
   if a.kmem != b.kmem { text += " kmem: \(a.kmem), not \(b.kmem)" }
   XCTFail("the pictures differ: \(text)", file: file, line: line)
 }

@@ -19,7 +19,7 @@ package final class RecordedDisk {
   package let disk: FaultyDisk
   package let memory: UnsafeMutableRawPointer
   package let pages: UInt64
-  private let rooms: [UnsafeMutableRawPointer]
+  private let blocks: [UnsafeMutableRawPointer]
   /// Several processors may submit at once.
   private let lock = NSLock()
   private var kept: [DiskRequest] = []
@@ -28,24 +28,24 @@ package final class RecordedDisk {
     self.pages = pages
     memory = .allocate(byteCount: Int(pages << 12), alignment: 4096)
     memory.initializeMemory(as: UInt8.self, repeating: 0x5a, count: Int(pages << 12))
-    let rooms = [RamDisk.stateSize, FaultyDisk.stateSize].map {
+    let blocks = [RamDisk.stateSize, FaultyDisk.stateSize].map {
       UnsafeMutableRawPointer.allocate(byteCount: Int($0.rawValue), alignment: 64)
     }
-    self.rooms = rooms
+    self.blocks = blocks
     let ramDisk = RamDisk.create(
-      in: rooms[0], ShortName("ram"), machine: machine, over: RamDisk.Extent(memory, PageCount(pages)))
-    disk = FaultyDisk.create(in: rooms[1], over: ramDisk, machine: machine)
+      in: blocks[0], ShortName("ram"), machine: machine, over: RamDisk.Extent(memory, PageCount(pages)))
+    disk = FaultyDisk.create(in: blocks[1], over: ramDisk, machine: machine)
   }
 
   deinit {
     memory.deallocate()
-    rooms.forEach { $0.deallocate() }
+    blocks.forEach { $0.deallocate() }
   }
 
   package var device: BlockDevice {
     BlockDevice(
       ShortName("ram"), pages: PageCount(pages), Unmanaged.passUnretained(self).toOpaque(),
-      submit: { context, request in
+      submitRequest: { context, request in
         let this = Unmanaged<RecordedDisk>.fromOpaque(context!).takeUnretainedValue()
         let note = DiskRequest(
           isWrite: request.operation == .write, first: request.first.rawValue,

@@ -86,7 +86,7 @@ final class ArenaImportTests: XCTestCase {
     XCTAssertEqual(parent.size(.allocated), .zero)
   }
 
-  /// A source that misbehaves as told.
+  /// A source that misbehaves as asked.
   final class Source {
     var given: ClosedRange<UInt64>?
     var back: [ClosedRange<UInt64>] = []

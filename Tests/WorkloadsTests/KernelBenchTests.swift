@@ -72,7 +72,7 @@ final class KernelBenchTests: XCTestCase {
       XCTAssertEqual(host.verdict.broken, 0)
       XCTAssertGreaterThan(host.verdict.intact, 0)
       if bench == .contig {
-        // A machine of 64 MiB has room for 16 runs in half of its memory, and that becomes the goal.
+        // A machine of 64 MiB has space for 16 runs in half of its memory, and that becomes the goal.
         XCTAssertEqual(host.goals[.contigGranted], .atLeast(16))
         XCTAssertEqual(host.figures[.contigGranted], 16)
         XCTAssertEqual(host.shown["contig"], 16)

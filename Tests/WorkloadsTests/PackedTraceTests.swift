@@ -70,7 +70,7 @@ final class PackedTraceTests: XCTestCase {
     }
   }
 
-  private func says(_ bytes: [UInt8]) -> String {
+  private func refusal(_ bytes: [UInt8]) -> String {
     failure(bytes)?.describe("The boot module").withBytes { String(decoding: $0, as: UTF8.self) } ?? "nothing"
   }
 
@@ -83,13 +83,13 @@ final class PackedTraceTests: XCTestCase {
       XCTAssertEqual(error.byte, UInt64(length))
       if length >= recordsAt { XCTAssertEqual(error.records, 11) }
     }
-    XCTAssertEqual(says([]), "The boot module is empty.")
+    XCTAssertEqual(refusal([]), "The boot module is empty.")
     XCTAssertEqual(
-      says(Array(bytes[..<(bytes.count - 1)])),
+      refusal(Array(bytes[..<(bytes.count - 1)])),
       "The boot module ends at byte \(bytes.count - 1), in the middle of record 11 of 11, "
         + "but should have \(bytes.count) bytes.")
     XCTAssertEqual(
-      says(Array(bytes[..<50])),
+      refusal(Array(bytes[..<50])),
       "The boot module ends at byte 50, before its first record, but should have 96 bytes.")
   }
 
@@ -124,15 +124,16 @@ final class PackedTraceTests: XCTestCase {
     let bytes = WrittenTrace.example.bytes
     XCTAssertEqual(failure(bytes + [0])?.reason, .trailingBytes)
     XCTAssertEqual(
-      says(bytes + [0, 0]),
+      refusal(bytes + [0, 0]),
       "The boot module should end at byte \(bytes.count), but has \(bytes.count + 2) bytes.")
     XCTAssertEqual(
-      says(Array("MZ\u{0}".utf8)), "The boot module is no packed trace: it does not begin with \\x89STRATA.")
+      refusal(Array("MZ\u{0}".utf8)),
+      "The boot module is no packed trace: it does not begin with \\x89STRATA.")
     XCTAssertEqual(failure([UInt8](repeating: 0, count: 5000))?.reason, .notATrace)
     var newer = bytes
     newer[8] = 9
     XCTAssertEqual(
-      says(newer), "The boot module is a packed trace of version 9; this Strata reads version 1.")
+      refusal(newer), "The boot module is a packed trace of version 9; this Strata reads version 1.")
   }
 
   func testWrongCountsAreReportedByTheirOffset() {
@@ -160,12 +161,13 @@ final class PackedTraceTests: XCTestCase {
     var trace = WrittenTrace.example
     trace.events[4].operation = 99
     XCTAssertTrue(
-      says(trace.bytes).contains("in the middle of record 5 of 11: operation 99, where 9 is the last."),
-      says(trace.bytes))
+      refusal(trace.bytes).contains("in the middle of record 5 of 11: operation 99, where 9 is the last."),
+      refusal(trace.bytes))
     trace = .example
     trace.events[3].processor = 7
     XCTAssertTrue(
-      says(trace.bytes).contains("record 4 of 11: processor 7, where 1 is the last."), says(trace.bytes))
+      refusal(trace.bytes).contains("record 4 of 11: processor 7, where 1 is the last."), refusal(trace.bytes)
+    )
     trace = .example
     trace.events[3].identity = 9
     XCTAssertEqual(failure(trace.bytes)?.reason, .identity)

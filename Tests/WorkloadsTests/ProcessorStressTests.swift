@@ -22,7 +22,7 @@ private let swapBytes = unsafeBitCast(
 private final class StressMachine: @unchecked Sendable {
   private let system: HostSystem
   private let disk: RamDisk
-  private var rooms: [UnsafeMutableRawPointer] = []
+  private var blocks: [UnsafeMutableRawPointer] = []
   private var processors: [SoftwareProcessor] = []
   private let over = Atomic<Bool>(false)
   /// Makes this processor deaf to what the others have unmapped, for the test of the test.
@@ -38,29 +38,29 @@ private final class StressMachine: @unchecked Sendable {
     let system = try HostSystem(memory: size, options)
     self.system = system
     let (host, memory) = (system.host, system.memory)
-    var rooms: [UnsafeMutableRawPointer] = []
-    func room(_ size: ByteCount) -> UnsafeMutableRawPointer {
-      let room = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 4096)
-      room.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
-      rooms.append(room)
-      return room
+    var blocks: [UnsafeMutableRawPointer] = []
+    func block(_ size: ByteCount) -> UnsafeMutableRawPointer {
+      let block = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 4096)
+      block.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
+      blocks.append(block)
+      return block
     }
     disk = RamDisk.create(
-      in: room(RamDisk.stateSize), ShortName("ram"), machine: host.machine,
-      over: RamDisk.Extent(room(swap.bytes), swap))
+      in: block(RamDisk.stateSize), ShortName("ram"), machine: host.machine,
+      over: RamDisk.Extent(block(swap.bytes), swap))
     for _ in 0...count {
       processors.append(
         SoftwareProcessor(
           directMap: host.machine.directMap, tables: memory.pageTables, paging: memory.paging,
-          buffer: TranslationBuffer(room(TranslationBuffer.size))))
+          buffer: TranslationBuffer(block(TranslationBuffer.size))))
     }
-    self.rooms = rooms
+    self.blocks = blocks
     try memory.paging.attachSwap(disk.device)
     host.hasOtherThreads = true
     host.atStart = { [unowned self] in if $0 < count { listen($0) } }
   }
 
-  deinit { rooms.forEach { $0.deallocate() } }
+  deinit { blocks.forEach { $0.deallocate() } }
 
   private static func from(_ context: UnsafeMutableRawPointer?) -> StressMachine {
     Unmanaged<StressMachine>.fromOpaque(context!).takeUnretainedValue()
@@ -110,13 +110,13 @@ private final class StressMachine: @unchecked Sendable {
   private var access: WordAccess {
     WordAccess(
       Unmanaged.passUnretained(self).toOpaque(),
-      load: { context, address, value in
+      loadWord: { context, address, value in
         StressMachine.answer { () throws(PagingError) in
           swapBytes(try StressMachine.from(context).reach(address, .read), value, 8)
           value.pointee = StressMachine.exchanged(value.pointee)
         }
       },
-      store: { context, address, value in
+      storeWord: { context, address, value in
         StressMachine.answer { () throws(PagingError) in
           let place = try StressMachine.from(context).reach(address, .write)
           withUnsafeBytes(of: StressMachine.exchanged(value)) { swapBytes($0.baseAddress!, place, 8) }
@@ -187,10 +187,10 @@ final class ProcessorStressTests: XCTestCase {
     workers: Int, seed: UInt64, file: StaticString = #filePath, line: UInt = #line
   ) throws {
     let outcome = try stress(workers: workers, seed: historySeed(seed))
-    if let trouble = outcome.failure {
+    if let failure = outcome.failure {
       XCTFail(
-        "\(trouble.invariant): at \(String(trouble.subject, radix: 16)), found \(String(trouble.found, radix: 16)), "
-          + "expected \(String(trouble.expected, radix: 16)), on processor \(trouble.processor); seed \(seed)",
+        "\(failure.invariant): at \(String(failure.subject, radix: 16)), found \(String(failure.found, radix: 16)), "
+          + "expected \(String(failure.expected, radix: 16)), on processor \(failure.processor); seed \(seed)",
         file: file, line: line)
     }
     XCTAssertEqual(outcome.workers, UInt64(workers), file: file, line: line)
@@ -204,7 +204,7 @@ final class ProcessorStressTests: XCTestCase {
   func testThreeProcessorsUnderStressLoseNothing() throws { try holds(workers: 3, seed: 62) }
   func testFourProcessorsUnderStressLoseNothing() throws { try holds(workers: 4, seed: 63) }
 
-  /// A processor that does not hear what the others have unmapped is found out.
+  /// A processor that does not learn what the others have unmapped is found out.
   func testAProcessorThatIgnoresInvalidationsIsFound() throws {
     let outcome = try stress(workers: 3, seed: 64, milliseconds: 60_000, deaf: 2)
     XCTAssertNotNil(outcome.failure)

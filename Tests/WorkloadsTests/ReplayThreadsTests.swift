@@ -149,12 +149,12 @@ final class ReplayThreadsTests: XCTestCase {
 
   func testAStopLosesNothing() throws {
     let system = try TestSystem(memory: .mebibytes(128), threads: 3)
-    var told: UInt64 = 0
+    var reported: UInt64 = 0
     let summary = try system.replay(sample(), by: 3, interrupts: system.interrupts) {
-      told = $0.events
+      reported = $0.events
       return $0.events > 20_000 ? .stop : .goOn
     }
-    XCTAssertGreaterThan(told, 20_000)
+    XCTAssertGreaterThan(reported, 20_000)
     XCTAssertLessThan(summary.allEvents, 120_000)
     XCTAssertEqual(summary.lost, 0)
     XCTAssertEqual(summary.gainedPages, 0)

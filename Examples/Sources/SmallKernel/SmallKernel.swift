@@ -54,7 +54,7 @@ func tour(_ memory: MemorySystem) {
 nonisolated(unsafe) var upcalls = cp_upcalls(
   context: nil,
   report_fault: { _, report in stop(report.assumingMemoryBound(to: FaultReport.self).pointee.what) },
-  tick: { _ in cp_cycles() >> 20 }, shoot_down: { _, _, _ in cp_invalidate_all() },
+  read_tick: { _ in cp_cycles() >> 20 }, shoot_down: { _, _, _ in cp_invalidate_all() },
   run_on: { _, _, body, argument in body(argument) }, sleep: { _, _, _, _, _, _ in .never },
   wake: { _, _ in }, start: nil, join: nil, confine: nil)
 

@@ -54,13 +54,13 @@ struct cp_processor {
   uint64_t longest_off;            // 56: the most cycles that interrupts were off, as far as that is measured
   uint32_t refused_rank;           // 64: rank of the lock that the order of locks forbids here, for the report
   /// Host only: called when interrupts are switched on again; null when nothing is pending.
-  void (*_Nullable pending)(void *_Nullable context);
+  void (*_Nullable run_pending)(void *_Nullable context);
   void *_Nullable pending_context;
   /// Host only: called at each invalidation on this processor; null when no test models a TLB.
   void (*_Nullable invalidate)(void *_Nullable context, uint64_t address);
   void *_Nullable invalidate_context;
   /// Host only: called, with `pending_context`, after this processor has claimed a word; null without such a test.
-  void (*_Nullable claimed)(void *_Nullable context, const void *word);
+  void (*_Nullable report_claim)(void *_Nullable context, const void *word);
 };
 
 _Static_assert(offsetof(struct cp_processor, index) == 8, "gs:8");
@@ -92,8 +92,8 @@ CP_INLINE uint64_t cp_interrupts_disable(void) {
 CP_INLINE void cp_interrupts_restore(uint64_t before) {
   __asm__ volatile("" ::: "memory");
   cp_this_processor.interrupts_off = (uint32_t)before;
-  if (__builtin_expect(cp_this_processor.pending != NULL, 0) && before == 0) {
-    cp_this_processor.pending(cp_this_processor.pending_context);
+  if (__builtin_expect(cp_this_processor.run_pending != NULL, 0) && before == 0) {
+    cp_this_processor.run_pending(cp_this_processor.pending_context);
   }
 }
 
@@ -118,8 +118,8 @@ CP_INLINE void cp_invalidate_page(uint64_t address) {
 
 /// Calls a test after this processor has changed `word`, by which it keeps other processors off, without a lock.
 CP_INLINE void cp_claimed(const void *word) {
-  if (__builtin_expect(cp_this_processor.claimed != NULL, 0)) {
-    cp_this_processor.claimed(cp_this_processor.pending_context, word);
+  if (__builtin_expect(cp_this_processor.report_claim != NULL, 0)) {
+    cp_this_processor.report_claim(cp_this_processor.pending_context, word);
   }
 }
 
@@ -282,18 +282,18 @@ typedef enum __attribute__((enum_extensibility(closed))) cp_block_operation : ui
   cp_block_operation_write,
 } cp_block_operation;
 
-/// A request to a block device, in memory of the caller; the device owns it from `submit` to `done`.
+/// A request to a block device, in memory of the caller; the device owns it from `submit` to `report_done`.
 struct cp_block_request {
   struct cp_block_request *_Nullable next;  // the device's, while it has the request
   uint64_t device_word;                     // the device's, while it has the request
   uint64_t first;                           // page of the device
   uint32_t count;                           // pages, 1 to CP_BLOCK_PAGES
   cp_block_operation operation;
-  bool failed;                              // set by the device before it calls `done`
+  bool failed;                              // set by the device before it calls `report_done`
   uint32_t frames[CP_BLOCK_PAGES];          // where each page is read to or written from
   /// Called once, later than `submit` returns, with no lock held, perhaps by an interrupt handler: it
   /// may take spin locks and wake, not sleep.
-  void (*_Nullable done)(void *_Nullable context, struct cp_block_request *request);
+  void (*_Nullable report_done)(void *_Nullable context, struct cp_block_request *request);
   void *_Nullable context;
 };
 
@@ -369,7 +369,8 @@ struct cp_upcalls {
   void *_Nullable context;
   /// Reports a `FaultReport` (layer 1). Returns only in a test that examines the state afterwards.
   void (*report_fault)(void *_Nullable context, const void *report);
-  uint64_t (*tick)(void *_Nullable context);
+  /// Answers the tick count, which only rises.
+  uint64_t (*read_tick)(void *_Nullable context);
   /// Makes every processor invalidate `count` runs of pages; returns when all have.
   void (*shoot_down)(void *_Nullable context, const struct cp_page_run *runs, uint32_t count);
   /// Runs `body` on another processor, or on this one, with interrupts off; returns when it has run.

@@ -81,7 +81,7 @@ extension Shell {
       var options = ContigOptions()
       if arguments.takeFlag("-v") { options.detail = .drawn }
       try read(arguments, &asked, &options)
-      try take(asked, options)
+      try allocate(asked, options)
     }
   }
 
@@ -167,7 +167,7 @@ extension Shell {
     if word.bytes == "all" {
       try arguments.end()
       let (runs, frames) = giveBackContig(above: 0)
-      tellEnd { reportFreed(runs, frames) }
+      printEnd { reportFreed(runs, frames) }
       return
     }
     let id = try arguments.number(word)
@@ -176,10 +176,10 @@ extension Shell {
       let entry = giveBack(at: i)
       let run = entry.range.frames
       report("contig_freed") { report in
-        report.say(
+        report.write(
           "Freed contig \(id): \(entry.size), \(frames(run)).\(key: "runs", only: 1)\(key: "frames", only: run.count.rawValue)"
         )
-        report.say("\(key: "free", count: physical.freeCount.rawValue, "frame") are free.")
+        report.write("\(key: "free", count: physical.freeCount.rawValue, "frame") are free.")
       }
       return
     }
@@ -188,7 +188,7 @@ extension Shell {
 
   private func reportFreed(_ runs: UInt64, _ frames: PageCount) {
     report("contig_freed") { report in
-      report.say(
+      report.write(
         "Freed \(key: "runs", count: runs, "run"), \(frames.bytes).\(key: "frames", only: frames.rawValue) \(key: "free", count: physical.freeCount.rawValue, "frame") are free."
       )
     }
@@ -251,7 +251,7 @@ extension Shell {
 
   // MARK: Requests
 
-  private func take(_ asked: RunAsked, _ options: ContigOptions) throws(CommandError) {
+  private func allocate(_ asked: RunAsked, _ options: ContigOptions) throws(CommandError) {
     guard contigEntries.pointee.count < ContigEntries.capacity else {
       throw fail("\(ContigEntries.capacity) runs are the most that the console holds. Type: contig list")
     }
@@ -262,16 +262,16 @@ extension Shell {
       range = try memory.contiguous.contigmalloc(
         asked.size, type: type, where: asked.constraints, attribute: options.attribute,
         contents: options.contents, waitPolicy: asked.waitPolicy
-      ) { story.hear($0) }
+      ) { story.record($0) }
     } catch {
       story.end(.refused)
-      tellEnd("Stopped. The request had been refused by then.") { refused(error, asked, story) }
+      printEnd("Stopped. The request had been refused by then.") { refused(error, asked, story) }
       throw .failed
     }
     story.end(.granted)
     let entry = keepContig(range, asked.size, type, options.attribute)
     // The request ran to its end, whatever was typed.
-    tellEnd("Stopped. The request had been granted by then.") { report(entry, asked, story) }
+    printEnd("Stopped. The request had been granted by then.") { report(entry, asked, story) }
   }
 
   private func report(_ entry: ContigEntry, _ asked: RunAsked, _ story: ContigStory) {

@@ -43,7 +43,7 @@ struct ContigStory {
 
   var unit: StaticString { countsInstructions ? "instruction" : "cycle" }
 
-  mutating func hear(_ event: ContiguousEvent) {
+  mutating func record(_ event: ContiguousEvent) {
     stop()
     report(event)
     mark = cp_cycles()

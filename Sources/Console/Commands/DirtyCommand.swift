@@ -110,15 +110,15 @@ extension Shell {
     let away = fill.filled - resident
     let written = now.written - before.written
     let wasStopped = isStopped("Stopped; the pages filled so far stay.")
-    tellDone {
+    printDone {
       report("dirty") { report in
-        report.say(
+        report.write(
           "\(key: "pages", count: fill.filled.rawValue, "page"), \(key: "bytes", size: fill.filled.bytes), each stamped: \(key: "resident", count: resident.rawValue) in memory, \(key: "swapped", count: away.rawValue) in swap."
         )
         report.keep(
           "\(key: "address", only: .address(fill.address))\(key: "object", only: UInt64(fill.object.number))")
         let wrote: Line = written == 0 ? "Nothing was written." : "\(count: written, "page") went to swap."
-        report.say(
+        report.write(
           "\(wrote) \(key: "free", count: physical.freeCount.rawValue, "frame") are free. Type: contig 2M\(key: "written", only: written)",
           if: !wasStopped)
         report.keep(cost: cycles)
@@ -136,13 +136,13 @@ extension Shell {
       }
     }
     let pages = state.pointee.fills.release(memory)
-    tellEnd { reportFreed(count, pages) }
+    printEnd { reportFreed(count, pages) }
   }
 
   private func reportFreed(_ count: Int, _ pages: PageCount) {
     report("dirty_freed") { report in
-      report.say("Nothing is filled. As in: dirty 90%", if: count == 0)
-      report.say(
+      report.write("Nothing is filled. As in: dirty 90%", if: count == 0)
+      report.write(
         "Freed \(key: "pages", count: pages.rawValue, "page") of \(key: "fills", count: UInt64(count), "fill"). \(key: "free", count: physical.freeCount.rawValue, "frame") are free.",
         if: count > 0)
     }

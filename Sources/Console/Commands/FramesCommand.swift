@@ -43,7 +43,7 @@ extension Shell {
     table.finish(total: "all roles", note: sum == total ? "as memmap took them" : Line())
     let cached = physical.cachedCount
     report("cached") { report in
-      report.say(
+      report.write(
         "Cached pages among the free ones: \(key: "pages", count: cached.rawValue). A fault reactivates one without I/O.",
         if: cached > .zero)
       report.keep("\(key: "bytes_cached", only: cached.bytes.rawValue)")

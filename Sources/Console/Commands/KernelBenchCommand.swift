@@ -40,7 +40,7 @@ extension Shell {
       throw .failed
     }
     if isStopped("Stopped. These figures were measured by then.") {
-      tellDone { sheet.finish() }
+      printDone { sheet.finish() }
     } else {
       sheet.finish()
     }

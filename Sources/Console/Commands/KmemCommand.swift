@@ -50,7 +50,7 @@ extension Shell {
     table.finish(total: "\(count: caches, "cache")")
     let large = memory.space.pages(.heap) + memory.space.pages(.interrupt)
     report("large") { report in
-      report.say(
+      report.write(
         "Above 4 KiB: \(key: "bytes", size: large.bytes) in whole pages.\(key: "frames", only: large.rawValue) kmem's own tables: \(memory.kmem.metadataBytes)."
       )
     }

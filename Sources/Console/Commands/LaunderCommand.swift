@@ -88,7 +88,7 @@ extension Shell {
       looked = looked + some
     }
     if isStopped("Stopped. \(count: looked.rawValue) of \(count: asked.rawValue, "page") were looked at.") {
-      tellDone { report(outcome, queue, looked: looked, cost: cost) }
+      printDone { report(outcome, queue, looked: looked, cost: cost) }
     } else {
       report(outcome, queue, looked: looked, cost: cost)
     }
@@ -132,7 +132,7 @@ extension Shell {
     if outcome.failed > .zero {
       print("! The device failed; pages that could not be written stay dirty. Type: swap")
     } else if outcome.unswappable > .zero {
-      print("! There is no room in swap for \(count: outcome.unswappable.rawValue, "page"). Type: swap")
+      print("! There is no space in swap for \(count: outcome.unswappable.rawValue, "page"). Type: swap")
     }
   }
 
@@ -140,7 +140,7 @@ extension Shell {
     let before = cp_cycles()
     let outcome = memory.paging.runDaemon()
     let cost = cp_cycles() &- before
-    tellEnd("Stopped. The page daemon had ended its run by then.") { report(outcome, cost) }
+    printEnd("Stopped. The page daemon had ended its run by then.") { report(outcome, cost) }
   }
 
   private func report(_ outcome: DaemonOutcome, _ cost: UInt64) {

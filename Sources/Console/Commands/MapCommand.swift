@@ -260,7 +260,7 @@ extension Shell {
   }
 
   /// Says which frames a range covers, where it does not cover them from end to end, or where memory ends before it.
-  private func sayCovered(_ start: UInt64, _ length: ByteCount, _ first: UInt64, _ end: UInt64) {
+  private func reportCovered(_ start: UInt64, _ length: ByteCount, _ first: UInt64, _ end: UInt64) {
     let covered = PageCount(end - first)
     guard start != first << Page.shift || covered.bytes != length else { return }
     print(
@@ -321,7 +321,7 @@ extension Shell {
       end = min(last, end - 1) + 1
     }
     if isJSON { return printRows(first, end) }
-    if let typed { sayCovered(typed.start, typed.length, first, end) }
+    if let typed { reportCovered(typed.start, typed.length, first, end) }
     // A cell is a power of two of frames, as small as a screen allows.
     var perCell: UInt64 = 1
     while end - first > perCell * 64 * 20 { perCell *= 2 }

@@ -143,7 +143,7 @@ extension Shell {
     if map.unkeptNoteCount > 0 { leftOutByReason(map) }
     row("memmap_rules") { row in
       row.field("left_out", UInt64(map.noteCount + map.unkeptNoteCount))
-      row.field("mtrrs", text: Line(Self.words(map.caching)))
+      row.field("mtrrs", text: Line(Self.description(of: map.caching)))
     }
     switch map.caching {
     case .on: break
@@ -170,7 +170,7 @@ extension Shell {
     table.finish(total: "all reasons")
   }
 
-  private static func words(_ state: MemoryTypeRanges.State) -> StaticString {
+  private static func description(of state: MemoryTypeRanges.State) -> StaticString {
     switch state {
     case .absent: "absent"
     case .off: "off"

@@ -41,7 +41,7 @@ extension Shell {
       case .notBegun: leftOut += 1
       }
       // The test that Ctrl-C ended has an outcome too.
-      tellDone { report(test, outcome) }
+      printDone { report(test, outcome) }
     }
     var sum = Line()
     if leftOut > 0 { sum.append(line: "\(count: leftOut) left out, ") }
@@ -50,7 +50,7 @@ extension Shell {
     var stopped: Line = "Stopped. \(count: done) of \(count: asked, "test") ran"
     stopped.append(isCutOff ? ", the last not to its end." : ".")
     if isStopped(stopped) {
-      tellDone { print(sum) }
+      printDone { print(sum) }
     } else {
       print(sum)
     }
@@ -111,7 +111,7 @@ private struct SelfTestReport: SelfTestObserver {
     console.report("history") { report in
       let name: Line = "  \(left: Line(history), 14)"
       report.keep("\(key: "name", only: .words(history))")
-      report.say(
+      report.write(
         "\(name)\(key: "checksum", hex: outcome.checksum, digits: 16)  \(key: "operations", count: outcome.operations) operations, \(key: "granted", only: outcome.granted)\(key: "refused", count: outcome.refused) refused"
       )
     }
@@ -119,10 +119,10 @@ private struct SelfTestReport: SelfTestObserver {
 
   func ran(_ plan: ProcessorStressPlan, _ outcome: ProcessorStressOutcome) {
     console.report("smp") { report in
-      report.say(
+      report.write(
         "  \(key: "processors", count: UInt64(plan.processors), "processor"), \(key: "workers", count: outcome.workers) workers and \(key: "visitors", count: outcome.visitors, "visitor"), \(key: "seconds", count: outcome.ticks / 1000) s: \(key: "operations", count: outcome.operations) operations"
       )
-      report.say(
+      report.write(
         "  \(key: "exchanged", count: outcome.exchanged) exchanged, \(key: "remapped", count: outcome.remapped) remapped and \(key: "reads", count: outcome.reads) read, \(key: "pages", count: outcome.pages) pages used, \(key: "refused", count: outcome.refused) refused"
       )
       report.keep(
@@ -133,7 +133,7 @@ private struct SelfTestReport: SelfTestObserver {
           "\(key: "subject", only: .none)\(key: "found", only: .none)\(key: "expected", only: .none)\(key: "processor", only: .none)\(key: "seed", only: plan.seed)"
         )
       }
-      report.say(
+      report.write(
         "! at \(key: "subject", hex: failure.subject): found \(key: "found", hex: failure.found), expected \(key: "expected", hex: failure.expected), seen on processor \(key: "processor", plain: UInt64(failure.processor)); seed \(key: "seed", plain: plan.seed)"
       )
     }

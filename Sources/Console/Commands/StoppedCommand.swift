@@ -1,4 +1,4 @@
-// A command that Ctrl-C has ended tells what it has done so far. Everything else that it would print is dropped.
+// A command that Ctrl-C has ended reports what it has done so far. Everything else that it would print is dropped.
 
 import MemoryPrimitives
 
@@ -13,7 +13,7 @@ extension Shell {
   /// wants no more lines.
   func isStopped(_ sentence: Line) -> Bool {
     guard state.pointee.interrupted, hasStopped else { return false }
-    tellDone {
+    printDone {
       row("stopped") { row in row.field("what", text: sentence) }
       print(sentence)
     }
@@ -21,12 +21,12 @@ extension Shell {
   }
 
   /// Prints what `body` prints at the end of work that is not left halfway, whatever was typed.
-  func tellEnd(_ sentence: Line = "Stopped. The command had ended its work by then.", _ body: () -> Void) {
-    if shouldStop, isStopped(sentence) { tellDone(body) } else { body() }
+  func printEnd(_ sentence: Line = "Stopped. The command had ended its work by then.", _ body: () -> Void) {
+    if shouldStop, isStopped(sentence) { printDone(body) } else { body() }
   }
 
   /// Prints what `body` prints although the command was stopped.
-  func tellDone(_ body: () -> Void) {
+  func printDone(_ body: () -> Void) {
     let before = hasStopped
     hasStopped = false
     body()

@@ -108,7 +108,7 @@ extension Shell {
       table.text(unit(of: row))
       if row.kind == .tunable {
         hasTunable = true
-        if detail == .names { table.text("=") } else { table.text(takes(row)) }
+        if detail == .names { table.text("=") } else { table.text(acceptedValues(of: row)) }
       } else {
         table.empty()
       }
@@ -137,7 +137,7 @@ extension Shell {
   private func hasWords(_ row: Statistic) -> Bool { row.unit == .choice || row.unit == .switchOnOff }
 
   /// The values that a tunable takes.
-  private func takes(_ row: Statistic) -> Line {
+  private func acceptedValues(of row: Statistic) -> Line {
     if hasWords(row) { return unit(of: row) }
     let range = row.range
     return range.upperBound == .max
@@ -216,7 +216,7 @@ extension Shell {
       }
     case .out_of_range:
       throw refuse(
-        "\(word.line) is out of range: \(row.name) takes \(takes(row)) \(unit(of: row)). It stays \(spelled(before, row))."
+        "\(word.line) is out of range: \(row.name) takes \(acceptedValues(of: row)) \(unit(of: row)). It stays \(spelled(before, row))."
       )
     case .read_only:
       throw refuse("\(row.name) is a statistic, which is read only.")

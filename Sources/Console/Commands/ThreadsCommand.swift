@@ -37,7 +37,7 @@ extension Shell {
       table.begin()
       table.plain(UInt64(row.number))
       table.text(name(cp_thread_name(&row), row.name_length))
-      table.text(words(row))
+      table.text(description(of: row))
       table.plain(UInt64(row.processor))
       table.size(ByteCount(row.stack_used))
       table.count(row.runs)
@@ -62,7 +62,7 @@ extension Shell {
     return line
   }
 
-  private func words(_ row: cp_thread_row) -> StaticString {
+  private func description(of row: cp_thread_row) -> StaticString {
     switch row.state {
     case .ready: row.is_idle ? "idle" : "ready"
     case .running: "runs"

@@ -58,9 +58,9 @@ extension Shell {
   /// Fills memory so far that a request must write pages; without a disk, so far that pages can still be moved.
   private var fillForTour: Line {
     let swap = memory.paging.swap.figures.free
-    let room = physical.freeCount + swap
+    let capacity = physical.freeCount + swap
     let kept = memory.paging.freeTarget + physical.reserve(for: .normal)
-    let percent = (room - min(room, kept)).rawValue * 100 / physical.total.rawValue / 5 * 5
+    let percent = (capacity - min(capacity, kept)).rawValue * 100 / physical.total.rawValue / 5 * 5
     return swap > .zero && percent > 100 ? "dirty \(min(120, percent))%" : "dirty 60%"
   }
 

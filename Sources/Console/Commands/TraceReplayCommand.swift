@@ -66,7 +66,7 @@ extension Shell {
       }
     }
     if isStopped("Stopped. What was live is freed; \(count: summary.lost) pages or objects are lost.") {
-      tellDone { report(summary) }
+      printDone { report(summary) }
     } else {
       report(summary)
     }

@@ -37,6 +37,6 @@ extension Shell {
       throw refuse(word, "\(loose) is not wired; nothing was changed")
     }
     memory.paging.unwire(touched.first, touched.count, of: ranges)
-    tellEnd { reportWires("unwire", "Unwired", touched, covered) }
+    printEnd { reportWires("unwire", "Unwired", touched, covered) }
   }
 }

@@ -35,7 +35,7 @@ extension Shell {
     if isStopped(
       "Stopped. \(count: sum.examined) of \(count: fills.pages.rawValue, "page") were verified.")
     {
-      tellDone { report(sum, read, taken) }
+      printDone { report(sum, read, taken) }
     } else {
       report(sum, read, taken)
     }
@@ -45,7 +45,7 @@ extension Shell {
   private func report(_ sum: DirtyPages.Verdict, _ read: UInt64, _ taken: UInt64) {
     report("verify") { report in
       report.keep("\(key: "pages", only: sum.examined)")
-      report.say(
+      report.write(
         "\(key: "intact", count: sum.intact, "page") intact; \(key: "read", count: read) were read back from swap."
       )
       report.keep("\(key: "wrong", only: sum.wrong)\(key: "unreadable", only: sum.unreadable)")

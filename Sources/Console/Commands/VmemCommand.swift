@@ -64,7 +64,7 @@ extension Shell {
     table.finish()
     let tags = memory.space.tags.figures
     report("tags") { report in
-      report.say(
+      report.write(
         "tags of 32 bytes: \(count: tags.total - tags.free) in use and \(key: "free", count: tags.free) spare make \(key: "total", count: tags.total), in \(key: "frames", count: tags.pages.rawValue, "frame")\(key: "hash_frames", only: tags.hashPages.rawValue)"
       )
     }

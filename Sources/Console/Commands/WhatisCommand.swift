@@ -375,11 +375,11 @@ extension Shell {
       let busyWord = description.busyWord
       fact(
         "claims", "wired \(UInt64(busyWord.wires)), held \(UInt64(busyWord.holds))",
-        Self.words(for: busyWord, description.role))
+        Self.description(of: busyWord, description.role))
     }
   }
 
-  private static func words(for busyWord: BusyWord, _ role: FrameRole) -> Line {
+  private static func description(of busyWord: BusyWord, _ role: FrameRole) -> Line {
     if busyWord.isXbusy { return "busy" }
     if busyWord.sbusyCount > 0 { return "being written out" }
     guard role.isMovable && busyWord.wires == 0 else { return "can't be moved" }

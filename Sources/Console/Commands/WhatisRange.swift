@@ -65,7 +65,7 @@ extension Shell {
     if isStopped("Stopped. The list ends before frame \(at).") { return }
     table.finish(total: "all")
     if isStopped("Stopped. The list is not complete.") { return }
-    print("whatis frame N tells all about one of them.")
+    print("whatis frame N describes one of them.")
   }
 
   private func add(_ run: FrameRun, _ role: FrameRole, _ owner: NamedOwner, to table: Table) {

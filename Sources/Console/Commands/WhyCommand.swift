@@ -139,7 +139,7 @@ extension Shell {
   enum Done { case nothing, something }
 
   /// Prints why a run is refused, for `why` and contig alike.
-  /// `longest` is asked for only where it is told.
+  /// `longest` is asked for only where it is printed.
   func refused(
     _ forecast: ContiguousForecast, _ asked: RunAsked, _ done: Done, _ longest: @autoclosure () -> FrameRun?
   ) {

@@ -56,6 +56,6 @@ extension Shell {
         throw fail("Paging refuses it: \(error.description). Nothing is wired.")
       }
     }
-    tellEnd { reportWires("wire", "Wired", touched, covered) }
+    printEnd { reportWires("wire", "Wired", touched, covered) }
   }
 }

@@ -51,7 +51,7 @@ struct Arguments {
   }
 
   private func isTaken(_ index: Int) -> Bool { words.pointee.taken & (1 << UInt32(index)) != 0 }
-  private func take(_ index: Int) { words.pointee.taken |= 1 << UInt32(index) }
+  private func markUsed(_ index: Int) { words.pointee.taken |= 1 << UInt32(index) }
 
   private func isFlag(_ word: Word) -> Bool { word.bytes.count > 1 && word.bytes[0] == UInt8(ascii: "-") }
 
@@ -59,7 +59,7 @@ struct Arguments {
   func takeFlag(_ flag: StaticString) -> Bool {
     var found = false
     for index in 1..<max(1, count) where self[index].bytes == flag {
-      take(index)
+      markUsed(index)
       found = true
     }
     return found
@@ -70,7 +70,7 @@ struct Arguments {
     for index in 0..<count where !isTaken(index) {
       let word = self[index]
       if index > 0 && (isFlag(word) || word.bytes.firstIndex(of: UInt8(ascii: "=")) != nil) { continue }
-      take(index)
+      markUsed(index)
       return word
     }
     return nil
@@ -85,7 +85,7 @@ struct Arguments {
 
   func nextOfAnyForm() -> Word? {
     for index in 0..<count where !isTaken(index) {
-      take(index)
+      markUsed(index)
       return self[index]
     }
     return nil
@@ -99,7 +99,7 @@ struct Arguments {
       guard word.bytes.count > length, word.bytes[length] == UInt8(ascii: "="),
         Bytes(rebasing: word.bytes[0..<length]) == name
       else { continue }
-      take(index)
+      markUsed(index)
       return part(of: word, from: length + 1)
     }
     return nil
@@ -108,7 +108,7 @@ struct Arguments {
   /// Everything from the next word on, as typed; for commands that run another command.
   func rest() -> Bytes? {
     for index in 0..<count where !isTaken(index) {
-      for later in index..<count { take(later) }
+      for later in index..<count { markUsed(later) }
       let base = UnsafeRawPointer(inPlace(&words.pointee.line)).assumingMemoryBound(to: UInt8.self)
       let from = words.pointee.column(index)
       return Bytes(
@@ -265,9 +265,9 @@ extension Shell {
 
   /// As `refuse`, for a command that was understood, tried, and failed.
   func fail(_ sentence: Line) -> CommandError {
-    // The reason is told even when Ctrl-C was typed while the command was at work.
+    // The reason is printed even when Ctrl-C was typed while the command was at work.
     _ = shouldStop
-    tellDone { _ = refuse(sentence) }
+    printDone { _ = refuse(sentence) }
     return .failed
   }
 

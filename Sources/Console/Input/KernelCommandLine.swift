@@ -19,9 +19,9 @@ package struct KernelCommandLine {
     _ body: (_ name: UnsafeBufferPointer<UInt8>, _ value: UnsafeBufferPointer<UInt8>?) -> Void
   ) {
     // In place: a temporary allocation of more than 1024 bytes would come from an allocator.
-    var room = InlineArray<2048, UInt8>(repeating: 0)
-    withUnsafeMutablePointer(to: &room) { room in
-      let buffer = UnsafeMutableRawPointer(room).assumingMemoryBound(to: UInt8.self)
+    var storage = InlineArray<2048, UInt8>(repeating: 0)
+    withUnsafeMutablePointer(to: &storage) { storage in
+      let buffer = UnsafeMutableRawPointer(storage).assumingMemoryBound(to: UInt8.self)
       var i = 0
       while true {
         while i < line.count && line[i] <= 0x20 { i += 1 }

@@ -54,6 +54,7 @@ struct KeyDecoder {
       }
     case .single:
       stage = .ground
+      if byte < 0x20 { return plain(byte, at: now) }
       if case .cursor = final(byte) { return nil }
       return final(byte)
     case .sequence:

@@ -6,8 +6,8 @@
 //
 // Invariants:
 // 1. On the screen, behind the prompt, stands `text[first ..< first + drawn]` and nothing else.
-// 2. The cursor stands at `cursor - first` behind the prompt, which is within `0...room`.
-// 3. Nothing is written outside the `room` columns behind the prompt.
+// 2. The cursor stands at `cursor - first` behind the prompt, which is within `0...columns`.
+// 3. Nothing is written outside the `columns` columns behind the prompt.
 
 import MemoryPrimitives
 
@@ -27,7 +27,7 @@ struct LineEditor {
   private var first = 0
   private var drawn = 0
   private var shown = 0
-  private var room = 71
+  private var columns = 71
   private var text: Text
   private var kept = 0
   private var newest = 0
@@ -46,11 +46,11 @@ struct LineEditor {
   }
 
   /// Adopts another number of columns behind the prompt: the screen has another width from now on.
-  mutating func resize(room: Int) { self.room = min(max(8, room), 240) }
+  mutating func resize(columns: Int) { self.columns = min(max(8, columns), 240) }
 
-  /// Starts a new line with `room` columns behind the prompt, the last of them for the cursor.
-  mutating func begin(room: Int) {
-    resize(room: room)
+  /// Starts a new line with `columns` columns behind the prompt, the last of them for the cursor.
+  mutating func begin(columns: Int) {
+    resize(columns: columns)
     hasOverflowed = false
     count = 0
     cursor = 0
@@ -149,10 +149,10 @@ struct LineEditor {
   /// Updates the screen to the text. Up to `shown` the two agree already.
   mutating func show(_ terminal: Terminal) {
     let before = first
-    if cursor < first { first = max(0, cursor - room / 4) }
-    if cursor - first > room - 1 { first = cursor - room + 1 + room / 4 }
+    if cursor < first { first = max(0, cursor - columns / 4) }
+    if cursor - first > columns - 1 { first = cursor - columns + 1 + columns / 4 }
     if first != before { shown = 0 }
-    let visible = min(count - first, room - 1)
+    let visible = min(count - first, columns - 1)
     // Columns at the left that need no change.
     let same = first == before ? max(0, min(min(shown - first, visible), drawn)) : 0
     let target = cursor - first

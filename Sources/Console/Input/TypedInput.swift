@@ -23,7 +23,7 @@ extension Shell {
       while passed < unread {
         if let (row, column, length) = cursorAnswer(at: passed, of: unread) {
           remove(at: passed, count: length)
-          takeSize(row: row, column: column)
+          adoptSize(row: row, column: column)
           return
         }
         if terminal.byte(at: passed) == 0x1b && unread - passed < 10 { break }
@@ -44,12 +44,12 @@ extension Shell {
   }
 
   /// Adopts the size that a terminal has reported.
-  private func takeSize(row: UInt16, column: UInt16) {
+  private func adoptSize(row: UInt16, column: UInt16) {
     guard row >= 2 && column >= 20 else { return }
     state.pointee.height = Int(row)
     state.pointee.width = min(Int(column), 200)
     state.pointee.isTerminal = true
-    state.pointee.editor.resize(room: width - Self.prompt.utf8CodeUnitCount)
+    state.pointee.editor.resize(columns: width - Self.prompt.utf8CodeUnitCount)
   }
 
   /// `ESC [ row ; column R` at `index` of the `unread` bytes.
@@ -100,7 +100,7 @@ extension Shell {
       guard let key = state.pointee.decoder.feed(byte, at: terminal.milliseconds) else { continue }
       if case .cursor(let row, let column) = key {
         // A late answer to the first question is dropped: the terminal counts as one without escapes.
-        if state.pointee.isTerminal { takeSize(row: row, column: column) }
+        if state.pointee.isTerminal { adoptSize(row: row, column: column) }
       } else {
         state.pointee.keyAhead = key
       }
@@ -123,6 +123,8 @@ extension Shell {
     // Input before a Ctrl-C is dropped with it. A line typed behind it is kept.
     remove(at: 0, count: interrupt + 1)
     dropKey()
+    // So is a sequence of which only the beginning was read: the next key is no part of it.
+    state.pointee.decoder = KeyDecoder()
     state.pointee.stopped = true
     state.pointee.interrupted = true
     state.pointee.bar.isDrawn = false

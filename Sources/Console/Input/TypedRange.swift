@@ -98,10 +98,10 @@ extension Shell {
   ) {
     let wired = memory.paging.wiredCount
     report(kind) { report in
-      report.say(
+      report.write(
         "\(done) \(key: "pages", count: pages.rawValue, "page"), \(key: "bytes", size: pages.bytes), from \(key: "address", touched.first) on."
       )
-      report.say(
+      report.write(
         "Pageable pages wired now, each counted once: \(key: "wired_pages", count: wired.rawValue). Type: queues"
       )
     }

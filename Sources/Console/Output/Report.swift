@@ -6,17 +6,17 @@ import MemoryPrimitives
 struct Report {
   let console: Shell
 
-  /// Adds a sentence. `isSaid` is whether a person reads it: a row has all its figures in any case.
-  func say(_ statement: Statement, if isSaid: Bool = true) {
+  /// Adds a sentence. `isPrinted` is whether a person reads it: a row has all its figures in any case.
+  func write(_ statement: Statement, if isPrinted: Bool = true) {
     if console.isJSON {
       statement.writeFigures { console.terminal.write($0) }
-    } else if isSaid {
+    } else if isPrinted {
       console.print(statement.text)
     }
   }
 
   /// Adds figures for tools only.
-  func keep(_ statement: Statement) { say(statement, if: false) }
+  func keep(_ statement: Statement) { write(statement, if: false) }
 
   /// Adds a cost and its unit, which depends on the machine, for tools only.
   func keep(cost: UInt64) {

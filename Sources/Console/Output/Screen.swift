@@ -19,7 +19,7 @@ extension Shell {
     repeat {
       pageBreak(lines: 1)
       guard !state.pointee.stopped else { return }
-      let end = Self.lineEnd(line, from: from, room: from == 0 ? width : width - 2)
+      let end = Self.lineEnd(line, from: from, columns: from == 0 ? width : width - 2)
       if isWrong { tint(.wrong) }
       var part = Line()
       if from > 0 { part.append(blanks: 2) }
@@ -32,15 +32,15 @@ extension Shell {
     } while from < line.count
   }
 
-  /// Where to break the rest of a line that has `room` columns.
-  private static func lineEnd(_ line: Line, from start: Int, room: Int) -> Int {
-    guard line.count - start > room else { return line.count }
+  /// Where to break the rest of a line that has `columns` columns.
+  private static func lineEnd(_ line: Line, from start: Int, columns: Int) -> Int {
+    guard line.count - start > columns else { return line.count }
     var first = start
     while first < line.count && line[first] == UInt8(ascii: " ") { first += 1 }
-    var end = start + room
+    var end = start + columns
     while end > first && line[end] != UInt8(ascii: " ") { end -= 1 }
     while end > first && line[end - 1] == UInt8(ascii: " ") { end -= 1 }
-    return end > first ? end : start + room
+    return end > first ? end : start + columns
   }
 
   /// Prints a line that a layer has written.

@@ -26,7 +26,7 @@ enum ColumnStyle: UInt8 {
   case share
   /// A part of a whole of its own: parts and wholes add up. For people only.
   case ratio
-  /// A share drawn in the room that is left. For people only.
+  /// A share drawn in the space that is left. For people only.
   case bar
 }
 
@@ -436,9 +436,9 @@ struct Table {
       } else if columnStyle(column) == .bar {
         if label != nil { continue }
         let cell = row.pointee.cells[column]
-        let room = console.width - line.count - 2
-        guard room >= 8, cell.b > 0 else { continue }
-        let length = (cell.a * UInt64(room) + cell.b / 2) / cell.b
+        let space = console.width - line.count - 2
+        guard space >= 8, cell.b > 0 else { continue }
+        let length = (cell.a * UInt64(space) + cell.b / 2) / cell.b
         line.append("  ")
         for _ in 0..<length { line.append(byte: UInt8(ascii: "#")) }
       } else if columnStyle(column) == .folded {

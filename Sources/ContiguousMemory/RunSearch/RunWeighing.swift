@@ -4,7 +4,7 @@ import MemoryPrimitives
 import PhysicalMemory
 
 extension PageblockPointer {
-  /// The contents of the pageblock, as far as its counts tell.
+  /// The contents of the pageblock, as far as its counts show.
   @inline(always) func contents(_ snapshot: PageblockSnapshot) -> RunContents {
     var contents = RunContents()
     let dirty = dirtyCount

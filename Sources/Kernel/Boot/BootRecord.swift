@@ -62,22 +62,22 @@ struct BootRecord {
       let length = Int(tag.load(fromByteOffset: 4, as: UInt32.self))
       guard type != 0, length >= 8, length <= Int(size) - offset else { return }
       switch type {
-      case 1: take(line: tag + 8, length: length - 8)
+      case 1: copyLine(from: tag + 8, length: length - 8)
       case 3 where length >= 16:
         let (first, end) = (
           tag.load(fromByteOffset: 8, as: UInt32.self), tag.load(fromByteOffset: 12, as: UInt32.self)
         )
-        take(moduleAt: UInt64(first), length: end >= first ? UInt64(end - first) : 0)
+        addModule(at: UInt64(first), length: end >= first ? UInt64(end - first) : 0)
       case 6 where length >= 16:
         let stride = Int(tag.load(fromByteOffset: 8, as: UInt32.self))
         guard stride >= 24 else { break }
         var entry = 16
         while entry + 24 <= length {
-          take(rangeAt: tag + entry)
+          addRange(at: tag + entry)
           entry += stride
         }
-      case 14: take(rootCopy: tag + 8, length: min(length - 8, 20))
-      case 15: take(rootCopy: tag + 8, length: min(length - 8, 36))
+      case 14: copyRoot(from: tag + 8, length: min(length - 8, 20))
+      case 15: copyRoot(from: tag + 8, length: min(length - 8, 36))
       default: break
       }
       offset += (length + 7) & ~7
@@ -94,13 +94,13 @@ struct BootRecord {
     let line = start.load(fromByteOffset: 24, as: UInt64.self)
     information.pointee.acpi_root = start.load(fromByteOffset: 32, as: UInt64.self)
     if line != 0 {
-      take(line: try reach(line, 1), length: Int(clamping: Self.reach - line))
+      copyLine(from: try reach(line, 1), length: Int(clamping: Self.reach - line))
     }
     if moduleCount > 0 {
       let list = try reach(modules, UInt64(moduleCount) * 32)
       for i in 0..<Int(moduleCount) {
-        take(
-          moduleAt: list.load(fromByteOffset: i * 32, as: UInt64.self),
+        addModule(
+          at: list.load(fromByteOffset: i * 32, as: UInt64.self),
           length: list.load(fromByteOffset: i * 32 + 8, as: UInt64.self))
       }
     }
@@ -108,13 +108,13 @@ struct BootRecord {
     let rangeCount = start.load(fromByteOffset: 48, as: UInt32.self)
     guard rangeCount > 0 else { throw .noMemoryMap }
     let map = try reach(start.load(fromByteOffset: 40, as: UInt64.self), UInt64(rangeCount) * 24)
-    for i in 0..<Int(rangeCount) { take(rangeAt: map + i * 24) }
+    for i in 0..<Int(rangeCount) { addRange(at: map + i * 24) }
   }
 
   // -- Contents of both records.
 
   /// A base, a length and a type: the same bytes in both records, and in `cp_boot_range`.
-  private func take(rangeAt entry: UnsafeRawPointer) {
+  private func addRange(at entry: UnsafeRawPointer) {
     let count = Int(information.pointee.range_count)
     guard count < Int(CP_BOOT_RANGES) else {
       information.pointee.ranges_dropped &+= 1
@@ -126,7 +126,7 @@ struct BootRecord {
     information.pointee.range_count += 1
   }
 
-  private func take(moduleAt base: UInt64, length: UInt64) {
+  private func addModule(at base: UInt64, length: UInt64) {
     let count = Int(information.pointee.module_count)
     guard count < Int(CP_BOOT_MODULES) else {
       information.pointee.modules_dropped &+= 1
@@ -137,7 +137,7 @@ struct BootRecord {
   }
 
   /// Text up to a zero byte, or up to `length`.
-  private func take(line: UnsafeRawPointer, length: Int) {
+  private func copyLine(from line: UnsafeRawPointer, length: Int) {
     let text = cp_boot_line(information)
     var count = 0
     while count < length {
@@ -155,7 +155,7 @@ struct BootRecord {
 
   /// Multiboot2 hands over a copy of the ACPI root pointer inside its record, which does not last. The
   /// one of version 2 (36 bytes) is kept where both are given.
-  private func take(rootCopy: UnsafeRawPointer, length: Int) {
+  private func copyRoot(from rootCopy: UnsafeRawPointer, length: Int) {
     guard length >= 20, information.pointee.acpi_root == 0 || length >= 36 else { return }
     let kept = cp_acpi_root(Image.storage)
     UnsafeMutableRawPointer(kept).copyMemory(from: rootCopy, byteCount: length)

@@ -42,7 +42,7 @@ enum RamDiskMemory {
       refuse("the firmware's map holds no usable memory")
     }
     workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(CP_WORKSPACE))
-    for i in 0..<carveOut.count { take(carveOut[i], outOf: information) }
+    for i in 0..<carveOut.count { separate(carveOut[i], outOf: information) }
     return carveOut
   }
 
@@ -55,7 +55,7 @@ enum RamDiskMemory {
   }
 
   /// Gives `run` a range of its own.
-  private static func take(
+  private static func separate(
     _ run: FrameRun, outOf information: UnsafeMutablePointer<cp_boot_information>
   ) {
     let ranges = cp_boot_ranges(information)

@@ -7,12 +7,12 @@ import MemoryPrimitives
 enum ExecutiveInspection {
   static var view: ExecutiveView {
     ExecutiveView(
-      nil, thread: { _, number, row in ExecutiveInspection.fill(row, from: number) },
-      processor: { _, index, row in ExecutiveInspection.fill(row, processor: Int(index)) },
-      lock: { _, rank, row in ExecutiveInspection.fill(row, rank: Int(rank)) },
-      isWatching: { _ in Watchdog.isWatching }, watch: { _, isOn in Watchdog.set(isOn ? .on : .off) },
-      interruptCost: { _ in ExecutiveInspection.interruptCost() },
-      atInterrupt: { _, body, argument in InterruptWork.run(body, argument) })
+      nil, describeThread: { _, number, row in ExecutiveInspection.fill(row, from: number) },
+      describeProcessor: { _, index, row in ExecutiveInspection.fill(row, processor: Int(index)) },
+      describeLock: { _, rank, row in ExecutiveInspection.fill(row, rank: Int(rank)) },
+      readWatchdog: { _ in Watchdog.isWatching }, setWatchdog: { _, isOn in Watchdog.set(isOn ? .on : .off) },
+      measureInterrupt: { _ in ExecutiveInspection.interruptCost() },
+      enterInterrupt: { _, body, argument in InterruptWork.run(body, argument) })
   }
 
   /// Measures the cost of an interrupt: empty messages of this processor to itself, less the cost of sending them.

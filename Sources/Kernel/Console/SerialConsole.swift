@@ -12,28 +12,28 @@ enum SerialConsole {
     Terminal(
       nil,
       countUnread: { _ in SerialPort.unread },
-      byteAt: { SerialPort.byte(at: $1) },
-      remove: { SerialPort.remove(at: $1, count: $2) },
-      write: { SerialPort.write(UnsafeBufferPointer(start: $1, count: $2)) },
-      rest: { Executive.rest($1, unread: $2) },
-      milliseconds: { _ in Timer.now.rawValue })
+      readByte: { SerialPort.byte(at: $1) },
+      removeBytes: { SerialPort.remove(at: $1, count: $2) },
+      writeBytes: { SerialPort.write(UnsafeBufferPointer(start: $1, count: $2)) },
+      waitForBytes: { Executive.rest($1, unread: $2) },
+      readClock: { _ in Timer.now.rawValue })
   }
 
   private static var host: ConsoleHost {
     ConsoleHost(
       nil,
-      leave: { _, status in
+      leaveMachine: { _, status in
         switch Shell.ExitStatus(rawValue: status) {
         case .success: Stop.success.now()
         case .commandFailed: Stop.failure.now()
         case .fault, nil: Stop.fault.now()
         }
       },
-      panic: { _ in Reports.panic("panic", "asked for at the console") },
-      trigger: { _, fault in
+      stopAsPanic: { _ in Reports.panic("panic", "asked for at the console") },
+      triggerFault: { _, fault in
         if let fault = Shell.Fault(rawValue: fault) { SerialConsole.trigger(fault) }
       },
-      name: { _, address, buffer, capacity in
+      writeName: { _, address, buffer, capacity in
         guard let (name, distance) = Symbols.function(at: address) else { return 0 }
         var line = Line()
         line.append(bytes: name)

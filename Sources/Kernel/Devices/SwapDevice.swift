@@ -28,7 +28,7 @@ enum SwapDevice {
     do throws(PagingError) {
       let device = BlockDevice(
         ShortName("ram"), pages: disk.device.pageCount, UnsafeMutableRawPointer(disk.place),
-        submit: { context, request in
+        submitRequest: { context, request in
           RamDisk(at: context.unsafelyUnwrapped).device.submit(request)
           SwapDevice.asked.wake(on: Executive.machine)
         })

@@ -1,7 +1,7 @@
 // The VGA text screen: says that the console is on the serial port. A person who boots the ISO on a PC looks at the
 // screen first, and would else see a machine that hangs.
 //
-// The BIOS data area tells whether the screen is in a text mode of 80 columns: the byte at 0x449 is the video mode, 3 for
+// The BIOS data area shows whether the screen is in a text mode of 80 columns: the byte at 0x449 is the video mode, 3 for
 // colour and 7 for monochrome, and the word at 0x44a the number of columns (Ralf Brown's Interrupt List, table M0040).
 // Firmware without a BIOS leaves zeroes there, and the screen stays as it is. Text memory has two bytes a character:
 // its code and its attribute. The stub's direct map reaches it; the final tables do not.

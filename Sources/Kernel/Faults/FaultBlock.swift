@@ -40,7 +40,7 @@ enum FaultBlock {
   }
 
   /// Prints a sentence at the end of the block.
-  static func say(_ text: Line) {
+  static func printSentence(_ text: Line) {
     OtherProcessors.report()
     print(text, behind: "  ")
   }
@@ -49,12 +49,12 @@ enum FaultBlock {
   static func stop(_ words: Line) -> Never {
     let end: Line = "Stopped, exit status 37."
     if words.count == 0 {
-      say(end)
+      printSentence(end)
     } else if words.count + end.count < 78 {
-      say("\(words) \(end)")
+      printSentence("\(words) \(end)")
     } else {
-      say(words)
-      say(end)
+      printSentence(words)
+      printSentence(end)
     }
     Stop.fault.now()
   }
@@ -62,14 +62,14 @@ enum FaultBlock {
   /// Prints `text` in lines of 80 columns, broken at blanks; the second and later ones begin under the first.
   private static func print(_ text: Line, behind head: Line) {
     let blank = UInt8(ascii: " ")
-    let room = 80 - head.count
+    let columns = 80 - head.count
     var line = head
     var start = 0
-    while text.count - start > room {
-      var end = start + room
+    while text.count - start > columns {
+      var end = start + columns
       while end > start && text[end] != blank { end -= 1 }
       // A word longer than the line is cut.
-      let next = end > start ? end + 1 : start + room
+      let next = end > start ? end + 1 : start + columns
       if end == start { end = next }
       for i in start..<end { line.append(byte: text[i]) }
       SerialPort.print(line)

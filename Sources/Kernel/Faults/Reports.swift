@@ -13,7 +13,7 @@ enum Reports {
     FaultBlock.open("\(report.kind.description)", at: cp_here())
     report.forEachLine(region: OwnerDescription.describe, place: place) { FaultBlock.field(Line($0), $1) }
     printBacktrace(from: here)
-    FaultBlock.say(memoryState)
+    FaultBlock.printSentence(memoryState)
     FaultBlock.stop(
       report.allocatedAt != .unknown || report.freedAt != .unknown ? "The call sites above are the bug." : "")
   }

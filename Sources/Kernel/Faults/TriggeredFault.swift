@@ -116,10 +116,10 @@ enum TriggeredFault {
   }
 
   @inline(never) private static func descend(_ depth: UInt64) -> UInt64 {
-    var room = InlineArray<8, UInt64>(repeating: depth)
-    cp_keep(&room)
+    var storage = InlineArray<8, UInt64>(repeating: depth)
+    cp_keep(&storage)
     // The compiler must not recognise that this never ends.
-    return (room[0] == 0 ? 0 : descend(depth &+ 1)) &+ room[Int(depth & 7)]
+    return (storage[0] == 0 ? 0 : descend(depth &+ 1)) &+ storage[Int(depth & 7)]
   }
 
   @inline(never) private static func count(from start: UInt8) {

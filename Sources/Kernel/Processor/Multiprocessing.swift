@@ -20,7 +20,7 @@ enum Multiprocessing {
     }
     LocalAPIC.enable(.first)
     Processors.block(0).pointee.identity = list.boot.rawValue
-    withInterruptsOff { Processors.noteOnline(0) }
+    withInterruptsOff { Processors.recordOnline(0) }
     LocalAPIC.calibrate()
     Scheduler.begin(boot, idle: idle)
     LocalAPIC.startTimer(every: Scheduler.timerTicks)

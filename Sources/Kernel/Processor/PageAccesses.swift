@@ -10,8 +10,10 @@ enum PageAccesses {
   static var words: WordAccess {
     WordAccess(
       nil,
-      load: { _, address, value in cp_try_load(address, value) ? 0 : Thread.current.record.pagingError + 1 },
-      store: { _, address, value in cp_try_store(address, value) ? 0 : Thread.current.record.pagingError + 1
+      loadWord: { _, address, value in cp_try_load(address, value) ? 0 : Thread.current.record.pagingError + 1
+      },
+      storeWord: { _, address, value in
+        cp_try_store(address, value) ? 0 : Thread.current.record.pagingError + 1
       },
       loadPage: { _, address, words in
         cp_try_load_page(address, words) ? 0 : Thread.current.record.pagingError + 1

@@ -38,7 +38,7 @@ enum PageFaults {
       let access = cause.isWrite ? AccessKind.write : .read
       let mayResolve = frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock()
       // No processor caches that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a protection fault may come
-      // from a stale entry. Where the fault must not be resolved, the tables tell whether the page is pageable.
+      // from a stale entry. Where the fault must not be resolved, the tables show whether the page is pageable.
       var verdict: FaultVerdict?
       if cause.isProtection || !mayResolve {
         verdict = memory.pageTables.verdict(onFault: address, access)

@@ -165,7 +165,7 @@ enum ProcessorStart {
     let outcome = ticket.withdraw(identity.rawValue)
     if outcome == .joined {
       Scheduler.add(idle: idle)
-      withInterruptsOff { Processors.noteOnline(index) }
+      withInterruptsOff { Processors.recordOnline(index) }
     }
     return outcome
   }

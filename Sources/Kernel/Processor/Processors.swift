@@ -55,7 +55,7 @@ enum Processors {
 
   /// Marks a processor that is ready for messages as online. From here on it is sent invalidations. It invalidates
   /// everything once it finds itself online, in place of those that it was not sent.
-  static func noteOnline(_ index: Int) {
+  static func recordOnline(_ index: Int) {
     // The count comes first. A processor that finds itself in the mask may send, and a receiver reads the messages of
     // the processors that are counted. It would pass over one that is not counted yet, and no second interrupt comes
     // for that message.

@@ -2,7 +2,7 @@
 // Nothing here reads a register.
 //
 // The firmware sets them. Memory that they do not make write-back is usable and a hundred times slower, and firmware
-// that forgets the last megabytes of memory exists, so `MemoryMap` leaves such memory out.
+// that omits the last megabytes of memory exists, so `MemoryMap` leaves such memory out.
 //
 // RULES (Intel SDM vol. 3A, 12.11; AMD64 Architecture Programmer's Manual vol. 2, 7.7 and 7.9.1)
 //   1. While IA32_MTRR_DEF_TYPE.E is clear the registers are off, and have no effect.

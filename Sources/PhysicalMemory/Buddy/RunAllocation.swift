@@ -100,7 +100,7 @@ extension FrameDomain {
   enum QuickSearch {
     case found(UInt32)
     case none
-    /// Only a walk can tell.
+    /// Only a walk can answer.
     case unknown
   }
 

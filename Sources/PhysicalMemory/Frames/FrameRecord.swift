@@ -130,7 +130,7 @@ import Synchronization
     let isDone = busyAtomic.pointee.compareExchange(
       expected: expected.rawValue, desired: desired.rawValue, ordering: .acquiringAndReleasing
     ).exchanged
-    if isDone { noteClaim(busyAtomic) }
+    if isDone { reportClaim(busyAtomic) }
     return isDone
   }
   /// The one use of the frame.
@@ -201,7 +201,7 @@ import Synchronization
   }
   /// Replaces `other` in its list: this record gets its links and queue, and `other` is in no list. The caller changes
   /// the links of the neighbours.
-  @inline(always) package func takePlace(of other: FrameRecordPointer) {
+  @inline(always) package func replace(_ other: FrameRecordPointer) {
     raw.storeBytes(of: other.raw.loadUnaligned(as: UInt64.self), as: UInt64.self)
     byte(31).pointee.store(other.byte(31).pointee.load(ordering: .relaxed), ordering: .relaxed)
     other.raw.storeBytes(of: UInt64.max, as: UInt64.self)

@@ -1,6 +1,6 @@
 // From a frame number to the frame's record and the counts of its pageblock, in two loads each.
 //
-// Memory is cut into sections of 128 MiB. A table indexed by the section's number tells where the section's records
+// Memory is cut into sections of 128 MiB. A table indexed by the section's number shows where the section's records
 // lie, biased so that the frame number itself is the index. A section is cut into pageblocks of 2 MiB, each with an
 // entry in a second table: the counts that a search for runs reads instead of frames, and the state of the
 // pageblock's 512 records. A hole of the map costs a table entry of 32 bytes.

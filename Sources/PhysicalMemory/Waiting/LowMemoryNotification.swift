@@ -68,7 +68,7 @@ extension FrameAllocator {
       }
       if isRaised { return true }
       // From here until it sleeps, only the ticket shows that the notification was raised.
-      noteClaim(UnsafeRawPointer(state))
+      reportClaim(UnsafeRawPointer(state))
       guard state.pointee.lowMemory.listeners.sleep(ticket, until: deadline, on: machine) else {
         return false
       }

@@ -25,11 +25,11 @@ extension KernelBenches {
   ) throws(FillFailure) {
     let (wanted, there) = (DirtyPages.share(percent, of: physical), physical.count(.pageable))
     let kept = memory.paging.freeTarget + PageCount(UInt64(256))
-    let room = physical.freeCount - min(physical.freeCount, kept)
-    guard wanted > there, room + there >= DirtyPages.share(percent * 3 / 4, of: physical) else {
+    let capacity = physical.freeCount - min(physical.freeCount, kept)
+    guard wanted > there, capacity + there >= DirtyPages.share(percent * 3 / 4, of: physical) else {
       return host.leftOut(name, "\(percent) % of memory can't be filled: too much of it is in use")
     }
-    let fill = try fill(min(wanted - there, room))
+    let fill = try fill(min(wanted - there, capacity))
     if !isStopped {
       host.prepared(name, dirty: physical.count(.pageable))
       var requests = RunRequests(memory)

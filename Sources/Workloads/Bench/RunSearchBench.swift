@@ -43,7 +43,7 @@ package struct RunSearchBench {
 
   /// Steps of the search, and whether it found what it should. Leaves the machine as it is: it is not used again.
   package func run(_ pattern: RunSearchPattern, seed: UInt64) -> (steps: UInt64, isRight: Bool) {
-    let lowest = takeAll()
+    let lowest = allocateAll()
     var random = SeededRandom(seed: seed)
     for frame in 0..<frames where isTaken(frame) {
       let isFree =
@@ -79,11 +79,11 @@ package struct RunSearchBench {
 
   private func isTaken(_ frame: UInt32) -> Bool { taken[Int(frame >> 6)] >> UInt64(frame & 63) & 1 != 0 }
 
-  /// Takes all memory. Returns the first frame of the lowest whole pageblock that was taken.
-  private func takeAll() -> UInt32 {
+  /// Allocates all memory. Returns the first frame of the lowest whole pageblock that was taken.
+  private func allocateAll() -> UInt32 {
     var lowest = UInt32.max
     for order in (0...18 as ClosedRange<UInt8>).reversed() {
-      while let first = take(order) {
+      while let first = allocate(order) {
         for frame in first.rawValue..<first.rawValue + (1 << UInt32(order)) {
           taken[Int(frame >> 6)] |= 1 << UInt64(frame & 63)
         }
@@ -93,7 +93,7 @@ package struct RunSearchBench {
     return lowest
   }
 
-  private func take(_ order: UInt8) -> FrameNumber? {
+  private func allocate(_ order: UInt8) -> FrameNumber? {
     do throws(PhysicalMemoryError) {
       return try physical.allocate(
         BlockOrder(order), role: .wired, priority: .interrupt, for: FrameOwner("bench, a block"))

@@ -76,7 +76,7 @@ package struct FaultyDisk {
     let below = state.disk.device
     return BlockDevice(
       below.name, pages: below.pageCount, UnsafeMutableRawPointer(storage),
-      submit: { context, request in
+      submitRequest: { context, request in
         let disk = FaultyDisk(context.unsafelyUnwrapped.assumingMemoryBound(to: State.self))
         disk.state.queue.withLock { $0.append(request) }
       })

@@ -20,7 +20,7 @@ package struct DirtyFills {
     return ever &* 0x2545_f491_4f6c_dd1d
   }
 
-  /// Keeps a fill. There must be room for it.
+  /// Keeps a fill. There must be space for it.
   package mutating func keep(_ fill: DirtyPages) {
     list[count] = fill
     count += 1

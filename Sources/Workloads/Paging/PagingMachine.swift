@@ -85,7 +85,7 @@ struct PagingMachine {
         let machine = PagingMachine.from(context)
         machine.pointee.outer.report(report.assumingMemoryBound(to: FaultReport.self).pointee)
       },
-      tick: { context in
+      read_tick: { context in
         let machine = PagingMachine.from(context)
         machine.pointee.ticks += 1
         return machine.pointee.ticks

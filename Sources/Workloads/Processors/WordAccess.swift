@@ -16,19 +16,19 @@ package struct WordAccess: PageAccess {
   let context: UnsafeMutableRawPointer?
   let loadWord: Load
   let storeWord: Store
-  let loadWholePage: Load
+  let loadPage: Load
 
-  /// - `load` and `store` access a word as any instruction would, page faults included, and answer 0. When the page
-  ///   could not be brought in, they answer one more than the number of a `PagingError`.
+  /// - `loadWord` and `storeWord` access a word as any instruction would, page faults included, and answer 0. When the
+  ///   page could not be brought in, they answer one more than the number of a `PagingError`.
   /// - `loadPage` reads the 512 words of a page.
   package init(
-    _ context: UnsafeMutableRawPointer?, load: @escaping Load, store: @escaping Store,
+    _ context: UnsafeMutableRawPointer?, loadWord: @escaping Load, storeWord: @escaping Store,
     loadPage: @escaping Load
   ) {
     self.context = context
-    loadWord = load
-    storeWord = store
-    loadWholePage = loadPage
+    self.loadWord = loadWord
+    self.storeWord = storeWord
+    self.loadPage = loadPage
   }
 
   package func load(_ address: VirtualAddress) throws(PagingError) -> UInt64 {
@@ -44,7 +44,7 @@ package struct WordAccess: PageAccess {
   package func load(
     page address: VirtualAddress, into words: UnsafeMutablePointer<UInt64>
   ) throws(PagingError) {
-    let answer = loadWholePage(context, address.rawValue, words)
+    let answer = loadPage(context, address.rawValue, words)
     if answer != 0 { throw PagingError(rawValue: answer - 1) ?? .notPageable }
   }
 }
@@ -54,12 +54,12 @@ extension WordAccess {
   package init(_ processor: UnsafeMutablePointer<SoftwareProcessor>) {
     self.init(
       UnsafeMutableRawPointer(processor),
-      load: { context, address, value in
+      loadWord: { context, address, value in
         answer(context) { (processor) throws(PagingError) in
           value.pointee = try processor.load(VirtualAddress(address))
         }
       },
-      store: { context, address, value in
+      storeWord: { context, address, value in
         answer(context) { (processor) throws(PagingError) in
           try processor.store(VirtualAddress(address), value)
         }

@@ -19,21 +19,21 @@ extension SelfTests {
         continue
       }
     }
-    var trouble: StaticString?
+    var flaw: StaticString?
     var hasBlock = false
     for a in 0...9 where blocks[a] != .none {
       hasBlock = true
-      if blocks[a].rawValue & (1 << UInt32(a) - 1) != 0 { trouble = "a block is not aligned to its size" }
+      if blocks[a].rawValue & (1 << UInt32(a) - 1) != 0 { flaw = "a block is not aligned to its size" }
       for b in 0...9 where b != a && blocks[b] != .none {
         let (first, end) = (blocks[a].rawValue, blocks[a].rawValue + 1 << UInt32(a))
-        if blocks[b].rawValue >= first && blocks[b].rawValue < end { trouble = "two blocks overlap" }
+        if blocks[b].rawValue >= first && blocks[b].rawValue < end { flaw = "two blocks overlap" }
       }
     }
     for order in stride(from: 9, through: 0, by: -1) where blocks[order] != .none {
       physical.free(blocks[order], BlockOrder(UInt8(order)))
     }
     if !hasBlock { return .notBegun("no block of any size is free") }
-    if let trouble { return .broken(trouble) }
+    if let flaw { return .broken(flaw) }
     if physical.freeCount != before { return .broken("frames did not come back") }
     if physical.longestFreeRun()?.count != longest?.count { return .broken("blocks did not join again") }
     return SelfTestOutcome(physical.checkInvariants())

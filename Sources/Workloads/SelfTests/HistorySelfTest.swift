@@ -9,7 +9,7 @@ extension SelfTests {
   /// Runs each layer's standard history on one instance.
   func testHistories<O: SelfTestObserver>(_ observer: O) -> SelfTestOutcome {
     let spaceSize = (MemorySystem.workspaceSize(ranges: 1).rawValue + 63) & ~63
-    return loaning(SeededHistory.memory, room: ByteCount(spaceSize) + SeededHistory.workspace) {
+    return loaning(SeededHistory.memory, storage: ByteCount(spaceSize) + SeededHistory.workspace) {
       (loaned, workspace) throws(AssemblyError) in
       var broken: StaticString?
       let base = UInt64(UInt(bitPattern: loaned))
@@ -28,7 +28,7 @@ extension SelfTests {
   /// The same for pageable memory, on a machine of its own with a disk that injects faults.
   func testPaging<O: SelfTestObserver>(_ observer: O) -> SelfTestOutcome {
     let plan = PagingPlan.standard
-    return loaning(plan.loaned, room: PagingHistory.workspace(plan)) {
+    return loaning(plan.loaned, storage: PagingHistory.workspace(plan)) {
       (loaned, workspace) throws(AssemblyError) in
       let outcome = try PagingHistory.run(plan, on: memory.machine, loaned: loaned, workspace: workspace)
       observer.ran("paging", outcome)
@@ -39,7 +39,7 @@ extension SelfTests {
   /// Runs `body` with memory that this instance loans, and with zeroed storage for the records of a history; `body`
   /// describes what is wrong.
   private func loaning(
-    _ size: ByteCount, room roomSize: ByteCount,
+    _ size: ByteCount, storage storageSize: ByteCount,
     _ body: (UnsafeMutableRawPointer, UnsafeMutableRawPointer) throws(AssemblyError) -> StaticString?
   ) -> SelfTestOutcome {
     let physical = memory.physical
@@ -49,7 +49,7 @@ extension SelfTests {
     let before = physical.freeCount
     let map = memory.machine.directMap
     let loaned: FrameRun
-    let room: FrameRun
+    let storage: FrameRun
     do throws(PhysicalMemoryError) {
       // Aligned, so that the page tables of a second instance use the same frames everywhere.
       loaned = try physical.allocateUnlogged(
@@ -60,29 +60,29 @@ extension SelfTests {
       return .notBegun("no run of \(size) can be loaned here")
     }
     do throws(PhysicalMemoryError) {
-      room = try physical.allocate(
-        run: roomSize.pagesRoundedUp, role: .wired, for: FrameOwner("self-test, records of a history"))
+      storage = try physical.allocate(
+        run: storageSize.pagesRoundedUp, role: .wired, for: FrameOwner("self-test, records of a history"))
     } catch {
       physical.free(loaned)
       return .notBegun("no memory for the records of a history")
     }
-    var trouble: StaticString?
-    let workspace = map.pointer(to: room.first)
-    workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(room.count.bytes.rawValue))
+    var flaw: StaticString?
+    let workspace = map.pointer(to: storage.first)
+    workspace.initializeMemory(as: UInt8.self, repeating: 0, count: Int(storage.count.bytes.rawValue))
     // The memory still holds old contents, so a disk in it that loses a write shows them.
     map.pointer(to: loaned.first).initializeMemory(
       as: UInt64.self, repeating: 0, count: Int(loaned.count.rawValue) * 512)
     do throws(AssemblyError) {
       // The second instance has one processor.
-      trouble = try memory.machine.onFirstProcessor { () throws(AssemblyError) in
+      flaw = try memory.machine.onFirstProcessor { () throws(AssemblyError) in
         try body(map.pointer(to: loaned.first), workspace)
       }
     } catch {
-      trouble = "the second instance did not come up"
+      flaw = "the second instance did not come up"
     }
-    physical.free(room)
+    physical.free(storage)
     physical.free(loaned)
-    if trouble == nil && physical.freeCount != before { trouble = "loaned frames did not come back" }
-    return SelfTestOutcome(trouble)
+    if flaw == nil && physical.freeCount != before { flaw = "loaned frames did not come back" }
+    return SelfTestOutcome(flaw)
   }
 }

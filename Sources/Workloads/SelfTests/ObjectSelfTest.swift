@@ -10,7 +10,7 @@ extension SelfTests {
     let type = kmem.type(named: ShortName("selftest"))
     kmem.drain()
     var held = InlineArray<64, UInt>(repeating: 0)
-    var trouble: StaticString?
+    var flaw: StaticString?
     // Sizes from 8 bytes to 4 KiB; each object is filled with its own number and must keep it.
     func size(_ i: Int) -> ByteCount { ByteCount(8 + i * 64 + i * i % 7) }
     for i in 0..<64 {
@@ -21,13 +21,13 @@ extension SelfTests {
     for i in 0..<64 {
       guard let object = UnsafeMutablePointer<UInt8>(bitPattern: held[i]) else { continue }
       let count = Int(size(i).rawValue)
-      if object[0] != UInt8(i + 1) || object[count - 1] != UInt8(i + 1) { trouble = "two objects overlap" }
+      if object[0] != UInt8(i + 1) || object[count - 1] != UInt8(i + 1) { flaw = "two objects overlap" }
       kmem.free(UnsafeMutableRawPointer(object), size: size(i), type: type)
     }
     kmem.drain()
     let figures = kmem.describe(type)
     if held[0] == 0 { return .notBegun("no memory for an object") }
-    if trouble == nil && figures.inUse != 0 { trouble = "objects did not come back" }
-    return SelfTestOutcome(trouble ?? kmem.checkInvariants())
+    if flaw == nil && figures.inUse != 0 { flaw = "objects did not come back" }
+    return SelfTestOutcome(flaw ?? kmem.checkInvariants())
   }
 }

@@ -25,8 +25,8 @@ extension SelfTests {
   private var stressPlan: ProcessorStressPlan {
     var pages = PageCount.zero
     if memory.paging.swap.device != nil {
-      let room = memory.paging.swap.figures.free.rawValue / 4 * 3
-      pages = PageCount(min(memory.physical.freeCount.rawValue, room))
+      let capacity = memory.paging.swap.figures.free.rawValue / 4 * 3
+      pages = PageCount(min(memory.physical.freeCount.rawValue, capacity))
     }
     var plan = ProcessorStressPlan(
       seed: memory.machine.now.rawValue, processors: processors, workers: max(4, processors), pages: pages)

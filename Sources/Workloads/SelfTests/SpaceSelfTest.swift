@@ -18,20 +18,20 @@ extension SelfTests {
     } catch {
       return .notBegun("no memory for a range of 16 pages")
     }
-    var trouble: StaticString?
+    var flaw: StaticString?
     for page in 0..<16 as Range<UInt64> {
       guard let translation = memory.pageTables.translate(address + PageCount(page)) else {
-        trouble = "a page of a wired range is not mapped"
+        flaw = "a page of a wired range is not mapped"
         continue
       }
       if memory.physical.whatIs(translation.physical.frame).role != .wired {
-        trouble = "a mapped frame has another role"
+        flaw = "a mapped frame has another role"
       }
       let word = memory.machine.directMap.pointer(to: translation.physical).load(as: UInt64.self)
-      if word != 0 { trouble = "a page that was to be zero is not" }
+      if word != 0 { flaw = "a page that was to be zero is not" }
     }
     space.freeWired(address, pages)
-    if memory.pageTables.translate(address) != nil { trouble = "a freed page is still mapped" }
-    return SelfTestOutcome(trouble ?? space.checkInvariants())
+    if memory.pageTables.translate(address) != nil { flaw = "a freed page is still mapped" }
+    return SelfTestOutcome(flaw ?? space.checkInvariants())
   }
 }

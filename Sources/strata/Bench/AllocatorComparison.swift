@@ -11,7 +11,7 @@ struct AllocatorComparison {
     let name: String
     /// Nanoseconds of processor time for each pair or event, the least over the turns.
     var time = Double.infinity
-    /// Bytes held for each byte live; zero where the pattern does not tell.
+    /// Bytes held for each byte live; zero where the pattern does not show them.
     var held = 0.0
   }
 

@@ -197,7 +197,7 @@ struct BenchWorker: ParsableCommand {
       let time = BenchThreads.time(2) { thread in
         var end = Ring.End(ring)
         for _ in 0..<count {
-          if thread == 0 { end.put(cp_opaque(a.allocate(64))) } else { a.free(end.take(), 64) }
+          if thread == 0 { end.put(cp_opaque(a.allocate(64))) } else { a.free(end.pop(), 64) }
         }
       }
       return Turn(time: time / Double(count))

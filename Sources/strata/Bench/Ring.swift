@@ -47,7 +47,7 @@ final class Ring: Sendable {
       ring.put.pointee.store(mine, ordering: .releasing)
     }
 
-    mutating func take() -> UnsafeMutableRawPointer {
+    mutating func pop() -> UnsafeMutableRawPointer {
       var spins: UInt32 = 0
       while others == mine {
         others = ring.put.pointee.load(ordering: .acquiring)

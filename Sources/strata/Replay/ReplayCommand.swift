@@ -27,7 +27,7 @@ struct ReplayCommand: ParsableCommand {
       what is live at once, the highest sample is printed.
 
       With --against the objects of the trace go through kmem and through each malloc, in processes of their own \
-      and in turns; one table tells times and bytes held. Scripts/install-tools bench installs the first three.
+      and in turns; one table has times and bytes held. Scripts/install-tools bench installs the first three.
 
       Exit status: 0 when all went well, 65 for a bad trace, 69 for a machine that is too small, 70 when \
       something was damaged or lost or too much had to be skipped.

@@ -1,5 +1,5 @@
 // Bad input and how it ends: one line on standard error that says what and where, and an exit status of
-// sysexits(3) that tells a script which kind it was.
+// sysexits(3) that shows a script which kind it was.
 
 import ArgumentParser
 import Foundation

@@ -1,6 +1,6 @@
 // A file, or standard input, line by line; compressed input goes through the system's own gzip or xz.
 //
-// The first bytes tell the format, not the name. A thread feeds the decompressor, so standard input works
+// The first bytes show the format, not the name. A thread feeds the decompressor, so standard input works
 // the same as a file and nothing is read twice.
 
 import Foundation

@@ -25,13 +25,13 @@ struct TraceFields {
   func text(_ key: StaticString) -> Text? {
     var rest = bytes
     let length = key.utf8CodeUnitCount
-    while let word = rest.takeWord() {
+    while let word = rest.popWord() {
       guard word.count > length, word[word.startIndex + length] == UInt8(ascii: "="),
         word.prefix(length) == key
       else { continue }
       let value = word.dropFirst(length + 1)
       guard value.isEmpty else { return value }
-      guard let next = rest.takeWord(), next.first("=") == nil else { return nil }
+      guard let next = rest.popWord(), next.first("=") == nil else { return nil }
       return next
     }
     return nil

@@ -6,7 +6,7 @@ import Foundation
 enum TraceForm: CaseIterable {
   case traceDat, perfData, packedTrace, zstd, bzip2, lz4, zip, utf16, functionGraph, binary
 
-  /// The form that the first bytes of a file tell; nil for what may be text.
+  /// The form that the first bytes of a file show; nil for what may be text.
   init?(_ first: some Collection<UInt8>) {
     let magics: [([UInt8], TraceForm)] = [
       ([0x17, 0x08, 0x44] + Array("tracing".utf8), .traceDat), (Array("PERFILE2".utf8), .perfData),

@@ -6,7 +6,7 @@
 //   mkdir-183     1..s1.          12us :    mm_page_free: key=value …                   (latency format, dump in a log)
 //
 // A task's name may hold any character, blanks and brackets included. So the parser searches for the first `[cpu]`
-// that is followed by flags, a time and an event's name. The third flag tells hard from soft interrupts; a recording
+// that is followed by flags, a time and an event's name. The third flag distinguishes hard from soft interrupts; a recording
 // without flags (perf, or option irq-info off) is taken as all threads.
 // Source: Documentation/trace/ftrace.rst, kernel/trace/trace_output.c and include/trace/events/kmem.h of Linux 3.2,
 // 4.9 and 6.1; trace-cmd 2.9; perf 6.1.
@@ -45,7 +45,7 @@ struct TraceLine {
     guard let first = line.first else { return .comment }
     if first == UInt8(ascii: "#") { return overwritten(line).map { .overwritten($0) } ?? .comment }
     if let sort = behindProcessor(line) ?? behindLatency(line) { return sort }
-    let isLog = line.takeLogPrefix()
+    let isLog = line.skipLogPrefix()
     if let lost = RecorderNote(line) { return lost.sort }
     if isCallChain(line) { return .callChain }
     if TraceForm.isFunctionGraph(line) { return .form(.functionGraph) }
@@ -62,10 +62,10 @@ struct TraceLine {
       guard let close = rest.first("]") else { return nil }
       guard let processor = rest[..<close].decimal, processor < 1 << 16 else { continue }
       var behind = rest[(close + 1)...]
-      guard var word = behind.takeWord() else { return nil }
+      guard var word = behind.popWord() else { return nil }
       var context = TraceContext.thread
       if !word.isTime {
-        guard word.count >= 3, let next = behind.takeWord(), next.isTime else { continue }
+        guard word.count >= 3, let next = behind.popWord(), next.isTime else { continue }
         context = TraceContext(flags: word)
         word = next
       }
@@ -77,17 +77,17 @@ struct TraceLine {
   /// The part of a line behind `cpu` with flags at once and a time in microseconds.
   private static func behindLatency(_ line: Text) -> Sort? {
     var rest = line
-    guard var word = rest.takeWord() else { return nil }
-    while let next = rest.takeWord() {
+    guard var word = rest.popWord() else { return nil }
+    while let next = rest.popWord() {
       var flags = word
-      let processor = flags.takeDigits().decimal
+      let processor = flags.popDigits().decimal
       word = next
       guard let processor, processor < 1 << 16, flags.count >= 3 else { continue }
       let (isTime, hasColon) = next.latencyTime
       guard isTime, flags.allSatisfy(\.isFlag) else { continue }
       var behind = rest
       if !hasColon {
-        guard let colon = behind.takeWord(), colon == ":" else { continue }
+        guard let colon = behind.popWord(), colon == ":" else { continue }
       }
       if let sort = behindTime(behind, UInt32(processor), TraceContext(flags: flags)) { return sort }
     }
@@ -97,17 +97,17 @@ struct TraceLine {
   /// The event behind a time.
   private static func behindTime(_ text: Text, _ processor: UInt32, _ context: TraceContext) -> Sort? {
     var rest = text
-    guard var name = rest.takeWord() else { return nil }
+    guard var name = rest.popWord() else { return nil }
     // perf prints a period there if asked to, trace-cmd the time since the event before.
     if name.decimal != nil || (name.starts(with: "(") && name.ends(with: ")")) {
-      guard let next = rest.takeWord() else { return nil }
+      guard let next = rest.popWord() else { return nil }
       name = next
     }
     guard name.last == UInt8(ascii: ":"), name.count > 1 else {
       if name.starts(with: "<stack") || name.starts(with: "<user") { return .callChain }
       if name.starts(with: "PERF_RECORD_LOST") { return .lost(rest.words(atMost: 9).last?.decimal) }
       if name.starts(with: "PERF_RECORD_") { return .other(name.string) }
-      let caller = rest.takeWord()
+      let caller = rest.popWord()
       return caller?.starts(with: "<-") == true ? .other("of the function tracer") : nil
     }
     name = name.dropLast()
@@ -132,7 +132,7 @@ struct TraceLine {
   private static func isCallChain(_ line: Text) -> Bool {
     if line.starts(with: "=>") { return true }
     var rest = line
-    guard let address = rest.takeWord(), address.hexadecimal != nil, !TraceFields(rest).isAllocation else {
+    guard let address = rest.popWord(), address.hexadecimal != nil, !TraceFields(rest).isAllocation else {
       return false
     }
     return line.last == UInt8(ascii: ")") || (address.count >= 8 && rest.words(atMost: 2).count < 2)
@@ -178,7 +178,7 @@ private struct RecorderNote {
 }
 
 extension TraceContext {
-  /// The context that the third of the flags tells.
+  /// The context that the third of the flags shows.
   fileprivate init(flags: Text) {
     switch flags[flags.startIndex + 2] {
     case UInt8(ascii: "s"): self = .softInterrupt
@@ -199,15 +199,15 @@ extension UInt8 {
 extension Text {
   /// Removes what the kernel's log has in front: `<4>[  125.110021][   T12] `, with or without a syslog's own
   /// beginning. Answers whether it was there.
-  fileprivate mutating func takeLogPrefix() -> Bool {
-    if isLogTime { return takeLogTime() }
+  fileprivate mutating func skipLogPrefix() -> Bool {
+    if isLogTime { return skipLogTime() }
     // Mar  1 10:00:00 host kernel: [  125.110021] …
     var rest = self
     for _ in 0..<6 {
-      guard let word = rest.takeWord() else { return false }
+      guard let word = rest.popWord() else { return false }
       guard word == "kernel:" else { continue }
       self = rest.trimmed
-      _ = takeLogTime()
+      _ = skipLogTime()
       return true
     }
     return false
@@ -217,7 +217,7 @@ extension Text {
     first == UInt8(ascii: "[") || first == UInt8(ascii: "<")
   }
 
-  private mutating func takeLogTime() -> Bool {
+  private mutating func skipLogTime() -> Bool {
     var rest = self
     if rest.first == UInt8(ascii: "<"), let close = rest.first(">"), rest[startIndex..<close].count < 5 {
       rest = rest[(close + 1)...]

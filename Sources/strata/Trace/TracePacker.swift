@@ -11,7 +11,7 @@
 //   1. the one printed when the same pointer, still owned by this allocation, was freed with
 //      kmem_cache_free;
 //   2. failing that, the one printed most often for frees of allocations of the same call site with the same two
-//     sizes (one call site serves many caches: mempool_alloc gets biovec-64 and bio-192; sizes tell them
+//     sizes (one call site serves many caches: mempool_alloc gets biovec-64 and bio-192; sizes keep them
 //      apart; ties go to the name that comes first in the alphabet);
 //   3. failing that, the only cache known with these two sizes;
 //   4. failing that, a cache of its own, named after the function that called: `ext4_alloc_inode()`.

@@ -27,7 +27,7 @@ extension Text {
   }
 
   /// Removes the next word from the front.
-  mutating func takeWord() -> Text? {
+  mutating func popWord() -> Text? {
     var start = startIndex
     while start < endIndex, self[start].isBlank { start += 1 }
     var end = start
@@ -39,12 +39,12 @@ extension Text {
   /// The words, of which the last begins with the `most`-th.
   func words(atMost most: Int) -> [Text] {
     var (rest, words) = (self, [Text]())
-    while words.count < most, let word = rest.takeWord() { words.append(word) }
+    while words.count < most, let word = rest.popWord() { words.append(word) }
     return words
   }
 
   /// Removes the decimal digits at the front.
-  mutating func takeDigits() -> Text {
+  mutating func popDigits() -> Text {
     let digits = prefix { $0 >= UInt8(ascii: "0") && $0 <= UInt8(ascii: "9") }
     self = self[digits.endIndex...]
     return digits
@@ -83,7 +83,7 @@ extension Text {
   /// `12us`, `12us+:` or `12:`, as latency format prints it; whether the colon is there.
   var latencyTime: (isTime: Bool, hasColon: Bool) {
     var rest = self
-    guard !rest.takeDigits().isEmpty else { return (false, false) }
+    guard !rest.popDigits().isEmpty else { return (false, false) }
     let hasColon = rest.last == UInt8(ascii: ":")
     if hasColon { rest = rest.dropLast() }
     guard rest.starts(with: "us") else { return (rest.isEmpty && hasColon, hasColon) }
