@@ -34,7 +34,7 @@ struct Means {
   let slots: UInt64
   /// Whether a queued waiter keeps this request from allocating single frames.
   let isBehindOthers: Bool
-  let tellsDirtyPagesApart: Bool
+  let distinguishesDirtyPages: Bool
   /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not. Counted
   /// as far as they make a difference to `plan`.
   let elsewhere: IdlePages?
@@ -87,16 +87,16 @@ struct Means {
     let isShort = free < leastForMoving + min(request.count.rawValue, physical.total.rawValue)
     let slotsAreFew =
       slots < request.count.rawValue || (isShort && slots < physical.count(.pageable).rawValue)
-    tellsDirtyPagesApart =
+    distinguishesDirtyPages =
       request.passes == .launderInactive || (slotsAreFew && memory.paging.hasDeviceObjects)
-    let tellsDirtyPagesApart = tellsDirtyPagesApart
+    let distinguishesDirtyPages = distinguishesDirtyPages
     if isShort && request.waitPolicy == .allowed && request.passes == .launderActive {
       elsewhere =
         known
         ?? Self.pagesElsewhere(
           request, memory, least: leastForMoving, slots: slots, writable: writable,
           CountedPages(
-            paging: memory.paging, tellsDirtyPagesApart: tellsDirtyPagesApart, physical: physical))
+            paging: memory.paging, distinguishesDirtyPages: distinguishesDirtyPages, physical: physical))
     } else {
       elsewhere = nil
     }
@@ -115,7 +115,7 @@ struct Means {
     let most = short + count
     let forSwap = slots == 0 ? 0 : min(slots + count, most)
     let enough = IdlePages(
-      clean: most, forSwap: forSwap, forDevice: kinds.tellsDirtyPagesApart ? most : 0)
+      clean: most, forSwap: forSwap, forDevice: kinds.distinguishesDirtyPages ? most : 0)
     return memory.search {
       $0.idlePages(
         enough: enough, enoughInAll: min(slots, writable) >= most ? most : .max, by: kinds)
@@ -216,7 +216,7 @@ struct Means {
 /// Counts the pages of all memory.
 private struct CountedPages: DirtyPageKinds {
   let paging: PagedMemory
-  let tellsDirtyPagesApart: Bool
+  let distinguishesDirtyPages: Bool
   let physical: FrameAllocator
   func isForDevice(_ frame: FrameNumber) -> Bool { paging.isForDevice(frame, physical) }
 }

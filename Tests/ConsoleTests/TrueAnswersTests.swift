@@ -131,7 +131,7 @@ final class TrueAnswersTests: XCTestCase {
     return harness.run(line)
   }
 
-  func testCtrlCTellsWhatWasDone() throws {
+  func testCtrlCPrintsWhatWasDone() throws {
     let harness = ConsoleHarness(swap: .mebibytes(16))
     harness.run("dirty 16M")
     for (line, words) in [

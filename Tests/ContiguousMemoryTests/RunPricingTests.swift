@@ -13,7 +13,7 @@ final class RunPricingTests: XCTestCase {
   private struct Purse: RunPricing {
     var free: UInt64
     var dirty: UInt64
-    var tellsDirtyPagesApart: Bool { false }
+    var distinguishesDirtyPages: Bool { false }
     func isForDevice(_ frame: FrameNumber) -> Bool { false }
     func missing(free: UInt64, dirty: UInt64) -> UInt64 {
       (free > self.free ? free - self.free : 0) + (dirty > self.dirty ? dirty - self.dirty : 0)
@@ -176,7 +176,7 @@ final class RunPricingTests: XCTestCase {
   /// The dirty pages of a pageblock may all be wired, and its clean ones count all the same.
   func testCleanPagesBesideWiredDirtyPagesAreReclaimable() throws {
     struct Alike: DirtyPageKinds {
-      var tellsDirtyPagesApart: Bool { false }
+      var distinguishesDirtyPages: Bool { false }
       func isForDevice(_ frame: FrameNumber) -> Bool { false }
     }
     let system = try FrameAllocatorFixture(frames: [(512, 2048)])
@@ -198,7 +198,7 @@ final class RunPricingTests: XCTestCase {
   /// Each count is exact, or as much as is enough; pages that are wired or held are in none.
   func testIdlePagesAreCountedAsFarAsNeeded() throws {
     struct Even: DirtyPageKinds {
-      var tellsDirtyPagesApart: Bool
+      var distinguishesDirtyPages: Bool
       func isForDevice(_ frame: FrameNumber) -> Bool { frame.rawValue % 2 == 0 }
     }
     let seed = historySeed(84)
@@ -208,11 +208,11 @@ final class RunPricingTests: XCTestCase {
       let memory = system.memory!
       fill(memory, &random)
       let kinds = kinds(memory, 4300)
-      for kind in [Even(tellsDirtyPagesApart: true), Even(tellsDirtyPagesApart: false)] {
+      for kind in [Even(distinguishesDirtyPages: true), Even(distinguishesDirtyPages: false)] {
         let clean = UInt64(kinds.count { $0 == .clean })
         let dirty = UInt64(kinds.count { $0 == .dirty })
         let forDevice =
-          kind.tellsDirtyPagesApart
+          kind.distinguishesDirtyPages
           ? UInt64(kinds.indices.count { kinds[$0] == .dirty && $0 % 2 == 0 }) : 0
         let whole = IdlePages(clean: clean, forSwap: dirty - forDevice, forDevice: forDevice)
         let note = "round \(round), STRATA_SEED=\(seed)"
@@ -239,7 +239,8 @@ final class RunPricingTests: XCTestCase {
       // A walk that has enough ends.
       var search = RunSearch(memory)
       _ = search.idlePages(
-        enough: IdlePages(clean: .max, forSwap: .max), enoughInAll: 1, by: Even(tellsDirtyPagesApart: false))
+        enough: IdlePages(clean: .max, forSwap: .max), enoughInAll: 1,
+        by: Even(distinguishesDirtyPages: false))
       XCTAssertLessThan(search.steps, 4 * 66)
     }
   }

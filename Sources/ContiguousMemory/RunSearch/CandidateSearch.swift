@@ -184,7 +184,7 @@ struct CandidateSearch<Pricing: RunPricing> {
         // Counts miss only pages that are busy or held.
         if !(candidate.price < best.price) { break }
         let isKnown =
-          !pricing.tellsDirtyPagesApart && table.isQuiet(from: candidate.start, count: request.count)
+          !pricing.distinguishesDirtyPages && table.isQuiet(from: candidate.start, count: request.count)
         let exact = isKnown ? candidate.price : price(candidate.start)
         steps += count / 16
         if exact < best.price { best = PricedStart(start: candidate.start, price: exact) }

@@ -38,8 +38,8 @@ struct RunPrice: Equatable {
 /// The way to count dirty pages. Passed down for one call.
 protocol DirtyPageKinds {
   /// Whether dirty pages are counted by queue and device; if not, all count as active ones for swap.
-  var tellsDirtyPagesApart: Bool { get }
-  /// Whether a dirty page is written to a device of its own. Called only where `tellsDirtyPagesApart`.
+  var distinguishesDirtyPages: Bool { get }
+  /// Whether a dirty page is written to a device of its own. Called only where `distinguishesDirtyPages`.
   func isForDevice(_ frame: FrameNumber) -> Bool
 }
 
@@ -55,7 +55,7 @@ protocol RunPricing: DirtyPageKinds {
 
 /// Each page in the way costs 1, a busy or held one 8; a clean one is preferred to a dirty one where that is the same.
 struct PagesInTheWay: RunPricing {
-  var tellsDirtyPagesApart: Bool { false }
+  var distinguishesDirtyPages: Bool { false }
   func isForDevice(_ frame: FrameNumber) -> Bool { false }
   @inline(always) func price(_ contents: RunContents) -> RunPrice {
     RunPrice(

@@ -62,7 +62,9 @@ extension FrameTable {
     // The dirty pages of a pageblock with unmovable frames may be wired ones.
     if end - first == Pageblock.length && !snapshot.hasObstacles {
       let counts = pageblock.contents(snapshot)
-      if (!kinds.tellsDirtyPagesApart || counts.dirty == 0) && isQuiet(records) { return contents += counts }
+      if (!kinds.distinguishesDirtyPages || counts.dirty == 0) && isQuiet(records) {
+        return contents += counts
+      }
     }
     for i in 0..<(end - first) {
       contents.add(kind(records.after(Int(i)), FrameNumber(UInt32(first + i)), kinds))
@@ -76,7 +78,7 @@ extension FrameTable {
     if snapshot.isFree { return .free }
     if snapshot.isIdlePage {
       if snapshot.dirty == 0 { return .clean }
-      if !kinds.tellsDirtyPagesApart { return .activeForSwap }
+      if !kinds.distinguishesDirtyPages { return .activeForSwap }
       switch (snapshot.isActive, kinds.isForDevice(frame)) {
       case (true, false): return .activeForSwap
       case (false, false): return .inactiveForSwap
