@@ -50,6 +50,8 @@ public func kernelMain(
 
   let memory = Assembly.run(boot.information, features)
   Executive.register(in: memory.statistics)
+  // Before the other processors, which start only as far as memory holds them.
+  let console = SerialConsole.allocateStorage(memory.physical)
   Multiprocessing.begin(list, memory)
   RamDiskMemory.register(in: memory.statistics)
   PageFaults.start(memory)
@@ -57,5 +59,5 @@ public func kernelMain(
   if !memory.startServices() {
     SerialPort.print("! Too few threads for all services: their work is done when memory runs short.")
   }
-  SerialConsole.run(memory, boot.information)
+  SerialConsole.run(memory, boot.information, in: console)
 }

@@ -48,7 +48,10 @@ enum SerialConsole {
   }
 
   /// Runs the commands of `run=` and leaves, or serves the terminal until a command ends the machine.
-  static func run(_ memory: MemorySystem, _ boot: UnsafeMutablePointer<cp_boot_information>) -> Never {
+  static func run(
+    _ memory: MemorySystem, _ boot: UnsafeMutablePointer<cp_boot_information>,
+    in storage: UnsafeMutableRawPointer
+  ) -> Never {
     let line = KernelCommandLine(
       UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length)))
     guard SerialPort.isThere || line.hasRun else {
@@ -56,14 +59,14 @@ enum SerialConsole {
         "a machine that Strata refuses", "it has neither a serial port nor run= on its command line")
     }
     let console = Shell(
-      in: storage(memory.physical), terminal: terminal, host: host,
+      in: storage, terminal: terminal, host: host,
       subject: Subject(memory: memory, boot: boot, imageBase: VirtualAddress(Image.virtualOffset)))
     console.serve(line)
     Stop.success.now()
   }
 
   /// Allocates all memory that the console ever needs, once, so that inspection allocates none.
-  private static func storage(_ physical: FrameAllocator) -> UnsafeMutableRawPointer {
+  static func allocateStorage(_ physical: FrameAllocator) -> UnsafeMutableRawPointer {
     do throws(PhysicalMemoryError) {
       let run = try physical.allocate(
         run: Shell.size.pagesRoundedUp, role: .boot, for: FrameOwner("the console"))
