@@ -17,7 +17,13 @@ final class BootReplayTests: XCTestCase {
     let log = try Boot(processors: processors, module: Boot.sample).run(
       "replay -j; replay -j on=\(processors); cpus -j; replay on=\(processors); selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
-    let rows = log.rows("replay").map { row in row.filter { !$0.key.hasPrefix("peak_") } as NSDictionary }
+    // Neither the highest totals, nor costs, nor the split itself are the same.
+    let rows = log.rows("replay").map { row in
+      row.filter {
+        !$0.key.hasPrefix("peak") && !$0.key.hasSuffix("cost") && !$0.key.hasPrefix("interrupt")
+          && $0.key != "processors"
+      } as NSDictionary
+    }
     XCTAssertEqual(rows.count, 2, log.text)
     XCTAssertEqual(rows.first, rows.last, log.text)
     XCTAssertTrue(log.text.contains("6,945 events were done in "), log.text)
