@@ -50,7 +50,7 @@ enum SerialConsole {
   /// Runs the commands of `run=` and leaves, or serves the terminal until a command ends the machine.
   static func run(
     _ memory: MemorySystem, _ boot: UnsafeMutablePointer<cp_boot_information>,
-    in storage: UnsafeMutableRawPointer
+    in storage: FrameRun
   ) -> Never {
     let line = KernelCommandLine(
       UnsafeBufferPointer(start: cp_boot_line(boot), count: Int(boot.pointee.line_length)))
@@ -59,18 +59,17 @@ enum SerialConsole {
         "a machine that Strata refuses", "it has neither a serial port nor run= on its command line")
     }
     let console = Shell(
-      in: storage, terminal: terminal, host: host,
+      in: Executive.directMap.pointer(to: storage.first), terminal: terminal, host: host,
       subject: Subject(memory: memory, boot: boot, imageBase: VirtualAddress(Image.virtualOffset)))
     console.serve(line)
     Stop.success.now()
   }
 
   /// Allocates all memory that the console ever needs, once, so that inspection allocates none.
-  static func allocateStorage(_ physical: FrameAllocator) -> UnsafeMutableRawPointer {
+  static func allocateStorage(_ physical: FrameAllocator) -> FrameRun {
     do throws(PhysicalMemoryError) {
-      let run = try physical.allocate(
+      return try physical.allocate(
         run: Shell.size.pagesRoundedUp, role: .boot, for: FrameOwner("the console"))
-      return Executive.directMap.pointer(to: run.first)
     } catch {
       Reports.panic("a machine that Strata refuses", "it is too small: there is no memory for the console")
     }
