@@ -32,8 +32,6 @@ enum ColumnStyle: UInt8 {
 
 struct Table {
   static var rowCapacity: Int { 128 }
-  /// Bytes of the texts of a row, for a person: two lines of the screen and more.
-  static var textCapacity: Int { 176 }
   static var columnCapacity: Int { 20 }
   /// Rows that a sorted table shows before it gathers the rest, and how many must be left to do so.
   static var shownRows: Int { 12 }
@@ -62,7 +60,7 @@ struct Table {
     var weight: UInt64
     var used: Int
     var cells: InlineArray<20, Cell>
-    var text: InlineArray<176, UInt8>
+    var text: InlineArray<320, UInt8>
   }
 
   struct State {
@@ -236,7 +234,7 @@ struct Table {
       return
     }
     let start = scratch.pointee.used
-    let length = min(line.count, Self.textCapacity - start)
+    let length = min(line.count, Line.capacity - start)
     for i in 0..<length { scratch.pointee.text[start + i] = line[i] }
     // More than a line of text can't be shown: its end is marked like that of any text that is cut.
     if length < line.count {
