@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import XCTest
 
 /// `make` and its scripts, as a person calls them.
@@ -35,13 +36,6 @@ final class BootMakeTests: XCTestCase {
       let text = String(decoding: data, as: UTF8.self).replacingOccurrences(of: "\r", with: "")
       return Result(text: text, status: process.terminationStatus)
     }
-  }
-
-  private func temporaryFolder() throws -> URL {
-    let folder = FileManager.default.temporaryDirectory.appendingPathComponent("strata-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    addTeardownBlock { try? FileManager.default.removeItem(at: folder) }
-    return folder
   }
 
   func testTwoRunsAtOnceExecuteEachItsOwnCommand() throws {

@@ -9,12 +9,7 @@ import XCTest
 final class StrataCommandTests: XCTestCase {
   private var folder: URL!
 
-  override func setUpWithError() throws {
-    folder = FileManager.default.temporaryDirectory.appendingPathComponent("strata-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-  }
-
-  override func tearDownWithError() throws { try FileManager.default.removeItem(at: folder) }
+  override func setUpWithError() throws { folder = try temporaryFolder() }
 
   private func path(_ name: String) -> String { folder.appendingPathComponent(name).path }
 

@@ -26,12 +26,7 @@ final class StrataProductTests: XCTestCase {
     guard FileManager.default.isExecutableFile(atPath: Self.tool.path) else {
       throw XCTSkip("\(Self.tool.path) was not built with the tests")
     }
-    folder = FileManager.default.temporaryDirectory.appendingPathComponent("strata-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-  }
-
-  override func tearDownWithError() throws {
-    if let folder { try FileManager.default.removeItem(at: folder) }
+    folder = try temporaryFolder()
   }
 
   private func path(_ name: String) -> String { folder.appendingPathComponent(name).path }
