@@ -155,18 +155,21 @@ final class BootConversationTests: XCTestCase {
   }
 
   /// Types a line and a Ctrl-C, then the next command. Answers whether the line said `words`: it has more tries, for it
-  /// may have ended before the Ctrl-C came.
+  /// may have ended before the Ctrl-C came. Each try waits half as long as the one before: a fast machine replays its
+  /// trace in less than `seconds`.
   private func interrupt(
     _ line: String, _ words: String, in session: Session, _ number: Int, after seconds: TimeInterval = 0
   ) -> Bool {
-    for _ in 0..<6 {
+    var wait = seconds
+    for _ in 0..<8 {
       let before = session.text.count
-      if seconds == 0 {
+      if wait == 0 {
         session.type("\(line)\r\u{3}")
       } else {
         session.type("\(line)\r")
-        Thread.sleep(forTimeInterval: seconds)
+        Thread.sleep(forTimeInterval: wait)
         session.type("\u{3}")
+        wait /= 2
       }
       // By the command, or by the prompt behind it.
       session.expect("^C")
