@@ -91,7 +91,7 @@ extension ReclaimAttempt {
     // If the run has left no frames for tables, the page daemon frees some first, where it may.
     let tables = PageCount(8 + Pageblock.number(of: run.count.rawValue))
     let needed = physical.reserve(for: request.priority) + tables
-    if request.waitPolicy == .allowed && request.passes > .relocate && physical.freeCount < needed {
+    if request.waitPolicy.mayWait && request.passes > .relocate && physical.freeCount < needed {
       _ = fetch(until: needed, atMost: needed, observe)
     }
     do throws(KernelSpaceError) {

@@ -34,14 +34,6 @@ import PhysicalMemory
   }
 }
 
-/// Whether a request may sleep.
-@frozen public enum WaitPolicy: UInt8, Sendable {
-  /// It may.
-  case allowed
-  /// It may not, and goes no further than moving pages.
-  case forbidden
-}
-
 /// The most that a request may move and write, in pages.
 public struct ContiguousBudget: Sendable {
   /// Pages that may be moved.

@@ -19,7 +19,7 @@ extension ReclaimAttempt {
         observe(.foundFree(run))
         return run
       }
-      if turn == 2 || request.waitPolicy == .forbidden { break }
+      if turn == 2 || !request.waitPolicy.mayWait { break }
       launderAll(turn == 0 ? .laundry : .active, observe)
       if turn == 0 { launderAll(.inactive, observe) }
     }

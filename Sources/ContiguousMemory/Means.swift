@@ -81,7 +81,7 @@ struct Means {
     leastForMoving = max(reserve, physical.reserve(for: .normal).rawValue)
     slots = memory.paging.swap.figures.free.rawValue
     isBehindOthers = physical.awaited > .zero
-    mayWrite = request.waitPolicy == .allowed && request.passes > .relocate && budget.written > .zero
+    mayWrite = request.waitPolicy.mayWait && request.passes > .relocate && budget.written > .zero
     comfort = mayWrite ? max(leastForMoving, memory.paging.freeTarget.rawValue) : leastForMoving
     // Where the free frames above the reserve suffice for a whole run, the daemon need not free any.
     let isShort = free < leastForMoving + min(request.count.rawValue, physical.total.rawValue)
@@ -90,7 +90,7 @@ struct Means {
     distinguishesDirtyPages =
       request.passes == .launderInactive || (slotsAreFew && memory.paging.hasDeviceObjects)
     let distinguishesDirtyPages = distinguishesDirtyPages
-    if isShort && request.waitPolicy == .allowed && request.passes == .launderActive {
+    if isShort && request.waitPolicy.mayWait && request.passes == .launderActive {
       elsewhere =
         known
         ?? Self.pagesElsewhere(
@@ -124,7 +124,7 @@ struct Means {
 
   /// Whether the request could go further without its own bounds.
   var isBound: Bool {
-    request.waitPolicy == .forbidden || request.passes < .launderActive
+    !request.waitPolicy.mayWait || request.passes < .launderActive
       || budget.moved < request.count || budget.written < request.count
   }
 

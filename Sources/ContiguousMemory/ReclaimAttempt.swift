@@ -41,9 +41,12 @@ struct ReclaimAttempt: ~Copyable {
   let allocator: ContiguousAllocator
   let request: ContiguousRequest
   var spent = Spending()
+  /// The steps by which owners of memory, such as kmem, have freed some for the request.
+  var owners: ReclaimSteps
 
   init(_ allocator: ContiguousAllocator, _ request: ContiguousRequest) {
     (self.allocator, self.request) = (allocator, request)
+    owners = ReclaimSteps(allocator.physical)
   }
 
   var physical: FrameAllocator { allocator.physical }
@@ -66,15 +69,19 @@ struct ReclaimAttempt: ~Copyable {
     }
     var tried = ExcludedRuns()
     var lastFailure: ContiguousFailure?
-    search: for _ in 0..<Self.runLimit {
+    var runs = 0
+    search: while runs < Self.runLimit {
       if let run = try freeRun() {
         observe(.foundFree(run))
         return run
       }
+      // Memory that no owner needs costs less than any move.
+      if owners.reclaimMore(upTo: .surplus) != nil { continue }
       let means = Means(request, spent, allocator)
       switch allocator.decide(means, spent, excluding: tried) {
-      case .free: continue
+      case .free: runs += 1
       case .refuse(let forecast):
+        if owners.reclaimMore() != nil { continue }
         if lastFailure == nil {
           if forecast.unmovable > .zero { allocator.cacheFailure(of: request) }
           lastFailure = ContiguousFailure(forecast)
@@ -82,6 +89,7 @@ struct ReclaimAttempt: ~Copyable {
         break search
       case .empty(let forecast):
         observe(.candidate(RunCandidate(forecast)))
+        runs += 1
         do throws(ContiguousFailure) {
           return try empty(forecast, means, observe)
         } catch {
@@ -123,6 +131,8 @@ struct ReclaimAttempt: ~Copyable {
     relocate(isolation, means, plan, observe)
     let redirtied = launder(isolation, means, plan, observe)
     captureRest(isolation, means, plan, observe)
+    // Objects that owners keep free may lie in the run; their frames are captured.
+    while !physical.isComplete(isolation) && owners.reclaimMore() != nil {}
     if physical.isComplete(isolation) { return physical.finish(isolation, for: request.owner) }
     let failure = failure(isolation, means, redirtied)
     // The last page may have become free during that.

@@ -22,6 +22,20 @@ extension MagazineSet {
     while let stocked = depot.lists.withLock({ $0.popStocked() }) { empty(stocked, body) }
   }
 
+  /// Passes to `body` the words of magazines that were not needed since the last trim, and counts these magazines. The
+  /// counts of a trim go on.
+  package func drainSurplus(_ body: (UInt) -> Void) -> Int {
+    let unused = depot.lists.withLock { $0.fewestStocked }
+    var emptied = 0
+    while emptied < unused, let stocked = depot.lists.withLock({ $0.popStocked() }) {
+      empty(stocked, body)
+      emptied += 1
+    }
+    // The rest was needed since the last trim.
+    depot.lists.withLock { $0.fewestStocked = 0 }
+    return emptied
+  }
+
   /// Passes the words of a magazine to `body`, and returns it to the depot.
   private func empty(_ stocked: StockedMagazine, _ body: (UInt) -> Void) {
     for i in 0..<stocked.countWords(capacity: depot.rounds) { body(stocked.words[i]) }
@@ -34,18 +48,14 @@ extension MagazineSet {
   /// needed neither depot nor owner since then lowers its capacity. The processors are not asked.
   package func trim(_ body: (UInt) -> Void) -> (emptied: Int, spare: Int) {
     let events = exchanges &+ refills &+ spills
-    let (unused, fewestEmpty, hadEvents) = depot.lists.withLock { lists in
+    let (fewestEmpty, hadEvents) = depot.lists.withLock { lists in
       defer { lists.eventsAtTrim = events }
-      return (lists.fewestStocked, lists.fewestEmpty, lists.eventsAtTrim != events)
+      return (lists.fewestEmpty, lists.eventsAtTrim != events)
     }
     if !hadEvents {
       depot.capacity.store(max(Int(depot.leastCapacity), capacity / 2), ordering: .relaxed)
     }
-    var emptied = 0
-    while emptied < unused, let stocked = depot.lists.withLock({ $0.popStocked() }) {
-      empty(stocked, body)
-      emptied += 1
-    }
+    let emptied = drainSurplus(body)
     depot.lists.withLock { lists in
       lists.fewestStocked = lists.stocked
       lists.fewestEmpty = lists.empty.count
@@ -55,7 +65,7 @@ extension MagazineSet {
 
   /// Moves this processor's magazines to the depot; its slot has none afterwards. Runs on the processor
   /// itself with interrupts off.
-  func unload() {
+  package func unload() {
     let slot = mine
     let capacity = depot.rounds
     let (loaded, rounds) = (slot.pointee.capacity == 0 ? nil : slot.pointee.loaded, slot.pointee.rounds)
@@ -68,15 +78,23 @@ extension MagazineSet {
   }
 
   /// Switches the magazines off: every `pop` answers nil and every `push` `.off` from now on. Passes their words to
-  /// `body`, at the cost of `drain`.
-  package func switchOff(_ body: (UInt) -> Void) {
-    depot.lists.withLock { $0.isOn = false }
+  /// `body`, at the cost of `drain`. Does nothing unless `isWanted`, which is asked under the depot's lock: so of two
+  /// callers that switch at once, the later one decides by what both have written before.
+  package func switchOff(if isWanted: () -> Bool = { true }, _ body: (UInt) -> Void) {
+    let isOff = depot.lists.withLock { lists in
+      if isWanted() { lists.isOn = false }
+      return !lists.isOn
+    }
     // A processor that loaded a magazine just before has it in its slot when it is asked; none loads one now.
-    drain(body)
+    if isOff { drain(body) }
   }
 
-  /// Switches them on again; each processor loads a magazine at its next operation.
-  package func switchOn() { depot.lists.withLock { $0.isOn = true } }
+  /// Switches them on again, if `isWanted`; each processor loads a magazine at its next operation.
+  package func switchOn(if isWanted: () -> Bool = { true }) {
+    depot.lists.withLock { lists in
+      if isWanted() { lists.isOn = true }
+    }
+  }
 
   /// Whether they are switched on.
   package var isOn: Bool { depot.lists.withLock { $0.isOn } }

@@ -118,6 +118,10 @@ extension SpinLock {
 
 /// Whether this processor holds no spin lock, so that it may make an upcall or sleep.
 @inlinable package func holdsNoSpinLock() -> Bool { cp_held_rank() == 0 }
+/// Whether this processor holds a spin lock of that rank or a higher one.
+package func holdsSpinLock(from rank: LockRank) -> Bool { cp_held_rank() >= rank.rawValue }
+/// Whether this processor may wait for an answer of others: it holds no spin lock, and its interrupts are on.
+package func mayAskProcessors() -> Bool { holdsNoSpinLock() && cp_interrupts_enabled() }
 
 /// Runs `body` with interrupts off on this processor: a few dozen instructions, for per-processor state.
 @inline(always) package func withInterruptsOff<R, E>(_ body: () throws(E) -> R) throws(E) -> R {

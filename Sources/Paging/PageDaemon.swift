@@ -7,8 +7,9 @@
 //
 // A run is a routine with a budget. It ends when the target is reached, or when as many pages were reclaimed as were
 // missing at its start, even if other threads allocated them since. It also ends when each page was inspected twice:
-// once to clear its bit, once to find it clear. Its caller is a thread (PagingServices), or where there is none a fault
-// that finds few frames free.
+// once to clear its bit, once to find it clear. A run asks owners of memory, such as kmem, for what they don't need
+// first, and for all that they keep free when no page is left. Its caller is a thread (PagingServices), or where there
+// is none a fault that finds few frames free.
 //
 // The watermarks are FreeBSD's (vm_pageout.c): about 2 % of memory is kept free, the daemon wakes a tenth below.
 
@@ -75,6 +76,11 @@ extension PagedMemory {
     return reclaimPages(until: goalOfRefusedRequest).freed > .zero ? .some : .none
   }
 
+  /// Reclaims pages for a request that waits for frames, where the daemon has no thread. Answers the frames freed.
+  func reclaimForWaiter(_ frames: UInt64) -> UInt64 {
+    isServed ? 0 : reclaimPages(until: max(frames, goalOfRefusedRequest)).freed.rawValue
+  }
+
   /// The target, or where that is met already some frames more than are free.
   var goalOfRefusedRequest: UInt64 {
     max(marks.target.value, physical.freeCount.rawValue + 32)
@@ -88,7 +94,10 @@ extension PagedMemory {
     counters.daemonRuns.count()
     retryUnswappable()
     var outcome = DaemonOutcome()
+    var owners = ReclaimSteps(physical)
     let missing = wanted - min(wanted, physical.freeCount.rawValue)
+    // Memory that no owner needs comes before any page.
+    if missing > 0, let freed = owners.reclaimMore(upTo: .surplus) { outcome.freed += freed }
     // Each page may be inspected twice: those of the laundry too, which become active when they were used.
     var scanBudget = 2 * withQueues { $0.count(.active) + $0.count(.inactive) + $0.count(.laundry) } + 64
     while true {
@@ -109,7 +118,11 @@ extension PagedMemory {
       }
       outcome.freed += PageCount(freed)
       outcome.deactivated += PageCount(deactivated)
-      if freed == 0 && deactivated == 0 && scanBudget == 0 { break }
+      if freed == 0 && deactivated == 0 && scanBudget == 0 {
+        // No page is left to reclaim, but owners keep more than what they don't need.
+        guard let freed = owners.reclaimMore() else { break }
+        outcome.freed += freed
+      }
     }
     outcome.isFruitless = outcome.freed == .zero
     if outcome.isFruitless { physical.parkUnservableWaiters() }

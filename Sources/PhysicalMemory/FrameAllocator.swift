@@ -144,6 +144,11 @@ public struct FrameAllocator {
     let recordsRun: FrameRun
     let waiting = WaitQueue("free frames", .memory)
     let lowMemory = LowMemoryNotification()
+    var owners = ReclaimableOwners()
+    /// The procedure that empties a block; unset before the layer of contiguous memory is up.
+    var blockEmptier: BlockEmptier?
+    /// The layer that reclaims pages where no page daemon has a thread.
+    var pageReclaimer: PageReclaimer?
   }
   /// The context of a frame source.
   struct Supply {

@@ -324,7 +324,12 @@ final class ContigmallocTests: XCTestCase {
   func testABusyPageCostsTheRun() throws {
     let system = try TestSystem()
     let area = try system.fillMemory(spare: 100)
-    let low = UInt64(system.frame(area, 0).rawValue) & ~15
+    // A page whose sixteen frames could all be a run: those at the start of memory are the boot's.
+    let low = try XCTUnwrap(
+      (0..<area.count).lazy.map { UInt64(system.frame(area, $0).rawValue) & ~15 }.first {
+        system.physical.hasPlace(
+          forRun: PageCount(16), where: request(16, low: $0, high: $0 + 16).constraints)
+      })
     let wanted = request(16, low: low, high: low + 16)
     let page = try XCTUnwrap(system.pages(of: area, in: frames(low, low + 16)).first)
     var failure: ContiguousFailure?

@@ -132,7 +132,7 @@ final class ContiguousThreadsTests: XCTestCase {
         system.host.atStart = { [self] _ in listen() }
         others.append { [self] in
           XCTAssertTrue(system.memory.startServices())
-          while !isOver { usleep(100) }
+          idle(100) { isOver }
           // The disk goes on until they are gone.
           system.memory.endServices()
         }
@@ -149,7 +149,10 @@ final class ContiguousThreadsTests: XCTestCase {
           // The disk, until no thread can make another request.
           while !isOver || left.others < others.count || system.disk.poll() {
             system.host.advance()
-            if !system.disk.poll() { usleep(20) }
+            if !system.disk.poll() {
+              withInterruptsOff {}
+              usleep(20)
+            }
           }
         }
       }
@@ -217,7 +220,7 @@ final class ContiguousThreadsTests: XCTestCase {
           for page in 0..<area.count { try! core.store(area[page], page + 1) }
           return
         }
-        while system.physical.freeCount > PageCount(UInt64(150)) { usleep(20) }
+        idle { system.physical.freeCount <= PageCount(UInt64(150)) }
         // Far more than is free, all at the priority that leaves the reserve alone.
         var taken: [FrameNumber] = []
         for _ in 0..<200 {
@@ -277,7 +280,7 @@ final class ContiguousThreadsTests: XCTestCase {
           if let block { system.physical.free(block, order) }
           return
         }
-        while system.physical.awaited == .zero && !system.physical.hasParkedWaiters { usleep(20) }
+        idle { system.physical.awaited > .zero || system.physical.hasParkedWaiters }
         for page in 0..<area.count { try! core.store(area[page], page + 1) }
         for page in 0..<area.count { XCTAssertEqual(try! core.load(area[page]), page + 1) }
         system.paging.unwire(wired[0], PageCount(wired.count))

@@ -107,7 +107,7 @@ extension Shell {
     }
     while let word = arguments.next() {
       if word.bytes == "nowait" {
-        guard asked.waitPolicy == .allowed else { throw refuse(word, "nowait is given twice") }
+        guard asked.waitPolicy.mayWait else { throw refuse(word, "nowait is given twice") }
         asked.waitPolicy = .forbidden
       } else if word.bytes == "zero" {
         guard options.contents == .unknown else { throw refuse(word, "zero is given twice") }

@@ -166,13 +166,13 @@ extension Shell {
 
   private func overBudget(_ forecast: ContiguousForecast, _ asked: RunAsked, _ nothing: StaticString) {
     var line: Line = "Not without waiting: "
-    if asked.waitPolicy == .allowed {
+    if asked.waitPolicy.mayWait {
       line = "With vm.contig.passes=\(UInt64(memory.contiguous.passes.rawValue)), "
     }
     print("\(line)\(count: forecast.missing.rawValue, "page") would be left.\(nothing)")
     strip(forecast.run)
     details(forecast)
-    if asked.waitPolicy == .forbidden {
+    if !asked.waitPolicy.mayWait {
       var patient = asked
       patient.waitPolicy = .allowed
       print("! A request that waits may have pages written. Type: why \(patient.line)")

@@ -28,7 +28,7 @@ struct RunAsked {
     if let boundary = limits.boundary {
       line.append(line: " boundary=\(Self.spelled(ByteCount(boundary.rawValue)))")
     }
-    if waitPolicy == .forbidden { line.append(" nowait") }
+    if !waitPolicy.mayWait { line.append(" nowait") }
     return line
   }
 

@@ -52,6 +52,11 @@ extension FrameAllocator {
     do throws(PhysicalMemoryError) {
       return try allocateUnlogged(order, role: role, priority: priority, for: owner)
     } catch {
+      if error == .noMemory, priority != .interrupt,
+        let frame = retryAfterReclaim({ allocateBlock(order, role, priority, for: owner) })
+      {
+        return FrameNumber(frame)
+      }
       logRefusal(Refusal(order, for: role, owner, priority))
       throw error
     }
@@ -69,9 +74,9 @@ extension FrameAllocator {
   }
 
   /// Allocates a block, and waits until `deadline` for enough free frames; requests of a priority are served in the
-  /// order in which they came. `interrupt` never waits. Throws `noMemory` when the deadline passes, when nothing could
-  /// wake the sleeper, and at once when memory has not so many frames. It does not wait while frames enough are free
-  /// but no block is, and throws `noMemory` too.
+  /// order in which they came. `interrupt` never waits. If frames enough are free, but lie scattered, the layer of
+  /// contiguous memory empties a block. Throws `noMemory` when the deadline passes, when nothing could wake the sleeper,
+  /// when no block can be emptied, and at once when memory has not so many frames.
   public func allocate(
     _ order: BlockOrder, role: FrameRole, priority: AllocationPriority, waitUntil deadline: Tick,
     for owner: FrameOwner = .here
@@ -81,13 +86,33 @@ extension FrameAllocator {
       logRefusal(Refusal(order, for: role, owner, priority))
       throw .badConstraint
     }
-    if let frame = allocateBlock(order, role, priority, for: owner) { return FrameNumber(frame) }
-    if priority != .interrupt {
-      let request = WaitingRequest(order: order, role: role, priority: priority, owner: owner)
-      if let frame = wait(for: request, until: deadline) { return FrameNumber(frame) }
-    }
+    let request = WaitingRequest(order: order, role: role, priority: priority, owner: owner)
+    if let frame = allocateWaiting(request, until: deadline, unless: { false }) { return frame }
     logRefusal(Refusal(order, for: role, owner, priority))
     throw .noMemory
+  }
+
+  /// Does what `allocate(waitUntil:)` does, and logs no refusal. Ends, and returns nil, also when a wake finds that the
+  /// caller `isServed`: for a layer whose request something else may serve too.
+  package func allocateWaiting(
+    _ request: WaitingRequest, until deadline: Tick, unless isServed: () -> Bool
+  ) -> FrameNumber? {
+    func attempt() -> UInt32? {
+      allocateBlock(request.order, request.role, request.priority, for: request.owner)
+    }
+    if let frame = attempt() { return FrameNumber(frame) }
+    guard request.priority != .interrupt else { return nil }
+    if let frame = retryAfterReclaim(attempt) { return FrameNumber(frame) }
+    while true {
+      switch wait(for: request, until: deadline, unless: isServed) {
+      case .frame(let frame): return frame
+      case .ended: return nil
+      case .isFragmented(let hasSlept):
+        if let frame = emptyBlock(for: request) { return frame }
+        // The obstacles may have been freed while other requests were waited for.
+        if !hasSlept { return nil }
+      }
+    }
   }
 
   /// Fills `frames` with single frames, or throws `noMemory` and allocates none; logs the refusal. A few hundred

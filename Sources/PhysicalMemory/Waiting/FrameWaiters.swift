@@ -2,9 +2,9 @@
 //
 // A waiter is a few words on the sleeper's stack, linked into the queue of its priority under the domain lock. While a
 // queue is not empty, later requests of that priority are refused, or join it, so that no waiter starves. Other
-// priorities are not held up. Requests for runs do not join a queue. A free wakes all waiters when there are any, and
-// the first of each queue tries again. A request that joins a queue sends the urgent low-memory notification, so that
-// the page daemon frees pages.
+// priorities are not held up. Requests for runs do not join a queue; a layer that needs a run may wait in it for as many
+// frames (`waitForFrames`). A free wakes all waiters when there are any, and the first of each queue tries again. A
+// request that joins a queue sends the urgent low-memory notification, so that the page daemon frees pages.
 //
 // When the page daemon can free nothing more, a waiter at the head of a queue keeps all others from the few free frames,
 // and is not served itself. So the page daemon parks the waiters at the head that can't be served
@@ -29,12 +29,48 @@ struct Waiter {
   var previous = WaiterLink.none
 }
 
-/// A request for a block that waits for memory.
-struct WaitingRequest {
+/// A request for a block that may wait for memory.
+package struct WaitingRequest {
   let order: BlockOrder
+  /// Frames that must be free.
+  let count: PageCount
   let role: FrameRole
   let priority: AllocationPriority
   let owner: FrameOwner
+  /// Whether a block is allocated, or only waited for.
+  fileprivate let takesFrames: Bool
+
+  /// Makes a request; `role`, `priority` and `owner` as of `FrameAllocator.allocate`.
+  package init(order: BlockOrder, role: FrameRole, priority: AllocationPriority, owner: FrameOwner) {
+    (self.order, self.role, self.priority, self.owner) = (order, role, priority, owner)
+    count = order.frames
+    takesFrames = true
+  }
+
+  /// A wait until `count` frames are free, which takes none.
+  fileprivate init(count: PageCount, priority: AllocationPriority) {
+    order = BlockOrder(0)
+    self.count = count
+    (role, self.priority, owner) = (.free, priority, .none)
+    takesFrames = false
+  }
+}
+
+/// How a wait for free frames ended.
+package enum FramesWait {
+  /// The frames are free at once, or after a sleep. Another thread may take them first.
+  case ready, slept
+  /// The deadline has passed, memory has not so many frames, no thread can free any, or the caller was served otherwise.
+  case ended
+}
+
+/// How a wait for a block ended.
+enum WaitOutcome {
+  case frame(FrameNumber)
+  /// Frames enough are free, but no block is. `hasSlept` says whether that may have changed during the wait.
+  case isFragmented(hasSlept: Bool)
+  /// The deadline has passed, memory has not so many frames, no thread can free any, or the caller was served otherwise.
+  case ended
 }
 
 /// A waiter, or none.
@@ -130,10 +166,30 @@ extension FrameAllocator {
   /// Queues the parked waiters again, behind all others. A step for each of them, 64 at most.
   package func unparkWaiters() { domain.withLock { $0.unpark() } }
 
-  @inline(never) func wait(for request: WaitingRequest, until deadline: Tick) -> UInt32? {
+  /// Wakes the waiters, each to look whether it is served: for a layer that can serve one by something else than frames.
+  package func wakeWaiters() {
+    if domain.withLock({ $0.hasWaiters }) { state.pointee.waiting.wake(on: machine) }
+  }
+
+  /// Waits in the queue of `priority` until `count` frames are free for it, for a caller that allocates them as a run.
+  package func waitForFrames(
+    _ count: PageCount, priority: AllocationPriority, until deadline: Tick, unless isServed: () -> Bool
+  ) -> FramesWait {
+    let request = WaitingRequest(count: count, priority: priority)
+    return switch wait(for: request, until: deadline, unless: isServed) {
+    case .isFragmented(let hasSlept): hasSlept ? .slept : .ready
+    case .frame, .ended: .ended
+    }
+  }
+
+  /// Waits in the queue of the request's priority until it is served, `deadline` passes, or a wake finds that the caller
+  /// `isServed` otherwise.
+  @inline(never) func wait(
+    for request: WaitingRequest, until deadline: Tick, unless isServed: () -> Bool
+  ) -> WaitOutcome {
     let priority = request.priority
     let queue = Int(priority.rawValue)
-    let count = request.order.frames.rawValue
+    let count = request.count.rawValue
     var waiter = Waiter(count: count, priority: priority, queue: queue)
     return withUnsafeMutablePointer(to: &waiter) { pointer in
       let me = WaiterLink(pointer: pointer)
@@ -143,8 +199,9 @@ extension FrameAllocator {
         domain.events.pointee.waits.add()
         return true
       }
-      guard isPossible else { return nil }
-      var frame: UInt32?
+      guard isPossible else { return .ended }
+      var outcome = WaitOutcome.ended
+      var hasSlept = false
       while true {
         // The ticket is drawn under the lock that guards the count, so no wake is lost.
         let (ticket, mayTry, isParked) = domain.withLock { domain in
@@ -153,22 +210,37 @@ extension FrameAllocator {
             pointer.pointee.queue == Waiter.parked
           )
         }
+        if isServed() { break }
         if mayTry {
-          frame = allocateBlock(
-            request.order, request.role, priority, for: request.owner, waiter: me)
-          // Frames enough are free, but no block: the request does not wait for that.
-          if frame != nil || domain.withLock({ $0.admits(count, priority) }) { break }
+          if request.takesFrames,
+            let frame = allocateBlock(
+              request.order, request.role, priority, for: request.owner, waiter: me)
+          {
+            outcome = .frame(FrameNumber(frame))
+            break
+          }
+          if domain.withLock({ $0.admits(count, priority) }) {
+            outcome = .isFragmented(hasSlept: hasSlept)
+            break
+          }
           continue
         }
         if !isParked { notifyLowMemory(.awaited) }
-        if !state.pointee.waiting.sleep(ticket, until: deadline, on: machine) { break }
+        if reclaimPages(until: count + domain.withLock { $0.reserves[queue] }) { continue }
+        if !state.pointee.waiting.sleep(ticket, until: deadline, on: machine) {
+          // The deadline has passed, or no other thread could free frames. Owners may keep some that were freed to them
+          // during the sleep.
+          var owners = ReclaimSteps(self)
+          guard machine.now < deadline, owners.reclaimMore() != nil else { break }
+        }
+        hasSlept = true
       }
       let mustWake = domain.withLock { domain in
         domain.leave(me)
         return domain.hasWaiters
       }
       if mustWake { state.pointee.waiting.wake(on: machine) }
-      return frame
+      return outcome
     }
   }
 }
