@@ -16,12 +16,16 @@ package protocol UpperEntries {
   func table(_ level: TableLevel, for address: VirtualAddress) -> FrameNumber?
   /// Caches that table.
   func keep(_ table: FrameNumber, _ level: TableLevel, for address: VirtualAddress)
+  /// Whether the machine has memory at a frame. A table that has left the tree may hold any words by now; an entry that
+  /// leads nowhere is one with reserved bits, which faults.
+  func hasMemory(at frame: FrameNumber) -> Bool
 }
 
 /// A processor that caches none.
 struct NoUpperEntries: UpperEntries {
   @inline(__always) func table(_ level: TableLevel, for address: VirtualAddress) -> FrameNumber? { nil }
   @inline(__always) func keep(_ table: FrameNumber, _ level: TableLevel, for address: VirtualAddress) {}
+  @inline(__always) func hasMemory(at frame: FrameNumber) -> Bool { true }
 }
 
 extension PageMap {
@@ -51,9 +55,9 @@ extension PageMap {
       }
       let offset = address.rawValue & (1 << TableTree.shift(level) - 1)
       let number = (entry.address(at: level) + offset) >> Page.shift
-      return AccessedPage(
-        frame: number < UInt64(FrameNumber.limit) ? FrameNumber(UInt32(number)) : .none,
-        rights: entry.isWritable ? .write : .read)
+      let frame = number < UInt64(FrameNumber.limit) ? FrameNumber(UInt32(number)) : .none
+      guard upper.hasMemory(at: frame) else { return nil }
+      return AccessedPage(frame: frame, rights: entry.isWritable ? .write : .read)
     }
   }
 
@@ -72,6 +76,9 @@ extension PageMap {
       let slot = Slot(machine.directMap.pointer(to: table)) + TableTree.index(address.rawValue, level)
       let entry = slot.acquired
       guard entry.isTable(at: level) else { return (slot, entry, level) }
+      guard upper.hasMemory(at: entry.tableFrame) else {
+        return (slot, PageTableEntry(0), level)
+      }
       level -= 1
       table = entry.tableFrame
       upper.keep(table, TableLevel(level), for: address)

@@ -52,7 +52,7 @@ private final class StressMachine: @unchecked Sendable {
       processors.append(
         SoftwareProcessor(
           directMap: host.machine.directMap, tables: memory.pageTables, paging: memory.paging,
-          buffer: TranslationBuffer(block(TranslationBuffer.size))))
+          buffer: TranslationBuffer(block(TranslationBuffer.size), memory: host.memorySize)))
     }
     self.blocks = blocks
     try memory.paging.attachSwap(disk.device)

@@ -53,6 +53,8 @@ package struct TranslationBuffer: UpperEntries {
   private let tables: UnsafeMutablePointer<Table>
   /// Tables of older generations are invalid.
   private let generation: UnsafeMutablePointer<UInt32>
+  /// Frames of the machine's memory; all numbers where the caller does not say.
+  private let memory: UInt32
   private static var count: Int { 256 }
   private static var tableCount: Int { 16 }
   private static var levels: Int { 4 }
@@ -75,17 +77,20 @@ package struct TranslationBuffer: UpperEntries {
   /// Bytes that a buffer needs, aligned to a cache line.
   package static var size: ByteCount { Parts().size }
 
-  package init(_ memory: UnsafeMutableRawPointer) {
+  /// An empty buffer in `storage`. A processor that ignores invalidations needs `memory`, the size of the machine's:
+  /// entries that it follows may lie in a frame that is no page table any more.
+  package init(_ storage: UnsafeMutableRawPointer, memory: ByteCount? = nil) {
     let parts = Parts()
-    entries = memory.part(Entry.self, at: parts.entries, count: Self.count)
+    self.memory = memory.map { UInt32($0.rawValue >> Page.shift) } ?? .max
+    entries = storage.part(Entry.self, at: parts.entries, count: Self.count)
     for i in 0..<Self.count {
       (entries + i).initialize(to: Entry(page: .max, frame: .none, isWritable: false))
     }
-    tables = memory.part(Table.self, at: parts.tables, count: Self.levels * Self.tableCount)
+    tables = storage.part(Table.self, at: parts.tables, count: Self.levels * Self.tableCount)
     for i in 0..<Self.levels * Self.tableCount {
       (tables + i).initialize(to: Table(block: .max, frame: .none, generation: 0))
     }
-    generation = memory.part(UInt32.self, at: parts.generation)
+    generation = storage.part(UInt32.self, at: parts.generation)
     generation.initialize(to: 1)
   }
 
@@ -132,6 +137,10 @@ package struct TranslationBuffer: UpperEntries {
   package func keep(_ table: FrameNumber, _ level: TableLevel, for address: VirtualAddress) {
     let (place, block) = place(level, address)
     place.pointee = Table(block: block, frame: table, generation: generation.pointee)
+  }
+
+  package func hasMemory(at frame: FrameNumber) -> Bool {
+    frame.rawValue < memory || memory == .max
   }
 
   /// Whether a walk may still begin at `table`.
