@@ -95,6 +95,7 @@ extension Arena {
     if state.machine.failsHere(.vmem) { throw .noTags }
     try secure(2, priority)
     var walker = ArenaCore.Walker()
+    var aftermath = Aftermath()
     let overlaps = withUnsafeMutablePointer(to: &walker) { walker in
       state.core.withLock { core in
         walker.span = core.firstSpan
@@ -110,6 +111,9 @@ extension Arena {
           if span == false {
             let segment = core.addSpan(.added, first.rawValue, last.rawValue)
             core.lists.insert(segment)
+            if !core.waiters.isEmpty {
+              count(core.serve(from: FreshSpace(before: core.lastSpan, last: last.rawValue)), &aftermath)
+            }
             state.segments.set(core.lists.count + core.hash.count)
           }
           return span
@@ -119,7 +123,7 @@ extension Arena {
     }
     returnSurplusTags()
     if overlaps { throw .overlaps }
-    state.tags.wakeWaiters()
+    finish(aftermath, priority)
   }
 
   /// Adds `size` values from `first` on: see `add(_:through:)`.

@@ -2,37 +2,54 @@
 
 import MemoryPrimitives
 
+/// A span that a source gave, and the start of the segment in it that satisfies the request.
+struct ImportedSpan {
+  let start: UInt64
+  let last: UInt64
+  let segment: UInt64
+}
+
 extension Arena {
-  /// Imports a span that satisfies the request, and cuts the segment out of it. If space has become free in the
-  /// arena during the upcall, the request gets that and the span goes back.
-  func importSpan(_ source: ArenaSource, _ attempt: AllocationAttempt, _ wantsPage: inout Bool) -> UInt64? {
-    let request = attempt.request
+  /// Imports a span that satisfies the request, and cuts the segment out of it.
+  func importSpan(_ source: ArenaSource, _ attempt: AllocationAttempt, _ aftermath: inout Aftermath)
+    -> UInt64?
+  {
     guard let span = requestSpan(source, attempt) else { return nil }
-    var page = false
+    return accept(span, source, attempt, &aftermath)
+  }
+
+  /// Adds a span that the source gave, and cuts the segment out of it. If space has become free in the arena during
+  /// the upcall, the request gets that and the span goes back.
+  func accept(
+    _ span: ImportedSpan, _ source: ArenaSource, _ attempt: AllocationAttempt, _ aftermath: inout Aftermath
+  ) -> UInt64 {
+    let request = attempt.request
     let (start, isSurplus) = state.core.withLock { core -> (UInt64, Bool) in
-      core.spares.hidden -= attempt.tagsNeeded
+      if let start = attempt.waiter.pointer?.pointee.start { return (start, true) }
       if attempt.policy == .instantFit, let found = core.findInstantly(request) {
-        grant(&core, found, attempt, &page)
+        core.conclude(attempt, at: found.start)
+        grant(&core, found, attempt, &aftermath)
         return (found.start, true)
       }
+      core.conclude(attempt, at: span.segment)
       let segment = core.addSpan(.imported, span.start, span.last)
       core.carve(segment, span.segment, span.segment + request.extent, attempt.site)
       state.allocations.add()
       state.imports.add()
+      if !core.waiters.isEmpty {
+        count(core.serve(from: FreshSpace(before: core.lastSpan, last: span.last)), &aftermath)
+      }
       state.segments.set(core.lists.count + core.hash.count)
-      page = core.hash.wantsPage
+      aftermath.wantsPage = core.hash.wantsPage
       return (span.segment, false)
     }
-    wantsPage = page
     if isSurplus { source.release(span.start, span.last) }
     return start
   }
 
   /// Asks the source for a span; answers it with the start of the segment in it. The size is rounded up to the unit of
   /// import. If the source refuses that, or the rounding could break a constraint, the size is the request's.
-  private func requestSpan(
-    _ source: ArenaSource, _ attempt: AllocationAttempt
-  ) -> (start: UInt64, last: UInt64, segment: UInt64)? {
+  private func requestSpan(_ source: ArenaSource, _ attempt: AllocationAttempt) -> ImportedSpan? {
     let request = attempt.request
     let isFree = request.nocross == 0 && request.minimum == 0 && request.maximum == UInt64.max
     let large = request.extent | (state.importUnit - 1)
@@ -46,7 +63,7 @@ extension Arena {
       if span.start & mask == 0, span.last & mask == mask,
         let segment = request.lowestStart(in: span.start, span.last)
       {
-        return (span.start, span.last, segment)
+        return ImportedSpan(start: span.start, last: span.last, segment: segment)
       }
       source.release(span.start, span.last)
     }
@@ -55,16 +72,17 @@ extension Arena {
 
   // MARK: An arena as the source of another
 
-  /// Allocates the span that another arena requests. If this arena's quantum is larger than that arena's, the phase is
-  /// rounded down to this quantum and the remainder added to the size: the segment lies so far inside the span.
-  func export(_ request: UnsafeMutablePointer<ImportRequest>) -> Bool {
+  /// Translates what another arena requests into a size and constraints here. If this arena's quantum is larger than
+  /// that arena's, the phase is rounded down to this quantum and the remainder added to the size: the segment lies so
+  /// far inside the span.
+  func exported(_ request: ImportRequest) -> (ArenaSize, ArenaConstraints)? {
     let quantum = state.quantum
-    var size = request.pointee.size
-    var constraints = request.pointee.constraints
+    var size = request.size
+    var constraints = request.constraints
     let inset = constraints.phase.rawValue & (quantum - 1)
     if inset != 0 {
       let larger = size.rawValue.addingReportingOverflow(inset)
-      guard !larger.overflow else { return false }
+      guard !larger.overflow else { return nil }
       size = ArenaSize(larger.partialValue)
       constraints.phase = ArenaSize(constraints.phase.rawValue - inset)
       if constraints.minimum.rawValue != 0 {
@@ -77,11 +95,17 @@ extension Arena {
     let (end, isBeyond) = constraints.maximum.rawValue.addingReportingOverflow(rounding)
     constraints.maximum = isBeyond ? .highest : ArenaAddress(end)
     if let nocross = constraints.nocross, nocross.rawValue < quantum { constraints.nocross = nil }
+    return (size, constraints)
+  }
+
+  /// Allocates the span that another arena requests.
+  func export(_ request: UnsafeMutablePointer<ImportRequest>) -> Bool {
+    guard let (size, constraints) = exported(request.pointee) else { return false }
     do {
       let first = try xalloc(
         size, constraints, policy: .instantFit, priority: request.pointee.priority, at: request.pointee.site)
       request.pointee.first = first
-      request.pointee.last = ArenaAddress(first.rawValue + ((size.rawValue - 1) | (quantum - 1)))
+      request.pointee.last = ArenaAddress(first.rawValue + ((size.rawValue - 1) | (state.quantum - 1)))
       return true
     } catch {
       return false

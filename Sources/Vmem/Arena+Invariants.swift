@@ -1,7 +1,8 @@
 // The check of all invariants in Vmem.swift. At most n log n for n tags; only the spans pay the logarithm. They are
 // sorted through a link that spans don't use, so the check needs no memory.
 //
-// It takes no lock, because it would hold the lock too long: no other call may use the arena at the same time.
+// It takes no lock, because it would hold the lock too long: no other call may use the arena at the same time. Threads
+// that wait in it may sleep.
 
 import MemoryPrimitives
 
@@ -20,7 +21,7 @@ extension Arena {
 
 extension ArenaCore {
   mutating func check() -> StaticString? {
-    checkSpans() ?? checkOverlap() ?? checkLists() ?? checkHash() ?? checkSpares()
+    checkSpans() ?? checkOverlap() ?? checkLists() ?? checkHash() ?? checkSpares() ?? checkWaiters()
   }
 
   /// The sums of a walk over all segments.
@@ -172,7 +173,13 @@ extension ArenaCore {
 
   /// Checks VM-8 for the spares.
   private func checkSpares() -> StaticString? {
-    guard spares.hidden == 0 else { return "VM-8: tags are still hidden after an operation" }
+    var waiting: UInt32 = 0
+    var waiter = waiters.first
+    while let pointer = waiter.pointer {
+      waiting += pointer.pointee.tags
+      waiter = pointer.pointee.next
+    }
+    guard spares.hidden == waiting else { return "VM-8: tags are still hidden after an operation" }
     var count: UInt32 = 0
     var link = spares.first
     while link != .none, count <= spares.count {
@@ -181,6 +188,40 @@ extension ArenaCore {
       link = links[link].next
     }
     return count == spares.count ? nil : "VM-8: spare tags are counted wrongly"
+  }
+
+  /// Checks VM-10, with a pass over the free segments for each waiter.
+  private func checkWaiters() -> StaticString? {
+    var count: UInt64 = 0
+    var unsettled: UInt64 = 0
+    var before = ArenaWaiterLink.none
+    var waiter = waiters.first
+    while let pointer = waiter.pointer, count < waiters.count {
+      count += 1
+      unsettled += pointer.pointee.isSettled ? 0 : 1
+      guard pointer.pointee.previous == before else { return "VM-10: waiters are linked wrongly" }
+      guard pointer.pointee.start == nil else { return "VM-10: a waiter that was served still waits" }
+      if pointer.pointee.isSettled, isSatisfiable(pointer.pointee.request) {
+        return "VM-10: a free segment satisfies a waiter"
+      }
+      before = waiter
+      waiter = pointer.pointee.next
+    }
+    guard count == waiters.count, waiter == .none, unsettled == waiters.unsettled else {
+      return "VM-10: waiters are counted wrongly"
+    }
+    return nil
+  }
+
+  private func isSatisfiable(_ request: Request) -> Bool {
+    for list in 0..<FreeLists.classes {
+      var link = lists.head[list]
+      while link != .none {
+        if request.lowestStart(in: links[link].start, links[link].last) != nil { return true }
+        link = links[link].next
+      }
+    }
+    return false
   }
 
   // MARK: VM-2: spans don't overlap

@@ -12,6 +12,16 @@ struct AllocationAttempt {
   let site: CallSite
   /// Tags that the attempt may need.
   let tagsNeeded: UInt32
+  /// The waiter for which the attempt is made, in the arena's list.
+  var waiter = ArenaWaiterLink.none
+}
+
+/// Work left for the moment when the lock is dropped after a request was granted.
+struct Aftermath {
+  /// Whether the hash would like a page.
+  var wantsPage = false
+  /// Whether waiters were served.
+  var mustWake = false
 }
 
 extension Arena {
@@ -81,14 +91,14 @@ extension Arena {
   ) throws(VmemError) -> ArenaAddress {
     if state.machine.failsHere(.vmem) { throw .noTags }
     let attempt = AllocationAttempt(
-      request: request, policy: policy, priority: priority, site: site,
-      tagsNeeded: state.source == nil ? 2 : 4)
-    var wantsPage = false
+      request: request, policy: policy, priority: priority, site: site, tagsNeeded: tagsNeeded)
+    var aftermath = Aftermath()
     while true {
       let outcome = state.core.withLock { core -> Outcome in
+        if core.waiters.unsettled != 0 { count(core.serve(from: nil), &aftermath) }
         guard core.secure(attempt.tagsNeeded) else { return .needsTags }
         if policy == .instantFit, let found = core.findInstantly(request) {
-          grant(&core, found, attempt, &wantsPage)
+          grant(&core, found, attempt, &aftermath)
           return .granted(found.start)
         }
         core.spares.hidden += attempt.tagsNeeded
@@ -96,61 +106,61 @@ extension Arena {
       }
       switch outcome {
       case .granted(let start):
-        if wantsPage { growHash(priority) }
+        finish(aftermath, priority)
         return ArenaAddress(start)
       case .needsTags:
-        guard state.tags.grow(priority) else { throw .noTags }
-        continue
+        if state.tags.grow(priority) { continue }
+        finish(aftermath, priority)
+        throw .noTags
       case .unclear:
         break
       }
       var start: UInt64?
-      if policy == .bestFit || state.source == nil { start = search(attempt, &wantsPage) }
+      if policy == .bestFit || state.source == nil { start = search(attempt, &aftermath) }
       if start == nil, let source = state.source {
-        start = importSpan(source, attempt, &wantsPage) ?? search(attempt, &wantsPage)
+        start = importSpan(source, attempt, &aftermath) ?? search(attempt, &aftermath)
       }
       if start == nil { state.core.withLock { $0.spares.hidden -= attempt.tagsNeeded } }
       returnSurplusTags()
+      finish(aftermath, priority)
       guard let start else { throw .noSpace }
-      if wantsPage { growHash(priority) }
       return ArenaAddress(start)
     }
   }
 
-  /// Sleeps and tries again until the request is granted or the deadline has passed.
-  func attempt(
-    _ request: Request, _ policy: FitPolicy, _ priority: AllocationPriority, until deadline: Tick,
-    at site: CallSite
-  ) throws(VmemError) -> ArenaAddress {
-    let shared = state.tags
-    shared.state.waiters.add(1, ordering: .sequentiallyConsistent)
-    defer { shared.state.waiters.subtract(1, ordering: .releasing) }
-    state.core.withLock { _ in state.waits.add() }
-    while true {
-      let ticket = shared.state.queue.ticket()
-      do throws(VmemError) {
-        return try attempt(request, policy, priority, site)
-      } catch {
-        guard shared.state.queue.sleep(ticket, until: deadline, on: state.machine) else { throw error }
-      }
-    }
-  }
+  /// Tags that one request may need.
+  var tagsNeeded: UInt32 { state.source == nil ? 2 : 4 }
 
   /// Cuts the found segment to the request and counts it. The lock is held.
   func grant(
-    _ core: inout ArenaCore, _ found: ArenaCore.Found, _ attempt: AllocationAttempt, _ wantsPage: inout Bool
+    _ core: inout ArenaCore, _ found: ArenaCore.Found, _ attempt: AllocationAttempt,
+    _ aftermath: inout Aftermath
   ) {
-    core.allocate(found, attempt.request, attempt.site)
+    if core.waiters.unsettled == 0 {
+      core.allocate(found, attempt.request, attempt.site)
+    } else {
+      count(core.allocateBesideWaiters(found, attempt.request, attempt.site), &aftermath)
+    }
     state.allocations.add()
     state.segments.set(core.lists.count + core.hash.count)
-    wantsPage = core.hash.wantsPage
+    aftermath.wantsPage = core.hash.wantsPage
+  }
+
+  /// Counts the segments that waiters got. The lock is held.
+  func count(_ serving: Serving, _ aftermath: inout Aftermath) {
+    state.allocations.add(serving.segments)
+    aftermath.mustWake = aftermath.mustWake || serving.mustWake
+  }
+
+  /// Does what is left to do with the lock dropped.
+  @inline(always) func finish(_ aftermath: Aftermath, _ priority: AllocationPriority) {
+    if aftermath.mustWake { state.tags.wakeWaiters() }
+    if aftermath.wantsPage { growHash(priority) }
   }
 
   /// Passes over all lists that could hold the request. The attempt's tags are hidden; a search that finds a segment
-  /// ends that.
-  func search(_ attempt: AllocationAttempt, _ wantsPage: inout Bool) -> UInt64? {
-    var page = false
-    defer { wantsPage = wantsPage || page }
+  /// ends that. A waiter that is served during the pass has its segment.
+  func search(_ attempt: AllocationAttempt, _ aftermath: inout Aftermath) -> UInt64? {
     var cursor = FreeLists.Cursor(list: FreeLists.index(quanta: attempt.request.quanta) - 1)
     return withUnsafeMutablePointer(to: &cursor) { cursor in
       let start = cursor.list
@@ -164,6 +174,10 @@ extension Arena {
           case more
         }
         let turn = state.core.withLock { core -> Turn in
+          if let start = attempt.waiter.pointer?.pointee.start {
+            if isRegistered { core.lists.unregister(cursor) }
+            return .found(start)
+          }
           if seen == nil { seen = core.lists.insertions }
           var step = core.step(cursor, attempt.request, attempt.policy)
           if case .exhausted = step, rounds < ArenaCore.searchRounds,
@@ -183,8 +197,8 @@ extension Arena {
           }
           if isRegistered { core.lists.unregister(cursor) }
           guard case .found(let found) = step else { return .nothing }
-          core.spares.hidden -= attempt.tagsNeeded
-          grant(&core, found, attempt, &page)
+          core.conclude(attempt, at: found.start)
+          grant(&core, found, attempt, &aftermath)
           return .found(found.start)
         }
         switch turn {

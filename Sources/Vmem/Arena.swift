@@ -62,8 +62,9 @@ public struct Arena {
   /// Allocates a segment of `size` values. Constant time with `.instantFit`.
   ///
   /// With a deadline and a priority other than `.interrupt` the call sleeps until there is space and tags,
-  /// at most until then; without a deadline it fails at once. Errors: `.noSpace`, `.noTags`, `.badConstraint` (a
-  /// size of zero).
+  /// at most until then; without a deadline it fails at once. So does a request that none of the arena's spans, and no
+  /// import, could satisfy even if all were free. A free serves the sleepers in order of arrival, those that it
+  /// satisfies. Errors: `.noSpace`, `.noTags`, `.badConstraint` (a size of zero).
   public func alloc(
     _ size: ArenaSize, policy: FitPolicy = .instantFit, priority: AllocationPriority = .normal,
     until deadline: Tick? = nil,
@@ -86,7 +87,7 @@ public struct Arena {
         return try attempt(request, policy, priority, site)
       } catch {
         guard let deadline, priority != .interrupt else { throw error }
-        return try attempt(request, policy, priority, until: deadline, at: site)
+        return try attempt(request, priority, until: deadline, at: site)
       }
     } catch {
       countFailure(failures)
@@ -120,8 +121,9 @@ public struct Arena {
       guard size.rawValue != 0, extent == rounded else {
         return .wrongSize(extent &+ 1, core.links[busy.link].callSite)
       }
-      let work = core.release(busy)
+      let work = core.release(busy, hasWaiters: state.tags.hasWaiters)
       state.frees.add()
+      state.allocations.add(work.serving.segments)
       if work.released != nil { state.releases.add() }
       state.segments.set(core.lists.count + core.hash.count)
       return .done(work)
@@ -132,7 +134,6 @@ public struct Arena {
         source.release(released.start, released.last)
       }
       perform(work)
-      state.tags.wakeWaiters()
     case .wrongSize(let expected, let allocatedAt):
       var fault = fault(.wrongSize, "a segment of an arena was freed with another size than it has", address)
       fault.given = size.rawValue
@@ -179,10 +180,10 @@ public struct Arena {
       return (core.returnSpares(), core.spares.wereMissed)
     }
     if returnedTags { state.tags.trim() }
-    if returnedTags || wereMissed { state.tags.wakeWaiters() }
+    if returnedTags || wereMissed { state.tags.wakeRetrying() }
   }
 
-  /// Frees the pages of the hash and of tags that a free made superfluous.
+  /// Frees the pages of the hash and of tags that a free made superfluous, and wakes the waiters that it helped.
   func perform(_ work: ArenaCore.DeferredWork) {
     let tags = state.tags
     var page = work.pages
@@ -193,6 +194,11 @@ public struct Arena {
       tags.freePage(pointer)
     }
     if work.returnedTags { tags.trim() }
+    if work.serving.mustWake {
+      tags.wakeWaiters()
+    } else if work.hadWaiters || work.returnedTags || work.released != nil {
+      tags.wakeRetrying()
+    }
   }
 
   // MARK: Reports

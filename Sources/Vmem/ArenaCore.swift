@@ -59,6 +59,7 @@ struct ArenaCore: ~Copyable {
   var total: UInt64 = 0
   var allocated: UInt64 = 0
   var walkers: UnsafeMutablePointer<Walker>?
+  var waiters = ArenaWaiters()
   /// Lists and tags that were examined.
   var visited: UInt64 = 0
 
@@ -209,11 +210,16 @@ struct ArenaCore: ~Copyable {
     var pages = Link.none
     /// Whether the supply got tags back, and may have pages to free.
     var returnedTags = false
+    /// Waiters that the free served.
+    var serving = Serving()
+    /// Whether the supply had any waiter.
+    var hadWaiters = false
   }
 
-  /// Makes a busy segment free and joins it with its neighbours.
-  mutating func release(_ busy: BusyHash.Position) -> DeferredWork {
+  /// Makes a busy segment free and joins it with its neighbours. Serves waiters from it, if there are any.
+  mutating func release(_ busy: BusyHash.Position, hasWaiters: Bool) -> DeferredWork {
     var work = DeferredWork()
+    work.hadWaiters = hasWaiters
     hash.remove(busy)
     let tag = links[busy.link]
     allocated &-= tag.extent &+ 1
@@ -233,11 +239,13 @@ struct ArenaCore: ~Copyable {
       link = previous
     }
     let before = links[link].previousSegment
-    if links[before].kind == .imported, links[link].nextSegment == .none {
+    let isWhole = links[before].kind == .imported && links[link].nextSegment == .none
+    if isWhole, !hasWaiters {
       work.released = (links[link].start, links[link].last)
       removeSpan(before, link)
     } else {
       lists.insert(link)
+      if hasWaiters { serve(afterFreeing: link, isWhole: isWhole, &work) }
     }
     work.pages = hash.shrink()
     work.returnedTags = returnSpares()
@@ -258,7 +266,7 @@ struct ArenaCore: ~Copyable {
     carve(found.link, found.start, found.start + request.extent, site)
   }
 
-  private mutating func lowestStart(in link: Link, _ request: Request) -> UInt64? {
+  mutating func lowestStart(in link: Link, _ request: Request) -> UInt64? {
     visited += 1
     return request.lowestStart(in: links[link].start, links[link].last)
   }

@@ -38,6 +38,8 @@ public struct ArenaSource {
   let context: UnsafeMutableRawPointer?
   let importSpan: @convention(c) (UnsafeMutableRawPointer?, UnsafeMutableRawPointer) -> Bool
   let releaseSpan: @convention(c) (UnsafeMutableRawPointer?, UInt64, UInt64) -> Void
+  /// The arena that is the source, if one is.
+  private(set) var parent: Arena?
 
   /// Makes a source of two functions.
   ///
@@ -56,7 +58,7 @@ public struct ArenaSource {
 
   /// Imports from another arena, which must outlive this one.
   public static func arena(_ parent: Arena) -> ArenaSource {
-    ArenaSource(
+    var source = ArenaSource(
       UnsafeMutableRawPointer(parent.storage),
       importSpan: { context, request in
         guard let context else { return false }
@@ -67,6 +69,8 @@ public struct ArenaSource {
         guard let context else { return }
         Arena(context.assumingMemoryBound(to: ArenaState.self)).acceptReturn(first, last)
       })
+    source.parent = parent
+    return source
   }
 
   func requestSpan(_ request: ImportRequest) -> (start: UInt64, last: UInt64)? {

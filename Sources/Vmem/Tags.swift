@@ -123,11 +123,19 @@ public struct Tags {
     while let page = state.pool.withLock({ $0.detachSurplus() }) { freePage(page) }
   }
 
-  /// Wakes the threads that wait for space or tags. Called after a free, with no lock held.
-  @inline(always) func wakeWaiters() {
-    if state.waiters.load(ordering: .sequentiallyConsistent) != 0 { wakeSlow() }
+  /// Whether any thread waits for space or tags. Read it with the arena's lock held: see `TagsState.waiters`.
+  @inline(always) var hasWaiters: Bool { state.waiters.load(ordering: .sequentiallyConsistent) != 0 }
+
+  /// Whether any thread must be woken to try again. Read it after the change that may help.
+  @inline(always) var hasRetrying: Bool { state.retrying.load(ordering: .sequentiallyConsistent) != 0 }
+
+  /// Wakes the waiters that try again themselves. Called with no lock held, after tags returned or a source got a span.
+  @inline(always) func wakeRetrying() {
+    if hasRetrying { wakeWaiters() }
   }
-  @inline(never) func wakeSlow() { state.queue.wake(on: state.machine) }
+
+  /// Wakes all waiters, each to see whether it was served. Called with no lock held.
+  @inline(never) func wakeWaiters() { state.queue.wake(on: state.machine) }
 }
 
 /// The state of a supply. Fields are constants, atomics or locked: no code writes to them through `pointee`.
@@ -135,11 +143,14 @@ struct TagsState: ~Copyable {
   let links: TagLinks
   let machine: Machine
   let pool: Locked<TagPool>
-  /// One queue for all arenas of the supply: a free in an arena's source may give it space, a free in any arena may
-  /// give it tags. A thread that is to wait adds itself to `waiters` and then tries once more. A free reads `waiters`
-  /// after its own change. So either that try sees the free, or the free sees the waiter.
+  /// One queue for all arenas of the supply, because a thread waits in an arena and its sources at the same time.
   let queue = WaitQueue("address space", .memory)
+  /// Threads that wait. A thread counts itself before it acquires an arena's lock to join, and a free reads the count
+  /// with that lock held. So either the free sees the waiter, or the waiter's search sees the free.
   let waiters = Atomic<UInt32>(0)
+  /// Waiters that no free can serve: they lack tags, or ask a source made of functions. Each counts itself, and then
+  /// tries. A free in any arena reads the count after its own change. So either the try sees it, or it sees the waiter.
+  let retrying = Atomic<UInt32>(0)
 }
 
 // All state behind a handle is under a lock, atomic, or belongs to one processor.

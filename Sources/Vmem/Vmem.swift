@@ -34,9 +34,10 @@
 //   VM-5  The hash finds a busy segment by its first value, and holds nothing else.
 //   VM-6  Counts and sizes equal those that a walk finds; so does the largest free segment, while it is known.
 //   VM-7  No imported span is wholly free.
-//   VM-8  Between operations no spare tag is hidden. Each tag of the supply is in exactly one place: on its page's
-//         list, among an arena's spares, or in an arena's structures.
+//   VM-8  Between operations no spare tag is hidden, but those of waiters. Each tag of the supply is in exactly one
+//         place: on its page's list, among an arena's spares, or in an arena's structures.
 //   VM-9  Between operations no search or walk is registered with the arena.
+//   VM-10 No free segment of an arena satisfies one of its waiters: see ArenaWaiters.swift.
 //
 // LOCKS
 //
@@ -54,6 +55,9 @@
 // starts again, up to `ArenaCore.searchRounds` times.
 //
 // EXHAUSTION
+//
+// A request that may wait sleeps, and a free serves it directly (ArenaWaiters.swift). A free costs one load more for
+// this while no thread waits, and a step for each waiter of its arena else.
 //
 // A request that finds no tags fails with `.noTags` and has changed nothing. A hash that finds no page to grow into
 // has longer chains and asks again later. A free needs nothing.

@@ -176,7 +176,8 @@ final class VmemConcurrencyTests: XCTestCase {
     let bench = VmemFixture()
     bench.host.hasOtherThreads = true
     let arena = bench.arena()
-    try arena.add(0...9)
+    try arena.add(0...10)
+    XCTAssertNotNil(arena.alloc(1))
     let host = bench.host
     let supply = bench.tags
     bench.host.onThreads(2) { index in
