@@ -36,7 +36,8 @@ var package = Package(
       name: "KernelSpace",
       dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem"]),
     .target(
-      name: "Kmem", dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory"]),
+      name: "Kmem",
+      dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables"]),
     .target(name: "BlockDevices", dependencies: ["CPlatform", "MemoryPrimitives"]),
     .target(
       name: "Paging",

@@ -104,7 +104,10 @@ public struct ContiguousAllocator {
     let state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(
       to: State(machine: machine, physical: physical, space: space, kmem: kmem, paging: paging))
-    return ContiguousAllocator(state: state)
+    let allocator = ContiguousAllocator(state: state)
+    physical.setBlockEmptier(allocator.blockEmptier)
+    kmem.setSlabRuns(allocator.slabRuns)
+    return allocator
   }
 
   var machine: Machine { state.pointee.machine }

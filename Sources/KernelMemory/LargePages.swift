@@ -11,13 +11,13 @@ extension KernelAddressSpace {
   static func largePages(_ place: UnsafeMutablePointer<KernelAddressSpace>) -> LargePages {
     LargePages(
       UnsafeMutableRawPointer(place),
-      allocatePages: { context, pages, priority, zeroed, type, site in
+      allocatePages: { context, pages, priority, zeroed, type, site, deadline in
         let space = context.unsafelyUnwrapped.load(as: KernelAddressSpace.self)
         let priority = AllocationPriority(rawValue: priority) ?? .normal
         do throws(KernelSpaceError) {
           return try space.allocateWired(
             PageCount(pages), from: priority == .interrupt ? .interrupt : .heap, role: .kmem,
-            priority: priority,
+            priority: priority, wait: .until(Tick(deadline)),
             contents: zeroed ? .zero : .unknown, failures: .byCaller,
             for: FrameOwner("kmem, a large request", type: type, at: CallSite(rawValue: site)),
             at: CallSite(rawValue: site)

@@ -75,7 +75,8 @@ extension MemorySystem {
     )
     let paging = try orTooSmall { () throws(PagingError) in
       try PagedMemory.create(
-        in: storage.paging, machine: machine, physical: physical, tables: tables, space: space, kmem: kmem)
+        in: storage.paging, machine: machine, physical: physical, tables: tables, space: space, kmem: kmem,
+        registered: storage.pagingObjects)
     }
     let contiguous = ContiguousAllocator.create(
       in: storage.contiguous, machine: machine, physical: physical, space: space, kmem: kmem, paging: paging)
@@ -128,6 +129,7 @@ private struct LayerStorage {
   let handle: UnsafeMutablePointer<KernelAddressSpace>
   let kmem: UnsafeMutableRawPointer
   let paging: UnsafeMutableRawPointer
+  let pagingObjects: RegisteredPagingObjects
   let contiguous: UnsafeMutableRawPointer
   let tags: UnsafeMutableRawPointer
   let statistics: UnsafeMutableRawPointer
@@ -158,6 +160,10 @@ private struct LayerStorage {
     var pagingLayout = StorageLayout()
     let pagingOffset = pagingLayout.add(PagedMemory.stateSize)
     let contiguousOffset = pagingLayout.add(ContiguousAllocator.stateSize)
+    guard let pagingObjects = RegisteredPagingObjects(from: early, directMap: machine.directMap) else {
+      throw .tooSmall
+    }
+    self.pagingObjects = pagingObjects
     let pagingMemory = try allocate(pagingLayout.size, .boot, "Paging and ContiguousMemory, state")
     paging = pagingMemory + pagingOffset
     contiguous = pagingMemory + contiguousOffset

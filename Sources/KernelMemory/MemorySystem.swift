@@ -10,7 +10,8 @@
 //   3  the records of all frames are reserved at the top of memory, not touched
 //   4  the final page tables are built and made current: from here all memory can be reached, the carve-out too, and
 //      the loader's mapping at address 0 is gone
-//   5  physical memory opens: early memory's pages and occupied ranges keep their roles, all other frames are free
+//   5  physical memory opens: early memory's pages and occupied ranges keep their roles, those registered for zones as
+//      slabs; all other frames are free
 //   6  kernel space, kmem, paging, contiguous memory and the table of statistics allocate from there
 //
 // INVARIANTS

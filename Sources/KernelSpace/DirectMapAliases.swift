@@ -7,16 +7,16 @@ import PhysicalMemory
 
 extension KernelAddressSpace {
   /// Sets the attribute of the frames' alias to that of their coming mapping, and flushes the cache lines that were
-  /// written through it.
-  func setAlias(_ run: FrameRun, _ attribute: CacheAttribute) throws(PageTableError) {
+  /// written through it. Asks every processor. Throws when there is no memory for tables; nothing has changed then.
+  package func setAlias(_ run: FrameRun, _ attribute: CacheAttribute) throws(PageTableError) {
     guard attribute != .writeBack else { return }
     try tables.setAttribute(alias(run.first.address), count: run.count, attribute)
     let start = UnsafeRawPointer(machine.directMap.pointer(to: run.first))
     for line in 0..<Int(run.count.bytes.rawValue / 64) { cp_flush_line(start + line * 64) }
   }
 
-  /// Makes the frames' alias write-back again, with the large leaves that it had.
-  func restoreAlias(_ start: PhysicalAddress, _ count: PageCount) {
+  /// Makes the frames' alias write-back again, with the large leaves that it had. Asks every processor, unless it is.
+  package func restoreAlias(_ start: PhysicalAddress, _ count: PageCount) {
     guard let translation = tables.translate(alias(start)), translation.attribute != .writeBack else {
       return
     }

@@ -11,6 +11,8 @@ struct RangeRequest {
   /// Pages to map.
   var count: PageCount
   var priority = AllocationPriority.normal
+  /// Whether it may wait for frames.
+  var wait = WaitPolicy.forbidden
   var contents = InitialContents.unknown
   /// Whether this layer records a failure in the failure log, or the caller does.
   var failures = FailureRecording.here

@@ -22,19 +22,19 @@ struct FrameBatch {
 
 extension KernelAddressSpace {
   /// Allocates `count` pages of wired memory at consecutive addresses, writable and not executable. The frames behind
-  /// them get `role` and `owner`, and need not be consecutive. Never waits.
+  /// them get `role` and `owner`, and need not be consecutive. Waits for frames as long as `wait` says.
   ///
   /// Errors: no frames, tables or tags; no addresses; a count of zero. Costs some hundred instructions a
   /// page, and 512 stores more for a page that must be zero.
   public func allocateWired(
     _ count: PageCount, from arena: WiredArena = .heap, role: FrameRole = .wired,
-    priority: AllocationPriority = .normal,
+    priority: AllocationPriority = .normal, wait: WaitPolicy = .forbidden,
     contents: InitialContents = .unknown, failures: FailureRecording = .here, for owner: FrameOwner? = nil,
     at site: CallSite = .here
   ) throws(KernelSpaceError) -> VirtualAddress {
     let request = RangeRequest(
-      kind: RangeKind(arena), count: count, priority: priority, contents: contents, failures: failures,
-      site: site, statedOwner: owner)
+      kind: RangeKind(arena), count: count, priority: priority, wait: wait, contents: contents,
+      failures: failures, site: site, statedOwner: owner)
     let address = try reserve(request)
     do throws(KernelSpaceError) {
       try back(address, request, role: role)
@@ -92,10 +92,33 @@ extension KernelAddressSpace {
       try physical.allocateUnlogged(
         into: frames, role: role, priority: request.priority, for: request.owner)
     } catch {
-      throw KernelSpaceError(error)
+      guard error == .noMemory && request.wait.mayWait else { throw KernelSpaceError(error) }
+      try waitForFrames(frames, role, request)
     }
     if request.contents == .zero {
       for frame in frames { zero(FrameRun(first: frame, count: .one)) }
+    }
+  }
+
+  /// Waits until frames enough are free, and allocates them one by one. Frees them again when another request was first
+  /// and one does not come in time. Refuses at once more than memory has.
+  private func waitForFrames(
+    _ frames: UnsafeMutableBufferPointer<FrameNumber>, _ role: FrameRole, _ request: RangeRequest
+  ) throws(KernelSpaceError) {
+    let wanted = WaitingRequest(
+      order: BlockOrder(0), role: role, priority: request.priority, owner: request.owner)
+    // All together first, while none is held: of two requests, neither then waits for frames that the other holds.
+    let wait = physical.waitForFrames(
+      PageCount(UInt64(frames.count)), priority: request.priority, until: request.wait.deadline,
+      unless: { false })
+    if wait == .ended { throw .noMemory }
+    for i in 0..<frames.count {
+      guard let frame = physical.allocateWaiting(wanted, until: request.wait.deadline, unless: { false })
+      else {
+        for k in 0..<i { physical.free(FrameRun(first: frames[k], count: .one)) }
+        throw .noMemory
+      }
+      frames[i] = frame
     }
   }
 

@@ -12,6 +12,7 @@
 import CPlatform
 import Magazines
 import MemoryPrimitives
+import PhysicalMemory
 import Synchronization
 
 /// Whether a cache records each object.
@@ -25,23 +26,25 @@ import Synchronization
 extension KmemAllocator {
   /// Switches the audit of every cache, and of those made later. One caller at a time.
   ///
-  /// A cache whose objects fill the largest slab has no space for the records, and stays without. Switching on drains
+  /// A cache whose objects fill the largest slab has no space for the records, and stays without; so does one of objects
+  /// above 65 535 bytes. Switching on drains
   /// the magazines: it asks every processor, and no spin lock may be held.
   public func setAudit(_ auditing: Auditing) {
-    state.pointee.auditsAll.store(auditing == .on, ordering: .relaxed)
+    state.auditsAll.store(auditing == .on, ordering: .relaxed)
     forEach { $0.setAudit(auditing) }
   }
 
   /// Whether caches made from now on are audited.
-  public var auditing: Auditing { state.pointee.auditsAll.load(ordering: .relaxed) ? .on : .off }
+  public var auditing: Auditing { state.auditsAll.load(ordering: .relaxed) ? .on : .off }
 
-  /// Frees an object of an audited slab, or reports why it can't be freed so.
-  func freeAudited(_ location: ObjectLocation, _ request: FreeRequest, _ type: MemoryType) {
+  /// Frees an object of an audited slab, or reports why it can't be freed so, and answers false.
+  func freeAudited(_ location: ObjectLocation, _ request: FreeRequest, _ type: MemoryType) -> Bool {
     let cache = location.cache
     let (slab, index) = (location.slab, location.index)
     let period = cache.auditPeriod
     var chain = FrameNumber.none
-    let mistake = cache.cache.pointee.lists.withLock { lists -> FaultKind? in
+    var (mustWake, isFarFromLimit) = (false, false)
+    let mistake = cache.lists.withLock { lists -> FaultKind? in
       let entry = slab.entry(index)
       if !slab.isOut(index) { return .doubleFree }
       if entry.pointee.period == period {
@@ -50,13 +53,20 @@ extension KmemAllocator {
       }
       if index == slab.objects - 1 && !cache.isGuardIntact(slab) { return .overrun }
       cache.free(&lists, slab, index, at: request.site, &chain)
+      (mustWake, isFarFromLimit) = (cache.serveAfterFree(&lists), cache.leavesLimit(&lists))
       return nil
     }
+    if mustWake { cache.wakeWaiters() }
+    if isFarFromLimit { cache.unblockMagazines() }
     cache.releaseSlabs(chain)
-    guard let mistake else { return type.countFree(cache.cacheIndex) }
+    guard let mistake else {
+      type.countFree(cache.cacheIndex)
+      return true
+    }
     if mistake == .overrun {
       // The free is right: the report is on the object, not on its size.
-      return report(.init(kind: .overrun, slab: slab, index: index), cache, at: request.site)
+      report(.init(kind: .overrun, slab: slab, index: index), cache, at: request.site)
+      return false
     }
     let what: StaticString =
       switch mistake {
@@ -65,17 +75,23 @@ extension KmemAllocator {
       default: "freed under another type than it was allocated under"
       }
     report(mistake, what, location, request)
+    return false
   }
 }
 
 extension CachePointer {
-  /// Whether the largest slab has space for an object and its record.
-  var canBeAudited: Bool { Self.objects(chunk: chunk, order: Slab.largestOrder, isAudited: true) > 0 }
+  /// Whether the largest slab has space for an object and its record, which has 16 bits for the size.
+  var canBeAudited: Bool {
+    // Objects of audited and of other slabs can't stand for each other in the demand of a zone.
+    if descriptor.isZone.load(ordering: .relaxed) { return false }
+    let frames = source.isContiguous ? source.mostFrames : Int(Slab.largestOrder.frames.rawValue)
+    return size <= UInt16.max && Self.objects(chunk: chunk, frames: frames, isAudited: true) > 0
+  }
 
   func beginAuditPeriod() {
-    let periods = cache.pointee.periods.add(1, ordering: .relaxed).newValue
+    let periods = descriptor.periods.add(1, ordering: .relaxed).newValue
     // Zero says off, to the cache and in an entry that was never written.
-    cache.pointee.audit.store((periods - 1) % 0xffff + 1, ordering: .releasing)
+    descriptor.audit.store((periods - 1) % 0xffff + 1, ordering: .releasing)
   }
 
   func setAudit(_ auditing: Auditing) {
@@ -84,11 +100,11 @@ extension CachePointer {
     case .on:
       guard canBeAudited else { return }
       // The magazines first: an allocation past them, while other processors still use theirs, is not recorded.
-      magazines.switchOff { returnToSlab($0, .unknown) }
+      blockMagazines()
       beginAuditPeriod()
     case .off:
-      cache.pointee.audit.store(0, ordering: .releasing)
-      magazines.switchOn()
+      descriptor.audit.store(0, ordering: .releasing)
+      unblockMagazines()
       releaseFreeSlabs()
     }
   }

@@ -50,10 +50,12 @@ extension CachePointer {
 
   /// Allocates up to `most` objects from plain slabs.
   func allocate(
-    _ lists: inout SlabLists, into words: UnsafeMutablePointer<UInt>, most: Int, _ found: inout Damage?
+    _ lists: inout SlabLists, into words: UnsafeMutablePointer<UInt>, most: Int,
+    _ priority: AllocationPriority, _ found: inout Damage?
   ) -> Int {
     var count = 0
-    return allocate(&lists, isAudited: false, most: most, &found) { _, _, object in
+    return allocate(&lists, isAudited: false, most: min(most, objectsLeft(&lists, priority)), &found) {
+      _, _, object in
       words[count] = UInt(bitPattern: object)
       count += 1
     }
@@ -64,7 +66,8 @@ extension CachePointer {
     _ lists: inout SlabLists, _ period: UInt16, _ request: AllocationRequest, _ found: inout Damage?
   ) -> UnsafeMutableRawPointer? {
     var allocated: UnsafeMutableRawPointer?
-    _ = allocate(&lists, isAudited: true, most: 1, &found) { slab, index, object in
+    _ = allocate(&lists, isAudited: true, most: min(1, objectsLeft(&lists, request.priority)), &found) {
+      slab, index, object in
       let entry = slab.entry(index)
       entry.pointee.period = period
       entry.pointee.size = UInt16(truncatingIfNeeded: request.size)
@@ -77,9 +80,21 @@ extension CachePointer {
     return allocated
   }
 
+  /// Allocates one object, from an audited slab in a period of auditing.
+  func allocateOne(
+    _ lists: inout SlabLists, _ period: UInt16?, _ request: AllocationRequest, _ found: inout Damage?
+  ) -> UnsafeMutableRawPointer? {
+    if let period { return allocateAudited(&lists, period, request, &found) }
+    var word: UInt = 0
+    let count = allocate(&lists, into: &word, most: 1, request.priority, &found)
+    return count == 1 ? UnsafeMutableRawPointer(bitPattern: word) : nil
+  }
+
   /// Sets the count of a slab that is on list `from`, and moves it to the list where it belongs now.
-  private func move(_ lists: inout SlabLists, _ slab: Slab, from: SlabSet.Kind, out: Int) {
+  func move(_ lists: inout SlabLists, _ slab: Slab, from: SlabSet.Kind, out: Int) {
     lists.out += out - slab.out
+    lists.peakOut = max(lists.peakOut, lists.out)
+    if lists.demand > 0 { lists.lowWater = min(lists.lowWater, lists.free) }
     slab.out = out
     let to = list(of: slab)
     guard from != to else { return }
@@ -109,10 +124,10 @@ extension CachePointer {
     } else {
       lists.plain.free.prepend(slab, physical)
     }
-    lists.frames += Int(slab.order.frames.rawValue)
+    lists.frames += slab.frames
     lists.objects += slab.objects
     lists.created += 1
-    kmem.state.pointee.slabFrames.add(Int(slab.order.frames.rawValue), ordering: .relaxed)
+    kmem.state.slabFrames.add(slab.frames, ordering: .relaxed)
     countSpare(slab, 1)
   }
 
@@ -128,9 +143,9 @@ extension CachePointer {
     // A damaged slab stays on the full list for good.
     if slab.isDamaged { lists.lost += 1 }
     move(&lists, slab, from: from, out: slab.out - 1)
-    guard slab.out == 0 && !slab.isDamaged else { return }
+    guard slab.out == 0 && !slab.isDamaged && lists.waiters.first == nil else { return }
     let others = (slab.isAudited ? lists.audited.free.count : lists.plain.free.count) - 1
-    if !keeps(slab, beside: others) { unlinkFree(&lists, slab, &chain) }
+    if !keeps(slab, beside: others) && isBeyondDemand(&lists, slab) { unlinkFree(&lists, slab, &chain) }
   }
 
   /// Removes a slab whose objects are all free from its list.
@@ -141,10 +156,10 @@ extension CachePointer {
       lists.plain.free.remove(slab, physical)
       lists.fewestFree = min(lists.fewestFree, lists.plain.free.count)
     }
-    lists.frames -= Int(slab.order.frames.rawValue)
+    lists.frames -= slab.frames
     lists.objects -= slab.objects
     lists.released += 1
-    kmem.state.pointee.slabFrames.subtract(Int(slab.order.frames.rawValue), ordering: .relaxed)
+    kmem.state.slabFrames.subtract(slab.frames, ordering: .relaxed)
     countSpare(slab, -1)
     slab.record.next = chain
     chain = slab.frame

@@ -16,6 +16,7 @@ extension CachePointer {
 
   /// Allocates an object from the magazines, the slabs, or a new slab.
   func allocate(_ request: AllocationRequest) -> UnsafeMutableRawPointer? {
+    if descriptor.isZone.load(ordering: .relaxed) { return allocateFromSlab(request) }
     var mayAddMagazine = true
     while true {
       switch magazines.popSlow(unlessRejected: { areOut($0, $1) }) {
@@ -29,7 +30,7 @@ extension CachePointer {
       if auditPeriod != nil { return allocateFromSlab(request) }
       var damage: Damage?
       let outcome = magazines.refill { words, most in
-        cache.pointee.lists.withLock { allocate(&$0, into: words, most: most, &damage) }
+        lists.withLock { allocate(&$0, into: words, most: most, request.priority, &damage) }
       }
       kmem.report(damage, self, at: request.site)
       switch outcome {
@@ -48,31 +49,33 @@ extension CachePointer {
     while true {
       let period = auditPeriod
       var damage: Damage?
-      func one(_ lists: inout SlabLists) -> UnsafeMutableRawPointer? {
-        if let period { return allocateAudited(&lists, period, request, &damage) }
-        var word: UInt = 0
-        return allocate(&lists, into: &word, most: 1, &damage) == 1
-          ? UnsafeMutableRawPointer(bitPattern: word) : nil
+      if let object = lists.withLock({ allocateOne(&$0, period, request, &damage) }) {
+        return object
       }
-      if let object = cache.pointee.lists.withLock({ one(&$0) }) { return object }
       if damage != nil {
         kmem.report(damage, self, at: request.site)
         continue
       }
+      if isAtLimit { return nil }
       guard let slab = makeSlab(isAudited: period != nil, priority: request.priority) else { return nil }
-      let first = cache.pointee.lists.withLock { lists -> UnsafeMutableRawPointer? in
+      var mustWake = false
+      let first = lists.withLock { lists -> UnsafeMutableRawPointer? in
         insert(&lists, slab)
-        return one(&lists)
+        let first = allocateOne(&lists, period, request, &damage)
+        mustWake = serveWaiters(&lists)
+        return first
       }
+      if mustWake { wakeWaiters() }
       kmem.report(damage, self, at: request.site)
       if let first { return first }
+      // A zone may need more slabs until its demand is met, and another processor may have taken the objects.
     }
   }
 
   /// Adds another magazine to the depot, if its limit allows.
   func addMagazine(_ priority: AllocationPriority) -> Bool {
-    let depotLimit = cache.pointee.depotLimit.load(ordering: .relaxed)
-    let limit = 2 * machine.processorCount + cache.pointee.fullLimit + depotLimit + 2
+    let depotLimit = descriptor.depotLimit.load(ordering: .relaxed)
+    let limit = 2 * machine.processorCount + descriptor.fullLimit + depotLimit + 2
     guard magazines.magazineCount < limit else { return false }
     let size = Int(MagazineSet.magazineSize(rounds: magazines.rounds).rawValue)
     guard let magazine = kmem.allocateOwn(size, priority: priority) else { return false }
@@ -82,6 +85,7 @@ extension CachePointer {
 
   /// Frees an object, whose address was checked, to the magazines or its slab. Never fails.
   func free(_ word: UInt, _ site: CallSite) {
+    if descriptor.isZone.load(ordering: .relaxed) { return returnToSlab(word, site) }
     var mayAddMagazine = true
     var mayRaise = true
     for _ in 0..<Self.pushAttempts {
@@ -123,7 +127,7 @@ extension CachePointer {
   func returnToSlab(_ words: UnsafeMutablePointer<UInt>, _ count: Int, _ site: CallSite) {
     var chain = FrameNumber.none
     var bad = 0
-    cache.pointee.lists.withLock { lists in
+    let (mustWake, isFarFromLimit) = lists.withLock { lists in
       var finder = ObjectFinder(self)
       for i in 0..<count {
         if let object = finder.objectOut(words[i]) {
@@ -134,7 +138,10 @@ extension CachePointer {
           bad += 1
         }
       }
+      return (serveAfterFree(&lists), leavesLimit(&lists))
     }
+    if mustWake { wakeWaiters() }
+    if isFarFromLimit { unblockMagazines() }
     releaseSlabs(chain)
     for i in 0..<bad { reportBadWord(words[i], site) }
   }
@@ -146,7 +153,7 @@ extension CachePointer {
 
   /// Whether each word of a magazine is an object of this cache that is out of its slab. Runs with interrupts off.
   private func areOut(_ words: UnsafePointer<UInt>, _ count: Int) -> Bool {
-    cache.pointee.lists.withLock { _ in
+    lists.withLock { _ in
       var finder = ObjectFinder(self)
       var next = words
       let end = words + count
@@ -182,18 +189,18 @@ extension CachePointer {
   /// Whether an object that a caller frees is free already. Reads its slab's record and map, which cost less than the
   /// object, whose user may be done with it for long.
   func isFreeLocked(_ slab: Slab, _ index: Int) -> Bool {
-    cache.pointee.lists.withLock { _ in slab.isFree(index) }
+    lists.withLock { _ in slab.isFree(index) }
   }
 
   // MARK: Releasing memory
 
   func drain() -> PageCount {
-    let before = cache.pointee.lists.withLock { $0.frames }
+    let before = lists.withLock { $0.frames }
     lowerDepotLimit()
     magazines.drain { returnToSlab($0, .unknown) }
     freeEmptyMagazines()
     releaseFreeSlabs()
-    let after = cache.pointee.lists.withLock { $0.frames }
+    let after = lists.withLock { $0.frames }
     return PageCount(before - min(after, before))
   }
 
@@ -211,7 +218,7 @@ extension CachePointer {
     var (left, wasLast) = (limit, false)
     while !wasLast {
       var chain = FrameNumber.none
-      cache.pointee.lists.withLock { lists in
+      lists.withLock { lists in
         for _ in 0..<Self.releasedAtOnce {
           guard left > 0 else {
             wasLast = true
@@ -224,7 +231,12 @@ extension CachePointer {
             wasLast = true
             return
           }
-          unlinkFree(&lists, slab(first), &chain)
+          let slab = slab(first)
+          guard isBeyondDemand(&lists, slab) else {
+            wasLast = true
+            return
+          }
+          unlinkFree(&lists, slab, &chain)
         }
       }
       releaseSlabs(chain)

@@ -10,6 +10,8 @@ public typealias ObjectHook = @convention(c) (UnsafeMutableRawPointer?, UnsafeMu
 
 /// The descriptor of a cache, in 768 bytes with its depot behind it.
 struct Cache: ~Copyable {
+  /// The instance that it belongs to.
+  let kmem: KmemAllocator
   let name: ShortName
   let cacheIndex: Int
   /// Bytes of an object as its callers know it.
@@ -33,10 +35,26 @@ struct Cache: ~Copyable {
   /// Periods so far.
   let periods = Atomic<UInt32>(0)
   let failed = Atomic<UInt64>(0)
+  /// Bytes that requests in the slow path left unused in their objects, and how many requests these were.
+  let roundedBytes = Atomic<UInt64>(0)
+  let roundedRequests = Atomic<UInt64>(0)
+  /// Requests that slept until memory was free.
+  let waits = Atomic<UInt64>(0)
+  /// Objects that callers may have at once; 0 for no limit.
+  let limit = Atomic<Int>(0)
+  /// The reasons for which the cache has no magazines: an audit, each request that waits, and that it is near its limit.
+  let magazineBlocks = Atomic<UInt32>(0)
+  /// Whether all magazines have been emptied for that.
+  let magazinesAreOff = Atomic<Bool>(false)
+  /// Whether it keeps objects free for a demand.
+  let isZone = Atomic<Bool>(false)
   /// False in a descriptor that no cache has; all zeroes is such a descriptor.
   let isLive = Atomic<Bool>(false)
-  /// `owner` in the record of a slab that is not audited and has as many frames as the cache prefers.
+  /// `owner` in the record of a slab that is not audited and has as many frames as the cache prefers; of contiguous slabs,
+  /// which are rare, `Slab.noOwner`.
   let plainOwner: UInt32
+  /// Where its slabs come from.
+  let source: SlabSource
   let pins = CachePins()
 
   /// Bytes from one descriptor to the next.
@@ -119,8 +137,23 @@ struct SlabLists {
   /// Slabs made and released since the cache was made.
   var created: UInt64 = 0
   var released: UInt64 = 0
+  /// The most objects that were out of slabs at once.
+  var peakOut = 0
   /// Free objects that are not allocated because a stray write hit their slab.
   var lost = 0
+  /// Requests that wait for an object.
+  var waiters = KmemWaiters()
+  /// Damage that was found while waiters were served, until it is reported.
+  var unreported: CachePointer.Damage?
+  /// Of a zone, the free objects that requests of normal priority leave, and the fewest free ones that it ever had.
+  var demand = 0
+  var lowWater = 0
+  /// Objects that were registered before kmem existed.
+  var registered = 0
+  /// Objects on pages of their own.
+  var onPages = 0
+  /// Whether the cache has no magazines because it is near its limit.
+  var isNearLimit = false
 }
 
 /// A cache in place: a handle.
@@ -128,18 +161,21 @@ struct CachePointer {
   let cache: UnsafeMutablePointer<Cache>
   let kmem: KmemAllocator
 
+  /// The descriptor, in place.
+  @inline(__always) var descriptor: Cache { unsafeAddress { UnsafePointer(cache) } }
+
   var magazines: MagazineSet { MagazineSet(at: UnsafeMutableRawPointer(cache) + Cache.depotOffset) }
   /// The slabs, in place.
-  var lists: Locked<SlabLists> { @inline(__always) _read { yield cache.pointee.lists } }
-  var physical: FrameAllocator { kmem.state.pointee.physical }
-  var machine: Machine { kmem.state.pointee.machine }
-  var cacheIndex: Int { cache.pointee.cacheIndex }
-  var name: ShortName { cache.pointee.name }
-  var size: Int { cache.pointee.size }
-  var chunk: Int { cache.pointee.chunk }
+  var lists: Locked<SlabLists> { @inline(__always) _read { yield descriptor.lists } }
+  var physical: FrameAllocator { kmem.state.physical }
+  var machine: Machine { kmem.state.machine }
+  var cacheIndex: Int { descriptor.cacheIndex }
+  var name: ShortName { descriptor.name }
+  var size: Int { descriptor.size }
+  var chunk: Int { descriptor.chunk }
   /// The period of auditing, nil when audit is off.
   var auditPeriod: UInt16? {
-    let period = cache.pointee.audit.load(ordering: .acquiring)
+    let period = descriptor.audit.load(ordering: .acquiring)
     return period == 0 ? nil : UInt16(truncatingIfNeeded: period)
   }
 
@@ -151,17 +187,21 @@ struct CachePointer {
 
   /// Whether an object has the word of a free one.
   func looksFree(_ object: UnsafeMutableRawPointer) -> Bool {
-    object.load(fromByteOffset: cache.pointee.wordOffset, as: UInt64.self) == FreeWord.of(object)
+    object.load(fromByteOffset: descriptor.wordOffset, as: UInt64.self) == FreeWord.of(object)
   }
   func setWord(of object: UnsafeMutableRawPointer, _ word: UInt64) {
-    object.storeBytes(of: word, toByteOffset: cache.pointee.wordOffset, as: UInt64.self)
+    object.storeBytes(of: word, toByteOffset: descriptor.wordOffset, as: UInt64.self)
   }
 
   // MARK: Geometry
 
+  static func objects(chunk: Int, frames: Int, isAudited: Bool) -> Int {
+    let bytes = 4096 * frames
+    return isAudited
+      ? min((bytes - guardBytes) / chunk, Slab.mostAudited) : min(bytes / chunk, Slab.mostObjects)
+  }
   static func objects(chunk: Int, order: BlockOrder, isAudited: Bool) -> Int {
-    let bytes = 4096 << Int(order.rawValue)
-    return isAudited ? min((bytes - guardBytes) / chunk, Slab.mostAudited) : bytes / chunk
+    objects(chunk: chunk, frames: Int(order.frames.rawValue), isAudited: isAudited)
   }
 
   /// Bytes behind the last object of an audited slab that show a write beyond its end.
@@ -188,41 +228,40 @@ struct CachePointer {
   /// Whether the cache keeps a slab whose objects are all free, so that a caller at the edge of a slab does not allocate
   /// frames each time. A cache keeps one or two; all caches together may keep a 128th of all slabs beyond that.
   func keeps(_ slab: Slab, beside others: Int) -> Bool {
+    if source.asksProcessors { return true }
     if slab.isAudited && auditPeriod == nil { return false }
-    if others < (slab.order.rawValue == 0 ? 2 : 1) { return true }
-    let state = kmem.state
-    return state.pointee.spareFrames.load(ordering: .relaxed)
-      <= max(32, state.pointee.slabFrames.load(ordering: .relaxed) / 128)
+    if others < (slab.frames == 1 ? 2 : 1) { return true }
+    return kmem.state.spareFrames.load(ordering: .relaxed)
+      <= max(32, kmem.state.slabFrames.load(ordering: .relaxed) / 128)
   }
 
   /// Lets the depot keep one more full magazine, after one had to be emptied into slabs. All such magazines together
   /// stay below a 32nd of all slabs; reclaiming ends the allowance.
   func raiseDepotLimit() -> Bool {
-    let state = kmem.state
     let bytes = magazines.rounds * chunk
-    let most = max(128 << 10, state.pointee.slabFrames.load(ordering: .relaxed) * 4096 / 32)
-    let sum = state.pointee.depotBytes.add(bytes, ordering: .relaxed).newValue
+    let most = max(128 << 10, kmem.state.slabFrames.load(ordering: .relaxed) * 4096 / 32)
+    let sum = kmem.state.depotBytes.add(bytes, ordering: .relaxed).newValue
     guard sum <= most else {
-      state.pointee.depotBytes.subtract(bytes, ordering: .relaxed)
+      kmem.state.depotBytes.subtract(bytes, ordering: .relaxed)
       return false
     }
-    cache.pointee.depotLimit.add(1, ordering: .relaxed)
+    descriptor.depotLimit.add(1, ordering: .relaxed)
     magazines.changeFullLimit(by: 1)
     return true
   }
 
   /// Ends the allowance of `raiseDepotLimit`, or so much of it.
   func lowerDepotLimit(atMost most: Int = .max) {
-    let depotLimit = cache.pointee.depotLimit.exchange(0, ordering: .relaxed)
+    let depotLimit = descriptor.depotLimit.exchange(0, ordering: .relaxed)
     let change = min(depotLimit, most)
-    cache.pointee.depotLimit.add(depotLimit - change, ordering: .relaxed)
-    kmem.state.pointee.depotBytes.subtract(change * magazines.rounds * chunk, ordering: .relaxed)
+    descriptor.depotLimit.add(depotLimit - change, ordering: .relaxed)
+    kmem.state.depotBytes.subtract(change * magazines.rounds * chunk, ordering: .relaxed)
     magazines.changeFullLimit(by: -change)
   }
 
   /// Counts a slab that has lost its last object in use, or got its first.
   func countSpare(_ slab: Slab, _ sign: Int) {
-    kmem.state.pointee.spareFrames.add(sign * Int(slab.order.frames.rawValue), ordering: .relaxed)
+    kmem.state.spareFrames.add(sign * slab.frames, ordering: .relaxed)
   }
 
   // MARK: Making and releasing slabs
@@ -231,36 +270,44 @@ struct CachePointer {
   /// smaller slabs when physical memory has no run. Calls the constructor: no lock is held.
   func makeSlab(isAudited: Bool, priority: AllocationPriority) -> Slab? {
     if machine.failsHere(.kmem) { return nil }
+    if source.isContiguous {
+      return makeContiguousSlab(isAudited: isAudited, priority: priority, mayWait: false)
+    }
     var order = Self.preferredOrder(chunk: chunk, isAudited: isAudited)
     while true {
-      let objects = Self.objects(chunk: chunk, order: order, isAudited: isAudited)
-      guard objects > 0 else { return nil }
+      guard Self.objects(chunk: chunk, order: order, isAudited: isAudited) > 0 else { return nil }
       if let frame = try? physical.allocateUnlogged(order, role: .slab, priority: priority, for: kmem.owner) {
-        let tableBytes = Slab.tableBytes(objects: objects, isAudited: isAudited)
-        var tables: UnsafeMutableRawPointer?
-        if tableBytes > 0 {
-          tables = kmem.allocateOwn(tableBytes, priority: priority)
-          guard tables != nil else {
-            physical.free(frame, order)
-            return nil
-          }
-        }
-        let slab = Slab.create(
-          frame, order, cache: cacheIndex, objects: objects, isAudited: isAudited, tables: tables,
-          physical: physical,
-          directMap: machine.directMap)
-        construct(slab)
-        return slab
+        let run = FrameRun(first: frame, count: order.frames)
+        return slab(in: run, isAudited: isAudited, priority: priority)
       }
       guard order.rawValue > 0 else { return nil }
       order = BlockOrder(order.rawValue - 1)
     }
   }
 
+  /// Makes a slab in frames that the cache has allocated. Frees them, and answers nil, without memory for its tables.
+  func slab(in run: FrameRun, isAudited: Bool, priority: AllocationPriority) -> Slab? {
+    let objects = Self.objects(chunk: chunk, frames: Int(run.count.rawValue), isAudited: isAudited)
+    let tableBytes = Slab.tableBytes(objects: objects, isAudited: isAudited)
+    var tables: UnsafeMutableRawPointer?
+    if tableBytes > 0 {
+      tables = kmem.allocateOwn(tableBytes, priority: priority)
+      guard tables != nil else {
+        freeFrames(run)
+        return nil
+      }
+    }
+    let slab = Slab.create(
+      run, cache: cacheIndex, objects: objects, isAudited: isAudited, tables: tables, physical: physical,
+      directMap: machine.directMap)
+    construct(slab)
+    return slab
+  }
+
   private func construct(_ slab: Slab) {
     for index in 0..<slab.objects {
       let object = object(slab, index)
-      cache.pointee.construct?(cache.pointee.context, object)
+      descriptor.construct?(descriptor.context, object)
       setWord(of: object, FreeWord.of(object))
     }
     guard slab.isAudited else { return }
@@ -277,15 +324,15 @@ struct CachePointer {
       let slab = slab(next)
       next = slab.record.next
       if slab.isAudited && !slab.isDamaged { reportDamage(slab) }
-      if let destruct = cache.pointee.destruct {
-        for index in 0..<slab.objects { destruct(cache.pointee.context, object(slab, index)) }
+      if let destruct = descriptor.destruct {
+        for index in 0..<slab.objects { destruct(descriptor.context, object(slab, index)) }
       }
       if let tables = slab.tables { kmem.freeOwn(tables) }
-      let order = slab.order
-      for i in 0..<order.frames.rawValue {
+      let run = slab.run
+      for i in 0..<run.count.rawValue {
         physical.record(slab.frame + PageCount(i)).unsafelyUnwrapped.queue = .none
       }
-      physical.free(slab.frame, order)
+      freeFrames(run)
     }
   }
 

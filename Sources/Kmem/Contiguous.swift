@@ -41,7 +41,7 @@ extension KmemAllocator {
   /// Counts a request of `type` for contiguous memory that was refused.
   package func countContiguousFailure(_ type: MemoryType) {
     type.countAllocation(CacheIndex.failed)
-    state.pointee.contiguousFailures.add(1, ordering: .relaxed)
+    state.contiguousFailures.add(1, ordering: .relaxed)
   }
 
   /// Counts the contiguous memory that `type` has: requests and pages.

@@ -29,9 +29,13 @@ struct KmemState: ~Copyable {
   let past: InlineArray<5, Atomic<UInt64>> = .init { _ in Atomic(0) }
   /// Whether caches made from now on are audited.
   let auditsAll = Atomic<Bool>(false)
+  /// The source of contiguous slabs; nil until the layer that has it exists.
+  var slabRuns: SlabRuns?
   let trimmer = Trimmer()
+  /// Requests wait here for an object of a cache that is at its limit.
+  let objectFreed = WaitQueue("an object below a limit")
   /// A thread that destroys a cache waits here for the walks that have pinned it.
-  let unpinned = WaitQueue("a walk over a cache", .thread)
+  let unpinned = WaitQueue("a walk over a cache")
 }
 
 /// The data under the registry's lock.
@@ -91,10 +95,14 @@ extension KmemAllocator {
         cacheIndex, SizeClasses.name(cacheIndex), size: size, alignment: size < 64 ? 8 : 64, construct: nil,
         destruct: nil, context: nil)
     }
+    kmem.registerAsOwner()
     return kmem
   }
 
-  var state: UnsafeMutablePointer<KmemState> { base.assumingMemoryBound(to: KmemState.self) }
+  /// The state, in place.
+  @inline(__always) var state: KmemState {
+    unsafeAddress { UnsafePointer(base.assumingMemoryBound(to: KmemState.self)) }
+  }
 
   // MARK: Descriptors of caches
 
@@ -126,30 +134,28 @@ extension KmemAllocator {
   func forEach<E>(_ body: (CachePointer) throws(E) -> Void) throws(E) {
     for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
       guard let cache = descriptor(cacheIndex), cache.pointee.pins.pin() else { continue }
-      defer { if cache.pointee.pins.unpin() { state.pointee.unpinned.wake(on: state.pointee.machine) } }
+      defer { if cache.pointee.pins.unpin() { state.unpinned.wake(on: state.machine) } }
       try body(CachePointer(cache: cache, kmem: self))
     }
   }
 
   /// Keeps walks from a cache, and waits until none has it pinned. Sleeps.
   func close(_ cache: CachePointer) {
-    cache.cache.pointee.pins.close()
+    cache.descriptor.pins.close()
     while true {
-      let ticket = state.pointee.unpinned.ticket()
-      if !cache.cache.pointee.pins.areHeld { return }
-      _ = state.pointee.unpinned.sleep(ticket, on: state.pointee.machine)
+      let ticket = state.unpinned.ticket()
+      if !cache.descriptor.pins.areHeld { return }
+      _ = state.unpinned.sleep(ticket, on: state.machine)
     }
   }
 
   /// Fills in the descriptor of an index that the caller has reserved and whose page exists.
   func makeCache(
     _ cacheIndex: Int, _ name: ShortName, size: Int, alignment: Int, construct: ObjectHook?,
-    destruct: ObjectHook?, context: UnsafeMutableRawPointer?
+    destruct: ObjectHook?, context: UnsafeMutableRawPointer?, source: SlabSource = .anyMemory
   ) {
-    // A constructed object has its word behind it, any other in its first bytes.
     let isConstructed = construct != nil || destruct != nil
-    let needed = isConstructed ? (size + 7) & ~7 + 8 : max(size, 8)
-    let chunk = (needed + alignment - 1) & ~(alignment - 1)
+    let chunk = source.spacing(Self.spacing(size, alignment, isConstructed: isConstructed))
     let rounds = Self.rounds(chunk: chunk)
     let fullLimit = max(2, 32 << 10 / (rounds * chunk))
     let order = CachePointer.preferredOrder(chunk: chunk, isAudited: false)
@@ -157,26 +163,35 @@ extension KmemAllocator {
     let cache = memory.bindMemory(to: Cache.self, capacity: 1)
     cache.initialize(
       to: Cache(
-        name: name, cacheIndex: cacheIndex, size: size, chunk: chunk,
+        kmem: self, name: name, cacheIndex: cacheIndex, size: size, chunk: chunk,
         reciprocal: (1 << 32 + UInt64(chunk) - 1) / UInt64(chunk),
         wordOffset: isConstructed ? (size + 7) & ~7 : 0, construct: construct, destruct: destruct,
         context: context,
         fullLimit: fullLimit, lists: Locked(.kmemSlabs, SlabLists()),
-        plainOwner: Slab.owner(
-          order, cache: cacheIndex,
-          objects: CachePointer.objects(chunk: chunk, order: order, isAudited: false),
-          isAudited: false)))
-    let magazines = MagazineSet.create(
+        plainOwner: source.isContiguous
+          ? Slab.noOwner
+          : Slab.owner(
+            frames: Int(order.frames.rawValue), cache: cacheIndex,
+            objects: CachePointer.objects(chunk: chunk, order: order, isAudited: false),
+            isAudited: false),
+        source: source))
+    _ = MagazineSet.create(
       in: memory + Cache.depotOffset, slots: slotsStart(cacheIndex), stride: ByteCount(Self.rowStride),
       rounds: rounds, capacity: magazineCapacity(chunk: chunk), fullLimit: fullLimit,
-      machine: state.pointee.machine)
+      machine: state.machine)
     let pointer = CachePointer(cache: cache, kmem: self)
-    if state.pointee.auditsAll.load(ordering: .relaxed) && pointer.canBeAudited {
-      magazines.switchOff { _ in }
+    if state.auditsAll.load(ordering: .relaxed) && pointer.canBeAudited {
+      pointer.blockMagazines()
       pointer.beginAuditPeriod()
     }
     cache.pointee.isLive.store(true, ordering: .releasing)
     cache.pointee.pins.open()
+  }
+
+  /// Computes the bytes from one object to the next. A constructed object has its word behind it.
+  static func spacing(_ size: Int, _ alignment: Int, isConstructed: Bool) -> Int {
+    let needed = isConstructed ? (size + 7) & ~7 + 8 : max(size, 8)
+    return (needed + alignment - 1) & ~(alignment - 1)
   }
 
   func slotsStart(_ cacheIndex: Int) -> UnsafeMutableRawPointer { base + Self.rowsOffset + cacheIndex * 64 }
@@ -191,7 +206,7 @@ extension KmemAllocator {
     let rounds = Self.rounds(chunk: chunk)
     let first = max(1, min(rounds, 8192 / chunk))
     let share =
-      Int(state.pointee.physical.total.bytes.rawValue) / (512 * 2 * state.pointee.machine.processorCount)
+      Int(state.physical.total.bytes.rawValue) / (512 * 2 * state.machine.processorCount)
     return first...max(first, min(rounds, share / chunk))
   }
 
@@ -204,25 +219,25 @@ extension KmemAllocator {
   func carve(_ size: ByteCount, priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     let bytes = UInt(Alignment.cacheLine.roundUp(Int(size.rawValue)))
     func cut() -> UnsafeMutableRawPointer? {
-      state.pointee.registry.withLock { registry -> UnsafeMutableRawPointer? in
+      state.registry.withLock { registry -> UnsafeMutableRawPointer? in
         guard registry.end - registry.cursor >= bytes else { return nil }
         defer { registry.cursor += bytes }
         return UnsafeMutableRawPointer(bitPattern: registry.cursor)
       }
     }
     if let memory = cut() { return memory }
-    if state.pointee.machine.failsHere(.kmem) { return nil }
+    if state.machine.failsHere(.kmem) { return nil }
     let order = BlockOrder.holding(size.pagesRoundedUp)
     guard
-      let frame = try? state.pointee.physical.allocateUnlogged(
+      let frame = try? state.physical.allocateUnlogged(
         order, role: .kmem, priority: priority, for: owner)
     else {
       return nil
     }
-    state.pointee.metadataPages.add(order.frames.rawValue, ordering: .relaxed)
-    let memory = UInt(bitPattern: state.pointee.machine.directMap.pointer(to: frame))
+    state.metadataPages.add(order.frames.rawValue, ordering: .relaxed)
+    let memory = UInt(bitPattern: state.machine.directMap.pointer(to: frame))
     let end = memory + UInt(order.frames.bytes.rawValue)
-    state.pointee.registry.withLock { registry in
+    state.registry.withLock { registry in
       // The smaller of the two remainders stays unused.
       if end - memory - bytes > registry.end - registry.cursor {
         registry.cursor = memory + bytes

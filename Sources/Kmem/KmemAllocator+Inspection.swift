@@ -26,6 +26,19 @@ package struct CacheDescription {
   package var requests: UInt64
   /// Allocations refused.
   package var failed: UInt64
+  /// Allocations that slept.
+  package var waits: UInt64
+  /// The most objects that callers may have; nil for no limit.
+  package var limit: UInt64?
+  /// The most objects that were out of slabs at once: with callers or in magazines.
+  package var peak: UInt64
+  /// Bytes that the objects in use have beyond what was requested: by the requests of the slow path, of which each stands
+  /// for those of one magazine.
+  package var roundedBytes: ByteCount
+  /// Magazines exchanged with the depot, filled from slabs, and emptied into slabs.
+  package var exchanges: UInt64
+  package var refills: UInt64
+  package var spills: UInt64
   /// Slabs made since the cache was made.
   package var slabsMade: UInt64
   /// Slabs released since the cache was made.
@@ -58,6 +71,12 @@ package struct TypeDescription {
   package var requests: UInt64
   /// Allocations refused.
   package var failed: UInt64
+  /// The most bytes in use of all samples: one at each slab made, eighth request of a slow path, and look.
+  package var peakBytes: ByteCount
+  /// The most bytes that it may have; nil for a type without a limit.
+  package var limit: ByteCount?
+  /// Allocations that slept below the limit.
+  package var waits: UInt64
 }
 
 /// The description of an address in a slab.
@@ -123,13 +142,48 @@ extension KmemAllocator {
     let inUse = sums.allocations &- sums.frees
     return CacheDescription(
       name: cache.name, objectSize: ByteCount(cache.size), spacing: ByteCount(cache.chunk),
-      inUse: inUse, free: UInt64(lists.objects) &- min(inUse, UInt64(lists.objects)),
+      inUse: inUse &+ UInt64(lists.onPages), free: UInt64(lists.objects) &- min(inUse, UInt64(lists.objects)),
       slabs: UInt64(lists.plain.count + lists.audited.count), frames: PageCount(lists.frames),
-      requests: sums.allocations, failed: cache.cache.pointee.failed.load(ordering: .relaxed),
+      requests: sums.allocations, failed: cache.descriptor.failed.load(ordering: .relaxed),
+      waits: cache.descriptor.waits.load(ordering: .relaxed), limit: cache.limit.map { UInt64($0) },
+      peak: UInt64(lists.peakOut), roundedBytes: roundedBytes(of: cache, inUse: inUse),
+      exchanges: cache.magazines.exchanges, refills: cache.magazines.refills, spills: cache.magazines.spills,
       slabsMade: lists.created, slabsGivenBack: lists.released,
       magazineRounds: UInt64(cache.magazines.rounds), magazines: UInt64(cache.magazines.magazineCount),
       auditing: cache.auditPeriod == nil ? .off : .on,
       isSizeClass: cache.cacheIndex < CacheIndex.firstObjectCache)
+  }
+
+  /// Estimates the bytes that objects in use have beyond what was requested.
+  private func roundedBytes(of cache: CachePointer, inUse: UInt64) -> ByteCount {
+    let requests = cache.descriptor.roundedRequests.load(ordering: .relaxed)
+    guard requests > 0 else { return .zero }
+    let rounded = cache.descriptor.roundedBytes.load(ordering: .relaxed)
+    return ByteCount(rounded / requests * inUse + rounded % requests * inUse / requests)
+  }
+
+  /// Counts what a request in the slow path leaves unused, and now and then what its type has in use.
+  func sample(_ request: AllocationRequest, _ cache: CachePointer) {
+    cache.descriptor.roundedBytes.add(UInt64(cache.chunk) &- request.size, ordering: .relaxed)
+    let requests = cache.descriptor.roundedRequests.add(1, ordering: .relaxed).newValue
+    guard requests % 8 == 0 else { return }
+    let type = request.type
+    var bytes: UInt64 = 0
+    for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
+      bytes &+= bytesInUse(type.sums(cacheIndex, processors: machine.processorCount), cacheIndex)
+    }
+    // A free that another processor has counted already makes a sum look negative.
+    if Int64(bitPattern: bytes) > 0 { type.header.pointee.peakBytes.max(bytes, ordering: .relaxed) }
+  }
+
+  /// The bytes in use at an index, with the spacing of its cache. Those of large requests stand at the index of their
+  /// pages.
+  private func bytesInUse(_ sums: (allocations: UInt64, frees: UInt64), _ cacheIndex: Int) -> UInt64 {
+    let inUse = sums.allocations &- sums.frees
+    if cacheIndex == CacheIndex.largePages || cacheIndex == CacheIndex.contiguousPages {
+      return inUse &* Page.size
+    }
+    return inUse == 0 ? 0 : cache(at: cacheIndex).map { inUse &* UInt64($0.chunk) } ?? 0
   }
 
   /// Sums the allocations and frees of a cache index over all types.
@@ -157,21 +211,25 @@ extension KmemAllocator {
     let processors = machine.processorCount
     let (failed, past) = type.sums(CacheIndex.failed, processors: processors)
     var description = TypeDescription(
-      name: type.name, inUse: 0, bytes: .zero, contiguous: .zero, requests: past, failed: failed)
+      name: type.name, inUse: 0, bytes: .zero, contiguous: .zero, requests: past, failed: failed,
+      peakBytes: .zero, limit: nil, waits: 0)
     var bytes: UInt64 = 0
     for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
       let sums = type.sums(cacheIndex, processors: processors)
-      let inUse = sums.allocations &- sums.frees
-      if cacheIndex == CacheIndex.largePages || cacheIndex == CacheIndex.contiguousPages {
-        bytes &+= inUse &* Page.size
-        if cacheIndex == CacheIndex.contiguousPages { description.contiguous = PageCount(inUse).bytes }
-        continue
-      }
-      description.inUse &+= inUse
+      let ofIndex = bytesInUse(sums, cacheIndex)
+      bytes &+= ofIndex
+      if cacheIndex == CacheIndex.contiguousPages { description.contiguous = ByteCount(ofIndex) }
+      if cacheIndex == CacheIndex.largePages || cacheIndex == CacheIndex.contiguousPages { continue }
+      description.inUse &+= sums.allocations &- sums.frees
       description.requests += sums.allocations
-      if let cache = cache(at: cacheIndex) { bytes &+= inUse &* UInt64(cache.chunk) }
     }
     description.bytes = ByteCount(bytes)
+    type.header.pointee.peakBytes.max(bytes, ordering: .relaxed)
+    description.peakBytes = ByteCount(type.header.pointee.peakBytes.load(ordering: .relaxed))
+    if let limited = limitedType(type) {
+      description.limit = limited.limit > .zero ? limited.limit : nil
+      description.waits = limited.state.waits.load(ordering: .relaxed)
+    }
     return description
   }
 
@@ -206,7 +264,7 @@ extension KmemAllocator {
     var description = ObjectDescription(
       cache: cache.name, objectSize: ByteCount(cache.size),
       slabStart: VirtualAddress(UnsafeRawPointer(slab.base)), firstFrame: slab.frame,
-      frames: slab.order.frames,
+      frames: PageCount(slab.frames),
       objectStart: VirtualAddress(UnsafeRawPointer(cache.object(slab, index))),
       offset: ByteCount(location.offset), index: index, objects: slab.objects, out: 0,
       standing: .noObject, audit: nil)
@@ -234,7 +292,7 @@ extension KmemAllocator {
   ) {
     forEach { cache in
       cache.forEachSlab {
-        body(cache.name, $0.frame, $0.order.frames, $0.objects, $0.out, $0.isAudited ? .on : .off)
+        body(cache.name, $0.frame, PageCount($0.frames), $0.objects, $0.out, $0.isAudited ? .on : .off)
       }
     }
   }

@@ -16,23 +16,23 @@ extension KmemAllocator {
     var (frames, spare, bytes, chunks) = (0, 0, 0, 0)
     forEach { cache in
       frames += cache.lists.withLock { $0.frames }
-      bytes += cache.cache.pointee.depotLimit.load(ordering: .relaxed) * cache.magazines.rounds * cache.chunk
+      bytes += cache.descriptor.depotLimit.load(ordering: .relaxed) * cache.magazines.rounds * cache.chunk
       chunks += cache.magazines.magazineCount
       cache.forEachSlab {
-        if $0.out == 0 && !$0.isDamaged { spare += Int($0.order.frames.rawValue) }
+        if $0.out == 0 && !$0.isDamaged { spare += $0.frames }
         if $0.tables != nil { chunks += 1 }
       }
     }
-    if frames != state.pointee.slabFrames.load(ordering: .relaxed) {
+    if frames != state.slabFrames.load(ordering: .relaxed) {
       return "KM-7: frames of all slabs are miscounted"
     }
-    if spare != state.pointee.spareFrames.load(ordering: .relaxed) {
+    if spare != state.spareFrames.load(ordering: .relaxed) {
       return "KM-7: frames of free slabs are miscounted"
     }
-    if bytes != state.pointee.depotBytes.load(ordering: .relaxed) {
+    if bytes != state.depotBytes.load(ordering: .relaxed) {
       return "KM-7: bytes that depots may keep beyond their share are miscounted"
     }
-    let own = state.pointee.own.withLock { $0 }
+    let own = state.own.withLock { $0 }
     if own.inUse != chunks {
       return "KM-8: chunks of kmem's own memory are not those of magazines and slabs"
     }
@@ -40,7 +40,7 @@ extension KmemAllocator {
     if pages.allocations &- pages.frees != UInt64(own.frames) {
       return "KM-8: kmem's own frames are miscounted"
     }
-    return own.checkInvariants(state.pointee.physical)
+    return own.checkInvariants(state.physical)
   }
 }
 
@@ -106,22 +106,23 @@ extension CachePointer {
       if record.role != .slab || Slab.first(next, record) != next {
         return "KM-5: a slab's first frame is not a slab's"
       }
-      for i in 0..<slab.order.frames.rawValue {
+      for i in 0..<slab.frames {
         let frame = next + PageCount(i)
         guard let other = physical.record(frame), other.role == .slab, other.queue == .owner,
           Slab.cache(other) == cacheIndex, Slab.first(frame, other) == next
         else { return "KM-5: a frame of a slab does not name its slab and cache" }
       }
+      if !isPlacedRight(slab.run) { return "KM-10: a slab does not lie where its cache's source puts it" }
       if slab.isAudited != isAudited {
         return "KM-1: an audited slab is on a list of plain ones, or the reverse"
       }
-      if slab.objects != Self.objects(chunk: chunk, order: slab.order, isAudited: isAudited) {
+      if slab.objects != Self.objects(chunk: chunk, frames: slab.frames, isAudited: isAudited) {
         return "KM-1: a slab has another number of objects than fit"
       }
       if self.list(of: slab) != kind { return "KM-1: a slab is on the wrong list" }
       if let broken = checkFree(slab) { return broken }
       if slab.isDamaged { seen.lost += slab.objects - slab.out }
-      seen.frames += Int(slab.order.frames.rawValue)
+      seen.frames += slab.frames
       seen.objects += slab.objects
       seen.out += slab.out
       count += 1

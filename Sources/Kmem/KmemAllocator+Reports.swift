@@ -6,7 +6,7 @@ import PhysicalMemory
 extension KmemAllocator {
   /// Counts a request as refused, and records it in the failure log, unless the caller does both.
   func recordRefusal(
-    _ request: AllocationRequest, as requester: ShortName? = nil, _ reason: StaticString = "no memory"
+    _ request: AllocationRequest, as requester: ShortName? = nil, because reason: StaticString = "no memory"
   ) {
     guard request.failures == .here else { return }
     request.type.countAllocation(CacheIndex.failed)

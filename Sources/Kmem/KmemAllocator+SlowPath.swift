@@ -12,6 +12,7 @@ struct AllocationRequest {
   let size: UInt64
   let type: MemoryType
   let priority: AllocationPriority
+  var wait = WaitPolicy.forbidden
   /// The caller, for reports and the audit.
   let site: CallSite
   /// Whether kmem counts and records a refusal, or the caller does.
@@ -30,12 +31,13 @@ struct FreeRequest {
 
 extension KmemAllocator {
   @usableFromInline @inline(never)
-  func allocSlow(_ offset: Int, _ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority)
-    -> UnsafeMutableRawPointer?
-  {
+  func allocSlow(
+    _ offset: Int, _ size: UInt64, _ type: MemoryType, _ priority: AllocationPriority, wait: WaitPolicy
+  ) -> UnsafeMutableRawPointer? {
     return allocate(
       AllocationRequest(
-        size: size, type: type, priority: priority, site: CallSite(codeAddress: cp_return_address())),
+        size: size, type: type, priority: priority, wait: wait,
+        site: CallSite(codeAddress: cp_return_address())),
       at: offset)
   }
 
@@ -51,8 +53,8 @@ extension KmemAllocator {
       return nil
     }
     if let object = allocate(request, from: cache) { return object }
-    cache.cache.pointee.failed.add(1, ordering: .relaxed)
-    recordRefusal(request)
+    cache.descriptor.failed.add(1, ordering: .relaxed)
+    recordRefusal(request, because: cache.isAtLimit ? "the limit of the cache" : "no memory")
     return nil
   }
 
@@ -64,16 +66,32 @@ extension KmemAllocator {
     return allocate(request, from: cache)
   }
 
-  /// Allocates an object past the fast path, and counts it. Nil when the cache gets no slab, even after all caches
-  /// released what they keep free.
+  /// Allocates an object past the fast path, and counts it. Nil when the cache is at its limit, or gets no slab even after
+  /// all owners of memory freed what they keep, and the request waits no longer.
   private func allocate(
     _ request: AllocationRequest, from cache: CachePointer
   ) -> UnsafeMutableRawPointer? {
     var object = cache.allocate(request)
-    if object == nil && request.priority != .interrupt && reclaim() > .zero {
-      object = cache.allocate(request)
+    if object == nil && cache.isAtLimit {
+      object = cache.allocateAtLimit(request)
+      if object == nil && request.wait.mayWait && request.priority != .interrupt {
+        object = cache.waitForObject(request)
+      }
+    } else if object == nil && request.priority != .interrupt {
+      // Pages of its own cost less than the memory that all caches keep free.
+      if let pages = cache.allocateOnPages(request) { return pages }
+      object = state.physical.retryAfterReclaim { cache.allocate(request) }
+      if object == nil, let pages = cache.allocateOnPages(request) { return pages }
+      if object == nil && request.wait.mayWait {
+        object = cache.waitForObject(request)
+        if object == nil, let pages = cache.allocateOnPages(request) { return pages }
+      }
     }
-    if object != nil { request.type.countAllocation(cache.cacheIndex) }
+    if object != nil {
+      request.type.countAllocation(cache.cacheIndex)
+      sample(request, cache)
+    }
+    if cache.isShortOfDemand { cache.replenish() }
     return object
   }
 
@@ -81,6 +99,12 @@ extension KmemAllocator {
   func freeSlow(_ object: UnsafeMutableRawPointer, _ offset: Int, _ size: UInt64, _ type: MemoryType) {
     let request = FreeRequest(
       object: object, size: size, type: type, site: CallSite(codeAddress: cp_return_address()))
+    _ = free(request, type, at: offset)
+  }
+
+  /// Frees an object of the class at a counter offset past the fast path. Answers false when it was reported instead.
+  func free(_ request: FreeRequest, _ type: MemoryType, at offset: Int) -> Bool {
+    let (object, size) = (request.object, request.size)
     let location = locate(VirtualAddress(object))
     var cacheIndex = max(offset >> 4, CacheIndex.firstClass)
     if cacheIndex == CacheIndex.large {
@@ -89,34 +113,43 @@ extension KmemAllocator {
       }
       cacheIndex = aboveAPage
     }
-    guard let found = location else { return reportForeign(request) }
+    guard let found = location else {
+      if let cache = cache(at: cacheIndex), cache.mayUsePages { return cache.freeOnPages(request, type) }
+      reportForeign(request)
+      return false
+    }
     if let mistake = found.mistake(cacheIndex) {
-      return report(mistake.kind, mistake.what, found, request)
+      report(mistake.kind, mistake.what, found, request)
+      return false
     }
     if found.slab.isAudited { return freeAudited(found, request, type) }
     if found.cache.isFreeLocked(found.slab, found.index)
       || found.cache.magazines.isOnTop(UInt(bitPattern: object))
     {
-      return report(.doubleFree, "freed an object that is free already", found, request)
+      report(.doubleFree, "freed an object that is free already", found, request)
+      return false
     }
     found.cache.free(UInt(bitPattern: object), request.site)
     type.countFree(cacheIndex)
+    return true
   }
 
   /// Finds the object that an address belongs to; nil when it is in no slab.
   func locate(_ address: VirtualAddress) -> ObjectLocation? {
-    let machine = state.pointee.machine
+    let machine = state.machine
     let physical = machine.directMap.physicalAddress(of: address).rawValue
     guard physical >> Page.shift < UInt64(FrameNumber.limit) else { return nil }
-    guard let record = state.pointee.physical.record(PhysicalAddress(physical).frame), record.role == .slab,
+    guard let record = state.physical.record(PhysicalAddress(physical).frame), record.role == .slab,
       record.queue == .owner, let cache = cache(at: Slab.cache(record))
     else { return nil }
     let frame = PhysicalAddress(physical).frame
     let first = Slab.first(frame, record)
     let slab = first == frame ? Slab(frame, record, machine.directMap) : cache.slab(first)
     let offset = Int(address.rawValue - UInt64(UInt(bitPattern: slab.base)))
-    // The quotient by multiplication, exact for offsets below 2^15.
-    let index = Int((UInt64(offset) &* cache.cache.pointee.reciprocal) >> 32)
+    // The quotient by multiplication is exact for offsets below 2^15 only.
+    let index =
+      offset < 1 << 15
+      ? Int((UInt64(offset) &* cache.descriptor.reciprocal) >> 32) : offset / cache.chunk
     return ObjectLocation(cache: cache, slab: slab, index: index, offset: offset - index * cache.chunk)
   }
 }
@@ -138,45 +171,5 @@ struct ObjectLocation {
       return (.wrongSize, "freed by another size than it was allocated by")
     }
     return (.foreignPointer, "freed to another cache than it came from")
-  }
-}
-
-// MARK: - Releasing memory
-
-extension KmemAllocator {
-  /// Empties all magazines and releases every slab that has no object in use. Answers the pages released.
-  ///
-  /// Asks every processor, and waits for a trim to end; no spin lock may be held.
-  @discardableResult package func drain() -> PageCount {
-    let before = slabPages
-    forEach { cache in
-      cache.lowerDepotLimit()
-      cache.magazines.drain { cache.returnToSlab($0, .unknown) }
-      cache.freeEmptyMagazines()
-    }
-    // The objects that a trim is moving are in no depot and no slab; a trim that begins now finds the depots empty.
-    state.pointee.trimmer.lock.withLock(on: state.pointee.machine) {}
-    forEach { $0.releaseFreeSlabs() }
-    return before.subtractingSaturated(slabPages)
-  }
-
-  /// Releases the memory that no processor has: the objects in depots, and slabs without any in use. Answers the
-  /// pages released.
-  func reclaim() -> PageCount {
-    state.pointee.reclaims.add(1, ordering: .relaxed)
-    let before = slabPages
-    forEach { cache in
-      cache.lowerDepotLimit()
-      cache.magazines.drainDepot { cache.returnToSlab($0, .unknown) }
-      cache.releaseFreeSlabs()
-    }
-    return before.subtractingSaturated(slabPages)
-  }
-
-  /// Frames of all slabs.
-  var slabPages: PageCount {
-    var frames = 0
-    forEach { frames += $0.cache.pointee.lists.withLock { $0.frames } }
-    return PageCount(frames)
   }
 }

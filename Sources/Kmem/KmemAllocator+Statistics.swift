@@ -28,7 +28,7 @@ extension KmemAllocator {
   /// Sums the bytes of kmem's own tables: state, slots, descriptors, counters.
   package var metadataBytes: ByteCount {
     Self.size(processors: machine.processorCount)
-      + PageCount(state.pointee.metadataPages.load(ordering: .relaxed)).bytes
+      + PageCount(state.metadataPages.load(ordering: .relaxed)).bytes
   }
 
   /// Sums the requests granted since the start, those for contiguous memory included.
@@ -41,7 +41,7 @@ extension KmemAllocator {
   package var failedRequests: UInt64 { sums(CacheIndex.failed).allocations }
   /// Sums those that kmem itself refused, and recorded: the layer of contiguous memory records its own.
   private var ownRefusals: UInt64 {
-    failedRequests &- state.pointee.contiguousFailures.load(ordering: .relaxed)
+    failedRequests &- state.contiguousFailures.load(ordering: .relaxed)
   }
 
   // MARK: Statistics
@@ -81,11 +81,11 @@ extension KmemAllocator {
     row("kmem.slabs_given_back", .events, .counter, "slabs released to physical memory") {
       KmemAllocator($0).sum(.slabsGivenBack)
     }
-    row("kmem.reclaims", .events, .counter, "times all caches released the memory that they kept free") {
-      KmemAllocator($0).state.pointee.reclaims.load(ordering: .relaxed)
+    row("kmem.reclaims", .events, .counter, "times caches were asked for the memory that they keep free") {
+      KmemAllocator($0).state.reclaims.load(ordering: .relaxed)
     }
     row("kmem.trims", .events, .counter, "times the memory that no cache needed for a while was released") {
-      KmemAllocator($0).state.pointee.trimmer.trims.load(ordering: .relaxed)
+      KmemAllocator($0).state.trimmer.trims.load(ordering: .relaxed)
     }
     statistics.add(
       Statistic(
@@ -97,6 +97,44 @@ extension KmemAllocator {
         "kmem.audit", .switchOnOff, .tunable, "record each object: size, type, call sites",
         context: base, read: { KmemAllocator($0).auditing == .on ? 1 : 0 },
         write: { KmemAllocator($0).setAudit($1 == 1 ? .on : .off) }))
+    registerLimits(in: statistics)
+  }
+
+  /// Adds the limits of caches and types.
+  private func registerLimits(in statistics: Statistics) {
+    let ofCache = Statistic(
+      "kmem.limit", .objects, .tunable, "objects that callers may have at once; 0 for no limit",
+      range: 0...UInt64(UInt32.max), context: base,
+      read: { UInt64(KmemAllocator.cache(of: $0).limit ?? 0) },
+      write: { KmemAllocator.cache(of: $0).setLimit($1 == 0 ? nil : Int($1)) })
+    statistics.add(
+      StatisticFamily(ofCache, limit: CacheIndex.limit) { list, index, name in
+        guard let cache = KmemAllocator(list).cache(at: index) else { return nil }
+        name.assumingMemoryBound(to: ShortName.self).pointee = cache.name
+        return UnsafeMutableRawPointer(cache.cache)
+      })
+    let ofType = Statistic(
+      "kmem.type_limit", .bytes, .tunable, "bytes that its objects may have at once; 0 for no limit",
+      context: base,
+      read: { KmemAllocator.limitedType(of: $0).limit.rawValue },
+      write: { KmemAllocator.limitedType(of: $0).limit = ByteCount($1) })
+    statistics.add(
+      StatisticFamily(ofType, limit: Self.typeLimit) { list, index, name in
+        let kmem = KmemAllocator(list)
+        guard let type = kmem.type(at: UInt16(index)), let limited = kmem.limitedType(type) else {
+          return nil
+        }
+        name.assumingMemoryBound(to: ShortName.self).pointee = type.name
+        return UnsafeMutableRawPointer(limited.storage)
+      })
+  }
+
+  private static func cache(of context: UnsafeMutableRawPointer?) -> CachePointer {
+    let cache = context.unsafelyUnwrapped.assumingMemoryBound(to: Cache.self)
+    return CachePointer(cache: cache, kmem: cache.pointee.kmem)
+  }
+  private static func limitedType(of context: UnsafeMutableRawPointer?) -> LimitedType {
+    LimitedType(storage: context.unsafelyUnwrapped.assumingMemoryBound(to: TypeLimit.self))
   }
 
   /// Makes the handle from the context of a row.
@@ -104,7 +142,7 @@ extension KmemAllocator {
 
   /// Sums an event over all caches, the destroyed ones included.
   private func sum(_ event: CacheEvent) -> UInt64 {
-    var sum = state.pointee.past[event.rawValue].load(ordering: .relaxed)
+    var sum = state.past[event.rawValue].load(ordering: .relaxed)
     forEach { sum &+= $0.count(event) }
     return sum
   }

@@ -3,10 +3,11 @@
 // STRUCTURES
 //
 // An object of a cache is in exactly one of three places: with a caller, in a magazine of a processor or of the cache's
-// depot, or free in its slab. A slab is 1, 2, 4 or 8 contiguous frames of the direct map, and the records of these
-// frames hold its state (Slab.swift). So a pointer leads to its slab, and the slab to its cache, without a search.
-// Magazines and the larger tables of slabs lie in frames where no caller has memory (OwnMemory.swift); kmem checks them
-// on its slow paths. Requests up to 10880 bytes go to one of 39 size classes (SizeClasses.swift). A larger request gets
+// depot, or free in its slab. A slab is a block of 1, 2, 4 or 8 frames of the direct map, or a run of up to 64
+// (ContiguousSlabs.swift), and the records of these frames hold its state (Slab.swift). So a pointer leads to its slab,
+// and the slab to its cache, without a search. Where memory has no run, an object above a page lies on pages of its own
+// (ObjectPages.swift). Magazines and the larger tables of slabs lie in frames where no caller has memory
+// (OwnMemory.swift); kmem checks them on its slow paths. Requests up to 10880 bytes go to one of 39 size classes (SizeClasses.swift). A larger request gets
 // whole pages with an address of their own (Large.swift). Each processor has one row of magazine slots, a cache line
 // for each cache. Each type has a row of counters for each processor (MemoryType.swift).
 //
@@ -29,6 +30,11 @@
 // requests finds its own frames again, and kmem holds only a few hundredths more than is used. A request that would fail,
 // and a drain, end both allowances. A trim releases the memory that was not needed since the last one (Trimming.swift).
 //
+// WAITING, LIMITS, ZONES: a request that may wait sleeps for an object or the frames of a slab (Waiting.swift). A cache
+// can have a limit in objects (CacheLimit.swift), a type one in bytes (TypeLimit.swift). A zone keeps objects free for
+// requests that must not fail (Zone.swift). Each stays off the fast path: near a limit, while a request waits, and in a
+// zone, the cache has no magazines.
+//
 // INVARIANTS, each checked by `checkInvariants`
 //
 //   KM-1  Of each slab: objects = free in its map + out. It lies on the list that its counts say: free, partial or
@@ -47,11 +53,13 @@
 //   KM-9  The map of a slab has as many free objects as the slab counts. A free object in a slab holds its word, and
 //         the guard of an audited slab is intact, unless a caller wrote there. kmem reports such a write by the object
 //         or the map that it hit, before it allocates the object.
+//   KM-10 A slab lies where the source of its cache puts it: an aligned block, or a run that satisfies the constraints.
 //
 // LOCKS
 //
 // In their order: the registry of caches and types (`kmemCaches`), a depot (`kmemDepot`), a cache's slabs or kmem's own
-// memory (`kmemSlabs`); then PhysicalMemory's. A processor holds no two of one rank. kmem calls constructors,
+// memory (`kmemSlabs`); then PhysicalMemory's. The waiters of a limited type have the rank of the registry. A processor
+// holds no two of one rank. kmem calls constructors,
 // destructors, other layers and the fault reporter with none held. The sleeping lock `kmemTrim` is held during a trim.
 //
 // COST
@@ -64,9 +72,9 @@
 //
 // EXHAUSTION
 //
-// An allocation tries a slab of fewer frames, then releases all memory that the caches keep free, then answers nil;
-// nothing else has changed. A free never needs memory: it may ask for a magazine, and returns the object to its slab
-// without one. No request waits yet, at any priority. A request of priority `.interrupt` does not visit all caches.
+// An allocation tries a slab of fewer frames, and for an object above a page, pages of its own (ObjectPages.swift). Then it
+// releases all memory that the caches keep free. Then it answers nil; nothing else has changed. A free never needs memory:
+// it may ask for a magazine, and returns the object to its slab without one.
 //
 // SOURCES
 //
@@ -87,7 +95,7 @@ import Synchronization
   case tooLarge
   /// Each of the instance's object caches exists already.
   case tooManyCaches
-  /// A size of zero, or an alignment above a page.
+  /// A size of zero, an alignment that no slab has, or constraints that no memory of the machine satisfies.
   case badConstraint
 
   /// The reason in a few words, for the failure log.
@@ -106,7 +114,7 @@ import Synchronization
   /// A page of state, then each processor's row of slots.
   @usableFromInline let base: UnsafeMutableRawPointer
 
-  var machine: Machine { state.pointee.machine }
+  var machine: Machine { state.machine }
 
   /// Makes a handle on the instance that `create` made in `memory`.
   @inline(always) package init(at memory: UnsafeMutableRawPointer) { base = memory }
@@ -168,21 +176,27 @@ import Synchronization
   ///
   /// Aligned to 8 bytes; to a cache line from 64 bytes on; to a page for a multiple of pages and above 10880 bytes; a power
   /// of two below 64 to itself. About 25 instructions when this processor has an object of the class; up to a page only.
+  ///
+  /// A request that finds no memory is refused, unless `wait` lets it sleep: then it wakes the page daemon, and is served
+  /// after those that came before it. It never waits at interrupt priority; what no machine could grant is refused at
+  /// once. Waiting needs a thread, and no spin lock held.
   @inline(always)
   public func alloc(
-    _ size: ByteCount, type: MemoryType, priority: AllocationPriority = .normal
+    _ size: ByteCount, type: MemoryType, priority: AllocationPriority = .normal,
+    wait: WaitPolicy = .forbidden
   ) -> UnsafeMutableRawPointer? {
     let offset = counterOffset(size.rawValue)
-    return popObject(offset, type) ?? allocSlow(offset, size.rawValue, type, priority)
+    return popObject(offset, type) ?? allocSlow(offset, size.rawValue, type, priority, wait: wait)
   }
 
   /// Allocates as `alloc` does, all bytes zero.
   @inline(always)
   public func zalloc(
-    _ size: ByteCount, type: MemoryType, priority: AllocationPriority = .normal
+    _ size: ByteCount, type: MemoryType, priority: AllocationPriority = .normal,
+    wait: WaitPolicy = .forbidden
   ) -> UnsafeMutableRawPointer? {
-    guard size.rawValue <= 4096 else { return zallocLarge(size.rawValue, type, priority) }
-    guard let object = alloc(size, type: type, priority: priority) else { return nil }
+    guard size.rawValue <= 4096 else { return zallocLarge(size.rawValue, type, priority, wait) }
+    guard let object = alloc(size, type: type, priority: priority, wait: wait) else { return nil }
     object.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
     return object
   }

@@ -67,6 +67,10 @@ struct TypeHeader: ~Copyable {
   let index: UInt16
   /// The type made next, by the address of its row; 0 for none yet.
   let next: Atomic<UInt>
+  /// The limit, by its address; 0 for a type without one.
+  let limit = Atomic<UInt>(0)
+  /// The most bytes in use of all samples.
+  let peakBytes = Atomic<UInt64>(0)
 
   var nextRow: UnsafeMutableRawPointer? {
     UnsafeMutableRawPointer(bitPattern: next.load(ordering: .acquiring))
@@ -82,22 +86,22 @@ extension KmemAllocator {
   public func type(named name: ShortName) -> MemoryType {
     if let found = findType({ $0.name == name }) { return found }
     // A row that was carved is never freed.
-    guard state.pointee.registry.withLock({ $0.types < Self.typeLimit }) else { return otherType }
+    guard state.registry.withLock({ $0.types < Self.typeLimit }) else { return otherType }
     guard let row = carve(ByteCount(typeRowBytes), priority: .normal) else { return otherType }
     return add(type: name, row: row) ?? otherType
   }
 
   /// The type that stands for those without a row of their own.
-  package var otherType: MemoryType { MemoryType(row: state.pointee.otherType) }
+  package var otherType: MemoryType { MemoryType(row: state.otherType) }
   /// The type of kmem's own memory.
-  var ownType: MemoryType { MemoryType(row: state.pointee.ownType) }
+  var ownType: MemoryType { MemoryType(row: state.ownType) }
 
-  var typeRowBytes: Int { MemoryType.stride * state.pointee.machine.processorCount }
+  var typeRowBytes: Int { MemoryType.stride * state.machine.processorCount }
 
   /// Adds a type behind the last one; nil when there are too many. If another processor has added one of that name at
   /// the same time, answers that one, and the row is lost.
   private func add(type name: ShortName, row: UnsafeMutableRawPointer) -> MemoryType? {
-    state.pointee.registry.withLock { registry -> MemoryType? in
+    state.registry.withLock { registry -> MemoryType? in
       var last = otherType
       while true {
         if last.name == name { return last }
@@ -124,7 +128,7 @@ extension KmemAllocator {
   package func type(at index: UInt16) -> MemoryType? { findType { $0.index == index } }
 
   private func findType(_ isWanted: (MemoryType) -> Bool) -> MemoryType? {
-    var next: UnsafeMutableRawPointer? = state.pointee.otherType
+    var next: UnsafeMutableRawPointer? = state.otherType
     while let row = next {
       let type = MemoryType(row: row)
       if isWanted(type) { return type }

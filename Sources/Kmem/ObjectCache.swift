@@ -25,10 +25,13 @@ import Synchronization
   var cacheIndex: Int { counterOffset >> 4 }
 
   /// Allocates an object, counted under `type`; nil when there is no memory. Contents are as the constructor or the
-  /// last user left them. About 20 instructions when this processor has one.
+  /// last user left them. About 20 instructions when this processor has one. It may wait, as `KmemAllocator.alloc`.
   @inline(always)
-  public func alloc(type: MemoryType, priority: AllocationPriority = .normal) -> UnsafeMutableRawPointer? {
-    kmem.popObject(counterOffset, type) ?? kmem.allocSlow(counterOffset, UInt64(size), type, priority)
+  public func alloc(
+    type: MemoryType, priority: AllocationPriority = .normal, wait: WaitPolicy = .forbidden
+  ) -> UnsafeMutableRawPointer? {
+    kmem.popObject(counterOffset, type)
+      ?? kmem.allocSlow(counterOffset, UInt64(size), type, priority, wait: wait)
   }
 
   /// Allocates as `alloc` does, for a layer that counts and records a refusal as one of its own request.
@@ -82,40 +85,48 @@ private struct CacheHooks {
 }
 
 extension KmemAllocator {
-  /// Bytes of the largest object: those of the largest slab.
-  private static var largestObject: UInt64 { Slab.largestOrder.frames.bytes.rawValue }
-
   /// Makes a cache of objects of `size` bytes, 32 KiB at most, with an alignment from 8 bytes to a page. kmem calls the
   /// hooks with no lock held, with `context` first; they must not use this cache.
   ///
-  /// Throws `.badConstraint` for a size of zero or an alignment above a page, `.tooLarge`,
-  /// `.tooManyCaches` (80 fit), `.noMemory`; nothing has changed then.
+  /// An object above a page, in a cache without hooks, gets whole pages with an address of their own where memory has no
+  /// run for its slab. It counts as a large request under its type, and is freed as one: with no spin lock held.
+  ///
+  /// Slabs from `SlabSource.contiguous` are runs of up to 64 frames, so objects may have 256 KiB, and that alignment. At
+  /// most an eighth of a slab is unused where a run of 64 frames within the boundary allows that. A request that may wait
+  /// has a run emptied: it costs as much as `ContiguousAllocator.allocContig`. Others get runs that are free. With a cache
+  /// attribute, a request with a spin lock held or interrupts off gets no new slab.
+  ///
+  /// Throws `.badConstraint` for a size of zero, an alignment above a page, or constraints that an object does not fit
+  /// or no memory satisfies; `.tooLarge`; `.tooManyCaches` (80 fit); `.noMemory`. Nothing has changed then.
   public func createCache(
-    name: ShortName, size: ByteCount, alignment: Alignment = .byte, construct: ObjectHook? = nil,
-    destruct: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
+    name: ShortName, size: ByteCount, alignment: Alignment = .byte, source: SlabSource = .anyMemory,
+    construct: ObjectHook? = nil, destruct: ObjectHook? = nil, context: UnsafeMutableRawPointer? = nil
   ) throws(KmemError) -> ObjectCache {
     let hooks: CacheHooks? =
       construct == nil && destruct == nil
       ? nil : CacheHooks(construct: construct, destruct: destruct, context: context)
     do throws(KmemError) {
-      return try makeCache(name, size, alignment, hooks)
+      return try makeCache(name, size, alignment, hooks, source: source)
     } catch {
       recordRefusal(
         AllocationRequest(size: size.rawValue, type: ownType, priority: .normal, site: .unknown),
-        as: name, error.description)
+        as: name, because: error.description)
       throw error
     }
   }
 
   private func makeCache(
-    _ name: ShortName, _ size: ByteCount, _ alignment: Alignment, _ hooks: CacheHooks?
+    _ name: ShortName, _ size: ByteCount, _ alignment: Alignment, _ hooks: CacheHooks?, source: SlabSource
   ) throws(KmemError) -> ObjectCache {
-    guard size > .zero && alignment <= .page else { throw .badConstraint }
+    let largest = source.largestObject
+    let largestAlignment = source.isContiguous ? largest : Page.size
+    guard size > .zero && alignment.rawValue <= largestAlignment else { throw .badConstraint }
     let aligned = max(8, alignment.rawValue)
-    // The word of a constructed object stands behind it.
-    guard size.rawValue <= Self.largestObject else { throw .tooLarge }
-    let needed = (size.rawValue + (hooks != nil ? 15 : 0) + aligned - 1) & ~(aligned - 1)
-    guard needed <= Self.largestObject else { throw .tooLarge }
+    guard size.rawValue <= largest else { throw .tooLarge }
+    let spacing = source.spacing(
+      Self.spacing(Int(size.rawValue), Int(aligned), isConstructed: hooks != nil))
+    guard spacing <= largest else { throw .tooLarge }
+    guard canServe(source, chunk: spacing, alignment) else { throw .badConstraint }
     guard let cacheIndex = reserveCacheIndex() else { throw .tooManyCaches }
     guard prepareDescriptor(cacheIndex) else {
       releaseCacheIndex(cacheIndex)
@@ -123,7 +134,8 @@ extension KmemAllocator {
     }
     makeCache(
       cacheIndex, name, size: Int(size.rawValue), alignment: Int(aligned),
-      construct: hooks?.construct, destruct: hooks?.destruct, context: hooks?.context)
+      construct: hooks?.construct, destruct: hooks?.destruct, context: hooks?.context,
+      source: source.aligned(to: alignment))
     return ObjectCache(kmem: self, cacheIndex: cacheIndex, size: UInt32(size.rawValue))
   }
 
@@ -138,16 +150,20 @@ extension KmemAllocator {
       var fault = FaultReport(
         .foreignPointer, "a size class can't be destroyed", UInt64(cache.cacheIndex), .identifier)
       fault.owner = pointer.name
-      return state.pointee.machine.report(fault)
+      return state.machine.report(fault)
     }
     // Else a walk might be moving objects that no caller uses.
     close(pointer)
+    let demand = pointer.lists.withLock { lists in
+      defer { lists.demand = 0 }
+      return lists.demand
+    }
     _ = pointer.drain()
-    let lists = pointer.lists.withLock { ($0.out, $0.frames) }
-    guard lists.0 == 0 else {
+    let inUse = pointer.lists.withLock { $0.out + $0.onPages }
+    guard inUse == 0 else {
       var fault = FaultReport(
         .leak, "a cache was destroyed while objects were in use", UInt64(cache.cacheIndex), .identifier)
-      fault.given = UInt64(lists.0)
+      fault.given = UInt64(inUse)
       fault.owner = pointer.name
       pointer.forEachSlab { slab in
         for index in 0..<slab.objects where !slab.isFree(index) {
@@ -159,10 +175,11 @@ extension KmemAllocator {
           }
         }
       }
-      pointer.cache.pointee.pins.open()
-      return state.pointee.machine.report(fault)
+      pointer.lists.withLock { $0.demand = demand }
+      pointer.descriptor.pins.open()
+      return state.machine.report(fault)
     }
-    pointer.cache.pointee.isLive.store(false, ordering: .releasing)
+    pointer.descriptor.isLive.store(false, ordering: .releasing)
     pointer.releaseDamagedSlabs()
     pointer.preserveEventCounts()
     clearCounters(cache.cacheIndex)
@@ -173,9 +190,9 @@ extension KmemAllocator {
   /// instance, which only rise. Each processor does it with its own counters, which no other may write to.
   private func clearCounters(_ cacheIndex: Int) {
     var request = (kmem: self, cacheIndex: cacheIndex)
-    for processor in 0..<state.pointee.machine.processorCount {
+    for processor in 0..<state.machine.processorCount {
       withUnsafeMutablePointer(to: &request) {
-        state.pointee.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer($0)) {
+        state.machine.run(on: ProcessorIndex(UInt32(processor)), UnsafeMutableRawPointer($0)) {
           let request = $0.assumingMemoryBound(to: (kmem: KmemAllocator, cacheIndex: Int).self).pointee
           request.kmem.clearOwnCounters(request.cacheIndex)
         }
@@ -195,7 +212,7 @@ extension KmemAllocator {
   }
 
   private func reserveCacheIndex() -> Int? {
-    state.pointee.registry.withLock { registry -> Int? in
+    state.registry.withLock { registry -> Int? in
       for cacheIndex in CacheIndex.firstObjectCache..<CacheIndex.limit
       where registry.cacheIndices[cacheIndex >> 6] & 1 << UInt64(cacheIndex & 63) == 0 {
         registry.cacheIndices[cacheIndex >> 6] |= 1 << UInt64(cacheIndex & 63)
@@ -206,7 +223,7 @@ extension KmemAllocator {
   }
 
   private func releaseCacheIndex(_ cacheIndex: Int) {
-    state.pointee.registry.withLock { $0.cacheIndices[cacheIndex >> 6] &= ~(1 << UInt64(cacheIndex & 63)) }
+    state.registry.withLock { $0.cacheIndices[cacheIndex >> 6] &= ~(1 << UInt64(cacheIndex & 63)) }
   }
 
   /// Allocates the page of descriptors for this index, unless it exists.
@@ -226,7 +243,7 @@ extension CachePointer {
   func preserveEventCounts() {
     for number in 0..<CacheEvent.count {
       let count = count(CacheEvent(rawValue: number).unsafelyUnwrapped)
-      kmem.state.pointee.past[number].add(count, ordering: .relaxed)
+      kmem.state.past[number].add(count, ordering: .relaxed)
     }
   }
 
@@ -245,7 +262,7 @@ extension CachePointer {
           lists.plain.full.remove(slab, physical)
         }
         lists.released += 1
-        kmem.state.pointee.slabFrames.subtract(Int(slab.order.frames.rawValue), ordering: .relaxed)
+        kmem.state.slabFrames.subtract(slab.frames, ordering: .relaxed)
         slab.record.next = chain
         chain = slab.frame
       }

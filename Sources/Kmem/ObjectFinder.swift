@@ -34,8 +34,8 @@ struct ObjectFinder {
     self.cache = cache
     physical = cache.physical
     directMap = cache.machine.directMap
-    reciprocal = cache.cache.pointee.reciprocal
-    plainOwner = cache.cache.pointee.plainOwner
+    reciprocal = cache.descriptor.reciprocal
+    plainOwner = cache.descriptor.plainOwner
     objects = UInt64(truncatingIfNeeded: Slab.objects(plainOwner))
     hasTables = Slab.hasTables(plainOwner)
   }

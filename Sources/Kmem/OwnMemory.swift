@@ -122,26 +122,26 @@ extension KmemAllocator {
   /// No lock of rank `kmemSlabs` may be held.
   func allocateOwn(_ bytes: Int, priority: AllocationPriority) -> UnsafeMutableRawPointer? {
     let number = OwnMemory.number(holding: bytes)
-    let physical = state.pointee.physical
+    let physical = state.physical
     while true {
-      if let (frame, offset) = state.pointee.own.withLock({ $0.allocate(number, physical) }) {
-        return state.pointee.machine.directMap.pointer(to: frame) + offset
+      if let (frame, offset) = state.own.withLock({ $0.allocate(number, physical) }) {
+        return state.machine.directMap.pointer(to: frame) + offset
       }
-      guard !state.pointee.machine.failsHere(.kmem),
+      guard !state.machine.failsHere(.kmem),
         let frame = try? physical.allocateUnlogged(BlockOrder(0), role: .kmem, priority: priority, for: owner)
       else { return nil }
       ownType.countAllocation(CacheIndex.large)
       ownType.countAllocation(CacheIndex.largePages)
-      state.pointee.own.withLock { $0.add(frame, number, physical) }
+      state.own.withLock { $0.add(frame, number, physical) }
     }
   }
 
   /// Frees a chunk that `allocateOwn` returned.
   func freeOwn(_ chunk: UnsafeMutableRawPointer) {
-    let physical = state.pointee.physical
-    let address = state.pointee.machine.directMap.physicalAddress(of: VirtualAddress(chunk))
+    let physical = state.physical
+    let address = state.machine.directMap.physicalAddress(of: VirtualAddress(chunk))
     let frame = address.frame
-    guard state.pointee.own.withLock({ $0.free(frame, at: Int(address.offsetInPage), physical) }) else {
+    guard state.own.withLock({ $0.free(frame, at: Int(address.offsetInPage), physical) }) else {
       return
     }
     physical.record(frame).unsafelyUnwrapped.queue = .none

@@ -1,10 +1,11 @@
-// A slab: 1, 2, 4 or 8 contiguous frames of the direct map, cut into objects of one cache.
+// A slab: 1 to 64 contiguous frames of the direct map, cut into objects of one cache. It has 1, 2, 4 or 8 frames, unless
+// its cache has contiguous slabs (ContiguousSlabs.swift).
 //
 // A caller can write to any byte of a slab, by a pointer that it has freed or beyond the end of its object. So kmem
 // keeps nothing there that it relies on. A map says which objects are free, a bit for each. The map and the counts lie
 // in the records of the frames, or in memory of kmem's own:
 //
-//   owner    cache 10 bits | order 2 | audited 1 | position of the frame in the slab 3 | objects 16
+//   owner    cache 7 bits | frames - 1 6 | audited 1 | position of the frame in the slab 6 | objects 10
 //   aux      objects out of the slab 16 | damaged 1
 //   index    the map of up to 64 objects; of a slab with tables, their address
 //   links    the cache's list that the slab is on
@@ -23,8 +24,12 @@ import PhysicalMemory
 
 /// A slab by the record of its first frame.
 struct Slab {
-  /// The order of the largest slab: 8 frames.
+  /// The order of the largest slab of a cache whose slabs are blocks: 8 frames.
   static var largestOrder: BlockOrder { BlockOrder(3) }
+  /// Frames of the largest slab of a cache whose slabs are runs.
+  static var mostFrames: Int { 64 }
+  /// The most objects of a slab: as many as the map has bits.
+  static var mostObjects: Int { mapBytes * 8 }
 
   let frame: FrameNumber
   let record: FrameRecordPointer
@@ -38,13 +43,15 @@ struct Slab {
 
   /// Writes the records of a slab whose objects are all free. `tables` has `tableBytes` bytes, if that is not 0.
   static func create(
-    _ frame: FrameNumber, _ order: BlockOrder, cache: Int, objects: Int, isAudited: Bool,
-    tables: UnsafeMutableRawPointer?, physical: FrameAllocator, directMap: DirectMap
+    _ run: FrameRun, cache: Int, objects: Int, isAudited: Bool, tables: UnsafeMutableRawPointer?,
+    physical: FrameAllocator, directMap: DirectMap
   ) -> Slab {
-    let owner = owner(order, cache: cache, objects: objects, isAudited: isAudited)
-    for i in 0..<UInt32(order.frames.rawValue) {
+    let frame = run.first
+    let frames = Int(run.count.rawValue)
+    let owner = owner(frames: frames, cache: cache, objects: objects, isAudited: isAudited)
+    for i in 0..<UInt32(frames) {
       let record = physical.record(FrameNumber(frame.rawValue + i)).unsafelyUnwrapped
-      record.owner = owner | i << 13
+      record.owner = owner | i << 14
       record.aux = 0
       record.queue = .owner
     }
@@ -60,11 +67,13 @@ struct Slab {
   }
 
   /// `owner` in the record of the first frame.
-  static func owner(_ order: BlockOrder, cache: Int, objects: Int, isAudited: Bool) -> UInt32 {
-    UInt32(cache) | UInt32(order.rawValue) << 10 | (isAudited ? 1 << 12 : 0) | UInt32(objects) << 16
+  static func owner(frames: Int, cache: Int, objects: Int, isAudited: Bool) -> UInt32 {
+    UInt32(cache) | UInt32(frames - 1) << 7 | (isAudited ? 1 << 13 : 0) | UInt32(objects) << 20
   }
+  /// A value that `owner` of no slab has.
+  static var noOwner: UInt32 { .max }
   /// The bits of `owner` in which the frames of a slab differ.
-  static var positionBits: UInt32 { 7 << 13 }
+  static var positionBits: UInt32 { 63 << 14 }
 
   /// Computes the bytes of the tables of a slab of so many objects; 0 for none.
   static func tableBytes(objects: Int, isAudited: Bool) -> Int {
@@ -78,20 +87,22 @@ struct Slab {
 
   /// Reads the cache that the record of a frame of a slab names.
   static func cache(_ record: FrameRecordPointer) -> Int { cache(record.owner) }
-  static func cache(_ owner: UInt32) -> Int { Int(owner & 0x3ff) }
+  static func cache(_ owner: UInt32) -> Int { Int(owner & 0x7f) }
   /// Finds the first frame of the slab that `frame` belongs to.
   static func first(_ frame: FrameNumber, _ record: FrameRecordPointer) -> FrameNumber {
     FrameNumber(frame.rawValue &- position(record.owner))
   }
   /// Counts the frames of the slab that come before the one whose record has `owner`.
-  static func position(_ owner: UInt32) -> UInt32 { owner >> 13 & 7 }
-  static func objects(_ owner: UInt32) -> Int { Int(owner >> 16) }
+  static func position(_ owner: UInt32) -> UInt32 { owner >> 14 & 63 }
+  static func objects(_ owner: UInt32) -> Int { Int(owner >> 20) }
   /// Whether a slab keeps its map in tables.
-  static func hasTables(_ owner: UInt32) -> Bool { owner & 1 << 12 != 0 || objects(owner) > 64 }
+  static func hasTables(_ owner: UInt32) -> Bool { owner & 1 << 13 != 0 || objects(owner) > 64 }
 
   var cache: Int { Self.cache(record) }
-  var order: BlockOrder { BlockOrder(UInt8(record.owner >> 10 & 3)) }
-  var isAudited: Bool { record.owner & 1 << 12 != 0 }
+  /// How many frames it has.
+  var frames: Int { Int(record.owner >> 7 & 63) + 1 }
+  var run: FrameRun { FrameRun(first: frame, count: PageCount(frames)) }
+  var isAudited: Bool { record.owner & 1 << 13 != 0 }
   var objects: Int { Self.objects(record.owner) }
   /// Objects that are not free in the slab: with a caller, or in a magazine.
   var out: Int {

@@ -27,8 +27,8 @@ extension KmemAllocator {
   /// Releases the memory that no cache needed since the last trim: objects and magazines in depots, free slabs. Answers
   /// the pages released. Visits each cache; no spin lock may be held.
   @discardableResult public func trim() -> PageCount {
-    state.pointee.trimmer.trims.add(1, ordering: .relaxed)
-    return state.pointee.trimmer.lock.withLock(on: state.pointee.machine) {
+    state.trimmer.trims.add(1, ordering: .relaxed)
+    return state.trimmer.lock.withLock(on: state.machine) {
       let before = slabPages
       forEach { cache in
         // Before objects return: slabs that these make free have been needed until now.
@@ -44,42 +44,42 @@ extension KmemAllocator {
 
   /// Starts a thread that trims at intervals until `endTrimming`. Answers false when the machine has no thread left.
   package func startTrimming() -> Bool {
-    precondition(state.pointee.trimmer.thread.load(ordering: .relaxed) == 0, "trimming has been started")
-    state.pointee.trimmer.isEnding.store(false, ordering: .sequentiallyConsistent)
+    precondition(state.trimmer.thread.load(ordering: .relaxed) == 0, "trimming has been started")
+    state.trimmer.isEnding.store(false, ordering: .sequentiallyConsistent)
     guard
-      let thread = state.pointee.machine.start(
+      let thread = state.machine.start(
         "depot trim", .service, base, { KmemAllocator(at: $0.unsafelyUnwrapped).serve() })
     else { return false }
-    state.pointee.trimmer.thread.store(thread.rawValue, ordering: .relaxed)
+    state.trimmer.thread.store(thread.rawValue, ordering: .relaxed)
     return true
   }
 
   /// Ends the thread and waits until it has ended. Does nothing when there is none.
   package func endTrimming() {
-    let thread = state.pointee.trimmer.thread.exchange(0, ordering: .relaxed)
+    let thread = state.trimmer.thread.exchange(0, ordering: .relaxed)
     guard thread != 0 else { return }
-    state.pointee.trimmer.isEnding.store(true, ordering: .sequentiallyConsistent)
-    state.pointee.trimmer.changed.wake(on: state.pointee.machine)
-    state.pointee.machine.join(ThreadHandle(rawValue: thread))
+    state.trimmer.isEnding.store(true, ordering: .sequentiallyConsistent)
+    state.trimmer.changed.wake(on: state.machine)
+    state.machine.join(ThreadHandle(rawValue: thread))
   }
 
   /// Ticks from one trim to the next.
-  var trimInterval: UInt64 { state.pointee.trimmer.interval.load(ordering: .relaxed) }
+  var trimInterval: UInt64 { state.trimmer.interval.load(ordering: .relaxed) }
 
   func setTrimInterval(_ ticks: UInt64) {
-    state.pointee.trimmer.interval.store(ticks, ordering: .relaxed)
-    state.pointee.trimmer.changed.wake(on: state.pointee.machine)
+    state.trimmer.interval.store(ticks, ordering: .relaxed)
+    state.trimmer.changed.wake(on: state.machine)
   }
 
   private func serve() {
-    let machine = state.pointee.machine
+    let machine = state.machine
     var last = machine.now.rawValue
     while true {
-      let ticket = state.pointee.trimmer.changed.ticket()
-      if state.pointee.trimmer.isEnding.load(ordering: .sequentiallyConsistent) { return }
+      let ticket = state.trimmer.changed.ticket()
+      if state.trimmer.isEnding.load(ordering: .sequentiallyConsistent) { return }
       let due = last + trimInterval
       if machine.now.rawValue < due {
-        _ = state.pointee.trimmer.changed.sleep(ticket, until: Tick(due), on: machine)
+        _ = state.trimmer.changed.sleep(ticket, until: Tick(due), on: machine)
         continue
       }
       trim()

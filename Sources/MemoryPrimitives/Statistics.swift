@@ -51,6 +51,8 @@ import CPlatform
 public struct Statistic {
   /// The name, its parts separated by dots.
   public let name: StaticString
+  /// The member of a family: the last part of the name.
+  public private(set) var member: ShortName?
   /// A description in a few words.
   public let about: StaticString
   /// The unit of the value.
@@ -61,7 +63,7 @@ public struct Statistic {
   public let choices: StaticString?
   /// The values that a tunable takes. This is the one place that says so: `set` refuses all others.
   public let range: ClosedRange<UInt64>
-  let context: UnsafeMutableRawPointer?
+  var context: UnsafeMutableRawPointer?
   let read: @convention(c) (UnsafeMutableRawPointer?) -> UInt64
   let write: (@convention(c) (UnsafeMutableRawPointer?, UInt64) -> Void)?
 
@@ -98,8 +100,26 @@ public struct Statistic {
     return last
   }
 
+  /// The whole name, spaces of a member's name as underscores.
+  package var fullName: Line {
+    var line = Line(name)
+    guard let member else { return line }
+    line.append(".")
+    for i in 0..<member.count {
+      line.append(byte: member[i] == UInt8(ascii: " ") ? UInt8(ascii: "_") : member[i])
+    }
+    return line
+  }
+
   /// Computes the value.
   public var value: UInt64 { read(context) }
+
+  /// The row of a family's member.
+  fileprivate func tunable(of member: ShortName, _ context: UnsafeMutableRawPointer) -> Statistic {
+    var row = self
+    (row.member, row.context) = (member, context)
+    return row
+  }
 
   /// Sets a tunable to a value of its `range`; answers whether it was accepted, or why not.
   public func set(_ value: UInt64) -> cp_setting {
@@ -110,25 +130,53 @@ public struct Statistic {
   }
 }
 
+/// Tunables of one kind for each member of a list that may grow, such as `kmem.limit.NAME` for each cache.
+public struct StatisticFamily {
+  /// The tunable of a member, with the context of the whole list.
+  let row: Statistic
+  /// Indices of members are below this.
+  let limit: Int
+  /// Finds the context of the member at an index, and writes its name, a `ShortName`; nil where there is none.
+  let findMember:
+    @convention(c) (
+      _ list: UnsafeMutableRawPointer?, _ index: Int, _ name: UnsafeMutableRawPointer
+    ) -> UnsafeMutableRawPointer?
+
+  /// Describes the tunables by `row`, which has the first parts of the name and the context of the list. Its functions
+  /// get the context of a member, which `findMember` finds.
+  package init(
+    _ row: Statistic, limit: Int,
+    findMember:
+      @escaping @convention(c) (
+        _ list: UnsafeMutableRawPointer?, _ index: Int, _ name: UnsafeMutableRawPointer
+      ) -> UnsafeMutableRawPointer?
+  ) {
+    (self.row, self.limit, self.findMember) = (row, limit, findMember)
+  }
+}
+
 /// The table of all figures of an instance: a handle.
 public struct Statistics {
   struct State {
     var count: Int
     var capacity: Int
+    var families: InlineArray<4, StatisticFamily?> = .init(repeating: nil)
   }
   let state: UnsafeMutablePointer<State>
   let rows: UnsafeMutablePointer<Statistic>
 
   /// Computes the bytes that a registry of `capacity` rows needs.
   package static func size(capacity: Int) -> ByteCount {
-    ByteCount(64 + capacity * MemoryLayout<Statistic>.stride)
+    ByteCount(headSize + capacity * MemoryLayout<Statistic>.stride)
   }
+
+  private static var headSize: Int { Alignment.cacheLine.roundUp(MemoryLayout<State>.size) }
 
   /// Makes an empty registry in `memory`, aligned to 64 bytes.
   package init(_ memory: UnsafeMutableRawPointer, capacity: Int) {
     state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(to: State(count: 0, capacity: capacity))
-    rows = (memory + 64).bindMemory(to: Statistic.self, capacity: capacity)
+    rows = (memory + Self.headSize).bindMemory(to: Statistic.self, capacity: capacity)
   }
 
   /// Adds a row. Only during assembly, by one processor. Traps when the table is full.
@@ -136,6 +184,27 @@ public struct Statistics {
     precondition(state.pointee.count < state.pointee.capacity, "the table of statistics is full")
     (rows + state.pointee.count).initialize(to: row)
     state.pointee.count += 1
+  }
+
+  /// Adds a family of tunables. Only during assembly, by one processor. Traps when there are four.
+  package func add(_ family: StatisticFamily) {
+    var index = 0
+    while state.pointee.families[index] != nil { index += 1 }
+    state.pointee.families[index] = family
+  }
+
+  /// Visits the tunables of all families' members, as they are now.
+  public func forEachMember(_ body: (Statistic) -> Void) {
+    for index in 0..<4 {
+      guard let family = state.pointee.families[index] else { continue }
+      var name = ShortName("")
+      for member in 0..<family.limit {
+        let context = withUnsafeMutablePointer(to: &name) {
+          family.findMember(family.row.context, member, $0)
+        }
+        if let context { body(family.row.tunable(of: name, context)) }
+      }
+    }
   }
 
   /// Rows that were added.

@@ -28,8 +28,14 @@ extension PagedMemory {
 
   /// Creates an object of `pages` pages that read as zero until they are written to. Costs its slots, eight bytes a
   /// page. Throws `noMemory`; `badConstraint` for no pages.
-  public func createObject(_ name: ShortName, _ pages: PageCount) throws(PagingError) -> MemoryObject {
-    try createObject(name, pages, device: nil, from: 0)
+  public func createObject(
+    _ name: ShortName, _ pages: PageCount, priority: AllocationPriority = .normal
+  ) throws(PagingError) -> MemoryObject {
+    do throws(PagingError) {
+      return try makeObject(name, pages, device: nil, from: 0, priority: priority)
+    } catch {
+      throw refused(error, name, pages)
+    }
   }
 
   /// Creates an object whose pages are `pages` pages of `device` from `first` on. Errors as above, and
@@ -40,27 +46,23 @@ extension PagedMemory {
     guard first <= device.pageCount, pages <= device.pageCount - first else {
       throw refused(.badConstraint, name, pages)
     }
-    return try createObject(name, pages, device: device, from: first.rawValue)
-  }
-
-  private func createObject(
-    _ name: ShortName, _ pages: PageCount, device: BlockDevice?, from first: UInt64
-  ) throws(PagingError) -> MemoryObject {
     do throws(PagingError) {
-      return try makeObject(name, pages, device: device, from: first)
+      return try makeObject(name, pages, device: device, from: first.rawValue, priority: .normal)
     } catch {
       throw refused(error, name, pages)
     }
   }
 
   private func makeObject(
-    _ name: ShortName, _ pages: PageCount, device: BlockDevice?, from first: UInt64
+    _ name: ShortName, _ pages: PageCount, device: BlockDevice?, from first: UInt64,
+    priority: AllocationPriority
   ) throws(PagingError) -> MemoryObject {
     guard pages > .zero, pages.rawValue < 1 << 40 else { throw .badConstraint }
     if machine.failsHere(.paging) { throw .noMemory }
     let slots = try FrameArray(
-      count: Int(pages.rawValue), initial: PageSlot.untouched.rawValue, physical: physical, machine: machine)
-    guard let memory = state.objectCache.allocUnlogged(type: state.type) else {
+      count: Int(pages.rawValue), initial: PageSlot.untouched.rawValue, physical: physical, machine: machine,
+      priority: priority)
+    guard let memory = state.objectCache.allocUnlogged(type: state.type, priority: priority) else {
       slots.free()
       throw .noMemory
     }

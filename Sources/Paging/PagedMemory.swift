@@ -117,15 +117,21 @@ public struct PagedMemory {
   /// Pages that can be written out or read at a time: requests to devices that are allocated at the start.
   private static var transferCount: Int { 8 }
 
+  /// Objects and ranges that can be made at system priority when memory is gone. No page-out and no fault makes any, so
+  /// this is for callers that free memory by it, such as a kernel that maps a device to write to. Sixteen of each are
+  /// one slab and a half, of which one page is kept in any case.
+  package static var demand: Int { 16 }
+
   /// Bytes that `create` needs, aligned to 64.
   package static var stateSize: ByteCount { Layout().size }
 
   /// Brings paging up in `memory`, which it keeps. There is no swap device yet.
   ///
-  /// Throws `noMemory` when kmem has none for the two caches.
+  /// `registered` are the objects and entries that early memory had for the two zones. Throws `noMemory` when kmem has none
+  /// for them.
   package static func create(
     in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, tables: PageMap,
-    space: KernelAddressSpace, kmem: KmemAllocator
+    space: KernelAddressSpace, kmem: KmemAllocator, registered: RegisteredPagingObjects
   ) throws(PagingError) -> PagedMemory {
     let layout = Layout()
     let storage = memory.part(State.self, at: layout.state)
@@ -141,13 +147,15 @@ public struct PagedMemory {
       in: memory + layout.swap, machine: machine, physical: physical, transfers: transfers)
     let objects: ObjectCache
     let entries: ObjectCache
+    let type = kmem.type(named: ShortName("paging"))
     do throws(KmemError) {
-      objects = try kmem.createCache(
-        name: ShortName("memory object"), size: ByteCount(MemoryLayout<MemoryObject.State>.size),
-        alignment: .cacheLine)
+      objects = try kmem.createZone(
+        name: ShortName("memory object"), size: RegisteredPagingObjects.objectSize, demand: Self.demand,
+        type: type, registered: registered.objects)
       do throws(KmemError) {
-        entries = try kmem.createCache(
-          name: ShortName("map entry"), size: ByteCount(MemoryLayout<MapEntry>.size), alignment: .cacheLine)
+        entries = try kmem.createZone(
+          name: ShortName("map entry"), size: RegisteredPagingObjects.entrySize, demand: Self.demand,
+          type: type, registered: registered.entries)
       } catch {
         kmem.destroy(objects)
         throw error
@@ -158,10 +166,14 @@ public struct PagedMemory {
     storage.initialize(
       to: State(
         machine: machine, physical: physical, tables: tables, space: space, swap: swap, transfers: transfers,
-        objectCache: objects, entryCache: entries, type: kmem.type(named: ShortName("paging")),
+        objectCache: objects, entryCache: entries, type: type,
         map: Locked(.pagingMap, MapEntryTree()), numbers: Locked(.pagingMap, numbers),
         queues: Locked(.pagingQueues, PageQueues(physical)), counters: counters, marks: marks,
         services: services))
+    physical.setPageReclaimer(
+      PageReclaimer(UnsafeMutableRawPointer(storage)) { context, frames in
+        PagedMemory(context).reclaimForWaiter(frames)
+      })
     return PagedMemory(storage)
   }
 
@@ -194,6 +206,26 @@ public struct PagedMemory {
       throw refused(error, device.name, device.pageCount)
     }
     retryUnswappable()
+  }
+}
+
+/// The objects of the two zones that early memory supplies, so that the zones have their demand from the start.
+package struct RegisteredPagingObjects {
+  let objects: RegisteredObjects
+  let entries: RegisteredObjects
+
+  fileprivate static var objectSize: ByteCount { ByteCount(MemoryLayout<MemoryObject.State>.size) }
+  fileprivate static var entrySize: ByteCount { ByteCount(MemoryLayout<MapEntry>.size) }
+
+  /// Registers them. Nil when early memory has no pages for them.
+  package init?(from early: EarlyMemory, directMap: DirectMap) {
+    guard
+      let objects = RegisteredObjects(
+        PagedMemory.demand, size: Self.objectSize, alignment: .cacheLine, from: early, directMap: directMap),
+      let entries = RegisteredObjects(
+        PagedMemory.demand, size: Self.entrySize, alignment: .cacheLine, from: early, directMap: directMap)
+    else { return nil }
+    (self.objects, self.entries) = (objects, entries)
   }
 }
 

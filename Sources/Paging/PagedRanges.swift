@@ -33,20 +33,22 @@ extension PagedMemory {
   /// pages in. Allocates address space, page tables and an entry, so that faults need none of these.
   ///
   /// Throws `noMemory`, `noAddressSpace`; `badConstraint` for pages beyond the object, and for a
-  /// protection that allows execution.
+  /// protection that allows execution. Above normal priority, entries and tags come from what is kept for that.
   public func map(
     _ object: MemoryObject, from offset: PageCount = .zero, count: PageCount,
-    protection: Protection = .kernelData, at site: CallSite = .here
+    protection: Protection = .kernelData, priority: AllocationPriority = .normal, at site: CallSite = .here
   ) throws(PagingError) -> VirtualAddress {
     guard count > .zero, offset <= object.pageCount, count <= object.pageCount - offset,
       !protection.contains(.executable)
     else { throw refused(.badConstraint, object.name, count, at: site) }
-    guard !machine.failsHere(.paging), let memory = state.entryCache.allocUnlogged(type: state.type) else {
+    guard !machine.failsHere(.paging),
+      let memory = state.entryCache.allocUnlogged(type: state.type, priority: priority)
+    else {
       throw refused(.noMemory, object.name, count, at: site)
     }
     let address: VirtualAddress
     do throws(KernelSpaceError) {
-      address = try state.space.reservePageable(count, failures: .byCaller, at: site)
+      address = try state.space.reservePageable(count, priority: priority, failures: .byCaller, at: site)
     } catch {
       state.entryCache.free(memory, type: state.type)
       let reason: PagingError = error == .noAddressSpace ? .noAddressSpace : .noMemory

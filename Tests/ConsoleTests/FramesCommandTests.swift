@@ -130,11 +130,11 @@ final class FramesCommandTests: XCTestCase {
     for _ in 0..<5 { _ = try harness.physical.allocate(BlockOrder(0), role: .slab) }
     let text = harness.run("frames")
     XCTAssertTrue(text.contains("256     1 MiB   1.6 %"), text)
-    XCTAssertTrue(text.contains("slab                5    20 KiB"), text)
+    XCTAssertTrue(text.contains("slab                7    28 KiB"), text)
     XCTAssertTrue(text.hasSuffix("all roles      16,287  63.6 MiB   100 %  as memmap took them\n"), text)
     XCTAssertTrue(
       rows(harness.run("frames -j")).contains {
-        $0["role"] as? String == "slab" && $0["bytes"] as? Int == 20480
+        $0["role"] as? String == "slab" && $0["bytes"] as? Int == 28672
       })
   }
 

@@ -13,6 +13,8 @@ final class KmemFixture {
   private let frames: FrameAllocatorFixture
   let kmem: KmemAllocator
   let large: FakeLargePages
+  /// The source of contiguous slabs, kept as long as the instance.
+  var runs: FakeSlabRuns?
   private let state: UnsafeMutableRawPointer
 
   var host: SimulatedMachine { frames.host }
@@ -64,7 +66,7 @@ final class FakeLargePages {
   var pages: LargePages {
     LargePages(
       Unmanaged.passUnretained(self).toOpaque(),
-      allocatePages: { context, pages, _, _, _, _ in
+      allocatePages: { context, pages, _, _, _, _, _ in
         let me = Unmanaged<FakeLargePages>.fromOpaque(context!).takeUnretainedValue()
         return me.lock.withLock {
           guard pages <= me.left else { return 0 }

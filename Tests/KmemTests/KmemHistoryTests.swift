@@ -78,7 +78,7 @@ final class KmemHistoryTests: XCTestCase {
           case 0: rig.kmem.drain()
           case 1: rig.kmem.setAudit(random.oneIn(2) ? .on : .off)
           case 2...3: caches[Int(random.below(4))].setAudit(random.oneIn(2) ? .on : .off)
-          case 4: _ = rig.kmem.reclaim()
+          case 4: _ = rig.kmem.reclaim(ReclaimStep(rawValue: UInt8(random.below(4)))!)
           case 5...7: rig.kmem.trim()
           default: step(rig, &random, &live, caches: caches, types: types, most: 150, note: note)
           }

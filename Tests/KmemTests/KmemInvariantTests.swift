@@ -50,10 +50,10 @@ final class KmemInvariantTests: XCTestCase {
     breaks(1, all, { slab.out += 1 }, { slab.out -= 1 })
     breaks(1, all, { slab.record.previous = FrameNumber(7) }, { slab.record.previous = .none })
     breaks(
-      2, all, { small.cache.pointee.lists.withLock { $0.objects += 1 } },
-      { small.cache.pointee.lists.withLock { $0.objects -= 1 } })
+      2, all, { small.descriptor.lists.withLock { $0.objects += 1 } },
+      { small.descriptor.lists.withLock { $0.objects -= 1 } })
     var severalFrames: Slab?
-    all.large.forEachSlab { if $0.order.rawValue > 0 { severalFrames = $0 } }
+    all.large.forEachSlab { if $0.frames > 1 { severalFrames = $0 } }
     let second = all.rig.physical.record(try XCTUnwrap(severalFrames).frame + 1)!
     breaks(5, all, { second.owner ^= 1 }, { second.owner ^= 1 })
     let free = try XCTUnwrap((0..<slab.objects).first { slab.isFree($0) })
@@ -68,21 +68,21 @@ final class KmemInvariantTests: XCTestCase {
     let word = slot.pointee.loaded[0]
     breaks(3, all, { slot.pointee.loaded[0] = 1 }, { slot.pointee.loaded[0] = word })
     breaks(
-      6, all, { small.cache.pointee.audit.store(1, ordering: .relaxed) },
-      { small.cache.pointee.audit.store(0, ordering: .relaxed) })
+      6, all, { small.descriptor.audit.store(1, ordering: .relaxed) },
+      { small.descriptor.audit.store(0, ordering: .relaxed) })
     let type = all.rig.type()
     breaks(4, all, { type.countAllocation(small.cacheIndex) }, { type.countFree(small.cacheIndex) })
   }
 
   func testTheCheckNamesTheInvariantOfTheInstanceThatIsBroken() throws {
     let all = try Instance()
-    let (kmem, state) = (all.rig.kmem, all.rig.kmem.state)
+    let kmem = all.rig.kmem
     breaks(
-      7, all, { state.pointee.slabFrames.add(1, ordering: .relaxed) },
-      { state.pointee.slabFrames.subtract(1, ordering: .relaxed) })
+      7, all, { kmem.state.slabFrames.add(1, ordering: .relaxed) },
+      { kmem.state.slabFrames.subtract(1, ordering: .relaxed) })
     breaks(
-      7, all, { state.pointee.depotBytes.add(1, ordering: .relaxed) },
-      { state.pointee.depotBytes.subtract(1, ordering: .relaxed) })
+      7, all, { kmem.state.depotBytes.add(1, ordering: .relaxed) },
+      { kmem.state.depotBytes.subtract(1, ordering: .relaxed) })
     breaks(
       8, all, { kmem.ownType.countAllocation(CacheIndex.largePages) },
       { kmem.ownType.countFree(CacheIndex.largePages) })

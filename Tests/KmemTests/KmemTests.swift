@@ -140,7 +140,7 @@ final class KmemTests: XCTestCase {
           // Both processors have counted for it.
           nonisolated(unsafe) var request = cache
           withUnsafeMutablePointer(to: &request) {
-            kmem.state.pointee.machine.run(on: ProcessorIndex(1), UnsafeMutableRawPointer($0)) {
+            kmem.state.machine.run(on: ProcessorIndex(1), UnsafeMutableRawPointer($0)) {
               let cache = $0.assumingMemoryBound(to: ObjectCache.self).pointee
               cache.kmem.otherType.countAllocation(cache.cacheIndex)
               cache.kmem.otherType.countFree(cache.cacheIndex)
@@ -572,8 +572,13 @@ final class KmemTests: XCTestCase {
     let object = rig.kmem.alloc(ByteCount(1152), type: type)!
     XCTAssertEqual(rig.kmem.whatIs(VirtualAddress(object))?.frames, .one)
     rig.kmem.free(object, size: ByteCount(1152), type: type)
-    // Three would not fit at all.
+    // An object of 8000 bytes fits into no single frame: it gets pages with an address of their own, or none.
     let cache = try rig.kmem.createCache(name: ShortName("big"), size: ByteCount(8000))
+    XCTAssertNil(withInterruptsOff { cache.alloc(type: type) }, "no processor may be asked")
+    let onPages = try XCTUnwrap(cache.alloc(type: type))
+    XCTAssertEqual(rig.large.live[VirtualAddress(onPages).rawValue], 2)
+    cache.free(onPages, type: type)
+    rig.large.left = 0
     XCTAssertNil(cache.alloc(type: type))
     rig.check()
     rig.kmem.destroy(cache)

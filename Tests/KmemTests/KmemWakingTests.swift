@@ -48,11 +48,10 @@ final class KmemWakingTests: XCTestCase {
       XCTAssertTrue(kmem.startTrimming())
       while host.sleeperCount == 0 { usleep(20) }
       host.advance(ticks: 5)
-      let before = kmem.state.pointee.trimmer.trims.load(ordering: .relaxed)
+      let before = kmem.state.trimmer.trims.load(ordering: .relaxed)
       XCTAssertEqual(before, 0)
       kmem.setTrimInterval(3)
-      let trims = kmem.state
-      func count() -> UInt64 { trims.pointee.trimmer.trims.load(ordering: .relaxed) }
+      func count() -> UInt64 { kmem.state.trimmer.trims.load(ordering: .relaxed) }
       for _ in 0..<50_000 where count() == 0 { usleep(100) }
       XCTAssertGreaterThan(count(), 0, "the thread was not woken")
       kmem.endTrimming()

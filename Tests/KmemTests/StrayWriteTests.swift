@@ -56,10 +56,10 @@ final class StrayWriteTests: XCTestCase {
   ) -> Write {
     let place = rig.kmem.locate(VirtualAddress(object))!
     let (slab, pointer) = (place.slab, place.cache)
-    let bytes = Int(slab.order.frames.bytes.rawValue)
+    let bytes = slab.frames * Int(Page.size)
     let width = 1 << Int(random.below(4))
     var offset = Int(random.below(UInt64(bytes - width + 1)))
-    let wordOffset = pointer.cache.pointee.wordOffset
+    let wordOffset = pointer.descriptor.wordOffset
     let end = slab.objects * pointer.chunk
     switch random.below(4) {
     // The first bytes of what kmem looks at: of a word, and behind the last object.
@@ -438,7 +438,7 @@ final class StrayWriteTests: XCTestCase {
     XCTAssertEqual(found, out.count, note)
     // Another owner's frame, whose record has the same values by chance.
     if let frame = frames.last, let record = rig.physical.record(frame) {
-      (record.owner, record.aux) = (pointer.cache.pointee.plainOwner, 1)
+      (record.owner, record.aux) = (pointer.descriptor.plainOwner, 1)
       check(memory + UInt(frame.rawValue) << 12)
       record.queue = .owner
       check(memory + UInt(frame.rawValue) << 12)
@@ -466,8 +466,8 @@ final class StrayWriteTests: XCTestCase {
     pointer.forEachSlab { slab in
       if slab.isAudited { forms.insert("audited") }
       if slab.tables != nil { forms.insert("with tables") }
-      if slab.order.rawValue > 0 { forms.insert("of several frames") }
-      if !slab.isAudited && slab.record.owner != pointer.cache.pointee.plainOwner { forms.insert("small") }
+      if slab.frames > 1 { forms.insert("of several frames") }
+      if !slab.isAudited && slab.record.owner != pointer.descriptor.plainOwner { forms.insert("small") }
     }
     return forms
   }
