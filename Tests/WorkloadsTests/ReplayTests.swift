@@ -248,7 +248,7 @@ final class ReplayTests: XCTestCase {
     let object = try paging.createObject(ShortName("kept"), count)
     let address = try paging.map(object, count: count)
     try paging.touch(address, count, .read)
-    let summary = try system.replay(sample()) { _ in
+    let summary = try system.replay(WrittenTrace.sample()) { _ in
       // Clean, and never written to: they are dropped.
       let rows = system.memory.statistics
       for i in 0..<rows.count where "\(rows[i].name)" == "vm.free_target" {
@@ -263,7 +263,7 @@ final class ReplayTests: XCTestCase {
 
   func testTwoReplaysEndAlike() throws {
     let system = try TestSystem(memory: .mebibytes(64))
-    let bytes = try sample()
+    let bytes = try WrittenTrace.sample()
     let first = try system.replay(bytes)
     let second = try system.replay(bytes)
     XCTAssertEqual(first, second)
@@ -272,7 +272,7 @@ final class ReplayTests: XCTestCase {
   }
 
   func testTheSampleHasItsKnownChecksum() throws {
-    let summary = try TestSystem(memory: .mebibytes(64)).replay(sample())
+    let summary = try TestSystem(memory: .mebibytes(64)).replay(WrittenTrace.sample())
     XCTAssertTrue(summary.succeeded, summary.text)
     XCTAssertEqual(
       summary.figures,
@@ -351,15 +351,9 @@ final class ReplayTests: XCTestCase {
   }
 
   func testTablesFitTheScreen() throws {
-    let text = try TestSystem(memory: .mebibytes(64)).replay(sample()).text
+    let text = try TestSystem(memory: .mebibytes(64)).replay(WrittenTrace.sample()).text
     let lines = text.split(separator: "\n")
     XCTAssertLessThanOrEqual(lines.count, 24)
     for line in lines { XCTAssertLessThanOrEqual(line.count, 80, "\(line)") }
-  }
-
-  private func sample() throws -> [UInt8] {
-    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .deletingLastPathComponent()
-    return [UInt8](try Data(contentsOf: root.appendingPathComponent("Traces/linux-6.1-sample.trace")))
   }
 }

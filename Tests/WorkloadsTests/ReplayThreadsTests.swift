@@ -37,7 +37,7 @@ final class ReplayThreadsTests: XCTestCase {
   }
 
   func testTheSampleEndsWithTheSameCounts() throws {
-    for summary in try compare(sample(), .mebibytes(128)) {
+    for summary in try compare(WrittenTrace.sample(), .mebibytes(128)) {
       XCTAssertTrue(summary.succeeded, summary.text)
       XCTAssertEqual(summary.interruptEvents, 6945)
       XCTAssertLessThan(summary.interrupts, 6945)
@@ -48,7 +48,7 @@ final class ReplayThreadsTests: XCTestCase {
 
   func testThreadsDoEverythingWhereThereIsNoGate() throws {
     let system = try TestSystem(memory: .mebibytes(128), threads: 2)
-    let summary = try system.replay(sample(), by: 2, interrupts: nil)
+    let summary = try system.replay(WrittenTrace.sample(), by: 2, interrupts: nil)
     XCTAssertEqual(summary.interruptEvents, 0)
     XCTAssertTrue(summary.succeeded, summary.text)
   }
@@ -150,7 +150,7 @@ final class ReplayThreadsTests: XCTestCase {
   func testAStopLosesNothing() throws {
     let system = try TestSystem(memory: .mebibytes(128), threads: 3)
     var reported: UInt64 = 0
-    let summary = try system.replay(sample(), by: 3, interrupts: system.interrupts) {
+    let summary = try system.replay(WrittenTrace.sample(), by: 3, interrupts: system.interrupts) {
       reported = $0.events
       return $0.events > 20_000 ? .stop : .goOn
     }
@@ -167,17 +167,13 @@ final class ReplayThreadsTests: XCTestCase {
       let system = try TestSystem(memory: .mebibytes(128), threads: 3)
       let watchdog = DispatchWorkItem { fatalError("a replay that was stopped goes on for ever") }
       DispatchQueue.global().asyncAfter(deadline: .now() + 1800, execute: watchdog)
-      let summary = try system.replay(sample(), by: 3, interrupts: system.interrupts) { _ in .stop }
+      let summary = try system.replay(WrittenTrace.sample(), by: 3, interrupts: system.interrupts) { _ in
+        .stop
+      }
       watchdog.cancel()
       XCTAssertLessThan(summary.allEvents, 120_000)
       XCTAssertEqual(summary.lost, 0)
       XCTAssertEqual(summary.gainedPages, 0)
     }
-  }
-
-  private func sample() throws -> [UInt8] {
-    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .deletingLastPathComponent()
-    return [UInt8](try Data(contentsOf: root.appendingPathComponent("Traces/linux-6.1-sample.trace")))
   }
 }

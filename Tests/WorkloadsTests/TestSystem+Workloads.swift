@@ -86,3 +86,12 @@ extension ReplaySummary {
 extension Line {
   var string: String { withBytes { String(decoding: $0, as: UTF8.self) } }
 }
+
+extension WrittenTrace {
+  /// The recorded trace of the repository.
+  static func sample() throws -> [UInt8] {
+    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
+    return [UInt8](try Data(contentsOf: root.appendingPathComponent("Traces/linux-6.1-sample.trace")))
+  }
+}

@@ -16,20 +16,24 @@
 // over processors.
 //
 // MEMORY. State and tables are one run of frames, reached by the direct map. They are allocated before the starting
-// counts are read, and so are the object caches, one for each cache of the trace. Afterwards the number of frames
+// counts are read, and so are the object caches, one for each cache of the trace. A request waits for memory where the
+// traced kernel let it wait. Afterwards the number of frames
 // that are free or hold pages must be as then. The loop over the events allocates nothing for itself and does not
 // recurse: about 150 instructions an event, without the allocators.
 
 import CPlatform
+import ContiguousMemory
 import KernelMemory
 import Kmem
 import MemoryPrimitives
+import Paging
 import PhysicalMemory
 
 /// Why a replay did not begin. Nothing stays allocated.
 package enum ReplayError: Error, Equatable, Sendable {
   case trace(TraceError)
-  /// Frames that the trace needs at its peak, tables included, and frames that are free above the reserve.
+  /// Frames that the trace needs at its peak, tables included, and frames that are free above the reserve or can be
+  /// made free.
   case machineTooSmall(needed: PageCount, free: PageCount)
   /// No run of this many frames for the tables.
   case noRun(PageCount)
@@ -43,7 +47,7 @@ package enum ReplayError: Error, Equatable, Sendable {
     switch self {
     case .trace(let error): error.describe(subject)
     case .machineTooSmall(let needed, let free):
-      "\(subject) needs \(needed.bytes) of free memory at its peak, and \(free.bytes) is free."
+      "\(subject) needs \(needed.bytes) at its peak, and \(free.bytes) is free or can be reclaimed."
     case .noRun(let pages):
       "\(subject) needs \(pages.bytes) in one run for its tables; memory is too fragmented."
     case .tooFewProcessors(let asked, let there):
@@ -114,6 +118,14 @@ package struct Replay {
       + PageCount((UInt64(counts.caches) * 4 + 32) * workers)
   }
 
+  /// Frames that requests that may wait can get: the free ones above the reserve, and those of pages that can be
+  /// reclaimed. A page of anonymous memory needs a slot of swap for that, unless it has one.
+  private static func usableFrames(of system: MemorySystem) -> PageCount {
+    let free = system.physical.freeCount.subtractingSaturated(system.physical.reserve(for: .normal))
+    let pageable = system.physical.count(.pageable)
+    return free + (system.paging.hasDeviceObjects ? pageable : min(pageable, system.paging.swap.figures.free))
+  }
+
   /// Checks the whole trace, allocates tables, creates the object caches and reads the starting counts. With `split`,
   /// the events are distributed over threads.
   package static func prepare(
@@ -123,15 +135,14 @@ package struct Replay {
     if let split { try split.check(system.machine) }
     let needed = framesNeeded(by: trace.counts, split: split)
     system.kmem.drain()
-    let reserve = system.physical.reserve(for: .normal)
-    let free = system.physical.freeCount
-    let usable = free > reserve ? free - reserve : .zero
+    let usable = usableFrames(of: system)
     guard needed <= usable else { throw .machineTooSmall(needed: needed, free: usable) }
     let layout = Layout(trace.counts, split)
     let size = layout.size.pagesRoundedUp
     let run: FrameRun
-    do throws(PhysicalMemoryError) {
-      run = try system.physical.allocate(run: size, role: .wired, for: FrameOwner("replay, its slots"))
+    do throws(ContiguousFailure) {
+      run = try system.contiguous.allocContig(
+        ContiguousRequest(size, for: FrameOwner("replay, its tables")))
     } catch {
       throw .noRun(size)
     }
@@ -270,7 +281,7 @@ package struct Replay {
     for i in 0..<executor.trace.counts.operations {
       let operation = executor.trace.operation(i)
       guard operation.kind.allocates, !operation.kind.isAboutPages else { continue }
-      if let object = executor.allocate(operation, .normal) { executor.free(object, operation) }
+      if let object = executor.allocate(operation, .normal, .allowed) { executor.free(object, operation) }
     }
   }
 

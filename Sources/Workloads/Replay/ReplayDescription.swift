@@ -93,6 +93,9 @@ extension ReplaySummary {
       read("Skipped \(key: skip.key, count: skips[i]): \(skip.description).", skips[i] > 0)
     }
     read(
+      "! Refused though they were allowed to wait: \(key: "refused_waiting", count: refusedWaiting) objects or single pages, \(key: "refused_waiting_blocks", count: refusedWaitingBlocks) blocks.",
+      refusedWaiting + refusedWaitingBlocks > 0)
+    read(
       "Allocated while still live, so the old one was freed first: \(key: "reused", count: reused).",
       reused > 0)
     let size: Line = "(\(PageCount(peakPages).bytes)) were live."

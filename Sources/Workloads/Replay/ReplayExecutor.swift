@@ -4,6 +4,7 @@
 // identities, and each uses only its own entries, so nothing here takes a lock.
 
 import CPlatform
+import ContiguousMemory
 import KernelMemory
 import Kmem
 import MemoryPrimitives
@@ -99,10 +100,12 @@ struct ReplayExecutor {
     }
     let operation = trace.operation(event.operation)
     let start = cp_cycles()
-    let given = allocate(operation, priority(event, operation))
+    let wait = wait(event, operation)
+    let given = allocate(operation, priority(event, operation), wait)
     let cycles = cp_cycles() &- start
     guard let given else {
       entry.pointee.address = 1
+      if wait.mayWait { summary.pointee.refusedWaiting += 1 }
       return skip(.noObject)
     }
     count(event.kind, cycles)
@@ -147,10 +150,13 @@ struct ReplayExecutor {
     let old = endPages(first, count, sequence)
     if old.freed > 0 { summary.pointee.reused += 1 }
     let start = cp_cycles()
-    let given = allocatePages(operation, priority(event, operation))
+    let wait = wait(event, operation)
+    let given = allocatePages(operation, priority(event, operation), wait)
     let cycles = cp_cycles() &- start
     guard let given else {
       for i in first..<first + count { pages[i].frame = ReplayPage.skipped }
+      if wait.mayWait && count == 1 { summary.pointee.refusedWaiting += 1 }
+      if wait.mayWait && count > 1 { summary.pointee.refusedWaitingBlocks += 1 }
       return skip(.noPages)
     }
     self.count(event.kind, cycles)
@@ -210,24 +216,27 @@ struct ReplayExecutor {
     return cp_cycles() &- start
   }
 
-  /// Whether a page still has its stamp, and is a page: a slab in its place would have taken the role.
+  /// Whether a page still has its stamp, and is a page: a slab in its place would have another role.
   private func check(_ entry: ReplayPage, _ identity: UInt32, _ sequence: UInt32) {
     let frame = FrameNumber(entry.frame)
     let address = system.machine.directMap.virtualAddress(of: frame.address)
     let isIntact = Stamp(identity, entry.sequence).holds(address, Page.size, DirectAccess())
-    if !isIntact || physical.record(frame).map({ $0.role == .wired }) != true { damage(sequence) }
+    let isPage = physical.record(frame).map { $0.role == .wired || $0.role == .contiguous } ?? false
+    if !isIntact || !isPage { damage(sequence) }
   }
 
   // MARK: The layers
 
-  func allocate(_ operation: TraceOperation, _ priority: AllocationPriority) -> UnsafeMutableRawPointer? {
+  func allocate(
+    _ operation: TraceOperation, _ priority: AllocationPriority, _ wait: WaitPolicy = .forbidden
+  ) -> UnsafeMutableRawPointer? {
     let size = ByteCount(UInt64(operation.requested))
     if operation.kind == .cacheAlloc, let cache = caches[Int(operation.cache)] {
-      return cache.alloc(type: type, priority: priority)
+      return cache.alloc(type: type, priority: priority, wait: wait)
     }
     return isZeroed(operation)
-      ? kmem.zalloc(size, type: type, priority: priority)
-      : kmem.alloc(size, type: type, priority: priority)
+      ? kmem.zalloc(size, type: type, priority: priority, wait: wait)
+      : kmem.alloc(size, type: type, priority: priority, wait: wait)
   }
 
   func free(_ object: UnsafeMutableRawPointer, _ operation: TraceOperation) {
@@ -242,30 +251,41 @@ struct ReplayExecutor {
     operation.flags.contains(.zero) && operation.kind == .kmalloc
   }
 
-  private func allocatePages(_ operation: TraceOperation, _ priority: AllocationPriority) -> FrameNumber? {
+  private func allocatePages(
+    _ operation: TraceOperation, _ priority: AllocationPriority, _ wait: WaitPolicy
+  ) -> FrameNumber? {
     let order = BlockOrder(operation.order)
-    do throws(PhysicalMemoryError) {
-      guard operation.limit == .dma || operation.limit == .dma32 else {
-        return try physical.allocate(
-          order, role: .wired, priority: priority, for: FrameOwner("replay, pages of the trace"))
-      }
-      let high = PhysicalAddress(operation.limit == .dma ? 16 << 20 : 4 << 30)
-      let alignment = Alignment(order.frames.bytes.rawValue) ?? .page
-      let constraints = RunConstraints(high: high, alignment: alignment)
-      return try physical.allocate(
-        run: order.frames, where: constraints, role: .wired, priority: priority,
-        for: FrameOwner("replay, pages of the trace")
-      )
-      .first
-    } catch {
-      return nil
+    let owner = FrameOwner("replay, pages of the trace")
+    guard operation.limit == .dma || operation.limit == .dma32 else {
+      return wait.mayWait
+        ? try? physical.allocate(
+          order, role: .wired, priority: priority, waitUntil: wait.deadline, for: owner)
+        : try? physical.allocate(order, role: .wired, priority: priority, for: owner)
     }
+    let high = PhysicalAddress(operation.limit == .dma ? 16 << 20 : 4 << 30)
+    let alignment = Alignment(order.frames.bytes.rawValue) ?? .page
+    let constraints = RunConstraints(high: high, alignment: alignment)
+    if wait.mayWait {
+      var request = ContiguousRequest(order.frames, where: constraints, for: owner)
+      request.priority = priority
+      return try? system.contiguous.allocContig(request).first
+    }
+    return try? physical.allocate(
+      run: order.frames, where: constraints, role: .wired, priority: priority, for: owner
+    ).first
   }
 
   /// The priority of a request: one that could not wait may use the reserve, as it did in the traced kernel.
   private func priority(_ event: TraceEvent, _ operation: TraceOperation) -> AllocationPriority {
     if let priority { return priority }
     return operation.flags.contains(.atomic) || event.context == .hardInterrupt ? .interrupt : .normal
+  }
+
+  /// Whether a request waits for memory: as it might in the traced kernel, where a thread made it.
+  private func wait(_ event: TraceEvent, _ operation: TraceOperation) -> WaitPolicy {
+    let mayWait =
+      priority == nil && event.context == .thread && operation.flags.isDisjoint(with: [.atomic, .noWait])
+    return mayWait ? .allowed : .forbidden
   }
 
   // MARK: Counting

@@ -63,6 +63,9 @@ package struct ReplaySummary: Equatable, Sendable {
   package var reused: UInt64 = 0
   /// By `ReplaySkip.rawValue`.
   package var skips: InlineArray<4, UInt64> = .init(repeating: 0)
+  /// Allocations among the skipped that were allowed to wait for memory: single frames and objects, and blocks.
+  package var refusedWaiting: UInt64 = 0
+  package var refusedWaitingBlocks: UInt64 = 0
   package var liveObjects: UInt64 = 0
   package var liveBytes: UInt64 = 0
   package var livePages: UInt64 = 0
@@ -154,6 +157,8 @@ package struct ReplaySummary: Equatable, Sendable {
       cycles[i] += other.cycles[i]
     }
     for i in 0..<ReplaySkip.count { skips[i] += other.skips[i] }
+    refusedWaiting += other.refusedWaiting
+    refusedWaitingBlocks += other.refusedWaitingBlocks
     unmatchedObjectFrees += other.unmatchedObjectFrees
     unmatchedKfrees += other.unmatchedKfrees
     unmatchedPageFrees += other.unmatchedPageFrees
