@@ -43,6 +43,8 @@ package struct ProcessorStress {
     let resources: ExchangedResources
     let addresses: SharedAddresses
     let pages: SharedPages?
+    let limited: LimitedObjects
+    let limitedInUse = Atomic<Int>(0)
     let over = Atomic<Bool>(false)
     let running = Atomic<Int>(0)
     let transients = Atomic<UInt64>(0)
@@ -68,6 +70,7 @@ package struct ProcessorStress {
   ) throws(StressError) -> ProcessorStressOutcome {
     // The first object makes paging allocate the table of object numbers, which it keeps.
     if let first = try? memory.paging.createObject(ShortName("stress"), .one) { memory.paging.destroy(first) }
+    LimitedObjects.prepare(memory.kmem)
     let before = UsageSnapshot(memory)
     let storage = try StressStorage(plan, memory)
     let stress: ProcessorStress
@@ -109,11 +112,17 @@ package struct ProcessorStress {
       do throws(StressError) {
         let pages =
           plan.pages > .zero ? try SharedPages(memory, access, plan.pages, in: storage.pages) : nil
+        let limited: LimitedObjects
+        do throws(StressError) {
+          limited = try LimitedObjects(memory, workers: plan.workers)
+        } catch {
+          pages?.end(memory)
+          throw error
+        }
         storage.state.initialize(
           to: State(
             plan: plan, memory: memory, access: access, resources: resources, addresses: addresses,
-            pages: pages,
-            failure: storage.failure))
+            pages: pages, limited: limited, failure: storage.failure))
         let stress = ProcessorStress(state: storage.state)
         for number in 0...plan.workers { storage.prepare(number, for: stress) }
         return stress
@@ -130,6 +139,7 @@ package struct ProcessorStress {
   var resources: ExchangedResources { state.pointee.resources }
   var addresses: SharedAddresses { state.pointee.addresses }
   var pages: SharedPages? { state.pointee.pages }
+  var limited: LimitedObjects { state.pointee.limited }
 
   /// Runs the workers until all have ended, and adds up their tallies. Returns the number of workers.
   private func work(
@@ -183,6 +193,7 @@ package struct ProcessorStress {
     resources.end()
     addresses.end(memory)
     pages?.end(memory)
+    state.pointee.limited.end(memory)
     memory.kmem.drain()
   }
 
