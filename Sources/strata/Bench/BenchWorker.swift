@@ -199,6 +199,7 @@ struct BenchWorker: ParsableCommand {
         for _ in 0..<count {
           if thread == 0 { end.put(cp_opaque(a.allocate(64))) } else { a.free(end.pop(), 64) }
         }
+        if thread == 0 { end.publish() }
       }
       return Turn(time: time / Double(count))
     }

@@ -4,8 +4,12 @@ import CPlatform
 import Synchronization
 
 /// A ring of pointers between one producer and one consumer, without a lock.
+///
+/// Each side publishes its position once for `batch` pointers, and before it waits. So the ring itself moves a cache line
+/// for 32 pointers, and the measured time is that of the allocators.
 final class Ring: Sendable {
   private static let mask = 255
+  private static let batch = 32
   nonisolated(unsafe) private let words = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(
     capacity: 256)
   /// Counts of pointers pushed and popped, each on a cache line of its own.
@@ -37,6 +41,7 @@ final class Ring: Sendable {
 
     mutating func put(_ pointer: UnsafeMutableRawPointer) {
       var spins: UInt32 = 0
+      if mine - others > Ring.mask { publish() }
       while mine - others > Ring.mask {
         others = ring.taken.pointee.load(ordering: .acquiring)
         if mine - others > Ring.mask { cp_pause(spins) }
@@ -44,8 +49,11 @@ final class Ring: Sendable {
       }
       ring.words[mine & Ring.mask] = pointer
       mine += 1
-      ring.put.pointee.store(mine, ordering: .releasing)
+      if mine % Ring.batch == 0 { publish() }
     }
+
+    /// Lets the consumer have all pointers that were put: at the end, and before a wait.
+    func publish() { ring.put.pointee.store(mine, ordering: .releasing) }
 
     mutating func pop() -> UnsafeMutableRawPointer {
       var spins: UInt32 = 0
@@ -56,7 +64,7 @@ final class Ring: Sendable {
       }
       defer {
         mine += 1
-        ring.taken.pointee.store(mine, ordering: .releasing)
+        if mine % Ring.batch == 0 { ring.taken.pointee.store(mine, ordering: .releasing) }
       }
       return ring.words[mine & Ring.mask].unsafelyUnwrapped
     }
