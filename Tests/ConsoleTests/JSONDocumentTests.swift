@@ -59,6 +59,7 @@ final class JSONDocumentTests: XCTestCase {
       "unwire dirty+4K", "verify", "queues", "launder active 64K", "launder daemon", "why 2M",
       "contig -v 2M align=2M",
       "contig list", "contig free all", "map", "kmem", "vmem", "vmem kernel_va", "vmstat -m", "vmstat -z",
+      "vmstat", "vmstat -C", "zones",
       "buddy",
       "failures", "frames", "swap", "sysctl vm", "whatis frame 300", "whatis 0+4M", "whatis 0x7fff_f000",
       "pagetable", "pagetable 0xffff_8000_0010_0000", "dirty free", "contig 64M", "bench contig",

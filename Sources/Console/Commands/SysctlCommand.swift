@@ -20,16 +20,21 @@ extension CommandDescription {
 extension Shell {
   var statistics: Statistics { memory.statistics }
 
-  private func hasPrefix(_ name: StaticString, _ prefix: Bytes) -> Bool {
-    guard prefix.count <= name.utf8CodeUnitCount else { return false }
-    for i in 0..<prefix.count where name.utf8Start[i] != prefix[i] { return false }
-    return prefix.count == name.utf8CodeUnitCount || prefix.count == 0
-      || name.utf8Start[prefix.count] == UInt8(ascii: ".") || prefix[prefix.count - 1] == UInt8(ascii: ".")
+  private func hasPrefix(_ name: Line, _ prefix: Bytes) -> Bool {
+    guard prefix.count <= name.count else { return false }
+    for i in 0..<prefix.count where name[i] != prefix[i] { return false }
+    return prefix.count == name.count || prefix.count == 0 || name[prefix.count] == UInt8(ascii: ".")
+      || prefix[prefix.count - 1] == UInt8(ascii: ".")
   }
+  private func hasPrefix(_ name: StaticString, _ prefix: Bytes) -> Bool { hasPrefix(Line(name), prefix) }
 
   func figure(named name: Bytes) -> Statistic? {
     for i in 0..<statistics.count where name == statistics[i].name { return statistics[i] }
-    return nil
+    var found: Statistic?
+    statistics.forEachMember { row in
+      if found == nil && row.fullName.withBytes({ $0 == name }) { found = row }
+    }
+    return found
   }
 
   private func noFigure(_ word: Word, _ name: Bytes) -> CommandError {
@@ -60,7 +65,7 @@ extension Shell {
   func sysctl(_ arguments: Arguments) throws(CommandError) {
     let detail: Detail = arguments.takeFlag("-v") ? .ranges : .names
     guard let word = arguments.nextOfAnyForm() else {
-      figures(detail) { _ in true }
+      figures(detail) { $0.member == nil || $0.value != 0 }
       return
     }
     try arguments.end()
@@ -72,8 +77,13 @@ extension Shell {
     }
     var found = false
     for i in 0..<statistics.count where hasPrefix(statistics[i].name, word.bytes) { found = true }
+    statistics.forEachMember { row in if hasPrefix(row.fullName, word.bytes) { found = true } }
     guard found else { throw noFigure(word, word.bytes) }
-    figures(detail) { hasPrefix($0.name, word.bytes) }
+    // Of a family those that are set, unless it is named.
+    figures(detail) { row in
+      let isShown = row.member == nil || row.value != 0 || word.bytes.count >= row.name.utf8CodeUnitCount
+      return isShown && hasPrefix(row.fullName, word.bytes)
+    }
   }
 
   /// Whether the table says what each tunable can be set to.
@@ -93,11 +103,10 @@ extension Shell {
     table.column("minimum", .figure, for: .tools)
     table.column("maximum", .figure, for: .tools)
     var hasTunable = false
-    for i in 0..<statistics.count {
-      let row = statistics[i]
-      guard wanted(row) else { continue }
+    func show(_ row: Statistic) {
+      guard wanted(row) else { return }
       table.begin()
-      table.text(row.name)
+      table.text(row.fullName)
       let value = row.value
       switch row.unit {
       case .choice, .switchOnOff: table.text(spelled(value, row))
@@ -124,6 +133,8 @@ extension Shell {
       }
       table.end()
     }
+    for i in 0..<statistics.count { show(statistics[i]) }
+    statistics.forEachMember(show)
     table.finish()
     guard hasTunable else { return }
     if detail == .ranges {
@@ -205,18 +216,18 @@ extension Shell {
     }
     guard let wanted else {
       throw refuse(
-        "No value \"\(word.line)\" for \(row.name): \(unit(of: row)). It stays \(spelled(before, row)).")
+        "No value \"\(word.line)\" for \(row.fullName): \(unit(of: row)). It stays \(spelled(before, row)).")
     }
     switch row.set(wanted) {
     case .accepted:
       if isJSON {
-        figures(.names) { $0.name.utf8Start == row.name.utf8Start }
+        figures(.names) { $0.name.utf8Start == row.name.utf8Start && $0.member == row.member }
       } else {
-        print("\(row.name): \(spelled(before, row)) -> \(spelled(row.value, row))")
+        print("\(row.fullName): \(spelled(before, row)) -> \(spelled(row.value, row))")
       }
     case .out_of_range:
       throw refuse(
-        "\(word.line) is out of range: \(row.name) takes \(acceptedValues(of: row)) \(unit(of: row)). It stays \(spelled(before, row))."
+        "\(word.line) is out of range: \(row.fullName) takes \(acceptedValues(of: row)) \(unit(of: row)). It stays \(spelled(before, row))."
       )
     case .read_only:
       throw refuse("\(row.name) is a statistic, which is read only.")

@@ -8,7 +8,7 @@ import MemoryPrimitives
 
 /// The commands, in the order in which `help` lists them.
 enum Command: UInt8, NamedCases {
-  case frames, map, kmem, vmem, objects, vmstat
+  case frames, map, kmem, vmem, zones, objects, vmstat
   case why, failures, buddy, queues, swap, locks
   case whatis, pagetable, memmap, cpus, threads
   case tour, replay, dirty, verify, contig, launder, wire, unwire, fault, selftest, bench, watchdog
@@ -25,6 +25,7 @@ enum Command: UInt8, NamedCases {
     case .map: .map
     case .kmem: .kmem
     case .vmem: .vmem
+    case .zones: .zones
     case .objects: .objects
     case .vmstat: .vmstat
     case .why: .why
@@ -67,6 +68,7 @@ enum Command: UInt8, NamedCases {
     case .map: try shell.map(arguments)
     case .kmem: try shell.kmem()
     case .vmem: try shell.vmem(arguments)
+    case .zones: try shell.zones()
     case .objects: try shell.objects(arguments)
     case .vmstat: try shell.vmstat(arguments)
     case .why: try shell.why(arguments)
