@@ -10,6 +10,7 @@
 //   3  It faults, reads and dirties pages of one object (SharedPages) that does not fit in memory, while others request
 //      runs of frames, launder, wire and hold.
 //   4  It starts threads that do a little of (1) and end (TransientThreads).
+//   5  It allocates objects below limits that change, and of a zone, and waits for other workers (BoundedObjects).
 //
 // HOW IT DETECTS A MISSING SHOOTDOWN. Every processor reads an address of (2) every few microseconds, so each caches
 // its translation when it is unmapped. The worker that unmaps it announces so after every processor should have
@@ -43,8 +44,9 @@ package struct ProcessorStress {
     let resources: ExchangedResources
     let addresses: SharedAddresses
     let pages: SharedPages?
-    let limited: LimitedObjects
-    let limitedInUse = Atomic<Int>(0)
+    let bounded: BoundedObjects
+    /// By `BoundedObjects.Source`.
+    let boundedInUse: InlineArray<3, Atomic<Int>> = .init { _ in Atomic(0) }
     let over = Atomic<Bool>(false)
     let running = Atomic<Int>(0)
     let transients = Atomic<UInt64>(0)
@@ -70,7 +72,7 @@ package struct ProcessorStress {
   ) throws(StressError) -> ProcessorStressOutcome {
     // The first object makes paging allocate the table of object numbers, which it keeps.
     if let first = try? memory.paging.createObject(ShortName("stress"), .one) { memory.paging.destroy(first) }
-    LimitedObjects.prepare(memory.kmem)
+    BoundedObjects.prepare(memory.kmem)
     let before = UsageSnapshot(memory)
     let storage = try StressStorage(plan, memory)
     let stress: ProcessorStress
@@ -112,9 +114,9 @@ package struct ProcessorStress {
       do throws(StressError) {
         let pages =
           plan.pages > .zero ? try SharedPages(memory, access, plan.pages, in: storage.pages) : nil
-        let limited: LimitedObjects
+        let bounded: BoundedObjects
         do throws(StressError) {
-          limited = try LimitedObjects(memory, workers: plan.workers)
+          bounded = try BoundedObjects(memory.kmem, workers: plan.workers)
         } catch {
           pages?.end(memory)
           throw error
@@ -122,7 +124,7 @@ package struct ProcessorStress {
         storage.state.initialize(
           to: State(
             plan: plan, memory: memory, access: access, resources: resources, addresses: addresses,
-            pages: pages, limited: limited, failure: storage.failure))
+            pages: pages, bounded: bounded, failure: storage.failure))
         let stress = ProcessorStress(state: storage.state)
         for number in 0...plan.workers { storage.prepare(number, for: stress) }
         return stress
@@ -139,7 +141,12 @@ package struct ProcessorStress {
   var resources: ExchangedResources { state.pointee.resources }
   var addresses: SharedAddresses { state.pointee.addresses }
   var pages: SharedPages? { state.pointee.pages }
-  var limited: LimitedObjects { state.pointee.limited }
+  var bounded: BoundedObjects { state.pointee.bounded }
+
+  /// Changes the count of objects in use of a source with a bound; answers the new one.
+  @discardableResult func count(_ source: BoundedObjects.Source, by change: Int) -> Int {
+    state.pointee.boundedInUse[source.rawValue].add(change, ordering: .acquiringAndReleasing).newValue
+  }
 
   /// Runs the workers until all have ended, and adds up their tallies. Returns the number of workers.
   private func work(
@@ -193,7 +200,7 @@ package struct ProcessorStress {
     resources.end()
     addresses.end(memory)
     pages?.end(memory)
-    state.pointee.limited.end(memory)
+    bounded.end()
     memory.kmem.drain()
   }
 

@@ -89,7 +89,7 @@ struct StressWorker {
   private func turn() {
     switch below(32) {
     case 0..<7: stress.resources.exchange(self)
-    case 7, 8: stress.limited.use(self)
+    case 7, 8: stress.bounded.use(self)
     case 9..<17: stress.addresses.read(self)
     case 17..<20: stress.addresses.remap(self)
     case 20..<28: stress.pages?.use(self)
