@@ -224,7 +224,7 @@ final class KmemThreadsTests: XCTestCase {
             worker.work(zoneHasLimit)
             shared.progress.add(1, ordering: .relaxed)
           }
-          while !worker.kept.isEmpty { worker.freeKept() }
+          worker.freeAllKept()
           shared.ended.add(1, ordering: .releasing)
         }
       }
@@ -264,8 +264,8 @@ final class KmemThreadsTests: XCTestCase {
       while let frame = try? physical.allocate(BlockOrder(0), role: .wired, priority: .interrupt) {
         frames.append(frame)
       }
-      let until = shared.progress.load(ordering: .relaxed) + 20
-      let end = Date(timeIntervalSinceNow: 0.002)
+      let until = shared.progress.load(ordering: .relaxed) + 200
+      let end = Date(timeIntervalSinceNow: 0.01)
       idle {
         shared.progress.load(ordering: .relaxed) >= until || Date() > end
           || shared.ended.load(ordering: .acquiring) == Self.workers
@@ -284,7 +284,7 @@ final class KmemThreadsTests: XCTestCase {
     let number: Int
     var random: SeededRandom
     /// Objects of the zone without a limit, and their stamps: more than the demand, over all workers.
-    var kept: [(object: UnsafeMutableRawPointer, stamp: UInt64)] = []
+    private var kept: [(object: UnsafeMutableRawPointer, stamp: UInt64)] = []
     private var turn: UInt64 = 0
 
     init(_ kmem: KmemAllocator, _ shared: Shared, number: Int, _ random: SeededRandom) {
@@ -292,7 +292,7 @@ final class KmemThreadsTests: XCTestCase {
     }
 
     mutating func work(_ zoneHasLimit: Bool) {
-      switch random.below(8) {
+      switch random.below(10) {
       case 0..<2:
         let priority: AllocationPriority = random.oneIn(2) ? .system : .normal
         let object = shared.cache.alloc(type: shared.plain, priority: priority, wait: distant)
@@ -304,13 +304,14 @@ final class KmemThreadsTests: XCTestCase {
         hold(object, size, shared.bytes, size, atMost: mostBytes)
         if let object { kmem.free(object, size: ByteCount(size), type: shared.type) }
       case 4..<6: useZone(zoneHasLimit)
-      case 6: if !zoneHasLimit { keep() }
+      case 6..<9: if !zoneHasLimit { keep() }
       default: changeLimit(zoneHasLimit)
       }
     }
 
     private mutating func useZone(_ zoneHasLimit: Bool) {
-      let isDemand = random.oneIn(2)
+      // One that waits for memory ends the worker's turns for a while.
+      let isDemand = !random.oneIn(zoneHasLimit ? 2 : 8)
       let object = shared.zone.alloc(
         type: shared.plain, priority: isDemand ? .system : .normal,
         wait: isDemand && !zoneHasLimit ? .forbidden : distant)
@@ -319,18 +320,20 @@ final class KmemThreadsTests: XCTestCase {
       if let object { shared.zone.free(object, type: shared.plain) }
     }
 
-    /// Frees an object that was kept, or keeps one more if the zone has one beyond its demand.
+    /// Keeps one more object if the zone has one beyond its demand, and frees all when there are some.
     private mutating func keep() {
-      if kept.count == 3 || (!kept.isEmpty && random.oneIn(3)) { return freeKept() }
+      if kept.count == 6 { return freeAllKept() }
       guard let object = shared.zone.alloc(type: shared.plain) else { return }
       kept.append((object, nextStamp()))
       write(object, Int(zoneSize.rawValue), kept[kept.count - 1].stamp)
     }
 
-    mutating func freeKept() {
-      let (object, stamp) = kept.removeFirst()
-      check(object, Int(zoneSize.rawValue), stamp)
-      shared.zone.free(object, type: shared.plain)
+    mutating func freeAllKept() {
+      for (object, stamp) in kept {
+        check(object, Int(zoneSize.rawValue), stamp)
+        shared.zone.free(object, type: shared.plain)
+      }
+      kept = []
     }
 
     /// The largest request stays below the lowest limit.
