@@ -74,16 +74,20 @@ final class KmemWaitingTests: XCTestCase {
     while let frame = try? physical.allocate(BlockOrder(0), role: .wired) { frames.append(frame) }
     host.hasOtherThreads = true
     nonisolated(unsafe) var got: UnsafeMutableRawPointer?
+    let isServed = Atomic<Bool>(false)
     host.onThreads(2) { me in
       if me == 0 {
         got = kmem.alloc(ByteCount(24), type: type, wait: .allowed)
+        isServed.store(true, ordering: .releasing)
       } else {
         for _ in 0..<2 {
           idle { host.sleeperCount == 1 }
           let waits = physical.awaited
           physical.free(frames.removeLast(), BlockOrder(0))
           // It takes the frame, finds none for the tables, and waits for two.
-          idle { host.sleeperCount == 0 || physical.awaited > waits || got != nil }
+          idle {
+            host.sleeperCount == 0 || physical.awaited > waits || isServed.load(ordering: .acquiring)
+          }
         }
       }
     }
