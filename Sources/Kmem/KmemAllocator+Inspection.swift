@@ -49,6 +49,8 @@ package struct CacheDescription {
   package var magazines: UInt64
   /// Whether it is audited.
   package var auditing: Auditing
+  /// Whether its slabs are contiguous runs; blocks of the direct map otherwise.
+  package var isContiguous: Bool
   /// Whether it serves kmem sizes; an object cache otherwise.
   package var isSizeClass: Bool
 
@@ -150,7 +152,7 @@ extension KmemAllocator {
       exchanges: cache.magazines.exchanges, refills: cache.magazines.refills, spills: cache.magazines.spills,
       slabsMade: lists.created, slabsGivenBack: lists.released,
       magazineRounds: UInt64(cache.magazines.rounds), magazines: UInt64(cache.magazines.magazineCount),
-      auditing: cache.auditPeriod == nil ? .off : .on,
+      auditing: cache.auditPeriod == nil ? .off : .on, isContiguous: cache.source.isContiguous,
       isSizeClass: cache.cacheIndex < CacheIndex.firstObjectCache)
   }
 

@@ -27,7 +27,7 @@ enum Limits {
     "Paging": 109,
     "PhysicalMemory": 316,
     "Vmem": 148,
-    "Workloads": 517,
+    "Workloads": 514,
     "strata": 47,
   ]
 }

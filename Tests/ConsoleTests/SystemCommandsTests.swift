@@ -167,6 +167,19 @@ final class SystemCommandsTests: XCTestCase {
     XCTAssertTrue(harness.run("whatis frame 99999999").contains("no frame: the last one is 16383"))
   }
 
+  func testTheKmemCommandNamesTheSourceOfSlabs() throws {
+    let harness = ConsoleHarness()
+    let jumbo = try harness.memory.kmem.createCache(
+      name: ShortName("jumbo"), size: ByteCount(UInt64(9216)), source: .contiguous())
+    let caches = rows(harness.run("kmem -a -j")).filter { $0["kind"] as? String == "cache" }
+    func source(_ name: String) -> String? {
+      caches.first { $0["cache"] as? String == name }?["source"] as? String
+    }
+    XCTAssertEqual(source("jumbo"), "contiguous")
+    XCTAssertEqual(source("kmem-64"), "direct map")
+    harness.memory.kmem.destroy(jumbo)
+  }
+
   func testTheWhatisCommandNamesTheTypeOfContiguousMemory() throws {
     let harness = ConsoleHarness()
     harness.run("contig 64K")

@@ -31,6 +31,7 @@ extension Shell {
     table.column("live", .ratio)
     table.column("requests", .sum)
     table.column("failed", .sum)
+    table.column("source", .text, for: .tools)
     var caches: UInt64 = 0
     memory.kmem.forEachCache { cache in
       guard cache.slabs > 0 || cache.requests > 0 || showsEverything else { return }
@@ -45,13 +46,14 @@ extension Shell {
       table.share(cache.inUse * cache.objectSize.rawValue, of: cache.held.rawValue)
       table.count(cache.requests)
       table.count(cache.failed)
+      table.text(cache.isContiguous ? "contiguous" : "direct map")
       table.end()
     }
     table.finish(total: "\(count: caches, "cache")")
     let large = memory.space.pages(.heap) + memory.space.pages(.interrupt)
     report("large") { report in
       report.write(
-        "Above 4 KiB: \(key: "bytes", size: large.bytes) in whole pages.\(key: "frames", only: large.rawValue) kmem's own tables: \(memory.kmem.metadataBytes)."
+        "Beside the caches: \(key: "bytes", size: large.bytes) in whole pages.\(key: "frames", only: large.rawValue) kmem's own tables: \(memory.kmem.metadataBytes)."
       )
     }
   }
