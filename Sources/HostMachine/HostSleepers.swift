@@ -30,6 +30,9 @@ extension SimulatedMachine {
   /// Threads that sleep now, on a machine with other threads.
   public var sleeperCount: Int { condition.withLock { sleepers.count } }
 
+  /// Those of them that nothing has woken: the others are about to run.
+  package var restingCount: Int { condition.withLock { sleepers.filter { !$0.isDue() }.count } }
+
   /// Sleeps until `isDue`, or the deadline has passed, with interrupt windows on the way, or until the machine refuses
   /// the sleep.
   func sleepAmongThreads(_ kind: WaitKind, until deadline: UInt64, _ isDue: @escaping () -> Bool) -> cp_wake {

@@ -15,6 +15,8 @@ final class VmemWaitingTests: XCTestCase {
     private let lock = NSLock()
     private var granted: [Int: UInt64] = [:]
     private var refused: [Int: VmemError] = [:]
+    /// Threads whose requests are not answered yet.
+    private let waiting = Atomic<Int>(0)
 
     init(processors: Int = 5, staticPages: UInt64 = 1) {
       fixture = VmemFixture(staticPages: staticPages, processors: processors)
@@ -31,6 +33,7 @@ final class VmemWaitingTests: XCTestCase {
     func run(_ requests: [() throws -> ArenaAddress], then body: @escaping () -> Void) {
       nonisolated(unsafe) let requests = requests
       nonisolated(unsafe) let body = body
+      waiting.store(requests.count, ordering: .relaxed)
       host.onThreads(requests.count + 1) { [self] index in
         idle { host.sleeperCount >= index }
         if index == requests.count { return body() }
@@ -40,10 +43,13 @@ final class VmemWaitingTests: XCTestCase {
         } catch {
           lock.withLock { refused[index] = error as? VmemError }
         }
+        waiting.subtract(1, ordering: .releasing)
       }
     }
 
+    /// Checks all invariants, once each thread has its answer or sleeps: those that a wake did not serve look again.
     func check(_ file: StaticString = #filePath, _ line: UInt = #line) {
+      idle { host.restingCount == waiting.load(ordering: .acquiring) }
       fixture.check(file: file, line: line)
     }
 
