@@ -38,6 +38,9 @@ var package = Package(
     .target(
       name: "Kmem",
       dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables"]),
+    .target(
+      name: "Zsmalloc",
+      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem"]),
     .target(name: "BlockDevices", dependencies: ["CPlatform", "MemoryPrimitives"]),
     .target(
       name: "Paging",
@@ -105,8 +108,8 @@ if bare {
 
   let layers = [
     "CPlatform", "MemoryPrimitives", "Magazines", "ACPI", "PhysicalMemory", "PageTables", "Vmem",
-    "KernelSpace", "Kmem", "BlockDevices", "Paging", "ContiguousMemory", "KernelMemory", "Workloads",
-    "Console",
+    "KernelSpace", "Kmem", "Zsmalloc", "BlockDevices", "Paging", "ContiguousMemory", "KernelMemory",
+    "Workloads", "Console",
   ]
   package.targets.append(
     .target(
