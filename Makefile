@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: run test tsan asan fuzz bench kernel iso lint format clean help examples docs debug variables tools compiler
+.PHONY: run test tsan asan fuzz fuzz-lz4 bench kernel iso lint format clean help examples docs debug variables tools compiler
 
 stubs := $(patsubst boot/%.asm,build/%.o,$(wildcard boot/*.asm))
 
@@ -59,6 +59,11 @@ export SEEDS ?= 2000
 fuzz: compiler
 	@swift build -Xswiftc -O -Xswiftc -assert-config -Xswiftc Debug --scratch-path .build-test --product strata
 	@.build-test/debug/strata fuzz --seeds "$(SEEDS)"
+
+# The LZ4 codec, fuzzed by libFuzzer for so many seconds.
+export DURATION ?= 300
+fuzz-lz4: compiler
+	@Scripts/fuzz-lz4 "$(DURATION)"
 
 # The budgets, measured. JSON=1 gives rows of JSON, and nothing else.
 export JSON ?=
@@ -117,6 +122,7 @@ help:
 #: make tsan     the tests of shared state, under the thread sanitizer
 #: make asan     the host tests, under the address sanitizer
 #: make fuzz     random histories of pageable memory, SEEDS=2000 of them
+#: make fuzz-lz4 the LZ4 codec under libFuzzer, for DURATION=300 seconds
 #: make bench    the budgets, measured: figure and goal, met or missed (JSON=1: rows of JSON)
 #: make docs     the reference as a web site in build/docs; fails on a declaration without text
 #: make lint     checks the style; make format corrects most findings

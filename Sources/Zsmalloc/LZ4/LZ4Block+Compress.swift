@@ -1,9 +1,9 @@
 // Compression of a block: greedy, with one step of hindsight.
 //
 // The search looks at two neighbouring positions at a time. It asks the table where their bytes were last seen, and
-// compares. A match at the first position that is shorter than 12 bytes gives way to a longer one at the second: blocks
-// become 1.3 % smaller, at no cost that shows. A match grows backwards over the literals before it. The longer a
-// search finds nothing, the larger are its steps, so bytes that can't be compressed are passed quickly.
+// compares. A match of fewer than 12 bytes gives way to a longer one at the next position: blocks become 1.7 % smaller,
+// for 6 % more time. A match grows backwards over the literals before it. The longer a search finds nothing, the
+// larger are its steps, so bytes that can't be compressed are passed quickly.
 //
 // A page of a program has some 280 sequences and takes about 34,000 instructions. The time goes into branches that
 // the processor mispredicts. Variants with conditional moves in their place were slower: they wait for a load where a
@@ -21,15 +21,14 @@ extension LZ4Block {
   ) -> Int? {
     guard source.count <= largestSource else { return nil }
     var writer = LZ4Writer(from: source, to: target)
-    // The search reads eight bytes at a position, and looks at the next position too.
-    let lastSearched = source.count &- matchlessEnd &- 1
+    // The search looks at two positions behind the one at which it is.
+    let lastSearched = source.count &- matchlessEnd &- 2
     guard lastSearched >= 1 else { return writer.finish() }
     table.clear()
     let search = LZ4Search(source, table)
     var position = 1
-    while let match = search.match(from: position, notBehind: lastSearched) {
-      let match = search.extendBackwards(match, to: writer.begin)
-      guard writer.append(match) else { return nil }
+    while let found = search.match(from: position, notBehind: lastSearched) {
+      guard writer.append(search.extended(found, backTo: writer.begin)) else { return nil }
       position = writer.begin
       if position > lastSearched { break }
       search.note(position &- 2)
@@ -67,18 +66,17 @@ struct LZ4Search {
     repeat {
       let bytes = input.eight(at: position)
       let origin = table.exchange(bytes, position)
-      let nextOrigin = table.exchange(bytes &>> 8, position &+ 1)
-      let isMatch = input.four(at: origin) == UInt32(truncatingIfNeeded: bytes)
-      if isMatch {
+      let nextBytes = bytes &>> 8
+      let nextOrigin = table.exchange(nextBytes, position &+ 1)
+      if isMatch(bytes, origin) {
         let match = measured(position, origin)
-        if match.length < 12, input.four(at: nextOrigin) == UInt32(truncatingIfNeeded: bytes &>> 8) {
-          let next = measured(position &+ 1, nextOrigin)
-          if next.length > match.length { return extendForwards(next) }
-        }
-        return extendForwards(match)
+        return match.length < 12 ? longer(match, nextBytes, nextOrigin) : match
       }
-      if input.four(at: nextOrigin) == UInt32(truncatingIfNeeded: bytes &>> 8) {
-        return extendForwards(measured(position &+ 1, nextOrigin))
+      if isMatch(nextBytes, nextOrigin) {
+        let match = measured(position &+ 1, nextOrigin)
+        guard match.length < 12 else { return match }
+        let third = input.eight(at: position &+ 2)
+        return longer(match, third, table.exchange(third, position &+ 2))
       }
       position &+= step &>> 5
       step &+= 1
@@ -91,34 +89,30 @@ struct LZ4Search {
     _ = table.exchange(input.eight(at: position), position)
   }
 
+  /// Whether four of `bytes` are at `origin` too.
+  @inline(always) private func isMatch(_ bytes: UInt64, _ origin: Int) -> Bool {
+    input.four(at: origin) == UInt32(truncatingIfNeeded: bytes)
+  }
+
+  /// A match that was found, or one at the next position if that is longer.
+  @inline(always) private func longer(_ match: LZ4Match, _ nextBytes: UInt64, _ nextOrigin: Int) -> LZ4Match {
+    guard isMatch(nextBytes, nextOrigin) else { return match }
+    let next = measured(match.position &+ 1, nextOrigin)
+    return next.length > match.length ? next : match
+  }
+
   /// A match of four bytes with the equal bytes behind them, up to eight.
   @inline(always) private func measured(_ position: Int, _ origin: Int) -> LZ4Match {
     let difference = input.eight(at: position &+ 4) ^ input.eight(at: origin &+ 4)
     return LZ4Match(position: position, origin: origin, length: 4 &+ difference.trailingZeroBitCount &>> 3)
   }
 
-  /// Adds the equal bytes that follow a match.
-  @inline(always) private func extendForwards(_ match: LZ4Match) -> LZ4Match {
+  /// A match with all the equal bytes behind it, and those before it from `first` on.
+  @inline(always) func extended(_ match: LZ4Match, backTo first: Int) -> LZ4Match {
     var match = match
     let most = count &- LZ4Block.literalsAtEnd &- match.position
-    if match.length == 12 {
-      var difference: UInt64 = 0
-      while difference == 0, match.position &+ match.length &+ 8 <= count {
-        difference =
-          input.eight(at: match.position &+ match.length) ^ input.eight(at: match.origin &+ match.length)
-        match.length &+= difference.trailingZeroBitCount &>> 3
-      }
-      while difference == 0, match.length < most,
-        input.byte(at: match.position &+ match.length) == input.byte(at: match.origin &+ match.length)
-      { match.length &+= 1 }
-    }
+    if match.length == 12 { measureFarther(&match, most) }
     match.length = min(match.length, most)
-    return match
-  }
-
-  /// Adds the equal bytes before a match, but none before `first`.
-  @inline(always) func extendBackwards(_ match: LZ4Match, to first: Int) -> LZ4Match {
-    var match = match
     while match.position > first, match.origin > 0,
       input.byte(at: match.position &- 1) == input.byte(at: match.origin &- 1)
     {
@@ -127,6 +121,22 @@ struct LZ4Search {
       match.length &+= 1
     }
     return match
+  }
+
+  /// Adds the equal bytes that follow a match, at least as far as to the length `most`.
+  @inline(always) private func measureFarther(_ match: inout LZ4Match, _ most: Int) {
+    while match.position &+ match.length &+ 8 <= count {
+      let difference =
+        input.eight(at: match.position &+ match.length) ^ input.eight(at: match.origin &+ match.length)
+      if difference != 0 {
+        match.length &+= difference.trailingZeroBitCount &>> 3
+        return
+      }
+      match.length &+= 8
+    }
+    while match.length < most,
+      input.byte(at: match.position &+ match.length) == input.byte(at: match.origin &+ match.length)
+    { match.length &+= 1 }
   }
 }
 
