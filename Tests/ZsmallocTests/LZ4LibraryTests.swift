@@ -37,7 +37,7 @@ final class LZ4LibraryTests: XCTestCase {
       return Array(block[..<Int(count)])
     }
 
-    /// What the library decodes, or nil if it reports an error.
+    /// The bytes that the library decodes, or nil if it reports an error.
     func restore(_ block: [UInt8], capacity: Int) -> [UInt8]? {
       var bytes = [UInt8](repeating: 0, count: capacity)
       let count = decompress(block, &bytes, Int32(block.count), Int32(capacity))

@@ -10,6 +10,6 @@ struct LZ4Output {
 
   /// Whether a match at `place` may begin `distance` bytes earlier.
   @inline(always) func reaches(back distance: Int, from place: Int) -> Bool {
-    UInt(bitPattern: distance &- 1) < UInt(bitPattern: place)
+    UInt(truncatingIfNeeded: distance &- 1) < UInt(truncatingIfNeeded: place)
   }
 }
