@@ -116,6 +116,7 @@ extension MemorySystem {
       try tables.mapDirect(run.first.address, count: run.count)
     }
     try tables.protectAliases(of: request.image)
+    try tables.prepareWindows(at: request.layout.windowBase)
     return tables
   }
 }
@@ -148,7 +149,8 @@ private struct LayerStorage {
       memory.initializeMemory(as: UInt64.self, repeating: 0, count: Int(run.count.bytes.rawValue) / 8)
       return memory
     }
-    tables = try allocate(PageMap.stateSize, .boot, "PageTables, state")
+    tables = try allocate(
+      PageMap.stateSize(processors: machine.processorCount), .boot, "PageTables, state")
     var spaceLayout = StorageLayout()
     let spaceOffset = spaceLayout.add(KernelAddressSpace.stateSize)
     let handleOffset = spaceLayout.add(KernelAddressSpace.self)

@@ -61,6 +61,8 @@ public struct AddressLayout: Sendable {
   public var kernelBase = VirtualAddress(0xffff_c000_0000_0000)
   /// The size of `kernel_va`.
   public var kernelSize = ByteCount.gibibytes(32 << 10)
+  /// The first address of the page windows of all processors.
+  public var windowBase = VirtualAddress(0xffff_f000_0000_0000)
   /// The first address of the window for device registers.
   public var deviceBase = VirtualAddress(0xffff_f100_0000_0000)
   /// The size of that window.

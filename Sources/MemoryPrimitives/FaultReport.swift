@@ -27,6 +27,8 @@
   case writeAfterFree
   /// A write behind the end of an object.
   case overrun
+  /// A page window is used twice, by a wrong processor, or across a sleep.
+  case windowMisuse
 
   /// The words that a report prints.
   public var description: StaticString {
@@ -42,6 +44,7 @@
     case .leak: "leak"
     case .writeAfterFree: "write after free"
     case .overrun: "overrun"
+    case .windowMisuse: "misuse of a page window"
     }
   }
 }
@@ -66,6 +69,8 @@ public struct FaultReport: Sendable {
   public var type: ShortName?
   /// The call site of the allocation.
   public var allocatedAt: CallSite = .unknown
+  /// The call site that opened what is still open.
+  public var openedAt: CallSite = .unknown
   /// The call site of the free before.
   public var freedAt: CallSite = .unknown
   /// The call site of the reported call.
@@ -100,6 +105,7 @@ public struct FaultReport: Sendable {
     if whose.count == 0 { whose = self.place == .virtualAddress ? region(subject) : "not known" }
     body("owner", whose)
     if allocatedAt != .unknown { body("allocated", place(allocatedAt)) }
+    if openedAt != .unknown { body("opened", place(openedAt)) }
     if freedAt != .unknown { body("freed", place(freedAt)) }
     guard reportedAt != .unknown else { return }
     body(kind == .doubleFree && freedAt != .unknown ? "and again" : "called", place(reportedAt))

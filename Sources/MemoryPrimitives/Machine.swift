@@ -141,6 +141,7 @@ public struct Machine {
   /// invalid afterwards.
   package func join(_ thread: ThreadHandle) {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
+    if cp_pins() != 0 { return reportPinned() }
     upcalls.pointee.join?(upcalls.pointee.context, thread.rawValue)
   }
 
@@ -149,8 +150,21 @@ public struct Machine {
     for what: StaticString
   ) -> cp_wake {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
+    if cp_pins() != 0 {
+      reportPinned()
+      return .never
+    }
     return upcalls.pointee.sleep(
       upcalls.pointee.context, sequence, seen, deadline.rawValue, kind, what.utf8Start)
+  }
+
+  /// Reports a sleep of a thread that has a page window open. Others would find the window in use, or its contents changed.
+  @inline(never) private func reportPinned() {
+    var fault = FaultReport(
+      .windowMisuse, "a thread sleeps with a page window open, on processor", UInt64(cp_processor_index()),
+      .identifier)
+    fault.openedAt = CallSite(codeAddress: cp_window_site(0))
+    report(fault)
   }
 
   func wake(_ sequence: UnsafePointer<UInt64>) {

@@ -1,4 +1,4 @@
-// The check of the invariants PT-1 to PT-6, which the head of PageMap.swift states.
+// The check of the invariants PT-1 to PT-7, which the head of PageMap.swift states.
 
 import MemoryPrimitives
 
@@ -67,6 +67,10 @@ extension TableTree {
       }
       if entry.isTable(at: level) { continue }
       if entry == .preparedMark && level == 1 { continue }
+      if entry.isWindow(at: TableLevel(level)) {
+        if !entry.isSoundWindow { return "PT-7: a place of a page window has other bits" }
+        continue
+      }
       if entry.isUnlinked(at: level) {
         counts.tables += 1
         if isUsed(unlinked: entry.tableFrame) {

@@ -47,11 +47,11 @@ extension PageMap {
       report(.notMapped, "a page to be unprepared was not prepared", address, at)
       return false
     }
-    reclaim(address, count, marks: true) { _, _ in }
+    clearMarks(address, count)
     return true
   }
 
-  private func fill(
+  func fill(
     _ address: VirtualAddress, _ count: PageCount, with filling: Filling
   ) throws(PageTableError) {
     let first = address.rawValue
@@ -89,10 +89,14 @@ extension PageMap {
   /// Undoes what `fill` has done so far.
   private func undo(_ address: VirtualAddress, _ count: PageCount, of filling: Filling) {
     guard count > .zero else { return }
-    if case .marks = filling {
-      reclaim(address, count, marks: true) { _, _ in }
-    } else {
-      unmap(address, count: count)
+    switch filling {
+    case .marks, .windows: clearMarks(address, count)
+    case .run, .frames: unmap(address, count: count)
     }
+  }
+
+  /// Clears the marks of places at which nothing is mapped, and frees the tables that become empty.
+  func clearMarks(_ address: VirtualAddress, _ count: PageCount) {
+    reclaim(address, count, marks: true) { _, _ in }
   }
 }

@@ -123,11 +123,25 @@ public struct PageMap {
     let levels: Int
     let root: FrameNumber
     let tree: Locked<TableTree>
+    let windows: UnsafeMutablePointer<PageWindows.State>
   }
   let state: UnsafeMutablePointer<State>
 
+  private struct Parts {
+    let state: Int
+    let windows: Int
+    let size: ByteCount
+
+    init(processors: Int) {
+      var layout = StorageLayout()
+      state = layout.add(State.self)
+      windows = layout.add(PageWindows.size(processors: processors))
+      size = layout.size
+    }
+  }
+
   /// Bytes that the state of a tree needs, aligned to a cache line.
-  package static var stateSize: ByteCount { ByteCount(MemoryLayout<State>.size) }
+  package static func stateSize(processors: Int) -> ByteCount { Parts(processors: processors).size }
 
   /// Creates an empty tree in `memory`, which outlives it; the root comes from `frames`.
   ///
@@ -137,13 +151,16 @@ public struct PageMap {
     frames: FrameSource
   ) throws(PageTableError) {
     guard let root = Self.allocateTable(machine, frames) else { throw .noMemory }
-    state = memory.bindMemory(to: State.self, capacity: 1)
+    let parts = Parts(processors: machine.processorCount)
+    state = memory.part(State.self, at: parts.state)
     let tree = TableTree(
       directMap: machine.directMap, levels: Int(levels.rawValue), largestLeaf: Int(largestLeaf.rawValue),
       root: root, source: frames, reserved: FrameStack(machine.directMap))
     state.initialize(
       to: State(
-        machine: machine, levels: Int(levels.rawValue), root: root, tree: Locked(.pageTables, tree)))
+        machine: machine, levels: Int(levels.rawValue), root: root, tree: Locked(.pageTables, tree),
+        windows: memory.part(PageWindows.State.self, at: parts.windows)))
+    windows.initialize(for: self)
   }
 
   @inline(__always) func withTree<R>(_ body: (inout TableTree) -> R) -> R {
@@ -219,9 +236,15 @@ public struct PageMap {
 
   /// Whether the range is canonical and consists of whole pages; reports it if not.
   func isSound(_ address: VirtualAddress, _ count: PageCount) -> Bool {
-    if isRange(address, count) { return true }
-    report(.badConstraint, "a range is not of whole pages at canonical addresses", address)
-    return false
+    guard isRange(address, count) else {
+      report(.badConstraint, "a range is not of whole pages at canonical addresses", address)
+      return false
+    }
+    guard !windows.overlap(address, count) else {
+      report(.badConstraint, "a range lies in the page windows", address)
+      return false
+    }
+    return true
   }
 
   func isRange(_ address: VirtualAddress, _ count: PageCount) -> Bool {

@@ -6,7 +6,8 @@
 //   in an entry that points to a table    52-61  how many entries of that table are not zero
 //   in a pageable page                    52-62, 11  how many wires were made through this mapping
 //   in a leaf                             52-55  tag of the range that begins here, 0 inside a range
-//                                         9      splittable: a table is reserved for it (2 MiB only)
+//                                         9      splittable: a table is reserved for it (2 MiB only);
+//                                                of a page: a place of a page window, with or without "present"
 //                                         10     prepared: the mark stays when the page is unmapped
 //   in an entry without "present"         10     prepared: the place is kept for a map that can't fail
 //                                         11     made not present: unmapped, frame still to be reclaimed
@@ -56,6 +57,7 @@ package struct PageTableEntry: Equatable, Sendable {
     @inline(__always) static var smallAttribute: UInt64 { 1 << 7 }
     @inline(__always) static var global: UInt64 { 1 << 8 }
     @inline(__always) static var splittable: UInt64 { 1 << 9 }
+    @inline(__always) static var window: UInt64 { 1 << 9 }
     @inline(__always) static var prepared: UInt64 { 1 << 10 }
     @inline(__always) static var madeNotPresent: UInt64 { 1 << 11 }
     @inline(__always) static var largeAttribute: UInt64 { 1 << 12 }
@@ -136,6 +138,21 @@ package struct PageTableEntry: Equatable, Sendable {
   }
   @inline(__always) func isDone(after invalidation: UInt64) -> Bool {
     rawValue >> Page.shift <= invalidation
+  }
+
+  // MARK: Page windows
+
+  /// The place of a page window that is not open.
+  @inline(__always) static var closedWindow: Self { Self(WindowEntry.closed) }
+  /// Whether this is a place of a page window.
+  package func isWindow(at level: TableLevel) -> Bool {
+    level == .pages && rawValue & Bit.window != 0
+  }
+
+  /// Whether a place of a page window is closed, or maps a frame as `PageWindows` does.
+  var isSoundWindow: Bool {
+    let bits = rawValue & ~Bit.address
+    return self == .closedWindow || bits == WindowEntry.readOnly || bits == WindowEntry.readWrite
   }
 
   // MARK: Leaves

@@ -35,7 +35,10 @@ extension TableTree {
   private static func isVacant(_ entry: PageTableEntry, at level: Int = 1, for filling: Filling) -> Bool {
     if entry.isEmpty { return true }
     if level > 1 { return entry.isUnlinked(at: level) }
-    if case .marks = filling { return false }
+    switch filling {
+    case .marks, .windows: return false
+    case .run, .frames: break
+    }
     return entry == .preparedMark
   }
 
@@ -97,7 +100,10 @@ extension TableTree {
     }
     let added = write(filling, done, at: path[level], level, count)
     adjustUsed(path, level, by: added)
-    if case .marks = filling { return .done(UInt64(count)) }
+    switch filling {
+    case .marks, .windows: return .done(UInt64(count))
+    case .run, .frames: break
+    }
     leafCount[level] += UInt64(count)
     if spare > 0 {
       for _ in 0..<count { reserved.push(preallocated.pop()) }
@@ -132,6 +138,8 @@ extension TableTree {
       }
     case .marks:
       for i in 0..<count { store(i, PageTableEntry.Bit.prepared) }
+    case .windows:
+      for i in 0..<count { store(i, WindowEntry.closed) }
     }
     return added
   }

@@ -61,7 +61,7 @@ extension TableTree {
       let slot = path.slot + count
       let entry = slot.entry
       if marks {
-        guard level == 1, entry == .preparedMark else { break }
+        guard level == 1, entry == .preparedMark || entry == .closedWindow else { break }
         slot.store(.empty)
         removed += 1
       } else {

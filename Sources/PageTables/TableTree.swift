@@ -11,6 +11,8 @@ enum Filling {
   case frames(UnsafePointer<FrameNumber>, Protection, CacheAttribute, RangeTag)
   /// Marks that keep the places for a later map.
   case marks
+  /// The places of a page window, closed.
+  case windows
 }
 
 /// The change to a range that is mapped.

@@ -45,7 +45,7 @@ struct cp_processor {
   uint32_t index;                  // 8
   uint32_t held_rank;              // 12: rank of the innermost spin lock held, 0 for none
   uint32_t interrupts_off;         // 16: host only: the simulated interrupt flag, 1 is off
-  uint32_t handling;               // 20: host only: a simulated interrupt handler is running
+  uint32_t handling;               // 20: 1 while an interrupt handler runs here, whose depth is one more than a thread's
   void *_Nullable thread;          // 24: kernel only: the thread that runs here
   struct cp_lock_waits *_Nullable waits;  // 32: where waits for locks are counted, if anywhere
   uint32_t held_sleeping;          // 40: rank of the innermost sleeping lock that the thread here holds
@@ -53,19 +53,28 @@ struct cp_processor {
   uint64_t held_since;             // 48: cycles when the outermost spin lock was taken, 0 when not measured
   uint64_t longest_off;            // 56: the most cycles that interrupts were off, as far as that is measured
   uint32_t refused_rank;           // 64: rank of the lock that the order of locks forbids here, for the report
+  uint32_t pins;                   // 68: page windows open here: while there are any, no other thread runs here
+  uint64_t window_sites[2];        // 72: the code that last opened a page window, by depth
   /// Host only: called when interrupts are switched on again; null when nothing is pending.
   void (*_Nullable run_pending)(void *_Nullable context);
   void *_Nullable pending_context;
   /// Host only: called at each invalidation on this processor; null when no test models a TLB.
   void (*_Nullable invalidate)(void *_Nullable context, uint64_t address);
   void *_Nullable invalidate_context;
+  /// Host only: answers the number of the frame that an access reaches by the translations that this processor caches of
+  /// the tables at `root`, all ones when it faults. Null when no test models a TLB. Its context is that of `invalidate`.
+  uint32_t (*_Nullable reach)(void *_Nullable context, uint64_t address, bool is_write);
+  const void *_Nullable root;
   /// Host only: called, with `pending_context`, after this processor has claimed a word; null without such a test.
   void (*_Nullable report_claim)(void *_Nullable context, const void *word);
 };
 
 _Static_assert(offsetof(struct cp_processor, index) == 8, "gs:8");
 _Static_assert(offsetof(struct cp_processor, held_rank) == 12, "gs:12");
+_Static_assert(offsetof(struct cp_processor, handling) == 20, "gs:20");
 _Static_assert(offsetof(struct cp_processor, thread) == 24, "gs:24");
+_Static_assert(offsetof(struct cp_processor, pins) == 68, "gs:68");
+_Static_assert(offsetof(struct cp_processor, window_sites) == 72, "gs:72");
 
 #if __STDC_HOSTED__
 
@@ -122,6 +131,30 @@ CP_INLINE void cp_claimed(const void *word) {
     cp_this_processor.report_claim(cp_this_processor.pending_context, word);
   }
 }
+
+CP_INLINE bool cp_translates(void) { return false; }
+
+/// Keeps the running thread on this processor, and others from it, until as many calls of `cp_unpin`. From the next
+/// instruction on, the processor's index is the thread's own.
+CP_INLINE void cp_pin(void) {
+  cp_this_processor.pins++;
+  __asm__ volatile("" ::: "memory");
+}
+
+CP_INLINE void cp_unpin(void) {
+  __asm__ volatile("" ::: "memory");
+  cp_this_processor.pins--;
+}
+
+/// How often the running thread is pinned.
+CP_INLINE uint32_t cp_pins(void) { return cp_this_processor.pins; }
+
+/// 1 in an interrupt handler, 0 in a thread.
+CP_INLINE uint32_t cp_handling(void) { return cp_this_processor.handling; }
+
+/// Records the code that opens a page window at `depth`, for a report. The thread is pinned.
+CP_INLINE void cp_note_window(uint32_t depth, uint64_t site) { cp_this_processor.window_sites[depth] = site; }
+CP_INLINE uint64_t cp_window_site(uint32_t depth) { return cp_this_processor.window_sites[depth]; }
 
 #else
 
@@ -181,6 +214,35 @@ CP_INLINE void cp_invalidate_page(uint64_t address) {
 }
 
 CP_INLINE void cp_claimed(const void *word) { (void)word; }
+
+/// Whether the loads and stores of this program go through the page tables that the core writes. Constant.
+CP_INLINE bool cp_translates(void) { return true; }
+
+CP_INLINE void cp_pin(void) { __asm__ volatile("incl %%gs:68" : : : "memory", "cc"); }
+
+CP_INLINE void cp_unpin(void) { __asm__ volatile("decl %%gs:68" : : : "memory", "cc"); }
+
+CP_INLINE uint32_t cp_pins(void) {
+  uint32_t pins;
+  __asm__ volatile("movl %%gs:68, %0" : "=r"(pins));
+  return pins;
+}
+
+CP_INLINE uint32_t cp_handling(void) {
+  uint32_t handling;
+  __asm__ volatile("movl %%gs:20, %0" : "=r"(handling));
+  return handling;
+}
+
+CP_INLINE void cp_note_window(uint32_t depth, uint64_t site) {
+  __asm__ volatile("movq %0, %%gs:72(, %1, 8)" : : "r"(site), "r"((uint64_t)depth) : "memory");
+}
+
+CP_INLINE uint64_t cp_window_site(uint32_t depth) {
+  uint64_t site;
+  __asm__ volatile("movq %%gs:72(, %1, 8), %0" : "=r"(site) : "r"((uint64_t)depth));
+  return site;
+}
 
 #endif
 

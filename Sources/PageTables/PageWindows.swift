@@ -1,0 +1,207 @@
+// Page windows: two frames one behind the other, for the processor that opens the window.
+//
+// Each processor has a window for threads and one for interrupt handlers: two adjacent pages, whose tables exist since
+// boot. To open one stores two entries, to close it clears them and invalidates two pages on this processor alone. So
+// nothing is allocated, no lock is taken, and no other processor is asked. It can't fail.
+//
+// STRUCTURES
+//   A window has four pages of addresses: two for frames, and two that stay unmapped, so that an access beyond the end
+//   faults. A processor has two windows, so a table page holds those of 64 processors.
+//   A place is marked in its entry by a bit that the processor ignores, and is in use when it is present. That is the
+//   only record. The counts of leaves leave windows out, because those counts are under the tables' lock.
+//
+// DEPTHS. A thread has depth 0, an interrupt handler depth 1 (`cp_handling`). Handlers run with interrupts off, so none
+// interrupts another. A function that one processor makes another run is a handler there, but at the depth of its caller
+// where a processor runs it for itself. An NMI has no depth: its handler stops the processor or reports, by the direct
+// map.
+//
+// PINNED. A thread with an open window stays on its processor, and no other thread runs there: a tick that comes
+// meanwhile leaves the switch to the next tick. Interrupts stay on. A thread must not sleep or take a page fault before
+// it has closed the window.
+//
+// WHY LOCAL INVALIDATION IS ENOUGH
+//   To open: the entry was not present, and no processor caches such an entry (SDM vol. 3, 4.10.2.3, 4.10.4.3).
+//   To close: after INVLPG this processor has no translation of the two pages, whatever it did ahead of time before
+//   (4.10.4.1). INVLPG also drops global translations, and follows the store of the entry, as it is serializing.
+//   Another processor may translate the window by speculation only, because no instruction of it uses the address. It
+//   may keep that translation when the window has closed. Nothing reads through it but further speculation, whose
+//   results no program sees. When the window's own processor opens it again, it has no such translation.
+//   A walk by speculation stores nothing: the entry has accessed set, and dirty if it is writable.
+//   One effect would remain: a line cached as write-back while the frame is mapped with another type by now (12.12.4).
+//   So `PageMap.setAttribute` makes all processors invalidate everything.
+//   The upper entries never change.
+//
+// A HOST PROCESS has no page tables of its own. There the bytes are copied out of the frames that a simulated processor
+// reaches by its translations, and copied back after a write (SimulatedWindow.swift).
+//
+// SOURCES
+//   Intel SDM vol. 3, 4.10; Linux, mm/highmem.c (kmap_local).
+
+import CPlatform
+import MemoryPrimitives
+import Synchronization
+
+/// The entries of windows, as code that is inlined elsewhere stores them: `PageTableEntry` describes the bits.
+@usableFromInline enum WindowEntry {
+  /// Marked as a place of a window, not present.
+  @inlinable static var closed: UInt64 { 0x200 }
+  /// Present, accessed, global, no-execute.
+  @inlinable static var readOnly: UInt64 { 1 << 63 | 0x321 }
+  /// The same, writable and dirty.
+  @inlinable static var readWrite: UInt64 { 1 << 63 | 0x363 }
+}
+
+/// The page windows of one tree of tables: a handle.
+@frozen @usableFromInline package struct PageWindows {
+  @usableFromInline struct State {
+    /// The address of processor 0's first window.
+    @usableFromInline var base: UInt64 = 0
+    /// Processors that have windows.
+    @usableFromInline var processors: UInt64 = 0
+    var map: PageMap
+  }
+  /// The state; behind it, for each processor, the address of its first entry.
+  @usableFromInline let state: UnsafeMutablePointer<State>
+
+  @inlinable init(state: UnsafeMutablePointer<State>) { self.state = state }
+
+  /// An entry in a table, as `Slot` has it.
+  @usableFromInline typealias Entry = UnsafeMutablePointer<Atomic<UInt64>>
+
+  @inlinable var entries: UnsafeMutablePointer<Entry> {
+    UnsafeMutableRawPointer(state + 1).assumingMemoryBound(to: Entry.self)
+  }
+
+  /// Pages of addresses that a window has.
+  @inlinable static var stride: UInt64 { 4 }
+  /// The windows of a processor.
+  @inlinable static var depths: UInt64 { 2 }
+
+  /// Opens this processor's window over two frames, one behind the other: for reading, or also for writing. Never fails,
+  /// and takes no lock.
+  ///
+  /// The caller keeps both frames from being freed or moved, and they are mapped write-back everywhere. It closes the
+  /// window before it sleeps, and on the same processor. A second window at the same depth is a fault report.
+  @inline(always)
+  package func open(_ first: FrameNumber, _ second: FrameNumber, for access: AccessKind) -> OpenWindow {
+    cp_pin()
+    let (processor, depth) = (cp_processor_index(), cp_handling())
+    let entry = entries[Int(processor)] + Int(depth &* 4)
+    guard entry.pointee.load(ordering: .relaxed) == WindowEntry.closed else { return refuse(depth) }
+    cp_note_window(depth, cp_here())
+    let bits = access == .write ? WindowEntry.readWrite : WindowEntry.readOnly
+    entry.pointee.store(UInt64(first.rawValue) << Page.shift | bits, ordering: .releasing)
+    (entry + 1).pointee.store(UInt64(second.rawValue) << Page.shift | bits, ordering: .releasing)
+    let number = UInt64(processor) &* Self.depths &+ UInt64(depth)
+    return OpenWindow(
+      self, entry, address: state.pointee.base &+ number &* (Self.stride << Page.shift), processor: processor)
+  }
+
+  /// Opens the window, runs `body` with `count` of its bytes from `offset` on, and closes it.
+  @inline(always)
+  package func withBytes<R, E>(
+    of first: FrameNumber, _ second: FrameNumber, at offset: Int, count: Int,
+    _ body: (UnsafeRawBufferPointer) throws(E) -> R
+  ) throws(E) -> R {
+    let window = open(first, second, for: .read)
+    return try window.withBytes(at: offset, count: count, body)
+  }
+
+  /// The same for bytes that `body` changes.
+  @inline(always)
+  package func withMutableBytes<R, E>(
+    of first: FrameNumber, _ second: FrameNumber, at offset: Int, count: Int,
+    _ body: (UnsafeMutableRawBufferPointer) throws(E) -> R
+  ) throws(E) -> R {
+    let window = open(first, second, for: .write)
+    return try window.withMutableBytes(at: offset, count: count, body)
+  }
+}
+
+// Entries are atomic, and the rest is written at boot.
+extension PageWindows: @unchecked Sendable {}
+
+extension PageMap {
+  /// This tree's page windows, of each processor of its machine once they are prepared.
+  package var windows: PageWindows { PageWindows(state: state.pointee.windows) }
+
+  /// Prepares the windows of all processors from `base` on, in tables that stay. Throws `noMemory`, with all as before,
+  /// when no frame is free for them. Call it once, before any window is opened.
+  package func prepareWindows(at base: VirtualAddress) throws(PageTableError) {
+    precondition(windows.state.pointee.processors == 0 && base.offsetInPage == 0 && isCanonical(base))
+    let first = base.rawValue
+    let count = UInt64(machine.processorCount) * PageWindows.depths
+    let span = PageWindows.stride << Page.shift
+    for number in 0..<count {
+      do throws(PageTableError) {
+        try fill(VirtualAddress(first + number * span), PageWindows.pages, with: .windows)
+      } catch {
+        for undone in 0..<number { clearMarks(VirtualAddress(first + undone * span), PageWindows.pages) }
+        throw error
+      }
+    }
+    windows.adopt(base)
+  }
+}
+
+extension PageWindows {
+  /// Mapped pages of a window.
+  static var pages: PageCount { PageCount(UInt64(2)) }
+
+  /// Bytes that the state needs for so many processors.
+  static func size(processors: Int) -> ByteCount {
+    ByteCount(MemoryLayout<State>.stride + processors * MemoryLayout<Entry>.stride)
+  }
+
+  func initialize(for map: PageMap) { state.initialize(to: State(map: map)) }
+
+  /// Finds the entries of the windows that were prepared from `base` on.
+  func adopt(_ base: VirtualAddress) {
+    let map = state.pointee.map
+    state.pointee.base = base.rawValue
+    for index in 0..<map.machine.processorCount {
+      let at = address(UInt32(index), 0).rawValue
+      (entries + index).initialize(to: map.withTree { $0.descend(at).slot.pointer })
+    }
+    state.pointee.processors = UInt64(map.machine.processorCount)
+  }
+
+  /// Whether any of `count` pages from `address` on belongs to the windows.
+  @inline(__always) func overlap(_ address: VirtualAddress, _ count: PageCount) -> Bool {
+    let (base, pages) = (state.pointee.base, state.pointee.processors &* Self.depths &* Self.stride)
+    let into = (address.rawValue &- base) >> Page.shift
+    return into < pages || ((base &- address.rawValue) >> Page.shift < count.rawValue && pages > 0)
+  }
+
+  var machine: Machine { state.pointee.map.machine }
+
+  /// The address of a window.
+  func address(_ processor: UInt32, _ depth: UInt32) -> VirtualAddress {
+    let number = UInt64(processor) &* Self.depths &+ UInt64(depth)
+    return VirtualAddress(state.pointee.base &+ number &* (Self.stride << Page.shift))
+  }
+
+  /// Reports a window that is open already. Returns one that maps nothing.
+  @usableFromInline @inline(never) func refuse(_ depth: UInt32) -> OpenWindow {
+    let processor = cp_processor_index()
+    var fault = FaultReport(
+      .windowMisuse, "a page window was opened twice at one depth of its processor",
+      address(processor, depth).rawValue, .virtualAddress)
+    fault.openedAt = CallSite(codeAddress: cp_window_site(depth))
+    fault.reportedAt = CallSite(codeAddress: cp_return_address())
+    machine.report(fault)
+    cp_unpin()
+    return OpenWindow(self, entries[Int(processor)], address: 0, processor: .max)
+  }
+
+  /// Reports the use of a window by another processor than its own; nothing for a window that maps nothing.
+  @usableFromInline @inline(never) func refuseUse(_ address: UInt64, of processor: UInt32) {
+    guard processor != .max else { return }
+    var fault = FaultReport(
+      .windowMisuse, "the page window of another processor was used", address, .virtualAddress)
+    fault.given = UInt64(cp_processor_index())
+    fault.expected = UInt64(processor)
+    fault.reportedAt = CallSite(codeAddress: cp_return_address())
+    machine.report(fault)
+  }
+}
