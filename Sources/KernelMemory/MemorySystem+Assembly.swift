@@ -100,7 +100,7 @@ extension MemorySystem {
   }
 
   /// Maps the image and the direct map of all memory, with the largest leaves, and write-protects the aliases that the
-  /// image has in it. Address 0 stays unmapped, and so do addresses outside the ranges of the map and the carve-out.
+  /// image has in it. Prepares the page windows. Address 0 stays unmapped, and so do addresses outside the ranges of the map and the carve-out.
   private static func buildTables(
     _ request: BootRequest, _ map: MemoryMap, _ early: EarlyMemory, in memory: UnsafeMutableRawPointer
   ) throws(PageTableError) -> PageMap {
@@ -116,6 +116,7 @@ extension MemorySystem {
       try tables.mapDirect(run.first.address, count: run.count)
     }
     try tables.protectAliases(of: request.image)
+    tables.setSource(early.windowFrameSource)
     try tables.prepareWindows(at: request.layout.windowBase)
     return tables
   }

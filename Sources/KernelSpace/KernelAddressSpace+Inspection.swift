@@ -8,13 +8,14 @@ import Vmem
 
 /// The part of the address space that an address lies in.
 @frozen @usableFromInline package enum AddressRegion: UInt8, Sendable {
-  case directMap, kernel, device, elsewhere
+  case directMap, kernel, windows, device, elsewhere
 
   /// The region as the console prints it.
   package var description: StaticString {
     switch self {
     case .directMap: "direct map"
     case .kernel: "kernel_va"
+    case .windows: "the page windows"
     case .device: "device window"
     case .elsewhere: "no region of kernel space"
     }
@@ -54,7 +55,7 @@ extension KernelAddressSpace {
       search(arena(WiredArena.metadata))
       search(arena(WiredArena.interrupt))
     case .device: search(deviceArena)
-    case .directMap, .elsewhere:
+    case .directMap, .windows, .elsewhere:
       return description
     }
     description.range = tables.range(containing: address)
@@ -71,6 +72,7 @@ extension KernelAddressSpace {
       address >= base && address.rawValue - base.rawValue < size
     }
     if isIn(layout.kernelBase, layout.kernelSize.rawValue) { return .kernel }
+    if tables.windows.place(of: address) != nil { return .windows }
     if isIn(layout.deviceBase, layout.deviceSize.rawValue) { return .device }
     if isIn(VirtualAddress(machine.directMap.base), 1 << 46) { return .directMap }
     return .elsewhere

@@ -12,8 +12,10 @@ extension PageMap {
     try change(address, count, to: .protection(protection))
   }
 
-  /// Changes how `count` mapped pages are cached, on every processor. Splits large leaves as `protect` does. Writes no
-  /// cache line back: a caller that leaves write-back flushes them afterwards (SDM vol. 3, 12.12.4).
+  /// Changes how `count` mapped pages are cached, on every processor. Splits large leaves as `protect` does. Every
+  /// processor invalidates everything, as it may still translate the page window of another to one of the frames.
+  ///
+  /// Writes no cache line back: a caller that leaves write-back flushes them afterwards (SDM vol. 3, 12.12.4).
   package func setAttribute(
     _ address: VirtualAddress, count: PageCount, _ attribute: CacheAttribute
   ) throws(PageTableError) {
@@ -37,7 +39,10 @@ extension PageMap {
     freeTables(&preallocated)
     let conflict = firstConflict(count, { $0.change(first + $1, $2, to: change) })
     let later = withTree { $0.endChange() }
-    machine.shootDown(address, count)
+    switch change {
+    case .attribute where windows.arePrepared: machine.shootDownAll()
+    default: machine.shootDown(address, count)
+    }
     if let later { joinBlocks(later.0, later.1) }
     if let at = conflict {
       report(.notMapped, "a page was unmapped while it was being changed", address, at)

@@ -9,6 +9,8 @@
 //   The reserved tables: one for each splittable leaf, on a stack that is linked through the tables themselves.
 //   A prepared place: an entry of 4 KiB whose table stays and that keeps a mark. Paging maps and unmaps single pages
 //   there with a lock of lower rank held (PageablePages.swift). It keeps its mark while mapped, and is in no range.
+//   A page window: two places for each processor and depth, which that processor maps and unmaps without the lock
+//   (PageWindows.swift). Their entries are marked, and are in no count of leaves.
 //   A range: the first page of it may carry a tag. It reaches to the next tag, or to the next page that is not
 //   mapped. So the tables record what was mapped together, and for which purpose. `unmapRange` detects a wrong size
 //   or a foreign address before it changes anything.
@@ -20,7 +22,8 @@
 //         if, it is writable, and accessed unless it is pageable.
 //   PT-4  No leaf is writable and executable. (proveWriteXorExecute: no frame is, over all its aliases.)
 //   PT-5  There are as many reserved tables as splittable leaves, so unmapping a part of one needs no memory.
-//   PT-6  The counts of tables, unlinked ones included, and of leaves are right.
+//   PT-6  The counts of tables, unlinked ones included, and of leaves outside of page windows are right.
+//   PT-7  A place of a page window is closed, or maps a frame that can't be executed.
 //
 // MEMORY. Tables come from a `FrameSource`, one by one, before the lock is taken. A step under the lock returns how
 // many it needs; the operation drops the lock, allocates them, and repeats the step. `prepare` leaves marks where a

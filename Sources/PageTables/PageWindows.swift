@@ -166,6 +166,8 @@ extension PageWindows {
     state.pointee.processors = UInt64(map.machine.processorCount)
   }
 
+  var arePrepared: Bool { state.pointee.processors > 0 }
+
   /// Whether any of `count` pages from `address` on belongs to the windows.
   @inline(__always) func overlap(_ address: VirtualAddress, _ count: PageCount) -> Bool {
     let (base, pages) = (state.pointee.base, state.pointee.processors &* Self.depths &* Self.stride)

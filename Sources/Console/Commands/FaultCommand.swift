@@ -4,6 +4,7 @@ import PhysicalMemory
 import Paging
 import KernelMemory
 import Kmem
+import PageTables
 import MemoryPrimitives
 
 extension CommandDescription {
@@ -14,7 +15,8 @@ extension CommandDescription {
         Triggers a bug on purpose, and shows its report. The machine
         stops with exit status 37. Kinds: null guard write-text execute-data
         double-free wrong-size foreign-pointer stack-overflow divide overflow
-        lock-order locked-sleep locked-fault hang nmi everywhere.
+        lock-order locked-sleep locked-fault window-twice window-sleep hang nmi
+        everywhere.
         """,
       example: "fault double-free", question: .trial,
       completion: .names(of: .faults))
@@ -26,7 +28,7 @@ extension Shell {
   package enum Fault: UInt8, NamedCases, Sendable {
     case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
     case divide, overflow
-    case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere
+    case lockOrder, lockedSleep, lockedFault, windowTwice, windowSleep, hang, nmi, everywhere
 
     static var last: Self { .everywhere }
 
@@ -45,6 +47,8 @@ extension Shell {
       case .lockOrder: "lock-order"
       case .lockedSleep: "locked-sleep"
       case .lockedFault: "locked-fault"
+      case .windowTwice: "window-twice"
+      case .windowSleep: "window-sleep"
       case .hang: "hang"
       case .nmi: "nmi"
       case .everywhere: "everywhere"
@@ -66,6 +70,8 @@ extension Shell {
     case .doubleFree: freeTwice(firstAs: Self.small)
     case .wrongSize: freeTwice(firstAs: Self.larger)
     case .foreignPointer: faultForeignPointer()
+    case .windowTwice: openTwice()
+    case .windowSleep: sleepWithWindow()
     case .hang:
       guard let view = state.pointee.host.executive, view.isWatching else {
         throw refuse("The watchdog is off, so a hang would not be reported. Type: watchdog on")
@@ -80,6 +86,25 @@ extension Shell {
 
   // Bugs of a caller of kmem. The size classes are audited during the call, so that kmem knows both call sites and
   // finds the bug at once, not when the object leaves a magazine.
+
+  // Bugs of a caller of page windows. They are open for reading, over a frame that no one frees.
+
+  @inline(never) private func openTwice() {
+    let windows = memory.pageTables.windows
+    let frame = memory.pageTables.root.frame
+    let outer = windows.open(frame, frame, for: .read)
+    let inner = windows.open(frame, frame, for: .read)
+    inner.close()
+    outer.close()
+  }
+
+  @inline(never) private func sleepWithWindow() {
+    let frame = memory.pageTables.root.frame
+    let window = memory.pageTables.windows.open(frame, frame, for: .read)
+    let queue = WaitQueue("nothing")
+    _ = queue.sleep(queue.ticket(), until: memory.machine.now, on: memory.machine)
+    window.close()
+  }
 
   private static var small: ByteCount { ByteCount(UInt64(64)) }
   private static var larger: ByteCount { ByteCount(UInt64(128)) }

@@ -80,13 +80,17 @@ extension Shell {
     if entry.isTable(at: step.level) {
       return ("table at \(physicalAddress(entry.address(at: step.level)))", Line())
     }
-    guard entry.isPresent else { return ("not present", Line()) }
+    let isWindow = entry.isWindow(at: step.level)
+    guard entry.isPresent else {
+      return (isWindow ? "not present: a page window, closed" : "not present", Line())
+    }
     let says: Line =
       "leaf of \(step.level.span.bytes) at \(physicalAddress(entry.address(at: step.level))), \(rights(entry.protection))"
     var marks: Line = ", \(entry.attribute(at: step.level).description)"
     if entry.isGlobal { marks.append(", global") }
     if entry.isAccessed { marks.append(", accessed") }
     if entry.isDirty { marks.append(", dirty") }
+    if isWindow { marks.append(", page window") }
     return (says, marks)
   }
 

@@ -129,6 +129,7 @@ extension Shell {
       printMapping(address)
       return
     }
+    if let place = memory.pageTables.windows.place(of: address) { return printWindow(place, address) }
     let known = memory.space.whatIs(address)
     if known.region == .elsewhere {
       if known.translation != nil {
@@ -177,6 +178,27 @@ extension Shell {
     }
     printMapping(address, unmapped: "a page fault maps it")
     if let frame = found.page.facts.description.frame { printFrame(frame) }
+  }
+
+  /// Prints a page window, which maps two frames while it is open.
+  private func printWindow(_ place: WindowPlace, _ address: VirtualAddress) {
+    let translation = memory.pageTables.translate(address)
+    var words: Line = "An address of "
+    words.append(line: place.description)
+    if place.part != .behind {
+      words.append(translation == nil ? ": closed." : ": open.")
+    } else {
+      words.append(".")
+    }
+    answer(words)
+    row("page_window") { row in
+      row.field("address", address)
+      row.field("cpu", UInt64(place.processor.rawValue))
+      row.field("depth", text: Line(place.depth.description))
+      row.field("open", truth: translation == nil ? .no : .yes)
+    }
+    printMapping(address)
+    if let translation { printFrame(translation.physical.frame) }
   }
 
   /// Prints the segment of `arena` that holds an address.

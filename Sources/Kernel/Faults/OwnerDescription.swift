@@ -4,6 +4,7 @@
 import CPlatform
 import KernelSpace
 import MemoryPrimitives
+import PageTables
 
 enum OwnerDescription {
   /// Describes the owner of `address` in one clause.
@@ -24,6 +25,11 @@ enum OwnerDescription {
     if physical.rawValue < 1 << 46 { return "the direct map, of physical address \(physical)" }
     if lies(address, in: layout.kernelBase, layout.kernelSize) { return "the arena kernel_va" }
     if lies(address, in: layout.deviceBase, layout.deviceSize) { return "the window for device registers" }
+    if let place = WindowPlace(
+      of: VirtualAddress(address), from: layout.windowBase, processors: Processors.made)
+    {
+      return place.description
+    }
     return "none: no region of the address space holds it"
   }
 

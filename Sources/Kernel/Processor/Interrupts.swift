@@ -86,7 +86,7 @@ enum Interrupts {
     case LocalVector.reschedule: Scheduler.preempt()
     case LocalVector.work:
       mine.pointee.beats &+= 1
-      measured { InterruptWork.serve(mine) }
+      measured { atInterruptDepth { InterruptWork.serve(mine) } }
       Scheduler.preempt()
     // No code sends other vectors; one that arrives all the same is dropped.
     default: break
@@ -101,6 +101,16 @@ enum Interrupts {
     if start != 0 { mine.pointee.longest_off = max(mine.pointee.longest_off, cp_cycles() &- start) }
   }
 
+  /// Runs `body` with interrupts off as an interrupt handler, which has a page window of its own. A switch of threads is
+  /// no part of a handler.
+  static func atInterruptDepth(_ body: () -> Void) {
+    let mine = cp_processor()
+    let before = mine.pointee.handling
+    mine.pointee.handling = 1
+    body()
+    mine.pointee.handling = before
+  }
+
   fileprivate static func handle(line: UInt8) {
     if line & 7 == 7 && !InterruptController.isInService(line: line) {
       // A spurious line 15 is real for the first controller, which has seen line 2.
@@ -109,10 +119,12 @@ enum Interrupts {
     }
     Processors.mine.pointee.interrupts &+= 1
     measured {
-      switch line {
-      case InterruptLine.timer: Timer.handleInterrupt()
-      case InterruptLine.serial: SerialPort.handleInterrupt()
-      default: break
+      atInterruptDepth {
+        switch line {
+        case InterruptLine.timer: Timer.handleInterrupt()
+        case InterruptLine.serial: SerialPort.handleInterrupt()
+        default: break
+        }
       }
       InterruptController.acknowledge(line: line)
     }

@@ -103,7 +103,10 @@ enum Messages {
     for index in 0..<Processors.onlineCount where index != me {
       guard pending(index).pointee.load(ordering: .acquiring) & bit != 0 else { continue }
       if let runs = slots[index].runs { invalidateHere(runs, Int(slots[index].count)) }
-      if let body = slots[index].body, let argument = slots[index].argument { body(argument) }
+      if let body = slots[index].body, let argument = slots[index].argument {
+        // A thread that waits here for its own message may have a page window open.
+        Interrupts.atInterruptDepth { body(argument) }
+      }
       pending(index).pointee.bitwiseAnd(~bit, ordering: .acquiringAndReleasing)
     }
   }

@@ -3,7 +3,8 @@
 // The processor has pushed the state of that thread. The handler resolves the fault on the same stack, with
 // interrupts on, as if the thread had called it: it may wait for a device, and fault again. Then the processor
 // restarts the instruction. A thread that holds a spin lock, or has interrupts off, can't wait, so a fault on
-// pageable memory is a bug there.
+// pageable memory is a bug there. So it is while the thread has a page window open, for it must not leave the
+// processor.
 //
 // A fault may be spurious: after a protection was relaxed, the processor may still use the translation that it has
 // cached (SDM vol. 3, 4.10.4.3). The fault invalidates that translation. So the handler reads the tables first, and
@@ -36,7 +37,7 @@ enum PageFaults {
     if let memory, cause.isDataAccess {
       let address = VirtualAddress(address)
       let access = cause.isWrite ? AccessKind.write : .read
-      let mayResolve = frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock()
+      let mayResolve = frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock() && cp_pins() == 0
       // No processor caches that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a protection fault may come
       // from a stale entry. Where the fault must not be resolved, the tables show whether the page is pageable.
       var verdict: FaultVerdict?
@@ -75,10 +76,13 @@ enum PageFaults {
     _ frame: UnsafeMutablePointer<cp_trap_frame>, _ address: UInt64
   ) -> Never {
     // With a spin lock held, interrupts are off too.
-    if holdsNoSpinLock() {
+    guard holdsNoSpinLock() else {
+      Exception.report(frame, address, forbidden: "a page fault with a spin lock held")
+    }
+    if frame.pointee.rflags & Flags.interrupts == 0 {
       Exception.report(frame, address, forbidden: "a page fault with interrupts off")
     }
-    Exception.report(frame, address, forbidden: "a page fault with a spin lock held")
+    Exception.report(frame, address, forbidden: "a page fault with a page window open")
   }
 
   @inline(never) private static func fail(

@@ -11,7 +11,7 @@
 //   processor uses the stack of a thread that is found ready, sleeping or ended under the lock.
 //   A thread is in one place: running on one processor, in the queue, in a bucket of sleepers, or ended.
 //   Interrupts arrive with no spin lock held, because a lock switches them off. So a tick may switch threads at any
-//   instruction where it arrives.
+//   instruction where it arrives. A thread that is pinned (`cp_pin`) is not switched: the next tick tries again.
 //   A sleeper reads its sequence number under the lock, and a waker acquires the lock after it has changed the number:
 //   no wake is lost. A waker first reads the count of sleepers, which costs one load.
 //
@@ -103,8 +103,10 @@ enum Scheduler {
     cp_switch(&me.record.stackPointer, next.record.stackPointer)
   }
 
-  /// Puts the current thread at the end of the queue and runs the first one. Returns at once when the queue is empty.
+  /// Puts the current thread at the end of the queue and runs the first one. Returns at once when the queue is empty, or
+  /// the thread is pinned.
   static func yield() {
+    guard cp_pins() == 0 else { return }
     let held = ThreadQueues.acquire()
     if held.queues.first != nil {
       let me = Thread.current
@@ -118,6 +120,7 @@ enum Scheduler {
   /// them. Interrupts are on, and no lock is held.
   static func confine(to processors: UInt64) -> UInt64 {
     guard isRunning else { return .max }
+    precondition(cp_pins() == 0, "a thread with a page window open leaves its processor")
     let held = ThreadQueues.acquire()
     let me = Thread.current
     let before = me.record.processors
@@ -181,6 +184,7 @@ enum Scheduler {
   ) -> cp_wake {
     precondition(cp_interrupts_enabled(), "a sleep with interrupts off")
     precondition(holdsNoSpinLock(), "a sleep with a spin lock held")
+    precondition(cp_pins() == 0, "a sleep with a page window open")
     let me = Thread.current
     let held = ThreadQueues.acquire()
     // Counted before the word is read, because a waker reads the count after it has changed the word.
@@ -228,6 +232,7 @@ enum Scheduler {
 
   /// Ends the thread `me`. Another thread that sees it ended under the lock knows that no processor uses its stack.
   fileprivate static func end(_ me: Thread) -> Never {
+    precondition(cp_pins() == 0, "a thread ends with a page window open")
     let held = ThreadQueues.acquire()
     me.record.state = .ended
     let sequence = me.ended
