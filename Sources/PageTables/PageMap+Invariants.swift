@@ -6,7 +6,7 @@ extension PageMap {
   /// The first invariant that is broken, by its number, or nil. One pass over all entries, a quarter of a table at a
   /// time; exact while nothing runs.
   public func checkInvariants() -> StaticString? {
-    var counts = CheckedCounts()
+    var counts = CheckedCounts(windows: windows)
     if let broken = check(state.pointee.levels, 0, &counts) { return broken }
     return withTree { tree in
       if counts.tables != tree.tableCount { return "PT-6: the count of tables is wrong" }
@@ -41,6 +41,7 @@ extension PageMap {
 
 /// The counts of a check.
 struct CheckedCounts {
+  let windows: PageWindows
   var tables: UInt64 = 0
   var splittable: UInt64 = 0
   var leaves: InlineArray<4, UInt64> = .init(repeating: 0)
@@ -67,7 +68,9 @@ extension TableTree {
       }
       if entry.isTable(at: level) { continue }
       if entry == .preparedMark && level == 1 { continue }
-      if entry.isWindow(at: TableLevel(level)) {
+      if entry.isWindow(at: TableLevel(level)),
+        counts.windows.overlap(VirtualAddress(self.address(address, level, i)), .one)
+      {
         if !entry.isSoundWindow { return "PT-7: a place of a page window has other bits" }
         continue
       }
