@@ -226,6 +226,22 @@ final class BootProcessorTests: XCTestCase {
     try stops("locked-fault", "a page fault with a spin lock held")
   }
 
+  func testASleepWithAPageWindowOpenIsReported() throws {
+    try stops("window-sleep", "a thread sleeps with a page window open, on processor: ")
+  }
+  func testASecondPageWindowAtOneDepthIsReported() throws {
+    try stops("window-twice", "a page window was opened twice at one depth of its processor: 0xffff_f000_")
+  }
+
+  /// Each processor's windows show its own frames, to two threads that share it and to an interrupt in one of them.
+  func testPageWindowsOfAllProcessorsShowTheirOwnFrames() throws {
+    for count in [1, 4] {
+      let log = try machine(count).run("selftest windows; selftest windows; selftest invariants")
+      XCTAssertEqual(log.status, Boot.Status.success, log.text)
+      XCTAssertEqual(log.text.components(separatedBy: "windows       passed").count, 3, log.text)
+    }
+  }
+
   func testAProcessorThatHangsIsNoticedByItsNeighbour() throws {
     let log = try machine(2).run("fault hang; watchdog on; fault hang")
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)

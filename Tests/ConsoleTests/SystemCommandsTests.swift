@@ -236,10 +236,49 @@ final class SystemCommandsTests: XCTestCase {
     harness.memory.space.freeStack(stack)
   }
 
+  func testAPageWindowIsNamedOpenAndClosed() throws {
+    let harness = ConsoleHarness()
+    let base = "0xffff_f000_0000"
+    let closed = harness.run("whatis \(base)_0000")
+    XCTAssertTrue(
+      closed.hasPrefix("An address of the first page of the page window of cpu 0 for threads: closed.\n"),
+      closed)
+    XCTAssertTrue(closed.contains("  mapping    none"), closed)
+    XCTAssertTrue(harness.run("pagetable \(base)_1000").contains("not present: a page window, closed"))
+    XCTAssertTrue(
+      harness.run("whatis \(base)_5000").contains("the second page of the page window of cpu 0 for int"))
+    XCTAssertTrue(
+      harness.run("whatis \(base)_7fff").contains("an unmapped page behind the page window of cpu 0"))
+    XCTAssertTrue(harness.run("whatis \(base)_8000").contains("no region of the kernel"))
+    let mappings = rows(harness.run("pagetable -j")).count
+    let frame = harness.memory.pageTables.root.frame
+    let window = harness.memory.pageTables.windows.open(frame, frame, for: .read)
+    let open = harness.run("whatis \(base)_1008")
+    XCTAssertTrue(
+      open.hasPrefix("An address of the second page of the page window of cpu 0 for threads: open.\n"), open)
+    XCTAssertTrue(open.contains("leaf of 4 KiB, read-only"), open)
+    XCTAssertTrue(open.contains("role page table"), open)
+    let row = try XCTUnwrap(rows(harness.run("whatis \(base)_1008 -j")).first)
+    XCTAssertEqual(row["kind"] as? String, "page_window")
+    XCTAssertEqual(row["open"] as? Bool, true)
+    XCTAssertEqual(row["depth"] as? String, "thread")
+    XCTAssertTrue(harness.run("pagetable \(base)_1008").contains(", page window"))
+    XCTAssertEqual(rows(harness.run("pagetable -j")).count, mappings + 2)
+    window.close()
+    XCTAssertEqual(rows(harness.run("pagetable -j")).count, mappings)
+    // The tables of windows name their purpose.
+    var tables = 0
+    harness.memory.pageTables.forEachTable { table, _ in
+      if harness.run("whatis frame \(table.rawValue)").contains("page windows") { tables += 1 }
+    }
+    XCTAssertEqual(tables, 3)
+  }
+
   func testFaultsOfCallersAreReportedAndChangeNothing() throws {
     let harness = ConsoleHarness()
     for (kind, expected) in [
       ("double-free", FaultKind.doubleFree), ("wrong-size", .wrongSize), ("foreign-pointer", .foreignPointer),
+      ("window-twice", .windowMisuse), ("window-sleep", .windowMisuse),
     ] {
       let faults = harness.host.faults { harness.run("fault \(kind)") }
       XCTAssertEqual(faults.map(\.kind), [expected])
@@ -253,7 +292,7 @@ final class SystemCommandsTests: XCTestCase {
   func testSelfTestPassesAndNamesItsTests() {
     let harness = ConsoleHarness(
       ranges: [(1 << 20, 255 << 20, 1)], memory: .mebibytes(256))
-    XCTAssertTrue(harness.run("selftest").hasSuffix("7 passed, 0 failed\n"))
+    XCTAssertTrue(harness.run("selftest").hasSuffix("8 passed, 0 failed\n"))
     XCTAssertEqual(rows(harness.run("selftest invariants -j")).first?["passed"] as? Bool, true)
     XCTAssertTrue(harness.run("selftest nothing").contains("no such test"))
     XCTAssertEqual(harness.outcome, .refused)

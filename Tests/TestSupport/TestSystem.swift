@@ -71,6 +71,8 @@ package final class TestSystem: @unchecked Sendable {
   deinit {
     if cp_processor().pointee.invalidate_context == Unmanaged.passUnretained(self).toOpaque() {
       cp_processor().pointee.invalidate = nil
+      cp_processor().pointee.reach = nil
+      cp_processor().pointee.root = nil
       cp_processor().pointee.invalidate_context = nil
     }
     bufferStorage.deallocate()
@@ -113,8 +115,14 @@ package final class TestSystem: @unchecked Sendable {
 
   // MARK: Devices
 
-  /// From here on, this thread's shootdowns empty this system's buffer.
-  private func listen() {
+  /// From here on, this thread's invalidations empty this system's buffer, and its page windows are read through it.
+  package func listen() {
+    cp_processor().pointee.root = UnsafeRawPointer(host.machine.directMap.pointer(to: tables.root))
+    cp_processor().pointee.reach = { context, address, isWrite in
+      let system = Unmanaged<TestSystem>.fromOpaque(context!).takeUnretainedValue()
+      let frame = system.buffer.reach(VirtualAddress(address), isWrite ? .write : .read, system.tables)
+      return (frame ?? .none).rawValue
+    }
     cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
     cp_processor().pointee.invalidate = { context, address in
       let system = Unmanaged<TestSystem>.fromOpaque(context!).takeUnretainedValue()

@@ -28,7 +28,10 @@ final class SelfTestTests: XCTestCase {
     let place = UnsafeMutablePointer<SoftwareProcessor>.allocate(capacity: 1)
     defer { place.deallocate() }
     place.initialize(to: system.processor)
-    return SelfTests(system.memory, WordAccess(place), processors: 0).run(test, observer)
+    let gate = InterruptGate(Unmanaged.passUnretained(system.host).toOpaque()) { host, body, argument in
+      Unmanaged<SimulatedMachine>.fromOpaque(host!).takeUnretainedValue().interrupt(argument, body)
+    }
+    return SelfTests(system.memory, WordAccess(place), processors: 0, interrupts: gate).run(test, observer)
   }
 
   private func text(_ outcome: SelfTestOutcome) -> String {
@@ -42,7 +45,7 @@ final class SelfTestTests: XCTestCase {
   func testEachPassesAndFreesWhatItAllocates() throws {
     let system = try TestSystem(
       on: SimulatedMachine(memory: .mebibytes(256)), HostSystem.Options(), swap: 4096)
-    for test in [SelfTest.invariants, .protection, .frames, .objects, .space, .history, .paging] {
+    for test in [SelfTest.invariants, .protection, .frames, .objects, .space, .windows, .history, .paging] {
       _ = run(test, on: system)
       let before = system.physical.freeCount
       XCTAssertEqual(text(run(test, on: system)), "passed", "\(test)")

@@ -17,8 +17,8 @@ extension CommandDescription {
         that it allocates. contig requests 256 runs of 2 MiB on a machine full of
         dirty pages: type replay keep first, so that it is used as a real one.
         Others: contig-one contig-low contig-busy kmem pages pageblocks wired
-        vmem fault fault-blocks scan switch shootdown longest-off boot. A goal
-        that is missed fails the command only when its row is due.
+        vmem fault fault-blocks scan windows switch shootdown longest-off boot. A
+        goal that is missed fails the command only when its row is due.
         """,
       example: "bench fault", question: .trial,
       completion: .names(of: .benches))

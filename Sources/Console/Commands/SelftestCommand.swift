@@ -25,8 +25,10 @@ extension Shell {
     let seconds = try seconds(word, arguments)
     try arguments.end()
     let only: SelfTest? = try named(word, otherwise: "no such test:")
+    let executive = state.pointee.host.executive
     let tests = SelfTests(
-      memory, access, processors: state.pointee.host.executive?.processorCount ?? 0, seconds: seconds)
+      memory, access, processors: executive?.processorCount ?? 0, interrupts: executive?.interrupts,
+      seconds: seconds)
     var (failed, passed, leftOut, asked) = (UInt64(0), UInt64(0), UInt64(0), UInt64(0))
     var isCutOff = false
     SelfTest.forEach { test in

@@ -94,7 +94,7 @@ package enum Budget: UInt8, Sendable {
   case contigLow64, contigLow256, contigLowNever, contigLowNeverCost, contigGibibyte
   case contigBusy
   case daemonScanned, shootdownsLaundry, shootdownsUnmap
-  case threadSwitch, interrupt
+  case windowPair, threadSwitch, interrupt
   case zsDensity, zsDensityHalf
   case frameRecord, boundaryTag
   case bootSmall, bootLarge, bootRatio
@@ -210,6 +210,7 @@ package enum Budget: UInt8, Sendable {
       .kernel("daemon-scanned", "a page freed", "Paging", .atMost(4000), scale: 1000)
     case .shootdownsLaundry: .kernel("shootdowns-laundry", "a page", "Paging", .none, scale: 1000)
     case .shootdownsUnmap: .kernel("shootdowns-unmap", "a page", "Paging", .none, scale: 1000)
+    case .windowPair: .instructions("window-pair", "PageTables", .atMost(60), standing: .due)
     case .threadSwitch: .instructions("switch", "Kernel", .none)
     case .interrupt: .instructions("interrupt", "Kernel", .none)
     case .zsDensity:

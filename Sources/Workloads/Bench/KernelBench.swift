@@ -13,7 +13,7 @@ import PhysicalMemory
 package enum KernelBench: UInt8, Sendable {
   case contig, contigOne, contigLow, contigBusy
   case kmem, pages, pageblocks, wired, vmem
-  case fault, blocks, scan, threadSwitch, shootdown, longest, boot
+  case fault, blocks, scan, windows, threadSwitch, shootdown, longest, boot
 
   package static var last: Self { .boot }
 
@@ -31,6 +31,7 @@ package enum KernelBench: UInt8, Sendable {
     case .fault: "fault"
     case .blocks: "fault-blocks"
     case .scan: "scan"
+    case .windows: "windows"
     case .threadSwitch: "switch"
     case .shootdown: "shootdown"
     case .longest: "longest-off"
@@ -83,6 +84,7 @@ package struct KernelBenches<Host: BenchHost> {
     case .fault: measureFault()
     case .blocks: measureBlocks()
     case .scan: try measureScan()
+    case .windows: measureWindows()
     case .threadSwitch: measureSwitch()
     case .shootdown: measureShootdown()
     case .longest: measureLongest()

@@ -1,4 +1,4 @@
-// bench kmem, pages, pageblocks, wired, vmem, boot: the costs of the layers below paging, and of a boot.
+// bench kmem, pages, pageblocks, wired, vmem, windows, boot: the costs of the layers below paging, and of a boot.
 
 import KernelMemory
 import MemoryPrimitives
@@ -59,6 +59,8 @@ extension KernelBenches {
     measure(10_000, .aligned, .vmemAligned)
     measure(10_000, .windowed, .vmemWindowed)
   }
+
+  func measureWindows() { host.measured(.windowPair, WindowBench(memory).cyclesOfPair) }
 
   /// Replays the trace while half of memory is dirtied and freed in turn.
   func measureWired() {

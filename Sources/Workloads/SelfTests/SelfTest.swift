@@ -5,7 +5,7 @@ import MemoryPrimitives
 
 /// A self-test.
 package enum SelfTest: UInt8, Sendable {
-  case invariants, protection, frames, objects, space, history, paging, smp
+  case invariants, protection, frames, objects, space, windows, history, paging, smp
 
   package static var last: Self { .smp }
 
@@ -16,6 +16,7 @@ package enum SelfTest: UInt8, Sendable {
     case .frames: "frames"
     case .objects: "objects"
     case .space: "space"
+    case .windows: "windows"
     case .history: "history"
     case .paging: "paging"
     case .smp: "smp"
@@ -29,6 +30,7 @@ package enum SelfTest: UInt8, Sendable {
     case .frames: "blocks and runs are allocated, freed and joined"
     case .objects: "objects of all sizes don't overlap"
     case .space: "address, frames and mapping come and go together"
+    case .windows: "every processor's page windows show its own frames"
     case .history: "seeded histories, as the tests run them on the host"
     case .paging: "a seeded history of pages on three times the memory"
     case .smp: "all layers at once, on all processors"
@@ -67,13 +69,19 @@ package struct SelfTests {
   let access: WordAccess
   /// Processors that run threads; none where there are no threads.
   let processors: Int
+  /// The way to an interrupt handler, if there is one.
+  let interrupts: InterruptGate?
   /// The duration of the stress of all processors.
   let seconds: UInt64
 
-  package init(_ memory: MemorySystem, _ access: WordAccess, processors: Int, seconds: UInt64 = 1) {
+  package init(
+    _ memory: MemorySystem, _ access: WordAccess, processors: Int, interrupts: InterruptGate? = nil,
+    seconds: UInt64 = 1
+  ) {
     self.memory = memory
     self.access = access
     self.processors = processors
+    self.interrupts = interrupts
     self.seconds = seconds
   }
 
@@ -87,6 +95,7 @@ package struct SelfTests {
     case .frames: testFrames()
     case .objects: testObjects()
     case .space: testSpace()
+    case .windows: testWindows()
     case .history: testHistories(observer)
     case .paging: testPaging(observer)
     case .smp: testProcessors(observer)
