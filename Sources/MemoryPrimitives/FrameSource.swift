@@ -3,19 +3,27 @@
 
 /// A supply of single frames. A frame arrives with unknown contents.
 package struct FrameSource {
+  /// Answers a frame number, or all ones when there is none. Its argument is the context.
+  package typealias Allocate = @convention(c) (UnsafeMutableRawPointer?) -> UInt32
+
   let context: UnsafeMutableRawPointer?
-  let allocateFrame: @convention(c) (UnsafeMutableRawPointer?) -> UInt32
+  let allocateFrame: Allocate
   let freeFrame: @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
 
-  /// Makes a source of two functions. `allocateFrame` answers a frame number, or all ones when there is none.
+  /// Makes a source of two functions.
   package init(
     _ context: UnsafeMutableRawPointer?,
-    allocateFrame: @escaping @convention(c) (UnsafeMutableRawPointer?) -> UInt32,
+    allocateFrame: @escaping Allocate,
     freeFrame: @escaping @convention(c) (UnsafeMutableRawPointer?, UInt32) -> Void
   ) {
     self.context = context
     self.allocateFrame = allocateFrame
     self.freeFrame = freeFrame
+  }
+
+  /// The same source with another way to allocate: for another owner.
+  package func allocating(by allocateFrame: @escaping Allocate) -> FrameSource {
+    FrameSource(context, allocateFrame: allocateFrame, freeFrame: freeFrame)
   }
 
   /// Allocates a frame; nil when there is none. Call it with no spin lock held.

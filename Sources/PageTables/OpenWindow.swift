@@ -30,8 +30,7 @@ import Synchronization
   @inlinable deinit {
     // A thread that is pinned can't have moved: its window was given to another.
     guard cp_processor_index() == processor else { return windows.refuseUse(rawAddress, of: processor) }
-    entry.pointee.store(WindowEntry.closed, ordering: .releasing)
-    (entry + 1).pointee.store(WindowEntry.closed, ordering: .releasing)
+    PageWindows.store(WindowEntry.closed, WindowEntry.closed, in: entry)
     cp_invalidate_page(rawAddress)
     cp_invalidate_page(rawAddress &+ Page.size)
     cp_unpin()

@@ -60,9 +60,20 @@ package struct WindowPlace {
 }
 
 extension PageWindows {
+  var map: PageMap { state.pointee.map }
+  private var base: UInt64 { state.pointee.base }
+  private var processors: UInt64 { state.pointee.processors }
+  var arePrepared: Bool { processors > 0 }
+
   /// The window that holds `address`; nil for an address of none.
   package func place(of address: VirtualAddress) -> WindowPlace? {
-    WindowPlace(
-      of: address, from: VirtualAddress(state.pointee.base), processors: Int(state.pointee.processors))
+    WindowPlace(of: address, from: VirtualAddress(base), processors: Int(processors))
+  }
+
+  /// Whether any of `count` pages from `address` on belongs to the windows.
+  @inline(__always) func overlap(_ address: VirtualAddress, _ count: PageCount) -> Bool {
+    let pages = processors &* Self.depths &* Self.stride
+    let into = (address.rawValue &- base) >> Page.shift
+    return into < pages || ((base &- address.rawValue) >> Page.shift < count.rawValue && pages > 0)
   }
 }

@@ -62,7 +62,8 @@ final class JSONDocumentTests: XCTestCase {
       "vmstat", "vmstat -C", "zones",
       "buddy",
       "failures", "frames", "swap", "sysctl vm", "whatis frame 300", "whatis 0+4M", "whatis 0x7fff_f000",
-      "pagetable", "pagetable 0xffff_8000_0010_0000", "whatis 0xffff_f000_0000_0000", "dirty free", "contig 64M", "bench contig",
+      "pagetable", "pagetable 0xffff_8000_0010_0000", "whatis 0xffff_f000_0000_0000", "dirty free",
+      "contig 64M", "bench contig",
       "contig 40M", "why 50M",
     ] { harness.run("\(line) -j") }
     let object = try XCTUnwrap(

@@ -34,7 +34,8 @@ final class KernelSpaceFixture: @unchecked Sendable {
     let early = EarlyMemory(
       place(EarlyMemory.storage), machine: machine, map: map, ceiling: PhysicalAddress(4 << 30))
     tables = try PageMap(
-      in: place(PageMap.stateSize(processors: machine.processorCount)), machine: machine, levels: .four, largestLeaf: largest,
+      in: place(PageMap.stateSize(processors: machine.processorCount)), machine: machine, levels: .four,
+      largestLeaf: largest,
       frames: early.frameSource)
     for i in 0..<map.count { try tables.mapDirect(map[i].first.address, count: map[i].count) }
     let records = try FrameAllocator.reserveRecords(of: map, from: early)

@@ -52,7 +52,7 @@ private final class WindowFixture: @unchecked Sendable {
       words.pointee.invalidate = { context, address in
         Unmanaged<WindowFixture>.fromOpaque(context!).takeUnretainedValue().invalidate(address)
       }
-      words.pointee.reach = { context, address, isWrite in
+      words.pointee.find_frame = { context, address, isWrite in
         let bed = Unmanaged<WindowFixture>.fromOpaque(context!).takeUnretainedValue()
         return
           (bed.buffers[Int(cp_processor_index())].reach(
@@ -112,7 +112,7 @@ extension OpenWindow {
 private func border(_ first: UInt64, _ second: UInt64) -> [UInt64] { [first << 16 | 511, second << 16] }
 
 final class PageWindowsTests: XCTestCase {
-  // MARK: What a window shows
+  // MARK: Contents
 
   func testAWindowShowsTwoFramesOneBehindTheOther() throws {
     let bed = try WindowFixture()
@@ -156,7 +156,7 @@ final class PageWindowsTests: XCTestCase {
         XCTAssertEqual(bytes.load(as: UInt64.self), 1 << 16 | 510)
         bytes.storeBytes(of: 7, toByteOffset: 8, as: UInt64.self)
         bytes.storeBytes(of: 8, toByteOffset: 16, as: UInt64.self)
-        // A neighbour's bytes, which another processor writes meanwhile.
+        // A neighbour's bytes, which another processor writes at the same time.
         bed.stamp(1000, 3)
       }
       XCTAssertEqual([bed.word(1000, 510), bed.word(1000, 511)], [1 << 16 | 510, 7])

@@ -71,7 +71,7 @@ package final class TestSystem: @unchecked Sendable {
   deinit {
     if cp_processor().pointee.invalidate_context == Unmanaged.passUnretained(self).toOpaque() {
       cp_processor().pointee.invalidate = nil
-      cp_processor().pointee.reach = nil
+      cp_processor().pointee.find_frame = nil
       cp_processor().pointee.root = nil
       cp_processor().pointee.invalidate_context = nil
     }
@@ -118,7 +118,7 @@ package final class TestSystem: @unchecked Sendable {
   /// From here on, this thread's invalidations empty this system's buffer, and its page windows are read through it.
   package func listen() {
     cp_processor().pointee.root = UnsafeRawPointer(host.machine.directMap.pointer(to: tables.root))
-    cp_processor().pointee.reach = { context, address, isWrite in
+    cp_processor().pointee.find_frame = { context, address, isWrite in
       let system = Unmanaged<TestSystem>.fromOpaque(context!).takeUnretainedValue()
       let frame = system.buffer.reach(VirtualAddress(address), isWrite ? .write : .read, system.tables)
       return (frame ?? .none).rawValue

@@ -63,7 +63,7 @@ struct cp_processor {
   void *_Nullable invalidate_context;
   /// Host only: answers the number of the frame that an access reaches by the translations that this processor caches of
   /// the tables at `root`, all ones when it faults. Null when no test models a TLB. Its context is that of `invalidate`.
-  uint32_t (*_Nullable reach)(void *_Nullable context, uint64_t address, bool is_write);
+  uint32_t (*_Nullable find_frame)(void *_Nullable context, uint64_t address, bool is_write);
   const void *_Nullable root;
   /// Host only: called, with `pending_context`, after this processor has claimed a word; null without such a test.
   void (*_Nullable report_claim)(void *_Nullable context, const void *word);
@@ -146,11 +146,28 @@ CP_INLINE void cp_unpin(void) {
   cp_this_processor.pins--;
 }
 
+/// Whether this processor caches translations of the tables at `root`.
+CP_INLINE bool cp_caches(const void *root) {
+  return cp_this_processor.find_frame != NULL && cp_this_processor.root == root;
+}
+
+/// Answers the frame that an access reaches by them, all ones when it faults.
+CP_INLINE uint32_t cp_reach(uint64_t address, bool is_write) {
+  return cp_this_processor.find_frame(cp_this_processor.invalidate_context, address, is_write);
+}
+
 /// How often the running thread is pinned.
 CP_INLINE uint32_t cp_pins(void) { return cp_this_processor.pins; }
 
 /// 1 in an interrupt handler, 0 in a thread.
 CP_INLINE uint32_t cp_handling(void) { return cp_this_processor.handling; }
+
+/// Says whether an interrupt handler runs here from now on. Returns what was so before.
+CP_INLINE uint32_t cp_set_handling(uint32_t handling) {
+  uint32_t before = cp_this_processor.handling;
+  cp_this_processor.handling = handling;
+  return before;
+}
 
 /// Records the code that opens a page window at `depth`, for a report. The thread is pinned.
 CP_INLINE void cp_note_window(uint32_t depth, uint64_t site) { cp_this_processor.window_sites[depth] = site; }
@@ -218,6 +235,17 @@ CP_INLINE void cp_claimed(const void *word) { (void)word; }
 /// Whether the loads and stores of this program go through the page tables that the core writes. Constant.
 CP_INLINE bool cp_translates(void) { return true; }
 
+CP_INLINE bool cp_caches(const void *root) {
+  (void)root;
+  return false;
+}
+
+CP_INLINE uint32_t cp_reach(uint64_t address, bool is_write) {
+  (void)address;
+  (void)is_write;
+  return UINT32_MAX;
+}
+
 CP_INLINE void cp_pin(void) { __asm__ volatile("incl %%gs:68" : : : "memory", "cc"); }
 
 CP_INLINE void cp_unpin(void) { __asm__ volatile("decl %%gs:68" : : : "memory", "cc"); }
@@ -231,6 +259,11 @@ CP_INLINE uint32_t cp_pins(void) {
 CP_INLINE uint32_t cp_handling(void) {
   uint32_t handling;
   __asm__ volatile("movl %%gs:20, %0" : "=r"(handling));
+  return handling;
+}
+
+CP_INLINE uint32_t cp_set_handling(uint32_t handling) {
+  __asm__ volatile("xchgl %0, %%gs:20" : "+r"(handling) : : "memory");
   return handling;
 }
 

@@ -104,11 +104,9 @@ enum Interrupts {
   /// Runs `body` with interrupts off as an interrupt handler, which has a page window of its own. A switch of threads is
   /// no part of a handler.
   static func atInterruptDepth(_ body: () -> Void) {
-    let mine = cp_processor()
-    let before = mine.pointee.handling
-    mine.pointee.handling = 1
+    let before = cp_set_handling(1)
     body()
-    mine.pointee.handling = before
+    _ = cp_set_handling(before)
   }
 
   fileprivate static func handle(line: UInt8) {

@@ -37,7 +37,8 @@ enum PageFaults {
     if let memory, cause.isDataAccess {
       let address = VirtualAddress(address)
       let access = cause.isWrite ? AccessKind.write : .read
-      let mayResolve = frame.pointee.rflags & Flags.interrupts != 0 && holdsNoSpinLock() && cp_pins() == 0
+      let interrupts = frame.pointee.rflags & Flags.interrupts
+      let mayResolve = interrupts != 0 && holdsNoSpinLock() && cp_pins() == 0
       // No processor caches that a page is not present (SDM vol. 3, 4.10.2, 4.10.3): only a protection fault may come
       // from a stale entry. Where the fault must not be resolved, the tables show whether the page is pageable.
       var verdict: FaultVerdict?
@@ -51,7 +52,7 @@ enum PageFaults {
         _ = cp_interrupts_disable()
         if answer.outcome == .resolved { return }
       } else if verdict == .pageable {
-        forbid(frame, address.rawValue)
+        forbid(frame, address.rawValue, interrupts)
       }
     }
     if !recover(frame) { fail(frame, address, answer) }
@@ -73,13 +74,13 @@ enum PageFaults {
   // Out of line: a line of text takes space on the stack, which a resolved fault does not need.
 
   @inline(never) private static func forbid(
-    _ frame: UnsafeMutablePointer<cp_trap_frame>, _ address: UInt64
+    _ frame: UnsafeMutablePointer<cp_trap_frame>, _ address: UInt64, _ interrupts: UInt64
   ) -> Never {
     // With a spin lock held, interrupts are off too.
     guard holdsNoSpinLock() else {
       Exception.report(frame, address, forbidden: "a page fault with a spin lock held")
     }
-    if frame.pointee.rflags & Flags.interrupts == 0 {
+    if interrupts == 0 {
       Exception.report(frame, address, forbidden: "a page fault with interrupts off")
     }
     Exception.report(frame, address, forbidden: "a page fault with a page window open")

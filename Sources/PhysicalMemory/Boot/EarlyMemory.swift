@@ -165,13 +165,10 @@ package struct EarlyMemory {
 
   /// The same for the tables of page windows.
   package var windowFrameSource: FrameSource {
-    FrameSource(
-      UnsafeMutableRawPointer(state),
-      allocateFrame: { context in
-        let run = EarlyMemory(context!).allocate(.one, role: .pageTable, for: FrameOwner("page windows"))
-        return run?.first.rawValue ?? FrameNumber.none.rawValue
-      },
-      freeFrame: { EarlyMemory($0!).free(FrameNumber($1)) })
+    frameSource.allocating { context in
+      let run = EarlyMemory(context!).allocate(.one, role: .pageTable, for: FrameOwner("page windows"))
+      return run?.first.rawValue ?? FrameNumber.none.rawValue
+    }
   }
 
   // MARK: Inside

@@ -129,7 +129,7 @@ private struct WindowUser {
     }
   }
 
-  /// Reads a pair of frames through a window, and lets an interrupt read the other pair meanwhile.
+  /// Reads a pair of frames through a window, and lets an interrupt read the other pair at the same time.
   private mutating func read() {
     let (first, second) = (frames[turn % 4], frames[(turn + 1) % 4])
     let window = windows.open(first, second, for: .read)
