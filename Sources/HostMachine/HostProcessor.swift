@@ -110,7 +110,12 @@ final class HostProcessor: @unchecked Sendable {
   func interrupt(
     _ body: @convention(c) (UnsafeMutableRawPointer) -> Void, _ argument: UnsafeMutableRawPointer
   ) {
-    guard cp_processor().pointee.run_pending != nil else { return interruptsOff { body(argument) } }
+    guard cp_processor().pointee.run_pending != nil else {
+      // A thread that has entered no processor is processor 0.
+      let before = cp_set_handling(1)
+      defer { _ = cp_set_handling(before) }
+      return interruptsOff { body(argument) }
+    }
     let completion = Completion()
     lock.withLock {
       jobs.append(Job(body: body, argument: argument, completion: completion))
