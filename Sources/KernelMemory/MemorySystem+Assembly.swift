@@ -28,8 +28,24 @@ extension MemorySystem {
   /// About a million instructions for 256 MiB. One processor runs it, with interrupts off, or on with handlers that use
   /// no part of the instance.
   public static func assemble(
-    _ request: BootRequest, firmware range: (Int) -> FirmwareRange,
-    activate: (PhysicalAddress) -> Void = { _ in }
+    _ request: BootRequest, firmware range: (Int) -> FirmwareRange, activate: (PhysicalAddress) -> Void
+  ) throws(AssemblyError) -> MemorySystem {
+    try assemble(request, range) {
+      activate($0.root)
+      $0.windows.recordLoaded()
+    }
+  }
+
+  /// Brings up all layers over page tables that no processor loads: a system in a host process, or a second one in a
+  /// kernel.
+  public static func assemble(
+    _ request: BootRequest, firmware range: (Int) -> FirmwareRange
+  ) throws(AssemblyError) -> MemorySystem {
+    try assemble(request, range) { _ in }
+  }
+
+  private static func assemble(
+    _ request: BootRequest, _ range: (Int) -> FirmwareRange, _ activate: (PageMap) -> Void
   ) throws(AssemblyError) -> MemorySystem {
     let firmwareCount = request.firmwareRangeCount
     let carveOut = request.carveOut
@@ -58,7 +74,7 @@ extension MemorySystem {
     let tables = try orTooSmall { () throws(PageTableError) in
       try buildTables(request, map, early, in: storage.tables)
     }
-    activate(tables.root)
+    activate(tables)
     early.liftCeiling()
     let physical = FrameAllocator.open(machine: machine, map: map, early: early, records: records)
     guard physical.freeCount > .zero else { throw .tooSmall }

@@ -8,8 +8,8 @@ import Synchronization
 @frozen @usableFromInline package struct OpenWindow: ~Copyable {
   @usableFromInline let windows: PageWindows
   @usableFromInline let entry: PageWindows.Entry
-  /// Zero when the window maps nothing, because its opening was reported as a bug.
   @usableFromInline let rawAddress: UInt64
+  /// Its processor, with the bit of `PageWindows.State.simulated`; all ones when it maps nothing.
   @usableFromInline let processor: UInt32
 
   @inlinable init(
@@ -28,22 +28,20 @@ import Synchronization
   @inline(always) package consuming func close() {}
 
   @inlinable deinit {
-    // A thread that is pinned can't have moved: its window was given to another.
-    guard cp_processor_index() == processor else { return windows.refuseUse(rawAddress, of: processor) }
-    PageWindows.store(WindowEntry.closed, WindowEntry.closed, in: entry)
-    cp_invalidate_page(rawAddress)
-    cp_invalidate_page(rawAddress &+ Page.size)
-    cp_unpin()
+    guard cp_processor_index() == processor else {
+      return windows.closeSpecial(entry, rawAddress, of: processor)
+    }
+    PageWindows.close(entry, rawAddress)
   }
 
-  /// Runs `body` with `count` bytes from `offset` on, of 8192. They are valid until it returns. On bare metal they are
-  /// the frames' own; a host process gets a copy.
+  /// Runs `body` with `count` bytes from `offset` on, of 8192. They are valid until it returns: the frames' own where the
+  /// processor loads these tables, else a copy.
   @inline(always)
   package borrowing func withBytes<R, E>(
     at offset: Int, count: Int, _ body: (UnsafeRawBufferPointer) throws(E) -> R
   ) throws(E) -> R {
     assert(offset >= 0 && count >= 0 && offset + count <= 2 * Int(Page.size), "bytes beyond a page window")
-    guard cp_translates() else { return try withCopy(at: offset, count: count, body) }
+    guard cp_processor_index() == processor else { return try withCopy(at: offset, count: count, body) }
     return try body(UnsafeRawBufferPointer(start: pointer(at: offset), count: count))
   }
 
@@ -53,14 +51,14 @@ import Synchronization
     at offset: Int, count: Int, _ body: (UnsafeMutableRawBufferPointer) throws(E) -> R
   ) throws(E) -> R {
     assert(offset >= 0 && count >= 0 && offset + count <= 2 * Int(Page.size), "bytes beyond a page window")
-    guard cp_translates() else { return try withMutableCopy(at: offset, count: count, body) }
+    guard cp_processor_index() == processor else {
+      return try withMutableCopy(at: offset, count: count, body)
+    }
     return try body(UnsafeMutableRawBufferPointer(start: pointer(at: offset), count: count))
   }
 
   /// The address as a pointer. The compiler moves no access through it before the entries are stored.
   @inlinable borrowing func pointer(at offset: Int) -> UnsafeMutableRawPointer {
-    if cp_processor_index() != processor { windows.refuseUse(rawAddress, of: processor) }
-    let address = UnsafeMutableRawPointer(bitPattern: UInt(rawAddress)).unsafelyUnwrapped
-    return cp_opaque(address) + offset
+    cp_opaque(UnsafeMutableRawPointer(bitPattern: UInt(rawAddress)).unsafelyUnwrapped) + offset
   }
 }

@@ -1,5 +1,6 @@
 // The tables of page windows: prepared once, at boot, for every processor that may ever run.
 
+import CPlatform
 import MemoryPrimitives
 import Synchronization
 
@@ -26,6 +27,11 @@ extension PageMap {
 }
 
 extension PageWindows {
+  /// Records that the processors have loaded these tables, before a window is opened. In a host process they never do.
+  package func recordLoaded() {
+    if cp_loaded_root() == map.root.rawValue { state.pointee.simulated = 0 }
+  }
+
   /// Pages of a window that map frames.
   static var pages: PageCount { PageCount(UInt64(2)) }
 

@@ -31,8 +31,9 @@
 //   So `PageMap.setAttribute` makes all processors invalidate everything.
 //   The upper entries never change.
 //
-// A HOST PROCESS has no page tables of its own. There the bytes are copied out of the frames that a simulated processor
-// reaches by its translations, and copied back after a write (SimulatedWindow.swift).
+// TABLES THAT NO PROCESSOR LOADS, as in a host process, and those of a second system in a kernel. The bytes of their
+// windows are copied out of the frames that a simulated processor reaches, and copied back after a write
+// (SimulatedWindow.swift). A bit in the processor's number of an open window leads there, so the test for it costs nothing.
 //
 // SOURCES
 //   Intel SDM vol. 3, 4.10; Linux, mm/highmem.c (kmap_local).
@@ -57,6 +58,8 @@ import Synchronization
     let map: PageMap
     /// The address of processor 0's first window.
     @usableFromInline var base: UInt64 = 0
+    /// Added to the number of the processor in an open window: zero, or the bit for tables that no processor loads.
+    @usableFromInline var simulated = PageWindows.simulatedBit
     /// Processors that have windows; zero before they are prepared.
     var processors: UInt64 = 0
 
@@ -74,6 +77,8 @@ import Synchronization
     UnsafeMutableRawPointer(state + 1).assumingMemoryBound(to: Entry.self)
   }
 
+  static var simulatedBit: UInt32 { 1 << 31 }
+
   /// Pages of addresses that a window has.
   @inlinable static var stride: UInt64 { 4 }
   /// The windows of a processor.
@@ -83,6 +88,13 @@ import Synchronization
   @inlinable func address(_ processor: UInt32, _ depth: UInt32) -> UInt64 {
     let number = UInt64(processor) &* Self.depths &+ UInt64(depth)
     return state.pointee.base &+ number &* (Self.stride << Page.shift)
+  }
+
+  @inlinable static func close(_ entry: Entry, _ address: UInt64) {
+    store(WindowEntry.closed, WindowEntry.closed, in: entry)
+    cp_invalidate_page(address)
+    cp_invalidate_page(address &+ Page.size)
+    cp_unpin()
   }
 
   @inlinable static func store(_ first: UInt64, _ second: UInt64, in entry: Entry) {
@@ -104,7 +116,8 @@ import Synchronization
     cp_note_window(depth, cp_here())
     let bits = access == .write ? WindowEntry.readWrite : WindowEntry.readOnly
     Self.store(first.address.rawValue | bits, second.address.rawValue | bits, in: entry)
-    return OpenWindow(self, entry, address: address(processor, depth), processor: processor)
+    return OpenWindow(
+      self, entry, address: address(processor, depth), processor: processor | state.pointee.simulated)
   }
 
   /// Opens the window, runs `body` with `count` of its bytes from `offset` on, and closes it.
@@ -144,12 +157,19 @@ extension PageWindows {
     return OpenWindow(self, entries[Int(processor)], address: 0, processor: .max)
   }
 
-  /// Reports the use of a window by another processor than its own; nothing for a window that maps nothing.
-  @usableFromInline @inline(never) func refuseUse(_ address: UInt64, of processor: UInt32) {
-    guard processor != .max else { return }
-    report(
-      "the page window of another processor was used", address, nil,
-      CallSite(codeAddress: cp_return_address()))
+  /// Closes a window that is simulated, and one that maps nothing. Any other belongs to another processor: reports that.
+  @usableFromInline @inline(never) func closeSpecial(_ entry: Entry, _ address: UInt64, of processor: UInt32)
+  {
+    if isMine(address, of: processor, CallSite(codeAddress: cp_return_address())) {
+      Self.close(entry, address)
+    }
+  }
+
+  /// Whether a simulated window is this processor's. Reports one of another processor.
+  func isMine(_ address: UInt64, of processor: UInt32, _ site: CallSite) -> Bool {
+    if cp_processor_index() | Self.simulatedBit == processor { return true }
+    if processor != .max { report("the page window of another processor was used", address, nil, site) }
+    return false
   }
 
   private func report(_ what: StaticString, _ address: UInt64, _ depth: UInt32?, _ site: CallSite) {

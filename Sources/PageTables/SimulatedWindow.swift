@@ -1,4 +1,4 @@
-// The bytes of a page window in a host process, whose own loads and stores go through no tables of the core.
+// The bytes of a page window in tables that no processor loads.
 //
 // Bytes are copied out of the frames that a simulated processor reaches, and those of a write are copied back. A
 // processor that models a TLB reaches them by the translations that it caches, stale ones included. Any other walks the
@@ -8,7 +8,7 @@ import CPlatform
 import MemoryPrimitives
 
 extension OpenWindow {
-  @usableFromInline borrowing func withCopy<R, E>(
+  @usableFromInline @inline(never) borrowing func withCopy<R, E>(
     at offset: Int, count: Int, _ body: (UnsafeRawBufferPointer) throws(E) -> R
   ) throws(E) -> R {
     try withMutableCopy(at: offset, count: count, for: .read) { (bytes) throws(E) in
@@ -16,7 +16,7 @@ extension OpenWindow {
     }
   }
 
-  @usableFromInline borrowing func withMutableCopy<R, E>(
+  @usableFromInline @inline(never) borrowing func withMutableCopy<R, E>(
     at offset: Int, count: Int, for access: AccessKind = .write,
     _ body: (UnsafeMutableRawBufferPointer) throws(E) -> R
   ) throws(E) -> R {
@@ -40,7 +40,7 @@ extension OpenWindow {
   private borrowing func forEachPart(
     of offset: Int, _ count: Int, _ access: AccessKind, _ body: (UnsafeMutableRawPointer, Int, Int) -> Void
   ) {
-    guard cp_processor_index() == processor else { return windows.refuseUse(rawAddress, of: processor) }
+    guard windows.isMine(rawAddress, of: processor, .here) else { return }
     let (size, mask) = (Int(Page.size), Int(Page.size) - 1)
     var done = 0
     while done < count {

@@ -229,6 +229,9 @@ final class BootProcessorTests: XCTestCase {
   func testASleepWithAPageWindowOpenIsReported() throws {
     try stops("window-sleep", "a thread sleeps with a page window open, on processor: ")
   }
+  func testAPageFaultWithAPageWindowOpenIsReported() throws {
+    try stops("window-fault", "a page fault with a page window open")
+  }
   func testASecondPageWindowAtOneDepthIsReported() throws {
     try stops("window-twice", "a page window was opened twice at one depth of its processor: 0xffff_f000_")
   }

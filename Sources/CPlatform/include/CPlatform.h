@@ -132,7 +132,9 @@ CP_INLINE void cp_claimed(const void *word) {
   }
 }
 
-CP_INLINE bool cp_translates(void) { return false; }
+/// Answers the physical address of the page tables by which this program's loads and stores are translated; all ones in
+/// a host process, whose tables are none of the core's.
+CP_INLINE uint64_t cp_loaded_root(void) { return UINT64_MAX; }
 
 /// Keeps the running thread on this processor, and others from it, until as many calls of `cp_unpin`. From the next
 /// instruction on, the processor's index is the thread's own.
@@ -232,8 +234,11 @@ CP_INLINE void cp_invalidate_page(uint64_t address) {
 
 CP_INLINE void cp_claimed(const void *word) { (void)word; }
 
-/// Whether the loads and stores of this program go through the page tables that the core writes. Constant.
-CP_INLINE bool cp_translates(void) { return true; }
+CP_INLINE uint64_t cp_loaded_root(void) {
+  uint64_t root;
+  __asm__ volatile("movq %%cr3, %0" : "=r"(root));
+  return root & 0x000ffffffffff000ull;
+}
 
 CP_INLINE bool cp_caches(const void *root) {
   (void)root;

@@ -15,8 +15,8 @@ extension CommandDescription {
         Triggers a bug on purpose, and shows its report. The machine
         stops with exit status 37. Kinds: null guard write-text execute-data
         double-free wrong-size foreign-pointer stack-overflow divide overflow
-        lock-order locked-sleep locked-fault window-twice window-sleep hang nmi
-        everywhere.
+        lock-order locked-sleep locked-fault window-twice window-sleep window-fault
+        hang nmi everywhere.
         """,
       example: "fault double-free", question: .trial,
       completion: .names(of: .faults))
@@ -28,7 +28,7 @@ extension Shell {
   package enum Fault: UInt8, NamedCases, Sendable {
     case null, guardPage, writeText, executeData, doubleFree, wrongSize, foreignPointer, stackOverflow
     case divide, overflow
-    case lockOrder, lockedSleep, lockedFault, windowTwice, windowSleep, hang, nmi, everywhere
+    case lockOrder, lockedSleep, lockedFault, windowTwice, windowSleep, windowFault, hang, nmi, everywhere
 
     static var last: Self { .everywhere }
 
@@ -49,6 +49,7 @@ extension Shell {
       case .lockedFault: "locked-fault"
       case .windowTwice: "window-twice"
       case .windowSleep: "window-sleep"
+      case .windowFault: "window-fault"
       case .hang: "hang"
       case .nmi: "nmi"
       case .everywhere: "everywhere"
@@ -78,7 +79,7 @@ extension Shell {
       }
       state.pointee.host.trigger(fault)
     case .null, .guardPage, .writeText, .executeData, .stackOverflow, .divide, .overflow, .lockOrder,
-      .lockedSleep, .lockedFault, .nmi, .everywhere:
+      .lockedSleep, .lockedFault, .windowFault, .nmi, .everywhere:
       state.pointee.host.trigger(fault)
     }
     throw fail("The machine did not report the fault: this is a bug of Strata.")

@@ -87,6 +87,7 @@ enum SerialConsole {
     case .lockOrder: TriggeredFault.lockOrder.trigger()
     case .lockedSleep: TriggeredFault.lockedSleep.trigger()
     case .lockedFault: TriggeredFault.lockedFault.trigger()
+    case .windowFault: TriggeredFault.windowFault.trigger()
     case .hang: TriggeredFault.hang.trigger()
     case .nmi: TriggeredFault.nmi.trigger()
     case .everywhere: TriggeredFault.everywhere.trigger()

@@ -11,7 +11,7 @@ import Synchronization
 /// A fault to trigger.
 enum TriggeredFault {
   case null, guardPage, writeText, executeData, stackOverflow, divide, overflow
-  case lockOrder, lockedSleep, lockedFault, hang, nmi, everywhere
+  case lockOrder, lockedSleep, lockedFault, windowFault, hang, nmi, everywhere
 
   /// Triggers the fault. Returns only where the machine does not raise it.
   @inline(never) func trigger() {
@@ -32,6 +32,11 @@ enum TriggeredFault {
     case .lockedFault:
       guard let page = Self.pageableAddress() else { return }
       Self.withLock(.registry) { cp_touch(page.rawValue) }
+    case .windowFault:
+      guard let page = Self.pageableAddress(), let tables = Assembly.memory?.pageTables else { return }
+      tables.windows.withBytes(of: tables.root.frame, tables.root.frame, at: 0, count: 8) { _ in
+        cp_touch(page.rawValue)
+      }
     case .hang:
       _ = cp_interrupts_disable()
       while true { cp_pause(0) }

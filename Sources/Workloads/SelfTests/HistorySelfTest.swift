@@ -38,7 +38,7 @@ extension SelfTests {
 
   /// Runs `body` with memory that this instance loans, and with zeroed storage for the records of a history; `body`
   /// describes what is wrong.
-  private func loaning(
+  func loaning(
     _ size: ByteCount, storage storageSize: ByteCount,
     _ body: (UnsafeMutableRawPointer, UnsafeMutableRawPointer) throws(AssemblyError) -> StaticString?
   ) -> SelfTestOutcome {

@@ -1,4 +1,5 @@
 // selftest windows: every processor reads and writes frames through its page windows, in threads and in an interrupt.
+// Then one does so on a second instance, whose tables no processor loads.
 //
 // Two threads share a processor and its window, so a tick that switched threads while a window is open would be
 // detected: the second thread's window would be reported, or the first one would read the frames of the second.
@@ -10,6 +11,27 @@ import PhysicalMemory
 
 extension SelfTests {
   func testWindows() -> SelfTestOutcome {
+    let outcome = testOwnWindows()
+    guard case .passed = outcome else { return outcome }
+    let workspace = MemorySystem.workspaceSize(ranges: 1)
+    let second = loaning(.mebibytes(8), storage: workspace) { (loaned, workspace) throws(AssemblyError) in
+      let base = UInt64(UInt(bitPattern: loaned))
+      let machine = memory.machine.loaning(DirectMap(base: base), processors: 1)
+      var request = BootRequest(machine: machine, workspace: workspace, firmwareRangeCount: 1)
+      request.rules.lowMemory = .all
+      let system = try MemorySystem.assemble(request) { _ in
+        FirmwareRange(base: PhysicalAddress(0), length: .mebibytes(8), kind: .usable)
+      }
+      let tests = SelfTests(system, access, processors: 0, interrupts: interrupts)
+      if case .broken(let flaw) = tests.testOwnWindows() { return flaw }
+      return nil
+    }
+    // What the machine itself has was tested.
+    if case .notBegun = second { return outcome }
+    return second
+  }
+
+  private func testOwnWindows() -> SelfTestOutcome {
     let physical = memory.physical
     let before = physical.freeCount
     let count = max(1, 2 * processors)
