@@ -40,7 +40,7 @@ var package = Package(
       dependencies: ["CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables"]),
     .target(
       name: "Zsmalloc",
-      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem"]),
+      dependencies: ["CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace"]),
     .target(name: "BlockDevices", dependencies: ["CPlatform", "MemoryPrimitives"]),
     .target(
       name: "Paging",
@@ -51,25 +51,25 @@ var package = Package(
     .target(
       name: "ContiguousMemory",
       dependencies: [
-        "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem", "Paging",
+        "MemoryPrimitives", "PhysicalMemory", "PageTables", "KernelSpace", "Kmem", "Zsmalloc", "Paging",
       ]),
     .target(
       name: "KernelMemory",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
-        "BlockDevices", "Paging", "ContiguousMemory",
+        "Zsmalloc", "BlockDevices", "Paging", "ContiguousMemory",
       ]),
     .target(
       name: "Workloads",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace", "Kmem",
-        "BlockDevices", "Paging", "ContiguousMemory", "KernelMemory",
+        "Zsmalloc", "BlockDevices", "Paging", "ContiguousMemory", "KernelMemory",
       ]),
     .target(
       name: "Console",
       dependencies: [
         "CPlatform", "MemoryPrimitives", "Magazines", "PhysicalMemory", "PageTables", "Vmem", "KernelSpace",
-        "Kmem", "Paging", "ContiguousMemory", "KernelMemory", "Workloads",
+        "Kmem", "Zsmalloc", "Paging", "ContiguousMemory", "KernelMemory", "Workloads",
       ]),
   ]
 )
@@ -98,7 +98,8 @@ if bare {
     .executableTarget(
       name: "strata",
       dependencies: [
-        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "Vmem", "Kmem", "BlockDevices", "Paging",
+        "CPlatform", "MemoryPrimitives", "PhysicalMemory", "Vmem", "Kmem", "Zsmalloc", "BlockDevices",
+        "Paging",
         "ContiguousMemory", "KernelMemory", "Workloads", "HostMachine",
         .product(
           name: "ArgumentParser", package: "swift-argument-parser",

@@ -190,7 +190,7 @@ public struct KernelAddressSpace {
   }
 
   var machine: Machine { state.pointee.machine }
-  var tables: PageMap { state.pointee.tables }
+  package var tables: PageMap { state.pointee.tables }
   var physical: FrameAllocator { state.pointee.physical }
 
   // MARK: Arenas

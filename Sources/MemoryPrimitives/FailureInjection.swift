@@ -23,6 +23,8 @@ import Synchronization
   case paging
   /// Runs of frames.
   case contiguous
+  /// Objects of a compressed store.
+  case zsmalloc
 }
 
 /// Counts allocation points as they are passed, and fails one of them. Processors may pass points at
@@ -30,7 +32,8 @@ import Synchronization
 public struct FailureInjection: ~Copyable {
   let remaining = Atomic<Int64>(-1)
   let failed = Atomic<Bool>(false)
-  let counts: InlineArray<8, Counter> = .init { _ in Counter() }
+  let all = Atomic<Bool>(false)
+  let counts: InlineArray<9, Counter> = .init { _ in Counter() }
 
   /// Makes an injection that fails no point.
   package init() {}
@@ -41,6 +44,12 @@ public struct FailureInjection: ~Copyable {
     nonmutating set { remaining.store(newValue, ordering: .relaxed) }
   }
 
+  /// Whether every point fails.
+  public var failsAll: Bool {
+    get { all.load(ordering: .relaxed) }
+    nonmutating set { all.store(newValue, ordering: .relaxed) }
+  }
+
   /// Whether a point was made to fail since this was last set to false.
   public var hasFailed: Bool {
     get { failed.load(ordering: .relaxed) }
@@ -48,10 +57,14 @@ public struct FailureInjection: ~Copyable {
   }
 
   /// Points passed in each module, by `FailurePoint.rawValue`. Exact when one thread passed them.
-  public var reached: InlineArray<8, UInt64> { .init { counts[$0].value } }
+  public var reached: InlineArray<9, UInt64> { .init { counts[$0].value } }
 
   @usableFromInline borrowing func pass(_ point: FailurePoint) -> Bool {
     counts[Int(point.rawValue)].add()
+    if failsAll {
+      hasFailed = true
+      return true
+    }
     guard remaining.load(ordering: .relaxed) >= 0 else { return false }
     guard remaining.subtract(1, ordering: .relaxed).oldValue == 0 else { return false }
     hasFailed = true

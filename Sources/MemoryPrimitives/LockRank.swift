@@ -1,7 +1,7 @@
-// The order of locks: a processor may acquire only a lock of a higher rank than any that it holds. Ranks below 100 are of
-// spin locks, which a processor holds; those from 100 on of sleeping locks, which a thread holds. A thread acquires its
-// sleeping locks before every spin lock, because it must not sleep with a spin lock held. Builds with assertions check
-// ranks: the tests, and the kernel as the Makefile builds it.
+// The order of locks: a processor may acquire only a lock of a higher rank than any that it holds. Ranks below 100
+// are of spin locks, which a processor holds; those from 100 on of sleeping locks, which a thread holds. A thread
+// acquires its sleeping locks before every spin lock, because it must not sleep with a spin lock held. Builds with
+// assertions check ranks: the tests, and the kernel as the Makefile builds it.
 
 import CPlatform
 
@@ -21,6 +21,8 @@ import CPlatform
   @inlinable package static var kmemCaches: Self { Self(45) }
   @inlinable package static var kmemDepot: Self { Self(50) }
   @inlinable package static var kmemSlabs: Self { Self(55) }
+  /// The zspages and handles of a compressed store.
+  @inlinable package static var zsmalloc: Self { Self(56) }
   /// Slots of the swap device.
   @inlinable package static var pagingSwap: Self { Self(57) }
   @inlinable package static var pagingQueues: Self { Self(58) }
@@ -54,6 +56,7 @@ import CPlatform
     body(.kmemCaches, "kmem caches")
     body(.kmemDepot, "kmem depot")
     body(.kmemSlabs, "kmem slabs")
+    body(.zsmalloc, "zsmalloc")
     body(.pagingSwap, "swap slots")
     body(.pagingQueues, "page queues")
     body(.blockDevice, "block device")

@@ -52,8 +52,8 @@ public struct Machine {
     self.log = log
   }
 
-  /// Makes the machine of a second instance, over memory that the first one loans: a part of it, with physical address 0
-  /// at the start of `directMap`.
+  /// Makes the machine of a second instance, over memory that the first one loans: a part of it, with physical
+  /// address 0 at the start of `directMap`.
   package func loaning(_ directMap: DirectMap, processors: Int) -> Machine {
     Machine(directMap: directMap, processorCount: processors, upcalls: upcalls)
   }
@@ -72,7 +72,8 @@ public struct Machine {
     if let log { log.record(refusal(), at: now) }
   }
 
-  /// Whether fault injection makes the coming allocation fail. Each allocation point calls it before it changes anything.
+  /// Whether fault injection makes the coming allocation fail. Each allocation point calls it before it changes
+  /// anything.
   @inline(always) package func failsHere(_ point: FailurePoint) -> Bool {
     failures != nil && failures.unsafelyUnwrapped.pointee.pass(point)
   }
@@ -112,8 +113,8 @@ public struct Machine {
     upcalls.pointee.run_on(upcalls.pointee.context, processor.rawValue, body, argument)
   }
 
-  /// Starts a thread that runs `body` on one of `processors`, a bit each. Nil when the machine has no thread left, or has
-  /// none at all. The caller that starts a worker must join it.
+  /// Starts a thread that runs `body` on one of `processors`, a bit each. Nil when the machine has no thread left, or
+  /// has none at all. The caller that starts a worker must join it.
   package func start(
     _ name: StaticString, _ kind: ThreadKind, on processors: UInt64 = .max,
     _ argument: UnsafeMutableRawPointer?, _ body: @convention(c) (UnsafeMutableRawPointer?) -> Void
@@ -158,7 +159,8 @@ public struct Machine {
       upcalls.pointee.context, sequence, seen, deadline.rawValue, kind, what.utf8Start)
   }
 
-  /// Reports a sleep of a thread that has a page window open. Others would find the window in use, or its contents changed.
+  /// Reports a sleep of a thread that has a page window open. Others would find the window in use, or its contents
+  /// changed.
   @inline(never) private func reportPinned() {
     var fault = FaultReport(
       .windowMisuse, "a thread sleeps with a page window open, on processor", UInt64(cp_processor_index()),

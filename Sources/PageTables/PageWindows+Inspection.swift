@@ -26,8 +26,8 @@ package struct WindowPlace {
   /// A part of a window.
   package enum Part: UInt8, Sendable { case first, second, behind }
 
-  /// Finds the window that holds `address`, the unmapped pages behind it included, of windows from `base` on; nil for an
-  /// address of none.
+  /// Finds the window that holds `address`, the unmapped pages behind it included, of windows from `base` on; nil for
+  /// an address of none.
   package init?(of address: VirtualAddress, from base: VirtualAddress, processors: Int) {
     let page = (address.rawValue &- base.rawValue) >> Page.shift
     let number = page / PageWindows.stride

@@ -11,7 +11,9 @@ extension PageMap {
   /// Prepares the windows of all processors from `base` on, in tables that stay. Throws `noMemory`, with all as before,
   /// when no frame is free for them. Call it once, before any window is opened.
   package func prepareWindows(at base: VirtualAddress) throws(PageTableError) {
-    precondition(!windows.arePrepared && base.offsetInPage == 0 && isCanonical(base))
+    // The entries of a processor lie in one table.
+    precondition(!windows.arePrepared && isCanonical(base))
+    precondition(base.rawValue % (PageWindows.stride * PageWindows.depths << Page.shift) == 0)
     let count = UInt64(machine.processorCount) * PageWindows.depths
     func window(_ number: UInt64) -> VirtualAddress { base + PageCount(number * PageWindows.stride) }
     for number in 0..<count {

@@ -151,7 +151,7 @@ extension PageWindows {
   @usableFromInline @inline(never) func refuse(_ depth: UInt32) -> OpenWindow {
     let processor = cp_processor_index()
     report(
-      "a page window was opened twice at one depth of its processor", address(processor, depth), depth,
+      "a page window was opened twice at one depth", address(processor, depth), depth,
       CallSite(codeAddress: cp_return_address()))
     cp_unpin()
     return OpenWindow(self, entries[Int(processor)], address: 0, processor: .max)

@@ -2,7 +2,8 @@
 //
 // Bytes are copied out of the frames that a simulated processor reaches, and those of a write are copied back. A
 // processor that models a TLB reaches them by the translations that it caches, stale ones included. Any other walks the
-// tables. Only the bytes that were asked for are copied, so that a neighbour in the same frame may be written at the same time.
+// tables. Only the bytes that were asked for are copied, so that a neighbour in the same frame may be written at the
+// same time.
 
 import CPlatform
 import MemoryPrimitives

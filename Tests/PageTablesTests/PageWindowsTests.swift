@@ -275,8 +275,8 @@ final class PageWindowsTests: XCTestCase {
     }
   }
 
-  /// Another processor translated the window ahead of time, and keeps that. It opens its own windows elsewhere, and the
-  /// window's processor never meets it.
+  /// Another processor translated the window ahead of time, and keeps that. It opens its own windows elsewhere, and
+  /// the window's processor never meets it.
   func testATranslationThatAnotherProcessorKeepsIsNeverUsed() throws {
     let bed = try WindowFixture()
     for frame in UInt32(1000)..<1006 { bed.stamp(frame, UInt64(frame)) }

@@ -77,8 +77,8 @@ final class LZ4LibraryTests: XCTestCase {
     }
   }
 
-  /// The library refuses more blocks: it insists on the rules for a block's end. But it takes a distance of 0, which the
-  /// format forbids, for a row of zeroes.
+  /// The library refuses more blocks: it insists on the rules for a block's end. But it takes a distance of 0, which
+  /// the format forbids, for a row of zeroes.
   func testADamagedBlockThatTheLibraryTakesHasTheSameBytesHere() throws {
     let library = try Library()
     var random = SeededRandom(seed: historySeed(1822))

@@ -1,10 +1,10 @@
 // Whole pages of the map, before the buddy queues exist.
 //
-// Pages are allocated from the top down, so that permanent pages lie together at the end of memory. They never lie below
-// 1 MiB or in the boot record, the image or a module, and lie below a ceiling (4 GiB) until all of memory can be
-// reached. A short sorted list of runs, with a role each, has all pages that are allocated or occupied. `FrameAllocator`
-// reads it when it opens, and after that nothing is allocated here. A run knows whether its pages were allocated, because
-// only those can be freed: any other free is a bug and reported before a change.
+// Pages are allocated from the top down, so that permanent pages lie together at the end of memory. They never lie
+// below 1 MiB or in the boot record, the image or a module, and lie below a ceiling (4 GiB) until all of memory can be
+// reached. A short sorted list of runs, with a role each, has all pages that are allocated or occupied.
+// `FrameAllocator` reads it when it opens, and after that nothing is allocated here. A run knows whether its pages
+// were allocated, because only those can be freed: any other free is a bug and reported before a change.
 //
 // One processor uses it, before anything else runs, so there is no lock. An allocation costs a pass over the list.
 
@@ -58,9 +58,9 @@ package struct EarlyMemory {
     list = (storage + Self.headSize).bindMemory(to: ListedRun.self, capacity: Self.capacity)
   }
 
-  /// Marks every frame that `length` bytes from `base` on touch as occupied by `role`, inside the map or not. Frames that
-  /// another role occupies already keep that role. Throws `noMemory` when the list can't hold all of it, and marks nothing
-  /// then.
+  /// Marks every frame that `length` bytes from `base` on touch as occupied by `role`, inside the map or not. Frames
+  /// that another role occupies already keep that role. Throws `noMemory` when the list can't hold all of it, and
+  /// marks nothing then.
   package func occupy(
     _ base: PhysicalAddress, _ length: ByteCount, role: FrameRole
   ) throws(PhysicalMemoryError) {

@@ -1,16 +1,16 @@
 // Decompression of a block, in one pass over the input.
 //
 // Nearly all sequences take the fast loop: their bytes lie far enough from the ends of the buffers to be copied in
-// whole steps. It leaves each other sequence to the reader, which begins at the token again and checks every byte. Only
-// the reader knows that the input may continue in other memory, so the fast loop pays nothing for that.
+// whole steps. It leaves each other sequence to the reader, which begins at the token again and checks every byte.
+// Only the reader knows that the input may continue in other memory, so the fast loop pays nothing for that.
 //
 // A page of a program takes about 14,000 instructions.
 
 extension LZ4Block {
   /// Decodes the block in `source` into the start of `target`, and returns how many bytes it wrote.
   ///
-  /// Any input is safe: no byte outside of the buffers is read or written. The two must not overlap. After an error all
-  /// of `target` is undefined; otherwise the bytes behind the returned count are.
+  /// Any input is safe: no byte outside of the buffers is read or written. The two must not overlap. After an error
+  /// all of `target` is undefined; otherwise the bytes behind the returned count are.
   package static func decompress(
     _ source: UnsafeRawBufferPointer, into target: UnsafeMutableRawBufferPointer
   ) throws(LZ4Error) -> Int {

@@ -8,7 +8,8 @@
 // The format asks more of a compressor: the last 5 bytes are literals, and no match begins in the last 12. Decoders
 // that copy in large steps rely on it. This one does not, and takes blocks that break these two rules.
 //
-// STATE. None but the table of a compression, which the caller provides. No function allocates, waits or takes a lock.
+// STATE. None but the table of a compression, which the caller provides. No function allocates, waits or takes a
+// lock.
 //
 // COST. LZ4Block+Compress.swift and LZ4Block+Decompress.swift describe what the time is spent on.
 //

@@ -1,9 +1,9 @@
 // The search of a compression for matches: greedy, with one step of hindsight.
 //
 // The search looks at two neighbouring positions at a time. It asks the table where their bytes were last seen, and
-// compares. A match of fewer than 12 bytes gives way to a longer one at the next position: blocks become 1.7 % smaller,
-// for 6 % more time. A match grows backwards over the literals before it. The longer a search finds nothing, the
-// larger are its steps, so bytes that can't be compressed are passed quickly.
+// compares. A match of fewer than 12 bytes gives way to a longer one at the next position: blocks become 1.7 %
+// smaller, for 6 % more time. A match grows backwards over the literals before it. The longer a search finds nothing,
+// the larger are its steps, so bytes that can't be compressed are passed quickly.
 
 /// A repetition of earlier bytes.
 struct LZ4Match {

@@ -1,7 +1,7 @@
 /// The positions at which a compression has last seen each hash of five bytes, in memory that the caller provides.
 ///
-/// Five bytes and not four, because a short match costs nearly what it saves, and ends the search for a longer one. On
-/// pages of programs, a table of half the size makes blocks 0.3 % larger, one of twice the size 0.1 % smaller.
+/// Five bytes and not four, because a short match costs nearly what it saves, and ends the search for a longer one.
+/// On pages of programs, a table of half the size makes blocks 0.3 % larger, one of twice the size 0.1 % smaller.
 package struct LZ4Table {
   private static var indexBits: UInt64 { 12 }
 
