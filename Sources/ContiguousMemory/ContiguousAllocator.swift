@@ -20,8 +20,8 @@
 // A request is judged first, by counting: which run, and whether the free frames, the slots of swap and the
 // budget pay for it. A run that they don't pay for costs no move and no write.
 //
-// The run comes from the counts of each pageblock (RunSearch.swift): the one with the fewest obstacles of those that can
-// be paid for. It is isolated: every frame that is free in it or becomes free is
+// The run comes from the counts of each pageblock (RunSearch.swift): the one with the fewest obstacles of those that
+// can be paid for. It is isolated: every frame that is free in it or becomes free is
 // captured for this request. So no page enters it again, even while the request sleeps. After each sleep the busy word
 // of each page is read again.
 //
@@ -46,8 +46,9 @@
 // free anything outside of the run. Once an attempt it frees as many as the forecast says, and the pages that
 // it writes count against the caller's budget. A request that may not sleep, or not write, does without.
 //
-// A request is refused when no run in its range can be emptied so. If each run has an unmovable frame, the failed-request
-// cache records that, and refuses the request in constant time until a run for it could have become free.
+// A request is refused when no run in its range can be emptied so. If each run has an unmovable frame, the
+// failed-request cache records that, and refuses the request in constant time until a run for it could have become
+// free.
 //
 // SOURCES. contigmalloc(9) of FreeBSD and the commit log of its first fifteen years.
 //   2004  launder only the run that can satisfy the request, keep the cleaned pages, and try at most twice against a
@@ -64,6 +65,7 @@ import PageTables
 import Paging
 import PhysicalMemory
 import Synchronization
+import Zsmalloc
 
 /// The allocator of contiguous memory: a handle.
 public struct ContiguousAllocator {
@@ -73,6 +75,7 @@ public struct ContiguousAllocator {
     let space: KernelAddressSpace
     let kmem: KmemAllocator
     let paging: PagedMemory
+    let zspages: ZspageAllocator
     let strategy = Atomic<UInt64>(UInt64(ContiguousStrategy.new.rawValue))
     let passes = Atomic<UInt64>(UInt64(ContiguousPass.launderActive.rawValue))
     let counters = Counters()
@@ -99,11 +102,12 @@ public struct ContiguousAllocator {
   /// Brings the allocator up in `memory`, which it keeps.
   package static func create(
     in memory: UnsafeMutableRawPointer, machine: Machine, physical: FrameAllocator, space: KernelAddressSpace,
-    kmem: KmemAllocator, paging: PagedMemory
+    kmem: KmemAllocator, paging: PagedMemory, zspages: ZspageAllocator
   ) -> ContiguousAllocator {
     let state = memory.bindMemory(to: State.self, capacity: 1)
     state.initialize(
-      to: State(machine: machine, physical: physical, space: space, kmem: kmem, paging: paging))
+      to: State(
+        machine: machine, physical: physical, space: space, kmem: kmem, paging: paging, zspages: zspages))
     let allocator = ContiguousAllocator(state: state)
     physical.setBlockEmptier(allocator.blockEmptier)
     kmem.setSlabRuns(allocator.slabRuns)
@@ -115,6 +119,7 @@ public struct ContiguousAllocator {
   var space: KernelAddressSpace { state.pointee.space }
   var kmem: KmemAllocator { state.pointee.kmem }
   var paging: PagedMemory { state.pointee.paging }
+  var zspages: ZspageAllocator { state.pointee.zspages }
   var counters: Counters {
     @inline(__always) _read { yield state.pointee.counters }
   }

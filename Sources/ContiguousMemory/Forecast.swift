@@ -103,9 +103,10 @@ extension ContiguousAllocator {
     return refused.unsafelyUnwrapped
   }
 
-  /// Chooses the next run of an attempt that has spent `spent`, and decides whether to empty it: the counts must say that
-  /// it can be emptied, and the runs tried before must have left enough of the limit for all of them together. Pages that
-  /// are held or busy may become unused while others are written; a request that would not sleep does not begin.
+  /// Chooses the next run of an attempt that has spent `spent`, and decides whether to empty it: the counts must say
+  /// that it can be emptied, and the runs tried before must have left enough of the limit for all of them together.
+  /// Pages that are held or busy may become unused while others are written; a request that would not sleep does not
+  /// begin.
   func decide(_ means: Means, _ spent: Spending, excluding tried: ExcludedRuns) -> Decision {
     let forecast = judge(means.request, means, tried)
     if forecast.isFree { return .free(forecast) }
@@ -202,6 +203,8 @@ extension ContiguousFailure.Reason {
   package init(_ what: FrameDescription) {
     if what.role == .free {
       self = .none
+    } else if what.role == .zspage {
+      self = what.busyWord == .wiredOnce ? .none : .busy
     } else if what.role != .pageable {
       self = .unmovable
     } else {

@@ -7,6 +7,7 @@
 //                        elsewhere: clean pages, and dirty ones as far as slots are left
 //   written              exceeds neither the slots, except for pages of a device, nor the budget
 //   moved                does not exceed the budget
+// Pages of zspages can only be moved.
 // The pages that the daemon writes elsewhere count against the caller's budget, and not against twice the run's pages.
 // A request that can pay both ways moves as long as the page daemon's target stays met, and writes the rest.
 
@@ -35,8 +36,8 @@ struct Means {
   /// Whether a queued waiter keeps this request from allocating single frames.
   let isBehindOthers: Bool
   let distinguishesDirtyPages: Bool
-  /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not. Counted
-  /// as far as they make a difference to `plan`.
+  /// Pages anywhere, if the page daemon may have to free some for this request; nil if it need not, or must not.
+  /// Counted as far as they make a difference to `plan`.
   let elsewhere: IdlePages?
 
   /// How a run is emptied, in pages.
@@ -102,9 +103,9 @@ struct Means {
     }
   }
 
-  /// Counts the pages of all memory, as far as they make a difference. The daemon frees at most `short` frames for a run.
-  /// The run itself has at most `count` pages, and needs at most as many slots and writes. Of each kind, more than both
-  /// together make no difference. Where slots and writes suffice for that many, one kind stands for another.
+  /// Counts the pages of all memory, as far as they make a difference. The daemon frees at most `short` frames for a
+  /// run. The run itself has at most `count` pages, and needs at most as many slots and writes. Of each kind, more
+  /// than both together make no difference. Where slots and writes suffice for that many, one kind stands for another.
   private static func pagesElsewhere(
     _ request: ContiguousRequest, _ memory: ContiguousAllocator, least: UInt64, slots: UInt64,
     writable: UInt64,
@@ -156,6 +157,10 @@ struct Means {
       answer.clean = .move
       return answer
     }
+    // Pages of zspages can only be moved, so they come first.
+    let fixed = min(contents.zspages, isBehindOthers ? 0 : budget.moved.rawValue)
+    answer.missing = contents.zspages - fixed
+    comfortable -= min(comfortable, fixed)
     answer.dropped = contents.clean
     let forSwap =
       mayWriteAny
@@ -169,7 +174,7 @@ struct Means {
       forSwap + forDevice == dirty && slots >= forSwap && budget.written.rawValue >= dirty - first
     var slotsUsed: UInt64
     if first == dirty || restCanBeWritten {
-      answer.moved = first
+      answer.moved = fixed + first
       answer.written = dirty - first
       slotsUsed = min(forSwap, answer.written)
     } else {
@@ -177,10 +182,16 @@ struct Means {
       answer.written = min(forDevice + min(forSwap, slots), budget.written.rawValue)
       slotsUsed = min(min(forSwap, slots), answer.written)
       let rest = dirty - answer.written
-      answer.moved = isBehindOthers ? 0 : min(rest, budget.moved.rawValue)
-      answer.missing = rest - answer.moved
+      let moved = isBehindOthers ? 0 : min(rest, budget.moved.rawValue - fixed)
+      answer.moved = fixed + moved
+      answer.missing += rest - moved
     }
-    // Frames that must be free: those that are captured, and those to move to.
+    payForFrames(&answer, contents, slotsUsed: slotsUsed)
+    return answer
+  }
+
+  /// Adds what the frames cost that must be free: those that are captured, and those to move to.
+  private func payForFrames(_ answer: inout Plan, _ contents: RunContents, slotsUsed: UInt64) {
     var needed = contents.free
     if answer.moved > 0 {
       needed += answer.moved
@@ -188,7 +199,7 @@ struct Means {
     } else if needed > 0 {
       needed += reserve
     }
-    guard needed > free else { return answer }
+    guard needed > free else { return }
     var short = needed - free
     if let elsewhere {
       func others(_ all: UInt64, _ mine: UInt64) -> UInt64 { all > mine ? all - mine : 0 }
@@ -204,7 +215,6 @@ struct Means {
     // Pages that can't be moved for lack of frames are missing; the rest are free frames that can't be captured.
     answer.moved -= min(answer.moved, short)
     answer.missing += short
-    return answer
   }
 
   /// Counts how many of `count` frames are missing above the reserve.
@@ -249,9 +259,9 @@ extension Means: RunPricing {
       dirty: contents.dirty)
   }
 
-  /// With the page daemon's help and without a bound, means that pay for one run pay for any: only claims differ. That does
-  /// not hold where one run needs no free frame, or captures frames without a move, and so may leave less free than
-  /// others: below the reserve, and where capturing may go deeper into it than moving.
+  /// With the page daemon's help and without a bound, means that pay for one run pay for any: only claims differ.
+  /// That does not hold where one run needs no free frame, or captures frames without a move, and so may leave less
+  /// free than others: below the reserve, and where capturing may go deeper into it than moving.
   func varies(_ price: RunPrice) -> Bool {
     let isMissing = price.obstacles >> 20 & (1 << 20 - 1) > 0
     let hasOneReserve = reserve == leastForMoving && free >= reserve

@@ -3,6 +3,7 @@
 import MemoryPrimitives
 import Paging
 import PhysicalMemory
+import Zsmalloc
 import Synchronization
 
 /// The pages that a request has moved and written so far.
@@ -33,14 +34,16 @@ struct Spending {
   }
 }
 
-/// A request that is being carried out, and the pages that it has spent so far. The observer of its steps is a parameter of
-/// each step: a closure that is stored would have to be allocated.
+/// A request that is being carried out, and the pages that it has spent so far. The observer of its steps is a
+/// parameter of each step: a closure that is stored would have to be allocated.
 struct ReclaimAttempt: ~Copyable {
   typealias Observer = (ContiguousEvent) -> Void
 
   let allocator: ContiguousAllocator
   let request: ContiguousRequest
   var spent = Spending()
+  /// Pages of zspages with readers, which the last attempt to move pages passed over.
+  private var zspagesBeingRead = PageCount.zero
   /// The steps by which owners of memory, such as kmem, have freed some for the request.
   var owners: ReclaimSteps
 
@@ -248,14 +251,21 @@ struct ReclaimAttempt: ~Copyable {
     return outcome
   }
 
-  /// Captures the free frames of the run, and moves its pages as far as the request may. As long as the reserve leaves a
-  /// free frame of the run in the queues, no page is moved: it could land in that frame.
+  /// Captures the free frames of the run, and moves its pages as far as the request may. As long as the reserve
+  /// leaves a free frame of the run in the queues, no page is moved: it could land in that frame.
   private mutating func move(
     _ isolation: borrowing Isolation, leaving least: PageCount, clean: CleanPages
   ) -> MoveOutcome {
     if physical.hasFreeFrames(isolation) { physical.captureFree(isolation, priority: request.priority) }
     let limit = physical.hasFreeFrames(isolation) ? .zero : spent.leftToMove(for: request)
-    let outcome = paging.move(outOf: isolation.run, leaving: least, clean: clean, atMost: limit)
+    // First what has no other way.
+    let zspages = allocator.zspages.move(outOf: isolation.run, leaving: least, atMost: limit)
+    var outcome = paging.move(
+      outOf: isolation.run, leaving: least, clean: clean, atMost: limit - zspages.moved)
+    zspagesBeingRead = zspages.claimed
+    outcome.moved += zspages.moved
+    outcome.claimed += zspages.claimed
+    outcome.lackingFrames += zspages.lackingFrames
     spent.moved += outcome.moved
     allocator.counters.moved.add(outcome.moved.rawValue, ordering: .relaxed)
     return outcome
@@ -290,7 +300,7 @@ struct ReclaimAttempt: ~Copyable {
     forecast.missing = PageCount(left - claimed)
     allocator.nameOwners(&forecast)
     // Not frames were missing, but pages that stay unused for a while: another run may have them.
-    forecast.outcome = claimed > 0 || redirtied > .zero ? .notNow : .later
+    forecast.outcome = claimed > 0 || redirtied > .zero || zspagesBeingRead > .zero ? .notNow : .later
     var failure = ContiguousFailure(forecast)
     if forecast.outcome == .notNow && claimed == 0 {
       (failure.blocker, failure.reason) = (first, .busy)

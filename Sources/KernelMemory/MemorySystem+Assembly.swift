@@ -8,6 +8,7 @@ import PageTables
 import Paging
 import PhysicalMemory
 import Vmem
+import Zsmalloc
 
 extension MemorySystem {
   /// Bytes of workspace for a firmware map of `ranges` ranges; each run carved out counts as one.
@@ -94,20 +95,33 @@ extension MemorySystem {
         in: storage.paging, machine: machine, physical: physical, tables: tables, space: space, kmem: kmem,
         registered: storage.pagingObjects)
     }
+    let compressed = CompressedPages.create(
+      in: storage.compressed,
+      store: ZspageAllocator.create(
+        in: storage.zspages, machine: machine, physical: physical, space: space))
     let contiguous = ContiguousAllocator.create(
-      in: storage.contiguous, machine: machine, physical: physical, space: space, kmem: kmem, paging: paging)
+      in: storage.contiguous, machine: machine, physical: physical, space: space, kmem: kmem, paging: paging,
+      zspages: compressed.store)
     let statistics = Statistics(storage.statistics, capacity: LayerStorage.statisticsCapacity)
+    let system = MemorySystem(
+      machine: machine, map: map, carveOut: carveOut, physical: physical, pageTables: tables, space: space,
+      kmem: kmem, paging: paging, contiguous: contiguous, compressed: compressed, statistics: statistics,
+      failures: failures)
+    system.registerStatistics()
+    return system
+  }
+
+  /// Adds the rows of all layers.
+  private func registerStatistics() {
     map.register(in: statistics)
     physical.register(in: statistics)
-    tables.register(in: statistics)
+    pageTables.register(in: statistics)
     space.register(in: statistics)
     space.tags.register(in: statistics)
     kmem.register(in: statistics)
     paging.register(in: statistics)
     contiguous.register(in: statistics)
-    return MemorySystem(
-      machine: machine, map: map, carveOut: carveOut, physical: physical, pageTables: tables, space: space,
-      kmem: kmem, paging: paging, contiguous: contiguous, statistics: statistics, failures: failures)
+    compressed.register(in: statistics)
   }
 
   /// Runs a step of the assembly; a failure of any of them means that the machine is too small.
@@ -116,7 +130,8 @@ extension MemorySystem {
   }
 
   /// Maps the image and the direct map of all memory, with the largest leaves, and write-protects the aliases that the
-  /// image has in it. Prepares the page windows. Address 0 stays unmapped, and so do addresses outside the ranges of the map and the carve-out.
+  /// image has in it. Prepares the page windows. Address 0 stays unmapped, and so do addresses outside the ranges of
+  /// the map and the carve-out.
   private static func buildTables(
     _ request: BootRequest, _ map: MemoryMap, _ early: EarlyMemory, in memory: UnsafeMutableRawPointer
   ) throws(PageTableError) -> PageMap {
@@ -149,12 +164,14 @@ private struct LayerStorage {
   let paging: UnsafeMutableRawPointer
   let pagingObjects: RegisteredPagingObjects
   let contiguous: UnsafeMutableRawPointer
+  let zspages: UnsafeMutableRawPointer
+  let compressed: UnsafeMutableRawPointer
   let tags: UnsafeMutableRawPointer
   let statistics: UnsafeMutableRawPointer
   let failures: UnsafeMutableRawPointer
 
   static var tagPages: PageCount { 2 }
-  static var statisticsCapacity: Int { 216 }
+  static var statisticsCapacity: Int { 232 }
 
   init(_ early: EarlyMemory, _ machine: Machine) throws(AssemblyError) {
     func allocate(
@@ -179,13 +196,17 @@ private struct LayerStorage {
     var pagingLayout = StorageLayout()
     let pagingOffset = pagingLayout.add(PagedMemory.stateSize)
     let contiguousOffset = pagingLayout.add(ContiguousAllocator.stateSize)
+    let zspagesOffset = pagingLayout.add(ZspageAllocator.stateSize)
+    let compressedOffset = pagingLayout.add(CompressedPages.stateSize)
     guard let pagingObjects = RegisteredPagingObjects(from: early, directMap: machine.directMap) else {
       throw .tooSmall
     }
     self.pagingObjects = pagingObjects
-    let pagingMemory = try allocate(pagingLayout.size, .boot, "Paging and ContiguousMemory, state")
+    let pagingMemory = try allocate(pagingLayout.size, .boot, "Paging, Zsmalloc and ContiguousMemory, state")
     paging = pagingMemory + pagingOffset
     contiguous = pagingMemory + contiguousOffset
+    zspages = pagingMemory + zspagesOffset
+    compressed = pagingMemory + compressedOffset
     tags = try allocate(Self.tagPages.bytes, .tags, "Vmem, boundary tags")
     statistics = try allocate(
       Statistics.size(capacity: Self.statisticsCapacity), .statistics, "the statistics registry")

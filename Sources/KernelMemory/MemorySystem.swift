@@ -38,6 +38,7 @@ import PageTables
 import Paging
 import PhysicalMemory
 import Vmem
+import Zsmalloc
 
 /// One memory system: the layers, and their statistics.
 public struct MemorySystem: Sendable {
@@ -59,6 +60,8 @@ public struct MemorySystem: Sendable {
   public let paging: PagedMemory
   /// Runs of frames, which it can make free.
   public let contiguous: ContiguousAllocator
+  /// A store of compressed pages and of objects.
+  public let compressed: CompressedPages
   /// The statistics of all layers.
   public let statistics: Statistics
   /// The last requests that a layer refused.
@@ -85,6 +88,6 @@ public struct MemorySystem: Sendable {
   /// The first broken invariant of any layer, by its number, or nil. Exact when nothing else runs; n log n.
   public func checkInvariants() -> StaticString? {
     physical.checkInvariants() ?? space.checkInvariants() ?? kmem.checkInvariants()
-      ?? paging.checkInvariants() ?? contiguous.checkInvariants()
+      ?? paging.checkInvariants() ?? contiguous.checkInvariants() ?? compressed.store.checkInvariants()
   }
 }

@@ -11,3 +11,4 @@
 @_exported import Paging
 @_exported import PhysicalMemory
 @_exported import Vmem
+@_exported import Zsmalloc

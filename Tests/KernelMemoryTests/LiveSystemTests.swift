@@ -35,6 +35,18 @@ private struct LayerRequests {
     }
     addDeviceAndCache()
     addPages()
+    addCompressed()
+  }
+
+  /// Objects of the compressed store: the first of a size, so that they need frames.
+  private mutating func addCompressed() {
+    let store = system.memory.compressed.store
+    for length in [40, 2900, 4096] {
+      add("object of the store, \(length) bytes") {
+        let handle = try [UInt8](repeating: 7, count: length).withUnsafeBytes { try store.store($0) }
+        return { store.free(handle) }
+      }
+    }
   }
 
   private mutating func add(_ name: String, _ act: @escaping () throws -> Held) { all.append((name, act)) }

@@ -17,6 +17,8 @@ struct RunContents: Equatable {
   var activeForDevice: UInt64 = 0
   /// Dirty pages outside of the active queue that are written to a device of their own.
   var inactiveForDevice: UInt64 = 0
+  /// Pages of zspages: they can be moved, and nothing else.
+  var zspages: UInt64 = 0
   /// Pages that are held or busy at this moment.
   var claimed: UInt64 = 0
   /// Frames that an isolation has captured.
@@ -32,7 +34,7 @@ struct RunContents: Equatable {
     activeForSwap &+ inactiveForSwap &+ activeForDevice &+ inactiveForDevice
   }
   /// Pages that could be moved, written or dropped.
-  @inline(always) var pages: UInt64 { clean &+ dirty }
+  @inline(always) var pages: UInt64 { clean &+ dirty &+ zspages }
 
   @inline(always) static func += (a: inout Self, b: Self) {
     a.free &+= b.free
@@ -41,6 +43,7 @@ struct RunContents: Equatable {
     a.inactiveForSwap &+= b.inactiveForSwap
     a.activeForDevice &+= b.activeForDevice
     a.inactiveForDevice &+= b.inactiveForDevice
+    a.zspages &+= b.zspages
     a.claimed &+= b.claimed
     a.captured &+= b.captured
     a.unmovable &+= b.unmovable
@@ -55,6 +58,7 @@ struct RunContents: Equatable {
     subtract(&a.inactiveForSwap, b.inactiveForSwap)
     subtract(&a.activeForDevice, b.activeForDevice)
     subtract(&a.inactiveForDevice, b.inactiveForDevice)
+    subtract(&a.zspages, b.zspages)
     subtract(&a.claimed, b.claimed)
     subtract(&a.captured, b.captured)
     subtract(&a.unmovable, b.unmovable)
@@ -68,6 +72,7 @@ struct RunContents: Equatable {
     case .inactiveForSwap: inactiveForSwap &+= 1
     case .activeForDevice: activeForDevice &+= 1
     case .inactiveForDevice: inactiveForDevice &+= 1
+    case .zspage: zspages &+= 1
     case .claimed: claimed &+= 1
     case .captured: captured &+= 1
     case .unmovable: unmovable &+= 1
@@ -84,6 +89,7 @@ struct RunContents: Equatable {
     case .inactiveForSwap: decrement(&inactiveForSwap)
     case .activeForDevice: decrement(&activeForDevice)
     case .inactiveForDevice: decrement(&inactiveForDevice)
+    case .zspage: decrement(&zspages)
     case .claimed: decrement(&claimed)
     case .captured: decrement(&captured)
     case .unmovable: decrement(&unmovable)
@@ -104,6 +110,7 @@ struct RunContents: Equatable {
     run.inactiveForSwap = least(inactiveForSwap, gained.inactiveForSwap, lost.inactiveForSwap)
     run.activeForDevice = least(activeForDevice, gained.activeForDevice, lost.activeForDevice)
     run.inactiveForDevice = least(inactiveForDevice, gained.inactiveForDevice, lost.inactiveForDevice)
+    run.zspages = least(zspages, gained.zspages, lost.zspages)
     run.claimed = least(claimed, gained.claimed, lost.claimed)
     run.captured = least(captured, gained.captured, lost.captured)
     run.unmovable = least(unmovable, gained.unmovable, lost.unmovable)

@@ -124,8 +124,9 @@ extension FrameAllocator {
       let what = whatIs(at)
       at = at + .one
       if what.role == .free || (what.role == .contiguous && what.busyWord == .captured) { continue }
-      let isPage = what.role == .pageable && what.busyWord.wires == 0
-      let isClaimed = isPage && what.busyWord.rawValue & ~BusyWord.waiters.rawValue != 0
+      let isPage = what.role == .zspage || (what.role == .pageable && what.busyWord.wires == 0)
+      let isClaimed =
+        isPage && what.role == .pageable && what.busyWord.rawValue & ~BusyWord.waiters.rawValue != 0
       switch kind {
       case .unmovable: if !isPage { body(what) }
       case .claimed: if isClaimed { body(what) }

@@ -1,13 +1,13 @@
-// The price of a run. A search adds up contents and asks a *pricing* for their price. The pricing belongs to the caller, who
-// knows which pages it may move and write, and which it may wait for; the search knows nothing of that.
+// The price of a run. A search adds up contents and asks a *pricing* for their price. The pricing belongs to the
+// caller, who knows which pages it may move and write, and which it may wait for; the search knows nothing of that.
 
 import MemoryPrimitives
 import PhysicalMemory
 
 /// The work that emptying one frame takes: the counts of `RunContents`.
 enum FrameKind {
-  case free, clean, activeForSwap, inactiveForSwap, activeForDevice, inactiveForDevice, claimed, captured
-  case unmovable
+  case free, clean, activeForSwap, inactiveForSwap, activeForDevice, inactiveForDevice, zspage, claimed
+  case captured, unmovable
 }
 
 /// The cost of a run. Obstacles to emptying it count first, then work, then dirty pages.
@@ -45,8 +45,8 @@ protocol DirtyPageKinds {
 
 /// The prices of a search. Passed down for one call.
 protocol RunPricing: DirtyPageKinds {
-  /// Returns the price of a run. Its work is never less than the number of its pages, unless there are obstacles. With more
-  /// of any kind of frame, the obstacles are no fewer; and as long as there are none, the price is no lower.
+  /// Returns the price of a run. Its work is never less than the number of its pages, unless there are obstacles.
+  /// With more of any kind of frame, the obstacles are no fewer; and as long as there are none, the price is no lower.
   func price(_ contents: RunContents) -> RunPrice
   /// Whether another run may have fewer obstacles than one of this price, the best that counts have led to. Then the
   /// search reads every frame in its range.

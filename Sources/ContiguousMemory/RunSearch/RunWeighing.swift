@@ -41,8 +41,8 @@ extension FrameTable {
     return pageblock(frame).state == .valid ? record(frame) : nil
   }
 
-  /// Adds the contents of frames `first` to `end` of one pageblock: a whole pageblock by its counts, where these suffice,
-  /// else frame by frame.
+  /// Adds the contents of frames `first` to `end` of one pageblock: a whole pageblock by its counts, where these
+  /// suffice, else frame by frame.
   func weigh<Kinds: DirtyPageKinds>(
     _ first: UInt64, _ end: UInt64, _ kinds: Kinds, into contents: inout RunContents
   ) {
@@ -86,11 +86,12 @@ extension FrameTable {
       case (false, true): return .inactiveForDevice
       }
     }
+    if snapshot.isZspage { return .zspage }
     return snapshot.isMovable ? .claimed : snapshot.isCaptured ? .captured : .unmovable
   }
 
-  /// Whether no frame of a run of whole pageblocks is busy, held or wired, so that the counts say all. Runs of more than
-  /// 8 pageblocks are not read.
+  /// Whether no frame of a run of whole pageblocks is busy, held or wired, so that the counts say all. Runs of more
+  /// than 8 pageblocks are not read.
   func isQuiet(from start: UInt64, count: UInt32) -> Bool {
     guard count <= 8 * Pageblock.frames else { return true }
     for pageblock in 0..<UInt64(count >> Pageblock.shift) {

@@ -207,7 +207,8 @@ import Synchronization
     other.raw.storeBytes(of: UInt64.max, as: UInt64.self)
     other.byte(31).pointee.store(FrameQueue.none.rawValue, ordering: .relaxed)
   }
-  /// Frames of the free block that this frame of a valid pageblock heads; 0 when it heads none. The domain lock is held.
+  /// Frames of the free block that this frame of a valid pageblock heads; 0 when it heads none. The domain lock is
+  /// held.
   @inline(always) var blockSize: UInt32 {
     guard byte(31).pointee.load(ordering: .relaxed) == FrameQueue.buddy.rawValue else { return 0 }
     return 1 << UInt32(byte(29).pointee.load(ordering: .relaxed) & 31)
@@ -305,8 +306,14 @@ import Synchronization
   @inline(always) package var dirty: UInt64 { rawValue >> 49 & 1 }
   @inline(always) package var isActive: Bool { rawValue >> 56 == UInt64(FrameQueue.active.rawValue) }
   @inline(always) package var isFree: Bool { role == FrameRole.free.rawValue }
-  /// A pageable page without a wire: it can be moved or written out.
-  @inline(always) package var isMovable: Bool { role == FrameRole.pageable.rawValue && !isUnmovable }
+  /// A pageable page without a wire, which can be moved or written out, or a page of a zspage, which can be moved.
+  @inline(always) package var isMovable: Bool {
+    (role == FrameRole.pageable.rawValue || role == FrameRole.zspage.rawValue) && !isUnmovable
+  }
+  /// A page of a zspage that no processor frees at this moment.
+  @inline(always) package var isZspage: Bool {
+    rawValue & 0xff_ffff_ffff == UInt64(FrameRole.zspage.rawValue) << 32 | UInt64(BusyWord.wiredOnce.rawValue)
+  }
   /// Whether an allocated frame may be freed: it is neither permanent nor a page that is wired or dirty.
   @inline(always) var mayBeFreed: Bool {
     let special: UInt32 =

@@ -31,7 +31,7 @@
   case contiguous
   /// Pageable memory: its contents can be moved to another frame.
   case pageable
-  /// A page of a compressed page store. No module of this package allocates it yet.
+  /// A page of a store of objects that can be moved: its zspage's descriptor names it.
   case zspage
   /// Tables of paging: slots of objects and of swap.
   case paging
@@ -43,8 +43,8 @@
   /// The number of roles.
   @inlinable package static var count: Int { 18 }
 
-  /// Whether the contents of the frame can be moved to another frame, unless it is wired.
-  @inlinable package var isMovable: Bool { self == .pageable }
+  /// Whether the contents of the frame can be moved to another frame; a pageable page only while it is not wired.
+  @inlinable package var isMovable: Bool { self == .pageable || self == .zspage }
 
   /// Whether frames of this role are never freed.
   @inlinable package var isPermanent: Bool {
