@@ -26,7 +26,7 @@ struct Strata: ParsableCommand {
     version: "strata 0.1 (packed traces of version \(PackedTrace.version))",
     subcommands: [
       Trace.self, ReplayCommand.self, BenchCommand.self, BenchWorker.self, FuzzCommand.self,
-      SelfTestCommand.self, StudyCommand.self,
+      SelfTestCommand.self, StudyCommand.self, PackFileCommand.self,
     ])
 
   static func main() {

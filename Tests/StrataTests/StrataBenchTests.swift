@@ -21,14 +21,14 @@ final class StrataBenchTests: XCTestCase {
   func testARowThatWasNotMeasuredIsShownWithoutAFigure() throws {
     let rows = try rows([])
     XCTAssertEqual(rows.all.count, Budget.count)
-    XCTAssertEqual(verdict(rows, .zsDensity), .notThere)
+    XCTAssertEqual(verdict(rows, .vmemQuantum), .notThere)
     XCTAssertEqual(verdict(rows, .kmemPair64), .notMeasured)
     XCTAssertFalse(BenchFigure(.kmemPair64, nil).fails, "it is not due")
-    let row = BenchFigure(.zsDensity, nil)
+    let row = BenchFigure(.vmemQuantum, nil)
     XCTAssertEqual(
       row.json(trace: nil),
-      #"{"kind":"bench","name":"zs-stored-of-held","figure":null,"goal":0.955,"sense":"at least","#
-        + #""unit":"bytes for each byte held","where":"kernel","layer":"Zsmalloc","due":false,"met":null,"trace":null}"#
+      #"{"kind":"bench","name":"vmem-pair-quantum-cache","figure":null,"goal":1.500,"sense":"at most","#
+        + #""unit":"x kmem pair","where":"kernel","layer":"Vmem","due":false,"met":null,"trace":null}"#
     )
     XCTAssertFalse(row.fails)
   }

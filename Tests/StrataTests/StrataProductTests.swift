@@ -116,7 +116,8 @@ final class StrataProductTests: XCTestCase {
       ["replay", trace, "--memory", "16M", "-j"], ["trace", "show", trace],
       ["trace", "pack", path("text"), "-o", "-"],
       ["fuzz", "--seeds", "1", "--operations", "10"], ["bench", "--from", path("rows")],
-      ["study", "contig", "--memory", "8M", "--swap", "16M", "--runs", "1"],
+      ["study", "contig", "--memory", "8M", "--swap", "16M", "--runs", "1"], ["zs", path("text")],
+      ["study", "zsmalloc", path("text"), "--objects", "16"],
     ] {
       try Data(Self.lines.utf8).write(to: URL(fileURLWithPath: path("text")))
       try Data().write(to: URL(fileURLWithPath: path("rows")))
@@ -148,6 +149,9 @@ final class StrataProductTests: XCTestCase {
       (["bench", "--only", "kmem-trace", "--trace", path("missing")], 66),
       (["study", "contig", "--runs=-1"], 64), (["study", "contig", "--runs", "0"], 64),
       (["study", "contig", "--size", "\(UInt64(1) << 63)"], 64), (["study", "contig", "--dirty", last], 64),
+      (["study", "zsmalloc", path("missing")], 66), (["study", "zsmalloc", "--objects", "15"], 64),
+      (["zs"], 64), (["zs", path("missing")], 66), (["zs", folder.path], 66), (["zs", "-"], 65),
+      (["zs", trace, "--seed", "x"], 64),
     ] as [([String], Int32)] {
       let outcome = try run(arguments)
       XCTAssertEqual(outcome.status, status, "\(arguments): \(outcome.errors)")
@@ -186,7 +190,9 @@ final class StrataProductTests: XCTestCase {
   }
 
   func testAnEmptyNameAndAnEmptyFileAreNamed() throws {
-    for arguments in [["replay", ""], ["trace", "pack", "", "-o", "x"], ["trace", "pack", "-", "-o", ""]] {
+    for arguments in [
+      ["replay", ""], ["trace", "pack", "", "-o", "x"], ["trace", "pack", "-", "-o", ""], ["zs", ""],
+    ] {
       let outcome = try run(arguments)
       XCTAssertEqual(outcome.status, 64, outcome.errors)
       XCTAssertTrue(outcome.errors.hasSuffix(" is empty\n"), outcome.errors)
@@ -233,6 +239,7 @@ final class StrataProductTests: XCTestCase {
       (["nonsense"], "strata help"), (["trace", "nonsense"], "strata help trace"),
       (["fuzz", "extra"], "strata help fuzz"),
       (["trace", "show"], "strata help trace show"), (["study", "contig", "x"], "strata help study contig"),
+      (["zs"], "strata help zs"),
     ] {
       let outcome = try run(arguments)
       XCTAssertTrue(outcome.errors.hasSuffix(" (\(help) says more)\n"), outcome.errors)
@@ -241,7 +248,9 @@ final class StrataProductTests: XCTestCase {
 
   func testNoExampleOfHelpIsBroken() throws {
     for command in [
-      "", "trace", "trace pack", "trace show", "replay", "fuzz", "study", "study contig", "bench",
+      "", "trace", "trace pack", "trace show", "replay", "fuzz", "study", "study contig", "study zsmalloc",
+      "zs",
+      "bench",
     ] {
       let help = try run(command.split(separator: " ").map(String.init) + ["--help"])
       XCTAssertEqual(help.status, 0)
@@ -332,6 +341,72 @@ final class StrataProductTests: XCTestCase {
       "study", "contig", "-j", "--memory", "16M", "--swap", "64M", "--runs", "2", "--size", "64K")
     XCTAssertEqual(outcome.status, 0, outcome.errors)
     XCTAssertEqual(outcome.rows.map { $0["strategy"] as? String }, ["old", "new"])
+  }
+
+  func testTheStudyOfZsmallocHasARowForEachLayoutAndSizes() throws {
+    let text = Data(String(repeating: Self.lines, count: 100).utf8)
+    let arguments = ["study", "zsmalloc", "-", "--objects", "64"]
+    let outcome = try run(arguments + ["-j"], input: text)
+    XCTAssertEqual(outcome.status, 0, outcome.errors)
+    let layouts = ["strata", "linux-6.1", "linux-6.3", "joined", "zbud", "xvmalloc", "order-1"]
+    XCTAssertEqual(outcome.rows.count, 4 * layouts.count)
+    XCTAssertEqual(outcome.rows.prefix(layouts.count).map { $0["layout"] as? String }, layouts)
+    XCTAssertEqual(
+      Set(outcome.rows.compactMap { $0["sizes"] as? String }), ["pages", "uniform", "exponential", "bimodal"])
+    for row in outcome.rows {
+      XCTAssertTrue(0 < row["filled"] as? Double ?? 0 && row["filled"] as? Double ?? 2 <= 1, "\(row)")
+      XCTAssertEqual(row["seed"] as? Int, 1)
+    }
+    // Input of zeroes has no compressed page.
+    XCTAssertEqual(try run(arguments + ["-j"], input: Data(count: 8192)).rows.count, 3 * layouts.count)
+    let tables = try run(arguments, input: text)
+    XCTAssertEqual(tables.status, 0, tables.errors)
+    for part in [
+      "pages of standard input: ", "Seed 1.", "uniform, 1 to 4096 bytes: 64 objects", "order-1 blocks",
+    ] {
+      XCTAssertTrue(tables.text.contains(part), tables.text)
+    }
+    let blocks = tables.text.components(separatedBy: "\n\n")
+    XCTAssertEqual(blocks.count, 6)
+    XCTAssertLessThanOrEqual(blocks.last?.split(separator: "\n").count ?? 9, 6, "the verdict is short")
+    XCTAssertEqual(try run(arguments, input: text).text, tables.text, "the same each time")
+  }
+
+  func testAFileIsPackedFromEachForm() throws {
+    let text = Data(String(repeating: Self.lines, count: 9).utf8)
+    try text.write(to: URL(fileURLWithPath: path("plain")))
+    let plain = try run("zs", path("plain"), "-j")
+    XCTAssertEqual(plain.status, 0, plain.errors)
+    XCTAssertEqual(
+      plain.rows.map { $0["step"] as? String }, ["stored", "compacted", "halved", "halved_compacted"])
+    let pages = (text.count + 4095) / 4096
+    XCTAssertEqual(plain.rows[0]["pages"] as? Int, pages)
+    XCTAssertEqual(plain.rows[0]["padding_bytes"] as? Int, pages * 4096 - text.count)
+    XCTAssertEqual(plain.rows[2]["pages"] as? Int, pages - pages / 2)
+    for tool in ["gzip", "xz"] {
+      let packer = Process()
+      packer.executableURL = URL(fileURLWithPath: "/bin/sh")
+      packer.arguments = ["-c", "\(tool) -c '\(path("plain"))' > '\(path(tool))'"]
+      try packer.run()
+      packer.waitUntilExit()
+      let row = try run("zs", path(tool), "-j").rows.first
+      XCTAssertEqual(row?["bytes"] as? Int, plain.rows[0]["bytes"] as? Int, tool)
+    }
+    let given = try run("zs", "-", input: text)
+    XCTAssertEqual(given.status, 0, given.errors)
+    XCTAssertTrue(given.text.hasPrefix("standard input: \(pages) pages\n"), given.text)
+    XCTAssertTrue(given.text.contains(" short, and filled up with zeroes.\n"), given.text)
+    XCTAssertTrue(
+      given.text.hasSuffix("Each page was loaded again after each step, and is as it was. Seed 1.\n"))
+    let whole = try run("zs", "-", input: Data(count: 4096))
+    XCTAssertFalse(whole.text.contains("filled up"), whole.text)
+    XCTAssertTrue(
+      whole.text.contains("standard input: 1 page\n  0 compressed, 1 one repeated word, 0 incomp"), whole.text
+    )
+    let cut = try run(
+      "zs", "-", input: Data(try Data(contentsOf: URL(fileURLWithPath: path("xz"))).dropLast(20)))
+    XCTAssertEqual(cut.status, 65)
+    XCTAssertTrue(cut.errors.hasPrefix("strata: standard input can't be decompressed: "), cut.errors)
   }
 
   func testTheSelfTestsOfTheKernelRunOnASimulatedMachine() throws {

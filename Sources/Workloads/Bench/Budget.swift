@@ -95,7 +95,10 @@ package enum Budget: UInt8, Sendable {
   case contigBusy
   case daemonScanned, shootdownsLaundry, shootdownsUnmap
   case windowPair, threadSwitch, interrupt
-  case zsDensity, zsDensityHalf
+  case zsDensity, zsDensityHalf, zsStore, zsLoad
+  case zsParts, zsWindow, zsMap, zsVmap, zsCopy
+  case zsPartsRefused, zsWindowRefused, zsMapRefused, zsVmapRefused, zsCopyRefused
+  case zsPartsAddresses, zsWindowAddresses, zsMapAddresses, zsVmapAddresses, zsCopyAddresses
   case frameRecord, boundaryTag
   case bootSmall, bootLarge, bootRatio
   case ownMemorySmall, ownMemoryLarge
@@ -106,7 +109,7 @@ package enum Budget: UInt8, Sendable {
   /// Whether it can be measured yet.
   package var canBeMeasured: Bool {
     switch self {
-    case .vmemQuantum, .faultZeroed, .zsDensity, .zsDensityHalf: false
+    case .vmemQuantum, .faultZeroed: false
     default: true
     }
   }
@@ -214,10 +217,28 @@ package enum Budget: UInt8, Sendable {
     case .threadSwitch: .instructions("switch", "Kernel", .none)
     case .interrupt: .instructions("interrupt", "Kernel", .none)
     case .zsDensity:
-      .kernel("zs-stored-of-held", "bytes for each byte held", "Zsmalloc", .atLeast(955), scale: 1000)
+      .host(
+        "zs-stored-of-held", "bytes for each byte held", "Zsmalloc", .atLeast(955), standing: .due)
     case .zsDensityHalf:
-      .kernel(
-        "zs-stored-of-held-half-freed", "bytes for each byte held", "Zsmalloc", .atLeast(935), scale: 1000)
+      .host(
+        "zs-stored-of-held-half-freed", "bytes for each byte held", "Zsmalloc", .atLeast(935), standing: .due)
+    case .zsStore: .instructions("zs-store-page", "Zsmalloc", .none)
+    case .zsLoad: .instructions("zs-load-page", "Zsmalloc", .none)
+    case .zsParts: .instructions("zs-read-parts", "Zsmalloc", .none)
+    case .zsWindow: .instructions("zs-read-window", "Zsmalloc", .none)
+    case .zsMap: .instructions("zs-read-map", "Zsmalloc", .none)
+    case .zsVmap: .instructions("zs-read-vmap", "Zsmalloc", .none)
+    case .zsCopy: .instructions("zs-read-copy", "Zsmalloc", .none)
+    case .zsPartsRefused: .refusedReads("zs-refused-parts", .atMost(0), standing: .due)
+    case .zsWindowRefused: .refusedReads("zs-refused-window", .atMost(0), standing: .due)
+    case .zsMapRefused: .refusedReads("zs-refused-map", .atMost(0), standing: .due)
+    case .zsVmapRefused: .refusedReads("zs-refused-vmap", .none)
+    case .zsCopyRefused: .refusedReads("zs-refused-copy", .atMost(0), standing: .due)
+    case .zsPartsAddresses: .readAddresses("zs-addresses-parts")
+    case .zsWindowAddresses: .readAddresses("zs-addresses-window")
+    case .zsMapAddresses: .readAddresses("zs-addresses-map")
+    case .zsVmapAddresses: .readAddresses("zs-addresses-vmap")
+    case .zsCopyAddresses: .readAddresses("zs-addresses-copy")
     case .frameRecord: .host("frame-record", "bytes", "PhysicalMemory", .atMost(32), standing: .due, scale: 1)
     case .boundaryTag: .host("boundary-tag", "bytes", "Vmem", .atMost(32), standing: .due, scale: 1)
     case .bootSmall: .instructions("boot-256M", "KernelMemory", .none)
@@ -261,6 +282,18 @@ extension BudgetRow {
     BudgetRow(
       name: name, unit: unit, place: .host, layer: layer, goal: goal, scale: scale, standing: standing,
       isCycles: false)
+  }
+
+  /// Reads of straddling objects that are refused while every allocation fails.
+  fileprivate static func refusedReads(
+    _ name: StaticString, _ goal: BudgetGoal, standing: BudgetStanding = .later
+  ) -> BudgetRow {
+    host(name, "of 1000 reads", "Zsmalloc", goal, standing: standing, scale: 1)
+  }
+
+  /// How often 1000 reads of straddling objects allocate addresses.
+  fileprivate static func readAddresses(_ name: StaticString) -> BudgetRow {
+    host(name, "allocations of addresses for 1000 reads", "Zsmalloc", .none, scale: 1)
   }
 
   /// A time of kmem against that of the best of mimalloc, jemalloc, tcmalloc and glibc.

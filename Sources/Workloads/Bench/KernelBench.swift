@@ -13,7 +13,7 @@ import PhysicalMemory
 package enum KernelBench: UInt8, Sendable {
   case contig, contigOne, contigLow, contigBusy
   case kmem, pages, pageblocks, wired, vmem
-  case fault, blocks, scan, windows, threadSwitch, shootdown, longest, boot
+  case zs, fault, blocks, scan, windows, threadSwitch, shootdown, longest, boot
 
   package static var last: Self { .boot }
 
@@ -28,6 +28,7 @@ package enum KernelBench: UInt8, Sendable {
     case .pageblocks: "pageblocks"
     case .wired: "wired"
     case .vmem: "vmem"
+    case .zs: "zs"
     case .fault: "fault"
     case .blocks: "fault-blocks"
     case .scan: "scan"
@@ -81,6 +82,7 @@ package struct KernelBenches<Host: BenchHost> {
     case .pageblocks: measurePageblocks()
     case .wired: measureWired()
     case .vmem: measureVmem()
+    case .zs: measureZs()
     case .fault: measureFault()
     case .blocks: measureBlocks()
     case .scan: try measureScan()

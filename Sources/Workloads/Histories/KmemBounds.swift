@@ -1,8 +1,10 @@
-// Bounds in the history of kmem: a cache and a type with limits that change, a zone, and moments at which memory is gone.
+// Bounds in the history of kmem: a cache and a type with limits that change, a zone, and moments at which memory is
+// gone.
 //
-// The model is a few counts. They say whether a request is below its limit, and within the demand of the zone. A request
-// below its limit is refused only where no frame is free for its priority. One within the demand is never refused, and
-// one at a limit always. Some requests may wait until a tick that has passed: they do all that a waiter does but sleep.
+// The model is a few counts. They say whether a request is below its limit, and within the demand of the zone. A
+// request below its limit is refused only where no frame is free for its priority. One within the demand is never
+// refused, and one at a limit always. Some requests may wait until a tick that has passed: they do all that a waiter
+// does but sleep.
 
 import Kmem
 import KernelMemory

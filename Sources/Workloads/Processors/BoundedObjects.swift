@@ -1,8 +1,9 @@
 // Objects with bounds, which workers allocate beside each other: a cache and a type with limits, and a zone.
 //
-// A limit permits fewer objects than there are workers, so some of these wait for others, and it changes while they wait.
-// A worker has one such object at a time, and waits for nothing else while it has it: so each wait ends. The demand of the
-// zone is an object for each worker: it refuses none above normal priority, however little memory there is.
+// A limit permits fewer objects than there are workers, so some of these wait for others, and it changes while they
+// wait. A worker has one such object at a time, and waits for nothing else while it has it: so each wait ends. The
+// demand of the zone is an object for each worker: it refuses none above normal priority, however little memory there
+// is.
 
 import KernelMemory
 import Kmem

@@ -9,7 +9,9 @@
 //      an earlier page there.
 //   3  It faults, reads and dirties pages of one object (SharedPages) that does not fit in memory, while others request
 //      runs of frames, launder, wire and hold.
-//   4  It starts threads that do a little of (1) and end (TransientThreads).
+//   4  It stores, reads and frees objects of the compressed store (StoredObjects), while others compact it and
+//      request runs that hold its pages.
+//   5  It starts threads that do a little of (1) and end (TransientThreads).
 //   5  It allocates objects below limits that change, and of a zone, and waits for other workers (BoundedObjects).
 //
 // HOW IT DETECTS A MISSING SHOOTDOWN. Every processor reads an address of (2) every few microseconds, so each caches
@@ -43,6 +45,7 @@ package struct ProcessorStress {
     let access: WordAccess
     let resources: ExchangedResources
     let addresses: SharedAddresses
+    let stored: StoredObjects
     let pages: SharedPages?
     let bounded: BoundedObjects
     /// By `BoundedObjects.Source`.
@@ -73,6 +76,8 @@ package struct ProcessorStress {
     // The first object makes paging allocate the table of object numbers, which it keeps.
     if let first = try? memory.paging.createObject(ShortName("stress"), .one) { memory.paging.destroy(first) }
     BoundedObjects.prepare(memory.kmem)
+    // The store is compacted at the end, too.
+    memory.compressed.store.compact()
     let before = UsageSnapshot(memory)
     let storage = try StressStorage(plan, memory)
     let stress: ProcessorStress
@@ -93,6 +98,7 @@ package struct ProcessorStress {
       let last = StressWorker(storage.worker(plan.workers))
       stress.resources.freeAll(last)
       stress.addresses.removeAll(last)
+      stress.stored.freeAll(last)
       stress.pages?.verifyAll(last)
     }
     if !stress.hasFailed {
@@ -124,6 +130,7 @@ package struct ProcessorStress {
         storage.state.initialize(
           to: State(
             plan: plan, memory: memory, access: access, resources: resources, addresses: addresses,
+            stored: StoredObjects(memory, in: storage.stored),
             pages: pages, bounded: bounded, failure: storage.failure))
         let stress = ProcessorStress(state: storage.state)
         for number in 0...plan.workers { storage.prepare(number, for: stress) }
@@ -140,6 +147,7 @@ package struct ProcessorStress {
 
   var resources: ExchangedResources { state.pointee.resources }
   var addresses: SharedAddresses { state.pointee.addresses }
+  var stored: StoredObjects { state.pointee.stored }
   var pages: SharedPages? { state.pointee.pages }
   var bounded: BoundedObjects { state.pointee.bounded }
 
@@ -202,6 +210,7 @@ package struct ProcessorStress {
     pages?.end(memory)
     bounded.end()
     memory.kmem.drain()
+    memory.compressed.store.compact()
   }
 
   private func compare(_ before: UsageSnapshot, _ after: UsageSnapshot) {

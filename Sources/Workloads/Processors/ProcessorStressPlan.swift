@@ -15,6 +15,8 @@ package struct ProcessorStressPlan: Sendable {
   package var ticks = UInt64.max
   /// Pages of the object that all share, some of which should not fit in memory; none where there is no swap.
   package var pages: PageCount
+  /// The layers that the workers use.
+  package var turns = StressTurns.allLayers
 
   package init(seed: UInt64, processors: Int, workers: Int, pages: PageCount) {
     self.seed = seed
@@ -22,6 +24,14 @@ package struct ProcessorStressPlan: Sendable {
     self.workers = min(max(1, workers), 64)
     self.pages = pages
   }
+}
+
+/// The layers that a stress uses.
+package enum StressTurns: UInt8, Sendable {
+  /// Every layer.
+  case allLayers
+  /// The compressed store, and contiguous requests that move its pages.
+  case compressedStore
 }
 
 /// An invariant that did not hold.

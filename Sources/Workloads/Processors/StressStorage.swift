@@ -11,6 +11,7 @@ struct StressStorage {
   let failure: UnsafeMutablePointer<StressFailure>
   let addresses: UnsafeMutableRawPointer
   let resources: UnsafeMutableRawPointer
+  let stored: UnsafeMutableRawPointer
   let pages: UnsafeMutableRawPointer
   private let workers: UnsafeMutablePointer<StressWorker.Record>
   private let threads: UnsafeMutablePointer<ThreadHandle?>
@@ -27,6 +28,7 @@ struct StressStorage {
     let failure: Int
     let addresses: Int
     let resources: Int
+    let stored: Int
     let workers: Int
     let threads: Int
     let counters: Int
@@ -39,6 +41,7 @@ struct StressStorage {
       failure = layout.add(StressFailure.self)
       addresses = layout.add(SharedAddresses.size)
       resources = layout.add(ExchangedResources.size)
+      stored = layout.add(StoredObjects.size)
       workers = layout.add(StressWorker.Record.self, count: count)
       threads = layout.add(ThreadHandle?.self, count: count)
       counters = layout.add(Counter.self, count: count * counterStride)
@@ -64,6 +67,7 @@ struct StressStorage {
     failure = base.part(StressFailure.self, at: parts.failure)
     addresses = base + parts.addresses
     resources = base + parts.resources
+    stored = base + parts.stored
     workers = base.part(StressWorker.Record.self, at: parts.workers, count: count)
     threads = base.part(ThreadHandle?.self, at: parts.threads, count: count)
     threads.initialize(repeating: nil, count: count)

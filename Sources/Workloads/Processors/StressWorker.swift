@@ -87,7 +87,8 @@ struct StressWorker {
   }
 
   private func turn() {
-    switch below(32) {
+    if stress.plan.turns == .compressedStore { return stress.stored.use(self) }
+    switch below(34) {
     case 0..<7: stress.resources.exchange(self)
     case 7, 8: stress.bounded.use(self)
     case 9..<17: stress.addresses.read(self)
@@ -95,6 +96,7 @@ struct StressWorker {
     case 20..<28: stress.pages?.use(self)
     case 28: stress.pages?.wire(self)
     case 29: stress.pages?.disturb(self)
+    case 31..<33: stress.stored.use(self)
     case 30: if oneIn(16) { stress.memory.kmem.drain() }
     default: if oneIn(4) { runTransientThreads() }
     }

@@ -2,7 +2,8 @@
 // freed, it must be as before.
 //
 // Tags are allocated and freed by the page, so their frames are not compared. Frames of pageable memory are compared
-// only where no other user has any: under pressure, the pages of others are written to swap.
+// only where no other user has any: under pressure, the pages of others are written to swap. So are zspages, because
+// compaction moves the objects of others.
 
 import KernelMemory
 import Kmem
@@ -18,6 +19,7 @@ struct UsageSnapshot {
   private var wired: UInt64
   private var swapped: UInt64
   private var bytes: UInt64
+  private var stored: UInt64
 
   /// Takes a snapshot, after it has emptied all magazines. `own` pages, with the role `wired`, belong to the caller.
   init(_ memory: MemorySystem, _ own: PageCount = .zero) {
@@ -34,6 +36,9 @@ struct UsageSnapshot {
     (objects, ranges, wired) = (figures.objects, figures.ranges, figures.wired)
     swapped = memory.paging.swap.figures.used.rawValue
     bytes = memory.kmem.usedBytes.rawValue
+    let compressed = memory.compressed.figures
+    stored = compressed.objects
+    roles[Int(FrameRole.wired.rawValue)] &-= compressed.tableFrames.rawValue
   }
 
   /// The first count that differs in a later snapshot.
@@ -49,6 +54,9 @@ struct UsageSnapshot {
       guard let role = FrameRole(rawValue: UInt8(number)), isComparable(role) else { continue }
       return failure("frames were not freed", UInt64(number), later.roles[number], roles[number])
     }
+    if later.stored != stored {
+      return failure("objects of the compressed store stayed", 0, later.stored, stored)
+    }
     if later.objects != objects { return failure("memory objects stayed", 0, later.objects, objects) }
     if later.ranges != ranges { return failure("pageable ranges stayed", 0, later.ranges, ranges) }
     if later.wired != wired { return failure("pages stayed wired", 0, later.wired, wired) }
@@ -61,6 +69,7 @@ struct UsageSnapshot {
   private func isComparable(_ role: FrameRole) -> Bool {
     switch role {
     case .free, .tags: false
+    case .zspage: stored == 0
     case .pageable, .paging, .slab, .kmem, .pageTable: objects == 0
     default: true
     }

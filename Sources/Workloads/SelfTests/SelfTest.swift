@@ -5,9 +5,9 @@ import MemoryPrimitives
 
 /// A self-test.
 package enum SelfTest: UInt8, Sendable {
-  case invariants, protection, frames, objects, space, windows, history, paging, smp
+  case invariants, protection, frames, objects, space, windows, history, paging, smp, zs
 
-  package static var last: Self { .smp }
+  package static var last: Self { .zs }
 
   package var name: StaticString {
     switch self {
@@ -20,6 +20,7 @@ package enum SelfTest: UInt8, Sendable {
     case .history: "history"
     case .paging: "paging"
     case .smp: "smp"
+    case .zs: "zs"
     }
   }
 
@@ -34,6 +35,7 @@ package enum SelfTest: UInt8, Sendable {
     case .history: "seeded histories, as the tests run them on the host"
     case .paging: "a seeded history of pages on three times the memory"
     case .smp: "all layers at once, on all processors"
+    case .zs: "objects of the store are read while they are moved"
     }
   }
 }
@@ -98,7 +100,8 @@ package struct SelfTests {
     case .windows: testWindows()
     case .history: testHistories(observer)
     case .paging: testPaging(observer)
-    case .smp: testProcessors(observer)
+    case .smp: testProcessors(.allLayers, observer)
+    case .zs: testProcessors(.compressedStore, observer)
     }
   }
 }

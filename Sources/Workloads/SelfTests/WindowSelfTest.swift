@@ -26,7 +26,7 @@ extension SelfTests {
       if case .broken(let flaw) = tests.testOwnWindows() { return flaw }
       return nil
     }
-    // What the machine itself has was tested.
+    // The windows of the machine itself were tested.
     if case .notBegun = second { return outcome }
     return second
   }

@@ -30,6 +30,9 @@ struct BenchCommand: ParsableCommand {
   @Option(help: ArgumentHelp("The packed trace whose objects are allocated.", valueName: "file"))
   var trace = "Traces/linux-6.1-sample.trace"
 
+  @Option(help: ArgumentHelp("The pages that the compressed store is measured with.", valueName: "file"))
+  var pages = "Pages/anonymous-4096-pages.bin.xz"
+
   @Option(
     help: ArgumentHelp(
       "Measure nothing: show every row of the budgets, with the figures of these rows of JSON.",
@@ -77,7 +80,7 @@ struct BenchCommand: ParsableCommand {
         Terminal.standard.clearProgress()
       } else {
         Terminal.standard.beginProgress()
-        let bench = HostBench(trace: trace, only: only, verbose: verbose)
+        let bench = HostBench(trace: trace, pages: pages, only: only, verbose: verbose)
         figures = try bench.figures()
         leftOut = bench.leftOut
         Terminal.standard.clearProgress()

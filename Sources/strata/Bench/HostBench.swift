@@ -9,19 +9,22 @@ import MemoryPrimitives
 import PhysicalMemory
 import Vmem
 import Workloads
+import Zsmalloc
 
 final class HostBench {
   private let trace: String
+  private let pages: String
   private let only: String
   private let verbose: Bool
   private var found: [Budget: Double] = [:]
   /// Rows that could not be measured, and why.
   private(set) var leftOut: [(name: String, why: String)] = []
 
-  /// Rows whose names begin with `only`; objects come from the trace at this path. `verbose` prints the time of each
-  /// allocator.
-  init(trace: String, only: String, verbose: Bool) {
+  /// Rows whose names begin with `only`; objects come from the trace at this path, pages from a file. `verbose`
+  /// prints the time of each allocator.
+  init(trace: String, pages: String, only: String, verbose: Bool) {
     self.trace = trace
+    self.pages = pages
     self.only = only
     self.verbose = verbose
   }
@@ -39,6 +42,8 @@ final class HostBench {
     try threads()
     try churn()
     try searches()
+    try compressedPages()
+    try straddlingReads()
     found[.frameRecord] = Double(FrameRecordPointer.size)
     found[.boundaryTag] = Double(Tags.tagSize.rawValue)
     return Budget.all.filter { $0.row.place == .host && isWanted($0) }.map { BenchFigure($0, found[$0]) }
@@ -135,15 +140,49 @@ final class HostBench {
     found[.searchLuck] = Double(try steps(.luck, .mebibytes(64))) / 32
   }
 
+  // MARK: The compressed store
+
+  private func compressedPages() throws {
+    guard isWanted(.zsDensity) || isWanted(.zsDensityHalf) else { return }
+    let file = try PackedFile(try DecompressedInput.contents(of: pages, limit: PackedFile.limit))
+    try file.pack()
+    file.compact()
+    found[.zsDensity] = try file.step("compacted").density
+    file.freeHalf(seed: 1)
+    file.compact()
+    found[.zsDensityHalf] = try file.step("half freed, compacted").density
+    try file.finish()
+  }
+
+  private func straddlingReads() throws {
+    let rows: [(StraddlingAccess, refused: Budget, addresses: Budget)] = [
+      (.parts, .zsPartsRefused, .zsPartsAddresses), (.window, .zsWindowRefused, .zsWindowAddresses),
+      (.map, .zsMapRefused, .zsMapAddresses), (.vmap, .zsVmapRefused, .zsVmapAddresses),
+      (.copy, .zsCopyRefused, .zsCopyAddresses),
+    ]
+    for row in rows where isWanted(row.refused) || isWanted(row.addresses) {
+      let machine = try HostSystem(toolMemory: .mebibytes(64))
+      guard let bench = ZsBench(machine.memory) else { throw Complaint("no memory for a bench", .software) }
+      defer { bench.release() }
+      let failures = machine.host.failures
+      let refused = bench.reads(by: row.0, 1000, prepare: { failures.pointee.failsAll = true }) {
+        failures.pointee.failsAll = false
+      }
+      guard let refused, let plain = bench.reads(by: row.0, 1000) else {
+        throw Complaint("no object straddles two pages", .software)
+      }
+      found[row.refused] = Double(refused.refused)
+      found[row.addresses] = Double(plain.addresses)
+      withExtendedLifetime(machine) {}
+    }
+  }
+
   private func steps(_ pattern: RunSearchPattern, _ size: ByteCount) throws -> UInt64 {
     let machine = try HostSystem(toolMemory: size)
-    let bytes = Int(RunSearchBench.storage(size).rawValue)
-    let storage = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
-    storage.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
-    defer { storage.deallocate() }
-    let result = RunSearchBench(machine.memory, size, storage).run(pattern, seed: 1)
+    let storage = ZeroedStorage(byteCount: Int(RunSearchBench.storage(size).rawValue))
+    let result = RunSearchBench(machine.memory, size, storage.base).run(pattern, seed: 1)
     guard result.isRight else { throw Complaint("a search for a run gave a wrong answer", .software) }
-    withExtendedLifetime(machine) {}
+    withExtendedLifetime((machine, storage)) {}
     return result.steps
   }
 }

@@ -111,14 +111,11 @@ struct FuzzCommand: ParsableCommand {
       swap: ByteCount(memory.bytes.rawValue * 4), faults: calm ? .none : .some)
     try checkAddressSpace(plan.loaned)
     let host = SimulatedMachine(memory: plan.loaned)
-    let size = Int(PagingHistory.workspace(plan).rawValue)
-    let workspace = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 64)
-    workspace.initializeMemory(as: UInt8.self, repeating: 0, count: size)
-    defer { workspace.deallocate() }
-    return try withExtendedLifetime(host) {
+    let workspace = ZeroedStorage(byteCount: Int(PagingHistory.workspace(plan).rawValue))
+    return try withExtendedLifetime((host, workspace)) {
       try PagingHistory.run(
         plan, on: host.machine, loaned: host.machine.directMap.pointer(to: PhysicalAddress(0)),
-        workspace: workspace)
+        workspace: workspace.base)
     }
   }
 }

@@ -6,5 +6,5 @@ struct StudyCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "study",
     abstract: "Repeat an experiment and print its table.",
-    subcommands: [ContigStudy.self])
+    subcommands: [ContigStudy.self, ZsmallocStudy.self])
 }

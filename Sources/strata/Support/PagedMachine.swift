@@ -11,7 +11,7 @@ import Workloads
 /// A memory system with a swap disk and a software processor.
 final class PagedMachine {
   private let system: HostSystem
-  private let storage: [UnsafeMutableRawPointer]
+  private let storage: [ZeroedStorage]
   private let place: UnsafeMutablePointer<SoftwareProcessor>
 
   var memory: MemorySystem { system.memory }
@@ -31,19 +31,17 @@ final class PagedMachine {
     ]
     system = try HostSystem(memory: size + swap, options)
     let storage = [RamDisk.stateSize, TranslationBuffer.size].map { size in
-      let memory = UnsafeMutableRawPointer.allocate(byteCount: Int(size.rawValue), alignment: 64)
-      memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(size.rawValue))
-      return memory
+      ZeroedStorage(byteCount: Int(size.rawValue))
     }
     self.storage = storage
     let (host, memory) = (system.host, system.memory)
     let directMap = host.machine.directMap
     let disk = RamDisk.create(
-      in: storage[0], ShortName("ram"), machine: host.machine,
+      in: storage[0].base, ShortName("ram"), machine: host.machine,
       over: RamDisk.Extent(directMap.pointer(to: PhysicalAddress(size.rawValue)), swap.pagesRoundedUp))
     host.runDevices = { disk.poll() }
     try memory.paging.attachSwap(disk.device)
-    nonisolated(unsafe) let buffer = TranslationBuffer(storage[1])
+    nonisolated(unsafe) let buffer = TranslationBuffer(storage[1].base)
     host.invalidate = { buffer.invalidate($0, $1) }
     place = .allocate(capacity: 1)
     place.initialize(
@@ -51,8 +49,5 @@ final class PagedMachine {
         directMap: directMap, tables: memory.pageTables, paging: memory.paging, buffer: buffer))
   }
 
-  deinit {
-    place.deallocate()
-    for memory in storage { memory.deallocate() }
-  }
+  deinit { place.deallocate() }
 }
