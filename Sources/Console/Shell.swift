@@ -82,6 +82,7 @@ package struct Shell {
     var table: Table.State
     var snapshots: Snapshots
     var fills: DirtyFills
+    var packed: PackedPages?
     var bar: Bar
     var runs: ContigEntries
     var bench: BenchOutcome
@@ -109,6 +110,7 @@ package struct Shell {
     state.pointee.heedsInterrupts = true
     state.pointee.fills = DirtyFills()
     state.pointee.keyAhead = nil
+    state.pointee.packed = nil
   }
 
   var terminal: Terminal { state.pointee.terminal }

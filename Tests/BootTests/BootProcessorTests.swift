@@ -78,9 +78,9 @@ final class BootProcessorTests: XCTestCase {
     return log.text
   }
 
-  /// A thread has 8 pages of stacks, but the console's, which runs on the image's; a processor has 16 more, but the first.
-  /// Of wired pages a processor has 2, but the first; the page at which processors start stays in use while one that has
-  /// not answered may still come to it.
+  /// A thread has 8 pages of stacks, but the console's, which runs on the image's; a processor has 16 more, but the
+  /// first. Of wired pages a processor has 2, but the first; the page at which processors start stays in use while
+  /// one that has not answered may still come to it.
   private func assertNothingIsLeftOver(_ log: Boot.Log, line: UInt = #line) {
     func frames(_ role: String) -> Int? {
       log.rows("frames").first { $0["role"] as? String == role }?["frames"] as? Int
@@ -119,9 +119,9 @@ final class BootProcessorTests: XCTestCase {
     XCTAssertFalse(text.contains("did not come up"), text)
   }
 
-  /// Of the memory that was free when the other processors were started, they have taken no more than half, and the last
-  /// one's part. A processor takes 2 pages of its own, 16 of stacks and 8 of its idle thread; what was free then is
-  /// still free, or has become a thread's, a table or kmem's.
+  /// Of the memory that was free when the other processors were started, they have taken no more than half, and the
+  /// last one's part. A processor takes 2 pages of its own, 16 of stacks and 8 of its idle thread; what was free then
+  /// is still free, or has become a thread's, a table or kmem's.
   private func assertHalfOfMemoryIsLeft(_ log: Boot.Log, line: UInt = #line) throws {
     var frames: [String: Int] = [:]
     for row in log.rows("frames") {
@@ -140,7 +140,7 @@ final class BootProcessorTests: XCTestCase {
 
   /// Processors that there is too little memory for leave enough of it to work.
   func testASmallMachineStartsAsManyProcessorsAsItsMemoryHolds() throws {
-    var boot = Boot(memory: "4M", processors: 24, line: "color=0")
+    var boot = Boot(memory: "4608K", processors: 24, line: "color=0")
     var log = try boot.run("cpus -j; cpus; frames -j; threads -j; selftest invariants")
     XCTAssertEqual(log.status, Boot.Status.success, log.text)
     XCTAssertTrue(log.text.contains("of ACPI's list did not start for lack of memory."), log.text)
@@ -233,7 +233,7 @@ final class BootProcessorTests: XCTestCase {
     try stops("window-fault", "a page fault with a page window open")
   }
   func testASecondPageWindowAtOneDepthIsReported() throws {
-    try stops("window-twice", "a page window was opened twice at one depth of its processor")
+    try stops("window-twice", "a page window was opened twice at one depth: 0xffff_f000_")
   }
 
   /// Each processor's windows show its own frames, to two threads that share it and to an interrupt in one of them.

@@ -54,7 +54,7 @@ final class BenchCommandTests: XCTestCase {
     harness.run("dirty 95%")
     XCTAssertTrue(harness.run("bench fault").hasPrefix("fault is left out: "))
     XCTAssertTrue(harness.run("bench contig-one").contains("contig-one is left out: "))
-    XCTAssertTrue(harness.run("bench nothing").contains("no such bench: contig contig-one"))
+    XCTAssertTrue(harness.run("bench nothing").contains("one of: contig contig-one"))
     XCTAssertEqual(harness.outcome, .refused)
   }
 

@@ -59,13 +59,19 @@ final class JSONDocumentTests: XCTestCase {
       "unwire dirty+4K", "verify", "queues", "launder active 64K", "launder daemon", "why 2M",
       "contig -v 2M align=2M",
       "contig list", "contig free all", "map", "kmem", "vmem", "vmem kernel_va", "vmstat -m", "vmstat -z",
-      "vmstat", "vmstat -C", "zones",
+      "vmstat", "vmstat -C", "zones", "zs pack", "zs", "zs compact",
       "buddy",
       "failures", "frames", "swap", "sysctl vm", "whatis frame 300", "whatis 0+4M", "whatis 0x7fff_f000",
       "pagetable", "pagetable 0xffff_8000_0010_0000", "whatis 0xffff_f000_0000_0000", "dirty free",
       "contig 64M", "bench contig",
       "contig 40M", "why 50M",
     ] { harness.run("\(line) -j") }
+    let zspage = try XCTUnwrap(
+      (0..<harness.physical.total.rawValue + 256).first {
+        harness.physical.whatIs(FrameNumber(UInt32($0))).role == .zspage
+      })
+    harness.run("whatis 0x\(String(zspage << 12, radix: 16)) -j")
+    harness.run("zs free -j")
     let object = try XCTUnwrap(
       harness.memory.kmem.alloc(ByteCount(64), type: harness.memory.kmem.type(named: ShortName("test"))))
     harness.run("whatis 0x\(String(UInt(bitPattern: object), radix: 16)) -j")

@@ -31,7 +31,7 @@ extension Shell {
   func bench(_ arguments: Arguments) throws(CommandError) {
     let word = arguments.next()
     try arguments.end()
-    let only: KernelBench? = try named(word, otherwise: "no such bench:")
+    let only: KernelBench? = try named(word, otherwise: "one of:")
     let sheet = BenchSheet(self)
     do throws(FillFailure) {
       try KernelBenches(memory, access, trace: module, for: sheet).measure(only)

@@ -10,7 +10,8 @@ extension CommandDescription {
       about: """
         Checks the invariants of each layer, and runs the self-tests: among them
         the same seeded history of operations that the tests run on the host.
-        smp uses all layers at once on all processors, for 10 seconds or SECONDS.
+        smp uses all layers at once on all processors, and zs the compressed store,
+        for 10 seconds or SECONDS.
         """,
       example: "selftest history", question: .trial,
       completion: .names(of: .selfTests))
@@ -64,7 +65,7 @@ extension Shell {
   /// The duration of the test of processors: as given, 10 seconds when it runs by name, and one second among all
   /// tests.
   private func seconds(_ name: Word?, _ arguments: Arguments) throws(CommandError) -> UInt64 {
-    guard let name, name.bytes == "smp" else { return 1 }
+    guard let name, name.bytes == "smp" || name.bytes == "zs" else { return 1 }
     guard let word = arguments.next() else { return 10 }
     let seconds = try arguments.number(word)
     guard seconds > 0, seconds <= 86_400 else { throw refuse(word, "from a second to a day") }

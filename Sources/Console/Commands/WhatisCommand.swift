@@ -282,6 +282,7 @@ extension Shell {
         } else {
           answer("A page that is being brought in, moved or freed.")
         }
+      case .zspage: printZspage(address)
       case .bootModule: answer("\(ByteCount(address.rawValue - moduleStart(address))) into the boot module.")
       case .contiguous:
         if let entry = contigEntry(holding: address.frame) {
@@ -404,6 +405,7 @@ extension Shell {
   private static func description(of busyWord: BusyWord, _ role: FrameRole) -> Line {
     if busyWord.isXbusy { return "busy" }
     if busyWord.sbusyCount > 0 { return "being written out" }
+    if role == .zspage { return "could be moved" }
     guard role.isMovable && busyWord.wires == 0 else { return "can't be moved" }
     return busyWord.holds > 0 ? "can't be moved while it is held" : "could be moved"
   }

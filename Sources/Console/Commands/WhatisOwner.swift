@@ -33,6 +33,11 @@ extension Shell {
       if let object = memory.kmem.whatIs(address) { owner.name = "Kmem, slab of \(object.cache)" }
     case .pageable:
       owner.name = page(in: frame)?.name ?? "Paging, a page on its way"
+    case .zspage:
+      owner.name = "Zsmalloc"
+      if let zspage = memory.compressed.store.whatIs(frame.frame.address) {
+        owner.name = "Zsmalloc, zspage \(UInt64(zspage.number))"
+      }
     default:
       if let name = frame.ownerByRole { owner.name = Line(name) }
     }

@@ -9,7 +9,7 @@ import MemoryPrimitives
 /// The commands, in the order in which `help` lists them.
 enum Command: UInt8, NamedCases {
   case frames, map, kmem, vmem, zones, objects, vmstat
-  case why, failures, buddy, queues, swap, locks
+  case why, failures, buddy, queues, swap, zs, locks
   case whatis, pagetable, memmap, cpus, threads
   case tour, replay, dirty, verify, contig, launder, wire, unwire, fault, selftest, bench, watchdog
   case snapshot, diff, watch
@@ -33,6 +33,7 @@ enum Command: UInt8, NamedCases {
     case .buddy: .buddy
     case .queues: .queues
     case .swap: .swap
+    case .zs: .zs
     case .locks: .locks
     case .whatis: .whatis
     case .pagetable: .pagetable
@@ -76,6 +77,7 @@ enum Command: UInt8, NamedCases {
     case .buddy: try shell.buddy()
     case .queues: try shell.queues()
     case .swap: try shell.swap()
+    case .zs: try shell.zs(arguments)
     case .locks: try shell.locks()
     case .whatis: try shell.whatis(arguments)
     case .pagetable: try shell.pagetable(arguments)

@@ -101,8 +101,8 @@ enum Interrupts {
     if start != 0 { mine.pointee.longest_off = max(mine.pointee.longest_off, cp_cycles() &- start) }
   }
 
-  /// Runs `body` with interrupts off as an interrupt handler, which has a page window of its own. A switch of threads is
-  /// no part of a handler.
+  /// Runs `body` with interrupts off as an interrupt handler, which has a page window of its own. A switch of threads
+  /// is no part of a handler.
   static func atInterruptDepth(_ body: () -> Void) {
     let before = cp_set_handling(1)
     body()

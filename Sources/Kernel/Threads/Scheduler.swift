@@ -7,8 +7,8 @@
 //
 // INVARIANTS
 //   One spin lock (rank `scheduler`, above every other) covers all records (ThreadQueues).
-//   The lock is held across a context switch: the outgoing thread acquires it and the incoming thread releases it. So no
-//   processor uses the stack of a thread that is found ready, sleeping or ended under the lock.
+//   The lock is held across a context switch: the outgoing thread acquires it and the incoming thread releases it. So
+//   no processor uses the stack of a thread that is found ready, sleeping or ended under the lock.
 //   A thread is in one place: running on one processor, in the queue, in a bucket of sleepers, or ended.
 //   Interrupts arrive with no spin lock held, because a lock switches them off. So a tick may switch threads at any
 //   instruction where it arrives. A thread that is pinned (`cp_pin`) is not switched: the next tick tries again.
@@ -103,8 +103,8 @@ enum Scheduler {
     cp_switch(&me.record.stackPointer, next.record.stackPointer)
   }
 
-  /// Puts the current thread at the end of the queue and runs the first one. Returns at once when the queue is empty, or
-  /// the thread is pinned.
+  /// Puts the current thread at the end of the queue and runs the first one. Returns at once when the queue is empty,
+  /// or the thread is pinned.
   static func yield() {
     guard cp_pins() == 0 else { return }
     let held = ThreadQueues.acquire()
