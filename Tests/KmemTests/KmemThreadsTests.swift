@@ -1,7 +1,7 @@
 // Threads at limits and in zones, beside changes of the limits and a thread that takes all memory.
 //
-// The clock stands still, and each wait has a deadline far away. If a thread is not served, the test lets the clock pass
-// all deadlines, so a lost wake-up is a refusal that the test names.
+// The clock stands still, and each wait has a deadline far away. If a thread is not served, the test lets the clock
+// pass all deadlines, so a lost wake-up is a refusal that the test names.
 
 import Foundation
 import HostMachine
@@ -105,8 +105,8 @@ final class KmemThreadsTests: XCTestCase {
     return hasHappened()
   }
 
-  /// A free and a raised limit serve the waiter of the highest priority that came first. One whose deadline passes leaves
-  /// the others their order.
+  /// A free and a raised limit serve the waiter of the highest priority that came first. One whose deadline passes
+  /// leaves the others their order.
   func testThreadsAtALimitAreServedByPriorityAndArrival() throws {
     for seed in historySeeds(11, count: 8) {
       // A thread that is not served takes its time, so the first one ends the test.
@@ -201,8 +201,8 @@ final class KmemThreadsTests: XCTestCase {
   private static let mostObjects = 3
   private static let mostBytes = 1536
 
-  /// Threads that wait for each other and for memory: each is served, no object has two owners, no limit is exceeded, and
-  /// a request within a zone's demand succeeds at once.
+  /// Threads that wait for each other and for memory: each is served, no object has two owners, no limit is exceeded,
+  /// and a request within a zone's demand succeeds at once.
   func testThreadsAtLimitsAndInAZoneAreAllServed() throws {
     for seed in historySeeds(23, count: 4) {
       // With a limit of its own, the zone may make requests within its demand wait.
