@@ -44,6 +44,23 @@ final class WhenMemoryIsGoneTests: XCTestCase {
     XCTAssertNil(system.memory.checkInvariants())
   }
 
+  func testAPageWindowOpensWithoutAFrame() throws {
+    XCTAssertEqual(try row("open a page window")[2], "all")
+    let system = try TestSystem(frames: 3000)
+    let frames = exhaust(system)
+    for (number, frame) in frames.enumerated() { system.words(frame)[511] = UInt64(number) }
+    system.host.failures.pointee.countdown = 0
+    for (number, frame) in frames.enumerated() {
+      let word = system.memory.pageTables.windows.withBytes(of: frames[0], frame, at: 8184, count: 8) {
+        $0.load(as: UInt64.self)
+      }
+      XCTAssertEqual(word, UInt64(number))
+    }
+    XCTAssertFalse(system.host.failures.pointee.hasFailed, "an allocation point was passed")
+    system.host.failures.pointee.countdown = -1
+    end(system, frames)
+  }
+
   func testRangesAreMappedFromTheDemand() throws {
     let system = try TestSystem(frames: 3000)
     let paging = system.paging

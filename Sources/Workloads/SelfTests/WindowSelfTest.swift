@@ -26,7 +26,7 @@ extension SelfTests {
       if case .broken(let flaw) = tests.testOwnWindows() { return flaw }
       return nil
     }
-    // The windows of the machine itself were tested.
+    // Its own windows were tested.
     if case .notBegun = second { return outcome }
     return second
   }
