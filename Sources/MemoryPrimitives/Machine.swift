@@ -142,7 +142,10 @@ public struct Machine {
   /// invalid afterwards.
   package func join(_ thread: ThreadHandle) {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
-    if cp_pins() != 0 { return reportPinned() }
+    if cp_pins() != 0 {
+      _ = refusePinned()
+      return
+    }
     upcalls.pointee.join?(upcalls.pointee.context, thread.rawValue)
   }
 
@@ -151,22 +154,20 @@ public struct Machine {
     for what: StaticString
   ) -> cp_wake {
     assert(holdsNoSpinLock(), "a sleep with a spin lock held")
-    if cp_pins() != 0 {
-      reportPinned()
-      return .never
-    }
+    if cp_pins() != 0 { return refusePinned() }
     return upcalls.pointee.sleep(
       upcalls.pointee.context, sequence, seen, deadline.rawValue, kind, what.utf8Start)
   }
 
   /// Reports a sleep of a thread that has a page window open. Others would find the window in use, or its contents
   /// changed.
-  @inline(never) private func reportPinned() {
+  @inline(never) private func refusePinned() -> cp_wake {
     var fault = FaultReport(
       .windowMisuse, "a thread sleeps with a page window open, on processor", UInt64(cp_processor_index()),
       .identifier)
     fault.openedAt = CallSite(codeAddress: cp_window_site(0))
     report(fault)
+    return .never
   }
 
   func wake(_ sequence: UnsafePointer<UInt64>) {

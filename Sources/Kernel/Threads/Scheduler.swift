@@ -176,15 +176,15 @@ enum Scheduler {
 
   // MARK: Sleeping
 
-  /// Sleeps until the word at `sequence` differs from `seen`, or the deadline has passed. Interrupts are on. `purpose`
-  /// is a static string that `threads` prints. Five arguments in registers cost less than a struct in memory.
+  /// Sleeps until the word at `sequence` differs from `seen`, or the deadline has passed. Interrupts are on, and the
+  /// thread is not pinned: `Machine` reports that. `purpose` is a static string that `threads` prints. Five arguments in
+  /// registers cost less than a struct in memory.
   static func sleep(
     on sequence: UnsafePointer<UInt64>, seen: UInt64, until deadline: UInt64, _ kind: WaitKind,
     purpose: UnsafePointer<UInt8>
   ) -> cp_wake {
     precondition(cp_interrupts_enabled(), "a sleep with interrupts off")
     precondition(holdsNoSpinLock(), "a sleep with a spin lock held")
-    precondition(cp_pins() == 0, "a sleep with a page window open")
     let me = Thread.current
     let held = ThreadQueues.acquire()
     // Counted before the word is read, because a waker reads the count after it has changed the word.
