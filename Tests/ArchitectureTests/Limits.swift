@@ -29,6 +29,6 @@ enum Limits {
     "Vmem": 148,
     "Workloads": 544,
     "Zsmalloc": 211,
-    "strata": 49,
+    "strata": 58,
   ]
 }

@@ -95,7 +95,7 @@ package enum Budget: UInt8, Sendable {
   case contigBusy
   case daemonScanned, shootdownsLaundry, shootdownsUnmap
   case windowPair, threadSwitch, interrupt
-  case zsDensity, zsDensityHalf, zsStore, zsLoad
+  case zsDensity, zsDensityHalf, zsCodecSize, zsCompressTime, zsDecompressTime, zsStore, zsLoad
   case zsParts, zsWindow, zsMap, zsVmap, zsCopy
   case zsPartsRefused, zsWindowRefused, zsMapRefused, zsVmapRefused, zsCopyRefused
   case zsPartsAddresses, zsWindowAddresses, zsMapAddresses, zsVmapAddresses, zsCopyAddresses
@@ -222,6 +222,9 @@ package enum Budget: UInt8, Sendable {
     case .zsDensityHalf:
       .host(
         "zs-stored-of-held-half-freed", "bytes for each byte held", "Zsmalloc", .atLeast(935), standing: .due)
+    case .zsCodecSize: .againstLibrary("zs-lz4-size", .atMost(1020))
+    case .zsCompressTime: .againstLibrary("zs-lz4-compress-time", .atMost(2000))
+    case .zsDecompressTime: .againstLibrary("zs-lz4-decompress-time", .atMost(2000))
     case .zsStore: .instructions("zs-store-page", "Zsmalloc", .none)
     case .zsLoad: .instructions("zs-load-page", "Zsmalloc", .none)
     case .zsParts: .instructions("zs-read-parts", "Zsmalloc", .none)
@@ -282,6 +285,11 @@ extension BudgetRow {
     BudgetRow(
       name: name, unit: unit, place: .host, layer: layer, goal: goal, scale: scale, standing: standing,
       isCycles: false)
+  }
+
+  /// A figure of the codec against that of liblz4.
+  fileprivate static func againstLibrary(_ name: StaticString, _ goal: BudgetGoal) -> BudgetRow {
+    host(name, "x liblz4", "Zsmalloc", goal, standing: .due)
   }
 
   /// Reads of straddling objects that are refused while every allocation fails.

@@ -29,33 +29,24 @@ extension KernelBenches {
 /// The bench of one system's store.
 package struct ZsBench {
   private let memory: MemorySystem
-  private let block: FrameNumber
-  private let base: UnsafeMutableRawPointer
-
-  private static var order: BlockOrder { BlockOrder(2) }
-  private var workspace: CompressionWorkspace { CompressionWorkspace(base) }
-  private var page: UnsafeMutableRawPointer { base + Int(CompressionWorkspace.size.rawValue) }
+  private let buffers: PageBuffers
+  private var page: UnsafeMutableRawPointer { buffers.page }
   private var store: ZspageAllocator { memory.compressed.store }
 
   /// A bench with buffers of its own; nil where there is no memory for them.
   package init?(_ memory: MemorySystem) {
-    do throws(PhysicalMemoryError) {
-      block = try memory.physical.allocate(Self.order, role: .wired, for: FrameOwner("bench zs, buffers"))
-    } catch {
-      return nil
-    }
-    self.memory = memory
-    base = memory.machine.directMap.pointer(to: block)
+    guard let buffers = PageBuffers(memory) else { return nil }
+    (self.memory, self.buffers) = (memory, buffers)
   }
 
   /// Frees the buffers.
-  package func release() { memory.physical.free(block, Self.order) }
+  package func release() { buffers.release(memory) }
 
   /// Fills the page like one of a program: small numbers, pointers with a common start, text, zeroes; some 1400 bytes
   /// compressed.
   private func fillPage(_ number: UInt64) {
     var random = SeededRandom(seed: number + 1)
-    let words = page.assumingMemoryBound(to: UInt64.self)
+    let words = buffers.words
     for i in 0..<Int(Page.size) / 8 {
       let word = random.next()
       switch word & 7 {
@@ -85,7 +76,7 @@ package struct ZsBench {
   }
 
   private func storePage() -> CompressedPage? {
-    do throws(ZsmallocError) { return try memory.compressed.store(page, using: workspace) } catch {
+    do throws(ZsmallocError) { return try memory.compressed.store(page, using: buffers.workspace) } catch {
       return nil
     }
   }

@@ -44,16 +44,6 @@ package struct PackedPages {
   /// Bytes of their objects.
   package private(set) var bytes = ByteCount(0)
 
-  /// Storage for one compression, one page, and one page that is read back.
-  private struct Buffers {
-    static var order: BlockOrder { BlockOrder(2) }
-    let base: UnsafeMutableRawPointer
-    var workspace: CompressionWorkspace { CompressionWorkspace(base) }
-    var page: UnsafeMutableRawPointer { base + Int(CompressionWorkspace.size.rawValue) }
-    /// Belongs to the workspace while a page is stored.
-    var check: UnsafeMutableRawPointer { page - Int(Page.size) }
-  }
-
   private init(_ memory: MemorySystem) { type = memory.kmem.type(named: "packed pages") }
 
   /// Packs `count` pages; `read` reads the 512 words of the page with a number. Each is loaded back and compared.
@@ -65,14 +55,13 @@ package struct PackedPages {
     pace: (UInt64) -> Pace
   ) throws(PackFailure) -> PackedPages {
     var pages = PackedPages(memory)
-    guard let block = allocateBuffers(memory) else { throw .noMemory(packed: 0) }
-    let buffers = Buffers(base: memory.machine.directMap.pointer(to: block))
-    defer { memory.physical.free(block, Buffers.order) }
+    guard let buffers = PageBuffers(memory, waitUntil: .never) else { throw .noMemory(packed: 0) }
+    defer { buffers.release(memory) }
     do throws(PackFailure) {
       for number in 0..<count.rawValue {
         guard pace(number) == .goOn else { break }
         do throws(PagingError) {
-          try read(number, buffers.page.assumingMemoryBound(to: UInt64.self))
+          try read(number, buffers.words)
         } catch {
           throw .unreadable(number)
         }
@@ -85,17 +74,8 @@ package struct PackedPages {
     return pages
   }
 
-  private static func allocateBuffers(_ memory: MemorySystem) -> FrameNumber? {
-    do throws(PhysicalMemoryError) {
-      return try memory.physical.allocate(
-        Buffers.order, role: .wired, priority: .normal, waitUntil: .never,
-        for: FrameOwner("packing pages, buffers"))
-    } catch {
-      return nil
-    }
-  }
-
-  private mutating func add(_ buffers: Buffers, _ number: UInt64, _ memory: MemorySystem) throws(PackFailure)
+  private mutating func add(_ buffers: PageBuffers, _ number: UInt64, _ memory: MemorySystem)
+    throws(PackFailure)
   {
     let position = Int(number) % Chunk.capacity
     if position == 0 { try addChunk(memory) }
@@ -131,17 +111,14 @@ package struct PackedPages {
     memory.kmem.free(chunk.words, size: ByteCount(Page.size), type: type)
   }
 
-  private static func isSame(_ stored: CompressedPage, _ buffers: Buffers, _ memory: MemorySystem) -> Bool {
+  private static func isSame(_ stored: CompressedPage, _ buffers: PageBuffers, _ memory: MemorySystem) -> Bool
+  {
     do throws(CompressedPageError) {
-      try memory.compressed.load(stored, into: buffers.check)
+      try memory.compressed.load(stored, into: buffers.loaded)
+      return buffers.areEqual
     } catch {
       return false
     }
-    let (page, check) = (
-      buffers.page.assumingMemoryBound(to: UInt64.self), buffers.check.assumingMemoryBound(to: UInt64.self)
-    )
-    for i in 0..<Int(Page.size) / 8 where page[i] != check[i] { return false }
-    return true
   }
 
   /// Frees all pages.

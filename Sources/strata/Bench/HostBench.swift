@@ -44,6 +44,7 @@ final class HostBench {
     try searches()
     try compressedPages()
     try straddlingReads()
+    try compareCodecs()
     found[.frameRecord] = Double(FrameRecordPointer.size)
     found[.boundaryTag] = Double(Tags.tagSize.rawValue)
     return Budget.all.filter { $0.row.place == .host && isWanted($0) }.map { BenchFigure($0, found[$0]) }
@@ -152,6 +153,19 @@ final class HostBench {
     file.compact()
     found[.zsDensityHalf] = try file.step("half freed, compacted").density
     try file.finish()
+  }
+
+  private func compareCodecs() throws {
+    guard isWanted(.zsCodecSize) || isWanted(.zsCompressTime) || isWanted(.zsDecompressTime) else { return }
+    let data = try DecompressedInput.contents(of: pages, limit: PackedFile.limit)
+    let comparison: CodecComparison
+    do { comparison = try CodecComparison(data) } catch let complaint as Complaint {
+      return leftOut.append(("zs-lz4-", "\(complaint)"))
+    }
+    let figures = try comparison.figures()
+    found[.zsCodecSize] = figures.size
+    found[.zsCompressTime] = figures.compressTime
+    found[.zsDecompressTime] = figures.decompressTime
   }
 
   private func straddlingReads() throws {

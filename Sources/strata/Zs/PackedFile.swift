@@ -48,7 +48,10 @@ final class PackedFile {
     padding = (Self.pageSize - data.count % Self.pageSize) % Self.pageSize
     // A file that can't be compressed takes its own size, and 2 % for tables.
     system = try HostSystem(toolMemory: .mebibytes(32) + ByteCount(UInt64(data.count / 8 * 9)))
-    buffers = PageBuffers()
+    guard let buffers = PageBuffers(system.memory) else {
+      throw Complaint("no memory for buffers", .software)
+    }
+    self.buffers = buffers
   }
 
   /// Stores all pages.
@@ -97,6 +100,7 @@ final class PackedFile {
   /// Frees what is left, and throws if the store keeps something.
   func finish() throws {
     for page in stored.indices { free(page) }
+    buffers.release(system.memory)
     let left = compressed.figures
     guard left.pages == .zero, left.frames == .zero else {
       throw Complaint("the store keeps \(counted(left.frames.rawValue, "frame")) without a page", .software)

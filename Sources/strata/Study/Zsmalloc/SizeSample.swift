@@ -1,6 +1,7 @@
 // The sizes of the objects that the study stores: of compressed pages, and random ones.
 
 import Foundation
+import KernelMemory
 import MemoryPrimitives
 import Workloads
 import Zsmalloc
@@ -19,8 +20,10 @@ struct SizeSample {
 
   /// The sizes of the pages of `data` as the store compresses them. One that is a repeated word has none; one that
   /// can't be compressed to what fits beside others has 4096 bytes.
-  static func pages(of data: Data, on compressed: CompressedPages, named title: String) throws -> SizeSample {
-    let buffers = PageBuffers()
+  static func pages(of data: Data, on memory: MemorySystem, named title: String) throws -> SizeSample {
+    guard let buffers = PageBuffers(memory) else { throw Complaint("no memory for buffers", .software) }
+    defer { buffers.release(memory) }
+    let compressed = memory.compressed
     var sizes: [Int] = []
     let count = (data.count + largest - 1) / largest
     for page in 0..<count {

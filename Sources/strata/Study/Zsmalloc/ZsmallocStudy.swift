@@ -58,7 +58,7 @@ struct ZsmallocStudy: ParsableCommand {
   private func sizes(_ data: Data) throws -> [SizeSample] {
     let system = try HostSystem(toolMemory: .mebibytes(32))
     let title = "pages of \(file == "-" ? "standard input" : file)"
-    let pages = try SizeSample.pages(of: data, on: system.memory.compressed, named: title)
+    let pages = try SizeSample.pages(of: data, on: system.memory, named: title)
     let random = [
       SizeSample.uniform(objects, seed: seed), .exponential(objects, seed: seed),
       .bimodal(objects, seed: seed),
