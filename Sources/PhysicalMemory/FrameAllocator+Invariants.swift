@@ -31,12 +31,16 @@ private struct FrameCheck {
     var movable: UInt16 = 0
     var absent: UInt16 = 0
     var dirty: UInt16 = 0
+    var zspages: UInt16 = 0
     var orders: UInt16 = 0
 
     mutating func add(_ count: UInt16, _ role: FrameRole, isUnmovable: Bool = false) {
       switch role {
       case .free: free += count
       case .absent: absent += count
+      case .zspage:
+        movable += count
+        zspages += count
       default: if role.isMovable && !isUnmovable { movable += count } else { unmovable += count }
       }
     }
@@ -154,6 +158,7 @@ private struct FrameCheck {
     guard pageblock.free == tally.free, pageblock.unmovable == tally.unmovable,
       pageblock.movable == tally.movable, pageblock.absent == tally.absent
     else { return "PM-4: the counts of a pageblock" }
+    if pageblock.zspages != tally.zspages { return "PM-4: the pages of zspages of a pageblock" }
     if pageblock.dirty.pointee.load(ordering: .relaxed) != tally.dirty {
       return "PM-4: the dirty pages of a pageblock"
     }

@@ -57,6 +57,25 @@ final class ZspageMovingTests: XCTestCase {
     XCTAssertNil(system.memory.checkInvariants())
   }
 
+  /// A search adds up counts of pageblocks: they are those of the frames.
+  func testThePagesOfZspagesAreCountedByPageblock() throws {
+    let system = try TestSystem(memory: .mebibytes(16))
+    let store = system.memory.compressed.store
+    let objects = try fill(store, share: 0.5, of: system)
+    for (index, object) in objects.enumerated() where index % 3 > 0 { store.free(object.0) }
+    let table = system.physical.table
+    var (counted, found) = (UInt64(0), UInt64(0))
+    for frame in 0..<UInt32(4096) where table.section(of: frame) != nil {
+      if frame % 512 == 0 { counted += table.pageblock(frame).zspageCount }
+      if system.physical.whatIs(FrameNumber(frame)).role == .zspage { found += 1 }
+    }
+    XCTAssertGreaterThan(found, 500)
+    XCTAssertEqual(counted, found)
+    XCTAssertNil(system.memory.checkInvariants())
+    for (index, object) in objects.enumerated() where index % 3 == 0 { store.free(object.0) }
+    XCTAssertNil(system.memory.checkInvariants())
+  }
+
   func testAPageWithAReaderKeepsARunFromBeingEmptied() throws {
     let system = try TestSystem(memory: .mebibytes(16))
     let store = system.memory.compressed.store

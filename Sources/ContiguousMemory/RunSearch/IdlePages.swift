@@ -49,7 +49,7 @@ extension RunSearch {
         let pageblock = table.pageblock(UInt32(first))
         let (snapshot, dirty) = (pageblock.snapshot, pageblock.dirtyCount)
         // Wired pages may be among the dirty ones.
-        let mayHaveClean = snapshot.movable > (snapshot.hasObstacles ? 0 : dirty)
+        let mayHaveClean = snapshot.movable > (snapshot.hasObstacles ? 0 : dirty) + pageblock.zspageCount
         guard (lacksClean && mayHaveClean) || (lacksDirty && dirty > 0) else { continue }
         var contents = RunContents()
         table.weigh(first, first + Pageblock.length, kinds, into: &contents)

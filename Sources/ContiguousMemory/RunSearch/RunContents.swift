@@ -122,8 +122,9 @@ struct RunContents: Equatable {
     var share = Self()
     share.clean = clean &* part / whole
     share.activeForSwap = activeForSwap &* part / whole
+    share.zspages = zspages &* part / whole
     share.unmovable = (unmovable &* part &+ whole &- 1) / whole
-    let used = share.clean &+ share.activeForSwap &+ share.unmovable
+    let used = share.clean &+ share.activeForSwap &+ share.zspages &+ share.unmovable
     share.free = part > used ? part &- used : 0
     return share
   }

@@ -10,8 +10,10 @@ extension PageblockPointer {
     let dirty = dirtyCount
     contents.free = snapshot.free
     contents.unmovable = snapshot.obstacles
-    contents.activeForSwap = min(dirty, snapshot.movable)
-    contents.clean = snapshot.movable &- contents.activeForSwap
+    contents.zspages = min(zspageCount, snapshot.movable)
+    let pages = snapshot.movable &- contents.zspages
+    contents.activeForSwap = min(dirty, pages)
+    contents.clean = pages &- contents.activeForSwap
     return contents
   }
 }

@@ -62,27 +62,27 @@ import Synchronization
   @usableFromInline let raw: UnsafeMutableRawPointer
   @inlinable init(raw: UnsafeMutableRawPointer) { self.raw = raw }
 
-  /// Allocated frames that can't be moved: all but pageable pages, and of these the wired ones.
+  /// Allocated frames that can't be moved: all but pageable pages and those of zspages, and wired pages.
   @inline(always) var unmovable: UInt16 {
-    get { half(0).pointee.load(ordering: .relaxed) }
-    nonmutating set { half(0).pointee.store(newValue, ordering: .relaxed) }
+    get { count(at: 0) }
+    nonmutating set { setCount(newValue, at: 0) }
   }
-  /// Allocated frames that could be moved: pageable pages without a wire.
+  /// Allocated frames that could be moved: pageable pages without a wire, and pages of zspages.
   @inline(always) var movable: UInt16 {
-    get { half(2).pointee.load(ordering: .relaxed) }
-    nonmutating set { half(2).pointee.store(newValue, ordering: .relaxed) }
+    get { count(at: 2) }
+    nonmutating set { setCount(newValue, at: 2) }
   }
   /// Frames that are no memory of the map.
   @inline(always) var absent: UInt16 {
-    get { half(4).pointee.load(ordering: .relaxed) }
-    nonmutating set { half(4).pointee.store(newValue, ordering: .relaxed) }
+    get { count(at: 4) }
+    nonmutating set { setCount(newValue, at: 4) }
   }
   @inline(always) var free: UInt16 { UInt16(Pageblock.frames) &- unmovable &- movable &- absent }
 
   /// Bit o is set when a free block of order o < 9 may lie here. Clear bits are certain.
   @inline(always) var orders: UInt16 {
-    get { half(6).pointee.load(ordering: .relaxed) }
-    nonmutating set { half(6).pointee.store(newValue, ordering: .relaxed) }
+    get { count(at: 6) }
+    nonmutating set { setCount(newValue, at: 6) }
   }
   /// In `orders`: a block was removed since the bits were last exact.
   static var stale: UInt16 { 1 << 15 }
@@ -114,6 +114,14 @@ import Synchronization
   /// How many they are at this moment. Takes no lock.
   @inline(always) package var dirtyCount: UInt64 { UInt64(dirty.pointee.load(ordering: .relaxed)) }
 
+  /// Pages of zspages, which are among the movable ones.
+  @inline(always) var zspages: UInt16 {
+    get { count(at: 14) }
+    nonmutating set { setCount(newValue, at: 14) }
+  }
+  /// How many they are at this moment. Takes no lock.
+  @inline(always) package var zspageCount: UInt64 { UInt64(count(at: 14)) }
+
   /// The counts at one moment. Takes no lock.
   @inline(always) package var snapshot: PageblockSnapshot {
     PageblockSnapshot(
@@ -122,6 +130,10 @@ import Synchronization
 
   @inlinable func byte(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt8>> {
     (raw + offset).assumingMemoryBound(to: Atomic<UInt8>.self)
+  }
+  @inlinable func count(at offset: Int) -> UInt16 { half(offset).pointee.load(ordering: .relaxed) }
+  @inlinable func setCount(_ value: UInt16, at offset: Int) {
+    half(offset).pointee.store(value, ordering: .relaxed)
   }
   @inlinable func half(_ offset: Int) -> UnsafeMutablePointer<Atomic<UInt16>> {
     (raw + offset).assumingMemoryBound(to: Atomic<UInt16>.self)
@@ -296,6 +308,7 @@ import Synchronization
     let pageblock = pageblock(first)
     if role.isMovable {
       pageblock.movable &+= UInt16(truncatingIfNeeded: count)
+      if role == .zspage { pageblock.zspages &+= UInt16(truncatingIfNeeded: count) }
     } else {
       pageblock.unmovable &+= UInt16(truncatingIfNeeded: count)
     }
@@ -307,6 +320,7 @@ import Synchronization
     let pageblock = pageblock(first)
     if role.isMovable {
       pageblock.movable &-= UInt16(truncatingIfNeeded: count)
+      if role == .zspage { pageblock.zspages &-= UInt16(truncatingIfNeeded: count) }
     } else {
       pageblock.unmovable &-= UInt16(truncatingIfNeeded: count)
     }

@@ -45,12 +45,8 @@ extension FrameAllocator {
       let count = pageblockEnd - at
       let record = table.record(at)
       domain.withLock { _ in
-        let pageblock = table.pageblock(at)
-        if role.isMovable != FrameRole.contiguous.isMovable {
-          let change = UInt16(truncatingIfNeeded: count)
-          pageblock.movable = role.isMovable ? pageblock.movable &+ change : pageblock.movable &- change
-          pageblock.unmovable = role.isMovable ? pageblock.unmovable &- change : pageblock.unmovable &+ change
-        }
+        table.accountFreed(at, count, .contiguous)
+        table.accountAllocated(at, count, role)
         table.subtract(UInt64(count), from: .contiguous)
         table.add(UInt64(count), to: role)
         for i in 0..<Int(count) { record.after(i).handOut(role, .wiredOnce, owner) }
