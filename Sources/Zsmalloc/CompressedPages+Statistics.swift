@@ -92,6 +92,9 @@ extension CompressedPages {
     row("zs.damaged", .events, .counter, "times a page could not be decoded") {
       CompressedPages($0).state.pointee.damaged.load(ordering: .relaxed)
     }
+    row("zs.reads_refused", .requests, .counter, "reads that found no memory for new addresses") {
+      CompressedPages($0).store.refusedReads
+    }
     row("zs.compacted", .pages, .counter, "frames that compaction has freed") {
       CompressedPages($0).figures.compacted.rawValue
     }

@@ -57,8 +57,7 @@ struct StraddlingPlaces: ~Copyable {
   /// The first of the frames of buffers, named by the words of one frame, by processor and depth; 0 before it was
   /// selected.
   let buffers = Atomic<UInt64>(0)
-  /// Straddling objects that were reached, and accesses that failed.
-  let reads = Atomic<UInt64>(0)
+  /// Reads that found no memory for new addresses.
   let refusals = Atomic<UInt64>(0)
 
   init(_ space: KernelAddressSpace) { self.space = space }
@@ -76,6 +75,9 @@ extension ZspageAllocator {
     guard let places else { return .parts }
     return StraddlingAccess(rawValue: places.pointee.selected.load(ordering: .relaxed)) ?? .parts
   }
+
+  /// Reads that were refused, as only vmap's are.
+  package var refusedReads: UInt64 { places?.pointee.refusals.load(ordering: .relaxed) ?? 0 }
 
   /// Selects the way. Allocates what it needs when it is selected for the first time; throws `noMemory`, and selects
   /// nothing, when there is not enough. Not for two threads at once.
@@ -114,7 +116,6 @@ extension ZspageAllocator {
     of parts: SlotParts, by access: StraddlingAccess, _ body: (UnsafeRawBufferPointer) -> R
   ) throws(ZsmallocError) -> R {
     guard let places else { preconditionFailure("a way that was not selected") }
-    places.pointee.reads.add(1, ordering: .relaxed)
     let bytes = StraddlingBytes(parts, machine.directMap)
     // An interrupt handler can't ask other processors.
     let isHandler = cp_handling() != 0
@@ -131,6 +132,16 @@ extension ZspageAllocator {
   /// Whether an object lies in two pages at this moment.
   package func straddles(_ handle: ZspageHandle) -> Bool {
     withParts(of: handle) { $0.second.count > 0 } ?? false
+  }
+
+  /// Pins the caller to its processor, and answers the number of its place or buffer: one by processor and depth, so
+  /// `body` must not reach another straddling object. Until `cp_unpin`.
+  private func pin() -> Int {
+    cp_pin()
+    let depth = cp_handling()
+    assert(cp_pins() <= depth + 1, "a straddling object is reached inside of another's access")
+    cp_note_window(depth, cp_here())
+    return Int(cp_processor_index()) * StraddlingPlaces.depths + Int(depth)
   }
 
   // MARK: The ordinary map call
@@ -151,8 +162,8 @@ extension ZspageAllocator {
     _ places: UnsafeMutablePointer<StraddlingPlaces>, _ bytes: StraddlingBytes,
     _ body: (UnsafeRawBufferPointer) -> R
   ) -> R {
-    cp_pin()
-    let number = Int(cp_processor_index()) * StraddlingPlaces.depths + Int(cp_handling())
+    let number = pin()
+    defer { cp_unpin() }
     let base = VirtualAddress(places.pointee.mapBase.load(ordering: .acquiring))
     let address = base + PageCount(UInt64(number) * StraddlingPlaces.placePages)
     let tables = places.pointee.space.tables
@@ -163,7 +174,6 @@ extension ZspageAllocator {
     _ = tables.remove(address)
     _ = tables.remove(address + .one)
     machine.shootDown(address, PageCount(UInt64(2)))
-    cp_unpin()
     return result
   }
 
@@ -223,16 +233,14 @@ extension ZspageAllocator {
     _ places: UnsafeMutablePointer<StraddlingPlaces>, _ parts: SlotParts,
     _ body: (UnsafeRawBufferPointer) -> R
   ) -> R {
-    cp_pin()
-    let number = Int(cp_processor_index()) * StraddlingPlaces.depths + Int(cp_handling())
+    let number = pin()
+    defer { cp_unpin() }
     let words = UnsafePointer<UInt32>(bitPattern: UInt(places.pointee.buffers.load(ordering: .acquiring)))
     let buffer = machine.directMap.pointer(to: FrameNumber(words.unsafelyUnwrapped[number]))
     let count = parts.first.count + parts.second.count
     ObjectParts(
       first: UnsafeRawBufferPointer(parts.first), second: UnsafeRawBufferPointer(parts.second)
     ).copy(into: UnsafeMutableRawBufferPointer(start: buffer, count: count))
-    let result = body(UnsafeRawBufferPointer(start: buffer, count: count))
-    cp_unpin()
-    return result
+    return body(UnsafeRawBufferPointer(start: buffer, count: count))
   }
 }

@@ -63,6 +63,11 @@ struct Zspage {
     }
     nonmutating set { byte(12).pointee.store(newValue.map { UInt8($0 + 1) } ?? 0, ordering: .relaxed) }
   }
+  /// The number of the class of a zspage that exists.
+  @inline(__always) var number: Int {
+    guard let sizeClass else { preconditionFailure("a zspage that does not exist") }
+    return sizeClass
+  }
   /// Frames that it has.
   var heldPages: Int {
     get { Int(raw.load(fromByteOffset: 13, as: UInt8.self)) }

@@ -107,7 +107,7 @@ extension ZspageAllocator {
 
   /// The bytes of the object in a slot. The zspage is pinned.
   @inline(__always) func location(of slot: Int, in zspage: Zspage, length: Int) -> SlotParts {
-    let shape = classes[zspage.sizeClass ?? 0]
+    let shape = classes[zspage.number]
     var (page, offset) = shape.place(ofSlot: slot)
     if !shape.isHuge { offset += ChainClasses.headerSize }
     // A header never straddles, but may be all that a page has of the slot.

@@ -11,9 +11,10 @@
 //   its zspage (owner) and its page there (aux).
 //   A cell, 4 bytes in a second table, says where an object is: its zspage and slot. A handle is the index of a cell
 //   and the object's length. The first 4 bytes of a slot hold the index of the cell, so a slot leads back to its
-//   handle. That is all that an object costs beside its data: 8 bytes. A moved page changes its zspage's descriptor
-//   only; no cell names frames. Lists: zspages of a class that have a free slot, in four groups by their share of
-//   slots in use. The fullest is used first.
+//   handle. So an object costs 8 bytes beside its data, and its share of a descriptor. No cell names frames: a moved
+//   page changes its zspage's descriptor only.
+//   Lists: zspages of a class that have a free slot, in four groups by their share of slots in use. The fullest is
+//   used first.
 //
 // INVARIANTS (checkInvariants)
 //   ZS-1  A live cell names an occupied slot of a zspage, and that slot names the cell. There are as many of both.
@@ -29,11 +30,13 @@
 //   One spin lock (rank `zsmalloc`) guards all but what readers need. It is held for a search of four lists, for at
 //   most four objects that are moved, or one page: under 10,000 instructions. One lock is enough: a store compresses
 //   for 34,000 instructions outside of it, and holds it for some 200. No frame is allocated or freed while it is
-//   held. A reader takes no lock: it reads the cell, pins the zspage, and reads the cell again, with interrupts off.
-//   A processor that moves objects or pages of a zspage holds the lock and excludes readers until then; it passes
-//   over a zspage that is pinned. A freed descriptor stays in memory until every processor has answered, so a reader
-//   may pin one, finds the cell changed, and tries again. A writer pins its new object's zspage before the lock is
-//   released, and copies without it.
+//   held.
+//   A reader takes no lock. With interrupts off it reads the cell, pins the zspage, and reads the cell again. A
+//   processor that moves objects or a page out of a zspage holds the lock and passes over a zspage that is pinned. It
+//   excludes the readers of the others, and admits them when it is done. A moved object's cell changes after its
+//   bytes are in place. A freed descriptor stays in memory until every processor has answered, so a reader may pin
+//   one; it finds the cell changed, and tries again.
+//   A writer pins its new object's zspage before the lock is released, and copies without it.
 //
 // COST
 //   Store: constant; frames are allocated for a page in which nothing lies yet. Free and read: constant. Compaction:

@@ -1,46 +1,8 @@
-// The data under the allocator's lock: cells, descriptors and lists, and the steps on them.
+// The data under the allocator's lock: cells, descriptors and lists, and the steps on them that store and free.
 
 import MemoryPrimitives
 import PhysicalMemory
 import Synchronization
-
-/// A cell: where an object is. Readers read it without the lock.
-struct Cell {
-  let raw: UnsafeMutableRawPointer
-
-  static var size: Int { 4 }
-  /// The lowest value of a cell that has no object; one that never had is 0.
-  static var free: UInt32 { 0xff00_0000 }
-  /// Bits of a slot's number.
-  private static var slotBits: UInt32 { 7 }
-
-  /// The zspage and the slot; nil when the cell has no object.
-  @inline(__always) var place: UInt32? {
-    let value = word.pointee.load(ordering: .acquiring)
-    return value == 0 || value >= Self.free ? nil : value
-  }
-  @inline(__always) private var word: UnsafeMutablePointer<Atomic<UInt32>> {
-    raw.assumingMemoryBound(to: Atomic<UInt32>.self)
-  }
-  @inline(__always) static func zspage(_ place: UInt32) -> UInt32 { place >> slotBits }
-  @inline(__always) static func slot(_ place: UInt32) -> Int { Int(place & (1 << slotBits - 1)) }
-
-  @inline(__always) func set(_ zspage: UInt32, _ slot: Int) {
-    word.pointee.store(zspage << Self.slotBits | UInt32(truncatingIfNeeded: slot), ordering: .releasing)
-  }
-  @inline(__always) func clear() { word.pointee.store(Self.free, ordering: .releasing) }
-}
-
-/// Frames for an operation, allocated before it acquires the lock, and frames that became free in it.
-struct ZspageSupply: ~Copyable {
-  /// Of zspages.
-  var data = SpareFrames()
-  /// Of tables, zeroed.
-  var tables = SpareFrames()
-  /// Frames of pages that became empty. They are freed, and not used again: a request may be capturing them.
-  var freed = SpareFrames()
-  init() {}
-}
 
 /// An object that has a slot; its zspage is pinned.
 struct PlacedObject {
@@ -49,38 +11,7 @@ struct PlacedObject {
   let slot: Int
 }
 
-/// Figures that are written under the lock, and read without it.
-struct ZspageCounters: ~Copyable {
-  let objects = Counter()
-  /// Bytes of all objects, without what they cost.
-  let bytes = Counter()
-  /// Objects of the huge class, and how many there have been.
-  let huge = Counter()
-  let hugeEver = Counter()
-  /// Frames of zspages, and of both tables.
-  let dataFrames = Counter()
-  let tableFrames = Counter()
-  /// The most frames of both kinds so far.
-  let peakFrames = Counter()
-  /// Frames that compaction has freed, and objects that it has moved; pages moved to another frame.
-  let compactedFrames = Counter()
-  let movedObjects = Counter()
-  let movedPages = Counter()
-
-  init() {}
-
-  /// Frames of zspages and tables.
-  var frames: UInt64 { dataFrames.value &+ tableFrames.value }
-}
-
-/// The counts of one class.
-struct ClassCounts {
-  var objects: UInt32 = 0
-  var frames: UInt32 = 0
-  /// Zspages by `FullnessGroup`.
-  var zspages: InlineArray<5, UInt32> = .init(repeating: 0)
-}
-
+/// Cells, descriptors of zspages, and the lists of these by class.
 struct ZspageLists: ~Copyable {
   let physical: FrameAllocator
   let directMap: DirectMap
@@ -196,7 +127,7 @@ struct ZspageLists: ~Copyable {
     return best
   }
 
-  @inline(__always) func shape(of zspage: Zspage) -> ChainClass { classes[zspage.sizeClass ?? 0] }
+  @inline(__always) func shape(of zspage: Zspage) -> ChainClass { classes[zspage.number] }
 
   private mutating func addZspage(_ number: Int, _ supply: inout ZspageSupply) -> UInt32 {
     let place = zspages.allocate(&supply.tables)
@@ -216,13 +147,14 @@ struct ZspageLists: ~Copyable {
     let shape = shape(of: zspage)
     for page in shape.pages(ofSlot: slot) where zspage.frame(page) == .none {
       enter(supply.data.pop(), as: page, of: zspage, place)
-      count(frames: 1, zspage)
+      counts[zspage.number].frames &+= 1
+      counters.pointee.dataFrames.add()
     }
     var occupied = zspage.occupied
     occupied.insert(slot)
     zspage.occupied = occupied
     zspage.used += 1
-    counts[zspage.sizeClass ?? 0].objects &+= 1
+    counts[zspage.number].objects &+= 1
     regroup(zspage, place, shape)
     setOwner(of: slot, in: zspage, shape, to: index)
   }
@@ -255,9 +187,10 @@ struct ZspageLists: ~Copyable {
       supply.freed.push(zspage.frame(page))
       zspage.setFrame(page, .none)
       zspage.heldPages -= 1
-      count(frames: -1, zspage)
+      counts[zspage.number].frames &-= 1
+      counters.pointee.dataFrames.subtract()
     }
-    counts[zspage.sizeClass ?? 0].objects &-= 1
+    counts[zspage.number].objects &-= 1
     guard zspage.used == 0 else { return regroup(zspage, place, shape) }
     unlink(zspage)
     zspage.sizeClass = nil
@@ -343,18 +276,12 @@ struct ZspageLists: ~Copyable {
     link(zspage, place)
   }
 
-  private func count(frames: Int32, _ zspage: Zspage) {
-    let frames = UInt32(bitPattern: frames)
-    counts[zspage.sizeClass ?? 0].frames &+= frames
-    counters.pointee.dataFrames.add(UInt64(bitPattern: Int64(Int32(bitPattern: frames))))
-  }
-
   private func head(_ zspage: Zspage) -> UnsafeMutablePointer<UInt32> {
-    heads + ((zspage.sizeClass ?? 0) * FullnessGroup.listCount + Int(zspage.group.rawValue))
+    heads + ((zspage.number) * FullnessGroup.listCount + Int(zspage.group.rawValue))
   }
   /// Counts a zspage in its group, and links it into the group's list, if that has one.
   private func link(_ zspage: Zspage, _ place: UInt32) {
-    counts[zspage.sizeClass ?? 0].zspages[Int(zspage.group.rawValue)] &+= 1
+    counts[zspage.number].zspages[Int(zspage.group.rawValue)] &+= 1
     if zspage.group == .full { return }
     let head = head(zspage)
     zspage.previous = Self.none
@@ -364,7 +291,7 @@ struct ZspageLists: ~Copyable {
   }
   /// The reverse of `link`.
   private func unlink(_ zspage: Zspage) {
-    counts[zspage.sizeClass ?? 0].zspages[Int(zspage.group.rawValue)] &-= 1
+    counts[zspage.number].zspages[Int(zspage.group.rawValue)] &-= 1
     if zspage.group == .full { return }
     if zspage.previous == Self.none {
       head(zspage).pointee = zspage.next

@@ -19,6 +19,17 @@ final class BootCompressedTests: XCTestCase {
     XCTAssertGreaterThan(try XCTUnwrap(totals["pages"] as? Int), 100)
   }
 
+  func testEightProcessorsReadObjectsWhileTheyAreMoved() throws {
+    var boot = Boot()
+    boot.processors = 8
+    let log = try boot.run("sysctl zs.access=window; selftest -j zs 20; selftest invariants")
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    let row = try XCTUnwrap(log.rows("smp").first, log.text)
+    XCTAssertEqual(row["processors"] as? Int, 8)
+    XCTAssertEqual(row["verdict"] as? String, "held", log.text)
+    XCTAssertGreaterThan(try XCTUnwrap(row["reads"] as? Int), 10_000)
+  }
+
   func testObjectsAreReadInEachWayWhileOthersMoveThem() throws {
     let lines = ["parts", "window", "map", "vmap", "copy"].map { "sysctl zs.access=\($0); selftest zs 2" }
     var boot = Boot()

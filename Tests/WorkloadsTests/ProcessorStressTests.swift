@@ -10,6 +10,7 @@ import PhysicalMemory
 import Synchronization
 import TestSupport
 import XCTest
+import Zsmalloc
 
 @testable import Workloads
 
@@ -70,6 +71,14 @@ private final class StressMachine: @unchecked Sendable {
   private func listen(_ index: Int) {
     processors[index].buffer.invalidate(0, 1 << 52)
     cp_processor().pointee.invalidate_context = Unmanaged.passUnretained(self).toOpaque()
+    cp_processor().pointee.root = UnsafeRawPointer(
+      host.machine.directMap.pointer(to: memory.pageTables.root))
+    cp_processor().pointee.find_frame = { context, address, isWrite in
+      let bed = StressMachine.from(context)
+      let buffer = bed.processors[Int(cp_processor_index())].buffer
+      let kind: AccessKind = isWrite ? .write : .read
+      return (buffer.reach(VirtualAddress(address), kind, bed.memory.pageTables) ?? .none).rawValue
+    }
     cp_processor().pointee.invalidate = { context, address in
       let (bed, index) = (StressMachine.from(context), Int(cp_processor_index()))
       if index == bed.deaf { return }
@@ -203,6 +212,36 @@ final class ProcessorStressTests: XCTestCase {
   func testTwoProcessorsUnderStressLoseNothing() throws { try holds(workers: 2, seed: 61) }
   func testThreeProcessorsUnderStressLoseNothing() throws { try holds(workers: 3, seed: 62) }
   func testFourProcessorsUnderStressLoseNothing() throws { try holds(workers: 4, seed: 63) }
+
+  // MARK: The compressed store
+
+  private func storeStress(
+    _ access: StraddlingAccess, seed: UInt64, milliseconds: UInt64, deaf: Int? = nil
+  ) throws -> ProcessorStressOutcome {
+    let bed = try StressMachine(.mebibytes(32), processors: 5, swap: PageCount(UInt64(64)))
+    try bed.memory.compressed.store.select(access)
+    bed.deaf = deaf
+    var plan = ProcessorStressPlan(seed: seed, processors: 4, workers: 3, pages: .zero)
+    plan.turns = .compressedStore
+    plan.ticks = 3_600_000
+    return try bed.run(plan, ticks: milliseconds, operations: 10_000)
+  }
+
+  /// Each processor caches translations until it invalidates them, and none reads an object by one that is stale.
+  func testProcessorsReadTheStoreInEachWayByNoStaleTranslation() throws {
+    for access in StraddlingAccess.allCases {
+      let outcome = try storeStress(access, seed: historySeed(65), milliseconds: 300)
+      XCTAssertNil(outcome.failure, "\(access): \(outcome)")
+      XCTAssertGreaterThan(outcome.reads, 1000, "\(access)")
+      XCTAssertGreaterThan(outcome.exchanged, 1000, "\(access)")
+    }
+  }
+
+  /// One that keeps the translations of its window is found out.
+  func testAProcessorThatKeepsTheTranslationsOfItsWindowIsFound() throws {
+    let outcome = try storeStress(.window, seed: 66, milliseconds: 60_000, deaf: 2)
+    XCTAssertNotNil(outcome.failure)
+  }
 
   /// A processor that does not learn what the others have unmapped is found out.
   func testAProcessorThatIgnoresInvalidationsIsFound() throws {

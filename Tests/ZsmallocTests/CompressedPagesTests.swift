@@ -160,5 +160,15 @@ final class CompressedPagesTests: XCTestCase {
     }
     XCTAssertEqual(faults.map(\.kind), [.notAllocated, .notAllocated])
     XCTAssertEqual(fixture.pages.figures.pages, .zero)
+    // A page of one word has no object; a free too many is found by their number.
+    fixture.fill { _ in 0 }
+    let word = try fixture.store()
+    fixture.pages.free(word)
+    let more = fixture.zspages.host.faults {
+      fixture.pages.free(word)
+      fixture.pages.free(CompressedPage(rawValue: 1 << 63 | 1 << 40))
+    }
+    XCTAssertEqual(more.map(\.kind), [.notAllocated, .notAllocated])
+    XCTAssertEqual(fixture.pages.figures.pages, .zero)
   }
 }
