@@ -43,6 +43,7 @@ extension KmemAllocator {
 
   /// Carries out a request of the class at a counter offset.
   func allocate(_ request: AllocationRequest, at offset: Int) -> UnsafeMutableRawPointer? {
+    assert(state.physical.mayAllocate, "an owner of memory allocates while it frees memory")
     if offset == CacheIndex.large * 16 {
       return allocateAboveAPage(request) ?? allocateLarge(request, .no)
     }

@@ -1,7 +1,8 @@
 // Reclaiming: kmem frees the memory that it keeps for later requests, as far as the one who asks needs it.
 //
 // Physical memory asks by steps (`ReclaimStep`). First go magazines and slabs that were not needed since the last trim.
-// The rest of depots and all free slabs follow, then this processor's magazines, then those of all processors. The first two steps ask no processor. None allocates, and kmem's locks are released before frames are.
+// The rest of depots and all free slabs follow, then this processor's magazines, then those of all processors. The first
+// two steps ask no processor. None allocates, and kmem's locks are released before frames are.
 
 import CPlatform
 import Magazines

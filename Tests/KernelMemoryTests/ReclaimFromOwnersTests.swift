@@ -91,6 +91,7 @@ final class ReclaimFromOwnersTests: XCTestCase {
         let owner = Unmanaged<Owner>.fromOpaque(context!).takeUnretainedValue()
         let step = ReclaimStep(rawValue: step)!
         owner.steps.append(step)
+        XCTAssertFalse(owner.system.physical.mayAllocate, "an owner that is asked must not allocate")
         guard step == .allProcessors, let frame = owner.kept.popLast() else { return 0 }
         owner.system.physical.free(frame, BlockOrder(0))
         return 1
@@ -108,6 +109,7 @@ final class ReclaimFromOwnersTests: XCTestCase {
     // The reserve stays: the owner is asked until enough is free.
     XCTAssertThrowsError(try system.physical.allocate(BlockOrder(0), role: .wired, priority: .system))
     XCTAssertEqual(owner.steps, [.surplus, .free, .thisProcessor, .allProcessors])
+    XCTAssertTrue(system.physical.mayAllocate)
     for frame in owner.kept { system.physical.free(frame, BlockOrder(0)) }
     XCTAssertNil(system.memory.checkInvariants())
   }

@@ -83,6 +83,9 @@ extern _Thread_local struct cp_processor cp_this_processor __attribute__((tls_mo
 CP_INLINE struct cp_processor *cp_processor(void) { return &cp_this_processor; }
 CP_INLINE uint32_t cp_processor_index(void) { return cp_this_processor.index; }
 
+/// A number that no other running thread has; 0 before threads run.
+CP_INLINE uintptr_t cp_thread_identity(void) { return (uintptr_t)&cp_this_processor; }
+
 /// Rank of the innermost spin lock that this thread holds, 0 for none.
 CP_INLINE uint32_t cp_held_rank(void) { return cp_this_processor.held_rank; }
 
@@ -202,6 +205,8 @@ CP_INLINE void *_Nullable cp_current_thread(void) {
   __asm__ volatile("movq %%gs:24, %0" : "=r"(thread));
   return thread;
 }
+
+CP_INLINE uintptr_t cp_thread_identity(void) { return (uintptr_t)cp_current_thread(); }
 
 CP_INLINE uint64_t cp_interrupts_disable(void) {
   uint64_t flags;

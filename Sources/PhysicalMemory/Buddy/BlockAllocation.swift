@@ -215,6 +215,7 @@ extension FrameAllocator {
     _ order: BlockOrder, _ role: FrameRole, _ priority: AllocationPriority, for owner: FrameOwner,
     waiter: WaiterLink = .none
   ) -> UInt32? {
+    assert(mayAllocate, "an owner of memory allocates while it frees memory")
     if machine.failsHere(.physicalMemory) { return nil }
     let order = Int(order.rawValue)
     let held = domain.acquire()

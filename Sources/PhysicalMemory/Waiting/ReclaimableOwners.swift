@@ -4,7 +4,8 @@
 // no memory asks all owners, one step further each time, and tries again after each step that freed frames. So do the
 // page daemon before it writes a page, and a contiguous request before it is refused.
 //
-// A callback allocates nothing, and calls no function of this layer that asks owners. It is called with no lock of this
+// A callback allocates nothing, neither frames nor an object of kmem, and calls no function of this layer that asks
+// owners; assertions check both (`asking`). It is called with no lock of this
 // layer held. A caller that holds a spin lock, or has interrupts off, asks for the first two steps only: those take spin
 // locks of higher rank, for a bounded time, and ask no other processor. A caller that holds a lock of an owner's rank or
 // above asks for nothing.
@@ -43,6 +44,8 @@ struct ReclaimableOwners: ~Copyable {
   /// Requests that asked owners, and frames that became free by that.
   let requests = Atomic<UInt64>(0)
   let frames = Atomic<UInt64>(0)
+  /// Threads that ask owners.
+  let asking = ReentryCheck()
 
   init() {}
 
@@ -70,6 +73,9 @@ extension FrameAllocator {
 
   /// Asks all owners for one step, and answers the frames that became free. Costs as much as the owners do.
   @discardableResult package func reclaimFromOwners(_ step: ReclaimStep) -> PageCount {
+    assert(mayAllocate, "an owner of memory asks others while it frees memory")
+    assert(state.pointee.owners.asking.enter())
+    defer { assert(state.pointee.owners.asking.leave()) }
     var frames: UInt64 = 0
     for index in 0..<state.pointee.owners.count.load(ordering: .acquiring) {
       frames += state.pointee.owners.ask(index, step)
@@ -78,6 +84,9 @@ extension FrameAllocator {
     state.pointee.owners.frames.add(frames, ordering: .relaxed)
     return PageCount(frames)
   }
+
+  /// Whether this thread is no owner that was asked for memory. Always true in an interrupt handler. For assertions.
+  package var mayAllocate: Bool { !state.pointee.owners.asking.isInside }
 
   /// Tries again what found no memory, after each step of owners that freed some. Nil when none helped.
   @inline(__always) package func retryAfterReclaim<R>(_ attempt: () -> R?) -> R? {
