@@ -43,7 +43,7 @@ enum Executive {
   }
 
   private static func start(_ request: cp_thread_request) -> UInt64 {
-    guard Scheduler.isRunning, let memory = Assembly.memory else { return 0 }
+    guard Scheduler.isRunning, let memory = Multiprocessing.threads else { return 0 }
     let name = ShortName(bytes: UnsafeBufferPointer(start: request.name, count: Int(request.name_length)))
     guard
       let thread = Thread.make(
@@ -56,7 +56,7 @@ enum Executive {
 
   private static func join(_ handle: UInt64) {
     guard let state = UnsafeMutablePointer<Thread.Record>(bitPattern: UInt(handle)),
-      let memory = Assembly.memory
+      let memory = Multiprocessing.threads
     else { return }
     let thread = Thread(state)
     Scheduler.join(thread)

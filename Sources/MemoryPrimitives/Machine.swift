@@ -113,6 +113,10 @@ public struct Machine {
     upcalls.pointee.run_on(upcalls.pointee.context, processor.rawValue, body, argument)
   }
 
+  /// Threads that a machine can start when memory is gone. No operation that frees memory starts a thread, so two are
+  /// for its caller: one works while the other waits for a device.
+  package static var threadsWithoutMemory: Int { 2 }
+
   /// Starts a thread that runs `body` on one of `processors`, a bit each. Nil when the machine has no thread left, or
   /// has none at all. The caller that starts a worker must join it.
   package func start(

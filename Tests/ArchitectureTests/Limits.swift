@@ -17,7 +17,7 @@ enum Limits {
     "Console": 321,
     "ContiguousMemory": 23,
     "HostMachine": 60,
-    "Kernel": 344,
+    "Kernel": 347,
     "KernelMemory": 22,
     "KernelSpace": 59,
     "Kmem": 229,
@@ -27,7 +27,7 @@ enum Limits {
     "Paging": 109,
     "PhysicalMemory": 316,
     "Vmem": 148,
-    "Workloads": 544,
+    "Workloads": 548,
     "Zsmalloc": 211,
     "strata": 58,
   ]

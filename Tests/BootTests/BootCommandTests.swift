@@ -99,6 +99,13 @@ final class BootCommandTests: XCTestCase {
     XCTAssertTrue(log.text.contains("left out"), log.text)
   }
 
+  func testTwoThreadsStartWhenMemoryIsGone() throws {
+    let log = try Boot(memory: "64M", processors: 2).run(
+      "selftest threads; selftest threads; selftest invariants")
+    XCTAssertEqual(log.status, Boot.Status.success, log.text)
+    XCTAssertEqual(log.text.components(separatedBy: "threads       passed").count, 3, log.text)
+  }
+
   func testACommandLineThatDoesNotFitIsRefused() throws {
     let log = try Boot(line: String(repeating: "x", count: 3000)).run("frames")
     XCTAssertEqual(log.status, Boot.Status.stopped, log.text)

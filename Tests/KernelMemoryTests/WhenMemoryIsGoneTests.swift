@@ -9,6 +9,7 @@ import PhysicalMemory
 import TestSupport
 import Workloads
 import XCTest
+import Zsmalloc
 
 /// The operations of Documentation/WhenMemoryIsGone.md, each on a machine without a frame.
 final class WhenMemoryIsGoneTests: XCTestCase {
@@ -129,6 +130,49 @@ final class WhenMemoryIsGoneTests: XCTestCase {
     system.paging.unwire(area[0], PageCount(10))
     system.release(area)
     end(system, frames + taken)
+  }
+
+  func testTheCompressedStoreServesThePagesThatItHas() throws {
+    XCTAssertEqual(try row("load, free or compact pages of the compressed store")[2], "all")
+    let operation = "store a page in the compressed store"
+    XCTAssertEqual(try row(operation)[3], "`\(ZsmallocError.noMemory)`")
+    let system = try TestSystem(frames: 3000)
+    let pages = system.memory.compressed
+    let buffers = try XCTUnwrap(PageBuffers(system.memory, waitUntil: .never))
+    func fill(_ number: Int) {
+      var random = SeededRandom(seed: UInt64(number))
+      for i in 0..<512 { buffers.words[i] = i < number % 400 + 20 ? random.next() : 7 }
+    }
+    func store(_ number: Int) throws -> CompressedPage {
+      fill(number)
+      return try pages.store(buffers.page, using: buffers.workspace)
+    }
+    var stored = try (0..<500).map { ($0, try store($0)) }
+    let frames = exhaust(system)
+    XCTAssertThrowsError(try { while true { stored.append((stored.count, try store(stored.count))) } }()) {
+      XCTAssertEqual($0 as? ZsmallocError, .noMemory)
+    }
+    XCTAssertLessThan(stored.count, 600, "the store has found frames")
+    // Three of four pages are freed, the rest is compacted.
+    for (number, page) in stored where number % 4 != 0 { pages.free(page) }
+    stored.removeAll { $0.0 % 4 != 0 }
+    let held = pages.figures.frames
+    pages.store.compact()
+    XCTAssertLessThan(pages.figures.frames, held)
+    for (number, page) in stored {
+      fill(number)
+      try pages.load(page, into: buffers.loaded)
+      XCTAssertTrue(buffers.areEqual, "page \(number)")
+      pages.free(page)
+    }
+    XCTAssertEqual(pages.figures.frames, .zero)
+    buffers.release(system.memory)
+    end(system, frames)
+  }
+
+  /// The machine's own self-test carries it out.
+  func testTheTableSaysHowManyThreadsStart() throws {
+    XCTAssertEqual(try number("start a thread of the kernel"), Machine.threadsWithoutMemory)
   }
 
   func testWhatFreesAllocatesNothing() throws {

@@ -8,6 +8,9 @@ import KernelSpace
 import MemoryPrimitives
 
 enum Multiprocessing {
+  /// The memory of all threads. Written once, before any other thread runs.
+  nonisolated(unsafe) private(set) static var threads: ThreadMemory?
+
   /// Turns the boot into the console's thread, and starts the timer of this processor and all other processors.
   static func begin(_ list: ProcessorList, _ memory: MemorySystem) {
     do throws(KernelSpaceError) {
@@ -15,16 +18,19 @@ enum Multiprocessing {
     } catch {
       Reports.panic("a machine that Strata refuses", "its local interrupt controller can't be mapped")
     }
-    guard let boot = Thread.adopt(ShortName("console"), memory), let idle = Thread.makeIdle(memory) else {
+    guard let threads = ThreadMemory(memory), let boot = Thread.adopt(ShortName("console"), threads),
+      let idle = Thread.makeIdle(threads)
+    else {
       Reports.panic("a machine that Strata refuses", "it is too small: there is no memory for its threads")
     }
+    Self.threads = threads
     LocalAPIC.enable(.first)
     Processors.block(0).pointee.identity = list.boot.rawValue
     withInterruptsOff { Processors.recordOnline(0) }
     LocalAPIC.calibrate()
     Scheduler.begin(boot, idle: idle)
     LocalAPIC.startTimer(every: Scheduler.timerTicks)
-    ProcessorStart.startOthers(list, memory)
+    ProcessorStart.startOthers(list, memory, threads)
     report(list)
   }
 

@@ -39,8 +39,8 @@ enum ProcessorStart {
     let faults: KernelStack
     let idle: Thread
 
-    func free(_ memory: MemorySystem) {
-      idle.dispose(memory)
+    func free(_ memory: MemorySystem, _ threads: ThreadMemory) {
+      idle.dispose(threads)
       memory.space.freeStack(faults)
       memory.space.freeStack(interrupts)
       memory.physical.free(blockRun)
@@ -48,7 +48,7 @@ enum ProcessorStart {
   }
 
   /// Starts all processors of `list` but the one that runs this, as far as memory goes. Interrupts are on.
-  static func startOthers(_ list: ProcessorList, _ memory: MemorySystem) {
+  static func startOthers(_ list: ProcessorList, _ memory: MemorySystem, _ threads: ThreadMemory) {
     Processors.leftOut.unreachable = UInt32(list.unreachableCount)
     Processors.leftOut.surplus = UInt32(list.surplusCount)
     guard list.count > 1 else { return }
@@ -63,7 +63,7 @@ enum ProcessorStart {
     let reserve = PageCount(memory.physical.freeCount.rawValue / 2)
     var unused: Preparation?
     for index in 1..<list.count {
-      guard let preparation = unused ?? prepare(memory, keeping: reserve) else {
+      guard let preparation = unused ?? prepare(memory, threads, keeping: reserve) else {
         Processors.leftOut.without_memory += 1
         continue
       }
@@ -77,7 +77,7 @@ enum ProcessorStart {
       case .lost: Processors.leftOut.mute += 1
       }
     }
-    unused?.free(memory)
+    unused?.free(memory, threads)
     // A processor that has not answered may come to this page at any time.
     if Processors.leftOut.mute == 0 { memory.physical.free(FrameRun(first: page, count: .one)) }
   }
@@ -100,7 +100,9 @@ enum ProcessorStart {
 
   /// Allocates the memory for one processor. Nil, and nothing allocated, when memory is short, or no more than
   /// `reserve` is free.
-  private static func prepare(_ memory: MemorySystem, keeping reserve: PageCount) -> Preparation? {
+  private static func prepare(
+    _ memory: MemorySystem, _ threads: ThreadMemory, keeping reserve: PageCount
+  ) -> Preparation? {
     guard memory.physical.freeCount > reserve else { return nil }
     let pages = ByteCount(MemoryLayout<cp_processor_block>.size).pagesRoundedUp
     guard
@@ -122,7 +124,7 @@ enum ProcessorStart {
       memory.physical.free(run)
       return nil
     }
-    guard let idle = Thread.makeIdle(memory) else {
+    guard let idle = Thread.makeIdle(threads) else {
       memory.space.freeStack(faults)
       memory.space.freeStack(interrupts)
       memory.physical.free(run)

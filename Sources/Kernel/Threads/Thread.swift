@@ -1,12 +1,10 @@
 // A thread of the kernel: a stack with a guard page below it, and the state that the scheduler needs.
 //
-// The record is kmem's, the stack kernel space's. Both stay until another thread joins it, so that `threads` can list
-// a thread that has ended. The kernel's services never end.
+// Its memory (ThreadMemory) stays until another thread joins it, so that `threads` can list a thread that has ended. The
+// kernel's services never end.
 
 import CPlatform
-import KernelMemory
 import KernelSpace
-import Kmem
 import MemoryPrimitives
 import Synchronization
 
@@ -75,24 +73,20 @@ struct Thread: Equatable {
     Thread(cp_current_thread().unsafelyUnwrapped.assumingMemoryBound(to: Record.self))
   }
 
-  /// Pages of a stack. A page fault is resolved on it, and lines of text need space.
-  private static var stackPages: PageCount { PageCount(UInt64(8)) }
   private static let numbers = Atomic<UInt32>(0)
 
   /// Makes a thread that the scheduler does not know yet; nil when there is no memory. Its first switch leads to
   /// `kernel_thread`.
   static func make(
-    _ name: ShortName, _ role: Role, on processors: UInt64, from memory: MemorySystem,
+    _ name: ShortName, _ role: Role, on processors: UInt64, from memory: ThreadMemory,
     body: (@convention(c) (UnsafeMutableRawPointer?) -> Void)?, argument: UnsafeMutableRawPointer?
   ) -> Thread? {
-    let type = memory.kmem.type(named: ShortName("thread"))
-    guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
-    guard let stack = try? memory.space.allocateStack(stackPages, for: FrameOwner("a thread, its stack"))
-    else {
-      memory.kmem.free(storage, size: size, type: type)
+    guard let storage = memory.allocateRecord() else { return nil }
+    guard let stack = memory.allocateStack() else {
+      memory.free(storage)
       return nil
     }
-    let thread = Thread(storage.bindMemory(to: Record.self, capacity: 1))
+    let thread = Thread(storage)
     thread.storage.initialize(
       to: Record(
         number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: role, body: body,
@@ -101,20 +95,19 @@ struct Thread: Equatable {
     return thread
   }
 
-  static func makeIdle(_ memory: MemorySystem) -> Thread? {
+  static func makeIdle(_ memory: ThreadMemory) -> Thread? {
     make(ShortName("idle"), .idle, on: 0, from: memory, body: { _ in Scheduler.idle() }, argument: nil)
   }
 
   /// The thread that has run since the loader's jump, on the image's own stack.
-  static func adopt(_ name: ShortName, _ memory: MemorySystem) -> Thread? {
-    let type = memory.kmem.type(named: ShortName("thread"))
-    guard let storage = memory.kmem.alloc(size, type: type) else { return nil }
+  static func adopt(_ name: ShortName, _ memory: ThreadMemory) -> Thread? {
+    guard let storage = memory.allocateRecord() else { return nil }
     let span = Image.layout.stack.0
     // The boot has used the stack below this call, and its use is not counted. The loop itself needs some space.
     let unused = Int((cp_frame_pointer() - 1024 - span.first) / 8)
     UnsafeMutablePointer<UInt64>(bitPattern: UInt(span.first)).unsafelyUnwrapped
       .update(repeating: untouched, count: unused)
-    let thread = Thread(storage.bindMemory(to: Record.self, capacity: 1))
+    let thread = Thread(storage)
     thread.storage.initialize(
       to: Record(
         number: numbers.add(1, ordering: .relaxed).oldValue, name: name, role: .worker, body: nil,
@@ -128,8 +121,6 @@ struct Thread: Equatable {
   var ended: UnsafePointer<UInt64> {
     UnsafeRawPointer(storage).assumingMemoryBound(to: UInt64.self)
   }
-
-  private static var size: ByteCount { ByteCount(MemoryLayout<Record>.size) }
 
   /// Fills the stack as `cp_switch` leaves one: six registers, all zero, and the return address. Two words above end
   /// every backtrace. Words that were never used hold `untouched`.
@@ -157,10 +148,9 @@ struct Thread: Equatable {
   }
 
   /// Frees the stack and the record. The thread has ended, and no processor runs on its stack.
-  func dispose(_ memory: MemorySystem) {
-    memory.space.freeStack(record.stack)
+  func dispose(_ memory: ThreadMemory) {
+    memory.free(record.stack)
     storage.deinitialize(count: 1)
-    memory.kmem.free(
-      UnsafeMutableRawPointer(storage), size: Self.size, type: memory.kmem.type(named: ShortName("thread")))
+    memory.free(storage)
   }
 }

@@ -5,7 +5,7 @@ import MemoryPrimitives
 
 /// A self-test.
 package enum SelfTest: UInt8, Sendable {
-  case invariants, protection, frames, objects, space, windows, history, paging, smp, zs
+  case invariants, protection, frames, objects, space, windows, threads, history, paging, smp, zs
 
   package static var last: Self { .zs }
 
@@ -17,6 +17,7 @@ package enum SelfTest: UInt8, Sendable {
     case .objects: "objects"
     case .space: "space"
     case .windows: "windows"
+    case .threads: "threads"
     case .history: "history"
     case .paging: "paging"
     case .smp: "smp"
@@ -32,6 +33,7 @@ package enum SelfTest: UInt8, Sendable {
     case .objects: "objects of all sizes don't overlap"
     case .space: "address, frames and mapping come and go together"
     case .windows: "every processor's page windows show its own frames"
+    case .threads: "some start when no frame is free"
     case .history: "seeded histories, as the tests run them on the host"
     case .paging: "a seeded history of pages on three times the memory"
     case .smp: "all layers at once, on all processors"
@@ -98,6 +100,7 @@ package struct SelfTests {
     case .objects: testObjects()
     case .space: testSpace()
     case .windows: testWindows()
+    case .threads: testThreads()
     case .history: testHistories(observer)
     case .paging: testPaging(observer)
     case .smp: testProcessors(.allLayers, observer)
