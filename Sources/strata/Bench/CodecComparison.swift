@@ -1,7 +1,7 @@
 // The LZ4 codec beside liblz4, on the same pages, in turns.
 //
-// A chunk of pages is coded by one and then by the other, several times, and the least time of each counts, so other
-// work on the host disturbs both alike. The sums over all chunks are compared.
+// A chunk of pages is coded by one and then by the other, several times, and the least time of each counts. So other work
+// on the host disturbs both alike. The sums over all chunks are compared.
 
 import CPlatform
 import Foundation
