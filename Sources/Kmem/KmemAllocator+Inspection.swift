@@ -73,7 +73,7 @@ package struct TypeDescription {
   package var requests: UInt64
   /// Allocations refused.
   package var failed: UInt64
-  /// The most bytes in use of all samples: one at each slab made, eighth request of a slow path, and look.
+  /// The most bytes in use of all samples: one at each slab made, thirty-second request of a slow path, and look.
   package var peakBytes: ByteCount
   /// The most bytes that it may have; nil for a type without a limit.
   package var limit: ByteCount?
@@ -168,7 +168,7 @@ extension KmemAllocator {
   func sample(_ request: AllocationRequest, _ cache: CachePointer) {
     cache.descriptor.roundedBytes.add(UInt64(cache.chunk) &- request.size, ordering: .relaxed)
     let requests = cache.descriptor.roundedRequests.add(1, ordering: .relaxed).newValue
-    guard requests % 8 == 0 else { return }
+    guard requests % 32 == 0 else { return }
     let type = request.type
     var bytes: UInt64 = 0
     for cacheIndex in CacheIndex.firstClass..<CacheIndex.limit {
