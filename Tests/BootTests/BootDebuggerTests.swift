@@ -53,7 +53,7 @@ final class BootDebuggerTests: XCTestCase {
     XCTAssertGreaterThan(shown.count, 8, text)
     XCTAssertNotNil(shown["all roles"], text)
     XCTAssertEqual(shown, asked, text)
-    let cache = try XCTUnwrap(part("strata-kmem", of: text).first { $0.hasPrefix("kmem-") }, text)
+    let cache = try XCTUnwrap(part("strata-kmem", of: text).first { $0.hasPrefix("thread") }, text)
     let fields = cache.split(separator: " ").prefix(4)
     XCTAssertTrue(
       try part("strata-console kmem", of: text).contains { $0.split(separator: " ").prefix(4) == fields },

@@ -86,7 +86,9 @@ final class BootProcessorTests: XCTestCase {
       log.rows("frames").first { $0["role"] as? String == role }?["frames"] as? Int
     }
     let (threads, processors) = (log.rows("thread").count, log.rows("cpu").count)
-    XCTAssertEqual(frames("stack"), 8 * (threads - 1) + 16 * (processors - 1), log.text, line: line)
+    // Up to two stacks are kept for threads that start when memory is gone.
+    let kept = (frames("stack") ?? -1) - 8 * (threads - 1) - 16 * (processors - 1)
+    XCTAssertTrue([0, 8, 16].contains(kept), log.text, line: line)
     let startPages = log.text.contains("did not come up") ? 1 : 0
     XCTAssertEqual(frames("wired"), 2 * (processors - 1) + startPages, log.text, line: line)
   }

@@ -136,7 +136,7 @@ final class TrueAnswersTests: XCTestCase {
     harness.run("dirty 16M")
     for (line, words) in [
       ("launder active", "Stopped. 0 of "), ("verify", "Stopped. "),
-      ("selftest", "Stopped. 0 of 10 tests ran."),
+      ("selftest", "Stopped. 0 of 11 tests ran."),
       ("contig 2M align=2M", "Granted: contig "), ("bench kmem", "Stopped. These figures"),
       (
         "launder daemon",
